@@ -1,0 +1,6 @@
+"""Wire formats: `.proto` sources and the Python code generated from them by `scripts/gen_proto`.
+
+Owns every message that crosses a process boundary: `etcd` (etcd v3 client API), `csi` (Container Storage Interface),
+`rayplane.v1` (this project's own services). Owns no behaviour: services are looked up by descriptor and served by
+`control_plane.rpc`. Generated modules are pure data without shared mutable state.
+"""
