@@ -1,0 +1,44 @@
+"""Wall clock and the bundle of injected things."""
+
+import random
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from storage.env.disk import Disk
+
+
+class Clock(Protocol):
+    """Wall-clock stamps, for people and for object metadata; never for measuring spans."""
+
+    def now(self) -> datetime:
+        """The present moment, aware, in UTC."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """What a component may know of the outside world besides its network."""
+
+    clock: Clock
+    rng: random.Random
+    disk: Disk
+
+    def uuid(self) -> str:
+        """A version 4 UUID (RFC 9562) drawn from `rng`."""
+        return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+
+    def timestamp(self) -> str:
+        """Now as RFC 3339 with whole seconds, the form of `metadata.creationTimestamp`."""
+        return self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def timestamp_micro(self) -> str:
+        """Now as RFC 3339 with microseconds, the form of a Lease's `renewTime` (MicroTime)."""
+        return self.clock.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")

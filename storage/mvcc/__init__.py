@@ -1,0 +1,48 @@
+"""A multi-version key-value store with etcd's semantics.
+
+Owns revisions, key history, compaction, events of the past, the snapshot stream and the buckets that sit beside the
+keys (meta, lease, members, alarm, auth). Does not own replication, leases' time, watch delivery or the log.
+
+    store = Store(LmdbBackend(path))                 # or Store(MemoryBackend())
+    with store.write() as txn:                       # no await inside
+        txn.put(b"a", b"1", lease=0)
+        txn.delete_range(b"b", b"c")
+    txn.events, txn.revision                         # [mvccpb.Event with prev_kv], one main revision for them all
+    store.set_applied(index, term)                   # same backend transaction as the writes before it
+    store.range(b"a", b"z", limit=10)                # RangeResult(kvs, count, more)
+    store.events(5, b"a", b"z", max_events=1000)     # EventBatch(groups=[(revision, [Event])], next_revision)
+    store.compact(5); store.scrub(1000)              # history below 5 goes at once, its bytes piece by piece
+    chunks = store.snapshot(); other.restore(chunks) # consistent cut, digest at the end
+
+Concurrency: single-threaded; every call is synchronous and atomic between two awaits, only `flush` awaits. A write
+transaction must end before the next begins. Messages handed out are shared: copy before changing one.
+"""
+
+from storage.mvcc.backend import BUCKETS, Backend
+from storage.mvcc.errors import (
+    BackendError,
+    CompactedError,
+    CorruptSnapshot,
+    FutureRevisionError,
+    MvccError,
+)
+from storage.mvcc.lmdb_backend import LmdbBackend
+from storage.mvcc.memory_backend import MemoryBackend
+from storage.mvcc.store import Applied, EventBatch, RangeResult, Store, WriteTxn
+
+__all__ = [
+    "BUCKETS",
+    "Applied",
+    "Backend",
+    "BackendError",
+    "CompactedError",
+    "CorruptSnapshot",
+    "EventBatch",
+    "FutureRevisionError",
+    "LmdbBackend",
+    "MemoryBackend",
+    "MvccError",
+    "RangeResult",
+    "Store",
+    "WriteTxn",
+]

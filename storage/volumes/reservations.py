@@ -1,0 +1,48 @@
+"""Who has reserved how much of a node's volume space. Claims are reserved in full, as a thick disk would be."""
+
+import json
+
+from storage.env import Disk
+from storage.volumes.errors import NoCapacity, VolumeConflict
+
+
+class Reservations:
+    """One node's ledger, shared by its backends and kept in a file."""
+
+    def __init__(self, disk: Disk, node: str, total_bytes: int, *, path: str = "volumes/reservations.json") -> None:
+        self._disk, self._node, self._path = disk, node, path
+        self.total_bytes = total_bytes
+        self._reserved: dict[str, int] = json.loads(disk.read(path)) if disk.exists(path) else {}
+
+    @property
+    def free_bytes(self) -> int:
+        return max(0, self.total_bytes - sum(self._reserved.values()))
+
+    def reserved(self, kind: str) -> dict[str, int]:
+        """Bytes by volume of one kind, sorted."""
+        return {
+            name.partition("/")[2]: size for name, size in sorted(self._reserved.items()) if name.startswith(f"{kind}/")
+        }
+
+    async def reserve(self, kind: str, volume_id: str, capacity_bytes: int) -> None:
+        """Raises NoCapacity, or VolumeConflict if it is reserved with another size."""
+        name = f"{kind}/{volume_id}"
+        present = self._reserved.get(name)
+        if present == capacity_bytes:
+            return
+        if present is not None:
+            raise VolumeConflict(f"volume {volume_id} exists with {present} bytes, not {capacity_bytes}")
+        if capacity_bytes > self.free_bytes:
+            raise NoCapacity(
+                f"node {self._node} has {self.free_bytes} of {self.total_bytes} bytes left for volumes, volume "
+                f"{volume_id} needs {capacity_bytes}: delete volumes or configure a larger capacity"
+            )
+        self._reserved[name] = capacity_bytes
+        await self._save()
+
+    async def release(self, kind: str, volume_id: str) -> None:
+        if self._reserved.pop(f"{kind}/{volume_id}", None) is not None:
+            await self._save()
+
+    async def _save(self) -> None:
+        await self._disk.write_atomic(self._path, json.dumps(self._reserved, sort_keys=True).encode())

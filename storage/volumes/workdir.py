@@ -1,0 +1,83 @@
+"""The directory that a published replicated volume's pods write to, on the publishing node."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+from storage.env import Clock, Disk
+from storage.volumes.errors import CorruptVolume
+from storage.volumes.manifest import BLOCK_BYTES, Manifest, batches
+from storage.volumes.peers import Replica
+from storage.volumes.tree import TreeScanner, TreeWriter
+
+_ROOT = "volumes/work"
+
+
+class WorkDirectory:
+    """A volume's files on this node, or nothing at all where the disk is simulated (`path` is None)."""
+
+    def __init__(self, disk: Disk, volume_id: str, clock: Clock) -> None:
+        self.volume_id = volume_id
+        self._disk, self._name, self._clock = disk, f"{_ROOT}/{volume_id}", clock
+        self.path = disk.local_path(f"{self._name}/files")
+        self._scanner: TreeScanner | None = None
+
+    def epoch(self) -> int | None:
+        """Of the publication that last wrote here; None if there is none."""
+        marker = f"{self._name}/epoch.json"
+        if not self._disk.exists(marker) or (self.path is not None and not os.path.isdir(self.path)):
+            return None
+        return int(json.loads(self._disk.read(marker))["epoch"])
+
+    async def mark(self, epoch: int) -> None:
+        await self._disk.write_atomic(f"{self._name}/epoch.json", json.dumps({"epoch": epoch}).encode())
+
+    async def fill(self, manifest: Manifest, source: Replica) -> None:
+        """Make the directory hold exactly a replica's content. Raises PeerError, CorruptVolume, OSError."""
+        self.remove()
+        self._disk.make_dir(f"{self._name}/files")
+        if self.path is None:
+            return
+        loop = asyncio.get_running_loop()
+        writer = TreeWriter(self.path, manifest)
+        wanted = await loop.run_in_executor(None, writer.begin)
+        lengths = {b: e.block_bytes or BLOCK_BYTES for e in manifest.values() for b in e.blocks}
+        async for batch, blocks in _fetch(source, wanted, lengths):
+            if len(batch) != len(blocks):
+                raise CorruptVolume(f"node {source.node} sent {len(blocks)} of {len(batch)} blocks")
+            for block, data in zip(batch, blocks, strict=True):
+                await loop.run_in_executor(None, writer.write, block, data)
+        await loop.run_in_executor(None, writer.finish)
+
+    def remove(self) -> None:
+        if self.path is not None and os.path.isdir(self.path):
+            _make_writable(self.path)
+            shutil.rmtree(self.path)
+        self._disk.remove(self._name)
+
+    async def scan(self) -> tuple[Manifest, bool]:
+        if self.path is None:
+            return {}, True
+        if self._scanner is None:
+            self._scanner = TreeScanner(self.path, lambda: int(self._clock.now().timestamp() * 1e9))
+        scan = await asyncio.get_running_loop().run_in_executor(None, self._scanner.scan)
+        return scan.manifest, scan.stable
+
+    async def block(self, wanted: bytes, path: bytes, offset: int, length: int) -> bytes | None:
+        assert self._scanner is not None, "no scan before this"
+        return await asyncio.get_running_loop().run_in_executor(None, self._scanner.block, wanted, path, offset, length)
+
+
+async def _fetch(
+    source: Replica, wanted: list[bytes], lengths: dict[bytes, int]
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
+    for batch in batches(wanted, lengths):
+        yield batch, await source.fetch(batch)
+
+
+def _make_writable(root: str) -> None:
+    """Pods may leave read-only directories, which cannot be emptied."""
+    for directory, _, _ in os.walk(root):
+        os.chmod(directory, 0o700)

@@ -1,0 +1,111 @@
+"""Snapshot files: one per mark, each with a digest, each there as a whole or not at all.
+
+    magic "RPSNAP1\\n" | index u64 | term u64 | content | content length u64 | sha256 of all bytes before it
+
+Integers are big-endian. Written beside the target and renamed once synced.
+"""
+
+import hashlib
+import struct
+from collections.abc import AsyncIterable, Iterable, Iterator
+
+from storage.env import Disk
+from storage.wal.errors import CorruptSnapshotFile
+from storage.wal.frames import SnapshotMark
+
+DIRECTORY = "snap"
+CHUNK_BYTES = 1024 * 1024
+_MAGIC = b"RPSNAP1\n"
+_HEAD = struct.Struct(">8sQQ")
+_TAIL = struct.Struct(">Q32s")
+
+
+class SnapshotFiles:
+    """The snapshots of one member."""
+
+    def __init__(self, disk: Disk, *, directory: str = DIRECTORY) -> None:
+        self._disk, self._directory = disk, directory
+
+    def _path(self, mark: SnapshotMark) -> str:
+        return f"{self._directory}/{mark.term:016x}-{mark.index:016x}.snap"
+
+    async def write(self, mark: SnapshotMark, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> int:
+        """Store a snapshot durably; returns its size in bytes. Raises DiskError; then there is none."""
+        temporary = f"{self._path(mark)}.tmp"
+        self._disk.make_dir(self._directory)
+        file = self._disk.append_file(temporary, at=0)
+        try:
+            digest = hashlib.sha256()
+            length = 0
+
+            def put(data: bytes) -> None:
+                digest.update(data)
+                file.append(data)
+
+            put(_HEAD.pack(_MAGIC, mark.index, mark.term))
+            if isinstance(chunks, AsyncIterable):
+                async for chunk in chunks:
+                    length += len(chunk)
+                    put(chunk)
+            else:
+                for chunk in chunks:
+                    length += len(chunk)
+                    put(chunk)
+            put(length.to_bytes(8))
+            file.append(digest.digest())
+            await file.sync()
+            size = file.size()
+        except BaseException:
+            file.close()
+            self._disk.remove(temporary)
+            raise
+        file.close()
+        self._disk.rename(temporary, self._path(mark))
+        await self._disk.sync_dir(self._directory)
+        return size
+
+    def marks(self) -> list[SnapshotMark]:
+        """Snapshots there are, oldest first."""
+        found = []
+        for name in self._disk.list(self._directory):
+            if name.endswith(".snap"):
+                term, _, index = name.removesuffix(".snap").partition("-")
+                found.append(SnapshotMark(int(index, 16), int(term, 16)))
+        return sorted(found)
+
+    def exists(self, mark: SnapshotMark) -> bool:
+        return self._disk.exists(self._path(mark))
+
+    def read(self, mark: SnapshotMark) -> Iterator[bytes]:
+        """The content in chunks; the digest is checked before the first. Raises CorruptSnapshotFile."""
+        path = self._path(mark)
+        try:
+            data = self._disk.read(path)
+        except FileNotFoundError as e:
+            raise CorruptSnapshotFile(path, "it is missing") from e
+        if len(data) < _HEAD.size + _TAIL.size:
+            raise CorruptSnapshotFile(path, "it is cut short")
+        length, digest = _TAIL.unpack_from(data, len(data) - _TAIL.size)
+        if hashlib.sha256(memoryview(data)[: -len(digest)]).digest() != digest:
+            raise CorruptSnapshotFile(path, "its digest does not match")
+        if _HEAD.unpack_from(data) != (_MAGIC, *mark) or length != len(data) - _HEAD.size - _TAIL.size:
+            raise CorruptSnapshotFile(path, "it is another snapshot under this name")
+        stop = len(data) - _TAIL.size
+        return (data[at : min(at + CHUNK_BYTES, stop)] for at in range(_HEAD.size, stop, CHUNK_BYTES))
+
+    async def prune(self, *, keep: int = 2) -> None:
+        """Delete all but the newest `keep`, and what interrupted writes left."""
+        doomed = [self._path(mark) for mark in self.marks()[:-keep]]
+        doomed += [f"{self._directory}/{n}" for n in self._disk.list(self._directory) if n.endswith(".tmp")]
+        for path in doomed:
+            self._disk.remove(path)
+        if doomed:
+            await self._disk.sync_dir(self._directory)
+
+    async def prune_before(self, mark: SnapshotMark) -> None:
+        """Delete the snapshots older than this one, whatever newer ones there are."""
+        doomed = [self._path(m) for m in self.marks() if m.index < mark.index]
+        for path in doomed:
+            self._disk.remove(path)
+        if doomed:
+            await self._disk.sync_dir(self._directory)

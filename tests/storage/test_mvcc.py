@@ -1,0 +1,296 @@
+"""The MVCC store against its twin, on every backend, through restarts, compactions and snapshots."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proto.etcd.kv_pb2 import Event, KeyValue
+from storage.mvcc import (
+    Backend,
+    CompactedError,
+    CorruptSnapshot,
+    FutureRevisionError,
+    LmdbBackend,
+    MemoryBackend,
+    Store,
+)
+from storage.mvcc.key_index import KeyIndex, revision
+from tests.storage.mvcc_twin import Kv, Twin
+
+Open = Callable[[], Backend]
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    stores: list[Store] = []
+
+    def make() -> Store:
+        path = tmp_path / f"store-{len(stores)}"
+        backend = MemoryBackend() if request.param == "memory" else LmdbBackend(path)
+        stores.append(Store(backend))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def seen(kv: KeyValue) -> Kv:
+    return Kv(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+
+
+def put(store: Store, key: bytes, value: bytes = b"", lease: int = 0) -> int:
+    with store.write() as txn:
+        txn.put(key, value, lease)
+    return txn.revision
+
+
+KEYS = st.sampled_from([b"a", b"aa", b"b", b"b\0", b"c", b"\xff"])
+ENDS = st.sampled_from([b"", b"\0", b"b", b"c", b"a"])
+OPERATION = st.one_of(
+    st.tuples(st.just("put"), KEYS, st.binary(max_size=3), st.integers(0, 2)),
+    st.tuples(st.just("delete"), KEYS, ENDS, st.just(0)),
+)
+STEP = st.one_of(
+    st.tuples(st.just("write"), st.lists(OPERATION, max_size=4)),
+    st.tuples(st.just("compact"), st.integers(0, 100)),
+    st.tuples(st.just("scrub"), st.integers(0, 5)),
+    st.tuples(st.just("reopen"), st.none()),
+    st.tuples(st.just("snapshot"), st.none()),
+    st.tuples(st.just("abort"), st.lists(OPERATION, max_size=4)),
+)
+
+
+class Abort(Exception):
+    pass
+
+
+def apply(store: Store, operations: list[tuple[str, bytes, bytes, int]], *, abort: bool = False) -> list[Event]:
+    txn = store.write()
+    try:
+        with txn:
+            for kind, key, argument, lease in operations:
+                if kind == "put":
+                    txn.put(key, argument, lease)
+                else:
+                    txn.delete_range(key, argument)
+            if abort:
+                raise Abort
+    except Abort:
+        pass
+    return txn.events
+
+
+def same(store: Store, twin: Twin, key: bytes, end: bytes, limit: int) -> None:
+    assert store.revision == twin.revision
+    for rev in range(max(1, twin.compacted), twin.revision + 1):
+        wanted = twin.range(key, end, rev)
+        result = store.range(key, end, revision=rev, limit=limit)
+        assert [seen(kv) for kv in result.kvs] == (wanted[:limit] if limit else wanted)
+        assert (result.count, result.more) == (len(wanted), 0 < limit < len(wanted))
+        assert store.range(key, end, revision=rev, count_only=True).count == len(wanted)
+    if twin.compacted > 1:
+        with pytest.raises(CompactedError):
+            store.range(key, end, revision=twin.compacted - 1)
+        with pytest.raises(CompactedError):
+            store.events(twin.compacted - 1, key, end)
+    with pytest.raises(FutureRevisionError):
+        store.range(key, end, revision=twin.revision + 1)
+    start = twin.compacted + 1
+    got, position = [], start
+    while position <= store.revision:
+        batch = store.events(position, key, end, max_events=2)
+        for main, events in batch.groups:
+            got += [(main, "delete" if e.type == Event.DELETE else "put", e.kv.key) for e in events]
+        assert batch.next_revision > position
+        position = batch.next_revision
+    assert got == twin.events(start, key, end)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(STEP, max_size=14), key=KEYS, end=ENDS, limit=st.integers(0, 3))
+def test_store_does_what_a_store_of_all_states_does(
+    steps: list[tuple[str, object]], key: bytes, end: bytes, limit: int
+) -> None:
+    backend = MemoryBackend()
+    store, twin = Store(backend), Twin()
+    for kind, argument in steps:
+        if kind == "write":
+            twin.write(argument)
+            apply(store, argument)
+        elif kind == "abort":
+            apply(store, argument, abort=True)
+        elif kind == "compact":
+            target = min(argument, twin.revision)
+            if target > twin.compacted:
+                store.compact(target)
+                twin.compacted = target
+        elif kind == "scrub":
+            store.scrub(argument)
+        elif kind == "reopen":
+            store.commit()
+            store = Store(backend)
+        else:
+            chunks = list(store.snapshot())
+            before = store.hash_kv()
+            store = Store(backend := MemoryBackend())
+            store.restore(chunks)
+            assert store.hash_kv() == before
+        same(store, twin, key, end, limit)
+
+
+def test_events_carry_the_previous_value(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    put(store, b"a", b"1")
+    with store.write() as txn:
+        txn.put(b"a", b"2")
+        txn.delete_range(b"a")
+        txn.put(b"b", b"3")
+    assert [(e.type, e.kv.key, e.prev_kv.value) for e in txn.events] == [
+        (Event.PUT, b"a", b"1"),
+        (Event.DELETE, b"a", b"2"),
+        (Event.PUT, b"b", b""),
+    ]
+    assert not txn.events[2].HasField("prev_kv")
+    ((main, events),) = store.events(txn.revision, b"a", b"\0").groups
+    assert (main, events) == (3, txn.events)
+
+
+def test_a_transaction_reads_its_own_writes_and_the_past(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    put(store, b"a", b"old")
+    with store.write() as txn:
+        assert txn.put(b"a", b"new").value == b"old"
+        txn.put(b"b", b"")
+        assert [kv.value for kv in txn.range(b"a", b"c").kvs] == [b"new", b""]
+        assert txn.range(b"a", revision=2).kvs[0].value == b"old"
+        assert [kv.key for kv in txn.delete_range(b"a", b"c")] == [b"a", b"b"]
+        assert txn.range(b"a", b"c").count == 0
+    assert txn.revision == store.revision == 3
+
+
+def test_a_transaction_without_changes_takes_no_revision(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    with store.write() as txn:
+        txn.delete_range(b"a", b"\0")
+        txn.range(b"a")
+    assert (txn.revision, store.revision, txn.events) == (1, 1, [])
+
+
+def test_a_failed_transaction_leaves_nothing(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    put(store, b"kept", b"1", lease=7)
+    before = list(store.snapshot())
+    apply(store, [("delete", b"a", b"\0", 0), ("put", b"kept", b"2", 0), ("put", b"new", b"3", 0)], abort=True)
+    assert list(store.snapshot()) == before
+    assert store.attachments() == {7: [b"kept"]}
+    assert put(store, b"next") == 3
+
+
+def test_lease_attachments_survive_a_restart(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    for key, lease in ((b"a", 1), (b"b", 2), (b"c", 1), (b"d", 0), (b"e", 3), (b"b", 0)):
+        put(store, key, lease=lease)
+    with store.write() as txn:
+        txn.delete_range(b"e")
+    other = make_store()
+    other.restore(store.snapshot())
+    assert store.attachments() == other.attachments() == {1: [b"a", b"c"]}
+    assert (other.lease_of(b"c"), other.lease_of(b"e")) == (1, 0)
+
+
+def test_applied_index_and_writes_are_one(tmp_path: Path) -> None:
+    store = Store(LmdbBackend(tmp_path), commit_ops=4)
+    for index in range(1, 11):
+        put(store, b"%d" % index)
+        store.set_applied(index, 1)
+    store.backend._env.close()  # the process dies: what was not committed is gone
+    again = Store(LmdbBackend(tmp_path))
+    assert 4 <= again.applied.index < 10
+    assert again.range(b"", b"\0").count == again.applied.index
+    assert again.revision == again.applied.index + 1
+    again.close()
+
+
+def test_the_revision_survives_the_compaction_of_its_last_change(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    put(store, b"a")
+    with store.write() as txn:
+        txn.delete_range(b"a")
+    put(store, b"b")
+    with store.write() as txn:
+        txn.delete_range(b"b")
+    store.compact(5)
+    store.scrub()
+    other = make_store()
+    other.restore(store.snapshot())
+    assert (other.revision, other.compacted_revision) == (5, 5)
+    assert put(other, b"c") == 6
+
+
+def test_a_snapshot_is_of_the_moment_it_was_asked_for(make_store: Callable[[], Store]) -> None:
+    store, other = make_store(), make_store()
+    for n in range(2000):
+        put(store, b"%04d" % n, bytes(1000))
+    store.set_applied(2000, 3)
+    chunks = store.snapshot()
+    first = next(chunks)
+    put(store, b"0000", b"later")
+    with store.write() as txn:
+        txn.delete_range(b"1", b"\0")
+    store.commit()
+    other.restore([first, *chunks])
+    assert (other.revision, other.range(b"", b"\0", count_only=True).count) == (2001, 2000)
+    assert other.applied == (2000, 3)
+    assert other.get(b"0000").value == bytes(1000)
+
+
+def test_a_damaged_snapshot_changes_nothing(make_store: Callable[[], Store]) -> None:
+    store, other = make_store(), make_store()
+    put(store, b"a", b"value")
+    put(other, b"mine", b"x")
+    stream = b"".join(store.snapshot())
+    before = list(other.snapshot())
+    for damaged in (
+        [stream[:cut] for cut in range(len(stream))]
+        + [stream[:n] + bytes([stream[n] ^ 1]) + stream[n + 1 :] for n in range(len(stream))]
+        + [stream + b"x"]
+    ):
+        with pytest.raises(CorruptSnapshot):
+            other.restore([damaged])
+        assert other.get(b"mine") is not None
+    assert list(other.snapshot()) == before
+    other.restore(bytes([b]) for b in stream)  # chunk borders mean nothing
+    assert other.get(b"a").value == b"value"
+
+
+def test_hash_tells_histories_apart_but_not_scrub_progress(make_store: Callable[[], Store]) -> None:
+    one, two = make_store(), make_store()
+    for store in (one, two):
+        for n in range(20):
+            put(store, b"k%d" % (n % 3), b"%d" % n)
+        store.compact(15)
+    one.scrub(3)
+    two.scrub(100)
+    assert one.hash_kv() == two.hash_kv()
+    assert one.hash_kv(18) == two.hash_kv(18) != one.hash_kv()
+    put(one, b"x", b"1")
+    put(two, b"x", b"2")
+    assert one.hash_kv() != two.hash_kv()
+    assert one.hash_kv(21) == two.hash_kv(21)
+
+
+def test_the_index_forgets_as_its_documentation_says() -> None:
+    wanted = {3: [3, 5, 7], 4: [3, 5, 7], 5: [5, 7], 6: [7], 7: [7]}
+    for at, left in wanted.items():
+        index = KeyIndex()
+        index.put(b"k", revision(2, 0), 0)
+        index.put(b"k", revision(3, 0), 0)
+        index.tombstone(b"k", revision(5, 0, tombstone=True))
+        index.put(b"k", revision(7, 0), 0)
+        index.compact(at)
+        history = index.history(b"k")
+        assert history is not None and [rev >> 32 for rev in history.revisions] == left
