@@ -1,0 +1,23 @@
+"""How components meet: services found by their protobuf descriptor, called over gRPC or in memory.
+
+Owns the `Network` seam (real gRPC, an in-memory fabric for simulation and for components of one process), TLS
+material, caller identity, and the one error type of calls. Does not own any service. A handler runs as its own
+task on the server's event loop; stopping a server cancels the handlers that are left.
+"""
+
+from control_plane.rpc.errors import RpcError
+from control_plane.rpc.network import Channel, Network, Server, Stub
+from control_plane.rpc.service import Context, Identity, Method, Service, methods_of
+
+__all__ = [
+    "Channel",
+    "Context",
+    "Identity",
+    "Method",
+    "Network",
+    "RpcError",
+    "Server",
+    "Service",
+    "Stub",
+    "methods_of",
+]

@@ -1,0 +1,70 @@
+"""Services as data: a protobuf service descriptor and an object whose methods answer its calls."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls: taken from the client certificate's subject (CN is the user, each O is a group)."""
+
+    user: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Context:
+    """What a handler may know of a call besides its request."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    identity: Identity | None = None
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC of a service."""
+
+    name: str
+    path: str
+    request_type: type[Message]
+    response_type: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+
+
+@functools.cache
+def methods_of(descriptor: ServiceDescriptor) -> tuple[Method, ...]:
+    """The RPCs of a service, in the order of its .proto file."""
+    return tuple(
+        Method(
+            name=m.name,
+            path=f"/{descriptor.full_name}/{m.name}",
+            request_type=message_factory.GetMessageClass(m.input_type),
+            response_type=message_factory.GetMessageClass(m.output_type),
+            client_streaming=m.client_streaming,
+            server_streaming=m.server_streaming,
+        )
+        for m in descriptor.methods
+    )
+
+
+class Service:
+    """A descriptor and its handler.
+
+    The handler has one method per RPC: `async def Name(request, context) -> response` where the answer is one
+    message, an async generator `Name(request, context)` where it is a stream. For client streams `request` is an
+    async iterator. An RPC the handler has no method for is answered UNIMPLEMENTED.
+    """
+
+    def __init__(self, descriptor: ServiceDescriptor, handler: object) -> None:
+        self.name: str = descriptor.full_name
+        self.handlers: dict[str, tuple[Method, Callable[..., Any]]] = {
+            m.path: (m, getattr(handler, m.name)) for m in methods_of(descriptor) if hasattr(handler, m.name)
+        }

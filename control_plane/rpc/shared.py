@@ -1,0 +1,71 @@
+"""Components that share a process: sockets for the world outside, memory between themselves."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+
+from google.protobuf.message import Message
+
+from control_plane.rpc.grpc_network import GrpcNetwork
+from control_plane.rpc.memory import Fabric, MemoryNetwork, MemoryServer
+from control_plane.rpc.network import Channel, Server
+from control_plane.rpc.service import Identity, Method, Service
+
+
+class SharedNetwork:
+    """Listens on a real port and in the process's fabric; calls through the fabric whatever listens in it."""
+
+    def __init__(self, grpc: GrpcNetwork, fabric: Fabric, host: str, identity: Identity) -> None:
+        self._grpc = grpc
+        self._memory = MemoryNetwork(fabric, host, identity)
+
+    async def serve(self, address: str, services: Sequence[Service]) -> Server:
+        outside = await self._grpc.serve(address, services)
+        return _SharedServer(outside, self._memory.register(outside.address, services))
+
+    def channel(self, address: str) -> Channel:
+        return _SharedChannel(self._memory, self._grpc, address)
+
+    def detach(self) -> None:
+        """Close the fabric's ports at once, as a killed process would."""
+        self._memory.detach()
+
+    async def close(self) -> None:
+        await self._memory.close()
+        await self._grpc.close()
+
+
+class _SharedServer:
+    def __init__(self, outside: Server, inside: MemoryServer) -> None:
+        self._outside = outside
+        self._inside = inside
+        self.address = outside.address
+
+    async def stop(self, grace: float = 0.0) -> None:
+        await self._inside.stop(grace)
+        await self._outside.stop(grace)
+
+
+class _SharedChannel:
+    """Decides at each call: a component may start, stop and move while a channel to it is held."""
+
+    def __init__(self, memory: MemoryNetwork, grpc: GrpcNetwork, address: str) -> None:
+        self._memory = memory
+        self._grpc = grpc
+        self._address = address
+        self._inside = memory.channel(address)
+
+    def _channel(self) -> Channel:
+        return self._inside if self._memory.reaches(self._address) else self._grpc.channel(self._address)
+
+    async def unary(
+        self, method: Method, request: Message, timeout: float, metadata: Mapping[str, str] | None
+    ) -> Message:
+        return await self._channel().unary(method, request, timeout, metadata)
+
+    def stream(
+        self,
+        method: Method,
+        request: Message | AsyncIterable[Message],
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+    ) -> AsyncIterator[Message]:
+        return self._channel().stream(method, request, timeout, metadata)

@@ -1,0 +1,153 @@
+"""The cluster's certificate authority and the credentials it issues (X.509, RFC 5280).
+
+A client certificate's subject names the caller as Kubernetes reads it: CN is the user, each O is a group.
+"""
+
+import functools
+import ipaddress
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from control_plane.rpc.service import Identity
+
+# Every server certificate carries this name, so that components may meet at any address.
+INTERNAL_SERVER_NAME = "rayplane.internal"
+_VALIDITY = timedelta(days=3650)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """PEM: the authority to trust, and a certificate with its key to show."""
+
+    ca: bytes
+    cert: bytes
+    key: bytes
+
+    def grpc_server(self) -> grpc.ServerCredentials:
+        """Server credentials that demand a client certificate of the same authority."""
+        return grpc.ssl_server_credentials([(self.key, self.cert)], root_certificates=self.ca, require_client_auth=True)
+
+    def grpc_channel(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
+
+    def ssl_server(self, directory: Path) -> ssl.SSLContext:
+        """An HTTPS server context that verifies a client certificate when one is shown.
+
+        `directory`: where the files stand (see `write`); the ssl module loads keys from files only.
+        """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=self.ca.decode())
+        context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+    def write(self, directory: Path) -> None:
+        """Write ca.crt, tls.crt and tls.key (readable by the owner only)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in (("ca.crt", self.ca), ("tls.crt", self.cert), ("tls.key", self.key)):
+            path = directory / name
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+
+    @staticmethod
+    def read(directory: Path) -> "Credentials":
+        return Credentials(*((directory / n).read_bytes() for n in ("ca.crt", "tls.crt", "tls.key")))
+
+
+class Authority:
+    """A certificate authority: P-256 keys, certificates good for ten years, as long as a test cluster lives."""
+
+    def __init__(self, cert: bytes, key: bytes) -> None:
+        self.cert = cert
+        self.key = key
+        self._cert = x509.load_pem_x509_certificate(cert)
+        self._key = serialization.load_pem_private_key(key, password=None)
+
+    @staticmethod
+    def create(name: str) -> "Authority":
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = _builder(subject, subject, key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            key_cert_sign=True,
+            crl_sign=True,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        builder = builder.add_extension(usage, critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        cert = builder.sign(key, hashes.SHA256())
+        return Authority(cert.public_bytes(serialization.Encoding.PEM), _pem(key))
+
+    def issue(self, user: str, groups: Sequence[str] = (), *, hosts: Sequence[str] = ()) -> Credentials:
+        """A certificate for a client and server in one: components call and are called."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
+        subject = x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, user)])
+        alternatives = [_general_name(h) for h in dict.fromkeys((INTERNAL_SERVER_NAME, *hosts))]
+        cert = (
+            _builder(subject, self._cert.subject, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._cert.public_key()),  # type: ignore[arg-type]
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())  # type: ignore[arg-type]
+        )
+        return Credentials(self.cert, cert.public_bytes(serialization.Encoding.PEM), _pem(key))
+
+
+@functools.lru_cache(maxsize=1024)
+def identity_of(pem: bytes) -> Identity:
+    """The user and groups that a client certificate names."""
+    subject = x509.load_pem_x509_certificate(pem).subject
+    user = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    groups = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return Identity(str(user[0].value) if user else "", tuple(str(g.value) for g in groups))
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        # Machines of one cluster may disagree about the time by a little.
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + _VALIDITY)
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
