@@ -1,0 +1,14 @@
+"""The Kubernetes API as pure functions on JSON objects (plain dicts).
+
+Owns: kinds and their schema, decoding, defaulting, validation, strategies of create/update,
+patches, selectors, quantities, tables, discovery documents, RBAC decisions, and the objects every
+new cluster has.
+
+Does not own: storage, transport, admission that needs other objects (quota, service accounts),
+address allocation. Nothing here does I/O, reads a clock, draws random numbers or knows asyncio: the
+time, uuids and name suffixes come in as arguments.
+
+Concurrency: every function is synchronous and keeps no state of a request; the caches that exist
+(parsed quantities and selectors) hold immutable values. Functions that change an object in place
+say so in their name or docstring; everything else leaves its arguments untouched.
+"""

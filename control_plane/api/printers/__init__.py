@@ -1,0 +1,20 @@
+"""How objects become rows of tables: columns and cells per kind, as kubectl shows them.
+
+Owns: the texts of cells. Does not own: the Table object around the rows
+(`control_plane.api.tables`).
+Concurrency: pure functions; the time rows are aged by is an argument.
+"""
+
+from __future__ import annotations
+
+from control_plane.api.printers import cluster, network, pods, storage, workloads
+from control_plane.api.printers.columns import Printer
+
+PRINTERS: dict[tuple[str, str], Printer] = {
+    **pods.PRINTERS,
+    **workloads.PRINTERS,
+    **network.PRINTERS,
+    **storage.PRINTERS,
+    **cluster.PRINTERS,
+}
+"""Printers by (API group, kind)."""

@@ -1,0 +1,273 @@
+"""Role-based access control: who may do what, decided from roles and bindings.
+
+`Policy` indexes roles by name and bindings by subject. It is fed object by object (from a watch),
+and `authorize` looks only at the bindings of the asking user and groups. Not safe for use from
+several threads at once; one event loop owns a policy.
+Source: Kubernetes reference "Using RBAC Authorization".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from control_plane.api import selectors
+from control_plane.api.meta import Object, labels, name, namespace
+
+MASTERS = "system:masters"
+_ACCOUNT = "system:serviceaccount:"
+Subject = tuple[str, str]
+"""(kind, name); a service account's name is `namespace/name`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """One request to be decided. `path` is set, and the rest empty, for non-resource requests."""
+
+    user: str
+    groups: Sequence[str] = ()
+    verb: str
+    group: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`reason` explains an allowed request, and a denied one when roles were missing."""
+
+    allowed: bool
+    reason: str = ""
+
+
+class Rule:
+    """A PolicyRule, compiled to sets."""
+
+    __slots__ = ("groups", "names", "paths", "raw", "resources", "verbs")
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.verbs = frozenset(raw.get("verbs") or ())
+        self.groups = frozenset(raw.get("apiGroups") or ())
+        self.resources = frozenset(raw.get("resources") or ())
+        self.names = frozenset(raw.get("resourceNames") or ())
+        self.paths = tuple(raw.get("nonResourceURLs") or ())
+
+    def allows(self, request: Attributes) -> bool:
+        if request.verb not in self.verbs and "*" not in self.verbs:
+            return False
+        if request.path:
+            return self._allows_path(request.path)
+        if request.group not in self.groups and "*" not in self.groups:
+            return False
+        return self._allows_resource(request) and (
+            not self.names or (request.name != "" and request.name in self.names)
+        )
+
+    def _allows_resource(self, request: Attributes) -> bool:
+        if "*" in self.resources:
+            return True
+        if not request.subresource:
+            return request.resource in self.resources
+        return (
+            f"{request.resource}/{request.subresource}" in self.resources
+            or f"*/{request.subresource}" in self.resources
+        )
+
+    def _allows_path(self, path: str) -> bool:
+        return any(one in ("*", path) or (one.endswith("*") and path.startswith(one[:-1])) for one in self.paths)
+
+
+class _Binding(NamedTuple):
+    """What a binding grants, as found from one of its subjects."""
+
+    own: str
+    kind: str
+    role_kind: str
+    role_name: str
+
+
+@dataclass(slots=True)
+class Policy:
+    """All roles and bindings of a cluster."""
+
+    _roles: dict[tuple[str, str], tuple[Rule, ...]] = field(default_factory=dict)
+    _bindings: dict[tuple[str, Subject], dict[str, _Binding]] = field(default_factory=dict)
+    _subjects: dict[tuple[str, str], tuple[Subject, ...]] = field(default_factory=dict)
+
+    def put(self, obj: Object) -> None:
+        """Add or replace a Role, ClusterRole, RoleBinding or ClusterRoleBinding."""
+        kind, scope = obj.get("kind"), namespace(obj)
+        if kind in ("Role", "ClusterRole"):
+            self._roles[scope, name(obj)] = tuple(Rule(raw) for raw in obj.get("rules") or ())
+        elif kind in ("RoleBinding", "ClusterRoleBinding"):
+            self.remove(obj)
+            ref = obj.get("roleRef") or {}
+            binding = _Binding(name(obj), kind, ref.get("kind") or "", ref.get("name") or "")
+            found = tuple(_subject(one, scope) for one in obj.get("subjects") or ())
+            self._subjects[scope, name(obj)] = found
+            for subject in found:
+                self._bindings.setdefault((scope, subject), {})[name(obj)] = binding
+
+    def remove(self, obj: Object) -> None:
+        """Forget an object `put` before; unknown ones are ignored."""
+        kind, scope = obj.get("kind"), namespace(obj)
+        if kind in ("Role", "ClusterRole"):
+            self._roles.pop((scope, name(obj)), None)
+            return
+        for subject in self._subjects.pop((scope, name(obj)), ()):
+            granted = self._bindings.get((scope, subject), {})
+            granted.pop(name(obj), None)
+            if not granted:
+                self._bindings.pop((scope, subject), None)
+
+    def authorize(self, request: Attributes) -> Decision:
+        """Decide one request; allowed as soon as one rule allows it."""
+        if MASTERS in request.groups:
+            return Decision(True)
+        missing: list[str] = []
+        for rules, binding, subject, scope in self._granted(request, missing):
+            if any(rule.allows(request) for rule in rules):
+                return Decision(True, f"RBAC: allowed by {_describe(binding, subject, scope)}")
+        if missing:
+            return Decision(False, "RBAC: " + _join(missing))
+        return Decision(False)
+
+    def rules(self, user: str, groups: Sequence[str], scope: str) -> list[Mapping[str, Any]]:
+        """Every PolicyRule that holds for a user in a namespace (SelfSubjectRulesReview)."""
+        probe = Attributes(user=user, groups=groups, verb="", namespace=scope)
+        found: list[Mapping[str, Any]] = []
+        if MASTERS in groups:
+            found.append({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})
+            found.append({"verbs": ["*"], "nonResourceURLs": ["*"]})
+        for rules, _, _, _ in self._granted(probe, []):
+            found += [rule.raw for rule in rules]
+        return found
+
+    def uncovered(
+        self, user: str, groups: Sequence[str], *, scope: str, rules: Iterable[Mapping[str, Any]]
+    ) -> list[Attributes]:
+        """The single rights in `rules` that a user does not have: granting them would escalate."""
+        if MASTERS in groups:
+            return []
+        held = [Rule(raw) for raw in self.rules(user, groups, scope)]
+        return [
+            right
+            for right in _single_rights(user, groups, scope=scope, rules=rules)
+            if not any(_covers(rule, right) for rule in held)
+        ]
+
+    def _granted(
+        self, request: Attributes, missing: list[str]
+    ) -> Iterator[tuple[tuple[Rule, ...], _Binding, Subject, str]]:
+        subjects = _subjects_of(request.user, request.groups)
+        scopes = ("", request.namespace) if request.namespace else ("",)
+        for scope in scopes:
+            for subject in subjects:
+                for binding in self._bindings.get((scope, subject), {}).values():
+                    where = scope if binding.role_kind == "Role" else ""
+                    rules = self._roles.get((where, binding.role_name))
+                    if rules is None:
+                        kind = binding.role_kind.lower()
+                        text = f'{kind}.rbac.authorization.k8s.io "{binding.role_name}" not found'
+                        if text not in missing:
+                            missing.append(text)
+                        continue
+                    yield rules, binding, subject, scope
+
+
+def _subject(raw: Mapping[str, Any], scope: str) -> Subject:
+    kind, own = raw.get("kind") or "", raw.get("name") or ""
+    if kind == "ServiceAccount":
+        return kind, f"{raw.get('namespace') or scope}/{own}"
+    return kind, own
+
+
+def _subjects_of(user: str, groups: Sequence[str]) -> list[Subject]:
+    found: list[Subject] = [("User", user)]
+    if user.startswith(_ACCOUNT):
+        space, _, own = user[len(_ACCOUNT) :].partition(":")
+        found.append(("ServiceAccount", f"{space}/{own}"))
+    found += [("Group", one) for one in groups]
+    return found
+
+
+def _describe(binding: _Binding, subject: Subject, scope: str) -> str:
+    own = f"{binding.own}/{scope}" if scope else binding.own
+    kind, who = subject
+    if kind == "ServiceAccount":
+        space, _, account = who.partition("/")
+        who = f"{account}/{space}"
+    return f'{binding.kind} "{own}" of {binding.role_kind} "{binding.role_name}" to {kind} "{who}"'
+
+
+def _join(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def _single_rights(
+    user: str, groups: Sequence[str], *, scope: str, rules: Iterable[Mapping[str, Any]]
+) -> Iterator[Attributes]:
+    for raw in rules:
+        for verb in raw.get("verbs") or ():
+            for path in raw.get("nonResourceURLs") or ():
+                yield Attributes(user=user, groups=groups, verb=verb, path=path)
+            for group in raw.get("apiGroups") or ():
+                for full in raw.get("resources") or ():
+                    resource, _, subresource = full.partition("/")
+                    for own in raw.get("resourceNames") or ("",):
+                        yield Attributes(
+                            user=user,
+                            groups=groups,
+                            verb=verb,
+                            group=group,
+                            resource=resource,
+                            subresource=subresource,
+                            namespace=scope,
+                            name=own,
+                        )
+
+
+def _covers(rule: Rule, right: Attributes) -> bool:
+    """Does a held rule include a right, whose parts may be wildcards themselves?"""
+    if right.verb not in rule.verbs and "*" not in rule.verbs:
+        return False
+    if right.path:
+        return rule._allows_path(right.path)
+    if right.group not in rule.groups and "*" not in rule.groups:
+        return False
+    if not rule._allows_resource(right):
+        return False
+    return not rule.names or right.name in rule.names
+
+
+def denied_message(request: Attributes, reason: str = "") -> str:
+    """`User "u" cannot list resource "pods" in API group "" in the namespace "ns"`."""
+    who = f'User "{request.user}" cannot {request.verb}'
+    if request.path:
+        text = f'{who} path "{request.path}"'
+    else:
+        resource = request.resource + (f"/{request.subresource}" if request.subresource else "")
+        where = f' in the namespace "{request.namespace}"' if request.namespace else ""
+        where = where or " at the cluster scope"
+        text = f'{who} resource "{resource}" in API group "{request.group}"{where}'
+    return f"{text}: {reason}" if reason else text
+
+
+def aggregated_rules(role: Object, cluster_roles: Iterable[Object]) -> list[Mapping[str, Any]]:
+    """The rules of an aggregated ClusterRole: those of all roles its selectors match, by name."""
+    chosen = [
+        selectors.from_label_selector(one)
+        for one in (role.get("aggregationRule") or {}).get("clusterRoleSelectors") or ()
+    ]
+    found: list[Mapping[str, Any]] = []
+    for other in sorted(cluster_roles, key=name):
+        if name(other) == name(role):
+            continue
+        if any(selector.matches(labels(other)) for selector in chosen):
+            found += [rule for rule in other.get("rules") or () if rule not in found]
+    return found

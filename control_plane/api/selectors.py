@@ -1,0 +1,464 @@
+"""Label and field selectors, parsed once into fast matchers.
+
+`parse_labels` reads the query form (`a=b,c!=d,e in (x,y),!f,g`), `from_label_selector` the
+structured form of specs; both give a `LabelSelector` whose `matches(labels)` is cheap.
+`parse_fields` gives a `FieldSelector` for one kind. Errors are `BadRequest`, in Kubernetes' words.
+Source: Kubernetes concepts "Labels and Selectors", "Field Selectors".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from control_plane.api.errors import BadRequest, quote
+from control_plane.api.meta import Object
+from control_plane.api.names import label_value_errors, qualified_name_errors
+
+_CACHE = 8_192
+IN, NOT_IN, EXISTS, DOES_NOT_EXIST, GREATER, LESS = "in", "notin", "exists", "!", "gt", "lt"
+EQUALS, NOT_EQUALS = "=", "!="
+_STRUCTURED = {"In": IN, "NotIn": NOT_IN, "Exists": EXISTS, "DoesNotExist": DOES_NOT_EXIST,
+               "Gt": GREATER, "Lt": LESS}  # fmt: skip
+_OPERATORS = "in, notin, =, ==, !=, gt, lt"
+
+
+class Requirement(NamedTuple):
+    """One condition on a label; `values` is sorted."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        key, operator, values = self
+        found = labels.get(key)
+        if operator in (EQUALS, IN):
+            return found is not None and found in values
+        if operator in (NOT_EQUALS, NOT_IN):
+            return found is None or found not in values
+        if operator == EXISTS:
+            return found is not None
+        if operator == DOES_NOT_EXIST:
+            return found is None
+        return _compares(found, operator, values[0])
+
+    def __str__(self) -> str:
+        key, operator, values = self
+        if operator == EXISTS:
+            return key
+        if operator == DOES_NOT_EXIST:
+            return f"!{key}"
+        if operator in (EQUALS, NOT_EQUALS):
+            return f"{key}{operator}{values[0]}"
+        if operator in (GREATER, LESS):
+            return f"{key}{'>' if operator == GREATER else '<'}{values[0]}"
+        return f"{key} {operator} ({','.join(values)})"
+
+
+def _compares(found: str | None, operator: str, bound: str) -> bool:
+    """Gt and Lt compare integers; a label that is none does not match."""
+    try:
+        left, right = int(found or ""), int(bound)
+    except ValueError:
+        return False
+    return left > right if operator == GREATER else left < right
+
+
+class LabelSelector:
+    """A conjunction of requirements, or the selector that matches nothing."""
+
+    __slots__ = ("_equal", "_rest", "nothing", "requirements")
+
+    def __init__(self, requirements: Iterable[Requirement] = (), *, nothing: bool = False) -> None:
+        self.requirements = tuple(sorted(requirements))
+        self.nothing = nothing
+        self._equal = tuple(
+            (r.key, r.values[0]) for r in self.requirements if r.operator in (EQUALS, IN)
+            and len(r.values) == 1
+        )  # fmt: skip
+        self._rest = tuple(r for r in self.requirements if not (r.operator in (EQUALS, IN) and len(r.values) == 1))
+
+    @property
+    def everything(self) -> bool:
+        return not self.requirements and not self.nothing
+
+    @property
+    def exact(self) -> dict[str, str]:
+        """The labels this selector fixes to one value (for index look-ups)."""
+        return dict(self._equal)
+
+    def matches(self, labels: Mapping[str, str] | None) -> bool:
+        if self.nothing:
+            return False
+        labels = labels or {}
+        for key, wanted in self._equal:
+            if labels.get(key) != wanted:
+                return False
+        return all(requirement.matches(labels) for requirement in self._rest)
+
+    def __str__(self) -> str:
+        return ",".join(str(requirement) for requirement in self.requirements)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, LabelSelector)
+            and self.requirements == other.requirements
+            and self.nothing == other.nothing
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.requirements, self.nothing))
+
+
+EVERYTHING = LabelSelector()
+NOTHING = LabelSelector(nothing=True)
+
+
+def from_map(labels: Mapping[str, str] | None) -> LabelSelector:
+    """The selector of a plain map (services, replication controllers); everything when empty."""
+    return LabelSelector(Requirement(k, EQUALS, (v,)) for k, v in (labels or {}).items())
+
+
+def from_label_selector(selector: Mapping[str, Any] | None) -> LabelSelector:
+    """A structured LabelSelector: None matches nothing, an empty one everything.
+
+    BadRequest for an unknown operator or operands that do not fit it.
+    """
+    if selector is None:
+        return NOTHING
+    found = [Requirement(k, IN, (v,)) for k, v in (selector.get("matchLabels") or {}).items()]
+    for expression in selector.get("matchExpressions") or ():
+        name = expression.get("operator") or ""
+        operator = _STRUCTURED.get(name)
+        if operator is None or operator in (GREATER, LESS):
+            raise BadRequest(f"{quote(name)} is not a valid label selector operator")
+        values = tuple(sorted(expression.get("values") or ()))
+        found.append(_checked(Requirement(expression.get("key") or "", operator, values)))
+    return LabelSelector(found) if found else EVERYTHING
+
+
+def from_node_expressions(expressions: Sequence[Mapping[str, Any]] | None) -> LabelSelector:
+    """The matchExpressions of a node selector term, which also know Gt and Lt."""
+    found = []
+    for expression in expressions or ():
+        name = expression.get("operator") or ""
+        operator = _STRUCTURED.get(name)
+        if operator is None:
+            raise BadRequest(f"{quote(name)} is not a valid node selector operator")
+        values = tuple(sorted(expression.get("values") or ()))
+        found.append(_checked(Requirement(expression.get("key") or "", operator, values)))
+    return LabelSelector(found)
+
+
+def _checked(requirement: Requirement) -> Requirement:
+    key, operator, values = requirement
+    problems = qualified_name_errors(key)
+    if problems:
+        raise BadRequest(f"key: Invalid value: {quote(key)}: {problems[0]}")
+    if operator in (IN, NOT_IN) and not values:
+        text = "for 'in', 'notin' operators, values set can't be empty"
+        raise BadRequest(f"values: Invalid value: []: {text}")
+    if operator in (EXISTS, DOES_NOT_EXIST) and values:
+        text = "values set must be empty for exists and does not exist"
+        raise BadRequest(f"values: Invalid value: {_go_list(values)}: {text}")
+    if operator in (GREATER, LESS):
+        if len(values) != 1:
+            text = "for 'Gt', 'Lt' operators, exactly one value is required"
+            raise BadRequest(f"values: Invalid value: {_go_list(values)}: {text}")
+        if not re.fullmatch(r"[+-]?[0-9]+", values[0]):
+            text = "for 'Gt', 'Lt' operators, the value must be an integer"
+            raise BadRequest(f"values[0]: Invalid value: {quote(values[0])}: {text}")
+    for index, one in enumerate(values):
+        problems = label_value_errors(one)
+        if problems:
+            where = f"values[{index}][{key}]"
+            raise BadRequest(f"{where}: Invalid value: {quote(one)}: {problems[0]}")
+    return requirement
+
+
+def _go_list(values: Sequence[str]) -> str:
+    return "[" + ",".join(quote(one) for one in values) + "]"
+
+
+# --- the query form -----------------------------------------------------------------------------
+
+_TOKEN = re.compile(r"\s*(==|!=|[=!<>(),]|[^\s=!<>(),]+|$)")
+_SYMBOLS = frozenset({"=", "==", "!=", "!", "<", ">", "(", ")", ",", ""})
+_INFIX = {"=": EQUALS, "==": EQUALS, "!=": NOT_EQUALS, ">": GREATER, "<": LESS,
+          "in": IN, "notin": NOT_IN}  # fmt: skip
+
+
+class _Parser:
+    """Recursive descent over the tokens of one selector; "" is the end."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens: list[str] = []
+        position = 0
+        while position < len(text):
+            found = _TOKEN.match(text, position)
+            if found is None:  # pragma: no cover - the pattern accepts any character
+                raise BadRequest(f"unable to parse requirement: found {quote(text[position])}")
+            if found.group(1):
+                self.tokens.append(found.group(1))
+            position = found.end()
+        self.at = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        index = self.at + ahead
+        return self.tokens[index] if index < len(self.tokens) else ""
+
+    def take(self) -> str:
+        token = self.peek()
+        self.at += 1
+        return token
+
+    def parse(self) -> list[Requirement]:
+        found: list[Requirement] = []
+        while True:
+            if self.peek() == "":
+                return found
+            if self.peek() != "!" and self.peek() in _SYMBOLS:
+                raise self.error(self.peek(), "!, identifier, or 'end of string'")
+            found.append(self.requirement())
+            token = self.take()
+            if token == "":
+                return found
+            if token != ",":
+                raise self.error(token, "',' or 'end of string'")
+            if self.peek() != "!" and self.peek() in _SYMBOLS:
+                raise self.error(self.peek(), "identifier after ','")
+
+    @staticmethod
+    def error(token: str, expected: str) -> BadRequest:
+        return BadRequest(f"found '{token}', expected: {expected}")
+
+    def requirement(self) -> Requirement:
+        negated = self.peek() == "!"
+        if negated:
+            self.take()
+        key = self.take()
+        if key in _SYMBOLS:
+            raise self._wrapped(key, "identifier")
+        if negated:
+            return self._made(Requirement(key, DOES_NOT_EXIST))
+        if self.peek() in ("", ","):
+            return self._made(Requirement(key, EXISTS))
+        token = self.take()
+        operator = _INFIX.get(token)
+        if operator is None:
+            raise self._wrapped(token, _OPERATORS)
+        if operator in (IN, NOT_IN):
+            return self._made(Requirement(key, operator, self._value_set()))
+        value = "" if self.peek() in ("", ",") else self.take()
+        if value in _SYMBOLS and value:
+            raise self._wrapped(value, "identifier")
+        return self._made(Requirement(key, operator, (value,)))
+
+    def _value_set(self) -> tuple[str, ...]:
+        token = self.take()
+        if token != "(":
+            raise self._wrapped(token, "'('")
+        values: set[str] = set()
+        expect_value = True
+        while True:
+            token = self.take()
+            if token == ")":
+                if expect_value:
+                    values.add("")
+                return tuple(sorted(values))
+            if token == ",":
+                if expect_value:
+                    values.add("")
+                expect_value = True
+            elif token in _SYMBOLS or not expect_value:
+                expected = "',', ')' or identifier" if expect_value else "',' or ')'"
+                raise self._wrapped(token, expected)
+            else:
+                values.add(token)
+                expect_value = False
+
+    @staticmethod
+    def _wrapped(token: str, expected: str) -> BadRequest:
+        return BadRequest(f"unable to parse requirement: found '{token}', expected: {expected}")
+
+    @staticmethod
+    def _made(requirement: Requirement) -> Requirement:
+        try:
+            return _checked(requirement)
+        except BadRequest as error:
+            raise BadRequest(f"unable to parse requirement: {error.message}") from error
+
+
+@lru_cache(maxsize=_CACHE)
+def parse_labels(text: str) -> LabelSelector:
+    """The selector of a `labelSelector` query parameter; everything for the empty string."""
+    found = _Parser(text).parse()
+    return LabelSelector(found) if found else EVERYTHING
+
+
+def label_selector_text(selector: Mapping[str, Any] | None) -> str:
+    """A structured selector in query form, as tables and scale objects show it."""
+    if selector is None:
+        return "<none>"
+    parsed = from_label_selector(selector)
+    texts = [
+        f"{r.key}={r.values[0]}" if r.operator == IN and len(r.values) == 1 else str(r) for r in parsed.requirements
+    ]
+    return ",".join(texts)
+
+
+# --- fields -------------------------------------------------------------------------------------
+
+_META = ("metadata.name", "metadata.namespace")
+_EVENT = ("reason", "type", *_META)
+FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("", "Pod"): (
+        *_META, "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.hostNetwork",
+        "spec.serviceAccountName", "status.phase", "status.podIP", "status.podIPs",
+        "status.nominatedNodeName",
+    ),
+    ("", "Node"): ("metadata.name", "spec.unschedulable"),
+    ("", "Namespace"): ("metadata.name", "status.phase"),
+    ("", "ReplicationController"): (*_META, "status.replicas"),
+    ("", "Secret"): (*_META, "type"),
+    ("", "Service"): (*_META, "spec.clusterIP", "spec.type"),
+    ("", "Event"): (
+        *_EVENT, "involvedObject.kind", "involvedObject.namespace", "involvedObject.name",
+        "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion",
+        "involvedObject.fieldPath", "reportingComponent", "source",
+    ),
+    ("events.k8s.io", "Event"): (
+        *_EVENT, "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid",
+        "regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath",
+        "reportingController",
+    ),
+    ("batch", "Job"): (*_META, "status.successful"),
+    ("certificates.k8s.io", "CertificateSigningRequest"): ("metadata.name", "spec.signerName"),
+}  # fmt: skip
+_ABSENT = {
+    "spec.unschedulable": "false",
+    "spec.hostNetwork": "false",
+    "status.replicas": "0",
+    "status.successful": "0",
+}
+
+
+class FieldTerm(NamedTuple):
+    """One comparison of a field with a text."""
+
+    path: str
+    equal: bool
+    value: str
+
+
+def _text(found: Any) -> str:
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    return "" if found is None else str(found)
+
+
+def _walk(o: Object, path: tuple[str, ...]) -> Any:
+    found: Any = o
+    for part in path:
+        if not isinstance(found, dict):
+            return None
+        found = found.get(part)
+    return found
+
+
+def _source(o: Object) -> str:
+    source = o.get("source") or {}
+    return source.get("component") or o.get("reportingComponent") or ""
+
+
+def _reader(path: str) -> Callable[[Object], str]:
+    if path == "source":
+        return _source
+    if path == "status.podIPs":
+        return lambda o: ",".join(one.get("ip") or "" for one in (o.get("status") or {}).get("podIPs") or ())
+    real = {"status.successful": "status.succeeded"}.get(path, path)
+    parts = tuple(real.lstrip(".").split("."))
+    absent = _ABSENT.get(path, "")
+    if absent:
+        return lambda o: _text(_walk(o, parts)) or absent
+    if len(parts) == 2:
+        first, second = parts
+        return lambda o: _text((o.get(first) or {}).get(second))
+    return lambda o: _text(_walk(o, parts))
+
+
+class FieldSelector:
+    """A conjunction of field comparisons for objects of one kind."""
+
+    __slots__ = ("_readers", "terms")
+
+    def __init__(self, terms: Iterable[FieldTerm] = ()) -> None:
+        self.terms = tuple(terms)
+        self._readers = tuple((_reader(t.path), t.equal, t.value) for t in self.terms)
+
+    @property
+    def everything(self) -> bool:
+        return not self.terms
+
+    def requires(self, path: str) -> str | None:
+        """The value `path` is required to equal, if any (for direct look-ups and indexes)."""
+        for term in self.terms:
+            if term.path == path and term.equal:
+                return term.value
+        return None
+
+    def matches(self, o: Object) -> bool:
+        return all((read(o) == value) is equal for read, equal, value in self._readers)
+
+    def __str__(self) -> str:
+        return ",".join(f"{t.path}{'=' if t.equal else '!='}{_escape(t.value)}" for t in self.terms)
+
+
+ALL_FIELDS = FieldSelector()
+_ESCAPED = re.compile(r"\\([\\,=])")
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\,=])", r"\\\1", text)
+
+
+def _split_terms(text: str) -> list[str]:
+    return [part for part in re.split(r"(?<!\\),", text) if part]
+
+
+@lru_cache(maxsize=_CACHE)
+def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str, ...] = ()) -> FieldSelector:
+    """The selector of a `fieldSelector` query parameter for objects of `kind`.
+
+    `selectable` are the extra paths a custom resource declares (`.spec.color` or `spec.color`).
+    BadRequest for a path this kind does not know.
+    """
+    if not text:
+        return ALL_FIELDS
+    terms = []
+    for part in _split_terms(text):
+        found = re.search(r"(?<!\\)(!=|==|=)", part)
+        if found is None:
+            raise BadRequest(f"invalid selector: '{text}'; can't understand '{part}'")
+        path = part[: found.start()]
+        _check_field(path, kind, group, selectable=selectable)
+        value = _ESCAPED.sub(r"\1", part[found.end() :])
+        terms.append(FieldTerm(path, found.group(1) != "!=", value))
+    return FieldSelector(terms)
+
+
+def _check_field(path: str, kind: str, group: str, *, selectable: tuple[str, ...]) -> None:
+    known = FIELDS.get((group, kind))
+    if known is not None:
+        if path not in known:
+            raise BadRequest(f"field label not supported: {path}")
+        return
+    if path in _META or path in selectable or f".{path}" in selectable:
+        return
+    if selectable:
+        raise BadRequest(f"field label not supported: {path}")
+    only = ", ".join(quote(one) for one in _META)
+    raise BadRequest(f"{quote(path)} is not a known field selector: only {only}")
