@@ -1,0 +1,105 @@
+"""Elections (§5.2, §5.4.1) with pre-vote (thesis §9.6) and leadership transfer's shortcut (thesis
+§3.10).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from control_plane.etcd.raft.quorum import VoteResult, vote_result
+from control_plane.etcd.raft.types import NONE, EntryType, Message, MessageType, Role
+
+if TYPE_CHECKING:
+    from control_plane.etcd.raft.core import Raft
+
+#: Context of a vote request that the old leader itself asked for: leases do not hold against it.
+TRANSFER = b"transfer"
+
+
+def hup(raft: Raft, *, transfer: bool = False) -> bool:
+    """Campaign if this node may; False when it may not."""
+    if raft.role is Role.LEADER or not raft.is_promotable() or _has_unapplied_conf_change(raft):
+        return False
+    if raft.config.pre_vote and not transfer:
+        _pre_campaign(raft)
+    else:
+        _campaign(raft, transfer=transfer)
+    return True
+
+
+def _has_unapplied_conf_change(raft: Raft) -> bool:
+    """A node that does not know its newest committed configuration could count the wrong majority."""
+    log = raft.log
+    low = max(log.applied + 1, log.first_index)
+    return any(
+        entry.type is EntryType.CONF_CHANGE
+        for index in range(low, log.committed + 1, 4096)
+        for entry in log.entries(index, min(index + 4096, log.committed + 1), 1 << 62)
+    )
+
+
+def _request(raft: Raft, kind: MessageType, term: int, context: bytes) -> None:
+    last, last_term = raft.log.last_index, raft.log.last_term()
+    for member in raft.conf.voters:
+        if member != raft.id:
+            raft.send(Message(kind, member, raft.id, term, last_term, last, context=context))
+
+
+def _pre_campaign(raft: Raft) -> None:
+    raft.become_pre_candidate()
+    _request(raft, MessageType.PRE_VOTE, raft.term + 1, b"")
+    raft.votes[raft.id] = True  # promises nothing, so it need not be durable
+    _tally(raft)
+
+
+def _campaign(raft: Raft, *, transfer: bool) -> None:
+    raft.become_candidate()
+    _request(raft, MessageType.VOTE, raft.term, TRANSFER if transfer else b"")
+    raft.own_vote_term = raft.term
+
+
+def own_vote_durable(raft: Raft, term: int) -> None:
+    """The vote for itself in `term` is on disk: count it."""
+    if raft.role is Role.CANDIDATE and raft.term == term:
+        raft.votes[raft.id] = True
+        _tally(raft)
+
+
+def step(raft: Raft, message: Message) -> None:
+    """Messages to a (pre-)candidate in its own term, other than a leader's."""
+    expected = MessageType.PRE_VOTE_RESP if raft.role is Role.PRE_CANDIDATE else MessageType.VOTE_RESP
+    if message.type is expected:
+        raft.votes.setdefault(message.from_, not message.reject)
+        _tally(raft)
+
+
+def _tally(raft: Raft) -> None:
+    result = vote_result(raft.conf.voters, raft.votes)
+    if result is VoteResult.WON:
+        if raft.role is Role.PRE_CANDIDATE:
+            _campaign(raft, transfer=False)
+        else:
+            raft.become_leader()
+    elif result is VoteResult.LOST:
+        raft.become_follower(raft.term, NONE)
+
+
+def on_vote_request(raft: Raft, message: Message) -> None:
+    """Answer a VOTE or PRE_VOTE whose term is not below ours. Learners answer too: they may be
+    voters by now.
+    """
+    pre_vote = message.type is MessageType.PRE_VOTE
+    free = (
+        raft.vote == message.from_
+        or (raft.vote == NONE and raft.lead == NONE)
+        or (pre_vote and message.term > raft.term)
+    )
+    grant = free and raft.log.is_up_to_date(message.index, message.log_term)
+    kind = MessageType.PRE_VOTE_RESP if pre_vote else MessageType.VOTE_RESP
+    # A granted pre-vote answers with the term asked for: the asker's own is lower and would drop
+    # ours.
+    term = message.term if grant else raft.term
+    raft.send(Message(kind, message.from_, raft.id, term, reject=not grant))
+    if grant and not pre_vote:
+        raft.election_elapsed = 0
+        raft.vote = message.from_
