@@ -1,0 +1,206 @@
+"""The replicated state machine: what each committed request does to store, leases, members and alarms.
+
+Deterministic: the same entries give the same state on every member; nothing here asks for time (`now` only starts the
+leader's lease timers), chance or the network. A refusal (EtcdError) is part of the outcome and changes nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from control_plane.etcd.raft import ConfChange, ConfState
+from control_plane.etcd.server import errors, kv
+from control_plane.etcd.server.cluster import Membership
+from control_plane.etcd.server.codec import Kind, conf_state_from_wire, conf_state_to_wire
+from control_plane.etcd.server.lease import Lessor
+from proto.etcd import rpc_pb2 as pb
+from proto.etcd.kv_pb2 import Event
+from proto.rayplane.v1 import raft_pb2 as wire
+from storage.mvcc import CompactedError, FutureRevisionError, Store
+
+_CONF_STATE = b"conf_state"
+Notify = Callable[[int, list[Event]], None]
+
+
+class StateMachine:
+    """Everything a member knows by the log. `notify` is told each revision's events as they happen."""
+
+    def __init__(self, store: Store, notify: Notify, *, min_lease_ttl: int = 1) -> None:
+        self.store = store
+        self.lessor = Lessor(min_lease_ttl)
+        self.members = Membership(store.backend)
+        self._notify = notify
+        self._alarms: dict[tuple[int, int], None] = {}
+        self._appliers: dict[int, Callable[[Any, float], Message]] = {
+            Kind.PUT: self._put,
+            Kind.DELETE_RANGE: self._delete_range,
+            Kind.TXN: self._txn,
+            Kind.COMPACT: self._compact,
+            Kind.LEASE_GRANT: self._lease_grant,
+            Kind.LEASE_REVOKE: self._lease_revoke,
+            Kind.LEASE_CHECKPOINT: self._lease_checkpoint,
+            Kind.ALARM: self._alarm,
+            Kind.ATTRIBUTES: self._attributes,
+            Kind.MEMBER_UPDATE: self._member_update,
+        }
+        self.load()
+
+    def load(self) -> None:
+        """Read leases, members and alarms from the store: at start, and after it was replaced."""
+        backend = self.store.backend
+        leases = [_decode_lease(key, value) for key, value in backend.scan("lease")]
+        attached = [(key, lease) for lease, keys in sorted(self.store.attachments().items()) for key in keys]
+        self.lessor.load(leases, attached)
+        self.members.load()
+        self._alarms = {_decode_alarm(key): None for key, _ in backend.scan("alarm")}
+
+    @property
+    def conf_state(self) -> ConfState:
+        """The raft configuration as of the store's applied index."""
+        data = self.store.backend.get("meta", _CONF_STATE)
+        return conf_state_from_wire(wire.ConfState.FromString(data or b""))
+
+    def save_conf_state(self, state: ConfState) -> None:
+        encoded = conf_state_to_wire(state).SerializeToString()
+        self.store.backend.put("meta", _CONF_STATE, encoded)
+
+    @property
+    def alarms(self) -> list[pb.AlarmMember]:
+        return [pb.AlarmMember(memberID=m, alarm=a) for m, a in sorted(self._alarms)]  # type: ignore[arg-type]
+
+    @property
+    def out_of_space(self) -> bool:
+        return any(alarm == pb.NOSPACE for _, alarm in self._alarms)
+
+    def apply(self, kind: int, request: Message, now: float) -> Message:
+        """Apply one request; the response has the header's revision set. Raises EtcdError when it is refused."""
+        try:
+            return self._appliers[kind](request, now)
+        except (CompactedError, FutureRevisionError) as e:
+            raise errors.from_store(e) from None
+
+    def apply_conf_change(self, change: ConfChange, member: pb.Member) -> None:
+        """Raises EtcdError when the change does not fit (any more); the caller then tells raft of a change of NONE."""
+        self.members.check(change, member)
+        self.members.apply(change, member)
+
+    # Keys
+
+    def _put(self, request: pb.PutRequest, now: float) -> Message:
+        self._check_space()
+        with self.store.write() as txn:
+            response = kv.run_put(txn, request, self.lessor)
+        self._written(txn.revision, txn.events)
+        return response
+
+    def _delete_range(self, request: pb.DeleteRangeRequest, now: float) -> Message:
+        with self.store.write() as txn:
+            response = kv.run_delete(txn, request)
+        self._written(txn.revision, txn.events)
+        return response
+
+    def _txn(self, request: pb.TxnRequest, now: float) -> Message:
+        if self._alarms and kv.puts_anything(request):
+            self._check_space()
+        with self.store.write() as txn:
+            response = kv.run_txn(txn, request, self.lessor)
+        self._written(txn.revision, txn.events)
+        return response
+
+    def _written(self, revision: int, events: list[Event]) -> None:
+        if not events:
+            return
+        lessor = self.lessor
+        for event in events:
+            # A put hangs the key on its lease or on none; a delete event's lease is 0.
+            if event.kv.lease or lessor.is_attached(event.kv.key):
+                lessor.attach(event.kv.key, event.kv.lease)
+        self._notify(revision, events)
+
+    def _check_space(self) -> None:
+        if self._alarms and self.out_of_space:
+            raise errors.NoSpace
+
+    def _compact(self, request: pb.CompactionRequest, now: float) -> Message:
+        self.store.compact(request.revision)
+        return pb.CompactionResponse(header=self._header())
+
+    # Leases
+
+    def _lease_grant(self, request: pb.LeaseGrantRequest, now: float) -> Message:
+        self._check_space()
+        ttl = self.lessor.check_grant(request.ID, request.TTL)
+        lease = self.lessor.grant(request.ID, ttl, now)
+        self._save_lease(lease.id)
+        return pb.LeaseGrantResponse(header=self._header(), ID=request.ID, TTL=ttl)
+
+    def _lease_revoke(self, request: pb.LeaseRevokeRequest, now: float) -> Message:
+        lease = self.lessor.get(request.ID)
+        with self.store.write() as txn:
+            for key in sorted(lease.keys):
+                txn.delete_range(key)
+        self.lessor.revoke(request.ID)
+        self.store.backend.delete("lease", _lease_key(request.ID))
+        if txn.events:
+            self._notify(txn.revision, txn.events)
+        return pb.LeaseRevokeResponse(header=self._header())
+
+    def _lease_checkpoint(self, request: pb.LeaseCheckpointRequest, now: float) -> Message:
+        for checkpoint in request.checkpoints:
+            if self.lessor.checkpoint(checkpoint.ID, checkpoint.remaining_TTL, now):
+                self._save_lease(checkpoint.ID)
+        return pb.LeaseCheckpointResponse(header=self._header())
+
+    def _save_lease(self, lease_id: int) -> None:
+        lease = self.lessor.get(lease_id)
+        value = lease.ttl.to_bytes(8, "big") + lease.remaining.to_bytes(8, "big")
+        self.store.backend.put("lease", _lease_key(lease_id), value)
+
+    # Alarms and members
+
+    def _alarm(self, request: pb.AlarmRequest, now: float) -> Message:
+        alarm = (request.memberID, request.alarm)
+        response = pb.AlarmResponse(header=self._header())
+        if request.action == pb.AlarmRequest.ACTIVATE and alarm not in self._alarms:
+            self._alarms[alarm] = None
+            self.store.backend.put("alarm", _alarm_key(alarm), b"1")
+            response.alarms.add(memberID=request.memberID, alarm=request.alarm)
+        elif request.action == pb.AlarmRequest.DEACTIVATE:
+            for member, kind in sorted(self._alarms):
+                if request.memberID in (0, member) and request.alarm in (pb.NONE, kind):
+                    del self._alarms[member, kind]
+                    self.store.backend.delete("alarm", _alarm_key((member, kind)))
+                    response.alarms.add(memberID=member, alarm=kind)  # type: ignore[arg-type]
+        return response
+
+    def _attributes(self, request: wire.Attributes, now: float) -> Message:
+        self.members.set_attributes(request.id, request.name, request.client_urls, request.peer_urls)
+        return wire.Attributes()
+
+    def _member_update(self, request: pb.MemberUpdateRequest, now: float) -> Message:
+        self.members.set_peer_urls(request.ID, request.peerURLs)
+        return pb.MemberUpdateResponse(header=self._header(), members=self.members.all())
+
+    def _header(self) -> pb.ResponseHeader:
+        return pb.ResponseHeader(revision=self.store.revision)
+
+
+def _lease_key(lease_id: int) -> bytes:
+    return lease_id.to_bytes(8, "big", signed=True)
+
+
+def _decode_lease(key: bytes, value: bytes) -> tuple[int, int, int]:
+    return (
+        int.from_bytes(key, "big", signed=True),
+        int.from_bytes(value[:8], "big"),
+        int.from_bytes(value[8:], "big"),
+    )
+
+
+def _alarm_key(alarm: tuple[int, int]) -> bytes:
+    return alarm[0].to_bytes(8, "big") + alarm[1].to_bytes(1, "big")
+
+
+def _decode_alarm(key: bytes) -> tuple[int, int]:
+    return int.from_bytes(key[:8], "big"), key[8]

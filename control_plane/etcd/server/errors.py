@@ -1,0 +1,189 @@
+"""What a member refuses, with the exact gRPC codes and texts of etcd: clients match them.
+
+Source: etcd's public v3 error table (rpctypes). One row per error; nothing else in this package spells a text.
+"""
+
+import grpc
+
+from control_plane.rpc import RpcError
+from storage.mvcc import CompactedError, FutureRevisionError
+
+Code = grpc.StatusCode
+PREFIX = "etcdserver: "
+
+
+class EtcdError(RpcError):
+    """An error of the etcd v3 API. Subclasses are the rows of the table."""
+
+    status: grpc.StatusCode = Code.UNKNOWN
+    text = ""
+
+    def __init__(self) -> None:
+        super().__init__(self.status, PREFIX + self.text)
+
+
+class EmptyKey(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "key is not provided"
+
+
+class KeyNotFound(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "key not found"
+
+
+class ValueProvided(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "value is provided"
+
+
+class LeaseProvided(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "lease is provided"
+
+
+class TooManyOps(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "too many operations in txn request"
+
+
+class DuplicateKey(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "duplicate key given in txn request"
+
+
+class InvalidSortOption(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "invalid sort option"
+
+
+class Compacted(EtcdError):
+    status, text = Code.OUT_OF_RANGE, "mvcc: required revision has been compacted"
+
+
+class FutureRevision(EtcdError):
+    status, text = Code.OUT_OF_RANGE, "mvcc: required revision is a future revision"
+
+
+class NoSpace(EtcdError):
+    status, text = Code.RESOURCE_EXHAUSTED, "mvcc: database space exceeded"
+
+
+class LeaseNotFound(EtcdError):
+    status, text = Code.NOT_FOUND, "requested lease not found"
+
+
+class LeaseExists(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "lease already exists"
+
+
+class LeaseTTLTooLarge(EtcdError):
+    status, text = Code.OUT_OF_RANGE, "too large lease TTL"
+
+
+class MemberExists(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "member ID already exist"
+
+
+class PeerURLExists(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "Peer URLs already exists"
+
+
+class MemberNotEnoughStarted(EtcdError):
+    status, text = (
+        Code.FAILED_PRECONDITION,
+        "re-configuration failed due to not enough started members",
+    )
+
+
+class MemberBadURLs(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "given member URLs are invalid"
+
+
+class MemberNotFound(EtcdError):
+    status, text = Code.NOT_FOUND, "member not found"
+
+
+class MemberNotLearner(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "can only promote a learner member"
+
+
+class LearnerNotReady(EtcdError):
+    status, text = (
+        Code.FAILED_PRECONDITION,
+        "can only promote a learner member which is in sync with leader",
+    )
+
+
+class TooManyLearners(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "too many learner members in cluster"
+
+
+class UnhealthyCluster(EtcdError):
+    status, text = Code.UNAVAILABLE, "unhealthy cluster"
+
+
+class BadLeaderTransferee(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "bad leader transferee"
+
+
+class NotLeader(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "not leader"
+
+
+class LearnerRefuses(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "rpc not supported for learner"
+
+
+class RequestTooLarge(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "request is too large"
+
+
+class TooManyRequests(EtcdError):
+    status, text = Code.RESOURCE_EXHAUSTED, "too many requests"
+
+
+class NoLeader(EtcdError):
+    status, text = Code.UNAVAILABLE, "no leader"
+
+
+class LeaderChanged(EtcdError):
+    status, text = Code.UNAVAILABLE, "leader changed"
+
+
+class Stopped(EtcdError):
+    status, text = Code.UNAVAILABLE, "server stopped"
+
+
+class Timeout(EtcdError):
+    status, text = Code.UNAVAILABLE, "request timed out"
+
+
+class TimeoutLeaderTransfer(EtcdError):
+    status, text = Code.UNAVAILABLE, "request timed out, leader transfer took too long"
+
+
+class TimeoutConnectionLost(EtcdError):
+    status, text = Code.UNAVAILABLE, "request timed out, possibly due to connection lost"
+
+
+class AuthNotEnabled(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "authentication is not enabled"
+
+
+class PermissionDenied(EtcdError):
+    status, text = Code.PERMISSION_DENIED, "permission denied"
+
+
+class Corrupt(EtcdError):
+    status, text = Code.DATA_LOSS, "corrupt cluster"
+
+
+class WatchCanceled(EtcdError):
+    status, text = Code.CANCELLED, "watch canceled"
+
+
+class RefusedToStart(Exception):
+    """The member cannot run with this data directory and configuration; the message says what to do."""
+
+
+def from_store(error: Exception) -> Exception:
+    """The table's row for an error of the MVCC store; other exceptions as they are."""
+    if isinstance(error, CompactedError):
+        return Compacted()
+    if isinstance(error, FutureRevisionError):
+        return FutureRevision()
+    return error

@@ -1,0 +1,343 @@
+"""Key-value requests over the MVCC store: checks, ranges, transactions. Pure but for the store they are given.
+
+The same request on the same store gives the same answer and the same change on every member. Response headers hold
+the revision only; the service fills in the rest. A request that is refused changes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from control_plane.etcd.server import errors
+from control_plane.etcd.server.lease import Lessor
+from proto.etcd.kv_pb2 import KeyValue
+from proto.etcd.rpc_pb2 import (
+    Compare,
+    DeleteRangeRequest,
+    DeleteRangeResponse,
+    PutRequest,
+    PutResponse,
+    RangeRequest,
+    RangeResponse,
+    RequestOp,
+    ResponseHeader,
+    ResponseOp,
+    TxnRequest,
+    TxnResponse,
+)
+from storage.mvcc import RangeResult, Store, WriteTxn
+
+_FROM_KEY = b"\0"
+_SORT_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
+    RangeRequest.KEY: lambda kv: kv.key,
+    RangeRequest.VERSION: lambda kv: kv.version,
+    RangeRequest.CREATE: lambda kv: kv.create_revision,
+    RangeRequest.MOD: lambda kv: kv.mod_revision,
+    RangeRequest.VALUE: lambda kv: kv.value,
+}
+_COMPARE_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
+    Compare.VERSION: lambda kv: kv.version,
+    Compare.CREATE: lambda kv: kv.create_revision,
+    Compare.MOD: lambda kv: kv.mod_revision,
+    Compare.VALUE: lambda kv: kv.value,
+    Compare.LEASE: lambda kv: kv.lease,
+}
+_COMPARE_WITH: dict[int, Callable[[Compare], int | bytes]] = {
+    Compare.VERSION: lambda c: c.version,
+    Compare.CREATE: lambda c: c.create_revision,
+    Compare.MOD: lambda c: c.mod_revision,
+    Compare.VALUE: lambda c: c.value,
+    Compare.LEASE: lambda c: c.lease,
+}
+_MISSING = KeyValue()
+
+
+class View(Protocol):
+    """What can be read from: a store, or a write transaction in it."""
+
+    @property
+    def revision(self) -> int: ...
+
+    def range(
+        self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
+    ) -> RangeResult: ...
+
+
+# Checks before a request is proposed
+
+
+def check_range(request: RangeRequest) -> None:
+    """Raises EmptyKey, InvalidSortOption."""
+    if not request.key:
+        raise errors.EmptyKey
+    if request.sort_order not in (0, 1, 2) or request.sort_target not in _SORT_FIELDS:
+        raise errors.InvalidSortOption
+
+
+def check_put(request: PutRequest) -> None:
+    """Raises EmptyKey, ValueProvided, LeaseProvided."""
+    if not request.key:
+        raise errors.EmptyKey
+    if request.ignore_value and request.value:
+        raise errors.ValueProvided
+    if request.ignore_lease and request.lease:
+        raise errors.LeaseProvided
+
+
+def check_delete(request: DeleteRangeRequest) -> None:
+    """Raises EmptyKey."""
+    if not request.key:
+        raise errors.EmptyKey
+
+
+def check_txn(request: TxnRequest, max_ops: int) -> None:
+    """Raises TooManyOps, DuplicateKey, KeyNotFound and what the single operations raise."""
+    _check_ops(request, max_ops)
+    _writes(request.success)
+    _writes(request.failure)
+
+
+def _check_ops(request: TxnRequest, max_ops: int) -> None:
+    if max(len(request.compare), len(request.success), len(request.failure)) > max_ops:
+        raise errors.TooManyOps
+    for compare in request.compare:
+        if not compare.key:
+            raise errors.EmptyKey
+    for op in (*request.success, *request.failure):
+        kind = op.WhichOneof("request")
+        if kind == "request_range":
+            check_range(op.request_range)
+        elif kind == "request_put":
+            check_put(op.request_put)
+        elif kind == "request_delete_range":
+            check_delete(op.request_delete_range)
+        elif kind == "request_txn":
+            _check_ops(op.request_txn, max_ops)
+        else:
+            raise errors.KeyNotFound
+
+
+Intervals = list[tuple[bytes, bytes]]
+
+
+def _writes(ops: Sequence[RequestOp]) -> tuple[set[bytes], Intervals]:
+    """Keys put and ranges deleted by one branch; DuplicateKey where two of them meet.
+
+    The branches of a nested transaction exclude each other, so they may write the same keys.
+    """
+    puts: set[bytes] = set()
+    deletes: Intervals = [
+        (op.request_delete_range.key, op.request_delete_range.range_end)
+        for op in ops
+        if op.WhichOneof("request") == "request_delete_range"
+    ]
+    for op in ops:
+        if op.WhichOneof("request") != "request_txn":
+            continue
+        branches = (_writes(op.request_txn.success), _writes(op.request_txn.failure))
+        for nested_puts, nested_deletes in branches:
+            if not puts.isdisjoint(nested_puts) or any(_covered(k, deletes) for k in nested_puts):
+                raise errors.DuplicateKey
+            if any(_covered(k, nested_deletes) for k in puts):
+                raise errors.DuplicateKey
+        for nested_puts, nested_deletes in branches:
+            puts |= nested_puts
+            deletes += nested_deletes
+    for op in ops:
+        if op.WhichOneof("request") == "request_put":
+            key = op.request_put.key
+            if key in puts or _covered(key, deletes):
+                raise errors.DuplicateKey
+            puts.add(key)
+    return puts, deletes
+
+
+def _covered(key: bytes, intervals: Intervals) -> bool:
+    return any(
+        key == start if not end else start <= key and (end == _FROM_KEY or key < end) for start, end in intervals
+    )
+
+
+def is_read_only(request: TxnRequest) -> bool:
+    """Whether neither branch writes."""
+    return all(
+        op.WhichOneof("request") == "request_range"
+        or (op.WhichOneof("request") == "request_txn" and is_read_only(op.request_txn))
+        for op in (*request.success, *request.failure)
+    )
+
+
+def puts_anything(request: TxnRequest) -> bool:
+    """Whether some branch needs space."""
+    return any(
+        op.WhichOneof("request") == "request_put"
+        or (op.WhichOneof("request") == "request_txn" and puts_anything(op.request_txn))
+        for op in (*request.success, *request.failure)
+    )
+
+
+def is_serializable(request: TxnRequest) -> bool:
+    """Whether all its reads (of a read-only one) may be stale."""
+    return all(
+        op.request_range.serializable
+        if op.WhichOneof("request") == "request_range"
+        else is_serializable(op.request_txn)
+        for op in (*request.success, *request.failure)
+    )
+
+
+# Execution
+
+
+def run_range(view: View, request: RangeRequest) -> RangeResponse:
+    """Raises CompactedError, FutureRevisionError of the store."""
+    target, order = request.sort_target, request.sort_order
+    if target != RangeRequest.KEY and order == RangeRequest.NONE:
+        order = RangeRequest.ASCEND
+    sorts = order == RangeRequest.DESCEND or (order == RangeRequest.ASCEND and target != RangeRequest.KEY)
+    filters = (
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
+    limit = max(0, request.limit)
+    result = view.range(
+        request.key,
+        request.range_end,
+        revision=request.revision,
+        limit=0 if sorts or filters else limit,
+        count_only=request.count_only,
+    )
+    kvs, more = result.kvs, result.more
+    if filters:
+        kvs = [kv for kv in kvs if _passes(request, kv)]
+    if sorts:
+        kvs = sorted(kvs, key=_SORT_FIELDS[target], reverse=order == RangeRequest.DESCEND)
+    if (sorts or filters) and 0 < limit < len(kvs):
+        kvs, more = kvs[:limit], True
+    response = RangeResponse(header=ResponseHeader(revision=view.revision), more=more, count=result.count)
+    if request.keys_only:
+        kvs = [_without_value(kv) for kv in kvs]
+    response.kvs.extend(kvs)
+    return response
+
+
+def _passes(request: RangeRequest, kv: KeyValue) -> bool:
+    return (
+        kv.mod_revision >= request.min_mod_revision
+        and (not request.max_mod_revision or kv.mod_revision <= request.max_mod_revision)
+        and kv.create_revision >= request.min_create_revision
+        and (not request.max_create_revision or kv.create_revision <= request.max_create_revision)
+    )
+
+
+def _without_value(kv: KeyValue) -> KeyValue:
+    return KeyValue(
+        key=kv.key,
+        create_revision=kv.create_revision,
+        mod_revision=kv.mod_revision,
+        version=kv.version,
+        lease=kv.lease,
+    )
+
+
+def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor) -> PutResponse:
+    """Raises LeaseNotFound, KeyNotFound."""
+    value, lease = request.value, request.lease
+    if lease and not lessor.exists(lease):
+        raise errors.LeaseNotFound
+    if request.ignore_value or request.ignore_lease:
+        held = txn.range(request.key).kvs
+        if not held:
+            raise errors.KeyNotFound
+        if request.ignore_value:
+            value = held[0].value
+        if request.ignore_lease:
+            lease = held[0].lease
+    previous = txn.put(request.key, value, lease)
+    response = PutResponse(header=ResponseHeader(revision=txn.revision))
+    if request.prev_kv and previous is not None:
+        response.prev_kv.CopyFrom(previous)
+    return response
+
+
+def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeResponse:
+    deleted = txn.delete_range(request.key, request.range_end)
+    return DeleteRangeResponse(
+        header=ResponseHeader(revision=txn.revision),
+        deleted=len(deleted),
+        prev_kvs=deleted if request.prev_kv else (),
+    )
+
+
+def run_read_only_txn(store: Store, request: TxnRequest) -> TxnResponse:
+    """A transaction without writes, on the store as it is."""
+    response = _branch(store, request, _decide(store, request), None, None)
+    response.header.revision = store.revision
+    return response
+
+
+def run_txn(txn: WriteTxn, request: TxnRequest, lessor: Lessor) -> TxnResponse:
+    """All compares, nested ones too, see the state before any write of the transaction."""
+    response = _branch(txn, request, _decide(txn, request), txn, lessor)
+    response.header.revision = txn.revision
+    return response
+
+
+class _Decision:
+    """Which branch, and the decisions of the transactions nested in it, in order."""
+
+    __slots__ = ("nested", "succeeded")
+
+    def __init__(self, succeeded: bool, nested: list["_Decision"]) -> None:
+        self.succeeded = succeeded
+        self.nested = nested
+
+
+def _decide(view: View, request: TxnRequest) -> _Decision:
+    succeeded = all(_holds(view, c) for c in request.compare)
+    ops = request.success if succeeded else request.failure
+    nested = [_decide(view, op.request_txn) for op in ops if op.WhichOneof("request") == "request_txn"]
+    return _Decision(succeeded, nested)
+
+
+def _holds(view: View, compare: Compare) -> bool:
+    kvs: Sequence[KeyValue] = view.range(compare.key, compare.range_end).kvs
+    if not kvs:
+        # Nothing there: every number is 0, and a value compares with nothing.
+        if compare.target == Compare.VALUE:
+            return False
+        kvs = (_MISSING,)
+    field, wanted = _COMPARE_FIELDS[compare.target], _COMPARE_WITH[compare.target](compare)
+    return all(_compares(compare.result, field(kv), wanted) for kv in kvs)
+
+
+def _compares(result: int, have: int | bytes, wanted: int | bytes) -> bool:
+    if result == Compare.EQUAL:
+        return have == wanted
+    if result == Compare.NOT_EQUAL:
+        return have != wanted
+    if result == Compare.GREATER:
+        return have > wanted  # type: ignore[operator]
+    return have < wanted  # type: ignore[operator]
+
+
+def _branch(
+    view: View, request: TxnRequest, decision: _Decision, txn: WriteTxn | None, lessor: Lessor | None
+) -> TxnResponse:
+    response = TxnResponse(header=ResponseHeader(), succeeded=decision.succeeded)
+    nested = iter(decision.nested)
+    for op in request.success if decision.succeeded else request.failure:
+        kind = op.WhichOneof("request")
+        if kind == "request_range":
+            answer = ResponseOp(response_range=run_range(view, op.request_range))
+        elif kind == "request_txn":
+            answer = ResponseOp(response_txn=_branch(view, op.request_txn, next(nested), txn, lessor))
+        elif kind == "request_put":
+            assert txn is not None and lessor is not None
+            answer = ResponseOp(response_put=run_put(txn, op.request_put, lessor))
+        else:
+            assert txn is not None
+            answer = ResponseOp(response_delete_range=run_delete(txn, op.request_delete_range))
+        response.responses.append(answer)
+    return response

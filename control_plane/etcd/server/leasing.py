@@ -1,0 +1,107 @@
+"""Leases in time: the leader's clock over the lessor, and other members' calls to it.
+
+The lessor knows the leases by the log; who asks for time (renewals, what is left) asks the leader. The leader proposes
+to revoke what ran out, from the member's tick.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from control_plane.etcd.server import errors
+from control_plane.etcd.server.codec import Kind
+from control_plane.rpc import RpcError, Stub
+from proto.etcd import rpc_pb2 as pb
+from proto.rayplane.v1 import raft_pb2 as wire
+
+if TYPE_CHECKING:
+    from control_plane.etcd.server.member import Member
+
+log = logging.getLogger(__name__)
+
+
+class LeaseClock:
+    """Time of one member's leases."""
+
+    def __init__(self, member: "Member") -> None:
+        self._member = member
+        self._lessor = member.lessor
+
+    def tick(self, now: float) -> None:
+        """On the leader: propose what time has brought about."""
+        if not self._lessor.primary:
+            return
+        member = self._member
+        for lease_id in self._lessor.expired(now):
+            member.propose_unwatched(Kind.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=lease_id))
+        if due := self._lessor.due_checkpoints(now):
+            checkpoints = [pb.LeaseCheckpoint(ID=i, remaining_TTL=r) for i, r in due]
+            member.propose_unwatched(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=checkpoints))
+
+    def lead(self, leads: bool) -> None:
+        """This member has become the leader, or is one no more."""
+        if leads and not self._lessor.primary:
+            self._lessor.promote(self._now(), self._member.election_timeout_s)
+        elif not leads and self._lessor.primary:
+            self._lessor.demote()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def renew(self, lease_id: int) -> int:
+        """On the leader. Raises NotLeader, LeaseNotFound."""
+        if not self._lessor.primary:
+            raise errors.NotLeader
+        return self._lessor.renew(lease_id, self._now())
+
+    def remaining(self, lease_id: int) -> int:
+        """On the leader. Raises NotLeader, LeaseNotFound."""
+        if not self._lessor.primary:
+            raise errors.NotLeader
+        return self._lessor.remaining(lease_id, self._now())
+
+    def new_id(self) -> int:
+        """For a grant that leaves the choice to the server."""
+        return self._member.random_bits(62) or 1
+
+    async def keep_alive(self, lease_id: int) -> int:
+        """The TTL that the lease has again; 0 when there is no such lease. Raises Timeout."""
+
+        async def ask(stub: Stub) -> int:
+            answer = await stub.Renew(wire.RenewRequest(id=lease_id), timeout=self._member.election_timeout_s)
+            return int(answer.ttl)
+
+        try:
+            return await self._from_leader(lambda: self.renew(lease_id), ask)
+        except errors.LeaseNotFound:
+            return 0
+
+    async def time_to_live(self, lease_id: int) -> int:
+        """Seconds left; -1 when there is no such lease. Raises Timeout."""
+
+        async def ask(stub: Stub) -> int:
+            request = wire.RemainingRequest(id=lease_id)
+            answer = await stub.Remaining(request, timeout=self._member.election_timeout_s)
+            return int(answer.remaining)
+
+        try:
+            return await self._from_leader(lambda: self.remaining(lease_id), ask)
+        except errors.LeaseNotFound:
+            return -1
+
+    async def _from_leader(self, local: Callable[[], int], ask: Callable[[Stub], Awaitable[int]]) -> int:
+        """What the leader, this member or another, says; asked again while leadership changes. Raises Timeout."""
+        member = self._member
+        deadline = self._now() + member.config.request_timeout_s
+        while self._now() < deadline:
+            if self._lessor.primary:
+                return local()
+            stub = member.transport.stub_of(member.leader_id)
+            if stub is not None:
+                try:
+                    return await ask(stub)
+                except RpcError as e:
+                    log.debug("asking the leader failed: %s", e)
+            await asyncio.sleep(member.config.tick_s)
+        raise errors.Timeout

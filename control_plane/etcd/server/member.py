@@ -1,0 +1,488 @@
+"""One etcd member: its life, and what its services ask of it.
+
+Owns the servers, the raft tick, proposals, linearizable reads, lease time and membership requests. The order of
+things between log, store and peers is the driver's.
+
+Concurrency: everything runs on one loop. A request is the task of its RPC; it waits on one future. Leases and limits
+are looked after by the tick. Long-lived tasks: the driver's loop, one per peer, and publishing until it is done.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from control_plane.etcd import raft
+from control_plane.etcd.server import errors, kv
+from control_plane.etcd.server.cluster import address_of
+from control_plane.etcd.server.codec import Kind, encode_request
+from control_plane.etcd.server.config import MemberConfig
+from control_plane.etcd.server.driver import Driver
+from control_plane.etcd.server.leasing import LeaseClock
+from control_plane.etcd.server.peer import DESCRIPTOR as PEER
+from control_plane.etcd.server.peer import PeerService, PeerTransport
+from control_plane.etcd.server.pending import Proposal
+from control_plane.etcd.server.reconfigure import Reconfiguration
+from control_plane.etcd.server.recovery import BackendFactory, default_backend, initial_addresses, recover
+from control_plane.etcd.server.services import services_of
+from control_plane.etcd.server.watch import WatchHub
+from control_plane.rpc import Network, RpcError, Server, Service
+from proto.etcd import rpc_pb2 as pb
+from proto.etcd.kv_pb2 import Event
+from proto.rayplane.v1 import raft_pb2 as wire
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = "member.lock"
+#: Entries may be this much larger than the largest request.
+OVERHEAD_BYTES = 512 * 1024
+#: Election timeouts without a leader after which streams that demand one are ended.
+LEADERLESS_TIMEOUTS = 3
+
+
+class Member:
+    """See the package. `start` returns when it listens; `ready` when it has published itself through the log."""
+
+    def __init__(
+        self,
+        config: MemberConfig,
+        env: Env,
+        network: Network,
+        *,
+        peer_network: Network | None = None,
+        backend_factory: BackendFactory = default_backend,
+    ) -> None:
+        self.config = config
+        self.member_id = 0
+        self.cluster_id = 0
+        self.failure: BaseException | None = None
+        self.removed = False
+        self._env = env
+        self._network = network
+        self._peer_network = peer_network or network
+        self._backend_factory = backend_factory
+        self._context = contextlib.AsyncExitStack()
+        self._servers: list[Server] = []
+        # Dicts keep their order where sets do not: the simulation must be able to repeat everything.
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._published = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._stopping = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self._leaderless_ticks = 0
+        self._leader_changed = asyncio.Event()
+        self._space_used = 0
+        self._request_id = env.rng.getrandbits(62)
+        self._first_addresses: dict[int, str] = {}
+        self.client_url = ""
+
+    # Life
+
+    async def start(self) -> None:
+        """Open or make the data directory and listen. Raises RefusedToStart, LockHeld, OSError, storage errors."""
+        self.config.validate()
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        self._context.enter_context(self._env.disk.lock(LOCK_FILE))
+        recovery = await recover(config, self._env, self._peer_network, self._backend_factory, self._notify)
+        self.member_id, self.cluster_id = recovery.identity.member_id, recovery.identity.cluster_id
+        self.machine, self.store = recovery.machine, recovery.machine.store
+        self.lessor = self.machine.lessor
+        self.leases = LeaseClock(self)
+        settings = raft.Config(
+            id=self.member_id, election_ticks=config.election_ticks, applied=self.store.applied.index
+        )
+        self.node = raft.RawNode(settings, recovery.storage, self._env.rng)
+        self.hub = WatchHub(self.store, self.header, config.max_request_bytes)
+        self._driver = Driver(
+            config,
+            recovery,
+            self.node,
+            on_leader=self._on_leader,
+            on_members=self._on_members,
+            on_restored=self._on_restored,
+            now=self._loop.time,
+            first_read=self._env.rng.getrandbits(60),
+        )
+        self._context.push_async_callback(self._driver.stop)
+        self._reconfiguration = Reconfiguration(self, self._driver.proposals)
+        self._first_addresses = await self._find_peers(recovery.identity)
+        self.transport = self._driver.transport = PeerTransport(
+            self._peer_network,
+            self,
+            member_id=self.member_id,
+            cluster_id=self.cluster_id,
+            queue_max=config.peer_queue_messages,
+        )
+        self._context.push_async_callback(self.transport.stop)
+        await self._serve()
+        self._connect()
+        self._spawn(self._drive())
+        self._spawn(self._publish())
+        self._ticker = self._loop.call_later(config.tick_s, self._tick)
+        self._campaign_alone()
+
+    async def _serve(self) -> None:
+        config = self.config
+        peer_service = Service(PEER, PeerService(self))
+        self._servers.append(await self._peer_network.serve(config.peer_address, [peer_service]))
+        client_server = await self._network.serve(config.client_address, services_of(self))
+        self._servers.append(client_server)
+        self.client_url = config.advertise_client_url or f"{config.scheme}://{client_server.address}"
+
+    @property
+    def client_address(self) -> str:
+        """host:port that clients reach this member at."""
+        return address_of(self.client_url)
+
+    async def ready(self) -> None:
+        """Wait until the cluster has a leader and this member has published itself."""
+        await self._published.wait()
+
+    async def wait_stopped(self) -> None:
+        """Wait until the member is stopped, be it by itself (see `removed`, `failure`)."""
+        await self._stopped.wait()
+
+    async def stop(self) -> None:
+        """End all tasks, close the servers, the store and the log. Waits if it is under way already."""
+        if self._stopping:
+            await self._stopped.wait()
+            return
+        self._stopping = True
+        if self.member_id and self._servers:
+            self._driver.proposals.fail_all(errors.Stopped)
+            self._driver.reads.fail_all(errors.Stopped)
+            self.hub.fail_all(errors.Stopped())
+        await self._end()
+
+    async def abort(self) -> None:
+        """End as a killed process would: nothing is answered, committed or closed in order."""
+        self._stopping = True
+        if self._driver is not None:
+            self._driver.abandon()
+        await self._end()
+
+    async def _end(self) -> None:
+        self._stopping = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for server in self._servers:
+            await server.stop()
+        tasks = [t for t in self._tasks if t is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._context.aclose()
+        self._stopped.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def _drive(self) -> None:
+        try:
+            await self._driver.run()
+        except Exception as e:
+            if self._driver.abandoned:
+                return
+            log.critical("member %s cannot go on: %s", self.config.name, e, exc_info=e)
+            self.failure = e
+            self._spawn(self.stop())
+
+    async def _publish(self) -> None:
+        """Tell the cluster this member's name and addresses, until it is heard."""
+        attributes = wire.Attributes(
+            id=self.member_id,
+            name=self.config.name,
+            client_urls=[self.client_url],
+            peer_urls=[self.config.peer_url],
+        )
+        while True:
+            try:
+                if self._has_moved():
+                    await self._announce(attributes)
+                # Not for long: what the log says of this member may only now come to light, by its replay.
+                async with asyncio.timeout(2 * self.election_timeout_s):
+                    await self.set_attributes(attributes)
+            except (RpcError, TimeoutError) as e:
+                log.debug("publishing failed, will be repeated: %s", e)
+                await asyncio.sleep(self.config.tick_s)
+            else:
+                self._published.set()
+                return
+
+    def _has_moved(self) -> bool:
+        held = self.machine.members.get(self.member_id)
+        return held is not None and self.config.peer_url not in held.peerURLs and bool(self.transport.peers)
+
+    async def _announce(self, attributes: wire.Attributes) -> None:
+        """The others would send to the old address: one of them must put the new one through the log."""
+        failure: RpcError = errors.NoLeader()
+        for peer in self.transport.peers:
+            stub = self.transport.stub_of(peer)
+            if stub is not None:
+                try:
+                    await stub.Claim(attributes, timeout=self.config.request_timeout_s)
+                    return
+                except RpcError as e:
+                    failure = e
+        raise failure
+
+    async def set_attributes(self, attributes: wire.Attributes) -> None:
+        await self.propose(Kind.ATTRIBUTES, attributes)
+
+    # Peers and membership
+
+    async def _find_peers(self, identity: wire.Identity) -> dict[int, str]:
+        """Addresses to begin with, as long as the log does not say them."""
+        if self.machine.members.get(self.member_id) is not None:
+            return {}
+        if identity.founder:
+            return {i: address_of(url) for i, (_, url) in self.config.founders.items()}
+        return await initial_addresses(self.config, self._peer_network, self.member_id)
+
+    def _connect(self) -> None:
+        """Keep links to the other members: where the log says they are, then where the configuration says."""
+        members = self.machine.members.all()
+        known: dict[int, list[str]] = {m.ID: [address_of(u) for u in m.peerURLs] for m in members}
+        if self.machine.members.get(self.member_id) is None:
+            # Until the log has come to this member itself, the beginning knows more.
+            for peer, address in self._first_addresses.items():
+                known.setdefault(peer, []).append(address)
+        for member in members:
+            if url := self.config.initial_cluster.get(member.name):
+                known[member.ID].append(address_of(url))
+        known.pop(self.member_id, None)
+        self.transport.set_peers({i: tuple(dict.fromkeys(tried)) for i, tried in known.items() if tried})
+
+    def _on_members(self) -> None:
+        self._connect()
+        if self.machine.members.is_removed(self.member_id):
+            # A leader tells the others of the commit before it goes.
+            self._loop.call_later(self.election_timeout_s, self.told_removed)
+        self._campaign_alone()
+
+    def told_removed(self) -> None:
+        """This member was removed from the cluster: it stops for good."""
+        if not self._stopping and not self.removed:
+            log.warning("member %s was removed from the cluster and stops", self.config.name)
+            self.removed = True
+            self._spawn(self.stop())
+
+    def _campaign_alone(self) -> None:
+        """A lone voter need not wait for an election timeout."""
+        if self.machine.conf_state.voters == (self.member_id,) and self.node.leader == raft.NONE:
+            self.node.campaign()
+            self._driver.wake()
+
+    def unreachable(self, peer: int) -> None:
+        if not self._stopping:
+            self.node.report_unreachable(peer)
+            self._driver.proposals.fail_forwarded(peer)
+
+    def members(self) -> list[pb.Member]:
+        return self.machine.members.all()
+
+    def removed_members(self) -> list[int]:
+        return self.machine.members.removed
+
+    @property
+    def reconfiguration(self) -> Reconfiguration:
+        return self._reconfiguration
+
+    async def promote_member(self, member_id: int, *, forward: bool) -> list[pb.Member]:
+        return await self._reconfiguration.promote(member_id, forward=forward)
+
+    def propose_change(self, data: bytes) -> None:
+        self._reconfiguration.propose(raft.ConfChange.decode(data))
+
+    # Input from peers
+
+    def receive(self, messages: list[raft.Message], proposals: Iterable[bytes]) -> None:
+        self._driver.step(messages)
+        for data in proposals:
+            # What cannot be taken is dropped: the proposer learns it from the next leader's first entry.
+            with contextlib.suppress(raft.ProposalDropped):
+                self.node.propose(data)
+        self._driver.wake()
+
+    async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None:
+        await self._driver.receive_snapshot(message, chunks)
+
+    # Time
+
+    def _tick(self) -> None:
+        # Set anew from now: a stalled loop must not make up for lost ticks in a burst, that would look like silence.
+        self._ticker = self._loop.call_later(self.config.tick_s, self._tick)
+        now = self._loop.time()
+        self._ticks += 1
+        self._driver.tick(now)
+        if self.node.leader == raft.NONE:
+            self._leaderless_ticks += 1
+            self._hasten_first_election()
+            if self._leaderless_ticks == LEADERLESS_TIMEOUTS * self.config.election_ticks:
+                self.hub.fail_all(errors.NoLeader(), only_with_leader=True)
+        else:
+            self._leaderless_ticks = 0
+            self._submit_parked()
+        self.leases.tick(now)
+        if self._ticks % max(1, round(self.config.progress_notify_interval_s / self.config.tick_s)) == 0:
+            self.hub.note_progress()
+
+    def _hasten_first_election(self) -> None:
+        """A new cluster's first founder stands at once instead of after a timeout; pre-vote makes it harmless."""
+        voters = self.machine.conf_state.voters
+        if self.node.term == 1 and voters and voters[0] == self.member_id and self._ticks % 2:
+            self.node.campaign()
+
+    def propose_unwatched(self, kind: Kind, request: Message) -> None:
+        """For what is repeated anyway when it is lost."""
+        with contextlib.suppress(raft.ProposalDropped):
+            self.node.propose(encode_request(0, kind, request))
+            self._driver.wake()
+
+    def _on_leader(self, state: raft.SoftState) -> None:
+        self.leases.lead(state.role is raft.Role.LEADER)
+        self._leader_changed.set()
+        self._leader_changed = asyncio.Event()
+        if state.lead != raft.NONE:
+            self._submit_parked()
+            self._driver.reads.retry()
+
+    def wake(self) -> None:
+        """Something was given to raft."""
+        self._driver.wake()
+
+    async def leader_changed(self) -> None:
+        """Wait for another leader, or for the loss of one."""
+        await self._leader_changed.wait()
+
+    def _on_restored(self) -> None:
+        self.hub.resync()
+        self._on_members()
+
+    def _notify(self, revision: int, events: list[Event]) -> None:
+        self.hub.notify(revision, events)
+
+    @property
+    def election_timeout_s(self) -> float:
+        return self.config.election_ticks * self.config.tick_s
+
+    # Requests
+
+    def random_bits(self, count: int) -> int:
+        return self._env.rng.getrandbits(count)
+
+    def next_request_id(self) -> int:
+        self._request_id = (self._request_id + 1) & ((1 << 63) - 1) or 1
+        return self._request_id
+
+    async def propose(self, kind: Kind, request: Message) -> Any:
+        """Put a request through the log and return its response, with the header's revision set.
+
+        Waits for a leader if there is none. Raises EtcdError: the request's own refusal, or that its outcome is
+        unknown (UNAVAILABLE).
+        """
+        proposals = self._driver.proposals
+        if self._stopping:
+            raise errors.Stopped
+        if len(proposals) >= self.config.max_pending_proposals:
+            raise errors.TooManyRequests
+        request_id = self.next_request_id()
+        data = encode_request(request_id, kind, request)
+        if len(data) > self.config.max_request_bytes + OVERHEAD_BYTES:
+            raise errors.RequestTooLarge
+        deadline = self._loop.time() + self.config.request_timeout_s
+        proposal = Proposal(data, request, self._loop.create_future(), deadline)
+        proposals.add(request_id, proposal)
+        self._submit(proposal)
+        try:
+            return await proposal.future
+        except asyncio.CancelledError:
+            proposals.take(request_id)
+            raise
+
+    def _submit(self, proposal: Proposal) -> None:
+        try:
+            self.node.propose(proposal.data)
+        except raft.ProposalDropped:
+            leader = self.node.leader
+            if leader in (raft.NONE, self.member_id) or not self.transport.propose(leader, proposal.data):
+                return
+            proposal.forwarded_to = leader
+        else:
+            self._driver.wake()
+        proposal.term = self.node.term
+
+    def _submit_parked(self) -> None:
+        for proposal in self._driver.proposals.parked():
+            self._submit(proposal)
+
+    def check_quota(self, size: int) -> None:
+        """Before something that needs `size` bytes is proposed. Raises NoSpace, and lets all members know."""
+        quota = self.config.quota_bytes
+        self._space_used += size
+        if not quota or self._space_used <= quota:
+            return
+        # Measured only when what was added since the last time may have filled it.
+        self._space_used = self.store.backend.size()[1] + size
+        if self._space_used > quota:
+            if not self.machine.out_of_space:
+                alarm = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=self.member_id, alarm=pb.NOSPACE)
+                self.propose_unwatched(Kind.ALARM, alarm)
+            raise errors.NoSpace
+
+    async def barrier(self) -> None:
+        """Return when the applied state is linearizable with respect to the call. Raises Timeout, Stopped."""
+        if self._stopping:
+            raise errors.Stopped
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._driver.reads.add(future, self._loop.time() + self.config.request_timeout_s)
+        await future
+
+    async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        """Raises EtcdError."""
+        if not request.serializable:
+            await self.barrier()
+        try:
+            return kv.run_range(self.store, request)
+        except Exception as e:
+            raise errors.from_store(e) from None
+
+    def header(self, revision: int) -> pb.ResponseHeader:
+        return pb.ResponseHeader(
+            cluster_id=self.cluster_id,
+            member_id=self.member_id,
+            revision=revision,
+            raft_term=self.node.term,
+        )
+
+    @property
+    def is_leader(self) -> bool:
+        return self.node.is_leader
+
+    @property
+    def leader_id(self) -> int:
+        """0 while no leader is known."""
+        return self.node.leader
+
+    @property
+    def is_learner(self) -> bool:
+        return self.member_id in self.machine.conf_state.learners
+
+    @property
+    def applied(self) -> int:
+        return self._driver.applied

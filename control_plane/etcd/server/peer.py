@@ -1,0 +1,325 @@
+"""Messages between members: one ordered stream to each peer, state transfer, forwarded calls.
+
+A stream carries batches: everything queued for the peer at the moment goes in one. Queues are bounded; when one is
+full, or its connection is lost, messages are dropped and raft is told that the peer is unreachable, which it is built
+for. One task per peer holds the connection and makes it anew.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Protocol
+
+from control_plane.etcd import raft
+from control_plane.etcd.server import errors
+from control_plane.etcd.server.codec import message_from_wire, message_to_wire
+from control_plane.etcd.server.config import MemberConfig
+from control_plane.rpc import Context, Network, RpcError, Stub
+from proto.etcd import rpc_pb2 as pb
+from proto.rayplane.v1 import raft_pb2 as wire
+
+log = logging.getLogger(__name__)
+
+DESCRIPTOR = wire.DESCRIPTOR.services_by_name["Peer"]
+#: Encoded entries and proposals in one batch, about; the connection's limit is far above.
+BATCH_BYTES_MAX = 4 << 20
+PROPOSALS_QUEUED_MAX = 5_000
+RECONNECT_S = 0.1
+SNAPSHOT_TIMEOUT_S = 600.0
+#: `RpcError.details` that tells a member it was removed from the cluster.
+REMOVED = b"removed"
+
+
+class Owner(Protocol):
+    """What the transport tells its member."""
+
+    def unreachable(self, peer: int) -> None: ...
+
+    def told_removed(self) -> None: ...
+
+
+class _Connection:
+    """One attempt of a stream; closed for good when it ends."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.wake = asyncio.Event()
+
+    def close(self) -> None:
+        self.open = False
+        self.wake.set()
+
+
+class _Link:
+    """What is on its way to one peer."""
+
+    def __init__(self, transport: "PeerTransport", peer: int, addresses: tuple[str, ...]) -> None:
+        self.addresses = addresses
+        self._attempt = 0
+        self._transport = transport
+        self._peer = peer
+        self._messages: deque[raft.Message] = deque()
+        self._proposals: deque[bytes] = deque()
+        self._connection: _Connection | None = None
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"peer-{peer:x}")
+
+    @property
+    def address(self) -> str:
+        """The one in use; after a failure it is the next one's turn."""
+        return self.addresses[self._attempt % len(self.addresses)]
+
+    def send(self, message: raft.Message) -> bool:
+        """False when the message is dropped: the queue is full or there is no connection."""
+        if self._connection is None or len(self._messages) >= self._transport.queue_max:
+            return False
+        self._messages.append(message)
+        self._connection.wake.set()
+        return True
+
+    def propose(self, data: bytes) -> bool:
+        if self._connection is None or len(self._proposals) >= PROPOSALS_QUEUED_MAX:
+            return False
+        self._proposals.append(data)
+        self._connection.wake.set()
+        return True
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            connection = self._connection = _Connection()
+            stub = self._transport.stub(self.address)
+            try:
+                async with contextlib.aclosing(stub.Send(self._batches(connection))) as stream:
+                    async for _ in stream:
+                        break
+            except RpcError as e:
+                log.debug("stream to %x at %s ended: %s", self._peer, self.address, e)
+                if e.details == REMOVED:
+                    self._transport.owner.told_removed()
+            finally:
+                connection.close()
+                self._connection = None
+                self._messages.clear()
+                self._proposals.clear()
+            self._attempt += 1
+            self._transport.owner.unreachable(self._peer)
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _batches(self, connection: _Connection) -> AsyncIterator[wire.Batch]:
+        while True:
+            while connection.open and not self._messages and not self._proposals:
+                connection.wake.clear()
+                await connection.wake.wait()
+            if not connection.open:
+                return
+            yield self._take()
+
+    def _take(self) -> wire.Batch:
+        transport = self._transport
+        batch = wire.Batch(cluster_id=transport.cluster_id, to=self._peer, **{"from": transport.member_id})  # type: ignore[arg-type]
+        size = 0
+        while self._messages and size < BATCH_BYTES_MAX:
+            message = self._messages.popleft()
+            size += sum([len(e.data) for e in message.entries])
+            batch.messages.append(message_to_wire(message))
+        while self._proposals and size < BATCH_BYTES_MAX:
+            data = self._proposals.popleft()
+            size += len(data)
+            batch.proposals.append(data)
+        return batch
+
+
+class PeerTransport:
+    """All links of one member."""
+
+    def __init__(self, network: Network, owner: Owner, *, member_id: int, cluster_id: int, queue_max: int) -> None:
+        self.owner = owner
+        self.member_id = member_id
+        self.cluster_id = cluster_id
+        self.queue_max = queue_max
+        self._network = network
+        self._links: dict[int, _Link] = {}
+        self._retired: dict[asyncio.Task[None], None] = {}
+
+    def stub(self, address: str) -> Stub:
+        return Stub(self._network.channel(address), DESCRIPTOR)
+
+    @property
+    def peers(self) -> list[int]:
+        return sorted(self._links)
+
+    def stub_of(self, peer: int) -> Stub | None:
+        """Calls to a peer; None when its address is not known."""
+        link = self._links.get(peer)
+        return self.stub(link.address) if link is not None else None
+
+    def set_peers(self, addresses: dict[int, tuple[str, ...]]) -> None:
+        """Keep links to exactly these; each has one or more addresses, tried in turn."""
+        for peer in list(self._links):
+            if addresses.get(peer) != self._links[peer].addresses:
+                task = asyncio.get_running_loop().create_task(self._links.pop(peer).stop())
+                self._retired[task] = None
+                task.add_done_callback(lambda done: self._retired.pop(done, None))
+        for peer, tried in sorted(addresses.items()):
+            if peer not in self._links:
+                self._links[peer] = _Link(self, peer, tried)
+
+    def send(self, messages: Iterable[raft.Message]) -> None:
+        for message in messages:
+            link = self._links.get(message.to)
+            if (link is None or not link.send(message)) and message.entries:
+                self.owner.unreachable(message.to)
+
+    def propose(self, peer: int, data: bytes) -> bool:
+        """Hand a proposal to the leader; False when it cannot be reached now."""
+        link = self._links.get(peer)
+        return link is not None and link.propose(data)
+
+    async def send_snapshot(self, message: raft.Message, chunks: Iterator[bytes]) -> None:
+        """Ship a SNAP message and the state it speaks of. Raises RpcError."""
+        stub = self.stub_of(message.to)
+        if stub is None:
+            raise errors.MemberNotFound
+        requests = _snapshot_chunks(self.cluster_id, message, chunks)
+        async with contextlib.aclosing(stub.Snapshot(requests, timeout=SNAPSHOT_TIMEOUT_S)) as stream:
+            async for _ in stream:
+                break
+
+    async def stop(self) -> None:
+        for link in self._links.values():
+            await link.stop()
+        self._links.clear()
+        await asyncio.gather(*self._retired, return_exceptions=True)
+
+
+async def _snapshot_chunks(
+    cluster_id: int, message: raft.Message, chunks: Iterator[bytes]
+) -> AsyncIterator[wire.SnapshotChunk]:
+    yield wire.SnapshotChunk(cluster_id=cluster_id, message=message_to_wire(message))
+    for chunk in chunks:
+        yield wire.SnapshotChunk(data=chunk)
+
+
+class LeaseTime(Protocol):
+    """What the leader knows of time."""
+
+    def renew(self, lease_id: int) -> int: ...
+
+    def remaining(self, lease_id: int) -> int: ...
+
+
+class Receiver(Protocol):
+    """What the peer service asks its member for."""
+
+    member_id: int
+    cluster_id: int
+    config: MemberConfig
+
+    @property
+    def leases(self) -> LeaseTime: ...
+
+    def receive(self, messages: list[raft.Message], proposals: Iterable[bytes]) -> None: ...
+
+    async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None: ...
+
+    def members(self) -> list[pb.Member]: ...
+
+    def removed_members(self) -> list[int]: ...
+
+    async def set_attributes(self, attributes: wire.Attributes) -> None: ...
+
+    async def promote_member(self, member_id: int, *, forward: bool) -> list[pb.Member]: ...
+
+    def propose_change(self, data: bytes) -> None: ...
+
+
+class PeerService:
+    """Answers the other members."""
+
+    def __init__(self, member: Receiver) -> None:
+        self._member = member
+
+    async def Send(self, requests: AsyncIterator[wire.Batch], context: Context) -> wire.StreamEnd:
+        self._permit(context)
+        async for batch in requests:
+            self._check(batch.cluster_id)
+            if batch.to != self._member.member_id:
+                raise RpcError(
+                    errors.Code.FAILED_PRECONDITION, f"this is member {self._member.member_id:x}, not {batch.to:x}"
+                )
+            self._check_removed(getattr(batch, "from"))
+            self._member.receive([message_from_wire(m) for m in batch.messages], batch.proposals)
+        return wire.StreamEnd()
+
+    async def Snapshot(self, requests: AsyncIterator[wire.SnapshotChunk], context: Context) -> wire.SnapshotReceived:
+        self._permit(context)
+        first = await anext(aiter(requests), None)
+        if first is None:
+            raise RpcError(errors.Code.INVALID_ARGUMENT, "an empty snapshot stream")
+        self._check(first.cluster_id)
+        await self._member.receive_snapshot(message_from_wire(first.message), _data(requests))
+        return wire.SnapshotReceived()
+
+    def _permit(self, context: Context) -> None:
+        if not self._member.config.permits(context.identity):
+            raise errors.PermissionDenied
+
+    def _check(self, cluster_id: int) -> None:
+        if cluster_id != self._member.cluster_id:
+            raise RpcError(
+                errors.Code.FAILED_PRECONDITION,
+                f"this is cluster {self._member.cluster_id:x}, not {cluster_id:x}: check initial_cluster",
+            )
+
+    def _check_removed(self, sender: int) -> None:
+        if sender in self._member.removed_members():
+            raise RpcError(
+                errors.Code.FAILED_PRECONDITION, f"member {sender:x} has been removed from the cluster", REMOVED
+            )
+
+    async def Renew(self, request: wire.RenewRequest, context: Context) -> wire.RenewResponse:
+        self._permit(context)
+        try:
+            return wire.RenewResponse(ttl=self._member.leases.renew(request.id))
+        except errors.LeaseNotFound:
+            return wire.RenewResponse(ttl=0)
+
+    async def Remaining(self, request: wire.RemainingRequest, context: Context) -> wire.RemainingResponse:
+        self._permit(context)
+        try:
+            return wire.RemainingResponse(remaining=self._member.leases.remaining(request.id))
+        except errors.LeaseNotFound:
+            return wire.RemainingResponse(remaining=-1)
+
+    async def Members(self, request: wire.MembersRequest, context: Context) -> wire.MembersResponse:
+        self._permit(context)
+        return wire.MembersResponse(
+            cluster_id=self._member.cluster_id,
+            members=self._member.members(),
+            removed=self._member.removed_members(),
+        )
+
+    async def Claim(self, request: wire.Attributes, context: Context) -> wire.AttributesSet:
+        self._permit(context)
+        await self._member.set_attributes(request)
+        return wire.AttributesSet()
+
+    async def Promote(self, request: pb.MemberPromoteRequest, context: Context) -> pb.MemberPromoteResponse:
+        self._permit(context)
+        members = await self._member.promote_member(request.ID, forward=False)
+        return pb.MemberPromoteResponse(members=members)
+
+    async def ProposeChange(self, request: wire.Change, context: Context) -> wire.ChangeProposed:
+        self._permit(context)
+        self._member.propose_change(request.data)
+        return wire.ChangeProposed()
+
+
+async def _data(requests: AsyncIterator[wire.SnapshotChunk]) -> AsyncIterator[bytes]:
+    async for chunk in requests:
+        yield chunk.data

@@ -1,0 +1,230 @@
+"""From a data directory to a member that can run: found, join, or restart.
+
+The log (`wal/`) is the truth; the store (`mvcc/`) may lag behind it, never run ahead; snapshot files (`snap/`) let
+the log be cut short and the store be rebuilt when the machine stopped uncleanly. A directory belongs to one identity.
+A member that lost its directory is refused under its old id: the others know that it has been there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from control_plane.etcd import raft
+from control_plane.etcd.server.apply import Notify, StateMachine
+from control_plane.etcd.server.cluster import address_of
+from control_plane.etcd.server.codec import (
+    decode_hard_state,
+    encode_hard_state,
+    encode_member,
+    from_record,
+    to_record,
+)
+from control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
+from control_plane.etcd.server.errors import RefusedToStart
+from control_plane.etcd.server.peer import DESCRIPTOR
+from control_plane.rpc import Network, RpcError, Stub
+from proto.etcd.rpc_pb2 import Member
+from proto.rayplane.v1 import raft_pb2 as wire
+from storage.env import Disk, Env
+from storage.mvcc import Backend, LmdbBackend, MemoryBackend, Store
+from storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
+
+log = logging.getLogger(__name__)
+
+BackendFactory = Callable[[Disk], Backend]
+STORE_DIRECTORY = "mvcc"
+PROBE_TIMEOUT_S = 1.0
+#: How often a joining member asks the others before it gives up, and how long it waits between.
+JOIN_ATTEMPTS = 20
+JOIN_RETRY_S = 0.5
+
+
+def default_backend(disk: Disk) -> Backend:
+    """LMDB where the disk has real paths, memory where it has none (the log rebuilds it)."""
+    path = disk.local_path(STORE_DIRECTORY)
+    return LmdbBackend(path) if path is not None else MemoryBackend()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Everything a member begins with."""
+
+    identity: wire.Identity
+    wal: Wal
+    snapshots: SnapshotFiles
+    mark: SnapshotMark | None
+    machine: StateMachine
+    storage: raft.MemoryStorage
+
+
+async def recover(
+    config: MemberConfig, env: Env, network: Network, backend_factory: BackendFactory, notify: Notify
+) -> Recovery:
+    """Open or make the data directory (locked by the caller). Raises RefusedToStart and the storage's errors."""
+    if Wal.exists(env.disk):
+        wal, recovered = await Wal.open(env.disk, segment_bytes=config.wal_segment_bytes)
+        identity = wire.Identity.FromString(recovered.metadata)
+    else:
+        env.disk.remove(STORE_DIRECTORY)
+        identity = await _new_identity(config, network)
+        metadata = identity.SerializeToString()
+        wal = await Wal.create(env.disk, metadata, segment_bytes=config.wal_segment_bytes)
+        recovered = Recovered(metadata=metadata)
+    snapshots = SnapshotFiles(env.disk)
+    try:
+        # Nothing but what interrupted writes left.
+        await snapshots.prune(keep=1 << 30)
+        if not recovered.entries and recovered.snapshot is None:
+            if identity.founder:
+                await _found(config, wal, recovered, snapshots)
+            else:
+                await _claim(config, network, identity.member_id)
+        store = _open_store(env.disk, backend_factory, snapshots, recovered.snapshot)
+        machine = StateMachine(store, notify)
+        return Recovery(identity, wal, snapshots, recovered.snapshot, machine, _raft_storage(recovered, machine))
+    except BaseException:
+        await wal.close()
+        raise
+
+
+async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots: SnapshotFiles) -> None:
+    """Begin the log of a founding member: the same entries on all of them."""
+    if snapshots.marks():
+        raise RefusedToStart("a restore into this data directory was interrupted: empty it and restore again")
+    peers = [(i, encode_member(0, Member(ID=i, peerURLs=[url]))) for i, (_, url) in config.founders.items()]
+    hard_state, entries = raft.bootstrap(peers)
+    recovered.hard_state = encode_hard_state(hard_state)
+    recovered.entries = [to_record(e) for e in entries]
+    await wal.save(recovered.hard_state, recovered.entries)
+
+
+def _open_store(
+    disk: Disk, backend_factory: BackendFactory, snapshots: SnapshotFiles, mark: SnapshotMark | None
+) -> Store:
+    backend = backend_factory(disk)
+    if not backend.trusted:
+        log.warning("the machine stopped uncleanly: the store is rebuilt from the last snapshot and the log")
+        backend.close()
+        disk.remove(STORE_DIRECTORY)
+        backend = backend_factory(disk)
+    store = Store(backend)
+    if mark is not None and store.applied.index < mark.index:
+        store.restore(snapshots.read(mark))
+    return store
+
+
+def _raft_storage(recovered: Recovered, machine: StateMachine) -> raft.MemoryStorage:
+    applied = machine.store.applied
+    mark = recovered.snapshot or SnapshotMark(0, 0)
+    entries = [from_record(r) for r in recovered.entries]
+    if entries and entries[0].term < mark.term:
+        # Left from before a snapshot of the leader replaced the log: never committed.
+        entries = []
+    last = entries[-1].index if entries else mark.index
+    if applied.index > last:
+        raise RefusedToStart(
+            f"the store holds the effect of entry {applied.index} but the log ends at {last}: the log was lost or "
+            "replaced; remove this member from the cluster, delete its data directory and add it again"
+        )
+    state = decode_hard_state(recovered.hard_state or b"")
+    terms = max(state.term, mark.term, entries[-1].term if entries else 0)
+    vote = state.vote if terms == state.term else raft.NONE
+    conf_state = machine.conf_state
+    snapshot = raft.Snapshot(mark.index, mark.term, conf_state) if mark.index else None
+    return raft.MemoryStorage(
+        entries=entries,
+        snapshot=snapshot,
+        # The commit index is not synced by itself; what is applied was committed.
+        hard_state=raft.HardState(terms, vote, max(state.commit, applied.index, mark.index)),
+        conf_state=conf_state,
+    )
+
+
+# Identity
+
+
+async def _new_identity(config: MemberConfig, network: Network) -> wire.Identity:
+    others = [address_of(u) for n, u in sorted(config.initial_cluster.items()) if n != config.name]
+    if config.cluster_state == "new":
+        founders = config.founders
+        own = member_id([config.peer_url], config.initial_cluster_token)
+        for answer in await _ask_all(network, others):
+            _check_may_found(config, own, answer)
+        return wire.Identity(member_id=own, cluster_id=cluster_id(list(founders)), founder=True)
+    answer = await _ask_until(network, others)
+    for member in answer.members:
+        if config.peer_url in member.peerURLs:
+            if member.name:
+                raise _lost_directory(config, member.ID)
+            return wire.Identity(member_id=member.ID, cluster_id=answer.cluster_id, founder=False)
+    raise RefusedToStart(
+        f"no member of the cluster has the peer URL {config.peer_url}: add it first (member add), then start it"
+    )
+
+
+def _check_may_found(config: MemberConfig, own: int, answer: wire.MembersResponse) -> None:
+    """Another founder that runs already knows whether this one has been there before."""
+    held = next((m for m in answer.members if own == m.ID), None)
+    if own in answer.removed or (held is not None and held.name):
+        raise _lost_directory(config, own)
+    if answer.members and held is None:
+        raise RefusedToStart(
+            f"the cluster exists already without the peer URL {config.peer_url}: add this member, then start it "
+            'with cluster_state "existing"'
+        )
+
+
+def _lost_directory(config: MemberConfig, own: int) -> RefusedToStart:
+    return RefusedToStart(
+        f"member {own:x} ({config.name}) has taken part already but its data directory is empty: it could forget "
+        "what it acknowledged; remove it from the cluster, add it as a new member, and start that"
+    )
+
+
+async def _ask(network: Network, address: str) -> wire.MembersResponse | None:
+    stub = Stub(network.channel(address), DESCRIPTOR)
+    try:
+        answer: wire.MembersResponse = await stub.Members(wire.MembersRequest(), timeout=PROBE_TIMEOUT_S)
+    except RpcError as e:
+        log.debug("no answer from %s: %s", address, e)
+        return None
+    return answer
+
+
+async def _ask_all(network: Network, addresses: list[str]) -> list[wire.MembersResponse]:
+    answers = await asyncio.gather(*(_ask(network, a) for a in addresses))
+    return [a for a in answers if a is not None]
+
+
+async def _ask_until(network: Network, addresses: list[str]) -> wire.MembersResponse:
+    for _ in range(JOIN_ATTEMPTS):
+        answers = [a for a in await _ask_all(network, addresses) if a.members]
+        if answers:
+            # The longest list and the one that knows of most removals is the newest.
+            return max(answers, key=lambda a: (len(a.removed), len(a.members)))
+        await asyncio.sleep(JOIN_RETRY_S)
+    raise RefusedToStart(f"no member of the cluster answers at {', '.join(addresses)}: check initial_cluster")
+
+
+async def _claim(config: MemberConfig, network: Network, own: int) -> None:
+    """Tell the cluster that this id exists now; only then may it take part."""
+    others = [address_of(u) for n, u in sorted(config.initial_cluster.items()) if n != config.name]
+    request = wire.Attributes(id=own, name=config.name, peer_urls=[config.peer_url])
+    for _ in range(JOIN_ATTEMPTS):
+        for address in others:
+            stub = Stub(network.channel(address), DESCRIPTOR)
+            try:
+                await stub.Claim(request, timeout=config.request_timeout_s)
+                return
+            except RpcError as e:
+                log.debug("%s did not take the claim: %s", address, e)
+        await asyncio.sleep(JOIN_RETRY_S)
+    raise RefusedToStart(f"no member of the cluster answers at {', '.join(others)}: check initial_cluster")
+
+
+async def initial_addresses(config: MemberConfig, network: Network, own: int) -> dict[int, str]:
+    """Where the others are, for a joining member whose log does not say it yet."""
+    others = [address_of(u) for n, u in sorted(config.initial_cluster.items()) if n != config.name]
+    answer = await _ask_until(network, others)
+    return {m.ID: address_of(m.peerURLs[0]) for m in answer.members if own != m.ID and m.peerURLs}

@@ -1,0 +1,204 @@
+"""The etcd v3 services that clients use all the time: KV, Watch, Lease. Thin: checks, then the member.
+
+Every response carries the member's header. A caller that sends the metadata `hasleader: true` is refused while no
+leader is known. A learner answers serializable reads and status only.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from control_plane.etcd.server import errors, kv
+from control_plane.etcd.server.codec import Kind
+from control_plane.etcd.server.watch import WatchStream
+from control_plane.rpc import Context, RpcError, Service
+from proto.etcd import rpc_pb2 as pb
+
+if TYPE_CHECKING:
+    from control_plane.etcd.server.member import Member
+
+
+class Base:
+    """What all services share."""
+
+    def __init__(self, member: "Member") -> None:
+        self.member = member
+
+    def gate(self, context: Context, *, learner: bool = False) -> None:
+        """Raises PermissionDenied, NoLeader, LearnerRefuses. `learner`: whether a learner may answer."""
+        member = self.member
+        if not member.config.permits(context.identity):
+            raise errors.PermissionDenied
+        if context.metadata.get("hasleader") == "true" and not member.leader_id:
+            raise errors.NoLeader
+        if not learner and member.is_learner:
+            raise errors.LearnerRefuses
+
+    def stamp(self, response: Any) -> Any:
+        """Complete the header of a response that has the revision only."""
+        header = response.header
+        header.cluster_id = self.member.cluster_id
+        header.member_id = self.member.member_id
+        header.raft_term = self.member.node.term
+        return response
+
+    def header(self) -> pb.ResponseHeader:
+        return self.member.header(self.member.store.revision)
+
+
+class KVService(Base):
+    """etcdserverpb.KV."""
+
+    async def Range(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse:
+        self.gate(context, learner=request.serializable)
+        kv.check_range(request)
+        response: pb.RangeResponse = self.stamp(await self.member.range(request))
+        return response
+
+    async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:
+        self.gate(context)
+        kv.check_put(request)
+        self._check_size(request)
+        response: pb.PutResponse = self.stamp(await self.member.propose(Kind.PUT, request))
+        return response
+
+    async def DeleteRange(self, request: pb.DeleteRangeRequest, context: Context) -> pb.DeleteRangeResponse:
+        self.gate(context)
+        kv.check_delete(request)
+        response: pb.DeleteRangeResponse = self.stamp(await self.member.propose(Kind.DELETE_RANGE, request))
+        return response
+
+    async def Txn(self, request: pb.TxnRequest, context: Context) -> pb.TxnResponse:
+        self.gate(context)
+        kv.check_txn(request, self.member.config.max_txn_ops)
+        if kv.is_read_only(request):
+            if not kv.is_serializable(request):
+                await self.member.barrier()
+            try:
+                response: pb.TxnResponse = kv.run_read_only_txn(self.member.store, request)
+            except Exception as e:
+                raise errors.from_store(e) from None
+        else:
+            self._check_size(request)
+            response = await self.member.propose(Kind.TXN, request)
+        self.stamp(response)
+        return response
+
+    async def Compact(self, request: pb.CompactionRequest, context: Context) -> pb.CompactionResponse:
+        self.gate(context)
+        response: pb.CompactionResponse = self.stamp(await self.member.propose(Kind.COMPACT, request))
+        return response
+
+    def _check_size(self, request: pb.PutRequest | pb.TxnRequest) -> None:
+        size = request.ByteSize()
+        if size > self.member.config.max_request_bytes:
+            raise errors.RequestTooLarge
+        if isinstance(request, pb.PutRequest) or kv.puts_anything(request):
+            self.member.check_quota(size)
+
+
+class WatchService(Base):
+    """etcdserverpb.Watch: one stream of the hub per call."""
+
+    async def Watch(
+        self, requests: AsyncIterator[pb.WatchRequest], context: Context
+    ) -> AsyncIterator[pb.WatchResponse]:
+        self.gate(context)
+        stream = self.member.hub.open()
+        stream.requires_leader = context.metadata.get("hasleader") == "true"
+        reader = asyncio.get_running_loop().create_task(_read(requests, stream))
+        try:
+            while True:
+                try:
+                    responses = await stream.next()
+                except _ClientDone:
+                    return
+                for response in responses:
+                    yield response
+        finally:
+            stream.close()
+            reader.cancel()
+
+
+class _ClientDone(Exception):
+    """The client has half-closed its stream: etcd ends it then."""
+
+
+async def _read(requests: AsyncIterator[pb.WatchRequest], stream: WatchStream) -> None:
+    try:
+        async for request in requests:
+            kind = request.WhichOneof("request_union")
+            if kind == "create_request":
+                stream.create(request.create_request)
+            elif kind == "cancel_request":
+                stream.cancel(request.cancel_request.watch_id)
+            elif kind == "progress_request":
+                stream.request_progress()
+    except RpcError:
+        stream.fail(errors.WatchCanceled())
+    else:
+        stream.fail(_ClientDone())
+
+
+class LeaseService(Base):
+    """etcdserverpb.Lease."""
+
+    async def LeaseGrant(self, request: pb.LeaseGrantRequest, context: Context) -> pb.LeaseGrantResponse:
+        self.gate(context)
+        if not request.ID:
+            request.ID = self.member.leases.new_id()
+        self.member.check_quota(0)
+        response: pb.LeaseGrantResponse = self.stamp(await self.member.propose(Kind.LEASE_GRANT, request))
+        return response
+
+    async def LeaseRevoke(self, request: pb.LeaseRevokeRequest, context: Context) -> pb.LeaseRevokeResponse:
+        self.gate(context)
+        response: pb.LeaseRevokeResponse = self.stamp(await self.member.propose(Kind.LEASE_REVOKE, request))
+        return response
+
+    async def LeaseKeepAlive(
+        self, requests: AsyncIterator[pb.LeaseKeepAliveRequest], context: Context
+    ) -> AsyncIterator[pb.LeaseKeepAliveResponse]:
+        self.gate(context)
+        async for request in requests:
+            # As in etcd, the revision is that from before the renewal.
+            header = self.header()
+            ttl = await self.member.leases.keep_alive(request.ID)
+            yield pb.LeaseKeepAliveResponse(header=header, ID=request.ID, TTL=ttl)
+
+    async def LeaseTimeToLive(self, request: pb.LeaseTimeToLiveRequest, context: Context) -> pb.LeaseTimeToLiveResponse:
+        self.gate(context)
+        remaining = await self.member.leases.time_to_live(request.ID)
+        response = pb.LeaseTimeToLiveResponse(header=self.header(), ID=request.ID, TTL=remaining)
+        if remaining < 0:
+            return response
+        # The leader knows the lease; this member may have to come up to it first.
+        await self.member.barrier()
+        with contextlib.suppress(errors.LeaseNotFound):
+            lease = self.member.lessor.get(request.ID)
+            response.grantedTTL = lease.ttl
+            if request.keys:
+                response.keys.extend(sorted(lease.keys))
+        return response
+
+    async def LeaseLeases(self, request: pb.LeaseLeasesRequest, context: Context) -> pb.LeaseLeasesResponse:
+        self.gate(context)
+        await self.member.barrier()
+        leases = [pb.LeaseStatus(ID=i) for i in self.member.lessor.ids()]
+        return pb.LeaseLeasesResponse(header=self.header(), leases=leases)
+
+
+def services_of(member: "Member") -> Sequence[Service]:
+    """Everything that a member serves to clients."""
+    from control_plane.etcd.server.admin_services import AuthService, ClusterService, MaintenanceService
+
+    handlers: list[tuple[str, Base]] = [
+        ("KV", KVService(member)),
+        ("Watch", WatchService(member)),
+        ("Lease", LeaseService(member)),
+        ("Cluster", ClusterService(member)),
+        ("Maintenance", MaintenanceService(member)),
+        ("Auth", AuthService(member)),
+    ]
+    return [Service(pb.DESCRIPTOR.services_by_name[name], handler) for name, handler in handlers]
