@@ -1,0 +1,25 @@
+"""What components use to talk to etcd and to the API.
+
+Owns the etcd client, the API client over gRPC, informers, the work queue, leader election by Lease, and the event
+recorder. Owns no policy of any component. Everything runs on the caller's event loop; every object here that starts
+tasks has a `stop`.
+"""
+
+from control_plane.client.api import ApiClient, ObjectList, WatchEvent
+from control_plane.client.election import ElectionTiming, LeaderElector
+from control_plane.client.etcd import EtcdClient
+from control_plane.client.events import EventRecorder
+from control_plane.client.informer import Informer
+from control_plane.client.workqueue import WorkQueue
+
+__all__ = [
+    "ApiClient",
+    "ElectionTiming",
+    "EtcdClient",
+    "EventRecorder",
+    "Informer",
+    "LeaderElector",
+    "ObjectList",
+    "WatchEvent",
+    "WorkQueue",
+]

@@ -1,0 +1,247 @@
+"""A client of the API over gRPC: objects in, objects out, `ApiError` when the server says no."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import orjson
+from google.protobuf.message import Message
+
+from control_plane.api import errors
+from control_plane.api.errors import ApiError
+from control_plane.api.meta import Object
+from control_plane.client import ops
+from control_plane.client.endpoints import Endpoints, call_any
+from control_plane.rpc import Network, RpcError, Stub
+from proto.rayplane.v1 import objects_pb2 as pb
+
+_SERVICES = pb.DESCRIPTOR.services_by_name
+# The class below has a method `list`, which hides the type inside it.
+_Answers = list[Object | ApiError]
+_Events = list["WatchEvent"]
+_Objects = list[Object]
+TIMEOUT_S = 10.0
+LIST_PAGE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectList:
+    """The answer to a list: items as of `resource_version`."""
+
+    items: list[Object]
+    resource_version: str
+    continue_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One event: `type` is ADDED, MODIFIED, DELETED or BOOKMARK."""
+
+    type: str
+    object: Object
+
+
+class ApiClient:
+    """Calls the API servers in turn; what cannot have had an effect is tried again on another.
+
+    `resource` is "pods" or "deployments.apps" (plural and group; the version is the group's preferred one). Raises
+    `ApiError` subclasses; ServiceUnavailable when no server answered in time.
+    """
+
+    def __init__(self, network: Network, endpoints: Sequence[str], *, first: int = 0, token: str = "") -> None:
+        self.endpoints = Endpoints(endpoints, first=first)
+        self._network = network
+        self._metadata = {"authorization": f"Bearer {token}"} if token else None
+        self._stubs: dict[tuple[str, str], Stub] = {}
+
+    async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:
+        operation = ops.get(resource, name, namespace, subresource=subresource)
+        return await self._object("Get", operation.get, idempotent=True)
+
+    async def list(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 0,
+        continue_token: str = "",
+        resource_version: str = "",
+    ) -> ObjectList:
+        """One page when `limit` is given, else everything."""
+        items: _Objects = []
+        while True:
+            request = pb.ListRequest(
+                ref=ops.ref(resource, namespace),
+                label_selector=label_selector,
+                field_selector=field_selector,
+                limit=limit or LIST_PAGE,
+                resource_version=resource_version,
+            )
+            setattr(request, "continue", continue_token)
+            response = await self._call("Objects", "List", request, idempotent=True)
+            items.extend(orjson.loads(item) for item in response.items)
+            continue_token = getattr(response, "continue")
+            if limit or not continue_token:
+                return ObjectList(items, response.resource_version, continue_token)
+
+    async def create(self, resource: str, obj: Object, *, subresource: str = "", dry_run: bool = False) -> Object:
+        operation = ops.create(resource, obj, subresource=subresource, dry_run=dry_run)
+        return await self._object("Create", operation.create)
+
+    async def update(self, resource: str, obj: Object, *, subresource: str = "") -> Object:
+        operation = ops.update(resource, obj, subresource=subresource)
+        return await self._object("Update", operation.update)
+
+    async def update_status(self, resource: str, obj: Object) -> Object:
+        return await self.update(resource, obj, subresource="status")
+
+    async def patch(
+        self,
+        resource: str,
+        name: str,
+        namespace: str,
+        body: Any,
+        *,
+        kind: str = "merge",
+        subresource: str = "",
+        field_manager: str = "",
+        field_validation: str = "",
+        force: bool = False,
+    ) -> Object:
+        """`force`: a server-side apply takes over fields that others own."""
+        operation = ops.patch(
+            resource,
+            name,
+            namespace,
+            body,
+            kind=kind,
+            subresource=subresource,
+            field_manager=field_manager,
+            field_validation=field_validation,
+            force=force,
+        )
+        return await self._object("Patch", operation.patch)
+
+    async def delete(
+        self,
+        resource: str,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        grace_period_s: int | None = None,
+        propagation: str = "",
+    ) -> Object:
+        """The object as it is being deleted, or a Status when it is gone."""
+        operation = ops.delete(
+            resource,
+            name,
+            namespace,
+            uid=uid,
+            resource_version=resource_version,
+            grace_period_s=grace_period_s,
+            propagation=propagation,
+        )
+        return await self._object("Delete", operation.delete)
+
+    async def batch(self, operations: Sequence[pb.Operation], *, timeout: float = TIMEOUT_S) -> _Answers:
+        """Independent operations in one call; an answer or an error for each, in their order."""
+        if not operations:
+            return []
+        request = pb.BatchRequest(operations=operations)
+        response = await self._call("Objects", "Batch", request, timeout=timeout)
+        return [
+            errors.from_status(orjson.loads(r.status)) if r.status else orjson.loads(r.json) for r in response.results
+        ]
+
+    async def watch(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        resource_version: str = "",
+        send_initial_events: bool = False,
+    ) -> AsyncGenerator[_Events, None]:
+        """Events from `resource_version` on, in groups as they came; bookmarks included.
+
+        Raises Expired (410) when the version is too old: list again. Raises ServiceUnavailable when the server goes
+        away: watch again from the last version seen.
+        """
+        request = pb.WatchRequest(
+            ref=ops.ref(resource, namespace),
+            label_selector=label_selector,
+            field_selector=field_selector,
+            resource_version=resource_version,
+            allow_bookmarks=True,
+            send_initial_events=send_initial_events,
+        )
+        address = self.endpoints.pick()
+        stream = self._stub("Objects", address).Watch(request, metadata=self._metadata)
+        try:
+            async with aclosing(stream) as responses:
+                async for response in responses:
+                    events = [WatchEvent(e.type, orjson.loads(e.json)) for e in response.events]
+                    for event in events:
+                        if event.type == "ERROR":
+                            raise errors.from_status(event.object)
+                    yield events
+        except RpcError as e:
+            if e.retryable:
+                self.endpoints.failed(address)
+            raise api_error(e) from e
+
+    async def discover(self) -> pb.EndpointsResponse:
+        """Where all replicas are now; calls go to those API servers from here on."""
+        response: pb.EndpointsResponse = await self._call(
+            "Discovery", "Endpoints", pb.EndpointsRequest(), idempotent=True
+        )
+        self.endpoints.replace(list(response.grpc))
+        return response
+
+    async def _object(self, method: str, request: Message, *, idempotent: bool = False) -> Object:
+        response = await self._call("Objects", method, request, idempotent=idempotent)
+        obj: Object = orjson.loads(response.json)
+        return obj
+
+    async def _call(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        *,
+        idempotent: bool = False,
+        timeout: float = TIMEOUT_S,
+    ) -> Any:
+        async def once(address: str, left: float) -> Any:
+            call = getattr(self._stub(service, address), method)
+            return await call(request, timeout=left, metadata=self._metadata)
+
+        try:
+            return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent)
+        except RpcError as e:
+            raise api_error(e) from e
+
+    def _stub(self, service: str, address: str) -> Stub:
+        stub = self._stubs.get((service, address))
+        if stub is None:
+            stub = Stub(self._network.channel(address), _SERVICES[service])
+            self._stubs[service, address] = stub
+        return stub
+
+
+def api_error(error: RpcError) -> ApiError:
+    """The API's error that a failed call carries, or the one that tells of the failed call."""
+    if error.details:
+        return errors.from_status(orjson.loads(error.details))
+    if error.code is grpc.StatusCode.UNAVAILABLE:
+        return errors.ServiceUnavailable(f"no API server answered: {error.message}")
+    if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.Timeout("the API server did not answer in time")
+    return errors.InternalError(str(error))

@@ -1,0 +1,169 @@
+"""Leader election by a Lease object (coordination.k8s.io/v1; the rules of client-go's `leaderelection`).
+
+A candidate takes the Lease when its holder has not renewed it for the lease's duration, measured on the candidate's
+own clock since it last saw the Lease change. The leader gives up when it could not renew for `renew_deadline_s`,
+which is shorter than the duration: two never lead at once while clocks tick at about the same rate. Writes of a
+leader that lost without noticing are refused by the objects' resource versions.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from control_plane.api.meta import Object
+from control_plane.client.api import ApiClient
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+
+LEASES = "leases.coordination.k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionTiming:
+    """Seconds; `retry_s` < `renew_deadline_s` < `duration_s`."""
+
+    duration_s: float = 15.0
+    renew_deadline_s: float = 10.0
+    retry_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retry_s < self.renew_deadline_s < self.duration_s:
+            raise ValueError(f"election timing must rise: retry < renew deadline < duration, not {self}")
+
+    @staticmethod
+    def profile(name: str) -> "ElectionTiming":
+        """`fast` for test clusters, `kubernetes` for Kubernetes' own figures."""
+        return {"fast": ElectionTiming(4.0, 3.0, 0.5), "kubernetes": ElectionTiming()}[name]
+
+
+class LeaderElector:
+    """One candidate. `run` goes on until cancelled; it runs `lead` while this candidate leads."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        env: Env,
+        *,
+        name: str,
+        identity: str,
+        timing: ElectionTiming,
+        namespace: str = "kube-system",
+    ) -> None:
+        self.is_leader = False
+        self._client = client
+        self._env = env
+        self._name = name
+        self._identity = identity
+        self._timing = timing
+        self._namespace = namespace
+        self._seen: tuple[str, str] = ("", "")
+        self._seen_at = 0.0
+        # What happened after sending a renewal that got no answer is unknown: the term ends counting from the sending.
+        self._renewed_at = 0.0
+
+    async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
+        try:
+            while True:
+                while not await self._try():
+                    await asyncio.sleep(self._jittered(self._timing.retry_s))
+                log.info("%s leads %s", self._identity, self._name)
+                self.is_leader = True
+                await self._hold(lead)
+                self.is_leader = False
+                log.warning("%s lost the lead of %s", self._identity, self._name)
+        finally:
+            self.is_leader = False
+
+    async def release(self) -> None:
+        """Give the Lease back, so that another need not wait for it to run out."""
+        try:
+            lease = await self._client.get(LEASES, self._name, self._namespace)
+            if lease["spec"].get("holderIdentity") == self._identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._client.update(LEASES, lease)
+        except ApiError as e:
+            log.debug("could not release %s: %s", self._name, e.message)
+
+    async def _hold(self, lead: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        work = asyncio.ensure_future(lead())
+        try:
+            while True:
+                done, _ = await asyncio.wait([work], timeout=self._timing.retry_s)
+                if done:
+                    await work
+                    raise RuntimeError(f"the work of {self._name} ended by itself")
+                deadline = self._renewed_at + self._timing.renew_deadline_s
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        if not await self._try():
+                            return
+                except TimeoutError:
+                    return
+                if loop.time() >= self._renewed_at + self._timing.renew_deadline_s:
+                    return
+        finally:
+            self.is_leader = False
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _try(self) -> bool:
+        """Take or renew the Lease; whether this candidate holds it (or may still, when no server answered)."""
+        started = asyncio.get_running_loop().time()
+        try:
+            held = await self._take_or_renew(started)
+        except (Conflict, AlreadyExists):
+            return False
+        except ApiError as e:
+            log.debug("%s: %s", self._name, e.message)
+            return self.is_leader
+        if held:
+            self._renewed_at = started
+        return held
+
+    async def _take_or_renew(self, now: float) -> bool:
+        try:
+            lease = await self._client.get(LEASES, self._name, self._namespace)
+        except NotFound:
+            await self._client.create(LEASES, self._fresh())
+            return True
+        spec = lease.setdefault("spec", {})
+        holder = spec.get("holderIdentity") or ""
+        mark = (holder, spec.get("renewTime") or "")
+        if mark != self._seen:
+            self._seen, self._seen_at = mark, now
+        duration = float(spec.get("leaseDurationSeconds") or self._timing.duration_s)
+        if holder not in ("", self._identity) and now < self._seen_at + duration:
+            return False
+        if self.is_leader and holder != self._identity:
+            return False
+        stamp = self._env.timestamp_micro()
+        if holder != self._identity:
+            spec["acquireTime"] = stamp
+            spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + 1
+        spec["holderIdentity"] = self._identity
+        spec["renewTime"] = stamp
+        spec["leaseDurationSeconds"] = max(1, round(self._timing.duration_s))
+        await self._client.update(LEASES, lease)
+        return True
+
+    def _fresh(self) -> Object:
+        stamp = self._env.timestamp_micro()
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._name, "namespace": self._namespace},
+            "spec": {
+                "holderIdentity": self._identity,
+                "leaseDurationSeconds": max(1, round(self._timing.duration_s)),
+                "acquireTime": stamp,
+                "renewTime": stamp,
+                "leaseTransitions": 0,
+            },
+        }
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1 + 0.2 * self._env.rng.random())

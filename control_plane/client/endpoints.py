@@ -1,0 +1,93 @@
+"""Several replicas behind one call: which to ask, and when to ask another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import grpc
+
+from control_plane.rpc import RpcError
+
+T = TypeVar("T")
+
+RETRY_PAUSE_S = 0.1
+# After an endpoint failed, others are preferred for this long.
+PENALTY_S = 2.0
+
+
+class Endpoints:
+    """Addresses of replicas of one service, the ones that failed lately last."""
+
+    def __init__(self, addresses: Sequence[str], *, first: int = 0) -> None:
+        if not addresses:
+            raise ValueError("no endpoints given: name at least one host:port")
+        self._addresses = list(addresses)
+        self._failed: dict[str, float] = {}
+        self._next = first
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(self._addresses)
+
+    def replace(self, addresses: Sequence[str]) -> None:
+        """Take over a new list; an empty one is ignored, as it would leave no way to ask again."""
+        if addresses and list(addresses) != self._addresses:
+            self._addresses = list(addresses)
+            self._failed = {a: t for a, t in self._failed.items() if a in self._addresses}
+
+    def pick(self, *, sticky: bool = False) -> str:
+        """The next address in turn that has not failed lately; `sticky` keeps to the last one while it works."""
+        now = asyncio.get_running_loop().time()
+        count = len(self._addresses)
+        for offset in range(count):
+            address = self._addresses[(self._next + offset) % count]
+            if self._failed.get(address, -PENALTY_S) + PENALTY_S <= now:
+                self._next = (self._next + offset + (0 if sticky else 1)) % count
+                return address
+        # All failed lately: the one whose failure is oldest.
+        return min(self._addresses, key=lambda a: self._failed[a])
+
+    def failed(self, address: str) -> None:
+        if address in self._addresses:
+            self._failed[address] = asyncio.get_running_loop().time()
+            self._next = (self._addresses.index(address) + 1) % len(self._addresses)
+
+
+def never_sent(error: RpcError) -> bool:
+    """Whether a failed call surely had no effect, so that even a write may be tried again."""
+    return error.code is grpc.StatusCode.UNAVAILABLE and (
+        "failed to connect" in error.message or "Connection refused" in error.message
+    )
+
+
+async def call_any(
+    endpoints: Endpoints,
+    call: Callable[[str, float], Awaitable[T]],
+    *,
+    timeout: float,
+    idempotent: bool,
+    sticky: bool = False,
+) -> T:
+    """Call one replica after the other until one answers or `timeout` seconds are over.
+
+    Only UNAVAILABLE is tried again; a call that is not idempotent only when it was surely never sent. `call` gets
+    the address and the seconds that are left.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    tries = 0
+    while True:
+        address = endpoints.pick(sticky=sticky)
+        left = deadline - loop.time()
+        try:
+            return await call(address, max(left, 0.001))
+        except RpcError as e:
+            if e.code is grpc.StatusCode.UNAVAILABLE:
+                endpoints.failed(address)
+            if not (never_sent(e) or (idempotent and e.retryable)):
+                raise
+            tries += 1
+            pause = RETRY_PAUSE_S if tries >= len(endpoints.addresses) else 0.0
+            if loop.time() + pause >= deadline:
+                raise
+            await asyncio.sleep(pause)

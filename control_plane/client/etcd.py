@@ -1,0 +1,184 @@
+"""A client of etcd v3 (API reference: etcd documentation, "etcd API")."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from google.protobuf.message import Message
+
+from control_plane.client.endpoints import Endpoints, call_any
+from control_plane.rpc import Network, RpcError, Stub
+from proto.etcd import rpc_pb2 as pb
+
+_SERVICES = pb.DESCRIPTOR.services_by_name
+TIMEOUT_S = 5.0
+_ADMIN_TIMEOUT_S = 15.0
+
+
+class EtcdClient:
+    """Calls any member that answers. Reads are tried again on another; writes only if they were never sent.
+
+    Every method raises RpcError with etcd's code and text.
+    """
+
+    def __init__(self, network: Network, endpoints: Sequence[str]) -> None:
+        self.endpoints = Endpoints(endpoints)
+        self._network = network
+        self._stubs: dict[tuple[str, str], Stub] = {}
+
+    async def range(
+        self, key: bytes, range_end: bytes = b"", *, timeout: float = TIMEOUT_S, **options: Any
+    ) -> pb.RangeResponse:
+        """`options`: the other fields of RangeRequest (limit, revision, serializable, keys_only, ...)."""
+        request = pb.RangeRequest(key=key, range_end=range_end, **options)
+        response: pb.RangeResponse = await self._call("KV", "Range", request, timeout, idempotent=True)
+        return response
+
+    async def put(
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        timeout: float = TIMEOUT_S,
+    ) -> pb.PutResponse:
+        request = pb.PutRequest(key=key, value=value, lease=lease, prev_kv=prev_kv)
+        response: pb.PutResponse = await self._call("KV", "Put", request, timeout)
+        return response
+
+    async def delete(
+        self, key: bytes, range_end: bytes = b"", *, prev_kv: bool = False, timeout: float = TIMEOUT_S
+    ) -> pb.DeleteRangeResponse:
+        request = pb.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=prev_kv)
+        response: pb.DeleteRangeResponse = await self._call("KV", "DeleteRange", request, timeout)
+        return response
+
+    async def txn(
+        self,
+        compare: Sequence[pb.Compare],
+        success: Sequence[pb.RequestOp],
+        failure: Sequence[pb.RequestOp] = (),
+        *,
+        timeout: float = TIMEOUT_S,
+    ) -> pb.TxnResponse:
+        request = pb.TxnRequest(compare=compare, success=success, failure=failure)
+        response: pb.TxnResponse = await self._call("KV", "Txn", request, timeout)
+        return response
+
+    async def compact(self, revision: int, *, physical: bool = False) -> pb.CompactionResponse:
+        request = pb.CompactionRequest(revision=revision, physical=physical)
+        response: pb.CompactionResponse = await self._call("KV", "Compact", request, _ADMIN_TIMEOUT_S)
+        return response
+
+    async def watch(
+        self,
+        key: bytes,
+        range_end: bytes = b"",
+        *,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        progress_notify: bool = False,
+    ) -> AsyncGenerator[pb.WatchResponse, None]:
+        """One watch on one stream, on one member, from its `created` answer on.
+
+        Ends with RpcError when the member goes away: the caller resumes at the revision after the last it saw. An
+        answer with `canceled` set is the last one.
+        """
+        create = pb.WatchCreateRequest(
+            key=key,
+            range_end=range_end,
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+            progress_notify=progress_notify,
+        )
+        address = self.endpoints.pick()
+        requests = _held_open(pb.WatchRequest(create_request=create))
+        stream = self._stub("Watch", address).Watch(requests, metadata={"hasleader": "true"})
+        try:
+            async with aclosing(stream) as responses:
+                async for response in responses:
+                    yield response
+                    if response.canceled:
+                        return
+        except RpcError as e:
+            if e.retryable:
+                self.endpoints.failed(address)
+            raise
+
+    async def lease_grant(self, ttl_s: int, *, lease_id: int = 0) -> pb.LeaseGrantResponse:
+        request = pb.LeaseGrantRequest(TTL=ttl_s, ID=lease_id)
+        response: pb.LeaseGrantResponse = await self._call("Lease", "LeaseGrant", request, TIMEOUT_S)
+        return response
+
+    async def lease_revoke(self, lease_id: int) -> None:
+        await self._call("Lease", "LeaseRevoke", pb.LeaseRevokeRequest(ID=lease_id), TIMEOUT_S)
+
+    async def lease_keep_alive(self, lease_id: int) -> int:
+        """Renew once; the remaining seconds, 0 when the lease is gone."""
+
+        async def once(address: str, left: float) -> int:
+            requests = _held_open(pb.LeaseKeepAliveRequest(ID=lease_id))
+            stream = self._stub("Lease", address).LeaseKeepAlive(requests, timeout=left)
+            async with aclosing(stream) as responses:
+                async for response in responses:
+                    return int(response.TTL)
+            return 0
+
+        return await call_any(self.endpoints, once, timeout=TIMEOUT_S, idempotent=True)
+
+    async def status(self, address: str, *, timeout: float = TIMEOUT_S) -> pb.StatusResponse:
+        """The status of one member."""
+        stub = self._stub("Maintenance", address)
+        response: pb.StatusResponse = await stub.Status(pb.StatusRequest(), timeout=timeout)
+        return response
+
+    async def member_list(self) -> pb.MemberListResponse:
+        request = pb.MemberListRequest(linearizable=True)
+        response: pb.MemberListResponse = await self._call("Cluster", "MemberList", request, TIMEOUT_S, idempotent=True)
+        return response
+
+    async def member_add(self, peer_url: str, *, learner: bool) -> pb.MemberAddResponse:
+        request = pb.MemberAddRequest(peerURLs=[peer_url], isLearner=learner)
+        response: pb.MemberAddResponse = await self._call("Cluster", "MemberAdd", request, _ADMIN_TIMEOUT_S)
+        return response
+
+    async def member_promote(self, member_id: int) -> None:
+        await self._call("Cluster", "MemberPromote", pb.MemberPromoteRequest(ID=member_id), _ADMIN_TIMEOUT_S)
+
+    async def member_remove(self, member_id: int) -> None:
+        await self._call("Cluster", "MemberRemove", pb.MemberRemoveRequest(ID=member_id), _ADMIN_TIMEOUT_S)
+
+    async def move_leader(self, address: str, target_id: int) -> None:
+        """Ask the leader at `address` to hand over."""
+        stub = self._stub("Maintenance", address)
+        await stub.MoveLeader(pb.MoveLeaderRequest(targetID=target_id), timeout=_ADMIN_TIMEOUT_S)
+
+    async def snapshot(self) -> AsyncGenerator[pb.SnapshotResponse, None]:
+        """The state of one member as a stream of chunks, the digest last."""
+        stream = self._stub("Maintenance", self.endpoints.pick()).Snapshot(pb.SnapshotRequest())
+        async with aclosing(stream) as responses:
+            async for response in responses:
+                yield response
+
+    async def _call(
+        self, service: str, method: str, request: Message, timeout: float, *, idempotent: bool = False
+    ) -> Any:
+        async def once(address: str, left: float) -> Any:
+            return await getattr(self._stub(service, address), method)(request, timeout=left)
+
+        return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent, sticky=True)
+
+    def _stub(self, service: str, address: str) -> Stub:
+        stub = self._stubs.get((service, address))
+        if stub is None:
+            stub = Stub(self._network.channel(address), _SERVICES[service])
+            self._stubs[service, address] = stub
+        return stub
+
+
+async def _held_open(request: Message) -> AsyncIterator[Message]:
+    """One request on a stream that stays open until the call is cancelled."""
+    yield request
+    await asyncio.get_running_loop().create_future()

@@ -1,0 +1,134 @@
+"""Events that tell users what components did (core/v1 Event; the aggregation of client-go's `record`).
+
+Repeats of the same event become a count on one object. At most `PENDING_MAX` wait to be written; when the API is
+away for long the oldest are dropped, as events are a courtesy and never worth blocking for.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from control_plane.api import meta
+from control_plane.api.errors import ApiError, NotFound
+from control_plane.api.meta import Object
+from control_plane.client import ops
+from control_plane.client.api import ApiClient
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+
+PENDING_MAX = 5000
+KNOWN_MAX = 4096
+BATCH_MAX = 200
+FLUSH_S = 0.2
+
+_Key = tuple[str, str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Known:
+    """An event as last written or to be written."""
+
+    event: Object
+    written: bool = False
+
+
+class EventRecorder:
+    """Writes events in batches in the background; `event` never waits and never fails."""
+
+    def __init__(self, client: ApiClient, env: Env, *, component: str, host: str = "") -> None:
+        self._client = client
+        self._env = env
+        self._source = {"component": component} | ({"host": host} if host else {})
+        self._component = component
+        self._host = host
+        self._known: OrderedDict[_Key, _Known] = OrderedDict()
+        self._pending: OrderedDict[_Key, None] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"events of {self._component}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def event(self, about: Object, kind: str, reason: str, message: str) -> None:
+        """`kind` is Normal or Warning; `reason` a CamelCase word; `message` a sentence for people."""
+        reference = meta.object_reference(about)
+        key = (reference.get("uid", ""), reference.get("name", ""), kind, reason, message)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _Known(self._fresh(reference, kind, reason, message))
+            if len(self._known) > KNOWN_MAX:
+                old, _ = self._known.popitem(last=False)
+                self._pending.pop(old, None)
+        else:
+            self._known.move_to_end(key)
+            known.event["count"] += 1
+            known.event["lastTimestamp"] = self._env.timestamp()
+        self._pending[key] = None
+        if len(self._pending) > PENDING_MAX:
+            self._pending.popitem(last=False)
+        self._wake.set()
+
+    def _fresh(self, reference: dict[str, str], kind: str, reason: str, message: str) -> Object:
+        stamp = self._env.timestamp()
+        namespace = reference.get("namespace") or "default"
+        suffix = f"{self._env.rng.getrandbits(64):016x}"
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{reference.get('name', '')}.{suffix}", "namespace": namespace},
+            "involvedObject": reference,
+            "reason": reason,
+            "message": message,
+            "source": self._source,
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+            "type": kind,
+            "reportingComponent": self._component,
+            "reportingInstance": self._host,
+        }
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(FLUSH_S)
+            self._wake.clear()
+            while self._pending:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        keys = [self._pending.popitem(last=False)[0] for _ in range(min(BATCH_MAX, len(self._pending)))]
+        batch = [(key, self._known[key]) for key in keys if key in self._known]
+        operations = [
+            ops.patch(
+                "events",
+                meta.name(k.event),
+                meta.namespace(k.event),
+                {f: k.event[f] for f in ("count", "lastTimestamp")},
+            )
+            if k.written
+            else ops.create("events", k.event)
+            for _, k in batch
+        ]
+        try:
+            answers = await self._client.batch(operations)
+        except ApiError as e:
+            log.debug("events of %s are late: %s", self._component, e.message)
+            for key, _ in batch:
+                self._pending.setdefault(key)
+            await asyncio.sleep(1.0)
+            return
+        for (key, known), answer in zip(batch, answers, strict=True):
+            if not isinstance(answer, ApiError):
+                known.written = True
+            elif isinstance(answer, NotFound):
+                # The event, or its namespace, is gone: the next repeat starts a new one.
+                self._known.pop(key, None)

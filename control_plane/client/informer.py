@@ -1,0 +1,166 @@
+"""A local copy of one resource, kept current by list and watch.
+
+One task lists, then watches from the list's version, and starts again where it must. Readers get the shared
+objects themselves: copy before changing one. Handlers run on the event loop, in order, and must not block.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from control_plane.api import meta
+from control_plane.api.errors import ApiError, Gone
+from control_plane.api.meta import Object
+from control_plane.client.api import ApiClient, WatchEvent
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[str, Object | None, Object], None]
+Indexer = Callable[[Object], Iterable[str]]
+# The class below has a method `list`, which hides the type inside it.
+_Objects = list[Object]
+
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 5.0
+
+
+class Informer:
+    """`handler(type, old, new)`: type is ADDED, MODIFIED or DELETED; `old` is None for ADDED."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        resource: str,
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        indexers: Mapping[str, Indexer] | None = None,
+    ) -> None:
+        self.resource = resource
+        self._client = client
+        self._namespace = namespace
+        self._label_selector = label_selector
+        self._field_selector = field_selector
+        self._indexers = dict(indexers or {})
+        self._objects: dict[str, Object] = {}
+        # Insertion-ordered sets of keys (dicts), so that no order depends on the hash seed.
+        self._indexes: dict[str, dict[str, dict[str, None]]] = {name: {} for name in self._indexers}
+        self._handlers: list[Handler] = []
+        self._synced = asyncio.Event()
+        self._version = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"informer {self.resource}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def synced(self) -> None:
+        """Return when the first list is in."""
+        await self._synced.wait()
+
+    @property
+    def has_synced(self) -> bool:
+        return self._synced.is_set()
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        return self._objects.get(f"{namespace}/{name}" if namespace else name)
+
+    def get_key(self, key: str) -> Object | None:
+        return self._objects.get(key)
+
+    def list(self) -> _Objects:
+        return [*self._objects.values()]
+
+    def by_index(self, index: str, value: str) -> _Objects:
+        objects = self._objects
+        return [objects[key] for key in self._indexes[index].get(value, ())]
+
+    def add_handler(self, handler: Handler) -> None:
+        """Call `handler` for every change from now on, and at once for what is here already."""
+        self._handlers.append(handler)
+        for obj in self._objects.values():
+            handler("ADDED", None, obj)
+
+    async def _run(self) -> None:
+        pause = RETRY_FIRST_S
+        while True:
+            try:
+                if not self._version:
+                    await self._relist()
+                await self._watch()
+                pause = RETRY_FIRST_S
+            except Gone:
+                self._version = ""
+            except ApiError as e:
+                log.debug("%s: %s; trying again in %.1f s", self.resource, e.message, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MAX_S)
+
+    async def _relist(self) -> None:
+        answer = await self._client.list(
+            self.resource,
+            self._namespace,
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+        )
+        fresh = {meta.key(obj): obj for obj in answer.items}
+        for key in [key for key in self._objects if key not in fresh]:
+            self._apply("DELETED", self._objects[key])
+        for obj in fresh.values():
+            self._apply("MODIFIED", obj)
+        self._version = answer.resource_version
+        self._synced.set()
+
+    async def _watch(self) -> None:
+        async for events in self._client.watch(
+            self.resource,
+            self._namespace,
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+            resource_version=self._version,
+        ):
+            for event in events:
+                self._receive(event)
+
+    def _receive(self, event: WatchEvent) -> None:
+        if event.type != "BOOKMARK":
+            self._apply(event.type, event.object)
+        self._version = meta.resource_version(event.object) or self._version
+
+    def _apply(self, kind: str, obj: Object) -> None:
+        key = meta.key(obj)
+        old = self._objects.get(key)
+        if kind == "DELETED":
+            if old is None:
+                return
+            del self._objects[key]
+        else:
+            # After a re-list or a resumed watch an object may come again unchanged.
+            if old is not None and meta.resource_version(old) == meta.resource_version(obj):
+                return
+            kind = "ADDED" if old is None else "MODIFIED"
+            self._objects[key] = obj
+        self._reindex(key, old, None if kind == "DELETED" else obj)
+        for handler in self._handlers:
+            handler(kind, old, obj)
+
+    def _reindex(self, key: str, old: Object | None, new: Object | None) -> None:
+        for name, indexer in self._indexers.items():
+            index = self._indexes[name]
+            before = [*indexer(old)] if old is not None else []
+            after = [*indexer(new)] if new is not None else []
+            if before == after:
+                continue
+            for value in before:
+                keys = index.get(value, {})
+                keys.pop(key, None)
+                if not keys:
+                    index.pop(value, None)
+            for value in after:
+                index.setdefault(value, {})[key] = None

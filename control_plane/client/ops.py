@@ -1,0 +1,105 @@
+"""Operations for `ApiClient.batch`, and the request messages of single calls."""
+
+import functools
+from typing import Any
+
+import orjson
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.api.resources import builtin_registry
+from proto.rayplane.v1 import objects_pb2 as pb
+
+_PATCH_TYPES = {"merge": pb.MERGE, "json": pb.JSON, "strategic": pb.STRATEGIC, "apply": pb.APPLY}
+
+
+@functools.cache
+def _names(resource: str) -> tuple[str, str, str]:
+    """Group, version ("" is the preferred one) and plural of "plural[.version][.group]"."""
+    plural, _, group = resource.partition(".")
+    if group and builtin_registry().group(group) is None:
+        version, _, rest = group.partition(".")
+        if version[:1] == "v" and version[1:2].isdigit():
+            return rest, version, plural
+    return group, "", plural
+
+
+def ref(resource: str, namespace: str = "", name: str = "", subresource: str = "") -> pb.ResourceRef:
+    group, version, plural = _names(resource)
+    return pb.ResourceRef(
+        group=group,
+        version=version,
+        resource=plural,
+        namespace=namespace,
+        name=name,
+        subresource=subresource,
+    )
+
+
+def get(resource: str, name: str, namespace: str = "", *, subresource: str = "") -> pb.Operation:
+    return pb.Operation(get=pb.GetRequest(ref=ref(resource, namespace, name, subresource)))
+
+
+def create(
+    resource: str, obj: Object, *, subresource: str = "", dry_run: bool = False, field_manager: str = ""
+) -> pb.Operation:
+    """`subresource` (binding, eviction, token) is of the object that `obj` names."""
+    name = meta.name(obj) if subresource else ""
+    request = pb.CreateRequest(
+        ref=ref(resource, meta.namespace(obj), name, subresource),
+        json=orjson.dumps(obj),
+        options=pb.WriteOptions(dry_run=dry_run, field_manager=field_manager),
+    )
+    return pb.Operation(create=request)
+
+
+def update(resource: str, obj: Object, *, subresource: str = "") -> pb.Operation:
+    request = pb.UpdateRequest(
+        ref=ref(resource, meta.namespace(obj), meta.name(obj), subresource), json=orjson.dumps(obj)
+    )
+    return pb.Operation(update=request)
+
+
+def update_status(resource: str, obj: Object) -> pb.Operation:
+    return update(resource, obj, subresource="status")
+
+
+def patch(
+    resource: str,
+    name: str,
+    namespace: str,
+    body: Any,
+    *,
+    kind: str = "merge",
+    subresource: str = "",
+    field_manager: str = "",
+    field_validation: str = "",
+    force: bool = False,
+) -> pb.Operation:
+    request = pb.PatchRequest(
+        ref=ref(resource, namespace, name, subresource),
+        type=_PATCH_TYPES[kind],
+        patch=orjson.dumps(body),
+        options=pb.WriteOptions(field_manager=field_manager, field_validation=field_validation, force=force),
+    )
+    return pb.Operation(patch=request)
+
+
+def delete(
+    resource: str,
+    name: str,
+    namespace: str = "",
+    *,
+    uid: str = "",
+    resource_version: str = "",
+    grace_period_s: int | None = None,
+    propagation: str = "",
+) -> pb.Operation:
+    request = pb.DeleteRequest(
+        ref=ref(resource, namespace, name),
+        grace_period_seconds=grace_period_s,
+        propagation_policy=propagation,
+        uid=uid,
+        resource_version=resource_version,
+    )
+    return pb.Operation(delete=request)
