@@ -1,0 +1,45 @@
+"""The plugins in their order."""
+
+from collections.abc import Awaitable, Callable
+
+from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, quota
+from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.lookup import Lookup
+from storage.env import Env
+
+Plugin = Callable[[AdmissionRequest], Awaitable[None]]
+
+
+class Admission:
+    """`admit` before defaults of creation and validation, `reserve` after them, just before the write."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup) -> None:
+        self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
+        self._plugins: tuple[Plugin, ...] = (
+            self._lifecycle.admit,
+            limits.LimitRanger(lookup).admit,
+            pods.ServiceAccounts(lookup).admit,
+            pods.Priorities(lookup).admit,
+            pods.DefaultTolerations(config.timing).admit,
+            classes.DefaultClasses(lookup).admit,
+        )
+        self._reservations: tuple[Plugin, ...] = (
+            addresses.ServiceAddresses(config, env, lookup).admit,
+            quota.Quotas(lookup).admit,
+        )
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        """Complete the new object or refuse it (ApiError)."""
+        if request.operation == DELETE:
+            await self._lifecycle.admit(request)
+            return
+        for plugin in self._plugins:
+            await plugin(request)
+
+    async def reserve(self, request: AdmissionRequest) -> None:
+        """Fill guards and effects; to be called anew for each try of the transaction."""
+        request.guards.clear()
+        request.effects.clear()
+        for plugin in self._reservations:
+            await plugin(request)

@@ -1,0 +1,51 @@
+"""Default classes: of storage for claims, of ingresses."""
+
+from control_plane.api.errors import Forbidden
+from control_plane.api.meta import Object, annotations, name
+from control_plane.apiserver.admission.request import AdmissionRequest
+from control_plane.apiserver.lookup import Lookup
+
+_STORAGE = (
+    "storageclass.kubernetes.io/is-default-class",
+    "storageclass.beta.kubernetes.io/is-default-class",
+)
+_INGRESS = "ingressclass.kubernetes.io/is-default-class"
+_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
+
+
+class DefaultClasses:
+    """Kubernetes' DefaultStorageClass and DefaultIngressClass plugins."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        if request.creates("persistentvolumeclaims"):
+            await self._claim(request.object)
+        elif request.creates("ingresses.networking.k8s.io"):
+            await self._ingress(request)
+
+    async def _claim(self, claim: Object) -> None:
+        spec = claim["spec"]
+        if spec.get("storageClassName") is not None or _BETA_CLASS in annotations(claim):
+            return
+        classes = await self._lookup.list("storageclasses.storage.k8s.io")
+        marked = [c for c in classes if any(annotations(c).get(a) == "true" for a in _STORAGE)]
+        if marked:
+            # The newest wins; among those made in one second, the first by name.
+            newest = max(c["metadata"].get("creationTimestamp") or "" for c in marked)
+            chosen = next(c for c in marked if (c["metadata"].get("creationTimestamp") or "") == newest)
+            spec["storageClassName"] = name(chosen)
+
+    async def _ingress(self, request: AdmissionRequest) -> None:
+        ingress = request.object
+        spec = ingress.setdefault("spec", {})
+        if spec.get("ingressClassName") or "kubernetes.io/ingress.class" in annotations(ingress):
+            return
+        classes = await self._lookup.list("ingressclasses.networking.k8s.io")
+        marked = [c for c in classes if annotations(c).get(_INGRESS) == "true"]
+        if len(marked) > 1:
+            text = "the default IngressClass could not be determined: several are marked as default"
+            raise Forbidden.of("ingresses", request.name, text, group="networking.k8s.io")
+        if marked:
+            spec["ingressClassName"] = name(marked[0])

@@ -1,0 +1,42 @@
+"""Objects live in namespaces that exist and are not being deleted."""
+
+from control_plane.api.errors import Forbidden, NotFound
+from control_plane.api.meta import is_deleting
+from control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
+from control_plane.apiserver.lookup import Lookup
+
+_IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
+# Reviews are answered, not stored: they need no namespace to live in.
+_REVIEWS = frozenset({"localsubjectaccessreviews.authorization.k8s.io"})
+
+
+class NamespaceLifecycle:
+    """Kubernetes' NamespaceLifecycle plugin."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        info = request.info
+        if request.operation == DELETE:
+            if info.name == "namespaces" and request.name in _IMMORTAL:
+                text = "this namespace may not be deleted"
+                raise Forbidden.of("namespaces", request.name, text)
+            return
+        if not info.namespaced or request.operation != CREATE or request.subresource:
+            return
+        if info.name in _REVIEWS:
+            return
+        found = await self._lookup.get("namespaces", request.namespace)
+        if found is None:
+            raise NotFound.of("namespaces", request.namespace)
+        if is_deleting(found) or (found.get("status") or {}).get("phase") == "Terminating":
+            text = f"unable to create new content in namespace {request.namespace} because it is being terminated"
+            error = Forbidden.of(info.plural, request.name, text, group=info.group)
+            cause = {
+                "reason": "NamespaceTerminating",
+                "message": f"namespace {request.namespace} is being terminated",
+                "field": "metadata.namespace",
+            }
+            error.details = {**(error.details or {}), "causes": [cause]}
+            raise error

@@ -1,0 +1,139 @@
+"""What new pods are given: a service account, a priority, default tolerations."""
+
+import asyncio
+
+from control_plane.api.errors import Forbidden
+from control_plane.api.meta import Object
+from control_plane.apiserver.admission.request import AdmissionRequest
+from control_plane.apiserver.config import Timing
+from control_plane.apiserver.lookup import Lookup
+
+_MIRROR = "kubernetes.io/config.mirror"
+# The account `default` of a new namespace is made by a controller: wait for it a little.
+_DEFAULT_ACCOUNT_TRIES = 20
+_DEFAULT_ACCOUNT_PAUSE_S = 0.1
+_NOT_READY = "node.kubernetes.io/not-ready"
+_UNREACHABLE = "node.kubernetes.io/unreachable"
+_DEFAULT_PREEMPTION = "PreemptLowerPriority"
+
+
+class ServiceAccounts:
+    """Kubernetes' ServiceAccount plugin, without the projected token volume."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        if not request.creates("pods"):
+            return
+        pod = request.object
+        if _MIRROR in (pod["metadata"].get("annotations") or {}):
+            return
+        spec = pod["spec"]
+        name = spec.get("serviceAccountName") or "default"
+        spec["serviceAccountName"] = spec["serviceAccount"] = name
+        account = await self._find(request.namespace, name)
+        if account is None:
+            text = f'error looking up service account {request.namespace}/{name}: serviceaccount "{name}" not found'
+            raise Forbidden.of("pods", request.name, text)
+        if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
+            spec["imagePullSecrets"] = [dict(one) for one in account["imagePullSecrets"]]
+
+    async def _find(self, namespace: str, name: str) -> Object | None:
+        tries = _DEFAULT_ACCOUNT_TRIES if name == "default" else 1
+        for left in range(tries, 0, -1):
+            account = await self._lookup.get("serviceaccounts", name, namespace)
+            if account is not None or left == 1:
+                return account
+            await asyncio.sleep(_DEFAULT_ACCOUNT_PAUSE_S)
+        return None
+
+
+class Priorities:
+    """Kubernetes' Priority plugin: the class's value and preemption policy go into the pod."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        if request.updates("pods"):
+            _keep(request, ("priority", "preemptionPolicy"))
+        if not request.creates("pods"):
+            return
+        spec = request.object["spec"]
+        name, priority, preemption = await self._class_of(request, spec.get("priorityClassName") or "")
+        if name:
+            spec["priorityClassName"] = name
+        given = spec.get("priority")
+        if given is not None and given != priority:
+            text = (
+                "the integer value of priority must not be provided in pod spec; priority admission controller "
+                f"computed {priority} from the given PriorityClass name"
+            )
+            raise Forbidden.of("pods", request.name, text)
+        spec["priority"] = priority
+        chosen = spec.get("preemptionPolicy")
+        if chosen is not None and chosen != preemption:
+            text = (
+                "the string value of PreemptionPolicy must not be provided in pod spec; priority admission "
+                f"controller computed {preemption} from the given PriorityClass name"
+            )
+            raise Forbidden.of("pods", request.name, text)
+        spec["preemptionPolicy"] = preemption
+
+    async def _class_of(self, request: AdmissionRequest, name: str) -> tuple[str, int, str]:
+        resource = "priorityclasses.scheduling.k8s.io"
+        if name:
+            found = await self._lookup.get(resource, name)
+            if found is None:
+                text = f"no PriorityClass with name {name} was found"
+                raise Forbidden.of("pods", request.name, text)
+        else:
+            defaults = [c for c in await self._lookup.list(resource) if c.get("globalDefault")]
+            if not defaults:
+                return "", 0, _DEFAULT_PREEMPTION
+            found = min(defaults, key=lambda c: c.get("value") or 0)
+        policy = found.get("preemptionPolicy") or _DEFAULT_PREEMPTION
+        return found["metadata"]["name"], found.get("value") or 0, policy
+
+
+class DefaultTolerations:
+    """Kubernetes' DefaultTolerationSeconds plugin."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._seconds = timing.toleration_seconds
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        if not request.creates("pods") and not request.updates("pods"):
+            return
+        spec = request.object["spec"]
+        tolerations = spec.get("tolerations") or []
+        for taint in (_NOT_READY, _UNREACHABLE):
+            if not any(_tolerates(t, taint) for t in tolerations):
+                tolerations = [
+                    *tolerations,
+                    {
+                        "key": taint,
+                        "operator": "Exists",
+                        "effect": "NoExecute",
+                        "tolerationSeconds": self._seconds,
+                    },
+                ]
+        if tolerations:
+            spec["tolerations"] = tolerations
+
+
+def _keep(request: AdmissionRequest, fields: tuple[str, ...]) -> None:
+    """What admission has set once stays where an update leaves it out."""
+    spec, old = request.object["spec"], (request.old or {}).get("spec") or {}
+    for field in fields:
+        if spec.get(field) is None and field in old:
+            spec[field] = old[field]
+
+
+def _tolerates(toleration: Object, taint: str) -> bool:
+    return toleration.get("key") in (taint, None, "") and toleration.get("effect") in (
+        "NoExecute",
+        None,
+        "",
+    )

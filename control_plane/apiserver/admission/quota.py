@@ -1,0 +1,166 @@
+"""ResourceQuota: what a namespace may use, counted in the transaction that creates an object.
+
+The quota's status is a guard and an effect of that transaction, so concurrent creates on several servers cannot go
+beyond it together. A controller recounts when objects go away.
+"""
+
+from typing import Any
+
+from control_plane.api.errors import Forbidden
+from control_plane.api.meta import Object, name, pod_is_terminated
+from control_plane.api.quantity import parse
+from control_plane.apiserver.admission.request import CREATE, AdmissionRequest
+from control_plane.apiserver.entries import encode
+from control_plane.apiserver.lookup import Lookup
+from control_plane.apiserver.storage import at_revision, put_op
+
+_COMPUTE = ("cpu", "memory", "ephemeral-storage")
+# These resources are also counted under a short name.
+_SHORT = frozenset(
+    {
+        "pods",
+        "services",
+        "secrets",
+        "configmaps",
+        "persistentvolumeclaims",
+        "replicationcontrollers",
+        "resourcequotas",
+    }
+)
+
+
+class Quotas:
+    """Kubernetes' ResourceQuota plugin, on creation."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        if request.operation != CREATE or request.subresource or not request.info.namespaced:
+            return
+        quotas = await self._lookup.list("resourcequotas", request.namespace)
+        if not quotas:
+            return
+        usage = usage_of(request.object, request.info.name)
+        for quota in quotas:
+            if _in_scope(quota, request):
+                await self._count(request, quota, usage)
+
+    async def _count(self, request: AdmissionRequest, quota: Object, usage: dict[str, Any]) -> None:
+        status = quota.get("status") or {}
+        hard = status.get("hard") or (quota.get("spec") or {}).get("hard") or {}
+        asked = {r: parse(usage[r]) for r in sorted(usage) if r in hard}
+        info = request.info
+        if info.name == "pods":
+            missing = [r for r in sorted(hard) if r.partition(".")[0] in ("requests", "limits", *_COMPUTE)
+                       and r not in usage and "storage" not in r]  # fmt: skip
+            if missing:
+                text = f"failed quota: {name(quota)}: must specify {','.join(missing)}"
+                raise Forbidden.of(info.plural, request.name, text, group=info.group)
+        if not asked:
+            return
+        recorded = status.get("used") or {}
+        counted = {} if all(r in recorded for r in asked) else await self._live_usage(request)
+        used = {r: parse(recorded.get(r) or counted.get(r) or "0") for r in asked}
+        over = [r for r in asked if used[r] + asked[r] > parse(hard[r])]
+        if over:
+            parts = [
+                ",".join(f"{r}={values[r]}" for r in over)
+                for values in (asked, used, {r: parse(hard[r]) for r in over})
+            ]
+            text = f"exceeded quota: {name(quota)}, requested: {parts[0]}, used: {parts[1]}, limited: {parts[2]}"
+            raise Forbidden.of(info.plural, request.name, text, group=info.group)
+        total = {**recorded, **{r: str(used[r] + asked[r]) for r in asked}}
+        changed = {**quota, "status": {**status, "hard": hard, "used": total}}
+        meta = quota["metadata"]
+        quota_key = f"/registry/resourcequotas/{meta['namespace']}/{meta['name']}"
+        request.guards.append(at_revision(quota_key, int(meta["resourceVersion"])))
+        request.effects.append(put_op(quota_key, encode(changed)))
+
+
+    async def _live_usage(self, request: AdmissionRequest) -> dict[str, Any]:
+        """What is used now, for a quota that no controller has counted yet."""
+        total: dict[str, Any] = {}
+        for o in await self._lookup.list(request.info.name, request.namespace):
+            if request.info.name == "pods" and pod_is_terminated(o):
+                continue
+            for r, amount in usage_of(o, request.info.name).items():
+                total[r] = total[r] + parse(amount) if r in total else parse(amount)
+        return total
+
+
+def usage_of(o: Object, resource: str) -> dict[str, Any]:
+    """What one new object of `resource` (plural[.group]) counts for, by the names quotas use."""
+    usage: dict[str, Any] = {f"count/{resource}": "1"}
+    if resource in _SHORT:
+        usage[resource] = "1"
+    if resource == "pods":
+        usage |= _pod_usage(o)
+    elif resource == "services":
+        kind = (o.get("spec") or {}).get("type")
+        ports = len((o.get("spec") or {}).get("ports") or ())
+        if kind == "LoadBalancer":
+            usage["services.loadbalancers"] = "1"
+        if kind in ("LoadBalancer", "NodePort"):
+            usage["services.nodeports"] = str(ports)
+    elif resource == "persistentvolumeclaims":
+        spec = o.get("spec") or {}
+        size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+        if size:
+            usage["requests.storage"] = size
+            if cls := spec.get("storageClassName"):
+                usage[f"{cls}.storageclass.storage.k8s.io/requests.storage"] = size
+    return usage
+
+
+def _pod_usage(pod: Object) -> dict[str, Any]:
+    usage: dict[str, Any] = {}
+    spec = pod.get("spec") or {}
+    for section in ("requests", "limits"):
+        totals: dict[str, Any] = {}
+        for container in spec.get("containers") or ():
+            for r, amount in ((container.get("resources") or {}).get(section) or {}).items():
+                totals[r] = totals[r] + parse(amount) if r in totals else parse(amount)
+        for container in spec.get("initContainers") or ():
+            for r, amount in ((container.get("resources") or {}).get(section) or {}).items():
+                totals[r] = max(totals.get(r, parse("0")), parse(amount))
+        for r, amount in totals.items():
+            usage[f"{section}.{r}"] = str(amount)
+            if section == "requests" and r in _COMPUTE:
+                usage[r] = str(amount)
+    return usage
+
+
+def _in_scope(quota: Object, request: AdmissionRequest) -> bool:
+    spec = quota.get("spec") or {}
+    scopes = list(spec.get("scopes") or ())
+    expressions = (spec.get("scopeSelector") or {}).get("matchExpressions") or ()
+    if not scopes and not expressions:
+        return True
+    if request.info.name != "pods":
+        return False
+    return all(_has_scope(request.object, s, None) for s in scopes) and all(
+        _has_scope(request.object, e.get("scopeName") or "", e) for e in expressions
+    )
+
+
+def _has_scope(pod: Object, scope: str, expression: Object | None) -> bool:
+    spec = pod.get("spec") or {}
+    if scope == "Terminating":
+        return spec.get("activeDeadlineSeconds") is not None
+    if scope == "NotTerminating":
+        return spec.get("activeDeadlineSeconds") is None
+    if scope in ("BestEffort", "NotBestEffort"):
+        best = (pod.get("status") or {}).get("qosClass") == "BestEffort"
+        return best is (scope == "BestEffort")
+    if scope == "PriorityClass":
+        actual = spec.get("priorityClassName") or ""
+        operator = (expression or {}).get("operator") or "Exists"
+        values = (expression or {}).get("values") or ()
+        return {
+            "In": actual in values,
+            "NotIn": actual not in values,
+            "Exists": bool(actual),
+            "DoesNotExist": not actual,
+        }.get(operator, False)
+    return True

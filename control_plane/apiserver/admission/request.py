@@ -1,0 +1,38 @@
+"""One write on its way through admission."""
+
+from dataclasses import dataclass, field
+
+from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.requests import User
+from proto.etcd import rpc_pb2
+
+CREATE, UPDATE, DELETE = "CREATE", "UPDATE", "DELETE"
+
+
+@dataclass(slots=True)
+class AdmissionRequest:
+    """`object` may be changed in place by plugins; `old` is shared and may not."""
+
+    operation: str
+    info: ResourceInfo
+    user: User
+    namespace: str
+    name: str
+    object: Object
+    old: Object | None = None
+    subresource: str = ""
+    dry_run: bool = False
+    manager: str = ""
+    """Who is recorded as the manager of changed fields; empty: nobody."""
+    guards: list[rpc_pb2.Compare] = field(default_factory=list)
+    effects: list[rpc_pb2.RequestOp] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def creates(self, resource: str) -> bool:
+        """A new object of this resource (`pods`, `services`)."""
+        return self.operation == CREATE and not self.subresource and self.info.name == resource
+
+    def updates(self, resource: str) -> bool:
+        """A change of an object of this resource itself, not of a subresource."""
+        return self.operation == UPDATE and not self.subresource and self.info.name == resource

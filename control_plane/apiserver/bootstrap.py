@@ -1,0 +1,55 @@
+"""What every new cluster has: made by whichever server finds it missing, kept by none."""
+
+import orjson
+
+from control_plane.api.bootstrap import bootstrap_objects
+from control_plane.api.errors import AlreadyExists
+from control_plane.api.meta import Object
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.endpoints import SERVICE, first_address
+from control_plane.apiserver.registry import ObjectRegistry
+from control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+
+_JSON = "application/json"
+
+
+async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
+    """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
+    for o in (*bootstrap_objects(), _kubernetes_service(config)):
+        info = registry.kinds.registry.by_kind(o["apiVersion"], o["kind"])
+        assert info is not None, f"{o['kind']} is no served kind"
+        meta = o["metadata"]
+        namespace = meta.get("namespace") or ""
+        cache = await registry.hub.cache(registry.kinds.stored(info))
+        if cache.get(namespace, meta["name"]) is not None:
+            continue
+        try:
+            await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
+        except AlreadyExists:
+            continue  # another server was faster
+
+
+def _kubernetes_service(config: ApiServerConfig) -> Object:
+    address = (config.https_address or config.grpc_address).rpartition(":")[2]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": SERVICE,
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": first_address(config),
+            "clusterIPs": [first_address(config)],
+            "ports": [
+                {
+                    "name": "https",
+                    "port": 443,
+                    "protocol": "TCP",
+                    "targetPort": int(address) or 6443,
+                }
+            ],
+        },
+    }

@@ -1,0 +1,109 @@
+"""What an API server is told when it starts."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Spans in seconds. The defaults fit the `fast` profile of a cluster; see `kubernetes`."""
+
+    bookmark_interval_s: float = 60.0
+    """How often a watcher that asked for bookmarks gets one."""
+
+    watch_timeout_s: float = 3000.0
+    """A watch without a timeout of its own ends after this long, plus up to as much again."""
+
+    fresh_timeout_s: float = 3.0
+    """How long a read waits for the cache to catch up before it asks etcd directly."""
+
+    request_timeout_s: float = 30.0
+    """A request that is no watch is given up after this long."""
+
+    endpoint_lease_s: int = 10
+    """Time to live of this server's entry among the endpoints of the `kubernetes` service."""
+
+    compaction_interval_s: float = 300.0
+    """How often the servers together compact etcd's history; 0 is never."""
+
+    event_ttl_s: int = 3600
+    """Events are removed this long after they were written."""
+
+    toleration_seconds: int = 5
+    """How long pods by default stay on a node that is not ready or unreachable."""
+
+    @staticmethod
+    def kubernetes() -> "Timing":
+        """The spans of a stock cluster."""
+        return Timing(toleration_seconds=300)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what a server keeps and accepts."""
+
+    history_events: int = 4096
+    """Recent changes kept over all resources, from which a cache that is loaded late is rebuilt."""
+
+    history_at_start: int = 1000
+    """Revisions of history replayed at start, so that watchers of a replaced server may go on."""
+
+    resource_events: int = 4096
+    """Recent changes kept for each resource; a watch that starts before them is answered 410."""
+
+    watcher_events: int = 8192
+    """Changes waiting for one watcher; a slower one is ended and has to watch anew."""
+
+    body_bytes: int = 3 * 1024 * 1024
+    """Largest request body, as in Kubernetes."""
+
+    update_attempts: int = 32
+    """Tries of an update against concurrent writers before it is answered with a conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServerConfig:
+    """One API server. Everything but `name` and the addresses must be equal on all servers of a cluster."""
+
+    name: str = "apiserver-0"
+    etcd_endpoints: tuple[str, ...] = ()
+    """host:port of the members' client ports."""
+
+    grpc_address: str = "127.0.0.1:0"
+    https_address: str | None = "127.0.0.1:0"
+    """host:port to serve REST on; None serves gRPC only."""
+
+    advertise_host: str = ""
+    """Host that others reach this server by; empty: the host of the addresses."""
+
+    tls_dir: str | None = None
+    """Directory with ca.crt, tls.crt, tls.key; None serves REST as plain HTTP and trusts gRPC callers."""
+
+    token_key: bytes = b""
+    """PEM of the P-256 key that signs service-account tokens; empty: none are issued or accepted."""
+
+    static_tokens: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Bearer token -> (user, groups)."""
+
+    issuer: str = "https://kubernetes.default.svc.cluster.local"
+    anonymous_grpc_user: tuple[str, tuple[str, ...]] = ("kubernetes-admin", ("system:masters",))
+    """Who a gRPC caller without a certificate is, where the server runs without TLS."""
+
+    service_cidr: str = "127.96.0.0/16"
+    external_cidr: str = "127.97.0.0/16"
+    node_port_range: tuple[int, int] = (30000, 32767)
+    timing: Timing = field(default_factory=Timing)
+    limits: Limits = field(default_factory=Limits)
+
+    def validate(self) -> None:
+        """Raise ValueError with what to change."""
+        if not self.etcd_endpoints:
+            raise ValueError("etcd_endpoints is empty; name at least one member's host:port")
+        low, high = self.node_port_range
+        if not 0 < low <= high < 65536:
+            raise ValueError(f"node_port_range {low}-{high} is no range of ports")
+        if ipaddress.ip_network(self.service_cidr).num_addresses < 8:
+            raise ValueError(f"service_cidr {self.service_cidr} has no room for services; use /29 or larger")
+        if self.limits.resource_events < 1 or self.limits.watcher_events < 1:
+            raise ValueError("limits must be positive")

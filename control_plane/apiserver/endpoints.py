@@ -1,0 +1,168 @@
+"""Which API servers there are: each keeps an entry in etcd under a lease, and all keep the `kubernetes` service true.
+
+A server that dies is gone from the list when its lease runs out; one that stops revokes its lease.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from dataclasses import dataclass
+
+import orjson
+
+from control_plane.api.errors import ApiError, NotFound
+from control_plane.api.meta import Object
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.registry import ObjectRegistry
+from control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+from control_plane.apiserver.storage import prefix_end
+from control_plane.client.etcd import EtcdClient
+from control_plane.rpc import RpcError
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "/registry/masterleases/"
+_JSON = "application/json"
+SERVICE = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEntry:
+    """One server: host:port of its gRPC and HTTPS ports (HTTPS may be empty)."""
+
+    name: str
+    grpc: str
+    https: str
+
+
+def first_address(config: ApiServerConfig) -> str:
+    """The cluster address of the `kubernetes` service: the first of the range."""
+    return str(ipaddress.ip_network(config.service_cidr)[1])
+
+
+class EndpointKeeper:
+    """Keeps this server's entry and the endpoints of the `kubernetes` service."""
+
+    def __init__(self, config: ApiServerConfig, registry: ObjectRegistry, etcd: EtcdClient) -> None:
+        self._config = config
+        self._registry = registry
+        self._etcd = etcd
+        self._own: ServerEntry | None = None
+        self._lease = 0
+        self._task: asyncio.Task[None] | None = None
+        self._published: list[ServerEntry] | None = None
+
+    async def start(self, own: ServerEntry) -> None:
+        """Announce this server and go on doing so."""
+        self._own = own
+        await self._once()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._lease:
+            try:
+                await self._etcd.lease_revoke(self._lease)
+            except RpcError as e:
+                log.info("the entry of this server ends with its lease: %s", e)
+            self._lease = 0
+
+    async def servers(self) -> list[ServerEntry]:
+        """All servers that are announced now, by name. RpcError when etcd does not answer."""
+        response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX))
+        found = []
+        for kv in response.kvs:
+            value = orjson.loads(kv.value)
+            found.append(ServerEntry(kv.key.decode().removeprefix(_PREFIX), value["grpc"], value["https"]))
+        return found
+
+    async def _run(self) -> None:
+        interval = self._config.timing.endpoint_lease_s / 3
+        while True:
+            await asyncio.sleep(interval)
+            await self._once()
+
+    async def _once(self) -> None:
+        try:
+            await self._announce()
+            await self._publish(await self.servers())
+        except (RpcError, ApiError) as e:
+            log.info("the endpoints of the servers are not up to date: %s", e)
+
+    async def _announce(self) -> None:
+        assert self._own is not None
+        if self._lease and await self._etcd.lease_keep_alive(self._lease) > 0:
+            return
+        granted = await self._etcd.lease_grant(self._config.timing.endpoint_lease_s)
+        self._lease = granted.ID
+        value = orjson.dumps({"grpc": self._own.grpc, "https": self._own.https})
+        await self._etcd.put(f"{_PREFIX}{self._own.name}".encode(), value, lease=self._lease)
+
+    async def _publish(self, servers: list[ServerEntry]) -> None:
+        if servers == self._published:
+            return
+        addresses = sorted({s.https or s.grpc for s in servers})
+        subsets, endpoints, ports = _described(addresses)
+        await self._write("endpoints", _endpoints_object(subsets))
+        await self._write("endpointslices.discovery.k8s.io", _slice_object(endpoints, ports))
+        self._published = servers
+
+    async def _write(self, resource: str, o: Object) -> None:
+        info = self._registry.kinds.named(resource)
+        target = Target(info, "default", SERVICE)
+        writer, body = self._registry.writer, orjson.dumps(o)
+        try:
+            await writer.update(SYSTEM, target, body, _JSON, WriteOptions())
+        except NotFound:
+            place = Target(info, "default")
+            await writer.create(SYSTEM, place, body, _JSON, WriteOptions())
+
+
+def _described(addresses: list[str]) -> tuple[list[Object], list[Object], list[Object]]:
+    """Subsets of Endpoints; endpoints and ports of an EndpointSlice (with the commonest port)."""
+    by_port: dict[int, list[str]] = {}
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        by_port.setdefault(int(port), []).append(host)
+    subsets = [
+        {
+            "addresses": [{"ip": ip} for ip in sorted(hosts)],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }
+        for port, hosts in sorted(by_port.items())
+    ]
+    hosts = sorted({h for hosts in by_port.values() for h in hosts})
+    endpoints: list[Object] = [{"addresses": [h], "conditions": {"ready": True}} for h in hosts]
+    ports: list[Object] = [
+        {"name": "https" if i == 0 else f"https-{i}", "port": port, "protocol": "TCP"}
+        for i, port in enumerate(sorted(by_port))
+    ]
+    return subsets, endpoints, ports
+
+
+def _endpoints_object(subsets: list[Object]) -> Object:
+    labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {"name": SERVICE, "namespace": "default", "labels": labels},
+        "subsets": subsets,
+    }
+
+
+def _slice_object(endpoints: list[Object], ports: list[Object]) -> Object:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": SERVICE,
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": SERVICE},
+        },
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": ports,
+    }

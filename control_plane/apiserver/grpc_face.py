@@ -1,0 +1,232 @@
+"""The gRPC face: service Objects (and Discovery) of `rayplane.v1` over the registry.
+
+Errors travel as gRPC status with the Kubernetes Status as JSON in the details. The operations of a batch run at the
+same time; the events of a watch that are ready together travel in one message.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+
+from control_plane.api.errors import ApiError, Timeout
+from control_plane.api.patching import PatchKind
+from control_plane.apiserver.registry import ObjectRegistry, error_json
+from control_plane.apiserver.requests import (
+    DeleteOptions,
+    ListOptions,
+    Target,
+    User,
+    WriteOptions,
+)
+from control_plane.rpc import Context, RpcError
+from proto.rayplane.v1 import objects_pb2 as pb
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_JSON = "application/json"
+_BATCH_AT_ONCE = 64
+_PATCH_KINDS: dict[int, PatchKind] = {
+    pb.MERGE: "merge",
+    pb.JSON: "json",
+    pb.STRATEGIC: "strategic",
+    pb.APPLY: "apply",
+}
+
+
+def rpc_error(error: ApiError) -> RpcError:
+    code = getattr(grpc.StatusCode, error.grpc_status, grpc.StatusCode.UNKNOWN)
+    return RpcError(code, error.message, error_json(error))
+
+
+class ObjectsService:
+    """Handler of `rayplane.v1.Objects`."""
+
+    def __init__(self, registry: ObjectRegistry, *, timeout_s: float) -> None:
+        self._registry = registry
+        self._timeout_s = timeout_s
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.Object:
+        return await self._one(context, self._get, request)
+
+    async def Create(self, request: pb.CreateRequest, context: Context) -> pb.Object:
+        return await self._one(context, self._create, request)
+
+    async def Update(self, request: pb.UpdateRequest, context: Context) -> pb.Object:
+        return await self._one(context, self._update, request)
+
+    async def Patch(self, request: pb.PatchRequest, context: Context) -> pb.Object:
+        return await self._one(context, self._patch, request)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.Object:
+        return await self._one(context, self._delete, request)
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        async def run(user: User) -> pb.ListResponse:
+            target = self._target(request.ref)
+            listing = await self._registry.list(user, target, _list_options(request))
+            kinds = self._registry.kinds
+            items = [kinds.json(target.info, e) for e in listing.entries]
+            answer = pb.ListResponse(
+                resource_version=str(listing.revision),
+                remaining=listing.remaining or 0,
+                items=items,
+            )
+            setattr(answer, "continue", listing.continue_token)
+            return answer
+
+        return await self._answered(context, run)
+
+    async def DeleteCollection(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        async def run(user: User) -> pb.ListResponse:
+            target = self._target(request.ref)
+            listing = await self._registry.delete_collection(user, target, _list_options(request), DeleteOptions())
+            kinds = self._registry.kinds
+            items = [kinds.json(target.info, e) for e in listing.entries]
+            return pb.ListResponse(resource_version=str(listing.revision), items=items)
+
+        return await self._answered(context, run)
+
+    async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
+        async def run(user: User) -> pb.BatchResponse:
+            slots = asyncio.Semaphore(_BATCH_AT_ONCE)
+            results = await asyncio.gather(*(self._in_batch(user, op, slots) for op in request.operations))
+            return pb.BatchResponse(results=results)
+
+        return await self._answered(context, run)
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        try:
+            user = await self._registry.authenticator.of_call(context)
+            initial = request.send_initial_events
+            options = ListOptions(
+                label_selector=request.label_selector,
+                field_selector=request.field_selector,
+                resource_version=request.resource_version,
+                resource_version_match="NotOlderThan" if initial else "",
+                allow_bookmarks=request.allow_bookmarks,
+                send_initial_events=initial or None,
+            )
+            target = self._target(request.ref)
+            async with contextlib.aclosing(self._registry.watch(user, target, options)) as groups:
+                async for items in groups:
+                    events = [pb.WatchEvent(type=i.type, json=i.json) for i in items]
+                    if events:
+                        yield pb.WatchResponse(events=events)
+        except ApiError as e:
+            raise rpc_error(e) from e
+
+    # --- single operations --------------------------------------------------------------------
+
+    async def _get(self, user: User, request: pb.GetRequest) -> bytes:
+        target = self._target(request.ref)
+        return await self._registry.get(user, target, request.resource_version)
+
+    async def _create(self, user: User, request: pb.CreateRequest) -> bytes:
+        answer = await self._registry.create(
+            user, self._target(request.ref), request.json, _JSON, _write_options(request.options)
+        )
+        return answer.json
+
+    async def _update(self, user: User, request: pb.UpdateRequest) -> bytes:
+        answer = await self._registry.update(
+            user, self._target(request.ref), request.json, _JSON, _write_options(request.options)
+        )
+        return answer.json
+
+    async def _patch(self, user: User, request: pb.PatchRequest) -> bytes:
+        answer = await self._registry.patch(
+            user,
+            self._target(request.ref),
+            _PATCH_KINDS[request.type],
+            request.patch,
+            _write_options(request.options),
+        )
+        return answer.json
+
+    async def _delete(self, user: User, request: pb.DeleteRequest) -> bytes:
+        grace = request.grace_period_seconds if request.HasField("grace_period_seconds") else None
+        options = DeleteOptions(
+            grace_period_s=grace,
+            propagation_policy=request.propagation_policy,
+            uid=request.uid,
+            resource_version=request.resource_version,
+            dry_run=request.dry_run,
+        )
+        answer = await self._registry.delete(user, self._target(request.ref), options)
+        return answer.json
+
+    async def _in_batch(self, user: User, operation: pb.Operation, slots: asyncio.Semaphore) -> pb.Result:
+        name = operation.WhichOneof("op")
+        if name is None:
+            error = ApiError("an operation of the batch is empty", reason="BadRequest", code=400)
+            return pb.Result(status=error_json(error))
+        run = getattr(self, f"_{name}")
+        async with slots:
+            try:
+                return pb.Result(json=await run(user, getattr(operation, name)))
+            except ApiError as e:
+                return pb.Result(status=error_json(e))
+
+    # --- common -------------------------------------------------------------------------------
+
+    async def _one(self, context: Context, run: Callable[[User, R], Awaitable[bytes]], request: R) -> pb.Object:
+        async def answer(user: User) -> pb.Object:
+            return pb.Object(json=await run(user, request))
+
+        return await self._answered(context, answer)
+
+    async def _answered(self, context: Context, run: Callable[[User], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await run(await self._registry.authenticator.of_call(context))
+        except ApiError as e:
+            raise rpc_error(e) from e
+        except TimeoutError as e:
+            text = "request did not complete within the allotted timeout"
+            raise rpc_error(Timeout(text, details={})) from e
+
+    def _target(self, ref: pb.ResourceRef) -> Target:
+        return self._registry.target(
+            ref.group,
+            ref.version,
+            ref.resource,
+            namespace=ref.namespace,
+            name=ref.name,
+            subresource=ref.subresource,
+        )
+
+
+class DiscoveryService:
+    """Handler of `rayplane.v1.Discovery`. `endpoints` tells the servers (grpc, https) and etcd members."""
+
+    def __init__(self, endpoints: Callable[[], Awaitable[tuple[list[str], list[str], list[str]]]]) -> None:
+        self._endpoints = endpoints
+
+    async def Endpoints(self, request: pb.EndpointsRequest, context: Context) -> pb.EndpointsResponse:
+        grpc_addresses, https, etcd = await self._endpoints()
+        return pb.EndpointsResponse(grpc=grpc_addresses, https=https, etcd=etcd)
+
+
+def _write_options(options: pb.WriteOptions) -> WriteOptions:
+    return WriteOptions(
+        dry_run=options.dry_run,
+        field_manager=options.field_manager,
+        # Components of the cluster send what they have read: there is nothing to warn of.
+        field_validation=options.field_validation or "Ignore",
+        force=options.force,
+    )
+
+
+def _list_options(request: pb.ListRequest) -> ListOptions:
+    return ListOptions(
+        label_selector=request.label_selector,
+        field_selector=request.field_selector,
+        limit=request.limit,
+        continue_token=getattr(request, "continue"),
+        resource_version=request.resource_version,
+        resource_version_match=request.resource_version_match,
+    )

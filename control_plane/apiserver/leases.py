@@ -1,0 +1,35 @@
+"""etcd leases under which Events are stored, so that they go away by themselves."""
+
+import asyncio
+
+from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.config import Timing
+from control_plane.apiserver.storage import api_error
+from control_plane.client.etcd import EtcdClient
+from control_plane.rpc import RpcError
+
+# One lease serves all events of this share of their time to live: a lease for each would be costly.
+_SHARE = 0.05
+
+
+class EventLeases:
+    """`lease(info)` is 0 for everything that stays."""
+
+    def __init__(self, etcd: EtcdClient, timing: Timing) -> None:
+        self._etcd = etcd
+        self._ttl_s = timing.event_ttl_s
+        self._lease = 0
+        self._until = 0.0
+
+    async def lease(self, info: ResourceInfo) -> int:
+        if info.plural != "events" or not self._ttl_s:
+            return 0
+        now = asyncio.get_running_loop().time()
+        if now >= self._until:
+            span = self._ttl_s * _SHARE
+            try:
+                self._lease = (await self._etcd.lease_grant(int(self._ttl_s + span))).ID
+            except RpcError as e:
+                raise api_error(e) from e
+            self._until = now + span
+        return self._lease

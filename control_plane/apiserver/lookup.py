@@ -1,0 +1,29 @@
+"""Other objects, as admission and authentication look them up: from the caches, and never too stale to miss."""
+
+from control_plane.api.meta import Object
+from control_plane.apiserver.cache import Selection
+from control_plane.apiserver.hub import WatchHub
+from control_plane.apiserver.kinds import Kinds
+
+
+class Lookup:
+    """Objects by resource name (`pods`, `storageclasses.storage.k8s.io`), in stored form. Never change them."""
+
+    def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
+        self._kinds = kinds
+        self._hub = hub
+
+    async def get(self, resource: str, name: str, namespace: str = "") -> Object | None:
+        """The object. What is not there is looked for once more after the cache has caught up with etcd."""
+        cache = await self._hub.cache(self._kinds.named(resource))
+        entry = cache.get(namespace, name)
+        if entry is None:
+            await self._hub.fresh()
+            cache = await self._hub.cache(self._kinds.named(resource))
+            entry = cache.get(namespace, name)
+        return entry.object if entry is not None else None
+
+    async def list(self, resource: str, namespace: str = "") -> list[Object]:
+        """All objects as the cache has them, in the order of their keys."""
+        cache = await self._hub.cache(self._kinds.named(resource))
+        return [e.object for e in cache.select(Selection(namespace=namespace))]

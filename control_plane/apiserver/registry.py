@@ -1,0 +1,217 @@
+"""The one path to objects for both faces: authorise, then read or write, then let subresources have their way."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+import orjson
+
+from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from control_plane.api.meta import Object
+from control_plane.api.patching import PatchKind
+from control_plane.apiserver.admission import Admission
+from control_plane.apiserver.authn import Authenticator
+from control_plane.apiserver.authz import Authorizer
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.hub import WatchHub
+from control_plane.apiserver.kinds import Kinds
+from control_plane.apiserver.leases import EventLeases
+from control_plane.apiserver.lookup import Lookup
+from control_plane.apiserver.reading import Listing, Reader, WatchItem
+from control_plane.apiserver.requests import (
+    Answer,
+    DeleteOptions,
+    ListOptions,
+    Target,
+    User,
+    WriteOptions,
+)
+from control_plane.apiserver.storage import Storage
+from control_plane.apiserver.subresources import Subresources
+from control_plane.apiserver.writing import Writer
+from control_plane.client.etcd import EtcdClient
+from storage.env import Env
+
+_DELETES_AT_ONCE = 16
+# Subresources that are another view of the object and are read and written like it.
+_PLAIN = frozenset({"", "status"})
+
+# The class below has a method `list`, which hides the type inside it.
+_Items = list[WatchItem]
+
+
+class ObjectRegistry:
+    """All operations on objects. Every method raises ApiError."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient) -> None:
+        self.kinds = Kinds()
+        self.env = env
+        self.storage = Storage(etcd, update_attempts=config.limits.update_attempts)
+        self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
+        self.lookup = Lookup(self.kinds, self.hub)
+        self.authorizer = Authorizer(self.kinds, self.hub)
+
+        async def find_account(namespace: str, name: str) -> Object | None:
+            return await self.lookup.get("serviceaccounts", name, namespace)
+
+        self.authenticator = Authenticator(config, env, find_account)
+        self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
+        self.writer = Writer(
+            self.kinds,
+            self.storage,
+            self.hub,
+            Admission(config, env, self.lookup),
+            env=env,
+            leases=EventLeases(etcd, config.timing),
+        )
+        self.subresources = Subresources(
+            self.kinds,
+            self.reader,
+            self.writer,
+            self.lookup,
+            authorizer=self.authorizer,
+            authenticator=self.authenticator,
+            env=env,
+            issuer=config.issuer,
+        )
+
+    def target(
+        self,
+        group: str,
+        version: str,
+        plural: str,
+        *,
+        namespace: str = "",
+        name: str = "",
+        subresource: str = "",
+    ) -> Target:
+        """What a request names. NotFound for what is not served."""
+        info = self.kinds.find(group, version, plural)
+        if subresource and subresource not in info.subresources:
+            raise NotFound("the server could not find the requested resource", details={})
+        if not info.namespaced:
+            namespace = name if info.name == "namespaces" else ""
+        return Target(info, namespace, name, subresource)
+
+    # --- reads --------------------------------------------------------------------------------
+
+    async def get(self, user: User, target: Target, resource_version: str = "") -> bytes:
+        """One object as JSON."""
+        await self.allow(user, "get", target)
+        if target.subresource not in _PLAIN:
+            return await self.subresources.get(_plain(target), resource_version)
+        entry = await self.reader.get(_plain(target), resource_version)
+        return self.kinds.json(target.info, entry)
+
+    async def get_entry(self, user: User, target: Target, resource_version: str = "") -> Entry:
+        """One object as it is stored, for tables."""
+        await self.allow(user, "get", target)
+        return await self.reader.get(_plain(target), resource_version)
+
+    async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
+        await self.allow(user, "list", target)
+        return await self.reader.list(_plain(target), options)
+
+    async def watch(self, user: User, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
+        """See `Reader.watch`. Refusals come with the first item asked for."""
+        await self.allow(user, "watch", target)
+        async with contextlib.aclosing(self.reader.watch(_plain(target), options)) as groups:
+            async for items in groups:
+                yield items
+
+    # --- writes -------------------------------------------------------------------------------
+
+    async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        await self.allow(user, "create", target)
+        plain = _plain(target)
+        if target.subresource:
+            return await self.subresources.create(user, plain, body, content_type, options)
+        if not target.info.persisted:
+            return await self.subresources.review(user, plain, body, content_type, options)
+        return await self.writer.create(user, plain, body, content_type, options)
+
+    async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        await self.allow(user, "update", target)
+        plain = _plain(target)
+        if target.subresource not in _PLAIN:
+            return await self.subresources.update(user, plain, body, content_type, options)
+        return await self.writer.update(user, plain, body, content_type, options)
+
+    async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:
+        await self.allow(user, "patch", target)
+        plain = _plain(target)
+        if target.subresource not in _PLAIN:
+            return await self.subresources.patch(user, plain, kind, body, options)
+        return await self.writer.patch(user, plain, kind, body, options)
+
+    async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
+        await self.allow(user, "delete", target)
+        if target.subresource:
+            raise MethodNotAllowed(details={})
+        return await self.writer.delete(user, _plain(target), options)
+
+    async def delete_collection(
+        self, user: User, target: Target, options: ListOptions, delete: DeleteOptions
+    ) -> Listing:
+        """Delete everything that is selected; the answer lists what it was."""
+        await self.allow(user, "deletecollection", target)
+        plain = _plain(target)
+        listing = await self.reader.list(plain, options)
+        slots = asyncio.Semaphore(_DELETES_AT_ONCE)
+
+        async def one(entry: Entry) -> None:
+            async with slots:
+                single = Target(target.info, entry.namespace, entry.name)
+                # Somebody else may have been faster.
+                with contextlib.suppress(NotFound):
+                    await self.writer.delete(user, single, delete)
+
+        async with asyncio.TaskGroup() as group:
+            for entry in listing.entries:
+                group.create_task(one(entry))
+        return listing
+
+    async def allow(self, user: User, verb: str, target: Target) -> None:
+        """MethodNotAllowed for a verb that is not served here, Forbidden for a user who may not."""
+        info = target.info
+        served = info.subresources[target.subresource].verbs if target.subresource else info.verbs
+        if verb not in served:
+            raise MethodNotAllowed(details={})
+        if user.all_powerful:
+            return
+        if verb == "create" and not target.subresource:
+            target = Target(info, target.namespace)
+        await self.authorizer.check(user, verb, target)
+
+
+def _plain(target: Target) -> Target:
+    """The target as storage sees it: authorisation looks at a namespace as being in itself."""
+    if target.info.namespaced or not target.namespace:
+        return target
+    return Target(target.info, "", target.name, target.subresource)
+
+
+def error_json(error: ApiError) -> bytes:
+    return orjson.dumps(error.status)
+
+
+def parse_delete_options(o: Object) -> DeleteOptions:
+    """meta/v1 DeleteOptions as they come in a body."""
+    preconditions = o.get("preconditions") or {}
+    dry_run = o.get("dryRun") or []
+    check_dry_run(dry_run)
+    return DeleteOptions(
+        grace_period_s=o.get("gracePeriodSeconds"),
+        propagation_policy=o.get("propagationPolicy") or "",
+        orphan_dependents=o.get("orphanDependents"),
+        uid=preconditions.get("uid") or "",
+        resource_version=preconditions.get("resourceVersion") or "",
+        dry_run=bool(dry_run),
+    )
+
+
+def check_dry_run(values: list[str]) -> None:
+    for value in values:
+        if value != "All":
+            raise BadRequest(f'invalid dryRun "{value}": the only supported value is "All"')

@@ -1,0 +1,108 @@
+"""What a request is, whichever face it came through."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
+
+ANONYMOUS = "system:anonymous"
+UNAUTHENTICATED = "system:unauthenticated"
+AUTHENTICATED = "system:authenticated"
+MASTERS = "system:masters"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+
+    @property
+    def all_powerful(self) -> bool:
+        return MASTERS in self.groups
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """As `authentication.k8s.io` UserInfo."""
+        out: dict[str, Any] = {"username": self.name}
+        if self.uid:
+            out["uid"] = self.uid
+        if self.groups:
+            out["groups"] = list(self.groups)
+        if self.extra:
+            out["extra"] = {key: list(values) for key, values in self.extra.items()}
+        return out
+
+
+SYSTEM = User("system:apiserver", (MASTERS, AUTHENTICATED))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked for: a resource, or with a name one object, or with a subresource a part of it."""
+
+    info: ResourceInfo
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """Options of create, update and patch."""
+
+    dry_run: bool = False
+    field_manager: str = ""
+    field_validation: str = ""
+    force: bool = False
+    """Server-side apply takes over fields that others own."""
+    user_agent: str = ""
+    """Program that asks: who manages the fields it writes, where no manager is named."""
+
+    @property
+    def manager(self) -> str:
+        """The name to record in managedFields; empty where nothing is recorded."""
+        return self.field_manager or self.user_agent
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOptions:
+    """meta/v1 DeleteOptions."""
+
+    grace_period_s: int | None = None
+    propagation_policy: str = ""
+    orphan_dependents: bool | None = None
+    uid: str = ""
+    resource_version: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """meta/v1 ListOptions, for lists and watches."""
+
+    label_selector: str = ""
+    field_selector: str = ""
+    limit: int = 0
+    continue_token: str = ""
+    resource_version: str = ""
+    resource_version_match: str = ""
+    timeout_s: float | None = None
+    allow_bookmarks: bool = False
+    send_initial_events: bool | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """The outcome of a write: the object (or Status) as JSON, and what the client is warned of."""
+
+    json: bytes
+    created: bool = False
+    warnings: list[str] = field(default_factory=list)
+    object: Object | None = None
+    """The same, parsed, where it is at hand."""

@@ -1,0 +1,153 @@
+"""Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
+
+from collections.abc import Callable
+
+import orjson
+from aiohttp import web
+
+from control_plane.api.discovery import Discovery, Document
+from control_plane.api.errors import ApiError
+from control_plane.api.openapi import OpenAPI
+from control_plane.apiserver.cache import ResourceCache
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.registry import ObjectRegistry
+
+GIT_VERSION = "v1.37.0+rayplane"
+_VERSION = {
+    "major": "1",
+    "minor": "37",
+    "gitVersion": GIT_VERSION,
+    "gitCommit": "0" * 40,
+    "gitTreeState": "clean",
+    "buildDate": "2026-01-01T00:00:00Z",
+    "goVersion": "go1.26",
+    "compiler": "gc",
+    "platform": "linux/amd64",
+}
+_HEALTH = ("/healthz", "/livez", "/readyz")
+
+
+class Documents:
+    """`answer(request)`: the response, or None for a path it does not know."""
+
+    def __init__(self, config: ApiServerConfig, registry: ObjectRegistry, is_ready: Callable[[], bool]) -> None:
+        self._config = config
+        self._registry = registry
+        self._is_ready = is_ready
+        resources = registry.kinds.registry
+        self._discovery = Discovery(resources)
+        self._openapi = OpenAPI(resources, version=GIT_VERSION, custom_schemas=registry.kinds.custom_schemas)
+        self.requests_total: dict[tuple[str, str, int], int] = {}
+        """Answered requests by (verb, resource, code)."""
+
+    async def answer(self, request: web.BaseRequest) -> web.Response | None:
+        path = request.path.rstrip("/") or "/"
+        if path == "/version":
+            return web.json_response(_VERSION)
+        if path.startswith(_HEALTH) and path.split("/")[1] in ("healthz", "livez", "readyz"):
+            return await self._health(request, path)
+        if path == "/metrics":
+            return web.Response(text=self._metrics(), content_type="text/plain")
+        if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
+            document = self._discovery.document(path, request.headers.get("Accept", ""))
+            return _document(request, document)
+        if path == "/openapi/v3":
+            return _document(request, self._openapi.root())
+        if path.startswith("/openapi/v3/"):
+            document = self._openapi.group_version(path.removeprefix("/openapi/v3/"))
+            return _document(request, document, hashed="hash" in request.query)
+        return self._other(path)
+
+    def _other(self, path: str) -> web.Response | None:
+        if path == "/":
+            return web.json_response({"paths": _paths()})
+        if path == "/.well-known/openid-configuration":
+            issuer = self._config.issuer
+            body = {
+                "issuer": issuer,
+                "jwks_uri": f"{issuer}/openid/v1/jwks",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"],
+            }
+            return web.json_response(body)
+        if path == "/openid/v1/jwks":
+            key = self._registry.authenticator.public_jwk()
+            keys = orjson.dumps({"keys": [key] if key else []})
+            return web.Response(body=keys, content_type="application/jwk-set+json")
+        return None
+
+    async def _health(self, request: web.BaseRequest, path: str) -> web.Response:
+        checks = {"ping": True, "etcd": await self._etcd_answers()}
+        if path.startswith("/readyz"):
+            checks["shutdown"] = self._is_ready()
+        _, _, single = path.strip("/").partition("/")
+        if single:
+            if single not in checks:
+                return web.Response(status=404, text="404 page not found\n")
+            checks = {single: checks[single]}
+        for excluded in request.query.getall("exclude", []):
+            checks.pop(excluded, None)
+        healthy = all(checks.values())
+        name = path.split("/")[1]
+        if healthy and "verbose" not in request.query:
+            return web.Response(text="ok")
+        lines = [f"[{'+' if ok else '-'}]{check} {'ok' if ok else 'failed'}" for check, ok in checks.items()]
+        lines.append(f"{name} check {'passed' if healthy else 'failed'}")
+        return web.Response(status=200 if healthy else 500, text="\n".join(lines) + "\n")
+
+    async def _etcd_answers(self) -> bool:
+        try:
+            await self._registry.hub.current_revision()
+        except ApiError:
+            return False
+        return True
+
+    def _metrics(self) -> str:
+        """Prometheus text format 0.0.4."""
+        lines = ["# TYPE apiserver_request_total counter"]
+        for (verb, resource, code), count in sorted(self.requests_total.items()):
+            labels = f'verb="{verb}",resource="{resource}",code="{code}"'
+            lines.append(f"apiserver_request_total{{{labels}}} {count}")
+        caches: list[ResourceCache] = [c for c in self._registry.hub.loaded() if c.ready]
+        lines.append("# TYPE apiserver_storage_objects gauge")
+        lines += [f'apiserver_storage_objects{{resource="{c.info.name}"}} {len(c)}' for c in caches]
+        lines.append("# TYPE apiserver_registered_watchers gauge")
+        lines += [f'apiserver_registered_watchers{{resource="{c.info.name}"}} {c.watcher_count}' for c in caches]
+        lines.append("# TYPE apiserver_cache_revision gauge")
+        lines.append(f"apiserver_cache_revision {self._registry.hub.revision}")
+        return "\n".join(lines) + "\n"
+
+
+def _paths() -> list[str]:
+    return [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+
+
+def not_found_paths() -> web.Response:
+    """What an unknown path outside the API is answered with."""
+    return web.json_response({"paths": _paths()}, status=404)
+
+
+def _document(request: web.BaseRequest, document: Document, *, hashed: bool = False) -> web.Response:
+    headers = {"ETag": document.etag, "Vary": "Accept"}
+    if hashed:
+        # The URL names the content: it can be kept for ever.
+        headers["Cache-Control"] = "public, immutable"
+        headers["Expires"] = "Fri, 01 Jan 2100 00:00:00 GMT"
+    given = [t.strip() for t in request.headers.get("If-None-Match", "").split(",")]
+    if document.etag in given:
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = document.content_type
+    return web.Response(body=document.body, headers=headers)

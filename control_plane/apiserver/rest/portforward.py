@@ -1,0 +1,151 @@
+"""Port-forwarding: a SPDY connection in WebSocket messages on one side, gRPC streams to the node host on the other.
+
+The client opens two SPDY streams for each forwarded connection, `error` first and then `data`, with the port and a
+request id in their headers. Each pair becomes one PortForward call. Bytes towards the node wait in a bounded queue
+per connection: a full one stops the reading of the whole socket, as the client shares it among its connections anyway.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from control_plane.apiserver.rest import spdy
+from control_plane.rpc import RpcError, Stub
+from proto.rayplane.v1 import node_pb2
+
+_QUEUE_MAX = 64
+_CONNECTIONS_MAX = 256
+_CHUNK = 32 * 1024
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One forwarded connection: its streams by kind, and what the client has sent."""
+
+    port: int
+    error: int = 0
+    data: int = 0
+    inbox: "asyncio.Queue[bytes | None]" = field(default_factory=lambda: asyncio.Queue(maxsize=_QUEUE_MAX))
+    task: "asyncio.Task[None] | None" = None
+
+
+async def serve_tunnel(socket: web.WebSocketResponse, stub: Stub, ref: node_pb2.ContainerRef) -> None:
+    """Serve a tunnel until the client goes away."""
+    tunnel = _Tunnel(socket, stub, ref)
+    try:
+        async for message in socket:
+            if message.type is WSMsgType.BINARY:
+                await tunnel.receive(message.data)
+    except spdy.SpdyError as e:
+        await socket.close(code=1002, message=str(e).encode())
+    finally:
+        await tunnel.close()
+
+
+class _Tunnel:
+    def __init__(self, socket: web.WebSocketResponse, stub: Stub, ref: node_pb2.ContainerRef) -> None:
+        self._socket = socket
+        self._stub = stub
+        self._ref = ref
+        self._decoder = spdy.Decoder()
+        self._encoder = spdy.Encoder()
+        self._connections: dict[str, _Connection] = {}
+        self._by_stream: dict[int, _Connection] = {}
+
+    async def receive(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            await self._handle(frame)
+
+    async def close(self) -> None:
+        tasks = [c.task for c in self._connections.values() if c.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _handle(self, frame: spdy.Frame) -> None:
+        if frame.type == spdy.SYN_STREAM:
+            await self._open(frame)
+        elif frame.type == spdy.PING:
+            await self._send(self._encoder.ping(frame.data))
+        elif frame.type == spdy.RST_STREAM:
+            connection = self._by_stream.pop(frame.stream, None)
+            if connection is not None and connection.data == frame.stream and connection.task:
+                connection.task.cancel()
+        elif frame.type == 0:
+            await self._data(frame)
+
+    async def _open(self, frame: spdy.Frame) -> None:
+        headers = frame.headers
+        kind, port = headers.get("streamtype", ""), headers.get("port", "")
+        if kind not in ("error", "data") or not port.isdigit():
+            await self._send(self._encoder.reset(frame.stream))
+            return
+        if len(self._connections) >= _CONNECTIONS_MAX:
+            await self._send(self._encoder.reset(frame.stream, 7))
+            return
+        key = headers.get("requestid") or f"{port}-{frame.stream // 4}"
+        connection = self._connections.setdefault(key, _Connection(int(port)))
+        setattr(connection, kind, frame.stream)
+        self._by_stream[frame.stream] = connection
+        await self._send(self._encoder.reply(frame.stream))
+        if connection.data and connection.error:
+            loop = asyncio.get_running_loop()
+            connection.task = loop.create_task(self._forward(key, connection))
+
+    async def _data(self, frame: spdy.Frame) -> None:
+        connection = self._by_stream.get(frame.stream)
+        if connection is None or frame.stream != connection.data or connection.task is None:
+            return
+        if connection.task.done():
+            return
+        if frame.data:
+            await connection.inbox.put(frame.data)
+            # The window is kept open: the queue is what holds the client back.
+            await self._send(self._encoder.window(frame.stream, len(frame.data)))
+            await self._send(self._encoder.window(0, len(frame.data)))
+        if frame.last:
+            await connection.inbox.put(None)
+
+    async def _forward(self, key: str, connection: _Connection) -> None:
+        """One connection, until the pod has closed it."""
+        failure = b""
+        try:
+            requests = self._requests(connection)
+            async with contextlib.aclosing(self._stub.PortForward(requests)) as answers:
+                async for answer in answers:
+                    for at in range(0, len(answer.data), _CHUNK):
+                        await self._send(self._encoder.data(connection.data, answer.data[at : at + _CHUNK]))
+                    if answer.closed:
+                        break
+        except RpcError as e:
+            failure = f"an error occurred forwarding {connection.port}: {e.message}".encode()
+        finally:
+            self._connections.pop(key, None)
+            self._drain(connection)
+        with contextlib.suppress(ConnectionError):
+            if failure:
+                await self._send(self._encoder.data(connection.error, failure))
+            await self._send(self._encoder.data(connection.error, b"", last=True))
+            await self._send(self._encoder.data(connection.data, b"", last=True))
+        self._by_stream.pop(connection.data, None)
+        self._by_stream.pop(connection.error, None)
+
+    @staticmethod
+    def _drain(connection: _Connection) -> None:
+        """Nobody reads the queue any more: let whoever waits to put something go on."""
+        while not connection.inbox.empty():
+            connection.inbox.get_nowait()
+
+    async def _requests(self, connection: _Connection) -> AsyncIterator[Any]:
+        yield node_pb2.PortForwardRequest(ref=self._ref, port=connection.port)
+        while (data := await connection.inbox.get()) is not None:
+            yield node_pb2.PortForwardRequest(data=data)
+        yield node_pb2.PortForwardRequest(closed=True)
+        await asyncio.get_running_loop().create_future()
+
+    async def _send(self, data: bytes) -> None:
+        await self._socket.send_bytes(data)

@@ -1,0 +1,184 @@
+"""How objects are shown: as they are, as tables for people, or as metadata only; chosen by the Accept header."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+import yaml
+
+from control_plane.api import tables
+from control_plane.api.errors import NotAcceptable
+from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.kinds import Kinds
+from control_plane.apiserver.reading import Listing
+
+Form = Literal["object", "table", "metadata"]
+JSON = "application/json"
+YAML = "application/yaml"
+_META_GROUP = "meta.k8s.io"
+_META_VERSIONS = ("v1", "v1beta1")
+_ACCEPTED = f"only the following media types are accepted: {JSON}, {YAML}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One form of an answer."""
+
+    form: Form = "object"
+    version: str = "v1"
+    media: str = JSON
+
+    @property
+    def content_type(self) -> str:
+        """Plain, as the recorded servers name it."""
+        return self.media
+
+
+def negotiate(accept: str) -> View:
+    """The first form in an Accept header that can be served. NotAcceptable."""
+    if not accept:
+        return View()
+    for clause in accept.split(","):
+        media, *parameters = (part.strip() for part in clause.split(";"))
+        values = dict(p.partition("=")[::2] for p in parameters)
+        if media in ("*/*", "application/*"):
+            return View()
+        if media not in (JSON, YAML):
+            continue
+        kind = values.get("as")
+        if kind is None:
+            return View(media=media)
+        version = values.get("v", "v1")
+        if values.get("g") != _META_GROUP or version not in _META_VERSIONS:
+            continue
+        if kind == "Table":
+            return View("table", version, media)
+        if kind in ("PartialObjectMetadata", "PartialObjectMetadataList"):
+            return View("metadata", version, media)
+    raise NotAcceptable(_ACCEPTED)
+
+
+class Presenter:
+    """Puts objects and lists into bytes. `now` is the wall clock's, for the ages in tables."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds = kinds
+
+    def object(self, view: View, info: ResourceInfo, json: bytes, now: datetime, *, include: str = "") -> bytes:
+        """One object. `json`: in the form of `info` (or another kind, for subresources)."""
+        if view.form == "table":
+            return self._dump(view, self.table(view, info, [orjson.loads(json)], now, include=include))
+        if view.form == "metadata":
+            return self._dump(view, _partial(view, orjson.loads(json)))
+        return json if view.media == JSON else _yaml(orjson.loads(json))
+
+    def list(self, view: View, listing: Listing, now: datetime, *, include: str = "") -> bytes:
+        """A list, with its version and continue token."""
+        info = listing.info
+        meta: dict[str, Any] = {"resourceVersion": str(listing.revision)}
+        if listing.continue_token:
+            meta["continue"] = listing.continue_token
+            if listing.remaining is not None:
+                meta["remainingItemCount"] = listing.remaining
+        if view.form == "object" and view.media == JSON:
+            items = b",".join(self._items(listing))
+            return b'{"kind":"%s","apiVersion":"%s","metadata":%s,"items":[%s]}' % (
+                info.list_kind.encode(),
+                info.api_version.encode(),
+                orjson.dumps(meta),
+                items,
+            )
+        objects = [self._kinds.from_stored(info, e.object) for e in listing.entries]
+        if view.form == "table":
+            table = self.table(view, info, objects, now, include=include, metadata=meta)
+            return self._dump(view, table)
+        if view.form == "metadata":
+            kind, version = "PartialObjectMetadataList", f"{_META_GROUP}/{view.version}"
+            objects = [_partial(view, o) for o in objects]
+        else:
+            kind, version = info.list_kind, info.api_version
+        body = {"kind": kind, "apiVersion": version, "metadata": meta, "items": objects}
+        return self._dump(view, body)
+
+    def _items(self, listing: Listing) -> Sequence[bytes]:
+        info = listing.info
+        if not info.is_storage_version:
+            return [self._kinds.json(info, e) for e in listing.entries]
+        if info.custom:
+            return [e.json for e in listing.entries]
+        return [e.item_json for e in listing.entries]
+
+    def table(
+        self,
+        view: View,
+        info: ResourceInfo,
+        objects: Sequence[Object],
+        now: datetime,
+        *,
+        include: str = "",
+        metadata: dict[str, Any] | None = None,
+        header: bool = True,
+    ) -> Object:
+        """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object."""
+        table = tables.to_table(
+            info,
+            objects,
+            now=now,
+            include_object=include or "Metadata",
+            metadata=metadata,
+            columns=self._kinds.columns.get((info.api_version, info.kind)),
+            header=header,
+        )
+        table["apiVersion"] = f"{_META_GROUP}/{view.version}"
+        return table
+
+    def event(
+        self,
+        view: View,
+        info: ResourceInfo,
+        json: bytes,
+        now: datetime,
+        *,
+        include: str = "",
+        first: bool = True,
+    ) -> bytes:
+        """The object of a watch event in this view; only the first table of a stream has its columns."""
+        if view.form == "metadata":
+            return orjson.dumps(_partial(view, orjson.loads(json)))
+        objects = [orjson.loads(json)]
+        return orjson.dumps(self.table(view, info, objects, now, include=include, header=first))
+
+    def bookmark(self, view: View, json: bytes) -> bytes:
+        """A bookmark in this view: tables and metadata have one without rows or labels."""
+        o = orjson.loads(json)
+        if view.form == "metadata":
+            return orjson.dumps(_partial(view, o))
+        version = f"{_META_GROUP}/{view.version}"
+        table = {
+            "kind": "Table",
+            "apiVersion": version,
+            "metadata": {"resourceVersion": o["metadata"]["resourceVersion"]},
+            "columnDefinitions": None,
+            "rows": [{"cells": [], "object": o}],
+        }
+        return orjson.dumps(table)
+
+    @staticmethod
+    def _dump(view: View, o: Object) -> bytes:
+        return orjson.dumps(o) if view.media == JSON else _yaml(o)
+
+
+def _partial(view: View, o: Object) -> Object:
+    return {
+        "kind": "PartialObjectMetadata",
+        "apiVersion": f"{_META_GROUP}/{view.version}",
+        "metadata": o.get("metadata") or {},
+    }
+
+
+def _yaml(o: Object) -> bytes:
+    text: bytes = yaml.dump(o, Dumper=yaml.CSafeDumper, encoding="utf-8", allow_unicode=True)
+    return text

@@ -1,0 +1,248 @@
+"""Resources over HTTP: each verb read from the request, given to the registry, and its answer put into bytes."""
+
+import contextlib
+from datetime import datetime
+from urllib.parse import unquote
+
+import orjson
+from aiohttp import web
+
+from control_plane.api import decoding, patching
+from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, RequestEntityTooLarge
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.reading import WatchItem
+from control_plane.apiserver.registry import (
+    ObjectRegistry,
+    check_dry_run,
+    error_json,
+    parse_delete_options,
+)
+from control_plane.apiserver.requests import (
+    Answer,
+    DeleteOptions,
+    ListOptions,
+    Target,
+    User,
+    WriteOptions,
+)
+from control_plane.apiserver.rest.paths import ResourcePath
+from control_plane.apiserver.rest.pods import PodStreams
+from control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
+from control_plane.rpc import Network
+from storage.env import Env
+
+_NO_CACHE = {"Cache-Control": "no-cache, private"}
+_STREAMS = frozenset({"log", "exec", "attach", "portforward"})
+
+
+class ResourceHandler:
+    """Answers requests below a group-version."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, registry: ObjectRegistry, network: Network) -> None:
+        self._config = config
+        self._env = env
+        self._registry = registry
+        self._presenter = Presenter(registry.kinds)
+        self._streams = PodStreams(registry, network)
+
+    async def handle(self, request: web.BaseRequest, user: User, path: ResourcePath, verb: str) -> web.StreamResponse:
+        """The response. Raises ApiError."""
+        target = self._registry.target(
+            path.group,
+            path.version,
+            path.plural,
+            namespace=unquote(path.namespace),
+            name=unquote(path.name),
+            subresource=path.subresource,
+        )
+        if not verb or (path.namespace and not target.info.namespaced):
+            raise MethodNotAllowed(details={})
+        if path.subresource in _STREAMS and target.info.name == "pods":
+            return await self._streams.handle(request, user, target)
+        answered = await getattr(self, f"_{verb}")(request, user, target)
+        response: web.StreamResponse = answered
+        return response
+
+    # --- reads --------------------------------------------------------------------------------
+
+    async def _get(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        view = negotiate(request.headers.get("Accept", ""))
+        version = request.query.get("resourceVersion", "")
+        json = await self._registry.get(user, target, version)
+        if target.subresource not in ("", "status"):
+            view = View(media=view.media)
+        return self._shown(request, view, target, json)
+
+    async def _list(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        view = negotiate(request.headers.get("Accept", ""))
+        listing = await self._registry.list(user, target, list_options(request))
+        include = request.query.get("includeObject", "")
+        body = self._presenter.list(view, listing, self._now(), include=include)
+        return self._response(request, body, view)
+
+    async def _watch(self, request: web.BaseRequest, user: User, target: Target) -> web.StreamResponse:
+        view = negotiate(request.headers.get("Accept", ""))
+        options = list_options(request)
+        if target.name:
+            target = Target(target.info, target.namespace, target.name)
+        items = self._registry.watch(user, target, options)
+        # What is refused at once is a plain error; only a stream that has begun ends with an ERROR event.
+        response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON})
+        response.enable_chunked_encoding()
+        include = request.query.get("includeObject", "")
+        await self._registry.allow(user, "watch", target)
+        await response.prepare(request)
+        first = True
+        # The client may leave at any time: that is how most watches end.
+        with contextlib.suppress(ConnectionError):
+            try:
+                async with contextlib.aclosing(items):
+                    async for group in items:
+                        lines = [self._line(view, target, i, include, first=first) for i in group]
+                        await response.write(b"".join(lines))
+                        first = first and not group
+            except ApiError as e:
+                await response.write(_line_of("ERROR", error_json(e)))
+            await response.write_eof()
+        return response
+
+    def _line(self, view: View, target: Target, item: WatchItem, include: str, *, first: bool) -> bytes:
+        if view.form == "object" or item.type == "ERROR":
+            return item.line or _line_of(item.type, item.json)
+        if item.type == "BOOKMARK":
+            return _line_of(item.type, self._presenter.bookmark(view, item.json))
+        shown = self._presenter.event(view, target.info, item.json, self._now(), include=include, first=first)
+        return _line_of(item.type, shown)
+
+    # --- writes -------------------------------------------------------------------------------
+
+    async def _create(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        if not target.subresource and (target.name or (target.info.namespaced and not target.namespace)):
+            raise MethodNotAllowed(details={})
+        view = negotiate(request.headers.get("Accept", ""))
+        body = await self._body(request)
+        answer = await self._registry.create(user, target, body, _content_type(request), _write_options(request))
+        return self._answered(request, view, target, answer)
+
+    async def _update(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        view = negotiate(request.headers.get("Accept", ""))
+        body = await self._body(request)
+        answer = await self._registry.update(user, target, body, _content_type(request), _write_options(request))
+        return self._answered(request, view, target, answer)
+
+    async def _patch(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        view = negotiate(request.headers.get("Accept", ""))
+        kind = patching.patch_kind(_content_type(request), custom=target.info.custom)
+        body = await self._body(request)
+        answer = await self._registry.patch(user, target, kind, body, _write_options(request))
+        return self._answered(request, view, target, answer)
+
+    async def _delete(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        view = negotiate(request.headers.get("Accept", ""))
+        options = await self._delete_options(request)
+        answer = await self._registry.delete(user, target, options)
+        return self._answered(request, view, target, answer)
+
+    async def _deletecollection(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+        view = negotiate(request.headers.get("Accept", ""))
+        delete = await self._delete_options(request)
+        listing = await self._registry.delete_collection(user, target, list_options(request), delete)
+        return self._response(request, self._presenter.list(view, listing, self._now()), view)
+
+    async def _delete_options(self, request: web.BaseRequest) -> DeleteOptions:
+        body = await self._body(request)
+        o = decoding.decode_options(body, _content_type(request))
+        query = request.query
+        if "gracePeriodSeconds" in query:
+            o["gracePeriodSeconds"] = _integer(query["gracePeriodSeconds"])
+        if "propagationPolicy" in query:
+            o["propagationPolicy"] = query["propagationPolicy"]
+        if "orphanDependents" in query:
+            o["orphanDependents"] = query["orphanDependents"] == "true"
+        if "dryRun" in query:
+            o["dryRun"] = query.getall("dryRun")
+        return parse_delete_options(o)
+
+    # --- common -------------------------------------------------------------------------------
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        limit = self._config.limits.body_bytes
+        body = bytearray()
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                raise RequestEntityTooLarge(f"Request entity too large: limit is {limit}")
+        return bytes(body)
+
+    def _now(self) -> datetime:
+        return self._env.clock.now()
+
+    def _answered(self, request: web.BaseRequest, view: View, target: Target, answer: Answer) -> web.Response:
+        plain = target.subresource in ("", "status") and target.info.persisted
+        if not plain or b'"kind":"Status"' in answer.json[:40]:
+            view = View(media=view.media)
+        response = self._shown(request, view, target, answer.json)
+        if answer.created:
+            response.set_status(201)
+        for warning in answer.warnings:
+            text = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+            response.headers.add("Warning", f'299 - "{text}"')
+        return response
+
+    def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> web.Response:
+        include = request.query.get("includeObject", "")
+        body = self._presenter.object(view, target.info, json, self._now(), include=include)
+        return self._response(request, body, view)
+
+    def _response(self, request: web.BaseRequest, body: bytes, view: View) -> web.Response:
+        if request.query.get("pretty", "") in ("true", "1") and view.media == JSON:
+            body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
+        return web.Response(body=body, content_type=view.content_type, headers=_NO_CACHE)
+
+
+def _line_of(type_: str, json: bytes) -> bytes:
+    return b'{"type":"%s","object":%s}\n' % (type_.encode(), json)
+
+
+def _content_type(request: web.BaseRequest) -> str:
+    return request.headers.get("Content-Type", "")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as e:
+        raise BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax') from e
+
+
+def list_options(request: web.BaseRequest) -> ListOptions:
+    """ListOptions from the query. BadRequest for numbers that are none."""
+    query = request.query
+    initial = query.get("sendInitialEvents")
+    timeout = query.get("timeoutSeconds")
+    return ListOptions(
+        label_selector=query.get("labelSelector", ""),
+        field_selector=query.get("fieldSelector", ""),
+        limit=_integer(query.get("limit") or "0"),
+        continue_token=query.get("continue", ""),
+        resource_version=query.get("resourceVersion", ""),
+        resource_version_match=query.get("resourceVersionMatch", ""),
+        timeout_s=float(_integer(timeout)) if timeout else None,
+        allow_bookmarks=query.get("allowWatchBookmarks", "") in ("true", "1"),
+        send_initial_events=None if initial is None else initial in ("true", "1"),
+    )
+
+
+def _write_options(request: web.BaseRequest) -> WriteOptions:
+    query = request.query
+    dry_run = query.getall("dryRun", [])
+    check_dry_run([value for value in dry_run if value])
+    manager = query.get("fieldManager", "")
+    agent = request.headers.get("User-Agent", "").partition("/")[0]
+    return WriteOptions(
+        dry_run=any(dry_run),
+        field_manager=manager,
+        field_validation=query.get("fieldValidation", ""),
+        force=query.get("force", "") in ("true", "1"),
+        user_agent=agent,
+    )

@@ -1,0 +1,187 @@
+"""The HTTP server of the REST face: who asks, what for, and which answer an error becomes."""
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from control_plane.api import rbac
+from control_plane.api.errors import (
+    ApiError,
+    Forbidden,
+    InternalError,
+    RequestEntityTooLarge,
+    Timeout,
+)
+from control_plane.apiserver.authn import SERVICE_ACCOUNT_PREFIX, impersonated
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.registry import ObjectRegistry, error_json
+from control_plane.apiserver.requests import User
+from control_plane.apiserver.rest import paths
+from control_plane.apiserver.rest.documents import Documents, not_found_paths
+from control_plane.apiserver.rest.resources import ResourceHandler
+from control_plane.rpc import Identity, Network
+from control_plane.rpc.tls import Credentials
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+
+_STREAMING = frozenset({"log", "exec", "attach", "portforward", "proxy"})
+_BACKLOG = 1024
+
+
+class Owner(Protocol):
+    """The server that this face belongs to."""
+
+    registry: ObjectRegistry
+    ready: bool
+
+
+class RestServer:
+    """Listens on `config.https_address`: TLS where `config.tls_dir` is set, plain HTTP otherwise."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, network: Network, owner: Owner) -> None:
+        self._config = config
+        self._registry = owner.registry
+        self._documents = Documents(config, owner.registry, lambda: owner.ready)
+        self._resources = ResourceHandler(config, env, owner.registry, network)
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> str:
+        """Listen; host:port as bound. OSError when the address cannot be had."""
+        assert self._config.https_address is not None
+        host, _, port = self._config.https_address.rpartition(":")
+        # A client that goes away takes its request with it: an idle watch would stay for ever otherwise.
+        server = web.Server(self._handle, access_log=None, handler_cancellation=True)
+        runner = web.ServerRunner(server, access_log=None, shutdown_timeout=0.5)
+        await runner.setup()
+        self._runner = runner
+        site = web.TCPSite(runner, host, int(port), ssl_context=self._ssl(), backlog=_BACKLOG)
+        await site.start()
+        bound = runner.addresses[0]
+        return f"{bound[0]}:{bound[1]}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _ssl(self) -> ssl.SSLContext | None:
+        if self._config.tls_dir is None:
+            return None
+        directory = Path(self._config.tls_dir)
+        return Credentials.read(directory).ssl_server(directory)
+
+    # --- one request --------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        verb, resource = request.method, ""
+        try:
+            user = await self._user(request)
+            found = paths.parse(request.path)
+            if found is None:
+                response = await self._document(request, user)
+            else:
+                watch = found.watch or request.query.get("watch", "") in ("true", "1")
+                verb = found.verb(request.method, watch=watch)
+                resource = found.plural
+                response = await self._resource(request, user, found, verb)
+        except ApiError as e:
+            response = error_response(e)
+        except TimeoutError:
+            text = "request did not complete within the allotted timeout"
+            response = error_response(Timeout(text, details={}))
+        except web.HTTPRequestEntityTooLarge:
+            text = f"Request entity too large: limit is {self._config.limits.body_bytes}"
+            response = error_response(RequestEntityTooLarge(text))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as e:
+            log.exception("a request failed: %s %s", request.method, request.path)
+            response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
+        key = (verb, resource, response.status)
+        counts = self._documents.requests_total
+        counts[key] = counts.get(key, 0) + 1
+        return response
+
+    async def _resource(
+        self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str
+    ) -> web.StreamResponse:
+        registry = self._registry.kinds.registry
+        if not registry.in_version(found.group, found.version):
+            return web.Response(status=404, text="404 page not found\n")
+        if verb == "watch" or found.subresource in _STREAMING:
+            return await self._resources.handle(request, user, found, verb)
+        async with asyncio.timeout(self._config.timing.request_timeout_s):
+            return await self._resources.handle(request, user, found, verb)
+
+    async def _document(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
+        await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
+        response = await self._documents.answer(request)
+        return response if response is not None else not_found_paths()
+
+    # --- who ----------------------------------------------------------------------------------
+
+    async def _user(self, request: web.BaseRequest) -> User:
+        headers = request.headers
+        authorization = headers.get("Authorization", "")
+        identity = peer_identity(request)
+        if self._config.tls_dir is None and identity is None and not authorization:
+            # Plain HTTP is for tests on one machine: whoever reaches it is trusted like a gRPC caller.
+            name, groups = self._config.anonymous_grpc_user
+            identity = Identity(name, groups)
+        user = await self._registry.authenticator.of_request(identity, authorization)
+        groups = tuple(headers.getall("Impersonate-Group", []))
+        other = impersonated(user, headers, groups)
+        if other is None:
+            return user
+        await self._may_impersonate(user, other, groups)
+        return other
+
+    async def _may_impersonate(self, user: User, other: User, groups: tuple[str, ...]) -> None:
+        asked = [("", "users", other.name, "")]
+        if other.name.startswith(SERVICE_ACCOUNT_PREFIX):
+            _, _, namespace, name = other.name.split(":", 3)
+            asked = [("", "serviceaccounts", name, namespace)]
+        asked += [("", "groups", group, "") for group in groups]
+        for group, resource, name, namespace in asked:
+            attributes = rbac.Attributes(
+                user=user.name,
+                groups=user.groups,
+                verb="impersonate",
+                group=group,
+                resource=resource,
+                name=name,
+                namespace=namespace,
+            )
+            decision = await self._registry.authorizer.decide(attributes)
+            if not decision.allowed:
+                raise Forbidden.of(resource, name, rbac.denied_message(attributes, decision.reason))
+
+
+def peer_identity(request: web.BaseRequest) -> Identity | None:
+    """The identity in the client's certificate, which the TLS layer has verified."""
+    transport = request.transport
+    certificate: Any = transport.get_extra_info("peercert") if transport is not None else None
+    if not certificate:
+        return None
+    user, groups = "", []
+    for relative in certificate.get("subject", ()):
+        for name, value in relative:
+            if name == "commonName":
+                user = value
+            elif name == "organizationName":
+                groups.append(value)
+    return Identity(user, tuple(groups))
+
+
+def error_response(error: ApiError) -> web.Response:
+    headers = {"Cache-Control": "no-cache, private"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(status=error.code, body=error_json(error), content_type="application/json", headers=headers)

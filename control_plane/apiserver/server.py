@@ -1,0 +1,136 @@
+"""One API server: storage, caches, registry and both faces, started and stopped together."""
+
+import asyncio
+import logging
+
+from control_plane.api.errors import ApiError
+from control_plane.apiserver import bootstrap
+from control_plane.apiserver.compaction import Compactor
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
+from control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService, rpc_error
+from control_plane.apiserver.registry import ObjectRegistry
+from control_plane.apiserver.storage import api_error
+from control_plane.client.etcd import EtcdClient
+from control_plane.rpc import Network, RpcError, Server, Service
+from proto.rayplane.v1 import objects_pb2
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+
+_SERVICES = objects_pb2.DESCRIPTOR.services_by_name
+_CORE = (
+    "namespaces",
+    "serviceaccounts",
+    "services",
+    "resourcequotas",
+    "limitranges",
+    "priorityclasses.scheduling.k8s.io",
+)
+_START_PAUSE_S = 0.2
+_START_TRIES = 300
+
+
+class ApiServer:
+    """A replica. `etcd` may be given in place of a client of `config.etcd_endpoints`."""
+
+    def __init__(
+        self,
+        config: ApiServerConfig,
+        env: Env,
+        network: Network,
+        *,
+        etcd: EtcdClient | None = None,
+    ) -> None:
+        if etcd is None:
+            config.validate()
+        self.config = config
+        self.etcd = etcd or EtcdClient(network, config.etcd_endpoints)
+        self.registry = ObjectRegistry(config, env, self.etcd)
+        self.ready = False
+        self.grpc_address = ""
+        """host:port as bound; empty before `start`."""
+        self.https_address = ""
+        self._env = env
+        self._network = network
+        self._keeper = EndpointKeeper(config, self.registry, self.etcd)
+        self._compactor = Compactor(self.etcd, config.timing.compaction_interval_s)
+        self._server: Server | None = None
+        self._rest: object | None = None
+
+    async def start(self) -> None:
+        """Return when requests are answered. ApiError when etcd stays away, OSError when a port is taken."""
+        await self._reach_etcd()
+        services = [
+            Service(
+                _SERVICES["Objects"],
+                ObjectsService(self.registry, timeout_s=self.config.timing.request_timeout_s),
+            ),
+            Service(_SERVICES["Discovery"], DiscoveryService(self.endpoints)),
+        ]
+        self._server = await self._network.serve(self.config.grpc_address, services)
+        self.grpc_address = self._advertised(self._server.address)
+        if self.config.https_address is not None:
+            await self._start_rest()
+        await self._keeper.start(ServerEntry(self.config.name, self.grpc_address, self.https_address))
+        self._compactor.start()
+        self.ready = True
+
+    async def _start_rest(self) -> None:
+        # Imported here: a simulated server has no sockets and needs none of it.
+        from control_plane.apiserver.rest.server import RestServer
+
+        rest = RestServer(self.config, self._env, self._network, self)
+        bound = await rest.start()
+        self._rest = rest
+        self.https_address = self._advertised(bound)
+
+    async def stop(self) -> None:
+        """Say goodbye, then close both faces and everything behind them."""
+        self.ready = False
+        await self._compactor.stop()
+        await self._keeper.stop()
+        # Watches end first: they would hold the faces open.
+        await self.registry.hub.stop()
+        if self._rest is not None:
+            await self._rest.stop()  # type: ignore[attr-defined]
+            self._rest = None
+        if self._server is not None:
+            await self._server.stop(0.1)
+            self._server = None
+
+    async def _reach_etcd(self) -> None:
+        for left in range(_START_TRIES, 0, -1):
+            try:
+                await self.registry.hub.start()
+                break
+            except ApiError as e:
+                if left == 1:
+                    raise
+                log.info("waiting for etcd: %s", e.message)
+                await asyncio.sleep(_START_PAUSE_S)
+        for left in range(_START_TRIES, 0, -1):
+            try:
+                for name in _CORE:
+                    await self.registry.hub.cache(self.registry.kinds.named(name))
+                await self.registry.hub.fresh()
+                await self.registry.authorizer.load()
+                await bootstrap.ensure(self.registry, self.config)
+                return
+            except ApiError as e:
+                if left == 1 or not e.retryable:
+                    raise
+                await asyncio.sleep(_START_PAUSE_S)
+
+    def _advertised(self, bound: str) -> str:
+        host, _, port = bound.rpartition(":")
+        return f"{self.config.advertise_host or host}:{port}"
+
+    async def endpoints(self) -> tuple[list[str], list[str], list[str]]:
+        """host:port of all servers' gRPC and HTTPS ports and of the etcd members."""
+        try:
+            servers = await self._keeper.servers()
+        except RpcError as e:
+            raise rpc_error(api_error(e)) from e
+        https = [s.https for s in servers if s.https]
+        return [s.grpc for s in servers], https, list(self.config.etcd_endpoints)

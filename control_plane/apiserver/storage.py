@@ -1,0 +1,245 @@
+"""Writes and direct reads of objects in etcd.
+
+A create is a transaction on "the key does not exist", an update and a delete on "the key is still at the revision I
+read"; both may carry guards and effects on other keys (allocations), so that these change together or not at all.
+A lost answer is no doubt: a retried write that finds its own bytes in place has succeeded.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+
+from control_plane.api.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    Expired,
+    InternalError,
+    NotFound,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    Timeout,
+    TooManyRequests,
+)
+from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.entries import Entry, encode
+from control_plane.client.etcd import EtcdClient
+from control_plane.rpc import RpcError
+from proto.etcd import rpc_pb2
+
+CONTINUE_TOO_OLD = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+    "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
+    "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
+    "modified, or deleted between the time the first chunk was returned and now may show up in the list."
+)
+
+
+class GuardFailed(Exception):
+    """Another key than the object's own was not as expected: choose anew and try again."""
+
+
+@dataclass(slots=True)
+class Write:
+    """What to do with an object: store `object`, or remove the key (`delete`), or leave it (`keep`)."""
+
+    object: Object
+    delete: bool = False
+    keep: bool = False
+    lease: int = 0
+    guards: Sequence[rpc_pb2.Compare] = field(default_factory=tuple)
+    effects: Sequence[rpc_pb2.RequestOp] = field(default_factory=tuple)
+
+
+Change = Callable[[Entry | None], Awaitable[Write]]
+
+
+def absent(key: str) -> rpc_pb2.Compare:
+    """The key does not exist."""
+    return at_revision(key, 0)
+
+
+def at_revision(key: str, revision: int) -> rpc_pb2.Compare:
+    """The key was last written at `revision`."""
+    return rpc_pb2.Compare(
+        key=key.encode(),
+        target=rpc_pb2.Compare.MOD,
+        result=rpc_pb2.Compare.EQUAL,
+        mod_revision=revision,
+    )
+
+
+def put_op(key: str, value: bytes, lease: int = 0) -> rpc_pb2.RequestOp:
+    put = rpc_pb2.PutRequest(key=key.encode(), value=value, lease=lease)
+    return rpc_pb2.RequestOp(request_put=put)
+
+
+def delete_op(key: str) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key.encode()))
+
+
+def _get_op(key: str) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key.encode()))
+
+
+def prefix_end(prefix: str) -> bytes:
+    """The first key after all keys with this prefix."""
+    raw = prefix.encode()
+    return raw[:-1] + bytes((raw[-1] + 1,))
+
+
+def api_error(error: RpcError) -> ApiError:
+    """What the API answers when etcd refuses or cannot be reached."""
+    code, text = error.code, error.message
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return ServiceUnavailable(f"etcd cannot be reached or has no leader: {text}", retry_after=1)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Timeout(f"etcd did not answer in time: {text}", retry_after=1)
+    if code is grpc.StatusCode.OUT_OF_RANGE:
+        return Expired(CONTINUE_TOO_OLD)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many" in text:
+        return TooManyRequests(text, retry_after=1)
+    if code is grpc.StatusCode.INVALID_ARGUMENT and "too large" in text:
+        return RequestEntityTooLarge(text)
+    return InternalError(text)
+
+
+class Storage:
+    """Objects in etcd. All `info` arguments are the stored form of the resource."""
+
+    def __init__(self, etcd: EtcdClient, *, update_attempts: int) -> None:
+        self._etcd = etcd
+        self._update_attempts = update_attempts
+
+    async def create(self, info: ResourceInfo, write: Write) -> Entry:
+        """Store a new object. AlreadyExists; GuardFailed when only a guard did not hold."""
+        meta = write.object["metadata"]
+        key = info.key(meta.get("namespace") or "", meta["name"])
+        value = encode(write.object)
+        response = await self._txn(
+            [absent(key), *write.guards],
+            [put_op(key, value, write.lease), *write.effects],
+            [_get_op(key)],
+        )
+        if response.succeeded:
+            return Entry(info, key, value, response.header.revision)
+        kvs = response.responses[0].response_range.kvs
+        if not kvs:
+            raise GuardFailed(key)
+        if kvs[0].value == value:
+            return Entry(info, key, value, kvs[0].mod_revision)
+        raise AlreadyExists.of(info.plural, meta["name"], group=info.group)
+
+    async def get(self, info: ResourceInfo, namespace: str, name: str) -> Entry | None:
+        """The object as it is now (linearizable)."""
+        key = info.key(namespace, name)
+        try:
+            response = await self._etcd.range(key.encode())
+        except RpcError as e:
+            raise api_error(e) from e
+        return _entry(info, key, response.kvs)
+
+    async def update(
+        self,
+        info: ResourceInfo,
+        namespace: str,
+        name: str,
+        change: Change,
+        *,
+        known: Entry | None = None,
+    ) -> tuple[Entry, Entry | None]:
+        """Change an object: `change` gets what is stored and says what to write; run again after a race.
+
+        `known` may be stale: an error of `change` or a race on it leads to a look at what is really stored.
+        Returns (new, old); for a deletion the new entry is the last state at the revision of the deletion.
+        NotFound if there is none and `change` does not create one.
+        """
+        key = info.key(namespace, name)
+        current, certain = known, False
+        if current is None:
+            current, certain = await self.get(info, namespace, name), True
+        for _ in range(self._update_attempts):
+            if current is None:
+                raise NotFound.of(info.plural, name, group=info.group)
+            try:
+                write = await change(current)
+            except ApiError:
+                if certain:
+                    raise
+                latest = await self.get(info, namespace, name)
+                if latest is not None and latest.revision == current.revision:
+                    raise
+                current, certain = latest, True
+                continue
+            if write.keep and certain:
+                return current, current
+            try:
+                done, current = await self._attempt(info, key, current, write)
+            except GuardFailed:
+                current = await self.get(info, namespace, name)
+                done = None
+            if done is not None:
+                return done, current
+            certain = True
+        raise Conflict.of(info.plural, name, group=info.group)
+
+    async def _attempt(
+        self, info: ResourceInfo, key: str, current: Entry, write: Write
+    ) -> tuple[Entry | None, Entry | None]:
+        """One transaction. (new, old) when it went through, else (None, what is stored now)."""
+        value = b"" if write.delete else encode(write.object)
+        if write.keep or (not write.delete and value == current.value and not write.effects):
+            # Nothing changes: no new revision, but make sure that this is what is stored.
+            response = await self._txn([at_revision(key, current.revision)], [], [_get_op(key)])
+            if response.succeeded:
+                return current, current
+            return None, _entry(info, key, response.responses[0].response_range.kvs)
+        operation = delete_op(key) if write.delete else put_op(key, value, write.lease)
+        response = await self._txn(
+            [at_revision(key, current.revision), *write.guards],
+            [operation, *write.effects],
+            [_get_op(key)],
+        )
+        revision = response.header.revision
+        if response.succeeded:
+            content = encode(write.object) if write.delete else value
+            return Entry(info, key, content, revision), current
+        found = _entry(info, key, response.responses[0].response_range.kvs)
+        if found is not None and found.revision == current.revision:
+            raise GuardFailed(key)
+        if found is not None and not write.delete and found.value == value:
+            return found, current
+        return None, found
+
+    async def page(
+        self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int
+    ) -> tuple[list[Entry], int, int]:
+        """Up to `limit` entries from key `start` on at `revision` (0: now).
+
+        Returns (entries, revision read at, number of entries left after these). Expired when compacted.
+        """
+        try:
+            response = await self._etcd.range(start.encode(), prefix_end(prefix), limit=limit, revision=revision)
+        except RpcError as e:
+            raise api_error(e) from e
+        entries = [Entry(info, kv.key.decode(), kv.value, kv.mod_revision) for kv in response.kvs]
+        return entries, revision or response.header.revision, response.count - len(entries)
+
+    async def _txn(
+        self,
+        compare: Sequence[rpc_pb2.Compare],
+        success: Sequence[rpc_pb2.RequestOp],
+        failure: Sequence[rpc_pb2.RequestOp],
+    ) -> rpc_pb2.TxnResponse:
+        try:
+            return await self._etcd.txn(compare, success, failure)
+        except RpcError as e:
+            raise api_error(e) from e
+
+
+def _entry(info: ResourceInfo, key: str, kvs: Sequence[object]) -> Entry | None:
+    for kv in kvs:
+        return Entry(info, key, kv.value, kv.mod_revision)  # type: ignore[attr-defined]
+    return None

@@ -1,0 +1,505 @@
+"""Create, update, patch and delete, for every kind in the same way.
+
+Order of a create: decode, metadata of the system, defaults, admission, preparation by the kind's strategy, validation,
+reservations, transaction. An update or patch does the same against what is stored, again after a race. Authorisation
+comes before all of it and is the caller's.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from control_plane.api import (
+    apply,
+    decoding,
+    defaulting,
+    deletion,
+    patching,
+    strategy,
+    validation,
+)
+from control_plane.api.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    Invalid,
+    NotFound,
+    invalid,
+)
+from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.admission import Admission, AdmissionRequest
+from control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
+from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.hub import WatchHub
+from control_plane.apiserver.kinds import Kinds
+from control_plane.apiserver.leases import EventLeases
+from control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
+from control_plane.apiserver.storage import GuardFailed, Storage, Write
+from storage.env import Env
+
+_NAME_TRIES = 8
+_RESERVE_TRIES = 16
+# Kinds whose objects are only replaced by who has seen them.
+_NEEDS_VERSION = frozenset(
+    {
+        "leases.coordination.k8s.io",
+        "poddisruptionbudgets.policy",
+        "customresourcedefinitions.apiextensions.k8s.io",
+    }
+)
+# Kinds whose DELETE answers with the object that is gone instead of a Status.
+_RETURNS_DELETED = frozenset(
+    {
+        "pods",
+        "podtemplates",
+        "services",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "serviceaccounts",
+    }
+)
+
+Prepare = Callable[[Object, Object, ResourceInfo], None]
+MakeNew = Callable[[Object], Awaitable[Object]]
+"""From the stored object in the requested form (owned by the callee) to the wanted one."""
+
+
+class Writer:
+    """All writes of the registry."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        storage: Storage,
+        hub: WatchHub,
+        admission: Admission,
+        *,
+        env: Env,
+        leases: EventLeases,
+    ) -> None:
+        self._kinds = kinds
+        self._storage = storage
+        self._hub = hub
+        self._admission = admission
+        self._env = env
+        self._leases = leases
+
+    # --- create -------------------------------------------------------------------------------
+
+    async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        """Store a new object. Raises what decoding, admission, validation and storage refuse."""
+        info = target.info
+        decoded = self.decode(info, body, content_type, options)
+        return await self.create_object(user, target, decoded.object, options, warnings=decoded.warnings)
+
+    def decode(self, info: ResourceInfo, body: bytes, content_type: str, options: WriteOptions) -> decoding.Decoded:
+        """A body of the resource's kind."""
+        return decoding.decode_object(
+            body,
+            content_type,
+            api_version=info.api_version,
+            kind=info.kind,
+            definition=self._kinds.definition(info),
+            field_validation=_validation_mode(options.field_validation),
+        )
+
+    async def create_object(
+        self,
+        user: User,
+        target: Target,
+        o: Object,
+        options: WriteOptions,
+        *,
+        warnings: list[str] | None = None,
+    ) -> Answer:
+        """As `create`, with an object of the requested form that the callee may change."""
+        info = target.info
+        meta = self._new_metadata(target, o)
+        prefix = meta.get("generateName") if not meta.get("name") else ""
+        defaulting.default(o)
+        stored_info = self._kinds.stored(info)
+        stored = self._kinds.to_stored(info, o)
+        # What a try has changed must not leak into the next: keep the object as it was asked for.
+        original = orjson.dumps(stored) if prefix else b""
+        request = AdmissionRequest(
+            CREATE, stored_info, user, meta.get("namespace") or "", meta.get("name") or "", stored
+        )
+        request.dry_run, request.manager = options.dry_run, options.manager
+        tries = _NAME_TRIES if prefix else 1
+        for left in range(tries - 1, -1, -1):
+            if prefix:
+                suffix = "".join(self._env.rng.choice(strategy.SUFFIX_ALPHABET) for _ in range(strategy.SUFFIX_LENGTH))
+                request.object["metadata"]["name"] = strategy.generated_name(prefix, suffix)
+            try:
+                entry = await self._create_once(request)
+            except AlreadyExists:
+                if not left:
+                    raise
+                request.object = orjson.loads(original)
+                continue
+            break
+        found = [*(warnings or ()), *request.warnings]
+        if entry is None:
+            shown = self._kinds.from_stored(info, request.object)
+            return Answer(orjson.dumps(shown), created=True, warnings=found, object=shown)
+        return Answer(self._kinds.json(info, entry), created=True, warnings=found)
+
+    async def _create_once(self, request: AdmissionRequest) -> Entry | None:
+        """One name: None for a dry run that would have been stored."""
+        info = request.info
+        await self._admission.admit(request)
+        o = request.object
+        strategy.prepare_for_create(o, info)
+        errors = validation.validate_create(o, info)
+        if errors:
+            raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
+        self._track(None, o, info, request)
+        lease = await self._leases.lease(info)
+        spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
+        for _ in range(_RESERVE_TRIES):
+            await self._admission.reserve(request)
+            if request.dry_run:
+                if await self._storage.get(info, request.namespace, o["metadata"]["name"]):
+                    raise AlreadyExists.of(info.plural, o["metadata"]["name"], group=info.group)
+                return None
+            write = Write(o, lease=lease, guards=request.guards, effects=request.effects)
+            try:
+                return await self._storage.create(info, write)
+            except GuardFailed:
+                # Somebody else took what was chosen: choose again from fresh caches.
+                await self._hub.fresh()
+                if spec:
+                    o["spec"] = orjson.loads(spec)
+        raise Conflict.of(info.plural, o["metadata"]["name"], group=info.group)
+
+    def _new_metadata(self, target: Target, o: Object) -> dict[str, Any]:
+        meta = o.get("metadata")
+        if not isinstance(meta, dict):
+            meta = o["metadata"] = {}
+        if meta.get("resourceVersion"):
+            text = "resourceVersion should not be set on objects to be created"
+            raise ApiError(text, reason="", code=500)
+        meta.pop("resourceVersion", None)
+        _set_namespace(target, meta)
+        if target.name and meta.get("name") != target.name:
+            if meta.get("name"):
+                raise _wrong_name(meta["name"], target.name)
+            meta["name"] = target.name
+        meta["uid"] = self._env.uuid()
+        meta["creationTimestamp"] = self._env.timestamp()
+        return meta
+
+    # --- update and patch ---------------------------------------------------------------------
+
+    async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        """Replace an object (or its status) by the one in the body."""
+        info = target.info
+        decoded = self.decode(info, body, content_type, options)
+        asked: Object | None = decoded.object
+        meta: dict[str, Any] = decoded.object.setdefault("metadata", {})
+        _set_namespace(target, meta)
+        name = meta.get("name") or ""
+        if name != target.name:
+            raise _wrong_name(name, target.name)
+        if not meta.get("resourceVersion") and (info.custom or info.name in _NEEDS_VERSION):
+            text = "must be specified for an update"
+            errors = [invalid("metadata.resourceVersion", 0, text)]
+            raise Invalid.of(info.kind, target.name, errors, group=info.group)
+
+        async def make(_: Object) -> Object:
+            nonlocal asked
+            first, asked = asked, None
+            return first if first is not None else self.decode(info, body, content_type, options).object
+
+        return await self.change(user, target, make, options, warnings=decoded.warnings)
+
+    async def patch(
+        self, user: User, target: Target, kind: patching.PatchKind, body: bytes, options: WriteOptions
+    ) -> Answer:
+        """Change an object by a patch; run again after a race unless the patch names a version."""
+        if kind == "apply":
+            return await self._apply(user, target, body, options)
+        info = target.info
+        document = patching.parse_patch(kind, body)
+        definition = self._kinds.definition(info)
+        warnings: list[str] = []
+
+        async def make(current: Object) -> Object:
+            new = patching.apply_patch(kind, current, document, definition)
+            found = decoding.conform_patched(
+                new,
+                definition,
+                field_validation=_validation_mode(options.field_validation),
+                patch=document if kind == "strategic" else None,
+            )
+            warnings[:] = found
+            meta = new.setdefault("metadata", {})
+            if meta.get("name") != target.name:
+                raise _wrong_name(meta.get("name") or "", target.name)
+            _set_namespace(target, meta)
+            if new.get("kind") != info.kind or new.get("apiVersion") != info.api_version:
+                raise BadRequest("apiVersion and kind cannot be changed by a patch")
+            return new
+
+        answer = await self.change(user, target, make, options)
+        answer.warnings = [*warnings, *answer.warnings]
+        return answer
+
+    async def _apply(self, user: User, target: Target, body: bytes, options: WriteOptions) -> Answer:
+        """Server-side apply: make the object have the fields of the body, and own them."""
+        info, definition = target.info, self._kinds.definition(target.info)
+        config = patching.parse_patch("apply", body)
+        mode = _validation_mode(options.field_validation)
+        warnings = decoding.conform_patched(config, definition, field_validation=mode)
+        if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
+            raise BadRequest(
+                f"the object to apply must be a {info.kind} of {info.api_version}, "
+                f"not a {config.get('kind')} of {config.get('apiVersion')}"
+            )
+        meta = config.setdefault("metadata", {})
+        _set_namespace(target, meta)
+        if meta.setdefault("name", target.name) != target.name:
+            raise _wrong_name(meta["name"], target.name)
+        ignored = _ignored(target.info, target.subresource)
+
+        def merged(live: Object | None) -> Object:
+            return apply.apply(
+                live,
+                config,
+                definition,
+                manager=options.field_manager,
+                time=self._env.timestamp(),
+                force=options.force,
+                subresource=target.subresource,
+                ignore=ignored,
+            )
+
+        async def make(current: Object) -> Object:
+            return merged(current)
+
+        untracked = replace(options, field_manager="", user_agent="")
+        try:
+            answer = await self.change(user, target, make, untracked)
+        except NotFound:
+            if target.subresource:
+                raise
+            # Validated before the namespace is looked for, and then made like any other object.
+            place = Target(info, target.namespace)
+            answer = await self.create_object(user, place, merged(None), untracked)
+        answer.warnings = [*warnings, *answer.warnings]
+        return answer
+
+    def _track(self, old: Object | None, new: Object, info: ResourceInfo, request: AdmissionRequest) -> None:
+        """Record who manages the fields that change; without a manager, keep what is recorded."""
+        if not request.manager:
+            kept = old["metadata"].get("managedFields") if old is not None else None
+            if kept and "managedFields" not in new["metadata"]:
+                new["metadata"]["managedFields"] = kept
+            return
+        apply.track_update(
+            old,
+            new,
+            self._kinds.definition(info),
+            manager=request.manager,
+            time=self._env.timestamp(),
+            subresource=request.subresource,
+            ignore=_ignored(info, request.subresource),
+        )
+
+    async def change(
+        self,
+        user: User,
+        target: Target,
+        make: MakeNew,
+        options: WriteOptions,
+        *,
+        prepare: Prepare | None = None,
+        warnings: list[str] | None = None,
+        status: bool | None = None,
+    ) -> Answer:
+        """The common part of all changes: `make` gives the wanted object in the requested form.
+
+        `prepare(new, old, info)` replaces the kind's strategy, for subresources with a meaning of their own;
+        `status`: validate as a change of status.
+        """
+        info = target.info
+        stored = self._kinds.stored(info)
+        if status is None:
+            status = target.subresource == "status"
+        chosen = prepare or (strategy.prepare_for_status_update if status else strategy.prepare_for_update)
+        cache = self._hub.peek(stored)
+        known = cache.get(target.namespace, target.name) if cache is not None else None
+        lease = await self._leases.lease(stored)
+        found: list[str] = []
+
+        async def change(entry: Entry | None) -> Write:
+            assert entry is not None
+            old = entry.object
+            # Patches may share parts with what they start from, and strategies write in place: start from a copy.
+            wanted = await make(self._kinds.from_stored(info, entry.fresh_object()))
+            request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
+            request.subresource, request.dry_run = target.subresource, options.dry_run
+            request.manager = options.manager
+            new = await self._changed(target, request, chosen, status=status)
+            found[:] = request.warnings
+            write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
+            if old["metadata"].get("deletionTimestamp") and deletion.removable(new):
+                write.delete = True
+                gone = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, new, old=old)
+                await self._admission.reserve(gone)
+                write.guards, write.effects = (), gone.effects
+            if options.dry_run:
+                raise _DryRun(new)
+            return write
+
+        try:
+            entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
+        except _DryRun as dry:
+            shown = self._kinds.from_stored(info, dry.object)
+            return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *found])
+        except NotFound as e:
+            raise NotFound.of(info.plural, target.name, group=info.group) from e
+        return Answer(self._kinds.json(info, entry), warnings=[*(warnings or ()), *found])
+
+    async def _changed(self, target: Target, request: AdmissionRequest, prepare: Prepare, *, status: bool) -> Object:
+        """The object to store, in stored form, from the wanted one in the requested form."""
+        info, stored, old, wanted = target.info, request.info, request.old, request.object
+        assert old is not None
+        meta = wanted["metadata"]
+        _check_same(info, meta, old["metadata"])
+        defaulting.default(wanted)
+        new = request.object = self._kinds.to_stored(info, wanted)
+        meta = new["metadata"]
+        prepare(new, old, stored)
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+        await self._admission.admit(request)
+        new = request.object
+        self._track(old, new, stored, request)
+        errors = (
+            validation.validate_metadata_update(new, old) if status else validation.validate_update(new, old, stored)
+        )
+        if errors:
+            raise Invalid.of(info.kind, target.name, errors, group=info.group)
+        if not status:
+            await self._admission.reserve(request)
+        return new
+
+    # --- delete -------------------------------------------------------------------------------
+
+    async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
+        """Remove an object, or mark it as being deleted while something holds it back."""
+        info = target.info
+        stored = self._kinds.stored(info)
+        cache = self._hub.peek(stored)
+        known = cache.get(target.namespace, target.name) if cache is not None else None
+        removed = False
+
+        async def change(entry: Entry | None) -> Write:
+            nonlocal removed
+            assert entry is not None
+            o = entry.fresh_object()
+            deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
+            request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=entry.object)
+            await self._admission.admit(request)
+            done = deletion.begin_deletion(
+                o,
+                now=self._env.clock.now(),
+                grace_seconds=options.grace_period_s,
+                propagation=options.propagation_policy,
+                orphan_dependents=options.orphan_dependents,
+            )
+            removed = done.remove
+            if options.dry_run:
+                raise _DryRun(o)
+            if done.remove:
+                await self._admission.reserve(request)
+            return Write(o, delete=done.remove, keep=not done.changed, effects=request.effects)
+
+        try:
+            entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
+        except _DryRun as dry:
+            o = self._kinds.from_stored(info, dry.object)
+            json = orjson.dumps(o)
+        except NotFound as e:
+            raise NotFound.of(info.plural, target.name, group=info.group) from e
+        else:
+            o = entry.object
+            json = self._kinds.json(info, entry)
+        if not removed or info.name in _RETURNS_DELETED:
+            return Answer(json)
+        return Answer(orjson.dumps(_deleted_status(info, o)))
+
+
+def _ignored(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
+    """What nobody comes to own through this endpoint, because it resets it."""
+    if subresource == "status":
+        return (("f:spec",),)
+    return (("f:status",),) if "status" in info.subresources else ()
+
+
+class _DryRun(Exception):
+    """Leaves the update loop with what would have been stored."""
+
+    def __init__(self, o: Object) -> None:
+        super().__init__("dry run")
+        self.object = o
+
+
+def _validation_mode(text: str) -> decoding.FieldValidation:
+    if text == "Strict":
+        return "Strict"
+    if text == "Ignore":
+        return "Ignore"
+    if text not in ("", "Warn"):
+        raise Invalid.of(
+            "CreateOptions",
+            "",
+            [invalid("fieldValidation", text, "must be one of Ignore, Warn, Strict")],
+            group="meta.k8s.io",
+        )
+    return "Warn"
+
+
+def _set_namespace(target: Target, meta: dict[str, Any]) -> None:
+    given = meta.get("namespace") or ""
+    if given and given != target.namespace:
+        raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
+    if target.info.namespaced:
+        if not target.namespace:
+            raise BadRequest("an empty namespace may not be set during creation")
+        meta["namespace"] = target.namespace
+
+
+def _wrong_name(given: str, wanted: str) -> BadRequest:
+    if not given:
+        return BadRequest("name must be provided")
+    return BadRequest(f"the name of the object ({given}) does not match the name on the URL ({wanted})")
+
+
+def _check_same(info: ResourceInfo, new: dict[str, Any], old: dict[str, Any]) -> None:
+    """Conflict when the wanted object was made from another version or another object of the name."""
+    if new.get("resourceVersion") and new["resourceVersion"] != old["resourceVersion"]:
+        raise Conflict.of(info.plural, old["name"], group=info.group)
+    if new.get("uid") and new["uid"] != old.get("uid"):
+        cause = f"Precondition failed: UID in precondition: {new['uid']}, UID in object meta: {old.get('uid')}"
+        raise Conflict.of(info.plural, old["name"], cause, group=info.group)
+
+
+def _deleted_status(info: ResourceInfo, o: Object) -> Object:
+    details: dict[str, Any] = {"name": o["metadata"]["name"]}
+    if info.group:
+        details["group"] = info.group
+    details["kind"] = info.plural
+    details["uid"] = o["metadata"].get("uid") or ""
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    }

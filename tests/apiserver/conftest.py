@@ -1,0 +1,56 @@
+"""An API server over an in-memory etcd and network, with a client of its gRPC face."""
+
+import random
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.server import ApiServer
+from control_plane.client.api import ApiClient
+from control_plane.rpc.memory import Fabric, MemoryNetwork
+from storage.env import Env, SystemClock
+from tests.apiserver.fake_etcd import FakeEtcd
+
+
+def make_env(seed: int = 1) -> Env:
+    return Env(SystemClock(), random.Random(seed), None)  # type: ignore[arg-type]
+
+
+class Stack:
+    """One etcd, any number of API servers over it, and a client of the first."""
+
+    def __init__(self) -> None:
+        self.etcd = FakeEtcd()
+        self.fabric = Fabric()
+        self.network = MemoryNetwork(self.fabric, "host-0")
+        self.servers: list[ApiServer] = []
+
+    async def add_server(self, **changes: object) -> ApiServer:
+        number = len(self.servers)
+        config = ApiServerConfig(
+            name=f"apiserver-{number}",
+            grpc_address=f"host-0:{20_000 + number}",
+            **{"https_address": None, **changes},  # type: ignore[arg-type]
+        )
+        server = ApiServer(config, make_env(number), self.network, etcd=self.etcd)  # type: ignore[arg-type]
+        await server.start()
+        self.servers.append(server)
+        return server
+
+    def client(self, number: int = 0) -> ApiClient:
+        return ApiClient(self.network, [self.servers[number].grpc_address])
+
+    async def stop(self) -> None:
+        for server in self.servers:
+            await server.stop()
+        await self.network.close()
+
+
+@pytest_asyncio.fixture
+async def stack() -> AsyncIterator[Stack]:
+    made = Stack()
+    await made.add_server()
+    await made.client().create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    yield made
+    await made.stop()

@@ -1,0 +1,173 @@
+"""A small cluster of real sockets: two API servers with TLS behind a balancer, a node host, and kubectl."""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+import yaml
+
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from control_plane.apiserver.server import ApiServer
+from control_plane.client.api import ApiClient
+from control_plane.rpc import Context, Service
+from control_plane.rpc.memory import Fabric, MemoryNetwork
+from control_plane.rpc.tls import Authority
+from proto.rayplane.v1 import node_pb2
+from tests.apiserver.conftest import make_env
+from tests.apiserver.fake_etcd import FakeEtcd
+
+KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
+
+
+class StandInNode:
+    """Answers as a node host does."""
+
+    async def Logs(self, request: node_pb2.LogsRequest, context: Context) -> AsyncIterator[node_pb2.LogChunk]:
+        lines = [f"line {i} of {request.ref.container}\n" for i in range(5)]
+        if request.HasField("tail_lines"):
+            lines = lines[-request.tail_lines :]
+        for line in lines:
+            yield node_pb2.LogChunk(data=line.encode())
+
+    async def Exec(
+        self, requests: AsyncIterator[node_pb2.ExecRequest], context: Context
+    ) -> AsyncIterator[node_pb2.ExecResponse]:
+        first = await anext(requests)
+        if first.command[0] == "cat":
+            async for request in requests:
+                if request.stdin:
+                    yield node_pb2.ExecResponse(stdout=request.stdin)
+                if request.stdin_closed:
+                    break
+            yield node_pb2.ExecResponse(exit_code=0)
+            return
+        yield node_pb2.ExecResponse(stdout=" ".join(first.command).encode() + b"\n")
+        yield node_pb2.ExecResponse(stderr=b"trouble\n")
+        yield node_pb2.ExecResponse(exit_code=7)
+
+    async def PortForward(
+        self, requests: AsyncIterator[node_pb2.PortForwardRequest], context: Context
+    ) -> AsyncIterator[node_pb2.PortForwardResponse]:
+        first = await anext(requests)
+        async for request in requests:
+            if request.data:
+                answer = f"port {first.port}: ".encode() + request.data
+                yield node_pb2.PortForwardResponse(data=answer)
+            if request.closed:
+                break
+        yield node_pb2.PortForwardResponse(closed=True)
+
+
+class Cluster:
+    """An API server with TLS behind a load balancer, one node host, and an admin's kubeconfig."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authority = Authority.create("test-ca")
+        self.etcd = FakeEtcd()
+        self.fabric = Fabric()
+        self.network = MemoryNetwork(self.fabric, "host-0")
+        self.servers: list[ApiServer] = []
+
+    async def start(self, token_key: bytes) -> None:
+        tls = self.directory / "tls"
+        self.authority.issue("system:apiserver", ["system:masters"], hosts=["127.0.0.1"]).write(tls)
+        for number in range(2):
+            config = ApiServerConfig(
+                name=f"apiserver-{number}",
+                grpc_address=f"host-0:{20_000 + number}",
+                https_address="127.0.0.1:0",
+                tls_dir=str(tls),
+                token_key=token_key,
+                static_tokens={"sesame": ("kubernetes-admin", ("system:masters",))},
+            )
+            server = ApiServer(config, make_env(number), self.network, etcd=self.etcd)  # type: ignore[arg-type]
+            await server.start()
+            self.servers.append(server)
+        self.node = await self.network.serve(
+            "host-0:10250", [Service(node_pb2.DESCRIPTOR.services_by_name["Node"], StandInNode())]
+        )
+        backends = tuple(s.https_address for s in self.servers)
+        self.balancer = LoadBalancer(LoadBalancerConfig(backends=backends, ca=self.authority.cert))
+        await self.balancer.start()
+        client = self.client()
+        for o in (
+            {"kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}},
+            {
+                "kind": "Node",
+                "metadata": {"name": "n1", "annotations": {"rayplane.io/host-address": "host-0:10250"}},
+            },
+            {
+                "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "default"},
+                "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+            },
+        ):
+            await client.create(o.pop("kind").lower() + "s", o)
+        await client.patch("pods", "p", "default", {"status": {"phase": "Running"}}, subresource="status")
+
+    def client(self) -> ApiClient:
+        return ApiClient(self.network, [self.servers[0].grpc_address], token="sesame")
+
+    def kubeconfig(self, user: str, groups: list[str]) -> Path:
+        credentials = self.directory / user.replace(":", "_")
+        self.authority.issue(user, groups).write(credentials)
+        path = credentials / "config"
+        cluster = {
+            "server": f"https://{self.balancer.address}",
+            "certificate-authority": str(credentials / "ca.crt"),
+        }
+        entry = {
+            "client-certificate": str(credentials / "tls.crt"),
+            "client-key": str(credentials / "tls.key"),
+        }
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": entry}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    async def kubectl(
+        self, *arguments: str, stdin: str = "", user: str = "admin", groups: tuple[str, ...] = ("system:masters",)
+    ) -> tuple[int, str, str]:
+        process = await self.start_kubectl(*arguments, user=user, groups=groups)
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    async def start_kubectl(
+        self, *arguments: str, user: str = "admin", groups: tuple[str, ...] = ("system:masters",)
+    ) -> asyncio.subprocess.Process:
+        environment = {
+            "KUBECONFIG": str(self.kubeconfig(user, list(groups))),
+            "HOME": str(self.directory),
+            "PATH": "/usr/bin:/bin",
+        }
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            KUBECTL, *arguments, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
+        )
+
+    async def stop(self) -> None:
+        await self.balancer.stop()
+        for server in self.servers:
+            await server.stop()
+        await self.node.stop()
+        await self.network.close()
+
+
+@pytest_asyncio.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    made = Cluster(tmp_path)
+    await made.start(Authority.create("tokens").key)
+    yield made
+    await made.stop()

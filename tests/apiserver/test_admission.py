@@ -1,0 +1,196 @@
+"""What writes are checked for and completed with."""
+
+import asyncio
+
+import pytest
+
+from control_plane.api import errors
+from tests.apiserver.conftest import Stack
+
+CONTAINER = {"name": "c", "image": "nginx"}
+
+
+def pod(name: str, namespace: str = "default", **spec: object) -> dict:
+    return {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"containers": [CONTAINER], **spec},
+    }
+
+
+def service(name: str, **spec: object) -> dict:
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"ports": [{"port": 80}], **spec},
+    }
+
+
+async def test_namespace_must_exist_and_not_be_terminating(stack: Stack) -> None:
+    client = stack.client()
+    with pytest.raises(errors.NotFound, match='namespaces "nope" not found'):
+        await client.create("pods", pod("x", "nope"))
+    await client.create("namespaces", {"metadata": {"name": "going"}})
+    gone = await client.delete("namespaces", "going")
+    assert gone["status"]["phase"] == "Terminating"
+    with pytest.raises(errors.Forbidden, match="because it is being terminated"):
+        await client.create("configmaps", {"metadata": {"name": "a", "namespace": "going"}})
+    with pytest.raises(errors.Forbidden, match="this namespace may not be deleted"):
+        await client.delete("namespaces", "default")
+
+
+async def test_namespace_goes_when_it_is_finalized(stack: Stack) -> None:
+    client = stack.client()
+    await client.create("namespaces", {"metadata": {"name": "going"}})
+    space = await client.delete("namespaces", "going")
+    space["spec"] = {}
+    await client.update("namespaces", space, subresource="finalize")
+    with pytest.raises(errors.NotFound):
+        await client.get("namespaces", "going")
+
+
+async def test_two_servers_never_hand_out_one_address_twice() -> None:
+    stack = Stack()
+    for _ in range(2):
+        # Eight addresses, so that the servers are sure to choose the same ones.
+        await stack.add_server(service_cidr="127.96.0.0/29", node_port_range=(30000, 30009))
+    made = await asyncio.gather(
+        *(stack.client(i % 2).create("services", service(f"s{i}", type="NodePort")) for i in range(5))
+    )
+    assert len({s["spec"]["clusterIP"] for s in made} | {"127.96.0.1"}) == 6
+    assert len({s["spec"]["ports"][0]["nodePort"] for s in made}) == 5
+    with pytest.raises(errors.Invalid, match="range is full"):
+        await stack.client().create("services", service("one-too-many"))
+    await stack.client(1).delete("services", "s0", "default")
+    again = await stack.client(0).create("services", service("now", type="NodePort"))
+    assert again["spec"]["clusterIP"] == made[0]["spec"]["clusterIP"]
+    await stack.stop()
+
+
+async def test_asked_for_addresses_are_checked(stack: Stack) -> None:
+    client = stack.client()
+    with pytest.raises(errors.Invalid, match="provided IP is already allocated"):
+        await client.create("services", service("a", clusterIP="127.96.0.1"))
+    with pytest.raises(errors.Invalid, match="provided IP is not in the valid range"):
+        await client.create("services", service("a", clusterIP="10.0.0.1"))
+    made = await client.create("services", service("a", type="NodePort", ports=[{"port": 1, "nodePort": 30123}]))
+    with pytest.raises(errors.Invalid, match="provided port is already allocated"):
+        await client.create("services", service("b", type="NodePort", ports=[{"port": 1, "nodePort": 30123}]))
+    # Going back to ClusterIP gives the port back.
+    made["spec"]["type"] = "ClusterIP"
+    made["spec"]["ports"][0].pop("nodePort")
+    await client.update("services", made)
+    await client.create("services", service("b", type="NodePort", ports=[{"port": 1, "nodePort": 30123}]))
+    headless = await client.create("services", service("h", clusterIP="None"))
+    assert headless["spec"]["clusterIPs"] == ["None"]
+
+
+async def test_priority_and_tolerations_are_filled_in(stack: Stack) -> None:
+    client = stack.client()
+    high = {"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"}
+    await client.create("priorityclasses.scheduling.k8s.io", high)
+    made = await client.create("pods", pod("a", priorityClassName="high"))
+    assert (made["spec"]["priority"], made["spec"]["preemptionPolicy"]) == (1000, "Never")
+    assert [(t["key"], t["tolerationSeconds"]) for t in made["spec"]["tolerations"]] == [
+        ("node.kubernetes.io/not-ready", 5),
+        ("node.kubernetes.io/unreachable", 5),
+    ]
+    with pytest.raises(errors.Forbidden, match="no PriorityClass with name none was found"):
+        await client.create("pods", pod("b", priorityClassName="none"))
+
+
+async def test_claims_get_the_default_class(stack: Stack) -> None:
+    claim = {
+        "metadata": {"name": "c", "namespace": "default"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    made = await stack.client().create("persistentvolumeclaims", claim)
+    assert made["spec"]["storageClassName"] == "standard"
+    assert made["metadata"]["finalizers"] == ["kubernetes.io/pvc-protection"]
+
+
+async def test_concurrent_creates_do_not_exceed_a_quota() -> None:
+    stack = Stack()
+    await stack.add_server()
+    await stack.add_server()
+    client = stack.client()
+    await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    quota = {"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": {"pods": "3"}}}
+    await client.create("resourcequotas", quota)
+    answers = await asyncio.gather(
+        *(stack.client(i % 2).create("pods", pod(f"p{i}")) for i in range(8)), return_exceptions=True
+    )
+    refused = [a for a in answers if isinstance(a, errors.Forbidden)]
+    assert len(refused) == 5, answers
+    assert "exceeded quota: q, requested: pods=1, used: pods=3, limited: pods=3" in refused[0].message
+    assert (await client.get("resourcequotas", "q", "default"))["status"]["used"] == {"pods": "3"}
+    await stack.stop()
+
+
+async def test_limit_range_defaults_and_bounds(stack: Stack) -> None:
+    client = stack.client()
+    limit = {"type": "Container", "default": {"cpu": "1"}, "defaultRequest": {"cpu": "100m"}, "max": {"cpu": "2"}}
+    limits = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"limits": [limit]}}
+    await client.create("limitranges", limits)
+    made = await client.create("pods", pod("a"))
+    assert made["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1"}, "requests": {"cpu": "100m"}}
+    big = {**CONTAINER, "resources": {"limits": {"cpu": "3"}}}
+    with pytest.raises(errors.Forbidden, match="maximum cpu usage per Container is 2, but limit is 3"):
+        await client.create("pods", pod("b", containers=[big]))
+
+
+async def test_eviction_respects_the_budget(stack: Stack) -> None:
+    client = stack.client()
+    budget = {
+        "metadata": {"name": "b", "namespace": "default"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}},
+    }
+    made = await client.create("poddisruptionbudgets.policy", budget)
+    guarded = pod("p", nodeName="n1")
+    guarded["metadata"]["labels"] = {"a": "b"}
+    await client.create("pods", guarded)
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    await client.patch("pods", "p", "default", {"status": ready}, subresource="status")
+    made["status"] = {
+        "observedGeneration": 1,
+        "disruptionsAllowed": 0,
+        "currentHealthy": 1,
+        "desiredHealthy": 1,
+        "expectedPods": 1,
+    }
+    made = await client.update_status("poddisruptionbudgets.policy", made)
+    eviction = {"metadata": {"name": "p", "namespace": "default"}}
+    with pytest.raises(errors.TooManyRequests, match="would violate the pod's disruption budget"):
+        await client.create("pods", eviction, subresource="eviction")
+    made["status"]["disruptionsAllowed"] = 1
+    await client.update_status("poddisruptionbudgets.policy", made)
+    await client.create("pods", eviction, subresource="eviction")
+    assert (await client.get("pods", "p", "default"))["metadata"]["deletionTimestamp"]
+    counted = await client.get("poddisruptionbudgets.policy", "b", "default")
+    assert counted["status"]["disruptionsAllowed"] == 0
+    assert list(counted["status"]["disruptedPods"]) == ["p"]
+
+
+async def test_binding_assigns_once(stack: Stack) -> None:
+    client = stack.client()
+    await client.create("pods", pod("p"))
+
+    def binding(node: str) -> dict:
+        return {"metadata": {"name": "p", "namespace": "default"}, "target": {"kind": "Node", "name": node}}
+
+    answers = await asyncio.gather(
+        *(client.create("pods", binding(f"n{i}"), subresource="binding") for i in range(4)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(a, errors.Conflict) for a in answers) == 3
+    bound = await client.get("pods", "p", "default")
+    assert bound["spec"]["nodeName"] in {"n0", "n1", "n2", "n3"}
+    assert bound["status"]["conditions"][0]["type"] == "PodScheduled"
+
+
+async def test_generated_names_do_not_collide(stack: Stack) -> None:
+    async def one() -> str:
+        o = {"metadata": {"generateName": "x-", "namespace": "default"}}
+        return (await stack.client().create("configmaps", o))["metadata"]["name"]
+
+    names = await asyncio.gather(*(one() for _ in range(50)))
+    assert len(set(names)) == 50
+    assert all(len(n) == 7 and n.startswith("x-") for n in names)

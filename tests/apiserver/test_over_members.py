@@ -1,0 +1,58 @@
+"""API servers over real etcd members, one of which dies."""
+
+import asyncio
+import contextlib
+
+from control_plane.api import errors
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.server import ApiServer
+from control_plane.client.api import ApiClient
+from control_plane.client.informer import Informer
+from control_plane.rpc.memory import MemoryNetwork
+from tests.apiserver.conftest import make_env
+from tests.etcd.harness import etcd_cluster
+
+
+async def test_nothing_acknowledged_is_lost_when_the_leader_dies() -> None:
+    async with etcd_cluster(3) as etcd:
+        servers = []
+        for number in range(2):
+            config = ApiServerConfig(
+                name=f"apiserver-{number}",
+                etcd_endpoints=tuple(etcd.endpoints),
+                grpc_address=f"api-{number}:6443",
+                https_address=None,
+            )
+            server = ApiServer(config, make_env(number), MemoryNetwork(etcd.fabric, f"api-{number}"))
+            await server.start()
+            servers.append(server)
+        network = MemoryNetwork(etcd.fabric, "client")
+        client = ApiClient(network, [s.grpc_address for s in servers])
+        informer = Informer(client, "configmaps", namespace="default")
+        informer.start()
+        acknowledged: list[str] = []
+
+        async def write(worker: int) -> None:
+            for i in range(15):
+                name = f"c-{worker}-{i}"
+                with contextlib.suppress(errors.ServiceUnavailable, errors.Timeout, errors.InternalError):
+                    await client.create("configmaps", {"metadata": {"name": name, "namespace": "default"}})
+                    acknowledged.append(name)
+
+        async with asyncio.timeout(50):
+            writers = [asyncio.create_task(write(n)) for n in range(4)]
+            while len(acknowledged) < 10:
+                await asyncio.sleep(0.01)
+            leader = await etcd.wait_leader()
+            await etcd.kill(etcd.name_of(leader))
+            await asyncio.gather(*writers)
+            assert len(acknowledged) > 20
+            for server in servers:
+                own = ApiClient(network, [server.grpc_address])
+                listed = {o["metadata"]["name"] for o in (await own.list("configmaps", "default")).items}
+                assert listed.issuperset(acknowledged)
+            while not {o["metadata"]["name"] for o in informer.list()}.issuperset(acknowledged):
+                await asyncio.sleep(0.02)
+        await informer.stop()
+        for server in servers:
+            await server.stop()

@@ -1,0 +1,253 @@
+"""The REST face: what stock clients depend on beyond the objects themselves."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest_asyncio
+
+from tests.apiserver.conftest import Stack
+
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
+
+
+class Rest:
+    def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
+        self.stack = stack
+        self._session = session
+        self._base = f"http://{stack.servers[0].https_address}"
+
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        names = {k.replace("_", "-"): v for k, v in headers.items()}
+        if data is not None:
+            names.setdefault("Content-Type", "application/json")
+        return self._session.request(method, self._base + path, data=data, headers=names)
+
+    async def json(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        async with self.request(method, path, body, **headers) as response:
+            return response.status, await response.json(content_type=None)
+
+
+@pytest_asyncio.fixture
+async def rest() -> AsyncIterator[Rest]:
+    stack = Stack()
+    await stack.add_server(https_address="127.0.0.1:0")
+    async with aiohttp.ClientSession() as session:
+        yield Rest(stack, session)
+    await stack.stop()
+
+
+async def test_verbs_and_codes(rest: Rest) -> None:
+    code, made = await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"x": "1"}})
+    assert (code, made["metadata"]["namespace"]) == (201, "default")
+    made["data"]["x"] = "2"
+    code, put = await rest.json("PUT", f"{CONFIG_MAPS}/a", made)
+    assert (code, put["data"]) == (200, {"x": "2"})
+    merge = {"Content_Type": "application/merge-patch+json"}
+    code, patched = await rest.json("PATCH", f"{CONFIG_MAPS}/a", {"data": {"y": "3"}}, **merge)
+    assert (code, patched["data"]) == (200, {"x": "2", "y": "3"})
+    code, listed = await rest.json("GET", CONFIG_MAPS)
+    assert listed["kind"] == "ConfigMapList"
+    assert [i["metadata"]["name"] for i in listed["items"]] == ["a"]
+    assert "kind" not in listed["items"][0]
+    code, gone = await rest.json("DELETE", f"{CONFIG_MAPS}/a")
+    assert (code, gone["status"], gone["details"]["name"]) == (200, "Success", "a")
+    assert (await rest.json("GET", f"{CONFIG_MAPS}/a"))[0] == 404
+    assert (await rest.json("PUT", CONFIG_MAPS, made))[0] == 405
+    assert (await rest.json("POST", "/api/v1/configmaps", made))[0] == 405
+    assert (await rest.json("GET", "/api/v1/nothings"))[0] == 404
+
+
+async def test_yaml_bodies_and_answers(rest: Rest) -> None:
+    body = b"metadata:\n  name: y\ndata:\n  a: b\n"
+    async with rest.request("POST", CONFIG_MAPS, body, Content_Type="application/yaml") as response:
+        assert response.status == 201
+    async with rest.request("GET", f"{CONFIG_MAPS}/y", Accept="application/yaml") as response:
+        assert "a: b" in await response.text()
+
+
+async def test_unknown_fields_are_warned_of_or_refused(rest: Rest) -> None:
+    body = {"metadata": {"name": "w"}, "datas": {}}
+    async with rest.request("POST", CONFIG_MAPS, body) as response:
+        assert response.status == 201
+        assert response.headers["Warning"] == '299 - "unknown field \\"datas\\""'
+    code, status = await rest.json("POST", f"{CONFIG_MAPS}?fieldValidation=Strict", body)
+    assert code == 400
+    assert 'strict decoding error: unknown field "datas"' in status["message"]
+
+
+async def test_dry_run_stores_nothing(rest: Rest) -> None:
+    before = rest.stack.etcd.revision
+    code, made = await rest.json("POST", f"{CONFIG_MAPS}?dryRun=All", {"metadata": {"name": "d"}})
+    assert (code, made["metadata"]["name"]) == (201, "d")
+    assert rest.stack.etcd.revision == before
+    code, _status = await rest.json("POST", f"{CONFIG_MAPS}?dryRun=Some", {"metadata": {"name": "d"}})
+    assert code == 400
+
+
+async def test_server_prints_tables(rest: Rest) -> None:
+    code, table = await rest.json("GET", "/api/v1/namespaces", Accept=TABLE)
+    assert (code, table["kind"], table["apiVersion"]) == (200, "Table", "meta.k8s.io/v1")
+    assert next(row["cells"][:2] for row in table["rows"]) == ["default", "Active"]
+    _, one = await rest.json("GET", "/api/v1/namespaces/default", Accept=TABLE)
+    assert len(one["rows"]) == 1
+    _, refused = await rest.json("GET", "/api/v1/namespaces/none", Accept=TABLE)
+    assert refused["kind"] == "Status"
+    code, _ = await rest.json("GET", "/api/v1/namespaces", Accept="text/html")
+    assert code == 406
+
+
+async def test_watch_streams_lines_and_ends_with_its_timeout(rest: Rest) -> None:
+    _, listed = await rest.json("GET", CONFIG_MAPS)
+    version = listed["metadata"]["resourceVersion"]
+    query = f"watch=true&resourceVersion={version}&timeoutSeconds=1"
+    async with rest.request("GET", f"{CONFIG_MAPS}?{query}") as response:
+        await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "a"}})
+        await rest.json("DELETE", f"{CONFIG_MAPS}/a")
+        lines = [json.loads(line) async for line in response.content]
+    assert [(e["type"], e["object"]["metadata"]["name"]) for e in lines] == [("ADDED", "a"), ("DELETED", "a")]
+    assert int(lines[1]["object"]["metadata"]["resourceVersion"]) > int(version)
+
+
+async def test_watch_in_tables_sends_columns_once(rest: Rest) -> None:
+    query = "watch=true&resourceVersion=0&timeoutSeconds=1"
+    async with rest.request("GET", f"/api/v1/namespaces?{query}", Accept=TABLE) as response:
+        tables = [json.loads(line)["object"] async for line in response.content]
+    assert len(tables) == 4
+    assert tables[0]["columnDefinitions"]
+    assert all(len(t["rows"]) == 1 for t in tables)
+
+
+async def test_watch_list_ends_initial_events_with_a_bookmark(rest: Rest) -> None:
+    query = (
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+        "&timeoutSeconds=1&fieldSelector=metadata.name%3Ddefault"
+    )
+    async with rest.request("GET", f"/api/v1/namespaces?{query}") as response:
+        events = [json.loads(line) async for line in response.content]
+    assert [e["type"] for e in events] == ["ADDED", "BOOKMARK"]
+    assert events[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_too_old_watch_gets_an_error_event(rest: Rest) -> None:
+    etcd = rest.stack.etcd
+    for _i in range(1200):
+        await etcd.put(
+            b"/registry/configmaps/default/x", b'{"metadata":{"name":"x"},"kind":"ConfigMap","apiVersion":"v1"}'
+        )
+    await rest.json("GET", CONFIG_MAPS)
+    late = await rest.stack.add_server(https_address="127.0.0.1:0")
+    rest._base = f"http://{late.https_address}"
+    async with rest.request("GET", f"{CONFIG_MAPS}?watch=true&resourceVersion=5") as response:
+        assert response.status == 200
+        events = [json.loads(line) async for line in response.content]
+    assert [(e["type"], e["object"]["code"], e["object"]["reason"]) for e in events] == [("ERROR", 410, "Expired")]
+
+
+async def test_idle_watch_leaves_with_its_client(rest: Rest) -> None:
+    hub = rest.stack.servers[0].registry.hub
+
+    def watchers() -> int:
+        return sum(c.watcher_count for c in hub.loaded() if c.info.name == "configmaps")
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async with rest.request("GET", f"{CONFIG_MAPS}?watch=true&resourceVersion=0"):
+        await until(lambda: watchers() == 1)
+    await until(lambda: watchers() == 0)
+
+
+async def test_discovery_answers_304_to_who_has_it(rest: Rest) -> None:
+    async with rest.request("GET", "/apis") as response:
+        etag = response.headers["ETag"]
+        assert (await response.json())["kind"] == "APIGroupList"
+    async with rest.request("GET", "/apis", If_None_Match=etag) as response:
+        assert response.status == 304
+    aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    async with rest.request("GET", "/apis", Accept=aggregated) as response:
+        assert response.headers["Content-Type"] == aggregated
+        assert (await response.json())["kind"] == "APIGroupDiscoveryList"
+    _, root = await rest.json("GET", "/openapi/v3")
+    code, document = await rest.json("GET", root["paths"]["apis/apps/v1"]["serverRelativeURL"])
+    assert (code, document["openapi"]) == (200, "3.0.0")
+
+
+async def test_health_and_metrics(rest: Rest) -> None:
+    for path in ("/healthz", "/livez", "/readyz", "/readyz/etcd"):
+        async with rest.request("GET", path) as response:
+            assert (response.status, await response.text()) == (200, "ok"), path
+    async with rest.request("GET", "/readyz?verbose") as response:
+        assert "[+]etcd ok" in await response.text()
+    async with rest.request("GET", "/metrics") as response:
+        assert 'apiserver_storage_objects{resource="namespaces"} 4' in await response.text()
+    rest.stack.servers[0].ready = False
+    async with rest.request("GET", "/readyz") as response:
+        assert response.status == 500
+    async with rest.request("GET", "/livez") as response:
+        assert response.status == 200
+
+
+async def test_bad_requests_are_told_what_is_wrong(rest: Rest) -> None:
+    for query, message in (
+        ("limit=abc", 'strconv.ParseInt: parsing "abc": invalid syntax'),
+        ("fieldSelector=spec.bogus%3Dx", "is not a known field selector"),
+        ("continue=zzz", "continue key is not valid"),
+    ):
+        code, status = await rest.json("GET", f"{CONFIG_MAPS}?{query}")
+        assert code == 400
+        assert message in status["message"]
+    code, status = await rest.json("POST", CONFIG_MAPS, b"x" * (3 * 1024 * 1024 + 1))
+    assert (code, status["reason"]) == (413, "RequestEntityTooLarge")
+    code, status = await rest.json("POST", CONFIG_MAPS, b"{", Content_Type="text/plain")
+    assert code == 415
+
+
+async def test_server_side_apply_owns_fields(rest: Rest) -> None:
+    apply = {"Content_Type": "application/apply-patch+yaml"}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "s"}, "data": {"a": "1"}}
+    path = f"{CONFIG_MAPS}/s?fieldManager="
+    assert (await rest.json("PATCH", path + "one", body, **apply))[0] == 201
+    body["data"] = {"a": "2"}
+    code, status = await rest.json("PATCH", path + "two", body, **apply)
+    assert (code, status["message"]) == (409, 'Apply failed with 1 conflict: conflict with "one": .data.a')
+    code, forced = await rest.json("PATCH", path + "two&force=true", body, **apply)
+    assert (code, forced["data"]) == (200, {"a": "2"})
+    assert [m["manager"] for m in forced["metadata"]["managedFields"]] == ["two"]
+
+
+async def test_delete_collection_takes_what_is_selected(rest: Rest) -> None:
+    for name, color in (("a", "red"), ("b", "blue"), ("c", "red")):
+        await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": name, "labels": {"color": color}}})
+    code, gone = await rest.json("DELETE", f"{CONFIG_MAPS}?labelSelector=color%3Dred")
+    assert (code, [i["metadata"]["name"] for i in gone["items"]]) == (200, ["a", "c"])
+    _, left = await rest.json("GET", CONFIG_MAPS)
+    assert [i["metadata"]["name"] for i in left["items"]] == ["b"]
+
+
+async def test_two_versions_of_one_kind(rest: Rest) -> None:
+    event = {
+        "metadata": {"name": "e", "namespace": "default"},
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reason": "Tested",
+        "type": "Normal",
+        "note": "a note",
+        "eventTime": "2026-01-02T03:04:05.000000Z",
+        "reportingController": "test",
+        "reportingInstance": "t-1",
+        "action": "Test",
+    }
+    code, made = await rest.json("POST", "/apis/events.k8s.io/v1/namespaces/default/events", event)
+    assert code == 201, made
+    query = "fieldSelector=involvedObject.name%3Dp"
+    _, listed = await rest.json("GET", f"/api/v1/namespaces/default/events?{query}")
+    assert [(e["message"], e["involvedObject"]["name"]) for e in listed["items"]] == [("a note", "p")]
+    query = "fieldSelector=regarding.name%3Dp"
+    _, listed = await rest.json("GET", f"/apis/events.k8s.io/v1/namespaces/default/events?{query}")
+    assert [e["note"] for e in listed["items"]] == ["a note"]

@@ -1,0 +1,94 @@
+"""kubectl's streams to pods, its rights and its tokens, through TLS and the load balancer."""
+
+import asyncio
+
+import pytest
+import yaml
+
+from tests.apiserver.secure import KUBECTL, Cluster, cluster
+
+__all__ = ["cluster"]
+pytestmark = pytest.mark.e2e
+
+
+async def test_logs(cluster: Cluster) -> None:
+    code, out, err = await cluster.kubectl("logs", "p")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [f"line {i} of c" for i in range(5)]
+    _, out, _ = await cluster.kubectl("logs", "p", "--tail=1", "-f")
+    assert out == "line 4 of c\n"
+    code, _, err = await cluster.kubectl("logs", "p", "-c", "none")
+    assert code == 1
+    assert "container none is not valid for pod p" in err
+
+
+async def test_exec_passes_streams_and_exit_code(cluster: Cluster) -> None:
+    code, out, err = await cluster.kubectl("exec", "p", "--", "echo", "hello there")
+    assert out == "echo hello there\n"
+    assert err.startswith("trouble\n")
+    assert code == 7
+    code, out, _ = await cluster.kubectl("exec", "-i", "p", "--", "cat", stdin="from stdin")
+    assert (code, out) == (0, "from stdin")
+
+
+async def test_port_forward_carries_connections_both_ways(cluster: Cluster) -> None:
+    process = await cluster.start_kubectl("port-forward", "pod/p", ":8080")
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        port = int(line.split("127.0.0.1:")[1].split(" ")[0])
+        for message in (b"one", b"two"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(message)
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 10) == b"port 8080: " + message
+            writer.close()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_rights_follow_the_certificate(cluster: Cluster) -> None:
+    code, _, err = await cluster.kubectl("get", "pods", user="jane", groups=())
+    assert code == 1
+    assert 'User "jane" cannot list resource "pods" in API group "" in the namespace "default"' in err
+    for arguments in (
+        ("create", "role", "reader", "--verb=get,list", "--resource=pods"),
+        ("create", "rolebinding", "readers", "--role=reader", "--user=jane"),
+    ):
+        code, _, err = await cluster.kubectl(*arguments)
+        assert code == 0, err
+    code, out, err = await cluster.kubectl("get", "pods", "-o", "name", user="jane", groups=())
+    assert (code, out) == (0, "pod/p\n"), err
+    _, out, _ = await cluster.kubectl("auth", "can-i", "delete", "pods", user="jane", groups=())
+    assert out == "no\n"
+
+
+async def test_service_account_token_is_good_until_the_account_goes(cluster: Cluster) -> None:
+    code, token, err = await cluster.kubectl("create", "token", "default")
+    assert code == 0, err
+    arguments = ("auth", "whoami", "--token", token.strip(), "-o", "jsonpath={.status.userInfo.username}")
+    # The certificate would win over the token: use a configuration without one.
+    path = cluster.kubeconfig("nobody", [])
+    config = yaml.safe_load(path.read_text())
+    config["users"][0]["user"] = {"token": token.strip()}
+    path.write_text(yaml.safe_dump(config))
+    process = await asyncio.create_subprocess_exec(
+        KUBECTL,
+        *arguments[:2],
+        *arguments[4:],
+        env={"KUBECONFIG": str(path), "HOME": str(cluster.directory)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert out.decode() == "system:serviceaccount:default:default"
+
+
+async def test_balancer_goes_on_when_a_server_stops(cluster: Cluster) -> None:
+    for _ in range(3):
+        assert (await cluster.kubectl("get", "pod", "p", "-o", "name"))[1] == "pod/p\n"
+    await cluster.servers[1].stop()
+    for _ in range(3):
+        code, out, err = await cluster.kubectl("get", "pod", "p", "-o", "name")
+        assert (code, out) == (0, "pod/p\n"), err
+    assert cluster.balancer.address

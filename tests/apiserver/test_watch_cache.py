@@ -1,0 +1,233 @@
+"""The watch cache: what a watcher sees, and what happens when it, or etcd, falls behind."""
+
+import asyncio
+from contextlib import aclosing
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control_plane.api import selectors
+from control_plane.api.errors import Expired, Timeout
+from control_plane.api.resources import builtin_registry
+from control_plane.apiserver.cache import DELETED, ResourceCache, Selection
+from control_plane.apiserver.config import Limits, Timing
+from control_plane.apiserver.reading import INITIAL_EVENTS_END
+from control_plane.apiserver.requests import ListOptions, Target
+from tests.apiserver.conftest import Stack
+from tests.apiserver.fake_etcd import FakeEtcd
+
+PODS = builtin_registry().by_name("pods")
+
+
+def pod_bytes(name: str, app: str, node: str) -> bytes:
+    pod = {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"name": name, "namespace": "d", "labels": {"app": app}},
+        "spec": {"nodeName": node},
+    }
+    return orjson.dumps(pod)
+
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "c"]),
+        st.one_of(st.none(), st.tuples(st.sampled_from(["x", "y"]), st.sampled_from(["n1", "n2"]))),
+    ),
+    max_size=25,
+)
+selections = st.sampled_from(
+    [
+        Selection(),
+        Selection(namespace="d", labels=selectors.parse_labels("app=x")),
+        Selection(fields=selectors.parse_fields("spec.nodeName=n1", "Pod")),
+        Selection(fields=selectors.parse_fields("spec.nodeName!=n1", "Pod")),
+        Selection(namespace="d", name="b"),
+    ]
+)
+
+
+@given(changes=changes, start=st.integers(0, 25), joined=st.integers(0, 25), selection=selections)
+@settings(deadline=None)
+def test_list_then_watch_equals_list_later(changes: list, start: int, joined: int, selection: Selection) -> None:
+    """Whoever lists at one revision and watches from there ends with what a list at the end shows."""
+    cache = ResourceCache(PODS, events_max=100, watcher_events_max=100)
+    cache.install([], 0)
+    start, joined = min(start, joined, len(changes)), min(joined, len(changes))
+    state: dict[str, str] = {}
+    watcher = None
+    for revision, (name, content) in enumerate([*changes, ("end", None)]):
+        if revision == start:
+            state = {e.name: e.json.decode() for e in cache.select(selection)}
+        if revision == joined:
+            watcher = cache.watch(selection, start)
+        value = None if content is None else pod_bytes(name, *content)
+        cache.apply(f"/registry/pods/d/{name}", value, revision + 1)
+    assert watcher is not None
+    for type_, entry, _ in asyncio.run(watcher.take(0)) or ():
+        if type_ == DELETED:
+            del state[entry.name]
+        else:
+            state[entry.name] = entry.json.decode()
+    assert state == {e.name: e.json.decode() for e in cache.select(selection)}
+
+
+async def test_watch_from_before_the_kept_changes_is_expired() -> None:
+    cache = ResourceCache(PODS, events_max=3, watcher_events_max=10)
+    cache.install([], 1)
+    for revision in range(2, 8):
+        cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), revision)
+    with pytest.raises(Expired, match=r"too old resource version: 3 \(4\)"):
+        cache.watch(Selection(), 3)
+    watcher = cache.watch(Selection(), 4)
+    assert [entry.revision for _, entry, _ in await watcher.take(0) or ()] == [5, 6, 7]
+
+
+async def test_watcher_that_does_not_keep_up_is_ended() -> None:
+    cache = ResourceCache(PODS, events_max=100, watcher_events_max=3)
+    cache.install([], 1)
+    watcher = cache.watch(Selection(), 1)
+    for revision in range(2, 12):
+        cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), revision)
+    assert [entry.revision for _, entry, _ in await watcher.take(0) or ()] == [2, 3, 4]
+    assert await watcher.take(0) is None
+
+
+def config_map(name: str, **labels: str) -> dict:
+    return {"metadata": {"name": name, "namespace": "default", "labels": labels}}
+
+
+async def test_watch_goes_on_over_a_broken_stream(stack: Stack) -> None:
+    client = stack.client()
+    start = (await client.list("configmaps")).resource_version
+    stack.etcd.break_streams()
+    for i in range(3):
+        await client.create("configmaps", config_map(f"c{i}"))
+    seen: list[str] = []
+    async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=start)) as watch:
+        async for events in watch:
+            seen += [e.object["metadata"]["name"] for e in events]
+            if len(seen) == 3:
+                break
+    assert seen == ["c0", "c1", "c2"]
+
+
+async def test_compacted_history_ends_watchers_and_reads_go_on(stack: Stack) -> None:
+    client = stack.client()
+    made = await client.create("configmaps", config_map("a"))
+    version = made["metadata"]["resourceVersion"]
+    await client.list("configmaps")
+    etcd = stack.etcd
+    etcd.frozen = True
+    for _ in range(5):
+        await etcd.put(b"/registry/other", b"x")
+    await etcd.compact(etcd.revision)
+    etcd.break_streams()
+    etcd.frozen = False
+    assert [o["metadata"]["name"] for o in (await client.list("configmaps")).items] == ["a"]
+    with pytest.raises(Expired):
+        async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=version)) as watch:
+            async for _ in watch:
+                pass
+
+
+async def test_reads_are_fresh_while_the_stream_hangs() -> None:
+    stack = Stack()
+    await stack.add_server(timing=Timing(fresh_timeout_s=0.05))
+    try:
+        client = stack.client()
+        await client.create("configmaps", config_map("a"))
+        await client.list("configmaps")
+        stack.etcd.frozen = True
+        await client.create("configmaps", config_map("b"))
+        assert (await client.get("configmaps", "b", "default"))["metadata"]["name"] == "b"
+        assert len((await client.list("configmaps")).items) == 2
+        server = stack.servers[0].registry
+        target = Target(server.kinds.named("configmaps"), "default")
+        stale = await server.reader.list(target, ListOptions(resource_version="0"))
+        assert [e.name for e in stale.entries] == ["a"]
+        with pytest.raises(Timeout, match="Too large resource version: 9999999"):
+            await server.reader.list(target, ListOptions(resource_version="9999999"))
+    finally:
+        stack.etcd.frozen = False
+        await stack.stop()
+
+
+async def test_initial_events_end_with_a_marked_bookmark(stack: Stack) -> None:
+    client = stack.client()
+    await client.create("configmaps", config_map("a"))
+    async with asyncio.timeout(5), aclosing(client.watch("configmaps", send_initial_events=True)) as watch:
+        events = await anext(watch)
+    assert [e.type for e in events] == ["ADDED", "BOOKMARK"]
+    assert events[1].object["metadata"]["annotations"] == {INITIAL_EVENTS_END: "true"}
+    assert int(events[1].object["metadata"]["resourceVersion"]) >= stack.etcd.revision
+
+
+async def test_bookmarks_tell_how_far_a_quiet_watch_has_come() -> None:
+    stack = Stack()
+    await stack.add_server(timing=Timing(bookmark_interval_s=0.02))
+    try:
+        client = stack.client()
+        start = (await client.list("configmaps")).resource_version
+        await client.create("secrets", config_map("s"))
+        async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=start)) as watch:
+            async for events in watch:
+                assert [e.type for e in events] == ["BOOKMARK"]
+                if int(events[0].object["metadata"]["resourceVersion"]) > int(start):
+                    break
+    finally:
+        await stack.stop()
+
+
+async def test_watch_resumes_on_a_server_that_started_later(stack: Stack) -> None:
+    """A client that lists on one server and watches on another, newer one is not sent back to list."""
+    client = stack.client()
+    start = (await client.list("configmaps")).resource_version
+    await client.create("configmaps", config_map("a"))
+    await stack.add_server()
+    async with asyncio.timeout(5), aclosing(stack.client(1).watch("configmaps", resource_version=start)) as watch:
+        events = await anext(watch)
+    assert [(e.type, e.object["metadata"]["name"]) for e in events] == [("ADDED", "a")]
+
+
+async def test_pages_show_one_moment_until_it_is_compacted(stack: Stack) -> None:
+    client = stack.client()
+    for i in range(5):
+        await client.create("configmaps", config_map(f"c{i}", odd=str(i % 2)))
+    first = await client.list("configmaps", "default", limit=2)
+    await client.delete("configmaps", "c3", "default")
+    await client.create("configmaps", config_map("c2a"))
+    second = await client.list("configmaps", "default", limit=2, continue_token=first.continue_token)
+    third = await client.list("configmaps", "default", limit=2, continue_token=second.continue_token)
+    pages = [[o["metadata"]["name"] for o in page.items] for page in (first, second, third)]
+    assert pages == [["c0", "c1"], ["c2", "c3"], ["c4"]]
+    assert third.continue_token == ""
+    assert first.resource_version == second.resource_version == third.resource_version
+    await stack.etcd.compact(stack.etcd.revision)
+    with pytest.raises(Expired, match="The provided continue parameter is too old"):
+        await client.list("configmaps", "default", limit=2, continue_token=first.continue_token)
+
+
+async def test_limits_of_history_are_respected_at_start() -> None:
+    """A server over an etcd with a long history keeps a bounded part of it and shows the same objects."""
+    stack = Stack()
+    await stack.add_server()
+    client = stack.client()
+    for i in range(30):
+        await client.create("configmaps", config_map(f"c{i:02}"))
+    late = await stack.add_server(limits=Limits(history_events=5, history_at_start=10))
+    listed = await stack.client(1).list("configmaps", "default")
+    assert [o["metadata"]["name"] for o in listed.items] == [f"c{i:02}" for i in range(30)]
+    assert late.registry.hub.revision >= int(listed.resource_version)
+    await stack.stop()
+
+
+def test_fake_etcd_is_used_as_an_etcd_client() -> None:
+    """The stand-in has the methods that the API server calls."""
+    from control_plane.client.etcd import EtcdClient
+
+    for name in ("range", "txn", "put", "watch", "lease_grant", "lease_keep_alive", "compact"):
+        assert hasattr(EtcdClient, name)
+        assert hasattr(FakeEtcd, name)
