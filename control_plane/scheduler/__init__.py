@@ -1,0 +1,35 @@
+"""The scheduler: gives every pending pod a node: filter, score, bind; preempts where it must.
+
+Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters of the API's objects), `snapshot`
+(nodes as NumPy arrays, changed in O(1) per pod), `filters`, `interpod`, `spreading`, `volumes` and `scores` (the
+plugins), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable)
+and `report` (Kubernetes' messages). The shell is `service` (informers, leadership, loop) and `binder` (writes).
+
+Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
+
+Concurrency: one asyncio loop, no threads. A cycle takes a batch of pods from the queue and decides them without
+awaiting; each placement is assumed in the snapshot at once, so the next decision sees it. Writes go out in batches
+while further cycles run; a failed write takes the assumption back. Only the holder of the Lease `kube-scheduler`
+schedules, and a binding of one that lost it without noticing is refused, for the pod has a node by then.
+
+Profiles (`spec.schedulerName`): `default-scheduler` packs bins (most allocated), `spread-scheduler` takes the node
+with the least percentage of use. Ties go to the node whose name sorts first: the same history gives the same
+placements.
+"""
+
+from control_plane.scheduler.config import Profile, SchedulerConfig, Strategy
+from control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from control_plane.scheduler.service import Scheduler
+from control_plane.scheduler.snapshot import Snapshot
+
+__all__ = [
+    "Cycle",
+    "Explanation",
+    "Failure",
+    "Placement",
+    "Profile",
+    "Scheduler",
+    "SchedulerConfig",
+    "Snapshot",
+    "Strategy",
+]

@@ -1,0 +1,220 @@
+"""What the scheduler writes: bindings, claims' selected nodes, status of pods that found no node, deletions of victims.
+
+Owns no decision. Calls carry many operations each. An operation's error concerns its object only; an error of the
+call is the error of all its operations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.errors import ApiError
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient, EventRecorder, ops
+from control_plane.scheduler import report
+from control_plane.scheduler.cycle import Failure, Placement
+from control_plane.scheduler.pods import PodInfo
+from control_plane.scheduler.volumes import SELECTED_NODE, VolumeIndex, is_bound
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+_Results = list[Object | ApiError]
+
+
+def binding(pod: PodInfo, node: str) -> Object:
+    """The Binding object that assigns this very pod (its uid guards against a namesake)."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    }
+
+
+def unschedulable_patch(pod: PodInfo, message: str, nominated: str, stamp: str) -> Object | None:
+    """A strategic patch of the pod's status; None when it says so already.
+
+    It holds for the version seen only: a late one must not speak over a binding.
+    """
+    status: dict[str, Any] = {}
+    old = meta.get_condition(pod.obj, "PodScheduled") or {}
+    if (old.get("status"), old.get("reason"), old.get("message")) != ("False", "Unschedulable", message):
+        new = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        if old.get("status") != "False":
+            new["lastTransitionTime"] = stamp
+        status["conditions"] = [new]
+    if nominated and nominated != pod.nominated:
+        status["nominatedNodeName"] = nominated
+    if not status:
+        return None
+    return {"metadata": {"uid": pod.uid, "resourceVersion": meta.resource_version(pod.obj)}, "status": status}
+
+
+def victim_patch(victim: PodInfo, scheduler: str, stamp: str) -> Object:
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": f"{scheduler}: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": stamp,
+    }
+    return {"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}
+
+
+class Binder:
+    """Writes through one client; tells users by events."""
+
+    def __init__(self, client: ApiClient, recorder: EventRecorder, env: Env) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._env = env
+
+    async def bind(self, placements: Sequence[Placement]) -> list[ApiError | None]:
+        """Assign each pod to its node; None or the error, for each in order."""
+        answers = await self._batch(
+            [ops.create("pods", binding(p.pod, p.node), subresource="binding") for p in placements]
+        )
+        errors = [answer if isinstance(answer, ApiError) else None for answer in answers]
+        for placement, error in zip(placements, errors, strict=True):
+            if error is None:
+                self._recorder.event(
+                    placement.pod.obj, "Normal", "Scheduled", report.bound(placement.pod.key, placement.node)
+                )
+        return errors
+
+    async def select_node(self, placement: Placement, claims: Sequence[Object]) -> ApiError | None:
+        """Tell the volume binder where the claims' consumer will run; the first error, if any."""
+        operations = [
+            ops.patch(
+                "persistentvolumeclaims",
+                meta.name(claim),
+                meta.namespace(claim),
+                {"metadata": {"uid": meta.uid(claim), "annotations": {SELECTED_NODE: placement.node}}},
+            )
+            for claim in claims
+            if meta.annotations(claim).get(SELECTED_NODE) != placement.node
+        ]
+        return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+
+    async def report(self, failures: Sequence[Failure]) -> None:
+        """Write into each pod why it waits, and delete the victims of preemptions."""
+        operations = []
+        stamp = self._env.timestamp()
+        for failure in failures:
+            pod = failure.pod
+            self._recorder.event(pod.obj, "Warning", "FailedScheduling", failure.message)
+            found = failure.preemption
+            patch = unschedulable_patch(pod, failure.message, found.node if found else "", stamp)
+            if patch is not None:
+                operations.append(
+                    ops.patch("pods", pod.name, pod.namespace, patch, kind="strategic", subresource="status")
+                )
+            for victim in found.victims if found else ():
+                text = f"Preempted by pod {pod.uid} on node {victim.node}"
+                self._recorder.event(victim.obj, "Normal", "Preempted", text)
+                body = victim_patch(victim, pod.scheduler, stamp)
+                operations.append(
+                    ops.patch("pods", victim.name, victim.namespace, body, kind="strategic", subresource="status")
+                )
+        for answer in await self._batch(operations):
+            if isinstance(answer, ApiError):
+                log.debug("a pod's status was not written: %s", answer.message)
+        await self._delete([v for f in failures if f.preemption for v in f.preemption.victims])
+
+    async def _delete(self, victims: Sequence[PodInfo]) -> None:
+        answers = await self._batch([ops.delete("pods", v.name, v.namespace, uid=v.uid) for v in victims])
+        for victim, answer in zip(victims, answers, strict=True):
+            if isinstance(answer, ApiError):
+                # It is gone already, or the preemptor fails again and asks again.
+                victim.terminating = meta.is_deleting(victim.obj)
+                log.info("victim %s was not deleted: %s", victim.key, answer.message)
+
+    def tell(self, pod: PodInfo, message: str) -> None:
+        """A pod that had a place lost it again."""
+        self._recorder.event(pod.obj, "Warning", "FailedScheduling", message)
+
+    async def _batch(self, operations: list[Any]) -> _Results:
+        if not operations:
+            return []
+        try:
+            return await self._client.batch(operations)
+        except ApiError as error:
+            return [error] * len(operations)
+
+
+@dataclass(slots=True)
+class _Wait:
+    placement: Placement
+    deadline: float
+    missing: set[str] = field(default_factory=set)
+    #: Claims that have shown the selected node: if it disappears again, provisioning failed there.
+    shown: set[str] = field(default_factory=set)
+
+
+class VolumeWaits:
+    """Placed pods whose volumes are being bound. Pure: claims and the time come in, verdicts go out."""
+
+    def __init__(self, volumes: VolumeIndex) -> None:
+        self._volumes = volumes
+        self._waits: dict[str, _Wait] = {}
+        self._by_claim: dict[str, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def add(self, placement: Placement, deadline: float) -> None:
+        key = placement.pod.key
+        self._waits[key] = _Wait(placement, deadline, set(placement.claims))
+        for claim in placement.claims:
+            self._by_claim.setdefault(claim, {})[key] = None
+
+    def remove(self, pod_key: str) -> Placement | None:
+        wait = self._waits.pop(pod_key, None)
+        if wait is None:
+            return None
+        for claim in wait.placement.claims:
+            waiting = self._by_claim[claim]
+            del waiting[pod_key]
+            if not waiting:
+                del self._by_claim[claim]
+        return wait.placement
+
+    def claim_changed(self, key: str) -> list[tuple[Placement, str]]:
+        """Placements that this settles: with an empty text when all volumes are bound, else with what went wrong."""
+        settled = []
+        claim = self._volumes.claims.get(key)
+        for pod_key in [*self._by_claim.get(key, ())]:
+            verdict = self._verdict(self._waits[pod_key], key, claim)
+            if verdict is not None:
+                placement = self.remove(pod_key)
+                assert placement is not None
+                settled.append((placement, verdict))
+        return settled
+
+    def _verdict(self, wait: _Wait, key: str, claim: Object | None) -> str | None:
+        name = key.partition("/")[2]
+        prefix = 'running PreBind plugin "VolumeBinding": '
+        if claim is None:
+            return f'{prefix}persistentvolumeclaim "{name}" not found'
+        if is_bound(claim):
+            volume = self._volumes.volumes.get(meta.spec(claim)["volumeName"])
+            if volume is None:
+                return None  # its object is on its way
+            wait.missing.discard(key)
+            return None if wait.missing else ""
+        if meta.annotations(claim).get(SELECTED_NODE) == wait.placement.node:
+            wait.shown.add(key)
+        elif key in wait.shown:
+            return f'{prefix}binding volumes: provisioning failed for PVC "{name}"'
+        return None
+
+    def expired(self, now: float) -> list[Placement]:
+        late = [key for key, wait in self._waits.items() if wait.deadline <= now]
+        return [placement for key in late if (placement := self.remove(key)) is not None]
+
+    def next_deadline(self) -> float | None:
+        return min((wait.deadline for wait in self._waits.values()), default=None)

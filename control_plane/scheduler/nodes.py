@@ -1,0 +1,45 @@
+"""What matters of a node for scheduling, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from control_plane.api import meta, quantity
+from control_plane.api.meta import Object
+from control_plane.scheduler.pods import amount
+
+UNSCHEDULABLE = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
+HOSTNAME = "kubernetes.io/hostname"
+VOLUME_CAPACITY = "rayplane.io/volume-capacity"
+
+Taint = tuple[str, str, str]  # key, value, effect
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """Compared by value: a node whose heartbeat changed only its conditions is the same node."""
+
+    name: str
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    unschedulable: bool
+    allocatable: Mapping[str, int]
+    #: Bytes for volumes; None when the node reports none (no limit known).
+    volume_bytes: int | None
+
+    @staticmethod
+    def of(node: Object) -> NodeInfo:
+        spec, status = meta.spec(node), meta.status(node)
+        resources = status.get("allocatable") or status.get("capacity") or {}
+        room = meta.annotations(node).get(VOLUME_CAPACITY)
+        return NodeInfo(
+            name=meta.name(node),
+            labels=meta.labels(node),
+            taints=tuple(
+                (t.get("key") or "", t.get("value") or "", t.get("effect") or "") for t in spec.get("taints") or ()
+            ),
+            unschedulable=bool(spec.get("unschedulable")),
+            allocatable={resource: amount(resource, text) for resource, text in resources.items()},
+            volume_bytes=quantity.value(room) if room else None,
+        )

@@ -1,0 +1,369 @@
+"""What matters of a pod for scheduling, read once.
+
+Pods of one template differ in their names only: everything else is one shared `Shape`, found again by its bytes, so
+that what is computed for a shape serves thousands of pods.
+
+Source: Kubernetes API reference core/v1 PodSpec; "Resource management for pods and containers" and "Sidecar
+containers" for a pod's effective request.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from control_plane.api import meta, quantity
+from control_plane.api.meta import Object
+from control_plane.api.selectors import LabelSelector, Requirement, from_label_selector, from_node_expressions
+
+CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
+#: What a pod without requests counts for in scores (not in filters), as in Kubernetes.
+DEFAULT_CPU_MILLI = 100
+DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
+#: Larger amounts are cut to this, so that sums stay within 64 bits.
+AMOUNT_MAX = 1 << 52
+SHAPES_MAX = 4096
+DEFAULT_SCHEDULER = "default-scheduler"
+
+
+def amount(resource: str, text: quantity.QuantityLike) -> int:
+    """Thousandths of a core for cpu, whole units for all else."""
+    found = quantity.milli(text) if resource == CPU else quantity.value(text)
+    return min(found, AMOUNT_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerm:
+    """One term of a node selector: labels and fields must match; an empty one matches nothing."""
+
+    labels: LabelSelector
+    name_rules: tuple[Requirement, ...]
+    empty: bool
+
+    def matches(self, labels: Mapping[str, str], name: str) -> bool:
+        if self.empty or not self.labels.matches(labels):
+            return False
+        return all(rule.matches({"metadata.name": name}) for rule in self.name_rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    key: str
+    operator: str
+    value: str
+    effect: str
+
+    def tolerates(self, taint: tuple[str, str, str]) -> bool:
+        """`taint` is (key, value, effect)."""
+        key, value, effect = taint
+        if self.effect and self.effect != effect:
+            return False
+        if self.key and self.key != key:
+            return False
+        return self.operator == "Exists" or self.value == value
+
+
+@dataclass(frozen=True, slots=True)
+class PodTerm:
+    """One pod (anti-)affinity term. `namespaces` None means all; `namespace_selector` adds the ones it matches."""
+
+    topology_key: str
+    selector: LabelSelector
+    namespaces: tuple[str, ...]
+    namespace_selector: LabelSelector | None
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadRule:
+    """One topology spread constraint."""
+
+    topology_key: str
+    selector: LabelSelector
+    max_skew: int
+    hard: bool
+    min_domains: int
+    honor_affinity: bool
+    honor_taints: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """What pods of one template share. Compared by identity: equal specs give the same object."""
+
+    requests: Mapping[str, int]
+    scored_cpu: int
+    scored_memory: int
+    ports: tuple[tuple[str, str, int], ...]
+    node_selector: LabelSelector
+    required: tuple[NodeTerm, ...] | None
+    preferred: tuple[tuple[int, NodeTerm], ...]
+    tolerations: tuple[Toleration, ...]
+
+    def tolerates(self, taint: tuple[str, str, str]) -> bool:
+        return any(toleration.tolerates(taint) for toleration in self.tolerations)
+
+    def admits_labels(self, labels: Mapping[str, str], name: str) -> bool:
+        """nodeSelector and required node affinity."""
+        if not self.node_selector.matches(labels):
+            return False
+        return self.required is None or any(term.matches(labels, name) for term in self.required)
+
+
+@dataclass(slots=True, eq=False)
+class PodInfo:
+    """One pod. `node` is where it runs or is assumed to run, empty while pending."""
+
+    obj: Object
+    key: str
+    uid: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    priority: int
+    may_preempt: bool
+    scheduler: str
+    shape: Shape
+    claims: tuple[str, ...]
+    affinity: tuple[PodTerm, ...]
+    anti_affinity: tuple[PodTerm, ...]
+    preferred: tuple[PodTerm, ...]
+    spread: tuple[SpreadRule, ...]
+    nominated: str
+    terminating: bool
+    node: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but its shape decides where it fits."""
+        return not (self.claims or self.affinity or self.anti_affinity or self.preferred or self.spread)
+
+
+class PodParser:
+    """Makes PodInfos; remembers up to SHAPES_MAX shapes."""
+
+    def __init__(self) -> None:
+        self._shapes: OrderedDict[bytes, Shape] = OrderedDict()
+
+    def parse(self, pod: Object) -> PodInfo:
+        spec, own = meta.spec(pod), meta.metadata(pod)
+        namespace, name = own.get("namespace") or "", own.get("name") or ""
+        labels = own.get("labels") or {}
+        affinity = spec.get("affinity") or {}
+        near, apart = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
+        rules = spec.get("topologySpreadConstraints") or ()
+        return PodInfo(
+            obj=pod,
+            key=f"{namespace}/{name}",
+            uid=own.get("uid") or "",
+            namespace=namespace,
+            name=name,
+            labels=labels,
+            priority=spec.get("priority") or 0,
+            may_preempt=spec.get("preemptionPolicy") != "Never",
+            scheduler=spec.get("schedulerName") or DEFAULT_SCHEDULER,
+            shape=self._shape(spec),
+            claims=_claims(spec, namespace, name),
+            affinity=_required_terms(near, namespace, labels),
+            anti_affinity=_required_terms(apart, namespace, labels),
+            preferred=(*_preferred_terms(near, namespace, labels, 1), *_preferred_terms(apart, namespace, labels, -1)),
+            spread=tuple(_spread_rule(rule, labels) for rule in rules),
+            terminating=meta.is_deleting(pod),
+            nominated=meta.status(pod).get("nominatedNodeName") or "",
+            node=spec.get("nodeName") or "",
+        )
+
+    def _shape(self, spec: dict[str, Any]) -> Shape:
+        containers = spec.get("containers") or ()
+        inits = spec.get("initContainers") or ()
+        key = orjson.dumps(
+            (
+                [(c.get("resources"), c.get("ports")) for c in containers],
+                [(c.get("resources"), c.get("ports"), c.get("restartPolicy")) for c in inits],
+                spec.get("resources"),
+                spec.get("overhead"),
+                spec.get("nodeSelector"),
+                (spec.get("affinity") or {}).get("nodeAffinity"),
+                spec.get("tolerations"),
+                bool(spec.get("hostNetwork")),
+            ),
+            option=orjson.OPT_SORT_KEYS,
+        )
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = make_shape(spec)
+            if len(self._shapes) > SHAPES_MAX:
+                self._shapes.popitem(last=False)
+        else:
+            self._shapes.move_to_end(key)
+        return shape
+
+
+def make_shape(spec: dict[str, Any]) -> Shape:
+    requests = effective_requests(spec, {})
+    scored = effective_requests(spec, {CPU: DEFAULT_CPU_MILLI, MEMORY: DEFAULT_MEMORY_BYTES})
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    return Shape(
+        requests={**{k: v for k, v in requests.items() if v}, PODS: 1},
+        scored_cpu=scored.get(CPU, 0),
+        scored_memory=scored.get(MEMORY, 0),
+        ports=tuple(_host_ports(spec)),
+        node_selector=LabelSelector(Requirement(k, "=", (v,)) for k, v in (spec.get("nodeSelector") or {}).items()),
+        required=None if required is None else tuple(_node_term(t) for t in required.get("nodeSelectorTerms") or ()),
+        preferred=tuple(
+            (item.get("weight") or 0, _node_term(item.get("preference") or {}))
+            for item in affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+        ),
+        tolerations=tuple(
+            Toleration(t.get("key") or "", t.get("operator") or "Equal", t.get("value") or "", t.get("effect") or "")
+            for t in spec.get("tolerations") or ()
+        ),
+    )
+
+
+# -- requests --------------------------------------------------------------------------------------------------
+
+
+def _add(into: dict[str, int], more: Mapping[str, int]) -> None:
+    for resource, count in more.items():
+        into[resource] = into.get(resource, 0) + count
+
+
+def _most(into: dict[str, int], other: Mapping[str, int]) -> None:
+    for resource, count in other.items():
+        if count > into.get(resource, 0):
+            into[resource] = count
+
+
+def effective_requests(spec: Mapping[str, Any], absent: Mapping[str, int]) -> dict[str, int]:
+    """What the pod needs of a node: its containers together, or its greediest init container if that is more.
+
+    Init containers that restart (sidecars) run on beside all that start after them. `absent` stands for what a
+    container does not ask for.
+    """
+
+    def of(container: Mapping[str, Any]) -> dict[str, int]:
+        asked = (container.get("resources") or {}).get("requests") or {}
+        return {**absent, **{resource: amount(resource, text) for resource, text in asked.items()}}
+
+    total: dict[str, int] = {}
+    for container in spec.get("containers") or ():
+        _add(total, of(container))
+    sidecars: dict[str, int] = {}
+    greediest: dict[str, int] = {}
+    for container in spec.get("initContainers") or ():
+        needs = of(container)
+        if container.get("restartPolicy") == "Always":
+            _add(sidecars, needs)
+            _most(greediest, sidecars)
+        else:
+            _add(needs, sidecars)
+            _most(greediest, needs)
+    _add(total, sidecars)
+    _most(total, greediest)
+    for resource, text in ((spec.get("resources") or {}).get("requests") or {}).items():
+        total[resource] = amount(resource, text)  # pod-level requests stand for all containers
+    _add(total, {resource: amount(resource, text) for resource, text in (spec.get("overhead") or {}).items()})
+    return total
+
+
+def _host_ports(spec: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
+    host = bool(spec.get("hostNetwork"))
+    sidecars = (c for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always")
+    for container in (*(spec.get("containers") or ()), *sidecars):
+        for port in container.get("ports") or ():
+            number = port.get("hostPort") or (port.get("containerPort") if host else 0)
+            if number:
+                yield port.get("protocol") or "TCP", port.get("hostIP") or "0.0.0.0", number
+
+
+def ports_conflict(one: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
+    """Same protocol and port, on the same address or on all."""
+    if one[0] != other[0] or one[2] != other[2]:
+        return False
+    return one[1] == other[1] or "0.0.0.0" in (one[1], other[1])
+
+
+# -- terms -----------------------------------------------------------------------------------------------------
+
+
+def _node_term(term: Mapping[str, Any]) -> NodeTerm:
+    expressions, fields = term.get("matchExpressions") or (), term.get("matchFields") or ()
+    names = {"In": "in", "NotIn": "notin"}
+    rules = tuple(
+        Requirement(f.get("key") or "", names.get(f.get("operator") or "", "!"), tuple(f.get("values") or ()))
+        for f in fields
+    )
+    return NodeTerm(from_node_expressions(expressions), rules, not expressions and not fields)
+
+
+def node_terms(selector: Mapping[str, Any] | None) -> tuple[NodeTerm, ...] | None:
+    """A core/v1 NodeSelector (of a volume); None when there is none."""
+    if not selector:
+        return None
+    return tuple(_node_term(term) for term in selector.get("nodeSelectorTerms") or ())
+
+
+def _with_label_keys(selector: LabelSelector, item: Mapping[str, Any], labels: Mapping[str, str]) -> LabelSelector:
+    """matchLabelKeys and mismatchLabelKeys: the pod's own values of these labels become requirements."""
+    more = [Requirement(k, "in", (labels[k],)) for k in item.get("matchLabelKeys") or () if k in labels]
+    more += [Requirement(k, "notin", (labels[k],)) for k in item.get("mismatchLabelKeys") or () if k in labels]
+    if not more or selector.nothing:
+        return selector
+    return LabelSelector((*selector.requirements, *more))
+
+
+def _pod_term(term: Mapping[str, Any], namespace: str, labels: Mapping[str, str], weight: int = 0) -> PodTerm:
+    names = tuple(sorted(term.get("namespaces") or ()))
+    of_namespaces = term.get("namespaceSelector")
+    return PodTerm(
+        topology_key=term.get("topologyKey") or "",
+        selector=_with_label_keys(from_label_selector(term.get("labelSelector")), term, labels),
+        namespaces=names if names or of_namespaces is not None else (namespace,),
+        namespace_selector=None if of_namespaces is None else from_label_selector(of_namespaces),
+        weight=weight,
+    )
+
+
+def _required_terms(side: Mapping[str, Any], namespace: str, labels: Mapping[str, str]) -> tuple[PodTerm, ...]:
+    terms = side.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+    return tuple(_pod_term(term, namespace, labels) for term in terms)
+
+
+def _preferred_terms(
+    side: Mapping[str, Any], namespace: str, labels: Mapping[str, str], sign: int
+) -> tuple[PodTerm, ...]:
+    items = side.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+    return tuple(
+        _pod_term(item.get("podAffinityTerm") or {}, namespace, labels, sign * (item.get("weight") or 0))
+        for item in items
+    )
+
+
+def _spread_rule(rule: Mapping[str, Any], labels: Mapping[str, str]) -> SpreadRule:
+    return SpreadRule(
+        topology_key=rule.get("topologyKey") or "",
+        selector=_with_label_keys(from_label_selector(rule.get("labelSelector")), rule, labels),
+        max_skew=rule.get("maxSkew") or 1,
+        hard=rule.get("whenUnsatisfiable") != "ScheduleAnyway",
+        min_domains=rule.get("minDomains") or 1,
+        honor_affinity=rule.get("nodeAffinityPolicy") != "Ignore",
+        honor_taints=rule.get("nodeTaintsPolicy") == "Honor",
+    )
+
+
+def _claims(spec: Mapping[str, Any], namespace: str, name: str) -> tuple[str, ...]:
+    """Keys of the claims the pod mounts; generic ephemeral volumes have one named after pod and volume."""
+    found = []
+    for volume in spec.get("volumes") or ():
+        claim = volume.get("persistentVolumeClaim")
+        if claim:
+            found.append(f"{namespace}/{claim.get('claimName')}")
+        elif volume.get("ephemeral"):
+            found.append(f"{namespace}/{name}-{volume.get('name')}")
+    return tuple(found)

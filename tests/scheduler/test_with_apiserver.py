@@ -1,0 +1,109 @@
+"""The scheduler against a real API server: the bindings, patches and events it writes are ones that are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from control_plane.api import meta
+from control_plane.client import ApiClient
+from control_plane.scheduler import Scheduler, SchedulerConfig
+from tests.apiserver.conftest import Stack, make_env
+from tests.scheduler.build import claim, node, pod
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[ApiClient]:
+    stack = Stack()
+    await stack.add_server()
+    client = stack.client()
+    await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    config = SchedulerConfig(identity="s0", api_endpoints=(stack.servers[0].grpc_address,), backoff_first=0.05)
+    scheduler = Scheduler(config, make_env(9), stack.network)
+    await scheduler.start()
+    yield client
+    await scheduler.stop()
+    await stack.stop()
+
+
+async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
+    while not (found := await holds()):
+        await asyncio.sleep(0.01)
+    return found
+
+
+def fresh(one: dict[str, Any]) -> dict[str, Any]:
+    """As a user writes it: what the server fills in is left out."""
+    del one["metadata"]["uid"]
+    del one["spec"]["priority"]
+    return one
+
+
+async def test_pods_are_bound_and_the_rest_say_why(client: ApiClient) -> None:
+    await client.create("nodes", node("n1", cpu="2"))
+    for name in ("a", "b", "c"):
+        await client.create("pods", fresh(pod(name, cpu="1")))
+
+    async def settled() -> list[dict[str, Any]] | None:
+        pods = (await client.list("pods", "default")).items
+        told = [p for p in pods if meta.get_condition(p, "PodScheduled")]
+        return pods if len(told) == 3 else None
+
+    pods = {meta.name(p): p for p in await until(settled)}
+    assert [meta.node_name(pods[n]) for n in "abc"] == ["n1", "n1", ""]
+    condition = meta.get_condition(pods["c"], "PodScheduled")
+    assert condition is not None and condition["reason"] == "Unschedulable"
+    assert condition["message"].startswith("0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes")
+
+    async def event() -> Any:
+        return [e for e in (await client.list("events")).items if e["reason"] == "FailedScheduling"]
+
+    assert (await until(event))[0]["message"] == condition["message"]
+
+
+async def test_preemption_through_the_api(client: ApiClient) -> None:
+    await client.create("nodes", node("n1", cpu="1"))
+    await client.create("priorityclasses.scheduling.k8s.io", {"metadata": {"name": "high"}, "value": 1000})
+    await client.create("pods", fresh(pod("meek", cpu="1", terminationGracePeriodSeconds=0)))
+
+    async def bound(name: str) -> str:
+        return meta.node_name(await client.get("pods", name, "default"))
+
+    await until(lambda: bound("meek"))
+    await client.create("pods", fresh(pod("vip", cpu="1", priorityClassName="high")))
+
+    async def dying() -> Any:
+        found = [p for p in (await client.list("pods", "default")).items if meta.name(p) == "meek"]
+        return not found or meta.is_deleting(found[0])
+
+    await until(dying)
+    vip = await client.get("pods", "vip", "default")
+    assert vip["status"].get("nominatedNodeName") == "n1"
+    if any(meta.name(p) == "meek" for p in (await client.list("pods", "default")).items):
+        await client.delete("pods", "meek", "default", grace_period_s=0)  # as its kubelet does in the end
+    await until(lambda: bound("vip"))
+
+
+async def test_a_claims_node_is_selected(client: ApiClient) -> None:
+    await client.create(
+        "storageclasses.storage.k8s.io",
+        {
+            "metadata": {"name": "waiting"},
+            "provisioner": "rayplane.io/local",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        },
+    )
+    await client.create("nodes", node("n1"))
+    wanted = claim("data", of="waiting")
+    del wanted["metadata"]["uid"]
+    await client.create("persistentvolumeclaims", wanted)
+    await client.create("pods", fresh(pod("p", claims=("data",))))
+
+    async def selected() -> str | None:
+        held = await client.get("persistentvolumeclaims", "data", "default")
+        return meta.annotations(held).get("volume.kubernetes.io/selected-node")
+
+    assert await until(selected) == "n1"
