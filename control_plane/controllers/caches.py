@@ -1,0 +1,71 @@
+"""The informers all controllers of a manager share, and the view of them that reconcile functions get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient, Informer
+from control_plane.controllers.indexes import indexes_of
+
+
+class CacheView:
+    """Read-only; resources that nobody watches look empty."""
+
+    def __init__(self, informers: dict[str, Informer]) -> None:
+        self._informers = informers
+
+    def get(self, resource: str, namespace: str, name: str) -> Object | None:
+        informer = self._informers.get(resource)
+        return informer.get(namespace, name) if informer else None
+
+    def list(self, resource: str) -> Sequence[Object]:
+        informer = self._informers.get(resource)
+        return informer.list() if informer else ()
+
+    def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
+        informer = self._informers.get(resource)
+        return informer.by_index(index, value) if informer else ()
+
+
+class Caches:
+    """One informer for each watched resource; `add` may come before or after `start`."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self._informers: dict[str, Informer] = {}
+        self._started = False
+        self.view = CacheView(self._informers)
+
+    def informer(self, resource: str) -> Informer:
+        """The informer of a resource, made (and started, if the others are) when it is new."""
+        found = self._informers.get(resource)
+        if found is None:
+            found = Informer(self._client, resource, indexers=indexes_of(resource))
+            self._informers[resource] = found
+            if self._started:
+                found.start()
+        return found
+
+    async def drop(self, resource: str) -> None:
+        """Stop following a resource that is no longer served."""
+        informer = self._informers.pop(resource, None)
+        if informer is not None:
+            await informer.stop()
+
+    def watches(self, resource: str) -> bool:
+        return resource in self._informers
+
+    async def start(self, resources: Iterable[str] = ()) -> None:
+        """Start all and wait until each has its first list."""
+        for resource in resources:
+            self.informer(resource)
+        self._started = True
+        informers = list(self._informers.values())
+        for informer in informers:
+            informer.start()
+        await asyncio.gather(*(informer.synced() for informer in informers))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(informer.stop() for informer in self._informers.values()))

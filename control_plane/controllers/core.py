@@ -1,0 +1,311 @@
+"""What a controller is: a pure function from caches and the moment to actions.
+
+A controller names the resources it watches, how an object maps to keys, and `reconcile(key, view, now) -> Result`.
+Keys are strings the controller chooses, mostly `namespace/name`. Actions are data; the shell executes them in stages
+and calls the controller again when the caches show them, so a reconcile does one step and returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.api.selectors import LabelSelector
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a reconcile runs: the wall clock for stamps, the loop's time (seconds) for spans."""
+
+    wall: datetime
+    mono: float
+
+    @property
+    def stamp(self) -> str:
+        """RFC 3339, whole seconds."""
+        return meta.format_time(self.wall)
+
+    def seconds_since(self, stamp: str | None) -> float:
+        """Seconds since an RFC 3339 time; infinite where there is none."""
+        if not stamp:
+            return float("inf")
+        return (self.wall - meta.parse_time(stamp)).total_seconds()
+
+
+# --- actions ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A core/v1 Event on `about`. In events attached to a write, `{name}` in the message becomes the written
+    object's name and `{error}` the error's text."""
+
+    about: Object
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    resource: str
+    obj: Object
+    done: Event | None = None
+    failed: Event | None = None
+    exists_ok: bool = False
+    """AlreadyExists counts as done (objects whose name is their identity)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Replace an object; its resourceVersion guards against a stale read."""
+
+    resource: str
+    obj: Object
+    done: Event | None = None
+    failed: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStatus:
+    """Replace an object's status; guarded by its resourceVersion."""
+
+    resource: str
+    obj: Object
+    done: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Patch an object; put resourceVersion or uid into the patch's metadata where a guard is wanted."""
+
+    resource: str
+    namespace: str
+    name: str
+    patch: Mapping[str, Any] | Sequence[Any]
+    kind: str = "merge"
+    subresource: str = ""
+    done: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete an object, if it still has this uid. An object that is gone already counts as done."""
+
+    resource: str
+    obj: Object
+    grace_seconds: int | None = None
+    propagation: str = "Background"
+    done: Event | None = None
+    failed: Event | None = None
+    guard_version: bool = False
+    """Also only if it has not changed since it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class IfAbsent:
+    """Writes to do only after the API server itself (not a cache) has said that other objects are gone.
+
+    `absent`: (resource, namespace, name, uid) of all that must be gone; an object of another uid counts as gone,
+    an empty uid means any.
+    """
+
+    absent: tuple[tuple[str, str, str, str], ...]
+    writes: tuple[Patch | Delete, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeNamespace:
+    """Delete all objects of all resources in a namespace, found by live lists; then call reconcile again.
+
+    Once nothing is left, the namespace's `kubernetes` finalizer is removed through the finalize subresource.
+    """
+
+    namespace: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """Create a volume by CSI, then create `volume` (a PersistentVolume) for `claim`.
+
+    `targets`: (node, host:port of its host), tried in order until one has made the volume.
+    """
+
+    claim: Object
+    volume: Object
+    targets: tuple[tuple[str, str], ...]
+    capacity_bytes: int
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteVolume:
+    """Delete a volume's bytes by CSI, then its PersistentVolume object.
+
+    `targets` as for `Provision`. No target means that the nodes that held it are gone for good.
+    """
+
+    volume: Object
+    targets: tuple[tuple[str, str], ...]
+    lost_nodes: tuple[str, ...] = ()
+    """Nodes that cannot say themselves that they have no more use of the volume."""
+    absent: tuple[tuple[str, str, str, str], ...] = ()
+    """As in `IfAbsent`: checked with the API server before any byte is deleted."""
+
+
+Write = Create | Update | UpdateStatus | Patch | Delete
+Action = Event | Write | IfAbsent | PurgeNamespace | Provision | DeleteVolume
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a reconcile wants done.
+
+    `stages` run one after the other; the actions of a stage run together, in no order. A failed stage ends the
+    run and the key is tried again with back-off. `requeue_after` (seconds) asks for another look when nothing
+    else happens.
+    """
+
+    stages: tuple[tuple[Action, ...], ...] = ()
+    requeue_after: float | None = None
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return tuple(action for stage in self.stages for action in stage)
+
+
+NOTHING = Result()
+
+
+def result(*stages: Iterable[Action], requeue_after: float | None = None) -> Result:
+    """A Result of the stages that are not empty."""
+    kept = tuple(actions for stage in stages if (actions := tuple(stage)))
+    return Result(kept, requeue_after)
+
+
+def soonest(*spans: float | None) -> float | None:
+    """The least of the spans that are not None."""
+    return min((span for span in spans if span is not None), default=None)
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class View(Protocol):
+    """What the caches show. Objects are shared: never change them. Lists are in no particular order."""
+
+    def get(self, resource: str, namespace: str, name: str) -> Object | None: ...
+
+    def list(self, resource: str) -> Sequence[Object]: ...
+
+    def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
+        """Objects an index (see `indexes`) files under `value`."""
+
+
+def in_namespace(view: View, resource: str, namespace: str) -> Sequence[Object]:
+    return view.indexed(resource, "namespace", namespace)
+
+
+def controlled(view: View, resource: str, owner: Object) -> Sequence[Object]:
+    """Objects whose controller reference carries the owner's uid."""
+    return view.indexed(resource, "controller", meta.uid(owner))
+
+
+def selected(view: View, resource: str, namespace: str, *, selector: LabelSelector) -> list[Object]:
+    """Objects of a namespace that a selector matches, by the index over labels where it fixes any label."""
+    if selector.nothing:
+        return []
+    exact = selector.exact
+    if not exact:
+        pool = in_namespace(view, resource, namespace)
+    else:
+        pools = [view.indexed(resource, "label", f"{namespace}/{k}={v}") for k, v in exact.items()]
+        pool = min(pools, key=len)
+    return [o for o in pool if selector.matches(meta.labels(o))]
+
+
+# --- controllers --------------------------------------------------------------------------------
+
+Keys = Callable[[Object, View], Iterable[str]]
+
+
+def own_key(o: Object, _view: View) -> Iterable[str]:
+    return (meta.key(o),)
+
+
+def controller_key(kind: str, group: str) -> Keys:
+    """Maps an object to the key of its controller, when that is of the given kind."""
+
+    def keys(o: Object, _view: View) -> Iterable[str]:
+        ref = meta.controller_of(o)
+        if ref is None or ref.get("kind") != kind or meta.group_of(ref) != group:
+            return ()
+        space = meta.namespace(o)
+        return (f"{space}/{ref['name']}" if space else ref["name"],)
+
+    return keys
+
+
+def always(_old: Object, _new: Object) -> bool:
+    return True
+
+
+def spec_or_meta_changed(old: Object, new: Object) -> bool:
+    """Ignores writes that only touch the status."""
+    return (
+        meta.spec(old) != meta.spec(new)
+        or meta.labels(old) != meta.labels(new)
+        or meta.annotations(old) != meta.annotations(new)
+        or meta.metadata(old).get("deletionTimestamp") != meta.metadata(new).get("deletionTimestamp")
+        or meta.metadata(old).get("ownerReferences") != meta.metadata(new).get("ownerReferences")
+        or meta.finalizers(old) != meta.finalizers(new)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A watched resource: which keys an object's change concerns.
+
+    `delay_s` gathers changes before the reconcile (many pods change at once); `changed(old, new)` says whether a
+    modification matters at all.
+    """
+
+    resource: str
+    keys: Keys | None = own_key
+    """None: watched only to be read."""
+    delay_s: float = 0.0
+    changed: Callable[[Object, Object], bool] = always
+    observe: Callable[[Object, float], None] | None = None
+    """Called at once with every added or modified object and the loop's time, before any key is queued."""
+
+
+class Controller(Protocol):
+    """One controller. `component` is the source of its events."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def component(self) -> str: ...
+
+    @property
+    def watches(self) -> Sequence[Watch]: ...
+
+    @property
+    def resync_keys(self) -> Sequence[str]:
+        """Keys to reconcile once at the start, whatever the caches hold (periodic work)."""
+
+    def reconcile(self, key: str, view: View, now: Moment) -> Result: ...
+
+
+class BaseController:
+    """The parts of a controller that seldom differ."""
+
+    name: str = ""
+    component: str = ""
+    watches: Sequence[Watch] = ()
+    resync_keys: Sequence[str] = ()

@@ -1,0 +1,205 @@
+"""Carries out actions: batches of writes to the API server, events, and the special actions' handlers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from control_plane.api import meta
+from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient, EventRecorder, ops
+from control_plane.controllers.core import (
+    Action,
+    Create,
+    Delete,
+    DeleteVolume,
+    Event,
+    IfAbsent,
+    Patch,
+    Provision,
+    PurgeNamespace,
+    Result,
+    Update,
+    UpdateStatus,
+    Write,
+)
+from proto.rayplane.v1 import objects_pb2 as pb
+
+log = logging.getLogger(__name__)
+BATCH_TIMEOUT_S = 30.0
+ABSENT_MEMORY = 4096  # objects the API server said are gone for good, by uid
+
+
+class ActionFailed(Exception):
+    """A special action did not succeed; `retry_s` asks for a later try (None: ordinary back-off)."""
+
+    def __init__(self, message: str, *, retry_s: float | None = None, event: Event | None = None) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+        self.event = event
+
+
+Special = Callable[[Action], Awaitable[list[Write]]]
+"""Does an action's outside part; returns writes to do after it. Raises ActionFailed or ApiError."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened: writes with the server's answers, in their order, and whether to try again."""
+
+    written: list[tuple[str, Object]] = field(default_factory=list)
+    deleted: list[tuple[str, Object]] = field(default_factory=list)
+    failed: bool = False
+    retry_s: float | None = None
+
+
+class Executor:
+    """Carries out the results of one controller."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        recorder: EventRecorder,
+        *,
+        batch_size: int,
+        specials: dict[type, Special] | None = None,
+    ) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._batch_size = batch_size
+        self._specials = dict(specials or {})
+        self._absent: dict[str, None] = {}
+
+    async def run(self, wanted: Result) -> Outcome:
+        """Run the stages in turn, up to the first that fails."""
+        outcome = Outcome()
+        for stage in wanted.stages:
+            await self._stage(stage, outcome)
+            if outcome.failed:
+                break
+        return outcome
+
+    async def _stage(self, actions: Sequence[Action], outcome: Outcome) -> None:
+        writes: list[Write] = []
+        for action in actions:
+            if isinstance(action, Event):
+                self._event(action)
+            elif isinstance(action, (Create, Update, UpdateStatus, Patch, Delete)):
+                writes.append(action)
+            else:
+                writes += await self._special(action, outcome)
+        for start in range(0, len(writes), self._batch_size):
+            await self._write(writes[start : start + self._batch_size], outcome)
+
+    async def _special(
+        self, action: IfAbsent | PurgeNamespace | Provision | DeleteVolume, outcome: Outcome
+    ) -> list[Write]:
+        try:
+            if isinstance(action, (IfAbsent, DeleteVolume)):
+                await self._verify_absent(action.absent)
+            if isinstance(action, IfAbsent):
+                return list(action.writes)
+            return await self._specials[type(action)](action)
+        except ActionFailed as e:
+            outcome.retry_s = e.retry_s
+            if e.event is not None:
+                self._event(e.event)
+            log.debug("%s: %s", type(action).__name__, e)
+        except ApiError as e:
+            log.debug("%s: %s", type(action).__name__, e.message)
+        outcome.failed = True
+        return []
+
+    async def _write(self, writes: Sequence[Write], outcome: Outcome) -> None:
+        try:
+            answers = await self._client.batch([operation(w) for w in writes], timeout=BATCH_TIMEOUT_S)
+        except ApiError as e:
+            # Whether any of it happened is unknown: give the caches time to tell.
+            log.debug("batch of %d: %s", len(writes), e.message)
+            outcome.failed, outcome.retry_s = True, 1.0
+            return
+        for write, answer in zip(writes, answers, strict=True):
+            if isinstance(answer, ApiError):
+                self._refused(write, answer, outcome)
+            else:
+                self._accepted(write, answer, outcome)
+
+    def _accepted(self, write: Write, answer: Object, outcome: Outcome) -> None:
+        if isinstance(write, Delete):
+            outcome.deleted.append((write.resource, write.obj))
+            name = meta.name(write.obj)
+        else:
+            outcome.written.append((write.resource, answer))
+            name = meta.name(answer)
+        if write.done is not None:
+            self._event(write.done, name=name)
+
+    def _refused(self, write: Write, error: ApiError, outcome: Outcome) -> None:
+        if isinstance(write, Delete) and isinstance(error, NotFound):
+            outcome.deleted.append((write.resource, write.obj))
+            return
+        if isinstance(write, Create) and isinstance(error, AlreadyExists) and write.exists_ok:
+            return
+        if _namespace_is_terminating(error):
+            return
+        log.debug("%s %s: %s", type(write).__name__, write.resource, error.message)
+        outcome.failed = True
+        failed = getattr(write, "failed", None)
+        if failed is not None and not isinstance(error, (Conflict, NotFound)):
+            self._event(failed, error=error.message)
+
+    def _event(self, event: Event, *, name: str = "", error: str = "") -> None:
+        message = event.message.replace("{name}", name).replace("{error}", error)
+        self._recorder.event(event.about, event.type, event.reason, message)
+
+    async def _verify_absent(self, absent: Iterable[tuple[str, str, str, str]]) -> None:
+        """Ask the API server whether objects are really gone; what was gone once stays gone, as uids are unique."""
+        for resource, namespace, name, uid in absent:
+            if uid and uid in self._absent:
+                continue
+            try:
+                found = await self._client.get(resource, name, namespace)
+            except NotFound:
+                pass
+            else:
+                if not uid or meta.uid(found) == uid:
+                    raise ActionFailed(f"{resource} {namespace}/{name} is still there", retry_s=1.0)
+            if uid:
+                self._absent[uid] = None
+                if len(self._absent) > ABSENT_MEMORY:
+                    del self._absent[next(iter(self._absent))]
+
+
+def _namespace_is_terminating(error: ApiError) -> bool:
+    causes = (error.details or {}).get("causes") or ()
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
+def operation(write: Write) -> pb.Operation:
+    """The API operation of a write."""
+    if isinstance(write, Create):
+        return ops.create(write.resource, write.obj)
+    if isinstance(write, Update):
+        return ops.update(write.resource, write.obj)
+    if isinstance(write, UpdateStatus):
+        return ops.update_status(write.resource, write.obj)
+    if isinstance(write, Patch):
+        return ops.patch(
+            write.resource,
+            write.name,
+            write.namespace,
+            write.patch,
+            kind=write.kind,
+            subresource=write.subresource,
+        )
+    return ops.delete(
+        write.resource,
+        meta.name(write.obj),
+        meta.namespace(write.obj),
+        uid=meta.uid(write.obj),
+        resource_version=meta.resource_version(write.obj) if write.guard_version else "",
+        grace_period_s=write.grace_seconds,
+        propagation=write.propagation,
+    )

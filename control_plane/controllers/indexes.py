@@ -1,0 +1,97 @@
+"""Indexes over cached objects, the same for the informers and for in-memory views of tests.
+
+`namespace`, `controller` (uid of the controller reference) and `label` (`ns/key=value`) exist for every resource,
+`owner` (uid of every owner reference) too; pods also have `node` and `claim` (`ns/claim` they mount), persistent
+volumes `claimref` (`ns/claim`), claims `class`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+
+Index = Callable[[Object], Iterable[str]]
+
+
+def by_namespace(o: Object) -> Iterable[str]:
+    return (meta.namespace(o),)
+
+
+def by_controller(o: Object) -> Iterable[str]:
+    ref = meta.controller_of(o)
+    return (ref["uid"],) if ref else ()
+
+
+def by_owner(o: Object) -> Iterable[str]:
+    return [ref["uid"] for ref in meta.metadata(o).get("ownerReferences") or ()]
+
+
+def by_label(o: Object) -> Iterable[str]:
+    space = meta.namespace(o)
+    return [f"{space}/{k}={v}" for k, v in meta.labels(o).items()]
+
+
+def orphans(o: Object) -> Iterable[str]:
+    return () if meta.controller_of(o) else (meta.namespace(o),)
+
+
+def by_node(o: Object) -> Iterable[str]:
+    name = meta.node_name(o)
+    return (name,) if name else ()
+
+
+def unscheduled_terminating(o: Object) -> Iterable[str]:
+    return ("terminating",) if meta.is_deleting(o) and not meta.node_name(o) else ()
+
+
+def claims_of(pod: Object) -> list[str]:
+    """`namespace/name` of every PersistentVolumeClaim a pod mounts, ephemeral ones too."""
+    space, found = meta.namespace(pod), []
+    for volume in meta.spec(pod).get("volumes") or ():
+        if source := volume.get("persistentVolumeClaim"):
+            found.append(f"{space}/{source.get('claimName')}")
+        elif "ephemeral" in volume:
+            found.append(f"{space}/{meta.name(pod)}-{volume['name']}")
+    return found
+
+
+def by_claim_ref(volume: Object) -> Iterable[str]:
+    ref = meta.spec(volume).get("claimRef")
+    return (f"{ref.get('namespace') or ''}/{ref.get('name') or ''}",) if ref else ()
+
+
+def by_bound_volume(claim: Object) -> Iterable[str]:
+    name = meta.spec(claim).get("volumeName")
+    return (name,) if name else ()
+
+
+_EVERYWHERE: Mapping[str, Index] = {
+    "namespace": by_namespace,
+    "controller": by_controller,
+    "owner": by_owner,
+}
+_LABELLED = frozenset({
+    "pods",
+    "replicasets.apps",
+    "controllerrevisions.apps",
+    "endpointslices.discovery.k8s.io",
+})  # fmt: skip
+_EXTRA: Mapping[str, Mapping[str, Index]] = {
+    "pods": {"node": by_node, "claim": claims_of, "orphan": orphans,
+             "lost": unscheduled_terminating},
+    "replicasets.apps": {"orphan": orphans},
+    "controllerrevisions.apps": {"orphan": orphans},
+    "persistentvolumes": {"claimref": by_claim_ref},
+    "persistentvolumeclaims": {"volume": by_bound_volume},
+}  # fmt: skip
+
+
+def indexes_of(resource: str) -> dict[str, Index]:
+    """All indexes of a resource by name."""
+    found: dict[str, Index] = dict(_EVERYWHERE)
+    if resource in _LABELLED:
+        found["label"] = by_label
+    found.update(_EXTRA.get(resource, {}))
+    return found

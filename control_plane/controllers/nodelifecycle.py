@@ -1,0 +1,211 @@
+"""Node life cycle: nodes whose heartbeat stops become NotReady, are tainted, and their pods are marked not ready.
+
+A heartbeat is any change of the node's Lease in `kube-node-lease` or of its Ready condition's heartbeat time, timed
+by when this controller saw it, so that clocks of other machines do not matter. That memory is the only state kept
+between calls; after a change of leader every node gets a whole grace period again.
+
+When most nodes seem lost at once the fault is probably ours: pods are not evicted then (Kubernetes' full and
+partial disruption modes). A node counts as healthy for that only if it was heard of within half the grace period.
+Source: Kubernetes concepts "Nodes" (node controller), well-known taints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.controllers.config import Timing
+from control_plane.controllers.core import (
+    Action,
+    BaseController,
+    Event,
+    Moment,
+    Patch,
+    Result,
+    UpdateStatus,
+    View,
+    Watch,
+    own_key,
+    result,
+    soonest,
+)
+
+LEASES = "leases.coordination.k8s.io"
+LEASE_NAMESPACE = "kube-node-lease"
+NOT_READY = "node.kubernetes.io/not-ready"
+UNREACHABLE = "node.kubernetes.io/unreachable"
+_WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
+# Condition and value -> taint with effect NoSchedule.
+_NO_SCHEDULE = {
+    ("Ready", "False"): NOT_READY,
+    ("Ready", "Unknown"): UNREACHABLE,
+    ("MemoryPressure", "True"): "node.kubernetes.io/memory-pressure",
+    ("DiskPressure", "True"): "node.kubernetes.io/disk-pressure",
+    ("PIDPressure", "True"): "node.kubernetes.io/pid-pressure",
+    ("NetworkUnavailable", "True"): "node.kubernetes.io/network-unavailable",
+}
+UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+_OWN_NO_SCHEDULE = frozenset(_NO_SCHEDULE.values()) | {UNSCHEDULABLE}
+_OWN_NO_EXECUTE = frozenset({NOT_READY, UNREACHABLE})
+PARTIAL_DISRUPTION = 0.55
+
+
+def ready_status(node: Object) -> str:
+    """True, False or Unknown; a node that never reported counts as Unknown."""
+    condition = meta.get_condition(node, "Ready")
+    return (condition or {}).get("status") or "Unknown"
+
+
+def _pod_keys(pod: Object, view: View) -> Iterable[str]:
+    """A pod still ready on a node that is lost."""
+    node = view.get("nodes", "", meta.node_name(pod))
+    if node is None or ready_status(node) != "Unknown" or not meta.pod_is_ready(pod):
+        return ()
+    return (meta.name(node),)
+
+
+class NodeLifecycleController(BaseController):
+    name = "nodelifecycle"
+    component = "node-controller"
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._heard: dict[str, float] = {}
+        self._beats: dict[str, str] = {}
+        self.watches = (
+            Watch("nodes", own_key, changed=_node_changed, observe=self._observe_node),
+            Watch(LEASES, None, observe=self._observe_lease),
+            Watch("pods", _pod_keys),
+        )
+
+    # --- heartbeats -----------------------------------------------------------------------------
+
+    def _observe_lease(self, lease: Object, mono: float) -> None:
+        if meta.namespace(lease) == LEASE_NAMESPACE:
+            self._beat(meta.name(lease), "lease", meta.spec(lease).get("renewTime") or "", mono)
+
+    def _observe_node(self, node: Object, mono: float) -> None:
+        reported = meta.get_condition(node, "Ready") or {}
+        if reported.get("status") != "Unknown":  # which only this controller writes
+            self._beat(meta.name(node), "status", reported.get("lastHeartbeatTime") or "", mono)
+
+    def _beat(self, node: str, source: str, mark: str, mono: float) -> None:
+        if self._beats.get(f"{source}/{node}") != mark:
+            self._beats[f"{source}/{node}"] = mark
+            self._heard[node] = mono
+
+    def _silence(self, node: Object, now: Moment) -> float:
+        """Seconds since the node was last heard of."""
+        return now.mono - self._heard.setdefault(meta.name(node), now.mono)
+
+    # --- reconcile ------------------------------------------------------------------------------
+
+    def reconcile(self, key: str, view: View, now: Moment) -> Result:
+        node = view.get("nodes", "", key)
+        if node is None:
+            self._heard.pop(key, None)
+            for source in ("lease", "status"):
+                self._beats.pop(f"{source}/{key}", None)
+            return Result()
+        silence = self._silence(node, now)
+        left = self._timing.node_grace - silence
+        reported = meta.get_condition(node, "Ready")
+        if left > 0 and reported is None:  # just registered: its first report is on the way
+            return result(requeue_after=left + 0.001)
+        if left <= 0 and (reported or {}).get("status") != "Unknown":
+            return result(self._lost(node, now), requeue_after=self._timing.node_monitor_period)
+        status = ready_status(node)
+        suspended = status != "True" and self.is_disrupted(view, now)
+        taints = self._taints(node, evict=not suspended, now=now)
+        steps: list[Action] = []
+        if taints != (meta.spec(node).get("taints") or []):
+            guard = {"uid": meta.uid(node), "resourceVersion": meta.resource_version(node)}
+            steps.append(Patch("nodes", "", key, {"metadata": guard, "spec": {"taints": taints or None}}))
+        if status == "Unknown" and left <= 0:
+            steps += self._mark_pods(view, key, now)
+        again = left + 0.001 if left > 0 else None
+        return result(
+            steps,
+            requeue_after=soonest(again, self._timing.node_monitor_period if status != "True" else None),
+        )
+
+    def _lost(self, node: Object, now: Moment) -> list[Action]:
+        """The conditions of a node that stopped reporting."""
+        conditions = list(meta.status(node).get("conditions") or ())
+        for kind in _WATCHED:
+            old = meta.get_condition(conditions, kind)
+            unknown: dict[str, Any] = {
+                "type": kind,
+                "status": "Unknown",
+                "reason": "NodeStatusUnknown" if old else "NodeStatusNeverUpdated",
+                "message": "Kubelet stopped posting node status." if old else "Kubelet never posted node status.",
+                "lastHeartbeatTime": (old or {}).get("lastHeartbeatTime")
+                or meta.metadata(node).get("creationTimestamp"),
+            }
+            meta.set_condition(conditions, unknown, now.stamp)
+        status = {**meta.status(node), "conditions": conditions}
+        text = f"Node {meta.name(node)} status is now: NodeNotReady"
+        done = Event(node, "Normal", "NodeNotReady", text)
+        return [UpdateStatus("nodes", {**node, "status": status}, done=done)]
+
+    def _taints(self, node: Object, *, evict: bool, now: Moment) -> list[dict[str, Any]]:
+        """The node's taints with this controller's own brought up to date; times of standing ones are kept."""
+        wanted: dict[tuple[str, str], None] = {}
+        for (kind, value), taint in _NO_SCHEDULE.items():
+            actual = (meta.get_condition(node, kind) or {}).get("status")
+            if value == (ready_status(node) if kind == "Ready" else actual):
+                wanted[taint, "NoSchedule"] = None
+        if meta.spec(node).get("unschedulable"):
+            wanted[UNSCHEDULABLE, "NoSchedule"] = None
+        status = ready_status(node)
+        if status != "True" and evict:
+            wanted[NOT_READY if status == "False" else UNREACHABLE, "NoExecute"] = None
+        kept = []
+        for taint in meta.spec(node).get("taints") or ():
+            ident = (taint.get("key") or "", taint.get("effect") or "")
+            ours = ident[0] in (_OWN_NO_SCHEDULE if ident[1] == "NoSchedule" else _OWN_NO_EXECUTE)
+            if ident in wanted:
+                kept.append(taint)
+                del wanted[ident]
+            elif not ours:
+                kept.append(taint)
+        added = [{"key": k, "effect": effect, "timeAdded": now.stamp} for k, effect in wanted]
+        return kept + added
+
+    def _mark_pods(self, view: View, node: str, now: Moment) -> list[Action]:
+        steps: list[Action] = []
+        for pod in sorted(view.indexed("pods", "node", node), key=meta.key):
+            if not meta.pod_is_ready(pod) or meta.pod_is_terminated(pod):
+                continue
+            conditions = list(meta.status(pod).get("conditions") or ())
+            old = meta.get_condition(conditions, "Ready") or {}
+            meta.set_condition(conditions, {**old, "status": "False"}, now.stamp)
+            status = {**meta.status(pod), "conditions": conditions}
+            done = Event(pod, "Warning", "NodeNotReady", "Node is not ready")
+            steps.append(UpdateStatus("pods", {**pod, "status": status}, done=done))
+        return steps
+
+    def is_disrupted(self, view: View, now: Moment) -> bool:
+        """True when so many nodes seem lost that evicting their pods would do more harm than good."""
+        healthy = sick = 0
+        for node in view.list("nodes"):
+            fresh = self._silence(node, now) <= self._timing.node_grace / 2
+            if ready_status(node) == "True" and fresh:
+                healthy += 1
+            else:
+                sick += 1
+        if healthy == 0:
+            return True
+        return sick > 2 and sick / (healthy + sick) >= PARTIAL_DISRUPTION
+
+
+def _node_changed(old: Object, new: Object) -> bool:
+    """Heartbeats alone need no reconcile."""
+
+    def facts(node: Object) -> list[tuple[str, str]]:
+        found = meta.status(node).get("conditions") or ()
+        return [(c.get("type") or "", c.get("status") or "") for c in found]
+
+    return meta.spec(old) != meta.spec(new) or facts(old) != facts(new)

@@ -1,0 +1,136 @@
+"""Where a Service's traffic goes: its pods, their addresses and resolved ports. Shared by Endpoints and EndpointSlices.
+
+Source: Kubernetes API reference core/v1 Service, Endpoints; discovery/v1 EndpointSlice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.api.selectors import from_map
+from control_plane.controllers.core import View, in_namespace, selected
+
+HEADLESS = "service.kubernetes.io/headless"
+ZONE = "topology.kubernetes.io/zone"
+Port = tuple[str, int, str, str]
+"""(name, number, protocol, appProtocol) as they reach the pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address of one pod. `hostname` is set when DNS should name it."""
+
+    address: str
+    pod: Object
+    ports: tuple[Port, ...]
+    ready: bool
+    serving: bool
+    terminating: bool
+    hostname: str
+    node: str
+    zone: str
+
+    @property
+    def reference(self) -> dict[str, str]:
+        return {
+            "kind": "Pod",
+            "name": meta.name(self.pod),
+            "namespace": meta.namespace(self.pod),
+            "uid": meta.uid(self.pod),
+        }
+
+
+def is_managed(service: Object) -> bool:
+    """Services without a selector have endpoints written by users."""
+    spec = meta.spec(service)
+    return bool(spec.get("selector")) and spec.get("type") != "ExternalName"
+
+
+def is_headless(service: Object) -> bool:
+    return meta.spec(service).get("clusterIP") == "None"
+
+
+def targets_of(service: Object, view: View) -> list[Target]:
+    """All targets, in the order of pod names."""
+    spec = meta.spec(service)
+    selector = from_map(spec.get("selector"))
+    pods = selected(view, "pods", meta.namespace(service), selector=selector)
+    found = []
+    for pod in sorted(pods, key=meta.name):
+        address = meta.status(pod).get("podIP")
+        if not address or meta.pod_is_terminated(pod):
+            continue
+        serving, leaving = meta.pod_is_ready(pod), meta.is_deleting(pod)
+        hostname = meta.spec(pod).get("hostname") or ""
+        node = view.get("nodes", "", meta.node_name(pod))
+        found.append(
+            Target(
+                address=address,
+                pod=pod,
+                ports=tuple(_ports(spec.get("ports") or (), pod)),
+                ready=bool(spec.get("publishNotReadyAddresses")) or (serving and not leaving),
+                serving=serving,
+                terminating=leaving,
+                hostname=hostname if meta.spec(pod).get("subdomain") == meta.name(service) else "",
+                node=meta.node_name(pod),
+                zone=meta.labels(node).get(ZONE, "") if node else "",
+            )
+        )
+    return found
+
+
+def _ports(ports: Iterable[Mapping[str, Any]], pod: Object) -> Iterable[Port]:
+    """Service ports as numbers of this pod; ports whose name the pod does not know are left out."""
+    for port in ports:
+        protocol = port.get("protocol") or "TCP"
+        target = port.get("targetPort") or port["port"]
+        number = target if isinstance(target, int) else _named(pod, target, protocol)
+        if number is not None:
+            yield (port.get("name") or "", number, protocol, port.get("appProtocol") or "")
+
+
+def _named(pod: Object, name: str, protocol: str) -> int | None:
+    spec = meta.spec(pod)
+    sidecars = [c for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"]
+    for container in (*(spec.get("containers") or ()), *sidecars):
+        for port in container.get("ports") or ():
+            if port.get("name") == name and (port.get("protocol") or "TCP") == protocol:
+                return int(port["containerPort"])
+    return None
+
+
+def port_object(port: Port) -> dict[str, Any]:
+    """The port as Endpoints list it."""
+    name, number, protocol, application = port
+    found: dict[str, Any] = {"port": number, "protocol": protocol}
+    if name:
+        found["name"] = name
+    if application:
+        found["appProtocol"] = application
+    return found
+
+
+def services_of_pod(pod: Object, view: View) -> list[str]:
+    """Keys of the Services whose selector matches a pod."""
+    labels, keys = meta.labels(pod), []
+    for service in in_namespace(view, "services", meta.namespace(pod)):
+        selector = meta.spec(service).get("selector")
+        if selector and selector.items() <= labels.items():
+            keys.append(meta.key(service))
+    return keys
+
+
+def pod_target_changed(old: Object, new: Object) -> bool:
+    """True when a change of a pod can matter to the Services it belongs to."""
+    return (
+        meta.status(old).get("podIP") != meta.status(new).get("podIP")
+        or meta.pod_is_ready(old) != meta.pod_is_ready(new)
+        or meta.pod_is_terminated(old) != meta.pod_is_terminated(new)
+        or meta.is_deleting(old) != meta.is_deleting(new)
+        or meta.labels(old) != meta.labels(new)
+        or meta.node_name(old) != meta.node_name(new)
+    )

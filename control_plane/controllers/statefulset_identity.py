@@ -1,0 +1,108 @@
+"""What a pod of a StatefulSet is: its name, labels, host name and claims, all made from its ordinal."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.controllers.core import Patch, View
+from control_plane.controllers.templates import pod_from
+
+CLAIMS = "persistentvolumeclaims"
+REVISION_LABEL = "controller-revision-hash"
+POD_NAME = "statefulset.kubernetes.io/pod-name"
+POD_INDEX = "apps.kubernetes.io/pod-index"
+
+
+def ordinal_of(sts: Object, pod: Object) -> int | None:
+    """The pod's ordinal, from its name; None when it is not of this set."""
+    prefix, _, tail = meta.name(pod).rpartition("-")
+    return int(tail) if prefix == meta.name(sts) and tail.isdigit() else None
+
+
+def claim_name(template: Mapping[str, Any], sts: Object, ordinal: int) -> str:
+    return f"{template['metadata']['name']}-{meta.name(sts)}-{ordinal}"
+
+
+def claims_for(sts: Object, ordinal: int) -> list[Object]:
+    """The claims of one pod, to be created once and kept."""
+    found = []
+    selector = (meta.spec(sts).get("selector") or {}).get("matchLabels") or {}
+    for template in meta.spec(sts).get("volumeClaimTemplates") or ():
+        source = template.get("metadata") or {}
+        own: dict[str, Any] = {
+            "name": claim_name(template, sts, ordinal),
+            "namespace": meta.namespace(sts),
+            "labels": {**(source.get("labels") or {}), **selector},
+        }
+        if source.get("annotations"):
+            own["annotations"] = dict(source["annotations"])
+        found.append(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": own,
+                "spec": copy.deepcopy(template.get("spec") or {}),
+            }
+        )
+    return found
+
+
+def pod_for(sts: Object, revision: Object, ordinal: int) -> Object:
+    """The pod of an ordinal, from the template that a revision recorded."""
+    template = dict(((revision.get("data") or {}).get("spec") or {}).get("template") or {})
+    template.pop("$patch", None)
+    name = f"{meta.name(sts)}-{ordinal}"
+    pod = pod_from(template, sts, name=name)
+    pod["metadata"]["labels"] = {
+        **(pod["metadata"].get("labels") or {}),
+        POD_NAME: name,
+        POD_INDEX: str(ordinal),
+        REVISION_LABEL: meta.name(revision),
+    }
+    pod["spec"]["hostname"] = name
+    if service := meta.spec(sts).get("serviceName"):
+        pod["spec"]["subdomain"] = service
+    claimed = [
+        {
+            "name": t["metadata"]["name"],
+            "persistentVolumeClaim": {"claimName": claim_name(t, sts, ordinal)},
+        }
+        for t in meta.spec(sts).get("volumeClaimTemplates") or ()
+    ]
+    if claimed:
+        names = {volume["name"] for volume in claimed}
+        others = [v for v in pod["spec"].get("volumes") or () if v.get("name") not in names]
+        pod["spec"]["volumes"] = [*claimed, *others]
+    return pod
+
+
+def retention_patches(sts: Object, pods: Mapping[int, Object], ordinals: range, *, view: View) -> list[Patch]:
+    """Bring owner references of claims in line with spec.persistentVolumeClaimRetentionPolicy.
+
+    A claim that is to go with the set is owned by the set, one that is to go when scaled down is owned by the pod
+    that leaves; the garbage collector does the rest.
+    """
+    policy = meta.spec(sts).get("persistentVolumeClaimRetentionPolicy") or {}
+    on_delete, on_scale = policy.get("whenDeleted") == "Delete", policy.get("whenScaled") == "Delete"
+    patches = []
+    for ordinal, pod in sorted(pods.items()):
+        for wanted in claims_for(sts, ordinal):
+            found = view.get(CLAIMS, meta.namespace(wanted), meta.name(wanted))
+            if found is None or meta.is_deleting(found):
+                continue
+            refs = meta.metadata(found).get("ownerReferences") or []
+            ours = {meta.uid(sts), meta.uid(pod)}
+            kept = [ref for ref in refs if ref.get("uid") not in ours]
+            if ordinal not in ordinals and on_scale:
+                kept.append(meta.owner_reference(pod, controller=False, block=False))
+            elif on_delete:
+                kept.append(meta.owner_reference(sts, controller=False, block=False))
+            if kept != refs:
+                guard = {"uid": meta.uid(found), "resourceVersion": meta.resource_version(found)}
+                body = {"metadata": {**guard, "ownerReferences": kept or None}}
+                patches.append(Patch(CLAIMS, meta.namespace(found), meta.name(found), body))
+    return patches

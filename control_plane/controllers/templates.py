@@ -1,0 +1,158 @@
+"""Pods from templates: the pod itself, hashes of templates, and how surplus pods are ranked.
+
+Hashes are 32-bit FNV-1a over canonical JSON, written in the alphabet Kubernetes uses for safe names; they are
+deterministic, but not equal to those of kube-controller-manager (which hashes Go structures).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.controllers.core import Moment
+
+_SAFE = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
+
+
+def safe_hash(value: Any, collisions: int = 0) -> str:
+    """A short name-safe hash of a JSON value; `collisions` gives another one for the same value."""
+    data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    if collisions:
+        data += str(collisions).encode()
+    digest = 0x811C9DC5
+    for byte in data:
+        digest = ((digest ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return "".join(_SAFE[ord(digit) % len(_SAFE)] for digit in str(digest))
+
+
+def normalized(template: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod template without empty parts of its metadata, for comparison and hashing."""
+    found = dict(template)
+    found["metadata"] = {k: v for k, v in (template.get("metadata") or {}).items() if v}
+    return found
+
+
+def without_label(template: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A normalized template that lacks one label."""
+    found = normalized(template)
+    labels = found["metadata"].get("labels") or {}
+    if label in labels:
+        kept = {k: v for k, v in labels.items() if k != label}
+        found["metadata"] = {k: v for k, v in found["metadata"].items() if k != "labels"}
+        if kept:
+            found["metadata"]["labels"] = kept
+    return found
+
+
+def with_labels(template: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of a template with labels added."""
+    found = copy.deepcopy(normalized(template))
+    found["metadata"]["labels"] = {**(found["metadata"].get("labels") or {}), **labels}
+    return found
+
+
+def pod_from(template: Mapping[str, Any], owner: Object, *, name: str = "") -> Object:
+    """A pod to create for `owner`; without a name the API server makes one from `<owner>-`."""
+    source = template.get("metadata") or {}
+    own: dict[str, Any] = {"namespace": meta.namespace(owner)}
+    if name:
+        own["name"] = name
+    else:
+        own["generateName"] = generate_prefix(meta.name(owner))
+    for part in ("labels", "annotations"):
+        if source.get(part):
+            own[part] = dict(source[part])
+    if source.get("finalizers"):
+        own["finalizers"] = list(source["finalizers"])
+    own["ownerReferences"] = [meta.owner_reference(owner)]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": own,
+        "spec": copy.deepcopy(template.get("spec") or {}),
+    }
+
+
+def generate_prefix(name: str) -> str:
+    """`<name>-`, cut so that a generated name fits a label value of 63 characters."""
+    return name[:57] + "-"
+
+
+# --- state of pods ------------------------------------------------------------------------------
+
+
+def ready_since(pod: Object) -> str | None:
+    """When the pod became ready (RFC 3339), if it is."""
+    condition = meta.get_condition(pod, "Ready")
+    if condition is None or condition.get("status") != "True":
+        return None
+    return condition.get("lastTransitionTime") or ""
+
+
+def is_available(pod: Object, min_ready_seconds: int, now: Moment) -> bool:
+    """Ready for at least `min_ready_seconds`."""
+    since = ready_since(pod)
+    if since is None:
+        return False
+    return not min_ready_seconds or now.seconds_since(since) >= min_ready_seconds
+
+
+def next_available(pods: Iterable[Object], min_ready_seconds: int, now: Moment) -> float | None:
+    """Seconds until the next ready pod becomes available; None when none will."""
+    if not min_ready_seconds:
+        return None
+    waits = [
+        min_ready_seconds - now.seconds_since(since)
+        for pod in pods
+        if (since := ready_since(pod)) and now.seconds_since(since) < min_ready_seconds
+    ]
+    return min(waits, default=None)
+
+
+def restarts(pod: Object) -> int:
+    statuses = meta.status(pod).get("containerStatuses") or ()
+    return max((s.get("restartCount") or 0 for s in statuses), default=0)
+
+
+_PHASE_ORDER = {"Pending": 0, "": 1, "Unknown": 1, "Running": 2}
+
+
+def _later(stamp: str) -> tuple[int, ...]:
+    """Sorts later times first; no time at all comes first."""
+    return tuple(-ord(c) for c in stamp)
+
+
+def ranked_for_deletion(pods: Sequence[Object], *, companions: Callable[[Object], int]) -> list[Object]:
+    """Pods in the order in which surplus ones go.
+
+    Kubernetes' ranking: unassigned, then by phase, not ready, lower deletion cost, more companions (pods of
+    the same group on the same node), ready for less long, more restarts, younger; at last by name.
+    """
+
+    def rank(pod: Object) -> tuple[Any, ...]:
+        since = ready_since(pod)
+        return (
+            bool(meta.node_name(pod)),
+            _PHASE_ORDER.get(meta.pod_phase(pod), 1),
+            since is not None,
+            _deletion_cost(pod),
+            -companions(pod),
+            _later(since or ""),
+            -restarts(pod),
+            _later(meta.metadata(pod).get("creationTimestamp") or ""),
+            meta.name(pod),
+        )
+
+    return sorted(pods, key=rank)
+
+
+def _deletion_cost(pod: Object) -> int:
+    try:
+        return int(meta.annotations(pod).get("controller.kubernetes.io/pod-deletion-cost") or 0)
+    except ValueError:
+        return 0

@@ -1,0 +1,136 @@
+"""Pure questions about volumes and claims: what fits what, where bytes lie, what is free.
+
+Source: Kubernetes concepts "Persistent Volumes" (binding), API reference core/v1 PersistentVolume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from control_plane.api import meta, quantity
+from control_plane.api.meta import Object
+from control_plane.api.selectors import from_label_selector, from_node_expressions
+from control_plane.controllers.core import View
+
+HOSTNAME = "kubernetes.io/hostname"
+CAPACITY = "rayplane.io/volume-capacity"
+REPLICAS = "replicas"
+BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
+BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
+PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
+
+
+def class_of(o: Object) -> str:
+    """Storage class of a claim or volume; empty for none."""
+    beta = meta.annotations(o).get(_BETA_CLASS)
+    return beta or meta.spec(o).get("storageClassName") or ""
+
+
+def requested_bytes(claim: Object) -> int:
+    requests = (meta.spec(claim).get("resources") or {}).get("requests") or {}
+    return quantity.value(requests.get("storage") or "0")
+
+
+def capacity_bytes(volume: Object) -> int:
+    return quantity.value((meta.spec(volume).get("capacity") or {}).get("storage") or "0")
+
+
+def refers_to(volume: Object, claim: Object) -> bool:
+    """The volume's claimRef names this claim (one without a uid was written by a user)."""
+    ref = meta.spec(volume).get("claimRef") or {}
+    return (
+        bool(ref)
+        and ref.get("name") == meta.name(claim)
+        and ref.get("namespace") == meta.namespace(claim)
+        and ref.get("uid") in (None, "", meta.uid(claim))
+    )
+
+
+def is_bound_to(volume: Object, claim: Object) -> bool:
+    ref = meta.spec(volume).get("claimRef") or {}
+    return bool(meta.uid(claim)) and ref.get("uid") == meta.uid(claim)
+
+
+def admits_node(volume: Object, node: Object) -> bool:
+    """The volume's node affinity allows use on a node."""
+    required = (meta.spec(volume).get("nodeAffinity") or {}).get("required")
+    if not required:
+        return True
+    labels = {HOSTNAME: meta.name(node), **meta.labels(node)}
+    return any(
+        from_node_expressions(term.get("matchExpressions")).matches(labels)
+        for term in required.get("nodeSelectorTerms") or ()
+        if term.get("matchExpressions")
+    )
+
+
+def fits(volume: Object, claim: Object) -> bool:
+    """Class, size, access modes, mode and labels of a volume are what a claim asks for."""
+    wanted, has = meta.spec(claim), meta.spec(volume)
+    selector = wanted.get("selector")
+    return (
+        class_of(volume) == class_of(claim)
+        and capacity_bytes(volume) >= requested_bytes(claim)
+        and set(wanted.get("accessModes") or ()) <= set(has.get("accessModes") or ())
+        and (wanted.get("volumeMode") or "Filesystem") == (has.get("volumeMode") or "Filesystem")
+        and (selector is None or from_label_selector(selector).matches(meta.labels(volume)))
+    )
+
+
+def best_match(volumes: Iterable[Object], claim: Object, *, node: Object | None) -> Object | None:
+    """The smallest free volume that fits; one that was made for the claim goes first."""
+    found = []
+    for volume in volumes:
+        if meta.is_deleting(volume) or not fits(volume, claim):
+            continue
+        if refers_to(volume, claim):
+            return volume
+        free = not meta.spec(volume).get("claimRef")
+        usable = meta.status(volume).get("phase") in (None, "", "Pending", "Available")
+        if free and usable and (node is None or admits_node(volume, node)):
+            found.append(volume)
+    return min(found, key=lambda v: (capacity_bytes(v), meta.name(v)), default=None)
+
+
+def nodes_of(volume: Object) -> list[str]:
+    """Names of the nodes that hold a volume's bytes, as far as the object tells."""
+    attributes = (meta.spec(volume).get("csi") or {}).get("volumeAttributes") or {}
+    if attributes.get(REPLICAS):
+        return [name for name in attributes[REPLICAS].split(",") if name]
+    required = (meta.spec(volume).get("nodeAffinity") or {}).get("required") or {}
+    for term in required.get("nodeSelectorTerms") or ():
+        for expression in term.get("matchExpressions") or ():
+            if expression.get("key") == HOSTNAME and expression.get("operator") == "In":
+                return list(expression.get("values") or ())
+    return []
+
+
+def free_bytes(view: View) -> dict[str, float]:
+    """Bytes free for volumes on each node; infinite on nodes that report no capacity."""
+    free: dict[str, float] = {}
+    for node in view.list("nodes"):
+        text = meta.annotations(node).get(CAPACITY)
+        free[meta.name(node)] = quantity.value(text) if text else float("inf")
+    for volume in view.list("persistentvolumes"):
+        for name in nodes_of(volume):
+            if name in free:
+                free[name] -= capacity_bytes(volume)
+    return free
+
+
+def storage_class(view: View, name: str) -> Object | None:
+    return view.get("storageclasses.storage.k8s.io", "", name) if name else None
+
+
+def default_class(view: View) -> Object | None:
+    """The newest StorageClass marked as default."""
+    marked = [c for c in view.list("storageclasses.storage.k8s.io") if meta.annotations(c).get(DEFAULT_CLASS) == "true"]
+    marked.sort(key=meta.name)
+    return max(marked, key=lambda c: meta.metadata(c).get("creationTimestamp") or "", default=None)
+
+
+def waits_for_consumer(storage: Object | None) -> bool:
+    return bool(storage) and (storage or {}).get("volumeBindingMode") == "WaitForFirstConsumer"

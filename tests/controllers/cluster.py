@@ -1,0 +1,366 @@
+"""A cluster in memory: applies actions as an API server would, feeds controllers, and plays kubelet on request."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from control_plane.api import errors, meta
+from control_plane.api.meta import Object
+from control_plane.api.resources import builtin_registry
+from control_plane.controllers.core import (
+    Action,
+    Controller,
+    Create,
+    Delete,
+    Event,
+    IfAbsent,
+    Moment,
+    Patch,
+    Result,
+    Update,
+    UpdateStatus,
+)
+from control_plane.controllers.indexes import indexes_of
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+STEPS_MAX = 20_000
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    found = dict(target) if isinstance(target, dict) else {}
+    for field, value in patch.items():
+        if value is None:
+            found.pop(field, None)
+        else:
+            found[field] = merge(found.get(field), value)
+    return found
+
+
+class Store:
+    """Objects with resource versions, uids, generations, finalizers; raises the API's errors. Also a `View`."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Object]] = {}
+        self.version = 0
+        self.seconds = 0.0
+        self.listeners: list[Any] = []
+        self._indexes: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
+        self._uids = 0
+
+    # --- view -----------------------------------------------------------------------------------
+
+    def get(self, resource: str, namespace: str, name: str) -> Object | None:
+        return self.objects.get(resource, {}).get(f"{namespace}/{name}" if namespace else name)
+
+    def list(self, resource: str) -> Sequence[Object]:
+        return list(self.objects.get(resource, {}).values())
+
+    def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
+        pool = self.objects.get(resource, {})
+        keys = self._indexes.get(resource, {}).get(index, {}).get(value, {})
+        return [pool[key] for key in keys]
+
+    # --- writes ---------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> Moment:
+        return Moment(START + timedelta(seconds=self.seconds), self.seconds)
+
+    def create(self, resource: str, obj: Object) -> Object:
+        obj = copy.deepcopy(obj)
+        own = obj.setdefault("metadata", {})
+        self._uids += 1
+        if not own.get("name"):
+            own["name"] = f"{own['generateName']}{self._uids:05d}"
+        if self.get(resource, own.get("namespace", ""), own["name"]) is not None:
+            raise errors.AlreadyExists.of(resource, own["name"])
+        own.update(uid=f"uid-{self._uids}", creationTimestamp=self.now.stamp, generation=1)
+        self._store(resource, obj)
+        return obj
+
+    def update(self, resource: str, obj: Object, *, status: bool = False) -> Object:
+        old = self._require(resource, obj)
+        guard = meta.resource_version(obj)
+        if guard and guard != meta.resource_version(old):
+            raise errors.Conflict.of(resource, meta.name(obj))
+        new = copy.deepcopy(old)
+        if status:
+            new["status"] = copy.deepcopy(obj.get("status"))
+        else:
+            new = {**copy.deepcopy(obj), "status": old.get("status") or {}}
+            for field in ("uid", "creationTimestamp", "generation", "deletionTimestamp"):
+                if field in old["metadata"]:
+                    new["metadata"][field] = old["metadata"][field]
+            if new.get("spec") != old.get("spec"):
+                new["metadata"]["generation"] += 1
+        if new == old:
+            return old
+        self._store(resource, new)
+        return self._finish(resource, new)
+
+    def patch(self, resource: str, action: Patch) -> Object:
+        stub = {"metadata": {"namespace": action.namespace, "name": action.name}}
+        old = self._require(resource, stub)
+        body = copy.deepcopy(dict(action.patch))  # type: ignore[arg-type]
+        own = body.get("metadata", {})
+        if own.get("uid") not in (None, meta.uid(old)):
+            raise errors.Conflict.of(resource, action.name)
+        new = merge(old, body)
+        return self.update(resource, new, status=action.subresource == "status")
+
+    def delete(self, resource: str, obj: Object, *, grace: int | None = None, propagation: str = "") -> None:
+        old = self._require(resource, obj)
+        if meta.uid(obj) and meta.uid(obj) != meta.uid(old):
+            raise errors.Conflict.of(resource, meta.name(obj))
+        new = copy.deepcopy(old)
+        if propagation in ("Foreground", "Orphan"):
+            finalizer = "foregroundDeletion" if propagation == "Foreground" else "orphan"
+            new["metadata"].setdefault("finalizers", [])
+            if finalizer not in new["metadata"]["finalizers"]:
+                new["metadata"]["finalizers"].append(finalizer)
+        placed = resource == "pods" and meta.node_name(old) and not meta.pod_is_terminated(old)
+        if meta.finalizers(new) or resource == "namespaces" or (placed and grace != 0):
+            new["metadata"].setdefault("deletionTimestamp", self.now.stamp)
+            if new != old:
+                self._store(resource, new)
+            return
+        self.remove(resource, old)
+
+    def remove(self, resource: str, obj: Object) -> None:
+        self.version += 1
+        key = meta.key(obj)
+        old = self.objects[resource].pop(key)
+        self._reindex(resource, key, old, None)
+        gone = {**old, "metadata": {**old["metadata"], "resourceVersion": str(self.version)}}
+        self._notify(resource, "DELETED", old, gone)
+
+    def _finish(self, resource: str, obj: Object) -> Object:
+        if meta.is_deleting(obj) and not meta.finalizers(obj) and resource not in ("pods", "namespaces"):
+            self.remove(resource, obj)
+        return obj
+
+    def _require(self, resource: str, obj: Object) -> Object:
+        old = self.get(resource, meta.namespace(obj), meta.name(obj))
+        if old is None:
+            raise errors.NotFound.of(resource, meta.name(obj))
+        return old
+
+    def _store(self, resource: str, obj: Object) -> None:
+        self.version += 1
+        obj["metadata"]["resourceVersion"] = str(self.version)
+        key = meta.key(obj)
+        pool = self.objects.setdefault(resource, {})
+        old = pool.get(key)
+        pool[key] = obj
+        self._reindex(resource, key, old, obj)
+        self._notify(resource, "MODIFIED" if old else "ADDED", old, obj)
+
+    def _reindex(self, resource: str, key: str, old: Object | None, new: Object | None) -> None:
+        for name, index in indexes_of(resource).items():
+            table = self._indexes.setdefault(resource, {}).setdefault(name, {})
+            for value in index(old) if old else ():
+                table.get(value, {}).pop(key, None)
+            for value in index(new) if new else ():
+                table.setdefault(value, {})[key] = None
+
+    def _notify(self, resource: str, kind: str, old: Object | None, obj: Object) -> None:
+        for listener in self.listeners:
+            listener(resource, kind, old, obj)
+
+
+class Cluster(Store):
+    """A store with controllers on it, run by hand: `settle` until nobody has work, `advance` the time."""
+
+    def __init__(self, *controllers: Controller) -> None:
+        super().__init__()
+        self.controllers = controllers
+        self.queue: dict[tuple[int, str], None] = {}
+        self.timers: dict[tuple[int, str], float] = {}
+        self.events: list[tuple[str, str, str]] = []  # (about, reason, message)
+        self.specials: list[Action] = []
+        self.on_special: Any = None
+        self.listeners.append(self._dispatch)
+        for n, controller in enumerate(controllers):
+            for key in controller.resync_keys:
+                self.queue[n, key] = None
+
+    def _dispatch(self, resource: str, kind: str, old: Object | None, obj: Object) -> None:
+        for n, controller in enumerate(self.controllers):
+            for watch in controller.watches:
+                if watch.resource != resource:
+                    continue
+                if watch.observe and kind != "DELETED":
+                    watch.observe(obj, self.seconds)
+                if watch.keys is None or (kind == "MODIFIED" and not watch.changed(old, obj)):  # type: ignore[arg-type]
+                    continue
+                for one in (obj, old) if old else (obj,):
+                    for key in watch.keys(one, self):
+                        self.queue[n, key] = None
+
+    # --- running --------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Reconcile until every queue is empty."""
+        for _ in range(STEPS_MAX):
+            if not self.step():
+                return
+        raise AssertionError(f"controllers do not come to rest: {list(self.queue)[:5]}")
+
+    def step(self) -> bool:
+        """One reconcile; False when there is nothing to do."""
+        if not self.queue:
+            return False
+        n, key = next(iter(self.queue))
+        del self.queue[n, key]
+        done = self.controllers[n].reconcile(key, self, self.now)
+        before = self.version
+        if not self.apply(done) or self.version != before:
+            self.queue[n, key] = None
+        if done.requeue_after is not None:
+            when = self.seconds + done.requeue_after
+            self.timers[n, key] = min(when, self.timers.get((n, key), when))
+        return True
+
+    def advance(self, seconds: float, *, heartbeats: Iterable[str] = ()) -> None:
+        """Let time pass, timer by timer; the named nodes renew their leases all the while."""
+        end = self.seconds + seconds
+        nodes = list(heartbeats)
+        beat = self.seconds
+        while self.seconds < end:
+            due = min([*self.timers.values(), beat + 1.0, end])
+            self.seconds = max(self.seconds, min(due, end))
+            if self.seconds >= beat + 1.0:
+                beat += 1.0
+                for node in nodes:
+                    self.heartbeat(node)
+            for timer in [t for t, when in self.timers.items() if when <= self.seconds]:
+                del self.timers[timer]
+                self.queue[timer] = None
+            self.settle()
+
+    def apply(self, done: Result) -> bool:
+        """Apply the stages; False when a write failed and the key has to come again."""
+        for stage in done.stages:
+            fine = True
+            for action in stage:
+                fine = self.act(action) and fine
+            if not fine:
+                return False
+        return True
+
+    def act(self, action: Action) -> bool:
+        if isinstance(action, Event):
+            self._event(action)
+            return True
+        if isinstance(action, IfAbsent):
+            for resource, namespace, name, uid in action.absent:
+                found = self.get(resource, namespace, name)
+                if found is not None and (not uid or meta.uid(found) == uid):
+                    return False
+            return all([self.act(write) for write in action.writes])
+        if not isinstance(action, (Create, Update, UpdateStatus, Patch, Delete)):
+            self.specials.append(action)
+            return self.on_special(action) if self.on_special else True
+        try:
+            name = self._write(action)
+        except errors.NotFound:
+            return isinstance(action, Delete)
+        except errors.AlreadyExists:
+            return isinstance(action, Create) and action.exists_ok
+        except errors.Conflict:
+            return False
+        if action.done:
+            self._event(action.done, name)
+        return True
+
+    def _write(self, action: Create | Update | UpdateStatus | Patch | Delete) -> str:
+        if isinstance(action, Create):
+            return meta.name(self.create(action.resource, action.obj))
+        if isinstance(action, Patch):
+            return meta.name(self.patch(action.resource, action))
+        if isinstance(action, Delete):
+            self.delete(action.resource, action.obj, grace=action.grace_seconds, propagation=action.propagation)
+        else:
+            self.update(action.resource, action.obj, status=isinstance(action, UpdateStatus))
+        return meta.name(action.obj)
+
+    def _event(self, event: Event, name: str = "") -> None:
+        text = event.message.replace("{name}", name)
+        self.events.append((meta.name(event.about), event.reason, text))
+
+    # --- users, kubelet -------------------------------------------------------------------------
+
+    def add(self, resource: str, name: str, /, namespace: str = "default", **fields: Any) -> Object:
+        info = builtin_registry().by_name(resource)
+        own: dict[str, Any] = {"name": name}
+        if info.namespaced:
+            own["namespace"] = namespace
+        own.update(fields.pop("metadata", {}))
+        obj = {"apiVersion": info.api_version, "kind": info.kind, "metadata": own, **fields}
+        return self.create(resource, obj)
+
+    def change(self, resource: str, name: str, /, namespace: str = "default", **fields: Any) -> Object:
+        """A merge patch as a user would send it."""
+        space = namespace if builtin_registry().by_name(resource).namespaced else ""
+        sub = "status" if set(fields) == {"status"} else ""
+        return self.patch(resource, Patch(resource, space, name, fields, subresource=sub))
+
+    def pods(self, *, active: bool = True) -> list[Object]:
+        found = sorted(self.list("pods"), key=meta.name)
+        return [pod for pod in found if meta.pod_is_active(pod)] if active else found
+
+    def place(self, pod: Object, node: str = "n1") -> Object:
+        changed = copy.deepcopy(self._require("pods", pod))
+        changed.setdefault("spec", {})["nodeName"] = node
+        return self.update("pods", changed)
+
+    def set_pod(self, pod: Object, *, ready: bool, phase: str = "Running", ip: str = "") -> Object:
+        pod = self._require("pods", pod)
+        status: dict[str, Any] = copy.deepcopy(pod.get("status") or {})
+        status["phase"] = phase
+        status["podIP"] = ip or status.get("podIP") or f"127.64.1.{len(self.list('pods')) % 250 + 2}"
+        condition = {"type": "Ready", "status": "True" if ready else "False"}
+        meta.set_condition(status.setdefault("conditions", []), condition, self.now.stamp)
+        return self.update("pods", {**pod, "status": status}, status=True)
+
+    def kubelet(self, *, node: str = "n1", pods: Iterable[Object] | None = None) -> None:
+        """Start what waits and end what is deleted, at once."""
+        for pod in list(self.list("pods") if pods is None else pods):
+            if meta.is_deleting(pod):
+                self.remove("pods", pod)
+            elif not meta.pod_is_terminated(pod) and not meta.pod_is_ready(pod):
+                if not meta.node_name(pod):
+                    pod = self.place(pod, node)
+                self.set_pod(pod, ready=True)
+
+    def converge(self, rounds: int = 60) -> None:
+        """Controllers and kubelet in turn until nothing changes."""
+        for _ in range(rounds):
+            before = self.version
+            self.settle()
+            self.kubelet()
+            if self.version == before:
+                return
+        raise AssertionError("the cluster does not converge")
+
+    def node(self, name: str, **fields: Any) -> Object:
+        node = self.add("nodes", name, **fields)
+        self.heartbeat(name)
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": self.now.stamp}
+        return self.update("nodes", {**node, "status": {"conditions": [ready]}}, status=True)
+
+    def heartbeat(self, node: str) -> None:
+        spec = {"holderIdentity": node, "renewTime": f"{self.seconds:.6f}"}
+        if self.get("leases.coordination.k8s.io", "kube-node-lease", node) is None:
+            self.add("leases.coordination.k8s.io", node, namespace="kube-node-lease", spec=spec)
+        else:
+            self.change("leases.coordination.k8s.io", node, namespace="kube-node-lease", spec=spec)
+
+    def reasons(self) -> list[str]:
+        return [reason for _, reason, _ in self.events]

@@ -1,0 +1,309 @@
+"""Jobs, CronJobs, DaemonSets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control_plane.api import meta
+from control_plane.controllers.cronjob import BadSchedule, CronJobController, next_time, parse_schedule
+from control_plane.controllers.daemonset import DaemonSetController
+from control_plane.controllers.job import JobController
+from tests.controllers.cluster import Cluster
+
+JOBS, CRONJOBS, DAEMONS = "jobs.batch", "cronjobs.batch", "daemonsets.apps"
+POD: dict[str, Any] = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+
+
+def job_cluster(**spec: Any) -> Cluster:
+    cluster = Cluster(JobController())
+    cluster.add(JOBS, "j", spec={"template": {"spec": POD}, "completions": 1, "parallelism": 1, **spec})
+    cluster.settle()
+    return cluster
+
+
+def status(cluster: Cluster, resource: str = JOBS, name: str = "j") -> dict[str, Any]:
+    found = cluster.get(resource, "default", name)
+    assert found is not None
+    return meta.status(found)
+
+
+def end(cluster: Cluster, phase: str, count: int = 100) -> None:
+    for pod in cluster.pods()[:count]:
+        cluster.set_pod(pod, ready=False, phase=phase)
+    cluster.settle()
+
+
+def outcome(cluster: Cluster) -> list[tuple[str, str]]:
+    return [(c["type"], c["reason"]) for c in status(cluster).get("conditions") or () if c["status"] == "True"]
+
+
+def test_job_runs_to_completion_with_bounded_parallelism() -> None:
+    cluster = job_cluster(completions=5, parallelism=2)
+    for done, active in ((0, 2), (2, 2), (4, 1)):
+        assert len(cluster.pods()) == active
+        assert (status(cluster).get("succeeded", 0), status(cluster)["active"]) == (done, active)
+        end(cluster, "Succeeded")
+    assert ("Complete", "CompletionsReached") in outcome(cluster)
+    assert status(cluster)["succeeded"] == 5
+    assert "completionTime" in status(cluster)
+    assert len(cluster.list("pods")) == 5
+
+
+def test_failing_job_backs_off_and_gives_up() -> None:
+    cluster = job_cluster(backoffLimit=1)
+    end(cluster, "Failed")
+    assert cluster.pods() == []
+    cluster.advance(9)
+    assert cluster.pods() == []
+    cluster.advance(2)
+    assert len(cluster.pods()) == 1
+    end(cluster, "Failed")
+    assert ("Failed", "BackoffLimitExceeded") in outcome(cluster)
+    cluster.advance(600)
+    assert cluster.pods() == []
+
+
+def test_job_over_its_deadline_is_stopped() -> None:
+    cluster = job_cluster(activeDeadlineSeconds=30)
+    cluster.advance(29)
+    assert len(cluster.pods()) == 1
+    cluster.advance(3)
+    assert cluster.pods() == []
+    assert ("Failed", "DeadlineExceeded") in outcome(cluster)
+
+
+def test_suspended_job_has_no_pods_until_resumed() -> None:
+    cluster = job_cluster(suspend=True)
+    assert cluster.pods() == []
+    assert ("Suspended", "JobSuspended") in outcome(cluster)
+    cluster.change(JOBS, "j", spec={"suspend": False})
+    cluster.settle()
+    assert len(cluster.pods()) == 1
+
+
+def test_indexed_job_runs_each_index_once() -> None:
+    cluster = job_cluster(completions=3, parallelism=3, completionMode="Indexed")
+    indexes = [p["spec"]["containers"][0]["env"][0]["value"] for p in cluster.pods()]
+    assert sorted(indexes) == ["0", "1", "2"]
+    end(cluster, "Succeeded", 2)
+    cluster.remove("pods", next(p for p in cluster.list("pods") if meta.pod_is_terminated(p)))
+    cluster.settle()
+    assert len(cluster.pods()) == 1  # what was counted is not run again
+    end(cluster, "Succeeded")
+    assert status(cluster)["completedIndexes"] == "0-2"
+    assert ("Complete", "CompletionsReached") in outcome(cluster)
+
+
+def test_finished_job_goes_after_its_time_to_live() -> None:
+    cluster = job_cluster(ttlSecondsAfterFinished=60)
+    end(cluster, "Succeeded")
+    cluster.advance(59)
+    assert cluster.list(JOBS)
+    cluster.advance(2)
+    assert all(meta.is_deleting(j) for j in cluster.list(JOBS))
+
+
+# --- CronJob ------------------------------------------------------------------------------------
+
+
+def cron(cluster: Cluster, **spec: Any) -> None:
+    template = {"spec": {"template": {"spec": POD}}}
+    cluster.add(CRONJOBS, "c", spec={"schedule": "*/5 * * * *", "jobTemplate": template, **spec})
+    cluster.settle()
+
+
+def test_cronjob_makes_a_job_at_each_time() -> None:
+    cluster = Cluster(CronJobController())
+    cron(cluster)
+    cluster.advance(299)
+    assert not cluster.list(JOBS)
+    cluster.advance(602)
+    assert len(cluster.list(JOBS)) == 3
+    assert status(cluster, CRONJOBS, "c")["lastScheduleTime"] == "2026-01-01T00:15:00Z"
+    assert len(status(cluster, CRONJOBS, "c")["active"]) == 3
+
+
+@pytest.mark.parametrize(("policy", "count"), [("Forbid", 1), ("Replace", 1), ("Allow", 2)])
+def test_cronjob_concurrency_policy(policy: str, count: int) -> None:
+    cluster = Cluster(CronJobController())
+    cron(cluster, concurrencyPolicy=policy)
+    cluster.advance(302)
+    first = meta.uid(cluster.list(JOBS)[0])
+    cluster.advance(300)
+    assert len(cluster.list(JOBS)) == count
+    assert (first in {meta.uid(j) for j in cluster.list(JOBS)}) == (policy != "Replace")
+
+
+def test_cronjob_keeps_a_few_finished_jobs() -> None:
+    cluster = Cluster(CronJobController(), JobController())
+    cron(cluster, successfulJobsHistoryLimit=2)
+    for _ in range(5):
+        cluster.advance(300)
+        end(cluster, "Succeeded")
+    cluster.advance(1)
+    assert len([j for j in cluster.list(JOBS) if meta.condition_is(j, "Complete")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("*/15 * * * *", "2026-03-14T09:30"),
+        ("0 0 * * *", "2026-03-15T00:00"),
+        ("@hourly", "2026-03-14T10:00"),
+        ("30 4 1,15 * *", "2026-03-15T04:30"),
+        ("0 12 * * mon-fri", "2026-03-16T12:00"),
+        ("0 12 * * 7", "2026-03-15T12:00"),
+        ("0 0 29 feb *", "2028-02-29T00:00"),
+        ("0 0 13 * 5", "2026-03-20T00:00"),  # either day field will do
+        ("0 0 31 2 *", None),
+    ],
+)
+def test_next_scheduled_time(schedule: str, expected: str | None) -> None:
+    found = next_time(schedule, datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC))
+    assert (found and found.strftime("%Y-%m-%dT%H:%M")) == expected
+
+
+@pytest.mark.parametrize("schedule", ["", "* * * *", "60 * * * *", "a * * * *", "*/0 * * * *", "5-1 * * * *"])
+def test_bad_schedules_are_refused(schedule: str) -> None:
+    with pytest.raises(BadSchedule):
+        parse_schedule(schedule)
+
+
+@given(
+    st.tuples(st.integers(0, 59), st.integers(0, 23), st.integers(1, 28)),
+    st.integers(0, 60 * 24 * 40),
+)
+@settings(max_examples=40, deadline=None)
+def test_next_time_agrees_with_counting_minutes(fields: tuple[int, int, int], offset: int) -> None:
+    minute, hour, day = fields
+    start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=offset)
+    moment = start + timedelta(minutes=1)
+    while (moment.minute, moment.hour, moment.day) != (minute, hour, day):
+        moment += timedelta(minutes=1)
+    assert next_time(f"{minute} {hour} {day} * *", start) == moment
+
+
+# --- DaemonSet ----------------------------------------------------------------------------------
+
+
+def daemons(*, nodes: int = 3, **spec: Any) -> Cluster:
+    cluster = Cluster(DaemonSetController())
+    for n in range(nodes):
+        cluster.node(f"n{n}", metadata={"labels": {"disk": "ssd" if n else "hdd"}})
+    template = {"metadata": {"labels": {"app": "agent"}}, "spec": {"containers": [{"name": "c", "image": "a:1"}]}}
+    fields = {
+        "selector": {"matchLabels": {"app": "agent"}},
+        "template": template,
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}},
+        **spec,
+    }
+    cluster.add(DAEMONS, "agent", spec=fields)
+    cluster.settle()
+    return cluster
+
+
+def run(cluster: Cluster) -> None:
+    """What scheduler and kubelets do."""
+    for _ in range(40):
+        before = cluster.version
+        for pod in list(cluster.list("pods")):
+            if meta.is_deleting(pod):
+                cluster.remove("pods", pod)
+            elif not meta.pod_is_ready(pod):
+                cluster.set_pod(cluster.place(pod, pinned(pod)), ready=True)
+        cluster.settle()
+        if cluster.version == before:
+            return
+
+
+def pinned(pod: meta.Object) -> str:
+    required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return str(required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0])
+
+
+def where(cluster: Cluster) -> list[str]:
+    return sorted(map(pinned, cluster.pods()))
+
+
+def test_a_daemon_on_every_node_and_on_new_ones() -> None:
+    cluster = daemons()
+    run(cluster)
+    assert where(cluster) == ["n0", "n1", "n2"]
+    assert status(cluster, DAEMONS, "agent") == {
+        "observedGeneration": 1,
+        "currentNumberScheduled": 3,
+        "desiredNumberScheduled": 3,
+        "numberAvailable": 3,
+        "numberMisscheduled": 0,
+        "numberReady": 3,
+        "updatedNumberScheduled": 3,
+    }
+    cluster.node("n3")
+    cluster.settle()
+    run(cluster)
+    assert where(cluster) == ["n0", "n1", "n2", "n3"]
+
+
+def test_daemons_follow_node_labels_and_taints() -> None:
+    spec = {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "a:1"}]}
+    cluster = daemons(template={"metadata": {"labels": {"app": "agent"}}, "spec": spec})
+    assert where(cluster) == ["n1", "n2"]
+    run(cluster)
+    cluster.change("nodes", "n0", metadata={"labels": {"disk": "ssd"}})
+    cluster.change("nodes", "n1", metadata={"labels": {"disk": "hdd"}})
+    cluster.change("nodes", "n2", spec={"taints": [{"key": "own", "effect": "NoSchedule"}]})
+    cluster.settle()
+    run(cluster)
+    assert where(cluster) == ["n0", "n2"]  # a taint against scheduling drives nobody away
+    cluster.change("nodes", "n2", spec={"taints": [{"key": "own", "effect": "NoExecute"}]})
+    cluster.settle()
+    assert where(cluster) == ["n0"]
+
+
+def test_daemons_stay_on_lost_and_cordoned_nodes() -> None:
+    cluster = daemons()
+    run(cluster)
+    taints = [
+        {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
+        {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
+    ]
+    cluster.change("nodes", "n1", spec={"unschedulable": True, "taints": taints})
+    cluster.settle()
+    assert where(cluster) == ["n0", "n1", "n2"]
+
+
+@pytest.mark.parametrize("rolling", [{"maxUnavailable": 1, "maxSurge": 0}, {"maxUnavailable": 0, "maxSurge": 1}])
+def test_rolling_update_of_daemons_one_node_at_a_time(rolling: dict[str, Any]) -> None:
+    cluster = daemons(updateStrategy={"type": "RollingUpdate", "rollingUpdate": rolling})
+    run(cluster)
+    least = 3 - rolling["maxUnavailable"]
+
+    def check(resource: str, *_: Any) -> None:
+        if resource == "pods":
+            up = {pinned(p) for p in cluster.pods() if meta.pod_is_ready(p)}
+            assert len(up) >= least
+
+    cluster.listeners.append(check)
+    spec = {"containers": [{"name": "c", "image": "a:2"}]}
+    cluster.change(DAEMONS, "agent", spec={"template": {"spec": spec}})
+    cluster.settle()
+    run(cluster)
+    assert {p["spec"]["containers"][0]["image"] for p in cluster.pods()} == {"a:2"}
+    assert where(cluster) == ["n0", "n1", "n2"]
+    assert status(cluster, DAEMONS, "agent")["updatedNumberScheduled"] == 3
+    assert len(cluster.list("controllerrevisions.apps")) == 2
+
+
+def test_failed_daemon_is_replaced() -> None:
+    cluster = daemons(nodes=1)
+    run(cluster)
+    cluster.set_pod(cluster.pods()[0], ready=False, phase="Failed")
+    cluster.settle()
+    run(cluster)
+    assert where(cluster) == ["n0"]
+    assert "FailedDaemonPod" in cluster.reasons()

@@ -1,0 +1,214 @@
+"""Nodes that stop reporting: conditions, taints, eviction, forced deletion; and their address ranges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.controllers.config import FAST
+from control_plane.controllers.nodeipam import NodeIpamController
+from control_plane.controllers.nodelifecycle import NodeLifecycleController
+from control_plane.controllers.podgc import PodGCController
+from control_plane.controllers.statefulset import StatefulSetController
+from control_plane.controllers.tainteviction import TaintEvictionController
+from tests.controllers.cluster import Cluster
+from tests.controllers.test_statefulset import create as create_statefulset
+
+NODES = ("n1", "n2", "n3", "n4")
+DEFAULT_TOLERATIONS = [
+    {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+]
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    found = Cluster(
+        NodeLifecycleController(FAST),
+        TaintEvictionController(FAST),
+        PodGCController(FAST),
+        StatefulSetController(),
+    )
+    for name in NODES:
+        found.node(name)
+    found.settle()
+    return found
+
+
+def node(cluster: Cluster, name: str) -> Object:
+    found = cluster.get("nodes", "", name)
+    assert found is not None
+    return found
+
+
+def ready(cluster: Cluster, name: str) -> str:
+    condition = meta.get_condition(node(cluster, name), "Ready")
+    assert condition
+    return str(condition["status"])
+
+
+def taints(cluster: Cluster, name: str) -> set[tuple[str, str]]:
+    found = meta.spec(node(cluster, name)).get("taints") or []
+    return {(t["key"].rpartition("/")[2], t["effect"]) for t in found}
+
+
+def pod(cluster: Cluster, name: str, on: str, **spec: Any) -> Object:
+    fields = {"nodeName": on, "tolerations": DEFAULT_TOLERATIONS, **spec}
+    return cluster.set_pod(cluster.add("pods", name, spec=fields), ready=True)
+
+
+def pods(cluster: Cluster) -> list[str]:
+    return sorted(meta.name(p) for p in cluster.list("pods"))
+
+
+def without(*lost: str) -> list[str]:
+    return [name for name in NODES if name not in lost]
+
+
+def test_heartbeats_keep_a_node_ready(cluster: Cluster) -> None:
+    cluster.advance(60, heartbeats=NODES)
+    assert [ready(cluster, name) for name in NODES] == ["True"] * 4
+    assert [taints(cluster, name) for name in NODES] == [set()] * 4
+
+
+def test_a_silent_node_is_unknown_tainted_and_its_pods_not_ready(cluster: Cluster) -> None:
+    pod(cluster, "a", "n1")
+    cluster.advance(3.5, heartbeats=without("n1"))
+    assert ready(cluster, "n1") == "True"
+    cluster.advance(2, heartbeats=without("n1"))
+    condition = meta.get_condition(node(cluster, "n1"), "Ready")
+    assert condition
+    assert condition["status"] == "Unknown"
+    assert condition["reason"] == "NodeStatusUnknown"
+    assert condition["message"] == "Kubelet stopped posting node status."
+    assert taints(cluster, "n1") == {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}
+    left = cluster.get("pods", "default", "a")
+    assert left and not meta.pod_is_ready(left)
+    assert "NodeNotReady" in cluster.reasons()
+    assert [ready(cluster, name) for name in without("n1")] == ["True"] * 3
+
+
+def test_a_node_that_comes_back_loses_its_taints_and_keeps_its_pods(cluster: Cluster) -> None:
+    pod(cluster, "a", "n1")
+    cluster.advance(6, heartbeats=without("n1"))
+    cluster.heartbeat("n1")
+    report = {"type": "Ready", "status": "True", "lastTransitionTime": cluster.now.stamp}
+    cluster.change("nodes", "n1", status={"conditions": [report]})
+    cluster.advance(30, heartbeats=NODES)
+    assert taints(cluster, "n1") == set()
+    assert pods(cluster) == ["a"]
+    assert not meta.is_deleting(cluster.list("pods")[0])
+
+
+def test_a_kubelet_that_says_not_ready(cluster: Cluster) -> None:
+    pod(cluster, "a", "n1")
+    report = {"type": "Ready", "status": "False", "lastTransitionTime": cluster.now.stamp}
+    cluster.change("nodes", "n1", status={"conditions": [report]})
+    cluster.settle()
+    assert taints(cluster, "n1") == {("not-ready", "NoSchedule"), ("not-ready", "NoExecute")}
+    cluster.advance(7, heartbeats=NODES)
+    assert meta.is_deleting(cluster.list("pods")[0])
+    cluster.advance(60, heartbeats=NODES)
+    assert pods(cluster) == ["a"]  # its kubelet is alive and will finish it
+
+
+def test_cordon_taint_comes_and_goes_beside_taints_of_users(cluster: Cluster) -> None:
+    own = {"key": "example.org/own", "effect": "NoSchedule"}
+    cluster.change("nodes", "n1", spec={"unschedulable": True, "taints": [own]})
+    cluster.settle()
+    assert taints(cluster, "n1") == {("own", "NoSchedule"), ("unschedulable", "NoSchedule")}
+    cluster.change("nodes", "n1", spec={"unschedulable": None})
+    cluster.settle()
+    assert taints(cluster, "n1") == {("own", "NoSchedule")}
+
+
+def test_eviction_respects_tolerations(cluster: Cluster) -> None:
+    pod(cluster, "default", "n1")
+    pod(cluster, "none", "n1", tolerations=[])
+    pod(cluster, "forever", "n1", tolerations=[{"operator": "Exists"}])
+    long = [{**t, "tolerationSeconds": 60} for t in DEFAULT_TOLERATIONS]
+    pod(cluster, "long", "n1", tolerations=long)
+    pod(cluster, "elsewhere", "n2")
+    cluster.advance(4.5, heartbeats=without("n1"))
+
+    def leaving() -> list[str]:
+        return [meta.name(p) for p in cluster.list("pods") if meta.is_deleting(p)]
+
+    assert leaving() == ["none"]
+    cluster.advance(6, heartbeats=without("n1"))
+    assert leaving() == ["default", "none"]
+    cluster.advance(10, heartbeats=without("n1"))
+    assert pods(cluster) == ["elsewhere", "forever", "long"]  # the evicted ones are forced out
+    cluster.advance(60, heartbeats=without("n1"))
+    assert pods(cluster) == ["elsewhere", "forever"]
+    assert "TaintManagerEviction" in cluster.reasons()
+
+
+@pytest.mark.parametrize("lost", [NODES, NODES[:3]])
+def test_nobody_is_evicted_while_most_nodes_seem_lost(cluster: Cluster, lost: tuple[str, ...]) -> None:
+    for name in NODES:
+        pod(cluster, f"on-{name}", name)
+    cluster.advance(60, heartbeats=without(*lost))
+    assert [ready(cluster, name) for name in lost] == ["Unknown"] * len(lost)
+    assert not any(("unreachable", "NoExecute") in taints(cluster, name) for name in NODES)
+    assert len(pods(cluster)) == 4
+    assert not any(meta.is_deleting(p) for p in cluster.list("pods"))
+
+
+def test_two_of_three_nodes_may_go_and_their_pods_move(cluster: Cluster) -> None:
+    cluster.remove("nodes", node(cluster, "n4"))
+    for name in NODES[:3]:
+        pod(cluster, f"on-{name}", name)
+    cluster.advance(30, heartbeats=["n3"])
+    assert pods(cluster) == ["on-n3"]
+
+
+def test_statefulset_pods_of_a_lost_node_start_elsewhere(cluster: Cluster) -> None:
+    create_statefulset(cluster, replicas=2)
+    for n, where in enumerate(("n1", "n2")):
+        cluster.settle()
+        made = cluster.get("pods", "default", f"db-{n}")
+        assert made
+        made = cluster.update("pods", {**made, "spec": {**made["spec"], "tolerations": DEFAULT_TOLERATIONS}})
+        cluster.set_pod(cluster.place(made, where), ready=True)
+    before = cluster.get("pods", "default", "db-0")
+    cluster.advance(30, heartbeats=without("n1"))
+    again = cluster.get("pods", "default", "db-0")
+    assert before and again and meta.uid(again) != meta.uid(before)
+    assert not meta.node_name(again)  # for the scheduler
+
+
+def test_pods_of_nodes_that_are_gone_are_removed(cluster: Cluster) -> None:
+    pod(cluster, "a", "n1")
+    pod(cluster, "b", "n2")
+    cluster.remove("nodes", node(cluster, "n1"))
+    cluster.advance(5, heartbeats=without("n1"))
+    assert pods(cluster) == ["b"]
+
+
+def test_a_deleted_pod_without_a_node_does_not_linger(cluster: Cluster) -> None:
+    made = cluster.add("pods", "a", metadata={"finalizers": ["example.org/x"]}, spec={})
+    cluster.delete("pods", made)
+    cluster.change("pods", "a", metadata={"finalizers": None})
+    cluster.advance(3, heartbeats=NODES)
+    assert pods(cluster) == []
+
+
+def test_address_ranges_do_not_overlap_and_are_given_once() -> None:
+    cluster = Cluster(NodeIpamController(cluster_cidr="127.64.0.0/22", mask=24))
+    for n in range(3):
+        cluster.add("nodes", f"n{n}", spec={})
+    cluster.settle()
+    cidrs = {meta.name(n): n["spec"]["podCIDR"] for n in cluster.list("nodes")}
+    assert cidrs == {"n0": "127.64.0.0/24", "n1": "127.64.1.0/24", "n2": "127.64.2.0/24"}
+    assert cluster.list("nodes")[0]["spec"]["podCIDRs"] == ["127.64.0.0/24"]
+    cluster.remove("nodes", cluster.list("nodes")[1])
+    for n in range(3, 6):
+        cluster.add("nodes", f"n{n}", spec={})
+    cluster.settle()
+    found = [n["spec"].get("podCIDR") for n in cluster.list("nodes")]
+    assert found == ["127.64.0.0/24", "127.64.2.0/24", "127.64.1.0/24", "127.64.3.0/24", None]
+    assert "CIDRNotAvailable" in cluster.reasons()

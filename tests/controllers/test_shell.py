@@ -1,0 +1,205 @@
+"""The shell: informers, barrier, batches, back-off, custom resources; on a real event loop with a slow client."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from control_plane.api import errors, meta
+from control_plane.controllers.barrier import Barrier
+from control_plane.controllers.config import ControllersConfig, Timing
+from control_plane.controllers.manager import Term
+from storage.env import Env, SystemClock
+from tests.controllers.cluster import Store
+from tests.controllers.shell import SlowClient
+
+RS = {
+    "replicas": 60,
+    "selector": {"matchLabels": {"app": "web"}},
+    "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}},
+}
+
+
+class NoNetwork:
+    def channel(self, address: str) -> Any:
+        raise AssertionError(f"nothing should be called, but {address} was")
+
+
+@asynccontextmanager
+async def controllers(client: SlowClient) -> AsyncIterator[Term]:
+    env = Env(SystemClock(), random.Random(1), None)  # type: ignore[arg-type]
+    config = ControllersConfig(identity="test", timing=Timing(coalesce=0.01), batch_size=25)
+    term = Term(config, env, NoNetwork(), client=client)  # type: ignore[arg-type]
+    task = asyncio.create_task(term.run())
+    try:
+        yield term
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await term.stop()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def add(store: Store, resource: str, kind: str, name: str, **fields: Any) -> meta.Object:
+    version = "apps/v1" if resource.endswith(".apps") else "v1"
+    own: dict[str, Any] = {"name": name, "namespace": "default", **fields.pop("metadata", {})}
+    return store.create(resource, {"apiVersion": version, "kind": kind, "metadata": own, **fields})
+
+
+async def test_a_cache_far_behind_never_makes_pods_twice() -> None:
+    store = Store()
+    client = SlowClient(store, watch_delay=0.15)
+    most = 0
+
+    def count(resource: str, *_: Any) -> None:
+        nonlocal most
+        most = max(most, len(store.list("pods")))
+
+    store.listeners.append(count)
+    async with controllers(client):
+        await until(lambda: bool(client._queues.get("replicasets.apps")))
+        rs = add(store, "replicasets.apps", "ReplicaSet", "web", spec=RS)
+        await until(lambda: len(store.list("pods")) == 60)
+        store.update("replicasets.apps", {**rs, "spec": {**RS, "replicas": 10}})
+        await until(lambda: len(store.list("pods")) == 10)
+        await until(lambda: meta.status(store.list("replicasets.apps")[0]).get("replicas") == 10)
+    assert most == 60
+    events = {e["reason"] for e in store.list("events")}
+    assert events <= {"SuccessfulCreate", "SuccessfulDelete"}
+
+
+async def test_an_api_that_fails_is_tried_again() -> None:
+    store = Store()
+    client = SlowClient(store)
+    add(store, "replicasets.apps", "ReplicaSet", "web", spec={**RS, "replicas": 3})
+    client.fail_next = [errors.ServiceUnavailable("no API server answered")]
+    async with controllers(client):
+        await until(lambda: len(store.list("pods")) == 3)
+
+
+async def test_status_writes_are_gathered_while_pods_change() -> None:
+    store = Store()
+    client = SlowClient(store)
+    add(store, "replicasets.apps", "ReplicaSet", "web", spec=RS)
+    writes = 0
+
+    def count(resource: str, *_: Any) -> None:
+        nonlocal writes
+        writes += resource == "replicasets.apps"
+
+    async with controllers(client):
+        await until(lambda: len(store.list("pods")) == 60)
+        store.listeners.append(count)
+        for pod in store.list("pods"):
+            ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+            store.update("pods", {**pod, "status": ready}, status=True)
+        await until(lambda: meta.status(store.list("replicasets.apps")[0]).get("readyReplicas") == 60)
+    assert writes < 30
+
+
+async def test_owners_of_custom_kinds_are_followed_as_soon_as_they_are_defined() -> None:
+    store = Store()
+    client = SlowClient(store)
+    async with controllers(client):
+        crd = add(
+            store,
+            "customresourcedefinitions.apiextensions.k8s.io",
+            "CustomResourceDefinition",
+            "things.example.org",
+            metadata={"namespace": ""},
+            spec={
+                "group": "example.org",
+                "names": {"plural": "things", "kind": "Thing"},
+                "scope": "Namespaced",
+            },
+            status={"conditions": [{"type": "Established", "status": "True"}]},
+        )
+        assert crd
+        owner = store.create(
+            "things.example.org",
+            {
+                "apiVersion": "example.org/v1",
+                "kind": "Thing",
+                "metadata": {"name": "t", "namespace": "default"},
+            },
+        )
+        await until(lambda: bool(client._queues.get("things.example.org")))
+        ref = meta.owner_reference(owner)
+        add(store, "configmaps", "ConfigMap", "owned", metadata={"ownerReferences": [ref]})
+        store.remove("things.example.org", owner)
+        await until(lambda: store.get("configmaps", "default", "owned") is None)
+
+
+async def test_namespace_is_emptied_then_finalized() -> None:
+    store = Store()
+    client = SlowClient(store)
+    namespace = store.create(
+        "namespaces",
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "default"},
+            "spec": {"finalizers": ["kubernetes"]},
+        },
+    )
+    add(store, "configmaps", "ConfigMap", "a")
+    add(store, "secrets", "Secret", "held", metadata={"finalizers": ["example.org/wait"]})
+    store.delete("namespaces", namespace)
+    async with controllers(client):
+        await until(lambda: store.get("configmaps", "default", "a") is None)
+        held = store.get("secrets", "default", "held")
+        assert held is not None and meta.is_deleting(held)
+        assert store.get("namespaces", "", "default") is not None
+        free = {**held, "metadata": {**held["metadata"], "finalizers": []}}
+        store.update("secrets", free)
+        await until(lambda: store.get("namespaces", "", "default") is None)
+    assert not store.list("secrets")
+
+
+def pod(version: int, name: str = "a", **own: Any) -> meta.Object:
+    return {"metadata": {"name": name, "uid": name, "resourceVersion": str(version), **own}}
+
+
+def test_barrier_holds_a_key_until_its_last_write_is_seen() -> None:
+    barrier = Barrier(timeout_s=30)
+    barrier.wrote("k", "pods", pod(5), now=0)
+    barrier.wrote("k", "pods", pod(7), now=0)
+    barrier.wrote("other", "pods", pod(6), now=0)
+    assert barrier.wait_for("k", 0) == 30
+    assert barrier.seen("pods", "ADDED", pod(5)) == []
+    assert barrier.seen("services", "ADDED", pod(9)) == []
+    assert barrier.seen("pods", "ADDED", pod(6)) == ["other"]
+    assert barrier.seen("pods", "MODIFIED", pod(8)) == ["k"]
+    assert barrier.wait_for("k", 0) == 0
+    barrier.wrote("k", "pods", pod(8), now=0)  # already seen
+    assert barrier.wait_for("k", 0) == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [("DELETED", pod(9)), ("MODIFIED", pod(9, deletionTimestamp="x")), ("ADDED", pod(9, uid="new"))],
+)
+def test_barrier_waits_for_a_deleted_object_to_leave(event: tuple[str, meta.Object]) -> None:
+    barrier = Barrier(timeout_s=30)
+    barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
+    assert barrier.seen("pods", "MODIFIED", pod(4)) == []
+    assert barrier.wait_for("k", 1) == 29
+    assert barrier.seen("pods", *event) == ["k"]
+    assert barrier.wait_for("k", 1) == 0
+
+
+def test_barrier_lets_go_in_the_end() -> None:
+    barrier = Barrier(timeout_s=30)
+    barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
+    assert barrier.wait_for("k", 31) == 0
+    assert barrier.seen("pods", "DELETED", pod(9)) == []

@@ -1,0 +1,260 @@
+"""StatefulSets: order, names, claims, revisions, partitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control_plane.api import meta
+from control_plane.controllers.garbagecollector import GarbageCollector
+from control_plane.controllers.statefulset import StatefulSetController
+from tests.controllers.cluster import Cluster
+
+SETS, CLAIMS, REVISIONS = "statefulsets.apps", "persistentvolumeclaims", "controllerrevisions.apps"
+
+
+def template(image: str) -> dict[str, Any]:
+    container = {"name": "c", "image": image}
+    return {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [container]}}
+
+
+def create(cluster: Cluster, replicas: int = 3, **spec: Any) -> None:
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    fields = {
+        "replicas": replicas,
+        "serviceName": "db",
+        "selector": {"matchLabels": {"app": "db"}},
+        "template": template("db:1"),
+        "podManagementPolicy": "OrderedReady",
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+        "revisionHistoryLimit": 10,
+        "volumeClaimTemplates": [claim],
+        **spec,
+    }
+    cluster.add(SETS, "db", spec=fields)
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster(StatefulSetController())
+
+
+def names(cluster: Cluster, *, active: bool = True) -> list[str]:
+    return [meta.name(pod) for pod in cluster.pods(active=active)]
+
+
+def images(cluster: Cluster) -> list[str]:
+    return [pod["spec"]["containers"][0]["image"] for pod in cluster.pods()]
+
+
+def status(cluster: Cluster) -> dict[str, Any]:
+    found = cluster.get(SETS, "default", "db")
+    assert found is not None
+    return meta.status(found)
+
+
+def test_pods_come_one_after_the_other_with_their_own_claims(cluster: Cluster) -> None:
+    create(cluster)
+    for expected in (["db-0"], ["db-0", "db-1"], ["db-0", "db-1", "db-2"]):
+        cluster.settle()
+        assert names(cluster) == expected
+        cluster.kubelet()
+    cluster.settle()
+    pod = cluster.get("pods", "default", "db-1")
+    assert pod
+    revision = cluster.list(REVISIONS)[0]
+    assert meta.labels(pod) == {
+        "app": "db",
+        "statefulset.kubernetes.io/pod-name": "db-1",
+        "apps.kubernetes.io/pod-index": "1",
+        "controller-revision-hash": meta.name(revision),
+    }
+    assert (pod["spec"]["hostname"], pod["spec"]["subdomain"]) == ("db-1", "db")
+    assert pod["spec"]["volumes"] == [{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-1"}}]
+    assert sorted(meta.name(c) for c in cluster.list(CLAIMS)) == ["data-db-0", "data-db-1", "data-db-2"]
+    assert status(cluster) == {
+        "observedGeneration": 1,
+        "replicas": 3,
+        "readyReplicas": 3,
+        "availableReplicas": 3,
+        "currentReplicas": 3,
+        "updatedReplicas": 3,
+        "currentRevision": meta.name(revision),
+        "updateRevision": meta.name(revision),
+        "collisionCount": 0,
+    }
+    texts = [message for _, _, message in cluster.events]
+    assert "create Pod db-0 in StatefulSet db successful" in texts
+    assert "create Claim data-db-0 Pod db-0 in StatefulSet db success" in texts
+
+
+def test_parallel_makes_all_at_once(cluster: Cluster) -> None:
+    create(cluster, podManagementPolicy="Parallel")
+    cluster.settle()
+    assert names(cluster) == ["db-0", "db-1", "db-2"]
+
+
+def test_scale_down_goes_from_the_top_and_keeps_claims(cluster: Cluster) -> None:
+    create(cluster)
+    cluster.converge()
+    cluster.change(SETS, "db", spec={"replicas": 1})
+    cluster.settle()
+    assert names(cluster) == ["db-0", "db-1"]  # db-1 waits until db-2 is gone
+    cluster.converge()
+    assert names(cluster, active=False) == ["db-0"]
+    assert len(cluster.list(CLAIMS)) == 3
+
+
+def test_a_lost_pod_comes_back_under_its_name(cluster: Cluster) -> None:
+    create(cluster)
+    cluster.converge()
+    pod = cluster.get("pods", "default", "db-1")
+    assert pod
+    cluster.delete("pods", pod)
+    cluster.settle()
+    assert names(cluster) == ["db-0", "db-2"]  # the old one still terminates
+    cluster.converge()
+    again = cluster.get("pods", "default", "db-1")
+    assert again and meta.uid(again) != meta.uid(pod)
+    assert len(cluster.list(CLAIMS)) == 3
+
+
+def test_a_failed_pod_is_made_anew(cluster: Cluster) -> None:
+    create(cluster)
+    cluster.converge()
+    pod = cluster.get("pods", "default", "db-0")
+    assert pod
+    cluster.set_pod(pod, ready=False, phase="Failed")
+    cluster.converge()
+    again = cluster.get("pods", "default", "db-0")
+    assert again and meta.uid(again) != meta.uid(pod) and meta.pod_is_ready(again)
+    assert "RecreatingFailedPod" in cluster.reasons()
+
+
+def test_rolling_update_and_undo(cluster: Cluster) -> None:
+    create(cluster)
+    cluster.converge()
+    first = status(cluster)["currentRevision"]
+    cluster.change(SETS, "db", spec={"template": template("db:2")})
+    cluster.settle()
+    assert status(cluster)["currentRevision"] == first != status(cluster)["updateRevision"]
+    assert names(cluster) == ["db-0", "db-1"]
+    cluster.converge()
+    assert images(cluster) == ["db:2"] * 3
+    assert status(cluster)["currentRevision"] == status(cluster)["updateRevision"]
+    assert sorted(r["revision"] for r in cluster.list(REVISIONS)) == [1, 2]
+    restored = next(r for r in cluster.list(REVISIONS) if meta.name(r) == first)["data"]
+    old = {k: v for k, v in restored["spec"]["template"].items() if k != "$patch"}
+    cluster.change(SETS, "db", spec={"template": old})
+    cluster.converge()
+    assert images(cluster) == ["db:1"] * 3
+    assert status(cluster)["currentRevision"] == first
+    assert sorted(r["revision"] for r in cluster.list(REVISIONS)) == [2, 3]
+
+
+def test_partition_holds_back_lower_ordinals(cluster: Cluster) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}
+    create(cluster, updateStrategy=strategy)
+    cluster.converge()
+    cluster.change(SETS, "db", spec={"template": template("db:2")})
+    cluster.converge()
+    assert images(cluster) == ["db:1", "db:1", "db:2"]
+    pod = cluster.get("pods", "default", "db-0")
+    assert pod
+    cluster.delete("pods", pod)
+    cluster.converge()
+    assert images(cluster) == ["db:1", "db:1", "db:2"]  # below the partition the old one comes back
+    assert status(cluster)["updatedReplicas"] == 1
+    cluster.change(SETS, "db", spec={"updateStrategy": {"rollingUpdate": {"partition": 0}}})
+    cluster.converge()
+    assert images(cluster) == ["db:2"] * 3
+
+
+def test_on_delete_leaves_pods_alone(cluster: Cluster) -> None:
+    create(cluster, updateStrategy={"type": "OnDelete"})
+    cluster.converge()
+    cluster.change(SETS, "db", spec={"template": template("db:2")})
+    cluster.converge()
+    assert images(cluster) == ["db:1"] * 3
+    pod = cluster.get("pods", "default", "db-2")
+    assert pod
+    cluster.delete("pods", pod)
+    cluster.converge()
+    assert images(cluster) == ["db:1", "db:1", "db:2"]
+
+
+def test_revision_history_is_cut(cluster: Cluster) -> None:
+    create(cluster, replicas=1, revisionHistoryLimit=1)
+    for n in range(1, 6):
+        cluster.change(SETS, "db", spec={"template": template(f"db:{n}")})
+        cluster.converge()
+    assert sorted(r["revision"] for r in cluster.list(REVISIONS)) == [4, 5]
+
+
+@pytest.mark.parametrize("scaled", ["Retain", "Delete"])
+def test_claim_retention_policy(scaled: str) -> None:
+    collector = GarbageCollector(["pods", SETS, CLAIMS, REVISIONS])
+    cluster = Cluster(StatefulSetController(), collector)
+    policy = {"whenDeleted": "Delete", "whenScaled": scaled}
+    create(cluster, persistentVolumeClaimRetentionPolicy=policy)
+    cluster.converge()
+    cluster.change(SETS, "db", spec={"replicas": 2})
+    cluster.converge()
+    assert len(cluster.list(CLAIMS)) == (3 if scaled == "Retain" else 2)
+    cluster.change(SETS, "db", spec={"replicas": 3})
+    cluster.converge()
+    sts = cluster.get(SETS, "default", "db")
+    assert sts
+    cluster.delete(SETS, sts)
+    cluster.converge()
+    assert (cluster.list(CLAIMS), cluster.list("pods"), cluster.list(REVISIONS)) == ([], [], [])
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_order_holds_whatever_happens(data: st.DataObject) -> None:
+    """A pod is only made while all below it are ready; at most one copy of a name; it converges."""
+    cluster = Cluster(StatefulSetController())
+    replicas, image = 3, "db:1"
+
+    def check(resource: str, kind: str, _old: Any, obj: Any) -> None:
+        if resource == "pods" and kind == "ADDED":
+            ordinal = int(meta.name(obj).rpartition("-")[2])
+            for n in range(ordinal):
+                below = cluster.get("pods", "default", f"db-{n}")
+                assert below and meta.pod_is_ready(below) and not meta.is_deleting(below)
+
+    cluster.listeners.append(check)
+    create(cluster)
+    for _ in range(data.draw(st.integers(1, 14))):
+        what = data.draw(st.sampled_from(["scale", "image", "kill", "fail", "kubelet", "step"]))
+        pods = cluster.pods()
+        if what == "scale":
+            replicas = data.draw(st.integers(0, 5))
+            cluster.change(SETS, "db", spec={"replicas": replicas})
+        elif what == "image":
+            image = f"db:{data.draw(st.integers(1, 3))}"
+            cluster.change(SETS, "db", spec={"template": template(image)})
+        elif what == "kill" and pods:
+            cluster.delete("pods", data.draw(st.sampled_from(pods)))
+        elif what == "fail" and pods:
+            cluster.set_pod(data.draw(st.sampled_from(pods)), ready=False, phase="Failed")
+        elif what == "kubelet":
+            cluster.kubelet()
+        else:
+            for _ in range(data.draw(st.integers(1, 5))):
+                cluster.step()
+    cluster.converge()
+    assert names(cluster) == [f"db-{n}" for n in range(replicas)]
+    assert set(images(cluster)) <= {image}
+    assert status(cluster)["replicas"] == replicas
+    assert status(cluster)["currentRevision"] == status(cluster)["updateRevision"] or replicas == 0
