@@ -1,0 +1,48 @@
+"""Addresses of pods: one node's pool out of its pod CIDR. Pure.
+
+The first address is the node's own; pods get the others in rotation, so that an address that was given back is not
+used again before all others were: a peer that still dials it finds nobody, never a stranger.
+"""
+
+import ipaddress
+
+from node.errors import AddressesExhausted
+
+
+class AddressPool:
+    """`offset` is where the rotation starts (any number): a node that comes back starts elsewhere."""
+
+    def __init__(self, cidr: str, *, offset: int = 0) -> None:
+        network = ipaddress.ip_network(cidr)
+        self.node_address = str(network.network_address + 1)
+        self._first = int(network.network_address) + 2
+        # Without the network's own address, the node's and the broadcast address.
+        self._size = max(0, network.num_addresses - 3)
+        self._next = offset % self._size if self._size else 0
+        self._used: set[int] = set()
+        self._avoid: set[int] = set()
+
+    def avoid(self, address: str) -> None:
+        """Do not give this address to anybody in this life: a pod had it just before."""
+        index = int(ipaddress.ip_address(address)) - self._first
+        # Half of the pool stays free whatever happened before.
+        if 0 <= index < self._size and 2 * len(self._avoid) < self._size:
+            self._avoid.add(index)
+
+    def take(self) -> str:
+        """An address nobody has. Raises AddressesExhausted."""
+        for _ in range(self._size):
+            index = self._next
+            self._next = (self._next + 1) % self._size
+            if index not in self._used and index not in self._avoid:
+                self._used.add(index)
+                return str(ipaddress.ip_address(self._first + index))
+        self._avoid.clear()
+        if len(self._used) < self._size:
+            return self.take()
+        raise AddressesExhausted(
+            f"all {self._size} pod addresses of this node are in use: run fewer pods on it or give it a larger pod CIDR"
+        )
+
+    def give_back(self, address: str) -> None:
+        self._used.discard(int(ipaddress.ip_address(address)) - self._first)

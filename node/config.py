@@ -1,0 +1,118 @@
+"""Configuration of a node host. Frozen; checked by `validate`; seconds where a name ends in `_s`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from control_plane.api import quantity
+from node.errors import ConfigError
+from node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
+
+SIMULATED = "simulated"
+PROCESS = "process"
+RUNTIMES = (SIMULATED, PROCESS)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTiming:
+    """How often a node reports and how long pods wait."""
+
+    lease_renew_s: float
+    """Between two renewals of the node's Lease."""
+    lease_duration_s: int
+    """`leaseDurationSeconds` of the Lease: how long the node counts as well without a renewal."""
+    fence_after_s: float
+    """Without a renewal for this long the node stops its pods: just before the control plane replaces them."""
+    status_every_s: float
+    """Between two refreshes of the node's status when nothing changed."""
+    restarts: RestartTiming
+    """Back-off of containers."""
+
+    @staticmethod
+    def profile(name: str) -> "NodeTiming":
+        """The timing profile `fast` or `kubernetes`."""
+        try:
+            return _PROFILES[name]
+        except KeyError:
+            raise ConfigError(f"no timing profile {name!r}: use fast or kubernetes") from None
+
+
+_PROFILES = {
+    # NotReady after 4 s and eviction 5 s later.
+    "fast": NodeTiming(1.0, 4, 8.0, 60.0, RestartTiming(1.0, 30.0, 60.0, 1.0)),
+    # NotReady after 40 s and eviction 300 s later.
+    "kubernetes": NodeTiming(10.0, 40, 330.0, 300.0, KUBERNETES_RESTARTS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node of a host."""
+
+    name: str
+    cpu: str = "4"
+    """Capacity, a quantity."""
+    memory: str = "8Gi"
+    max_pods: int = 110
+    runtime: str = SIMULATED
+    """`simulated` (containers are data) or `process` (containers are processes of this machine)."""
+    zone: str = ""
+    """Label topology.kubernetes.io/zone, when not empty."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Further labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHostConfig:
+    """One node host: the nodes it carries and where it reaches the cluster."""
+
+    nodes: tuple[NodeConfig, ...]
+    apiservers: tuple[str, ...]
+    """gRPC endpoints, host:port."""
+    address: str = "127.0.0.1:0"
+    """Where the host's gRPC services listen; port 0 is any free one."""
+    advertise_host: str = ""
+    """The machine's address as others dial it; empty means the host part of `address`."""
+    timing: NodeTiming = _PROFILES["fast"]
+    volume_dir: str = "volumes"
+    """Volume backends' directory, on the injected disk."""
+    volume_capacity: str = "64Gi"
+    """What the volume backends of one node may hold."""
+    pod_dir: str = "pods"
+    """Files and logs of real pods, on the injected disk."""
+    proxy: bool | None = None
+    """Whether to listen on service addresses; None: when a node here runs real processes."""
+    ingress_address: str = ""
+    """host:port of the cluster's ingress; empty: this host serves none."""
+    external_addresses: tuple[str, ...] = ()
+    """Further addresses the ingress answers Ingress objects with; empty: the host part of `ingress_address`."""
+    batch_window_s: float = 0.02
+    """How long status writes wait for company."""
+    shared_informer_from: int = 5
+    """With at least this many nodes the host watches all pods once, else those of each node."""
+    events_per_s: float = 20.0
+    """Normal Events of pods written at this rate (with a burst of five seconds' worth); Warnings always are."""
+
+    def validate(self) -> None:
+        """ConfigError that names the field."""
+        if not self.nodes:
+            raise ConfigError("nodes: give at least one")
+        if not self.apiservers:
+            raise ConfigError("apiservers: give at least one gRPC endpoint")
+        names = [n.name for n in self.nodes]
+        if len(set(names)) != len(names):
+            raise ConfigError("nodes: two have the same name")
+        for node in self.nodes:
+            if node.runtime not in RUNTIMES:
+                raise ConfigError(f"nodes: runtime {node.runtime!r} is none of {', '.join(RUNTIMES)}")
+            if node.max_pods < 1:
+                raise ConfigError("nodes: max_pods must be at least 1")
+            for text in (node.cpu, node.memory):
+                if not quantity.is_quantity(text):
+                    raise ConfigError(f"nodes: {text!r} is no quantity; write 4, 500m or 8Gi")
+        timing = self.timing
+        if not timing.lease_renew_s < timing.lease_duration_s <= timing.fence_after_s:
+            raise ConfigError("timing: need lease_renew_s < lease_duration_s <= fence_after_s")
+
+    @property
+    def runs_processes(self) -> bool:
+        return any(n.runtime == PROCESS for n in self.nodes)

@@ -1,0 +1,55 @@
+"""Errors of nodes. All are `NodeError`; each says what to do or whom to ask."""
+
+
+class NodeError(Exception):
+    """Root of this package's errors."""
+
+    code = "INTERNAL"  # gRPC status a caller sees
+
+
+class ConfigError(NodeError):
+    """A node host cannot run with this configuration."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class LifecycleError(NodeError):
+    """An event reached the pod life cycle in a state where it cannot happen: a bug of the caller."""
+
+
+class NotHere(NodeError):
+    """The pod or container asked for does not run on this host."""
+
+    code = "NOT_FOUND"
+
+
+class NotRunning(NodeError):
+    """The container exists, but does not run now."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class Unsupported(NodeError):
+    """The container's runtime cannot do this."""
+
+    code = "UNIMPLEMENTED"
+
+
+class ContainerConfigError(NodeError):
+    """The container refers to something that is missing or wrong. `reason` is that of the waiting state."""
+
+    reason = "CreateContainerConfigError"
+
+
+class MountError(NodeError):
+    """A volume of the pod cannot be set up now; the message names it."""
+
+
+class RuntimeFailed(NodeError):
+    """The runtime could not start the container. `reason` is that of the waiting state."""
+
+    reason = "RunContainerError"
+
+
+class AddressesExhausted(NodeError):
+    """Every address of the node's pod CIDR is in use: run fewer pods on it, or give it a larger CIDR."""

@@ -1,0 +1,157 @@
+"""Tells the cluster that the nodes of a host live, and tells the nodes when the cluster does not hear them.
+
+One task renews all Leases of the host in one batch, another writes node statuses (on change, and now and then). A
+node whose Lease could not be renewed for `fence_after_s` is suspended, and resumed after the next renewal.
+"""
+
+import asyncio
+import logging
+
+from control_plane.api import meta
+from control_plane.api.errors import AlreadyExists, ApiError, NotFound
+from control_plane.client import ApiClient, ops
+from node import registration
+from node.config import NodeTiming
+from node.kubelet import Kubelet
+from storage.env import Env
+
+log = logging.getLogger(__name__)
+
+LEASES = "leases.coordination.k8s.io"
+CALL_TIMEOUT_MIN_S, CALL_TIMEOUT_MAX_S = 0.05, 2.0
+
+
+class Heartbeats:
+    """`kubelets` must be registered. `mark_status` asks for a status write soon."""
+
+    def __init__(self, client: ApiClient, env: Env, timing: NodeTiming, kubelets: list[Kubelet]) -> None:
+        self._client = client
+        self._env = env
+        self._timing = timing
+        self._kubelets = kubelets
+        self._tasks: list[asyncio.Task[None]] = []
+        self._marked: dict[Kubelet, None] = {}
+        self._wake = asyncio.Event()
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._renew_for_ever(), name="node leases"),
+            loop.create_task(self._write_statuses(), name="node statuses"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def mark_status(self, kubelet: Kubelet) -> None:
+        self._marked[kubelet] = None
+        self._wake.set()
+
+    # --- leases -----------------------------------------------------------------------------------
+
+    async def _renew_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        every = self._timing.lease_renew_s
+        due = loop.time()
+        while True:
+            began = loop.time()
+            for kubelet in await self._renew():
+                await self._heard(kubelet, began)
+            self._fence(loop.time())
+            due = max(due + every, loop.time())
+            await asyncio.sleep(min(due, self._deadline()) - loop.time())
+
+    async def _renew(self) -> list[Kubelet]:
+        """The nodes whose Lease is renewed."""
+        stamp = self._env.timestamp_micro()
+        body = {"spec": {"renewTime": stamp}}
+        space = registration.LEASE_NAMESPACE
+        batch = [ops.patch(LEASES, k.name, space, body) for k in self._kubelets]
+        # A call that hangs must not keep the host from fencing itself in time.
+        left = self._deadline() - asyncio.get_running_loop().time()
+        timeout = max(CALL_TIMEOUT_MIN_S, min(left, CALL_TIMEOUT_MAX_S))
+        try:
+            answers = await self._client.batch(batch, timeout=timeout)
+        except ApiError as e:
+            log.info("leases were not renewed: %s", e.message)
+            return []
+        renewed = []
+        for kubelet, answer in zip(self._kubelets, answers, strict=True):
+            if not isinstance(answer, ApiError) or (
+                isinstance(answer, NotFound) and await self._create(kubelet, stamp)
+            ):
+                renewed.append(kubelet)
+            else:
+                log.info("lease of %s was not renewed: %s", kubelet.name, answer.message)
+        return renewed
+
+    async def _create(self, kubelet: Kubelet, stamp: str) -> bool:
+        assert kubelet.node is not None
+        duration = self._timing.lease_duration_s
+        lease = registration.lease_object(kubelet.node, duration_s=duration, renewed=stamp)
+        try:
+            await self._client.create(LEASES, lease)
+        except AlreadyExists:
+            return True
+        except ApiError as e:
+            log.info("lease of %s was not made: %s", kubelet.name, e.message)
+            return False
+        return True
+
+    async def _heard(self, kubelet: Kubelet, at: float) -> None:
+        kubelet.heard_at = at
+        kubelet.runtime.keep_alive(self._timing.fence_after_s)
+        if kubelet.suspended:
+            try:
+                await kubelet.resume()
+            except ApiError as e:
+                log.info("node %s stays suspended: %s", kubelet.name, e.message)
+
+    def _deadline(self) -> float:
+        """When the first node must be suspended; infinite when all are."""
+        heard = [k.heard_at for k in self._kubelets if not k.suspended]
+        return min(heard, default=float("inf")) + self._timing.fence_after_s
+
+    def _fence(self, now: float) -> None:
+        for kubelet in self._kubelets:
+            if not kubelet.suspended and now >= kubelet.heard_at + self._timing.fence_after_s:
+                kubelet.suspend()
+
+    # --- statuses ---------------------------------------------------------------------------------
+
+    async def _write_statuses(self) -> None:
+        loop = asyncio.get_running_loop()
+        refresh = loop.time() + self._timing.status_every_s
+        while True:
+            try:
+                async with asyncio.timeout_at(refresh):
+                    await self._wake.wait()
+            except TimeoutError:
+                refresh = loop.time() + self._timing.status_every_s
+                self._marked.update(dict.fromkeys(self._kubelets))
+            self._wake.clear()
+            await self._write_marked()
+
+    async def _write_marked(self) -> None:
+        marked, self._marked = [*self._marked], {}
+        batch = []
+        for kubelet in marked:
+            assert kubelet.node is not None
+            body = {"status": kubelet.node_status(kubelet.node)}
+            batch.append(ops.patch("nodes", kubelet.name, "", body, subresource="status"))
+        try:
+            answers = await self._client.batch(batch)
+        except ApiError as e:
+            log.info("node statuses are late: %s", e.message)
+            self._marked.update(dict.fromkeys(marked))
+            await asyncio.sleep(self._timing.lease_renew_s)
+            self._wake.set()
+            return
+        for kubelet, answer in zip(marked, answers, strict=True):
+            if isinstance(answer, ApiError):
+                log.warning("status of node %s was refused: %s", kubelet.name, answer.message)
+            else:
+                kubelet.node = answer
+                log.debug("status of node %s written", meta.name(answer))

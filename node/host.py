@@ -1,0 +1,228 @@
+"""A node host: the nodes of one process and what they share."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient, EventRecorder, Informer
+from control_plane.rpc import Network, Server, Service
+from node.config import PROCESS, NodeHostConfig
+from node.errors import ConfigError, NotHere
+from node.heartbeats import Heartbeats
+from node.ingress.status import IngressStatus
+from node.kubelet import Kubelet
+from node.probes import Prober
+from node.runtime import Runtime
+from node.runtime.podfiles import PodFiles
+from node.runtime.simulated import SimulatedRuntime
+from node.service import NodeService
+from node.sources import Sources
+from node.volumes import VolumeBackends
+from node.writer import StatusWriter
+from proto.rayplane.v1 import node_pb2
+from storage.env import Env
+
+if TYPE_CHECKING:
+    from node.ingress.ingress import Ingress
+    from node.proxy.proxy import ServiceProxy
+
+log = logging.getLogger(__name__)
+
+EVENT_BURST_S = 5.0
+
+
+class NodeHost:
+    """`start` registers the nodes and returns once their pods are being looked after; `stop` ends all pods.
+
+    `client`: how to reach the API; made from `config.apiservers` when not given.
+    """
+
+    def __init__(self, config: NodeHostConfig, env: Env, network: Network, *, client: ApiClient | None = None) -> None:
+        config.validate()
+        self.config = config
+        self.env = env
+        self.network = network
+        self.client = client or ApiClient(network, config.apiservers)
+        self.recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
+        self.writer = StatusWriter(self.client, window_s=config.batch_window_s)
+        self.sources = Sources(self.client)
+        self.prober = Prober()
+        self.advertised = ""
+        self.pod_files: PodFiles | None = None
+        self.volumes: VolumeBackends | None = None
+        self.proxy: ServiceProxy | None = None
+        self.ingress: Ingress | None = None
+        self._ingress_status: IngressStatus | None = None
+        self._runtimes: dict[str, Runtime] = {}
+        self.kubelets: dict[str, Kubelet] = {}
+        self.nodes = Informer(self.client, "nodes")
+        self._pods: list[Informer] = []
+        self._heartbeats: Heartbeats | None = None
+        self._server: Server | None = None
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._event_tokens = config.events_per_s * EVENT_BURST_S
+        self._event_time = 0.0
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        self._make_runtimes()
+        for runtime in self._runtimes.values():
+            await runtime.open()
+        self.nodes.start()
+        self.volumes = VolumeBackends(self)
+        await self.volumes.start()
+        services = [
+            Service(node_pb2.DESCRIPTOR.services_by_name["Node"], NodeService(self)),
+            *self.volumes.services(),
+        ]
+        self._server = await self.network.serve(self.config.address, services)
+        self.advertised = self._advertised(self._server.address)
+        for node in self.config.nodes:
+            self.kubelets[node.name] = Kubelet(self, node, self._runtimes[node.runtime])
+        kubelets = [*self.kubelets.values()]
+        self.recorder.start()
+        self.writer.start()
+        await asyncio.gather(*(k.register() for k in kubelets))
+        self._heartbeats = Heartbeats(self.client, self.env, self.config.timing, kubelets)
+        self._heartbeats.start()
+        self.nodes.add_handler(self._node_event)
+        await self._watch_pods()
+        await self._start_traffic()
+
+    async def _start_traffic(self) -> None:
+        config = self.config
+        if config.ingress_address:
+            self._ingress_status = IngressStatus(self.client, self.env, self._external_addresses())
+            self._ingress_status.start()
+        wanted = config.runs_processes if config.proxy is None else config.proxy
+        if not wanted:
+            return
+        # Imported here so that a simulation never loads what opens sockets.
+        from node.ingress.ingress import Ingress
+        from node.proxy.proxy import ServiceProxy
+
+        await self.nodes.synced()
+        self.proxy = ServiceProxy(self)
+        await self.proxy.start()
+        if config.ingress_address:
+            self.ingress = Ingress(self, self.proxy, config.ingress_address)
+            await self.ingress.start()
+
+    def _external_addresses(self) -> list[str]:
+        return [*(self.config.external_addresses or (self.config.ingress_address.rpartition(":")[0],))]
+
+    async def stop(self) -> None:
+        if self._ingress_status is not None:
+            await self._ingress_status.stop()
+        if self.ingress is not None:
+            await self.ingress.stop()
+        if self.proxy is not None:
+            await self.proxy.stop()
+        await self.prober.close()
+        for informer in [*self._pods, self.nodes]:
+            await informer.stop()
+        if self._heartbeats is not None:
+            await self._heartbeats.stop()
+        await self.writer.stop()
+        for kubelet in self.kubelets.values():
+            kubelet.close()
+        for runtime in self._runtimes.values():
+            await runtime.close()
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.volumes is not None:
+            await self.volumes.stop()
+        await self.sources.stop()
+        await self.recorder.stop()
+        if self._server is not None:
+            await self._server.stop()
+
+    def _make_runtimes(self) -> None:
+        simulated = SimulatedRuntime(self.env.rng, self.env.timestamp)
+        for name in dict.fromkeys(n.runtime for n in self.config.nodes):
+            if name != PROCESS:
+                self._runtimes[name] = simulated
+                continue
+            # Imported here so that a simulation never loads what forks.
+            from node.runtime.process import ProcessRuntime
+
+            root = self.env.disk.local_path(self.config.pod_dir)
+            if root is None:
+                raise ConfigError("nodes: the process runtime needs a real disk")
+            self.pod_files = PodFiles(root)
+            self._runtimes[name] = ProcessRuntime(simulated)
+
+    def _advertised(self, bound: str) -> str:
+        host, _, port = bound.rpartition(":")
+        return f"{self.config.advertise_host or host}:{port}"
+
+    async def _watch_pods(self) -> None:
+        names = [*self.kubelets]
+        if len(names) >= self.config.shared_informer_from:
+            selectors = ["spec.nodeName!="]
+        else:
+            selectors = [f"spec.nodeName={name}" for name in names]
+        for selector in selectors:
+            informer = Informer(self.client, "pods", field_selector=selector)
+            informer.add_handler(self._pod_event)
+            self._pods.append(informer)
+            informer.start()
+        for informer in self._pods:
+            await informer.synced()
+        if self.pod_files is not None:
+            self.pod_files.keep_only(meta.uid(w.pod) for k in self.kubelets.values() for w in k.workers)
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def _pod_event(self, kind: str, _old: Object | None, pod: Object) -> None:
+        kubelet = self.kubelets.get(meta.node_name(pod))
+        if kubelet is not None:
+            kubelet.pod_event(kind, pod)
+
+    def _node_event(self, kind: str, _old: Object | None, node: Object) -> None:
+        kubelet = self.kubelets.get(meta.name(node))
+        if kubelet is not None and kind != "DELETED":
+            kubelet.node_event(node)
+
+    # --- for kubelets -----------------------------------------------------------------------------
+
+    def kubelet(self, name: str) -> Kubelet:
+        """Raises NotHere."""
+        kubelet = self.kubelets.get(name)
+        if kubelet is None:
+            raise NotHere(f"node {name} is not on this host")
+        return kubelet
+
+    def publish_status(self, kubelet: Kubelet) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.mark_status(kubelet)
+
+    def record(self, about: Object, kind: str, reason: str, message: str) -> None:
+        """Write an Event; Normal ones only as fast as the configuration allows, as they are but a courtesy."""
+        if kind == "Normal":
+            rate = self.config.events_per_s
+            now = asyncio.get_running_loop().time()
+            refilled = self._event_tokens + (now - self._event_time) * rate
+            self._event_tokens, self._event_time = min(rate * EVENT_BURST_S, refilled), now
+            if self._event_tokens < 1:
+                return
+            self._event_tokens -= 1
+        self.recorder.event(about, kind, reason, message)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run as a task of this host, cancelled when the host stops."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s failed", task.get_name(), exc_info=task.exception())

@@ -1,0 +1,71 @@
+"""The life of a pod on its node, as a pure state machine.
+
+Owns which container runs when (init containers in order, sidecars, restart policies, crash-loop back-off), how a
+pod ends (completion, failure, deadline, deletion with grace) and what its status says at any moment. Does not own
+processes, timers, addresses, volumes or the API: those are effects that `node.kubelet` carries out and answers with
+events. No I/O, clock or randomness: the same events with the same moments give the same effects.
+
+Concurrency: none. One `PodMachine` is stepped by one caller.
+"""
+
+from node.lifecycle.machine import PodMachine
+from node.lifecycle.model import (
+    KUBERNETES_RESTARTS,
+    Effect,
+    Event,
+    Exited,
+    FinalizePod,
+    Moment,
+    PrepareSandbox,
+    Probed,
+    Record,
+    Rejected,
+    RestartTiming,
+    Resumed,
+    SandboxFailed,
+    SandboxReady,
+    SetTimer,
+    StartContainer,
+    Started,
+    StartFailed,
+    StartProbe,
+    StopContainer,
+    StopRequested,
+    Suspended,
+    TearDown,
+    TimerFired,
+    TimerKey,
+    Vanished,
+)
+from node.lifecycle.status import render_status
+
+__all__ = [
+    "KUBERNETES_RESTARTS",
+    "Effect",
+    "Event",
+    "Exited",
+    "FinalizePod",
+    "Moment",
+    "PodMachine",
+    "PrepareSandbox",
+    "Probed",
+    "Record",
+    "Rejected",
+    "RestartTiming",
+    "Resumed",
+    "SandboxFailed",
+    "SandboxReady",
+    "SetTimer",
+    "StartContainer",
+    "StartFailed",
+    "StartProbe",
+    "Started",
+    "StopContainer",
+    "StopRequested",
+    "Suspended",
+    "TearDown",
+    "TimerFired",
+    "TimerKey",
+    "Vanished",
+    "render_status",
+]

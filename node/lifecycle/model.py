@@ -1,0 +1,273 @@
+"""What goes into the pod life cycle (events), what comes out (effects), and its states.
+
+Containers are named by their name in the pod's spec and, for one run of it, by the attempt: a number that grows with
+every start asked for. An event of an older attempt is stale and changes nothing.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now: `at` in seconds of the event loop's clock (for spans), `stamp` as RFC 3339 (for people)."""
+
+    at: float
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartTiming:
+    """How long to wait before trying again, in seconds."""
+
+    backoff_base_s: float
+    """Wait before the second restart; the first one is immediate, as in Kubernetes."""
+    backoff_max_s: float
+    reset_after_s: float
+    """A container which ran this long starts over with the shortest wait."""
+    retry_s: float
+    """Wait after a failure that is not the container's own (missing ConfigMap, volume, address)."""
+
+
+KUBERNETES_RESTARTS = RestartTiming(10.0, 300.0, 600.0, 10.0)
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+class Stage(Enum):
+    """Where the pod as a whole is."""
+
+    NEW = "new"
+    PREPARING = "preparing"  # waits for its address and volumes
+    ACTIVE = "active"  # containers are started as the order and their policies ask
+    ENDING = "ending"  # containers are being stopped; none is started any more
+    ENDED = "ended"  # nothing runs; address and volumes were given back
+    GONE = "gone"  # and the API object is to go, or went
+
+
+class Run(Enum):
+    """Where one container is."""
+
+    IDLE = "idle"  # never started in this sandbox, or to be started when its turn comes
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"  # a stop was asked for; it has not exited yet
+    BACKOFF = "backoff"  # exited; started again when the timer fires
+    FAULT = "fault"  # could not be started; tried again when the timer fires
+    DONE = "done"  # will not run again
+
+
+class Role(Enum):
+    INIT = "init"
+    SIDECAR = "sidecar"  # an init container with restartPolicy Always
+    APP = "app"
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """How one run ended; times as RFC 3339."""
+
+    exit_code: int
+    reason: str
+    started: str
+    finished: str
+    container_id: str
+    signal: int = 0
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Container:
+    """State of one container. `spec` is the container's part of the pod's spec (read-only)."""
+
+    name: str
+    role: Role
+    spec: dict[str, Any]
+    policy: str  # restart policy in force: Always, OnFailure, Never
+    run: Run = Run.IDLE
+    attempt: int = 0
+    container_id: str = ""
+    started_stamp: str = ""
+    started_at: float = 0.0
+    startup_passed: bool = False
+    ready: bool = False
+    restart_count: int = 0
+    backoff_s: float = 0.0  # wait before the next restart
+    waited_s: float = 0.0  # wait of the restart under way
+    ended: Termination | None = None  # the last run's end
+    fault: tuple[str, str] | None = None  # reason, message
+    restart_asked: bool = False  # stopped by a probe: restart it whatever its policy on success
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReady:
+    """Address assigned, volumes mounted."""
+
+    ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFailed:
+    reason: str  # of the Event, e.g. FailedMount
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    container: str
+    attempt: int
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    container: str
+    attempt: int
+    reason: str  # of the waiting state, e.g. CreateContainerConfigError
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    container: str
+    attempt: int
+    exit_code: int
+    signal: int = 0
+    message: str = ""  # termination message
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A probe's result changed (thresholds were applied by the prober)."""
+
+    container: str
+    attempt: int
+    probe: str  # startup, readiness, liveness
+    ok: bool
+    message: str = ""
+
+
+class TimerKey(NamedTuple):
+    kind: str  # container, sandbox, deadline
+    container: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    key: TimerKey
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The API object has a deletion time stamp. May come again with a shorter grace."""
+
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The API object is gone: nothing may go on running for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The node does not take the pod."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The node has lost the cluster: stop everything, start nothing until `Resumed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    pass
+
+
+ContainerEvent = Started | StartFailed | Exited | Probed
+Event = (
+    ContainerEvent
+    | SandboxReady
+    | SandboxFailed
+    | TimerFired
+    | StopRequested
+    | Vanished
+    | Rejected
+    | Suspended
+    | Resumed
+)
+
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareSandbox:
+    """Get an address and mount the volumes; answer with SandboxReady or SandboxFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartContainer:
+    """Answer with Started or StartFailed, later with Exited."""
+
+    container: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopContainer:
+    """Ask it to end, kill it after `grace_s`; answer with Exited. Asked again with a shorter grace, obey that."""
+
+    container: str
+    attempt: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartProbe:
+    """Probe until the container's run ends; answer with Probed on every change."""
+
+    container: str
+    attempt: int
+    probe: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Answer with TimerFired(key) when the loop's clock shows `at`. A stale timer is harmless."""
+
+    key: TimerKey
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write a Kubernetes Event on the pod."""
+
+    type: str  # Normal, Warning
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TearDown:
+    """Unmount the volumes, give the address back."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizePod:
+    """Delete the API object for good (grace 0, uid as precondition), after its last status was written."""
+
+
+Effect = PrepareSandbox | StartContainer | StopContainer | StartProbe | SetTimer | Record | TearDown | FinalizePod

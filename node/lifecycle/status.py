@@ -1,0 +1,217 @@
+"""What a pod's status says, from the state of its machine (core/v1 PodStatus)."""
+
+import functools
+import hashlib
+from typing import Any
+
+from control_plane.api.meta import Object
+from control_plane.api.quantity import compare
+from node.lifecycle.machine import PodMachine, has_initialized
+from node.lifecycle.model import Container, Role, Run, Stage, Termination
+
+_OWNED = (
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+)
+_Condition = tuple[str, str, str]  # status, reason, message
+_TRUE: _Condition = ("True", "", "")
+
+
+def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str) -> dict[str, Any]:
+    """The whole status. Conditions which are not the kubelet's are taken over from `pod`.
+
+    `stamp`: now, for conditions whose status changes; the machine remembers when each last did.
+    """
+    known = pod.get("status") or {}
+    status: dict[str, Any] = {
+        "phase": machine.phase,
+        "conditions": _conditions(machine, pod, stamp),
+        "qosClass": known.get("qosClass") or qos_class(machine.spec),
+    }
+    if host_ip:
+        status["hostIP"] = host_ip
+        status["hostIPs"] = [{"ip": host_ip}]
+    if machine.ip:
+        status["podIP"] = machine.ip
+        status["podIPs"] = [{"ip": machine.ip}]
+    if machine.start_stamp:
+        status["startTime"] = machine.start_stamp
+    if machine.reason:
+        status["reason"] = machine.reason
+    if machine.message:
+        status["message"] = machine.message
+    inits = list(machine.of_role(Role.INIT, Role.SIDECAR))
+    if inits:
+        status["initContainerStatuses"] = [_container_status(machine, c) for c in inits]
+    apps = machine.of_role(Role.APP)
+    status["containerStatuses"] = [_container_status(machine, c) for c in apps]
+    generation = pod["metadata"].get("generation")
+    if generation:
+        status["observedGeneration"] = generation
+    return status
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+def _conditions(machine: PodMachine, pod: Object, stamp: str) -> list[dict[str, Any]]:
+    foreign = [c for c in (pod.get("status") or {}).get("conditions") or () if c["type"] not in _OWNED]
+    out = []
+    for kind, (value, reason, message) in _wanted(machine, foreign).items():
+        before, since = machine.conditions.get(kind, ("", ""))
+        if before != value or not since:
+            since = stamp
+            machine.conditions[kind] = (value, since)
+        condition = {"type": kind, "status": value, "lastTransitionTime": since}
+        if reason:
+            condition["reason"] = reason
+        if message:
+            condition["message"] = message
+        out.append(condition)
+    return [*out, *foreign]
+
+
+def _wanted(machine: PodMachine, foreign: list[dict[str, Any]]) -> dict[str, _Condition]:
+    containers_ready = _containers_ready(machine)
+    sandbox = machine.sandboxes > 0 and machine.stage not in (Stage.ENDED, Stage.GONE)
+    return {
+        "PodReadyToStartContainers": _TRUE if sandbox else ("False", "", ""),
+        "Initialized": _initialized(machine),
+        "Ready": _pod_ready(machine, containers_ready, foreign),
+        "ContainersReady": containers_ready,
+        "PodScheduled": _TRUE,
+    }
+
+
+def _initialized(machine: PodMachine) -> _Condition:
+    if machine.phase == "Succeeded":
+        return "True", "PodCompleted", ""
+    inits = machine.of_role(Role.INIT, Role.SIDECAR)
+    missing = [c.name for c in inits if not has_initialized(c)]
+    if machine.apps_begun or not missing:
+        return _TRUE
+    text = f"containers with incomplete status: [{' '.join(missing)}]"
+    return "False", "ContainersNotInitialized", text
+
+
+def _containers_ready(machine: PodMachine) -> _Condition:
+    if machine.phase == "Succeeded":
+        return "False", "PodCompleted", ""
+    if machine.phase == "Failed":
+        return "False", "PodFailed", ""
+    unready = [c.name for c in machine.containers if c.role is not Role.INIT and not _is_ready(c)]
+    if not unready:
+        return _TRUE
+    return "False", "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
+
+
+def _pod_ready(machine: PodMachine, containers_ready: _Condition, foreign: list[dict[str, Any]]) -> _Condition:
+    if containers_ready[0] != "True":
+        return containers_ready
+    true = {c["type"] for c in foreign if c.get("status") == "True"}
+    gates = [g["conditionType"] for g in machine.spec.get("readinessGates") or ()]
+    missing = [gate for gate in gates if gate not in true]
+    if missing:
+        text = "; ".join(f'corresponding condition of pod readiness gate "{g}" does not exist.'
+                         for g in missing)  # fmt: skip
+        return "False", "ReadinessGatesNotReady", text
+    return _TRUE
+
+
+# --- containers -----------------------------------------------------------------------------------
+
+
+def _is_ready(c: Container) -> bool:
+    return c.ready and c.run in (Run.RUNNING, Run.STOPPING)
+
+
+def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
+    image = c.spec.get("image") or ""
+    running = c.run in (Run.RUNNING, Run.STOPPING) and bool(c.started_stamp)
+    status: dict[str, Any] = {
+        "name": c.name,
+        "image": image,
+        "imageID": _image_id(image) if c.container_id or c.ended else "",
+        "ready": has_initialized(c) if c.role is Role.INIT else _is_ready(c),
+        "restartCount": c.restart_count,
+        "started": running and c.startup_passed,
+        "state": _state(machine, c, running),
+        "lastState": {},
+    }
+    if c.ended is not None and (running or "waiting" in status["state"]):
+        status["lastState"] = {"terminated": _terminated(c.ended)}
+    container_id = c.container_id or (c.ended.container_id if c.ended else "")
+    if container_id:
+        status["containerID"] = container_id
+    return status
+
+
+def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
+    if running:
+        return {"running": {"startedAt": c.started_stamp}}
+    if c.run is Run.DONE and c.ended is not None:
+        return {"terminated": _terminated(c.ended)}
+    if c.run is Run.BACKOFF:
+        name, space = machine.pod_name
+        text = (
+            f"back-off {_duration(c.waited_s)} restarting failed container={c.name} "
+            f"pod={name}_{space}({machine.pod_uid})"
+        )
+        return {"waiting": {"reason": "CrashLoopBackOff", "message": text}}
+    if c.fault is not None:
+        return {"waiting": {"reason": c.fault[0], "message": c.fault[1]}}
+    inits = any(True for _ in machine.of_role(Role.INIT, Role.SIDECAR))
+    initializing = inits and (c.role is not Role.APP or not machine.initialized)
+    return {"waiting": {"reason": "PodInitializing" if initializing else "ContainerCreating"}}
+
+
+def _terminated(end: Termination) -> dict[str, Any]:
+    state: dict[str, Any] = {"exitCode": end.exit_code, "reason": end.reason}
+    for key, value in (
+        ("signal", end.signal),
+        ("message", end.message),
+        ("startedAt", end.started),
+        ("finishedAt", end.finished),
+        ("containerID", end.container_id),
+    ):
+        if value:
+            state[key] = value
+    return state
+
+
+def _duration(seconds: float) -> str:
+    """As Go prints a whole number of seconds: 40s, 1m20s, 5m0s."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+@functools.lru_cache(maxsize=4096)
+def _image_id(image: str) -> str:
+    """Images are not pulled: the digest is of the name, so that equal names have equal ids."""
+    name = image.rsplit("@", 1)[0]
+    head, _, tail = name.rpartition("/")
+    name = f"{head}/{tail.split(':')[0]}" if head else tail.split(":")[0]
+    return f"{name}@sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+
+
+# --- quality of service ---------------------------------------------------------------------------
+
+
+def qos_class(spec: dict[str, Any]) -> str:
+    """Guaranteed, Burstable or BestEffort, by the requests and limits of cpu and memory."""
+    containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
+    named = False
+    guaranteed = True
+    for c in containers:
+        resources = c.get("resources") or {}
+        requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
+        for resource in ("cpu", "memory"):
+            request, limit = requests.get(resource), limits.get(resource)
+            named |= request is not None or limit is not None
+            guaranteed &= limit is not None and (request is None or not compare(request, limit))
+    if not named:
+        return "BestEffort"
+    return "Guaranteed" if guaranteed else "Burstable"

@@ -1,0 +1,130 @@
+"""What files a volume of a pod holds: configMap, secret, downwardAPI and projected sources. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from node.environment import Found, PodFacts, Reference, binary_data, field_value, resource_value
+from node.errors import MountError
+
+DEFAULT_MODE = 0o644
+TOKEN_SECONDS = 3607
+PROJECTED = ("configMap", "secret", "downwardAPI", "projected")
+_NAMES = {"configMap": "configmaps", "secret": "secrets"}
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A file of a volume: content and permission bits."""
+
+    data: bytes
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWanted:
+    """A service account token that the volume holds (TokenRequest). `audience` empty: the API's own."""
+
+    audience: str
+    seconds: int
+
+
+def volume_sources(volume: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(kind, source) of each part of the volume; kinds as in a projected volume."""
+    if "projected" in volume:
+        return [
+            (kind, source)
+            for part in volume["projected"].get("sources") or ()
+            for kind, source in part.items()
+            if source is not None
+        ]
+    return [(kind, volume[kind]) for kind in PROJECTED if volume.get(kind) is not None]
+
+
+def volume_references(volume: dict[str, Any]) -> list[Reference]:
+    """The ConfigMaps and Secrets that the volume shows."""
+    refs = []
+    for kind, source in volume_sources(volume):
+        if kind in _NAMES:
+            refs.append(Reference(_NAMES[kind], _name(source), bool(source.get("optional"))))
+    return refs
+
+
+def tokens_wanted(volume: dict[str, Any]) -> list[TokenWanted]:
+    return [
+        TokenWanted(source.get("audience") or "", source.get("expirationSeconds") or TOKEN_SECONDS)
+        for kind, source in volume_sources(volume)
+        if kind == "serviceAccountToken"
+    ]
+
+
+def volume_files(
+    volume: dict[str, Any],
+    pod: Object,
+    facts: PodFacts,
+    *,
+    found: Found,
+    tokens: dict[TokenWanted, str],
+) -> dict[str, VolumeFile]:
+    """Relative path to file. Raises MountError that names the missing object or key."""
+    files: dict[str, VolumeFile] = {}
+    outer = volume.get("projected") or {}
+    for kind, source in volume_sources(volume):
+        mode = source.get("defaultMode") or outer.get("defaultMode") or DEFAULT_MODE
+        if kind in _NAMES:
+            files.update(_object_files(volume["name"], kind, source, found, mode))
+        elif kind == "downwardAPI":
+            for item in source.get("items") or ():
+                text = _downward(item, pod, facts)
+                files[item["path"]] = VolumeFile(text.encode(), item.get("mode") or mode)
+        elif kind == "serviceAccountToken":
+            wanted = TokenWanted(source.get("audience") or "", source.get("expirationSeconds") or TOKEN_SECONDS)
+            if wanted in tokens:
+                files[source["path"]] = VolumeFile(tokens[wanted].encode(), mode)
+        else:
+            raise MountError(_failed(volume["name"], f"source {kind} is not supported"))
+    return files
+
+
+def _object_files(volume: str, kind: str, source: dict[str, Any], found: Found, mode: int) -> dict[str, VolumeFile]:
+    name = _name(source)
+    optional = bool(source.get("optional"))
+    obj = found.get((_NAMES[kind], name))
+    if obj is None:
+        if optional:
+            return {}
+        raise MountError(_failed(volume, f'{kind.lower()} "{name}" not found'))
+    data = binary_data(obj)
+    items = source.get("items")
+    if not items:
+        return {key: VolumeFile(data[key], mode) for key in sorted(data)}
+    files = {}
+    for item in items:
+        if item["key"] in data:
+            files[item["path"]] = VolumeFile(data[item["key"]], item.get("mode") or mode)
+        elif not optional:
+            raise MountError(_failed(volume, f"references non-existent {kind.lower()} key: {item['key']}"))
+    return files
+
+
+def _downward(item: dict[str, Any], pod: Object, facts: PodFacts) -> str:
+    if "fieldRef" in item:
+        return field_value(item["fieldRef"]["fieldPath"], pod, facts)
+    ref = item["resourceFieldRef"]
+    parts = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
+    container = next((c for c in parts if c["name"] == ref.get("containerName")), parts[0])
+    return resource_value(ref, container, facts)
+
+
+def _name(source: dict[str, Any]) -> str:
+    return source.get("name") or source.get("secretName") or ""
+
+
+def _failed(volume: str, why: str) -> str:
+    return f'MountVolume.SetUp failed for volume "{volume}" : {why}'
+
+
+def mount_failed(pod: Object, volume: str, why: str) -> MountError:
+    """The error kubelet reports when a volume cannot be set up."""
+    return MountError(f"{_failed(volume, why)} (pod {meta.key(pod)})")

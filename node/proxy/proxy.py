@@ -1,0 +1,265 @@
+"""The sockets of services on one host, kept as `rules` say."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.client import Informer
+from control_plane.rpc import Stub
+from node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
+from node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, plan_service
+from node.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
+from proto.rayplane.v1 import node_pb2 as pb
+
+if TYPE_CHECKING:
+    from node.host import NodeHost
+
+log = logging.getLogger(__name__)
+
+SLICES = "endpointslices.discovery.k8s.io"
+CONNECT_TIMEOUT_S = 3.0
+BIND_RETRY_S = 2.0
+BACKLOG = 512
+AFFINITY_MAX = 10_000
+CONNECTIONS_MAX = 10_000
+
+
+class ServiceProxy:
+    """Listens for services with real endpoints and carries their connections."""
+
+    def __init__(self, host: "NodeHost") -> None:
+        self._host = host
+        self._slices = Informer(host.client, SLICES, indexers={"service": _service_of})
+        self._services: Informer | None = None
+        self._plans: dict[str, dict[Socket, Target]] = {}
+        self._listeners: dict[Socket, _Listener] = {}
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._slices.start()
+        self._services = await self._host.sources.informer("services")
+        await self._slices.synced()
+        self._services.add_handler(lambda kind, old, new: self._mark(meta.key(new)))
+        self._slices.add_handler(lambda kind, old, new: self._mark(*_service_of(new)))
+        self._host.nodes.add_handler(self._node_event)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="service proxy")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for listener in self._listeners.values():
+            listener.close()
+        await self._slices.stop()
+
+    # --- what others ask --------------------------------------------------------------------------
+
+    def slices(self, service: str) -> list[Object]:
+        """EndpointSlices of the service namespace/name."""
+        return self._slices.by_index("service", service)
+
+    def view(self) -> HostView:
+        simulated = (
+            meta.name(n) for n in self._host.nodes.list() if meta.annotations(n).get(RUNTIME_ANNOTATION) == "simulated"
+        )
+        return HostView({name: k.node_ip for name, k in self._host.kubelets.items()}, frozenset(simulated))
+
+    def is_near(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint is on this machine, or on no node at all: it can be dialled."""
+        return self._far_host(endpoint) is None
+
+    async def dial(self, endpoint: Endpoint) -> Pipe:
+        """Raises OSError."""
+        far = self._far_host(endpoint)
+        if far is None:
+            return await TcpPipe.connect(endpoint.ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
+        namespace, name = meta.split_key(endpoint.pod)
+        stub = Stub(self._host.network.channel(far), pb.DESCRIPTOR.services_by_name["Node"])
+        ref = pb.ContainerRef(node=endpoint.node, namespace=namespace, pod=name)
+        pipe = ForwardPipe(stub, ref, endpoint.port)
+        try:
+            await pipe.open(timeout=CONNECT_TIMEOUT_S)
+        except OSError:
+            await pipe.close(broken=True)
+            raise
+        return pipe
+
+    def _far_host(self, endpoint: Endpoint) -> str | None:
+        node = self._host.nodes.get("", endpoint.node) if endpoint.node else None
+        address = meta.annotations(node).get(HOST_ANNOTATION) if node is not None else None
+        if address is None or _machine(address) == _machine(self._host.advertised) or not endpoint.pod:
+            return None
+        return address
+
+    # --- keeping sockets --------------------------------------------------------------------------
+
+    def _mark(self, *services: str) -> None:
+        self._dirty.update(dict.fromkeys(services))
+        self._wake.set()
+
+    def _node_event(self, kind: str, old: Object | None, new: Object) -> None:
+        watched = (RUNTIME_ANNOTATION, HOST_ANNOTATION)
+        before = [meta.annotations(old).get(a) for a in watched] if old else []
+        own = meta.name(new) in self._host.kubelets
+        if before != [meta.annotations(new).get(a) for a in watched] or own:
+            self._mark(*(meta.key(s) for s in self._services.list()) if self._services else ())
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            # Changes come in groups: a roll-out touches one slice many times.
+            await asyncio.sleep(self._host.config.batch_window_s)
+            dirty, self._dirty = self._dirty, {}
+            view = self.view()
+            for key in dirty:
+                self._plan(key, view)
+            await self._apply()
+
+    def _plan(self, key: str, view: HostView) -> None:
+        assert self._services is not None
+        service = self._services.get_key(key)
+        plan = plan_service(service, self.slices(key), view) if service is not None else {}
+        if plan:
+            self._plans[key] = plan
+        else:
+            self._plans.pop(key, None)
+
+    async def _apply(self) -> None:
+        wanted: dict[Socket, Target] = {}
+        for key in sorted(self._plans, reverse=True):
+            wanted.update(self._plans[key])
+        for address in [a for a in self._listeners if a not in wanted]:
+            self._listeners.pop(address).close()
+        for address, target in wanted.items():
+            listener = self._listeners.get(address)
+            if listener is None:
+                listener = _Listener(self, self._host, address)
+                if not await self._open(listener, target):
+                    continue
+                self._listeners[address] = listener
+            listener.target = target
+
+    async def _open(self, listener: "_Listener", target: Target) -> bool:
+        try:
+            await listener.open()
+        except OSError as e:
+            self._refused(listener.address, target, e)
+            return False
+        return True
+
+    def _refused(self, address: Socket, target: Target, error: OSError) -> None:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return  # an external address which another machine has
+        text = f"cannot listen on {address[0]}:{address[1]}: {error.strerror}"
+        if error.errno == errno.EACCES:
+            text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
+        else:
+            asyncio.get_running_loop().call_later(BIND_RETRY_S, self._mark, target.service)
+        service = self._services.get_key(target.service) if self._services is not None else None
+        if service is not None:
+            self._host.record(service, "Warning", "CannotListen", text)
+        log.warning("service %s: %s", target.service, text)
+
+
+class _Listener:
+    """One socket of a service."""
+
+    def __init__(self, proxy: ServiceProxy, host: "NodeHost", address: Socket) -> None:
+        self.address = address
+        self.target: Target | None = None
+        self._proxy = proxy
+        self._host = host
+        self._server: asyncio.Server | None = None
+        self._turn = host.env.rng.getrandbits(16)
+        self._clients: dict[str, tuple[Endpoint, float]] = {}
+        self._connections = 0
+
+    async def open(self) -> None:
+        """Raises OSError."""
+        self._server = await asyncio.start_server(
+            self._accept, sock=listening_socket(*self.address), backlog=BACKLOG, limit=64 * 1024
+        )
+
+    def close(self) -> None:
+        """Take no more connections; those under way go on."""
+        if self._server is not None:
+            self._server.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= CONNECTIONS_MAX:
+            writer.transport.abort()
+            return
+        self._connections += 1
+        self._host.spawn(self._serve(TcpPipe(reader, writer), writer), f"connection to {self.address}")
+
+    async def _serve(self, client: TcpPipe, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peername")
+        try:
+            backend = await self._connect(peer[0] if peer else "")
+            if backend is None:
+                await client.close(broken=True)
+            else:
+                await splice(client, backend)
+        finally:
+            self._connections -= 1
+
+    async def _connect(self, client: str) -> Pipe | None:
+        for endpoint in self._choices(client):
+            with contextlib.suppress(OSError):
+                pipe = await self._proxy.dial(endpoint)
+                self._remember(client, endpoint)
+                return pipe
+        return None
+
+    def _choices(self, client: str) -> Iterator[Endpoint]:
+        """Every endpoint once: the client's own first, then in turn."""
+        if self.target is None:
+            return
+        endpoints = self.target.endpoints
+        own = self._clients.get(client)
+        now = asyncio.get_running_loop().time()
+        if self.target.affinity_s and own is not None and own[0] in endpoints and own[1] > now:
+            yield own[0]
+        self._turn += 1
+        for i in range(len(endpoints)):
+            yield endpoints[(self._turn + i) % len(endpoints)]
+
+    def _remember(self, client: str, endpoint: Endpoint) -> None:
+        if self.target is None or not self.target.affinity_s:
+            return
+        self._clients.pop(client, None)
+        if len(self._clients) >= AFFINITY_MAX:
+            del self._clients[next(iter(self._clients))]
+        self._clients[client] = (endpoint, asyncio.get_running_loop().time() + self.target.affinity_s)
+
+
+def listening_socket(ip: str, port: int) -> socket.socket:
+    """A TCP socket which others of this machine may open too. Raises OSError."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setblocking(False)
+        sock.bind((ip, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _service_of(one: Object) -> list[str]:
+    name = meta.labels(one).get(SERVICE_LABEL)
+    return [f"{meta.namespace(one)}/{name}"] if name else []
+
+
+def _machine(address: str) -> str:
+    return address.rpartition(":")[0]

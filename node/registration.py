@@ -1,0 +1,121 @@
+"""What a node says about itself (core/v1 Node). Pure."""
+
+import hashlib
+from typing import Any
+
+from control_plane.api import quantity
+from control_plane.api.meta import Object
+from node.config import NodeConfig
+
+KUBELET_VERSION = "v1.37.0"
+RUNTIME_ANNOTATION = "rayplane.io/runtime"
+HOST_ANNOTATION = "rayplane.io/host-address"
+CAPACITY_ANNOTATION = "rayplane.io/volume-capacity"
+LEASE_NAMESPACE = "kube-node-lease"
+_DISK = "100Gi"
+_HEALTHY = (
+    ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+)
+
+
+def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str) -> Object:
+    """The Node without its status. `host_address`: host:port of the node host's gRPC services."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": config.name,
+            "labels": node_labels(config),
+            "annotations": {
+                RUNTIME_ANNOTATION: config.runtime,
+                HOST_ANNOTATION: host_address,
+                CAPACITY_ANNOTATION: volume_capacity,
+            },
+        },
+        "spec": {},
+    }
+
+
+def node_labels(config: NodeConfig) -> dict[str, str]:
+    labels = {
+        "kubernetes.io/hostname": config.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+        **config.labels,
+    }
+    if config.zone:
+        labels["topology.kubernetes.io/zone"] = config.zone
+    return labels
+
+
+def node_status(config: NodeConfig, known: Object, *, node_ip: str, port: int, stamp: str) -> dict[str, Any]:
+    """The node's status. `known`: the Node as last seen, for the times at which conditions changed."""
+    before = {c["type"]: c for c in (known.get("status") or {}).get("conditions") or ()}
+    conditions = []
+    for kind, value, reason, message in _HEALTHY:
+        old = before.get(kind) or {}
+        same = old.get("status") == value
+        since = (same and old.get("lastTransitionTime")) or stamp
+        conditions.append(
+            {
+                "type": kind,
+                "status": value,
+                "reason": reason,
+                "message": message,
+                "lastHeartbeatTime": stamp,
+                "lastTransitionTime": since,
+            }
+        )
+        before.pop(kind, None)
+    addresses = [{"type": "Hostname", "address": config.name}]
+    if node_ip:
+        addresses.insert(0, {"type": "InternalIP", "address": node_ip})
+    resources = {
+        "cpu": quantity.canonical(config.cpu),
+        "memory": quantity.canonical(config.memory),
+        "ephemeral-storage": _DISK,
+        "pods": str(config.max_pods),
+    }
+    return {
+        "capacity": resources,
+        "allocatable": resources,
+        "conditions": [*conditions, *before.values()],
+        "addresses": addresses,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        "nodeInfo": _node_info(config),
+    }
+
+
+def _node_info(config: NodeConfig) -> dict[str, str]:
+    machine = hashlib.sha256(config.name.encode()).hexdigest()[:32]
+    return {
+        "machineID": machine,
+        "systemUUID": f"{machine[:8]}-{machine[8:12]}-{machine[12:16]}-{machine[16:20]}-{machine[20:]}",
+        "bootID": "",
+        "kernelVersion": "",
+        "osImage": "rayplane",
+        "containerRuntimeVersion": f"rayplane-{config.runtime}://1.0.0",
+        "kubeletVersion": KUBELET_VERSION,
+        "kubeProxyVersion": "",
+        "operatingSystem": "linux",
+        "architecture": "amd64",
+    }
+
+
+def lease_object(node: Object, *, duration_s: int, renewed: str) -> Object:
+    """The node's Lease (coordination.k8s.io/v1), owned by the Node. `renewed`: RFC 3339 with microseconds."""
+    name = node["metadata"]["name"]
+    owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"].get("uid", "")}
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]},
+        "spec": {
+            "holderIdentity": name,
+            "leaseDurationSeconds": duration_s,
+            "renewTime": renewed,
+        },
+    }

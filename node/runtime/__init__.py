@@ -1,0 +1,119 @@
+"""Container runtimes behind one small interface.
+
+Owns how a container runs: `simulated` (as data) and `process` (real processes below one shim per host). Does not own
+when it runs (`node.lifecycle`) or what the pod's status says. A runtime is told to start a container and calls the
+listener back: `started` or `failed` once, and after `started` `exited` once. Callbacks come on the event loop,
+possibly before `start` returns. Everything is bounded: logs rotate, exec sessions are counted.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from control_plane.api.meta import Object
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume in a container."""
+
+    volume: str
+    mount_path: str
+    source: str  # real path on this machine
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrder:
+    """One run of one container."""
+
+    pod: Object
+    container: dict[str, Any]  # its part of the pod's spec
+    attempt: int
+    container_id: str
+    pod_ip: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    directory: str = ""  # the pod's own directory on this machine; empty when there is none
+    stamp: str = ""  # now, RFC 3339
+
+
+class Listener(Protocol):
+    """What a runtime calls back."""
+
+    def started(self) -> None: ...
+
+    def failed(self, reason: str, message: str) -> None: ...
+
+    def exited(self, exit_code: int, signal: int, message: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """Which part of a log (core/v1 PodLogOptions). `since`: RFC 3339, lines older than it are left out."""
+
+    follow: bool = False
+    timestamps: bool = False
+    tail_lines: int | None = None
+    since: str = ""
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses now."""
+
+    cpu_nanocores: int = 0
+    memory_bytes: int = 0
+
+
+class ExecSession(Protocol):
+    """A command that runs in a container beside its main process."""
+
+    async def write(self, data: bytes) -> None:
+        """To its standard input."""
+
+    def close_input(self) -> None: ...
+
+    def resize(self, width: int, height: int) -> None: ...
+
+    def output(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """(stdout, stderr) as they come, until both are closed."""
+
+    async def wait(self) -> int:
+        """The exit code."""
+
+    def kill(self) -> None: ...
+
+
+class ContainerRun(Protocol):
+    """One run of a container, from `start` until its logs are dropped."""
+
+    real: bool
+    """Whether it is a process with sockets and files."""
+
+    def stop(self, grace_s: float) -> None:
+        """Ask it to end and kill it after `grace_s`. Again with a shorter grace: obey that."""
+
+    def logs(self, options: LogOptions) -> AsyncIterator[bytes]: ...
+
+    async def exec(self, command: list[str], *, tty: bool, stdin: bool) -> ExecSession: ...
+
+    def usage(self) -> Usage: ...
+
+    def probe_delay(self, probe: str) -> "tuple[float, bool] | None":
+        """For a simulated run: (seconds until the probe gives its result, the result). None: probe it really."""
+
+
+class Runtime(Protocol):
+    """Starts containers."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        """End every container."""
+
+    def keep_alive(self, seconds: float) -> None:
+        """The cluster has been heard: containers may live this long without another word."""
+
+    def start(self, order: StartOrder, listener: Listener) -> ContainerRun: ...

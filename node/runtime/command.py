@@ -1,0 +1,100 @@
+"""How a container's spec becomes the command line of a process of this machine. Pure.
+
+There are no images and no chroot. What a manifest may rely on:
+
+- `command` and `args` name programs of this machine, with `$(VAR)` expanded.
+- The working directory is the container's root (RAYPLANE_ROOT), or `workingDir` below it or in a volume. Each volume
+  appears below the root at its mount path, and its real directory is in RAYPLANE_MOUNT_<NAME>.
+- An absolute path at or below a mount path in command, args and values of env is rewritten to the real directory.
+- The address 0.0.0.0 in command, args and env becomes the pod's own address, which is also in POD_IP: all pods of a
+  machine share its loopback interface, and a process that listens on every address would take the port of all.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from control_plane.api import meta
+from node.environment import expand
+from node.runtime import StartOrder
+from node.runtime.shim import MARK
+
+TERMINATION_LOG = "/dev/termination-log"
+_ANY_ADDRESS = re.compile(r"(?<![\w.])0\.0\.0\.0(?![\w.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Real paths of one container."""
+
+    root: str
+    termination_log: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+
+
+def has_command(container: dict[str, Any]) -> bool:
+    """Whether there is anything to run; without one the container is simulated."""
+    return bool(container.get("command"))
+
+
+def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine:
+    """`path`: the value of PATH unless the container sets its own."""
+    container = order.container
+    localize = localizer(order, layout)
+    env = {name: localize(value) for name, value in order.env.items()}
+    parts = [*(container.get("command") or ()), *(container.get("args") or ())]
+    argv = [localize(expand(part, env)) for part in parts]
+    return CommandLine(argv, _own_env(order, layout, path) | env, _cwd(container, layout, localize))
+
+
+def localizer(order: StartOrder, layout: Layout) -> Callable[[str], str]:
+    """Replaces mount paths, where they stand as whole path components, and the address that means all addresses."""
+    rewrite = _rewriter(_targets(order, layout))
+    if not order.pod_ip:
+        return rewrite
+    return lambda text: _ANY_ADDRESS.sub(order.pod_ip, rewrite(text))
+
+
+def _targets(order: StartOrder, layout: Layout) -> dict[str, str]:
+    targets = {m.mount_path.rstrip("/"): m.source for m in order.mounts}
+    message_path = order.container.get("terminationMessagePath") or TERMINATION_LOG
+    targets.setdefault(message_path, layout.termination_log)
+    targets.pop("", None)
+    return targets
+
+
+def _rewriter(targets: Mapping[str, str]) -> Callable[[str], str]:
+    longest_first = sorted(targets, key=len, reverse=True)
+    pattern = re.compile(r"(?<![\w./-])(" + "|".join(re.escape(t) for t in longest_first) + r")(?![\w.-])")
+    return lambda text: pattern.sub(lambda match: targets[match.group(1)], text)
+
+
+def _own_env(order: StartOrder, layout: Layout, path: str) -> dict[str, str]:
+    env = {
+        "PATH": path,
+        "HOME": layout.root,
+        "HOSTNAME": meta.spec(order.pod).get("hostname") or meta.name(order.pod),
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        "POD_IP": order.pod_ip,
+        "RAYPLANE_ROOT": layout.root,
+        MARK: order.container_id,
+    }
+    for mount in order.mounts:
+        env[f"RAYPLANE_MOUNT_{re.sub('[^A-Z0-9]', '_', mount.volume.upper())}"] = mount.source
+    return env
+
+
+def _cwd(container: dict[str, Any], layout: Layout, rewrite: Callable[[str], str]) -> str:
+    wanted = container.get("workingDir") or "/"
+    real = rewrite(wanted)
+    if real != wanted:
+        return real
+    return f"{layout.root}/{wanted.strip('/')}".rstrip("/")

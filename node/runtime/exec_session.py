@@ -1,0 +1,174 @@
+"""A command in a real container: its pipes or terminal, and its end."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import AsyncIterator, Callable
+from typing import Any, BinaryIO
+
+from node.errors import RuntimeFailed
+from node.runtime.command import CommandLine
+from node.runtime.shim_client import ShimClient
+
+CHUNK = 32 * 1024
+QUEUE_MAX = 16
+_ids = iter(range(1, 1 << 62))
+
+
+class ProcessExec:
+    """`begin` once; then an `ExecSession`. With a terminal all output is standard output."""
+
+    def __init__(self, shim: ShimClient, container_id: str, *, tty: bool) -> None:
+        self._shim = shim
+        self._container_id = container_id
+        self._id = f"exec-{next(_ids)}"
+        self._tty = tty
+        self._terminal = -1
+        self._input: asyncio.StreamWriter | None = None
+        self._readers: list[asyncio.StreamReader] = []
+        self._transports: list[asyncio.BaseTransport] = []
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._on_end: Callable[[], None] | None = None
+
+    async def begin(self, command: list[str], line: CommandLine, *, stdin: bool, on_end: Callable[[], None]) -> None:
+        """Raises RuntimeFailed when the order cannot be given; a command that cannot run exits with 126 or 127."""
+        self._on_end = on_end
+        theirs: list[int] = []
+        try:
+            theirs = await (self._open_terminal() if self._tty else self._open_pipes(stdin))
+            self._shim.order(
+                self._id,
+                self._report,
+                fds=theirs,
+                op="exec",
+                of=self._container_id,
+                argv=command,
+                env=line.env,
+                cwd=line.cwd,
+                tty=self._tty,
+            )
+        except (OSError, RuntimeFailed) as e:
+            self._end(126)
+            self.kill()
+            raise RuntimeFailed(f"cannot run {command[:1]}: {e}") from e
+        finally:
+            for fd in theirs:
+                os.close(fd)
+
+    async def _open_pipes(self, stdin: bool) -> list[int]:
+        input_read, input_write = os.pipe2(os.O_CLOEXEC)
+        if stdin:
+            await self._connect_input(input_write)
+        else:
+            os.close(input_write)
+        theirs = [input_read]
+        for _ in range(2):
+            read, write = os.pipe2(os.O_CLOEXEC)
+            theirs.append(write)
+            await self._connect_output(read)
+        return theirs
+
+    async def _open_terminal(self) -> list[int]:
+        self._terminal, slave = os.openpty()
+        await self._connect_output(os.dup(self._terminal))
+        await self._connect_input(os.dup(self._terminal))
+        return [slave, os.dup(slave), os.dup(slave)]
+
+    async def _connect_input(self, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        pipe: BinaryIO = os.fdopen(fd, "wb", 0)  # type: ignore[assignment]
+        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
+        self._transports.append(transport)
+        self._input = asyncio.StreamWriter(transport, protocol, None, loop)
+
+    async def _connect_output(self, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=CHUNK)
+        pipe: BinaryIO = os.fdopen(fd, "rb", 0)  # type: ignore[assignment]
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        self._transports.append(transport)
+        self._readers.append(reader)
+
+    def _report(self, message: dict[str, Any]) -> None:
+        if message["ev"] == "failed":
+            # As a shell says: 127 when there is no such program, 126 when it cannot be run.
+            self._end(127 if "not found" in message["error"] else 126)
+        elif message["ev"] == "exited":
+            self._end(int(message["code"]))
+
+    def _end(self, code: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(code)
+            if self._on_end is not None:
+                self._on_end()
+
+    # --- ExecSession ------------------------------------------------------------------------------
+
+    async def write(self, data: bytes) -> None:
+        if self._input is None:
+            return
+        self._input.write(data)
+        try:
+            await self._input.drain()
+        except OSError:
+            # The command closed its input, as `head` does.
+            self._input = None
+
+    def close_input(self) -> None:
+        writer, self._input = self._input, None
+        if writer is None:
+            return
+        if self._tty:
+            writer.write(b"\x04")  # end of transmission, as a user would type it
+        else:
+            writer.close()
+
+    def resize(self, width: int, height: int) -> None:
+        if self._terminal >= 0:
+            size = struct.pack("HHHH", height, width, 0, 0)
+            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+
+    async def output(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        queue: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue(QUEUE_MAX)
+
+        async def pump(index: int, reader: asyncio.StreamReader) -> None:
+            # A terminal whose last user is gone answers with an error instead of an end.
+            with contextlib.suppress(OSError):
+                while data := await reader.read(CHUNK):
+                    await queue.put((b"", data) if index else (data, b""))
+            await queue.put(None)
+
+        pumps = [asyncio.create_task(pump(i, r)) for i, r in enumerate(self._readers)]
+        try:
+            open_streams = len(pumps)
+            while open_streams:
+                chunk = await queue.get()
+                if chunk is None:
+                    open_streams -= 1
+                else:
+                    yield chunk
+        finally:
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def wait(self) -> int:
+        return await self._exit
+
+    def kill(self) -> None:
+        if not self._exit.done():
+            self._shim.order(self._id, op="kill", grace=0.0)
+        for transport in self._transports:
+            if transport.is_closing():
+                continue
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
+            else:
+                transport.close()
+        self._transports.clear()
+        if self._terminal >= 0:
+            os.close(self._terminal)
+            self._terminal = -1

@@ -1,0 +1,371 @@
+"""The process that real containers are children of: one small program per node host, run by itself.
+
+It starts containers and commands in sessions of their own, writes their output to log files, kills whole groups, and
+reports ends. It lives in its own session and watches its host: when the control socket closes, when the host's
+process is gone, or when the host has not heard the cluster for too long (`alive`), every process below it is killed, so
+nothing outlives its owner even if that dies by SIGKILL. It is the reaper of orphans below it, so what a container
+left behind in another session is found by the variable RAYPLANE_CONTAINER_ID and killed too. Should the shim itself be
+killed, its children die by their parent-death signal.
+
+Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
+in:  {op: start, id, argv, env, cwd, log, log_bytes} {op: exec, id, of, argv, env, cwd, tty} with three descriptors
+     {op: kill, id, grace} {op: alive, seconds}
+out: {ev: started, id, pid} {ev: failed, id, error} {ev: exited, id, code, signal}
+
+Imports nothing of this project, so that it starts in a few milliseconds. Single-threaded, one epoll loop.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from collections import deque
+from typing import Any
+
+MARK = "RAYPLANE_CONTAINER_ID"
+MESSAGE_MAX = 192 * 1024
+READ_BYTES = 64 * 1024
+LINE_MAX = 256 * 1024
+WATCH_S = 1.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Log:
+    """Output of one container: a stamp before each line; at `limit` bytes the file becomes `<path>.1`."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self._path, self._limit = path, limit
+        self._rest = b""
+        self._open()
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._fd).st_size
+
+    def add(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_MAX:
+            lines.append(self._rest)
+            self._rest = b""
+        if lines:
+            now = stamp()
+            self._write(b"".join(now + line + b"\n" for line in lines))
+
+    def close(self) -> None:
+        if self._rest:
+            self._write(stamp() + self._rest)
+        os.close(self._fd)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._size += os.write(self._fd, data)
+            if self._size > self._limit:
+                os.close(self._fd)
+                os.replace(self._path, self._path + ".1")
+                self._open()
+        except OSError:
+            # A full disk costs log lines, never the container.
+            return
+
+
+class Child:
+    """A container's main process, or a command beside it (`of` is the container then)."""
+
+    def __init__(self, ident: str, process: "subprocess.Popen[bytes]", of: str = "") -> None:
+        self.id, self.of = ident, of
+        self.process = process
+        self.pid = process.pid
+        self.output = -1
+        self.log: Log | None = None
+        self.kill_at: float | None = None
+
+
+class Shim:
+    """The loop and what it knows."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._host = os.getppid()
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[str, Child] = {}
+        self._by_pid: dict[int, Child] = {}
+        self._unsent: deque[bytes] = deque()
+        self._alive_until: float | None = None
+        self._running = True
+
+    def run(self) -> None:
+        control, selector = self._control, self._selector
+        control.setblocking(False)
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        selector.register(control, selectors.EVENT_READ, self._receive)
+        selector.register(wake_read, selectors.EVENT_READ, lambda: os.read(wake_read, 4096))
+        while self._running:
+            for key, _ in selector.select(self._timeout()):
+                key.data()
+            self._reap()
+            self._kill_late()
+            self._send_more()
+            if os.getppid() != self._host:
+                break
+        self._end_all()
+
+    def _stop(self) -> None:
+        self._running = False
+
+    def _timeout(self) -> float:
+        now = time.monotonic()
+        due = [c.kill_at for c in self._children.values() if c.kill_at is not None]
+        return max(0.0, min([now + WATCH_S, *due]) - now)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_MAX, 3)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, fds = b"", []
+            if not data:
+                self._running = False
+                return
+            message = json.loads(data)
+            op = message["op"]
+            if op == "start":
+                self._start(message)
+            elif op == "exec":
+                self._exec(message, fds)
+            elif op == "kill":
+                self._kill(message["id"], message["grace"])
+            elif op == "alive":
+                self._alive_until = time.monotonic() + message["seconds"]
+
+    def _send(self, **message: Any) -> None:
+        self._unsent.append(json.dumps(message).encode())
+        self._send_more()
+
+    def _send_more(self) -> None:
+        # At most one message for each start and each end of a child: bounded by what the host asked for.
+        while self._unsent:
+            try:
+                self._control.send(self._unsent[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self._running = False
+                return
+            self._unsent.popleft()
+
+    # --- start ------------------------------------------------------------------------------------
+
+    def _start(self, message: dict[str, Any]) -> None:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            log = Log(message["log"], message["log_bytes"])
+            process = spawn(message, (subprocess.DEVNULL, write, write), tty=False)
+        except (OSError, subprocess.SubprocessError) as e:
+            os.close(read)
+            self._send(ev="failed", id=message["id"], error=describe(e, message))
+            return
+        finally:
+            os.close(write)
+        os.set_blocking(read, False)
+        child = Child(message["id"], process)
+        child.output, child.log = read, log
+        self._add(child)
+        self._selector.register(read, selectors.EVENT_READ, lambda: self._pump(child))
+
+    def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
+        try:
+            process = spawn(message, (fds[0], fds[1], fds[2]), tty=message["tty"])
+        except (OSError, subprocess.SubprocessError) as e:
+            self._send(ev="failed", id=message["id"], error=describe(e, message))
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._add(Child(message["id"], process, of=message["of"]))
+
+    def _add(self, child: Child) -> None:
+        self._children[child.id] = child
+        self._by_pid[child.pid] = child
+        self._send(ev="started", id=child.id, pid=child.pid)
+
+    def _pump(self, child: Child) -> bool:
+        """Move some output to the log; whether there may be more now."""
+        try:
+            data = os.read(child.output, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data and child.log is not None:
+            child.log.add(data)
+            return True
+        self._close_output(child)
+        return False
+
+    def _close_output(self, child: Child) -> None:
+        if child.output >= 0:
+            self._selector.unregister(child.output)
+            os.close(child.output)
+            child.output = -1
+
+    # --- end --------------------------------------------------------------------------------------
+
+    def _kill(self, ident: str, grace: float) -> None:
+        child = self._children.get(ident)
+        if child is None:
+            return
+        at = time.monotonic() + grace
+        if grace > 0 and child.kill_at is None:
+            # As container runtimes do: the main process is asked, the others die with it.
+            kill(child.pid, signal.SIGTERM)
+        child.kill_at = at if child.kill_at is None else min(at, child.kill_at)
+
+    def _kill_late(self) -> None:
+        now = time.monotonic()
+        if self._alive_until is not None and now > self._alive_until:
+            self._alive_until = None
+            for child in self._children.values():
+                child.kill_at = now
+        for child in self._children.values():
+            if child.kill_at is not None and child.kill_at <= now:
+                kill_group(child.pid, signal.SIGKILL)
+                child.kill_at = now + WATCH_S
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                # Looked at before it is reaped: while it is a zombie nobody else can get its group's number.
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if info is None:
+                return
+            child = self._by_pid.pop(info.si_pid, None)
+            if child is not None:
+                kill_group(child.pid, signal.SIGKILL)
+            _, status = os.waitpid(info.si_pid, 0)
+            if child is not None:
+                self._ended(child, status)
+            self._kill_strays()
+
+    def _ended(self, child: Child, status: int) -> None:
+        del self._children[child.id]
+        code = os.waitstatus_to_exitcode(status)
+        child.process.returncode = code
+        if not child.of:
+            for other in self._children.values():
+                if other.of == child.id:
+                    kill_group(other.pid, signal.SIGKILL)
+        while child.output >= 0 and self._pump(child):
+            pass
+        self._close_output(child)
+        if child.log is not None:
+            child.log.close()
+        number = -code if code < 0 else 0
+        self._send(ev="exited", id=child.id, code=128 + number if number else code, signal=number)
+
+    def _kill_strays(self) -> None:
+        """Kill orphans whose container is no more."""
+        for pid in child_pids():
+            if pid not in self._by_pid:
+                mark = mark_of(pid)
+                # Without a mark nobody can tell whose it is; it goes when the shim goes.
+                if mark and mark not in self._children:
+                    kill(pid)
+
+    def _end_all(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for child in self._children.values():
+            kill_group(child.pid, signal.SIGKILL)
+        # Children of those just killed become ours: look again until there are none.
+        while pids := child_pids():
+            for pid in pids:
+                kill(pid)
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                return
+
+
+def spawn(message: dict[str, Any], stdio: tuple[int, int, int], *, tty: bool) -> "subprocess.Popen[bytes]":
+    def before_exec() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if tty:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    return subprocess.Popen(
+        message["argv"],
+        env=message["env"],
+        cwd=message["cwd"],
+        stdin=stdio[0],
+        stdout=stdio[1],
+        stderr=stdio[2],
+        start_new_session=True,
+        preexec_fn=before_exec,
+    )
+
+
+def describe(error: Exception, message: dict[str, Any]) -> str:
+    if not isinstance(error, OSError) or error.filename != message["argv"][0]:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f'exec: "{message["argv"][0]}": executable file not found in $PATH'
+    if isinstance(error, PermissionError):
+        return f'exec: "{message["argv"][0]}": permission denied'
+    return str(error)
+
+
+def stamp() -> bytes:
+    """Now as RFC 3339 with nanoseconds, and a blank."""
+    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode() + b".%09dZ " % nanos
+
+
+def kill_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def child_pids() -> list[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as f:
+        return [int(pid) for pid in f.read().split()]
+
+
+def mark_of(pid: int) -> str:
+    """The container a process was started for; empty when it cannot be told."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as f:
+            for entry in f.read().split(b"\0"):
+                if entry.startswith(MARK.encode() + b"="):
+                    return entry.partition(b"=")[2].decode()
+    except OSError:
+        return ""
+    return ""
+
+
+if __name__ == "__main__":
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    Shim(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -1,0 +1,169 @@
+"""The node host's end of its shim: starts it, sends orders, hands on what it reports.
+
+If the shim dies, everything below it is dead: each child is reported as killed, and the next order starts a new one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from node.errors import RuntimeFailed
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+MESSAGE_MAX = 192 * 1024
+UNSENT_MAX = 4096
+
+
+class ShimClient:
+    """`order` sends a message about child `id`; `report` is called with each message the shim sends about it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._reports: dict[str, Report] = {}
+        self._pids: dict[str, int] = {}
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+
+    def start(self) -> None:
+        """Start the shim unless it runs."""
+        if self._socket is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MESSAGE_MAX)
+        ours.setblocking(False)
+        path = Path(__file__).with_name("shim.py")
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(path), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        self._socket = ours
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._receive)
+
+    @property
+    def pid(self) -> int:
+        """The shim's process id, 0 when there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    async def stop(self) -> None:
+        """End the shim and with it everything below it."""
+        self._disconnect()
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.get_running_loop().run_in_executor(None, _wait, process)
+
+    def order(self, ident: str, report: Report | None = None, *, fds: Sequence[int] = (), **message: Any) -> None:
+        """Raises RuntimeFailed when the order is too large. `fds` are copied; the caller closes its own."""
+        data = orjson.dumps({"id": ident, **message})
+        if len(data) > MESSAGE_MAX:
+            raise RuntimeFailed(
+                f"command and environment take {len(data)} bytes, at most {MESSAGE_MAX} are possible: "
+                "use a file in a volume for large values"
+            )
+        if len(self._unsent) >= UNSENT_MAX:
+            raise RuntimeFailed("the shim does not take orders any more; restart the node host")
+        self.start()
+        if report is not None:
+            self._reports[ident] = report
+        # Orders that wait keep copies, since the caller closes its descriptors at once.
+        self._unsent.append((data, tuple(os.dup(fd) for fd in fds)))
+        self._send()
+
+    def _send(self) -> None:
+        if self._socket is None:
+            return
+        loop = asyncio.get_running_loop()
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                socket.send_fds(self._socket, [data], list(fds))
+            except BlockingIOError:
+                loop.add_writer(self._socket.fileno(), self._send)
+                return
+            except OSError:
+                self._lost()
+                return
+            self._unsent.popleft()
+            _close(fds)
+        loop.remove_writer(self._socket.fileno())
+
+    def _receive(self) -> None:
+        while self._socket is not None:
+            try:
+                data = self._socket.recv(MESSAGE_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._lost()
+                return
+            self._handle(orjson.loads(data))
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        ident = message["id"]
+        if message["ev"] == "started":
+            self._pids[ident] = message["pid"]
+            report = self._reports.get(ident)
+        else:
+            self._pids.pop(ident, None)
+            report = self._reports.pop(ident, None)
+        if report is not None:
+            report(message)
+
+    def _lost(self) -> None:
+        log.error("the shim of this node host died; its containers are killed and started again")
+        pids, self._pids = self._pids, {}
+        for pid in pids.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self._disconnect()
+        if self._process is not None:
+            self._process.poll()
+            self._process = None
+        reports, self._reports = self._reports, {}
+        for ident, report in reports.items():
+            if ident not in pids:
+                report({"ev": "failed", "id": ident, "error": "the shim died"})
+            else:
+                report({"ev": "exited", "id": ident, "code": 137, "signal": 9})
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket.fileno())
+            loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        while self._unsent:
+            _close(self._unsent.popleft()[1])
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

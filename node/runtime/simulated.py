@@ -1,0 +1,202 @@
+"""Containers as data: they start, run, become ready, crash and end as the pod's annotations say.
+
+Annotations (each also as `<name>.<container>` for one container; times as seconds or 500ms, 2s, 1m):
+
+| annotation | meaning | default |
+|---|---|---|
+| rayplane.io/start-delay | from the start order to running | 0 |
+| rayplane.io/run-duration | then the container exits | for ever; 1 s in a Job's pod; 0 for init containers |
+| rayplane.io/exit-code | with this code | 0 |
+| rayplane.io/crash-rate | crashes per second of running, with exit code 1 | 0 |
+| rayplane.io/stop-delay | from the stop order to the exit (at most the grace period) | 0 |
+| rayplane.io/ready-after | until the readiness probe passes, or `never` | 0 |
+| rayplane.io/liveness-fails-after | until the liveness probe fails | never |
+| rayplane.io/honor-initial-delay | `true`: readiness waits for initialDelaySeconds too | false |
+| rayplane.io/cpu-usage, rayplane.io/memory-usage | what stats say | the requests |
+| rayplane.io/log | text of the log's second line | none |
+
+No task per container: one timer of the event loop for each delay that is not zero.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from control_plane.api import meta, quantity
+from control_plane.api.meta import Object
+from node.errors import Unsupported
+from node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
+from node.runtime.logs import LogLine, select_lines
+
+PREFIX = "rayplane.io/"
+JOB_RUN_S = 1.0
+_UNITS = (("ms", 0.001), ("us", 1e-6), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
+
+
+def seconds(text: str) -> float:
+    """`1.5`, `500ms`, `2s`, `1m`, `1h` in seconds; ValueError for anything else or below zero."""
+    for unit, factor in _UNITS:
+        if text.endswith(unit):
+            value = float(text[: -len(unit)]) * factor
+            break
+    else:
+        value = float(text)
+    if not value >= 0:
+        raise ValueError(f"{text!r} is no time span")
+    return value
+
+
+class SimulatedRuntime:
+    """Starts containers that are data. `rng` decides when they crash."""
+
+    def __init__(self, rng: random.Random, stamp: Callable[[], str]) -> None:
+        self._rng = rng
+        self._stamp = stamp
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing runs outside the event loop."""
+
+    def keep_alive(self, seconds: float) -> None:
+        """Simulated containers need no watchdog: they live in the process that watches."""
+
+    def start(self, order: StartOrder, listener: Listener) -> "SimulatedRun":
+        run = SimulatedRun(order, listener, stamp=self._stamp)
+        try:
+            run.begin(self._rng)
+        except ValueError as e:
+            listener.failed("CreateContainerConfigError", f"an annotation {PREFIX}...: {e}")
+        return run
+
+
+class SimulatedRun:
+    """One run of a simulated container."""
+
+    __slots__ = ("_exit_stamp", "_listener", "_order", "_over", "_stamp", "_timer", "_waiters")
+    real = False
+
+    def __init__(self, order: StartOrder, listener: Listener, *, stamp: Callable[[], str]) -> None:
+        self._order = order
+        self._listener = listener
+        self._stamp = stamp
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+        self._exit_stamp = ""
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def begin(self, rng: random.Random) -> None:
+        """Draw this run's fate from the annotations (ValueError when one is malformed) and start it."""
+        delay = self._span("start-delay", 0.0)
+        duration = self._duration()
+        exit_code = int(self._text("exit-code") or 0)
+        rate = float(self._text("crash-rate") or 0.0)
+        if rate > 0:
+            crash = rng.expovariate(rate)
+            if duration is None or crash < duration:
+                duration, exit_code = crash, 1
+        for name in ("ready-after", "liveness-fails-after", "stop-delay"):
+            if self._text(name) != "never":
+                self._span(name, 0.0)
+        self._after(delay, self._run, duration, exit_code)
+
+    def _run(self, duration: float | None, exit_code: int) -> None:
+        self._timer = None
+        self._listener.started()
+        if duration is not None and not self._over:
+            self._after(duration, self._exit, exit_code, 0)
+
+    def _exit(self, exit_code: int, signal: int) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._timer = None
+        self._exit_stamp = self._stamp()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        self._listener.exited(exit_code, signal, "")
+
+    def stop(self, grace_s: float) -> None:
+        if self._over:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        text = self._text("stop-delay")
+        wait = float("inf") if text == "never" else self._span("stop-delay", 0.0)
+        if wait <= grace_s:
+            self._after(wait, self._exit, 143, 0)
+        else:
+            self._after(grace_s, self._exit, 137, 0)
+
+    def probe_delay(self, probe: str) -> tuple[float, bool] | None:
+        if probe == "readiness":
+            if self._text("ready-after") == "never":
+                return float("inf"), True
+            wait = self._span("ready-after", 0.0)
+            if self._text("honor-initial-delay") == "true":
+                wait += self._order.container["readinessProbe"].get("initialDelaySeconds") or 0
+            return wait, True
+        if probe == "liveness" and self._text("liveness-fails-after") not in ("", "never"):
+            return self._span("liveness-fails-after", 0.0), False
+        return 0.0, True
+
+    async def logs(self, options: LogOptions) -> AsyncIterator[bytes]:
+        name = self._order.container["name"]
+        lines = [LogLine(self._order.stamp, f"simulated container {name} started\n".encode())]
+        text = self._text("log")
+        if text:
+            lines.append(LogLine(self._order.stamp, text.encode() + b"\n"))
+        data = select_lines(lines, options)
+        if data:
+            yield data
+        if options.follow and not self._over:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def exec(self, command: list[str], *, tty: bool, stdin: bool) -> ExecSession:
+        raise Unsupported("simulated containers run no commands: use a node with the process runtime")
+
+    def usage(self) -> Usage:
+        if self._over:
+            return Usage()
+        requests = (self._order.container.get("resources") or {}).get("requests") or {}
+        cpu = self._text("cpu-usage") or requests.get("cpu") or "0"
+        memory = self._text("memory-usage") or requests.get("memory") or "0"
+        return Usage(quantity.milli(cpu) * 1_000_000, quantity.value(memory))
+
+    def _duration(self) -> float | None:
+        container, pod = self._order.container, self._order.pod
+        if self._text("run-duration"):
+            return self._span("run-duration", 0.0)
+        inits = pod["spec"].get("initContainers") or ()
+        if any(c is container or c["name"] == container["name"] for c in inits):
+            return None if container.get("restartPolicy") == "Always" else 0.0
+        owner = meta.controller_of(pod)
+        return JOB_RUN_S if owner is not None and owner.get("kind") == "Job" else None
+
+    def _text(self, name: str) -> str:
+        return annotation(self._order.pod, self._order.container, name)
+
+    def _span(self, name: str, default: float) -> float:
+        text = self._text(name)
+        return seconds(text) if text else default
+
+    def _after(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
+        if delay <= 0:
+            callback(*args)
+        elif delay != float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(delay, callback, *args)
+
+
+def annotation(pod: Object, container: dict[str, Any], name: str) -> str:
+    """The annotation for this container, else the pod's, else empty."""
+    annotations = meta.annotations(pod)
+    if not annotations:
+        return ""
+    own = annotations.get(f"{PREFIX}{name}.{container['name']}")
+    return own if own is not None else annotations.get(PREFIX + name) or ""

@@ -1,0 +1,134 @@
+"""What replicated volumes agree on, kept at the API; and a part of a disk for each node.
+
+A volume's record is a Lease in kube-system: its holder is the writing node, its transitions are the epoch, and the
+whole record is in an annotation. The API server compares resource versions, so the Lease is as linearizable as etcd.
+"""
+
+import contextlib
+from dataclasses import asdict
+
+import orjson
+
+from control_plane.api import meta
+from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient, Informer
+from node.registration import HOST_ANNOTATION
+from storage.env import Disk, File
+from storage.volumes import PeerError, VolumeRecord
+
+LEASES = "leases.coordination.k8s.io"
+NAMESPACE = "kube-system"
+RECORD = "rayplane.io/volume-record"
+
+
+class ApiDirectory:
+    """`storage.volumes.Directory` by way of the API. Failing calls raise PeerError."""
+
+    def __init__(self, client: ApiClient, nodes: Informer) -> None:
+        self._client = client
+        self._nodes = nodes
+
+    async def read(self, volume_id: str) -> tuple[VolumeRecord, int] | None:
+        try:
+            lease = await self._client.get(LEASES, _name(volume_id), NAMESPACE)
+        except NotFound:
+            return None
+        except ApiError as e:
+            raise PeerError("UNAVAILABLE", e.message) from e
+        record = orjson.loads(meta.annotations(lease)[RECORD])
+        record["replicas"] = tuple(record["replicas"])
+        return VolumeRecord(**record), int(meta.resource_version(lease))
+
+    async def write(self, record: VolumeRecord, revision: int) -> int | None:
+        lease = _lease(record, revision)
+        try:
+            if revision:
+                written = await self._client.update(LEASES, lease)
+            else:
+                written = await self._client.create(LEASES, lease)
+        except (AlreadyExists, Conflict, NotFound):
+            return None
+        except ApiError as e:
+            raise PeerError("UNAVAILABLE", e.message) from e
+        return int(meta.resource_version(written))
+
+    async def remove(self, volume_id: str) -> None:
+        try:
+            with contextlib.suppress(NotFound):
+                await self._client.delete(LEASES, _name(volume_id), NAMESPACE)
+        except ApiError as e:
+            raise PeerError("UNAVAILABLE", e.message) from e
+
+    async def nodes(self) -> dict[str, str]:
+        await self._nodes.synced()
+        ready = (n for n in self._nodes.list() if meta.condition_is(n, "Ready") and not meta.is_deleting(n))
+        found = {meta.name(n): meta.annotations(n).get(HOST_ANNOTATION) for n in ready}
+        return {name: address for name, address in sorted(found.items()) if address}
+
+    async def address(self, node: str) -> str | None:
+        await self._nodes.synced()
+        found = self._nodes.get("", node)
+        return meta.annotations(found).get(HOST_ANNOTATION) if found is not None else None
+
+
+def _name(volume_id: str) -> str:
+    return f"volume-{volume_id.lower()}"
+
+
+def _lease(record: VolumeRecord, revision: int) -> Object:
+    metadata: Object = {
+        "name": _name(record.volume_id),
+        "namespace": NAMESPACE,
+        "annotations": {RECORD: orjson.dumps(asdict(record)).decode()},
+    }
+    if revision:
+        metadata["resourceVersion"] = str(revision)
+    spec: Object = {"leaseTransitions": record.epoch}
+    if record.writer:
+        spec["holderIdentity"] = record.writer
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+class SubDisk:
+    """A directory of another disk, as a disk."""
+
+    def __init__(self, disk: Disk, directory: str) -> None:
+        self._disk = disk
+        self._directory = directory
+
+    def _path(self, path: str) -> str:
+        return f"{self._directory}/{path}" if path else self._directory
+
+    def append_file(self, path: str, *, preallocate: int = 0, at: int | None = None) -> File:
+        return self._disk.append_file(self._path(path), preallocate=preallocate, at=at)
+
+    def read(self, path: str) -> bytes:
+        return self._disk.read(self._path(path))
+
+    async def write_atomic(self, path: str, data: bytes) -> None:
+        await self._disk.write_atomic(self._path(path), data)
+
+    def list(self, path: str = "") -> list[str]:
+        return self._disk.list(self._path(path))
+
+    def exists(self, path: str) -> bool:
+        return self._disk.exists(self._path(path))
+
+    def make_dir(self, path: str) -> None:
+        self._disk.make_dir(self._path(path))
+
+    def remove(self, path: str) -> None:
+        self._disk.remove(self._path(path))
+
+    def rename(self, old: str, new: str) -> None:
+        self._disk.rename(self._path(old), self._path(new))
+
+    async def sync_dir(self, path: str = "") -> None:
+        await self._disk.sync_dir(self._path(path))
+
+    def lock(self, path: str) -> contextlib.AbstractContextManager[None]:
+        return self._disk.lock(self._path(path))
+
+    def local_path(self, path: str = "") -> str | None:
+        return self._disk.local_path(self._path(path))

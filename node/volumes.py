@@ -1,0 +1,212 @@
+"""Persistent volumes of the pods of a host: from a claim to a directory.
+
+Builds the backends of each node (local and replicated) on a part of the host's disk of its own, serves them as CSI and
+to other hosts' replicas, and publishes volumes for pods. A volume which several pods of a node use is
+published once. Backends are made when first used: a host with hundreds of simulated nodes opens no store for each.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from control_plane.api import meta, quantity
+from control_plane.api.errors import ApiError, NotFound
+from control_plane.api.meta import Object
+from control_plane.rpc import RpcError, Service, Stub
+from node.errors import MountError
+from node.lifecycle import Suspended
+from node.projections import mount_failed
+from node.volume_directory import ApiDirectory, SubDisk
+from proto.csi import csi_pb2
+from proto.rayplane.v1 import volumes_pb2
+from storage.volumes import (
+    Backend,
+    CsiDriver,
+    LocalBackend,
+    Published,
+    ReplicaService,
+    ReplicaStore,
+    ReplicatedBackend,
+    Reservations,
+    VolumeError,
+)
+
+if TYPE_CHECKING:
+    from node.host import NodeHost
+
+log = logging.getLogger(__name__)
+
+LOCAL = "rayplane.io/local"
+REPLICATED = "rayplane.io/replicated"
+VERSION = "1.0.0"
+T = TypeVar("T")
+_CSI = ("Identity", "Controller", "Node")
+
+
+class VolumeBackends:
+    """All backends of a host. `start` before the host serves, `stop` after its pods have ended."""
+
+    def __init__(self, host: "NodeHost") -> None:
+        self._host = host
+        names = [n.name for n in host.config.nodes]
+        self._directory = ApiDirectory(host.client, host.nodes)
+        self._disks = {name: SubDisk(host.env.disk, f"{host.config.volume_dir}/{name}") for name in names}
+        self._ledgers: dict[str, Reservations] = {}
+        self._stores: _Lazy[ReplicaStore] = _Lazy(names, self._make_store)
+        self._local: _Lazy[LocalBackend] = _Lazy(names, self._make_local)
+        self._replicated: _Lazy[ReplicatedBackend] = _Lazy(names, self._make_replicated)
+        self._users: dict[tuple[str, str], dict[str, None]] = {}  # (node, volume) to uids of pods
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def start(self) -> None:
+        """Open what is on the disk."""
+        for name, disk in self._disks.items():
+            if disk.exists("volumes/replicas") or disk.exists("volumes/replicas.image"):
+                await self._replicated[name].start()
+
+    async def stop(self) -> None:
+        for replicated in self._replicated.made():
+            await replicated.stop()
+        for local in self._local.made():
+            await local.stop()
+
+    def services(self) -> list[Service]:
+        driver = CsiDriver({LOCAL: self._local, REPLICATED: self._replicated}, version=VERSION)
+        replicas = volumes_pb2.DESCRIPTOR.services_by_name["VolumeReplica"]
+        return [
+            *(Service(csi_pb2.DESCRIPTOR.services_by_name[name], driver) for name in _CSI),
+            Service(replicas, ReplicaService(self._stores)),
+        ]
+
+    # --- pods -------------------------------------------------------------------------------------
+
+    async def publish(self, pod: Object, volume: dict[str, Any], *, node: str) -> Published:
+        """Make a pod's claim usable on `node`. Raises MountError, also when the claim is not bound yet."""
+        source = await self._source(pod, volume)
+        if "csi" not in source:
+            return Published(_directory_of(pod, volume, source))
+        backend, volume_id = self._backend(source["csi"], node), source["csi"]["volumeHandle"]
+        key = (node, volume_id)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            try:
+                published = await backend.publish(volume_id)
+            except (VolumeError, ApiError, RpcError, OSError) as e:
+                raise mount_failed(pod, volume["name"], f"rpc error: {e}") from e
+            self._users.setdefault(key, {})[meta.uid(pod)] = None
+        return published
+
+    async def unpublish(self, pod: Object, *, node: str) -> None:
+        """The pod has ended: give back each volume it was the last to use on `node`."""
+        uid = meta.uid(pod)
+        for key in [k for k, users in self._users.items() if k[0] == node and uid in users]:
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                users = self._users.get(key, {})
+                users.pop(uid, None)
+                if users:
+                    continue
+                self._users.pop(key, None)
+                await self._give_back(key)
+            self._locks.pop(key, None)
+
+    async def _give_back(self, key: tuple[str, str]) -> None:
+        node, volume_id = key
+        for backends in (self._local, self._replicated):
+            backend = backends.known(node)
+            if backend is None:
+                continue
+            try:
+                await backend.unpublish(volume_id)
+            except (VolumeError, ApiError, RpcError, OSError) as e:
+                # The next publication, here or elsewhere, takes the volume over by its epoch.
+                log.warning("volume %s of node %s was not given back: %s", volume_id, node, e)
+
+    async def _source(self, pod: Object, volume: dict[str, Any]) -> dict[str, Any]:
+        """Spec of the PersistentVolume behind a volume of a pod."""
+        reference = volume.get("persistentVolumeClaim")
+        name = reference["claimName"] if reference else f"{meta.name(pod)}-{volume['name']}"
+        client, namespace = self._host.client, meta.namespace(pod)
+        try:
+            claim = await client.get("persistentvolumeclaims", name, namespace)
+            if meta.status(claim).get("phase") != "Bound":
+                raise mount_failed(pod, volume["name"], f'PersistentVolumeClaim is not bound: "{name}"')
+            return meta.spec(await client.get("persistentvolumes", meta.spec(claim)["volumeName"]))
+        except NotFound as e:
+            raise mount_failed(pod, volume["name"], e.message) from e
+        except ApiError as e:
+            raise MountError(f"cannot read claim {namespace}/{name}: {e.message}") from e
+
+    def _backend(self, source: dict[str, Any], node: str) -> Backend:
+        return self._replicated[node] if source["driver"] == REPLICATED else self._local[node]
+
+    # --- backends ---------------------------------------------------------------------------------
+
+    def _ledger(self, node: str) -> Reservations:
+        if node not in self._ledgers:
+            total = quantity.value(self._host.config.volume_capacity)
+            self._ledgers[node] = Reservations(self._disks[node], node, total)
+        return self._ledgers[node]
+
+    def _make_local(self, node: str) -> LocalBackend:
+        return LocalBackend(node, self._disks[node], self._ledger(node))
+
+    def _make_store(self, node: str) -> ReplicaStore:
+        return ReplicaStore(node, self._disks[node], self._ledger(node))
+
+    def _make_replicated(self, node: str) -> ReplicatedBackend:
+        descriptor = volumes_pb2.DESCRIPTOR.services_by_name["VolumeReplica"]
+        return ReplicatedBackend(
+            self._stores[node],
+            self._disks[node],
+            self._host.env.clock,
+            directory=self._directory,
+            stubs=lambda address: Stub(self._host.network.channel(address), descriptor),
+            on_fenced=lambda volume_id: self._fenced(node, volume_id),
+        )
+
+    def _fenced(self, node: str, volume_id: str) -> None:
+        """Another node has taken the volume over: its pods here must not go on."""
+        users = self._users.get((node, volume_id), {})
+        for worker in self._host.kubelet(node).workers:
+            if meta.uid(worker.pod) in users:
+                log.warning("pod %s lost volume %s to another node", meta.key(worker.pod), volume_id)
+                worker.post(Suspended())
+
+
+class _Lazy(Mapping[str, T]):
+    """A backend for each of `names`, made when it is asked for."""
+
+    def __init__(self, names: list[str], make: Callable[[str], T]) -> None:
+        self._names = names
+        self._make = make
+        self._made: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            if name not in self._names:
+                raise KeyError(name)
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def known(self, name: str) -> T | None:
+        return self._made.get(name)
+
+    def made(self) -> list[T]:
+        return [*self._made.values()]
+
+
+def _directory_of(pod: Object, volume: dict[str, Any], source: dict[str, Any]) -> str:
+    """Path of a volume made by hand on this machine (hostPath or local)."""
+    path = (source.get("hostPath") or source.get("local") or {}).get("path")
+    if not path:
+        raise mount_failed(pod, volume["name"], "volumes of this type are not supported")
+    return str(path)

@@ -1,0 +1,146 @@
+"""Writes the status of pods, and deletes pods that have ended: all pods of a host in shared batches.
+
+A pod that changes again before its write has left is written once. One batch is under way at a time; while it is, the
+next one fills. At most `BATCH_MAX` operations travel together. What could not be written stays marked and is tried
+again, as often as it takes: the marks are bounded by the number of pods on the host.
+"""
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from control_plane.api import meta
+from control_plane.api.errors import ApiError, Conflict, NotFound
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient, ops
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 256
+RETRY_S = 0.5
+RETRY_MAX_S = 5.0
+
+
+class WrittenPod(Protocol):
+    """What the writer needs of a pod."""
+
+    pod: Object
+    written: bytes
+    """Digest of the status last written."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    @property
+    def wants_final_delete(self) -> bool: ...
+
+    @property
+    def wants_final_status(self) -> bool:
+        """Whether the last status is written even though the object is about to go."""
+
+    def final_delete_done(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Write:
+    subject: WrittenPod
+    operation: Any
+    digest: bytes = b""  # of the status; empty: this is the final delete
+
+
+class StatusWriter:
+    """`mark` a pod whenever its status may have changed."""
+
+    def __init__(self, client: ApiClient, *, window_s: float) -> None:
+        self._client = client
+        self._window_s = window_s
+        self._marked: dict[WrittenPod, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="pod status writer")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def mark(self, subject: WrittenPod) -> None:
+        self._marked[subject] = None
+        self._wake.set()
+
+    def forget(self, subject: WrittenPod) -> None:
+        self._marked.pop(subject, None)
+
+    async def _run(self) -> None:
+        pause = RETRY_S
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._window_s)
+            writes = self._take()
+            if not self._marked:
+                self._wake.clear()
+            if not writes:
+                continue
+            try:
+                answers = await self._client.batch([w.operation for w in writes])
+            except ApiError as e:
+                log.debug("statuses of pods are late: %s", e.message)
+                for write in writes:
+                    self.mark(write.subject)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RETRY_MAX_S)
+                continue
+            pause = RETRY_S
+            for write, answer in zip(writes, answers, strict=True):
+                self._settle(write, answer)
+
+    def _take(self) -> list[_Write]:
+        writes: list[_Write] = []
+        while self._marked and len(writes) < BATCH_MAX:
+            subject = next(iter(self._marked))
+            del self._marked[subject]
+            write = _write(subject)
+            if write is not None:
+                writes.append(write)
+        return writes
+
+    def _settle(self, write: _Write, answer: Object | ApiError) -> None:
+        subject = write.subject
+        if isinstance(answer, NotFound | Conflict):
+            # Gone, or another pod has the name now; the informer tells the kubelet.
+            if not write.digest:
+                subject.final_delete_done()
+            return
+        if isinstance(answer, ApiError):
+            log.warning("cannot write pod %s: %s", meta.key(subject.pod), answer.message)
+            if answer.retryable:
+                self.mark(subject)
+                return
+            # The same status would be refused again; the pod's next change is written anew.
+        if not write.digest:
+            subject.final_delete_done()
+            return
+        subject.written = write.digest
+        if subject.wants_final_delete:
+            self.mark(subject)
+
+
+def _write(subject: WrittenPod) -> _Write | None:
+    """The next write a pod needs: its status if that changed, then its deletion if it ended."""
+    pod = subject.pod
+    name, namespace, uid = meta.name(pod), meta.namespace(pod), meta.uid(pod)
+    if not subject.wants_final_delete or subject.wants_final_status:
+        status = subject.status()
+        digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
+        if digest != subject.written:
+            body = {"metadata": {"uid": uid}, "status": status}
+            return _Write(subject, ops.patch("pods", name, namespace, body, subresource="status"), digest)
+    if not subject.wants_final_delete:
+        return None
+    return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))

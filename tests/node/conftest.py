@@ -1,0 +1,62 @@
+"""A node host on a fake API, and builders of objects."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from control_plane.api.meta import Object
+from control_plane.rpc.grpc_network import GrpcNetwork
+from node.config import NodeConfig, NodeHostConfig
+from node.host import NodeHost
+from storage.env import Env, LocalDisk, SystemClock
+from tests.node.fake_api import FakeApi
+
+_MakeHost = Callable[..., Awaitable[NodeHost]]
+
+
+def make_pod(name: str, *, node: str = "n1", uid: str = "", **spec: Any) -> Object:
+    annotations = spec.pop("annotations", {})
+    container = {"name": "main", "image": "app:1", **spec.pop("container", {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "uid": uid or f"uid-{name}", "annotations": annotations},
+        "spec": {"nodeName": node, "containers": [container], **spec},
+        "status": {"phase": "Pending"},
+    }
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+async def make_host(api: FakeApi, tmp_path: Any) -> AsyncIterator[_MakeHost]:
+    """`await make_host(NodeConfig(...), ...)`; pod CIDRs are given out as the controller manager would."""
+    network = GrpcNetwork()
+    hosts: list[NodeHost] = []
+
+    async def make(*nodes: NodeConfig, cidr: bool = True, **config: Any) -> NodeHost:
+        for node in nodes:
+            if cidr and node.name not in api.objects.get("nodes", {}):
+                body = {"metadata": {"name": node.name, "uid": f"uid-{node.name}"}}
+                number = len(api.objects.get("nodes", {})) + 1
+                api.put("nodes", body | {"spec": {"podCIDR": f"127.77.{number}.0/24"}})
+        env = Env(SystemClock(), random.Random(len(hosts) + 1), LocalDisk(tmp_path / f"host{len(hosts)}"))
+        host = NodeHost(
+            NodeHostConfig(nodes=nodes, apiservers=("fake:1",), **config),
+            env,
+            network,
+            client=api,  # type: ignore[arg-type]
+        )
+        hosts.append(host)
+        await host.start()
+        return host
+
+    yield make
+    for host in hosts:
+        await host.stop()
+    await network.close()

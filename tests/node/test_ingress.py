@@ -1,0 +1,162 @@
+"""Ingress: the routing table, and real HTTP to real processes."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from node.config import NodeConfig
+from node.host import NodeHost
+from node.ingress.routes import BackendRef, RoutingTable
+from tests.node.conftest import make_pod
+from tests.node.fake_api import FakeApi
+from tests.node.test_proxy import endpoint, free_port, service, slices
+
+MakeHost = Callable[..., Awaitable[NodeHost]]
+
+WEB = """
+import os
+from aiohttp import WSMsgType, web
+
+async def handle(request):
+    body = await request.text()
+    if request.path == "/api/die":
+        os._exit(1)
+    if request.path == "/api/ws":
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        async for message in ws:
+            await ws.send_str(os.environ["HOSTNAME"] + ":" + message.data)
+        return ws
+    h = request.headers
+    text = f"{os.environ['HOSTNAME']} {request.method} {request.path_qs} {h['Host']} {h['X-Forwarded-For']} {body}"
+    return web.Response(text=text, status=202, headers={"X-Own": "yes"})
+
+app = web.Application()
+app.router.add_route("*", "/{tail:.*}", handle)
+web.run_app(app, host=os.environ["POD_IP"], port=18082, print=None)
+"""
+
+
+def ingress(name: str, *rules: tuple[str, str, str, str], age: int = 0, **spec: object) -> Object:
+    """Rules as (host, path, path type, service)."""
+    parts = [
+        {
+            "host": host,
+            "http": {
+                "paths": [
+                    {"path": path, "pathType": kind, "backend": {"service": {"name": to, "port": {"number": 80}}}}
+                ]
+            },
+        }
+        for host, path, kind, to in rules
+    ]
+    metadata = {"name": name, "namespace": "default", "creationTimestamp": f"2026-01-01T00:00:{age:02d}Z"}
+    return {"metadata": metadata, "spec": {"rules": parts, **spec}}
+
+
+def found(table: RoutingTable, host: str, path: str) -> str | None:
+    backend = table.find(host, path)
+    return backend.service if backend is not None else None
+
+
+def test_paths() -> None:
+    table = RoutingTable(
+        [ingress("i", ("", "/", "Prefix", "root"), ("", "/foo", "Prefix", "foo"), ("", "/foo/bar", "Exact", "bar"))]
+    )
+    cases = {"/": "root", "/x": "root", "/foo": "foo", "/foo/": "foo", "/foobar": "root", "/foo/bar": "bar"}
+    assert {path: found(table, "any", path) for path in cases} == cases
+    assert found(table, "any", "/foo/bar/x") == "foo"
+
+
+def test_hosts() -> None:
+    rules = [("a.example.com", "/", "Prefix", "exact"), ("*.example.com", "/", "Prefix", "wild")]
+    table = RoutingTable([ingress("i", *rules)])
+    assert found(table, "A.example.com:8080", "/") == "exact"
+    assert found(table, "b.example.com", "/") == "wild"
+    assert found(table, "c.b.example.com", "/") is None
+    assert found(table, "example.com", "/") is None
+
+
+def test_the_older_ingress_wins_and_foreign_classes_are_ignored() -> None:
+    young = ingress("young", ("h", "/", "Prefix", "young"), age=9)
+    old = ingress("old", ("h", "/", "Prefix", "old"), age=1)
+    foreign = ingress("foreign", ("h", "/", "Exact", "foreign"), ingressClassName="other")
+    assert found(RoutingTable([young, foreign, old]), "h", "/") == "old"
+
+
+def test_default_backend() -> None:
+    backend = {"service": {"name": "fallback", "port": {"name": "http"}}}
+    table = RoutingTable([ingress("i", ("h", "/a", "Exact", "a"), defaultBackend=backend)])
+    assert table.find("other", "/") == BackendRef("default", "fallback", "http")
+
+
+@given(st.lists(st.sampled_from(["/", "/a", "/a/", "/a/b", "/ab"]), unique=True), st.sampled_from(["a", "ab", "b"]))
+def test_prefixes_match_whole_elements(prefixes: list[str], last: str) -> None:
+    """Against the plain definition: the longest prefix whose elements begin the path's elements."""
+    path = f"/a/{last}"
+    table = RoutingTable([ingress("i", *(("", p, "Prefix", p) for p in prefixes))])
+
+    def elements(text: str) -> list[str]:
+        return [e for e in text.split("/") if e]
+
+    matching = [p for p in prefixes if elements(path)[: len(elements(p))] == elements(p)]
+    longest = max((len(elements(p)) for p in matching), default=None)
+    result = found(table, "any", path)
+    assert (longest is None) == (result is None)
+    if result is not None:
+        assert len(elements(result)) == longest
+
+
+@pytest.fixture
+def address() -> str:
+    return f"127.98.0.1:{free_port()}"
+
+
+async def test_requests_reach_pods(api: FakeApi, make_host: MakeHost, address: str) -> None:
+    await make_host(NodeConfig("n1", runtime="process"), ingress_address=address)
+    probe = {"readinessProbe": {"tcpSocket": {"port": 18082}, "periodSeconds": 1}}
+    for name in ("a", "b"):
+        api.put("pods", make_pod(name, container={"command": [sys.executable, "-c", WEB], **probe}))
+    api.put("services", service())
+    api.put("ingresses.networking.k8s.io", ingress("i", ("web.local", "/api", "Prefix", "web")))
+    async with aiohttp.ClientSession(f"http://{address}", headers={"Host": "web.local"}) as client:
+
+        async def status(path: str) -> int:
+            async with client.get(path) as answer:
+                return answer.status
+
+        while await status("/api") != 503:
+            await asyncio.sleep(0.01)
+        assert await status("/other") == 404
+        await api.until(lambda: all(meta.pod_is_ready(api.pod(n)) for n in ("a", "b")))
+        pods = [endpoint(api.pod(n)["status"]["podIP"]) for n in ("a", "b")]
+        api.put("endpointslices.discovery.k8s.io", slices(*pods, port=18082)[0])
+        while await status("/api") != 202:
+            await asyncio.sleep(0.01)
+        async with client.post("/api/x?q=1&r=%20", data=b"hello") as answer:
+            name, *rest = (await answer.text()).split(" ")
+            assert name in ("a", "b")
+            assert rest == ["POST", "/api/x?q=1&r=%20", "web.local", "127.0.0.1", "hello"]
+            assert answer.headers["X-Own"] == "yes"
+        async with client.ws_connect("/api/ws") as ws:
+            await ws.send_str("ping")
+            assert (await ws.receive_str()).endswith(":ping")
+        # A request that may be repeated survives the death of one endpoint.
+        api.put("endpointslices.discovery.k8s.io", slices(*pods, endpoint("127.77.1.250"), port=18082)[0])
+        assert {await status("/api") for _ in range(6)} == {202}
+        # One that may not is answered 502 when the endpoint dies of it.
+        async with client.post("/api/die") as answer:
+            assert answer.status == 502
+    await api.until(
+        lambda: (
+            meta.status(api.objects["ingresses.networking.k8s.io"]["default/i"])
+            == {"loadBalancer": {"ingress": [{"ip": "127.98.0.1"}]}}
+        )
+    )

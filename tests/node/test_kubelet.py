@@ -1,0 +1,177 @@
+"""A node host on simulated containers: what the API sees of it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from control_plane.api import meta
+from node.config import NodeConfig, NodeTiming
+from node.host import NodeHost
+from node.lifecycle import RestartTiming
+from tests.node.conftest import make_pod
+from tests.node.fake_api import FakeApi
+
+MakeHost = Callable[..., Awaitable[NodeHost]]
+QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
+
+
+def ready(api: FakeApi, name: str) -> bool:
+    return meta.pod_is_ready(api.pod(name))
+
+
+def status(api: FakeApi, name: str) -> dict[str, Any]:
+    return api.pod(name)["status"]
+
+
+async def test_registers_its_node_and_keeps_its_lease(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1", cpu="2", memory="1Gi", zone="a"), timing=QUICK)
+    await api.until(lambda: "kube-node-lease/n1" in api.objects.get("leases.coordination.k8s.io", {}))
+    lease = api.objects["leases.coordination.k8s.io"]["kube-node-lease/n1"]
+    first = lease["spec"]["renewTime"]
+    await api.until(
+        lambda: api.objects["leases.coordination.k8s.io"]["kube-node-lease/n1"]["spec"]["renewTime"] != first
+    )
+    node = api.objects["nodes"]["n1"]
+    assert meta.condition_is(node, "Ready")
+    assert meta.labels(node)["topology.kubernetes.io/zone"] == "a"
+    assert meta.annotations(node)["rayplane.io/host-address"] == host.advertised
+    assert node["status"]["allocatable"]["cpu"] == "2"
+    assert {"type": "InternalIP", "address": "127.77.1.1"} in node["status"]["addresses"]
+    assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
+
+
+async def test_a_pod_without_delay_is_ready_after_one_write(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web", container={"readinessProbe": {"httpGet": {"port": 80}}}))
+    await api.until(lambda: ready(api, "web"))
+    writes = [o for o in api.operations if o[2] == "default/web"]
+    assert writes == [("patch", "pods/status", "default/web")]
+    seen = status(api, "web")
+    assert seen["phase"] == "Running"
+    assert seen["podIP"].startswith("127.77.1.")
+    assert seen["hostIP"] == "127.77.1.1"
+    assert seen["containerStatuses"][0]["state"]["running"]["startedAt"]
+    assert meta.condition_is(api.pod("web"), "PodReadyToStartContainers")
+
+
+async def test_pods_wait_for_the_pod_cidr(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"), cidr=False)
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: status(api, "web").get("startTime"))
+    assert "podIP" not in status(api, "web")
+    await api.patch("nodes", "n1", "", {"spec": {"podCIDR": "127.88.0.0/24"}})
+    await api.until(lambda: ready(api, "web"))
+    assert status(api, "web")["podIP"].startswith("127.88.0.")
+    await api.until(
+        lambda: {"type": "InternalIP", "address": "127.88.0.1"} in api.objects["nodes"]["n1"]["status"]["addresses"]
+    )
+
+
+async def test_deleted_pods_go_for_good(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: ready(api, "web"))
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: "default/web" not in api.objects["pods"])
+
+
+async def test_a_deleted_pod_with_a_finalizer_shows_how_it_ended(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    pod = make_pod("web")
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.put("pods", pod)
+    await api.until(lambda: ready(api, "web"))
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: status(api, "web")["phase"] == "Failed")
+    assert status(api, "web")["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 143
+
+
+async def test_a_namesake_is_a_new_pod(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web", uid="one"))
+    await api.until(lambda: ready(api, "web"))
+    first = status(api, "web")["podIP"]
+    api.remove("pods", "default/web")
+    api.put("pods", make_pod("web", uid="two"))
+    await api.until(lambda: ready(api, "web"))
+    assert status(api, "web")["podIP"] != first
+
+
+async def test_a_crashing_pod_backs_off(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    annotations = {"rayplane.io/run-duration": "1ms", "rayplane.io/exit-code": "3"}
+    api.put("pods", make_pod("web", annotations=annotations))
+    await api.until(lambda: status(api, "web").get("containerStatuses", [{}])[0].get("restartCount", 0) >= 2)
+    await api.until(
+        lambda: (
+            (status(api, "web")["containerStatuses"][0]["state"].get("waiting") or {}).get("reason")
+            == "CrashLoopBackOff"
+        )
+    )
+    assert status(api, "web")["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 3
+    assert status(api, "web")["phase"] == "Running"
+
+
+async def test_jobs_pods_complete_by_themselves(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    pod = make_pod("job", restartPolicy="Never", annotations={"rayplane.io/run-duration": "5ms"})
+    api.put("pods", pod)
+    await api.until(lambda: status(api, "job")["phase"] == "Succeeded")
+
+
+async def test_a_missing_config_map_is_waited_for(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    api.put("pods", make_pod("web", container={"envFrom": [{"configMapRef": {"name": "settings"}}]}))
+    await api.until(
+        lambda: (
+            (status(api, "web").get("containerStatuses", [{}])[0].get("state", {}).get("waiting") or {}).get("reason")
+            == "CreateContainerConfigError"
+        )
+    )
+    message = status(api, "web")["containerStatuses"][0]["state"]["waiting"]["message"]
+    assert message == 'configmap "settings" not found'
+    api.put("configmaps", {"metadata": {"name": "settings", "namespace": "default"}, "data": {"A": "1"}})
+    await api.until(lambda: ready(api, "web"))
+    assert status(api, "web")["containerStatuses"][0]["restartCount"] == 0
+
+
+async def test_a_host_that_comes_back_restarts_its_pods(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web"))
+    api.put("pods", make_pod("leaving"))
+    await api.until(lambda: ready(api, "web") and ready(api, "leaving"))
+    first = status(api, "web")["podIP"]
+    await host.stop()
+    await api.delete("pods", "leaving", "default")
+    await make_host(NodeConfig("n1"))
+    await api.until(lambda: status(api, "web")["containerStatuses"][0]["restartCount"] == 1 and ready(api, "web"))
+    assert status(api, "web")["podIP"] != first
+    assert "running" in status(api, "web")["containerStatuses"][0]["state"]
+    assert status(api, "web")["containerStatuses"][0]["lastState"]["terminated"]["reason"] == "Unknown"
+    await api.until(lambda: "default/leaving" not in api.objects["pods"])
+
+
+async def test_a_node_that_lost_the_cluster_stops_its_pods(api: FakeApi, make_host: MakeHost) -> None:
+    timing = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
+    host = await make_host(NodeConfig("n1"), timing=timing)
+    api.put("pods", make_pod("stays"))
+    api.put("pods", make_pod("moves"))
+    await api.until(lambda: ready(api, "stays") and ready(api, "moves"))
+    api.down = True
+    await api.until(lambda: host.kubelet("n1").suspended)
+    runs = [w.machine.containers[0].run.value for w in host.kubelet("n1").workers]
+    assert runs == ["idle", "idle"]
+    # Meanwhile the control plane gave one of them up.
+    del api.objects["pods"]["default/moves"]
+    api.down = False
+    await api.until(lambda: not host.kubelet("n1").suspended)
+    await api.until(lambda: status(api, "stays")["containerStatuses"][0]["restartCount"] == 1)
+    assert [meta.name(w.pod) for w in host.kubelet("n1").workers] == ["stays"]
+
+
+async def test_many_nodes_share_one_watch(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(*(NodeConfig(f"n{i}") for i in range(1, 8)))
+    for i in range(1, 8):
+        api.put("pods", make_pod(f"p{i}", node=f"n{i}"))
+    api.put("pods", make_pod("elsewhere", node="other"))
+    await api.until(lambda: all(ready(api, f"p{i}") for i in range(1, 8)))
+    assert status(api, "elsewhere") == {"phase": "Pending"}

@@ -1,0 +1,286 @@
+"""Real processes: what they see, how they end, and that nothing outlives its host."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.rpc import Stub
+from node.config import NodeConfig, NodeTiming
+from node.host import NodeHost
+from node.lifecycle import RestartTiming
+from proto.rayplane.v1 import node_pb2 as pb
+from tests.node.conftest import make_pod
+from tests.node.fake_api import FakeApi
+
+MakeHost = Callable[..., Awaitable[NodeHost]]
+NODE = NodeConfig("n1", runtime="process")
+QUICK = NodeTiming(0.05, 1, 30.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
+
+
+def shell(name: str, script: str, **spec: Any) -> Object:
+    container = {"command": ["sh", "-c", script], **spec.pop("container", {})}
+    return make_pod(name, container=container, **spec)
+
+
+def phase(api: FakeApi, name: str) -> str:
+    return meta.pod_phase(api.pod(name))
+
+
+def state(api: FakeApi, name: str) -> dict[str, Any]:
+    statuses = api.pod(name)["status"].get("containerStatuses") or [{}]
+    return statuses[0].get("state") or {}
+
+
+def stub(host: NodeHost) -> Stub:
+    return Stub(host.network.channel(host.advertised), pb.DESCRIPTOR.services_by_name["Node"])
+
+
+async def logs(host: NodeHost, pod: str, **options: Any) -> bytes:
+    request = pb.LogsRequest(ref=pb.ContainerRef(node="n1", namespace="default", pod=pod), **options)
+    return b"".join([chunk.data async for chunk in stub(host).Logs(request)])
+
+
+async def run_in(host: NodeHost, pod: str, *command: str, **first: Any) -> tuple[bytes, bytes, int]:
+    async def requests() -> Any:
+        ref = pb.ContainerRef(node="n1", namespace="default", pod=pod)
+        yield pb.ExecRequest(ref=ref, command=command, **first)
+
+    out = err = b""
+    code = -1
+    async for response in stub(host).Exec(requests()):
+        out += response.stdout
+        err += response.stderr
+        if response.HasField("exit_code"):
+            code = response.exit_code
+    return out, err, code
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+async def test_output_exit_code_and_termination_message(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    script = "echo one; echo two >&2; printf half; echo because > /dev/termination-log; exit 7"
+    api.put("pods", shell("job", script, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "job") == "Failed")
+    ended = state(api, "job")["terminated"]
+    assert (ended["exitCode"], ended["reason"], ended["message"]) == (7, "Error", "because\n")
+    assert await logs(host, "job") == b"one\ntwo\nhalf"
+    assert await logs(host, "job", tail_lines=2) == b"two\nhalf"
+    stamped = (await logs(host, "job", timestamps=True)).splitlines()[0]
+    assert stamped.startswith(b"20") and stamped.endswith(b"Z one")
+    assert await logs(host, "job", limit_bytes=5) == b"one\nt"
+
+
+async def test_environment_and_volumes(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    config = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"COLOR": "red", "a.txt": "from map"}}
+    api.put("configmaps", config)
+    service = {"metadata": {"name": "my-db", "namespace": "default"}}
+    api.put("services", service | {"spec": {"clusterIP": "127.96.0.9", "ports": [{"port": 5432}]}})
+    container = {
+        "env": [
+            {"name": "WHO", "value": "world"},
+            {"name": "HELLO", "value": "hello $(WHO) $(NOBODY) $$(WHO)"},
+            {"name": "ME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "FILE", "value": "/etc/app/a.txt"},
+        ],
+        "envFrom": [{"configMapRef": {"name": "settings"}}],
+        "volumeMounts": [{"name": "cfg", "mountPath": "/etc/app"}, {"name": "tmp", "mountPath": "/scratch"}],
+    }
+    script = (
+        'echo "$HELLO|$ME|$COLOR|$POD_IP|$MY_DB_SERVICE_HOST"; cat /etc/app/a.txt; echo; cat "$FILE" etc/app/a.txt; '
+        'echo kept > /scratch/f; cat "$RAYPLANE_MOUNT_TMP/f"'
+    )
+    volumes = [{"name": "cfg", "configMap": {"name": "settings"}}, {"name": "tmp", "emptyDir": {}}]
+    api.put("pods", shell("job", script, container=container, restartPolicy="Never", volumes=volumes))
+    await api.until(lambda: phase(api, "job") == "Succeeded")
+    first, *rest = (await logs(host, "job")).decode().splitlines()
+    ip = api.pod("job")["status"]["podIP"]
+    assert first == f"hello world $(NOBODY) $(WHO)|job|red|{ip}|127.96.0.9"
+    assert rest == ["from map", "from mapfrom mapkept"]
+
+
+async def test_files_of_a_config_map_follow_it(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    config = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"key": "old"}}
+    api.put("configmaps", config)
+    container = {"volumeMounts": [{"name": "cfg", "mountPath": "/cfg"}]}
+    script = 'until [ "$(cat /cfg/key)" = new ]; do sleep 0.02; done; ls /cfg'
+    volumes = [{"name": "cfg", "configMap": {"name": "settings"}}]
+    api.put("pods", shell("job", script, container=container, restartPolicy="Never", volumes=volumes))
+    await api.until(lambda: "running" in state(api, "job"))
+    api.put("configmaps", config | {"data": {"key": "new", "more": "x"}})
+    await api.until(lambda: phase(api, "job") == "Succeeded")
+    assert await logs(host, "job") == b"key\nmore\n"
+
+
+async def test_pods_listen_on_their_own_addresses(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NODE)
+    serve = [sys.executable, "-m", "http.server", "18080", "--bind", "0.0.0.0"]
+    probe = {"readinessProbe": {"httpGet": {"port": 18080, "path": "/"}, "periodSeconds": 1}}
+    for name in ("a", "b"):
+        api.put("pods", make_pod(name, container={"command": serve, **probe}))
+    await api.until(lambda: meta.pod_is_ready(api.pod("a")) and meta.pod_is_ready(api.pod("b")))
+
+
+async def test_exec_runs_beside_the_container(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    api.put("pods", shell("web", "sleep 1000"))
+    await api.until(lambda: "running" in state(api, "web"))
+    script = "cat; echo err >&2; exit 5"
+    out, err, code = await run_in(host, "web", "sh", "-c", script, stdin_open=True, stdin=b"in", stdin_closed=True)
+    assert (out, err, code) == (b"in", b"err\n", 5)
+    out, _, code = await run_in(host, "web", "sh", "-c", "test -t 0 && stty size", tty=True, width=90, height=33)
+    assert (out.strip(), code) == (b"33 90", 0)
+    assert (await run_in(host, "web", "no-such-program"))[2] == 127
+
+
+async def test_probes_run_commands(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NODE, timing=QUICK)
+    volumes = [{"name": "d", "emptyDir": {}}]
+    live = {"exec": {"command": ["sh", "-c", "test ! -e /d/sick"]}, "periodSeconds": 1, "failureThreshold": 1}
+    container = {"volumeMounts": [{"name": "d", "mountPath": "/d"}], "livenessProbe": live}
+    script = "test -e /d/sick && { rm /d/sick; sleep 1000; }; touch /d/sick; sleep 1000"
+    api.put("pods", shell("web", script, container=container, volumes=volumes, terminationGracePeriodSeconds=1))
+    await api.until(lambda: api.pod("web")["status"].get("containerStatuses", [{}])[0].get("restartCount") == 1)
+    await api.until(lambda: {"Unhealthy", "Killing"} <= {e["reason"] for e in api.objects.get("events", {}).values()})
+
+
+async def test_term_then_kill(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    keep = {"finalizers": ["example.com/keep"]}
+    polite = shell("polite", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.01; done")
+    stubborn = shell("stubborn", "trap '' TERM; echo up; while :; do sleep 1; done")
+    for pod in (polite, stubborn):
+        pod["metadata"].update(keep)
+        api.put("pods", pod)
+    await api.until(lambda: "running" in state(api, "polite") and "running" in state(api, "stubborn"))
+    while await logs(host, "stubborn") != b"up\n":
+        await asyncio.sleep(0.01)
+    await api.delete("pods", "polite", "default")
+    await api.delete("pods", "stubborn", "default", grace_period_s=1)
+    await api.until(lambda: phase(api, "polite") == "Succeeded" and phase(api, "stubborn") == "Failed")
+    assert await logs(host, "polite") == b"bye\n"
+    ended = state(api, "stubborn")["terminated"]
+    assert (ended["exitCode"], ended["signal"]) == (137, 9)
+
+
+async def test_logs_follow_and_previous(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=QUICK)
+    volumes = [{"name": "d", "emptyDir": {}}]
+    container = {"volumeMounts": [{"name": "d", "mountPath": "/d"}]}
+    script = "n=$(ls /d | wc -l); echo run $n; touch /d/$n; until [ -e /d/stop ]; do sleep 0.01; done; [ $n != 0 ]"
+    api.put("pods", shell("web", script, container=container, volumes=volumes, restartPolicy="OnFailure"))
+    await api.until(lambda: "running" in state(api, "web"))
+    following = asyncio.create_task(logs(host, "web", follow=True))
+    await run_in(host, "web", "sh", "-c", "touch /d/stop")
+    assert await following == b"run 0\n"
+    await api.until(lambda: phase(api, "web") == "Succeeded")
+    assert await logs(host, "web") == b"run 2\n"
+    assert await logs(host, "web", previous=True) == b"run 0\n"
+
+
+async def test_a_container_without_command_is_simulated(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    probe = {"readinessProbe": {"httpGet": {"port": 80}}}
+    api.put("pods", make_pod("nginx", container={"image": "nginx", **probe}))
+    await api.until(lambda: meta.pod_is_ready(api.pod("nginx")))
+    assert b"simulated" in await logs(host, "nginx")
+
+
+async def test_a_program_that_is_not_there(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NODE)
+    api.put("pods", make_pod("web", container={"command": ["/no/such/program"]}))
+    await api.until(lambda: (state(api, "web").get("waiting") or {}).get("reason") == "RunContainerError")
+    assert "/no/such/program" in state(api, "web")["waiting"]["message"]
+
+
+async def test_what_a_container_left_behind_dies_with_it(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    script = "setsid sleep 1000 & echo $!; sleep 1000"
+    api.put("pods", shell("web", script))
+    await api.until(lambda: "running" in state(api, "web"))
+    while not (text := await logs(host, "web")):
+        await asyncio.sleep(0.01)
+    stray = int(text)
+    await api.delete("pods", "web", "default", grace_period_s=0)
+    await api.until(lambda: gone(stray))
+
+
+async def test_the_death_of_the_shim_restarts_containers(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=QUICK)
+    api.put("pods", shell("web", "echo $$$$; exec sleep 1000"))
+    await api.until(lambda: "running" in state(api, "web"))
+    while not (text := await logs(host, "web")):
+        await asyncio.sleep(0.01)
+    os.kill(host.kubelet("n1").runtime.shim.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    await api.until(lambda: gone(int(text)))
+    await api.until(lambda: api.pod("web")["status"]["containerStatuses"][0]["restartCount"] == 1)
+
+
+async def test_stats_count_processes(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    api.put("pods", shell("web", "sleep 1000"))
+    await api.until(lambda: "running" in state(api, "web"))
+    answer = await stub(host).Stats(pb.StatsRequest(node="n1"))
+    assert [c.pod for c in answer.containers] == ["web"]
+    assert answer.memory_bytes > 100_000
+
+
+def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import asyncio, random, sys
+        from node.runtime import StartOrder
+        from node.runtime.process import ProcessRuntime
+        from node.runtime.simulated import SimulatedRuntime
+
+        class Listener:
+            def started(self): print("started", flush=True)
+            def failed(self, reason, message): print(reason, message, flush=True)
+            def exited(self, code, signal, message): print("exited", flush=True)
+
+        async def main():
+            runtime = ProcessRuntime(SimulatedRuntime(random.Random(1), str))
+            script = "trap '' TERM; setsid sleep 1000 & echo $! $$$$ > pids.tmp; mv pids.tmp pids; sleep 1001; :"
+            container = {"name": "c", "command": ["sh", "-c", script]}
+            pod = {"metadata": {"name": "p"}, "spec": {"containers": [container]}}
+            order = StartOrder(pod, container, 1, "rayplane://abc", "127.0.0.1", directory=sys.argv[1])
+            runtime.start(order, Listener())
+            await asyncio.sleep(1000)
+
+        asyncio.run(main())
+        """
+    )
+    (tmp_path / "containers").mkdir()
+    host = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert host.stdout is not None
+    try:
+        assert host.stdout.readline() == b"started\n"
+        pids = tmp_path / "containers/c/root/pids"
+        while not pids.exists():
+            time.sleep(0.01)
+        processes = [int(pid) for pid in pids.read_text().split()]
+        assert not any(gone(pid) for pid in processes)
+    finally:
+        host.kill()
+        host.wait()
+        host.stdout.close()
+    while not all(gone(pid) for pid in processes):
+        time.sleep(0.01)

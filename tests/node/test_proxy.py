@@ -1,0 +1,174 @@
+"""The service proxy: its rules, and real connections to real processes."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from node.config import NodeConfig
+from node.host import NodeHost
+from node.proxy.rules import Endpoint, HostView, endpoints_of, plan_service
+from tests.node.conftest import make_pod
+from tests.node.fake_api import FakeApi
+
+MakeHost = Callable[..., Awaitable[NodeHost]]
+VIEW = HostView({"n1": "127.77.1.1", "n2": "127.77.2.1"}, frozenset({"sim"}))
+
+# Answers each connection with its name, then with the number of bytes it read until the client's end.
+ECHO = """
+import os, socket
+s = socket.create_server((os.environ["POD_IP"], 18081))
+while True:
+    c, _ = s.accept()
+    try:
+        c.sendall(os.environ["HOSTNAME"].encode() + b" ")
+        n = 0
+        while data := c.recv(65536):
+            n += len(data)
+        c.sendall(str(n).encode())
+    except OSError:
+        pass  # a probe
+    c.close()
+"""
+
+
+def service(**spec: Any) -> Object:
+    spec = {"clusterIP": "127.96.0.5", "ports": [{"name": "http", "port": 80}], **spec}
+    return {"metadata": {"name": "web", "namespace": "default"}, "spec": spec}
+
+
+def endpoint(ip: str, node: str = "n1", **conditions: bool) -> Object:
+    ref = {"kind": "Pod", "namespace": "default", "name": ip}
+    return {"addresses": [ip], "nodeName": node, "targetRef": ref, "conditions": {"ready": True, **conditions}}
+
+
+def slices(*endpoints: Object, port: int = 8080) -> list[Object]:
+    labels = {"kubernetes.io/service-name": "web"}
+    ports = [{"name": "http", "port": port, "protocol": "TCP"}]
+    metadata = {"name": "web-1", "namespace": "default", "labels": labels}
+    return [{"metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": list(endpoints)}]
+
+
+def ips(endpoints: tuple[Endpoint, ...]) -> list[str]:
+    return [e.ip for e in endpoints]
+
+
+def test_cluster_ip_goes_to_ready_endpoints() -> None:
+    plan = plan_service(service(), slices(endpoint("10.0.0.1"), endpoint("10.0.0.2", ready=False)), VIEW)
+    assert list(plan) == [("127.96.0.5", 80)]
+    target = plan["127.96.0.5", 80]
+    assert target.endpoints == (Endpoint("10.0.0.1", 8080, "n1", "default/10.0.0.1"),)
+    assert target.affinity_s == 0
+
+
+def test_no_socket_for_headless_simulated_or_empty_services() -> None:
+    assert plan_service(service(clusterIP="None"), slices(endpoint("10.0.0.1")), VIEW) == {}
+    assert plan_service(service(type="ExternalName"), slices(endpoint("10.0.0.1")), VIEW) == {}
+    assert plan_service(service(), slices(endpoint("10.0.0.1", "sim")), VIEW) == {}
+    assert plan_service(service(), [], VIEW) == {}
+
+
+def test_ending_endpoints_serve_while_none_is_ready() -> None:
+    ending = endpoint("10.0.0.2", ready=False, serving=True, terminating=True)
+    assert ips(endpoints_of(slices(ending), "http", VIEW)) == ["10.0.0.2"]
+    assert ips(endpoints_of(slices(ending, endpoint("10.0.0.1")), "http", VIEW)) == ["10.0.0.1"]
+
+
+def test_node_ports_and_external_addresses() -> None:
+    ports = [{"name": "http", "port": 80, "nodePort": 30080}]
+    balancer = {"loadBalancer": {"ingress": [{"ip": "127.99.0.3"}]}}
+    one = service(type="LoadBalancer", ports=ports, externalIPs=["127.99.0.9"]) | {"status": balancer}
+    plan = plan_service(one, slices(endpoint("10.0.0.1")), VIEW)
+    assert sorted(plan) == [
+        ("127.77.1.1", 30080),
+        ("127.77.2.1", 30080),
+        ("127.96.0.5", 80),
+        ("127.99.0.3", 80),
+        ("127.99.0.9", 80),
+    ]
+    one["spec"]["externalTrafficPolicy"] = "Local"
+    plan = plan_service(one, slices(endpoint("10.0.0.1", "n2"), endpoint("10.0.0.3", "far")), VIEW)
+    assert ("127.77.1.1", 30080) not in plan
+    assert ips(plan["127.77.2.1", 30080].endpoints) == ["10.0.0.1"]
+    assert ips(plan["127.96.0.5", 80].endpoints) == ["10.0.0.1", "10.0.0.3"]
+
+
+def test_internal_policy_and_affinity() -> None:
+    one = service(internalTrafficPolicy="Local", sessionAffinity="ClientIP")
+    plan = plan_service(one, slices(endpoint("10.0.0.1", "far"), endpoint("10.0.0.2")), VIEW)
+    assert ips(plan["127.96.0.5", 80].endpoints) == ["10.0.0.2"]
+    assert plan["127.96.0.5", 80].affinity_s == 10800
+
+
+# --- real connections -----------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+async def ask(ip: str, port: int, data: bytes = b"") -> str:
+    reader, writer = await asyncio.open_connection(ip, port)
+    writer.write(data)
+    writer.write_eof()
+    answer = (await reader.read()).decode()
+    writer.close()
+    return answer
+
+
+async def start_echo(api: FakeApi, *names: str) -> list[Object]:
+    for name in names:
+        probe = {"readinessProbe": {"tcpSocket": {"port": 18081}, "periodSeconds": 1}}
+        api.put("pods", make_pod(name, container={"command": [sys.executable, "-c", ECHO], **probe}))
+    await api.until(lambda: all(meta.pod_is_ready(api.pod(n)) for n in names))
+    return [endpoint(api.pod(n)["status"]["podIP"]) for n in names]
+
+
+async def test_connections_reach_pods_and_half_close(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1", runtime="process"))
+    a, b = await start_echo(api, "a", "b")
+    port = free_port()
+    api.put("services", service(clusterIP="127.96.0.5", ports=[{"name": "http", "port": port}]))
+    dead = endpoint("127.77.1.250")
+    api.put("endpointslices.discovery.k8s.io", slices(a, b, dead, port=18081)[0])
+
+    async def connected() -> bool:
+        try:
+            return bool(await ask("127.96.0.5", port))
+        except OSError:
+            return False
+
+    while not await connected():
+        await asyncio.sleep(0.01)
+    # A dead endpoint is passed over, the others share the connections.
+    answers = [await ask("127.96.0.5", port, b"x" * 300_000) for _ in range(9)]
+    assert {answer.split()[0] for answer in answers} == {"a", "b"}
+    assert {answer.split()[1] for answer in answers} == {"300000"}
+    # A removed service takes no more connections.
+    api.remove("services", "default/web")
+    while await connected():
+        await asyncio.sleep(0.01)
+
+
+async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1", runtime="process"))
+    (a,) = await start_echo(api, "a")
+    a["targetRef"]["name"] = "a"
+    # The second host says that it is on another machine than the first.
+    await make_host(NodeConfig("n2"), proxy=True, advertise_host="elsewhere")
+    node_port = free_port()
+    ports = [{"name": "http", "port": free_port(), "nodePort": node_port}]
+    api.put("services", service(ports=ports))
+    api.put("endpointslices.discovery.k8s.io", slices(a, port=18081)[0])
+    while True:
+        try:
+            answer = await ask("127.77.2.1", node_port, b"x" * 200_000)
+            break
+        except OSError:
+            await asyncio.sleep(0.01)
+    assert answer == "a 200000"

@@ -1,0 +1,88 @@
+"""Claims of pods: real bytes that outlive pods, on one node and across nodes."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from control_plane.api.meta import Object
+from control_plane.rpc import Stub
+from node.config import NodeConfig
+from node.host import NodeHost
+from proto.csi import csi_pb2 as csi
+from tests.node.conftest import make_pod
+from tests.node.fake_api import FakeApi
+from tests.node.test_process import logs, phase, shell
+
+MakeHost = Callable[..., Awaitable[NodeHost]]
+VOLUMES = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+MOUNT = {"volumeMounts": [{"name": "data", "mountPath": "/var/data"}]}
+
+
+async def provision(api: FakeApi, host: NodeHost, node: str, driver: str) -> Object:
+    """What the volume controllers do: make the bytes and the objects. Returns the claim, bound."""
+    capability = csi.VolumeCapability(
+        mount=csi.VolumeCapability.MountVolume(),
+        access_mode=csi.VolumeCapability.AccessMode(mode=csi.VolumeCapability.AccessMode.SINGLE_NODE_MULTI_WRITER),
+    )
+    request = csi.CreateVolumeRequest(
+        name="pvc-1", capacity_range=csi.CapacityRange(required_bytes=1 << 20), volume_capabilities=[capability]
+    )
+    stub = Stub(host.network.channel(host.advertised), csi.DESCRIPTOR.services_by_name["Controller"])
+    made = await stub.CreateVolume(request, metadata={"csi-driver": driver, "csi-node": node})
+    source = {"driver": driver, "volumeHandle": made.volume.volume_id}
+    api.put("persistentvolumes", {"metadata": {"name": "pv1"}, "spec": {"csi": source}})
+    claim = {"metadata": {"name": "data", "namespace": "default"}, "spec": {"volumeName": "pv1"}}
+    return claim | {"status": {"phase": "Bound"}}
+
+
+def user(name: str, script: str, node: str = "n1", **spec: Any) -> Object:
+    return shell(name, script, node=node, container=MOUNT, volumes=VOLUMES, restartPolicy="Never", **spec)
+
+
+async def test_a_local_volume_outlives_its_pods(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1", runtime="process"))
+    claim = await provision(api, host, "n1", "rayplane.io/local")
+    api.put("persistentvolumeclaims", claim)
+    api.put("pods", user("writer", "echo kept > /var/data/file"))
+    await api.until(lambda: phase(api, "writer") == "Succeeded")
+    api.put("pods", user("reader", "cat /var/data/file"))
+    await api.until(lambda: phase(api, "reader") == "Succeeded")
+    assert await logs(host, "reader") == b"kept\n"
+
+
+async def test_a_pod_waits_until_its_claim_is_bound(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1"))
+    claim = await provision(api, host, "n1", "rayplane.io/local")
+    api.put("persistentvolumeclaims", claim | {"status": {"phase": "Pending"}})
+    api.put("pods", make_pod("web", volumes=VOLUMES, container=MOUNT))
+
+    def failures() -> list[str]:
+        return [e["message"] for e in api.objects.get("events", {}).values() if e["reason"] == "FailedMount"]
+
+    await api.until(failures)
+    assert 'PersistentVolumeClaim is not bound: "data"' in failures()[0]
+    assert phase(api, "web") == "Pending"
+    api.put("persistentvolumeclaims", claim)
+    await api.until(lambda: phase(api, "web") == "Running")
+
+
+async def test_a_replicated_volume_follows_its_pod(api: FakeApi, make_host: MakeHost) -> None:
+    hosts = {n: await make_host(NodeConfig(n, runtime="process"), proxy=False) for n in ("n1", "n2", "n3")}
+    claim = await provision(api, hosts["n1"], "n1", "rayplane.io/replicated")
+    api.put("persistentvolumeclaims", claim)
+    api.put("pods", user("writer", "echo moved > /var/data/file; sleep 1000", node="n1"))
+    await api.until(lambda: phase(api, "writer") == "Running")
+    await api.delete("pods", "writer", "default", grace_period_s=1)
+    await api.until(lambda: "default/writer" not in api.objects["pods"])
+    api.put("pods", user("reader", "cat /var/data/file", node="n2"))
+    await api.until(lambda: phase(api, "reader") == "Succeeded")
+    host = hosts["n2"]
+    worker = host.kubelet("n2").worker("default", "reader")
+    assert [run async for run in worker.runs["main"].logs(_all())] == [b"moved\n"]
+    record = api.objects["leases.coordination.k8s.io"]["kube-system/volume-pvc-1"]
+    assert record["spec"]["leaseTransitions"] == 2
+
+
+def _all() -> Any:
+    from node.runtime import LogOptions
+
+    return LogOptions()
