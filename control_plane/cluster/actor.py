@@ -1,0 +1,76 @@
+"""The Ray actor that carries one component.
+
+Ray's calls only start, stop and ask for the process id. The component has an event loop of its own, in a thread of
+its own, and talks to the others over its own sockets: it goes on while Ray's head is away.
+"""
+
+import asyncio
+import os
+import random
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from control_plane.cluster.components import Component, Spec
+from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.ray_host import RayHost
+from control_plane.rpc.grpc_network import GrpcNetwork
+
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 10.0
+
+
+class ComponentThread:
+    """A component on an event loop in a thread."""
+
+    def __init__(self, spec: Spec) -> None:
+        log_to(spec.log_file)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=spec.instance.name, daemon=True)
+        self._thread.start()
+        self._network: GrpcNetwork | None = None
+        self._component: Component | None = None
+        self._call(self._start(spec), START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        self._call(self._stop(), STOP_TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _start(self, spec: Spec) -> None:
+        env = open_env(spec, random.Random())
+        self._network = GrpcNetwork(spec.credentials)
+        self._component = await prepare(spec, env, self._network, RayHost(spec.config.name))
+
+    async def _stop(self) -> None:
+        if self._component is not None:
+            await self._component.stop()
+        if self._network is not None:
+            await self._network.close()
+
+    def _call(self, work: Any, timeout: float) -> None:
+        future: Future[None] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future.result(timeout)
+
+
+class ComponentActor:
+    """Made a Ray actor by the host, which chooses name, machine and restart policy."""
+
+    def __init__(self, spec: Spec) -> None:
+        # A killed actor is made again by Ray with the arguments of its first start.
+        restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))
+
+    def pid(self) -> int:
+        """Answers once the component has started."""
+        return os.getpid()
+
+    def machine(self) -> str:
+        """Ray's id of the node this runs on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def stop(self) -> None:
+        self._thread.stop()

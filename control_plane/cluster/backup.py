@@ -1,0 +1,179 @@
+"""Backup of a running cluster's state, and a fresh cluster that goes on from it.
+
+A backup is the etcd store as of one moment, history included. Bytes in volumes are not part of it. A restored cluster
+continues its revisions. It is another cluster on the same machine maybe, so what belongs to a cluster's place and not
+to its state is made anew: topology, API server endpoints, leader leases, the authority in ConfigMaps; and where its
+part of 127/8 is another one, every address is moved there.
+"""
+
+import contextlib
+import errno
+import re
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from control_plane.cluster import launch
+from control_plane.cluster.access import access
+from control_plane.cluster.components import member_config
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError, UsageError
+from control_plane.cluster.launch import Progress
+from control_plane.cluster.pki import Secrets
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.supervisor import spec_for
+from control_plane.cluster.topology import TOPOLOGY_KEY, Role
+from control_plane.etcd.server import restore_member
+from storage.backup import BackupHeader, read_backup, write_backup
+from storage.env import LocalDisk, SystemClock
+from storage.mvcc import MemoryBackend, Store
+
+# Of the last two parts of a snapshot, which are no content, `remaining_bytes` is at most a digest's length.
+_DIGEST_BYTES = 32
+# What belongs to the place a cluster runs in.
+_PLACE = (TOPOLOGY_KEY, b"/registry/masterleases/", b"/registry/leases/kube-system/")
+_ROOT_CA = b"/kube-root-ca.crt"
+_ADDRESSED = (
+    b"/registry/services/",
+    b"/registry/endpointslices/",
+    b"/registry/ingress/",
+    b"/registry/minions/",
+    b"/registry/pods/",
+)
+_ALLOCATED = b"/rayplane/allocations/clusterips/"
+_ADDRESS = re.compile(rb"\b127\.(\d{1,3})(?=\.\d{1,3}\.\d{1,3}\b)")
+# Octets of a plan: eight of pods, one of services, one of external addresses.
+_PLAN_OCTETS = 10
+
+
+async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupHeader:
+    """Write the state of a running cluster to `file`, whole or not at all."""
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no directory {file.parent}; make it first")
+    async with access(directory) as admin:
+        progress("reading the state")
+        revision = (await admin.etcd.range(TOPOLOGY_KEY)).header.revision
+        header = BackupHeader(
+            cluster=admin.state.config.name,
+            revision=revision,
+            created=SystemClock().now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            origin={"config": admin.state.config.to_json(), "slot": admin.state.plan.slot},
+        )
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async with contextlib.aclosing(admin.etcd.snapshot()) as parts:
+                async for part in parts:
+                    if part.remaining_bytes > _DIGEST_BYTES:
+                        yield part.blob
+
+        await write_backup(LocalDisk(file.parent), file.name, header, chunks())
+    return header
+
+
+async def restore(
+    directory: StateDir, name: str, file: Path, progress: Progress, *, force: bool
+) -> tuple[ClusterState, BackupHeader]:
+    """Bring a cluster up from a backup. One that is up is taken down first; refused if it holds workloads."""
+    header, chunks = read_backup(LocalDisk(file.parent), file.name)
+    progress(f"read a backup of {header.cluster!r} at revision {header.revision}")
+    state = directory.read()
+    if state is None:
+        config = replace(ClusterConfig.from_json(header.origin["config"]), name=name, address="")
+    else:
+        config = state.config
+        if not force:
+            await _check_fresh(directory, state)
+        await launch.down(directory, progress)
+        shutil.rmtree(directory.path / "data", ignore_errors=True)
+    store = Store(MemoryBackend())
+    store.restore(chunks)
+
+    async def prepare(state: ClusterState, secrets: Secrets) -> None:
+        progress("laying out the members' data")
+        adapt(store, AddressPlan(header.origin["slot"]), state.plan)
+        await _seed(directory, state, secrets, list(store.snapshot()))
+
+    return await launch.up(config, directory, progress, prepare=prepare), header
+
+
+def adapt(store: Store, old: AddressPlan, new: AddressPlan) -> None:
+    """Make a cluster's state fit another place, in one revision."""
+    with store.write() as txn:
+        for prefix in _PLACE:
+            txn.delete_range(prefix, _after(prefix))
+        for kv in txn.range(b"/registry/configmaps/", b"/registry/configmaps0").kvs:
+            if kv.key.endswith(_ROOT_CA):
+                txn.delete_range(kv.key)
+        if old.slot == new.slot:
+            return
+        for prefix in _ADDRESSED:
+            for kv in txn.range(prefix, _after(prefix)).kvs:
+                moved = move_addresses(kv.value, old, new)
+                if moved != kv.value:
+                    txn.put(kv.key, moved, lease=kv.lease)
+        for kv in txn.range(_ALLOCATED, _after(_ALLOCATED)).kvs:
+            txn.delete_range(kv.key)
+            txn.put(move_addresses(kv.key, old, new), kv.value, lease=kv.lease)
+
+
+def move_addresses(text: bytes, old: AddressPlan, new: AddressPlan) -> bytes:
+    """Every address of the plan `old` as the same one of the plan `new`."""
+    first = _first_octet(old)
+    shift = _first_octet(new) - first
+
+    def moved(match: re.Match[bytes]) -> bytes:
+        octet = int(match.group(1))
+        if not first <= octet < first + _PLAN_OCTETS:
+            return match.group()
+        return b"127.%d" % (octet + shift)
+
+    return _ADDRESS.sub(moved, text)
+
+
+def _first_octet(plan: AddressPlan) -> int:
+    return int(plan.pod_cidr.split(".")[1])
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key after all that begin with `prefix`."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+async def _check_fresh(directory: StateDir, state: ClusterState) -> None:
+    if not state.running:
+        raise ClusterError(
+            f"{directory.path} holds the data of a cluster that is down; use --force to overwrite it, or another --name"
+        )
+    async with access(directory) as admin:
+        for resource in ("pods", "deployments.apps", "statefulsets.apps", "persistentvolumeclaims"):
+            if (await admin.api.list(resource, limit=1)).items:
+                raise ClusterError(
+                    f"cluster {state.config.name!r} holds {resource.partition('.')[0]}; use --force to lose them"
+                )
+
+
+async def _seed(directory: StateDir, state: ClusterState, secrets: Secrets, chunks: Iterable[bytes]) -> None:
+    for instance in state.topology.of(Role.MEMBER):
+        if not _is_local(instance.machine.address):
+            raise ClusterError(f"{instance.name} would run on {instance.machine.address}: restore on one machine only")
+        spec = spec_for(
+            instance,
+            state.topology,
+            config=state.config,
+            plan=state.plan,
+            secrets=secrets,
+            state_dir=str(directory.path),
+            restarted=False,
+        )
+        await restore_member(member_config(spec), LocalDisk(spec.data_dir), chunks)
+
+
+def _is_local(address: str) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as e:
+            return e.errno != errno.EADDRNOTAVAIL
+    return True

@@ -1,0 +1,57 @@
+"""Killing actors of a running cluster, chosen by what they are doing."""
+
+from control_plane.cluster.access import Access, current_topology
+from control_plane.cluster.errors import ClusterError, UsageError
+from control_plane.cluster.readiness import LEASES
+from control_plane.cluster.topology import Instance, Role, Topology
+from control_plane.rpc import RpcError
+from proto.rayplane.v1 import supervisor_pb2 as pb
+
+KILL_TIMEOUT_S = 60.0
+_ROLES = {
+    "leader": Role.MEMBER,
+    "member": Role.MEMBER,
+    "apiserver": Role.APISERVER,
+    "scheduler": Role.SCHEDULER,
+    "controllers": Role.CONTROLLERS,
+    "node": Role.NODE_HOST,
+}
+_LEASE_OF = {Role.SCHEDULER: "kube-scheduler", Role.CONTROLLERS: "kube-controller-manager"}
+
+
+async def kill(admin: Access, target: str, name: str, signal: str) -> tuple[str, int]:
+    """Send `signal` to the actor `name` of kind `target`, or to the one in charge; its name and process id."""
+    topology = await current_topology(admin)
+    victim = await _victim(admin, topology, target, name)
+    answer = await admin.supervisor.Kill(pb.KillRequest(name=victim.name, signal=signal), timeout=KILL_TIMEOUT_S)
+    return victim.name, int(answer.pid)
+
+
+async def _victim(admin: Access, topology: Topology, target: str, name: str) -> Instance:
+    role = _ROLES[target]
+    if name:
+        victim = topology.node_host(name) if role is Role.NODE_HOST else topology.get(name)
+        if victim.role is not role:
+            raise UsageError(f"{name} is no {target}")
+        return victim
+    candidates = topology.of(role)
+    if not candidates:
+        raise UsageError(f"the cluster has no {target}")
+    if target == "leader":
+        return await _leading_member(admin, candidates)
+    if role in _LEASE_OF:
+        lease = await admin.api.get(LEASES, _LEASE_OF[role], "kube-system")
+        holder = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
+        return next((c for c in candidates if c.name == holder), candidates[0])
+    return candidates[0]
+
+
+async def _leading_member(admin: Access, members: tuple[Instance, ...]) -> Instance:
+    for member in members:
+        try:
+            status = await admin.etcd.status(member.endpoint("client"))
+        except RpcError:
+            continue
+        if status.leader == status.header.member_id:
+            return member
+    raise ClusterError("no member leads now; try again in a second")

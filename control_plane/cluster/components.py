@@ -1,0 +1,192 @@
+"""Builds any actor's component from its spec, the same in every host.
+
+Each builder imports its component itself: an actor loads only what it runs, which is most of its start-up time.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.pki import Secrets
+from control_plane.cluster.topology import Instance, Role, Topology
+from control_plane.rpc import Network
+from control_plane.rpc.tls import Credentials
+from storage.env import Env
+
+if TYPE_CHECKING:
+    from control_plane.etcd.server import MemberConfig
+
+
+class Component(Protocol):
+    """What every actor runs."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """All that an actor needs to start, wherever it is started."""
+
+    instance: Instance
+    config: ClusterConfig
+    plan: AddressPlan
+    topology: Topology
+    """The cluster as it was when the spec was made: where to find the others at first."""
+    credentials: Credentials | None
+    """None where the network itself knows who calls (the simulation)."""
+    secrets: Secrets | None
+    """Only for the supervisor, which makes specs, and (the token key) for API servers."""
+    data_dir: str
+    log_file: str
+    restarted: bool = False
+    """Whether this actor has run before, so that empty data would mean lost data."""
+
+
+def build(spec: Spec, env: Env, network: Network, *, tls_dir: str | None) -> Component:
+    """The component of a spec; not yet started. `tls_dir`: where the credentials' files stand."""
+    return _BUILDERS[spec.instance.role](spec, env, network, tls_dir)
+
+
+def first_endpoint(spec: Spec, count: int) -> int:
+    """Which of `count` replicas an actor asks first, so that clients spread: by the number in its name."""
+    number = re.search(r"\d+$", spec.instance.name)
+    return int(number.group()) % count if number and count else 0
+
+
+def member_config(spec: Spec) -> "MemberConfig":
+    """How the member of a spec is configured."""
+    from control_plane.etcd.server import MemberConfig
+
+    scheme = "https" if spec.credentials else "http"
+    founding = not (spec.instance.joins or spec.restarted)
+    return MemberConfig(
+        name=spec.instance.name,
+        client_address=spec.instance.endpoint("client"),
+        peer_address=spec.instance.endpoint("peer"),
+        initial_cluster={m.name: f"{scheme}://{m.endpoint('peer')}" for m in spec.topology.of(Role.MEMBER)},
+        initial_cluster_token=spec.config.name,
+        cluster_state="new" if founding else "existing",
+        scheme=scheme,
+    )
+
+
+def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+    from control_plane.etcd.server import Member
+
+    return Member(member_config(spec), env, network)
+
+
+def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+    from control_plane.apiserver.config import ApiServerConfig, Timing
+    from control_plane.apiserver.server import ApiServer
+
+    fast = spec.config.timing == "fast"
+    config = ApiServerConfig(
+        name=spec.instance.name,
+        etcd_endpoints=spec.topology.endpoints(Role.MEMBER, "client"),
+        grpc_address=spec.instance.endpoint("grpc"),
+        # Without certificates nobody could be told from anybody: no REST then.
+        https_address=spec.instance.endpoint("https") if tls_dir else None,
+        tls_dir=tls_dir,
+        token_key=spec.secrets.token_key if spec.secrets else b"",
+        service_cidr=spec.plan.service_cidr,
+        external_cidr=spec.plan.external_cidr,
+        timing=Timing() if fast else Timing.kubernetes(),
+    )
+    return ApiServer(config, env, network)
+
+
+def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+    from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+    from control_plane.client import ApiClient
+
+    client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
+    config = LoadBalancerConfig(
+        address=spec.instance.endpoint("https"),
+        backends=spec.topology.endpoints(Role.APISERVER, "https"),
+        ca=spec.credentials.ca if spec.credentials else b"",
+    )
+
+    async def backends() -> list[str]:
+        return list((await client.discover()).https)
+
+    return LoadBalancer(config, find_backends=backends)
+
+
+def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+    from control_plane.client import ElectionTiming
+    from control_plane.scheduler.config import SchedulerConfig
+    from control_plane.scheduler.service import Scheduler
+
+    config = SchedulerConfig(
+        identity=_identity(spec, env),
+        api_endpoints=_api_endpoints(spec),
+        election=ElectionTiming.profile(spec.config.timing),
+    )
+    return Scheduler(config, env, network)
+
+
+def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+    from control_plane.controllers.config import PROFILES, ControllersConfig
+    from control_plane.controllers.manager import ControllerManager
+
+    config = ControllersConfig(
+        identity=_identity(spec, env),
+        api_endpoints=_api_endpoints(spec),
+        timing=PROFILES[spec.config.timing],
+        pod_cidr=spec.plan.pod_cidr,
+        external_cidr=spec.plan.external_cidr,
+        ca_certificate=spec.credentials.ca.decode() if spec.credentials else "",
+    )
+    return ControllerManager(config, env, network)
+
+
+def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+    from node.config import NodeConfig, NodeHostConfig, NodeTiming
+    from node.host import NodeHost
+
+    nodes = tuple(
+        NodeConfig(
+            name=name,
+            cpu=spec.config.node_cpu,
+            memory=spec.config.node_memory,
+            runtime=spec.config.runtime,
+            zone=spec.instance.machine.address,
+        )
+        for name in spec.instance.nodes
+    )
+    config = NodeHostConfig(
+        nodes=nodes,
+        apiservers=_api_endpoints(spec),
+        address=spec.instance.endpoint("grpc"),
+        timing=NodeTiming.profile(spec.config.timing),
+        # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
+        ingress_address=spec.plan.ingress_address if spec.credentials else "",
+    )
+    return NodeHost(config, env, network)
+
+
+def _identity(spec: Spec, env: Env) -> str:
+    """Unique over restarts: a replica that comes back must not take itself for the one that led."""
+    return f"{spec.instance.name}_{env.uuid()}"
+
+
+def _api_endpoints(spec: Spec) -> tuple[str, ...]:
+    endpoints = spec.topology.endpoints(Role.APISERVER, "grpc")
+    first = first_endpoint(spec, len(endpoints))
+    return endpoints[first:] + endpoints[:first]
+
+
+_Builder = Callable[[Spec, Env, Network, str | None], Component]
+_BUILDERS: dict[Role, _Builder] = {
+    Role.MEMBER: _member,
+    Role.APISERVER: _apiserver,
+    Role.LOAD_BALANCER: _load_balancer,
+    Role.SCHEDULER: _scheduler,
+    Role.CONTROLLERS: _controllers,
+    Role.NODE_HOST: _node_host,
+}

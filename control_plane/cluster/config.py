@@ -1,0 +1,112 @@
+"""What the user decides about a cluster; equal for all its components."""
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from control_plane.api import quantity
+from control_plane.cluster.errors import UsageError
+
+RAY, PROCESS = "ray", "process"
+# Each cluster of a machine takes one slot of 127/8, so that several can run side by side.
+SLOTS = 7
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPlan:
+    """The cluster's part of 127/8 (RFC 1122 3.2.1.3: all of it is this machine)."""
+
+    slot: int
+
+    @property
+    def _base(self) -> int:
+        return 16 * (self.slot + 1)
+
+    @property
+    def pod_cidr(self) -> str:
+        """2048 nodes of 254 addresses."""
+        return f"127.{self._base}.0.0/13"
+
+    @property
+    def service_cidr(self) -> str:
+        return f"127.{self._base + 8}.0.0/16"
+
+    @property
+    def external_cidr(self) -> str:
+        """Addresses of LoadBalancer services and of the ingress."""
+        return f"127.{self._base + 9}.0.0/16"
+
+    @property
+    def ingress_address(self) -> str:
+        return f"127.{self._base + 9}.0.1:8080"
+
+    @property
+    def claim_address(self) -> tuple[str, int]:
+        """Whoever listens here owns the slot."""
+        return f"127.{self._base + 9}.255.254", 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """The flags of `rayplane up`, checked."""
+
+    name: str = "default"
+    host: str = RAY
+    """`ray` (actors) or `process` (everything in one process)."""
+    address: str = ""
+    """Ray cluster to join, `auto` or host:port; empty starts one."""
+    members: int = 3
+    apiservers: int = 2
+    schedulers: int = 2
+    controllers: int = 2
+    nodes: int = 3
+    """Node hosts with `nodes_per_host` nodes each."""
+    nodes_per_host: int = 1
+    node_cpu: str = "4"
+    node_memory: str = "8Gi"
+    runtime: str = "simulated"
+    """`simulated` or `process`."""
+    timing: str = "fast"
+    """`fast` or `kubernetes`."""
+
+    def validate(self) -> None:
+        """Raises UsageError that names the flag."""
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"--name {self.name!r}: use lower-case letters, digits and '-', at most 40")
+        for flag, value, allowed in (
+            ("--host", self.host, (RAY, PROCESS)),
+            ("--runtime", self.runtime, ("simulated", "process")),
+            ("--timing", self.timing, ("fast", "kubernetes")),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{flag} {value!r}: use {' or '.join(allowed)}")
+        if self.members < 1 or self.members % 2 == 0:
+            raise UsageError(
+                f"--members {self.members}: use an odd number; an even one tolerates no more failures than one less"
+            )
+        for flag, count, low, high in (
+            ("--members", self.members, 1, 9),
+            ("--apiservers", self.apiservers, 1, 50),
+            ("--schedulers", self.schedulers, 1, 9),
+            ("--controllers", self.controllers, 1, 9),
+            ("--nodes", self.nodes, 0, 2000),
+            ("--nodes-per-host", self.nodes_per_host, 1, 2000),
+        ):
+            if not low <= count <= high:
+                raise UsageError(f"{flag} {count}: use {low} to {high}")
+        if self.nodes * self.nodes_per_host > 2000:
+            raise UsageError("--nodes times --nodes-per-host: at most 2000 nodes fit the pod address range")
+        for flag, text in (("--node-cpu", self.node_cpu), ("--node-memory", self.node_memory)):
+            if not quantity.is_quantity(text) or quantity.milli(text) <= 0:
+                raise UsageError(f"{flag} {text!r}: use a positive quantity such as 4, 500m or 8Gi")
+        if self.address and self.host != RAY:
+            raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "ClusterConfig":
+        return ClusterConfig(**data)

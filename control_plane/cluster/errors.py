@@ -1,0 +1,25 @@
+"""What can go wrong with a cluster as a whole; each message says what to do."""
+
+
+class ClusterError(Exception):
+    """The command failed: exit code 1."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class UsageError(ClusterError):
+    """The command makes no sense as given: exit code 2."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class AlreadyUp(ClusterError):
+    """A cluster of that name runs already."""
+
+
+class NotUp(ClusterError):
+    """No cluster of that name runs."""
+
+
+class StartFailed(ClusterError):
+    """A component could not be started."""

@@ -1,0 +1,28 @@
+"""What the supervisor needs of whatever runs the actors."""
+
+from typing import Protocol
+
+from control_plane.cluster.components import Spec
+from control_plane.cluster.topology import Machine
+
+
+class Host(Protocol):
+    """Starts, stops and finds actors. Calls may take seconds; none may be made from two tasks for one name."""
+
+    async def start(self, spec: Spec) -> int:
+        """Start an actor and wait until its component serves; its process id. Raises StartFailed."""
+
+    async def stop(self, name: str) -> None:
+        """End an actor for good; nothing when there is none."""
+
+    async def running(self) -> set[str]:
+        """Names of the actors that exist, those being restarted by the host itself included."""
+
+    async def machines(self) -> list[Machine]:
+        """Machines that are alive."""
+
+    async def pid(self, name: str) -> int:
+        """The process of an actor. Raises StartFailed when there is none."""
+
+    async def kill(self, name: str, signal: str) -> int:
+        """Send KILL, STOP or CONT to an actor's process; its id."""

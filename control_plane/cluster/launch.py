@@ -1,0 +1,343 @@
+"""Bringing a cluster up and taking it down, for both hosts of real machines.
+
+What is about to be started is written to the state directory first, so that `down` can end it however `up` ended.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets as randomness
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+
+from control_plane.cluster import ray_cluster
+from control_plane.cluster.access import access, endpoints
+from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
+from control_plane.cluster.errors import AlreadyUp, ClusterError
+from control_plane.cluster.pki import Secrets, kubeconfig
+from control_plane.cluster.ports import can_bind, free_port
+from control_plane.cluster.readiness import await_ready
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.supervisor import spec_for
+from control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
+from storage.env import LockHeld
+
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+POLL_S = 0.05
+
+Progress = Callable[[str], None]
+Prepare = Callable[[ClusterState, Secrets], Awaitable[None]]
+
+
+async def up(
+    config: ClusterConfig, directory: StateDir, progress: Progress, *, prepare: Prepare | None = None
+) -> ClusterState:
+    """Start everything and wait until it is ready; on failure or interruption leave nothing behind.
+
+    `prepare` is called when everything is decided and nothing is started: it may lay out the actors' data.
+    """
+    config.validate()
+    with _exclusive(directory, config.name):
+        before = directory.read()
+        if before is not None and before.running and _is_alive(before):
+            raise AlreadyUp(f"a cluster called {config.name!r} is up; run `rayplane down --name {config.name}` first")
+        fresh = before is None
+        try:
+            return await _up(config, directory, before, progress, prepare)
+        except BaseException:
+            progress("taking down what was started")
+            with contextlib.suppress(ClusterError):
+                await _take_down(directory, progress)
+            if fresh:
+                # The message may point to a log.
+                directory.purge(keep_logs=True)
+            raise
+
+
+async def down(directory: StateDir, progress: Progress, *, purge: bool = False) -> None:
+    """End every process of the cluster; with `purge` delete its data too."""
+    state = directory.read()
+    if state is not None:
+        with _exclusive(directory, state.config.name):
+            await _take_down(directory, progress)
+    if purge:
+        directory.purge()
+
+
+async def _up(
+    config: ClusterConfig,
+    directory: StateDir,
+    before: ClusterState | None,
+    progress: Progress,
+    prepare: Prepare | None,
+) -> ClusterState:
+    rng = random.Random()
+    secrets = Secrets.read(directory.pki)
+    if secrets is None:
+        secrets = Secrets.create(config.name)
+        secrets.write(directory.pki)
+    if before is not None:
+        progress(f"found the cluster's data in {directory.path}: going on from it")
+        config = before.config
+        state = replace(before, running=True, host=_new_host(config, rng))
+        _check_free(state)
+    else:
+        state = ClusterState(
+            config=config,
+            plan=_free_plan(rng),
+            topology=Topology(()),
+            running=True,
+            host=_new_host(config, rng),
+        )
+    if config.host == PROCESS:
+        return await _up_process(directory, state, secrets, progress, prepare)
+    return await _up_ray(directory, state, secrets, progress, prepare)
+
+
+async def _up_process(
+    directory: StateDir, state: ClusterState, secrets: Secrets, progress: Progress, prepare: Prepare | None
+) -> ClusterState:
+    if not state.topology.instances:
+        state = replace(state, topology=with_ports(founding(state.config, (Machine(),)), random.Random()))
+    _write_access(directory, state, secrets)
+    if prepare is not None:
+        await prepare(state, secrets)
+    progress("starting the cluster's process")
+    process = _start_process(directory)
+    state = replace(state, host={"pid": process.pid})
+    directory.write(state)
+    await _wait(directory, progress, alive=lambda: process.poll() is None)
+    return state
+
+
+def _start_process(directory: StateDir) -> subprocess.Popen[bytes]:
+    with open(directory.logs / "process.out", "wb") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "control_plane.cluster.process_host", str(directory.path.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+
+
+async def _up_ray(
+    directory: StateDir, state: ClusterState, secrets: Secrets, progress: Progress, prepare: Prepare | None
+) -> ClusterState:
+    directory.write(state)
+    if state.host["owned"]:
+        progress("starting Ray")
+        pid = ray_cluster.start(state.host, directory.logs / "ray.log")
+        state = replace(state, host=state.host | {"pid": pid})
+        directory.write(state)
+    ray_cluster.connect(state.host, _namespace(state))
+    try:
+        # Importing Ray takes a while and must come after its environment is set.
+        from control_plane.cluster.ray_host import RayHost, machines
+
+        found = tuple(machines())
+        if state.host["owned"]:
+            found = tuple(replace(m, address=ray_cluster.LOOPBACK) for m in found)
+        if state.topology.instances:
+            state = replace(state, topology=_on_machines(state.topology, found))
+        else:
+            state = replace(state, topology=with_ports(founding(state.config, found), random.Random()))
+        _write_access(directory, state, secrets)
+        if prepare is not None:
+            await prepare(state, secrets)
+        for role in crowded(state.topology) if len(found) > 1 else ():
+            progress(f"there are fewer machines than {role}s: some share one")
+        progress(f"starting {len(state.topology.instances)} actors on {len(found)} machine(s)")
+        host = RayHost(state.config.name)
+        specs = [
+            spec_for(
+                instance,
+                state.topology,
+                config=state.config,
+                plan=state.plan,
+                secrets=secrets,
+                state_dir=str(directory.path.resolve()),
+                restarted=(directory.path / "data" / instance.name).exists(),
+            )
+            for instance in state.topology.instances
+        ]
+        await asyncio.gather(*(host.start(s) for s in specs))
+        await _wait(directory, progress, alive=lambda: True)
+    finally:
+        ray_cluster.disconnect()
+    return state
+
+
+async def _wait(directory: StateDir, progress: Progress, *, alive: Callable[[], bool]) -> None:
+    async with access(directory) as admin:
+        await await_ready(admin, directory, timeout=READY_TIMEOUT_S, alive=alive, progress=progress)
+
+
+async def _take_down(directory: StateDir, progress: Progress) -> None:
+    state = directory.read()
+    if state is None or not state.running:
+        return
+    if state.config.host == PROCESS:
+        await _end_process(state.host.get("pid", 0))
+    else:
+        await _end_actors(state, progress)
+        ray_cluster.stop(state.host)
+    directory.write(replace(state, running=False))
+
+
+async def _end_process(pid: int) -> None:
+    """TERM, then KILL when it takes too long."""
+    if not pid or not _is_ours(pid):
+        return
+    os.kill(pid, signal.SIGTERM)
+    for number in (signal.SIGKILL, None):
+        async with _deadline(STOP_TIMEOUT_S) as time_left:
+            while _is_ours(pid) and time_left():
+                await asyncio.sleep(POLL_S)
+        if not _is_ours(pid):
+            return
+        if number is not None:
+            os.kill(pid, number)
+    raise ClusterError(f"process {pid} does not end; end it by hand")
+
+
+async def _end_actors(state: ClusterState, progress: Progress) -> None:
+    if state.host["owned"] and (not state.host["pid"] or can_bind(ray_cluster.LOOPBACK, state.host["port"])):
+        return
+    progress("ending the actors")
+    try:
+        ray_cluster.connect(state.host, _namespace(state), timeout=15.0)
+    except ClusterError:
+        if state.host["owned"]:
+            # Ray itself is broken; ending its processes ends the actors.
+            return
+        raise
+    try:
+        from control_plane.cluster.ray_host import RayHost
+
+        host = RayHost(state.config.name)
+        names = await host.running()
+        # The supervisor first, or it would start the others again.
+        for group in ({Role.SUPERVISOR.value} & names, names - {Role.SUPERVISOR.value}):
+            await asyncio.gather(*(host.end(n) for n in sorted(group)))
+    finally:
+        ray_cluster.disconnect()
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[Callable[[], bool]]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    yield lambda: loop.time() < end
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether that process still is the cluster's and not another that got its number."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            return b"process_host" in f.read()
+    except OSError:
+        return False
+
+
+def _is_alive(state: ClusterState) -> bool:
+    if state.config.host == PROCESS:
+        return _is_ours(state.host.get("pid", 0))
+    instance = state.topology.of(Role.SUPERVISOR)
+    if not instance:
+        return False
+    try:
+        with socket.create_connection((instance[0].machine.address, instance[0].ports["grpc"]), 1.0):
+            return True
+    except OSError:
+        return bool(state.host["owned"]) and not can_bind(ray_cluster.LOOPBACK, state.host["port"])
+
+
+def _namespace(state: ClusterState) -> str:
+    return f"rayplane-{state.config.name}"
+
+
+def _new_host(config: ClusterConfig, rng: random.Random) -> dict[str, object]:
+    if config.host == PROCESS:
+        return {"pid": 0}
+    if config.address:
+        return {"owned": False, "address": config.address, "pid": 0}
+    return ray_cluster.reserve(rng, randomness.token_hex(32))
+
+
+def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
+    admin = secrets.authority.issue("kubernetes-admin", ["system:masters"])
+    admin.write(directory.admin)
+    server = endpoints(directory, state)["apiserver"]
+    directory.kubeconfig.touch(mode=0o600)
+    directory.kubeconfig.write_text(kubeconfig(state.config.name, server, admin))
+    directory.write(state)
+
+
+def with_ports(topology: Topology, rng: random.Random) -> Topology:
+    """Give every actor its ports, each used once in the whole cluster."""
+    taken: set[int] = set()
+    instances = []
+    for instance in topology.instances:
+        ports = {}
+        for label in PORTS[instance.role]:
+            ports[label] = free_port(instance.machine.address, taken, rng)
+            taken.add(ports[label])
+        instances.append(replace(instance, ports=ports))
+    return Topology(tuple(instances))
+
+
+def _on_machines(topology: Topology, machines: tuple[Machine, ...]) -> Topology:
+    """Ray gives its nodes new ids at each start: find each actor's machine again by its address."""
+    by_address = {m.address: m for m in machines}
+    instances = []
+    for instance in topology.instances:
+        machine = by_address.get(instance.machine.address)
+        if machine is None:
+            raise ClusterError(
+                f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now"
+            )
+        instances.append(replace(instance, machine=machine))
+    return Topology(tuple(instances))
+
+
+def _check_free(state: ClusterState) -> None:
+    for instance in state.topology.instances:
+        for port in instance.ports.values():
+            if not can_bind(instance.machine.address, port):
+                raise ClusterError(
+                    f"port {port} of {instance.name} is in use by another program; close it and try again"
+                )
+
+
+def _free_plan(rng: random.Random) -> AddressPlan:
+    for slot in range(SLOTS):
+        plan = AddressPlan(slot)
+        if can_bind(*plan.claim_address):
+            return plan
+    raise ClusterError(
+        f"{SLOTS} clusters run on this machine already, and there are addresses for no more; take one down"
+    )
+
+
+@contextlib.contextmanager
+def _exclusive(directory: StateDir, name: str):  # type: ignore[no-untyped-def]
+    """One `up` or `down` at a time."""
+    existed = directory.path.exists()
+    disk = directory.create()
+    try:
+        with disk.lock("lock"):
+            yield
+    except LockHeld as e:
+        raise ClusterError(f"another command is bringing cluster {name!r} up or down; wait for it") from e
+    finally:
+        if not existed and directory.path.exists() and directory.read() is None:
+            directory.purge(keep_logs=True)

@@ -1,0 +1,53 @@
+"""The outside world of an actor on a real machine: its disk, clock, randomness, files of its certificate, log."""
+
+import logging
+import logging.handlers
+import random
+from pathlib import Path
+
+from control_plane.cluster.components import Component, Spec, build
+from control_plane.cluster.host import Host
+from control_plane.cluster.supervisor import Supervisor
+from control_plane.cluster.topology import Role
+from control_plane.rpc import Network
+from storage.env import Env, LocalDisk, SystemClock
+
+LOG_BYTES_MAX = 8 * 1024 * 1024
+LOG_FILES = 2
+
+
+def open_env(spec: Spec, rng: random.Random) -> Env:
+    return Env(clock=SystemClock(), rng=rng, disk=LocalDisk(spec.data_dir))
+
+
+async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Component:
+    """Build and start the component of a spec; raises what its start raises, with nothing left running.
+
+    `host` is for the supervisor to act on.
+    """
+    tls_dir = None
+    if spec.credentials is not None:
+        tls_dir = Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
+        spec.credentials.write(tls_dir)
+    if spec.instance.role is Role.SUPERVISOR:
+        component: Component = Supervisor(spec, network, host)
+    else:
+        component = build(spec, env, network, tls_dir=str(tls_dir) if tls_dir else None)
+    try:
+        await component.start()
+    except BaseException:
+        await component.stop()
+        raise
+    return component
+
+
+def log_to(path: str) -> None:
+    """Send this process's log to a bounded file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    for noisy in ("aiohttp.access", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,110 @@
+"""The cluster's keys: its authority, its token key, who gets which certificate, and the kubeconfig."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from control_plane.cluster.topology import Instance, Role
+from control_plane.rpc import Identity
+from control_plane.rpc.tls import Authority, Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """PEM of what must stay secret; the supervisor holds it to make new actors."""
+
+    ca_cert: bytes
+    ca_key: bytes
+    token_key: bytes
+
+    @staticmethod
+    def create(cluster: str) -> "Secrets":
+        authority = Authority.create(f"rayplane {cluster}")
+        key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return Secrets(authority.cert, authority.key, key)
+
+    def write(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in (("ca.crt", self.ca_cert), ("ca.key", self.ca_key), ("token.key", self.token_key)):
+            path = directory / name
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+
+    @staticmethod
+    def read(directory: Path) -> "Secrets | None":
+        """None when there are none yet."""
+        try:
+            return Secrets(*((directory / n).read_bytes() for n in ("ca.crt", "ca.key", "token.key")))
+        except FileNotFoundError:
+            return None
+
+    @property
+    def authority(self) -> Authority:
+        return Authority(self.ca_cert, self.ca_key)
+
+
+def identity_of_actor(instance: Instance) -> Identity:
+    """As whom an actor calls."""
+    match instance.role:
+        case Role.MEMBER:
+            return Identity(f"system:etcd:{instance.name}")
+        case Role.APISERVER:
+            return Identity("system:apiserver", ("system:masters",))
+        case Role.SCHEDULER:
+            return Identity("system:kube-scheduler")
+        case Role.CONTROLLERS:
+            return Identity("system:kube-controller-manager")
+        case Role.NODE_HOST:
+            first = instance.nodes[0] if instance.nodes else instance.name
+            return Identity(f"system:node:{first}", ("system:nodes",))
+        case Role.LOAD_BALANCER | Role.SUPERVISOR:
+            return Identity(f"system:rayplane:{instance.name}", ("system:masters",))
+
+
+def issue(authority: Authority, instance: Instance, service_address: str) -> Credentials:
+    """The certificate of an actor: as whom it calls, and by which names it is called."""
+    hosts = [instance.machine.address, "127.0.0.1", "localhost"]
+    if instance.role is Role.APISERVER:
+        names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc")
+        hosts += [*names, "kubernetes.default.svc.cluster.local", service_address]
+    identity = identity_of_actor(instance)
+    return authority.issue(identity.user, identity.groups, hosts=hosts)
+
+
+def kubeconfig(cluster: str, server: str, admin: Credentials) -> str:
+    """A kubeconfig that holds all it needs (Kubernetes API reference, client configuration v1)."""
+
+    def encoded(data: bytes) -> str:
+        return b64encode(data).decode()
+
+    name = f"rayplane-{cluster}"
+    return yaml.safe_dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": name,
+                    "cluster": {"server": server, "certificate-authority-data": encoded(admin.ca)},
+                }
+            ],
+            "users": [
+                {
+                    "name": name,
+                    "user": {
+                        "client-certificate-data": encoded(admin.cert),
+                        "client-key-data": encoded(admin.key),
+                    },
+                }
+            ],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+        },
+        sort_keys=False,
+    )

@@ -1,0 +1,167 @@
+"""All actors in one process: the one-machine mode.
+
+    python -m control_plane.cluster.process_host STATE_DIR
+
+runs the cluster that STATE_DIR/cluster.json describes until SIGTERM. Components call each other in memory and listen
+on the same ports as on Ray. Killing an actor here closes its connections at once and drops what it had in memory;
+the process goes on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from control_plane.cluster.components import Component, Spec
+from control_plane.cluster.errors import ClusterError, StartFailed
+from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.pki import Secrets
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.supervisor import spec_for
+from control_plane.cluster.topology import Machine, Role
+from control_plane.rpc.grpc_network import GrpcNetwork
+from control_plane.rpc.memory import Fabric
+from control_plane.rpc.shared import SharedNetwork
+from control_plane.rpc.tls import identity_of
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10.0
+_STOP_ORDER = (
+    Role.SUPERVISOR,
+    Role.LOAD_BALANCER,
+    Role.NODE_HOST,
+    Role.CONTROLLERS,
+    Role.SCHEDULER,
+    Role.APISERVER,
+    Role.MEMBER,
+)
+
+
+class ProcessHost:
+    """A `Host` whose actors are objects of this process."""
+
+    def __init__(self) -> None:
+        self._fabric = Fabric()
+        self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
+        self._roles: dict[str, Role] = {}
+        self._starting: set[str] = set()
+        self._started: set[str] = set()
+        self._starting: dict[str, asyncio.Lock] = {}
+
+    async def start(self, spec: Spec) -> int:
+        # At `up` the supervisor may ask for an actor that is being started already.
+        async with self._starting.setdefault(spec.instance.name, asyncio.Lock()):
+            if spec.instance.name not in self._actors:
+                await self._start(spec)
+        return os.getpid()
+
+    async def _start(self, spec: Spec) -> None:
+        name = spec.instance.name
+        assert spec.credentials is not None
+        if name in self._starting or name in self._actors:
+            raise StartFailed(f"{name} runs already")
+        self._roles[name] = spec.instance.role
+        self._starting.add(name)
+        network = SharedNetwork(GrpcNetwork(spec.credentials), self._fabric, name, identity_of(spec.credentials.cert))
+        try:
+            again = replace(spec, restarted=spec.restarted or name in self._started)
+            component = await prepare(again, open_env(spec, random.Random()), network, self)
+        except Exception as e:
+            await network.close()
+            log.exception("%s did not start", name)
+            raise StartFailed(f"{name}: {type(e).__name__}: {e}; see {spec.log_file}") from e
+        finally:
+            self._starting.discard(name)
+        self._started.add(name)
+        self._actors[name] = (component, network)
+
+    async def stop(self, name: str) -> None:
+        actor = self._actors.pop(name, None)
+        if actor is None:
+            return
+        component, network = actor
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await component.stop()
+        except TimeoutError:
+            log.error("%s did not stop in %.0f s", name, STOP_TIMEOUT_S)
+        await network.close()
+
+    async def running(self) -> set[str]:
+        return self._starting | set(self._actors)
+
+    async def machines(self) -> list[Machine]:
+        return [Machine()]
+
+    async def pid(self, name: str) -> int:
+        if name not in self._actors:
+            raise StartFailed(f"{name} does not run")
+        return os.getpid()
+
+    async def kill(self, name: str, signal: str) -> int:
+        if signal != "KILL":
+            raise ClusterError(f"in one process an actor can only be killed, not sent {signal}; use --host ray")
+        if name not in self._actors:
+            raise StartFailed(f"{name} does not run")
+        # Peers see the connections break before the component has any chance to say good-bye.
+        self._actors[name][1].detach()
+        await self.stop(name)
+        return os.getpid()
+
+    async def stop_all(self) -> None:
+        """Each before what it needs; the supervisor first, so that it brings nothing back."""
+        for role in _STOP_ORDER:
+            names = [n for n in self._actors if self._roles[n] is role]
+            await asyncio.gather(*(self.stop(n) for n in names))
+
+
+async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
+    """Run the cluster until this process is told to end."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    host = ProcessHost()
+    specs = [
+        spec_for(
+            instance,
+            state.topology,
+            config=state.config,
+            plan=state.plan,
+            secrets=secrets,
+            state_dir=str(directory.path),
+            restarted=(directory.path / "data" / instance.name).exists(),
+        )
+        for instance in state.topology.instances
+    ]
+    try:
+        await asyncio.gather(*(host.start(s) for s in specs))
+        await ended.wait()
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await host.stop_all()
+
+
+def main() -> int:
+    directory = StateDir(Path(sys.argv[1]))
+    log_to(str(directory.logs / "process.log"))
+    secrets = Secrets.read(directory.pki)
+    if secrets is None:
+        print(f"no keys in {directory.pki}; run `rayplane up`", file=sys.stderr)
+        return 1
+    try:
+        asyncio.run(run(directory, directory.read_running(), secrets))
+    except (ClusterError, OSError) as e:
+        log.error("%s", e)
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

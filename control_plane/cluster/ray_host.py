@@ -1,0 +1,147 @@
+"""Actors on Ray: detached, named, one namespace for each cluster.
+
+Ray restarts the process of a killed actor by itself, with the same arguments. Members and node hosts have their data
+on one machine and are tied to it; the others prefer theirs.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from control_plane.cluster.components import Spec
+from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.topology import Machine, Role
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 100.0
+STOP_TIMEOUT_S = 12.0
+CALL_TIMEOUT_S = 30.0
+_TIED = (Role.MEMBER, Role.NODE_HOST)
+
+
+def namespace(cluster: str) -> str:
+    return f"rayplane-{cluster}"
+
+
+class RayHost:
+    """A `Host` for a process that is connected to Ray. Ray's calls block, so they run in threads."""
+
+    def __init__(self, cluster: str) -> None:
+        self._namespace = namespace(cluster)
+        self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ray-call")
+
+    async def start(self, spec: Spec) -> int:
+        return await self._in_thread(lambda: self._start(spec))
+
+    async def stop(self, name: str) -> None:
+        await self._in_thread(lambda: self._stop(name, graceful=True))
+
+    async def end(self, name: str) -> None:
+        """Like `stop`, at once."""
+        await self._in_thread(lambda: self._stop(name, graceful=False))
+
+    async def running(self) -> set[str]:
+        def names() -> set[str]:
+            actors = ray.util.list_named_actors(all_namespaces=True)
+            return {a["name"] for a in actors if a["namespace"] == self._namespace}
+
+        return await self._in_thread(names)
+
+    async def machines(self) -> list[Machine]:
+        return await self._in_thread(machines)
+
+    async def pid(self, name: str) -> int:
+        return await self._in_thread(lambda: self._pid(name))
+
+    async def kill(self, name: str, signal: str) -> int:
+        return await self._in_thread(lambda: self._kill(name, signal))
+
+    def _start(self, spec: Spec) -> int:
+        # Imported here: the actor's module imports this one.
+        from control_plane.cluster.actor import ComponentActor
+
+        instance = spec.instance
+        placement = NodeAffinitySchedulingStrategy(instance.machine.id, soft=instance.role not in _TIED)
+        try:
+            actor: Any = (
+                ray.remote(ComponentActor)
+                .options(
+                    name=instance.name,
+                    namespace=self._namespace,
+                    lifetime="detached",
+                    num_cpus=0,
+                    max_restarts=-1,
+                    scheduling_strategy=placement,
+                )
+                .remote(spec)
+            )
+            pid = int(ray.get(actor.pid.remote(), timeout=START_TIMEOUT_S))
+        except (RayError, ValueError) as e:
+            raise StartFailed(f"{instance.name}: {_cause(e)}; see {spec.log_file}") from e
+        return pid
+
+    def _stop(self, name: str, *, graceful: bool) -> None:
+        with contextlib.suppress(ValueError):
+            actor: Any = ray.get_actor(name, namespace=self._namespace)
+            if graceful:
+                with contextlib.suppress(RayError):
+                    ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
+            ray.kill(actor, no_restart=True)
+
+    def _pid(self, name: str) -> int:
+        try:
+            actor: Any = ray.get_actor(name, namespace=self._namespace)
+            pid = int(ray.get(actor.pid.remote(), timeout=CALL_TIMEOUT_S))
+        except (ValueError, RayError) as e:
+            raise StartFailed(f"{name} does not run: {_cause(e)}") from e
+        return pid
+
+    def _kill(self, name: str, signal_name: str) -> int:
+        number = signal.Signals[f"SIG{signal_name}"]
+        actor: Any = ray.get_actor(name, namespace=self._namespace)
+        pid = int(ray.get(actor.pid.remote(), timeout=CALL_TIMEOUT_S))
+        node: str = ray.get(actor.machine.remote(), timeout=CALL_TIMEOUT_S)
+        if node == ray.get_runtime_context().get_node_id():
+            os.kill(pid, number)
+        else:
+            placement = NodeAffinitySchedulingStrategy(node, soft=False)
+            send = ray.remote(os.kill).options(num_cpus=0, scheduling_strategy=placement)
+            ray.get(send.remote(pid, number), timeout=CALL_TIMEOUT_S)
+        return pid
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+def machines() -> list[Machine]:
+    """Ray's nodes that are alive, in a stable order, the head first."""
+    alive: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
+    alive.sort(key=lambda n: ("node:__internal_head__" not in n["Resources"], n["NodeID"]))
+    return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
+
+
+def _address(node: dict[str, Any]) -> str:
+    address: str = node["NodeManagerAddress"]
+    return address
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, GetTimeoutError):
+        return "it did not get ready in time"
+    if isinstance(error, RayTaskError) and error.cause is not None:
+        return f"{type(error.cause).__name__}: {error.cause}"
+    text = str(error).strip()
+    if isinstance(error, RayActorError):
+        # Ray puts the constructor's traceback into the text; its last line is the error itself.
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1] if lines else type(error).__name__
+    return text.splitlines()[0] if text else type(error).__name__

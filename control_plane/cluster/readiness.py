@@ -1,0 +1,213 @@
+"""When a cluster is up: everything that `up` waits for, and what `status` shows."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from control_plane.api import meta
+from control_plane.api.errors import ApiError, NotFound
+from control_plane.cluster.access import Access
+from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.state import StateDir
+from control_plane.cluster.topology import Role
+from control_plane.rpc import RpcError
+
+POLL_S = 0.05
+CALL_TIMEOUT_S = 2.0
+LEASES = "leases.coordination.k8s.io"
+LEADERS = ("kube-scheduler", "kube-controller-manager")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition: met, or why not yet."""
+
+    what: str
+    missing: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.missing
+
+
+async def await_ready(
+    admin: Access,
+    directory: StateDir,
+    *,
+    timeout: float,
+    alive: Callable[[], bool],
+    progress: Callable[[str], None],
+) -> None:
+    """Return when every check passes. Raises StartFailed with what is missing after `timeout` seconds.
+
+    `alive` tells whether whatever runs the cluster still does.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        failing = [c for c in await checks(admin, directory) if not c.ok]
+        if not failing:
+            return
+        progress(f"{failing[0].what}: {failing[0].missing}")
+        if not alive():
+            raise StartFailed(f"the cluster's process ended; see {directory.logs}")
+        if loop.time() > deadline:
+            missing = "; ".join(f"{c.what}: {c.missing}" for c in failing)
+            raise StartFailed(f"not ready after {timeout:.0f} s: {missing}; see {directory.logs}")
+        await asyncio.sleep(POLL_S)
+
+
+async def checks(admin: Access, directory: StateDir) -> list[Check]:
+    """Members first, then what needs them; a later check is not made while an earlier one fails."""
+    members = [await _member(admin, e) for e in admin.state.topology.endpoints(Role.MEMBER, "client")]
+    if not all(c.ok for c in members):
+        return members
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            found = await asyncio.gather(
+                *(_leader(admin, name) for name in LEADERS), _nodes(admin), _default_account(admin)
+            )
+    except (ApiError, TimeoutError) as e:
+        return [*members, Check("API servers", str(e) or "no answer")]
+    front = await _front_door(admin, directory)
+    return [*members, *found, *front]
+
+
+async def _member(admin: Access, endpoint: str) -> Check:
+    what = f"etcd member at {endpoint}"
+    try:
+        status = await admin.etcd.status(endpoint, timeout=CALL_TIMEOUT_S)
+    except RpcError as e:
+        return Check(what, e.message)
+    return Check(what, "" if status.leader else "has no leader")
+
+
+async def _leader(admin: Access, name: str) -> Check:
+    try:
+        lease = await admin.api.get(LEASES, name, "kube-system")
+    except NotFound:
+        return Check(name, "none leads")
+    return Check(name, "" if lease["spec"].get("holderIdentity") else "none leads")
+
+
+async def _nodes(admin: Access) -> Check:
+    wanted = {n for i in admin.state.topology.of(Role.NODE_HOST) for n in i.nodes}
+    nodes = (await admin.api.list("nodes")).items
+    ready = {meta.name(n) for n in nodes if meta.condition_is(n, "Ready")}
+    missing = sorted(wanted - ready)
+    return Check("nodes", f"{len(missing)} of {len(wanted)} not Ready" if missing else "")
+
+
+async def _default_account(admin: Access) -> Check:
+    try:
+        await admin.api.get("serviceaccounts", "default", "default")
+    except NotFound:
+        return Check("namespace default", "has no service account yet")
+    return Check("namespace default")
+
+
+async def _front_door(admin: Access, directory: StateDir) -> list[Check]:
+    """Every API server's HTTPS port, and the load balancer's."""
+    context = client_ssl(directory)
+    topology = admin.state.topology
+    urls = [*topology.endpoints(Role.APISERVER, "https"), *topology.endpoints(Role.LOAD_BALANCER, "https")]
+    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+    checked = []
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        for endpoint in urls:
+            missing = ""
+            try:
+                async with session.get(f"https://{endpoint}/readyz", ssl=context) as answer:
+                    if answer.status != 200:
+                        missing = f"answers {answer.status}"
+            except (aiohttp.ClientError, OSError, TimeoutError) as e:
+                missing = str(e) or "no answer"
+            checked.append(Check(f"https://{endpoint}", missing))
+    return checked
+
+
+def client_ssl(directory: StateDir) -> ssl.SSLContext:
+    """A context that trusts the cluster and shows the administrator's certificate."""
+    context = ssl.create_default_context(cafile=str(directory.admin / "ca.crt"))
+    context.load_cert_chain(directory.admin / "tls.crt", directory.admin / "tls.key")
+    return context
+
+
+async def status(admin: Access) -> dict[str, Any]:
+    """The answer of `rayplane status -o json`."""
+    answer = await admin.supervisor.Topology(_topology_request(), timeout=10)
+    members = []
+    for row in answer.instances:
+        if row.role == Role.MEMBER.value:
+            members.append(await _member_row(admin, row))
+    leases = {name: await _holder(admin, name) for name in LEADERS}
+    nodes = await _list_nodes(admin)
+    others = [
+        {
+            "name": r.name,
+            "role": r.role,
+            "machine": r.machine,
+            "running": r.running,
+            "leader": any(h.startswith(f"{r.name}_") for h in leases.values()),
+        }
+        for r in answer.instances
+        if r.role != Role.MEMBER.value
+    ]
+    healthy = (
+        sum(m["healthy"] for m in members) == len(members)
+        and all(o["running"] for o in others)
+        and all(n["ready"] for n in nodes)
+        and all(leases.values())
+    )
+    return {
+        "name": admin.state.config.name,
+        "host": admin.state.config.host,
+        "healthy": healthy,
+        "members": members,
+        "actors": others,
+        "nodes": nodes,
+    }
+
+
+def _topology_request() -> Any:
+    from proto.rayplane.v1 import supervisor_pb2 as pb
+
+    return pb.TopologyRequest()
+
+
+async def _member_row(admin: Access, row: Any) -> dict[str, Any]:
+    endpoint = f"{row.machine}:{row.ports['client']}"
+    base = {"name": row.name, "endpoint": endpoint, "running": row.running}
+    try:
+        s = await admin.etcd.status(endpoint, timeout=CALL_TIMEOUT_S)
+    except RpcError as e:
+        return base | {"healthy": False, "error": e.message}
+    return base | {
+        "healthy": bool(s.leader),
+        "id": f"{s.header.member_id:x}",
+        "leader": s.leader == s.header.member_id,
+        "term": s.raftTerm,
+        "revision": s.header.revision,
+        "raft_index": s.raftIndex,
+        "db_bytes": s.dbSize,
+    }
+
+
+async def _holder(admin: Access, name: str) -> str:
+    try:
+        lease = await admin.api.get(LEASES, name, "kube-system")
+    except ApiError:
+        return ""
+    return str(lease["spec"].get("holderIdentity") or "")
+
+
+async def _list_nodes(admin: Access) -> list[dict[str, Any]]:
+    try:
+        nodes = (await admin.api.list("nodes")).items
+    except ApiError:
+        return []
+    return [{"name": meta.name(n), "ready": meta.condition_is(n, "Ready")} for n in nodes]

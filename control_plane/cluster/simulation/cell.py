@@ -1,0 +1,177 @@
+"""One simulated operating system process: a component, its outside world, and its death.
+
+A cell outlives its component: killed, it may be started again on the same disk, with a new network end and with
+random numbers of its own. `kill` is SIGKILL on a machine that loses power: ports and connections are gone at once,
+what was not synced is lost, and nothing of the component ever runs again, not even its clean-up.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import hashlib
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from control_plane.cluster.components import Component
+from control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
+from control_plane.rpc import Identity, Network
+from control_plane.rpc.memory import Fabric, MemoryNetwork
+from storage.env import Disk, Env, SimulatedDisk
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+CLOCK_SKEW_MAX_S = 0.1
+_SYNC_MIN_S, _SYNC_MEAN_S = 0.0002, 0.0005
+
+Make = Callable[[Env, Network], Component]
+
+
+class Killed(Exception):
+    """The cell died while something waited for it."""
+
+
+def derived_rng(seed: int, *names: object) -> random.Random:
+    """A generator of its own for each purpose, so that drawing from one changes no other."""
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return random.Random(int.from_bytes(digest[:16], "big"))
+
+
+class VirtualClock:
+    """The wall clock of one machine: virtual time since a fixed date, off by a little."""
+
+    def __init__(self, loop: VirtualLoop, skew_s: float) -> None:
+        self._loop = loop
+        self._start = EPOCH + timedelta(seconds=skew_s)
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._loop.time())
+
+
+@dataclass(slots=True)
+class _Incarnation:
+    """From one start to the next death."""
+
+    life: Life
+    network: MemoryNetwork
+    component: Component | None = None
+    ended: "asyncio.Future[None] | None" = None
+
+
+class Cell:
+    """`disk` may be given in place of an honest one."""
+
+    def __init__(self, name: str, fabric: Fabric, identity: Identity, *, seed: int, disk: Disk | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.name = name
+        self.starts = 0
+        self._loop = loop
+        self._fabric = fabric
+        self._identity = identity
+        self._seed = seed
+        self._rng = derived_rng(seed, "cell", name)
+        self._clock = VirtualClock(loop, self._rng.uniform(-CLOCK_SKEW_MAX_S, CLOCK_SKEW_MAX_S))
+        self.disk = disk if disk is not None else SimulatedDisk(sync_seconds=self._sync_seconds)
+        self._now: _Incarnation | None = None
+        # What is dead must not be collected: that would run its clean-up.
+        self._graveyard: list[Any] = []
+
+    def _sync_seconds(self) -> float:
+        return _SYNC_MIN_S + self._rng.expovariate(1 / (_SYNC_MEAN_S - _SYNC_MIN_S))
+
+    @property
+    def component(self) -> Component | None:
+        """What runs here; None while dead or starting."""
+        return self._now.component if self._now is not None else None
+
+    @property
+    def alive(self) -> bool:
+        return self._now is not None
+
+    async def start(self, make: Make) -> None:
+        """Build a component and start it as a process of its own. Raises what its start raises, or Killed."""
+        assert self._now is None, f"{self.name} runs already"
+        self.starts += 1
+        now = self._begin()
+        env = Env(self._clock, derived_rng(self._seed, "env", self.name, self.starts), self.disk)
+        try:
+            await self._within(now, lambda: self._bring_up(now, make, env))
+        except Killed:
+            raise
+        except BaseException:
+            self.kill()
+            raise
+
+    async def run(self, work: Callable[[Env, Network], Awaitable[None]]) -> None:
+        """Run a coroutine as a process of its own until it ends. Raises what it raises, or Killed."""
+        self.starts += 1
+        now = self._begin()
+        env = Env(self._clock, derived_rng(self._seed, "env", self.name, self.starts), self.disk)
+        await self._within(now, lambda: work(env, now.network))
+
+    def _begin(self) -> _Incarnation:
+        network = MemoryNetwork(self._fabric, self.name, self._identity)
+        self._now = _Incarnation(Life(self.name), network)
+        return self._now
+
+    async def _bring_up(self, now: _Incarnation, make: Make, env: Env) -> None:
+        component = make(env, now.network)
+        await component.start()
+        now.component = component
+
+    async def _within(self, now: _Incarnation, work: Callable[[], Awaitable[None]]) -> None:
+        """Wait for work done in the cell's context; also when the cell dies of it."""
+        ended = now.ended = self._loop.create_future()
+        context = contextvars.copy_context()
+        context.run(LIFE.set, now.life)
+
+        async def carry() -> None:
+            try:
+                await work()
+            except Exception as e:
+                if not ended.done():
+                    ended.set_exception(e)
+            else:
+                if not ended.done():
+                    ended.set_result(None)
+
+        task = self._loop.create_task(carry(), name=self.name, context=context)
+        try:
+            await ended
+        finally:
+            self._graveyard.append(task)
+
+    def kill(self) -> None:
+        """See the module. Nothing when it is dead already."""
+        now, self._now = self._now, None
+        if now is None:
+            return
+        now.life.dead = True
+        self._graveyard.append((now, now.life.held, self._loop.tasks_of(now.life)))
+        now.network.detach()
+        if isinstance(self.disk, SimulatedDisk):
+            self.disk.crash(self._rng)
+        if now.ended is not None and not now.ended.done():
+            now.ended.set_exception(Killed(self.name))
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing runs."""
+        if self._now is not None:
+            self._now.life.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self._now is not None:
+            self._loop.revive(self._now.life)
+
+    @contextlib.contextmanager
+    def inside(self) -> Any:
+        """Make tasks here belong to this cell."""
+        assert self._now is not None
+        token = LIFE.set(self._now.life)
+        try:
+            yield self._now.network
+        finally:
+            LIFE.reset(token)

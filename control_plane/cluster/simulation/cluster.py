@@ -1,0 +1,194 @@
+"""A whole cluster of cells: the topology of a real one, its network, and who brings back what died.
+
+The supervisor's work on a real cluster (start a killed actor again, on the same machine with the same data) is done
+here with a seeded delay; everything else is the components' own code.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from control_plane.cluster.components import Component, Spec, build
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.pki import identity_of_actor
+from control_plane.cluster.simulation.cell import Cell, Killed, derived_rng
+from control_plane.cluster.simulation.trace import Trace
+from control_plane.cluster.simulation.weather import Climate, Weather
+from control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
+from control_plane.etcd.server import Member
+from control_plane.rpc import Identity, Network
+from control_plane.rpc.memory import Fabric
+from node.host import NodeHost
+from storage.env import Disk, Env
+
+log = logging.getLogger(__name__)
+
+CLIENT = "client"
+ADMIN = Identity("kubernetes-admin", ("system:masters",))
+_NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
+_SIMULATED = (Role.MEMBER, Role.APISERVER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
+# How long the supervisor and the operating system take to have a killed actor run again.
+RESTART_MIN_S, RESTART_MAX_S = 0.3, 2.0
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """Faults put into a cluster on purpose, so that tests can see the checks fail."""
+
+    disks: Mapping[str, Callable[[], Disk]] = field(default_factory=dict)
+    """Disks of actors, by name, in place of honest ones."""
+    wrap: Callable[[str, Component], None] | None = None
+    """Called with each actor's name and its component before it starts."""
+
+
+class SimulatedCluster:
+    """`topology` names the actors; each is a cell of that name on a machine of that name."""
+
+    def __init__(
+        self, config: ClusterConfig, seed: int, trace: Trace, *, climate: Climate, planted: Planted | None = None
+    ) -> None:
+        self.config = config
+        self.trace = trace
+        self.topology = simulated_topology(config)
+        self.weather = Weather(derived_rng(seed, "weather"), climate)
+        self.fabric = Fabric(self.weather, tap=trace.message)
+        self.weather.sever = self.fabric.sever
+        self.rng = derived_rng(seed, "faults")
+        self._planted = planted or Planted()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._started: dict[str, None] = {}
+        self._away: dict[str, None] = {}
+        self.cells = {
+            i.name: Cell(i.name, self.fabric, identity_of_actor(i), seed=seed, disk=self._disk(i.name))
+            for i in self.topology.instances
+        }
+        self.client = Cell(CLIENT, self.fabric, ADMIN, seed=seed)
+        self.failures: list[str] = []
+        """Actors that cannot run for a reason that is not a fault of the scenario."""
+
+    def _disk(self, name: str) -> Disk | None:
+        make = self._planted.disks.get(name)
+        return make() if make is not None else None
+
+    # Life
+
+    async def start(self) -> None:
+        """Start every actor, all at the same time, as `up` does; they may not be ready yet."""
+        for instance in self.topology.instances:
+            self._spawn(self._bring_up(instance), f"start {instance.name}")
+
+    async def stop(self) -> None:
+        """Everything dies at once."""
+        for task in [*self._tasks]:
+            task.cancel()
+        for cell in (*self.cells.values(), self.client):
+            cell.kill()
+        await asyncio.sleep(0)
+
+    def kill(self, name: str, *, back: bool = True, after_s: float | None = None) -> None:
+        """SIGKILL; the supervisor brings the actor back after a while, or after `after_s`, or not."""
+        self.trace.event("kill", name)
+        self.cells[name].kill()
+        if not back:
+            self._away[name] = None
+            return
+        pause = self.rng.uniform(RESTART_MIN_S, RESTART_MAX_S) if after_s is None else after_s
+        self._spawn(self._bring_up(self.topology.get(name), pause), f"restart {name}")
+
+    def bring_back(self, name: str) -> None:
+        """Start an actor again that was to stay away."""
+        if self._away.pop(name, "") is None:
+            self._spawn(self._bring_up(self.topology.get(name)), f"return {name}")
+
+    async def _bring_up(self, instance: Instance, pause: float = 0.0) -> None:
+        cell = self.cells[instance.name]
+        await asyncio.sleep(pause)
+        while not cell.alive and instance.name not in self._away:
+            spec = self._spec(instance, restarted=instance.name in self._started)
+            self.trace.event("start", instance.name)
+            try:
+                await cell.start(lambda env, network, spec=spec: self._build(spec, env, network))  # type: ignore[misc]
+            except Killed:
+                return
+            except Exception as e:
+                self.trace.event("no-start", instance.name, f"{type(e).__name__}: {e}")
+                log.warning("%s did not start", instance.name, exc_info=e)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._started[instance.name] = None
+                self.trace.event("started", instance.name)
+
+    def _build(self, spec: Spec, env: Env, network: Network) -> Component:
+        component = build(spec, env, network, tls_dir=None)
+        if self._planted.wrap is not None:
+            self._planted.wrap(spec.instance.name, component)
+        return component
+
+    def _spec(self, instance: Instance, *, restarted: bool) -> Spec:
+        return Spec(
+            instance=instance,
+            config=self.config,
+            plan=AddressPlan(0),
+            topology=self.topology,
+            credentials=None,
+            secrets=None,
+            data_dir=instance.name,
+            log_file="",
+            restarted=restarted,
+        )
+
+    def _spawn(self, work: Any, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(lambda t: self._tasks.pop(t, None))
+
+    # Who is who
+
+    def components(self, role: Role) -> list[tuple[str, Any]]:
+        """Name and component of the running actors of a role."""
+        found = [(i.name, self.cells[i.name].component) for i in self.topology.of(role)]
+        return [(name, component) for name, component in found if component is not None]
+
+    def members(self) -> list[tuple[str, Member]]:
+        return self.components(Role.MEMBER)
+
+    def node_hosts(self) -> list[tuple[str, NodeHost]]:
+        return self.components(Role.NODE_HOST)
+
+    def leader(self) -> str | None:
+        """The member that leads, by its own account and at the highest term."""
+        leading = [(m.node.term, name) for name, m in self.members() if m.is_leader]
+        return max(leading)[1] if leading else None
+
+    def in_charge(self, role: Role) -> str | None:
+        """The scheduler or controller manager that leads."""
+        return next((name for name, c in self.components(role) if c.is_leader), None)
+
+    def partition(self, groups: Iterable[Iterable[str]]) -> None:
+        sides = [list(g) for g in groups]
+        self.trace.event("partition", sides)
+        self.weather.part(*sides)
+
+    def heal(self) -> None:
+        self.trace.event("heal")
+        self.weather.heal()
+
+    def endpoints(self, role: Role) -> tuple[str, ...]:
+        """Where clients reach the actors of a role."""
+        return self.topology.endpoints(role, "client" if role is Role.MEMBER else "grpc")
+
+
+def simulated_topology(config: ClusterConfig) -> Topology:
+    """A new cluster's actors, each on a machine of its own, without what only real clusters need."""
+    instances = []
+    for instance in founding(config, (Machine(),)).instances:
+        if instance.role in _SIMULATED:
+            ports = {label: _NUMBERS[label] for label in PORTS[instance.role]}
+            instances.append(replace(instance, machine=Machine(instance.name, instance.name), ports=ports))
+    if not instances:
+        raise ClusterError("a cluster without actors cannot be simulated")
+    return Topology(tuple(instances))

@@ -1,0 +1,187 @@
+"""An asyncio event loop in virtual time: when nothing is ready, the clock jumps to the next timer.
+
+Single-threaded and without sockets: whatever would bring in real time or another thread raises `NotSimulated` at the
+place that asks for it. Callbacks run in the order asyncio gives them, so that a run depends on its seed only.
+
+Every callback belongs to the *cell* (a simulated operating system process) whose context it was made in. What belongs
+to a dead cell never runs again: that is what SIGKILL means. What belongs to a paused cell waits.
+"""
+
+import asyncio
+import contextvars
+import gc
+import heapq
+from asyncio import base_events, events
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+# Collecting at fixed virtual times keeps finalizers out of the order of events.
+COLLECT_EVERY_S = 300.0
+# A loop that runs this many rounds without the clock moving is busy waiting.
+ROUNDS_WITHOUT_TIME_MAX = 200_000
+
+
+class NotSimulated(RuntimeError):
+    """A component asked for a thread, a socket or a process: those are not deterministic."""
+
+
+class Deadlock(RuntimeError):
+    """Nothing is ready and nothing is scheduled, but the simulation is not over."""
+
+
+class Livelock(RuntimeError):
+    """Callbacks go on for ever without time passing."""
+
+
+class Life:
+    """Whether the callbacks of one cell run. `paused` ones are kept in `held`."""
+
+    __slots__ = ("dead", "held", "name", "paused")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dead = False
+        self.paused = False
+        self.held: list[events.Handle] = []
+
+
+# Set in the context of every task and callback of a cell.
+LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
+
+
+class _Task(asyncio.Task[Any]):
+    """A task that knows its cell, and whose place in sets does not depend on where it lies in memory."""
+
+    def __init__(self, coro: Any, loop: "VirtualLoop", context: contextvars.Context | None = None) -> None:
+        loop.tasks_made += 1
+        self._number = loop.tasks_made
+        self.life = LIFE.get() if context is None else context.get(LIFE)
+        super().__init__(coro, loop=loop, context=context)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class VirtualLoop(base_events.BaseEventLoop):
+    """See the module. Time starts at 0.0 and passes only when nothing is ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._clock_resolution = 1e-9
+        self._next_collect = COLLECT_EVERY_S
+        self._rounds = 0
+        self.faults: list[str] = []
+        """What went wrong in callbacks and was looked at by nobody."""
+        self.tasks_made = 0
+        self.set_exception_handler(_record_fault)
+        self.set_task_factory(lambda loop, coro, context=None: _Task(coro, loop, context))  # type: ignore
+
+    def time(self) -> float:
+        return self._now
+
+    def revive(self, life: Life) -> None:
+        """Run what was held while a cell was paused."""
+        life.paused = False
+        self._ready.extend(life.held)  # type: ignore[attr-defined]
+        life.held.clear()
+
+    def tasks_of(self, life: Life) -> list[asyncio.Task[Any]]:
+        """A cell's tasks that are not done."""
+        return [t for t in asyncio.all_tasks(self) if isinstance(t, _Task) and t.life is life]
+
+    def _run_once(self) -> None:
+        """One round: as asyncio's own, without a selector, and for living cells only."""
+        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            if not scheduled:
+                raise Deadlock("nothing is ready and no timer is set: the simulation waits for ever")
+            self._pass_time(scheduled[0]._when)
+        elif self._rounds > ROUNDS_WITHOUT_TIME_MAX:
+            raise Livelock(f"time stands still at {self._now:.6f} s: last ran {ready[0] if ready else None!r}")
+        self._rounds += 1
+        due = self._now + self._clock_resolution
+        while scheduled and scheduled[0]._when < due:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            if not handle._cancelled:
+                ready.append(handle)
+        popleft, get = ready.popleft, LIFE
+        for _ in range(len(ready)):
+            handle = popleft()
+            if handle._cancelled:
+                continue
+            life = handle._context.get(get)
+            if life is not None and (life.dead or life.paused):
+                if not life.dead:
+                    life.held.append(handle)
+                continue
+            handle._run()
+
+    def _pass_time(self, when: float) -> None:
+        self._rounds = 0
+        if when > self._now:
+            self._now = when
+        if self._now >= self._next_collect:
+            self._next_collect = self._now + COLLECT_EVERY_S
+            gc.collect()
+
+    def run(self, main: Any) -> Any:
+        """Run a coroutine to its end, without the garbage collector's own timing. Leaves the loop closed."""
+        gc.collect()
+        automatic = gc.isenabled()
+        gc.disable()
+        try:
+            return self.run_until_complete(main)
+        finally:
+            self._ready.clear()  # type: ignore[attr-defined]
+            self._scheduled.clear()  # type: ignore[attr-defined]
+            self.close()
+            if automatic:
+                gc.enable()
+
+    # What asyncio's base class leaves to selectors
+
+    def _write_to_self(self) -> None:
+        """Nobody sleeps in a selector: nothing to wake."""
+
+    def _process_events(self, event_list: Any) -> None:
+        """No sockets, no events."""
+
+    # What would not be deterministic
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> NoReturn:
+        raise NotSimulated(f"a thread for {getattr(func, '__qualname__', func)!r}: use the injected disk or network")
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSimulated("a name look-up: use the injected network")
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSimulated("a socket: use the injected network")
+
+    async def create_server(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSimulated("a listening socket: use the injected network")
+
+    async def create_datagram_endpoint(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSimulated("a socket: use the injected network")
+
+    async def subprocess_exec(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSimulated("a process: nodes of a simulation use the simulated runtime")
+
+    async def subprocess_shell(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSimulated("a process: nodes of a simulation use the simulated runtime")
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:
+        raise NotSimulated("a signal handler")
+
+
+def _record_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    assert isinstance(loop, VirtualLoop)
+    life = LIFE.get()
+    if life is not None and life.dead:
+        return
+    error = context.get("exception")
+    what = f"{type(error).__name__}: {error}" if error is not None else ""
+    loop.faults.append(f"{loop.time():.6f} {context.get('message', '')} {what}".rstrip())

@@ -1,0 +1,373 @@
+"""Carries out a scenario with one seed and says how it went."""
+
+import asyncio
+import copy
+import gc
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from control_plane.api import meta
+from control_plane.api.errors import AlreadyExists, ApiError
+from control_plane.api.resources import builtin_registry
+from control_plane.cluster.errors import UsageError
+from control_plane.cluster.simulation.checks import Client, InsideChecks, Violations
+from control_plane.cluster.simulation.cluster import Planted, SimulatedCluster
+from control_plane.cluster.simulation.loop import LIFE, VirtualLoop
+from control_plane.cluster.simulation.scenario import (
+    WORKLOADS,
+    Apply,
+    Await,
+    Condition,
+    Kill,
+    Partition,
+    Remove,
+    Scale,
+    Scenario,
+    Sleep,
+    Step,
+)
+from control_plane.cluster.simulation.trace import Trace
+from control_plane.cluster.topology import Role
+
+Progress = Callable[[str], None]
+
+POLL_S = 0.2
+API_RETRY_S = 0.5
+API_TIMEOUT_S = 60.0
+FINAL_TIMEOUT_S = 60.0
+LOG_LINES = 40
+
+_IN_CHARGE = {"scheduler": Role.SCHEDULER, "controllers": Role.CONTROLLERS}
+_ANY = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationResult:
+    """How a run went. `trace_hash` is the same for the same scenario, seed and code."""
+
+    scenario: str
+    source: str
+    seed: int
+    cluster_s: float
+    real_s: float
+    events: int
+    messages: int
+    acknowledged: int
+    trace_hash: str
+    failures: tuple[str, ...]
+    last_events: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.ok else "FAILED"
+        head = (
+            f"seed {self.seed}: {verdict}; {self.cluster_s:.0f} s of cluster time in {self.real_s:.1f} s, "
+            f"{self.messages} messages, {self.events} events, {self.acknowledged} acknowledged writes, "
+            f"trace {self.trace_hash}"
+        )
+        if self.ok:
+            return head
+        parts = [head, *(f"  {f}" for f in self.failures[:10]), "last events:", *(f"  {e}" for e in self.last_events)]
+        if self.log:
+            parts += ["last warnings:", *(f"  {line}" for line in self.log)]
+        return "\n".join([*parts, f"again: rayplane simulate {self.source} --seed {self.seed}"])
+
+
+class StepFailed(Exception):
+    """A step of the scenario could not be done, or what it waited for did not come."""
+
+
+def simulate(
+    scenario: Scenario, seed: int, progress: Progress | None = None, *, planted: Planted | None = None
+) -> SimulationResult:
+    """Run a scenario in virtual time. Raises UsageError when the scenario names what the cluster has not."""
+    loop = VirtualLoop()
+    trace = Trace(loop.time)
+    run = _Run(scenario, seed, trace, progress or (lambda _: None), planted)
+    logs = _LogTail(loop)
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers, root.level = [logs], logging.WARNING
+    began = time.perf_counter()
+    try:
+        loop.run(run.main())
+    finally:
+        root.handlers, root.level = handlers, level
+        real_s = time.perf_counter() - began
+    result = SimulationResult(
+        scenario=scenario.name,
+        source=scenario.source,
+        seed=seed,
+        cluster_s=loop.time(),
+        real_s=real_s,
+        events=trace.events,
+        messages=trace.messages,
+        acknowledged=run.acknowledged,
+        trace_hash=trace.hash,
+        failures=(*run.failures, *loop.faults),
+        last_events=tuple(trace.last),
+        log=tuple(logs.lines),
+    )
+    del run, logs, trace
+    _bury()
+    return result
+
+
+def _bury() -> None:
+    """Free what died in the run. Its coroutines are closed without a loop, and complain; nobody needs to hear."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        logging.disable(disabled)
+
+
+class _LogTail(logging.Handler):
+    """The last warnings of the components, with virtual time and cell."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        life = LIFE.get()
+        error = record.exc_info[1] if record.exc_info else None
+        because = f" ({type(error).__name__}: {error})" if error is not None else ""
+        who = life.name if life is not None else "-"
+        self.lines.append(f"{self._loop.time():12.6f} {who} {record.name}: {record.getMessage()[:300]}{because}")
+
+
+class _Run:
+    def __init__(
+        self, scenario: Scenario, seed: int, trace: Trace, progress: Progress, planted: Planted | None
+    ) -> None:
+        self._scenario = scenario
+        self._seed = seed
+        self._trace = trace
+        self._progress = progress
+        self._planted = planted
+        self.failures: list[str] = []
+        self.acknowledged = 0
+
+    async def main(self) -> None:
+        scenario = self._scenario
+        cluster = self._cluster = SimulatedCluster(
+            scenario.cluster, self._seed, self._trace, climate=scenario.climate, planted=self._planted
+        )
+        self._check_names()
+        violations = Violations(cluster)
+        self._client = Client(cluster, violations, write_every_s=scenario.write_every_s)
+        loop = asyncio.get_running_loop()
+        inside = loop.create_task(InsideChecks(cluster, violations).run())
+        user = loop.create_task(cluster.client.run(self._client.run))
+        await cluster.start()
+        try:
+            await self._client.up.wait()
+            await self._script()
+            await self._finish()
+        except StepFailed as e:
+            self._trace.event("failed", e)
+            self.failures.append(f"{loop.time():.3f} s: {e}")
+        for task in (inside, user):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                self.failures.append(f"the simulation itself failed: {type(error).__name__}: {error}")
+            task.cancel()
+        self.failures = [*violations.found, *self.failures]
+        self.acknowledged = self._client.acknowledged
+        await cluster.stop()
+
+    def _check_names(self) -> None:
+        """Before anything runs: names in the scenario must be of actors of its cluster."""
+        topology = self._cluster.topology
+        for step in self._scenario.steps:
+            if isinstance(step, Partition):
+                for host in [h for g in step.groups for h in g]:
+                    topology.get(host)
+            elif isinstance(step, Kill) and step.target not in ("leader", *_ANY, *_IN_CHARGE):
+                topology.get(step.target)
+            elif isinstance(step, Kill) and step.name:
+                self._named(step.name)
+
+    def _named(self, name: str) -> str:
+        topology = self._cluster.topology
+        if any(name in i.nodes for i in topology.instances):
+            return topology.node_host(name).name
+        return topology.get(name).name
+
+    # Steps
+
+    async def _script(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number, step in enumerate(self._scenario.steps):
+            self._progress(f"{loop.time():8.1f} s: {_describe(step)}")
+            self._trace.event("step", number, type(step).__name__)
+            try:
+                await self._do(step)
+            except ApiError as e:
+                raise StepFailed(f"steps[{number}] ({_describe(step)}): {e.message}") from e
+        rest = self._scenario.duration_s - loop.time()
+        if rest > 0:
+            self._progress(f"{loop.time():8.1f} s: idle")
+            await asyncio.sleep(rest)
+
+    async def _do(self, step: Step) -> None:
+        match step:
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+            case Await(condition, within_s):
+                await self._await(condition, within_s)
+            case Apply(objects):
+                for obj in objects:
+                    await self._apply(obj)
+            case Kill():
+                self._kill(step)
+            case Partition(groups, for_s):
+                self._cluster.partition(groups)
+                asyncio.get_running_loop().call_later(for_s, self._cluster.heal)
+            case Scale(condition):
+                body = {"spec": {"replicas": condition.count}}
+                resource = WORKLOADS[condition.kind]
+                await self._insist(lambda: self._client.api.patch(resource, condition.name, condition.namespace, body))
+            case Remove(kind, name, namespace):
+                await self._insist(lambda: self._client.api.delete(WORKLOADS[kind], name, namespace))
+
+    def _kill(self, step: Kill) -> None:
+        name = self._target(step)
+        if name is None:
+            raise StepFailed(f"there is no {step.target} to kill now")
+        self._cluster.kill(name, back=not step.never_back, after_s=step.back_s)
+
+    def _target(self, step: Kill) -> str | None:
+        cluster = self._cluster
+        if step.name:
+            return self._named(step.name)
+        if step.target == "leader":
+            return cluster.leader()
+        if step.target in _IN_CHARGE:
+            return cluster.in_charge(_IN_CHARGE[step.target])
+        if step.target in _ANY:
+            living = [name for name, _ in cluster.components(_ANY[step.target])]
+            return cluster.rng.choice(living) if living else None
+        return self._named(step.target)
+
+    async def _apply(self, obj: dict[str, Any]) -> None:
+        info = builtin_registry().by_kind(obj["apiVersion"], obj["kind"])
+        if info is None:
+            raise UsageError(f"apply: there is no kind {obj['kind']} in {obj['apiVersion']}")
+        resource = f"{info.plural}.{info.group}" if info.group else info.plural
+        manifest = copy.deepcopy(obj)
+        namespace = manifest["metadata"].setdefault("namespace", "default") if info.namespaced else ""
+
+        async def once() -> None:
+            try:
+                await self._client.api.create(resource, copy.deepcopy(manifest))
+            except AlreadyExists:
+                await self._client.api.patch(resource, meta.name(manifest), namespace, manifest)
+
+        await self._insist(once)
+
+    async def _insist(self, attempt: Callable[[], Any]) -> None:
+        """A user's command, given again while no server answers. Calls into the client's cell."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + API_TIMEOUT_S
+        while True:
+            try:
+                with self._cluster.client.inside():
+                    await attempt()
+                return
+            except ApiError as e:
+                if not e.retryable or loop.time() > deadline:
+                    raise
+            await asyncio.sleep(API_RETRY_S)
+
+    async def _await(self, condition: Condition, within_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while (missing := self._missing(condition)) is not None:
+            if loop.time() > deadline:
+                raise StepFailed(f"not within {within_s:.0f} s: {condition}; {missing}")
+            await asyncio.sleep(POLL_S)
+
+    # Conditions
+
+    def _missing(self, condition: Condition) -> str | None:
+        """Why a condition does not hold; None when it does. As the client sees it."""
+        if condition.kind == "cluster":
+            return self._cluster_missing()
+        if condition.kind == "claims":
+            claims = [
+                c
+                for c in self._client.objects("persistentvolumeclaims")
+                if meta.namespace(c) == condition.namespace and meta.status(c).get("phase") == "Bound"
+            ]
+            return None if len(claims) == condition.count else f"{len(claims)} are"
+        workload = self._client.get(WORKLOADS[condition.kind], condition.namespace, condition.name)
+        if workload is None:
+            return "it does not exist"
+        status = meta.status(workload)
+        if status.get("observedGeneration", 0) < meta.generation(workload):
+            return "its controller has not seen its newest version"
+        counts = {k: status.get(k, 0) for k in ("replicas", "readyReplicas", "updatedReplicas")}
+        wanted = dict.fromkeys(counts, condition.count)
+        if counts != wanted or meta.spec(workload).get("replicas") != condition.count:
+            return f"it has {counts}"
+        return None
+
+    def _cluster_missing(self) -> str | None:
+        cluster = self._cluster
+        wanted = {n for i in cluster.topology.instances for n in i.nodes}
+        ready = {meta.name(n) for n in self._client.objects("nodes") if meta.condition_is(n, "Ready")}
+        if wanted - ready:
+            return f"{', '.join(sorted(wanted - ready))} not Ready"
+        if cluster.leader() is None:
+            return "no member leads"
+        for role in (Role.SCHEDULER, Role.CONTROLLERS):
+            if cluster.in_charge(role) is None:
+                return f"no {role.value} leads"
+        return None
+
+    async def _finish(self) -> None:
+        """What the scenario expects, and nothing lost; after the faults are over."""
+        for condition in self._scenario.expect:
+            await self._await(condition, FINAL_TIMEOUT_S)
+        deadline = asyncio.get_running_loop().time() + FINAL_TIMEOUT_S
+        verified = False
+        while not verified:
+            with self._cluster.client.inside():
+                verified = await self._client.verify()
+            if not verified and asyncio.get_running_loop().time() > deadline:
+                raise StepFailed("etcd does not answer at the end")
+            await asyncio.sleep(1.0)
+        self._client.verify_watched()
+
+
+def _describe(step: Step) -> str:
+    match step:
+        case Await(condition, _):
+            return f"wait until {condition}"
+        case Apply(objects):
+            return "apply " + ", ".join(f"{o['kind']} {o['metadata']['name']}" for o in objects)
+        case Kill(target, name):
+            return f"kill {target} {name}".rstrip()
+        case Partition(groups, for_s):
+            return f"part {'; '.join(', '.join(g) for g in groups)} from the rest for {for_s:.0f} s"
+        case Scale(condition):
+            return f"scale {condition.kind} {condition.name} to {condition.count}"
+        case Remove(kind, name):
+            return f"delete {kind} {name}"
+        case Sleep(seconds):
+            return f"sleep {seconds:g} s"

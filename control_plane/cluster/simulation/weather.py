@@ -1,0 +1,69 @@
+"""What the network does to messages: latency, loss and partitions, all drawn from one seeded generator.
+
+A lost message is sent again by the transport, as TCP does: it arrives late. While a partition holds nothing passes;
+connections across it break once the keep-alive of the real transport would have given them up.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+# gRPC's keep-alive time and timeout together, as the real network sets them.
+KEEPALIVE_S = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Climate:
+    """How the network behaves on an ordinary day; seconds and fractions."""
+
+    latency_min_s: float = 0.0002
+    latency_mean_s: float = 0.0006
+    loss: float = 0.0005
+    """Part of the messages that must be sent again."""
+    retransmit_s: float = 0.2
+    """How long a sender waits before it sends again; doubled each time."""
+
+
+class Weather:
+    """A `Link` of the in-memory fabric. Hosts are named as actors are."""
+
+    def __init__(self, rng: random.Random, climate: Climate) -> None:
+        self._rng = rng
+        self._climate = climate
+        self._rate = 1 / max(climate.latency_mean_s - climate.latency_min_s, 1e-9)
+        self._sides: dict[str, int] = {}
+        self._partition = 0
+        self.sever: Callable[[Callable[[str, str], bool]], None] = lambda parted: None
+        """Breaks the connections between hosts that `parted(a, b)` tells; set by who owns the fabric."""
+
+    def delay(self, source: str, target: str) -> float | None:
+        if self._sides and self.parted(source, target):
+            return None
+        if source == target:
+            return 0.0
+        climate, random_ = self._climate, self._rng.random
+        delay = climate.latency_min_s + self._rng.expovariate(self._rate)
+        again = climate.retransmit_s
+        while random_() < climate.loss:
+            delay += again
+            again *= 2
+        return delay
+
+    def parted(self, a: str, b: str) -> bool:
+        """Whether a partition is between two hosts now."""
+        return self._sides.get(a, 0) != self._sides.get(b, 0)
+
+    def part(self, *groups: Iterable[str]) -> None:
+        """Hosts of different groups, and hosts of no group, no longer reach each other."""
+        self._sides = {host: n for n, group in enumerate(groups, start=1) for host in group}
+        self._partition += 1
+        asyncio.get_running_loop().call_later(KEEPALIVE_S, self._give_up, self._partition)
+
+    def heal(self) -> None:
+        self._sides = {}
+        self._partition += 1
+
+    def _give_up(self, partition: int) -> None:
+        if partition == self._partition:
+            self.sever(self.parted)

@@ -1,0 +1,341 @@
+"""Keeps the actors that exist equal to the topology that is wanted.
+
+The topology lives in etcd. The supervisor is itself an actor that its host restarts; a new one reads the topology
+and goes on. Hosts restart a killed actor's process by themselves, on the same machine with the same data; the
+supervisor starts what is missing altogether, and moves what was on a machine that is gone. A member whose machine is
+gone is replaced (removed, added as a learner under a new name, promoted): its data is lost, so its identity must be.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+
+from control_plane.api.errors import ApiError, NotFound
+from control_plane.client import ApiClient, EtcdClient
+from control_plane.cluster.components import Spec
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError, StartFailed, UsageError
+from control_plane.cluster.host import Host
+from control_plane.cluster.pki import Secrets, issue
+from control_plane.cluster.ports import free_port
+from control_plane.cluster.topology import PORTS, TOPOLOGY_KEY, Instance, Machine, Role, Topology
+from control_plane.rpc import Context, Network, RpcError, Server, Service
+from proto.rayplane.v1 import supervisor_pb2 as pb
+
+log = logging.getLogger(__name__)
+# The class below has a method `Topology`, which hides the type inside it.
+_Topology = Topology
+
+CHECK_EVERY_S = 1.0
+RESTART_PAUSE_FIRST_S = 0.5
+RESTART_PAUSE_MAX_S = 30.0
+# A new member copies the data before it may vote.
+PROMOTE_TIMEOUT_S = 60.0
+
+
+def spec_for(
+    instance: Instance,
+    topology: Topology,
+    *,
+    config: ClusterConfig,
+    plan: AddressPlan,
+    secrets: Secrets,
+    state_dir: str,
+    restarted: bool,
+) -> Spec:
+    """What an actor gets to start with. Only who needs a secret gets it."""
+    first_service = plan.service_cidr.partition("/")[0][:-1] + "1"
+    keeps = secrets if instance.role in (Role.SUPERVISOR, Role.APISERVER) else None
+    if keeps is not None and instance.role is Role.APISERVER:
+        keeps = replace(keeps, ca_key=b"")
+    return Spec(
+        instance=instance,
+        config=config,
+        plan=plan,
+        topology=topology,
+        credentials=issue(secrets.authority, instance, first_service),
+        secrets=keeps,
+        data_dir=str(Path(state_dir) / "data" / instance.name),
+        log_file=str(Path(state_dir) / "logs" / f"{instance.name}.log"),
+        restarted=restarted,
+    )
+
+
+class Supervisor:
+    """`topology` is the one at the cluster's start; the one in etcd counts as soon as there is one."""
+
+    def __init__(self, spec: Spec, network: Network, host: Host) -> None:
+        assert spec.secrets is not None
+        self._spec = spec
+        self._secrets = spec.secrets
+        self._network = network
+        self._host = host
+        self._topology = spec.topology
+        self._state_dir = str(Path(spec.data_dir).parent.parent)
+        self._etcd = EtcdClient(network, spec.topology.endpoints(Role.MEMBER, "client"))
+        self._api = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
+        self._server: Server | None = None
+        self._claim: asyncio.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        self._starts: dict[str, int] = {}
+        self._rng = random.Random()
+
+    async def start(self) -> None:
+        self._claim = await asyncio.start_server(_hang_up, *self._spec.plan.claim_address)
+        service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self)
+        self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop()
+        if self._claim is not None:
+            self._claim.close()
+
+    async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
+        running = await self._host.running()
+        rows = []
+        for instance in self._topology.instances:
+            alive = instance.name in running
+            rows.append(
+                pb.InstanceStatus(
+                    name=instance.name,
+                    role=instance.role.value,
+                    machine=instance.machine.address,
+                    running=alive,
+                    pid=os.getpid() if instance.role is Role.SUPERVISOR else 0,
+                    starts=self._starts.get(instance.name, 0),
+                    ports=dict(instance.ports),
+                )
+            )
+        return pb.TopologyResponse(instances=rows)
+
+    async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
+        async with self._changing:
+            name = await self._add(request.role, request.name)
+        return pb.ChangeResponse(name=name)
+
+    async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.ChangeResponse:
+        async with self._changing:
+            name = await self._remove(request.role, request.name)
+        return pb.ChangeResponse(name=name)
+
+    async def Kill(self, request: pb.KillRequest, context: Context) -> pb.KillResponse:
+        instance = self._topology.get(request.name)
+        pid = await self._host.kill(instance.name, request.signal or "KILL")
+        return pb.KillResponse(name=instance.name, pid=pid)
+
+    async def _run(self) -> None:
+        await self._load()
+        while True:
+            try:
+                async with self._changing:
+                    await self._reconcile()
+            except (ClusterError, RpcError, ApiError) as e:
+                log.warning("the topology is not as wanted yet: %s", e)
+            except Exception:
+                log.exception("reconciling the topology failed")
+            await asyncio.sleep(CHECK_EVERY_S)
+
+    async def _load(self) -> None:
+        """Take the topology from etcd, or put it there when the cluster is new."""
+        while True:
+            try:
+                found = await self._etcd.range(TOPOLOGY_KEY)
+                if found.kvs:
+                    self._adopt(_Topology.from_json(orjson.loads(found.kvs[0].value)))
+                else:
+                    await self._save(self._topology)
+                return
+            except RpcError as e:
+                # Members may be missing just because nobody started them: do what can be done meanwhile.
+                log.info("the topology cannot be read yet: %s", e)
+                await self._start_missing(await self._host.running())
+                await asyncio.sleep(CHECK_EVERY_S)
+
+    async def _save(self, topology: _Topology) -> None:
+        await self._etcd.put(TOPOLOGY_KEY, orjson.dumps(topology.to_json()))
+        self._adopt(topology)
+
+    def _adopt(self, topology: _Topology) -> None:
+        self._topology = topology
+        self._etcd.endpoints.replace(topology.endpoints(Role.MEMBER, "client"))
+        self._api.endpoints.replace(topology.endpoints(Role.APISERVER, "grpc"))
+
+    async def _reconcile(self) -> None:
+        running = await self._host.running()
+        machines = await self._host.machines()
+        for instance in self._topology.instances:
+            if machines and instance.machine.id not in {m.id for m in machines}:
+                await self._move(instance, machines)
+        for name in sorted(running - {i.name for i in self._topology.instances}):
+            log.warning("%s is not wanted: stopping it", name)
+            await self._host.stop(name)
+        await self._start_missing(running)
+
+    async def _start_missing(self, running: set[str]) -> None:
+        now = asyncio.get_running_loop().time()
+        missing = [
+            i
+            for i in self._topology.instances
+            if i.name not in running and i.role is not Role.SUPERVISOR and self._not_before.get(i.name, 0.0) <= now
+        ]
+        await asyncio.gather(*(self._start_one(i) for i in missing))
+
+    async def _start_one(self, instance: Instance) -> None:
+        log.info("starting %s", instance.name)
+        self._starts[instance.name] = self._starts.get(instance.name, 0) + 1
+        try:
+            await self._host.start(self._spec_for(instance, restarted=not instance.joins))
+        except StartFailed as e:
+            failures = self._failures[instance.name] = self._failures.get(instance.name, 0) + 1
+            pause = min(RESTART_PAUSE_FIRST_S * 2 ** min(failures, 10), RESTART_PAUSE_MAX_S)
+            self._not_before[instance.name] = asyncio.get_running_loop().time() + pause
+            log.warning("%s did not start (%s); trying again in %.1f s", instance.name, e, pause)
+        else:
+            self._failures.pop(instance.name, None)
+
+    def _spec_for(self, instance: Instance, *, restarted: bool) -> Spec:
+        return spec_for(
+            instance,
+            self._topology,
+            config=self._spec.config,
+            plan=self._spec.plan,
+            secrets=self._secrets,
+            state_dir=self._state_dir,
+            restarted=restarted,
+        )
+
+    async def _move(self, instance: Instance, machines: list[Machine]) -> None:
+        """Give an actor whose machine is gone a new place."""
+        log.warning("the machine of %s (%s) is gone", instance.name, instance.machine.address)
+        target = self._least_used(machines)
+        if instance.role is Role.MEMBER:
+            await self._add("member", "")
+            await self._remove("member", instance.name)
+        elif instance.role is not Role.SUPERVISOR:
+            moved = replace(instance, machine=target, ports=self._ports(instance.role, target))
+            await self._save(self._topology.replaced(moved))
+
+    def _least_used(self, machines: list[Machine]) -> Machine:
+        load = {m: 0 for m in machines}
+        for i in self._topology.instances:
+            if i.machine in load:
+                load[i.machine] += 1
+        return min(machines, key=lambda m: load[m])
+
+    def _ports(self, role: Role, machine: Machine) -> dict[str, int]:
+        taken = {p for i in self._topology.instances if i.machine == machine for p in i.ports.values()}
+        ports: dict[str, int] = {}
+        for label in PORTS[role]:
+            ports[label] = free_port(machine.address, taken | set(ports.values()), self._rng)
+        return ports
+
+    async def _add(self, kind: str, name: str) -> str:
+        role = _role(kind)
+        machine = self._least_used(await self._host.machines())
+        node: tuple[str, ...] = ()
+        if role is Role.NODE_HOST:
+            node = (name or self._topology.next_node(),)
+            name = self._topology.next_name(role)
+            if any(node[0] in i.nodes for i in self._topology.instances):
+                raise UsageError(f"there is a node called {node[0]!r} already; choose another name")
+        instance = Instance(
+            name=name or self._topology.next_name(role),
+            role=role,
+            machine=machine,
+            ports=self._ports(role, machine),
+            nodes=node,
+            joins=role is Role.MEMBER,
+        )
+        wanted = self._topology.with_instance(instance)
+        if role is Role.MEMBER:
+            await self._join(instance, wanted)
+        else:
+            await self._save(wanted)
+            await self._host.start(self._spec_for(instance, restarted=False))
+        return node[0] if node else instance.name
+
+    async def _join(self, instance: Instance, wanted: _Topology) -> None:
+        """Add a member as a learner, start it, promote it when it has caught up."""
+        url = f"https://{instance.endpoint('peer')}"
+        added = await self._etcd.member_add(url, learner=True)
+        try:
+            await self._save(wanted)
+            await self._host.start(self._spec_for(instance, restarted=False))
+            await _until(lambda: self._etcd.member_promote(added.member.ID), PROMOTE_TIMEOUT_S)
+        except (ClusterError, RpcError) as e:
+            await self._etcd.member_remove(added.member.ID)
+            await self._host.stop(instance.name)
+            await self._save(wanted.without(instance.name))
+            raise ClusterError(f"{instance.name} could not join: {e}") from e
+
+    async def _remove(self, kind: str, name: str) -> str:
+        role = _role(kind)
+        instance = self._choose(role, name)
+        left = len(self._topology.of(role)) - 1
+        if role in (Role.MEMBER, Role.APISERVER) and left < 1:
+            raise UsageError(f"{instance.name} is the last {kind}; a cluster needs one")
+        if role is Role.MEMBER:
+            members = (await self._etcd.member_list()).members
+            url = f"https://{instance.endpoint('peer')}"
+            for member in members:
+                if url in member.peerURLs:
+                    await self._etcd.member_remove(member.ID)
+        await self._save(self._topology.without(instance.name))
+        await self._host.stop(instance.name)
+        for node in instance.nodes:
+            try:
+                await self._api.delete("nodes", node)
+            except NotFound:
+                log.debug("%s was never registered", node)
+        return name or instance.name
+
+    def _choose(self, role: Role, name: str) -> Instance:
+        if not name:
+            found = self._topology.of(role)
+            if not found:
+                raise UsageError("there is none to remove")
+            return found[-1]
+        instance = self._topology.node_host(name) if role is Role.NODE_HOST else self._topology.get(name)
+        if instance.role is not role:
+            raise UsageError(f"{name} is a {instance.role.value}")
+        if len(instance.nodes) > 1:
+            raise UsageError(f"{instance.name} carries {len(instance.nodes)} nodes, which go only together")
+        return instance
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The claim on the address plan is only that somebody listens."""
+    writer.close()
+
+
+def _role(kind: str) -> Role:
+    roles = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
+    if kind not in roles:
+        raise UsageError(f"{kind!r} cannot be added or removed; use {', '.join(roles)}")
+    return roles[kind]
+
+
+async def _until(attempt: Callable[[], Awaitable[None]], timeout: float) -> None:
+    """Try until it works; the last RpcError when it did not in time."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            return await attempt()
+        except RpcError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.2)

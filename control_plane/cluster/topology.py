@@ -1,0 +1,174 @@
+"""Which actors a cluster should have. Pure: values in, values out.
+
+The topology is the supervisor's wish list. It is kept in etcd under `TOPOLOGY_KEY`, so that any supervisor can go on
+where another ended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from control_plane.cluster.config import ClusterConfig
+from control_plane.cluster.errors import ClusterError, UsageError
+
+TOPOLOGY_KEY = b"/rayplane/topology"
+
+
+class Role(StrEnum):
+    """What an actor is."""
+
+    MEMBER = "member"
+    APISERVER = "apiserver"
+    LOAD_BALANCER = "lb"
+    SCHEDULER = "scheduler"
+    CONTROLLERS = "controllers"
+    NODE_HOST = "node-host"
+    SUPERVISOR = "supervisor"
+
+
+# The ports each role listens on.
+PORTS: Mapping[Role, tuple[str, ...]] = {
+    Role.MEMBER: ("client", "peer"),
+    Role.APISERVER: ("grpc", "https"),
+    Role.LOAD_BALANCER: ("https",),
+    Role.SCHEDULER: (),
+    Role.CONTROLLERS: (),
+    Role.NODE_HOST: ("grpc",),
+    Role.SUPERVISOR: ("grpc",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where an actor runs: an address others reach, and the host's own name for it (a Ray node id)."""
+
+    address: str = "127.0.0.1"
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One actor."""
+
+    name: str
+    role: Role
+    machine: Machine
+    ports: Mapping[str, int] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+    """A node host's nodes."""
+    joins: bool = False
+    """A member that was added to a running cluster."""
+
+    def endpoint(self, port: str) -> str:
+        return f"{self.machine.address}:{self.ports[port]}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "role": self.role.value,
+            "machine": {"address": self.machine.address, "id": self.machine.id},
+            "ports": dict(self.ports),
+            "nodes": list(self.nodes),
+            "joins": self.joins,
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "Instance":
+        return Instance(
+            name=data["name"],
+            role=Role(data["role"]),
+            machine=Machine(**data["machine"]),
+            ports=data["ports"],
+            nodes=tuple(data["nodes"]),
+            joins=data["joins"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All actors of a cluster, the supervisor among them."""
+
+    instances: tuple[Instance, ...]
+
+    def of(self, role: Role) -> tuple[Instance, ...]:
+        return tuple(i for i in self.instances if i.role is role)
+
+    def get(self, name: str) -> Instance:
+        for instance in self.instances:
+            if instance.name == name:
+                return instance
+        names = ", ".join(i.name for i in self.instances)
+        raise UsageError(f"no actor is called {name!r}; there are {names}")
+
+    def endpoints(self, role: Role, port: str) -> tuple[str, ...]:
+        return tuple(i.endpoint(port) for i in self.of(role))
+
+    def with_instance(self, instance: Instance) -> "Topology":
+        if any(i.name == instance.name for i in self.instances):
+            raise UsageError(f"there is an actor called {instance.name!r} already; choose another name")
+        return Topology((*self.instances, instance))
+
+    def replaced(self, instance: Instance) -> "Topology":
+        return Topology(tuple(instance if i.name == instance.name else i for i in self.instances))
+
+    def without(self, name: str) -> "Topology":
+        return Topology(tuple(i for i in self.instances if i.name != name))
+
+    def node_host(self, node: str) -> Instance:
+        """The host that carries a node; `node` may be the host's own name."""
+        for instance in self.of(Role.NODE_HOST):
+            if node in (instance.name, *instance.nodes):
+                return instance
+        raise UsageError(f"no node is called {node!r}")
+
+    def next_name(self, role: Role) -> str:
+        """The first free `role-N`."""
+        taken = {i.name for i in self.instances}
+        return next(n for k in range(len(taken) + 1) if (n := f"{role.value}-{k}") not in taken)
+
+    def next_node(self) -> str:
+        taken = {n for i in self.instances for n in i.nodes}
+        return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [i.to_json() for i in self.instances]
+
+    @staticmethod
+    def from_json(data: list[dict[str, Any]]) -> "Topology":
+        return Topology(tuple(Instance.from_json(d) for d in data))
+
+
+def founding(config: ClusterConfig, machines: tuple[Machine, ...]) -> Topology:
+    """The topology of a new cluster, without ports: each role is spread over the machines in turn."""
+    if not machines:
+        raise ClusterError("no machine to run on: start a Ray cluster with at least one node")
+    counts = {
+        Role.MEMBER: config.members,
+        Role.APISERVER: config.apiservers,
+        Role.SCHEDULER: config.schedulers,
+        Role.CONTROLLERS: config.controllers,
+        Role.NODE_HOST: config.nodes,
+    }
+    instances = [
+        Instance(Role.SUPERVISOR.value, Role.SUPERVISOR, machines[0]),
+        Instance(Role.LOAD_BALANCER.value, Role.LOAD_BALANCER, machines[0]),
+    ]
+    for role, count in counts.items():
+        for k in range(count):
+            instance = Instance(f"{role.value}-{k}", role, machines[k % len(machines)])
+            if role is Role.NODE_HOST:
+                first = k * config.nodes_per_host
+                nodes = tuple(f"node-{n}" for n in range(first, first + config.nodes_per_host))
+                instance = replace(instance, nodes=nodes)
+            instances.append(instance)
+    return Topology(tuple(instances))
+
+
+def crowded(topology: Topology) -> list[str]:
+    """Roles whose actors share a machine although they exist to survive the loss of one."""
+    return [
+        role.value
+        for role in (Role.MEMBER, Role.APISERVER, Role.NODE_HOST)
+        if len(found := topology.of(role)) > len({i.machine for i in found})
+    ]
