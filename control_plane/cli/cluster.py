@@ -1,0 +1,222 @@
+"""Commands on whole clusters: up, down, status, endpoints, kubeconfig, add, remove, backup, restore."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
+from control_plane.cluster import backup as backups
+from control_plane.cluster import launch
+from control_plane.cluster.access import access, endpoints, refresh
+from control_plane.cluster.config import ClusterConfig
+from control_plane.cluster.errors import UsageError
+from control_plane.cluster.readiness import status as cluster_status
+from control_plane.cluster.state import ClusterState, StateDir
+from proto.rayplane.v1 import supervisor_pb2 as pb
+
+CHANGE_TIMEOUT_S = 180.0
+
+
+class Kind(StrEnum):
+    """What `add` and `remove` take."""
+
+    MEMBER = "member"
+    APISERVER = "apiserver"
+    NODE = "node"
+
+
+def register(app: typer.Typer) -> None:
+    for command in (up, down, status, add, remove, backup, restore):
+        app.command()(command)
+    app.command(name="endpoints")(show_endpoints)
+    app.command(name="kubeconfig")(show_kubeconfig)
+
+
+def up(
+    name: Name = "default",
+    host: Annotated[str, typer.Option(help="`ray` or `process`.")] = "ray",
+    address: Annotated[str, typer.Option(help="Ray cluster to join: `auto` or HOST:PORT.")] = "",
+    members: Annotated[int, typer.Option(help="etcd members, an odd number.")] = 3,
+    apiservers: Annotated[int, typer.Option(help="API servers.")] = 2,
+    schedulers: Annotated[int, typer.Option(help="Schedulers; one leads.")] = 2,
+    controllers: Annotated[int, typer.Option(help="Controller managers; one leads.")] = 2,
+    nodes: Annotated[int, typer.Option(help="Node hosts.")] = 3,
+    nodes_per_host: Annotated[int, typer.Option(help="Nodes of each node host.")] = 1,
+    node_cpu: Annotated[str, typer.Option(help="CPU of a node.")] = "4",
+    node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
+    runtime: Annotated[str, typer.Option(help="`simulated` or `process`.")] = "simulated",
+    timing: Annotated[str, typer.Option(help="`fast` or `kubernetes`.")] = "fast",
+    state: State = None,
+) -> None:
+    """Start everything, wait until it is ready, print how to reach it."""
+    config = ClusterConfig(
+        name=name,
+        host=host,
+        address=address,
+        members=members,
+        apiservers=apiservers,
+        schedulers=schedulers,
+        controllers=controllers,
+        nodes=nodes,
+        nodes_per_host=nodes_per_host,
+        node_cpu=node_cpu,
+        node_memory=node_memory,
+        runtime=runtime,
+        timing=timing,
+    )
+    config.validate()
+    directory = state_dir(name, state)
+    with progress() as say:
+        found = run(launch.up(config, directory, say))
+    _print_access(directory, found)
+
+
+def down(
+    name: Name = "default",
+    purge: Annotated[bool, typer.Option("--purge", help="Delete its data too.")] = False,
+    state: State = None,
+) -> None:
+    """End every process of the cluster; its data stays for the next `up`."""
+    directory = state_dir(name, state)
+    existed = directory.read()
+    with progress() as say:
+        run(launch.down(directory, say, purge=purge))
+    if existed is None:
+        console.print(f"no cluster called {name!r} in {directory.path}")
+    else:
+        console.print(f"cluster {name!r} is down" + ("; its data is deleted" if purge else ""))
+
+
+def status(name: Name = "default", output: Output = "", state: State = None) -> None:
+    """Show members with leader, term and revision; actors; nodes; health."""
+    directory = state_dir(name, state)
+
+    async def ask() -> dict[str, Any]:
+        async with access(directory) as admin:
+            return await cluster_status(admin)
+
+    found = run(ask())
+    if _wants_json(output):
+        print(json.dumps(found, indent=2))
+    else:
+        _print_status(found)
+    if not found["healthy"]:
+        raise typer.Exit(1)
+
+
+def show_endpoints(name: Name = "default", output: Output = "", state: State = None) -> None:
+    """Show where everything is, and which certificate to show there."""
+    directory = state_dir(name, state)
+    found = endpoints(directory, directory.read_running())
+    if _wants_json(output):
+        print(json.dumps(found))
+        return
+    for key, value in found.items():
+        console.print(f"{key:11} {value if isinstance(value, str) else ' '.join(value)}")
+
+
+def show_kubeconfig(name: Name = "default", state: State = None) -> None:
+    """Print the path of the administrator's kubeconfig."""
+    directory = state_dir(name, state)
+    directory.read_running()
+    print(directory.kubeconfig)
+
+
+def add(
+    kind: Kind,
+    actor: Annotated[str, typer.Argument(metavar="[NAME]", help="Its name.")] = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Add a member, an API server or a node to the running cluster."""
+    _change("Add", kind, actor, state_dir(name, state))
+
+
+def remove(
+    kind: Kind,
+    actor: Annotated[str, typer.Argument(metavar="[NAME]", help="Its name; the last one by default.")] = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Remove a member, an API server or a node from the running cluster; nothing is lost."""
+    _change("Remove", kind, actor, state_dir(name, state))
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write.")], name: Name = "default", state: State = None
+) -> None:
+    """Write the cluster's state to a file."""
+    with progress() as say:
+        header = run(backups.backup(state_dir(name, state), file, say))
+    console.print(f"{file}: cluster {header.cluster!r} at revision {header.revision}")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `backup` wrote.")],
+    name: Name = "default",
+    force: Annotated[bool, typer.Option("--force", help="Even if the cluster holds workloads.")] = False,
+    state: State = None,
+) -> None:
+    """Bring a fresh cluster (up already or not) to a backup's state, and go on from it."""
+    directory = state_dir(name, state)
+    with progress() as say:
+        found, header = run(backups.restore(directory, name, file, say, force=force))
+    console.print(f"cluster {name!r} goes on from {header.cluster!r} at revision {header.revision}")
+    _print_access(directory, found)
+
+
+def _change(method: str, kind: Kind, actor: str, directory: StateDir) -> None:
+    async def call() -> str:
+        async with access(directory) as admin:
+            request = pb.AddRequest if method == "Add" else pb.RemoveRequest
+            answer = await getattr(admin.supervisor, method)(
+                request(role=kind.value, name=actor), timeout=CHANGE_TIMEOUT_S
+            )
+            await refresh(directory, admin)
+            return str(answer.name)
+
+    with progress() as say:
+        say(f"{'adding' if method == 'Add' else 'removing'} {actor or kind.value}")
+        done = run(call())
+    console.print(f"{done} {'added' if method == 'Add' else 'removed'}")
+
+
+def _wants_json(output: str) -> bool:
+    if output not in ("", "json"):
+        raise UsageError(f"-o {output!r}: use json")
+    return output == "json"
+
+
+def _print_access(directory: StateDir, state: ClusterState) -> None:
+    found = endpoints(directory, state)
+    name = state.config.name
+    console.print(f"cluster {name!r} is up")
+    console.print(f"  kubectl   export KUBECONFIG={found['kubeconfig']}")
+    console.print(f"  API       {found['apiserver']}")
+    console.print(f"  gRPC      {' '.join(found['grpc'])}")
+    console.print(f"  etcd      {' '.join(found['etcd'])}")
+    console.print(f"  ingress   {found['ingress']}")
+    console.print(f"  end it    rayplane down{'' if name == 'default' else f' --name {name}'}")
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    console.print(f"cluster {found['name']!r} on {found['host']}: {'healthy' if found['healthy'] else 'NOT healthy'}")
+    members = Table("MEMBER", "ENDPOINT", "ID", "LEADER", "TERM", "REVISION", "HEALTH", box=None)
+    for m in found["members"]:
+        leader = "yes" if m.get("leader") else ""
+        health = "ok" if m["healthy"] else m.get("error", "no leader")
+        row = (m["name"], m["endpoint"], m.get("id", ""), leader, m.get("term", ""), m.get("revision", ""), health)
+        members.add_row(*(str(cell) for cell in row))
+    console.print(members)
+    actors = Table("ACTOR", "MACHINE", "LEADER", "RUNNING", box=None)
+    for a in found["actors"]:
+        actors.add_row(a["name"], a["machine"], "yes" if a["leader"] else "", "yes" if a["running"] else "no")
+    console.print(actors)
+    nodes = Table("NODE", "READY", box=None)
+    for n in found["nodes"]:
+        nodes.add_row(n["name"], "yes" if n["ready"] else "no")
+    console.print(nodes)

@@ -1,0 +1,70 @@
+"""Entry point: all commands, and one line on standard error when one fails."""
+
+import os
+import sys
+
+import click
+import typer
+
+from control_plane.api.errors import ApiError
+from control_plane.cli import chaos, cluster, objects, simulate
+from control_plane.cli.printing import error_line
+from control_plane.cluster.errors import ClusterError, UsageError
+from control_plane.rpc import RpcError
+from storage.backup import BackupError
+from storage.env import DiskError
+
+app = typer.Typer(
+    name="rayplane",
+    help="A Kubernetes control plane of actors, on Ray or in one process.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+cluster.register(app)
+chaos.register(app)
+simulate.register(app)
+objects.register(app)
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+_FAILURES = (ClusterError, BackupError, DiskError, OSError)
+
+
+def main() -> None:
+    """Run the command of sys.argv and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; its exit code."""
+    try:
+        code = app(args=arguments, prog_name="rayplane", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        print(e.format_message(), file=sys.stderr)
+        return EXIT_USAGE
+    except click.ClickException as e:
+        return _fail(e.format_message(), EXIT_USAGE)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except UsageError as e:
+        return _fail(str(e), EXIT_USAGE)
+    except BrokenPipeError:
+        # The reader of our output has seen enough; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except ApiError as e:
+        return _fail(error_line(e), EXIT_FAILED, program="")
+    except RpcError as e:
+        return _fail(e.message, EXIT_USAGE if e.code.name == "INVALID_ARGUMENT" else EXIT_FAILED)
+    except _FAILURES as e:
+        return _fail(str(e), EXIT_FAILED)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int, *, program: str = "rayplane: ") -> int:
+    print(program + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

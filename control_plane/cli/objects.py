@@ -1,0 +1,207 @@
+"""Commands on objects, over gRPC: for machines without kubectl. What they do is in the modules they import."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+
+from control_plane.cli import changing, containers, manifests, reading
+from control_plane.cli.keyboard import typed
+from control_plane.cli.options import Name, State, run, state_dir
+from control_plane.cli.session import Session, session
+from control_plane.cluster.errors import UsageError
+
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace.  [default: default]")]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")]
+Selector = Annotated[str, typer.Option("-l", "--selector", help="Label selector, such as app=web,tier!=db.")]
+Container = Annotated[str, typer.Option("-c", "--container", help="Which container; the pod's first by default.")]
+Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file, a directory, or - for standard input.")]
+What = Annotated[list[str], typer.Argument(metavar="KIND [NAME..] | KIND/NAME..", help="What.")]
+SomeOf = Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME.. | KIND/NAME..]", help="What.")]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600}
+
+
+def register(app: typer.Typer) -> None:
+    for command in (get, apply, describe, delete, logs, scale):
+        app.command()(command)
+    app.command(name="exec")(execute)
+
+
+def get(
+    what: What,
+    namespace: Namespace = "",
+    all_namespaces: AllNamespaces = False,
+    selector: Selector = "",
+    field_selector: Annotated[str, typer.Option(help="Such as status.phase=Running.")] = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="json, yaml, wide, name or jsonpath={.path}.")] = "",
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing changes.")] = False,
+    no_headers: Annotated[bool, typer.Option("--no-headers", help="Rows only.")] = False,
+    show_labels: Annotated[bool, typer.Option("--show-labels", help="Labels as the last column.")] = False,
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Show objects."""
+    options = reading.GetOptions(
+        output=output,
+        all_namespaces=all_namespaces,
+        selector=selector,
+        field_selector=field_selector,
+        watch=watch,
+        headers=not no_headers,
+        show_labels=show_labels,
+    )
+    _with_session(name, state, namespace, lambda s: reading.get(s, what, options))
+
+
+def describe(
+    what: What,
+    namespace: Namespace = "",
+    all_namespaces: AllNamespaces = False,
+    selector: Selector = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Show all there is to know of objects, with the events about them."""
+    _with_session(
+        name,
+        state,
+        namespace,
+        lambda s: reading.describe(s, what, selector=selector, all_namespaces=all_namespaces),
+    )
+
+
+def apply(
+    filename: Files,
+    namespace: Namespace = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Create objects, or make them have the fields that the files say."""
+    found = manifests.load(filename)
+    _with_session(name, state, namespace, lambda s: changing.apply(s, found))
+
+
+def delete(
+    what: SomeOf = None,
+    filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="What these files hold.")] = None,
+    namespace: Namespace = "",
+    selector: Selector = "",
+    everything: Annotated[bool, typer.Option("--all", help="All of the kind.")] = False,
+    grace_period: Annotated[int, typer.Option(help="Seconds to end in; their own when negative.")] = -1,
+    now: Annotated[bool, typer.Option("--now", help="Like --grace-period 1.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="At once, without waiting for the node.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until they are gone.")] = True,
+    timeout: Annotated[str, typer.Option(help="How long to wait, such as 30s or 5m.")] = "5m",
+    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="What is not there is fine.")] = False,
+    cascade: Annotated[str, typer.Option(help="background, foreground or orphan.")] = "background",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Delete objects."""
+    if cascade not in ("background", "foreground", "orphan"):
+        raise UsageError(f"--cascade {cascade!r}: use background, foreground or orphan")
+    if bool(what) == bool(filename):
+        raise UsageError("say what to delete: either KIND NAME, or -f FILE")
+    if now and grace_period >= 0:
+        raise UsageError("--now and --grace-period: give one of them")
+    grace = 0 if force and grace_period < 0 else 1 if now else grace_period
+    options = changing.DeleteOptions(
+        grace_s=grace if grace >= 0 else None,
+        wait=wait,
+        timeout_s=_seconds("--timeout", timeout),
+        ignore_not_found=ignore_not_found,
+        cascade=cascade,
+    )
+    found = manifests.load(filename) if filename else []
+
+    async def work(session: Session) -> int:
+        if found:
+            places = await changing.places_of(session, found)
+        else:
+            places = await changing.places_named(session, what or [], selector=selector, everything=everything)
+        return await changing.delete(session, places, options)
+
+    _with_session(name, state, namespace, work)
+
+
+def logs(
+    pod: Annotated[str, typer.Argument(metavar="POD | KIND/NAME", help="A pod, or what has pods.")],
+    namespace: Namespace = "",
+    container: Container = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the container ends.")] = False,
+    tail: Annotated[int, typer.Option(help="Lines from the end; all when negative.")] = -1,
+    previous: Annotated[bool, typer.Option("-p", "--previous", help="Of the run before.")] = False,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="When each line was written.")] = False,
+    since: Annotated[str, typer.Option(help="Only what is newer, such as 30s or 5m.")] = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Print what a container has written."""
+    options = containers.LogOptions(
+        container=container,
+        follow=follow,
+        tail=tail,
+        previous=previous,
+        timestamps=timestamps,
+        since_s=int(_seconds("--since", since)) if since else 0,
+    )
+    _with_session(name, state, namespace, lambda s: containers.logs(s, pod, options))
+
+
+def execute(
+    pod: Annotated[str, typer.Argument(metavar="POD", help="A pod, or what has pods as KIND/NAME.")],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARGUMENT..]", help="What to run.")],
+    namespace: Namespace = "",
+    container: Container = "",
+    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="Pass standard input on.")] = False,
+    tty: Annotated[bool, typer.Option("-t", "--tty", help="In a terminal; goes with -i.")] = False,
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Run a command in a container; exits as the command does."""
+    if tty and not stdin:
+        raise UsageError("-t goes with -i")
+
+    async def work(session: Session) -> int:
+        with typed(terminal=tty) if stdin else contextlib.nullcontext() as source:
+            return await containers.execute(session, pod, command, container=container, typed=source)
+
+    _with_session(name, state, namespace, work)
+
+
+def scale(
+    what: What,
+    replicas: Annotated[int, typer.Option(min=0, help="How many.")],
+    namespace: Namespace = "",
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Set how many replicas objects have."""
+    _with_session(name, state, namespace, lambda s: changing.scale(s, what, replicas))
+
+
+def _with_session(name: str, state: str | None, namespace: str, work: Callable[[Session], Awaitable[int]]) -> None:
+    """Run `work` on the cluster; exits with its code."""
+    directory = state_dir(name, state)
+
+    async def call() -> int:
+        async with session(directory, namespace) as opened:
+            return await work(opened)
+
+    code = run(call())
+    if code:
+        raise typer.Exit(code)
+
+
+def _seconds(flag: str, text: str) -> float:
+    """`30`, `30s`, `5m` or `1h` in seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS_S else (text, "s")
+    try:
+        seconds = float(number) * _UNITS_S[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"{flag} {text!r}: use a time such as 30s, 5m or 1h")
+    return seconds

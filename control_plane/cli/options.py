@@ -1,0 +1,61 @@
+"""Options that every command has, and how commands run."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine, Iterator
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from control_plane.cluster.state import StateDir
+
+T = TypeVar("T")
+
+Name = Annotated[str, typer.Option("--name", help="The cluster's name.")]
+State = Annotated[str | None, typer.Option("--state-dir", help="Where its state is kept.  [default: ~/.rayplane/NAME]")]
+Output = Annotated[str, typer.Option("-o", "--output", help="Empty for people, `json` for programs.")]
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def state_dir(name: str, path: str | None) -> StateDir:
+    return StateDir.of(name, path)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM interrupts like Ctrl-C, so that what was started is ended."""
+
+    async def interruptible() -> T:
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(interruptible())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+@contextlib.contextmanager
+def progress() -> Iterator["Progress"]:
+    """A status line on a terminal, a line per step elsewhere."""
+    with errors.status("") as status:
+        yield Progress(status)
+
+
+class Progress:
+    """Called with what is being done now."""
+
+    def __init__(self, status: Any) -> None:
+        self._status = status
+        self._last = ""
+
+    def __call__(self, text: str) -> None:
+        if text == self._last:
+            return
+        self._last = text
+        self._status.update(text)

@@ -1,0 +1,129 @@
+"""How objects and errors look: kubectl's tables, names, JSON, YAML and error lines."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from control_plane.api import meta
+from control_plane.api.errors import ApiError
+from control_plane.api.jsonpath import JsonPathError, find
+from control_plane.api.meta import Object
+from control_plane.api.printers.columns import labels_text
+from control_plane.api.resources import ResourceInfo
+from control_plane.cluster.errors import UsageError
+
+FORMATS = ("json", "yaml", "wide", "name")
+JSONPATH = "jsonpath="
+_GAP = 3
+_WIDTH_MIN = 6
+
+
+def check_format(output: str) -> None:
+    """Raises UsageError."""
+    if output and output not in FORMATS and not output.startswith(JSONPATH):
+        raise UsageError(f"-o {output!r}: use {', '.join(FORMATS)} or jsonpath={{.path}}")
+
+
+def error_line(error: ApiError) -> str:
+    """`Error from server (NotFound): pods "x" not found`; what is wrong with an object is said as it is."""
+    if error.reason == "Invalid":
+        return f"The {error.message}"
+    reason = f" ({error.reason})" if error.reason else ""
+    return f"Error from server{reason}: {error.message}"
+
+
+def name_of(info: ResourceInfo, name: str) -> str:
+    """`pod/web`, `deployment.apps/web`."""
+    group = f".{info.group}" if info.group else ""
+    return f"{info.singular}{group}/{name}"
+
+
+class TableWriter:
+    """Rows of Tables as lines. Keeps the widths of columns, so that rows of a watch stand under their header."""
+
+    def __init__(
+        self, *, wide: bool = False, namespace: bool = False, header: bool = True, labels: bool = False
+    ) -> None:
+        self._wide = wide
+        self._namespace = namespace
+        self._labels = labels
+        self._header = header
+        self._widths: list[int] = []
+
+    def lines(self, table: Mapping[str, Any], objs: Sequence[Object], *, prefix: str = "") -> list[str]:
+        """`objs` are those of the rows; `prefix` stands before their names."""
+        columns = table["columnDefinitions"]
+        shown = [i for i, c in enumerate(columns) if self._wide or not c.get("priority")]
+        names = next((i for i, c in enumerate(columns) if c.get("format") == "name"), 0)
+        rows = []
+        if self._header:
+            before = ["NAMESPACE"] if self._namespace else []
+            rows.append([*before, *(columns[i]["name"].upper() for i in shown), *(["LABELS"] if self._labels else [])])
+            self._header = False
+        for row, obj in zip(table["rows"], objs, strict=True):
+            cells = [prefix + _cell(row["cells"][i]) if i == names else _cell(row["cells"][i]) for i in shown]
+            before = [meta.namespace(obj)] if self._namespace else []
+            rows.append([*before, *cells, *([labels_text(meta.labels(obj))] if self._labels else [])])
+        return aligned(rows, self._widths)
+
+
+def aligned(rows: Sequence[Sequence[str]], widths: list[int] | None = None) -> list[str]:
+    """Rows as lines with columns three blanks apart. `widths` are those so far, and grow."""
+    widths = widths if widths is not None else []
+    for row in rows:
+        widths += [_WIDTH_MIN] * (len(row) - len(widths))
+        for i, cell in enumerate(row):
+            widths[i] = max(widths[i], len(cell) + _GAP)
+    return ["".join(cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "<none>"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace("\n", "\\n")
+
+
+def listed(objs: Sequence[Object]) -> Object:
+    """Several objects as one."""
+    return {"apiVersion": "v1", "items": list(objs), "kind": "List", "metadata": {"resourceVersion": ""}}
+
+
+def formatted(value: Object, output: str) -> str:
+    """An object (or List) as JSON, YAML or what a JSONPath finds. Field managers are left out, as kubectl does."""
+    items = value.get("items")
+    if value.get("kind") == "List" and isinstance(items, list):
+        value = value | {"items": [meta.strip_managed(o) for o in items]}
+    else:
+        value = meta.strip_managed(value)
+    if output == "json":
+        return json.dumps(value, indent=4, ensure_ascii=False)
+    if output == "yaml":
+        return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, default_flow_style=False, width=10_000).rstrip("\n")
+    try:
+        found = find(value, output.removeprefix(JSONPATH))
+    except JsonPathError as e:
+        raise UsageError(str(e)) from e
+    return " ".join(f if isinstance(f, str) else json.dumps(f, ensure_ascii=False) for f in found)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text of several lines as a block; every object written out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+# Go's YAML takes these for numbers, PyYAML does not: quote texts that look like them.
+_NUMBER = re.compile(r"[-+]?(?:0o[0-7]+|\d[\d_]*(?:\.\d*)?[eE][-+]?\d+)$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))

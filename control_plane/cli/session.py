@@ -1,0 +1,70 @@
+"""What the commands on objects work with: clients, kinds, the terminal."""
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from control_plane.api.errors import ApiError
+from control_plane.api.resources import ResourceInfo
+from control_plane.cli.kinds import Kinds
+from control_plane.cli.printing import error_line
+from control_plane.client import ApiClient
+from control_plane.cluster.access import access
+from control_plane.cluster.state import StateDir
+from control_plane.rpc import Network
+from storage.env import Clock, SystemClock
+
+FIELD_MANAGER = "rayplane"
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Standard output and error; everything is seen at once."""
+
+    out: BinaryIO
+    err: BinaryIO
+
+    def line(self, text: str) -> None:
+        self.write(f"{text}\n".encode())
+
+    def error(self, text: str) -> None:
+        self.write_error(f"{text}\n".encode())
+
+    def write(self, data: bytes) -> None:
+        self.out.write(data)
+        self.out.flush()
+
+    def write_error(self, data: bytes) -> None:
+        self.err.write(data)
+        self.err.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Valid inside `session`."""
+
+    api: ApiClient
+    network: Network
+    kinds: Kinds
+    clock: Clock
+    terminal: Terminal
+    namespace: str = ""
+    """The one asked for; empty is `default`."""
+
+    def namespace_of(self, info: ResourceInfo) -> str:
+        """Where objects of a kind are looked for; empty for those outside of namespaces."""
+        return (self.namespace or "default") if info.namespaced else ""
+
+    def failed(self, error: ApiError) -> None:
+        """Tell of an error and go on."""
+        self.terminal.error(" ".join(error_line(error).split()))
+
+
+@contextlib.asynccontextmanager
+async def session(directory: StateDir, namespace: str = "") -> AsyncIterator[Session]:
+    """Raises NotUp when no cluster runs there."""
+    terminal = Terminal(sys.stdout.buffer, sys.stderr.buffer)
+    async with access(directory) as admin:
+        yield Session(admin.api, admin.network, Kinds(admin.api), SystemClock(), terminal, namespace)
