@@ -77,7 +77,13 @@ async def _apply(session: Session, place: Place, wanted: Object) -> str:
     )
     if before is None:
         return "created"
-    return "unchanged" if meta.resource_version(before) == meta.resource_version(after) else "configured"
+    return "unchanged" if _wish(before) == _wish(after) else "configured"
+
+
+def _wish(obj: Object) -> Object:
+    """An object without what components change by themselves all the time."""
+    kept = meta.without(obj, ("status",))
+    return kept | {"metadata": meta.without(meta.metadata(obj), ("resourceVersion", "managedFields"))}
 
 
 async def _place(session: Session, manifest: Manifest) -> Place:

@@ -1,13 +1,18 @@
 """Commands that break things on purpose."""
 
+import asyncio
+import random
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from control_plane.cli.options import Name, State, console, run, state_dir
 from control_plane.cluster import chaos as chaos_actions
+from control_plane.cluster import scenario
 from control_plane.cluster.access import access
+from control_plane.cluster.errors import UsageError
 
 SIGNALS = ("KILL", "STOP", "CONT")
 
@@ -32,8 +37,9 @@ class Signal(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Break things on purpose.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Break things on purpose.", rich_markup_mode=None)
     group.command()(kill)
+    group.command(name="run")(run_scenario)
     app.add_typer(group, name="chaos")
 
 
@@ -53,3 +59,33 @@ def kill(
 
     victim, pid = run(call())
     console.print(f"{victim} (process {pid}) got SIG{signal.value}")
+
+
+def run_scenario(
+    file: Annotated[Path, typer.Argument(metavar="SCENARIO.yaml", help="The steps to take.")],
+    seed: Annotated[int | None, typer.Option(help="Every random choice comes from it.  [default: the file's]")] = None,
+    name: Name = "default",
+    state: State = None,
+) -> None:
+    """Take the steps of a file on the running cluster, and tell of each."""
+    try:
+        found = scenario.parse(file.read_bytes(), str(file))
+    except OSError as e:
+        raise UsageError(f"cannot read {file}: {e.strerror}") from e
+    directory = state_dir(name, state)
+    chosen = found.seed if seed is None else seed
+
+    async def call() -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+
+        def say(text: str) -> None:
+            console.print(f"{loop.time() - start:7.1f} s  {text}")
+
+        async with access(directory) as admin:
+            say(f"seed {chosen}")
+            runner = scenario.Runner(scenario.ClusterActions(admin), random.Random(chosen), say)
+            await runner.run(found.steps)
+            say("done")
+
+    run(call())

@@ -93,6 +93,7 @@ def down(
 
 def status(name: Name = "default", output: Output = "", state: State = None) -> None:
     """Show members with leader, term and revision; actors; nodes; health."""
+    as_json = _wants_json(output)
     directory = state_dir(name, state)
 
     async def ask() -> dict[str, Any]:
@@ -100,7 +101,7 @@ def status(name: Name = "default", output: Output = "", state: State = None) -> 
             return await cluster_status(admin)
 
     found = run(ask())
-    if _wants_json(output):
+    if as_json:
         print(json.dumps(found, indent=2))
     else:
         _print_status(found)

@@ -24,6 +24,16 @@ _FREE = frozenset(
 _PAIRS = frozenset(("annotations", "labels", "matchLabels", "nodeSelector", "selector"))
 _HIDDEN = ("apiVersion", "kind", "metadata")
 _INLINE_MAX = 80
+_ACRONYMS = {
+    "api": "API",
+    "cidr": "CIDR",
+    "dns": "DNS",
+    "id": "ID",
+    "ip": "IP",
+    "pid": "PID",
+    "qos": "QoS",
+    "uid": "UID",
+}
 
 
 def described(obj: Object, events: Sequence[Object], now: datetime) -> list[str]:
@@ -45,9 +55,8 @@ def described(obj: Object, events: Sequence[Object], now: datetime) -> list[str]
     if metadata.get("finalizers"):
         head["Finalizers"] = ", ".join(metadata["finalizers"])
     lines = _block(head)
-    for key, value in obj.items():
-        if key in _HIDDEN:
-            continue
+    for key in sorted(obj.keys() - set(_HIDDEN), key=lambda k: (k == "status", k)):
+        value = obj[key]
         if key == "data" and obj.get("kind") == "Secret":
             value = {k: f"{_size(v)} bytes" for k, v in value.items()}
         lines += _field(key, value, "", now, len(_title(key)) + 1)
@@ -147,8 +156,8 @@ def _events(events: Sequence[Object], now: datetime) -> list[str]:
 
 def _title(key: str) -> str:
     """`clusterIP` -> `Cluster IP`."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key)
-    return words[:1].upper() + words[1:]
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key).split(" ")
+    return " ".join(_ACRONYMS.get(w.lower(), w[:1].upper() + w[1:]) for w in words)
 
 
 def _scalar(value: Any) -> str:

@@ -3,7 +3,6 @@
 import os
 import sys
 
-import click
 import typer
 
 from control_plane.api.errors import ApiError
@@ -17,7 +16,6 @@ from storage.env import DiskError
 app = typer.Typer(
     name="rayplane",
     help="A Kubernetes control plane of actors, on Ray or in one process.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -26,7 +24,7 @@ chaos.register(app)
 simulate.register(app)
 objects.register(app)
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (ClusterError, BackupError, DiskError, OSError)
 
 
@@ -38,14 +36,11 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code."""
     try:
-        code = app(args=arguments, prog_name="rayplane", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as e:
-        print(e.format_message(), file=sys.stderr)
-        return EXIT_USAGE
-    except click.ClickException as e:
-        return _fail(e.format_message(), EXIT_USAGE)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130)
+        code = app(args=arguments or ["--help"], prog_name="rayplane", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except typer.TyperException as e:
+        return _fail(f"{_usage_text(e)}; see `rayplane --help`", EXIT_USAGE)
     except UsageError as e:
         return _fail(str(e), EXIT_USAGE)
     except BrokenPipeError:
@@ -58,7 +53,15 @@ def run(arguments: list[str]) -> int:
         return _fail(e.message, EXIT_USAGE if e.code.name == "INVALID_ARGUMENT" else EXIT_FAILED)
     except _FAILURES as e:
         return _fail(str(e), EXIT_FAILED)
+    if code == EXIT_INTERRUPTED:
+        return _fail("interrupted", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _usage_text(error: typer.TyperException) -> str:
+    """What is wrong with the command's words, and where, without the usage lines."""
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    return text.rstrip(".").replace("Value error, ", "")
 
 
 def _fail(message: str, code: int, *, program: str = "rayplane: ") -> int:

@@ -9,6 +9,7 @@ import typer
 from control_plane.cli import changing, containers, manifests, reading
 from control_plane.cli.keyboard import typed
 from control_plane.cli.options import Name, State, run, state_dir
+from control_plane.cli.printing import check_format
 from control_plane.cli.session import Session, session
 from control_plane.cluster.errors import UsageError
 
@@ -43,6 +44,7 @@ def get(
     state: State = None,
 ) -> None:
     """Show objects."""
+    check_format(output)
     options = reading.GetOptions(
         output=output,
         all_namespaces=all_namespaces,

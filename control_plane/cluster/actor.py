@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from control_plane.cluster.components import Component, Spec
-from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.outside import log_to, open_env, prepare, settle_heap
 from control_plane.cluster.ray_host import RayHost
 from control_plane.rpc.grpc_network import GrpcNetwork
 
@@ -34,6 +34,7 @@ class ComponentThread:
         self._network: GrpcNetwork | None = None
         self._component: Component | None = None
         self._call(self._start(spec), START_TIMEOUT_S)
+        settle_heap()
 
     def stop(self) -> None:
         self._call(self._stop(), STOP_TIMEOUT_S)
@@ -42,7 +43,7 @@ class ComponentThread:
     async def _start(self, spec: Spec) -> None:
         env = open_env(spec, random.Random())
         self._network = GrpcNetwork(spec.credentials)
-        self._component = await prepare(spec, env, self._network, RayHost(spec.config.name))
+        self._component = await prepare(spec, env, self._network, RayHost(spec.config))
 
     async def _stop(self) -> None:
         if self._component is not None:

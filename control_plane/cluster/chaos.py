@@ -8,7 +8,7 @@ from control_plane.rpc import RpcError
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 KILL_TIMEOUT_S = 60.0
-_ROLES = {
+ROLES = {
     "leader": Role.MEMBER,
     "member": Role.MEMBER,
     "apiserver": Role.APISERVER,
@@ -28,7 +28,7 @@ async def kill(admin: Access, target: str, name: str, signal: str) -> tuple[str,
 
 
 async def _victim(admin: Access, topology: Topology, target: str, name: str) -> Instance:
-    role = _ROLES[target]
+    role = ROLES[target]
     if name:
         victim = topology.node_host(name) if role is Role.NODE_HOST else topology.get(name)
         if victim.role is not role:

@@ -5,6 +5,7 @@ What is about to be started is written to the state directory first, so that `do
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import secrets as randomness
@@ -23,7 +24,6 @@ from control_plane.cluster.pki import Secrets, kubeconfig
 from control_plane.cluster.ports import can_bind, free_port
 from control_plane.cluster.readiness import await_ready
 from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.supervisor import spec_for
 from control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
 from storage.env import LockHeld
 
@@ -78,6 +78,7 @@ async def _up(
     prepare: Prepare | None,
 ) -> ClusterState:
     rng = random.Random()
+    run = randomness.token_hex(8)
     secrets = Secrets.read(directory.pki)
     if secrets is None:
         secrets = Secrets.create(config.name)
@@ -85,13 +86,14 @@ async def _up(
     if before is not None:
         progress(f"found the cluster's data in {directory.path}: going on from it")
         config = before.config
-        state = replace(before, running=True, host=_new_host(config, rng))
+        topology = replace(before.topology, run=run)
+        state = replace(before, topology=topology, running=True, host=_new_host(config, rng))
         _check_free(state)
     else:
         state = ClusterState(
             config=config,
             plan=_free_plan(rng),
-            topology=Topology(()),
+            topology=Topology((), run),
             running=True,
             host=_new_host(config, rng),
         )
@@ -104,7 +106,7 @@ async def _up_process(
     directory: StateDir, state: ClusterState, secrets: Secrets, progress: Progress, prepare: Prepare | None
 ) -> ClusterState:
     if not state.topology.instances:
-        state = replace(state, topology=with_ports(founding(state.config, (Machine(),)), random.Random()))
+        state = replace(state, topology=_place(state, (Machine(),)))
     _write_access(directory, state, secrets)
     if prepare is not None:
         await prepare(state, secrets)
@@ -136,42 +138,67 @@ async def _up_ray(
         pid = ray_cluster.start(state.host, directory.logs / "ray.log")
         state = replace(state, host=state.host | {"pid": pid})
         directory.write(state)
-    ray_cluster.connect(state.host, _namespace(state))
-    try:
-        # Importing Ray takes a while and must come after its environment is set.
-        from control_plane.cluster.ray_host import RayHost, machines
-
-        found = tuple(machines())
-        if state.host["owned"]:
-            found = tuple(replace(m, address=ray_cluster.LOOPBACK) for m in found)
+    async with _ray_driver(directory, "start") as driver:
+        found = tuple(Machine(**m) for m in json.loads(await driver.line()))
         if state.topology.instances:
             state = replace(state, topology=_on_machines(state.topology, found))
         else:
-            state = replace(state, topology=with_ports(founding(state.config, found), random.Random()))
+            state = replace(state, topology=_place(state, found))
         _write_access(directory, state, secrets)
         if prepare is not None:
             await prepare(state, secrets)
         for role in crowded(state.topology) if len(found) > 1 else ():
             progress(f"there are fewer machines than {role}s: some share one")
         progress(f"starting {len(state.topology.instances)} actors on {len(found)} machine(s)")
-        host = RayHost(state.config.name)
-        specs = [
-            spec_for(
-                instance,
-                state.topology,
-                config=state.config,
-                plan=state.plan,
-                secrets=secrets,
-                state_dir=str(directory.path.resolve()),
-                restarted=(directory.path / "data" / instance.name).exists(),
-            )
-            for instance in state.topology.instances
-        ]
-        await asyncio.gather(*(host.start(s) for s in specs))
-        await _wait(directory, progress, alive=lambda: True)
-    finally:
-        ray_cluster.disconnect()
+        driver.go_on()
+        await driver.line()
+    await _wait(directory, progress, alive=lambda: True)
     return state
+
+
+class _Driver:
+    """The other end of `ray_driver`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def line(self) -> str:
+        """Its next line. ClusterError with what it says when it fails instead."""
+        assert self._process.stdout is not None and self._process.stderr is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            said = (await self._process.stderr.read()).decode().strip().splitlines()
+            raise ClusterError(said[-1] if said else "the process that talks to Ray ended; see logs/ray.log")
+        return line.decode()
+
+    async def ended(self) -> None:
+        """Return when it has done its work. ClusterError when it could not."""
+        assert self._process.stderr is not None
+        said = (await self._process.stderr.read()).decode().strip().splitlines()
+        if await self._process.wait() != 0:
+            raise ClusterError(said[-1] if said else "the process that talks to Ray failed")
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+
+
+@contextlib.asynccontextmanager
+async def _ray_driver(directory: StateDir, command: str) -> AsyncIterator[_Driver]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "control_plane.cluster.ray_driver", str(directory.path.resolve()), command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Ctrl-C is for the command that waits for this process.
+        start_new_session=True,
+    )
+    try:
+        yield _Driver(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def _wait(directory: StateDir, progress: Progress, *, alive: Callable[[], bool]) -> None:
@@ -186,8 +213,13 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
     if state.config.host == PROCESS:
         await _end_process(state.host.get("pid", 0))
     else:
-        await _end_actors(state, progress)
-        ray_cluster.stop(state.host)
+        progress("ending the actors")
+        if state.host["owned"]:
+            # They live in Ray's session; nothing that they hold is lost by ending them.
+            await asyncio.to_thread(ray_cluster.stop, state.host)
+        else:
+            async with _ray_driver(directory, "stop") as driver:
+                await driver.ended()
     directory.write(replace(state, running=False))
 
 
@@ -205,29 +237,6 @@ async def _end_process(pid: int) -> None:
         if number is not None:
             os.kill(pid, number)
     raise ClusterError(f"process {pid} does not end; end it by hand")
-
-
-async def _end_actors(state: ClusterState, progress: Progress) -> None:
-    if state.host["owned"] and (not state.host["pid"] or can_bind(ray_cluster.LOOPBACK, state.host["port"])):
-        return
-    progress("ending the actors")
-    try:
-        ray_cluster.connect(state.host, _namespace(state), timeout=15.0)
-    except ClusterError:
-        if state.host["owned"]:
-            # Ray itself is broken; ending its processes ends the actors.
-            return
-        raise
-    try:
-        from control_plane.cluster.ray_host import RayHost
-
-        host = RayHost(state.config.name)
-        names = await host.running()
-        # The supervisor first, or it would start the others again.
-        for group in ({Role.SUPERVISOR.value} & names, names - {Role.SUPERVISOR.value}):
-            await asyncio.gather(*(host.end(n) for n in sorted(group)))
-    finally:
-        ray_cluster.disconnect()
 
 
 @contextlib.asynccontextmanager
@@ -261,10 +270,6 @@ def _is_alive(state: ClusterState) -> bool:
         return bool(state.host["owned"]) and not can_bind(ray_cluster.LOOPBACK, state.host["port"])
 
 
-def _namespace(state: ClusterState) -> str:
-    return f"rayplane-{state.config.name}"
-
-
 def _new_host(config: ClusterConfig, rng: random.Random) -> dict[str, object]:
     if config.host == PROCESS:
         return {"pid": 0}
@@ -282,6 +287,12 @@ def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) ->
     directory.write(state)
 
 
+def _place(state: ClusterState, machines: tuple[Machine, ...]) -> Topology:
+    """A new cluster's actors on these machines."""
+    placed = with_ports(founding(state.config, machines), random.Random())
+    return replace(placed, run=state.topology.run)
+
+
 def with_ports(topology: Topology, rng: random.Random) -> Topology:
     """Give every actor its ports, each used once in the whole cluster."""
     taken: set[int] = set()
@@ -292,7 +303,7 @@ def with_ports(topology: Topology, rng: random.Random) -> Topology:
             ports[label] = free_port(instance.machine.address, taken, rng)
             taken.add(ports[label])
         instances.append(replace(instance, ports=ports))
-    return Topology(tuple(instances))
+    return replace(topology, instances=tuple(instances))
 
 
 def _on_machines(topology: Topology, machines: tuple[Machine, ...]) -> Topology:
@@ -306,7 +317,7 @@ def _on_machines(topology: Topology, machines: tuple[Machine, ...]) -> Topology:
                 f"{instance.name} ran on {instance.machine.address}, which is not in the Ray cluster now"
             )
         instances.append(replace(instance, machine=machine))
-    return Topology(tuple(instances))
+    return replace(topology, instances=tuple(instances))
 
 
 def _check_free(state: ClusterState) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from control_plane.cluster.components import Component, Spec
 from control_plane.cluster.errors import ClusterError, StartFailed
-from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.outside import log_to, open_env, prepare, settle_heap
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.supervisor import spec_for
+from control_plane.cluster.supervisor import founding_specs
 from control_plane.cluster.topology import Machine, Role
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.memory import Fabric
@@ -50,24 +50,16 @@ class ProcessHost:
         self._fabric = Fabric()
         self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
         self._roles: dict[str, Role] = {}
-        self._starting: set[str] = set()
+        self._busy: set[str] = set()  # being started or stopped
         self._started: set[str] = set()
-        self._starting: dict[str, asyncio.Lock] = {}
 
     async def start(self, spec: Spec) -> int:
-        # At `up` the supervisor may ask for an actor that is being started already.
-        async with self._starting.setdefault(spec.instance.name, asyncio.Lock()):
-            if spec.instance.name not in self._actors:
-                await self._start(spec)
-        return os.getpid()
-
-    async def _start(self, spec: Spec) -> None:
         name = spec.instance.name
         assert spec.credentials is not None
-        if name in self._starting or name in self._actors:
+        if name in self._busy or name in self._actors:
             raise StartFailed(f"{name} runs already")
         self._roles[name] = spec.instance.role
-        self._starting.add(name)
+        self._busy.add(name)
         network = SharedNetwork(GrpcNetwork(spec.credentials), self._fabric, name, identity_of(spec.credentials.cert))
         try:
             again = replace(spec, restarted=spec.restarted or name in self._started)
@@ -77,24 +69,28 @@ class ProcessHost:
             log.exception("%s did not start", name)
             raise StartFailed(f"{name}: {type(e).__name__}: {e}; see {spec.log_file}") from e
         finally:
-            self._starting.discard(name)
+            self._busy.discard(name)
         self._started.add(name)
         self._actors[name] = (component, network)
+        return os.getpid()
 
     async def stop(self, name: str) -> None:
         actor = self._actors.pop(name, None)
         if actor is None:
             return
         component, network = actor
+        self._busy.add(name)
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await component.stop()
         except TimeoutError:
             log.error("%s did not stop in %.0f s", name, STOP_TIMEOUT_S)
-        await network.close()
+        finally:
+            await network.close()
+            self._busy.discard(name)
 
     async def running(self) -> set[str]:
-        return self._starting | set(self._actors)
+        return self._busy | set(self._actors)
 
     async def machines(self) -> list[Machine]:
         return [Machine()]
@@ -127,20 +123,10 @@ async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     host = ProcessHost()
-    specs = [
-        spec_for(
-            instance,
-            state.topology,
-            config=state.config,
-            plan=state.plan,
-            secrets=secrets,
-            state_dir=str(directory.path),
-            restarted=(directory.path / "data" / instance.name).exists(),
-        )
-        for instance in state.topology.instances
-    ]
+    specs = founding_specs(state, secrets, directory.path)
     try:
         await asyncio.gather(*(host.start(s) for s in specs))
+        settle_heap()
         await ended.wait()
     finally:
         with contextlib.suppress(asyncio.CancelledError):

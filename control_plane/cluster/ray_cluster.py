@@ -76,7 +76,12 @@ def environment(host: dict[str, Any]) -> dict[str, str]:
     return variables
 
 
-def connect(host: dict[str, Any], namespace: str, *, timeout: float = START_TIMEOUT_S) -> None:
+def namespace(cluster: str) -> str:
+    """A cluster's actors are named in a Ray namespace of their own."""
+    return f"rayplane-{cluster}"
+
+
+def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOUT_S) -> None:
     """Make this process a driver. Ray reads its environment when it is imported, hence the late import."""
     os.environ.update(environment(host))
     import ray
@@ -91,7 +96,11 @@ def connect(host: dict[str, Any], namespace: str, *, timeout: float = START_TIME
     while True:
         try:
             ray.init(
-                address=address, namespace=namespace, log_to_driver=False, logging_level=logging.CRITICAL, **options
+                address=address,
+                namespace=namespace(cluster),
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                **options,
             )
             return
         except (ConnectionError, RuntimeError) as e:
@@ -100,24 +109,17 @@ def connect(host: dict[str, Any], namespace: str, *, timeout: float = START_TIME
             time.sleep(POLL_S)
 
 
-def disconnect() -> None:
-    import ray
-
-    ray.shutdown()
-
-
 def stop(host: dict[str, Any]) -> None:
-    """End the Ray processes that `start` started, if any are left, and wait until they are gone."""
-    if not host.get("owned"):
-        return
-    group = host["pid"]
-    if group:
-        _signal(group, signal.SIGTERM, whole_group=False)
-        if not _gone(group, STOP_TIMEOUT_S):
-            # Draining takes half a minute and nothing needs it: the actors are dead already.
-            _signal(group, signal.SIGKILL, whole_group=True)
-            _gone(group, STOP_TIMEOUT_S)
-        _end_session(group)
+    """End Ray's processes and the actors in them, if any are left, and wait until they are gone."""
+    session = host["pid"]
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while session and (left := _session_members(session)):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise ClusterError(f"processes {', '.join(map(str, left))} of Ray do not end; end them by hand")
+        time.sleep(POLL_S)
     shutil.rmtree(host["dir"], ignore_errors=True)
 
 
@@ -136,14 +138,6 @@ def _own_packages() -> list[str]:
     return [str(root / name) for name in ("control_plane", "node", "storage", "proto")]
 
 
-def _signal(pid: int, number: signal.Signals, *, whole_group: bool) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if whole_group:
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
-
-
 def _alive(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
@@ -153,21 +147,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _gone(pid: int, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while _alive(pid):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
-
-
-def _end_session(session: int) -> None:
-    """Kill what is left of the session that `start` opened: Ray gives some children groups of their own."""
+def _session_members(session: int) -> list[int]:
+    """Processes of the session that `start` opened: everything Ray started stays in it."""
+    found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError, ValueError, IndexError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                os.kill(int(entry.name), signal.SIGKILL)
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found

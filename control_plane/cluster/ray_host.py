@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -17,7 +18,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from control_plane.cluster.components import Spec
+from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from control_plane.cluster.topology import Machine, Role
 
 T = TypeVar("T")
@@ -28,15 +31,13 @@ CALL_TIMEOUT_S = 30.0
 _TIED = (Role.MEMBER, Role.NODE_HOST)
 
 
-def namespace(cluster: str) -> str:
-    return f"rayplane-{cluster}"
-
-
 class RayHost:
     """A `Host` for a process that is connected to Ray. Ray's calls block, so they run in threads."""
 
-    def __init__(self, cluster: str) -> None:
-        self._namespace = namespace(cluster)
+    def __init__(self, config: ClusterConfig) -> None:
+        self._namespace = namespace(config.name)
+        # A Ray cluster of our own never listens beyond loopback, and neither do the actors.
+        self._address = "" if config.address else LOOPBACK
         self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ray-call")
 
     async def start(self, spec: Spec) -> int:
@@ -57,7 +58,8 @@ class RayHost:
         return await self._in_thread(names)
 
     async def machines(self) -> list[Machine]:
-        return await self._in_thread(machines)
+        found = await self._in_thread(_machines)
+        return [replace(m, address=self._address or m.address) for m in found]
 
     async def pid(self, name: str) -> int:
         return await self._in_thread(lambda: self._pid(name))
@@ -122,7 +124,7 @@ class RayHost:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
-def machines() -> list[Machine]:
+def _machines() -> list[Machine]:
     """Ray's nodes that are alive, in a stable order, the head first."""
     alive: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
     alive.sort(key=lambda n: ("node:__internal_head__" not in n["Resources"], n["NodeID"]))

@@ -15,6 +15,7 @@ from control_plane.cluster.errors import StartFailed
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import Role
 from control_plane.rpc import RpcError
+from proto.rayplane.v1 import supervisor_pb2 as pb
 
 POLL_S = 0.05
 CALL_TIMEOUT_S = 2.0
@@ -139,7 +140,7 @@ def client_ssl(directory: StateDir) -> ssl.SSLContext:
 
 async def status(admin: Access) -> dict[str, Any]:
     """The answer of `rayplane status -o json`."""
-    answer = await admin.supervisor.Topology(_topology_request(), timeout=10)
+    answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=10)
     members = []
     for row in answer.instances:
         if row.role == Role.MEMBER.value:
@@ -173,19 +174,13 @@ async def status(admin: Access) -> dict[str, Any]:
     }
 
 
-def _topology_request() -> Any:
-    from proto.rayplane.v1 import supervisor_pb2 as pb
-
-    return pb.TopologyRequest()
-
-
 async def _member_row(admin: Access, row: Any) -> dict[str, Any]:
     endpoint = f"{row.machine}:{row.ports['client']}"
     base = {"name": row.name, "endpoint": endpoint, "running": row.running}
     try:
         s = await admin.etcd.status(endpoint, timeout=CALL_TIMEOUT_S)
     except RpcError as e:
-        return base | {"healthy": False, "error": e.message}
+        return base | {"healthy": False, "error": e.message.partition(";")[0]}
     return base | {
         "healthy": bool(s.leader),
         "id": f"{s.header.member_id:x}",

@@ -24,6 +24,7 @@ from control_plane.cluster.errors import ClusterError, StartFailed, UsageError
 from control_plane.cluster.host import Host
 from control_plane.cluster.pki import Secrets, issue
 from control_plane.cluster.ports import free_port
+from control_plane.cluster.state import ClusterState
 from control_plane.cluster.topology import PORTS, TOPOLOGY_KEY, Instance, Machine, Role, Topology
 from control_plane.rpc import Context, Network, RpcError, Server, Service
 from proto.rayplane.v1 import supervisor_pb2 as pb
@@ -65,6 +66,22 @@ def spec_for(
         log_file=str(Path(state_dir) / "logs" / f"{instance.name}.log"),
         restarted=restarted,
     )
+
+
+def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> list[Spec]:
+    """The specs of all actors when a cluster is brought up; those that have data go on from it."""
+    return [
+        spec_for(
+            instance,
+            state.topology,
+            config=state.config,
+            plan=state.plan,
+            secrets=secrets,
+            state_dir=str(directory.resolve()),
+            restarted=(directory / "data" / instance.name).exists(),
+        )
+        for instance in state.topology.instances
+    ]
 
 
 class Supervisor:
@@ -150,12 +167,13 @@ class Supervisor:
             await asyncio.sleep(CHECK_EVERY_S)
 
     async def _load(self) -> None:
-        """Take the topology from etcd, or put it there when the cluster is new."""
+        """Take the topology from etcd, or put it there when the cluster has just been brought up."""
         while True:
             try:
                 found = await self._etcd.range(TOPOLOGY_KEY)
-                if found.kvs:
-                    self._adopt(_Topology.from_json(orjson.loads(found.kvs[0].value)))
+                stored = _Topology.from_json(orjson.loads(found.kvs[0].value)) if found.kvs else None
+                if stored is not None and stored.run == self._topology.run:
+                    self._adopt(stored)
                 else:
                     await self._save(self._topology)
                 return

@@ -90,6 +90,8 @@ class Topology:
     """All actors of a cluster, the supervisor among them."""
 
     instances: tuple[Instance, ...]
+    run: str = ""
+    """Names the `up` it comes from. Hosts name machines anew at each `up`, so an older one's are of no use."""
 
     def of(self, role: Role) -> tuple[Instance, ...]:
         return tuple(i for i in self.instances if i.role is role)
@@ -107,13 +109,13 @@ class Topology:
     def with_instance(self, instance: Instance) -> "Topology":
         if any(i.name == instance.name for i in self.instances):
             raise UsageError(f"there is an actor called {instance.name!r} already; choose another name")
-        return Topology((*self.instances, instance))
+        return replace(self, instances=(*self.instances, instance))
 
     def replaced(self, instance: Instance) -> "Topology":
-        return Topology(tuple(instance if i.name == instance.name else i for i in self.instances))
+        return replace(self, instances=tuple(instance if i.name == instance.name else i for i in self.instances))
 
     def without(self, name: str) -> "Topology":
-        return Topology(tuple(i for i in self.instances if i.name != name))
+        return replace(self, instances=tuple(i for i in self.instances if i.name != name))
 
     def node_host(self, node: str) -> Instance:
         """The host that carries a node; `node` may be the host's own name."""
@@ -131,12 +133,12 @@ class Topology:
         taken = {n for i in self.instances for n in i.nodes}
         return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        return [i.to_json() for i in self.instances]
+    def to_json(self) -> dict[str, Any]:
+        return {"run": self.run, "instances": [i.to_json() for i in self.instances]}
 
     @staticmethod
-    def from_json(data: list[dict[str, Any]]) -> "Topology":
-        return Topology(tuple(Instance.from_json(d) for d in data))
+    def from_json(data: dict[str, Any]) -> "Topology":
+        return Topology(tuple(Instance.from_json(d) for d in data["instances"]), data["run"])
 
 
 def founding(config: ClusterConfig, machines: tuple[Machine, ...]) -> Topology:

@@ -54,7 +54,8 @@ class SimulatedCluster:
         self.config = config
         self.trace = trace
         self.topology = simulated_topology(config)
-        self.weather = Weather(derived_rng(seed, "weather"), climate)
+        names = {i.machine.address: i.name for i in self.topology.instances}
+        self.weather = Weather(derived_rng(seed, "weather"), climate, names)
         self.fabric = Fabric(self.weather, tap=trace.message)
         self.weather.sever = self.fabric.sever
         self.rng = derived_rng(seed, "faults")
@@ -184,11 +185,12 @@ class SimulatedCluster:
 
 def simulated_topology(config: ClusterConfig) -> Topology:
     """A new cluster's actors, each on a machine of its own, without what only real clusters need."""
-    instances = []
+    instances: list[Instance] = []
     for instance in founding(config, (Machine(),)).instances:
         if instance.role in _SIMULATED:
             ports = {label: _NUMBERS[label] for label in PORTS[instance.role]}
-            instances.append(replace(instance, machine=Machine(instance.name, instance.name), ports=ports))
+            machine = Machine(f"10.{len(instances) >> 8}.{len(instances) & 255}.1", instance.name)
+            instances.append(replace(instance, machine=machine, ports=ports))
     if not instances:
         raise ClusterError("a cluster without actors cannot be simulated")
     return Topology(tuple(instances))

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 # Collecting at fixed virtual times keeps finalizers out of the order of events.
 COLLECT_EVERY_S = 300.0
+CANCELLED_MAX = 100
 # A loop that runs this many rounds without the clock moving is busy waiting.
 ROUNDS_WITHOUT_TIME_MAX = 200_000
 
@@ -93,8 +94,11 @@ class VirtualLoop(base_events.BaseEventLoop):
     def _run_once(self) -> None:
         """One round: as asyncio's own, without a selector, and for living cells only."""
         ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
+        if self._timer_cancelled_count > CANCELLED_MAX:  # type: ignore[has-type]
+            self._forget_cancelled()
         while scheduled and scheduled[0]._cancelled:
             heapq.heappop(scheduled)._scheduled = False
+            self._timer_cancelled_count -= 1
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             if not scheduled:
                 raise Deadlock("nothing is ready and no timer is set: the simulation waits for ever")
@@ -106,7 +110,9 @@ class VirtualLoop(base_events.BaseEventLoop):
         while scheduled and scheduled[0]._when < due:
             handle = heapq.heappop(scheduled)
             handle._scheduled = False
-            if not handle._cancelled:
+            if handle._cancelled:
+                self._timer_cancelled_count -= 1
+            else:
                 ready.append(handle)
         popleft, get = ready.popleft, LIFE
         for _ in range(len(ready)):
@@ -119,6 +125,16 @@ class VirtualLoop(base_events.BaseEventLoop):
                     life.held.append(handle)
                 continue
             handle._run()
+
+    def _forget_cancelled(self) -> None:
+        """Timers that were cancelled long before their time: most time-outs are."""
+        scheduled = self._scheduled  # type: ignore[attr-defined]
+        for handle in scheduled:
+            if handle._cancelled:
+                handle._scheduled = False
+        scheduled[:] = [h for h in scheduled if not h._cancelled]
+        heapq.heapify(scheduled)
+        self._timer_cancelled_count = 0
 
     def _pass_time(self, when: float) -> None:
         self._rounds = 0
@@ -133,12 +149,15 @@ class VirtualLoop(base_events.BaseEventLoop):
         gc.collect()
         automatic = gc.isenabled()
         gc.disable()
+        # What is here already, modules above all, need not be looked at again and again.
+        gc.freeze()
         try:
             return self.run_until_complete(main)
         finally:
             self._ready.clear()  # type: ignore[attr-defined]
             self._scheduled.clear()  # type: ignore[attr-defined]
             self.close()
+            gc.unfreeze()
             if automatic:
                 gc.enable()
 
@@ -152,7 +171,7 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     # What would not be deterministic
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> NoReturn:
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> NoReturn:  # type: ignore[override]
         raise NotSimulated(f"a thread for {getattr(func, '__qualname__', func)!r}: use the injected disk or network")
 
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -173,7 +192,7 @@ class VirtualLoop(base_events.BaseEventLoop):
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotSimulated("a process: nodes of a simulation use the simulated runtime")
 
-    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         raise NotSimulated("a signal handler")
 
 
@@ -184,4 +203,6 @@ def _record_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
         return
     error = context.get("exception")
     what = f"{type(error).__name__}: {error}" if error is not None else ""
-    loop.faults.append(f"{loop.time():.6f} {context.get('message', '')} {what}".rstrip())
+    task = context.get("future")
+    where = task.get_coro().__qualname__ if isinstance(task, _Task) else ""
+    loop.faults.append(f"{loop.time():.6f} s: {context.get('message', '')} {where} {what}".rstrip())

@@ -189,7 +189,7 @@ def _cluster(data: Object) -> ClusterConfig:
     for key, value in data.items():
         if types[key] is int and (not isinstance(value, int) or isinstance(value, bool)):
             raise UsageError(f"cluster.{key}: give a whole number, not {value!r}")
-    values = {k: v if types[k] is int else str(v) for k, v in data.items()}
+    values: dict[str, Any] = {k: v if types[k] is int else str(v) for k, v in data.items()}
     config = ClusterConfig(**({"name": "simulation", "host": PROCESS} | values))
     config.validate()
     return config

@@ -6,7 +6,7 @@ connections across it break once the keep-alive of the real transport would have
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 # gRPC's keep-alive time and timeout together, as the real network sets them.
@@ -28,7 +28,9 @@ class Climate:
 class Weather:
     """A `Link` of the in-memory fabric. Hosts are named as actors are."""
 
-    def __init__(self, rng: random.Random, climate: Climate) -> None:
+    def __init__(self, rng: random.Random, climate: Climate, names: Mapping[str, str] | None = None) -> None:
+        """`names`: of addresses, for when nothing listens there and only the address is known."""
+        self._names = names or {}
         self._rng = rng
         self._climate = climate
         self._rate = 1 / max(climate.latency_mean_s - climate.latency_min_s, 1e-9)
@@ -52,7 +54,8 @@ class Weather:
 
     def parted(self, a: str, b: str) -> bool:
         """Whether a partition is between two hosts now."""
-        return self._sides.get(a, 0) != self._sides.get(b, 0)
+        names = self._names
+        return self._sides.get(names.get(a, a), 0) != self._sides.get(names.get(b, b), 0)
 
     def part(self, *groups: Iterable[str]) -> None:
         """Hosts of different groups, and hosts of no group, no longer reach each other."""

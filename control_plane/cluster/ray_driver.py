@@ -1,0 +1,69 @@
+"""The process that talks to Ray for the command line.
+
+    python -m control_plane.cluster.ray_driver STATE_DIR start|stop
+
+Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
+it out: it starts this process, and ends it when it is interrupted.
+
+`start` connects, prints the machines as a line of JSON, waits for a line on standard input (by then cluster.json
+holds the topology), starts all actors and prints "started". `stop` ends all actors of the cluster. Errors are one
+line on standard error and exit code 1.
+"""
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from control_plane.cluster import ray_cluster
+from control_plane.cluster.config import ClusterConfig
+from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.pki import Secrets
+from control_plane.cluster.state import StateDir
+from control_plane.cluster.supervisor import founding_specs
+from control_plane.cluster.topology import Role
+
+
+def main() -> int:
+    directory = StateDir(Path(sys.argv[1]))
+    try:
+        state = directory.read_running()
+        ray_cluster.connect(state.host, state.config.name)
+        if sys.argv[2] == "start":
+            asyncio.run(_start(directory, state.config))
+        else:
+            asyncio.run(_stop(state.config))
+    except ClusterError as e:
+        print(" ".join(str(e).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _start(directory: StateDir, config: ClusterConfig) -> None:
+    from control_plane.cluster.ray_host import RayHost
+
+    host = RayHost(config)
+    print(json.dumps([asdict(m) for m in await host.machines()]), flush=True)
+    if not sys.stdin.readline():
+        raise ClusterError("interrupted")
+    state = directory.read_running()
+    secrets = Secrets.read(directory.pki)
+    if secrets is None:
+        raise ClusterError(f"no keys in {directory.pki}; run `rayplane up`")
+    await asyncio.gather(*(host.start(spec) for spec in founding_specs(state, secrets, directory.path)))
+    print("started", flush=True)
+
+
+async def _stop(config: ClusterConfig) -> None:
+    from control_plane.cluster.ray_host import RayHost
+
+    host = RayHost(config)
+    names = await host.running()
+    # The supervisor first, or it would start the others again.
+    for group in ({Role.SUPERVISOR.value} & names, names - {Role.SUPERVISOR.value}):
+        await asyncio.gather(*(host.end(n) for n in sorted(group)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""What users may ask of a cluster, and what it consists of."""
+
+import json
+import random
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError, NotUp, UsageError
+from control_plane.cluster.pki import Secrets, issue, kubeconfig
+from control_plane.cluster.ports import RANGE, can_bind, free_port
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.supervisor import spec_for
+from control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
+from control_plane.rpc.tls import identity_of
+
+MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
+
+
+# --- configuration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"name": ""}, "--name ''"),
+        ({"name": "-x"}, "--name '-x'"),
+        ({"name": "x" * 41}, "at most 40"),
+        ({"name": "../x"}, "--name '../x'"),
+        ({"host": "cloud"}, "--host 'cloud': use ray or process"),
+        ({"runtime": "docker"}, "--runtime 'docker'"),
+        ({"timing": "slow"}, "--timing 'slow'"),
+        ({"members": 0}, "--members 0"),
+        ({"members": 4}, "--members 4: use an odd number"),
+        ({"members": -1}, "--members -1"),
+        ({"members": 11}, "--members 11: use 1 to 9"),
+        ({"apiservers": 0}, "--apiservers 0"),
+        ({"schedulers": 0}, "--schedulers 0"),
+        ({"controllers": 10}, "--controllers 10"),
+        ({"nodes": -1}, "--nodes -1"),
+        ({"nodes_per_host": 0}, "--nodes-per-host 0"),
+        ({"nodes": 50, "nodes_per_host": 50}, "at most 2000"),
+        ({"node_cpu": "lots"}, "--node-cpu 'lots'"),
+        ({"node_cpu": "0"}, "--node-cpu '0'"),
+        ({"node_memory": "-1Gi"}, "--node-memory '-1Gi'"),
+        ({"address": "auto", "host": "process"}, "--address"),
+    ],
+)
+def test_a_bad_flag_is_named(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        ClusterConfig(**flags).validate()
+    assert said in str(raised.value)
+
+
+def test_the_defaults_and_unusual_but_good_flags_pass() -> None:
+    ClusterConfig().validate()
+    ClusterConfig(name="a", members=1, nodes=0, node_cpu="500m", node_memory="1.5Gi", address="auto").validate()
+
+
+def test_clusters_of_one_machine_have_addresses_of_their_own() -> None:
+    plans = [AddressPlan(slot) for slot in range(SLOTS)]
+    networks = [ip_network(c) for p in plans for c in (p.pod_cidr, p.service_cidr, p.external_cidr)]
+    assert all(not a.overlaps(b) for i, a in enumerate(networks) for b in networks[:i])
+    for plan in plans:
+        assert ip_network(plan.claim_address[0]).subnet_of(ip_network(plan.external_cidr))
+        assert ip_network(plan.ingress_address.partition(":")[0]).subnet_of(ip_network(plan.external_cidr))
+    assert not any(n.overlaps(ip_network("127.0.0.0/20")) for n in networks)
+
+
+# --- topology -----------------------------------------------------------------------------------
+
+
+def test_roles_are_spread_over_the_machines_and_nodes_are_numbered_through() -> None:
+    topology = founding(ClusterConfig(nodes=2, nodes_per_host=3), MACHINES)
+    assert [i.machine.id for i in topology.of(Role.MEMBER)] == ["a", "b", "a"]
+    assert [i.machine.id for i in topology.of(Role.APISERVER)] == ["a", "b"]
+    nodes = [i.nodes for i in topology.of(Role.NODE_HOST)]
+    assert nodes == [("node-0", "node-1", "node-2"), ("node-3", "node-4", "node-5")]
+    assert crowded(topology) == ["member"]
+    with pytest.raises(ClusterError, match="no machine"):
+        founding(ClusterConfig(), ())
+
+
+def test_freed_names_are_given_again_and_custom_ones_are_respected() -> None:
+    topology = founding(ClusterConfig(), MACHINES)
+    assert topology.next_name(Role.MEMBER) == "member-3"
+    assert topology.without("member-1").next_name(Role.MEMBER) == "member-1"
+    assert topology.next_node() == "node-3"
+    with pytest.raises(UsageError, match="an actor called 'member-1' already"):
+        topology.with_instance(Instance("member-1", Role.MEMBER, MACHINES[0]))
+
+
+def test_actors_and_nodes_are_found_by_name_or_the_names_there_are_are_told() -> None:
+    topology = founding(ClusterConfig(), MACHINES)
+    assert topology.node_host("node-1").name == topology.node_host("node-host-1").name == "node-host-1"
+    with pytest.raises(UsageError, match=r"no actor is called 'x'; there are supervisor, lb, member-0"):
+        topology.get("x")
+    with pytest.raises(UsageError, match="no node is called 'x'"):
+        topology.node_host("x")
+
+
+_NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+_INSTANCES = st.builds(
+    Instance,
+    name=_NAMES,
+    role=st.sampled_from(Role),
+    machine=st.builds(Machine, address=_NAMES, id=_NAMES),
+    ports=st.dictionaries(_NAMES, st.integers(1, 65535), max_size=2),
+    nodes=st.lists(_NAMES, max_size=3).map(tuple),
+    joins=st.booleans(),
+)
+
+
+@given(st.lists(_INSTANCES, max_size=4, unique_by=lambda i: i.name))
+def test_a_topology_survives_json(instances: list[Instance]) -> None:
+    topology = Topology(tuple(instances))
+    assert Topology.from_json(json.loads(json.dumps(topology.to_json()))) == topology
+
+
+# --- ports --------------------------------------------------------------------------------------
+
+
+def test_a_free_port_is_free_and_not_taken() -> None:
+    rng = random.Random(1)
+    port = free_port("127.0.0.1", (), rng)
+    assert port in RANGE and can_bind("127.0.0.1", port)
+    with pytest.raises(ClusterError, match="no free port"):
+        free_port("127.0.0.1", RANGE, rng)
+
+
+def test_a_port_in_use_is_not_free_and_foreign_addresses_count_as_free() -> None:
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        assert not can_bind("127.0.0.1", server.getsockname()[1])
+    assert can_bind("192.0.2.1", 20_100)
+
+
+# --- state --------------------------------------------------------------------------------------
+
+
+def _state() -> ClusterState:
+    config = ClusterConfig(name="x", nodes=1)
+    return ClusterState(config, AddressPlan(2), founding(config, MACHINES), True, {"pid": 7})
+
+
+def test_the_state_survives_being_written(tmp_path: Path) -> None:
+    directory = StateDir(tmp_path / "new" / "x")
+    directory.create()
+    directory.write(_state())
+    assert directory.read() == directory.read_running() == _state()
+    assert (tmp_path / "new" / "x").stat().st_mode & 0o777 == 0o700
+    directory.write(replace(_state(), running=False))
+    with pytest.raises(NotUp, match="run `rayplane up`"):
+        directory.read_running()
+    directory.purge()
+    assert directory.read() is None and not directory.path.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": {"name": "x", "colour": "blue"}}'])
+def test_a_damaged_state_is_told_with_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cluster.json").write_text(content)
+    with pytest.raises(ClusterError, match=r"cluster\.json is damaged .* run `rayplane down --purge`"):
+        StateDir(tmp_path).read()
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_cluster_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClusterError, match="choose a writable --state-dir"):
+        StateDir(tmp_path / "file" / "x").create()
+    assert StateDir(tmp_path / "file" / "x").read() is None
+
+
+def test_the_default_directory_is_named_after_the_cluster() -> None:
+    assert StateDir.of("x", None).path == Path.home() / ".rayplane" / "x"
+    assert StateDir.of("x", "/tmp/y").path == Path("/tmp/y")
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def secrets() -> Secrets:
+    return Secrets.create("x")
+
+
+def test_secrets_are_kept_for_the_owner_only(secrets: Secrets, tmp_path: Path) -> None:
+    assert Secrets.read(tmp_path / "pki") is None
+    secrets.write(tmp_path / "pki")
+    assert Secrets.read(tmp_path / "pki") == secrets
+    assert {f.stat().st_mode & 0o077 for f in (tmp_path / "pki").iterdir()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("role", "user", "groups"),
+    [
+        (Role.APISERVER, "system:apiserver", ("system:masters",)),
+        (Role.SCHEDULER, "system:kube-scheduler", ()),
+        (Role.CONTROLLERS, "system:kube-controller-manager", ()),
+        (Role.NODE_HOST, "system:node:node-7", ("system:nodes",)),
+        (Role.MEMBER, "system:etcd:x-0", ()),
+    ],
+)
+def test_who_an_actor_is(secrets: Secrets, role: Role, user: str, groups: tuple[str, ...]) -> None:
+    instance = Instance("x-0", role, MACHINES[0], nodes=("node-7",))
+    credentials = issue(secrets.authority, instance, "127.24.0.1")
+    identity = identity_of(credentials.cert)
+    assert (identity.user, identity.groups) == (user, groups)
+    names = x509.load_pem_x509_certificate(credentials.cert).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert "10.0.0.1" in [str(a) for a in names.value.get_values_for_type(x509.IPAddress)]
+
+
+def test_only_who_needs_a_secret_gets_it(secrets: Secrets) -> None:
+    topology = founding(ClusterConfig(), MACHINES)
+    for instance in topology.instances:
+        spec = spec_for(
+            instance,
+            topology,
+            config=ClusterConfig(),
+            plan=AddressPlan(0),
+            secrets=secrets,
+            state_dir="/x",
+            restarted=False,
+        )
+        has_authority = spec.secrets is not None and spec.secrets.ca_key != b""
+        assert has_authority == (instance.role is Role.SUPERVISOR)
+        has_tokens = spec.secrets is not None and spec.secrets.token_key != b""
+        assert has_tokens == (instance.role in (Role.SUPERVISOR, Role.APISERVER))
+        assert spec.data_dir == f"/x/data/{instance.name}"
+
+
+def test_the_kubeconfig_holds_all_it_needs(secrets: Secrets) -> None:
+    admin = secrets.authority.issue("kubernetes-admin", ["system:masters"])
+    found = yaml.safe_load(kubeconfig("x", "https://127.0.0.1:1", admin))
+    assert found["current-context"] == found["contexts"][0]["name"] == "rayplane-x"
+    assert found["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:1"
+    assert set(found["clusters"][0]["cluster"]) == {"server", "certificate-authority-data"}
+    assert set(found["users"][0]["user"]) == {"client-certificate-data", "client-key-data"}
