@@ -1,5 +1,8 @@
 """Who may do what: RBAC over the cached roles and bindings."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from control_plane.api import rbac
 from control_plane.api.errors import Forbidden
 from control_plane.api.meta import Object, labels, name
@@ -124,17 +127,9 @@ class Authorizer:
             self._aggregate()
         return [dict(rule) for rule in self._policy.rules(user.name, user.groups, namespace)]
 
-    async def check_escalation(self, user: User, o: Object) -> None:
-        """Forbidden when a role being written would grant what its writer does not have."""
-        if user.all_powerful or not o.get("rules"):
-            return
+    async def missing_rights(self, user: User, rules: Sequence[Mapping[str, Any]], scope: str) -> list[rbac.Attributes]:
+        """The rights in `rules` (of a role in namespace `scope`, "" for the cluster) that `user` does not have."""
         await self.load()
-        meta = o["metadata"]
-        missing = self._policy.uncovered(user.name, user.groups, scope=meta.get("namespace") or "", rules=o["rules"])
-        if missing:
-            plural = "roles" if o["kind"] == "Role" else "clusterroles"
-            text = (
-                f'user "{user.name}" (groups={list(user.groups)}) is attempting to grant RBAC permissions '
-                "not currently held"
-            )
-            raise Forbidden.of(plural, meta.get("name") or "", text, group=_GROUP)
+        if self._stale:
+            self._aggregate()
+        return self._policy.uncovered(user.name, user.groups, scope=scope, rules=rules)

@@ -19,8 +19,8 @@ from control_plane.api.selectors import ALL_FIELDS, EVERYTHING, FieldSelector, L
 from control_plane.apiserver.entries import Entry
 
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
-# Equality on these fields finds a watcher without asking each one: kubelets watch by node, waiters by name.
-_INDEXED_FIELDS = ("spec.nodeName", "metadata.name")
+# Watchers are indexed by one field that they require, so that a change need not ask each of them: kubelets watch by
+# node, waiters by name. This is where all others are.
 _EVERYONE = ("", "")
 
 
@@ -52,15 +52,15 @@ class Selection:
             return self.fields.matches(o)
         return True
 
-    @property
-    def bucket(self) -> tuple[str, str]:
-        """The (field, value) that finds this selection in the index of watchers."""
-        if self.convert is None:
-            for path in _INDEXED_FIELDS:
-                value = self.fields.requires(path)
-                if value is not None:
-                    return path, value
-        return ("metadata.name", self.name) if self.name else _EVERYONE
+    def bucket(self, *, nodes: bool) -> tuple[str, str]:
+        """The (field, value) that finds this selection in the index of watchers; `nodes`: by node too."""
+        if self.name:
+            return "metadata.name", self.name
+        for path in ("spec.nodeName", "metadata.name") if nodes else ("metadata.name",):
+            value = self.fields.requires(path) if self.convert is None else None
+            if value is not None:
+                return path, value
+        return _EVERYONE
 
 
 class Event:
@@ -211,8 +211,8 @@ class ResourceCache:
             listener(event)
         self._fan_out(event)
 
-    def reset(self, error: Exception) -> None:
-        """History was lost: end all watchers; the cache must be installed again."""
+    def reset(self, error: Exception | None) -> None:
+        """End all watchers, with `error` where they missed something; the cache must be installed again."""
         self.ready = False
         for bucket in list(self._watchers.values()):
             for watcher in bucket:
@@ -274,7 +274,7 @@ class ResourceCache:
             if told is not None:
                 seen.append((*told, event))
         watcher.prime(seen)
-        self._watchers.setdefault(selection.bucket, {})[watcher] = None
+        self._watchers.setdefault(self._bucket(selection), {})[watcher] = None
         return watcher
 
     def watch_from_now(self, selection: Selection, revision: int, *, initial: bool) -> Watcher:
@@ -282,15 +282,19 @@ class ResourceCache:
         watcher = Watcher(selection, revision, self._watcher_events_max)
         if initial:
             watcher.prime([(ADDED, entry, None) for entry in self.select(selection)])
-        self._watchers.setdefault(selection.bucket, {})[watcher] = None
+        self._watchers.setdefault(self._bucket(selection), {})[watcher] = None
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
-        bucket = self._watchers.get(watcher.selection.bucket)
+        name = self._bucket(watcher.selection)
+        bucket = self._watchers.get(name)
         if bucket is not None:
             bucket.pop(watcher, None)
             if not bucket:
-                self._watchers.pop(watcher.selection.bucket, None)
+                del self._watchers[name]
+
+    def _bucket(self, selection: Selection) -> tuple[str, str]:
+        return selection.bucket(nodes=self._indexes_nodes)
 
     @property
     def watcher_count(self) -> int:

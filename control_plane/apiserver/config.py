@@ -36,7 +36,7 @@ class Timing:
     @staticmethod
     def kubernetes() -> "Timing":
         """The spans of a stock cluster."""
-        return Timing(toleration_seconds=300)
+        return Timing(toleration_seconds=300, endpoint_lease_s=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,9 @@ class Limits:
 
     watcher_events: int = 8192
     """Changes waiting for one watcher; a slower one is ended and has to watch anew."""
+
+    requests_in_flight: int = 2000
+    """Requests (without watches and streams) answered at the same time; more are told to come again."""
 
     body_bytes: int = 3 * 1024 * 1024
     """Largest request body, as in Kubernetes."""

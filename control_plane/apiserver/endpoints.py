@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "/registry/masterleases/"
 _JSON = "application/json"
+_GOODBYE_S = 1.0
 SERVICE = "kubernetes"
 
 
@@ -65,8 +66,9 @@ class EndpointKeeper:
             self._task = None
         if self._lease:
             try:
-                await self._etcd.lease_revoke(self._lease)
-            except RpcError as e:
+                async with asyncio.timeout(_GOODBYE_S):
+                    await self._etcd.lease_revoke(self._lease)
+            except (RpcError, TimeoutError) as e:
                 log.info("the entry of this server ends with its lease: %s", e)
             self._lease = 0
 
@@ -87,10 +89,23 @@ class EndpointKeeper:
 
     async def _once(self) -> None:
         try:
+            await self._follow_members()
             await self._announce()
             await self._publish(await self.servers())
         except (RpcError, ApiError) as e:
             log.info("the endpoints of the servers are not up to date: %s", e)
+
+    async def _follow_members(self) -> None:
+        """Take over etcd's own list of members: they may be replaced while this server runs."""
+        found = []
+        for member in (await self._etcd.member_list()).members:
+            if not member.isLearner:
+                found += [url.partition("://")[2] for url in member.clientURLs]
+        configured = self._config.etcd_endpoints
+        if not set(found) & set(configured):
+            # Whatever the members call themselves, it is not how they are reached from here.
+            found = list(configured)
+        self._etcd.endpoints.replace(found)
 
     async def _announce(self) -> None:
         assert self._own is not None
@@ -104,7 +119,9 @@ class EndpointKeeper:
     async def _publish(self, servers: list[ServerEntry]) -> None:
         if servers == self._published:
             return
-        addresses = sorted({s.https or s.grpc for s in servers})
+        addresses = sorted({a for s in servers if _has_ip(a := s.https or s.grpc)})
+        if not addresses:
+            return
         subsets, endpoints, ports = _described(addresses)
         await self._write("endpoints", _endpoints_object(subsets))
         await self._write("endpointslices.discovery.k8s.io", _slice_object(endpoints, ports))
@@ -119,6 +136,15 @@ class EndpointKeeper:
         except NotFound:
             place = Target(info, "default")
             await writer.create(SYSTEM, place, body, _JSON, WriteOptions())
+
+
+def _has_ip(address: str) -> bool:
+    """Endpoints are addresses; servers that are known by a name only cannot stand there."""
+    try:
+        ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _described(addresses: list[str]) -> tuple[list[Object], list[Object], list[Object]]:

@@ -1,7 +1,7 @@
 """The gRPC face: service Objects (and Discovery) of `rayplane.v1` over the registry.
 
-Errors travel as gRPC status with the Kubernetes Status as JSON in the details. The operations of a batch run at the
-same time; the events of a watch that are ready together travel in one message.
+Errors travel as gRPC status with the Kubernetes Status as JSON in the details. The events of a
+watch that are ready together travel in one message.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import grpc
 
 from control_plane.api.errors import ApiError, Timeout
 from control_plane.api.patching import PatchKind
+from control_plane.apiserver.batches import Batches
 from control_plane.apiserver.registry import ObjectRegistry, error_json
 from control_plane.apiserver.requests import (
     DeleteOptions,
@@ -28,7 +29,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _JSON = "application/json"
-_BATCH_AT_ONCE = 64
+# Events in one message of a watch, which has to stay below the largest message there may be.
+_EVENTS_MAX = 1000
 _PATCH_KINDS: dict[int, PatchKind] = {
     pb.MERGE: "merge",
     pb.JSON: "json",
@@ -48,6 +50,7 @@ class ObjectsService:
     def __init__(self, registry: ObjectRegistry, *, timeout_s: float) -> None:
         self._registry = registry
         self._timeout_s = timeout_s
+        self._batches = Batches()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Object:
         return await self._one(context, self._get, request)
@@ -66,7 +69,7 @@ class ObjectsService:
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            target = self._target(request.ref)
+            target = await self._target(request.ref)
             listing = await self._registry.list(user, target, _list_options(request))
             kinds = self._registry.kinds
             items = [kinds.json(target.info, e) for e in listing.entries]
@@ -82,7 +85,7 @@ class ObjectsService:
 
     async def DeleteCollection(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            target = self._target(request.ref)
+            target = await self._target(request.ref)
             listing = await self._registry.delete_collection(user, target, _list_options(request), DeleteOptions())
             kinds = self._registry.kinds
             items = [kinds.json(target.info, e) for e in listing.entries]
@@ -92,8 +95,7 @@ class ObjectsService:
 
     async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
         async def run(user: User) -> pb.BatchResponse:
-            slots = asyncio.Semaphore(_BATCH_AT_ONCE)
-            results = await asyncio.gather(*(self._in_batch(user, op, slots) for op in request.operations))
+            results = await self._batches.run(request.operations, lambda op: self._in_batch(user, op))
             return pb.BatchResponse(results=results)
 
         return await self._answered(context, run)
@@ -110,37 +112,37 @@ class ObjectsService:
                 allow_bookmarks=request.allow_bookmarks,
                 send_initial_events=initial or None,
             )
-            target = self._target(request.ref)
+            target = await self._target(request.ref)
             async with contextlib.aclosing(self._registry.watch(user, target, options)) as groups:
                 async for items in groups:
-                    events = [pb.WatchEvent(type=i.type, json=i.json) for i in items]
-                    if events:
-                        yield pb.WatchResponse(events=events)
+                    for at in range(0, len(items), _EVENTS_MAX):
+                        part = items[at : at + _EVENTS_MAX]
+                        yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
         except ApiError as e:
             raise rpc_error(e) from e
 
     # --- single operations --------------------------------------------------------------------
 
     async def _get(self, user: User, request: pb.GetRequest) -> bytes:
-        target = self._target(request.ref)
+        target = await self._target(request.ref)
         return await self._registry.get(user, target, request.resource_version)
 
     async def _create(self, user: User, request: pb.CreateRequest) -> bytes:
         answer = await self._registry.create(
-            user, self._target(request.ref), request.json, _JSON, _write_options(request.options)
+            user, await self._target(request.ref), request.json, _JSON, _write_options(request.options)
         )
         return answer.json
 
     async def _update(self, user: User, request: pb.UpdateRequest) -> bytes:
         answer = await self._registry.update(
-            user, self._target(request.ref), request.json, _JSON, _write_options(request.options)
+            user, await self._target(request.ref), request.json, _JSON, _write_options(request.options)
         )
         return answer.json
 
     async def _patch(self, user: User, request: pb.PatchRequest) -> bytes:
         answer = await self._registry.patch(
             user,
-            self._target(request.ref),
+            await self._target(request.ref),
             _PATCH_KINDS[request.type],
             request.patch,
             _write_options(request.options),
@@ -156,20 +158,19 @@ class ObjectsService:
             resource_version=request.resource_version,
             dry_run=request.dry_run,
         )
-        answer = await self._registry.delete(user, self._target(request.ref), options)
+        answer = await self._registry.delete(user, await self._target(request.ref), options)
         return answer.json
 
-    async def _in_batch(self, user: User, operation: pb.Operation, slots: asyncio.Semaphore) -> pb.Result:
+    async def _in_batch(self, user: User, operation: pb.Operation) -> pb.Result:
         name = operation.WhichOneof("op")
         if name is None:
             error = ApiError("an operation of the batch is empty", reason="BadRequest", code=400)
             return pb.Result(status=error_json(error))
         run = getattr(self, f"_{name}")
-        async with slots:
-            try:
-                return pb.Result(json=await run(user, getattr(operation, name)))
-            except ApiError as e:
-                return pb.Result(status=error_json(e))
+        try:
+            return pb.Result(json=await run(user, getattr(operation, name)))
+        except ApiError as e:
+            return pb.Result(status=error_json(e))
 
     # --- common -------------------------------------------------------------------------------
 
@@ -181,16 +182,17 @@ class ObjectsService:
 
     async def _answered(self, context: Context, run: Callable[[User], Awaitable[T]]) -> T:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await run(await self._registry.authenticator.of_call(context))
+            with self._registry.slot():
+                async with asyncio.timeout(self._timeout_s):
+                    return await run(await self._registry.authenticator.of_call(context))
         except ApiError as e:
             raise rpc_error(e) from e
         except TimeoutError as e:
             text = "request did not complete within the allotted timeout"
             raise rpc_error(Timeout(text, details={})) from e
 
-    def _target(self, ref: pb.ResourceRef) -> Target:
-        return self._registry.target(
+    async def _target(self, ref: pb.ResourceRef) -> Target:
+        return await self._registry.target(
             ref.group,
             ref.version,
             ref.resource,

@@ -11,13 +11,14 @@ they were where the kept history begins, then the history on top, so that even i
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable
 
-from control_plane.api.errors import ApiError, Expired, Timeout
+from control_plane.api.errors import ApiError, Expired, ServiceUnavailable, Timeout
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.cache import ResourceCache
 from control_plane.apiserver.config import Limits, Timing
@@ -58,6 +59,7 @@ class WatchHub:
         self._ask = asyncio.Event()
         self._restart = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     async def start(self) -> None:
         """Find etcd's revision and begin to follow it. ApiError when etcd cannot be reached."""
@@ -71,15 +73,21 @@ class WatchHub:
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._answer())]
 
     async def stop(self) -> None:
+        self._stopped = True
         tasks = [*self._tasks, *self._loading.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
         for cache in self._caches.values():
-            cache.reset(Timeout("the server is shutting down", retry_after=1))
+            cache.reset(None)
         for _, _, future in self._waiting:
-            future.cancel()
+            if not future.done():
+                future.set_exception(_shutting_down())
+        self._waiting.clear()
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_exception(_shutting_down())
+            self._asked.exception()
 
     def _begin_at(self, revision: int) -> None:
         self._history.clear()
@@ -90,6 +98,8 @@ class WatchHub:
 
     async def current_revision(self) -> int:
         """etcd's revision at some moment after this call (linearizable). ApiError when there is no quorum."""
+        if self._stopped:
+            raise _shutting_down()
         if self._asked is None:
             self._asked = asyncio.get_running_loop().create_future()
             self._ask.set()
@@ -104,7 +114,9 @@ class WatchHub:
             try:
                 response = await self._etcd.range(_REVISION_KEY, count_only=True)
             except asyncio.CancelledError:
-                asked.cancel()
+                if not asked.done():
+                    asked.set_exception(_shutting_down())
+                    asked.exception()
                 raise
             except Exception as e:
                 error = api_error(e) if isinstance(e, RpcError) else e
@@ -166,6 +178,8 @@ class WatchHub:
                     await self._start_over()
                 else:
                     log.info("the watch on etcd broke and is opened anew: %s", e)
+            except Exception:
+                log.exception("following etcd failed; the watch is opened anew")
             if self.revision > before:
                 delay = _RETRY_S[0]
             await asyncio.sleep(delay * self._env.rng.uniform(0.5, 1.0))
@@ -175,14 +189,12 @@ class WatchHub:
         responses = self._etcd.watch(_ALL, _ALL, start_revision=self.revision + 1)
         async with contextlib.aclosing(responses):  # type: ignore[type-var]
             restart = asyncio.ensure_future(self._restart.wait())
+            following: asyncio.Future[rpc_pb2.WatchResponse] | None = None
             try:
                 while True:
-                    following = asyncio.ensure_future(anext(responses))
+                    following = asyncio.ensure_future(anext(responses))  # type: ignore[arg-type]
                     await asyncio.wait((following, restart), return_when=asyncio.FIRST_COMPLETED)
                     if not following.done():
-                        following.cancel()
-                        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, RpcError):
-                            await following
                         return
                     try:
                         response = following.result()
@@ -194,7 +206,11 @@ class WatchHub:
                         return
                     self._take(response)
             finally:
-                restart.cancel()
+                # The generator can only be closed when nobody waits for its next item.
+                pending = [f for f in (following, restart) if f is not None and not f.done()]
+                for future in pending:
+                    future.cancel()
+                await asyncio.gather(*pending, return_exceptions=True)
 
     def _take(self, response: rpc_pb2.WatchResponse) -> None:
         """Put the events of a response into the caches. Whole revisions only: etcd keeps them together."""
@@ -213,9 +229,17 @@ class WatchHub:
             self._history.append((revision, key, value))
             cache = self._cache_of(key)
             if cache is not None and cache.ready:
-                cache.apply(key, value, revision)
+                self._apply(cache, key, value, revision)
         if revision:
             self._advance(revision)
+
+    @staticmethod
+    def _apply(cache: ResourceCache, key: str, value: bytes | None, revision: int) -> None:
+        try:
+            cache.apply(key, value, revision)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            # Written around the API: one broken object must not stop the rest.
+            log.warning("what stands at %s is no object and is not served: %s", key, e)
 
     def _cache_of(self, key: str) -> ResourceCache | None:
         cut = key.find("/", len(_ROOT)) + 1
@@ -246,13 +270,21 @@ class WatchHub:
         found = self._caches.get(prefix)
         if found is not None and found.ready:
             return found
+        if self._stopped:
+            raise _shutting_down()
         task = self._loading.get(prefix)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._load(info))
             self._loading[prefix] = task
-            task.add_done_callback(lambda _: self._loading.pop(prefix, None))
+            task.add_done_callback(functools.partial(self._loaded, prefix))
         await asyncio.shield(task)
         return self._caches[prefix]
+
+    def _loaded(self, prefix: str, task: asyncio.Task[None]) -> None:
+        self._loading.pop(prefix, None)
+        if not task.cancelled():
+            # Those who wait for it are told of a failure; when nobody does any more, it is of no interest.
+            task.exception()
 
     async def _load(self, info: ResourceInfo) -> None:
         cache = self._caches.get(info.storage_prefix)
@@ -279,23 +311,27 @@ class WatchHub:
         cache.install(entries, revision)
         for at, key, value in self._history:
             if at > revision and self._cache_of(key) is cache:
-                cache.apply(key, value, at)
+                self._apply(cache, key, value, at)
 
     async def _snapshot(self, info: ResourceInfo, revision: int) -> list[Entry]:
         prefix = info.storage_prefix
         start, entries = prefix, []
         while True:
-            page, _, left = await self._storage.page(info, prefix, start=start, limit=_PAGE, revision=revision)
-            entries.extend(page)
-            if left <= 0 or not page:
+            page = await self._storage.page(info, prefix, start=start, limit=_PAGE, revision=revision)
+            entries.extend(page.entries)
+            if page.left <= 0:
                 return entries
-            start = page[-1].key + "\0"
+            start = page.last_key + "\0"
 
-    async def forget(self, info: ResourceInfo) -> None:
+    def forget(self, prefix: str) -> None:
         """Drop a cache (a custom resource is no longer served); its watchers end."""
-        cache = self._caches.pop(info.storage_prefix, None)
+        cache = self._caches.pop(prefix, None)
         if cache is not None:
             cache.reset(Expired("the resource is no longer served"))
 
     def loaded(self) -> Iterable[ResourceCache]:
         return list(self._caches.values())
+
+
+def _shutting_down() -> ServiceUnavailable:
+    return ServiceUnavailable("the server is shutting down", retry_after=1)

@@ -3,6 +3,7 @@
 Starts as Kubernetes' own resources; custom resources are added and removed while the server runs.
 """
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -12,8 +13,23 @@ from control_plane.api.errors import NotFound
 from control_plane.api.meta import Object
 from control_plane.api.resources import Registry, ResourceInfo, builtin_registry
 from control_plane.api.schema import Definition
-from control_plane.api.subresources import ScalePaths
-from control_plane.apiserver.entries import Entry
+from control_plane.api.subresources import WORKLOAD_PATHS, ScalePaths
+from control_plane.apiserver.entries import Entry, head_of
+
+CRDS = "customresourcedefinitions.apiextensions.k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class CustomVersion:
+    """One version of a custom resource and what its definition says of it."""
+
+    info: ResourceInfo
+    served: bool
+    schema: dict[str, Any]
+    definition: Definition = field(compare=False)
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    selectable: tuple[str, ...] = ()
+    scale: ScalePaths | None = None
 
 
 class Kinds:
@@ -21,17 +37,16 @@ class Kinds:
 
     def __init__(self) -> None:
         self.registry: Registry = builtin_registry().copy()
-        self.custom_definitions: dict[tuple[str, str], Definition] = {}
-        """Definitions of custom resources by (apiVersion, kind)."""
         self.custom_schemas: dict[tuple[str, str], dict[str, Any]] = {}
-        """Their OpenAPI v3 schemas, by the same keys."""
-        self.columns: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        """Their additionalPrinterColumns, by the same keys."""
-        self.scale_paths: dict[str, ScalePaths] = {}
-        """Where custom resources (plural.group) keep their replica counts."""
+        """OpenAPI v3 schemas of custom resources by (apiVersion, kind)."""
+        self._custom: dict[tuple[str, str], CustomVersion] = {}
+        self._by_name: dict[str, list[CustomVersion]] = {}
+
+    # --- look-ups -----------------------------------------------------------------------------
 
     def find(self, group: str, version: str, plural: str) -> ResourceInfo:
         """The resource; an empty version is the group's preferred one. NotFound as for an unknown path."""
+        info: ResourceInfo | None
         if version:
             info = self.registry.lookup(group, version, plural)
         else:
@@ -48,23 +63,82 @@ class Kinds:
         return self.stored(self.registry.by_name(name))
 
     def stored(self, info: ResourceInfo) -> ResourceInfo:
-        return info if info.is_storage_version else self.registry.storage_info(info)
+        if info.is_storage_version:
+            return info
+        if info.custom:
+            return self._custom[(info.stored_api_version, info.kind)].info
+        return self.registry.storage_info(info)
+
+    def custom(self, info: ResourceInfo) -> CustomVersion | None:
+        """What the definition of a custom resource says of it."""
+        return self._custom.get((info.api_version, info.kind)) if info.custom else None
 
     def definition(self, info: ResourceInfo) -> Definition | None:
         if info.custom:
-            return self.custom_definitions.get((info.api_version, info.kind))
+            found = self.custom(info)
+            return found.definition if found is not None else None
         return schema.definition(info.definition) if info.definition else None
 
+    def scale_paths(self, info: ResourceInfo) -> ScalePaths:
+        found = self.custom(info)
+        return (found.scale if found is not None else None) or WORKLOAD_PATHS
+
+    @staticmethod
+    def is_builtin(name: str) -> bool:
+        try:
+            builtin_registry().by_name(name)
+        except LookupError:
+            return False
+        return True
+
+    # --- custom resources ---------------------------------------------------------------------
+
+    def custom_names(self) -> list[str]:
+        return list(self._by_name)
+
+    def set_custom(self, name: str, versions: list[CustomVersion]) -> None:
+        """Serve these versions of `plural.group`, and no others."""
+        if self._by_name.get(name) == versions:
+            return
+        self.remove_custom(name)
+        self._by_name[name] = versions
+        for one in versions:
+            key = (one.info.api_version, one.info.kind)
+            self._custom[key] = one
+            if one.served:
+                self.custom_schemas[key] = one.schema
+                self.registry.add(one.info)
+
+    def remove_custom(self, name: str) -> str:
+        """Stop serving `plural.group`; its prefix in etcd, empty if it was not served."""
+        prefix = ""
+        for one in self._by_name.pop(name, ()):
+            info = one.info
+            prefix = info.storage_prefix
+            self._custom.pop((info.api_version, info.kind), None)
+            self.custom_schemas.pop((info.api_version, info.kind), None)
+            self.registry.remove(info.group, info.version, info.plural)
+        return prefix
+
+    # --- forms --------------------------------------------------------------------------------
+
     def to_stored(self, info: ResourceInfo, o: Object) -> Object:
-        """The stored form of an object that came in the form of `info`."""
+        """The stored form of an object that came in the form of `info`. May share parts with `o`."""
+        if info.custom:
+            return o if info.is_storage_version else {**o, "apiVersion": info.stored_api_version}
         return conversion.to_stored(o, info)
 
     def from_stored(self, info: ResourceInfo, o: Object) -> Object:
         """A stored object in the form of `info`. May share parts with `o`."""
+        if info.custom:
+            return o if o.get("apiVersion") == info.api_version else {**o, "apiVersion": info.api_version}
         return conversion.to_served(o, info)
 
     def json(self, info: ResourceInfo, entry: Entry) -> bytes:
         """An entry's bytes in the form of `info`."""
-        if info.is_storage_version:
+        if info.is_storage_version and not info.custom:
             return entry.json
-        return orjson.dumps(conversion.to_served(entry.object, info))
+        # Custom objects that were stored under an earlier storage version keep its apiVersion until rewritten.
+        if info.custom and entry.json.startswith(head_of(info.kind, info.api_version)):
+            return entry.json
+        return orjson.dumps(self.from_stored(info, entry.object))

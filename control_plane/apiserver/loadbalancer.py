@@ -81,9 +81,7 @@ class LoadBalancer:
         """Listen. OSError when the address cannot be had."""
         self.set_backends(self._config.backends)
         host, _, port = self._config.address.rpartition(":")
-        self._server = await asyncio.start_server(
-            self._accept, host, int(port), limit=_BUFFER_BYTES, backlog=_BACKLOG
-        )
+        self._server = await asyncio.start_server(self._accept, host, int(port), limit=_BUFFER_BYTES, backlog=_BACKLOG)
         bound = self._server.sockets[0].getsockname()
         self.address = f"{bound[0]}:{bound[1]}"
         await self._check_all()
@@ -167,9 +165,7 @@ class LoadBalancer:
     async def _is_ready(self, address: str) -> bool:
         host, _, port = address.rpartition(":")
         name = INTERNAL_SERVER_NAME if self._tls is not None else None
-        reader, writer = await asyncio.open_connection(
-            host, int(port), ssl=self._tls, server_hostname=name
-        )
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=self._tls, server_hostname=name)
         try:
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")
             await writer.drain()
@@ -195,7 +191,7 @@ class LoadBalancer:
                 await _splice(reader, writer, upstream_reader, upstream_writer)
             finally:
                 upstream_writer.transport.abort()
-        except* (ConnectionError, asyncio.CancelledError):
+        except* (OSError, asyncio.CancelledError):
             # Either side went away, or the server was lost: the client sees its connection end.
             pass
         finally:
@@ -218,9 +214,7 @@ class LoadBalancer:
                 host, _, port = backend.address.rpartition(":")
                 try:
                     async with asyncio.timeout(self._config.connect_timeout_s):
-                        reader, writer = await asyncio.open_connection(
-                            host, int(port), limit=_BUFFER_BYTES
-                        )
+                        reader, writer = await asyncio.open_connection(host, int(port), limit=_BUFFER_BYTES)
                 except (OSError, TimeoutError):
                     self._lost(backend)
                     continue

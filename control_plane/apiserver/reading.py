@@ -123,7 +123,9 @@ class Reader:
     def selection(self, target: Target, options: ListOptions) -> Selection:
         """What the selectors of a request select. BadRequest when they cannot be parsed."""
         info = target.info
-        fields = selectors.parse_fields(options.field_selector, info.kind, info.group)
+        custom = self._kinds.custom(info)
+        selectable = custom.selectable if custom is not None else ()
+        fields = selectors.parse_fields(options.field_selector, info.kind, info.group, selectable=selectable)
         kinds = self._kinds
         convert = None
         if not info.is_storage_version and not fields.everything:
@@ -184,20 +186,19 @@ class Reader:
         size = limit if limit and selection.content_free else max(limit, _PAGE)
         while True:
             try:
-                page, revision, left = await self._storage.page(
-                    stored, prefix, start=start, limit=size, revision=revision
-                )
+                page = await self._storage.page(stored, prefix, start=start, limit=size, revision=revision)
             except Expired as e:
                 fresh = _make_token(-1, start, prefix) if start != prefix else ""
                 raise _ExpiredPage(fresh) from e
-            for index, entry in enumerate(page):
-                start = entry.key + "\0"
+            revision, left, start = page.revision, page.left, page.last_key + "\0"
+            for index, entry in enumerate(page.entries):
                 if selection.matches(entry):
                     found.append(entry)
                 if limit and len(found) == limit:
-                    left += len(page) - index - 1
+                    left += len(page.entries) - index - 1
+                    start = entry.key + "\0"
                     break
-            if left <= 0 or not page:
+            if left <= 0:
                 return Listing(info, found, revision)
             if limit and len(found) >= limit:
                 remaining = left if selection.content_free else None
@@ -270,7 +271,7 @@ class Reader:
             yield [_error_item(watcher.error)]
 
     def _item(self, info: ResourceInfo, type_: str, entry: Entry, event: Any) -> WatchItem:
-        if info.is_storage_version:
+        if info.is_storage_version and not info.custom:
             line = event.line(type_, entry) if event is not None else b""
             return WatchItem(type_, entry.json, entry, line)
         return WatchItem(type_, self._kinds.json(info, entry), entry)

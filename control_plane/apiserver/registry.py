@@ -2,24 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 import orjson
 
-from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, TooManyRequests
 from control_plane.api.meta import Object
 from control_plane.api.patching import PatchKind
+from control_plane.apiserver import metrics
 from control_plane.apiserver.admission import Admission
 from control_plane.apiserver.authn import Authenticator
 from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.custom import Cleaner, CustomResources, without_finalizer
 from control_plane.apiserver.entries import Entry
 from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import Kinds
+from control_plane.apiserver.kinds import CRDS, Kinds
 from control_plane.apiserver.leases import EventLeases
 from control_plane.apiserver.lookup import Lookup
+from control_plane.apiserver.metrics import Metrics
 from control_plane.apiserver.reading import Listing, Reader, WatchItem
 from control_plane.apiserver.requests import (
+    SYSTEM,
     Answer,
     DeleteOptions,
     ListOptions,
@@ -31,6 +35,7 @@ from control_plane.apiserver.storage import Storage
 from control_plane.apiserver.subresources import Subresources
 from control_plane.apiserver.writing import Writer
 from control_plane.client.etcd import EtcdClient
+from control_plane.rpc import Network
 from storage.env import Env
 
 _DELETES_AT_ONCE = 16
@@ -44,12 +49,19 @@ _Items = list[WatchItem]
 class ObjectRegistry:
     """All operations on objects. Every method raises ApiError."""
 
-    def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient) -> None:
+    def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient, network: Network) -> None:
+        self._in_flight = 0
+        self._in_flight_max = config.limits.requests_in_flight
         self.kinds = Kinds()
         self.env = env
         self.storage = Storage(etcd, update_attempts=config.limits.update_attempts)
         self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
         self.lookup = Lookup(self.kinds, self.hub)
+        self.metrics = Metrics(self.lookup, network, env)
+        for info in metrics.RESOURCES:
+            self.kinds.registry.add(info)
+        self.cleaner = Cleaner()
+        self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
         self.authorizer = Authorizer(self.kinds, self.hub)
 
         async def find_account(namespace: str, name: str) -> Object | None:
@@ -61,7 +73,7 @@ class ObjectRegistry:
             self.kinds,
             self.storage,
             self.hub,
-            Admission(config, env, self.lookup),
+            Admission(config, env, self.lookup, self.authorizer),
             env=env,
             leases=EventLeases(etcd, config.timing),
         )
@@ -76,7 +88,7 @@ class ObjectRegistry:
             issuer=config.issuer,
         )
 
-    def target(
+    async def target(
         self,
         group: str,
         version: str,
@@ -87,18 +99,57 @@ class ObjectRegistry:
         subresource: str = "",
     ) -> Target:
         """What a request names. NotFound for what is not served."""
-        info = self.kinds.find(group, version, plural)
+        try:
+            info = self.kinds.find(group, version, plural)
+        except NotFound:
+            if "." not in group:
+                raise
+            # It may have been defined just now, through another server.
+            await self.custom.catch_up()
+            info = self.kinds.find(group, version, plural)
         if subresource and subresource not in info.subresources:
             raise NotFound("the server could not find the requested resource", details={})
         if not info.namespaced:
             namespace = name if info.name == "namespaces" else ""
         return Target(info, namespace, name, subresource)
 
+    async def start(self) -> None:
+        """Serve custom resources and look after deleted definitions. The hub must run."""
+        await self.custom.load()
+        self.cleaner.start(self._empty, self._release)
+
+    async def stop(self) -> None:
+        await self.cleaner.stop()
+        await self.hub.stop()
+
+    async def _empty(self, definition: str) -> bool:
+        """Delete the objects of a custom resource; True when none is left."""
+        try:
+            info = self.kinds.named(definition)
+        except LookupError:
+            return True
+        target = Target(info)
+        listing = await self.delete_collection(SYSTEM, target, ListOptions(), DeleteOptions())
+        if not listing.entries:
+            return True
+        return not (await self.reader.list(target, ListOptions())).entries
+
+    async def _release(self, definition: str) -> None:
+        async def make(current: Object) -> Object:
+            return without_finalizer(current)
+
+        target = Target(self.kinds.named(CRDS), "", definition)
+        # Another server may have been faster.
+        with contextlib.suppress(NotFound):
+            await self.writer.change(SYSTEM, target, make, WriteOptions())
+
     # --- reads --------------------------------------------------------------------------------
 
     async def get(self, user: User, target: Target, resource_version: str = "") -> bytes:
         """One object as JSON."""
         await self.allow(user, "get", target)
+        if target.info.group == metrics.GROUP:
+            return (await self.metrics.get(target.info, target.namespace, target.name, self.hub.revision)).json
         if target.subresource not in _PLAIN:
             return await self.subresources.get(_plain(target), resource_version)
         entry = await self.reader.get(_plain(target), resource_version)
@@ -111,6 +162,9 @@ class ObjectRegistry:
 
     async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
         await self.allow(user, "list", target)
+        if target.info.group == metrics.GROUP:
+            selection = self.reader.selection(_plain(target), options)
+            return await self.metrics.list(target.info, selection, self.hub.revision)
         return await self.reader.list(_plain(target), options)
 
     async def watch(self, user: User, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
@@ -172,11 +226,23 @@ class ObjectRegistry:
                 group.create_task(one(entry))
         return listing
 
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        """Room for one request that is no stream. TooManyRequests when there is none."""
+        if self._in_flight >= self._in_flight_max:
+            raise TooManyRequests(retry_after=1)
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
     async def allow(self, user: User, verb: str, target: Target) -> None:
         """MethodNotAllowed for a verb that is not served here, Forbidden for a user who may not."""
         info = target.info
         served = info.subresources[target.subresource].verbs if target.subresource else info.verbs
-        if verb not in served:
+        computed = verb == "create" or info.group == metrics.GROUP
+        if verb not in served or not (info.persisted or computed):
             raise MethodNotAllowed(details={})
         if user.all_powerful:
             return

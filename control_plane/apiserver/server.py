@@ -46,7 +46,7 @@ class ApiServer:
             config.validate()
         self.config = config
         self.etcd = etcd or EtcdClient(network, config.etcd_endpoints)
-        self.registry = ObjectRegistry(config, env, self.etcd)
+        self.registry = ObjectRegistry(config, env, self.etcd, network)
         self.ready = False
         self.grpc_address = ""
         """host:port as bound; empty before `start`."""
@@ -60,6 +60,13 @@ class ApiServer:
 
     async def start(self) -> None:
         """Return when requests are answered. ApiError when etcd stays away, OSError when a port is taken."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         await self._reach_etcd()
         services = [
             Service(
@@ -91,7 +98,7 @@ class ApiServer:
         await self._compactor.stop()
         await self._keeper.stop()
         # Watches end first: they would hold the faces open.
-        await self.registry.hub.stop()
+        await self.registry.stop()
         if self._rest is not None:
             await self._rest.stop()  # type: ignore[attr-defined]
             self._rest = None
@@ -115,6 +122,7 @@ class ApiServer:
                     await self.registry.hub.cache(self.registry.kinds.named(name))
                 await self.registry.hub.fresh()
                 await self.registry.authorizer.load()
+                await self.registry.start()
                 await bootstrap.ensure(self.registry, self.config)
                 return
             except ApiError as e:
@@ -133,4 +141,4 @@ class ApiServer:
         except RpcError as e:
             raise rpc_error(api_error(e)) from e
         https = [s.https for s in servers if s.https]
-        return [s.grpc for s in servers], https, list(self.config.etcd_endpoints)
+        return [s.grpc for s in servers], https, list(self.etcd.endpoints.addresses)

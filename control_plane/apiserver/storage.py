@@ -2,9 +2,11 @@
 
 A create is a transaction on "the key does not exist", an update and a delete on "the key is still at the revision I
 read"; both may carry guards and effects on other keys (allocations), so that these change together or not at all.
-A lost answer is no doubt: a retried write that finds its own bytes in place has succeeded.
+An update or delete whose answer was lost is tried again: it can be applied only once, and finds out if it was.
 """
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +39,14 @@ CONTINUE_TOO_OLD = (
 )
 
 
+log = logging.getLogger(__name__)
+
+# How long a write is tried again while etcd has no leader, and the pauses in between.
+_RETRY_SPAN_S = 8.0
+_RETRY_PAUSE_S = 0.05
+_RETRY_PAUSE_MAX_S = 0.5
+
+
 class GuardFailed(Exception):
     """Another key than the object's own was not as expected: choose anew and try again."""
 
@@ -51,6 +61,16 @@ class Write:
     lease: int = 0
     guards: Sequence[rpc_pb2.Compare] = field(default_factory=tuple)
     effects: Sequence[rpc_pb2.RequestOp] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some entries in key order, the revision they were read at, and how many keys follow after `last_key`."""
+
+    entries: list[Entry]
+    revision: int
+    left: int
+    last_key: str
 
 
 Change = Callable[[Entry | None], Awaitable[Write]]
@@ -118,10 +138,12 @@ class Storage:
         meta = write.object["metadata"]
         key = info.key(meta.get("namespace") or "", meta["name"])
         value = encode(write.object)
-        response = await self._txn(
+        # Not tried again once it may have been applied: between two tries the object could come and go.
+        response, _ = await self._txn(
             [absent(key), *write.guards],
             [put_op(key, value, write.lease), *write.effects],
             [_get_op(key)],
+            repeatable=False,
         )
         if response.succeeded:
             return Entry(info, key, value, response.header.revision)
@@ -192,51 +214,71 @@ class Storage:
         value = b"" if write.delete else encode(write.object)
         if write.keep or (not write.delete and value == current.value and not write.effects):
             # Nothing changes: no new revision, but make sure that this is what is stored.
-            response = await self._txn([at_revision(key, current.revision)], [], [_get_op(key)])
+            response, _ = await self._txn([at_revision(key, current.revision)], [], [_get_op(key)])
             if response.succeeded:
                 return current, current
             return None, _entry(info, key, response.responses[0].response_range.kvs)
         operation = delete_op(key) if write.delete else put_op(key, value, write.lease)
-        response = await self._txn(
+        response, uncertain = await self._txn(
             [at_revision(key, current.revision), *write.guards],
             [operation, *write.effects],
             [_get_op(key)],
         )
-        revision = response.header.revision
-        if response.succeeded:
+        found = None
+        if not response.succeeded:
+            found = _entry(info, key, response.responses[0].response_range.kvs)
+        # An earlier try whose answer was lost may be what made this one fail.
+        done_before = uncertain and (found is None if write.delete else found is not None and found.value == value)
+        if response.succeeded or done_before:
             content = encode(write.object) if write.delete else value
+            revision = found.revision if found is not None else response.header.revision
             return Entry(info, key, content, revision), current
-        found = _entry(info, key, response.responses[0].response_range.kvs)
         if found is not None and found.revision == current.revision:
             raise GuardFailed(key)
-        if found is not None and not write.delete and found.value == value:
-            return found, current
         return None, found
 
-    async def page(
-        self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int
-    ) -> tuple[list[Entry], int, int]:
-        """Up to `limit` entries from key `start` on at `revision` (0: now).
-
-        Returns (entries, revision read at, number of entries left after these). Expired when compacted.
-        """
+    async def page(self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int) -> Page:
+        """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
         try:
             response = await self._etcd.range(start.encode(), prefix_end(prefix), limit=limit, revision=revision)
         except RpcError as e:
             raise api_error(e) from e
-        entries = [Entry(info, kv.key.decode(), kv.value, kv.mod_revision) for kv in response.kvs]
-        return entries, revision or response.header.revision, response.count - len(entries)
+        entries = []
+        for kv in response.kvs:
+            try:
+                entries.append(Entry(info, kv.key.decode(), kv.value, kv.mod_revision))
+            except (ValueError, KeyError, TypeError) as e:
+                log.warning("what stands at %s is no object and is not served: %s", kv.key, e)
+        last = response.kvs[-1].key.decode() if response.kvs else ""
+        return Page(entries, revision or response.header.revision, response.count - len(response.kvs), last)
 
     async def _txn(
         self,
         compare: Sequence[rpc_pb2.Compare],
         success: Sequence[rpc_pb2.RequestOp],
         failure: Sequence[rpc_pb2.RequestOp],
-    ) -> rpc_pb2.TxnResponse:
-        try:
-            return await self._etcd.txn(compare, success, failure)
-        except RpcError as e:
-            raise api_error(e) from e
+        *,
+        repeatable: bool = True,
+    ) -> tuple[rpc_pb2.TxnResponse, bool]:
+        """A transaction, tried again while etcd changes its leader: (answer, an earlier try may have been applied).
+
+        `repeatable`: the comparison cannot hold again once the transaction was applied, so it is applied once at most.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _RETRY_SPAN_S
+        uncertain, pause = False, _RETRY_PAUSE_S
+        while True:
+            try:
+                return await self._etcd.txn(compare, success, failure), uncertain
+            except RpcError as e:
+                refused = e.code is grpc.StatusCode.UNAVAILABLE and "no leader" in e.message
+                lost = e.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                again = refused or (lost and repeatable)
+                if not again or loop.time() + pause >= deadline:
+                    raise api_error(e) from e
+                uncertain = uncertain or not refused
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _RETRY_PAUSE_MAX_S)
 
 
 def _entry(info: ResourceInfo, key: str, kvs: Sequence[object]) -> Entry | None:

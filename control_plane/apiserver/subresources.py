@@ -69,7 +69,7 @@ class Subresources:
     async def get(self, target: Target, resource_version: str) -> bytes:
         entry = await self._reader.get(target, resource_version)
         if target.subresource == "scale":
-            return orjson.dumps(rules.get_scale(entry.object, self._scale_paths(target.info)))
+            return orjson.dumps(rules.get_scale(entry.object, self._kinds.scale_paths(target.info)))
         if target.subresource in _WHOLE_OBJECT:
             return self._kinds.json(target.info, entry)
         raise MethodNotAllowed(details={})
@@ -117,7 +117,7 @@ class Subresources:
         document = patching.parse_patch(kind, body)
         if target.subresource == "scale":
             entry = await self._reader.get(target)
-            scale = rules.get_scale(entry.object, self._scale_paths(target.info))
+            scale = rules.get_scale(entry.object, self._kinds.scale_paths(target.info))
             patched = patching.apply_patch(kind, scale, document, definition_of("autoscaling/v1", "Scale"))
             if "resourceVersion" not in _given_metadata(document):
                 (patched.get("metadata") or {}).pop("resourceVersion", None)
@@ -140,11 +140,8 @@ class Subresources:
 
     # --- scale --------------------------------------------------------------------------------
 
-    def _scale_paths(self, info: ResourceInfo) -> rules.ScalePaths:
-        return self._kinds.scale_paths.get(info.name, rules.WORKLOAD_PATHS)
-
     async def _scale(self, user: User, target: Target, scale: Object, options: WriteOptions) -> Answer:
-        paths = self._scale_paths(target.info)
+        paths = self._kinds.scale_paths(target.info)
 
         async def make(current: Object) -> Object:
             rules.set_scale(current, scale, paths)

@@ -25,17 +25,27 @@ from control_plane.api.errors import (
     ApiError,
     BadRequest,
     Conflict,
+    FieldError,
     Invalid,
     NotFound,
     invalid,
 )
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver import custom, custom_schema
 from control_plane.apiserver.admission import Admission, AdmissionRequest
 from control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
+from control_plane.apiserver.bodies import (
+    check_same,
+    deleted_status,
+    fields_of_others,
+    set_namespace,
+    validation_mode,
+    wrong_name,
+)
 from control_plane.apiserver.entries import Entry
 from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import Kinds
+from control_plane.apiserver.kinds import CRDS, Kinds
 from control_plane.apiserver.leases import EventLeases
 from control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
 from control_plane.apiserver.storage import GuardFailed, Storage, Write
@@ -105,7 +115,7 @@ class Writer:
             api_version=info.api_version,
             kind=info.kind,
             definition=self._kinds.definition(info),
-            field_validation=_validation_mode(options.field_validation),
+            field_validation=validation_mode(options.field_validation),
         )
 
     async def create_object(
@@ -121,7 +131,7 @@ class Writer:
         info = target.info
         meta = self._new_metadata(target, o)
         prefix = meta.get("generateName") if not meta.get("name") else ""
-        defaulting.default(o)
+        self._default(info, o)
         stored_info = self._kinds.stored(info)
         stored = self._kinds.to_stored(info, o)
         # What a try has changed must not leak into the next: keep the object as it was asked for.
@@ -155,12 +165,19 @@ class Writer:
         await self._admission.admit(request)
         o = request.object
         strategy.prepare_for_create(o, info)
-        errors = validation.validate_create(o, info)
+        if info.name == CRDS:
+            custom.complete(o, self._env.timestamp())
+        errors = validation.validate_create(o, info) + self._extra_errors(o, info)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         self._track(None, o, info, request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
+        async with self._admission.turn(request):
+            return await self._reserve_and_store(request, spec, lease)
+
+    async def _reserve_and_store(self, request: AdmissionRequest, spec: bytes, lease: int) -> Entry | None:
+        info, o = request.info, request.object
         for _ in range(_RESERVE_TRIES):
             await self._admission.reserve(request)
             if request.dry_run:
@@ -177,6 +194,21 @@ class Writer:
                     o["spec"] = orjson.loads(spec)
         raise Conflict.of(info.plural, o["metadata"]["name"], group=info.group)
 
+    def _default(self, info: ResourceInfo, o: Object) -> None:
+        """Defaults of the kind, or of a custom resource's schema, in place."""
+        found = self._kinds.custom(info)
+        if found is not None:
+            custom_schema.default(o, found.schema)
+            return
+        defaulting.default(o)
+
+    def _extra_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
+        """What is wrong with a definition of custom resources, or with a custom resource by its schema."""
+        found = self._kinds.custom(info)
+        if found is not None:
+            return custom_schema.validate(o, found.schema)
+        return custom.errors_of(o, self._kinds) if info.name == CRDS else []
+
     def _new_metadata(self, target: Target, o: Object) -> dict[str, Any]:
         meta = o.get("metadata")
         if not isinstance(meta, dict):
@@ -185,10 +217,10 @@ class Writer:
             text = "resourceVersion should not be set on objects to be created"
             raise ApiError(text, reason="", code=500)
         meta.pop("resourceVersion", None)
-        _set_namespace(target, meta)
+        set_namespace(target, meta)
         if target.name and meta.get("name") != target.name:
             if meta.get("name"):
-                raise _wrong_name(meta["name"], target.name)
+                raise wrong_name(meta["name"], target.name)
             meta["name"] = target.name
         meta["uid"] = self._env.uuid()
         meta["creationTimestamp"] = self._env.timestamp()
@@ -202,10 +234,10 @@ class Writer:
         decoded = self.decode(info, body, content_type, options)
         asked: Object | None = decoded.object
         meta: dict[str, Any] = decoded.object.setdefault("metadata", {})
-        _set_namespace(target, meta)
+        set_namespace(target, meta)
         name = meta.get("name") or ""
         if name != target.name:
-            raise _wrong_name(name, target.name)
+            raise wrong_name(name, target.name)
         if not meta.get("resourceVersion") and (info.custom or info.name in _NEEDS_VERSION):
             text = "must be specified for an update"
             errors = [invalid("metadata.resourceVersion", 0, text)]
@@ -234,14 +266,14 @@ class Writer:
             found = decoding.conform_patched(
                 new,
                 definition,
-                field_validation=_validation_mode(options.field_validation),
+                field_validation=validation_mode(options.field_validation),
                 patch=document if kind == "strategic" else None,
             )
             warnings[:] = found
             meta = new.setdefault("metadata", {})
             if meta.get("name") != target.name:
-                raise _wrong_name(meta.get("name") or "", target.name)
-            _set_namespace(target, meta)
+                raise wrong_name(meta.get("name") or "", target.name)
+            set_namespace(target, meta)
             if new.get("kind") != info.kind or new.get("apiVersion") != info.api_version:
                 raise BadRequest("apiVersion and kind cannot be changed by a patch")
             return new
@@ -254,7 +286,7 @@ class Writer:
         """Server-side apply: make the object have the fields of the body, and own them."""
         info, definition = target.info, self._kinds.definition(target.info)
         config = patching.parse_patch("apply", body)
-        mode = _validation_mode(options.field_validation)
+        mode = validation_mode(options.field_validation)
         warnings = decoding.conform_patched(config, definition, field_validation=mode)
         if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
             raise BadRequest(
@@ -262,10 +294,10 @@ class Writer:
                 f"not a {config.get('kind')} of {config.get('apiVersion')}"
             )
         meta = config.setdefault("metadata", {})
-        _set_namespace(target, meta)
+        set_namespace(target, meta)
         if meta.setdefault("name", target.name) != target.name:
-            raise _wrong_name(meta["name"], target.name)
-        ignored = _ignored(target.info, target.subresource)
+            raise wrong_name(meta["name"], target.name)
+        ignored = fields_of_others(target.info, target.subresource)
 
         def merged(live: Object | None) -> Object:
             return apply.apply(
@@ -308,7 +340,7 @@ class Writer:
             manager=request.manager,
             time=self._env.timestamp(),
             subresource=request.subresource,
-            ignore=_ignored(info, request.subresource),
+            ignore=fields_of_others(info, request.subresource),
         )
 
     async def change(
@@ -371,18 +403,23 @@ class Writer:
         info, stored, old, wanted = target.info, request.info, request.old, request.object
         assert old is not None
         meta = wanted["metadata"]
-        _check_same(info, meta, old["metadata"])
-        defaulting.default(wanted)
+        check_same(info, meta, old["metadata"])
+        self._default(info, wanted)
         new = request.object = self._kinds.to_stored(info, wanted)
         meta = new["metadata"]
         prepare(new, old, stored)
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+        if stored.name == CRDS and not status:
+            custom.complete(new, self._env.timestamp())
         await self._admission.admit(request)
         new = request.object
         self._track(old, new, stored, request)
-        errors = (
-            validation.validate_metadata_update(new, old) if status else validation.validate_update(new, old, stored)
-        )
+        if status:
+            errors = validation.validate_metadata_update(new, old)
+        else:
+            errors = validation.validate_update(new, old, stored)
+        if not status or info.custom:
+            errors += self._extra_errors(new, stored)
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
         if not status:
@@ -406,6 +443,8 @@ class Writer:
             deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
             request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=entry.object)
             await self._admission.admit(request)
+            if stored.name == CRDS:
+                custom.mark_for_cleanup(o, self._env.timestamp())
             done = deletion.begin_deletion(
                 o,
                 now=self._env.clock.now(),
@@ -432,14 +471,7 @@ class Writer:
             json = self._kinds.json(info, entry)
         if not removed or info.name in _RETURNS_DELETED:
             return Answer(json)
-        return Answer(orjson.dumps(_deleted_status(info, o)))
-
-
-def _ignored(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
-    """What nobody comes to own through this endpoint, because it resets it."""
-    if subresource == "status":
-        return (("f:spec",),)
-    return (("f:status",),) if "status" in info.subresources else ()
+        return Answer(orjson.dumps(deleted_status(info, o)))
 
 
 class _DryRun(Exception):
@@ -448,58 +480,3 @@ class _DryRun(Exception):
     def __init__(self, o: Object) -> None:
         super().__init__("dry run")
         self.object = o
-
-
-def _validation_mode(text: str) -> decoding.FieldValidation:
-    if text == "Strict":
-        return "Strict"
-    if text == "Ignore":
-        return "Ignore"
-    if text not in ("", "Warn"):
-        raise Invalid.of(
-            "CreateOptions",
-            "",
-            [invalid("fieldValidation", text, "must be one of Ignore, Warn, Strict")],
-            group="meta.k8s.io",
-        )
-    return "Warn"
-
-
-def _set_namespace(target: Target, meta: dict[str, Any]) -> None:
-    given = meta.get("namespace") or ""
-    if given and given != target.namespace:
-        raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
-    if target.info.namespaced:
-        if not target.namespace:
-            raise BadRequest("an empty namespace may not be set during creation")
-        meta["namespace"] = target.namespace
-
-
-def _wrong_name(given: str, wanted: str) -> BadRequest:
-    if not given:
-        return BadRequest("name must be provided")
-    return BadRequest(f"the name of the object ({given}) does not match the name on the URL ({wanted})")
-
-
-def _check_same(info: ResourceInfo, new: dict[str, Any], old: dict[str, Any]) -> None:
-    """Conflict when the wanted object was made from another version or another object of the name."""
-    if new.get("resourceVersion") and new["resourceVersion"] != old["resourceVersion"]:
-        raise Conflict.of(info.plural, old["name"], group=info.group)
-    if new.get("uid") and new["uid"] != old.get("uid"):
-        cause = f"Precondition failed: UID in precondition: {new['uid']}, UID in object meta: {old.get('uid')}"
-        raise Conflict.of(info.plural, old["name"], cause, group=info.group)
-
-
-def _deleted_status(info: ResourceInfo, o: Object) -> Object:
-    details: dict[str, Any] = {"name": o["metadata"]["name"]}
-    if info.group:
-        details["group"] = info.group
-    details["kind"] = info.plural
-    details["uid"] = o["metadata"].get("uid") or ""
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Success",
-        "details": details,
-    }

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest_asyncio
 
@@ -26,14 +27,17 @@ class Stack:
         self.network = MemoryNetwork(self.fabric, "host-0")
         self.servers: list[ApiServer] = []
 
-    async def add_server(self, **changes: object) -> ApiServer:
+    async def add_server(self, *, env: Env | None = None, **changes: Any) -> ApiServer:
+        """`changes` are fields of ApiServerConfig; HTTPS is off unless one of them says otherwise."""
         number = len(self.servers)
-        config = ApiServerConfig(
-            name=f"apiserver-{number}",
-            grpc_address=f"host-0:{20_000 + number}",
-            **{"https_address": None, **changes},  # type: ignore[arg-type]
-        )
-        server = ApiServer(config, make_env(number), self.network, etcd=self.etcd)  # type: ignore[arg-type]
+        fields = {
+            "name": f"apiserver-{number}",
+            "grpc_address": f"host-0:{20_000 + number}",
+            "https_address": None,
+            **changes,
+        }
+        config = ApiServerConfig(**fields)
+        server = ApiServer(config, env or make_env(number), self.network, etcd=self.etcd)  # type: ignore[arg-type]
         await server.start()
         self.servers.append(server)
         return server

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from sortedcontainers import SortedDict
 
+from control_plane.client.endpoints import Endpoints
 from control_plane.rpc import RpcError
 from proto.etcd import kv_pb2
 from proto.etcd import rpc_pb2 as pb
@@ -16,12 +17,16 @@ class FakeEtcd:
     """MVCC with full history; leases never expire by themselves (call `expire`)."""
 
     def __init__(self) -> None:
+        self.endpoints = Endpoints(["fake:2379"])
         self.revision = 1
         self.compacted = 0
         self.live: SortedDict = SortedDict()  # key -> KeyValue
         self.history: list[tuple[int, kv_pb2.Event]] = []
         self.leases: dict[int, set[bytes]] = {}
         self.down: RpcError | None = None
+        self.lose_answers = 0
+        """So many of the next transactions with writes are applied, but their answers are lost."""
+        self.lost_error = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
         self.frozen = False
         """Watches deliver nothing while set, as on a member that is cut off."""
         self._wake: list[asyncio.Event] = []
@@ -102,6 +107,9 @@ class FakeEtcd:
             else:
                 responses.append(pb.ResponseOp(response_range=self._range(op.request_range)))
         self._commit(events, revision)
+        if events and self.lose_answers:
+            self.lose_answers -= 1
+            raise self.lost_error
         return pb.TxnResponse(header=self.header(), succeeded=ok, responses=responses)
 
     def _compare(self, c: pb.Compare) -> bool:

@@ -49,6 +49,12 @@ class StandInNode:
         yield node_pb2.ExecResponse(stderr=b"trouble\n")
         yield node_pb2.ExecResponse(exit_code=7)
 
+    async def Stats(self, request: node_pb2.StatsRequest, context: Context) -> node_pb2.StatsResponse:
+        one = node_pb2.ContainerStats(
+            namespace="default", pod="p", container="c", cpu_nanocores=250_000_000, memory_bytes=64 << 20
+        )
+        return node_pb2.StatsResponse(cpu_nanocores=500_000_000, memory_bytes=1 << 30, containers=[one])
+
     async def PortForward(
         self, requests: AsyncIterator[node_pb2.PortForwardRequest], context: Context
     ) -> AsyncIterator[node_pb2.PortForwardResponse]:

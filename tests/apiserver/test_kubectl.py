@@ -124,14 +124,15 @@ async def test_edit_sends_what_was_changed(cluster: Cluster, tmp_path: Path) -> 
     assert (await cluster.client().get("configmaps", "e", "default"))["data"] == {"color": "blue"}
 
 
+DISPATCHER = Path("/usr/bin/kubectl")
+
+
+@pytest.mark.skipif(not DISPATCHER.exists(), reason="no packaged kubectl on this machine")
 async def test_older_kubectl_through_the_dispatcher(cluster: Cluster) -> None:
-    dispatcher = Path("/usr/bin/kubectl")
-    if not dispatcher.exists():
-        pytest.skip("no packaged kubectl on this machine")
     path = cluster.kubeconfig("admin", ["system:masters"])
     environment = {"KUBECONFIG": str(path), "HOME": str(cluster.directory), "PATH": "/usr/bin:/bin"}
     process = await asyncio.create_subprocess_exec(
-        str(dispatcher),
+        str(DISPATCHER),
         "create",
         "deployment",
         "old",

@@ -104,3 +104,31 @@ async def test_second_server_reads_what_the_first_wrote(stack: Stack) -> None:
         listed = await two.list("configmaps", "default")
         assert int(listed.resource_version) >= int(made["metadata"]["resourceVersion"])
         assert len(listed.items) == i + 1
+
+
+async def test_write_whose_answer_is_lost_is_applied_once(stack: Stack) -> None:
+    client = stack.client()
+    made = await client.create("configmaps", config_map("a", x="1"))
+    stack.etcd.lose_answers = 1
+    before = stack.etcd.revision
+    changed = await client.update("configmaps", {**made, "data": {"x": "2"}})
+    assert (changed["data"], stack.etcd.revision) == ({"x": "2"}, before + 1)
+    stack.etcd.lose_answers = 1
+    gone = await client.delete("configmaps", "a", "default")
+    assert gone["status"] == "Success"
+    # A create is not tried again once it may have been applied: its caller has to look.
+    stack.etcd.lose_answers = 1
+    with pytest.raises(errors.ServiceUnavailable):
+        await client.create("configmaps", config_map("b"))
+    assert (await client.get("configmaps", "b", "default"))["metadata"]["name"] == "b"
+
+
+async def test_same_change_from_two_writers_succeeds_once(stack: Stack) -> None:
+    """A resourceVersion is a fence even for those who want to write the same."""
+    await stack.add_server()
+    made = await stack.client().create("configmaps", config_map("lock"))
+    wanted = {**made, "data": {"taken": "yes"}}
+    answers = await asyncio.gather(
+        *(stack.client(i % 2).update("configmaps", wanted) for i in range(6)), return_exceptions=True
+    )
+    assert sum(isinstance(a, errors.Conflict) for a in answers) == 5

@@ -92,3 +92,15 @@ async def test_balancer_goes_on_when_a_server_stops(cluster: Cluster) -> None:
         code, out, err = await cluster.kubectl("get", "pod", "p", "-o", "name")
         assert (code, out) == (0, "pod/p\n"), err
     assert cluster.balancer.address
+
+
+async def test_top_shows_what_the_node_hosts_tell(cluster: Cluster) -> None:
+    capacity = {"cpu": "2", "memory": "4Gi", "pods": "110"}
+    status = {"capacity": capacity, "allocatable": capacity}
+    await cluster.client().patch("nodes", "n1", "", {"status": status}, subresource="status")
+    code, out, err = await cluster.kubectl("top", "nodes")
+    assert code == 0, err
+    assert out.splitlines()[1].split() == ["n1", "500m", "25%", "1024Mi", "25%"]
+    code, out, err = await cluster.kubectl("top", "pods")
+    assert code == 0, err
+    assert out.splitlines()[1].split() == ["p", "250m", "64Mi"]

@@ -25,6 +25,7 @@ _MODES = {
     "ReadWriteOncePod": "RWOP",
 }
 _MODE_ORDER = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
+_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
 _DEFAULT_CLASS = (
     "storageclass.kubernetes.io/is-default-class",
     "storageclass.beta.kubernetes.io/is-default-class",
@@ -36,6 +37,11 @@ def access_modes(modes: Sequence[str] | None) -> str:
     return ",".join(_MODES[mode] for mode in _MODE_ORDER if mode in (modes or ()))
 
 
+def _class_of(obj: Object) -> str:
+    """Of a claim or a volume; the annotation from before there was a field goes first."""
+    return meta.annotations(obj).get(_BETA_CLASS) or (obj.get("spec") or {}).get("storageClassName") or ""
+
+
 def _claim(obj: Object, now: datetime) -> list[Cell]:
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
     bound = bool(spec.get("volumeName"))
@@ -45,7 +51,7 @@ def _claim(obj: Object, now: datetime) -> list[Cell]:
         spec.get("volumeName") or "",
         ((status.get("capacity") or {}).get("storage") or "") if bound else "",
         access_modes(status.get("accessModes")) if bound else "",
-        spec.get("storageClassName") or "",
+        _class_of(obj),
         status.get("currentVolumeAttributesClassName") or UNSET,
         age(obj, now),
         spec.get("volumeMode") or UNSET,
@@ -62,7 +68,7 @@ def _volume(obj: Object, now: datetime) -> list[Cell]:
         spec.get("persistentVolumeReclaimPolicy") or "",
         "Terminating" if is_deleting(obj) else status.get("phase") or "",
         f"{claim.get('namespace')}/{claim.get('name')}" if claim else "",
-        spec.get("storageClassName") or "",
+        _class_of(obj),
         spec.get("volumeAttributesClassName") or UNSET,
         status.get("reason") or "",
         age(obj, now),

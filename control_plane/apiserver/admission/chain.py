@@ -1,9 +1,13 @@
 """The plugins in their order."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from weakref import WeakValueDictionary
 
-from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, quota
+from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, quota, rights
 from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.lookup import Lookup
 from storage.env import Env
@@ -14,7 +18,9 @@ Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 class Admission:
     """`admit` before defaults of creation and validation, `reserve` after them, just before the write."""
 
-    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup) -> None:
+    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup, authorizer: Authorizer) -> None:
+        self._lookup = lookup
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
         self._plugins: tuple[Plugin, ...] = (
             self._lifecycle.admit,
@@ -23,6 +29,7 @@ class Admission:
             pods.Priorities(lookup).admit,
             pods.DefaultTolerations(config.timing).admit,
             classes.DefaultClasses(lookup).admit,
+            rights.Escalation(lookup, authorizer).admit,
         )
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
@@ -36,6 +43,17 @@ class Admission:
             return
         for plugin in self._plugins:
             await plugin(request)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, request: AdmissionRequest) -> AsyncIterator[None]:
+        """Where a quota counts, creates go one after the other: together they would only make each other fail."""
+        quotas = await self._lookup.list("resourcequotas", request.namespace) if request.namespace else []
+        if not quotas:
+            yield
+            return
+        lock = self._turns.setdefault(request.namespace, asyncio.Lock())
+        async with lock:
+            yield
 
     async def reserve(self, request: AdmissionRequest) -> None:
         """Fill guards and effects; to be called anew for each try of the transaction."""

@@ -77,7 +77,6 @@ class Quotas:
         request.guards.append(at_revision(quota_key, int(meta["resourceVersion"])))
         request.effects.append(put_op(quota_key, encode(changed)))
 
-
     async def _live_usage(self, request: AdmissionRequest) -> dict[str, Any]:
         """What is used now, for a quota that no controller has counted yet."""
         total: dict[str, Any] = {}

@@ -22,13 +22,13 @@ from control_plane.api.errors import (
     ServiceUnavailable,
 )
 from control_plane.api.meta import Object, annotations
+from control_plane.apiserver.metrics import HOST_ADDRESS
 from control_plane.apiserver.registry import ObjectRegistry
 from control_plane.apiserver.requests import Target, User
 from control_plane.apiserver.rest.portforward import serve_tunnel
 from control_plane.rpc import Network, RpcError, Stub
 from proto.rayplane.v1 import node_pb2
 
-HOST_ADDRESS = "rayplane.io/host-address"
 _NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _TUNNEL = "SPDY/3.1+portforward.k8s.io"

@@ -105,10 +105,8 @@ class Presenter:
 
     def _items(self, listing: Listing) -> Sequence[bytes]:
         info = listing.info
-        if not info.is_storage_version:
+        if not info.is_storage_version or info.custom:
             return [self._kinds.json(info, e) for e in listing.entries]
-        if info.custom:
-            return [e.json for e in listing.entries]
         return [e.item_json for e in listing.entries]
 
     def table(
@@ -123,13 +121,14 @@ class Presenter:
         header: bool = True,
     ) -> Object:
         """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object."""
+        custom = self._kinds.custom(info)
         table = tables.to_table(
             info,
             objects,
             now=now,
             include_object=include or "Metadata",
             metadata=metadata,
-            columns=self._kinds.columns.get((info.api_version, info.kind)),
+            columns=custom.columns if custom is not None else None,
             header=header,
         )
         table["apiVersion"] = f"{_META_GROUP}/{view.version}"

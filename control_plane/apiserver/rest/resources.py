@@ -47,7 +47,7 @@ class ResourceHandler:
 
     async def handle(self, request: web.BaseRequest, user: User, path: ResourcePath, verb: str) -> web.StreamResponse:
         """The response. Raises ApiError."""
-        target = self._registry.target(
+        target = await self._registry.target(
             path.group,
             path.version,
             path.plural,

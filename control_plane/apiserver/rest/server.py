@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _STREAMING = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _BACKLOG = 1024
+_HEADER_BYTES_MAX = 256 * 1024
 
 
 class Owner(Protocol):
@@ -55,7 +56,14 @@ class RestServer:
         assert self._config.https_address is not None
         host, _, port = self._config.https_address.rpartition(":")
         # A client that goes away takes its request with it: an idle watch would stay for ever otherwise.
-        server = web.Server(self._handle, access_log=None, handler_cancellation=True)
+        server = web.Server(
+            self._handle,
+            access_log=None,
+            handler_cancellation=True,
+            # Commands of exec and selectors travel in the URL, tokens in headers.
+            max_line_size=_HEADER_BYTES_MAX,
+            max_field_size=_HEADER_BYTES_MAX,
+        )
         runner = web.ServerRunner(server, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         self._runner = runner
@@ -110,13 +118,21 @@ class RestServer:
     async def _resource(
         self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str
     ) -> web.StreamResponse:
-        registry = self._registry.kinds.registry
-        if not registry.in_version(found.group, found.version):
+        if not await self._serves(found.group, found.version):
             return web.Response(status=404, text="404 page not found\n")
         if verb == "watch" or found.subresource in _STREAMING:
             return await self._resources.handle(request, user, found, verb)
-        async with asyncio.timeout(self._config.timing.request_timeout_s):
-            return await self._resources.handle(request, user, found, verb)
+        with self._registry.slot():
+            async with asyncio.timeout(self._config.timing.request_timeout_s):
+                return await self._resources.handle(request, user, found, verb)
+
+    async def _serves(self, group: str, version: str) -> bool:
+        kinds = self._registry.kinds
+        if kinds.registry.in_version(group, version):
+            return True
+        if "." in group:
+            await self._registry.custom.catch_up()
+        return bool(kinds.registry.in_version(group, version))
 
     async def _document(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         await self._registry.authorizer.check_path(user, request.method.lower(), request.path)

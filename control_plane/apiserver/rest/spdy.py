@@ -14,12 +14,12 @@ _VERSION = 3
 FRAME_BYTES_MAX = 1 << 24
 # The words that both ends prime their compressors with (section 2.6.10.1).
 _COMMON_TEXT = (
-        "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges "
-        "age allow authorization cache-control connection content-base content-encoding content-language "
-        "content-length content-location content-md5 content-range content-type date etag expect expires from host "
-        "if-match if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards "
-        "pragma proxy-authenticate proxy-authorization range referer retry-after server te trailer "
-        "transfer-encoding upgrade user-agent vary via warning www-authenticate method get status"
+    "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges "
+    "age allow authorization cache-control connection content-base content-encoding content-language "
+    "content-length content-location content-md5 content-range content-type date etag expect expires from host "
+    "if-match if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards "
+    "pragma proxy-authenticate proxy-authorization range referer retry-after server te trailer "
+    "transfer-encoding upgrade user-agent vary via warning www-authenticate method get status"
 )
 _COMMON = _COMMON_TEXT.split(" ")
 _TAIL = (

@@ -1,0 +1,75 @@
+"""What a written object must have in common with its URL and with what is stored, and what a DELETE answers."""
+
+from typing import Any
+
+from control_plane.api import decoding
+from control_plane.api.errors import BadRequest, Conflict, Invalid, invalid
+from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.requests import Target
+
+
+def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
+    """What nobody comes to own through this endpoint, because it resets it."""
+    if subresource == "status":
+        return (("f:spec",),)
+    return (("f:status",),) if "status" in info.subresources else ()
+
+
+def validation_mode(text: str) -> decoding.FieldValidation:
+    """The fieldValidation of a request; Warn where it says nothing."""
+    if text == "Strict":
+        return "Strict"
+    if text == "Ignore":
+        return "Ignore"
+    if text not in ("", "Warn"):
+        raise Invalid.of(
+            "CreateOptions",
+            "",
+            [invalid("fieldValidation", text, "must be one of Ignore, Warn, Strict")],
+            group="meta.k8s.io",
+        )
+    return "Warn"
+
+
+def set_namespace(target: Target, meta: dict[str, Any]) -> None:
+    """The namespace is that of the URL. BadRequest when the object names another."""
+    given = meta.get("namespace") or ""
+    if given and given != target.namespace:
+        raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
+    if target.info.namespaced:
+        if not target.namespace:
+            raise BadRequest("an empty namespace may not be set during creation")
+        meta["namespace"] = target.namespace
+
+
+def wrong_name(given: str, wanted: str) -> BadRequest:
+    """The object in the body has another name than the URL."""
+    if not given:
+        return BadRequest("name must be provided")
+    return BadRequest(f"the name of the object ({given}) does not match the name on the URL ({wanted})")
+
+
+def check_same(info: ResourceInfo, new: dict[str, Any], old: dict[str, Any]) -> None:
+    """Conflict when the wanted object was made from another version or another object of the name."""
+    if new.get("resourceVersion") and new["resourceVersion"] != old["resourceVersion"]:
+        raise Conflict.of(info.plural, old["name"], group=info.group)
+    if new.get("uid") and new["uid"] != old.get("uid"):
+        cause = f"Precondition failed: UID in precondition: {new['uid']}, UID in object meta: {old.get('uid')}"
+        raise Conflict.of(info.plural, old["name"], cause, group=info.group)
+
+
+def deleted_status(info: ResourceInfo, o: Object) -> Object:
+    """The Status that tells of an object that is gone."""
+    details: dict[str, Any] = {"name": o["metadata"]["name"]}
+    if info.group:
+        details["group"] = info.group
+    details["kind"] = info.plural
+    details["uid"] = o["metadata"].get("uid") or ""
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    }

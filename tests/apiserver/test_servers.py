@@ -1,0 +1,158 @@
+"""Servers as a group: who is there, what a new cluster has, and what stopping one does."""
+
+import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+import pytest
+
+from control_plane.api import errors
+from control_plane.apiserver.compaction import Compactor
+from control_plane.apiserver.config import ApiServerConfig, Limits
+from control_plane.client import ops
+from control_plane.rpc import Stub
+from proto.rayplane.v1 import objects_pb2 as pb
+from storage.env import Env
+from tests.apiserver.conftest import Stack, make_env
+from tests.apiserver.fake_etcd import FakeEtcd
+
+
+async def test_new_cluster_has_what_every_cluster_has(stack: Stack) -> None:
+    await stack.add_server()
+    client = stack.client(1)
+    spaces = [o["metadata"]["name"] for o in (await client.list("namespaces")).items]
+    assert spaces == ["default", "kube-node-lease", "kube-public", "kube-system"]
+    service = await client.get("services", "kubernetes", "default")
+    assert service["spec"]["clusterIP"] == "127.96.0.1"
+    classes = [o["metadata"]["name"] for o in (await client.list("storageclasses.storage.k8s.io")).items]
+    assert classes == ["replicated", "standard"]
+    roles = [o["metadata"]["name"] for o in (await client.list("clusterroles.rbac.authorization.k8s.io")).items]
+    assert {"cluster-admin", "admin", "edit", "view", "system:node"} <= set(roles)
+
+
+async def test_servers_are_listed_while_they_live() -> None:
+    stack = Stack()
+    for port in (7001, 7002):
+        await stack.add_server(grpc_address=f"127.0.0.1:{port}")
+    discovery = Stub(stack.network.channel("127.0.0.1:7001"), pb.DESCRIPTOR.services_by_name["Discovery"])
+    found = await discovery.Endpoints(pb.EndpointsRequest())
+    assert list(found.grpc) == ["127.0.0.1:7001", "127.0.0.1:7002"]
+    endpoints = await stack.client().get("endpoints", "kubernetes", "default")
+    ports = [subset["ports"][0]["port"] for subset in endpoints["subsets"]]
+    assert ports == [7001, 7002]
+    await stack.servers.pop().stop()
+    found = await discovery.Endpoints(pb.EndpointsRequest())
+    assert list(found.grpc) == ["127.0.0.1:7001"]
+    await stack.stop()
+
+
+async def test_watch_ends_without_an_error_when_its_server_stops(stack: Stack) -> None:
+    """So that the client goes on at another server from where it was."""
+    client = stack.client()
+    start = (await client.list("configmaps")).resource_version
+    await client.create("configmaps", {"metadata": {"name": "a", "namespace": "default"}})
+    async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=start)) as watch:
+        assert (await anext(watch))[0].type == "ADDED"
+        stopping = asyncio.create_task(stack.servers.pop().stop())
+        with pytest.raises((StopAsyncIteration, errors.ServiceUnavailable)):
+            await anext(watch)
+        await stopping
+
+
+async def test_events_live_under_a_lease(stack: Stack) -> None:
+    event = {
+        "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "reason": "Tested",
+    }
+    client = stack.client()
+    await client.create("events", event)
+    lease = stack.etcd.live[b"/registry/events/default/e"].lease
+    assert lease
+    await client.patch("events", "e", "default", {"count": 2})
+    assert stack.etcd.live[b"/registry/events/default/e"].lease == lease
+    await stack.etcd.expire(lease)
+    with pytest.raises(errors.NotFound):
+        await client.get("events", "e", "default")
+
+
+async def test_garbage_in_etcd_does_not_stop_the_rest(stack: Stack) -> None:
+    client = stack.client()
+    await stack.etcd.put(b"/registry/configmaps/default/bad", b"no json")
+    await client.create("configmaps", {"metadata": {"name": "good", "namespace": "default"}})
+    await stack.etcd.put(b"/registry/configmaps/default/worse", b"[1]")
+    await stack.add_server()
+    for number in (0, 1):
+        listed = await stack.client(number).list("configmaps", "default")
+        assert [o["metadata"]["name"] for o in listed.items] == ["good"]
+
+
+async def test_more_requests_than_allowed_are_told_to_come_again() -> None:
+    stack = Stack()
+    await stack.add_server(limits=Limits(requests_in_flight=2))
+    client = stack.client()
+    answers = await asyncio.gather(*(client.get("namespaces", "default") for _ in range(5)), return_exceptions=True)
+    refused = [a for a in answers if isinstance(a, errors.TooManyRequests)]
+    assert 0 < len(refused) < 5
+    assert refused[0].retry_after == 1
+    await stack.stop()
+
+
+async def test_batch_answers_each_operation(stack: Stack) -> None:
+    made = {"metadata": {"name": "a", "namespace": "default"}}
+    answers = await stack.client().batch(
+        [
+            ops.create("configmaps", made),
+            ops.get("configmaps", "none", "default"),
+            ops.patch("namespaces", "default", "", {"metadata": {"labels": {"x": "y"}}}),
+        ]
+    )
+    assert isinstance(answers[1], errors.NotFound)
+    assert answers[0]["metadata"]["name"] == "a"  # type: ignore[index]
+    assert answers[2]["metadata"]["labels"]["x"] == "y"  # type: ignore[index]
+
+
+async def test_history_is_compacted_once_for_all() -> None:
+    etcd = FakeEtcd()
+    one, two = (Compactor(etcd, 1.0) for _ in range(2))  # type: ignore[arg-type]
+    for _ in range(5):
+        await etcd.put(b"/registry/x", b"y")
+    state_one, state_two = await one.once(0, 0), await two.once(0, 0)
+    assert etcd.compacted == 0
+    first = state_one[1]
+    await etcd.put(b"/registry/x", b"z")
+    await one.once(*state_one)
+    assert etcd.compacted == first
+    await two.once(*state_two)
+    assert etcd.compacted == first
+
+
+async def test_same_seed_gives_the_same_history() -> None:
+    class Frozen:
+        def now(self) -> datetime:
+            return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    async def run() -> list[tuple[int, bytes]]:
+        stack = Stack()
+        await stack.add_server(env=Env(Frozen(), make_env(7).rng, None))  # type: ignore[arg-type]
+        client = stack.client()
+        await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+        spec = {"containers": [{"name": "c", "image": "i"}]}
+        for i in range(5):
+            meta = {"generateName": f"p{i}-", "namespace": "default"}
+            await client.create("pods", {"metadata": meta, "spec": spec})
+            service = {"metadata": {"name": f"s{i}", "namespace": "default"}, "spec": {"ports": [{"port": 1}]}}
+            await client.create("services", service)
+        await stack.stop()
+        return [(revision, event.SerializeToString(deterministic=True)) for revision, event in stack.etcd.history]
+
+    assert await run() == await run()
+
+
+def test_configuration_says_what_to_change() -> None:
+    with pytest.raises(ValueError, match="etcd_endpoints is empty"):
+        ApiServerConfig().validate()
+    with pytest.raises(ValueError, match="use /29 or larger"):
+        ApiServerConfig(etcd_endpoints=("a:1",), service_cidr="127.0.0.0/30").validate()
+    ApiServerConfig(etcd_endpoints=("a:1",)).validate()
+    assert make_env().uuid() == make_env().uuid()
