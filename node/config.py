@@ -55,6 +55,8 @@ class NodeConfig:
     max_pods: int = 110
     runtime: str = SIMULATED
     """`simulated` (containers are data) or `process` (containers are processes of this machine)."""
+    arch: str = "amd64"
+    """Label kubernetes.io/arch."""
     zone: str = ""
     """Label topology.kubernetes.io/zone, when not empty."""
     labels: Mapping[str, str] = field(default_factory=dict)

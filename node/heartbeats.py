@@ -30,6 +30,7 @@ class Heartbeats:
         self._timing = timing
         self._kubelets = kubelets
         self._tasks: list[asyncio.Task[None]] = []
+        self._resuming: dict[Kubelet, asyncio.Task[None]] = {}
         self._marked: dict[Kubelet, None] = {}
         self._wake = asyncio.Event()
 
@@ -41,9 +42,10 @@ class Heartbeats:
         ]
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._resuming.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def mark_status(self, kubelet: Kubelet) -> None:
         self._marked[kubelet] = None
@@ -58,8 +60,9 @@ class Heartbeats:
         while True:
             began = loop.time()
             for kubelet in await self._renew():
-                await self._heard(kubelet, began)
-            self._fence(loop.time())
+                self._heard(kubelet, began)
+            for kubelet in self._kubelets:
+                kubelet.fence_if_late()
             due = max(due + every, loop.time())
             await asyncio.sleep(min(due, self._deadline()) - loop.time())
 
@@ -100,24 +103,26 @@ class Heartbeats:
             return False
         return True
 
-    async def _heard(self, kubelet: Kubelet, at: float) -> None:
+    def _heard(self, kubelet: Kubelet, at: float) -> None:
         kubelet.heard_at = at
         kubelet.runtime.keep_alive(self._timing.fence_after_s)
-        if kubelet.suspended:
-            try:
-                await kubelet.resume()
-            except ApiError as e:
-                log.info("node %s stays suspended: %s", kubelet.name, e.message)
+        # In a task of its own: while one node asks for its pods, the others must be renewed and fenced in time.
+        if kubelet.suspended and kubelet not in self._resuming:
+            task = asyncio.get_running_loop().create_task(self._resume(kubelet), name=f"resume {kubelet.name}")
+            self._resuming[kubelet] = task
+
+    async def _resume(self, kubelet: Kubelet) -> None:
+        try:
+            await kubelet.resume()
+        except ApiError as e:
+            log.info("node %s stays suspended: %s", kubelet.name, e.message)
+        finally:
+            del self._resuming[kubelet]
 
     def _deadline(self) -> float:
         """When the first node must be suspended; infinite when all are."""
         heard = [k.heard_at for k in self._kubelets if not k.suspended]
         return min(heard, default=float("inf")) + self._timing.fence_after_s
-
-    def _fence(self, now: float) -> None:
-        for kubelet in self._kubelets:
-            if not kubelet.suspended and now >= kubelet.heard_at + self._timing.fence_after_s:
-                kubelet.suspend()
 
     # --- statuses ---------------------------------------------------------------------------------
 

@@ -1,14 +1,16 @@
 """A node host: the nodes of one process and what they share."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from control_plane.api import meta
+from control_plane.api.errors import ApiError
 from control_plane.api.meta import Object
 from control_plane.client import ApiClient, EventRecorder, Informer
-from control_plane.rpc import Network, Server, Service
+from control_plane.rpc import Network, Service
 from node.config import PROCESS, NodeHostConfig
 from node.errors import ConfigError, NotHere
 from node.heartbeats import Heartbeats
@@ -26,12 +28,12 @@ from proto.rayplane.v1 import node_pb2
 from storage.env import Env
 
 if TYPE_CHECKING:
-    from node.ingress.ingress import Ingress
     from node.proxy.proxy import ServiceProxy
 
 log = logging.getLogger(__name__)
 
 EVENT_BURST_S = 5.0
+RETRY_S = 1.0
 
 
 class NodeHost:
@@ -54,14 +56,12 @@ class NodeHost:
         self.pod_files: PodFiles | None = None
         self.volumes: VolumeBackends | None = None
         self.proxy: ServiceProxy | None = None
-        self.ingress: Ingress | None = None
-        self._ingress_status: IngressStatus | None = None
         self._runtimes: dict[str, Runtime] = {}
         self.kubelets: dict[str, Kubelet] = {}
         self.nodes = Informer(self.client, "nodes")
         self._pods: list[Informer] = []
         self._heartbeats: Heartbeats | None = None
-        self._server: Server | None = None
+        self._stack = contextlib.AsyncExitStack()
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._event_tokens = config.events_per_s * EVENT_BURST_S
         self._event_time = 0.0
@@ -69,35 +69,78 @@ class NodeHost:
     # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
+        """Raises OSError when an address cannot be had; call `stop` then too."""
+        # What is pushed last is stopped first: traffic, then pods, then what they need.
+        stack = self._stack
         self._make_runtimes()
-        for runtime in self._runtimes.values():
-            await runtime.open()
+        self.recorder.start()
+        stack.push_async_callback(self.recorder.stop)
         self.nodes.start()
+        stack.push_async_callback(self.nodes.stop)
         self.volumes = VolumeBackends(self)
-        await self.volumes.start()
         services = [
             Service(node_pb2.DESCRIPTOR.services_by_name["Node"], NodeService(self)),
             *self.volumes.services(),
         ]
-        self._server = await self.network.serve(self.config.address, services)
-        self.advertised = self._advertised(self._server.address)
+        server = await self.network.serve(self.config.address, services)
+        stack.push_async_callback(server.stop)
+        self.advertised = self._advertised(server.address)
+        stack.push_async_callback(self.volumes.stop)
+        await self.volumes.start()
+        for runtime in self._runtimes.values():
+            stack.push_async_callback(runtime.close)
+            await runtime.open()
+        stack.push_async_callback(self.prober.close)
+        stack.push_async_callback(self.sources.stop)
+        stack.push_async_callback(self._cancel_tasks)
+        await self._start_kubelets()
+        self.spawn(self._release_volumes(), "release of volumes")
+        await self._start_traffic()
+
+    async def _start_kubelets(self) -> None:
         for node in self.config.nodes:
             self.kubelets[node.name] = Kubelet(self, node, self._runtimes[node.runtime])
         kubelets = [*self.kubelets.values()]
-        self.recorder.start()
+        self._stack.callback(self._close_kubelets)
         self.writer.start()
+        self._stack.push_async_callback(self.writer.stop)
         await asyncio.gather(*(k.register() for k in kubelets))
         self._heartbeats = Heartbeats(self.client, self.env, self.config.timing, kubelets)
         self._heartbeats.start()
+        self._stack.push_async_callback(self._heartbeats.stop)
         self.nodes.add_handler(self._node_event)
         await self._watch_pods()
-        await self._start_traffic()
+
+    def _close_kubelets(self) -> None:
+        for kubelet in self.kubelets.values():
+            kubelet.close()
+
+    async def _cancel_tasks(self) -> None:
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """May be called again."""
+        await self._stack.aclose()
+
+    async def _release_volumes(self) -> None:
+        assert self.volumes is not None
+        while True:
+            try:
+                await self.volumes.release_unused()
+                return
+            except ApiError as e:
+                log.info("volumes of an earlier life are not released yet: %s", e.message)
+                await asyncio.sleep(RETRY_S)
 
     async def _start_traffic(self) -> None:
         config = self.config
         if config.ingress_address:
-            self._ingress_status = IngressStatus(self.client, self.env, self._external_addresses())
-            self._ingress_status.start()
+            status = IngressStatus(self.client, self.env, self._external_addresses())
+            status.start()
+            self._stack.push_async_callback(status.stop)
         wanted = config.runs_processes if config.proxy is None else config.proxy
         if not wanted:
             return
@@ -107,41 +150,15 @@ class NodeHost:
 
         await self.nodes.synced()
         self.proxy = ServiceProxy(self)
+        self._stack.push_async_callback(self.proxy.stop)
         await self.proxy.start()
         if config.ingress_address:
-            self.ingress = Ingress(self, self.proxy, config.ingress_address)
-            await self.ingress.start()
+            ingress = Ingress(self, self.proxy, config.ingress_address)
+            self._stack.push_async_callback(ingress.stop)
+            await ingress.start()
 
     def _external_addresses(self) -> list[str]:
         return [*(self.config.external_addresses or (self.config.ingress_address.rpartition(":")[0],))]
-
-    async def stop(self) -> None:
-        if self._ingress_status is not None:
-            await self._ingress_status.stop()
-        if self.ingress is not None:
-            await self.ingress.stop()
-        if self.proxy is not None:
-            await self.proxy.stop()
-        await self.prober.close()
-        for informer in [*self._pods, self.nodes]:
-            await informer.stop()
-        if self._heartbeats is not None:
-            await self._heartbeats.stop()
-        await self.writer.stop()
-        for kubelet in self.kubelets.values():
-            kubelet.close()
-        for runtime in self._runtimes.values():
-            await runtime.close()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self.volumes is not None:
-            await self.volumes.stop()
-        await self.sources.stop()
-        await self.recorder.stop()
-        if self._server is not None:
-            await self._server.stop()
 
     def _make_runtimes(self) -> None:
         simulated = SimulatedRuntime(self.env.rng, self.env.timestamp)
@@ -173,6 +190,7 @@ class NodeHost:
             informer.add_handler(self._pod_event)
             self._pods.append(informer)
             informer.start()
+            self._stack.push_async_callback(informer.stop)
         for informer in self._pods:
             await informer.synced()
         if self.pod_files is not None:
@@ -182,8 +200,13 @@ class NodeHost:
 
     def _pod_event(self, kind: str, _old: Object | None, pod: Object) -> None:
         kubelet = self.kubelets.get(meta.node_name(pod))
-        if kubelet is not None:
+        if kubelet is None:
+            return
+        try:
             kubelet.pod_event(kind, pod)
+        except Exception:
+            # One pod that trips over a bug must not end the watch that all others depend on.
+            log.exception("pod %s: its change was lost", meta.key(pod))
 
     def _node_event(self, kind: str, _old: Object | None, node: Object) -> None:
         kubelet = self.kubelets.get(meta.name(node))

@@ -9,14 +9,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from control_plane.api import meta
+from control_plane.api import meta, quantity
 from control_plane.api.errors import AlreadyExists, ApiError
 from control_plane.api.meta import Object
 from node import registration
 from node.addresses import AddressPool
+from node.admission import NOTHING, Room, refuse
 from node.config import PROCESS, NodeConfig
 from node.errors import NotHere
-from node.lifecycle import Resumed, Suspended
+from node.lifecycle import Rejected, Resumed, Suspended
 from node.runtime import Runtime
 from node.worker import PodWorker
 
@@ -44,6 +45,8 @@ class Kubelet:
         self._workers: dict[str, PodWorker] = {}  # by uid
         self._by_key: dict[str, PodWorker] = {}
         self._without_address: dict[PodWorker, None] = {}
+        self._capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
+        self._used = NOTHING
         self._stale: dict[str, None] = {}  # addresses of pods of an earlier life
 
     @property
@@ -101,7 +104,9 @@ class Kubelet:
     def node_event(self, node: Object) -> None:
         """The Node changed; its pod CIDR may have come."""
         self.node = node
-        if self.pool is None and self._take_cidr(node):
+        lost = meta.condition_is(node, "Ready", "Unknown")
+        # Somebody has given this node up, and yet it hears of it: it is back.
+        if (self.pool is None and self._take_cidr(node)) or lost:
             self.host.publish_status(self)
         if self.pool is not None and self._without_address:
             waiting, self._without_address = [*self._without_address], {}
@@ -143,7 +148,19 @@ class Kubelet:
             if self.pool is not None:
                 self.pool.avoid(address)
         worker = self._workers[uid] = self._by_key[key] = PodWorker(self, pod)
-        worker.begin(suspended=self.suspended)
+        worker.begin(suspended=self.suspended, refusal=self._refusal(worker))
+
+    def _refusal(self, worker: PodWorker) -> Rejected | None:
+        """Why a new pod does not fit. Pods that ran here before have their room already."""
+        if meta.status(worker.pod).get("startTime") or meta.is_deleting(worker.pod):
+            return None
+        return refuse(worker.room, self._used, self._capacity)
+
+    def hold(self, room: Room) -> None:
+        self._used += room
+
+    def release(self, room: Room) -> None:
+        self._used -= room
 
     def drop(self, worker: PodWorker) -> None:
         """The pod is gone from the API and from here."""
@@ -158,6 +175,13 @@ class Kubelet:
 
     # --- fencing ----------------------------------------------------------------------------------
 
+    def fence_if_late(self) -> None:
+        """Suspend when the Lease is too old, whoever notices first: a process that was stopped may find events of
+        its containers before its timers."""
+        late = asyncio.get_running_loop().time() >= self.heard_at + self.host.config.timing.fence_after_s
+        if late and not self.suspended:
+            self.suspend()
+
     def suspend(self) -> None:
         """Stop every pod: the cluster may be about to start them elsewhere."""
         log.warning("node %s has lost the cluster and stops its pods", self.name)
@@ -169,6 +193,8 @@ class Kubelet:
         """The cluster is back: run again what is still bound here. Raises ApiError when it went away again."""
         answer = await self.host.client.list("pods", field_selector=f"spec.nodeName={self.name}")
         bound = {meta.uid(pod) for pod in answer.items}
+        if asyncio.get_running_loop().time() >= self.heard_at + self.host.config.timing.fence_after_s:
+            return  # the cluster went away again while it was asked
         self.suspended = False
         for worker in self.workers:
             if meta.uid(worker.pod) in bound:

@@ -14,6 +14,7 @@ from node.errors import NodeError
 from node.lifecycle import Probed, StartProbe
 from node.lifecycle.model import Run
 from node.runtime import ContainerRun
+from node.runtime.ports import port_number
 
 if TYPE_CHECKING:
     import aiohttp
@@ -175,13 +176,3 @@ async def _try_grpc(action: dict[str, Any], ip: str) -> tuple[bool, str]:
             return False, f"rpc failed: {e.details()}"
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING
     return serving, "" if serving else "service unhealthy"
-
-
-def port_number(port: int | str | None, container: dict[str, Any]) -> int:
-    """A port given by number or by its name in the container. Raises NodeError for an unknown name."""
-    if isinstance(port, str) and not port.isdigit():
-        for known in container.get("ports") or ():
-            if known.get("name") == port:
-                return int(known["containerPort"])
-        raise NodeError(f"container {container['name']} has no port named {port!r}")
-    return int(port or 0)

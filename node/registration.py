@@ -43,7 +43,7 @@ def node_labels(config: NodeConfig) -> dict[str, str]:
     labels = {
         "kubernetes.io/hostname": config.name,
         "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": "amd64",
+        "kubernetes.io/arch": config.arch,
         **config.labels,
     }
     if config.zone:
@@ -101,7 +101,7 @@ def _node_info(config: NodeConfig) -> dict[str, str]:
         "kubeletVersion": KUBELET_VERSION,
         "kubeProxyVersion": "",
         "operatingSystem": "linux",
-        "architecture": "amd64",
+        "architecture": config.arch,
     }
 
 

@@ -36,9 +36,12 @@ class ApiDirectory:
             return None
         except ApiError as e:
             raise PeerError("UNAVAILABLE", e.message) from e
-        record = orjson.loads(meta.annotations(lease)[RECORD])
-        record["replicas"] = tuple(record["replicas"])
-        return VolumeRecord(**record), int(meta.resource_version(lease))
+        return _record(lease), int(meta.resource_version(lease))
+
+    async def records(self) -> list[VolumeRecord]:
+        """All of them. Raises ApiError."""
+        leases = (await self._client.list(LEASES, NAMESPACE)).items
+        return [_record(lease) for lease in leases if RECORD in meta.annotations(lease)]
 
     async def write(self, record: VolumeRecord, revision: int) -> int | None:
         lease = _lease(record, revision)
@@ -74,6 +77,11 @@ class ApiDirectory:
 
 def _name(volume_id: str) -> str:
     return f"volume-{volume_id.lower()}"
+
+
+def _record(lease: Object) -> VolumeRecord:
+    record = orjson.loads(meta.annotations(lease)[RECORD])
+    return VolumeRecord(**{**record, "replicas": tuple(record["replicas"])})
 
 
 def _lease(record: VolumeRecord, revision: int) -> Object:

@@ -7,7 +7,7 @@ published once. Backends are made when first used: a host with hundreds of simul
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from control_plane.api import meta, quantity
@@ -34,6 +34,7 @@ from storage.volumes import (
 
 if TYPE_CHECKING:
     from node.host import NodeHost
+    from node.worker import PodWorker
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,24 @@ class VolumeBackends:
                 await self._give_back(key)
             self._locks.pop(key, None)
 
+    async def release_unused(self) -> None:
+        """After a restart: nobody here uses the volumes which an earlier life of these nodes had in use, unless one of
+        the pods that are here now claims them."""
+        held = [(node, record) for record in await self._directory.records() if (node := record.writer) in self._disks]
+        if not held:
+            return
+        volumes = (await self._host.client.list("persistentvolumes")).items
+        claims = {_handle(v): meta.spec(v).get("claimRef") or {} for v in volumes}
+        for node, record in held:
+            claim = claims.get(record.volume_id, {})
+            wanted = _claimed(self._host.kubelet(node).workers)
+            if (claim.get("namespace"), claim.get("name")) in wanted or (node, record.volume_id) in self._users:
+                continue
+            try:
+                await self._replicated[node].release(record.volume_id, node)
+            except VolumeError as e:
+                log.warning("volume %s stays in use by node %s: %s", record.volume_id, node, e)
+
     async def _give_back(self, key: tuple[str, str]) -> None:
         node, volume_id = key
         for backends in (self._local, self._replicated):
@@ -123,8 +142,7 @@ class VolumeBackends:
 
     async def _source(self, pod: Object, volume: dict[str, Any]) -> dict[str, Any]:
         """Spec of the PersistentVolume behind a volume of a pod."""
-        reference = volume.get("persistentVolumeClaim")
-        name = reference["claimName"] if reference else f"{meta.name(pod)}-{volume['name']}"
+        name = _claim_name(pod, volume)
         client, namespace = self._host.client, meta.namespace(pod)
         try:
             claim = await client.get("persistentvolumeclaims", name, namespace)
@@ -210,3 +228,23 @@ def _directory_of(pod: Object, volume: dict[str, Any], source: dict[str, Any]) -
     if not path:
         raise mount_failed(pod, volume["name"], "volumes of this type are not supported")
     return str(path)
+
+
+def _claim_name(pod: Object, volume: dict[str, Any]) -> str:
+    reference = volume.get("persistentVolumeClaim")
+    return str(reference["claimName"]) if reference else f"{meta.name(pod)}-{volume['name']}"
+
+
+def _claimed(workers: "Iterable[PodWorker]") -> set[tuple[str, str]]:
+    """(namespace, name) of the claims of pods that run or are going to."""
+    return {
+        (meta.namespace(w.pod), _claim_name(w.pod, volume))
+        for w in workers
+        if w.takes_room
+        for volume in w.machine.spec.get("volumes") or ()
+        if "persistentVolumeClaim" in volume or "ephemeral" in volume
+    }
+
+
+def _handle(volume: Object) -> str:
+    return str((meta.spec(volume).get("csi") or {}).get("volumeHandle") or "")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.api import meta
 from control_plane.api.meta import Object
+from node.admission import pod_requests
 from node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError
 from node.lifecycle import (
     Effect,
@@ -24,6 +25,7 @@ from node.lifecycle import (
     PrepareSandbox,
     Probed,
     Record,
+    Rejected,
     SandboxFailed,
     SandboxReady,
     SetTimer,
@@ -55,6 +57,7 @@ class PodWorker:
         "_closed",
         "_draining",
         "_finalize",
+        "_holds_room",
         "_inbox",
         "_kubelet",
         "_tasks",
@@ -63,6 +66,7 @@ class PodWorker:
         "pod",
         "previous",
         "removed",
+        "room",
         "runs",
         "sandbox",
         "written",
@@ -72,6 +76,7 @@ class PodWorker:
         self._kubelet = kubelet
         self._inbox: deque[Event | None] = deque()
         self._draining = False
+        self._holds_room = False
         self._closed = False
         self._finalize = False
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -81,12 +86,13 @@ class PodWorker:
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
+        self.room = pod_requests(pod["spec"])
         self.removed = False  # the API object is gone
         self.written = b""
 
     # --- what the kubelet says --------------------------------------------------------------------
 
-    def begin(self, *, suspended: bool) -> None:
+    def begin(self, *, suspended: bool, refusal: Rejected | None) -> None:
         """Start the pod, or take it over from an earlier life of this node. `suspended`: not before `Resumed`."""
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
@@ -98,20 +104,40 @@ class PodWorker:
         if meta.is_deleting(self.pod):
             self.post(StopRequested(self._grace()))
         else:
-            self.post(None)
+            if self.machine.stage is not Stage.ENDED:
+                self._holds_room = True
+                self._kubelet.hold(self.room)
+            self.post(refusal)
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether it runs or is going to."""
+        return self._holds_room
+
+    def _give_up_room(self) -> None:
+        if self._holds_room:
+            self._holds_room = False
+            self._kubelet.release(self.room)
 
     def update(self, pod: Object) -> None:
         old, self.pod = self.pod, pod
         if meta.is_deleting(pod) and (not meta.is_deleting(old) or self._grace() != self.machine.grace_s):
             self.post(StopRequested(self._grace()))
-        elif self.machine.spec.get("readinessGates"):
+        elif self.machine.spec.get("readinessGates") or self._is_overruled():
+            self.written = b""
             self._kubelet.host.writer.mark(self)
         if self.sandbox is not None and self.sandbox.live:
             self.sandbox.refresh(pod)
 
+    def _is_overruled(self) -> bool:
+        """Whether somebody else changed the pod's readiness, as controllers do while a node is not heard."""
+        theirs, ours = meta.get_condition(self.pod, "Ready"), self.machine.conditions.get("Ready")
+        return theirs is not None and ours is not None and theirs.get("status") != ours[0]
+
     def remove(self) -> None:
         """The API object is gone."""
         self.removed = True
+        self._give_up_room()
         self.post(Vanished())
 
     def close(self) -> None:
@@ -133,6 +159,7 @@ class PodWorker:
     def post(self, event: Event | None) -> None:
         if self._closed:
             return  # a timer of a container whose host has stopped
+        self._kubelet.fence_if_late()
         self._inbox.append(event)
         if not self._draining:
             self._drain()
@@ -264,6 +291,7 @@ class PodWorker:
         self._kubelet.host.record(self.pod, effect.type, effect.reason, effect.message)
 
     def _tear_down(self, _: TearDown) -> None:
+        self._give_up_room()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -9,6 +9,7 @@ from typing import Any
 
 from control_plane.api.meta import Object, parse_time
 from node.errors import LifecycleError
+from node.lifecycle.containers import containers_of, has_initialized, recall, restarts
 from node.lifecycle.model import (
     Container,
     Effect,
@@ -49,7 +50,6 @@ _PROBES = {
     "liveness": "livenessProbe",
 }
 _RANK = {"Pending": 0, "Running": 1, "Succeeded": 2, "Failed": 2}
-_LOST = ("The container could not be located when the node came back", "Unknown", 255)
 
 
 class PodMachine:
@@ -98,7 +98,7 @@ class PodMachine:
         self.suspended = self.deleting = self.vanished = self.ends_failed = False
         grace = self.spec.get("terminationGracePeriodSeconds")
         self.grace_s = DEFAULT_GRACE_S if grace is None else float(grace)
-        self.containers = _containers(self.spec)
+        self.containers = containers_of(self.spec)
         self.by_name = {c.name: c for c in self.containers}
         self.conditions: dict[str, tuple[str, str]] = {}
         self._effects: list[Effect] = []
@@ -132,7 +132,7 @@ class PodMachine:
             for known in status.get(part) or ():
                 container = self.by_name.get(known["name"])
                 if container is not None:
-                    _recall(container, known)
+                    recall(container, known)
         if self.phase in ("Succeeded", "Failed"):
             self.stage = Stage.ENDED
             for container in self.containers:
@@ -221,7 +221,7 @@ class PodMachine:
         )
         c.startup_passed = c.ready = False
         c.started_stamp = ""
-        if self.stage is not Stage.ACTIVE or not _restarts(c, event.exit_code):
+        if self.stage is not Stage.ACTIVE or not restarts(c, event.exit_code):
             c.run = Run.DONE
             return
         if self.suspended:
@@ -408,61 +408,6 @@ class PodMachine:
     def _timer(self, c: Container, wait_s: float) -> None:
         key = TimerKey("container", c.name, c.attempt)
         self._effects.append(SetTimer(key, self._now.at + wait_s))
-
-
-def _containers(spec: dict[str, Any]) -> list[Container]:
-    """Init containers and sidecars, then the others."""
-    pod_policy = spec.get("restartPolicy") or "Always"
-    found = []
-    for part in spec.get("initContainers") or ():
-        if part.get("restartPolicy") == "Always":
-            found.append(Container(part["name"], Role.SIDECAR, part, "Always"))
-        else:
-            # A completed init container is never run again in the same sandbox.
-            policy = part.get("restartPolicy") or pod_policy
-            policy = "Never" if policy == "Never" else "OnFailure"
-            found.append(Container(part["name"], Role.INIT, part, policy))
-    for part in spec["containers"]:
-        policy = part.get("restartPolicy") or pod_policy
-        found.append(Container(part["name"], Role.APP, part, policy))
-    return found
-
-
-def has_initialized(c: Container) -> bool:
-    """Whether the containers after this one need not wait for it."""
-    if c.role is Role.SIDECAR:
-        return c.startup_passed
-    completed = c.run is Run.DONE and c.ended is not None and c.ended.exit_code == 0
-    return c.role is Role.APP or completed
-
-
-def _restarts(c: Container, exit_code: int) -> bool:
-    return c.policy == "Always" or (c.policy == "OnFailure" and exit_code != 0)
-
-
-def _recall(c: Container, known: dict[str, Any]) -> None:
-    """Fill `c` from its last container status."""
-    c.restart_count = known.get("restartCount") or 0
-    state = known.get("state") or {}
-    running, terminated = state.get("running"), state.get("terminated")
-    last = (known.get("lastState") or {}).get("terminated")
-    if running is not None:
-        message, reason, code = _LOST
-        started = running.get("startedAt") or ""
-        c.ended = Termination(code, reason, started, started, known.get("containerID") or "", message=message)
-    elif (end := terminated or last) is not None:
-        c.ended = Termination(
-            exit_code=end.get("exitCode") or 0,
-            reason=end.get("reason") or "Completed",
-            started=end.get("startedAt") or "",
-            finished=end.get("finishedAt") or "",
-            container_id=end.get("containerID") or "",
-            signal=end.get("signal") or 0,
-            message=end.get("message") or "",
-        )
-    # Init containers run again in the new sandbox; others only when their policy says so.
-    if c.role is Role.APP and c.ended is not None and not _restarts(c, c.ended.exit_code):
-        c.run = Run.DONE
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from typing import Any
 
 from control_plane.api.meta import Object
 from control_plane.api.quantity import compare
-from node.lifecycle.machine import PodMachine, has_initialized
+from node.lifecycle.containers import has_initialized
+from node.lifecycle.machine import PodMachine
 from node.lifecycle.model import Container, Role, Run, Stage, Termination
 
 _OWNED = (

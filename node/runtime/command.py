@@ -8,11 +8,13 @@ There are no images and no chroot. What a manifest may rely on:
 - An absolute path at or below a mount path in command, args and values of env is rewritten to the real directory.
 - The address 0.0.0.0 in command, args and env becomes the pod's own address, which is also in POD_IP: all pods of a
   machine share its loopback interface, and a process that listens on every address would take the port of all.
+  Python programs are helped further: `preload/sitecustomize.py`, in PYTHONPATH, makes "every address" mean the pod's.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from control_plane.api import meta
@@ -20,6 +22,7 @@ from node.environment import expand
 from node.runtime import StartOrder
 from node.runtime.shim import MARK
 
+PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"
 _ANY_ADDRESS = re.compile(r"(?<![\w.])0\.0\.0\.0(?![\w.])")
 
@@ -48,10 +51,11 @@ def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine
     """`path`: the value of PATH unless the container sets its own."""
     container = order.container
     localize = localizer(order, layout)
-    env = {name: localize(value) for name, value in order.env.items()}
+    env = _own_env(order, layout, path) | {name: localize(value) for name, value in order.env.items()}
     parts = [*(container.get("command") or ()), *(container.get("args") or ())]
     argv = [localize(expand(part, env)) for part in parts]
-    return CommandLine(argv, _own_env(order, layout, path) | env, _cwd(container, layout, localize))
+    env["PYTHONPATH"] = f"{PRELOAD}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else PRELOAD
+    return CommandLine(argv, env, _cwd(container, layout, localize))
 
 
 def localizer(order: StartOrder, layout: Layout) -> Callable[[str], str]:

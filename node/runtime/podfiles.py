@@ -20,23 +20,23 @@ class PodFiles:
     """`root` is this host's own."""
 
     def __init__(self, root: str) -> None:
-        self._root = Path(os.path.abspath(root))
+        self.root = Path(os.path.abspath(root))
         self._versions = 0
-        self._root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
 
     def create(self, uid: str) -> str:
-        path = self._root / uid
+        path = self.root / uid
         (path / "volumes").mkdir(parents=True, exist_ok=True)
         (path / "containers").mkdir(exist_ok=True)
         return str(path)
 
     def remove(self, uid: str) -> None:
-        shutil.rmtree(self._root / uid, ignore_errors=True)
+        shutil.rmtree(self.root / uid, ignore_errors=True)
 
     def keep_only(self, uids: Iterable[str]) -> None:
         """Remove what pods of an earlier life left behind."""
         known = frozenset(uids)
-        for name in sorted(os.listdir(self._root)):
+        for name in sorted(os.listdir(self.root)):
             if name not in known:
                 self.remove(name)
 

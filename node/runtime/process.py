@@ -6,6 +6,7 @@ which rely on an image's entry point still make pods that run.
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -16,10 +17,13 @@ from node.errors import NodeError, NotRunning, RuntimeFailed
 from node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
 from node.runtime.command import CommandLine, Layout, command_line, has_command, localizer
 from node.runtime.exec_session import ProcessExec
+from node.runtime.hooks import run_hook
 from node.runtime.logfile import LOG_BYTES_MAX, LogFile
 from node.runtime.shim_client import ShimClient
 from node.runtime.simulated import SimulatedRuntime
 from node.runtime.usage import ProcessTable, UsageMeter
+
+log = logging.getLogger(__name__)
 
 TERMINATION_MESSAGE_MAX = 4096
 FALLBACK_MESSAGE_MAX = 2048
@@ -76,6 +80,7 @@ class ProcessRun:
         self._pid = 0
         self._over = False
         self._meter = UsageMeter()
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     # --- start ------------------------------------------------------------------------------------
@@ -115,8 +120,18 @@ class ProcessRun:
                 shutil.rmtree(link)
             os.symlink(mount.source, link)
         os.makedirs(cwd, exist_ok=True)
+        self._drop_old_logs()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._layout.termination_log)
+
+    def _drop_old_logs(self) -> None:
+        """Keep the log of the run before this one, for `logs --previous`."""
+        directory = os.path.dirname(self._log_path)
+        logs = [os.path.join(directory, name) for name in os.listdir(directory) if name.endswith((".log", ".log.1"))]
+        newest = max(logs, key=os.path.getmtime, default="").removesuffix(".1")
+        for path in logs:
+            if path.removesuffix(".1") != newest:
+                os.unlink(path)
 
     def _failed(self, message: str) -> None:
         self._over = True
@@ -127,12 +142,16 @@ class ProcessRun:
         if event == "started":
             self._pid = message["pid"]
             self._listener.started()
+            hook = self._hook("postStart")
+            if hook:
+                self._starting = asyncio.get_running_loop().create_task(self._after_start(hook), name="postStart")
         elif event == "failed":
             self._failed(message["error"])
         else:
             self._over = True
-            if self._stopping is not None:
-                self._stopping.cancel()
+            for task in (self._starting, self._stopping):
+                if task is not None:
+                    task.cancel()
             code = int(message["code"])
             self._listener.exited(code, int(message["signal"]), self._termination_message(code))
 
@@ -141,8 +160,8 @@ class ProcessRun:
     def stop(self, grace_s: float) -> None:
         if self._over:
             return
-        hook = (self._order.container.get("lifecycle") or {}).get("preStop") or {}
-        if grace_s > 0 and self._stopping is None and ("exec" in hook or "sleep" in hook):
+        hook = self._hook("preStop")
+        if grace_s > 0 and self._stopping is None and hook:
             self._stopping = asyncio.get_running_loop().create_task(self._stop_with_hook(hook, grace_s), name="preStop")
             return
         if self._stopping is not None:
@@ -152,22 +171,24 @@ class ProcessRun:
     async def _stop_with_hook(self, hook: dict[str, Any], grace_s: float) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        with contextlib.suppress(TimeoutError, NodeError):
+        try:
             async with asyncio.timeout(grace_s):
-                if "sleep" in hook:
-                    await asyncio.sleep(float(hook["sleep"].get("seconds") or 0))
-                else:
-                    await self._run_hook(hook["exec"].get("command") or [])
+                await run_hook(hook, self, self._order.container, ip=self._order.pod_ip)
+        except (TimeoutError, NodeError, OSError) as e:
+            log.info("preStop hook of %s failed: %s", self._order.container_id, e)
         self._kill(max(GRACE_AFTER_HOOK_S, grace_s - (loop.time() - began)))
 
-    async def _run_hook(self, command: list[str]) -> None:
-        session = await self.exec(command, tty=False, stdin=False)
+    def _hook(self, name: str) -> dict[str, Any]:
+        hook: dict[str, Any] = (self._order.container.get("lifecycle") or {}).get(name) or {}
+        return hook
+
+    async def _after_start(self, hook: dict[str, Any]) -> None:
         try:
-            async for _ in session.output():
-                pass
-            await session.wait()
-        finally:
-            session.kill()
+            await run_hook(hook, self, self._order.container, ip=self._order.pod_ip)
+        except (NodeError, OSError) as e:
+            # As in Kubernetes, a container whose postStart hook fails is killed and its restart policy decides.
+            log.info("postStart hook of %s failed: %s", self._order.container_id, e)
+            self._kill(GRACE_AFTER_HOOK_S)
 
     def _kill(self, grace_s: float) -> None:
         self._runtime.shim.order(self._order.container_id, op="kill", grace=grace_s)

@@ -127,6 +127,8 @@ class Shim:
     def _timeout(self) -> float:
         now = time.monotonic()
         due = [c.kill_at for c in self._children.values() if c.kill_at is not None]
+        if self._alive_until is not None:
+            due.append(self._alive_until)
         return max(0.0, min([now + WATCH_S, *due]) - now)
 
     # --- messages ---------------------------------------------------------------------------------

@@ -175,3 +175,13 @@ async def test_many_nodes_share_one_watch(api: FakeApi, make_host: MakeHost) -> 
     api.put("pods", make_pod("elsewhere", node="other"))
     await api.until(lambda: all(ready(api, f"p{i}") for i in range(1, 8)))
     assert status(api, "elsewhere") == {"phase": "Pending"}
+
+
+async def test_readiness_is_restored_when_others_took_it_away(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1"))
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: ready(api, "web"))
+    conditions = [{**c, "status": "False"} if c["type"] == "Ready" else c for c in status(api, "web")["conditions"]]
+    await api.patch("pods", "web", "default", {"status": {"conditions": conditions}}, subresource="status")
+    assert not ready(api, "web")
+    await api.until(lambda: ready(api, "web"))

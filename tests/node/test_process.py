@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,12 +12,19 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+
 from control_plane.api import meta
 from control_plane.api.meta import Object
-from control_plane.rpc import Stub
+from control_plane.rpc import RpcError, Stub
 from node.config import NodeConfig, NodeTiming
 from node.host import NodeHost
 from node.lifecycle import RestartTiming
+from node.runtime import StartOrder
+from node.runtime.logfile import LOG_BYTES_MAX
+from node.runtime.process import ProcessRuntime
+from node.runtime.simulated import SimulatedRuntime
 from proto.rayplane.v1 import node_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
@@ -62,6 +70,10 @@ async def run_in(host: NodeHost, pod: str, *command: str, **first: Any) -> tuple
         if response.HasField("exit_code"):
             code = response.exit_code
     return out, err, code
+
+
+def log_bytes(root: Path) -> int:
+    return sum(file.stat().st_size for file in root.rglob("*.log*"))
 
 
 def gone(pid: int) -> bool:
@@ -130,11 +142,14 @@ async def test_files_of_a_config_map_follow_it(api: FakeApi, make_host: MakeHost
 
 async def test_pods_listen_on_their_own_addresses(api: FakeApi, make_host: MakeHost) -> None:
     await make_host(NODE)
-    serve = [sys.executable, "-m", "http.server", "18080", "--bind", "0.0.0.0"]
+    serve = [sys.executable, "-m", "http.server", "18080"]
     probe = {"readinessProbe": {"httpGet": {"port": 18080, "path": "/"}, "periodSeconds": 1}}
-    for name in ("a", "b"):
-        api.put("pods", make_pod(name, container={"command": serve, **probe}))
-    await api.until(lambda: meta.pod_is_ready(api.pod("a")) and meta.pod_is_ready(api.pod("b")))
+    # By name, by the address that means all, and by Python's own idea of all addresses.
+    arguments = {"a": ["--bind", "$(POD_IP)"], "b": ["--bind", "0.0.0.0"], "c": [], "d": ["--bind", "::"]}
+    for name, args in arguments.items():
+        api.put("pods", make_pod(name, container={"command": serve, "args": args, **probe}))
+    await api.until(lambda: all(meta.pod_is_ready(api.pod(name)) for name in arguments))
+    assert all(api.pod(name)["status"]["containerStatuses"][0]["restartCount"] == 0 for name in arguments)
 
 
 async def test_exec_runs_beside_the_container(api: FakeApi, make_host: MakeHost) -> None:
@@ -284,3 +299,111 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
         host.stdout.close()
     while not all(gone(pid) for pid in processes):
         time.sleep(0.01)
+
+
+async def test_hooks(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=QUICK)
+    hooks = {
+        "postStart": {"exec": {"command": ["sh", "-c", "echo post > hook"]}},
+        "preStop": {"exec": {"command": ["sh", "-c", "echo pre >> hook"]}},
+    }
+    pod = shell("web", "trap 'cat hook; exit 0' TERM; while :; do sleep 0.01; done", container={"lifecycle": hooks})
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.put("pods", pod)
+    await api.until(lambda: "running" in state(api, "web"))
+    while (await run_in(host, "web", "cat", "hook"))[0] != b"post\n":
+        await asyncio.sleep(0.01)
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: phase(api, "web") == "Succeeded")
+    assert await logs(host, "web") == b"post\npre\n"
+
+
+async def test_a_failing_post_start_hook_kills_the_container(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NODE, timing=QUICK)
+    hooks = {"postStart": {"exec": {"command": ["false"]}}}
+    api.put("pods", shell("web", "sleep 1000", container={"lifecycle": hooks}, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "web") == "Failed")
+
+
+async def test_port_forward(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    server = (
+        "import os, socket; s = socket.create_server((os.environ['POD_IP'], 18083)); print('up', flush=True)\n"
+        "c, _ = s.accept(); c.sendall(c.recv(100).upper()); c.close(); import time; time.sleep(1000)"
+    )
+    api.put("pods", make_pod("web", container={"command": [sys.executable, "-c", server]}))
+    await api.until(lambda: "running" in state(api, "web"))
+    while await logs(host, "web") != b"up\n":
+        await asyncio.sleep(0.01)
+    ref = pb.ContainerRef(node="n1", namespace="default", pod="web")
+
+    async def requests(port: int) -> Any:
+        yield pb.PortForwardRequest(ref=ref, port=port, data=b"hello")
+        yield pb.PortForwardRequest(closed=True)
+
+    answers = [r async for r in stub(host).PortForward(requests(18083))]
+    assert b"".join(a.data for a in answers) == b"HELLO"
+    with pytest.raises(RpcError, match="cannot connect"):
+        _ = [r async for r in stub(host).PortForward(requests(18084))]
+
+
+async def test_calls_about_pods_that_are_not_here(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    api.put("pods", shell("web", "sleep 1000"))
+    await api.until(lambda: "running" in state(api, "web"))
+    with pytest.raises(RpcError) as error:
+        await logs(host, "other")
+    assert error.value.code is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(RpcError, match="previous terminated container"):
+        await logs(host, "web", previous=True)
+
+
+async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    script = "yes 'a line of twenty byte' | head -n 600000; echo end"
+    api.put("pods", shell("web", script, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "web") == "Succeeded")
+    text = await logs(host, "web")
+    assert text.endswith(b"a line of twenty byte\nend\n")
+    assert len(text) < 12_000_000
+    assert host.pod_files is not None
+    assert log_bytes(host.pod_files.root) <= 2 * LOG_BYTES_MAX + 1_000_000
+
+
+async def test_a_pod_that_does_not_fit_is_refused(api: FakeApi, make_host: MakeHost) -> None:
+    await make_host(NodeConfig("n1", cpu="1", runtime="process"))
+    resources = {"resources": {"requests": {"cpu": "600m"}}}
+    api.put("pods", shell("a", "sleep 1000", container=resources))
+    await api.until(lambda: phase(api, "a") == "Running")
+    api.put("pods", shell("b", "sleep 1000", container=resources))
+    await api.until(lambda: phase(api, "b") == "Failed")
+    assert api.pod("b")["status"]["reason"] == "OutOfcpu"
+    await api.delete("pods", "a", "default", grace_period_s=0)
+    await api.until(lambda: "default/a" not in api.objects["pods"])
+    api.put("pods", shell("c", "sleep 1000", container=resources))
+    await api.until(lambda: phase(api, "c") == "Running")
+
+
+async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) -> None:
+    """A host that is stopped (SIGSTOP) cannot fence its node; its shim can."""
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    class Listener:
+        def started(self) -> None:
+            runtime.keep_alive(0.05)
+
+        def failed(self, reason: str, message: str) -> None:
+            ended.set_exception(AssertionError(message))
+
+        def exited(self, exit_code: int, signal: int, message: str) -> None:
+            ended.set_result(exit_code)
+
+    runtime = ProcessRuntime(SimulatedRuntime(random.Random(1), str))
+    container = {"name": "c", "command": ["sleep", "1000"]}
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [container]}}
+    (tmp_path / "containers").mkdir()
+    try:
+        runtime.start(StartOrder(pod, container, 1, "rayplane://abc", "", directory=str(tmp_path)), Listener())
+        assert await ended == 137
+    finally:
+        await runtime.close()

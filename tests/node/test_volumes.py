@@ -82,6 +82,24 @@ async def test_a_replicated_volume_follows_its_pod(api: FakeApi, make_host: Make
     assert record["spec"]["leaseTransitions"] == 2
 
 
+async def test_a_host_that_comes_back_releases_volumes_nobody_uses(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1", runtime="process"), proxy=False)
+    claim = await provision(api, host, "n1", "rayplane.io/replicated")
+    api.put("persistentvolumeclaims", claim)
+    api.put("pods", user("writer", "sleep 1000"))
+
+    def writer() -> Any:
+        return api.objects["leases.coordination.k8s.io"]["kube-system/volume-pvc-1"]["spec"].get("holderIdentity")
+
+    await api.until(lambda: phase(api, "writer") == "Running")
+    assert writer() == "n1"
+    await host.stop()
+    # While the host is away the pod is removed by force.
+    api.remove("pods", "default/writer")
+    await make_host(NodeConfig("n1", runtime="process"), proxy=False)
+    await api.until(lambda: writer() is None)
+
+
 def _all() -> Any:
     from node.runtime import LogOptions
 

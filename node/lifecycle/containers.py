@@ -1,0 +1,62 @@
+"""Containers of a pod: from its spec, from its last known status, and what their restart policies say."""
+
+from typing import Any
+
+from node.lifecycle.model import Container, Role, Run, Termination
+
+_LOST = ("The container could not be located when the node came back", "Unknown", 255)
+
+
+def containers_of(spec: dict[str, Any]) -> list[Container]:
+    """Init containers and sidecars, then the others."""
+    pod_policy = spec.get("restartPolicy") or "Always"
+    found = []
+    for part in spec.get("initContainers") or ():
+        if part.get("restartPolicy") == "Always":
+            found.append(Container(part["name"], Role.SIDECAR, part, "Always"))
+        else:
+            # A completed init container is never run again in the same sandbox.
+            policy = part.get("restartPolicy") or pod_policy
+            policy = "Never" if policy == "Never" else "OnFailure"
+            found.append(Container(part["name"], Role.INIT, part, policy))
+    for part in spec["containers"]:
+        policy = part.get("restartPolicy") or pod_policy
+        found.append(Container(part["name"], Role.APP, part, policy))
+    return found
+
+
+def has_initialized(c: Container) -> bool:
+    """Whether the containers after this one need not wait for it."""
+    if c.role is Role.SIDECAR:
+        return c.startup_passed
+    completed = c.run is Run.DONE and c.ended is not None and c.ended.exit_code == 0
+    return c.role is Role.APP or completed
+
+
+def restarts(c: Container, exit_code: int) -> bool:
+    return c.policy == "Always" or (c.policy == "OnFailure" and exit_code != 0)
+
+
+def recall(c: Container, known: dict[str, Any]) -> None:
+    """Fill `c` from its last container status."""
+    c.restart_count = known.get("restartCount") or 0
+    state = known.get("state") or {}
+    running, terminated = state.get("running"), state.get("terminated")
+    last = (known.get("lastState") or {}).get("terminated")
+    if running is not None:
+        message, reason, code = _LOST
+        started = running.get("startedAt") or ""
+        c.ended = Termination(code, reason, started, started, known.get("containerID") or "", message=message)
+    elif (end := terminated or last) is not None:
+        c.ended = Termination(
+            exit_code=end.get("exitCode") or 0,
+            reason=end.get("reason") or "Completed",
+            started=end.get("startedAt") or "",
+            finished=end.get("finishedAt") or "",
+            container_id=end.get("containerID") or "",
+            signal=end.get("signal") or 0,
+            message=end.get("message") or "",
+        )
+    # Init containers run again in the new sandbox; others only when their policy says so.
+    if c.role is Role.APP and c.ended is not None and not restarts(c, c.ended.exit_code):
+        c.run = Run.DONE

@@ -1,0 +1,15 @@
+"""Ports of containers by name."""
+
+from typing import Any
+
+from node.errors import NodeError
+
+
+def port_number(port: int | str | None, container: dict[str, Any]) -> int:
+    """A port given by number or by its name in the container. Raises NodeError for an unknown name."""
+    if isinstance(port, str) and not port.isdigit():
+        for known in container.get("ports") or ():
+            if known.get("name") == port:
+                return int(known["containerPort"])
+        raise NodeError(f"container {container['name']} has no port named {port!r}")
+    return int(port or 0)

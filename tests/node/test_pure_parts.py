@@ -1,0 +1,269 @@
+"""Addresses, environment, volume content, command lines, admission, probe thresholds, log selection."""
+
+import base64
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.api.meta import Object
+from node.addresses import AddressPool
+from node.admission import NOTHING, Room, pod_requests, refuse
+from node.config import NodeConfig, NodeHostConfig, NodeTiming
+from node.environment import PodFacts, container_env, env_references, expand, field_value, resource_value, service_links
+from node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
+from node.probes import ProbeCounter, Thresholds
+from node.projections import TokenWanted, tokens_wanted, volume_files
+from node.runtime import LogOptions, Mount, StartOrder
+from node.runtime.command import Layout, command_line, has_command
+from node.runtime.logs import LogLine, parse_line, select_lines
+from node.runtime.simulated import seconds
+
+FACTS = PodFacts("10.0.0.2", "10.0.0.1", "n1", "4", "8Gi")
+POD: Object = {
+    "metadata": {"name": "web-0", "namespace": "ns", "uid": "u", "labels": {"b": "2", "a": 'x"y'}},
+    "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1500m"}, "requests": {"memory": "64Mi"}}}]},
+}
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+def test_addresses_rotate_and_run_out() -> None:
+    pool = AddressPool("127.16.0.0/29", offset=3)
+    assert pool.node_address == "127.16.0.1"
+    taken = [pool.take() for _ in range(5)]
+    assert taken == ["127.16.0.5", "127.16.0.6", "127.16.0.2", "127.16.0.3", "127.16.0.4"]
+    with pytest.raises(AddressesExhausted):
+        pool.take()
+    pool.give_back("127.16.0.6")
+    assert pool.take() == "127.16.0.6"
+
+
+def test_addresses_to_avoid_come_last() -> None:
+    pool = AddressPool("127.16.0.0/29")
+    pool.avoid("127.16.0.2")
+    pool.avoid("10.9.9.9")
+    assert [pool.take() for _ in range(5)][-1] == "127.16.0.2"
+
+
+@given(st.lists(st.booleans(), max_size=80), st.integers(0, 1 << 24))
+def test_no_address_is_had_twice(steps: list[bool], offset: int) -> None:
+    pool = AddressPool("127.16.3.0/28", offset=offset)
+    held: list[str] = []
+    last_given_back = ""
+    for take in steps:
+        if take and len(held) < 13:
+            address = pool.take()
+            assert address not in held
+            # With others free, an address just given back is not the next one.
+            assert address != last_given_back or len(held) == 12
+            held.append(address)
+            last_given_back = ""
+        elif held:
+            last_given_back = held.pop()
+            pool.give_back(last_given_back)
+
+
+# --- environment ----------------------------------------------------------------------------------
+
+
+def test_expansion() -> None:
+    env = {"A": "1", "B": "$(A)"}
+    assert expand("$(A)-$(B)-$(C)-$$(A)-$$$(A)-$A-$", env) == "1-$(A)-$(C)-$(A)-$1-$A-$"
+
+
+def test_sources_in_order_of_precedence() -> None:
+    container = {
+        "envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}, {"secretRef": {"name": "gone", "optional": True}}],
+        "env": [
+            {"name": "P_one", "value": "own"},
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            {"name": "MISSING", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "no", "optional": True}}},
+            {"name": "REF", "value": "$(S)"},
+        ],
+    }
+    secret = {"kind": "Secret", "data": {"k": base64.b64encode(b"hidden").decode()}}
+    found = {
+        ("configmaps", "m"): {"data": {"one": "1", "two": "2"}},
+        ("secrets", "s"): secret,
+        ("secrets", "gone"): None,
+    }
+    env = container_env(container, POD, FACTS, found=found)
+    assert env == {"P_one": "own", "P_two": "2", "S": "hidden", "REF": "hidden"}
+    assert [(r.name, r.optional) for r in env_references(container)] == [
+        ("m", False), ("gone", True), ("s", False), ("m", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "found", "message"),
+    [
+        ({"configMapKeyRef": {"name": "m", "key": "k"}}, None, 'configmap "m" not found'),
+        ({"configMapKeyRef": {"name": "m", "key": "k"}}, {"data": {}}, "couldn't find key k in ConfigMap ns/m"),
+        ({"fieldRef": {"fieldPath": "spec.nope"}}, None, "fieldPath spec.nope is not supported"),
+    ],
+)
+def test_what_is_missing_is_named(source: dict[str, Any], found: Object | None, message: str) -> None:
+    container = {"env": [{"name": "X", "valueFrom": source}]}
+    with pytest.raises(ContainerConfigError) as error:
+        container_env(container, POD, FACTS, found={("configmaps", "m"): found})
+    assert str(error.value) == message
+
+
+def test_fields_and_resources() -> None:
+    container = POD["spec"]["containers"][0]
+    assert field_value("metadata.labels['b']", POD, FACTS) == "2"
+    assert field_value("metadata.labels", POD, FACTS) == 'a="x\\"y"\nb="2"'
+    assert field_value("status.podIP", POD, FACTS) == "10.0.0.2"
+    assert resource_value({"resource": "limits.cpu"}, container, FACTS) == "2"
+    assert resource_value({"resource": "limits.cpu", "divisor": "1m"}, container, FACTS) == "1500"
+    assert resource_value({"resource": "requests.memory", "divisor": "1Mi"}, container, FACTS) == "64"
+    assert resource_value({"resource": "limits.memory", "divisor": "1Gi"}, container, FACTS) == "8"
+
+
+def test_service_links() -> None:
+    service = {
+        "metadata": {"name": "my-db"},
+        "spec": {"clusterIP": "10.1.1.1", "ports": [{"name": "sql", "port": 5432}]},
+    }
+    links = service_links(service)
+    assert links["MY_DB_SERVICE_HOST"] == "10.1.1.1"
+    assert links["MY_DB_SERVICE_PORT_SQL"] == "5432"
+    assert links["MY_DB_PORT_5432_TCP_ADDR"] == "10.1.1.1"
+    assert service_links({"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}) == {}
+
+
+# --- volumes --------------------------------------------------------------------------------------
+
+
+def test_projected_volumes() -> None:
+    sources = [
+        {"configMap": {"name": "m", "items": [{"key": "one", "path": "sub/one", "mode": 0o400}]}},
+        {"secret": {"name": "s", "optional": True}},
+        {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+        {"serviceAccountToken": {"path": "token"}},
+    ]
+    volume = {"name": "v", "projected": {"sources": sources, "defaultMode": 0o600}}
+    found = {("configmaps", "m"): {"data": {"one": "1", "two": "2"}}, ("secrets", "s"): None}
+    (wanted,) = tokens_wanted(volume)
+    files = volume_files(volume, POD, FACTS, found=found, tokens={wanted: "t"})
+    shown = {path: (file.data, file.mode) for path, file in files.items()}
+    assert shown == {"sub/one": (b"1", 0o400), "name": (b"web-0", 0o600), "token": (b"t", 0o600)}
+    assert wanted == TokenWanted("", 3607)
+
+
+def test_a_missing_secret_is_named() -> None:
+    volume = {"name": "v", "secret": {"secretName": "s"}}
+    with pytest.raises(MountError, match=r'MountVolume\.SetUp failed for volume "v" : secret "s" not found'):
+        volume_files(volume, POD, FACTS, found={}, tokens={})
+
+
+# --- command lines --------------------------------------------------------------------------------
+
+
+def order(**container: Any) -> StartOrder:
+    container = {"name": "c", **container}
+    mounts = (Mount("data", "/data", "/real/data"), Mount("deep", "/data/deep/", "/real/deep"))
+    pod = {"metadata": {"name": "web-0"}, "spec": {"containers": [container]}}
+    env = container.pop("own_env", {})
+    return StartOrder(pod, container, 1, "rayplane://1", "127.16.0.9", env=env, mounts=mounts)
+
+
+LAYOUT = Layout("/pod/root", "/pod/term")
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("/data", "/real/data"),
+        ("/data/x", "/real/data/x"),
+        ("/data/deep/x", "/real/deep/x"),
+        ("cat </data/x >/data/deep", "cat </real/data/x >/real/deep"),
+        ("--dir=/data:/data/deep", "--dir=/real/data:/real/deep"),
+        ("/database /mnt/data ./data", "/database /mnt/data ./data"),
+        ("0.0.0.0:80 10.0.0.0.0", "127.16.0.9:80 10.0.0.0.0"),
+        ("echo x > /dev/termination-log", "echo x > /pod/term"),
+    ],
+)
+def test_paths_and_addresses_are_rewritten(text: str, result: str) -> None:
+    assert command_line(order(command=[text]), LAYOUT, path="/bin").argv == [result]
+
+
+def test_environment_of_a_process() -> None:
+    line = command_line(
+        order(command=["run", "$(DIR)"], args=["$(POD)"], own_env={"DIR": "/data/a", "PATH": "/own"}),
+        LAYOUT,
+        path="/bin",
+    )
+    assert line.argv == ["run", "/real/data/a", "$(POD)"]
+    assert line.env["PATH"] == "/own"
+    assert line.env["RAYPLANE_MOUNT_DATA"] == "/real/data"
+    assert (line.env["HOSTNAME"], line.env["POD_IP"]) == ("web-0", "127.16.0.9")
+    assert line.cwd == "/pod/root"
+    assert command_line(order(command=["x"], workingDir="/data/in"), LAYOUT, path="").cwd == "/real/data/in"
+    assert command_line(order(command=["x"], workingDir="/srv"), LAYOUT, path="").cwd == "/pod/root/srv"
+    assert not has_command({"name": "c", "args": ["x"]})
+
+
+# --- small things ---------------------------------------------------------------------------------
+
+
+def test_admission_counts_init_containers_once() -> None:
+    def asks(cpu: str, **more: Any) -> dict[str, Any]:
+        return {"resources": {"requests": {"cpu": cpu, "memory": "1Mi"}}, **more}
+
+    spec = {
+        "containers": [asks("1"), asks("500m")],
+        "initContainers": [asks("100m", restartPolicy="Always"), asks("1900m"), asks("1")],
+    }
+    assert pod_requests(spec).cpu == 2000  # the second init container beside the sidecar
+    assert refuse(Room(2000, 0), NOTHING, Room(2000, 0, 1)) is None
+    refused = refuse(Room(1, 0), Room(2000, 0, 1), Room(2000, 0, 5))
+    assert refused is not None
+    assert refused.reason == "OutOfcpu"
+    assert "requested: 1, used: 2000, capacity: 2000" in refused.message
+    full = refuse(Room(0, 0), Room(0, 0, 5), Room(2000, 0, 5))
+    assert full is not None and full.reason == "OutOfpods"
+
+
+def test_probe_thresholds() -> None:
+    counter = ProbeCounter(Thresholds.of({"successThreshold": 2, "failureThreshold": 3}))
+    results = [True, True, True, False, False, True, False, False, False, False]
+    verdicts = [counter.add(ok) for ok in results]
+    assert verdicts == [None, True, None, None, None, None, None, None, False, None]
+
+
+def test_log_selection() -> None:
+    lines = [LogLine(f"2026-01-01T00:00:0{i}.5Z", b"line %d\n" % i) for i in range(4)]
+    assert select_lines(lines, LogOptions(tail_lines=1)) == b"line 3\n"
+    assert select_lines(lines, LogOptions(tail_lines=0)) == b""
+    assert select_lines(lines, LogOptions(since="2026-01-01T00:00:02Z")) == b"line 2\nline 3\n"
+    assert select_lines(lines[:1], LogOptions(timestamps=True)) == b"2026-01-01T00:00:00.5Z line 0\n"
+    assert parse_line(b"2026-01-01T00:00:00Z a b\n") == LogLine("2026-01-01T00:00:00Z", b"a b\n")
+
+
+def test_time_spans() -> None:
+    assert [seconds(t) for t in ("2", "0.5", "250ms", "3s", "2m", "1h")] == [2, 0.5, 0.25, 3, 120, 3600]
+    for text in ("", "x", "-1", "nan"):
+        with pytest.raises(ValueError):
+            seconds(text)
+
+
+def test_bad_configurations_are_refused() -> None:
+    def config(*nodes: NodeConfig, **more: Any) -> NodeHostConfig:
+        return NodeHostConfig(nodes=nodes, apiservers=("a:1",), **more)
+
+    config(NodeConfig("a")).validate()
+    for bad in (
+        config(),
+        config(NodeConfig("a"), NodeConfig("a")),
+        config(NodeConfig("a", runtime="docker")),
+        config(NodeConfig("a", memory="lots")),
+        NodeHostConfig(nodes=(NodeConfig("a"),), apiservers=()),
+    ):
+        with pytest.raises(ConfigError):
+            bad.validate()
+    with pytest.raises(ConfigError):
+        NodeTiming.profile("slow")
