@@ -43,7 +43,7 @@ class Barrier:
         self._waiting: dict[str, list[tuple[int, str]]] = {}
         self._leaving: dict[tuple[str, str], str] = {}
 
-    def wrote(self, key: str, resource: str, answer: Object, now: float) -> None:
+    def wrote(self, key: str, resource: str, answer: Object, *, now: float) -> None:
         """An own write was answered with `answer`."""
         version = version_of(answer)
         if version <= self._seen.get(resource, 0):

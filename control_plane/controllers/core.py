@@ -225,6 +225,8 @@ def selected(view: View, resource: str, namespace: str, *, selector: LabelSelect
     else:
         pools = [view.indexed(resource, "label", f"{namespace}/{k}={v}") for k, v in exact.items()]
         pool = min(pools, key=len)
+        if len(selector.requirements) == 1:
+            return list(pool)  # the index has answered it all
     return [o for o in pool if selector.matches(meta.labels(o))]
 
 

@@ -32,7 +32,7 @@ from control_plane.controllers.core import (
 )
 from control_plane.controllers.rollout import int_or_percent
 from control_plane.controllers.tainteviction import tolerates
-from control_plane.controllers.templates import is_available, next_available, pod_from
+from control_plane.controllers.templates import is_available, next_available, pod_from, replica_changed
 
 SETS = "daemonsets.apps"
 HASH = "controller-revision-hash"
@@ -52,6 +52,10 @@ def _all_sets(_node: Object, view: View) -> Iterable[str]:
     return [meta.key(ds) for ds in view.list(SETS)]
 
 
+def _pod_changed(old: Object, new: Object) -> bool:
+    return meta.node_name(old) != meta.node_name(new) or replica_changed(old, new)
+
+
 def _placement_changed(old: Object, new: Object) -> bool:
     return meta.labels(old) != meta.labels(new) or meta.spec(old) != meta.spec(new)
 
@@ -63,7 +67,7 @@ class DaemonSetController(BaseController):
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self.watches = (
             Watch(SETS),
-            Watch("pods", _pod_keys, delay_s=coalesce_s),
+            Watch("pods", _pod_keys, delay_s=coalesce_s, changed=_pod_changed),
             Watch("nodes", _all_sets, delay_s=coalesce_s, changed=_placement_changed),
             Watch(history.REVISIONS, _owner, delay_s=coalesce_s),
         )

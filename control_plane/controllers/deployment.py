@@ -35,7 +35,7 @@ from control_plane.controllers.core import (
 from control_plane.controllers.deployment_status import deadline_in, is_complete, status_of
 from control_plane.controllers.replicaset import wanted
 from control_plane.controllers.rollout import DESIRED, MAX, REVISION, REVISION_HISTORY, Scale
-from control_plane.controllers.templates import safe_hash, with_labels, without_label
+from control_plane.controllers.templates import replica_changed, safe_hash, with_labels, without_label
 
 HASH = "pod-template-hash"
 SETS = "replicasets.apps"
@@ -77,7 +77,7 @@ class DeploymentController(BaseController):
         self.watches = (
             Watch("deployments.apps"),
             Watch(SETS, _set_keys, delay_s=coalesce_s / 2),
-            Watch("pods", _pod_keys, delay_s=coalesce_s),
+            Watch("pods", _pod_keys, delay_s=coalesce_s, changed=replica_changed),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:

@@ -43,6 +43,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
 MIRROR = "endpointslicemirroring-controller.k8s.io"
+SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
 MOST_ENDPOINTS = 100
 Group = tuple[str, tuple[Port, ...]]
 """(address type, ports): what all endpoints of a slice have in common."""
@@ -124,7 +125,11 @@ def _endpoint(target: Target) -> Endpoint:
 def _mirrored(endpoints: Object | None) -> Wanted:
     """What Endpoints written by a user say, in terms of slices."""
     found: Wanted = {}
-    for subset in (endpoints or {}).get("subsets") or ():
+    if endpoints is not None and meta.labels(endpoints).get(SKIP_MIRROR) == "true":
+        return found
+    if endpoints is None or meta.labels(endpoints).get(SKIP_MIRROR) == "true":
+        return found
+    for subset in endpoints.get("subsets") or ():
         ports = tuple(_port_of(p) for p in subset.get("ports") or ())
         for field, ready in (("addresses", True), ("notReadyAddresses", False)):
             for address in subset.get(field) or ():

@@ -23,6 +23,7 @@ from control_plane.controllers.core import (
     Result,
     Update,
     UpdateStatus,
+    View,
     Write,
 )
 from proto.rayplane.v1 import objects_pb2 as pb
@@ -62,12 +63,14 @@ class Executor:
         self,
         client: ApiClient,
         recorder: EventRecorder,
+        view: View,
         *,
         batch_size: int,
         specials: dict[type, Special] | None = None,
     ) -> None:
         self._client = client
         self._recorder = recorder
+        self._view = view
         self._batch_size = batch_size
         self._specials = dict(specials or {})
         self._absent: dict[str, None] = {}
@@ -131,8 +134,11 @@ class Executor:
             outcome.deleted.append((write.resource, write.obj))
             name = meta.name(write.obj)
         else:
-            outcome.written.append((write.resource, answer))
             name = meta.name(answer)
+            known = self._view.get(write.resource, meta.namespace(answer), name)
+            # A write that changed nothing is no news: counting it would make its key come again for ever.
+            if known is None or meta.resource_version(known) != meta.resource_version(answer):
+                outcome.written.append((write.resource, answer))
         if write.done is not None:
             self._event(write.done, name=name)
 

@@ -14,7 +14,7 @@ from control_plane.controllers.config import ControllersConfig
 from control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
 from control_plane.controllers.executor import Executor
 from control_plane.controllers.garbagecollector import CRDS, GarbageCollector
-from control_plane.controllers.namespace import NamespacePurger
+from control_plane.controllers.namespace_purger import NamespacePurger
 from control_plane.controllers.provisioner import Provisioner
 from control_plane.controllers.runner import ControllerRunner
 from control_plane.rpc import Network
@@ -98,6 +98,7 @@ class Term:
         executor = Executor(
             self._client,
             recorder,
+            self._caches.view,
             batch_size=self._config.batch_size,
             specials={
                 Provision: self._provisioner.provision,

@@ -3,7 +3,8 @@
 Departure from Kubernetes: there, a pod of a lost node stays Terminating until its Node object goes or someone sets
 the `out-of-service` taint, since its process may still run beyond a broken network, and a StatefulSet's pod must not
 run twice. Here it is deleted without its kubelet once the node has been lost for the eviction time and
-`force_delete_grace`. That is safe for data: a volume has one writer at a time by epoch (the replicas refuse every
+`force_delete_grace`. A node host that cannot renew its Leases suspends its pods by itself before that; and should it
+fail to, the data is safe: a volume has one writer at a time by epoch (the replicas refuse every
 writer with a lower epoch), and local volumes keep their pod from starting anywhere else. Two processes of one
 identity may run for a while on the two sides of a partition; only one of them can write.
 """

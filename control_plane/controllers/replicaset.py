@@ -34,6 +34,7 @@ from control_plane.controllers.templates import (
     next_available,
     pod_from,
     ranked_for_deletion,
+    replica_changed,
 )
 
 BURST = 500  # most pods made or deleted in one reconcile
@@ -49,7 +50,7 @@ class ReplicaSetController(BaseController):
         self.name = self._kind.lower()
         self.component = "replication-controller" if self._core else "replicaset-controller"
         self._owner_key = controller_key(self._kind, "" if self._core else "apps")
-        self.watches = (Watch(resource), Watch("pods", self._pod_keys, delay_s=coalesce_s))
+        self.watches = (Watch(resource), Watch("pods", self._pod_keys, delay_s=coalesce_s, changed=replica_changed))
 
     def _pod_keys(self, pod: Object, view: View) -> Iterable[str]:
         if meta.controller_of(pod) is not None:

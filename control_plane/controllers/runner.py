@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from control_plane.api import meta
 from control_plane.api.meta import Object
 from control_plane.client import WorkQueue
 from control_plane.controllers.barrier import Barrier
@@ -14,6 +15,11 @@ from control_plane.controllers.executor import Executor
 from storage.env import Env
 
 log = logging.getLogger(__name__)
+REST_FACTOR = 15
+"""Gathered changes of a key wait at least this many times as long as its last reconcile took: large objects that
+change all the time are looked at less often, and never take more than a small share of the loop."""
+REST_MAX_S = 1.0
+CHEAP_S = 0.001  # reconciles shorter than this need no rest
 
 
 class ControllerRunner:
@@ -38,6 +44,7 @@ class ControllerRunner:
         self._barrier = Barrier(barrier_timeout_s)
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()
+        self._cost_s: dict[str, float] = {}  # of keys whose last reconcile was not cheap
 
     def attach(self) -> None:
         """Listen to the caches of what the controller watches now; call again when that has changed."""
@@ -74,7 +81,10 @@ class ControllerRunner:
         if kind == "MODIFIED" and old is not None:
             keys.update(dict.fromkeys(watch.keys(old, view)))
         for key in keys:
-            self._queue.add_after(key, watch.delay_s)
+            delay = watch.delay_s
+            if delay and key in self._cost_s:
+                delay = max(delay, min(REST_MAX_S, self._cost_s[key] * REST_FACTOR))
+            self._queue.add_after(key, delay)
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,16 +120,15 @@ class ControllerRunner:
             return
         moment = Moment(self._env.clock.now(), now)
         wanted = self._controller.reconcile(key, self._caches.view, moment)
+        self._note_cost(key, asyncio.get_running_loop().time() - now)
         outcome = await self._executor.run(wanted)
         now = asyncio.get_running_loop().time()
         for resource, answer in outcome.written:
             if self._caches.watches(resource):
-                self._barrier.wrote(key, resource, answer, now)
+                self._barrier.wrote(key, resource, answer, now=now)
         for resource, gone in outcome.deleted:
             if self._caches.watches(resource):
-                cached = self._caches.view.get(
-                    resource, (gone["metadata"].get("namespace") or ""), gone["metadata"]["name"]
-                )
+                cached = self._caches.view.get(resource, meta.namespace(gone), meta.name(gone))
                 self._barrier.deleted(key, resource, gone, cached=cached, now=now)
         # The contract of reconcile: it is called again when the caches show what it wrote.
         if (outcome.written or outcome.deleted) and not self._barrier.wait_for(key, now):
@@ -132,3 +141,9 @@ class ControllerRunner:
             self._queue.forget(key)
             if wanted.requeue_after is not None:
                 self._queue.add_after(key, wanted.requeue_after)
+
+    def _note_cost(self, key: str, seconds: float) -> None:
+        if seconds > CHEAP_S:
+            self._cost_s[key] = seconds
+        else:
+            self._cost_s.pop(key, None)

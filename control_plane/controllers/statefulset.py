@@ -40,7 +40,7 @@ from control_plane.controllers.statefulset_identity import (
     pod_for,
     retention_patches,
 )
-from control_plane.controllers.templates import is_available, next_available
+from control_plane.controllers.templates import is_available, next_available, replica_changed
 
 SETS = "statefulsets.apps"
 HASH_LABEL = "controller.kubernetes.io/hash"
@@ -60,7 +60,7 @@ class StatefulSetController(BaseController):
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self.watches = (
             Watch(SETS),
-            Watch("pods", _pod_keys, delay_s=coalesce_s / 2),
+            Watch("pods", _pod_keys, delay_s=coalesce_s / 2, changed=replica_changed),
             Watch(history.REVISIONS, _owner, delay_s=coalesce_s),
             Watch(CLAIMS, None),
         )

@@ -114,6 +114,18 @@ def next_available(pods: Iterable[Object], min_ready_seconds: int, now: Moment) 
     return min(waits, default=None)
 
 
+def replica_changed(old: Object, new: Object) -> bool:
+    """True when a change of a pod can matter to whoever counts it as a replica."""
+    return (
+        meta.pod_phase(old) != meta.pod_phase(new)
+        or meta.get_condition(old, "Ready") != meta.get_condition(new, "Ready")
+        or meta.is_deleting(old) != meta.is_deleting(new)
+        or meta.labels(old) != meta.labels(new)
+        or meta.metadata(old).get("ownerReferences") != meta.metadata(new).get("ownerReferences")
+        or meta.uid(old) != meta.uid(new)
+    )
+
+
 def restarts(pod: Object) -> int:
     statuses = meta.status(pod).get("containerStatuses") or ()
     return max((s.get("restartCount") or 0 for s in statuses), default=0)

@@ -51,7 +51,10 @@ class SlowClient:
         while True:
             when, event = await queue.get()
             await asyncio.sleep(max(0.0, when - loop.time()))
-            yield [event]
+            events = [event]
+            while not queue.empty() and queue._queue[0][0] <= loop.time():  # type: ignore[attr-defined]
+                events.append(queue.get_nowait()[1])
+            yield events
 
     async def get(self, resource: str, name: str, namespace: str = "", **_: Any) -> Object:
         found = self.store.get(resource, namespace, name)
