@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
-from control_plane.api.meta import Object
+from control_plane.api.meta import Object, copy_for_write
 from control_plane.client.api import ApiClient
 from storage.env import Env
 
@@ -61,6 +61,8 @@ class LeaderElector:
         self._namespace = namespace
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
+        # The Lease as the leader wrote it last: renewed without reading it again, as long as nobody else writes it.
+        self._held: Object | None = None
         # What happened after sending a renewal that got no answer is unknown: the term ends counting from the sending.
         self._renewed_at = 0.0
 
@@ -116,8 +118,10 @@ class LeaderElector:
         try:
             held = await self._take_or_renew(started)
         except (Conflict, AlreadyExists):
+            self._held = None
             return False
         except ApiError as e:
+            self._held = None
             log.debug("%s: %s", self._name, e.message)
             return self.is_leader
         if held:
@@ -125,10 +129,12 @@ class LeaderElector:
         return held
 
     async def _take_or_renew(self, now: float) -> bool:
+        if self.is_leader and self._held is not None and await self._renew(self._held):
+            return True
         try:
             lease = await self._client.get(LEASES, self._name, self._namespace)
         except NotFound:
-            await self._client.create(LEASES, self._fresh())
+            self._held = await self._client.create(LEASES, self._fresh())
             return True
         spec = lease.setdefault("spec", {})
         holder = spec.get("holderIdentity") or ""
@@ -147,7 +153,18 @@ class LeaderElector:
         spec["holderIdentity"] = self._identity
         spec["renewTime"] = stamp
         spec["leaseDurationSeconds"] = max(1, round(self._timing.duration_s))
-        await self._client.update(LEASES, lease)
+        self._held = await self._client.update(LEASES, lease)
+        return True
+
+    async def _renew(self, held: Object) -> bool:
+        """Renew by what was written last; False when the Lease was changed meanwhile and must be looked at."""
+        lease = copy_for_write(held)
+        lease["spec"]["renewTime"] = self._env.timestamp_micro()
+        try:
+            self._held = await self._client.update(LEASES, lease)
+        except (Conflict, NotFound):
+            self._held = None
+            return False
         return True
 
     def _fresh(self) -> Object:

@@ -17,6 +17,7 @@ from storage.env.simulated import SimulatedDisk
 SERVICES = pb.DESCRIPTOR.services_by_name
 #: Fast enough for tests, slow enough for a busy machine.
 TICK_S = 0.02
+SYNC_S = 0.0005
 SETTLE_S = 20.0
 
 
@@ -60,6 +61,13 @@ class EtcdCluster:
         """A service ("KV", "Watch"...) of an endpoint, or of the n-th running member."""
         address = self.endpoints[endpoint] if isinstance(endpoint, int) else endpoint
         return Stub(self.network.channel(address), SERVICES[service])
+
+    def add_node(self, name: str, peers: dict[str, str], **options: Any) -> None:
+        """A member to be started into the existing cluster, on a new disk."""
+        settings = {"tick_s": self.members[0].config.tick_s, "cluster_state": "existing"} | options
+        env = Env(SystemClock(), random.Random(name), simulated_disk())
+        network = MemoryNetwork(self.fabric, name, Identity(name, ("system:masters",)))
+        self.nodes[name] = Node(member_config(name, peers, **settings), env, network)
 
     async def start(self, name: str) -> Member:
         node = self.nodes[name]
@@ -143,13 +151,18 @@ def member_config(name: str, peers: dict[str, str], **options: Any) -> MemberCon
     return MemberConfig(name=name, initial_cluster=peers, **(settings | options))
 
 
+def simulated_disk() -> SimulatedDisk:
+    """A disk whose syncs take time: in virtual time nothing else would keep a busy writer from stopping the clock."""
+    return SimulatedDisk(sync_seconds=lambda: SYNC_S)
+
+
 @contextlib.asynccontextmanager
 async def etcd_cluster(
     n: int,
     *,
     seed: int = 1,
     fabric: Fabric | None = None,
-    disk: Callable[[], Any] = SimulatedDisk,
+    disk: Callable[[], Any] = simulated_disk,
     start: bool = True,
     **options: Any,
 ) -> AsyncIterator[EtcdCluster]:

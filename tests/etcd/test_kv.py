@@ -1,5 +1,7 @@
 """KV semantics as an etcd client sees them (etcd API reference, "KV API guarantees" and rpc.proto)."""
 
+import asyncio
+
 import grpc
 import pytest
 from hypothesis import given, settings
@@ -190,6 +192,7 @@ async def test_space_quota_raises_an_alarm_that_refuses_writes_but_not_deletes()
         assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         alarms = await cluster.stub("Maintenance").Alarm(pb.AlarmRequest())
         while not alarms.alarms:
+            await asyncio.sleep(0.01)
             alarms = await cluster.stub("Maintenance").Alarm(pb.AlarmRequest())
         assert alarms.alarms[0].alarm == pb.NOSPACE
         assert (await stub.DeleteRange(pb.DeleteRangeRequest(key=b"0"))).deleted == 1

@@ -12,9 +12,8 @@ from control_plane.etcd.server import Member, MemberConfig, RefusedToStart, rest
 from control_plane.rpc import Identity, RpcError
 from control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
 from proto.etcd import rpc_pb2 as pb
-from storage.env import Env, LockHeld, SystemClock
-from storage.env.simulated import SimulatedDisk
-from tests.etcd.harness import EtcdCluster, Node, etcd_cluster, member_config
+from storage.env import LockHeld
+from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 
 async def contents(cluster: EtcdCluster, endpoint: int = 0) -> dict[bytes, bytes]:
@@ -192,12 +191,6 @@ async def test_a_member_that_lost_its_directory_is_refused_under_its_old_id(stat
             await cluster.start("m1")
 
 
-def add_node(cluster: EtcdCluster, name: str, peers: dict[str, str], **options: object) -> None:
-    config = member_config(name, peers, cluster_state="existing", **options)
-    env = Env(SystemClock(), random.Random(name), SimulatedDisk())
-    cluster.nodes[name] = Node(config, env, MemoryNetwork(cluster.fabric, name))
-
-
 async def test_a_learner_joins_catches_up_by_snapshot_and_is_promoted() -> None:
     async with etcd_cluster(3, snapshot_count=30, catch_up_entries=5) as cluster:
         for number in range(100):
@@ -205,7 +198,7 @@ async def test_a_learner_joins_catches_up_by_snapshot_and_is_promoted() -> None:
         peers = dict(cluster.nodes["m0"].config.initial_cluster) | {"m3": "http://m3:2380"}
         stub = cluster.stub("Cluster", 1)
         added = await stub.MemberAdd(pb.MemberAddRequest(peerURLs=["http://m3:2380"], isLearner=True))
-        add_node(cluster, "m3", peers)
+        cluster.add_node("m3", peers)
         member = await cluster.start("m3")
         await member.ready()
         assert member.member_id == added.member.ID
@@ -249,7 +242,7 @@ async def test_a_dead_member_is_replaced_and_the_old_id_never_returns() -> None:
         async with asyncio.timeout(10):
             await returned.wait_stopped()
         assert returned.removed
-        add_node(cluster, "m2", peers)
+        cluster.add_node("m2", peers)
         member = await cluster.start("m2")
         await member.ready()
         assert (member.member_id, (await cluster.get(b"k", endpoint=member.client_address)).count) == (
@@ -301,6 +294,16 @@ async def test_leadership_moves_on_request() -> None:
         assert await cluster.wait_leader() is target
         with pytest.raises(RpcError, match="bad leader transferee"):
             await cluster.stub("Maintenance", target.client_address).MoveLeader(pb.MoveLeaderRequest(targetID=5))
+
+
+async def test_a_leader_that_stops_in_order_hands_over_at_once() -> None:
+    async with etcd_cluster(3) as cluster:
+        leader = await cluster.wait_leader()
+        term = leader.node.term
+        others = [m for m in cluster.members if m is not leader]
+        await cluster.stop(leader.config.name)
+        assert [m.node.term for m in others] == [term + 1] * 2, "no election timeout, no second try"
+        assert sum(m.is_leader for m in others) == 1
 
 
 async def test_a_minority_serves_stale_reads_only() -> None:

@@ -33,12 +33,15 @@ from control_plane.etcd.server.pending import Proposals, ReadRounds
 from control_plane.etcd.server.recovery import Recovery
 from control_plane.rpc import RpcError
 from proto.etcd.rpc_pb2 import MemberListResponse
+from storage.mvcc.stream import decode
 from storage.wal import SnapshotMark
 
 log = logging.getLogger(__name__)
 
 #: Entries applied before the loop may do something else.
 APPLY_MAX = 256
+#: Records of a received snapshot checked before the loop may do something else.
+VERIFY_RECORDS = 1_000
 #: Compacted revisions removed from the backend per tick.
 SCRUB_PER_TICK = 2_000
 #: A log of this many bytes is cut short however big the store is.
@@ -120,7 +123,12 @@ class Driver:
             return
         self._receiving = True
         try:
-            await self._snapshots.write(SnapshotMark(snapshot.index, snapshot.term), chunks)
+            mark = SnapshotMark(snapshot.index, snapshot.term)
+            await self._snapshots.write(mark, chunks)
+            # Once it is marked in the log there is no way back: be sure that it can be restored.
+            for number, _ in enumerate(decode(self._snapshots.read(mark))):
+                if number % VERIFY_RECORDS == 0:
+                    await asyncio.sleep(0)
             self.step([message])
         finally:
             self._receiving = False
@@ -296,8 +304,7 @@ class Driver:
         self.applied = snapshot.index
         self._applied_term = snapshot.term
         await self._snapshots.prune_before(mark)
-        # What of this member's own proposals is in there cannot be told any more.
-        self.proposals.fail_all(errors.Timeout)
+        self.proposals.fail_handed_over()
         self.reads.applied(self.applied)
         self._on_restored()
 

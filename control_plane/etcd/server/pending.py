@@ -54,6 +54,10 @@ class Proposals:
         """The connection to the leader broke: the outcome is unknown."""
         self._fail(lambda p: p.forwarded_to == peer, errors.TimeoutConnectionLost)
 
+    def fail_handed_over(self) -> None:
+        """The log jumped over entries of which some may be these: the outcome is unknown."""
+        self._fail(lambda p: p.term > 0, errors.Timeout)
+
     def fail_all(self, error: Callable[[], Exception]) -> None:
         self._fail(lambda p: True, error)
 
