@@ -13,6 +13,9 @@ from control_plane.rpc import Identity
 from control_plane.rpc.tls import Authority, Credentials
 
 
+MEMBERS_GROUP = "system:etcd-members"
+
+
 @dataclass(frozen=True, slots=True)
 class Secrets:
     """PEM of what must stay secret; the supervisor holds it to make new actors."""
