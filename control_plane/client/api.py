@@ -1,5 +1,6 @@
 """A client of the API over gRPC: objects in, objects out, `ApiError` when the server says no."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ _Events = list["WatchEvent"]
 _Objects = list[Object]
 TIMEOUT_S = 10.0
 LIST_PAGE = 5000
+# How often a client that makes calls asks where the API servers are.
+DISCOVER_EVERY_S = 3.0
+_DISCOVER_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class ApiClient:
         self._network = network
         self._metadata = {"authorization": f"Bearer {token}"} if token else None
         self._stubs: dict[tuple[str, str], Stub] = {}
+        self._discover_at: float | None = None
+        self._announced_known = False
 
     async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:
         operation = ops.get(resource, name, namespace, subresource=subresource)
@@ -205,6 +211,26 @@ class ApiClient:
         self.endpoints.replace(list(response.grpc))
         return response
 
+    async def _follow_servers(self) -> None:
+        """Learn of servers that came and went, now and then: all that were named at first may be replaced."""
+        now = asyncio.get_running_loop().time()
+        if self._discover_at is None:
+            self._discover_at = now + DISCOVER_EVERY_S
+        if now < self._discover_at:
+            return
+        self._discover_at = now + DISCOVER_EVERY_S
+        stub = self._stub("Discovery", self.endpoints.pick())
+        try:
+            request = pb.EndpointsRequest()
+            response = await stub.Endpoints(request, timeout=_DISCOVER_TIMEOUT_S, metadata=self._metadata)
+        except RpcError:
+            return  # the call itself will find a server that answers, or tell
+        # Servers that are not reached by the names they give never are.
+        known = set(response.grpc) & set(self.endpoints.addresses)
+        self._announced_known = self._announced_known or bool(known)
+        if self._announced_known:
+            self.endpoints.replace(list(response.grpc))
+
     async def _object(self, method: str, request: Message, *, idempotent: bool = False) -> Object:
         response = await self._call("Objects", method, request, idempotent=idempotent)
         obj: Object = orjson.loads(response.json)
@@ -219,6 +245,8 @@ class ApiClient:
         idempotent: bool = False,
         timeout: float = TIMEOUT_S,
     ) -> Any:
+        await self._follow_servers()
+
         async def once(address: str, left: float) -> Any:
             call = getattr(self._stub(service, address), method)
             return await call(request, timeout=left, metadata=self._metadata)

@@ -53,6 +53,7 @@ class LeaderElector:
         namespace: str = "kube-system",
     ) -> None:
         self.is_leader = False
+        self._task: asyncio.Task[None] | None = None
         self._client = client
         self._env = env
         self._name = name
@@ -65,6 +66,30 @@ class LeaderElector:
         self._held: Object | None = None
         # What happened after sending a renewal that got no answer is unknown: the term ends counting from the sending.
         self._renewed_at = 0.0
+
+    def start(self, lead: Callable[[], Awaitable[None]]) -> None:
+        """Run for the lead again and again: a fault in one term must not keep this replica out of the next."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._campaign(lead), name=self._name)
+
+    async def stop(self) -> None:
+        """End `lead`, then give the Lease back."""
+        if self._task is None:
+            return
+        led = self.is_leader
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        if led:
+            await self.release()
+
+    async def _campaign(self, lead: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await self.run(lead)
+            except Exception:
+                log.exception("%s: the term ended by a fault", self._identity)
+                await asyncio.sleep(self._timing.retry_s)
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -11,6 +11,8 @@ from control_plane.rpc import RpcError
 T = TypeVar("T")
 
 RETRY_PAUSE_S = 0.1
+# No answer of the replica itself: another may do better.
+_SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # After an endpoint failed, others are preferred for this long.
 PENALTY_S = 2.0
 
@@ -54,7 +56,10 @@ class Endpoints:
 
 
 def never_sent(error: RpcError) -> bool:
-    """Whether a failed call surely had no effect, so that even a write may be tried again."""
+    """Whether a failed call surely had no effect, so that even a write may be tried again on another replica."""
+    if error.code is grpc.StatusCode.FAILED_PRECONDITION:
+        # An etcd member that has not caught up yet refuses everything but the plainest reads.
+        return error.message.endswith("rpc not supported for learner")
     return error.code is grpc.StatusCode.UNAVAILABLE and (
         "failed to connect" in error.message or "Connection refused" in error.message
     )
@@ -70,8 +75,9 @@ async def call_any(
 ) -> T:
     """Call one replica after the other until one answers or `timeout` seconds are over.
 
-    Only UNAVAILABLE is tried again; a call that is not idempotent only when it was surely never sent. `call` gets
-    the address and the seconds that are left.
+    Only what got no answer is tried again; a call that is not idempotent only when it was surely never sent. `call`
+    gets the address and the seconds it may take: half of the time where another replica can be asked in the rest, as
+    one that has stopped or was cut off says nothing at all.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -79,12 +85,15 @@ async def call_any(
     while True:
         address = endpoints.pick(sticky=sticky)
         left = deadline - loop.time()
+        if idempotent and len(endpoints.addresses) > 1:
+            left = min(left, timeout / 2)
         try:
             return await call(address, max(left, 0.001))
         except RpcError as e:
-            if e.code is grpc.StatusCode.UNAVAILABLE:
+            silent = e.code in _SILENT
+            if silent or never_sent(e):
                 endpoints.failed(address)
-            if not (never_sent(e) or (idempotent and e.retryable)):
+            if not (never_sent(e) or (idempotent and silent)):
                 raise
             tries += 1
             pause = RETRY_PAUSE_S if tries >= len(endpoints.addresses) else 0.0

@@ -67,9 +67,13 @@ class WorkQueue:
             self._waiters.append(waiter)
             try:
                 await waiter
-            finally:
+            except asyncio.CancelledError:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
+                elif self._queue:
+                    # It was woken for a key that it will not take: another must.
+                    self._wake()
+                raise
         key = next(iter(self._queue))
         del self._queue[key]
         self._working.add(key)

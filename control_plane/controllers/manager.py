@@ -40,36 +40,17 @@ class ControllerManager:
             identity=config.identity,
             timing=ElectionTiming(timing.lease_duration, timing.renew_deadline, timing.retry_period),
         )
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def is_leader(self) -> bool:
         return self._elector.is_leader
 
     async def start(self) -> None:
-        if self._task is None:
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._campaign(), name="controller manager")
+        self._elector.start(self._lead)
 
     async def stop(self) -> None:
         """Stop all controllers, then give the Lease back."""
-        if self._task is None:
-            return
-        led = self.is_leader
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
-        if led:
-            await self._elector.release()
-
-    async def _campaign(self) -> None:
-        """Run for the lead again and again: a fault in one term must not keep this replica out of the next."""
-        while True:
-            try:
-                await self._elector.run(self._lead)
-            except Exception:
-                log.exception("%s: the term ended by a fault", self._config.identity)
-                await asyncio.sleep(self._config.timing.retry_period)
+        await self._elector.stop()
 
     async def _lead(self) -> None:
         term = Term(self._config, self._env, self._network, client=self._client)

@@ -38,7 +38,6 @@ class Scheduler:
         self._elector = LeaderElector(
             self._client, env, name=LEASE_NAME, identity=config.identity, timing=config.election
         )
-        self._task: asyncio.Task[None] | None = None
         self._term: Term | None = None
 
     @property
@@ -54,28 +53,11 @@ class Scheduler:
         return self._term.explain(pod) if self._term else None
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._campaign(), name="scheduler")
+        self._elector.start(self._lead)
 
     async def stop(self) -> None:
         """Stop scheduling, then give the Lease back."""
-        if self._task is None:
-            return
-        led = self.is_leader
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
-        if led:
-            await self._elector.release()
-
-    async def _campaign(self) -> None:
-        """Run for the lead again and again: a fault in one term must not keep this replica out of the next."""
-        while True:
-            try:
-                await self._elector.run(self._lead)
-            except Exception:
-                log.exception("%s: the term ended by a fault", self._config.identity)
-                await asyncio.sleep(self._config.election.retry_s)
+        await self._elector.stop()
 
     async def _lead(self) -> None:
         self._term = term = Term(self._config, self._env, self._client)

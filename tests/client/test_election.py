@@ -1,0 +1,152 @@
+"""Leader election: never two leaders at once, whatever the network does; a lost one is replaced."""
+
+import asyncio
+import random
+
+import pytest
+
+from control_plane.client import ElectionTiming, LeaderElector
+from control_plane.cluster.simulation import VirtualLoop
+from control_plane.cluster.simulation.cell import VirtualClock
+from storage.env import Env, SimulatedDisk
+from tests.client.fakes import FakeClient, Store
+
+FAST = ElectionTiming.profile("fast")
+
+
+class Candidate:
+    """A replica that counts who leads."""
+
+    def __init__(self, store: Store, name: str, leading: list[str], rng: random.Random) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.name = name
+        self.client = FakeClient(store, delay_s=rng.uniform(0, 0.2), timeout_s=rng.uniform(0.3, 10))
+        env = Env(VirtualClock(loop, rng.uniform(-60, 60)), random.Random(rng.random()), SimulatedDisk())
+        self.elector = LeaderElector(
+            self.client,  # type: ignore[arg-type]
+            env,
+            name="the-lease",
+            identity=name,
+            timing=FAST,
+        )
+        self._leading = leading
+        self.terms = 0
+        self.task = asyncio.ensure_future(self.elector.run(self._lead))
+
+    async def _lead(self) -> None:
+        self.terms += 1
+        self._leading.append(self.name)
+        try:
+            assert self._leading == [self.name], "two lead at once"
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._leading.remove(self.name)
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        [end] = await asyncio.gather(self.task, return_exceptions=True)
+        assert isinstance(end, asyncio.CancelledError), end
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_candidates_never_lead_at_once_through_partitions(seed: int) -> None:
+    rng = random.Random(seed)
+
+    async def main() -> None:
+        store, leading = Store(), []  # type: ignore[var-annotated]
+        candidates = [Candidate(store, name, leading, rng) for name in ("a", "b", "c")]
+        for _ in range(60):
+            await asyncio.sleep(rng.expovariate(0.5))
+            victim = rng.choice(candidates)
+            victim.client.parted = rng.random() < 0.4
+            victim.client.lose_answers = rng.random() < 0.2
+        for candidate in candidates:
+            candidate.client.parted = candidate.client.lose_answers = False
+        await asyncio.sleep(30)
+        assert len(leading) == 1
+        assert sum(c.terms for c in candidates) > 1
+        for candidate in candidates:
+            assert not candidate.task.done()
+            await candidate.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_a_leader_cut_off_stops_before_another_begins_and_rejoins_later() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, leading, rng = Store(), [], random.Random(1)  # type: ignore[var-annotated]
+        first = Candidate(store, "first", leading, rng)
+        await asyncio.sleep(2)
+        second = Candidate(store, "second", leading, rng)
+        await asyncio.sleep(2)
+        assert leading == ["first"] and first.elector.is_leader
+        cut = loop.time()
+        first.client.parted = True
+        while leading:
+            await asyncio.sleep(0.05)
+        assert not first.elector.is_leader
+        assert loop.time() - cut <= FAST.renew_deadline_s + 0.1
+        while not leading:
+            await asyncio.sleep(0.05)
+        assert leading == ["second"]
+        assert loop.time() - cut <= FAST.duration_s + 2 * FAST.retry_s + 1
+        first.client.parted = False
+        await asyncio.sleep(20)
+        assert leading == ["second"]
+        await first.stop()
+        await second.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_a_lease_given_back_is_taken_at_once() -> None:
+    async def main() -> None:
+        store, leading, rng = Store(), [], random.Random(1)  # type: ignore[var-annotated]
+        first = Candidate(store, "first", leading, rng)
+        await asyncio.sleep(2)
+        second = Candidate(store, "second", leading, rng)
+        await asyncio.sleep(2)
+        await first.stop()
+        await first.elector.release()
+        await asyncio.sleep(FAST.retry_s * 1.2 + 1)
+        assert leading == ["second"]
+        await second.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_a_steady_leader_renews_with_one_call() -> None:
+    async def main() -> None:
+        store, leading = Store(), []  # type: ignore[var-annotated]
+        candidate = Candidate(store, "only", leading, random.Random(1))
+        await asyncio.sleep(3)
+        candidate.client.calls.clear()
+        await asyncio.sleep(10)
+        assert set(candidate.client.calls) == {"update"}
+        await candidate.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_work_that_ends_by_itself_is_a_fault_and_gives_up_the_lead() -> None:
+    async def main() -> None:
+        store = Store()
+        candidate = Candidate(store, "x", [], random.Random(1))
+        await candidate.stop()
+
+        async def nothing() -> None:
+            return
+
+        with pytest.raises(RuntimeError, match="ended by itself"):
+            await candidate.elector.run(nothing)
+        assert not candidate.elector.is_leader
+
+    VirtualLoop().run(main())
+
+
+@pytest.mark.parametrize("spans", [(3, 3, 1), (3, 2, 2), (3, 2, 0)])
+def test_timing_that_cannot_be_safe_is_refused(spans: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="must rise"):
+        ElectionTiming(*spans)

@@ -1,0 +1,87 @@
+"""The event recorder: repeats become a count, writing happens in the background and never blocks."""
+
+import asyncio
+import random
+
+from control_plane.api.meta import Object
+from control_plane.client import EventRecorder
+from control_plane.client import events as module
+from control_plane.cluster.simulation import VirtualLoop
+from control_plane.cluster.simulation.cell import VirtualClock
+from storage.env import Env, SimulatedDisk
+from tests.client.fakes import FakeClient, Store
+
+POD: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web", "uid": "u1"}}
+
+
+def recorder() -> tuple[EventRecorder, FakeClient, Store]:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    store = Store()
+    client = FakeClient(store)
+    env = Env(VirtualClock(loop, 0), random.Random(1), SimulatedDisk())
+    made = EventRecorder(client, env, component="tester", host="node-0")  # type: ignore[arg-type]
+    made.start()
+    return made, client, store
+
+
+def written(store: Store) -> list[Object]:
+    return [o for (resource, _), o in store.objects.items() if resource == "events"]
+
+
+def test_repeats_are_counted_on_one_object() -> None:
+    async def main() -> None:
+        events, client, store = recorder()
+        for _ in range(3):
+            events.event(POD, "Warning", "BackOff", "restarting failed container")
+        await asyncio.sleep(1)
+        [event] = written(store)
+        assert (event["count"], event["reason"], event["type"]) == (3, "BackOff", "Warning")
+        assert event["involvedObject"]["uid"] == "u1"
+        await asyncio.sleep(59)
+        events.event(POD, "Warning", "BackOff", "restarting failed container")
+        events.event(POD, "Normal", "Started", "started")
+        await asyncio.sleep(1)
+        repeated, other = written(store)
+        assert repeated["count"] == 4
+        assert repeated["lastTimestamp"] > repeated["firstTimestamp"]
+        assert other["reason"] == "Started"
+        assert client.calls == ["batch 1", "batch 2"]
+        await events.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_events_wait_while_the_api_is_away_and_only_so_many() -> None:
+    async def main() -> None:
+        events, client, store = recorder()
+        client.parted = True
+        for n in range(module.PENDING_MAX + 10):
+            events.event(POD, "Normal", "Counted", f"number {n}")
+        await asyncio.sleep(60)
+        assert not written(store)
+        client.parted = False
+        await asyncio.sleep(120)
+        messages = {e["message"] for e in written(store)}
+        assert f"number {module.PENDING_MAX + 9}" in messages
+        assert 0 < len(messages) <= module.PENDING_MAX
+        await events.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_an_event_that_is_gone_begins_anew() -> None:
+    async def main() -> None:
+        events, _, store = recorder()
+        events.event(POD, "Normal", "Pulled", "pulled")
+        await asyncio.sleep(1)
+        store.objects.clear()
+        events.event(POD, "Normal", "Pulled", "pulled")
+        await asyncio.sleep(1)
+        events.event(POD, "Normal", "Pulled", "pulled")
+        await asyncio.sleep(1)
+        [event] = written(store)
+        assert event["count"] == 1
+        await events.stop()
+
+    VirtualLoop().run(main())

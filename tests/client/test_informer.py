@@ -1,0 +1,153 @@
+"""Informers: a local copy that stays true through broken watches, lost history and changes of labels."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.client import Informer
+from control_plane.cluster.simulation import VirtualLoop
+from tests.client.fakes import FakeClient, Store
+
+
+def pod(name: str, **labels: str) -> Object:
+    return {"metadata": {"namespace": "default", "name": name, "labels": labels}}
+
+
+def by_app(obj: Object) -> list[str]:
+    return [v for k, v in meta.labels(obj).items() if k == "app"]
+
+
+class Seen:
+    """What a handler was told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def __call__(self, kind: str, old: Object | None, new: Object) -> None:
+        assert (old is None) == (kind == "ADDED")
+        self.events.append((kind, meta.name(new)))
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    yield Store()
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def virtual(test: Any) -> Any:
+    """Run a test in virtual time: pauses between retries cost nothing."""
+
+    def run() -> None:
+        VirtualLoop().run(test())
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run
+
+
+async def started(store: Store) -> tuple[Informer, Seen, FakeClient]:
+    client, seen = FakeClient(store), Seen()
+    informer = Informer(client, "pods", indexers={"app": by_app})  # type: ignore[arg-type]
+    informer.add_handler(seen)
+    informer.start()
+    await informer.synced()
+    await settle()
+    return informer, seen, client
+
+
+@virtual
+async def test_it_lists_then_follows() -> None:
+    store = Store()
+    await store.put("pods", pod("a", app="web"))
+    informer, seen, _ = await started(store)
+    await store.put("pods", pod("b", app="web"))
+    await store.put("pods", pod("a", app="db"))
+    await store.put("pods", pod("b"), "DELETED")
+    await settle()
+    assert seen.events == [("ADDED", "a"), ("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b")]
+    assert [meta.name(o) for o in informer.list()] == ["a"]
+    assert informer.get("default", "b") is None
+    await informer.stop()
+
+
+@virtual
+async def test_indexes_follow_the_objects() -> None:
+    store = Store()
+    for name, app in (("a", "web"), ("b", "web"), ("c", "db")):
+        await store.put("pods", pod(name, app=app))
+    informer, _, _ = await started(store)
+    assert [meta.name(o) for o in informer.by_index("app", "web")] == ["a", "b"]
+    await store.put("pods", pod("a", app="db"))
+    await store.put("pods", pod("b"), "DELETED")
+    await settle()
+    assert informer.by_index("app", "web") == []
+    assert sorted(meta.name(o) for o in informer.by_index("app", "db")) == ["a", "c"]
+    await informer.stop()
+
+
+@virtual
+async def test_after_a_disconnect_it_goes_on_where_it_was() -> None:
+    store = Store()
+    await store.put("pods", pod("a"))
+    informer, seen, client = await started(store)
+    await store.drop_watches()
+    await store.put("pods", pod("b"))
+    await asyncio.sleep(10)
+    assert seen.events == [("ADDED", "a"), ("ADDED", "b")]
+    assert client.lists == 1
+    await informer.stop()
+
+
+@virtual
+async def test_after_gone_it_lists_again_and_tells_the_difference() -> None:
+    store = Store()
+    for name in ("stays", "changes", "goes"):
+        await store.put("pods", pod(name))
+    informer, seen, client = await started(store)
+    seen.events.clear()
+    client.parted = True
+    await store.drop_watches()
+    await store.put("pods", pod("changes", app="web"))
+    await store.put("pods", pod("goes"), "DELETED")
+    await store.put("pods", pod("comes"))
+    await store.forget_history()
+    await asyncio.sleep(1)
+    client.parted = False
+    await asyncio.sleep(60)
+    assert client.lists == 2
+    assert sorted(seen.events) == [("ADDED", "comes"), ("DELETED", "goes"), ("MODIFIED", "changes")]
+    assert [meta.name(o) for o in informer.by_index("app", "web")] == ["changes"]
+    await informer.stop()
+
+
+@virtual
+async def test_a_handler_that_comes_late_is_told_of_what_is_there() -> None:
+    store = Store()
+    await store.put("pods", pod("a"))
+    informer, _, _ = await started(store)
+    late = Seen()
+    informer.add_handler(late)
+    assert late.events == [("ADDED", "a")]
+    await informer.stop()
+
+
+@virtual
+async def test_it_syncs_when_the_api_comes_late() -> None:
+    store = Store()
+    client = FakeClient(store)
+    client.parted = True
+    informer = Informer(client, "pods")  # type: ignore[arg-type]
+    informer.start()
+    await asyncio.sleep(30)
+    assert not informer.has_synced
+    client.parted = False
+    await informer.synced()
+    await informer.stop()
