@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "/registry/masterleases/"
 _JSON = "application/json"
+# Members may be replaced one after the other: learn of the new ones while an old one is left to ask.
+_FOLLOW_S = 1.0
 _GOODBYE_S = 1.0
 SERVICE = "kubernetes"
 
@@ -52,6 +54,7 @@ class EndpointKeeper:
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
         self._published: list[ServerEntry] | None = None
+        self._members_known = False
 
     async def start(self, own: ServerEntry) -> None:
         """Announce this server and go on doing so."""
@@ -83,15 +86,19 @@ class EndpointKeeper:
 
     async def _run(self) -> None:
         interval = self._config.timing.endpoint_lease_s / 3
+        rounds = max(1, round(interval / _FOLLOW_S))
         while True:
-            await asyncio.sleep(interval)
+            for _ in range(rounds):
+                await asyncio.sleep(interval / rounds)
+                await self._once(announce=False)
             await self._once()
 
-    async def _once(self) -> None:
+    async def _once(self, *, announce: bool = True) -> None:
         try:
             await self._follow_members()
-            await self._announce()
-            await self._publish(await self.servers())
+            if announce:
+                await self._announce()
+                await self._publish(await self.servers())
         except (RpcError, ApiError) as e:
             log.info("the endpoints of the servers are not up to date: %s", e)
 
@@ -102,10 +109,9 @@ class EndpointKeeper:
             if not member.isLearner:
                 found += [url.partition("://")[2] for url in member.clientURLs]
         configured = self._config.etcd_endpoints
-        if not set(found) & set(configured):
-            # Whatever the members call themselves, it is not how they are reached from here.
-            found = list(configured)
-        self._etcd.endpoints.replace(found)
+        # Members that are not called as they are reached from here never are; all that were configured may be gone.
+        self._members_known = self._members_known or bool(set(found) & set(configured))
+        self._etcd.endpoints.replace(found if self._members_known else list(configured))
 
     async def _announce(self) -> None:
         assert self._own is not None

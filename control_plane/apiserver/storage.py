@@ -27,6 +27,7 @@ from control_plane.api.errors import (
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.entries import Entry, encode
+from control_plane.apiserver.grouping import GroupedTxns
 from control_plane.client.etcd import EtcdClient
 from control_plane.rpc import RpcError
 from proto.etcd import rpc_pb2
@@ -38,6 +39,8 @@ CONTINUE_TOO_OLD = (
     "modified, or deleted between the time the first chunk was returned and now may show up in the list."
 )
 
+# Written often, many at once, and nobody minds to miss one.
+_GROUPED = frozenset({"leases.coordination.k8s.io", "events"})
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +134,7 @@ class Storage:
 
     def __init__(self, etcd: EtcdClient, *, update_attempts: int) -> None:
         self._etcd = etcd
+        self._grouped = GroupedTxns(etcd)
         self._update_attempts = update_attempts
 
     async def create(self, info: ResourceInfo, write: Write) -> Entry:
@@ -144,6 +148,7 @@ class Storage:
             [put_op(key, value, write.lease), *write.effects],
             [_get_op(key)],
             repeatable=False,
+            grouped=info.name in _GROUPED and not (write.guards or write.effects),
         )
         if response.succeeded:
             return Entry(info, key, value, response.header.revision)
@@ -223,6 +228,7 @@ class Storage:
             [at_revision(key, current.revision), *write.guards],
             [operation, *write.effects],
             [_get_op(key)],
+            grouped=info.name in _GROUPED and not (write.delete or write.guards or write.effects),
         )
         found = None
         if not response.succeeded:
@@ -259,17 +265,19 @@ class Storage:
         failure: Sequence[rpc_pb2.RequestOp],
         *,
         repeatable: bool = True,
+        grouped: bool = False,
     ) -> tuple[rpc_pb2.TxnResponse, bool]:
         """A transaction, tried again while etcd changes its leader: (answer, an earlier try may have been applied).
 
         `repeatable`: the comparison cannot hold again once the transaction was applied, so it is applied once at most.
         """
+        txn = self._grouped.txn if grouped else self._etcd.txn
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _RETRY_SPAN_S
         uncertain, pause = False, _RETRY_PAUSE_S
         while True:
             try:
-                return await self._etcd.txn(compare, success, failure), uncertain
+                return await txn(compare, success, failure), uncertain
             except RpcError as e:
                 refused = e.code is grpc.StatusCode.UNAVAILABLE and "no leader" in e.message
                 lost = e.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)

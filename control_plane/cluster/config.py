@@ -47,6 +47,11 @@ class AddressPlan:
         """Whoever listens here owns the slot."""
         return f"127.{self._base + 9}.255.254", 20_000
 
+    @property
+    def reservation_address(self) -> tuple[str, int]:
+        """Whoever listens here is about to own it."""
+        return f"127.{self._base + 9}.255.254", 20_001
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 
 from control_plane.cluster import ray_cluster
@@ -83,23 +83,25 @@ async def _up(
     if secrets is None:
         secrets = Secrets.create(config.name)
         secrets.write(directory.pki)
-    if before is not None:
-        progress(f"found the cluster's data in {directory.path}: going on from it")
-        config = before.config
-        topology = replace(before.topology, run=run)
-        state = replace(before, topology=topology, running=True, host=_new_host(config, rng))
-        _check_free(state)
-    else:
-        state = ClusterState(
-            config=config,
-            plan=_free_plan(rng),
-            topology=Topology((), run),
-            running=True,
-            host=_new_host(config, rng),
-        )
-    if config.host == PROCESS:
-        return await _up_process(directory, state, secrets, progress, prepare)
-    return await _up_ray(directory, state, secrets, progress, prepare)
+    # In any order: two commands at the same moment should not both try the first.
+    plans = [before.plan] if before else [AddressPlan(slot) for slot in rng.sample(range(SLOTS), SLOTS)]
+    with _reserved(plans) as plan:
+        if before is not None:
+            progress(f"found the cluster's data in {directory.path}: going on from it")
+            config = before.config
+            topology = replace(before.topology, run=run)
+            state = replace(before, topology=topology, running=True, host=_new_host(config, rng))
+            _check_free(state)
+        else:
+            state = ClusterState(
+                config=config,
+                plan=plan,
+                topology=Topology((), run),
+                running=True,
+                host=_new_host(config, rng),
+            )
+        start = _up_process if config.host == PROCESS else _up_ray
+        return await start(directory, state, secrets, progress, prepare)
 
 
 async def _up_process(
@@ -329,13 +331,23 @@ def _check_free(state: ClusterState) -> None:
                 )
 
 
-def _free_plan(rng: random.Random) -> AddressPlan:
-    for slot in range(SLOTS):
-        plan = AddressPlan(slot)
-        if can_bind(*plan.claim_address):
-            return plan
+@contextlib.contextmanager
+def _reserved(plans: Sequence[AddressPlan]) -> Iterator[AddressPlan]:
+    """The first plan that no cluster has. Nobody else gets it meanwhile; the cluster itself claims it when it is up."""
+    for plan in plans:
+        with socket.socket() as reservation:
+            try:
+                reservation.bind(plan.reservation_address)
+                reservation.listen(1)
+            except OSError:
+                continue
+            if can_bind(*plan.claim_address):
+                yield plan
+                return
+    if len(plans) == 1:
+        raise ClusterError(f"another cluster has the addresses {plans[0].pod_cidr} of this one now; take it down first")
     raise ClusterError(
-        f"{SLOTS} clusters run on this machine already, and there are addresses for no more; take one down"
+        f"{len(plans)} clusters run on this machine already, and there are addresses for no more; take one down"
     )
 
 

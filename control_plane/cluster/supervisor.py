@@ -10,9 +10,11 @@ import asyncio
 import logging
 import os
 import random
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
@@ -25,19 +27,27 @@ from control_plane.cluster.host import Host
 from control_plane.cluster.pki import Secrets, issue
 from control_plane.cluster.ports import free_port
 from control_plane.cluster.state import ClusterState
-from control_plane.cluster.topology import PORTS, TOPOLOGY_KEY, Instance, Machine, Role, Topology
+from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
 from control_plane.rpc import Context, Network, RpcError, Server, Service
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 log = logging.getLogger(__name__)
 # The class below has a method `Topology`, which hides the type inside it.
 _Topology = Topology
+T = TypeVar("T")
 
 CHECK_EVERY_S = 1.0
 RESTART_PAUSE_FIRST_S = 0.5
 RESTART_PAUSE_MAX_S = 30.0
 # A new member copies the data before it may vote.
 PROMOTE_TIMEOUT_S = 60.0
+# How long a change waits for etcd to have a leader again.
+CHANGE_TIMEOUT_S = 30.0
+LOAD_TIMEOUT_S = 3.0
+# Whoever talks to members and API servers asks this often who they are; one may go only when all know its successor.
+LEARN_S = 4.0
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def spec_for(
@@ -101,6 +111,10 @@ class Supervisor:
         self._claim: asyncio.Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
+        self._loaded = asyncio.Event()
+        self._joined_at = -LEARN_S
+        # A supervisor before this one may have died in the middle of a change of members.
+        self._unfinished = True
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._starts: dict[str, int] = {}
@@ -140,11 +154,13 @@ class Supervisor:
         return pb.TopologyResponse(instances=rows)
 
     async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
+        await self._loaded.wait()
         async with self._changing:
             name = await self._add(request.role, request.name)
         return pb.ChangeResponse(name=name)
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.ChangeResponse:
+        await self._loaded.wait()
         async with self._changing:
             name = await self._remove(request.role, request.name)
         return pb.ChangeResponse(name=name)
@@ -156,6 +172,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         await self._load()
+        self._loaded.set()
         while True:
             try:
                 async with self._changing:
@@ -170,7 +187,7 @@ class Supervisor:
         """Take the topology from etcd, or put it there when the cluster has just been brought up."""
         while True:
             try:
-                found = await self._etcd.range(TOPOLOGY_KEY)
+                found = await self._etcd.range(TOPOLOGY_KEY, timeout=LOAD_TIMEOUT_S)
                 stored = _Topology.from_json(orjson.loads(found.kvs[0].value)) if found.kvs else None
                 if stored is not None and stored.run == self._topology.run:
                     self._adopt(stored)
@@ -184,7 +201,8 @@ class Supervisor:
                 await asyncio.sleep(CHECK_EVERY_S)
 
     async def _save(self, topology: _Topology) -> None:
-        await self._etcd.put(TOPOLOGY_KEY, orjson.dumps(topology.to_json()))
+        data = orjson.dumps(topology.to_json())
+        await _until(lambda: self._etcd.put(TOPOLOGY_KEY, data), CHANGE_TIMEOUT_S, _is_passing)
         self._adopt(topology)
 
     def _adopt(self, topology: _Topology) -> None:
@@ -202,6 +220,24 @@ class Supervisor:
             log.warning("%s is not wanted: stopping it", name)
             await self._host.stop(name)
         await self._start_missing(running)
+        if self._unfinished:
+            await self._finish_changes()
+            self._unfinished = False
+
+    async def _finish_changes(self) -> None:
+        """Make etcd's members and the topology's the same, where another supervisor has died between the two."""
+        listed = (await self._etcd.member_list()).members
+        wanted = {_peer_url(i): i for i in self._topology.of(Role.MEMBER)}
+        for member in listed:
+            if member.isLearner and wanted.keys() & set(member.peerURLs):
+                await self._etcd.member_promote(member.ID)
+            elif member.isLearner:
+                await self._etcd.member_remove(member.ID)
+        known = {url for member in listed for url in member.peerURLs}
+        for url, instance in wanted.items():
+            if url not in known and wanted.keys() & known:
+                log.warning("%s is a member no more", instance.name)
+                await self._save(self._topology.without(instance.name))
 
     async def _start_missing(self, running: set[str]) -> None:
         now = asyncio.get_running_loop().time()
@@ -263,6 +299,8 @@ class Supervisor:
 
     async def _add(self, kind: str, name: str) -> str:
         role = _role(kind)
+        if name and not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r}: use lower-case letters, digits and '-', at most 63")
         machine = self._least_used(await self._host.machines())
         node: tuple[str, ...] = ()
         if role is Role.NODE_HOST:
@@ -270,8 +308,11 @@ class Supervisor:
             name = self._topology.next_name(role)
             if any(node[0] in i.nodes for i in self._topology.instances):
                 raise UsageError(f"there is a node called {node[0]!r} already; choose another name")
+        retired = await self._retired() if role is Role.MEMBER else ()
+        if name in retired:
+            raise UsageError(f"{name!r} was a member that was removed; choose another name")
         instance = Instance(
-            name=name or self._topology.next_name(role),
+            name=name or self._topology.next_name(role, retired),
             role=role,
             machine=machine,
             ports=self._ports(role, machine),
@@ -284,21 +325,50 @@ class Supervisor:
         else:
             await self._save(wanted)
             await self._host.start(self._spec_for(instance, restarted=False))
+        self._joined_at = asyncio.get_running_loop().time()
         return node[0] if node else instance.name
 
     async def _join(self, instance: Instance, wanted: _Topology) -> None:
         """Add a member as a learner, start it, promote it when it has caught up."""
-        url = f"https://{instance.endpoint('peer')}"
-        added = await self._etcd.member_add(url, learner=True)
+        url = _peer_url(instance)
+        member = await _until(lambda: self._enlist(url), CHANGE_TIMEOUT_S, _is_passing)
         try:
             await self._save(wanted)
             await self._host.start(self._spec_for(instance, restarted=False))
-            await _until(lambda: self._etcd.member_promote(added.member.ID), PROMOTE_TIMEOUT_S)
+            await _until(lambda: self._etcd.member_promote(member), PROMOTE_TIMEOUT_S)
         except (ClusterError, RpcError) as e:
-            await self._etcd.member_remove(added.member.ID)
+            await self._retire(instance)
             await self._host.stop(instance.name)
             await self._save(wanted.without(instance.name))
             raise ClusterError(f"{instance.name} could not join: {e}") from e
+
+    async def _enlist(self, url: str) -> int:
+        """The id of a member, made a learner if there is none. May be called again when nobody knows if it worked."""
+        return await self._member_id(url) or (await self._etcd.member_add(url, learner=True)).member.ID
+
+    async def _retire(self, instance: Instance) -> None:
+        """End a membership for good, name included."""
+
+        async def attempt() -> None:
+            await self._expel(_peer_url(instance))
+            await self._etcd.put(RETIRED_PREFIX + instance.name.encode(), b"")
+
+        await _until(attempt, CHANGE_TIMEOUT_S, _is_passing)
+
+    async def _retired(self) -> set[str]:
+        found = await self._etcd.range(RETIRED_PREFIX, RETIRED_PREFIX[:-1] + b"0")
+        return {kv.key.removeprefix(RETIRED_PREFIX).decode() for kv in found.kvs}
+
+    async def _expel(self, url: str) -> None:
+        """Take a member out. May be called again too."""
+        member = await self._member_id(url)
+        if member:
+            await self._etcd.member_remove(member)
+
+    async def _member_id(self, url: str) -> int:
+        """0 when there is no such member."""
+        members = (await self._etcd.member_list()).members
+        return next((int(m.ID) for m in members if url in m.peerURLs), 0)
 
     async def _remove(self, kind: str, name: str) -> str:
         role = _role(kind)
@@ -306,12 +376,10 @@ class Supervisor:
         left = len(self._topology.of(role)) - 1
         if role in (Role.MEMBER, Role.APISERVER) and left < 1:
             raise UsageError(f"{instance.name} is the last {kind}; a cluster needs one")
+        if role in (Role.MEMBER, Role.APISERVER):
+            await asyncio.sleep(self._joined_at + LEARN_S - asyncio.get_running_loop().time())
         if role is Role.MEMBER:
-            members = (await self._etcd.member_list()).members
-            url = f"https://{instance.endpoint('peer')}"
-            for member in members:
-                if url in member.peerURLs:
-                    await self._etcd.member_remove(member.ID)
+            await self._retire(instance)
         await self._save(self._topology.without(instance.name))
         await self._host.stop(instance.name)
         for node in instance.nodes:
@@ -319,7 +387,7 @@ class Supervisor:
                 await self._api.delete("nodes", node)
             except NotFound:
                 log.debug("%s was never registered", node)
-        return name or instance.name
+        return instance.nodes[0] if instance.nodes else instance.name
 
     def _choose(self, role: Role, name: str) -> Instance:
         if not name:
@@ -347,13 +415,24 @@ def _role(kind: str) -> Role:
     return roles[kind]
 
 
-async def _until(attempt: Callable[[], Awaitable[None]], timeout: float) -> None:
-    """Try until it works; the last RpcError when it did not in time."""
+def _peer_url(member: Instance) -> str:
+    return f"https://{member.endpoint('peer')}"
+
+
+def _is_passing(error: RpcError) -> bool:
+    """Whether the same may work in a moment: etcd loses its leader, a member is away."""
+    return error.retryable or error.code.name == "DEADLINE_EXCEEDED"
+
+
+async def _until(
+    attempt: Callable[[], Awaitable[T]], timeout: float, retry: Callable[[RpcError], bool] = lambda _: True
+) -> T:
+    """Try until it works; the last RpcError when it did not in time, or `retry` says that it never will."""
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         try:
             return await attempt()
-        except RpcError:
-            if asyncio.get_running_loop().time() > deadline:
+        except RpcError as e:
+            if not retry(e) or asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(0.2)

@@ -4,7 +4,7 @@ The topology is the supervisor's wish list. It is kept in etcd under `TOPOLOGY_K
 where another ended.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -13,6 +13,8 @@ from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import ClusterError, UsageError
 
 TOPOLOGY_KEY = b"/rayplane/topology"
+# Below it, the names of members that were removed: their data may still lie somewhere and must not be found again.
+RETIRED_PREFIX = b"/rayplane/retired/"
 
 
 class Role(StrEnum):
@@ -124,9 +126,9 @@ class Topology:
                 return instance
         raise UsageError(f"no node is called {node!r}")
 
-    def next_name(self, role: Role) -> str:
-        """The first free `role-N`."""
-        taken = {i.name for i in self.instances}
+    def next_name(self, role: Role, besides: Collection[str] = ()) -> str:
+        """The first free `role-N` that is not one of `besides`."""
+        taken = {i.name for i in self.instances} | set(besides)
         return next(n for k in range(len(taken) + 1) if (n := f"{role.value}-{k}") not in taken)
 
     def next_node(self) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -173,7 +174,7 @@ class MemoryChannel:
     async def unary(
         self, method: Method, request: Message, timeout: float, metadata: Mapping[str, str] | None
     ) -> Message:
-        data = request.SerializeToString()
+        data = request.SerializeToString(deterministic=True)
         try:
             async with asyncio.timeout(timeout):
                 return await self._unary(method, data, metadata)
@@ -211,7 +212,7 @@ class MemoryChannel:
     ) -> AsyncIterator[Message]:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        first = request.SerializeToString() if isinstance(request, Message) else b""
+        first = request.SerializeToString(deterministic=True) if isinstance(request, Message) else b""
         async with _limit(deadline):
             server = await self._reach(first)
         function = self._function(server, method)
@@ -299,51 +300,82 @@ def _outcome(task: "asyncio.Task[bytes | RpcError]") -> bytes | RpcError:
 async def _run(function: Any, request: Message, context: Context) -> bytes | RpcError:
     try:
         response: Message = await function(request, context)
-        return response.SerializeToString()
+        return response.SerializeToString(deterministic=True)
     except Exception as e:
         return error_of(e)
 
 
 class _Pipe:
-    """One direction of a stream: ordered, bounded, delayed by the link, broken with its server."""
+    """One direction of a stream: ordered, bounded, delayed by the link, broken with either end. One sender."""
 
     def __init__(self, fabric: Fabric, source: str, target: str) -> None:
         self._fabric = fabric
         self._source = source
         self._target = target
-        self._queue: asyncio.Queue[tuple[float, bytes | RpcError | None]] = asyncio.Queue(STREAM_BUFFER_MESSAGES)
+        self._flying: deque[bytes | RpcError | None] = deque()
+        self._arrived: deque[bytes | RpcError | None] = deque()
+        self._last_arrival = 0.0
         self._broken = False
+        self._reader: asyncio.Future[None] | None = None
+        self._sender: asyncio.Future[None] | None = None
 
     async def send(self, item: bytes | RpcError | None) -> None:
-        """None ends the stream well, an RpcError ends it badly. Raises UNAVAILABLE when the network gives up."""
+        """None ends the stream well, an RpcError ends it badly. Raises UNAVAILABLE when the connection is lost."""
         try:
             delay = await _passage(self._fabric, self._source, self._target, item if isinstance(item, bytes) else b"")
         except RpcError:
             self.break_off()
             raise
-        await self._queue.put((asyncio.get_running_loop().time() + delay, item))
+        loop = asyncio.get_running_loop()
+        while len(self._flying) + len(self._arrived) >= STREAM_BUFFER_MESSAGES and not self._broken:
+            self._sender = loop.create_future()
+            await self._sender
+        if self._broken:
+            raise _unavailable("the connection was lost")
+        if delay <= 0 and not self._flying:
+            self._arrived.append(item)
+            _wake(self._reader)
+            return
+        # What was sent later may not arrive earlier.
+        self._last_arrival = max(self._last_arrival, loop.time() + delay)
+        self._flying.append(item)
+        loop.call_at(self._last_arrival, self._land)
+
+    def _land(self) -> None:
+        self._arrived.append(self._flying.popleft())
+        _wake(self._reader)
 
     def break_off(self) -> None:
         """The connection is lost: the reader gets what has arrived, then UNAVAILABLE."""
         self._broken = True
-        with contextlib.suppress(asyncio.QueueFull):
-            self._queue.put_nowait((0.0, _unavailable("the connection was lost")))
+        _wake(self._reader)
+        _wake(self._sender)
 
     async def receive(self, kind: type[Message], deadline: float | None = None) -> AsyncIterator[Message]:
-        loop = asyncio.get_running_loop()
         while True:
-            if self._broken and self._queue.empty():
-                raise _unavailable("the connection was lost")
-            # The limit holds while this waits, never while the reader works.
-            async with _limit(deadline):
-                arrival, item = await self._queue.get()
-                if arrival > loop.time():
-                    await asyncio.sleep(arrival - loop.time())
+            if not self._arrived:
+                # The limit holds while this waits, never while the reader works.
+                async with _limit(deadline):
+                    await self._wait()
+            item = self._arrived.popleft()
+            _wake(self._sender)
             if item is None:
                 return
             if isinstance(item, RpcError):
                 raise RpcError(item.code, item.message, item.details)
             yield kind.FromString(item)
+
+    async def _wait(self) -> None:
+        while not self._arrived:
+            if self._broken:
+                raise _unavailable("the connection was lost")
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+
+
+def _wake(waiter: "asyncio.Future[None] | None") -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 @contextlib.asynccontextmanager
@@ -366,7 +398,7 @@ async def _pump(requests: AsyncIterable[Message], pipe: _Pipe) -> None:
     end: RpcError | None = None
     try:
         async for request in requests:
-            await pipe.send(request.SerializeToString())
+            await pipe.send(request.SerializeToString(deterministic=True))
     except Exception as e:
         end = RpcError(grpc.StatusCode.CANCELLED, f"the caller's requests failed: {error_of(e)}")
     await _end(pipe, end)
@@ -378,9 +410,9 @@ async def _serve_stream(answer: Any, pipe: _Pipe, server_streaming: bool) -> Non
         if server_streaming:
             async with contextlib.aclosing(answer) as responses:
                 async for response in responses:
-                    await pipe.send(response.SerializeToString())
+                    await pipe.send(response.SerializeToString(deterministic=True))
         else:
-            await pipe.send((await answer).SerializeToString())
+            await pipe.send((await answer).SerializeToString(deterministic=True))
     except Exception as e:
         end = error_of(e)
     await _end(pipe, end)

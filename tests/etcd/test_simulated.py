@@ -84,6 +84,7 @@ class Chaos:
 
     async def step(self) -> None:
         cluster, rng = self.cluster, self.rng
+        assert not [m.failure for m in cluster.members if m.failure], "a member found its log impossible"
         running = [n for n, node in cluster.nodes.items() if node.member is not None]
         stopped = [n for n in cluster.nodes if n not in running]
         act = rng.choice(self.acts)

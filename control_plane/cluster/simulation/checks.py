@@ -5,7 +5,7 @@
 - a watch tells every write once, in order
 - a pod is bound once: no uid ever has two nodes
 - two pods of one name (so, of one StatefulSet identity) never run on two nodes at once
-- no member stops by itself
+- no member stops by itself, and each starts again from what is on its disk
 """
 
 import asyncio
@@ -56,6 +56,7 @@ class InsideChecks:
         """Until cancelled."""
         try:
             while True:
+                self._actors()
                 self._members()
                 self._pods()
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -63,14 +64,19 @@ class InsideChecks:
             for task in self._watchers:
                 task.cancel()
 
+    def _actors(self) -> None:
+        failures, self._cluster.failures = self._cluster.failures, []
+        for failure in failures:
+            self._violations.add(failure)
+
     def _members(self) -> None:
         for name, member in self._cluster.members():
             if self._watched.get(name) is not member:
                 self._watched[name] = member
                 self._watchers = [t for t in self._watchers if not t.done()]
                 self._watchers.append(asyncio.get_running_loop().create_task(self._watch(name, member)))
-            if member.failure is not None and self._failed.setdefault(f"{name} {member.failure}") is None:
-                self._failed[f"{name} {member.failure}"] = None
+            if member.failure is not None and name not in self._failed:
+                self._failed[name] = None
                 self._violations.add(f"{name} cannot go on: {member.failure}")
 
     async def _watch(self, name: str, member: object) -> None:
@@ -177,6 +183,7 @@ class Client:
             number += 1
             key, write = PREFIX + f"{number:08}".encode(), _Write(f"value {number}".encode())
             self._writes[key] = write
+            floor = self._revision
             try:
                 answer = await self.etcd.put(key, write.value)
             except RpcError as e:
@@ -184,42 +191,45 @@ class Client:
                 self._trace.event("unsure", key.decode(), e.code.name)
             else:
                 write.revision = answer.header.revision
-                self._acknowledged(key, write.revision)
+                self._acknowledged(key, write.revision, floor)
                 await self._read_back(key, write)
             if number % READ_EVERY == 0:
                 await self.verify()
             await asyncio.sleep(self._write_every_s)
 
-    def _acknowledged(self, key: bytes, revision: int) -> None:
+    def _acknowledged(self, key: bytes, revision: int, floor: int) -> None:
+        """`floor`: the latest revision the client had seen when it began."""
         self._trace.event("write", key.decode(), revision)
-        if revision <= self._revision:
-            self._violations.add(f"a write got revision {revision} after the client had seen {self._revision}")
+        if revision <= floor:
+            self._violations.add(f"a write got revision {revision} after the client had seen {floor}")
         self._revision = max(self._revision, revision)
 
     async def _read_back(self, key: bytes, write: _Write) -> None:
+        floor = self._revision
         try:
             answer = await self.etcd.range(key)
         except RpcError as e:
             self._trace.event("unread", key.decode(), e.code.name)
             return
-        self._seen(answer.header.revision)
+        self._seen(answer.header.revision, floor)
         if [kv.value for kv in answer.kvs] != [write.value]:
             self._violations.add(f"{key.decode()} was acknowledged at revision {write.revision} but cannot be read")
 
-    def _seen(self, revision: int) -> None:
-        if revision < self._revision:
-            self._violations.add(f"a read was answered at revision {revision} after the client saw {self._revision}")
+    def _seen(self, revision: int, floor: int) -> None:
+        if revision < floor:
+            self._violations.add(f"a read was answered at revision {revision} after the client saw {floor}")
         self._revision = max(self._revision, revision)
 
     async def verify(self) -> bool:
         """Read everything that was written; False when nobody answered."""
         wanted = {k: w for k, w in self._writes.items() if w.revision}
+        floor = self._revision
         try:
             answer = await self.etcd.range(PREFIX, PREFIX_END)
         except RpcError as e:
             self._trace.event("unread", "all", e.code.name)
             return False
-        self._seen(answer.header.revision)
+        self._seen(answer.header.revision, floor)
         found = {kv.key: (kv.value, kv.mod_revision) for kv in answer.kvs}
         for key, write in wanted.items():
             if found.get(key) != (write.value, write.revision):

@@ -19,7 +19,7 @@ from control_plane.cluster.simulation.trace import Trace
 from control_plane.cluster.simulation.weather import Climate, Weather
 from control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
 from control_plane.etcd.server import Member
-from control_plane.rpc import Identity, Network
+from control_plane.rpc import Identity, Network, RpcError
 from control_plane.rpc.memory import Fabric
 from node.host import NodeHost
 from storage.env import Disk, Env
@@ -32,7 +32,7 @@ _NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
 _SIMULATED = (Role.MEMBER, Role.APISERVER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
 # How long the supervisor and the operating system take to have a killed actor run again.
 RESTART_MIN_S, RESTART_MAX_S = 0.3, 2.0
-RETRY_S = 0.5
+RETRY_S, RETRY_MAX_S = 0.5, 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +108,7 @@ class SimulatedCluster:
     async def _bring_up(self, instance: Instance, pause: float = 0.0) -> None:
         cell = self.cells[instance.name]
         await asyncio.sleep(pause)
+        retry = RETRY_S
         while not cell.alive and instance.name not in self._away:
             spec = self._spec(instance, restarted=instance.name in self._started)
             self.trace.event("start", instance.name)
@@ -118,7 +119,12 @@ class SimulatedCluster:
             except Exception as e:
                 self.trace.event("no-start", instance.name, f"{type(e).__name__}: {e}")
                 log.warning("%s did not start", instance.name, exc_info=e)
-                await asyncio.sleep(RETRY_S)
+                if instance.role is Role.MEMBER and not isinstance(e, RpcError):
+                    # A member needs nothing but its disk, and what it left there must be good enough.
+                    self.failures.append(f"{instance.name} does not start again: {type(e).__name__}: {e}")
+                    return
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, RETRY_MAX_S)
             else:
                 self._started[instance.name] = None
                 self.trace.event("started", instance.name)

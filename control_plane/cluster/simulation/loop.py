@@ -204,5 +204,5 @@ def _record_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     error = context.get("exception")
     what = f"{type(error).__name__}: {error}" if error is not None else ""
     task = context.get("future")
-    where = task.get_coro().__qualname__ if isinstance(task, _Task) else ""
+    where = getattr(task.get_coro(), "__qualname__", "") if isinstance(task, _Task) else ""
     loop.faults.append(f"{loop.time():.6f} s: {context.get('message', '')} {where} {what}".rstrip())

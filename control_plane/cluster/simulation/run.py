@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def simulate(
     scenario: Scenario, seed: int, progress: Progress | None = None, *, planted: Planted | None = None
 ) -> SimulationResult:
     """Run a scenario in virtual time. Raises UsageError when the scenario names what the cluster has not."""
+    # What an earlier run left must not be cleaned up in the midst of this one.
+    _bury()
     loop = VirtualLoop()
     trace = Trace(loop.time)
     run = _Run(scenario, seed, trace, progress or (lambda _: None), planted)
@@ -129,7 +132,9 @@ def _bury() -> None:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
     finally:
         sys.unraisablehook = hook
         logging.disable(disabled)

@@ -1,0 +1,81 @@
+"""Wrong usage and failures: one line on standard error, and the exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from control_plane.api.errors import Invalid, NotFound
+from control_plane.cli import main
+from control_plane.cli.printing import error_line
+
+WRONG = [
+    ("frob", "No such command 'frob'"),
+    ("get", "Missing argument"),
+    ("get pods --bogus", "No such option: --bogus"),
+    ("get pods -o xml", "-o 'xml': use json, yaml, wide, name"),
+    ("scale deployment/web", "Missing option '--replicas'"),
+    ("scale deployment/web --replicas=-1", "--replicas"),
+    ("scale deployment/web --replicas many", "--replicas"),
+    ("apply", "Missing option"),
+    ("delete", "either KIND NAME, or -f FILE"),
+    ("delete pods web -f web.yaml", "either KIND NAME, or -f FILE"),
+    ("delete pods web --now --grace-period 3", "give one of them"),
+    ("delete pods web --cascade sideways", "--cascade 'sideways'"),
+    ("delete pods web --timeout soon", "--timeout 'soon': use a time such as 30s"),
+    ("logs", "Missing argument"),
+    ("logs web --since -5s", "--since '-5s'"),
+    ("exec web", "Missing argument"),
+    ("exec web -t -- sh", "-t goes with -i"),
+    ("up --members 2", "--members 2: use an odd number"),
+    ("up --host cloud", "--host 'cloud': use ray or process"),
+    ("up --members x", "--members"),
+    ("up --name Bad_Name", "--name 'Bad_Name'"),
+    ("status -o xml", "xml"),
+    ("add sidecar", "sidecar"),
+    ("chaos kill everything", "everything"),
+    ("chaos kill leader --signal TERM", "TERM"),
+    ("chaos run", "Missing argument"),
+    ("chaos run /does/not/exist.yaml", "cannot read /does/not/exist.yaml"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), WRONG, ids=[w[0] for w in WRONG])
+def test_wrong_usage_is_one_line_and_exit_code_2(command: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main.run(command.split())
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert err.startswith("rayplane: ") and err.count("\n") == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["get pods", "describe pod x", "delete pod x", "logs x", "exec x -- true", "scale deploy/x --replicas 1", "status"],
+)
+def test_without_a_cluster_commands_fail_and_say_what_to_do(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *rest = command.split()
+    code = main.run([first, "--state-dir", str(tmp_path / "none"), *rest])
+    err = capsys.readouterr().err
+    assert (code, err) == (1, f"rayplane: no cluster is up in {tmp_path / 'none'}; run `rayplane up`\n")
+
+
+def test_bad_manifests_are_told_before_the_cluster_is_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\nkind: Pod\n")
+    assert main.run(["apply", "-f", str(file), "--state-dir", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err == f"rayplane: {file}, document 2: apiVersion is missing\n"
+
+
+def test_errors_of_the_api_read_as_in_kubectl() -> None:
+    assert error_line(NotFound.of("pods", "x")) == 'Error from server (NotFound): pods "x" not found'
+    assert error_line(Invalid('Pod "x" is invalid: spec')) == 'The Pod "x" is invalid: spec'
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("up", "down", "status", "get", "apply", "describe", "delete", "logs", "exec", "scale", "chaos run"):
+        assert main.run([*command.split(), "--help"]) == 0
+        assert "--state-dir" in capsys.readouterr().out

@@ -1,0 +1,155 @@
+"""A host whose members are real, over an in-memory network, and whose other actors only exist by name."""
+
+import asyncio
+import random
+from typing import Any
+
+import orjson
+
+from control_plane.api.errors import NotFound
+from control_plane.apiserver.grpc_face import rpc_error
+from control_plane.client import EtcdClient
+from control_plane.cluster.components import Component, Spec, build
+from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
+from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.launch import with_ports
+from control_plane.cluster.pki import Secrets
+from control_plane.cluster.ports import can_bind
+from control_plane.cluster.supervisor import Supervisor, spec_for
+from control_plane.cluster.topology import Instance, Machine, Role, Topology, founding
+from control_plane.rpc import Identity, Service, Stub
+from control_plane.rpc.memory import Fabric, MemoryNetwork
+from proto.rayplane.v1 import objects_pb2, supervisor_pb2
+from storage.env import Env, SystemClock
+from storage.env.simulated import SimulatedDisk
+
+A, B = Machine("127.0.0.1", "a"), Machine("127.0.0.1", "b")
+
+
+class FakeHost:
+    """A `Host`. Tests read `actors` (what runs), `starts` (who was started, when) and set `broken`."""
+
+    def __init__(self, machines: tuple[Machine, ...] = (A,)) -> None:
+        self.fabric = Fabric()
+        self.actors: dict[str, Spec] = {}
+        self.starts: list[tuple[str, float]] = []
+        self.stopped: list[str] = []
+        self.broken: set[str] = set()
+        self.deleted_nodes: list[str] = []
+        self._machines = machines
+        self._disks: dict[str, Any] = {}
+        self._members: dict[str, Component] = {}
+        self._networks: dict[str, MemoryNetwork] = {}
+
+    async def start(self, spec: Spec) -> int:
+        name = spec.instance.name
+        assert name not in self.actors, f"{name} is started twice"
+        self.starts.append((name, asyncio.get_running_loop().time()))
+        if name in self.broken:
+            raise StartFailed(f"{name} is broken")
+        network = MemoryNetwork(self.fabric, name, Identity(name, ("system:masters",)))
+        if spec.instance.role is Role.MEMBER:
+            disk = self._disks.setdefault(name, SimulatedDisk())
+            env = Env(clock=SystemClock(), rng=random.Random(name), disk=disk)
+            self._members[name] = build(spec, env, network, tls_dir=None)
+            await self._members[name].start()
+        if spec.instance.role is Role.APISERVER:
+            service = Service(objects_pb2.DESCRIPTOR.services_by_name["Objects"], self)
+            await network.serve(spec.instance.endpoint("grpc"), [service])
+        self._networks[name] = network
+        self.actors[name] = spec
+        return 1
+
+    async def stop(self, name: str) -> None:
+        if self.actors.pop(name, None) is None:
+            return
+        self.stopped.append(name)
+        member = self._members.pop(name, None)
+        if member is not None:
+            await member.stop()
+        await self._networks.pop(name).close()
+
+    async def running(self) -> set[str]:
+        return set(self.actors)
+
+    async def machines(self) -> list[Machine]:
+        return list(self._machines)
+
+    async def pid(self, name: str) -> int:
+        return 1
+
+    async def kill(self, name: str, signal: str) -> int:
+        self._networks[name].detach()
+        await self.stop(name)
+        return 1
+
+    async def lose(self, machine: Machine) -> None:
+        """The machine is gone with all that ran there."""
+        self._machines = tuple(m for m in self._machines if m != machine)
+        for name in [n for n, s in self.actors.items() if s.instance.machine == machine]:
+            self._disks.pop(name, None)
+            await self.kill(name, "KILL")
+
+    async def Delete(self, request: objects_pb2.DeleteRequest, context: object) -> objects_pb2.Object:
+        """The part of the API that a supervisor uses."""
+        if request.ref.name in self.deleted_nodes:
+            raise rpc_error(NotFound.of("nodes", request.ref.name))
+        self.deleted_nodes.append(request.ref.name)
+        return objects_pb2.Object(json=orjson.dumps({}))
+
+
+class World:
+    """A cluster's topology, a fake host, and supervisors that come and go."""
+
+    def __init__(self, *, machines: tuple[Machine, ...] = (A,), **flags: Any) -> None:
+        sizes = {"members": 3, "apiservers": 1, "schedulers": 1, "controllers": 1, "nodes": 1}
+        self.config = ClusterConfig(**{"name": "test", "host": PROCESS} | sizes | flags)
+        self.topology = with_ports(founding(self.config, machines), random.Random())
+        self.host = FakeHost(machines)
+        self.secrets = Secrets.create("test")
+        self.network = MemoryNetwork(self.host.fabric, "admin", Identity("admin", ("system:masters",)))
+        self.etcd = EtcdClient(self.network, self.topology.endpoints(Role.MEMBER, "client"))
+        endpoint = self.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
+        services = supervisor_pb2.DESCRIPTOR.services_by_name
+        self.stub: Any = Stub(self.network.channel(endpoint), services["Supervisor"])
+        self._supervisor: Supervisor | None = None
+        self._supervisor_network: MemoryNetwork | None = None
+
+    def spec(self, instance: Instance, topology: Topology | None = None) -> Spec:
+        return spec_for(
+            instance,
+            topology or self.topology,
+            config=self.config,
+            plan=AddressPlan(next(s for s in range(SLOTS - 1, -1, -1) if can_bind(*AddressPlan(s).claim_address))),
+            secrets=self.secrets,
+            state_dir="/nowhere",
+            restarted=False,
+        )
+
+    async def start_members(self) -> None:
+        await asyncio.gather(*(self.host.start(self.spec(m)) for m in self.topology.of(Role.MEMBER)))
+
+    async def supervise(self, topology: Topology | None = None) -> None:
+        """Start a supervisor that has been told of `topology`."""
+        instance = self.topology.of(Role.SUPERVISOR)[0]
+        self._supervisor_network = MemoryNetwork(self.host.fabric, "supervisor", Identity("s", ("system:masters",)))
+        self._supervisor = Supervisor(self.spec(instance, topology), self._supervisor_network, self.host)
+        self.host.actors[instance.name] = self.spec(instance)
+        self.host._networks[instance.name] = self._supervisor_network
+        await self._supervisor.start()
+
+    async def end_supervisor(self) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.stop()
+            self._supervisor = None
+            await self.host.stop("supervisor")
+
+    async def close(self) -> None:
+        await self.end_supervisor()
+        for name in list(self.host.actors):
+            await self.host.stop(name)
+
+    @property
+    def names(self) -> set[str]:
+        """Every actor that is wanted at first."""
+        return {i.name for i in self.topology.instances}
