@@ -105,9 +105,7 @@ def apply(
     merged = _merge(old, config, root, None)
     managers[key] = _Entry(applied, config["apiVersion"], before.time if before else time)
     if before is not None:
-        owned = with_ancestors(
-            frozenset().union(*(e.fields for m, e in managers.items() if m != key)) | applied
-        )
+        owned = with_ancestors(frozenset().union(*(e.fields for m, e in managers.items() if m != key)) | applied)
         for path in sorted(before.fields - owned, key=len):
             _remove(merged, path, root)
     difference = compare(old, merged, root)
@@ -187,16 +185,12 @@ def _settle(managers: _Managers, key: Manager, difference: Difference, *, force:
     return settled
 
 
-def _conflicts(
-    managers: _Managers, key: Manager, difference: Difference
-) -> dict[Manager, FieldSet]:
+def _conflicts(managers: _Managers, key: Manager, difference: Difference) -> dict[Manager, FieldSet]:
     found = {m: e.fields & difference.changed for m, e in managers.items() if m != key}
     return {manager: fields for manager, fields in found.items() if fields}
 
 
-def _only_last_applied(
-    live: Object, managers: _Managers, key: Manager, difference: Difference
-) -> bool:
+def _only_last_applied(live: Object, managers: _Managers, key: Manager, difference: Difference) -> bool:
     """Whether all conflicts are on fields that kubectl's client-side apply had set before."""
     annotation = ((live.get("metadata") or {}).get("annotations") or {}).get(LAST_APPLIED)
     if not annotation:
@@ -206,9 +200,7 @@ def _only_last_applied(
     except orjson.JSONDecodeError:
         return False
     conflicts = _conflicts(managers, key, difference)
-    return bool(conflicts) and all(
-        _lookup(applied, path) for fields in conflicts.values() for path in fields
-    )
+    return bool(conflicts) and all(_lookup(applied, path) for fields in conflicts.values() for path in fields)
 
 
 def _lookup(obj: Any, path: Path) -> bool:
@@ -239,8 +231,7 @@ def _conflict_error(conflicts: Mapping[Manager, FieldSet]) -> Conflict:
         for path in sorted(fields)
     ]
     causes = [
-        {"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": field}
-        for who, field in rows
+        {"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": field} for who, field in rows
     ]
     if len(rows) == 1:
         who, field = rows[0]

@@ -166,19 +166,15 @@ def _require_kind(obj: Object, api_version: str, kind: str) -> None:
         raise _cannot_handle(
             obj,
             kind,
-            f'no kind "{given_kind}" is registered for version "{given_version}" '
-            f'in scheme "{_SCHEME}"',
+            f'no kind "{given_kind}" is registered for version "{given_version}" in scheme "{_SCHEME}"',
         )
     if given_kind == kind:
         raise BadRequest(
-            f"the API version in the data ({given_version}) does not match the expected API "
-            f"version ({api_version})"
+            f"the API version in the data ({given_version}) does not match the expected API version ({api_version})"
         )
     version = given_version.rpartition("/")[2]
     package = api_version.rpartition("/")[0].partition(".")[0] or "core"
-    raise _cannot_handle(
-        obj, kind, f"converting ({version}.{given_kind}) to ({package}.{kind}): unknown conversion"
-    )
+    raise _cannot_handle(obj, kind, f"converting ({version}.{given_kind}) to ({package}.{kind}): unknown conversion")
 
 
 def _cannot_handle(obj: Object, kind: str, cause: str) -> BadRequest:
@@ -245,16 +241,12 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise _Malformed(
-            f"couldn't get version/kind; json parse error: {json_syntax_error(body)}"
-        ) from None
+        raise _Malformed(f"couldn't get version/kind; json parse error: {json_syntax_error(body)}") from None
 
 
 _GO_SYNTAX: Final = {
     "Expecting value": "looking for beginning of value",
-    "Expecting property name enclosed in double quotes": (
-        "looking for beginning of object key string"
-    ),
+    "Expecting property name enclosed in double quotes": ("looking for beginning of object key string"),
     "Illegal trailing comma before end of object": "looking for beginning of object key string",
     "Illegal trailing comma before end of array": "looking for beginning of value",
     "Expecting ':' delimiter": "after object key",

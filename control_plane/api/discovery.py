@@ -149,8 +149,7 @@ class Discovery:
                         {
                             "version": version,
                             "resources": [
-                                _aggregated_resource(info)
-                                for info in self._registry.in_version(group.name, version)
+                                _aggregated_resource(info) for info in self._registry.in_version(group.name, version)
                             ],
                             "freshness": "Current",
                         }
@@ -164,10 +163,7 @@ class Discovery:
 
 
 def _group(group: GroupInfo) -> dict[str, Any]:
-    versions = [
-        {"groupVersion": f"{group.name}/{version}", "version": version}
-        for version in group.versions
-    ]
+    versions = [{"groupVersion": f"{group.name}/{version}", "version": version} for version in group.versions]
     return {"name": group.name, "versions": versions, "preferredVersion": versions[0]}
 
 

@@ -111,8 +111,7 @@ def elements(value: list[Any], shape: str, field: Field, *, strict: bool = False
             element = _item_element(item, field, strict=strict)
         if strict and element in found:
             raise TypedError(
-                f"failed to create typed patch object: .{field.name}: duplicate entries for key "
-                f"{render((element,))}"
+                f"failed to create typed patch object: .{field.name}: duplicate entries for key {render((element,))}"
             )
         found.setdefault(element, item)
     return found
@@ -124,9 +123,7 @@ def field_set(obj: Object, root: Type | None, *, strict: bool = False) -> FieldS
     return frozenset(paths - _STRIPPED)
 
 
-def _walk(
-    value: Any, type_: Type | None, field: Field | None, path: Path, strict: bool
-) -> Iterator[Path]:
+def _walk(value: Any, type_: Type | None, field: Field | None, path: Path, strict: bool) -> Iterator[Path]:
     shape = shape_of(value, type_, field)
     if shape == "map":
         keyed = type_ is not None and type_.kind == MAP

@@ -251,11 +251,7 @@ def _resource_paths(info: ResourceInfo, schema: str, schemas: _Schemas) -> dict[
         collection.append(_Operation("post", "post", kind))
     if "deletecollection" in verbs:
         collection.append(_Operation("delete", "deletecollection", kind))
-    item = [
-        _Operation(_ACTIONS[verb], _ACTIONS[verb], kind)
-        for verb in ("get", "update", "patch")
-        if verb in verbs
-    ]
+    item = [_Operation(_ACTIONS[verb], _ACTIONS[verb], kind) for verb in ("get", "update", "patch") if verb in verbs]
     if "delete" in verbs:
         item.append(_Operation("delete", "delete", kind))
     scope = "{namespace}" if info.namespaced else ""
@@ -294,8 +290,7 @@ def _path_item(
     if info.namespaced and namespaced:
         parameters.append(_path_parameter("namespace"))
     made: dict[str, Any] = {
-        operation.method: _operation(operation, schema, custom=info.custom)
-        for operation in operations
+        operation.method: _operation(operation, schema, custom=info.custom) for operation in operations
     }
     made["parameters"] = [*parameters, _parameter("pretty")]
     return made

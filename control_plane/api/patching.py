@@ -57,8 +57,7 @@ def patch_kind(content_type: str, *, custom: bool = False) -> PatchKind:
     if kind is None or (custom and kind == "strategic"):
         allowed = [m for m, k in PATCH_TYPES.items() if not (custom and k == "strategic")]
         raise UnsupportedMediaType(
-            "the body of the request was in an unknown format - accepted media types include: "
-            + ", ".join(allowed),
+            "the body of the request was in an unknown format - accepted media types include: " + ", ".join(allowed),
             details={},
         )
     return kind
@@ -100,8 +99,7 @@ def apply_patch(kind: PatchKind, obj: Object, patch: Any, definition: Definition
         case "strategic":
             if definition is None:
                 raise UnsupportedMediaType(
-                    "strategic merge patch is not supported for custom resources; "
-                    "use application/merge-patch+json"
+                    "strategic merge patch is not supported for custom resources; use application/merge-patch+json"
                 )
             return strategic_merge(obj, patch, definition)
     raise ValueError(f"no patch of kind {kind!r} is applied here")
@@ -118,8 +116,7 @@ def _clone(value: Any) -> Any:
 def json_patch(obj: Object, operations: list[Any]) -> Object:
     if len(operations) > JSON_PATCH_OPERATIONS_MAX:
         raise RequestEntityTooLarge(
-            "The allowed maximum operations in a JSON patch is "
-            f"{JSON_PATCH_OPERATIONS_MAX}, got {len(operations)}"
+            f"The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {len(operations)}"
         )
     try:
         result = jsonpatch.JsonPatch(_clone(operations)).apply(_clone(obj), in_place=True)
@@ -273,8 +270,7 @@ def _check_order(items: list[Any], order: list[Any], key: str) -> None:
             at += 1
     if at < len(kept):
         raise PatchFailed(
-            f"The order in patch list:\n{go_format(items)}\n doesn't match $setElementOrder "
-            f"list:\n{go_format(order)}\n"
+            f"The order in patch list:\n{go_format(items)}\n doesn't match $setElementOrder list:\n{go_format(order)}\n"
         )
 
 
@@ -317,9 +313,7 @@ def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type |
     return _ordered(merged, patch, original, key)
 
 
-def _apply_list_directives(
-    original: list[Any], patch: list[Any], key: str
-) -> tuple[list[Any], list[Any]]:
+def _apply_list_directives(original: list[Any], patch: list[Any], key: str) -> tuple[list[Any], list[Any]]:
     """Take out `{$patch: delete}` and `{$patch: replace}` items and do what they say."""
     plain: list[Any] = []
     replace = False
@@ -336,9 +330,7 @@ def _apply_list_directives(
             case "merge":
                 raise PatchFailed("merging lists cannot yet be specified in the patch")
             case other:
-                raise PatchFailed(
-                    f"unknown patch type: {go_format(other)} in map: {go_format(item)}"
-                )
+                raise PatchFailed(f"unknown patch type: {go_format(other)} in map: {go_format(item)}")
     return (plain, []) if replace else (original, plain)
 
 
@@ -378,9 +370,7 @@ def _without_directives(value: Any) -> tuple[bool, Any]:
             return False, None
         kept: Object = {}
         for name, item in value.items():
-            if item is None or name.startswith(
-                (_DELETE_PRIMITIVES, _SET_ORDER, _RETAIN_KEYS, _DIRECTIVE)
-            ):
+            if item is None or name.startswith((_DELETE_PRIMITIVES, _SET_ORDER, _RETAIN_KEYS, _DIRECTIVE)):
                 continue
             keep, cleaned = _without_directives(item)
             if keep:

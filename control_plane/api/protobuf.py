@@ -47,9 +47,7 @@ def _fields(name: str) -> dict[int, tuple[str, str]]:
 def decode_envelope(body: bytes) -> tuple[str, str, bytes]:
     """(apiVersion, kind, raw message) of an enveloped object. Raises ProtobufError."""
     if not body.startswith(MAGIC):
-        raise ProtobufError(
-            "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
-        )
+        raise ProtobufError("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
     unknown = _message(_UNKNOWN, memoryview(body)[len(MAGIC) :], 0)
     if unknown.get("contentEncoding"):
         raise ProtobufError(f"content encoding {unknown['contentEncoding']!r} is not supported")

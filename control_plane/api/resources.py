@@ -85,9 +85,7 @@ _PREFIXES: Mapping[str, str] = {
     "services": "services/specs",
     "ingresses.networking.k8s.io": "ingress",
     "apiservices.apiregistration.k8s.io": "apiregistration.k8s.io/apiservices",
-    "customresourcedefinitions.apiextensions.k8s.io": (
-        "apiextensions.k8s.io/customresourcedefinitions"
-    ),
+    "customresourcedefinitions.apiextensions.k8s.io": ("apiextensions.k8s.io/customresourcedefinitions"),
 }
 # Resources served in two group-versions over one set of stored objects: the apiVersion that is
 # stored. `control_plane.api.conversion` turns one form into the other.

@@ -32,9 +32,7 @@ ANY: Final = "any"  # any JSON value, kept as it is
 LIST: Final = "list"
 MAP: Final = "map"  # string keys, values of one type
 STRUCT: Final = "struct"
-SCALARS: Final = frozenset(
-    {STRING, INT32, INT64, BOOL, DOUBLE, BYTES, QUANTITY, INT_OR_STRING, TIME, MICRO_TIME}
-)
+SCALARS: Final = frozenset({STRING, INT32, INT64, BOOL, DOUBLE, BYTES, QUANTITY, INT_OR_STRING, TIME, MICRO_TIME})
 
 # Keys of list items that may be left out and then have this value, in merging by keys.
 KEY_DEFAULTS: Final[Mapping[str, Any]] = {"protocol": "TCP", "name": "", "type": "", "shareID": ""}
@@ -239,9 +237,7 @@ def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
         expression, notes = (value, {}) if isinstance(value, str) else value
         if field_name in omitted:
             notes = {**notes, "omit_zero": True}
-        fields[field_name] = Field(
-            field_name, parse_type(expression), required=field_name in required, notes=notes
-        )
+        fields[field_name] = Field(field_name, parse_type(expression), required=field_name in required, notes=notes)
     return Definition(
         name,
         fields,

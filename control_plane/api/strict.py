@@ -82,9 +82,7 @@ def prune(obj: dict[str, Any], definition: Definition) -> list[str]:
 
 def strict_errors(unknown: list[str], duplicates: list[str]) -> list[str]:
     """The single findings: `unknown field "spec.x"`, `duplicate field "spec.y"`."""
-    return [f'duplicate field "{path}"' for path in duplicates] + [
-        f'unknown field "{path}"' for path in unknown
-    ]
+    return [f'duplicate field "{path}"' for path in duplicates] + [f'unknown field "{path}"' for path in unknown]
 
 
 def strict_message(errors: list[str]) -> str:
@@ -243,9 +241,7 @@ def _time(text: str, *, micro: bool) -> str:
             raise ValueError(text)
         moment = datetime.fromisoformat(text).astimezone(UTC)
     except ValueError:
-        raise DecodeError(
-            f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"'
-        ) from None
+        raise DecodeError(f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"') from None
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -267,8 +263,7 @@ def mismatch(type_: Type, item: Any, owner: Definition, path: _Path) -> NoReturn
     what = _json_type(item, integer=type_.kind in (INT32, INT64))
     field = ".".join(s for s in _segments(path) if type(s) is str)
     raise DecodeError(
-        f"json: cannot unmarshal {what} into Go struct field "
-        f"{owner.short_name}.{field} of type {type_.go_name}"
+        f"json: cannot unmarshal {what} into Go struct field {owner.short_name}.{field} of type {type_.go_name}"
     )
 
 

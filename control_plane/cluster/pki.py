@@ -12,7 +12,6 @@ from control_plane.cluster.topology import Instance, Role
 from control_plane.rpc import Identity
 from control_plane.rpc.tls import Authority, Credentials
 
-
 MEMBERS_GROUP = "system:etcd-members"
 
 

@@ -46,38 +46,31 @@ PREFIX = 'Pod in version "v1" cannot be handled as a Pod: '
     [
         (
             {"spec": {"containers": "nope"}},
-            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers "
-            "of type []v1.Container",
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
         ),
         (
             {"spec": {"containers": [{"env": [{"name": "A", "value": True}]}]}},
-            "json: cannot unmarshal bool into Go struct field "
-            "EnvVar.spec.containers.env.value of type string",
+            "json: cannot unmarshal bool into Go struct field EnvVar.spec.containers.env.value of type string",
         ),
         (
             {"metadata": {"labels": {"a": 1}}},
-            "json: cannot unmarshal number into Go struct field "
-            "ObjectMeta.metadata.labels of type string",
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
         ),
         (
             {"spec": {"priority": 1.5}},
-            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority "
-            "of type int32",
+            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32",
         ),
         (
             {"spec": {"priority": 2**31}},
-            "json: cannot unmarshal number 2147483648 into Go struct field "
-            "PodSpec.spec.priority of type int32",
+            "json: cannot unmarshal number 2147483648 into Go struct field PodSpec.spec.priority of type int32",
         ),
         (
             {"spec": {"hostNetwork": "yes"}},
-            "json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork "
-            "of type bool",
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool",
         ),
         (
             {"spec": {"containers": [{"resources": {"limits": {"cpu": "abc"}}}]}},
-            "quantities must match the regular expression "
-            "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
         ),
         (
             {"metadata": {"creationTimestamp": "x"}},
@@ -118,12 +111,10 @@ def test_long_and_binary_bodies_are_shown_short() -> None:
 
 def test_another_kind_or_version() -> None:
     assert refusal({"apiVersion": "v1", "kind": "Service"}) == (
-        'Service in version "v1" cannot be handled as a Pod: '
-        "converting (v1.Service) to (core.Pod): unknown conversion"
+        'Service in version "v1" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion'
     )
     assert refusal({"apiVersion": "v2", "kind": "Pod"}).startswith(
-        'Pod in version "v2" cannot be handled as a Pod: '
-        'no kind "Pod" is registered for version "v2" in scheme'
+        'Pod in version "v2" cannot be handled as a Pod: no kind "Pod" is registered for version "v2" in scheme'
     )
     assert "version/kind" in refusal({"apiVersion": 1, "kind": "Pod"})
 
@@ -148,9 +139,7 @@ def test_unknown_and_duplicate_fields_by_validation_level() -> None:
     assert warned.object["spec"] == {"containers": [{"name": "b", "env": [{}]}]}
     ignored = decode_pod(body, field_validation="Ignore")
     assert ignored.warnings == [] and ignored.object == warned.object
-    assert refusal(body, field_validation="Strict") == (
-        PREFIX + "strict decoding error: " + ", ".join(findings)
-    )
+    assert refusal(body, field_validation="Strict") == (PREFIX + "strict decoding error: " + ", ".join(findings))
 
 
 def test_objects_come_back_as_a_go_round_trip_leaves_them() -> None:
@@ -219,9 +208,7 @@ spec:
 def test_yaml_errors_and_duplicates() -> None:
     assert "error converting YAML to JSON" in refusal(b"a: [\n", YAML)
     body = b"kind: Pod\nspec:\n  nodeName: a\n  nodeName: b\n"
-    assert 'line 4: key "nodeName" already set in map' in refusal(
-        body, YAML, field_validation="Strict"
-    )
+    assert 'line 4: key "nodeName" already set in map' in refusal(body, YAML, field_validation="Strict")
 
 
 def test_unknown_media_type() -> None:
@@ -247,9 +234,7 @@ def test_results_of_patches_are_invalid_rather_than_bad() -> None:
     assert caught.value.code == 422
     assert caught.value.message.startswith(' "" is invalid: patch: Invalid value: "{\\"apiVersion')
     with pytest.raises(Invalid, match=r"map\[spec:map\[bogus:1\]\].*unknown field"):
-        conform_patched(
-            {"spec": {"bogus": 1}}, POD, field_validation="Strict", patch={"spec": {"bogus": 1}}
-        )
+        conform_patched({"spec": {"bogus": 1}}, POD, field_validation="Strict", patch={"spec": {"bogus": 1}})
     assert conform_patched({"spec": {"bogus": 1}}, POD) == ['unknown field "spec.bogus"']
 
 
@@ -284,9 +269,7 @@ VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["metadata", "spec", "containers", "name", "labels", "env", "ports", "limits", "x"]
-            ),
+            st.sampled_from(["metadata", "spec", "containers", "name", "labels", "env", "ports", "limits", "x"]),
             inner,
             max_size=4,
         )

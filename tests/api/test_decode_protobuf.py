@@ -19,16 +19,12 @@ from control_plane.api.schema import definition_of
 
 # Bodies of `kubectl create deployment web --image=nginx --replicas=0 --port=80` and the like.
 BODIES = Path(__file__).with_name("test_decode_bodies.json")
-RECORDED: dict[str, bytes] = {
-    name: base64.b64decode(text) for name, text in json.loads(BODIES.read_text()).items()
-}
+RECORDED: dict[str, bytes] = {name: base64.b64decode(text) for name, text in json.loads(BODIES.read_text()).items()}
 
 
 def decoded(body: bytes, api_version: str, kind: str) -> dict[str, Any]:
     definition = definition_of(api_version, kind)
-    return decode_object(
-        body, PROTOBUF, api_version=api_version, kind=kind, definition=definition
-    ).object
+    return decode_object(body, PROTOBUF, api_version=api_version, kind=kind, definition=definition).object
 
 
 @pytest.mark.parametrize(
@@ -77,9 +73,7 @@ def decoded(body: bytes, api_version: str, kind: str) -> dict[str, Any]:
                 "kind": "Service",
                 "metadata": {"name": "np", "labels": {"app": "np"}},
                 "spec": {
-                    "ports": [
-                        {"name": "80-8080", "protocol": "TCP", "port": 80, "targetPort": 8080}
-                    ],
+                    "ports": [{"name": "80-8080", "protocol": "TCP", "port": 80, "targetPort": 8080}],
                     "selector": {"app": "np"},
                     "type": "NodePort",
                 },
@@ -195,9 +189,7 @@ def test_packed_and_unpacked_integers_and_raw_json() -> None:
     spec = "io.k8s.api.core.v1.PodSecurityContext"
     packed = field(4, varint(1) + varint(2))
     assert protobuf.decode_message(spec, packed) == {"supplementalGroups": [1, 2]}
-    assert protobuf.decode_message(spec, field(4, 1) + field(4, 2)) == {
-        "supplementalGroups": [1, 2]
-    }
+    assert protobuf.decode_message(spec, field(4, 1) + field(4, 2)) == {"supplementalGroups": [1, 2]}
     revision = field(2, field(1, b'{"a":[1]}')) + field(3, 7)
     made = protobuf.decode(envelope("apps/v1", "ControllerRevision", revision))
     assert made["data"] == {"a": [1]} and made["revision"] == 7

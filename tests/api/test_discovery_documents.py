@@ -57,9 +57,7 @@ def test_aggregated_discovery_says_which_form_it_is() -> None:
             assert document.content_type == accept
             assert json.loads(document.body)["apiVersion"] == f"apidiscovery.k8s.io/{version}"
     pods = next(
-        r
-        for r in load(discovery, "/api", V2)["items"][0]["versions"][0]["resources"]
-        if r["resource"] == "pods"
+        r for r in load(discovery, "/api", V2)["items"][0]["versions"][0]["resources"] if r["resource"] == "pods"
     )
     assert pods["scope"] == "Namespaced" and pods["shortNames"] == ["po"]
     eviction = next(s for s in pods["subresources"] if s["subresource"] == "eviction")
@@ -131,9 +129,7 @@ def test_openapi_tells_kubectl_what_it_looks_for() -> None:
     }
     assert {p["name"] for p in patch["parameters"]} >= {"fieldValidation", "dryRun"}
     assert "application/strategic-merge-patch+json" in patch["requestBody"]["content"]
-    containers = data["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"][
-        "containers"
-    ]
+    containers = data["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"]
     assert containers["x-kubernetes-patch-merge-key"] == "name"
     assert containers["x-kubernetes-list-map-keys"] == ["name"]
 

@@ -97,9 +97,7 @@ def test_several_conflicts_are_listed_by_manager() -> None:
     made = apply(None, config_map(a="1", b="2"), CONFIG_MAP, manager="m1", time=T1)
     with pytest.raises(Conflict) as caught:
         apply(made, config_map(a="8", b="9"), CONFIG_MAP, manager="m2", time=T2)
-    assert caught.value.message == (
-        'Apply failed with 2 conflicts: conflicts with "m1":\n- .data.a\n- .data.b'
-    )
+    assert caught.value.message == ('Apply failed with 2 conflicts: conflicts with "m1":\n- .data.a\n- .data.b')
 
 
 def test_list_items_are_owned_by_key() -> None:
@@ -217,8 +215,7 @@ def test_bad_requests() -> None:
     with pytest.raises(Invalid) as caught:
         apply(None, config_map(), CONFIG_MAP, manager="", time=T1)
     assert caught.value.message == (
-        'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: '
-        "is required for apply patch"
+        'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
     )
     with pytest.raises(BadRequest, match="managedFields must be nil"):
         bad = config_map()
@@ -232,9 +229,7 @@ def test_bad_requests() -> None:
 
 
 PATHS = st.frozensets(
-    st.lists(
-        st.sampled_from(["f:a", "f:b", 'k:{"name":"c"}', 'v:"d"']), min_size=1, max_size=4
-    ).map(tuple),
+    st.lists(st.sampled_from(["f:a", "f:b", 'k:{"name":"c"}', 'v:"d"']), min_size=1, max_size=4).map(tuple),
     max_size=8,
 )
 

@@ -44,9 +44,7 @@ def test_merge_patch_does_what_the_rfc_says(target: dict[str, Any], patch: dict[
 
 
 @given(OBJECTS, OBJECTS)
-def test_merge_patch_shares_nothing_with_its_arguments(
-    target: dict[str, Any], patch: dict[str, Any]
-) -> None:
+def test_merge_patch_shares_nothing_with_its_arguments(target: dict[str, Any], patch: dict[str, Any]) -> None:
     before = copy.deepcopy((target, patch))
     todo: list[Any] = [apply_patch("merge", target, patch, None)]
     while todo:

@@ -56,9 +56,7 @@ def names(items: list[dict[str, Any]]) -> list[str]:
 
 
 def test_containers_and_env_merge_by_name_and_new_items_come_first() -> None:
-    spec = patch_pod_spec(
-        {"containers": [{"name": "c1", "image": "i1:2", "env": [{"name": "C", "value": "3"}]}]}
-    )
+    spec = patch_pod_spec({"containers": [{"name": "c1", "image": "i1:2", "env": [{"name": "C", "value": "3"}]}]})
     assert names(spec["containers"]) == ["c1", "c2"]
     first = spec["containers"][0]
     assert first["image"] == "i1:2" and first["args"] == ["x", "y"]
@@ -66,9 +64,7 @@ def test_containers_and_env_merge_by_name_and_new_items_come_first() -> None:
 
 
 def test_delete_directive_removes_the_item_with_that_key() -> None:
-    spec = patch_pod_spec(
-        {"containers": [{"name": "c1", "env": [{"$patch": "delete", "name": "A"}]}]}
-    )
+    spec = patch_pod_spec({"containers": [{"name": "c1", "env": [{"$patch": "delete", "name": "A"}]}]})
     assert names(spec["containers"][0]["env"]) == ["B"]
 
 
@@ -101,9 +97,7 @@ def test_set_element_order_orders_old_and_new_items() -> None:
 
 def test_set_element_order_keeps_server_only_items_near_their_neighbours() -> None:
     containers = [{"name": n} for n in ("a", "server", "b")]
-    spec = patch_pod_spec(
-        {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}, containers=containers
-    )
+    spec = patch_pod_spec({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}, containers=containers)
     assert names(spec["containers"]) == ["server", "b", "a"]
 
 
@@ -128,17 +122,13 @@ def test_patch_list_in_another_order_than_the_directive_is_refused() -> None:
 def test_item_without_its_merge_key_is_refused() -> None:
     with pytest.raises(PatchFailed) as caught:
         patch_pod_spec({"containers": [{"image": "no-name"}]})
-    assert caught.value.message == (
-        "map: map[image:no-name] does not contain declared merge key: name"
-    )
+    assert caught.value.message == ("map: map[image:no-name] does not contain declared merge key: name")
 
 
 def test_retain_keys_drops_the_rest_of_a_union() -> None:
     assert DEPLOYMENT is not None
     patch = {"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}}
-    assert strategic_merge(deployment(), patch, DEPLOYMENT)["spec"]["strategy"] == {
-        "type": "Recreate"
-    }
+    assert strategic_merge(deployment(), patch, DEPLOYMENT)["spec"]["strategy"] == {"type": "Recreate"}
     with pytest.raises(BadRequest):
         strategic_merge(
             deployment(),
@@ -157,9 +147,7 @@ def test_retain_keys_switches_the_source_of_a_volume() -> None:
 
 def test_primitive_lists_merge_as_sets_and_delete_by_directive() -> None:
     assert DEPLOYMENT is not None
-    added = strategic_merge(
-        deployment(), {"metadata": {"finalizers": ["example.com/b"]}}, DEPLOYMENT
-    )
+    added = strategic_merge(deployment(), {"metadata": {"finalizers": ["example.com/b"]}}, DEPLOYMENT)
     assert sorted(added["metadata"]["finalizers"]) == ["example.com/a", "example.com/b"]
     removed = strategic_merge(
         added,

@@ -130,9 +130,7 @@ def test_custom_resources_come_and_go() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.booleans(), st.sampled_from(["v1", "v2", "v1beta1"]), st.sampled_from(["as", "bs"])
-        ),
+        st.tuples(st.booleans(), st.sampled_from(["v1", "v2", "v1beta1"]), st.sampled_from(["as", "bs"])),
         max_size=12,
     )
 )

@@ -1,0 +1,62 @@
+"""Every subcommand of scripts/bench runs to its end and tells what it should."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.benchmarks.report import percentile
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.e2e
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "scripts" / "bench"), *arguments, "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    return found
+
+
+def test_up_measures_start_memory_and_idle_cpu() -> None:
+    row = bench("up", "--host", "process", "--idle", "1", "--nodes", "1")["rows"][0]
+    assert row["ready_s"] > 0 and row["memory_mb"] > 10 and row["idle_cpu_percent"] >= 0
+
+
+def test_pods_sees_every_pod_run() -> None:
+    row = bench("pods", "--host", "process", "--pods", "6", "--nodes", "2", "--node-hosts", "1")["rows"][0]
+    assert row["ran"] == 6
+    assert row["created_per_s"] >= row["bound_per_s"] >= row["running_per_s"] > 0
+    assert row["cpu_s_per_1000"] > 0
+
+
+def test_kv_measures_each_operation_without_errors() -> None:
+    found = bench("kv", "--host", "process", "--clients", "2", "--seconds", "0.5", "--members", "1")
+    ours = [r for r in found["rows"] if r["system"] == "process"]
+    assert [r["operation"] for r in ours] == ["put", "read, linearizable", "read, serializable"]
+    for row in found["rows"]:
+        assert row["per_s"] > 0 and row["errors"] == {}
+        assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+
+
+def test_failover_measures_a_gap_for_each_kill() -> None:
+    row = bench("failover", "--host", "process", "--kills", "1")["rows"][0]
+    assert len(row["gaps_ms"]) == 1 and row["gaps_ms"][0] == row["max_ms"] > 0
+
+
+def test_a_wrong_option_is_refused() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "bench"), "pods", "--host", "moon"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 2 and "moon" in done.stderr
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 2), (75, 3), (76, 4), (99, 4), (100, 4)])
+def test_percentile_is_the_nearest_rank(percent: float, expected: float) -> None:
+    assert percentile([3, 1, 4, 2], percent) == expected

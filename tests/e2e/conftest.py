@@ -1,0 +1,70 @@
+"""Clusters for the tests of a file, ended when its last test has run."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Cluster, Kubectl, Traces, kubectls
+
+E2E_TIMEOUT_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(E2E_TIMEOUT_S))
+
+
+@contextmanager
+def running(cluster: Cluster, *arguments: str) -> Iterator[Cluster]:
+    """`up` with these arguments; `down` whatever happens, and nothing may be left."""
+    try:
+        cluster.rayplane("up", *arguments)
+        traces = Traces.of(cluster)
+        yield cluster
+    finally:
+        cluster.rayplane("down", "--purge")
+    assert traces.left() == []
+
+
+@pytest.fixture(scope="module")
+def bring_up(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Cluster]]:
+    """bring_up("--host", "process") gives a running cluster that lives as long as the test file."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> Cluster:
+            name = "e2e-" + re.sub("[^a-z0-9]+", "-", Path(request.path).stem.removeprefix("test_"))
+            home = tmp_path_factory.mktemp("home")
+            return stack.enter_context(running(Cluster(name, home), *arguments))
+
+        yield start
+
+
+@pytest.fixture
+def lone_cluster(tmp_path: Path) -> Cluster:
+    """A name and a home of their own; nothing is started."""
+    return Cluster("e2e-lone", tmp_path)
+
+
+@pytest.fixture(params=kubectls(), ids=lambda path: "own" if ".venv" in path else "path")
+def kubectl_binary(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def fresh_namespace() -> Callable[[Cluster, str, str], Kubectl]:
+    """A kubectl in a new namespace."""
+
+    def make(cluster: Cluster, binary: str, name: str) -> Kubectl:
+        cluster.kubectl(binary)("create", "namespace", name)
+        return cluster.kubectl(binary, namespace=name)
+
+    return make

@@ -1,0 +1,209 @@
+"""Starting clusters by the command line, asking them by kubectl, and looking for what they leave behind."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+OWN_BIN = Path(sys.executable).parent
+COMMAND_TIMEOUT_S = 180.0
+WAIT_TIMEOUT_S = 60.0
+POLL_S = 0.1
+
+
+class Failed(AssertionError):
+    """A command ended otherwise than the test wanted."""
+
+
+def kubectls() -> list[str]:
+    """The kubectl of the test environment, and another one where PATH has one."""
+    own = OWN_BIN / "kubectl"
+    found = [str(own)] if own.exists() else []
+    elsewhere = [d for d in os.get_exec_path() if Path(d).resolve() != OWN_BIN.resolve()]
+    other = shutil.which("kubectl", path=os.pathsep.join(elsewhere))
+    return found + ([other] if other else [])
+
+
+def until(what: str, holds: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+    """Ask again until `holds` says something true. Raises Failed with the last answer."""
+    deadline = time.monotonic() + timeout_s
+    answer: object = None
+    while time.monotonic() < deadline:
+        answer = holds()
+        if answer:
+            return
+        time.sleep(POLL_S)
+    raise Failed(f"{what}: not within {timeout_s:.0f} s; last answer {answer!r}")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster's name and places. `home` is what its commands see as the user's home."""
+
+    name: str
+    home: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.home / ".rayplane" / self.name
+
+    @property
+    def env(self) -> dict[str, str]:
+        return os.environ | {"HOME": str(self.home), "KUBECONFIG": str(self.directory / "kubeconfig")}
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """A rayplane command that is not waited for."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "control_plane.cli.main", *arguments, "--name", self.name],
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def rayplane(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        """Run a rayplane command to its end. Raises Failed unless it exits with `code`."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            process.kill()
+        if process.returncode != code:
+            raise Failed(f"rayplane {' '.join(arguments)}: exit code {process.returncode}, not {code}: {out}{err}")
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def status(self) -> dict[str, Any]:
+        """The answer of `status -o json`, also of a cluster that is not healthy; empty when there is none."""
+        process = self.start("status", "-o", "json")
+        out, _ = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        found: dict[str, Any] = json.loads(out) if out.startswith("{") else {}
+        return found
+
+    def endpoints(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.rayplane("endpoints", "-o", "json").stdout)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What `up` wrote down; empty when nothing is there."""
+        try:
+            found: dict[str, Any] = json.loads((self.directory / "cluster.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def kubectl(self, binary: str = "", *, namespace: str = "default") -> "Kubectl":
+        return Kubectl(binary or kubectls()[0], self, namespace)
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """One kubectl against one cluster in one namespace."""
+
+    binary: str
+    cluster: Cluster
+    namespace: str
+
+    def command(self, *arguments: str) -> list[str]:
+        return [self.binary, "--namespace", self.namespace, *arguments]
+
+    def __call__(self, *arguments: str, stdin: str = "", code: int = 0, env: dict[str, str] | None = None) -> str:
+        """Standard output; with standard error after it where it is to fail. Raises Failed."""
+        done = subprocess.run(
+            self.command(*arguments),
+            input=stdin,
+            env=self.cluster.env | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != code:
+            raise Failed(f"kubectl {' '.join(arguments)}: exit code {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout + done.stderr if code else done.stdout
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self(*arguments, "-o", "json"))
+        return found
+
+    def items(self, *arguments: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("get", *arguments)["items"]
+        return found
+
+    def names(self, *arguments: str) -> list[str]:
+        return self("get", *arguments, "-o", "name").split()
+
+    def until(self, what: str, path: str, wanted: Sequence[str]) -> None:
+        """Wait until the JSONPath of `get what` gives one of `wanted`."""
+
+        def holds() -> bool:
+            return self("get", *what.split(), "--ignore-not-found", "-o", f"jsonpath={path}").strip() in wanted
+
+        until(f"{path} of {what} is one of {wanted}", holds)
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a cluster would leave if `down` forgot something; taken while it runs."""
+
+    places: tuple[str, ...]
+    sockets: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(cluster: Cluster) -> "Traces":
+        state = cluster.state()
+        places = [str(cluster.directory)]
+        if state.get("host", {}).get("dir"):
+            places.append(state["host"]["dir"])
+        sockets = [
+            (instance["machine"]["address"], port)
+            for instance in state.get("topology", {}).get("instances", [])
+            for port in instance["ports"].values()
+        ]
+        return Traces(tuple(places), tuple(sockets))
+
+    def left(self) -> list[str]:
+        """Processes, listening sockets and locks that are still there."""
+        found = [f"process {p}" for p in processes_in(self.places)]
+        found += [f"socket {host}:{port}" for host, port in self.sockets if _listens(host, port)]
+        return found + [f"lock on {path}" for path in _locks(self.places)]
+
+
+def processes_in(places: Sequence[str]) -> list[str]:
+    """Processes that work in one of these directories, or have one in their command line or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            text = f"{command} {os.readlink(entry / 'cwd')} {(entry / 'environ').read_bytes()!r}"
+        except OSError:
+            continue  # it ended meanwhile
+        if any(place in text for place in places):
+            found.append(f"{entry.name}: {command.strip()[:120]}")
+    return found
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _locks(places: Sequence[str]) -> list[str]:
+    """Files below `places` that some process has locked (proc_locks(5))."""
+    locked = {
+        line.split()[5].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines() if "->" not in line
+    }
+    files = [f for place in places for f in Path(place).rglob("*") if f.is_file()]
+    return [str(f) for f in files if str(f.stat().st_ino) in locked]

@@ -1,0 +1,157 @@
+"""Bad input and interruptions: one clear line, the right exit code, and nothing left."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Cluster, Traces, processes_in, until
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+def said(process: "subprocess.CompletedProcess[str]") -> str:
+    """The one line on standard error."""
+    lines = process.stderr.strip().splitlines()
+    assert len(lines) == 1, process.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["up", "--nonsense"], "--nonsense"),
+        (["up", "--members", "2"], "--members 2"),
+        (["up", "--members", "many"], "--members"),
+        (["up", "--host", "moon"], "--host"),
+        (["up", "--runtime", "docker"], "--runtime"),
+        (["up", "--node-cpu", "fast"], "--node-cpu"),
+        (["up", "--apiservers", "0"], "--apiservers 0"),
+        (["fly"], "fly"),
+        (["chaos", "kill", "cat"], "cat"),
+        (["status", "-o", "xml"], "json"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_that_names_the_mistake(
+    lone_cluster: Cluster, arguments: list[str], names: str
+) -> None:
+    done = lone_cluster.rayplane(*arguments, code=WRONG_USAGE)
+    assert names in said(done)
+    assert not lone_cluster.directory.exists()
+
+
+def test_a_name_that_is_no_name(tmp_path: Path) -> None:
+    done = Cluster("No Name", tmp_path).rayplane("up", "--host", "process", code=WRONG_USAGE)
+    assert "--name" in said(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["kubeconfig"], ["endpoints"], ["chaos", "kill", "leader"]], ids=" ".join
+)
+def test_without_a_cluster_the_line_says_how_to_get_one(lone_cluster: Cluster, arguments: list[str]) -> None:
+    assert "rayplane up" in said(lone_cluster.rayplane(*arguments, code=FAILED))
+
+
+def test_down_of_nothing_is_no_mistake(lone_cluster: Cluster) -> None:
+    lone_cluster.rayplane("down")
+    assert not lone_cluster.directory.exists()
+
+
+def test_a_directory_that_cannot_be_made(lone_cluster: Cluster) -> None:
+    file = lone_cluster.home / "file"
+    file.write_text("")
+    done = lone_cluster.rayplane("up", "--host", "process", "--state-dir", str(file / "below"), code=FAILED)
+    assert "--state-dir" in said(done)
+    assert processes_in([str(lone_cluster.home)]) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written(lone_cluster: Cluster) -> None:
+    place = lone_cluster.home / "locked"
+    place.mkdir(mode=0o500)
+    done = lone_cluster.rayplane("up", "--host", "process", "--state-dir", str(place), code=FAILED)
+    assert "--state-dir" in said(done)
+
+
+@pytest.fixture
+def small_cluster(lone_cluster: Cluster) -> Iterator[Cluster]:
+    try:
+        lone_cluster.rayplane("up", "--host", "process", "--members", "1", "--apiservers", "1", "--nodes", "1")
+        yield lone_cluster
+    finally:
+        lone_cluster.rayplane("down", "--purge")
+
+
+def test_a_cluster_is_not_started_twice(small_cluster: Cluster) -> None:
+    before = small_cluster.state()
+    assert "is up" in said(small_cluster.rayplane("up", "--host", "process", code=FAILED))
+    assert small_cluster.state() == before
+    assert small_cluster.status()["healthy"]
+
+
+def test_clusters_that_come_up_together_do_not_take_each_others_addresses(tmp_path: Path) -> None:
+    clusters = [Cluster(name, tmp_path) for name in ("e2e-left", "e2e-right")]
+    small = ("--host", "process", "--members", "1", "--apiservers", "1", "--nodes", "1")
+    try:
+        for process in [c.start("up", *small) for c in clusters]:
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+        entrances = {c.endpoints()["ingress"] for c in clusters}
+        assert len(entrances) == 2
+    finally:
+        for cluster in clusters:
+            cluster.rayplane("down", "--purge")
+
+
+def test_down_keeps_the_data_and_up_goes_on_from_it(small_cluster: Cluster) -> None:
+    kubectl = small_cluster.kubectl()
+    kubectl("create", "configmap", "kept", "--from-literal=a=1")
+    traces = Traces.of(small_cluster)
+    small_cluster.rayplane("down")
+    assert traces.left() == []
+    small_cluster.rayplane("up", "--host", "process")
+    assert kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}") == "1"
+
+
+def test_up_refuses_a_port_that_someone_took_meanwhile(small_cluster: Cluster) -> None:
+    ports = [i["ports"]["client"] for i in small_cluster.state()["topology"]["instances"] if i["role"] == "member"]
+    small_cluster.rayplane("down")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", ports[0]))
+        taken.listen()
+        done = small_cluster.rayplane("up", "--host", "process", code=FAILED)
+    assert str(ports[0]) in said(done)
+    assert processes_in([str(small_cluster.directory)]) == []
+
+
+@pytest.mark.parametrize("host", ["process", "ray"])
+def test_an_interrupted_up_leaves_nothing(lone_cluster: Cluster, host: str) -> None:
+    process = lone_cluster.start("up", "--host", host)
+    started = [str(lone_cluster.directory)]
+
+    def begun() -> bool:
+        directory = lone_cluster.state().get("host", {}).get("dir")
+        if directory and directory not in started:
+            started.append(directory)
+        # Something of the cluster runs beside the command itself.
+        others = [p for p in processes_in(started) if not p.startswith(f"{process.pid}:")]
+        return process.poll() is not None or (bool(others) and (host == "process" or len(others) > 3))
+
+    until("something is started", begun)
+    traces = Traces.of(lone_cluster)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, out + err
+    assert err.strip() == "rayplane: interrupted"
+    assert traces.left() == []
+    assert processes_in(started) == []
+    assert not lone_cluster.directory.exists() or list(lone_cluster.directory.iterdir()) == [
+        lone_cluster.directory / "logs"
+    ]

@@ -1,0 +1,50 @@
+"""A small cluster on Ray: it heals from killed processes, grows, and ends without a trace."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.harness import Cluster, Traces, until
+
+SMALL = ("--members", "3", "--apiservers", "2", "--schedulers", "1", "--controllers", "1", "--nodes", "2")
+
+
+@pytest.fixture
+def cluster(lone_cluster: Cluster) -> Iterator[Cluster]:
+    try:
+        lone_cluster.rayplane("up", "--host", "ray", *SMALL)
+        yield lone_cluster
+    finally:
+        lone_cluster.rayplane("down", "--purge")
+
+
+def healthy(cluster: Cluster) -> bool:
+    return bool(cluster.status().get("healthy"))
+
+
+def leader(cluster: Cluster) -> str:
+    return next((m["name"] for m in cluster.status().get("members", []) if m.get("leader")), "")
+
+
+def test_killed_actors_come_back_and_down_leaves_no_trace(cluster: Cluster) -> None:
+    traces = Traces.of(cluster)
+    kubectl = cluster.kubectl()
+    kubectl("create", "deployment", "web", "--image=nginx", "--replicas=4")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+
+    before = leader(cluster)
+    assert cluster.rayplane("chaos", "kill", "leader").stdout.startswith(before)
+    # Acknowledged while a member is away, and there when it is back.
+    kubectl("create", "configmap", "written", "--from-literal=during=election")
+    until("another leader", lambda: leader(cluster) not in ("", before))
+
+    node = kubectl.items("pods")[0]["spec"]["nodeName"]
+    cluster.rayplane("chaos", "kill", "node", node)
+    until("the cluster is healthy again", lambda: healthy(cluster))
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("scale", "deployment/web", "--replicas=6")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    assert kubectl("get", "configmap", "written", "-o", "jsonpath={.data.during}") == "election"
+
+    cluster.rayplane("down")
+    assert traces.left() == []

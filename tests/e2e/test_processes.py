@@ -1,0 +1,274 @@
+"""The process runtime: containers are processes of this machine, and traffic, logs and volumes are real."""
+
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.harness import Cluster, Kubectl, until
+
+# Answers with the pod's name, `/file?PATH` with a file, `/env?NAME` with a variable; dies of `/die`.
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path, _, what = self.path.partition("?")
+        if path == "/die":
+            os._exit(3)
+        text = os.environ["HOSTNAME"]
+        if path == "/env":
+            text = os.environ.get(what, "")
+        if path == "/file":
+            text = open(os.environ["RAYPLANE_ROOT"] + what).read()
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        print(self.path, flush=True)
+print("ready to serve", flush=True)
+http.server.ThreadingHTTPServer((os.environ["POD_IP"], 8000), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(bring_up: Callable[..., Cluster]) -> Cluster:
+    return bring_up("--host", "process", "--runtime", "process", "--members", "1", "--apiservers", "1", "--nodes", "3")
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster, fresh_namespace: Callable[..., Kubectl], request: pytest.FixtureRequest) -> Kubectl:
+    return fresh_namespace(cluster, "", str(request.node.name).replace("_", "-"))
+
+
+def apply(kubectl: Kubectl, *objects: dict[str, Any]) -> None:
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+
+def container(**more: Any) -> dict[str, Any]:
+    probe = {"httpGet": {"path": "/", "port": 8000}, "periodSeconds": 1}
+    return {
+        "name": "server",
+        "image": "python",
+        "command": ["python", "-c", SERVER],
+        "ports": [{"name": "http", "containerPort": 8000}],
+        "readinessProbe": probe,
+    } | more
+
+
+def deployment(name: str, replicas: int, pod: dict[str, Any]) -> dict[str, Any]:
+    labels = {"app": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1} | pod},
+        },
+    }
+
+
+def service(name: str, kind: str = "ClusterIP", port: int = 9000) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"type": kind, "selector": {"app": name}, "ports": [{"port": port, "targetPort": "http"}]},
+    }
+
+
+def fetch(url: str, host: str = "") -> str:
+    """The body; empty when nobody answers well."""
+    request = urllib.request.Request(url, headers={"Host": host} if host else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=5) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, OSError):
+        return ""
+
+
+def test_services_and_ingress_carry_real_requests(kubectl: Kubectl) -> None:
+    rule = {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 9000}}}}
+    ingress = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "web"},
+        "spec": {"rules": [{"host": "web.example", "http": {"paths": [rule]}}]},
+    }
+    apply(kubectl, deployment("web", 3, {"containers": [container()]}), service("web", "LoadBalancer"), ingress)
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    pods = {p["metadata"]["name"] for p in kubectl.items("pods")}
+    found = kubectl.json("get", "service", "web")
+    cluster_ip, node_port = found["spec"]["clusterIP"], found["spec"]["ports"][0]["nodePort"]
+    external = found["status"]["loadBalancer"]["ingress"][0]["ip"]
+    node = kubectl.items("nodes")[0]["status"]["addresses"][0]["address"]
+    entrance = kubectl.cluster.endpoints()["ingress"]
+    for url, host in (
+        (f"http://{cluster_ip}:9000/", ""),
+        (f"http://{external}:9000/", ""),
+        (f"http://{node}:{node_port}/", ""),
+        (f"{entrance}/any/path", "web.example"),
+    ):
+        seen: set[str] = set()
+
+        def all_pods_answer(url: str = url, host: str = host, seen: set[str] = seen) -> bool:
+            seen.add(fetch(url, host))
+            return pods <= seen
+
+        until(f"every pod answers at {url}", all_pods_answer)
+    assert fetch(f"{entrance}/", "unknown.example") == ""
+    # The address stays while the pods go and come.
+    kubectl("rollout", "restart", "deployment/web")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    until("a new pod answers", lambda: fetch(f"http://{cluster_ip}:9000/") not in pods | {""})
+    kubectl("scale", "deployment/web", "--replicas=0")
+    until("nobody listens", lambda: socket.socket().connect_ex((cluster_ip, 9000)) != 0)
+
+
+def test_logs_and_exec(kubectl: Kubectl) -> None:
+    apply(kubectl, deployment("web", 1, {"containers": [container()]}))
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    assert "ready to serve" in kubectl("logs", "deployment/web")
+    assert kubectl("logs", "deployment/web", "--tail=1", "--timestamps").startswith("20")
+    pod = kubectl.names("pods")[0]
+    assert kubectl("exec", pod, "--", "sh", "-c", 'echo "$HOSTNAME"').strip() == pod.partition("/")[2]
+    assert kubectl("exec", "-i", pod, "--", "cat", stdin="to and back") == "to and back"
+    assert "exit code 7" in kubectl("exec", pod, "--", "sh", "-c", "exit 7", code=7)
+
+
+def test_settings_reach_a_container_as_variables_and_as_files(kubectl: Kubectl) -> None:
+    kubectl("create", "configmap", "conf", "--from-literal=color=blue", "--from-literal=motd=hello")
+    kubectl("create", "secret", "generic", "hidden", "--from-literal=password=s3cret")
+    server = container(
+        env=[{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "hidden", "key": "password"}}}],
+        envFrom=[{"configMapRef": {"name": "conf"}, "prefix": "CONF_"}],
+        volumeMounts=[{"name": "conf", "mountPath": "/etc/conf"}, {"name": "hidden", "mountPath": "/etc/hidden"}],
+    )
+    volumes = [
+        {"name": "conf", "configMap": {"name": "conf"}},
+        {"name": "hidden", "secret": {"secretName": "hidden"}},
+    ]
+    apply(kubectl, deployment("web", 1, {"containers": [server], "volumes": volumes}))
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    url = f"http://{kubectl.items('pods')[0]['status']['podIP']}:8000"
+    assert fetch(f"{url}/env?PASSWORD") == "s3cret"
+    assert fetch(f"{url}/env?CONF_color") == "blue"
+    assert fetch(f"{url}/file?/etc/conf/motd") == "hello"
+    assert fetch(f"{url}/file?/etc/hidden/password") == "s3cret"
+    # Files follow the object, variables do not.
+    kubectl("patch", "configmap", "conf", "-p", '{"data":{"motd":"goodbye","color":"red"}}')
+    until("the file follows", lambda: fetch(f"{url}/file?/etc/conf/motd") == "goodbye")
+    assert fetch(f"{url}/env?CONF_color") == "blue"
+
+
+def test_a_crashed_container_is_started_again_with_back_off(kubectl: Kubectl) -> None:
+    apply(kubectl, deployment("web", 1, {"containers": [container()]}))
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    pod = kubectl.items("pods")[0]
+    fetch(f"http://{pod['status']['podIP']}:8000/die")
+    name = pod["metadata"]["name"]
+    kubectl.until(f"pod {name}", "{.status.containerStatuses[0].restartCount}", ["1"])
+    kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    status = kubectl.json("get", "pod", name)["status"]
+    assert status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 3
+    assert status["podIP"] == pod["status"]["podIP"]
+    assert "ready to serve" in kubectl("logs", name, "--previous")
+
+    kubectl("run", "hopeless", "--image=python", "--command", "--", "sh", "-c", "exit 1")
+    waiting = "{.status.containerStatuses[0].state.waiting.reason}"
+    kubectl.until("pod hopeless", waiting, ["CrashLoopBackOff"])
+    until("an event says so", lambda: "Back-off restarting" in kubectl("events", "--for", "pod/hopeless"))
+
+
+def test_a_pod_that_comes_back_has_a_new_address(kubectl: Kubectl) -> None:
+    apply(kubectl, deployment("web", 1, {"containers": [container()]}), service("web"))
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    before = kubectl.items("pods")[0]
+    address = kubectl.json("get", "service", "web")["spec"]["clusterIP"]
+    kubectl("delete", "pod", before["metadata"]["name"], "--timeout=60s")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    after = kubectl.items("pods")[0]
+    assert after["status"]["podIP"] != before["status"]["podIP"]
+    until("the service leads to the new pod", lambda: fetch(f"http://{address}:9000/") == after["metadata"]["name"])
+
+
+def claim(name: str, storage_class: str, size: str = "32Mi") -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": storage_class,
+            "resources": {"requests": {"storage": size}},
+        },
+    }
+
+
+def user_of(name: str, claim_name: str) -> dict[str, Any]:
+    """A Deployment of one pod that waits with the claim at /data."""
+    waits = {
+        "name": "user",
+        "image": "busybox",
+        "command": ["sleep", "1000000"],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": claim_name}}]
+    made = deployment(name, 1, {"containers": [waits], "volumes": volumes})
+    made["spec"]["strategy"] = {"type": "Recreate"}
+    return made
+
+
+def write_and_sync(kubectl: Kubectl, target: str, text: str) -> None:
+    barrier = (
+        "import os, socket\n"
+        f"open(os.environ['RAYPLANE_MOUNT_DATA'] + '/file', 'w').write({text!r})\n"
+        "if os.environ.get('RAYPLANE_VOLUME_SYNC'):\n"
+        "    conn = socket.socket(socket.AF_UNIX); conn.connect(os.environ['RAYPLANE_VOLUME_SYNC'])\n"
+        "    conn.sendall(b'sync\\n'); print(conn.makefile().readline())\n"
+    )
+    kubectl("exec", target, "--", "python", "-c", barrier)
+
+
+@pytest.mark.parametrize("storage_class", ["standard", "replicated"])
+def test_bytes_survive_the_restart_of_their_pod(
+    cluster: Cluster, fresh_namespace: Callable[..., Kubectl], storage_class: str
+) -> None:
+    kubectl = fresh_namespace(cluster, "", f"restart-{storage_class}")
+    apply(kubectl, claim("data", storage_class), user_of("keeper", "data"))
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    write_and_sync(kubectl, "deployment/keeper", "precious")
+    first = kubectl.names("pods")[0]
+    kubectl("delete", first, "--timeout=60s")
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    assert kubectl.names("pods") != [first]
+    assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+
+
+def test_replicated_bytes_follow_their_pod_to_another_node(kubectl: Kubectl) -> None:
+    apply(kubectl, claim("data", "replicated"), user_of("keeper", "data"))
+    kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+    write_and_sync(kubectl, "deployment/keeper", "precious")
+    node = kubectl.items("pods")[0]["spec"]["nodeName"]
+    kubectl("cordon", node)
+    try:
+        kubectl("delete", "pods", "--all", "--timeout=60s")
+        kubectl("rollout", "status", "deployment/keeper", "--timeout=60s")
+        assert kubectl.items("pods")[0]["spec"]["nodeName"] != node
+        assert kubectl("exec", "deployment/keeper", "--", "cat", "/data/file") == "precious"
+    finally:
+        kubectl("uncordon", node)
+
+
+def test_a_claim_that_fits_nowhere_stays_pending_and_says_why(kubectl: Kubectl) -> None:
+    apply(kubectl, claim("huge", "replicated", "900Ti"), user_of("keeper", "huge"))
+    until("an event", lambda: "ProvisioningFailed" in kubectl("events", "--for", "persistentvolumeclaim/huge"))
+    assert kubectl.json("get", "pvc", "huge")["status"]["phase"] == "Pending"
