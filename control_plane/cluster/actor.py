@@ -28,6 +28,8 @@ class ComponentThread:
 
     def __init__(self, spec: Spec) -> None:
         log_to(spec.log_file)
+        # uvloop's where it is installed, which Ray chooses: it answers half as many calls again as asyncio's own. (In
+        # the one process of `process_host` it is the other way round: few sockets, many tasks.)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=spec.instance.name, daemon=True)
         self._thread.start()
@@ -67,11 +69,6 @@ class ComponentActor:
     def pid(self) -> int:
         """Answers once the component has started."""
         return os.getpid()
-
-    def machine(self) -> str:
-        """Ray's id of the node this runs on."""
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
 
     def stop(self) -> None:
         self._thread.stop()

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
+from ray._private.state import actors
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -100,18 +101,11 @@ class RayHost:
             ray.kill(actor, no_restart=True)
 
     def _pid(self, name: str) -> int:
-        try:
-            actor: Any = ray.get_actor(name, namespace=self._namespace)
-            pid = int(ray.get(actor.pid.remote(), timeout=CALL_TIMEOUT_S))
-        except (ValueError, RayError) as e:
-            raise StartFailed(f"{name} does not run: {_cause(e)}") from e
-        return pid
+        return self._process(name)[0]
 
     def _kill(self, name: str, signal_name: str) -> int:
         number = signal.Signals[f"SIG{signal_name}"]
-        actor: Any = ray.get_actor(name, namespace=self._namespace)
-        pid = int(ray.get(actor.pid.remote(), timeout=CALL_TIMEOUT_S))
-        node: str = ray.get(actor.machine.remote(), timeout=CALL_TIMEOUT_S)
+        pid, node = self._process(name)
         if node == ray.get_runtime_context().get_node_id():
             os.kill(pid, number)
         else:
@@ -119,6 +113,17 @@ class RayHost:
             send = ray.remote(os.kill).options(num_cpus=0, scheduling_strategy=placement)
             ray.get(send.remote(pid, number), timeout=CALL_TIMEOUT_S)
         return pid
+
+    def _process(self, name: str) -> tuple[int, str]:
+        """Process id and Ray node of an actor, as Ray knows them: a stopped process could not be asked itself."""
+        try:
+            actor: Any = ray.get_actor(name, namespace=self._namespace)
+        except ValueError as e:
+            raise StartFailed(f"{name} does not run") from e
+        known = actors(actor._actor_id.hex())
+        if known.get("State") != "ALIVE":
+            raise StartFailed(f"{name} is being restarted; try again in a second")
+        return int(known["Pid"]), str(known["Address"]["NodeID"])
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
