@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+import uvloop
 
 from control_plane.cluster.components import Component, Spec
 from control_plane.cluster.outside import log_to, open_env, prepare, settle_heap
@@ -28,9 +29,8 @@ class ComponentThread:
 
     def __init__(self, spec: Spec) -> None:
         log_to(spec.log_file)
-        # uvloop's where it is installed, which Ray chooses: it answers half as many calls again as asyncio's own. (In
-        # the one process of `process_host` it is the other way round: few sockets, many tasks.)
-        self._loop = asyncio.new_event_loop()
+        # It answers half as many calls again as asyncio's own loop. (Where all actors share one process it does not.)
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=spec.instance.name, daemon=True)
         self._thread.start()
         self._network: GrpcNetwork | None = None

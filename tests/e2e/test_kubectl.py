@@ -62,9 +62,9 @@ def test_what_is_served(kubectl: Kubectl) -> None:
     versions = kubectl.json("version")
     assert versions["serverVersion"]["gitVersion"].startswith("v1.37.")
     lines = kubectl("api-resources").splitlines()
-    rows = {line.split()[0]: line.split() for line in lines[1:]}
-    assert rows["deployments"] == ["deployments", "deploy", "apps/v1", "true", "Deployment"]
-    assert rows["nodes"] == ["nodes", "no", "v1", "false", "Node"]
+    rows = [line.split() for line in lines[1:]]
+    assert ["deployments", "deploy", "apps/v1", "true", "Deployment"] in rows
+    assert ["nodes", "no", "v1", "false", "Node"] in rows
     assert "apps/v1" in kubectl("api-versions").split()
     assert kubectl("get", "--raw", "/readyz") == "ok"
     assert "Kubernetes control plane" in kubectl("cluster-info")
@@ -136,9 +136,10 @@ def test_create_describe_and_delete(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Available", "deployment/api", "--timeout=60s")
     described = kubectl("describe", "deployment", "api")
     assert "2 desired | 2 updated | 2 total | 2 available" in described
-    assert "ScalingReplicaSet" in described
     pod = kubectl.names("pods")[0]
-    assert "Successfully assigned" in kubectl("describe", pod)
+    # Events are written beside the work they tell of, a moment later.
+    until("events", lambda: "ScalingReplicaSet" in kubectl("describe", "deployment", "api"))
+    until("events", lambda: "Successfully assigned" in kubectl("describe", pod))
     assert "password:  1 bytes" in kubectl("describe", "secret", "hidden")
     assert "Name:" in kubectl("describe", "node")
     kubectl("delete", "deployment/api", "configmap/conf", "secret/hidden", "serviceaccount/robot")
@@ -277,7 +278,7 @@ def test_cordoned_nodes_get_no_pods(cluster: Cluster, kubectl: Kubectl) -> None:
         kubectl("cordon", *nodes)
         kubectl("run", "waiting", "--image=busybox")
         kubectl.until("pod waiting", '{.status.conditions[?(@.type=="PodScheduled")].reason}', ["Unschedulable"])
-        assert "FailedScheduling" in kubectl("events", "--for", "pod/waiting")
+        until("an event says so", lambda: "FailedScheduling" in kubectl("events", "--for", "pod/waiting"))
     finally:
         kubectl("uncordon", *nodes)
     kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=60s")

@@ -1,0 +1,1 @@
+"""Development and demonstration: run from a checkout, not installed."""

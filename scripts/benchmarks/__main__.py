@@ -1,0 +1,38 @@
+"""The command line of `scripts/bench`."""
+
+import sys
+
+import typer
+
+from control_plane.api.errors import ApiError
+from control_plane.cluster.errors import ClusterError
+from control_plane.rpc import RpcError
+from scripts.benchmarks.failover import failover
+from scripts.benchmarks.kv import kv
+from scripts.benchmarks.pods import pods
+from scripts.benchmarks.up import up
+
+app = typer.Typer(
+    name="bench",
+    help="Measure rayplane. Every subcommand brings up clusters of its own and takes them down.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (up, pods, kv, failover):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command of sys.argv; what goes wrong with a cluster is one line."""
+    try:
+        app()
+    except (ClusterError, ApiError, RpcError) as e:
+        sys.exit(f"bench: {' '.join(str(e).split())}")
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
+
+
+if __name__ == "__main__":
+    main()

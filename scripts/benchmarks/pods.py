@@ -1,0 +1,118 @@
+"""How fast the pods of one Deployment come to run on simulated nodes."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.cli.options import run
+from control_plane.client import Informer
+from scripts.benchmarks.clusters import Running, cluster, say
+from scripts.benchmarks.machine import cpu_between, cpu_by_name, description
+from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show
+
+NAME = "bench"
+LABELS = {"app": NAME}
+
+
+def pods(
+    pods: Annotated[int, typer.Option(help="Replicas of the Deployment.")] = 1000,
+    nodes: Annotated[int, typer.Option(help="Simulated nodes in all.")] = 100,
+    node_hosts: Annotated[int, typer.Option(help="Actors that carry them.")] = 3,
+    timeout: Annotated[float, typer.Option(help="Give up after so many seconds.")] = 300,
+    host: Hosts = "ray,process",
+    json: Json = "",
+) -> None:
+    """Pods created, bound and Running per second, and CPU seconds per 1000 pods."""
+    machine = description()
+    chosen = hosts(host)
+    per_host = -(-nodes // node_hosts)
+
+    async def measure() -> list[dict[str, Any]]:
+        rows = []
+        for one in chosen:
+            async with cluster(one, nodes=node_hosts, nodes_per_host=per_host) as running:
+                with say.status(f"{pods} pods on {node_hosts * per_host} nodes ({one})"):
+                    row = await _deploy(running, pods, timeout)
+                rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | row)
+        return rows
+
+    notes = ["CPU is that of all the cluster's processes, from the Deployment's creation until 1 s after all pods run."]
+    show("pods", run(measure()), machine, target=json, notes=notes)
+
+
+@dataclass
+class Course:
+    """When each pod was first seen in each state (seconds of the monotonic clock)."""
+
+    created: dict[str, float] = field(default_factory=dict)
+    bound: dict[str, float] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
+    wanted: int = 0
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def see(self, kind: str, old: Object | None, pod: Object) -> None:
+        now, key = time.monotonic(), meta.key(pod)
+        self.created.setdefault(key, now)
+        if pod["spec"].get("nodeName"):
+            self.bound.setdefault(key, now)
+        if pod.get("status", {}).get("phase") == "Running":
+            self.running.setdefault(key, now)
+            if len(self.running) >= self.wanted:
+                self.done.set()
+
+
+async def _deploy(running: Running, count: int, timeout: float) -> dict[str, Any]:
+    course = Course(wanted=count)
+    informer = Informer(running.admin.api, "pods", namespace="default")
+    informer.add_handler(course.see)
+    informer.start()
+    try:
+        await informer.synced()
+        before, start = running.usage(), time.monotonic()
+        await running.admin.api.create("deployments.apps", _deployment(count))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await course.done.wait()
+        end = time.monotonic()
+        # What is written after the last pod runs (statuses, endpoints, events) belongs to the price.
+        await asyncio.sleep(1.0)
+        after = running.usage()
+        cpu = cpu_between(before, after)
+    finally:
+        await informer.stop()
+
+    def rate(seen: dict[str, float]) -> float:
+        return round(len(seen) / max((max(seen.values()) if seen else end) - start, 1e-3), 1)
+
+    waits = [at - course.created[key] for key, at in course.running.items()] or [0.0]
+    return {
+        "ran": len(course.running),
+        "seconds": round(end - start, 2),
+        "created_per_s": rate(course.created),
+        "bound_per_s": rate(course.bound),
+        "running_per_s": rate(course.running),
+        "wait_p50_s": round(percentile(waits, 50), 2),
+        "wait_p99_s": round(percentile(waits, 99), 2),
+        "cpu_s_per_1000": round(cpu * 1000 / count, 2),
+        "cpu_s_of_each": cpu_by_name(before, after),
+    }
+
+
+def _deployment(count: int) -> Object:
+    container = {"name": "c", "image": "registry.k8s.io/pause:3.10"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": NAME, "namespace": "default"},
+        "spec": {
+            "replicas": count,
+            "selector": {"matchLabels": LABELS},
+            "template": {"metadata": {"labels": LABELS}, "spec": {"containers": [container]}},
+        },
+    }
