@@ -83,6 +83,9 @@ class NodeHostConfig:
     """Files and logs of real pods, on the injected disk."""
     proxy: bool | None = None
     """Whether to listen on service addresses; None: when a node here runs real processes."""
+    loopback_networks: tuple[str, ...] = ()
+    """Parts of 127/8 in which services may have addresses: the others are other clusters' and the machine's own. Empty:
+    any."""
     ingress_address: str = ""
     """host:port of the cluster's ingress; empty: this host serves none."""
     external_addresses: tuple[str, ...] = ()

@@ -6,9 +6,10 @@ node whose Lease could not be renewed for `fence_after_s` is suspended, and resu
 
 import asyncio
 import logging
+from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, NotFound
+from control_plane.api.errors import ApiError, NotFound
+from control_plane.api.meta import Object
 from control_plane.client import ApiClient, ops
 from node import registration
 from node.config import NodeTiming
@@ -36,6 +37,8 @@ class Heartbeats:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
+        for kubelet in self._kubelets:
+            kubelet.heard_at = loop.time()
         self._tasks = [
             loop.create_task(self._renew_for_ever(), name="node leases"),
             loop.create_task(self._write_statuses(), name="node statuses"),
@@ -71,41 +74,36 @@ class Heartbeats:
         stamp = self._env.timestamp_micro()
         body = {"spec": {"renewTime": stamp}}
         space = registration.LEASE_NAMESPACE
-        batch = [ops.patch(LEASES, k.name, space, body) for k in self._kubelets]
+        answers = await self._write(self._kubelets, [ops.patch(LEASES, k.name, space, body) for k in self._kubelets])
+        absent = [k for k, answer in answers if isinstance(answer, NotFound)]
+        if absent:
+            made = await self._write(absent, [ops.create(LEASES, self._lease(k, stamp)) for k in absent])
+            answers = [(k, a) for k, a in answers if k not in absent] + made
+        for kubelet, answer in answers:
+            if isinstance(answer, ApiError):
+                log.info("lease of %s was not renewed: %s", kubelet.name, answer.message)
+        return [k for k, answer in answers if not isinstance(answer, ApiError)]
+
+    async def _write(self, kubelets: list[Kubelet], batch: list[Any]) -> list[tuple[Kubelet, Object | ApiError]]:
+        """Each node's answer; none when the call failed."""
         # A call that hangs must not keep the host from fencing itself in time.
         left = self._deadline() - asyncio.get_running_loop().time()
         timeout = max(CALL_TIMEOUT_MIN_S, min(left, CALL_TIMEOUT_MAX_S))
         try:
-            answers = await self._client.batch(batch, timeout=timeout)
+            return list(zip(kubelets, await self._client.batch(batch, timeout=timeout), strict=True))
         except ApiError as e:
             log.info("leases were not renewed: %s", e.message)
             return []
-        renewed = []
-        for kubelet, answer in zip(self._kubelets, answers, strict=True):
-            if not isinstance(answer, ApiError) or (
-                isinstance(answer, NotFound) and await self._create(kubelet, stamp)
-            ):
-                renewed.append(kubelet)
-            else:
-                log.info("lease of %s was not renewed: %s", kubelet.name, answer.message)
-        return renewed
 
-    async def _create(self, kubelet: Kubelet, stamp: str) -> bool:
+    def _lease(self, kubelet: Kubelet, stamp: str) -> Object:
         assert kubelet.node is not None
-        duration = self._timing.lease_duration_s
-        lease = registration.lease_object(kubelet.node, duration_s=duration, renewed=stamp)
-        try:
-            await self._client.create(LEASES, lease)
-        except AlreadyExists:
-            return True
-        except ApiError as e:
-            log.info("lease of %s was not made: %s", kubelet.name, e.message)
-            return False
-        return True
+        return registration.lease_object(kubelet.node, duration_s=self._timing.lease_duration_s, renewed=stamp)
 
     def _heard(self, kubelet: Kubelet, at: float) -> None:
         kubelet.heard_at = at
-        kubelet.runtime.keep_alive(self._timing.fence_after_s)
+        # From the sending on, as the node itself counts: the answer may have taken its time.
+        left = at + self._timing.fence_after_s - asyncio.get_running_loop().time()
+        kubelet.runtime.keep_alive(max(0.0, left))
         # In a task of its own: while one node asks for its pods, the others must be renewed and fenced in time.
         if kubelet.suspended and kubelet not in self._resuming:
             task = asyncio.get_running_loop().create_task(self._resume(kubelet), name=f"resume {kubelet.name}")
@@ -151,12 +149,19 @@ class Heartbeats:
         except ApiError as e:
             log.info("node statuses are late: %s", e.message)
             self._marked.update(dict.fromkeys(marked))
-            await asyncio.sleep(self._timing.lease_renew_s)
-            self._wake.set()
+            await self._pause()
             return
         for kubelet, answer in zip(marked, answers, strict=True):
-            if isinstance(answer, ApiError):
-                log.warning("status of node %s was refused: %s", kubelet.name, answer.message)
-            else:
+            if not isinstance(answer, ApiError):
                 kubelet.node = answer
-                log.debug("status of node %s written", meta.name(answer))
+            else:
+                log.warning("status of node %s was refused: %s", kubelet.name, answer.message)
+                if answer.retryable:
+                    self._marked[kubelet] = None
+        if self._marked:
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before what is marked is tried again."""
+        await asyncio.sleep(self._timing.lease_renew_s)
+        self._wake.set()

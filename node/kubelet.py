@@ -75,7 +75,6 @@ class Kubelet:
             except ApiError as e:
                 log.warning("cannot register node %s yet: %s", self.name, e.message)
                 await asyncio.sleep(RETRY_S)
-        self.heard_at = asyncio.get_running_loop().time()
         self.host.recorder.event(self.node, "Normal", "Starting", "Starting kubelet.")
         self.node_event(self.node)
 
@@ -191,13 +190,15 @@ class Kubelet:
 
     async def resume(self) -> None:
         """The cluster is back: run again what is still bound here. Raises ApiError when it went away again."""
+        known = set(self._workers)
         answer = await self.host.client.list("pods", field_selector=f"spec.nodeName={self.name}")
         bound = {meta.uid(pod) for pod in answer.items}
         if asyncio.get_running_loop().time() >= self.heard_at + self.host.config.timing.fence_after_s:
             return  # the cluster went away again while it was asked
         self.suspended = False
         for worker in self.workers:
-            if meta.uid(worker.pod) in bound:
+            # A pod that came meanwhile may be younger than the list.
+            if meta.uid(worker.pod) in bound or meta.uid(worker.pod) not in known:
                 worker.post(Resumed())
             else:
                 worker.remove()

@@ -11,7 +11,7 @@ from control_plane.api import meta
 from control_plane.api.errors import ApiError
 from control_plane.api.meta import Object
 from node.environment import PodFacts, Reference, container_env, env_references
-from node.errors import ContainerConfigError, MountError
+from node.errors import ContainerConfigError, MountError, NodeError
 from node.projections import (
     PROJECTED,
     TokenWanted,
@@ -79,7 +79,7 @@ class Sandbox:
     # --- mount ------------------------------------------------------------------------------------
 
     async def mount(self) -> None:
-        """Raises MountError; what was mounted until then stays for `unmount`."""
+        """Raises NodeError or OSError; what was mounted until then stays for `unmount`."""
         try:
             if self._kubelet.runs_processes:
                 await self._mount_files()
@@ -197,7 +197,7 @@ class Sandbox:
                 await asyncio.wait([previous])
             try:
                 await self._project()
-            except (MountError, SourceUnavailable) as e:
+            except (NodeError, OSError, SourceUnavailable) as e:
                 # As in Kubernetes, files that were there stay when their source is gone.
                 self._kubelet.host.record(self._pod, "Warning", "FailedMount", str(e))
 

@@ -89,13 +89,13 @@ class VolumeBackends:
             return Published(_directory_of(pod, volume, source))
         backend, volume_id = self._backend(source["csi"], node), source["csi"]["volumeHandle"]
         key = (node, volume_id)
+        # First, so that a pod that ends while this is under way gives back what came of it.
+        self._users.setdefault(key, {})[meta.uid(pod)] = None
         async with self._locks.setdefault(key, asyncio.Lock()):
             try:
-                published = await backend.publish(volume_id)
+                return await backend.publish(volume_id)
             except (VolumeError, ApiError, RpcError, OSError) as e:
                 raise mount_failed(pod, volume["name"], f"rpc error: {e}") from e
-            self._users.setdefault(key, {})[meta.uid(pod)] = None
-        return published
 
     async def unpublish(self, pod: Object, *, node: str) -> None:
         """The pod has ended: give back each volume it was the last to use on `node`."""
@@ -187,7 +187,8 @@ class VolumeBackends:
         users = self._users.get((node, volume_id), {})
         for worker in self._host.kubelet(node).workers:
             if meta.uid(worker.pod) in users:
-                log.warning("pod %s lost volume %s to another node", meta.key(worker.pod), volume_id)
+                text = f"volume {volume_id} is used by another node now: the containers are stopped"
+                self._host.record(worker.pod, "Warning", "VolumeTakenOver", text)
                 worker.post(Suspended())
 
 

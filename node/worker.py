@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from control_plane.api import meta
 from control_plane.api.meta import Object
 from node.admission import pod_requests
-from node.errors import AddressesExhausted, ContainerConfigError, MountError, NodeError
+from node.errors import AddressesExhausted, ContainerConfigError, NodeError
 from node.lifecycle import (
     Effect,
     Event,
@@ -208,9 +208,10 @@ class PodWorker:
     async def _mount(self, sandbox: Sandbox) -> None:
         try:
             await sandbox.mount()
-        except MountError as e:
+        except (NodeError, OSError) as e:
             await sandbox.unmount()
             self.sandbox = None
+            self._give_back(sandbox)
             self.post(SandboxFailed("FailedMount", str(e)))
         else:
             self.post(SandboxReady(sandbox.ip))
@@ -300,11 +301,13 @@ class PodWorker:
         sandbox, self.sandbox = self.sandbox, None
         if sandbox is None:
             return
-        pool = self._kubelet.pool
-        if sandbox.own_address and pool is not None:
-            pool.give_back(sandbox.ip)
+        self._give_back(sandbox)
         if not sandbox.is_trivial:
             self._kubelet.host.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
+
+    def _give_back(self, sandbox: Sandbox) -> None:
+        if sandbox.own_address and self._kubelet.pool is not None:
+            self._kubelet.pool.give_back(sandbox.ip)
 
     def _finalize_pod(self, _: FinalizePod) -> None:
         self._finalize = True

@@ -8,6 +8,7 @@ again, as often as it takes: the marks are bounded by the number of pods on the 
 import asyncio
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,17 +89,18 @@ class StatusWriter:
             if not writes:
                 continue
             try:
-                answers = await self._client.batch([w.operation for w in writes])
+                answers: Sequence[Object | ApiError] = await self._client.batch([w.operation for w in writes])
             except ApiError as e:
-                log.debug("statuses of pods are late: %s", e.message)
-                for write in writes:
-                    self.mark(write.subject)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, RETRY_MAX_S)
+                answers = [e] * len(writes)
+            late = [w for w, answer in zip(writes, answers, strict=True) if not self._settle(w, answer)]
+            if not late:
+                pause = RETRY_S
                 continue
-            pause = RETRY_S
-            for write, answer in zip(writes, answers, strict=True):
-                self._settle(write, answer)
+            log.info("%d of %d writes of pods are late", len(late), len(writes))
+            for write in late:
+                self.mark(write.subject)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_MAX_S)
 
     def _take(self) -> list[_Write]:
         writes: list[_Write] = []
@@ -110,25 +112,26 @@ class StatusWriter:
                 writes.append(write)
         return writes
 
-    def _settle(self, write: _Write, answer: Object | ApiError) -> None:
+    def _settle(self, write: _Write, answer: Object | ApiError) -> bool:
+        """Take an answer in; False when the write is to be tried again."""
         subject = write.subject
         if isinstance(answer, NotFound | Conflict):
             # Gone, or another pod has the name now; the informer tells the kubelet.
             if not write.digest:
                 subject.final_delete_done()
-            return
+            return True
         if isinstance(answer, ApiError):
-            log.warning("cannot write pod %s: %s", meta.key(subject.pod), answer.message)
             if answer.retryable:
-                self.mark(subject)
-                return
+                return False
             # The same status would be refused again; the pod's next change is written anew.
+            log.warning("cannot write pod %s: %s", meta.key(subject.pod), answer.message)
         if not write.digest:
             subject.final_delete_done()
-            return
+            return True
         subject.written = write.digest
         if subject.wants_final_delete:
             self.mark(subject)
+        return True
 
 
 def _write(subject: WrittenPod) -> _Write | None:

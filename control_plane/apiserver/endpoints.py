@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "/registry/masterleases/"
 _JSON = "application/json"
-# Members may be replaced one after the other: learn of the new ones while an old one is left to ask.
+# Members may be replaced one after the other: learn of the new ones while an old one is left to ask. Clients are told
+# of servers that came and went no later than this either.
 _FOLLOW_S = 1.0
 _GOODBYE_S = 1.0
 SERVICE = "kubernetes"
@@ -53,6 +54,7 @@ class EndpointKeeper:
         self._own: ServerEntry | None = None
         self._lease = 0
         self._task: asyncio.Task[None] | None = None
+        self._servers: list[ServerEntry] = []
         self._published: list[ServerEntry] | None = None
         self._members_known = False
 
@@ -75,14 +77,17 @@ class EndpointKeeper:
                 log.info("the entry of this server ends with its lease: %s", e)
             self._lease = 0
 
-    async def servers(self) -> list[ServerEntry]:
-        """All servers that are announced now, by name. RpcError when etcd does not answer."""
-        response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX))
+    def servers(self) -> list[ServerEntry]:
+        """All announced servers by name, as this one saw them last."""
+        return self._servers
+
+    async def _follow_servers(self) -> None:
+        response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX), serializable=True)
         found = []
         for kv in response.kvs:
             value = orjson.loads(kv.value)
             found.append(ServerEntry(kv.key.decode().removeprefix(_PREFIX), value["grpc"], value["https"]))
-        return found
+        self._servers = found
 
     async def _run(self) -> None:
         interval = self._config.timing.endpoint_lease_s / 3
@@ -98,14 +103,16 @@ class EndpointKeeper:
             await self._follow_members()
             if announce:
                 await self._announce()
-                await self._publish(await self.servers())
+            await self._follow_servers()
+            if announce:
+                await self._publish(self._servers)
         except (RpcError, ApiError) as e:
             log.info("the endpoints of the servers are not up to date: %s", e)
 
     async def _follow_members(self) -> None:
         """Take over etcd's own list of members: they may be replaced while this server runs."""
         found = []
-        for member in (await self._etcd.member_list()).members:
+        for member in (await self._etcd.member_list(linearizable=False)).members:
             if not member.isLearner:
                 found += [url.partition("://")[2] for url in member.clientURLs]
         configured = self._config.etcd_endpoints

@@ -205,11 +205,11 @@ class ObjectsService:
 class DiscoveryService:
     """Handler of `rayplane.v1.Discovery`. `endpoints` tells the servers (grpc, https) and etcd members."""
 
-    def __init__(self, endpoints: Callable[[], Awaitable[tuple[list[str], list[str], list[str]]]]) -> None:
+    def __init__(self, endpoints: Callable[[], tuple[list[str], list[str], list[str]]]) -> None:
         self._endpoints = endpoints
 
     async def Endpoints(self, request: pb.EndpointsRequest, context: Context) -> pb.EndpointsResponse:
-        grpc_addresses, https, etcd = await self._endpoints()
+        grpc_addresses, https, etcd = self._endpoints()
         return pb.EndpointsResponse(grpc=grpc_addresses, https=https, etcd=etcd)
 
 

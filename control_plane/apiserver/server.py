@@ -8,11 +8,10 @@ from control_plane.apiserver import bootstrap
 from control_plane.apiserver.compaction import Compactor
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
-from control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService, rpc_error
+from control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService
 from control_plane.apiserver.registry import ObjectRegistry
-from control_plane.apiserver.storage import api_error
 from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import Network, RpcError, Server, Service
+from control_plane.rpc import Network, Server, Service
 from proto.rayplane.v1 import objects_pb2
 from storage.env import Env
 
@@ -134,11 +133,8 @@ class ApiServer:
         host, _, port = bound.rpartition(":")
         return f"{self.config.advertise_host or host}:{port}"
 
-    async def endpoints(self) -> tuple[list[str], list[str], list[str]]:
-        """host:port of all servers' gRPC and HTTPS ports and of the etcd members."""
-        try:
-            servers = await self._keeper.servers()
-        except RpcError as e:
-            raise rpc_error(api_error(e)) from e
+    def endpoints(self) -> tuple[list[str], list[str], list[str]]:
+        """host:port of all servers' gRPC and HTTPS ports and of the etcd members, as this server saw them last."""
+        servers = self._keeper.servers()
         https = [s.https for s in servers if s.https]
         return [s.grpc for s in servers], https, list(self.etcd.endpoints.addresses)

@@ -82,10 +82,10 @@ def down(
 ) -> None:
     """End every process of the cluster; its data stays for the next `up`."""
     directory = state_dir(name, state)
-    existed = directory.read()
+    existed = (directory.path / "cluster.json").exists()
     with progress() as say:
         run(launch.down(directory, say, purge=purge))
-    if existed is None:
+    if not existed:
         console.print(f"no cluster called {name!r} in {directory.path}")
     else:
         console.print(f"cluster {name!r} is down" + ("; its data is deleted" if purge else ""))

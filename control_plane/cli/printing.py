@@ -103,7 +103,9 @@ def formatted(value: Object, output: str) -> str:
     if output == "json":
         return json.dumps(value, indent=4, ensure_ascii=False)
     if output == "yaml":
-        return yaml.dump(value, Dumper=_Dumper, allow_unicode=True, default_flow_style=False, width=10_000).rstrip("\n")
+        return yaml.dump(
+            value, Dumper=_Dumper, allow_unicode=True, default_flow_style=False, width=10_000
+        ).removesuffix("\n")
     try:
         found = find(value, output.removeprefix(JSONPATH))
     except JsonPathError as e:

@@ -219,12 +219,15 @@ class ApiClient:
         if now < self._discover_at:
             return
         self._discover_at = now + DISCOVER_EVERY_S
-        stub = self._stub("Discovery", self.endpoints.pick())
+        address = self.endpoints.pick()
+        stub = self._stub("Discovery", address)
         try:
             request = pb.EndpointsRequest()
             response = await stub.Endpoints(request, timeout=_DISCOVER_TIMEOUT_S, metadata=self._metadata)
-        except RpcError:
-            return  # the call itself will find a server that answers, or tell
+        except RpcError as e:
+            if not e.details:
+                self.endpoints.failed(address)  # lest the call itself goes to the one that is silent
+            return
         # Servers that are not reached by the names they give never are.
         known = set(response.grpc) & set(self.endpoints.addresses)
         self._announced_known = self._announced_known or bool(known)

@@ -134,8 +134,9 @@ class EtcdClient:
         response: pb.StatusResponse = await stub.Status(pb.StatusRequest(), timeout=timeout)
         return response
 
-    async def member_list(self) -> pb.MemberListResponse:
-        request = pb.MemberListRequest(linearizable=True)
+    async def member_list(self, *, linearizable: bool = True) -> pb.MemberListResponse:
+        """`linearizable` False: as the member that is asked knows it, without asking the others."""
+        request = pb.MemberListRequest(linearizable=linearizable)
         response: pb.MemberListResponse = await self._call("Cluster", "MemberList", request, TIMEOUT_S, idempotent=True)
         return response
 

@@ -1,7 +1,7 @@
 """Events that tell users what components did (core/v1 Event; the aggregation of client-go's `record`).
 
-Repeats of the same event become a count on one object. At most `PENDING_MAX` wait to be written; when the API is
-away for long the oldest are dropped, as events are a courtesy and never worth blocking for.
+Repeats of the same event become a count on one object. At most `KNOWN_MAX` are remembered, written or waiting; when
+the API is away for long the oldest are dropped, as events are a courtesy and never worth blocking for.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from control_plane.api import meta
-from control_plane.api.errors import ApiError, NotFound
+from control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from control_plane.api.meta import Object
 from control_plane.client import ops
 from control_plane.client.api import ApiClient
@@ -18,7 +18,6 @@ from storage.env import Env
 
 log = logging.getLogger(__name__)
 
-PENDING_MAX = 5000
 KNOWN_MAX = 4096
 BATCH_MAX = 200
 FLUSH_S = 0.2
@@ -72,8 +71,6 @@ class EventRecorder:
             known.event["count"] += 1
             known.event["lastTimestamp"] = self._env.timestamp()
         self._pending[key] = None
-        if len(self._pending) > PENDING_MAX:
-            self._pending.popitem(last=False)
         self._wake.set()
 
     def _fresh(self, reference: dict[str, str], kind: str, reason: str, message: str) -> Object:
@@ -123,12 +120,17 @@ class EventRecorder:
         except ApiError as e:
             log.debug("events of %s are late: %s", self._component, e.message)
             for key, _ in batch:
-                self._pending.setdefault(key)
+                if key in self._known:
+                    self._pending.setdefault(key)
             await asyncio.sleep(1.0)
             return
         for (key, known), answer in zip(batch, answers, strict=True):
             if not isinstance(answer, ApiError):
                 known.written = True
+            elif isinstance(answer, AlreadyExists):
+                # An earlier batch got no answer but was done: what is there has an older count.
+                known.written = True
+                self._pending.setdefault(key)
             elif isinstance(answer, NotFound):
                 # The event, or its namespace, is gone: the next repeat starts a new one.
                 self._known.pop(key, None)

@@ -148,7 +148,11 @@ class Informer:
             self._objects[key] = obj
         self._reindex(key, old, None if kind == "DELETED" else obj)
         for handler in self._handlers:
-            handler(kind, old, obj)
+            try:
+                handler(kind, old, obj)
+            except Exception:
+                # One object that a handler cannot take must not end the copy for all the others.
+                log.exception("%s: a handler failed on %s %s", self.resource, kind, key)
 
     def _reindex(self, key: str, old: Object | None, new: Object | None) -> None:
         for name, indexer in self._indexers.items():

@@ -77,6 +77,9 @@ async def restore(
 ) -> tuple[ClusterState, BackupHeader]:
     """Bring a cluster up from a backup. One that is up is taken down first; refused if it holds workloads."""
     header, chunks = read_backup(LocalDisk(file.parent), file.name)
+    # Before anything is taken down or deleted: the file may be damaged.
+    store = Store(MemoryBackend())
+    store.restore(chunks)
     progress(f"read a backup of {header.cluster!r} at revision {header.revision}")
     state = directory.read()
     if state is None:
@@ -87,8 +90,6 @@ async def restore(
             await _check_fresh(directory, state)
         await launch.down(directory, progress)
         shutil.rmtree(directory.path / "data", ignore_errors=True)
-    store = Store(MemoryBackend())
-    store.restore(chunks)
 
     async def prepare(state: ClusterState, secrets: Secrets) -> None:
         progress("laying out the members' data")

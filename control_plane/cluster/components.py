@@ -146,6 +146,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None) ->
         timing=PROFILES[spec.config.timing],
         pod_cidr=spec.plan.pod_cidr,
         external_cidr=spec.plan.external_cidr,
+        reserved_addresses=(spec.plan.ingress_address.partition(":")[0], spec.plan.claim_address[0]),
         ca_certificate=spec.credentials.ca.decode() if spec.credentials else "",
     )
     return ControllerManager(config, env, network)
@@ -170,6 +171,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
         apiservers=_api_endpoints(spec),
         address=spec.instance.endpoint("grpc"),
         timing=NodeTiming.profile(spec.config.timing),
+        loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",
     )

@@ -45,8 +45,13 @@ async def up(
     config.validate()
     with _exclusive(directory, config.name):
         before = directory.read()
-        if before is not None and before.running and _is_alive(before):
-            raise AlreadyUp(f"a cluster called {config.name!r} is up; run `rayplane down --name {config.name}` first")
+        if before is not None and before.running:
+            if _is_alive(before):
+                raise AlreadyUp(
+                    f"a cluster called {config.name!r} is up; run `rayplane down --name {config.name}` first"
+                )
+            # It ended without a `down`: what is left of it would keep ports, and on a Ray cluster names.
+            await _take_down(directory, progress)
         fresh = before is None
         try:
             return await _up(config, directory, before, progress, prepare)
@@ -61,8 +66,13 @@ async def up(
 
 
 async def down(directory: StateDir, progress: Progress, *, purge: bool = False) -> None:
-    """End every process of the cluster; with `purge` delete its data too."""
-    state = directory.read()
+    """End every process of the cluster; with `purge` delete its data too, even if nobody can read what it was."""
+    try:
+        state = directory.read()
+    except ClusterError:
+        if not purge:
+            raise
+        state = None
     if state is not None:
         with _exclusive(directory, state.config.name):
             await _take_down(directory, progress)

@@ -32,7 +32,7 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
         tls_dir = Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
         spec.credentials.write(tls_dir)
     if spec.instance.role is Role.SUPERVISOR:
-        component: Component = Supervisor(spec, network, host)
+        component: Component = Supervisor(spec, network, host, disk=env.disk)
     else:
         component = build(spec, env, network, tls_dir=str(tls_dir) if tls_dir else None)
     try:

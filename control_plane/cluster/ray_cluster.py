@@ -111,7 +111,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
 
 def stop(host: dict[str, Any]) -> None:
     """End Ray's processes and the actors in them, if any are left, and wait until they are gone."""
-    session = host["pid"]
+    session = host["pid"] if _is_ours(host) else 0
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while session and (left := _session_members(session)):
         for pid in left:
@@ -145,6 +145,15 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _is_ours(host: dict[str, Any]) -> bool:
+    """Whether the session still is Ray's: its number is given to others only when the last of it has ended."""
+    try:
+        command = Path(f"/proc/{host['pid']}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return host["dir"].encode() in command or not _alive(host["pid"])  # a zombie has no command line
 
 
 def _session_members(session: int) -> list[int]:

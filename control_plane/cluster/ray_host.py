@@ -81,6 +81,8 @@ class RayHost:
                     name=instance.name,
                     namespace=self._namespace,
                     lifetime="detached",
+                    # `up` and the supervisor it has just started may both miss an actor.
+                    get_if_exists=True,
                     num_cpus=0,
                     max_restarts=-1,
                     scheduling_strategy=placement,

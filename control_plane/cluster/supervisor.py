@@ -30,6 +30,7 @@ from control_plane.cluster.state import ClusterState
 from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
 from control_plane.rpc import Context, Network, RpcError, Server, Service
 from proto.rayplane.v1 import supervisor_pb2 as pb
+from storage.env import Disk
 
 log = logging.getLogger(__name__)
 # The class below has a method `Topology`, which hides the type inside it.
@@ -47,6 +48,7 @@ LOAD_TIMEOUT_S = 3.0
 # Whoever talks to members and API servers asks this often who they are; one may go only when all know its successor.
 LEARN_S = 4.0
 
+REMEMBERED = "topology.json"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -95,14 +97,16 @@ def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> li
 
 
 class Supervisor:
-    """`topology` is the one at the cluster's start; the one in etcd counts as soon as there is one."""
+    """The topology is first the one of the spec, or the last one that `disk` remembers of the same `up`: by then every
+    member of the first may have been replaced. The one in etcd counts as soon as it can be read."""
 
-    def __init__(self, spec: Spec, network: Network, host: Host) -> None:
+    def __init__(self, spec: Spec, network: Network, host: Host, *, disk: Disk | None = None) -> None:
         assert spec.secrets is not None
         self._spec = spec
         self._secrets = spec.secrets
         self._network = network
         self._host = host
+        self._disk = disk
         self._topology = spec.topology
         self._state_dir = str(Path(spec.data_dir).parent.parent)
         self._etcd = EtcdClient(network, spec.topology.endpoints(Role.MEMBER, "client"))
@@ -121,6 +125,7 @@ class Supervisor:
         self._rng = random.Random()
 
     async def start(self) -> None:
+        self._recall()
         self._claim = await asyncio.start_server(_hang_up, *self._spec.plan.claim_address)
         service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self)
         self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
@@ -190,7 +195,7 @@ class Supervisor:
                 found = await self._etcd.range(TOPOLOGY_KEY, timeout=LOAD_TIMEOUT_S)
                 stored = _Topology.from_json(orjson.loads(found.kvs[0].value)) if found.kvs else None
                 if stored is not None and stored.run == self._topology.run:
-                    self._adopt(stored)
+                    await self._adopt(stored)
                 else:
                     await self._save(self._topology)
                 return
@@ -203,9 +208,20 @@ class Supervisor:
     async def _save(self, topology: _Topology) -> None:
         data = orjson.dumps(topology.to_json())
         await _until(lambda: self._etcd.put(TOPOLOGY_KEY, data), CHANGE_TIMEOUT_S, _is_passing)
-        self._adopt(topology)
+        await self._adopt(topology)
 
-    def _adopt(self, topology: _Topology) -> None:
+    async def _adopt(self, topology: _Topology) -> None:
+        self._use(topology)
+        if self._disk is not None:
+            await self._disk.write_atomic(REMEMBERED, orjson.dumps(topology.to_json()))
+
+    def _recall(self) -> None:
+        if self._disk is not None and self._disk.exists(REMEMBERED):
+            last = _Topology.from_json(orjson.loads(self._disk.read(REMEMBERED)))
+            if last.run == self._topology.run:
+                self._use(last)
+
+    def _use(self, topology: _Topology) -> None:
         self._topology = topology
         self._etcd.endpoints.replace(topology.endpoints(Role.MEMBER, "client"))
         self._api.endpoints.replace(topology.endpoints(Role.APISERVER, "grpc"))
@@ -213,13 +229,19 @@ class Supervisor:
     async def _reconcile(self) -> None:
         running = await self._host.running()
         machines = await self._host.machines()
-        for instance in self._topology.instances:
-            if machines and instance.machine.id not in {m.id for m in machines}:
-                await self._move(instance, machines)
+        alive = {m.id for m in machines}
+        homeless = [i for i in self._topology.instances if machines and i.machine.id not in alive]
         for name in sorted(running - {i.name for i in self._topology.instances}):
             log.warning("%s is not wanted: stopping it", name)
             await self._host.stop(name)
-        await self._start_missing(running)
+        # Before the rest, which may need a member that is only missing.
+        await self._start_missing(running | {i.name for i in homeless})
+        for instance in homeless:
+            if instance.role not in (Role.MEMBER, Role.SUPERVISOR):
+                await self._move(instance, machines)
+        for instance in homeless:
+            if instance.role is Role.MEMBER:
+                await self._replace(instance)
         if self._unfinished:
             await self._finish_changes()
             self._unfinished = False
@@ -276,12 +298,16 @@ class Supervisor:
         """Give an actor whose machine is gone a new place."""
         log.warning("the machine of %s (%s) is gone", instance.name, instance.machine.address)
         target = self._least_used(machines)
-        if instance.role is Role.MEMBER:
-            await self._add("member", "")
-            await self._remove("member", instance.name)
-        elif instance.role is not Role.SUPERVISOR:
-            moved = replace(instance, machine=target, ports=self._ports(instance.role, target))
-            await self._save(self._topology.replaced(moved))
+        moved = replace(instance, machine=target, ports=self._ports(instance.role, target))
+        await self._save(self._topology.replaced(moved))
+        # The host may have brought it back elsewhere by itself, at an address that is wrong there.
+        await self._host.stop(instance.name)
+
+    async def _replace(self, member: Instance) -> None:
+        """Put another in the place of a member whose machine is gone."""
+        log.warning("the machine of %s (%s) is gone", member.name, member.machine.address)
+        await self._add("member", "")
+        await self._remove("member", member.name)
 
     def _least_used(self, machines: list[Machine]) -> Machine:
         load = {m: 0 for m in machines}

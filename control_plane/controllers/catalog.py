@@ -47,7 +47,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         VolumeController(),
         ProtectionController(resource="persistentvolumeclaims"),
         ProtectionController(resource="persistentvolumes"),
-        LoadBalancerController(external_cidr=config.external_cidr),
+        LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),
         NamespaceController(),
         PodGCController(timing),
         GarbageCollector(config.garbage_collected),

@@ -68,6 +68,8 @@ class ControllersConfig:
     """Prefix length of a node's part."""
     external_cidr: str = "127.200.0.0/16"
     """Services of type LoadBalancer get addresses of this."""
+    reserved_addresses: tuple[str, ...] = ()
+    """Addresses of it that are somebody's already."""
     ca_certificate: str = ""
     """PEM of the cluster's CA, put into the ConfigMap `kube-root-ca.crt` of each namespace; empty: none is made."""
     workers: int = 8

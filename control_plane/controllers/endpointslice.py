@@ -125,8 +125,6 @@ def _endpoint(target: Target) -> Endpoint:
 def _mirrored(endpoints: Object | None) -> Wanted:
     """What Endpoints written by a user say, in terms of slices."""
     found: Wanted = {}
-    if endpoints is not None and meta.labels(endpoints).get(SKIP_MIRROR) == "true":
-        return found
     if endpoints is None or meta.labels(endpoints).get(SKIP_MIRROR) == "true":
         return found
     for subset in endpoints.get("subsets") or ():

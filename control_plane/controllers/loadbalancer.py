@@ -47,13 +47,14 @@ class LoadBalancerController(BaseController):
     name = "loadbalancer"
     component = "service-controller"
 
-    def __init__(self, *, external_cidr: str) -> None:
+    def __init__(self, *, external_cidr: str, reserved: Iterable[str] = ()) -> None:
         self._network = ipaddress.ip_network(external_cidr)
+        self._reserved = tuple(reserved)
         self.watches = (Watch("services", _concerns),)
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         services = sorted(view.list("services"), key=_age)
-        taken = {ip for s in services if _is_balanced(s) for ip in addresses(s)}
+        taken = {*self._reserved, *(ip for s in services if _is_balanced(s) for ip in addresses(s))}
         free = (str(ip) for ip in self._network.hosts() if str(ip) not in taken)
         steps: list[Action] = []
         for service in services:
@@ -64,9 +65,15 @@ class LoadBalancerController(BaseController):
                 steps.append(_with_ingress(service, []))
         return result(steps)
 
+    def _has(self, address: str) -> bool:
+        try:
+            return ipaddress.ip_address(address) in self._network
+        except ValueError:
+            return False
+
     def _assign(self, service: Object, free: Iterable[str], taken: set[str]) -> list[Action]:
         wanted = meta.spec(service).get("loadBalancerIP")
-        if wanted and (wanted in taken or ipaddress.ip_address(wanted) not in self._network):
+        if wanted and (wanted in taken or not self._has(wanted)):
             text = f"Error syncing load balancer: address {wanted} is taken or not in {self._network}"
             return [Event(service, "Warning", "SyncLoadBalancerFailed", text)]
         address = wanted or next((ip for ip in free if ip not in taken), None)

@@ -92,5 +92,7 @@ class PodGCController(BaseController):
                 return 0.0
             if taint.get("key") == UNREACHABLE and taint.get("timeAdded"):
                 span = self._timing.eviction_after + self._timing.force_delete_grace
-                waits.append(span - now.seconds_since(taint["timeAdded"]))
+                # The taint may be of an earlier loss, from which the node came back for a moment.
+                lost = (meta.get_condition(node, "Ready") or {}).get("lastTransitionTime") or ""
+                waits.append(span - now.seconds_since(max(taint["timeAdded"], lost)))
         return min(waits, default=None)

@@ -42,6 +42,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 3000),
     ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.http2.max_pings_without_data", 0),
+    # Nobody calls where a replaced component was any more: stop trying to connect there.
+    ("grpc.client_idle_timeout_ms", 60_000),
     # A proxy set in the environment is for the outside world, not for the cluster's own sockets.
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),

@@ -134,7 +134,7 @@ class MemoryNetwork:
             raise OSError(f"cannot listen on {address}: is the port in use?")
         server = MemoryServer(self.fabric, address, self.host, services)
         self.fabric.servers[address] = server
-        self._servers.append(server)
+        self._servers = [s for s in self._servers if self.fabric.servers.get(s.address) is s] + [server]
         return server
 
     def reaches(self, address: str) -> bool:

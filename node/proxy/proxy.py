@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import socket
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ class ServiceProxy:
         self._plans: dict[str, dict[Socket, Target]] = {}
         self._listeners: dict[Socket, _Listener] = {}
         self._dirty: dict[str, None] = {}
+        self._own = [ipaddress.ip_network(n) for n in host.config.loopback_networks]
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -127,11 +129,19 @@ class ServiceProxy:
     def _plan(self, key: str, view: HostView) -> None:
         assert self._services is not None
         service = self._services.get_key(key)
-        plan = plan_service(service, self.slices(key), view) if service is not None else {}
-        if plan:
-            self._plans[key] = plan
-        else:
+        if service is None:
             self._plans.pop(key, None)
+            return
+        plan = plan_service(service, self.slices(key), view)
+        for address in [a for a in plan if self._is_foreign(a[0])]:
+            self._host.record(service, "Warning", "CannotListen", f"{address[0]} is no address of this cluster")
+            del plan[address]
+        self._plans[key] = plan
+
+    def _is_foreign(self, address: str) -> bool:
+        """Whether it is a loopback address of another cluster or of the machine itself, user-chosen or restored."""
+        ip = ipaddress.ip_address(address)
+        return bool(self._own) and ip.is_loopback and not any(ip in network for network in self._own)
 
     async def _apply(self) -> None:
         wanted: dict[Socket, Target] = {}

@@ -9,6 +9,7 @@ There are no images and no chroot. What a manifest may rely on:
 - The address 0.0.0.0 in command, args and env becomes the pod's own address, which is also in POD_IP: all pods of a
   machine share its loopback interface, and a process that listens on every address would take the port of all.
   Python programs are helped further: `preload/sitecustomize.py`, in PYTHONPATH, makes "every address" mean the pod's.
+- There are no process namespaces either: pods see all processes of the machine, and run as the node host's user.
 """
 
 import re

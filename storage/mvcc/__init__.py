@@ -28,7 +28,7 @@ from storage.mvcc.errors import (
 )
 from storage.mvcc.lmdb_backend import LmdbBackend
 from storage.mvcc.memory_backend import MemoryBackend
-from storage.mvcc.store import Applied, EventBatch, RangeResult, Store, WriteTxn
+from storage.mvcc.store import Applied, EventBatch, RangeResult, Store, WriteTxn, contains
 
 __all__ = [
     "BUCKETS",
@@ -45,4 +45,5 @@ __all__ = [
     "RangeResult",
     "Store",
     "WriteTxn",
+    "contains",
 ]

@@ -132,9 +132,9 @@ class CsiDriver:
     async def ControllerUnpublishVolume(
         self, request: csi.ControllerUnpublishVolumeRequest, context: Any
     ) -> csi.ControllerUnpublishVolumeResponse:
-        """The node, alive or not, has no more use of the volume."""
+        """The node, alive or not, has no more use of the volume; without a node, nobody has."""
         release: Callable[[str, str], Any] | None = getattr(self._backend(context), "release", None)
-        if release is not None and request.node_id:
+        if release is not None:
             with contextlib.suppress(VolumeNotFound):
                 await release(request.volume_id, request.node_id)
         return csi.ControllerUnpublishVolumeResponse()

@@ -176,6 +176,7 @@ class Publication:
                     if not waiter.done():
                         waiter.set_exception(VolumeError(f"the volume's directory cannot be read: {e}"))
                 continue
+            self._check_durable()  # drops those that gave up
             for waiter in waiters:
                 self._answer_when_durable(waiter)
             self._consider_repair()
@@ -198,7 +199,7 @@ class Publication:
         version = self._target.version
 
         def answer(durable: "asyncio.Future[None]") -> None:
-            if waiter.done():
+            if waiter.done() or durable.cancelled():
                 return
             error = durable.exception()
             if error is not None:
@@ -206,7 +207,10 @@ class Publication:
             else:
                 waiter.set_result(version.generation)
 
-        self._when_durable(version).add_done_callback(answer)
+        durable = self._when_durable(version)
+        durable.add_done_callback(answer)
+        # One that has given up waits no more, be there a majority again or not.
+        waiter.add_done_callback(lambda _: durable.cancel())
 
     # Shipping
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -78,7 +79,7 @@ class ReplicatedBackend:
         self._config = config or ReplicatedConfig()
         self._on_fenced = on_fenced
         self._active: dict[str, _Active] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -210,14 +211,14 @@ class ReplicatedBackend:
         """Replicas, epoch and writer now. Raises VolumeNotFound."""
         return (await self._read(volume_id))[0]
 
-    async def release(self, volume_id: str, node: str) -> None:
+    async def release(self, volume_id: str, node: str = "") -> None:
         """Forget that a node, dead perhaps, has a volume in use, so that it may be deleted or published elsewhere.
 
-        Whatever that node still writes is refused once another one publishes the volume.
+        An empty `node` is whichever has it. What that node still writes is refused once another publishes the volume.
         """
         for _ in range(WRITE_ATTEMPTS):
             record, revision = await self._read(volume_id)
-            if record.writer != node:
+            if not record.writer or node not in ("", record.writer):
                 return
             if await called(self._directory.write(replace(record, writer=""), revision)) is not None:
                 return

@@ -246,5 +246,5 @@ class FakeEtcd:
         for key in sorted(self.leases.pop(lease_id, ())):
             await self.delete(key)
 
-    async def member_list(self) -> pb.MemberListResponse:
+    async def member_list(self, *, linearizable: bool = True) -> pb.MemberListResponse:
         return pb.MemberListResponse(header=self.header())

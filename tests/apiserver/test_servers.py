@@ -35,14 +35,18 @@ async def test_servers_are_listed_while_they_live() -> None:
     for port in (7001, 7002):
         await stack.add_server(grpc_address=f"127.0.0.1:{port}")
     discovery = Stub(stack.network.channel("127.0.0.1:7001"), pb.DESCRIPTOR.services_by_name["Discovery"])
-    found = await discovery.Endpoints(pb.EndpointsRequest())
-    assert list(found.grpc) == ["127.0.0.1:7001", "127.0.0.1:7002"]
+
+    async def listed(*addresses: str) -> None:
+        async with asyncio.timeout(5):
+            while list((await discovery.Endpoints(pb.EndpointsRequest())).grpc) != [*addresses]:
+                await asyncio.sleep(0.05)
+
+    await listed("127.0.0.1:7001", "127.0.0.1:7002")
     endpoints = await stack.client().get("endpoints", "kubernetes", "default")
     ports = [subset["ports"][0]["port"] for subset in endpoints["subsets"]]
     assert ports == [7001, 7002]
     await stack.servers.pop().stop()
-    found = await discovery.Endpoints(pb.EndpointsRequest())
-    assert list(found.grpc) == ["127.0.0.1:7001"]
+    await listed("127.0.0.1:7001")
     await stack.stop()
 
 

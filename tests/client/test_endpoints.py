@@ -146,3 +146,7 @@ def test_what_real_grpc_says_of_a_refused_connection_counts_as_never_sent() -> N
     text = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host"
     assert never_sent(RpcError(grpc.StatusCode.UNAVAILABLE, text))
     assert not never_sent(RpcError(grpc.StatusCode.UNAVAILABLE, "Socket closed"))
+
+
+def test_a_servers_own_answer_about_what_it_could_not_reach_does_not_count_as_never_sent() -> None:
+    assert not never_sent(RpcError(grpc.StatusCode.UNAVAILABLE, "etcd: failed to connect to all addresses", b"{}"))

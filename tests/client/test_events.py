@@ -56,15 +56,32 @@ def test_events_wait_while_the_api_is_away_and_only_so_many() -> None:
     async def main() -> None:
         events, client, store = recorder()
         client.parted = True
-        for n in range(module.PENDING_MAX + 10):
+        for n in range(module.KNOWN_MAX + 10):
             events.event(POD, "Normal", "Counted", f"number {n}")
         await asyncio.sleep(60)
         assert not written(store)
         client.parted = False
         await asyncio.sleep(120)
         messages = {e["message"] for e in written(store)}
-        assert f"number {module.PENDING_MAX + 9}" in messages
-        assert 0 < len(messages) <= module.PENDING_MAX
+        assert f"number {module.KNOWN_MAX + 9}" in messages
+        assert 0 < len(messages) <= module.KNOWN_MAX
+        await events.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_an_event_that_was_written_by_an_unanswered_call_is_counted_on() -> None:
+    async def main() -> None:
+        events, _, store = recorder()
+        events.event(POD, "Normal", "Pulled", "pulled")
+        await asyncio.sleep(1)
+        # The recorder does not know that its create came through.
+        for known in events._known.values():
+            known.written = False
+        events.event(POD, "Normal", "Pulled", "pulled")
+        await asyncio.sleep(1)
+        [event] = written(store)
+        assert event["count"] == 2
         await events.stop()
 
     VirtualLoop().run(main())

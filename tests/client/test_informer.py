@@ -151,3 +151,20 @@ async def test_it_syncs_when_the_api_comes_late() -> None:
     client.parted = False
     await informer.synced()
     await informer.stop()
+
+
+@virtual
+async def test_a_handler_that_fails_on_one_object_does_not_end_the_copy() -> None:
+    store = Store()
+    informer, seen, _ = await started(store)
+
+    def fragile(kind: str, old: Object | None, new: Object) -> None:
+        if meta.name(new) == "odd":
+            raise KeyError("spec")
+
+    informer.add_handler(fragile)
+    await store.put("pods", pod("odd"))
+    await store.put("pods", pod("plain"))
+    await settle()
+    assert seen.events == [("ADDED", "odd"), ("ADDED", "plain")]
+    await informer.stop()

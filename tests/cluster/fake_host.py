@@ -112,6 +112,7 @@ class World:
         endpoint = self.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
         services = supervisor_pb2.DESCRIPTOR.services_by_name
         self.stub: Any = Stub(self.network.channel(endpoint), services["Supervisor"])
+        self._disk = SimulatedDisk()
         self._supervisor: Supervisor | None = None
         self._supervisor_network: MemoryNetwork | None = None
 
@@ -133,7 +134,9 @@ class World:
         """Start a supervisor that has been told of `topology`."""
         instance = self.topology.of(Role.SUPERVISOR)[0]
         self._supervisor_network = MemoryNetwork(self.host.fabric, "supervisor", Identity("s", ("system:masters",)))
-        self._supervisor = Supervisor(self.spec(instance, topology), self._supervisor_network, self.host)
+        self._supervisor = Supervisor(
+            self.spec(instance, topology), self._supervisor_network, self.host, disk=self._disk
+        )
         self.host.actors[instance.name] = self.spec(instance)
         self.host._networks[instance.name] = self._supervisor_network
         await self._supervisor.start()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,14 +14,18 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.cluster import ray_cluster
 from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, NotUp, UsageError
+from control_plane.cluster.launch import down
 from control_plane.cluster.pki import Secrets, issue, kubeconfig
 from control_plane.cluster.ports import RANGE, can_bind, free_port
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.supervisor import spec_for
 from control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
+from control_plane.controllers.config import PROFILES
 from control_plane.rpc.tls import identity_of
+from node.config import NodeTiming
 
 MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
 
@@ -248,3 +253,35 @@ def test_the_kubeconfig_holds_all_it_needs(secrets: Secrets) -> None:
     assert found["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:1"
     assert set(found["clusters"][0]["cluster"]) == {"server", "certificate-authority-data"}
     assert set(found["users"][0]["user"]) == {"client-certificate-data", "client-key-data"}
+
+
+@pytest.mark.parametrize("profile", ["fast", "kubernetes"])
+def test_a_lost_node_stops_its_pods_before_they_are_started_elsewhere(profile: str) -> None:
+    """The node counts from sending its last renewal, the controllers from seeing it, and in whole seconds."""
+    node, control = NodeTiming.profile(profile), PROFILES[profile]
+    replaced_s = control.node_grace + control.eviction_after + control.force_delete_grace - 1.0
+    assert node.fence_after_s + node.lease_renew_s <= replaced_s
+    # Even pods without any grace, which eviction removes at once.
+    assert node.fence_after_s <= control.node_grace + control.eviction_after - 1.0
+    assert node.lease_duration_s <= control.node_grace <= node.fence_after_s
+
+
+async def test_a_state_nobody_can_read_can_be_purged(tmp_path: Path) -> None:
+    directory = StateDir(tmp_path / "c")
+    directory.create()
+    (directory.path / "cluster.json").write_text("{")
+    with pytest.raises(ClusterError, match="--purge"):
+        await down(directory, lambda _: None)
+    await down(directory, lambda _: None, purge=True)
+    assert not directory.path.exists()
+
+
+def test_a_session_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    """After a restart of the machine its number may be somebody else's."""
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        ray_cluster.stop({"pid": other.pid, "dir": str(tmp_path / "ray")})
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

@@ -225,6 +225,20 @@ async def _settled(world: World) -> bool:
     return await _members(world) == [(f"member-{i}", False) for i in (0, 2, 3)]
 
 
+async def test_a_new_supervisor_finds_members_that_were_all_replaced(world: World) -> None:
+    await world.supervise()
+    await _until(lambda: set(world.host.actors) == world.names)
+    for old in ("member-0", "member-1", "member-2"):
+        await world.stub.Add(pb.AddRequest(role="member"))
+        await world.stub.Remove(pb.RemoveRequest(role="member", name=old))
+    await world.end_supervisor()
+    started = len(world.host.starts)
+    await world.supervise(world.topology)
+    await world.host.kill("scheduler-0", "KILL")
+    await _until(lambda: "scheduler-0" in world.host.actors)
+    assert [name for name, _ in world.host.starts[started:]] == ["scheduler-0"]
+
+
 async def test_a_join_that_a_dead_supervisor_began_is_finished_by_the_next(world: World) -> None:
     """It may die between telling etcd of the learner and promoting it, or before the topology says so."""
     await world.supervise()

@@ -181,6 +181,19 @@ def test_statefulset_pods_of_a_lost_node_start_elsewhere(cluster: Cluster) -> No
     assert not meta.node_name(again)  # for the scheduler
 
 
+def test_a_taint_of_an_earlier_loss_does_not_hasten_the_next() -> None:
+    cluster = Cluster(PodGCController(FAST))
+    old = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": cluster.now.stamp}
+    cluster.advance(60)
+    lost = {"type": "Ready", "status": "Unknown", "lastTransitionTime": cluster.now.stamp}
+    cluster.add("nodes", "n1", spec={"taints": [old]}, status={"conditions": [lost]})
+    cluster.delete("pods", pod(cluster, "a", "n1"))
+    cluster.advance(5)
+    assert pods(cluster) == ["a"]
+    cluster.advance(5)
+    assert pods(cluster) == []
+
+
 def test_pods_of_nodes_that_are_gone_are_removed(cluster: Cluster) -> None:
     pod(cluster, "a", "n1")
     pod(cluster, "b", "n2")

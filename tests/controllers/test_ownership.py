@@ -180,3 +180,13 @@ def test_external_addresses_are_distinct_kept_and_given_back() -> None:
     cluster.change("services", "a", spec={"type": "ClusterIP"})
     cluster.settle()
     assert [given_to(n) for n in ("a", "b", "c")] == [[], ["127.200.0.2"], ["127.200.0.1"]]
+
+
+def test_reserved_addresses_are_not_given_and_a_bad_wish_holds_nobody_up() -> None:
+    cluster = Cluster(LoadBalancerController(external_cidr="127.200.0.0/29", reserved=["127.200.0.1"]))
+    wishes = {"bad": "nonsense", "greedy": "127.200.0.1", "plain": None}
+    for name, wish in wishes.items():
+        cluster.add("services", name, spec={"type": "LoadBalancer", **({"loadBalancerIP": wish} if wish else {})})
+    cluster.settle()
+    given = {name: addresses(cluster.get("services", "default", name) or {}) for name in wishes}
+    assert given == {"bad": [], "greedy": [], "plain": ["127.200.0.2"]}

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.lease import CHECKPOINT_INTERVAL_S, Lessor
+from control_plane.etcd.server.lease import CHECKPOINT_INTERVAL_S, STALE_ENTRIES_MAX, Lessor
 from control_plane.rpc import RpcError
 from proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
@@ -126,3 +126,27 @@ def test_a_checkpoint_keeps_a_long_lease_from_starting_over() -> None:
     assert lessor.remaining(1, 5000.0) == 700
     lessor.renew(1, 5001.0)
     assert lessor.remaining(1, 5001.0) == 1000
+
+
+async def test_a_renewed_lease_does_not_fall_back_to_its_checkpoint_with_the_next_leader() -> None:
+    async with etcd_cluster(3) as cluster:
+        lease = await grant(cluster, 1000, key=b"a")
+        await asyncio.sleep(2 * CHECKPOINT_INTERVAL_S + 1)
+        await keep_alive(cluster, lease)
+        await cluster.put(b"later", b"")
+        leader = await cluster.wait_leader()
+        await cluster.stop(leader.config.name)
+        await cluster.wait_leader()
+        info = await cluster.stub("Lease").LeaseTimeToLive(pb.LeaseTimeToLiveRequest(ID=lease))
+        assert info.TTL > 900
+
+
+def test_leases_that_come_and_go_leave_nothing() -> None:
+    lessor = Lessor()
+    lessor.promote(0.0, 0.0)
+    lessor.grant(1, 10, 0.0)
+    for number in range(2, 5_000):
+        lessor.grant(number, 1_000_000, 0.0)
+        lessor.revoke(number)
+    assert len(lessor._heap) + len(lessor._checkpoints) < 2 * STALE_ENTRIES_MAX
+    assert lessor.expired(10.0) == [1]

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from control_plane.etcd.server import Member, MemberConfig, RefusedToStart, rest
 from control_plane.rpc import Identity, RpcError
 from control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
 from proto.etcd import rpc_pb2 as pb
-from storage.env import LockHeld
+from storage.env import LocalDisk, LockHeld
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 
@@ -172,6 +174,31 @@ async def test_a_restart_replays_what_the_store_lost() -> None:
             await cluster.start("m0")
             assert await hashes(cluster) == before
         assert (await cluster.get(b"k1")).kvs[0].version == 5
+
+
+def test_a_lost_or_older_log_is_refused_and_nothing_stays_open(tmp_path: Path) -> None:
+    log, aside, older = tmp_path / "wal", tmp_path / "aside", tmp_path / "older"
+
+    async def main() -> None:
+        async with etcd_cluster(1, disk=lambda: LocalDisk(tmp_path)) as cluster:
+            await cluster.stop("m0")
+            shutil.copytree(log, older)
+            await cluster.start("m0")
+            await cluster.put_retrying(b"k", b"v")
+            await cluster.stop("m0")
+            log.rename(aside)
+            with pytest.raises(RefusedToStart, match="a store in this data directory but no log"):
+                await cluster.start("m0")
+            older.rename(log)
+            with pytest.raises(RefusedToStart, match="the log was lost or replaced") as refusal:
+                await cluster.start("m0")
+            shutil.rmtree(log)
+            aside.rename(log)
+            await cluster.start("m0")
+            await cluster.wait_leader()
+            assert (await cluster.get(b"k")).kvs, refusal
+
+    asyncio.run(main())
 
 
 async def test_two_members_cannot_share_a_data_directory() -> None:

@@ -237,3 +237,31 @@ async def test_a_stream_that_demands_a_leader_ends_without_one() -> None:
         with pytest.raises(RpcError, match="no leader"):
             async with asyncio.timeout(10):
                 await anext(responses)
+
+
+async def test_progress_notes_do_not_pile_up_for_a_client_that_does_not_read() -> None:
+    async with etcd_cluster(1) as cluster:
+        hub = cluster.members[0].hub
+        stream = hub.open()
+        stream.create(pb.WatchCreateRequest(key=b"k", progress_notify=True))
+        await stream.next()
+        for _ in range(10):
+            hub.note_progress()
+        assert len(await stream.next()) == 1
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await stream.next()
+        stream.close()
+
+
+async def test_a_client_that_asks_on_without_reading_loses_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ANSWERS_WAITING_MAX", 10)
+    async with etcd_cluster(1) as cluster, watching(cluster) as client:
+        await client.create(b"k")
+        for number in range(1_000):
+            client.cancel(number)
+            client._requests.put_nowait(pb.WatchRequest(create_request=pb.WatchCreateRequest(key=b"k")))
+        await asyncio.sleep(1)
+        with pytest.raises(RpcError, match="too many requests"):
+            while True:
+                await client.next()

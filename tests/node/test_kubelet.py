@@ -1,9 +1,12 @@
 """A node host on simulated containers: what the API sees of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from control_plane.api import meta
+import pytest
+
+from control_plane.api import errors, meta
 from node.config import NodeConfig, NodeTiming
 from node.host import NodeHost
 from node.lifecycle import RestartTiming
@@ -185,3 +188,89 @@ async def test_readiness_is_restored_when_others_took_it_away(api: FakeApi, make
     await api.patch("pods", "web", "default", {"status": {"conditions": conditions}}, subresource="status")
     assert not ready(api, "web")
     await api.until(lambda: ready(api, "web"))
+
+
+def with_unknown_node(api: FakeApi, name: str) -> None:
+    """What the node controller writes about a node it no longer hears."""
+    node = api.objects["nodes"][name]
+    conditions = [{**c, "status": "Unknown"} for c in node["status"]["conditions"]]
+    api.put("nodes", {**node, "status": {**node["status"], "conditions": conditions}})
+
+
+async def test_a_node_that_was_given_up_says_it_is_back_until_it_is_taken_in(
+    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_host(NodeConfig("n1"), timing=QUICK)
+    refusals, patch = 3, api.patch
+
+    async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
+        nonlocal refusals
+        if resource == "nodes" and refusals:
+            refusals -= 1
+            raise errors.TooManyRequests("come again")
+        return await patch(resource, *args, **options)
+
+    monkeypatch.setattr(api, "patch", overloaded)
+    with_unknown_node(api, "n1")
+    await api.until(lambda: meta.condition_is(api.objects["nodes"]["n1"], "Ready"))
+    assert refusals == 0
+
+
+async def test_a_pod_that_comes_while_its_node_resumes_is_kept(
+    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await make_host(NodeConfig("n1"), timing=QUICK)
+    listed = api.list
+
+    async def slow(resource: str, *args: Any, **options: Any) -> Any:
+        answer = await listed(resource, *args, **options)
+        if resource == "pods" and "default/late" not in api.objects.get("pods", {}):
+            api.put("pods", make_pod("late"))
+            await api.until(lambda: host.kubelet("n1").workers)
+        return answer
+
+    api.down = True
+    await api.until(lambda: host.kubelet("n1").suspended)
+    api.down = False
+    # The watch is back before the node asks which pods it still has.
+    monkeypatch.setattr(host.kubelet("n1").host.client, "list", slow)
+    await api.until(lambda: "default/late" in api.objects.get("pods", {}) and ready(api, "late"))
+
+
+async def test_a_pod_whose_volumes_fail_again_and_again_takes_one_address(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1"), timing=QUICK)
+    api.put("pods", make_pod("web", volumes=[{"name": "v", "configMap": {"name": "settings"}}]))
+    kubelet = host.kubelet("n1")
+
+    def failures() -> int:
+        found = [e for e in api.objects.get("events", {}).values() if e["reason"] == "FailedMount"]
+        return sum(e.get("count", 1) for e in found)
+
+    await api.until(lambda: failures() >= 3)
+    assert kubelet.pool is not None
+    assert len(kubelet.pool._used) <= 1
+    api.put("configmaps", {"metadata": {"name": "settings", "namespace": "default"}, "data": {"A": "1"}})
+    await api.until(lambda: ready(api, "web"))
+
+
+async def test_writes_that_are_put_off_come_later_and_not_all_the_time(
+    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_host(NodeConfig("n1"))
+    tries, patch = 0, api.patch
+    monkeypatch.setattr("node.writer.RETRY_S", 0.2)
+
+    async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
+        nonlocal tries
+        if resource == "pods":
+            tries += 1
+            if tries <= 2:
+                raise errors.TooManyRequests("come again")
+        return await patch(resource, *args, **options)
+
+    monkeypatch.setattr(api, "patch", overloaded)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: ready(api, "web"))
+    assert loop.time() - began >= 0.6 and tries == 3

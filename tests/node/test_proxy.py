@@ -10,6 +10,7 @@ from control_plane.api import meta
 from control_plane.api.meta import Object
 from node.config import NodeConfig
 from node.host import NodeHost
+from node.proxy.proxy import SLICES
 from node.proxy.rules import Endpoint, HostView, endpoints_of, plan_service
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
@@ -172,3 +173,21 @@ async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeA
         except OSError:
             await asyncio.sleep(0.01)
     assert answer == "a 200000"
+
+
+async def test_addresses_of_other_clusters_are_left_alone(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1"), proxy=True, loopback_networks=("127.96.0.0/16",))
+    proxy = host.proxy
+    assert proxy is not None
+    web = service(clusterIP="127.96.77.5", externalIPs=["127.97.77.5"], ports=[{"name": "http", "port": 18085}])
+    api.put("services", web)
+    for one in slices(endpoint("127.77.1.9", node="elsewhere")):
+        api.put(SLICES, one)
+    await api.until(lambda: proxy._listeners)
+    assert [*proxy._listeners] == [("127.96.77.5", 18085)]
+
+    def said() -> list[str]:
+        return [e["message"] for e in api.objects.get("events", {}).values() if e["reason"] == "CannotListen"]
+
+    await api.until(said)
+    assert said() == ["127.97.77.5 is no address of this cluster"]

@@ -170,6 +170,19 @@ async def test_a_replicated_volume_has_one_writer_node(client: Client) -> None:
     assert not answer.HasField("confirmed") and "ReadWriteOnce" in answer.message
 
 
+async def test_a_volume_whose_writer_is_unknown_or_gone_can_be_released_and_deleted(client: Client) -> None:
+    call = {"metadata": on(driver="rayplane.io/replicated")}
+    await client.controller.CreateVolume(csi.CreateVolumeRequest(name="v", volume_capabilities=[capability()]), **call)
+    await client.node.NodeStageVolume(
+        csi.NodeStageVolumeRequest(volume_id="v"), metadata=on("b", "rayplane.io/replicated")
+    )
+    delete = csi.DeleteVolumeRequest(volume_id="v")
+    with pytest.raises(RpcError, match="in use on node b"):
+        await client.controller.DeleteVolume(delete, **call)
+    await client.controller.ControllerUnpublishVolume(csi.ControllerUnpublishVolumeRequest(volume_id="v"), **call)
+    await client.controller.DeleteVolume(delete, **call)
+
+
 async def test_what_is_not_offered_is_unimplemented(client: Client) -> None:
     with pytest.raises(RpcError) as refused:
         await client.controller.CreateSnapshot(csi.CreateSnapshotRequest(source_volume_id="v", name="s"))

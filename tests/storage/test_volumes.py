@@ -399,3 +399,20 @@ def test_every_error_names_a_status() -> None:
     for kind in below(VolumeError):
         code = getattr(kind, "code", "INTERNAL")
         assert hasattr(grpc.StatusCode, code)
+
+
+async def test_barriers_that_gave_up_leave_nothing_behind(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    for node in ("a", "b", "c"):
+        await cluster.add(node)
+    await cluster.backends["a"].create("v", GIB)
+    published = await cluster.backends["a"].publish("v")
+    cluster.isolate("a")
+    (Path(published.path) / "file").write_bytes(b"changed")
+    for _ in range(2):
+        calls = (cluster.backends["a"].sync("v") for _ in range(20))
+        refused = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(answer, NoQuorum) for answer in refused)
+    publication = cluster.backends["a"].publication("v")
+    await until(lambda: not publication._durable_waiters)
+    await cluster.stop()

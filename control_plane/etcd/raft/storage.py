@@ -83,10 +83,6 @@ class MemoryStorage:
         """Record what was made durable."""
         self.hard_state = hard_state
 
-    def set_conf_state(self, conf_state: ConfState) -> None:
-        """Record the configuration as of the applied index."""
-        self.conf_state = conf_state
-
     def append(self, entries: Sequence[Entry]) -> None:
         """Add durable entries; the first one replaces all from its index on. Entries before the
         start are skipped.

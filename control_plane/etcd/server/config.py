@@ -43,8 +43,6 @@ class MemberConfig:
     """Entries kept in memory behind a snapshot, for members that lag a little."""
     wal_segment_bytes: int = 64 << 20
     """Size of one preallocated file of the log."""
-    commit_interval_s: float = 0.1
-    """Seconds between commits of the MVCC backend (a killed process replays what came after from the log)."""
     quota_bytes: int = 2 << 30
     """Backend size above which writes are refused with a NOSPACE alarm; 0 for none."""
     max_request_bytes: int = 1536 * 1024

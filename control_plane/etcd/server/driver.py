@@ -75,7 +75,8 @@ class Driver:
         self._storage = recovery.storage
         self._mark = recovery.mark.index if recovery.mark else 0
         self._next_checkpoint = self._mark + config.snapshot_count
-        self._log_bytes = 0
+        entries = recovery.storage.entries(recovery.storage.first_index(), recovery.storage.last_index() + 1)
+        self._log_bytes = sum(len(e.data) for e in entries)  # since the last snapshot file
         self._applied_term = self.machine.store.applied.term
         self._on_leader = on_leader
         self._on_members = on_members
@@ -104,9 +105,13 @@ class Driver:
         self.node.tick()
         self.proposals.expire(now)
         self.reads.sweep(now, retry_after=self._config.election_ticks // 2)
-        self.machine.store.scrub(SCRUB_PER_TICK)
-        if self.machine.store.backend.pending:
-            self.machine.store.commit()
+        try:
+            self.machine.store.scrub(SCRUB_PER_TICK)
+            if self.machine.store.backend.pending:
+                self.machine.store.commit()
+        except Exception:
+            self._failed = True
+            raise
         self._wake.set()
 
     def _read_index(self, context: bytes) -> None:
@@ -269,12 +274,11 @@ class Driver:
                 self._checkpoint.add_done_callback(self._checkpoint_done)
 
     async def _write_checkpoint(self) -> None:
-        mark = SnapshotMark(*self.machine.store.applied)
-        self._log_bytes = 0
+        mark, covered = SnapshotMark(*self.machine.store.applied), self._log_bytes
         await self._snapshots.write(mark, gently(self.machine.store.snapshot()))
-        if mark.index <= self._mark:
-            return
-        await self._mark_durable(mark)
+        self._log_bytes -= covered
+        if mark.index > self._mark:
+            await self._mark_durable(mark)
 
     async def _mark_durable(self, mark: SnapshotMark) -> None:
         """The file of `mark` is durable: the log may begin after it."""
@@ -296,14 +300,13 @@ class Driver:
         if self._checkpoint is not None:
             self._checkpoint.cancel()
             await asyncio.gather(self._checkpoint, return_exceptions=True)
-        await self._wal.mark_snapshot(mark.index, mark.term)
-        self._mark = mark.index
+        await self._mark_durable(mark)
+        self._log_bytes = 0
         self.machine.store.restore(self._snapshots.read(mark))
         self.machine.load()
         self._storage.apply_snapshot(snapshot)
         self.applied = snapshot.index
         self._applied_term = snapshot.term
-        await self._snapshots.prune_before(mark)
         self.proposals.fail_handed_over()
         self.reads.applied(self.applied)
         self._on_restored()

@@ -168,10 +168,6 @@ class PermissionDenied(EtcdError):
     status, text = Code.PERMISSION_DENIED, "permission denied"
 
 
-class Corrupt(EtcdError):
-    status, text = Code.DATA_LOSS, "corrupt cluster"
-
-
 class WatchCanceled(EtcdError):
     status, text = Code.CANCELLED, "watch canceled"
 

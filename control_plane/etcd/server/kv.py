@@ -24,9 +24,8 @@ from proto.etcd.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from storage.mvcc import RangeResult, Store, WriteTxn
+from storage.mvcc import RangeResult, Store, WriteTxn, contains
 
-_FROM_KEY = b"\0"
 _SORT_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
     RangeRequest.KEY: lambda kv: kv.key,
     RangeRequest.VERSION: lambda kv: kv.version,
@@ -152,9 +151,7 @@ def _writes(ops: Sequence[RequestOp]) -> tuple[set[bytes], Intervals]:
 
 
 def _covered(key: bytes, intervals: Intervals) -> bool:
-    return any(
-        key == start if not end else start <= key and (end == _FROM_KEY or key < end) for start, end in intervals
-    )
+    return any(contains(start, end, key) for start, end in intervals)
 
 
 def is_read_only(request: TxnRequest) -> bool:

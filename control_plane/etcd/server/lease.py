@@ -22,6 +22,8 @@ CHECKPOINT_INTERVAL_S = 300.0
 EXPIRED_BATCH_MAX = 500
 #: Seconds after which an expired lease, whose revocation may have been lost, is handed out again.
 RETRY_S = 2.0
+#: Entries of ended leases kept in the heaps, beyond a few for each lease, before they are cleared out.
+STALE_ENTRIES_MAX = 1_000
 
 
 @dataclass(slots=True)
@@ -91,6 +93,12 @@ class Lessor:
         lease = self._leases.pop(lease_id)
         for key in lease.keys:
             self._lease_of.pop(key, None)
+        # Entries of leases that are gone stay in the heaps until their time comes, which may be never.
+        if len(self._heap) + len(self._checkpoints) > 4 * len(self._leases) + STALE_ENTRIES_MAX:
+            self._heap = [(lease.expires_at, lease.id) for lease in self._leases.values()]
+            heapq.heapify(self._heap)
+            self._checkpoints = [entry for entry in self._checkpoints if entry[1] in self._leases]
+            heapq.heapify(self._checkpoints)
 
     def attach(self, key: bytes, lease_id: int) -> None:
         """Hang a key on a lease (0: on none), off the one it hung on before."""
@@ -139,11 +147,13 @@ class Lessor:
             heapq.heappush(self._checkpoints, (lease.checkpoint_at, lease.id))
 
     def renew(self, lease_id: int, now: float) -> int:
-        """Give a lease its whole TTL again. Raises LeaseNotFound, also when it has run out already."""
+        """Give a lease its whole TTL again. Raises LeaseNotFound, also when it has run out already.
+
+        `Lease.remaining` stays until a checkpoint of 0 has come through the log: the next leader goes by it.
+        """
         lease = self.get(lease_id)
         if lease.expires_at <= now:
             raise LeaseNotFound
-        lease.remaining = 0
         # The heap's old entry is dropped when it comes up; see `expired`.
         lease.expires_at = now + lease.ttl
         return lease.ttl

@@ -36,8 +36,7 @@ class LeaseClock:
         for lease_id in self._lessor.expired(now):
             member.propose_unwatched(Kind.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=lease_id))
         if due := self._lessor.due_checkpoints(now):
-            checkpoints = [pb.LeaseCheckpoint(ID=i, remaining_TTL=r) for i, r in due]
-            member.propose_unwatched(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=checkpoints))
+            self._checkpoint(due)
 
     def lead(self, leads: bool) -> None:
         """This member has become the leader, or is one no more."""
@@ -53,7 +52,15 @@ class LeaseClock:
         """On the leader. Raises NotLeader, LeaseNotFound."""
         if not self._lessor.primary:
             raise errors.NotLeader
-        return self._lessor.renew(lease_id, self._now())
+        ttl = self._lessor.renew(lease_id, self._now())
+        if self._lessor.get(lease_id).remaining:
+            # Else the next leader would give it only what was left at its last checkpoint.
+            self._checkpoint([(lease_id, 0)])
+        return ttl
+
+    def _checkpoint(self, remaining: list[tuple[int, int]]) -> None:
+        checkpoints = [pb.LeaseCheckpoint(ID=i, remaining_TTL=r) for i, r in remaining]
+        self._member.propose_unwatched(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=checkpoints))
 
     def remaining(self, lease_id: int) -> int:
         """On the leader. Raises NotLeader, LeaseNotFound."""

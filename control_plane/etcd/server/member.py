@@ -203,8 +203,10 @@ class Member:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._context.aclose()
-        self._stopped.set()
+        try:
+            await self._context.aclose()
+        finally:
+            self._stopped.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -215,11 +217,15 @@ class Member:
         try:
             await self._driver.run()
         except Exception as e:
-            if self._driver.abandoned:
-                return
-            log.critical("member %s cannot go on: %s", self.config.name, e, exc_info=e)
-            self.failure = e
-            self._spawn(self.stop())
+            self._fail(e)
+
+    def _fail(self, error: Exception) -> None:
+        """The log or the store is broken: a member that cannot go on must not look alive."""
+        if self._driver.abandoned or self.failure is not None:
+            return
+        log.critical("member %s cannot go on: %s", self.config.name, error, exc_info=error)
+        self.failure = error
+        self._spawn(self.stop())
 
     async def _run_presence(self) -> None:
         await self._presence.publish()
@@ -291,7 +297,11 @@ class Member:
         self._ticker = self._loop.call_later(self.config.tick_s, self._tick)
         now = self._loop.time()
         self._ticks += 1
-        self._driver.tick(now)
+        try:
+            self._driver.tick(now)
+        except Exception as e:
+            self._fail(e)
+            return
         if self.node.leader == raft.NONE:
             self._leaderless_ticks += 1
             self._hasten_first_election()

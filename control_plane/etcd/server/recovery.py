@@ -65,8 +65,12 @@ async def recover(
     if Wal.exists(env.disk):
         wal, recovered = await Wal.open(env.disk, segment_bytes=config.wal_segment_bytes)
         identity = wire.Identity.FromString(recovered.metadata)
+    elif env.disk.exists(STORE_DIRECTORY):
+        raise RefusedToStart(
+            "there is a store in this data directory but no log: it was lost, and with it what this member had "
+            "acknowledged; remove it from the cluster, delete its data directory and add it again"
+        )
     else:
-        env.disk.remove(STORE_DIRECTORY)
         identity = await _new_identity(config, network)
         metadata = identity.SerializeToString()
         wal = await Wal.create(env.disk, metadata, segment_bytes=config.wal_segment_bytes)
@@ -80,12 +84,17 @@ async def recover(
                 await _found(config, wal, recovered, snapshots)
             else:
                 await _claim(config, network, identity.member_id)
-        store = _open_store(env.disk, backend_factory, snapshots, recovered.snapshot)
-        machine = StateMachine(store, notify)
-        return Recovery(identity, wal, snapshots, recovered.snapshot, machine, _raft_storage(recovered, machine))
+        backend = _open_backend(env.disk, backend_factory)
+        try:
+            machine = StateMachine(_fill_store(backend, snapshots, recovered.snapshot), notify)
+            storage = _raft_storage(recovered, machine)
+        except BaseException:
+            backend.close()
+            raise
     except BaseException:
         await wal.close()
         raise
+    return Recovery(identity, wal, snapshots, recovered.snapshot, machine, storage)
 
 
 async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots: SnapshotFiles) -> None:
@@ -99,15 +108,18 @@ async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots
     await wal.save(recovered.hard_state, recovered.entries)
 
 
-def _open_store(
-    disk: Disk, backend_factory: BackendFactory, snapshots: SnapshotFiles, mark: SnapshotMark | None
-) -> Store:
+def _open_backend(disk: Disk, backend_factory: BackendFactory) -> Backend:
     backend = backend_factory(disk)
     if not backend.trusted:
         log.warning("the machine stopped uncleanly: the store is rebuilt from the last snapshot and the log")
         backend.close()
         disk.remove(STORE_DIRECTORY)
         backend = backend_factory(disk)
+    return backend
+
+
+def _fill_store(backend: Backend, snapshots: SnapshotFiles, mark: SnapshotMark | None) -> Store:
+    """The store, begun anew from the snapshot file where it lags behind the log's beginning."""
     store = Store(backend)
     if mark is not None and store.applied.index < mark.index:
         store.restore(snapshots.read(mark))
@@ -118,9 +130,6 @@ def _raft_storage(recovered: Recovered, machine: StateMachine) -> raft.MemorySto
     applied = machine.store.applied
     mark = recovered.snapshot or SnapshotMark(0, 0)
     entries = [from_record(r) for r in recovered.entries]
-    if entries and entries[0].term < mark.term:
-        # Left from before a snapshot of the leader replaced the log: never committed.
-        entries = []
     last = entries[-1].index if entries else mark.index
     if applied.index > last:
         raise RefusedToStart(

@@ -135,6 +135,9 @@ async def _read(requests: AsyncIterator[pb.WatchRequest], stream: WatchStream) -
                 stream.cancel(request.cancel_request.watch_id)
             elif kind == "progress_request":
                 stream.request_progress()
+            if stream.congested:
+                stream.fail(errors.TooManyRequests())
+                return
     except RpcError:
         stream.fail(errors.WatchCanceled())
     else:

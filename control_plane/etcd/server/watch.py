@@ -24,6 +24,8 @@ EVENTS_BUFFERED_MAX = 1024
 CATCH_UP_EVENTS_MAX = 512
 #: Watchers on one stream; more are refused.
 WATCHERS_PER_STREAM_MAX = 10_000
+#: Answers waiting for one client; one that asks for more without reading them loses its stream.
+ANSWERS_WAITING_MAX = 2 * WATCHERS_PER_STREAM_MAX
 #: The watch id of answers that concern no watcher.
 INVALID_ID = -1
 _FROM_KEY = b"\0"
@@ -231,6 +233,11 @@ class WatchStream:
         self._error: Exception | None = None
 
     @property
+    def congested(self) -> bool:
+        """Whether the client asks on and on without taking the answers."""
+        return len(self._queue) > ANSWERS_WAITING_MAX
+
+    @property
     def buffered(self) -> int:
         """Events that wait for the client."""
         return self._buffered
@@ -286,6 +293,8 @@ class WatchStream:
         self._wake.set()
 
     def note_progress(self) -> None:
+        if self._queue:
+            return  # the client does not keep up with what it has: notes would pile up
         for watcher in self._watchers.values():
             if not watcher.progress_notify:
                 continue
