@@ -19,6 +19,7 @@ from storage.env import Env
 log = logging.getLogger(__name__)
 
 LEASES = "leases.coordination.k8s.io"
+RELEASE_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,18 @@ class LeaderElector:
             self.is_leader = False
 
     async def release(self) -> None:
-        """Give the Lease back, so that another need not wait for it to run out."""
+        """Give the Lease back, so that another need not wait for it to run out.
+
+        A courtesy: given up after `RELEASE_TIMEOUT_S`, as it runs out anyway.
+        """
         try:
-            lease = await self._client.get(LEASES, self._name, self._namespace)
-            if lease["spec"].get("holderIdentity") == self._identity:
-                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-                await self._client.update(LEASES, lease)
-        except ApiError as e:
-            log.debug("could not release %s: %s", self._name, e.message)
+            async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                lease = await self._client.get(LEASES, self._name, self._namespace)
+                if lease["spec"].get("holderIdentity") == self._identity:
+                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._client.update(LEASES, lease)
+        except (ApiError, TimeoutError) as e:
+            log.debug("could not release %s: %s", self._name, e)
 
     async def _hold(self, lead: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
