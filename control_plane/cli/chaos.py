@@ -14,8 +14,6 @@ from control_plane.cluster import scenario
 from control_plane.cluster.access import access
 from control_plane.cluster.errors import UsageError
 
-SIGNALS = ("KILL", "STOP", "CONT")
-
 
 class Target(StrEnum):
     """What can be killed."""

@@ -21,8 +21,5 @@ class Host(Protocol):
     async def machines(self) -> list[Machine]:
         """Machines that are alive."""
 
-    async def pid(self, name: str) -> int:
-        """The process of an actor. Raises StartFailed when there is none."""
-
     async def kill(self, name: str, signal: str) -> int:
         """Send KILL, STOP or CONT to an actor's process; its id."""

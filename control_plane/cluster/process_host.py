@@ -95,11 +95,6 @@ class ProcessHost:
     async def machines(self) -> list[Machine]:
         return [Machine()]
 
-    async def pid(self, name: str) -> int:
-        if name not in self._actors:
-            raise StartFailed(f"{name} does not run")
-        return os.getpid()
-
     async def kill(self, name: str, signal: str) -> int:
         if signal != "KILL":
             raise ClusterError(f"in one process an actor can only be killed, not sent {signal}; use --host ray")

@@ -62,9 +62,6 @@ class RayHost:
         found = await self._in_thread(_machines)
         return [replace(m, address=self._address or m.address) for m in found]
 
-    async def pid(self, name: str) -> int:
-        return await self._in_thread(lambda: self._pid(name))
-
     async def kill(self, name: str, signal: str) -> int:
         return await self._in_thread(lambda: self._kill(name, signal))
 
@@ -101,9 +98,6 @@ class RayHost:
                 with contextlib.suppress(RayError):
                     ray.get(actor.stop.remote(), timeout=STOP_TIMEOUT_S)
             ray.kill(actor, no_restart=True)
-
-    def _pid(self, name: str) -> int:
-        return self._process(name)[0]
 
     def _kill(self, name: str, signal_name: str) -> int:
         number = signal.Signals[f"SIG{signal_name}"]

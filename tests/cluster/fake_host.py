@@ -75,9 +75,6 @@ class FakeHost:
     async def machines(self) -> list[Machine]:
         return list(self._machines)
 
-    async def pid(self, name: str) -> int:
-        return 1
-
     async def kill(self, name: str, signal: str) -> int:
         self._networks[name].detach()
         await self.stop(name)
