@@ -5,12 +5,13 @@ its own, and talks to the others over its own sockets: it goes on while Ray's he
 """
 
 import asyncio
+import logging
 import os
 import random
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ray
 import uvloop
@@ -20,8 +21,19 @@ from control_plane.cluster.outside import log_to, open_env, prepare, settle_heap
 from control_plane.cluster.ray_host import RayHost
 from control_plane.rpc.grpc_network import GrpcNetwork
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
+
+
+@runtime_checkable
+class StopsItself(Protocol):
+    """A component that ends by itself when it cannot go on; `failure` says why."""
+
+    failure: BaseException | None
+
+    async def wait_stopped(self) -> None: ...
 
 
 class ComponentThread:
@@ -46,6 +58,8 @@ class ComponentThread:
         env = open_env(spec, random.Random())
         self._network = GrpcNetwork(spec.credentials)
         self._component = await prepare(spec, env, self._network, RayHost(spec.config))
+        if isinstance(self._component, StopsItself):
+            self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))
 
     async def _stop(self) -> None:
         if self._component is not None:
@@ -56,6 +70,14 @@ class ComponentThread:
     def _call(self, work: Any, timeout: float) -> None:
         future: Future[None] = asyncio.run_coroutine_threadsafe(work, self._loop)
         future.result(timeout)
+
+
+async def _end_with(component: StopsItself) -> None:
+    """A member that has failed serves nobody: its process must not look alive, so that Ray makes it again."""
+    await component.wait_stopped()
+    if component.failure is not None:
+        log.critical("ending this process: its component failed: %s", component.failure)
+        os._exit(1)
 
 
 class ComponentActor:
