@@ -22,6 +22,13 @@ class RpcError(Exception):
         """Whether another replica, or this one a little later, may answer."""
         return self.code is grpc.StatusCode.UNAVAILABLE
 
+    @property
+    def refused(self) -> bool:
+        """Whether nothing listens at the address: the process is gone, not merely slow or cut off."""
+        if isinstance(self.__cause__, ConnectionRefusedError):
+            return True
+        return self.code is grpc.StatusCode.UNAVAILABLE and "connection refused" in self.message.lower()
+
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 

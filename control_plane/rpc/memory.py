@@ -17,8 +17,8 @@ import grpc
 from google.protobuf.message import Message
 
 from control_plane.rpc.errors import RpcError, error_of
-from control_plane.rpc.network import Channel, Server
-from control_plane.rpc.service import Context, Identity, Method, Service
+from control_plane.rpc.network import Channel, Server, WebHandler
+from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
 
 STREAM_BUFFER_MESSAGES = 64
 # How often a sender looks whether a broken link has healed; TCP would retransmit.
@@ -122,7 +122,7 @@ class MemoryNetwork:
         self.identity = identity
         self._servers: list[MemoryServer] = []
 
-    async def serve(self, address: str, services: Sequence[Service]) -> Server:
+    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
         name, _, port = address.rpartition(":")
         if port == "0":
             address = f"{name}:{self.fabric.free_port()}"
@@ -299,10 +299,14 @@ def _outcome(task: "asyncio.Task[bytes | RpcError]") -> bytes | RpcError:
 
 async def _run(function: Any, request: Message, context: Context) -> bytes | RpcError:
     try:
-        response: Message = await function(request, context)
-        return response.SerializeToString(deterministic=True)
+        return _encoded(await function(request, context))
     except Exception as e:
         return error_of(e)
+
+
+def _encoded(response: Message | Encoded) -> bytes:
+    # Maps in the same order every time: the simulation repeats bytes too.
+    return response.data if isinstance(response, Encoded) else response.SerializeToString(deterministic=True)
 
 
 class _Pipe:
@@ -410,9 +414,9 @@ async def _serve_stream(answer: Any, pipe: _Pipe, server_streaming: bool) -> Non
         if server_streaming:
             async with contextlib.aclosing(answer) as responses:
                 async for response in responses:
-                    await pipe.send(response.SerializeToString(deterministic=True))
+                    await pipe.send(_encoded(response))
         else:
-            await pipe.send((await answer).SerializeToString(deterministic=True))
+            await pipe.send(_encoded(await answer))
     except Exception as e:
         end = error_of(e)
     await _end(pipe, end)

@@ -1,8 +1,9 @@
 """The seam between components and the wire."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from aiohttp import web
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
@@ -10,6 +11,9 @@ from control_plane.rpc.service import Method, Service, methods_of
 
 # A unary call without a limit of its own ends after this long; no caller may wait for ever.
 DEFAULT_TIMEOUT_S = 10.0
+
+#: Answers HTTP/1.1 requests on a port that serves gRPC too.
+WebHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Server(Protocol):
@@ -40,8 +44,11 @@ class Channel(Protocol):
 class Network(Protocol):
     """Where a component listens and whom it can call. Channels live until the network is closed."""
 
-    async def serve(self, address: str, services: Sequence[Service]) -> Server:
-        """Listen on host:port (port 0: any free one). Raises OSError when the address cannot be had."""
+    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
+        """Listen on host:port (port 0: any free one). Raises OSError when the address cannot be had.
+
+        `web` answers what comes to the port as HTTP/1.1; a network without sockets has no use for it.
+        """
 
     def channel(self, address: str) -> Channel: ...
 

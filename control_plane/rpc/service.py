@@ -18,13 +18,22 @@ class Identity:
     groups: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Context:
-    """What a handler may know of a call besides its request."""
+    """What a handler may know of a call besides its request. Calls that look alike may share one."""
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     identity: Identity | None = None
     peer: str = ""
+
+
+class Encoded:
+    """A response that a handler has serialized already: large or shared answers need no message object."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from google.protobuf.message import Message
 
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.memory import Fabric, MemoryNetwork, MemoryServer
-from control_plane.rpc.network import Channel, Server
+from control_plane.rpc.network import Channel, Server, WebHandler
 from control_plane.rpc.service import Identity, Method, Service
 
 
@@ -17,8 +17,8 @@ class SharedNetwork:
         self._grpc = grpc
         self._memory = MemoryNetwork(fabric, host, identity)
 
-    async def serve(self, address: str, services: Sequence[Service]) -> Server:
-        outside = await self._grpc.serve(address, services)
+    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
+        outside = await self._grpc.serve(address, services, web=web)
         return _SharedServer(outside, self._memory.register(outside.address, services))
 
     def channel(self, address: str) -> Channel:

@@ -3,9 +3,11 @@
 A client certificate's subject names the caller as Kubernetes reads it: CN is the user, each O is a group.
 """
 
+import asyncio
 import functools
 import ipaddress
 import ssl
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,11 +34,23 @@ class Credentials:
     cert: bytes
     key: bytes
 
-    def grpc_server(self) -> grpc.ServerCredentials:
-        """Server credentials that demand a client certificate of the same authority."""
-        return grpc.ssl_server_credentials([(self.key, self.cert)], root_certificates=self.ca, require_client_auth=True)
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """For servers, which demand a client certificate of the same authority, and for clients. Both speak HTTP/2."""
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=self.ca.decode())
+        server.verify_mode = ssl.CERT_REQUIRED
+        server.set_alpn_protocols(["h2", "http/1.1"])
+        client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=self.ca.decode())
+        client.set_alpn_protocols(["h2"])
+        # The ssl module loads certificates from files only.
+        with tempfile.TemporaryDirectory() as directory:
+            self.write(Path(directory))
+            for context in (server, client):
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
+                context.load_cert_chain(Path(directory) / "tls.crt", Path(directory) / "tls.key")
+        return server, client
 
     def grpc_channel(self) -> grpc.ChannelCredentials:
+        """For clients that use the gRPC project's own library."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.cert)
 
     def ssl_server(self, directory: Path) -> ssl.SSLContext:
@@ -117,10 +131,18 @@ class Authority:
         return Credentials(self.cert, cert.public_bytes(serialization.Encoding.PEM), _pem(key))
 
 
+def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity | None:
+    """Who is at the other end of a TLS connection; None without TLS or without a client certificate."""
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    return identity_of(certificate) if certificate else None
+
+
 @functools.lru_cache(maxsize=1024)
-def identity_of(pem: bytes) -> Identity:
-    """The user and groups that a client certificate names."""
-    subject = x509.load_pem_x509_certificate(pem).subject
+def identity_of(certificate: bytes) -> Identity:
+    """The user and groups that a client certificate (PEM or DER) names."""
+    load = x509.load_pem_x509_certificate if certificate.startswith(b"-----") else x509.load_der_x509_certificate
+    subject = load(certificate).subject
     user = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     groups = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     return Identity(str(user[0].value) if user else "", tuple(str(g.value) for g in groups))

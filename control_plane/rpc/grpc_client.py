@@ -1,0 +1,350 @@
+"""The client's end of gRPC: a channel with one connection, made when it is needed and made anew when it is lost.
+
+Calls wait while a connection is being made. After a failed attempt calls fail at once with UNAVAILABLE until it is
+time for the next one, so that a caller who has other replicas loses no time.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from control_plane.rpc import grpc_wire as wire
+from control_plane.rpc.connection_io import ConnectionIO
+from control_plane.rpc.errors import RpcError, error_of
+from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from control_plane.rpc.service import Method
+from control_plane.rpc.tls import INTERNAL_SERVER_NAME
+
+Code = grpc.StatusCode
+
+CONNECT_TIMEOUT_S = 5.0
+#: A killed peer is back within a second: look for it often.
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 1.0
+#: Between two looks at a connection; see `ConnectionIO.check_silence`. Finds a stopped process or a lost machine.
+SILENCE_CHECK_S = 2.0
+#: A connection without calls is closed after so many of them.
+IDLE_CHECKS = 30
+#: Different headers of requests that a channel keeps encoded.
+HEADERS_KEPT = 256
+
+_RESETS = {
+    ErrorCode.REFUSED_STREAM: Code.UNAVAILABLE,
+    ErrorCode.CANCEL: Code.CANCELLED,
+    ErrorCode.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
+}
+
+
+class _Call:
+    """A call under way: what came back, and who waits for it."""
+
+    __slots__ = ("connection", "deframer", "ended", "error", "owed", "responses", "stream", "waiter")
+
+    def __init__(self, connection: "_ClientConnection", stream: Stream) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.responses: deque[bytes] = deque()
+        self.owed = 0  # bytes that nobody has taken yet
+        self.deframer: wire.Deframer | None = None
+        self.ended = False
+        self.error: RpcError | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def finish(self, error: RpcError | None) -> None:
+        if not self.ended:
+            self.ended, self.error = True, error
+            self.stream.call = None
+            self.wake()
+
+    def give_up(self, error: RpcError | None) -> None:
+        """This side wants no more of it."""
+        self.finish(error)
+        connection = self.connection
+        if self.stream.id in connection.connection.streams:
+            connection.connection.reset(self.stream, ErrorCode.CANCEL)
+            connection.flush_soon()
+
+    def expire(self) -> None:
+        self.give_up(RpcError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+
+
+class _ClientConnection(ConnectionIO):
+    """One connection of a channel; `usable` until it is lost or the server takes no more calls."""
+
+    def __init__(self) -> None:
+        super().__init__(client=True)
+        self.usable = True
+        self._idle_checks = 0
+        self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
+
+    def _check(self) -> None:
+        self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
+        if self.connection.streams:
+            self._idle_checks = 0
+            self.check_silence()
+            return
+        self._idle_checks += 1
+        if self._idle_checks >= IDLE_CHECKS or not self.usable:
+            self.usable = False
+            self.close()
+
+    def call(self, headers: bytes) -> _Call:
+        """Begin a call. Raises RpcError when there are too many already."""
+        connection = self.connection
+        if len(connection.streams) >= connection.peer_streams_max:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{len(connection.streams)} calls on one connection; wait for some")
+        stream = connection.open()
+        call = stream.call = _Call(self, stream)
+        connection.send_headers(stream, headers)
+        return call
+
+    def on_headers(self, stream: Stream, headers: HeaderBlock, end: bool) -> None:
+        call: _Call | None = stream.call
+        if call is None:
+            return
+        if end:
+            if headers.meaning is None:
+                headers.meaning = wire.error_in(headers) or "ok"
+            error = headers.meaning
+            if error != "ok":
+                call.finish(RpcError(error.code, error.message, error.details))
+            elif call.deframer is not None and not call.deframer.complete:
+                call.finish(RpcError(Code.INTERNAL, "the answer ended within a message"))
+            else:
+                call.finish(None)
+        elif headers.get(b":status") != b"200" or not (headers.get(b"content-type") or b"").startswith(
+            wire.CONTENT_TYPE
+        ):
+            call.give_up(wire.error_in(headers) or RpcError(Code.UNKNOWN, "the answer is not gRPC"))
+        else:
+            call.deframer = wire.Deframer(headers.get(b"grpc-encoding"))
+
+    def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
+        call: _Call | None = stream.call
+        if call is None or call.deframer is None:
+            self.connection.consumed(stream, len(data))
+            return
+        call.owed += len(data)
+        try:
+            call.responses.extend(call.deframer.feed(data))
+        except RpcError as e:
+            call.give_up(e)
+            return
+        if call.responses:
+            call.wake()
+        else:
+            self.give_back(call)
+        if end:
+            call.finish(RpcError(Code.INTERNAL, "the answer has no trailers"))
+
+    def give_back(self, call: _Call) -> None:
+        """All that came was taken: the server may send on."""
+        if call.owed:
+            self.connection.consumed(call.stream, call.owed)
+            call.owed = 0
+            if self.connection.has_output:
+                self.flush_soon()
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        if stream.call is not None:
+            status = _RESETS.get(ErrorCode(code) if code in set(ErrorCode) else ErrorCode.INTERNAL_ERROR, Code.INTERNAL)
+            stream.call.finish(RpcError(status, f"the server reset the call (HTTP/2 error {code})"))
+
+    def on_goaway(self, last_stream: int, code: int, message: str) -> None:
+        self.usable = False
+        for stream in list(self.connection.streams.values()):
+            if stream.id > last_stream and stream.call is not None:
+                stream.call.give_up(RpcError(Code.UNAVAILABLE, f"the server takes no more calls {message}".rstrip()))
+
+    def on_lost(self) -> None:
+        self.usable = False
+        self._checking.cancel()
+        for stream in list(self.connection.streams.values()):
+            if stream.call is not None:
+                stream.call.finish(RpcError(Code.UNAVAILABLE, "the connection was lost"))
+
+
+class GrpcChannel:
+    """Calls to one address."""
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
+        self._address = address
+        self._tls = tls
+        self._connection: _ClientConnection | None = None
+        self._connecting: asyncio.Task[_ClientConnection] | None = None
+        self._failure: RpcError | None = None
+        self._retry_at = 0.0
+        self._backoff = BACKOFF_FIRST_S
+        self._headers: dict[tuple[str, bytes], bytes] = {}
+        self._closed = False
+
+    # Connection
+
+    async def _connected(self) -> _ClientConnection:
+        if self._closed:
+            raise RpcError(Code.CANCELLED, "the channel is closed")
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        if self._connecting is None:
+            if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
+                raise RpcError(Code.UNAVAILABLE, self._failure.message)
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        # Others may wait for it, too: one that gives up leaves it to them.
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> _ClientConnection:
+        host, _, port = self._address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        name = INTERNAL_SERVER_NAME if self._tls is not None else None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_connection(
+                    _ClientConnection, host.strip("[]"), int(port), ssl=self._tls, server_hostname=name
+                )
+        except (OSError, TimeoutError, ValueError) as e:
+            reason = "timed out" if isinstance(e, TimeoutError) else str(e)
+            self._failure = RpcError(Code.UNAVAILABLE, f"cannot connect to {self._address}: {reason}")
+            self._retry_at = loop.time() + self._backoff
+            self._backoff = min(self._backoff * 1.6, BACKOFF_MAX_S)
+            raise self._failure from None
+        else:
+            self._connection, self._failure, self._backoff = connection, None, BACKOFF_FIRST_S
+            return connection
+        finally:
+            self._connecting = None
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close()
+
+    # Calls
+
+    def _request_headers(self, method: Method, timeout: float | None, metadata: Mapping[str, str] | None) -> bytes:
+        limit = wire.encode_timeout(timeout) if timeout is not None else b""
+        key = (method.path, limit)
+        block = self._headers.get(key) if not metadata else None
+        if block is None:
+            fields = [
+                (b":method", b"POST"),
+                (b":scheme", b"http" if self._tls is None else b"https"),
+                (b":path", method.path.encode()),
+                (b":authority", self._address.encode()),
+                (b"te", b"trailers"),
+                (b"content-type", wire.CONTENT_TYPE),
+                *([(b"grpc-timeout", limit)] if limit else ()),
+                *wire.metadata_fields(metadata),
+            ]
+            block = encode_headers(fields)
+            if not metadata and len(self._headers) < HEADERS_KEPT:
+                self._headers[key] = block
+        return block
+
+    async def unary(
+        self, method: Method, request: Message, timeout: float, metadata: Mapping[str, str] | None
+    ) -> Message:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        connection = self._connection
+        if connection is None or not connection.usable:
+            connection = await self._within(timeout)
+        call = connection.call(self._request_headers(method, timeout, metadata))
+        connection.connection.send_data(call.stream, wire.frame(request.SerializeToString()), end=True)
+        connection.flush_soon()
+        timer = loop.call_at(deadline, call.expire)
+        try:
+            while not call.ended:
+                call.waiter = loop.create_future()
+                await call.waiter
+                connection.give_back(call)
+        finally:
+            timer.cancel()
+            call.give_up(None)
+        if call.error is not None:
+            raise call.error
+        if len(call.responses) != 1:
+            raise RpcError(Code.INTERNAL, f"the answer has {len(call.responses)} messages instead of one")
+        return _parsed(method, call.responses[0])
+
+    async def _within(self, timeout: float | None) -> _ClientConnection:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._connected()
+        except TimeoutError:
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"Deadline Exceeded while connecting to {self._address}") from None
+
+    async def stream(
+        self,
+        method: Method,
+        request: Message | AsyncIterable[Message],
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+    ) -> AsyncIterator[Message]:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        connection = await self._within(timeout)
+        call = connection.call(self._request_headers(method, timeout, metadata))
+        timer = loop.call_at(begin + timeout, call.expire) if timeout is not None else None
+        sender: asyncio.Task[None] | None = None
+        if isinstance(request, Message):
+            connection.connection.send_data(call.stream, wire.frame(request.SerializeToString()), end=True)
+        else:
+            sender = loop.create_task(_send_all(connection, call, request))
+        connection.flush_soon()
+        try:
+            async for response in _responses(connection, call):
+                yield _parsed(method, response)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            call.give_up(None)
+            if sender is not None:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+
+
+async def _responses(connection: _ClientConnection, call: _Call) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    while True:
+        while call.responses:
+            yield call.responses.popleft()
+        if call.ended:
+            if call.error is not None:
+                raise call.error
+            return
+        connection.give_back(call)
+        call.waiter = loop.create_future()
+        await call.waiter
+
+
+async def _send_all(connection: _ClientConnection, call: _Call, requests: AsyncIterable[Message]) -> None:
+    try:
+        async for request in requests:
+            await connection.send(call.stream, wire.frame(request.SerializeToString()))
+            if call.ended:
+                return
+    except Exception as e:
+        call.give_up(RpcError(Code.CANCELLED, f"the caller's requests failed: {error_of(e)}"))
+        return
+    with contextlib.suppress(KeyError):
+        connection.connection.send_data(call.stream, b"", end=True)
+        connection.flush_soon()
+
+
+def _parsed(method: Method, data: bytes) -> Message:
+    try:
+        return method.response_type.FromString(data)
+    except DecodeError as e:
+        raise RpcError(Code.INTERNAL, f"cannot read the answer: {e}") from e

@@ -1,0 +1,332 @@
+"""The server's end of gRPC: calls of one connection, each a task that runs a handler of a `Service`."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from control_plane.rpc import grpc_wire as wire
+from control_plane.rpc.connection_io import ConnectionIO
+from control_plane.rpc.errors import RpcError, error_of
+from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
+from control_plane.rpc.tls import identity_of_transport
+
+log = logging.getLogger(__name__)
+
+_NOT_GRPC = encode_headers([(b":status", b"415")])
+
+
+class Route:
+    """One method of a service, ready to be called."""
+
+    __slots__ = ("function", "method", "parse")
+
+    def __init__(self, method: Method, function: Callable[..., Any]) -> None:
+        self.method = method
+        self.function = function
+        self.parse = method.request_type.FromString
+
+
+def routes_of(services: Sequence[Service]) -> dict[bytes, Route]:
+    """By path."""
+    handlers = [h for service in services for h in service.handlers.values()]
+    return {method.path.encode(): Route(method, function) for method, function in handlers}
+
+
+class Registry:
+    """What the connections of one server share."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self.routes = routes_of(services)
+        self.connections: dict[ServerConnection, None] = {}
+        self.calls: dict[_Call, None] = {}
+        """Those whose handlers run."""
+
+
+class _Plan:
+    """What a header block asks for. Calls whose headers are the same bytes share it."""
+
+    __slots__ = ("context", "encoding", "error", "route", "timeout")
+
+    def __init__(self, headers: HeaderBlock, routes: Mapping[bytes, Route], identity: Identity | None, peer: str):
+        path = headers.get(b":path") or b""
+        self.route = routes.get(path)
+        self.encoding = headers.get(b"grpc-encoding")
+        self.context = Context(wire.metadata_of(headers), identity, peer)
+        self.error: RpcError | None = None
+        self.timeout: float | None = None
+        if self.route is None:
+            service, _, name = path[1:].decode("utf-8", "replace").rpartition("/")
+            known = any(p.startswith(f"/{service}/".encode()) for p in routes)
+            text = f"unknown method {name} for service {service}" if known else f"unknown service {service}"
+            self.error = RpcError(grpc.StatusCode.UNIMPLEMENTED, text)
+        limit = headers.get(b"grpc-timeout")
+        if limit is not None:
+            try:
+                self.timeout = wire.decode_timeout(limit)
+            except RpcError as e:
+                self.error = e
+
+
+class _Call:
+    """A call under way."""
+
+    __slots__ = ("begun", "deframer", "ended", "error", "owed", "plan", "reader", "requests", "stream", "task", "timer")
+
+    def __init__(self, stream: Stream, plan: _Plan) -> None:
+        self.stream = stream
+        self.plan = plan
+        self.deframer: wire.Deframer | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        # Of client streams: messages nobody has read yet, the bytes they took from the window, who waits for one.
+        self.requests: deque[bytes] = deque()
+        self.owed = 0
+        self.reader: asyncio.Future[None] | None = None
+        self.ended = False
+        self.error: RpcError | None = None
+        self.begun = False  # whether the response's headers have been sent
+
+    def wake_reader(self) -> None:
+        if self.reader is not None and not self.reader.done():
+            self.reader.set_result(None)
+
+
+class ServerConnection(ConnectionIO):
+    """One client's connection."""
+
+    def __init__(self, server: "Registry") -> None:
+        super().__init__(client=False)
+        self._server = server
+        self._routes = server.routes
+        self._calls = server.calls
+        self._identity: Identity | None = None
+        self._peer = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._identity = identity_of_transport(transport)
+        name = transport.get_extra_info("peername")
+        self._peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+        self._server.connections[self] = None
+        super().connection_made(transport)
+
+    def on_lost(self) -> None:
+        self._server.connections.pop(self, None)
+        for stream in list(self.connection.streams.values()):
+            if stream.call is not None:
+                self._abandon(stream.call)
+
+    def on_goaway(self, last_stream: int, code: int, message: str) -> None:
+        """A client that leaves closes the connection itself."""
+
+    # Requests
+
+    def on_headers(self, stream: Stream, headers: HeaderBlock, end: bool) -> None:
+        plan = headers.meaning
+        if plan is None:
+            if not (headers.get(b"content-type") or b"").startswith(wire.CONTENT_TYPE):
+                self.connection.send_headers(stream, _NOT_GRPC, end=True)
+                self._part(stream)
+                return
+            plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer)
+        call = stream.call = _Call(stream, plan)
+        if plan.error is not None:
+            self._finish(call, plan.error)
+            return
+        if plan.timeout is not None:
+            call.timer = self._loop.call_later(plan.timeout, self._expire, call)
+        if plan.route.method.client_streaming:
+            call.deframer = wire.Deframer(plan.encoding)
+            self._start(call, self._run_stream(call, self._requests(call)))
+        if end:
+            self.on_data(stream, b"", True)
+
+    def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
+        call: _Call | None = stream.call
+        if call is None:  # refused already
+            self.connection.consumed(stream, len(data))
+            return
+        if call.plan.route is not None and call.plan.route.method.client_streaming:
+            self._feed(call, data, end)
+            return
+        self.connection.consumed(stream, len(data))
+        if call.task is not None:
+            return
+        # Nearly always: one plain message in one piece.
+        if call.deframer is None and len(data) >= 5 and not data[0] and int.from_bytes(data[1:5], "big") + 5 == len(data):
+            self._start_with(call, data[5:])
+            return
+        if call.deframer is None:
+            call.deframer = wire.Deframer(call.plan.encoding)
+        try:
+            call.requests.extend(call.deframer.feed(data))
+        except RpcError as e:
+            self._finish(call, e)
+            return
+        if call.requests:
+            self._start_with(call, call.requests[0])
+        elif end:
+            self._finish(call, RpcError(grpc.StatusCode.INTERNAL, "the request has no complete message"))
+
+    def _feed(self, call: _Call, data: bytes, end: bool) -> None:
+        assert call.deframer is not None
+        call.owed += len(data)
+        try:
+            call.requests.extend(call.deframer.feed(data))
+        except RpcError as e:
+            call.error = e
+        call.ended = call.ended or end
+        if not call.requests:
+            self._give_back(call)
+        call.wake_reader()
+
+    def _give_back(self, call: _Call) -> None:
+        """The reader has nothing more to read: the client may send on."""
+        if call.owed:
+            self.connection.consumed(call.stream, call.owed)
+            call.owed = 0
+            if self.connection.has_output:
+                self.flush_soon()
+
+    async def _requests(self, call: _Call) -> AsyncIterator[Message]:
+        """What a client streams, as it comes. Raises RpcError when it breaks off."""
+        assert call.plan.route is not None
+        parse = call.plan.route.parse
+        while True:
+            while call.requests:
+                yield _parsed(parse, call.requests.popleft())
+            self._give_back(call)
+            if call.error is not None:
+                raise call.error
+            if call.ended:
+                return
+            call.reader = self._loop.create_future()
+            await call.reader
+
+    # Calls
+
+    def _start_with(self, call: _Call, data: bytes) -> None:
+        assert call.plan.route is not None
+        if call.plan.route.method.server_streaming:
+            self._start(call, self._run_stream(call, data))
+        else:
+            self._start(call, self._run(call, data))
+
+    def _start(self, call: _Call, work: Any) -> None:
+        self._calls[call] = None
+        call.task = self._loop.create_task(work)
+
+    async def _run(self, call: _Call, data: bytes) -> None:
+        """One request, one response."""
+        plan = call.plan
+        try:
+            response = await plan.route.function(_parsed(plan.route.parse, data), plan.context)  # type: ignore[union-attr]
+            self._send_message(call, response)
+            self._finish(call, None)
+        except Exception as e:
+            self._finish(call, _told(e))
+        finally:
+            self._calls.pop(call, None)
+
+    async def _run_stream(self, call: _Call, data: bytes | AsyncIterator[Message]) -> None:
+        plan = call.plan
+        assert plan.route is not None
+        try:
+            request = _parsed(plan.route.parse, data) if isinstance(data, bytes) else data
+            answer = plan.route.function(request, plan.context)
+            if not plan.route.method.server_streaming:
+                self._send_message(call, await answer)
+            else:
+                async with contextlib.aclosing(answer) as responses:
+                    async for response in responses:
+                        self._begin(call)
+                        await self.send(call.stream, wire.frame(_bytes_of(response)))
+            self._finish(call, None)
+        except Exception as e:
+            self._finish(call, _told(e))
+        finally:
+            self._calls.pop(call, None)
+
+    def _send_message(self, call: _Call, response: Message | Encoded) -> None:
+        self._begin(call)
+        self.connection.send_data(call.stream, wire.frame(_bytes_of(response)))
+
+    def _begin(self, call: _Call) -> None:
+        if not call.begun:
+            call.begun = True
+            self.connection.send_headers(call.stream, wire.RESPONSE_HEADERS)
+
+    def _finish(self, call: _Call, error: RpcError | None) -> None:
+        """Send the status, unless the call has ended by itself."""
+        stream = call.stream
+        if stream.call is None:
+            return
+        stream.call = None
+        if call.timer is not None:
+            call.timer.cancel()
+        if error is None:
+            self._begin(call)
+            self.connection.send_headers(stream, wire.OK_TRAILERS, end=True)
+        else:
+            fields = wire.status_fields(error)
+            self.connection.send_headers(stream, encode_headers(fields if call.begun else [*_ANSWER, *fields]), end=True)
+        self._part(stream)
+        self.flush_soon()
+
+    def _part(self, stream: Stream) -> None:
+        """After the answer nobody reads the rest of a request."""
+        if not stream.remote_closed and stream.local_closed:
+            self.connection.reset(stream, ErrorCode.NO_ERROR)
+
+    def _expire(self, call: _Call) -> None:
+        self._finish(call, RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "context deadline exceeded"))
+        self._abandon(call)
+
+    def on_reset(self, stream: Stream, code: int) -> None:
+        if stream.call is not None:
+            self._abandon(stream.call)
+
+    def _abandon(self, call: _Call) -> None:
+        """Nobody waits for the answer any more."""
+        call.stream.call = None
+        if call.timer is not None:
+            call.timer.cancel()
+        if call.task is not None:
+            call.task.cancel()
+            # A task that had not begun does not get to its `finally`.
+            call.task.add_done_callback(lambda _: self._calls.pop(call, None))
+
+    def end_calls(self) -> None:
+        """The server stops: tell the callers, end the handlers."""
+        for stream in list(self.connection.streams.values()):
+            if stream.call is not None:
+                call = stream.call
+                self._finish(call, RpcError(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
+                self._abandon(call)
+
+
+_ANSWER = ((b":status", b"200"), (b"content-type", wire.CONTENT_TYPE))
+
+
+def _bytes_of(response: Message | Encoded) -> bytes:
+    return response.data if type(response) is Encoded else response.SerializeToString()  # type: ignore[union-attr]
+
+
+def _parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
+    try:
+        return parse(data)
+    except DecodeError as e:
+        raise RpcError(grpc.StatusCode.INTERNAL, f"cannot read the request: {e}") from e
+
+
+def _told(exception: Exception) -> RpcError:
+    error = error_of(exception)
+    if error.code is grpc.StatusCode.INTERNAL:
+        log.error("a call failed: %s", error, exc_info=exception)
+    return error
