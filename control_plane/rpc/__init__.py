@@ -6,7 +6,7 @@ task on the server's event loop; stopping a server cancels the handlers that are
 """
 
 from control_plane.rpc.errors import RpcError
-from control_plane.rpc.network import Channel, Network, Server, Stub, WebHandler
+from control_plane.rpc.network import Channel, Network, Server, Stub, Traffic, WebHandler
 from control_plane.rpc.service import Context, Encoded, Identity, Method, Service, methods_of
 from control_plane.rpc.tls import identity_of_transport
 
@@ -21,6 +21,7 @@ __all__ = [
     "Server",
     "Service",
     "Stub",
+    "Traffic",
     "WebHandler",
     "identity_of_transport",
     "methods_of",

@@ -8,25 +8,41 @@ import asyncio
 import logging
 from typing import cast
 
+import grpc
+
+from control_plane.rpc.errors import RpcError
 from control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolError, Stream
+from control_plane.rpc.network import Traffic
 
 log = logging.getLogger(__name__)
 
 #: Output that waits in the transport before streams are held back.
 WRITE_BUFFER_BYTES = 1 << 20
+#: What streams may send in one turn of the loop, each message counted a little larger than it is, before others get
+#: their turn.
+TURN_BYTES = 1 << 16
+_MESSAGE_COST = 256
+#: A peer that does not take the end of a connection in this time is cut off.
+CLOSE_S = 1.0
 
 
 class ConnectionIO(asyncio.Protocol, abc.ABC):
     """Base of both ends. It is the connection's `http2.Handler`."""
 
-    def __init__(self, *, client: bool) -> None:
+    def __init__(self, *, client: bool, traffic: Traffic | None = None) -> None:
         self.connection = Connection(self, client=client)
         self.transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection is gone."""
         self._silent_checks = 0
+        self._unwritten = 0  # in the transport at the last check, while it was full
+        self._traffic = traffic or Traffic()
         self._flushing = False
         self._paused = False
-        self._waiters: dict[asyncio.Future[None], None] = {}
+        self._turn = 0
+        self._cut_off: asyncio.TimerHandle | None = None  # while it is being closed
+        self._waiters: dict[int, asyncio.Future[None]] = {}  # senders, by stream
 
     # asyncio.Protocol
 
@@ -36,11 +52,14 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         self.flush_soon()
 
     def data_received(self, data: bytes) -> None:
+        if self._cut_off is not None:
+            return
         self._silent_checks = 0
+        self._traffic.received += len(data)
         try:
             self.connection.receive(data)
         except ProtocolError as e:
-            log.warning("closing a connection: %s", e)
+            log.info("closing a connection: %s", e)
             self.close()
             return
         if self.connection.has_output:
@@ -48,8 +67,12 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        if self._cut_off is not None:
+            self._cut_off.cancel()
         self._release()
-        self.on_lost()
+        self.on_lost(exc)
+        if not self.lost.done():
+            self.lost.set_result(None)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -68,45 +91,91 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self.transport is not None and self.connection.has_output:
-            self.transport.write(self.connection.take())
+        self._turn = 0
+        transport = self.transport
+        if transport is None or self._cut_off is not None or transport.is_closing():
+            return
+        if self.connection.has_output:
+            data = self.connection.take()
+            self._traffic.sent += len(data)
+            transport.write(data)
 
     def close(self) -> None:
         """Write what there is, then close."""
+        transport = self.transport
+        if transport is None or self._cut_off is not None or transport.is_closing():
+            return
+        self._flush()
+        self._cut_off = self._loop.call_later(CLOSE_S, self.abort)
+        if transport.can_write_eof():
+            # The peer closes when it has read all. Closing here while it sends would reset the connection before.
+            try:
+                transport.write_eof()
+            except OSError:  # the peer has gone before, and the transport does not know yet
+                transport.abort()
+        else:
+            transport.close()
+
+    def abort(self) -> None:
         if self.transport is not None:
-            self._flush()
-            self.transport.close()
+            self.transport.abort()
 
     async def send(self, stream: Stream, data: bytes) -> None:
-        """One message of a stream, when the peer and the transport have taken those before."""
-        while (self._paused or stream.blocked) and self.transport is not None and not stream.local_closed:
-            waiter = self._loop.create_future()
-            self._waiters[waiter] = None
+        """One message of a stream, when the peer and the transport have taken those before; one sender per stream.
+
+        Raises RpcError when nobody takes it any more.
+        """
+        while (self._paused or stream.blocked) and not stream.local_closed and self.transport is not None:
+            waiter = self._waiters[stream.id] = self._loop.create_future()
             try:
                 await waiter
             finally:
-                del self._waiters[waiter]
+                del self._waiters[stream.id]
+        if stream.local_closed or self.transport is None:
+            raise RpcError(grpc.StatusCode.CANCELLED, "the call is over")
         self.connection.send_data(stream, data)
-        self.flush_soon()
+        self._turn += len(data) + _MESSAGE_COST
+        if self._turn < TURN_BYTES:
+            self.flush_soon()
+        else:
+            self._flush()
+            await asyncio.sleep(0)
 
     def _release(self) -> None:
-        for waiter in self._waiters:
+        for waiter in self._waiters.values():
             if not waiter.done():
                 waiter.set_result(None)
 
     def check_silence(self) -> None:
-        """Called at intervals: a peer that was silent in the last two is pinged, in the last three given up."""
+        """Called at intervals: a peer that was silent in the last two is pinged, in the last three given up.
+
+        One that takes what was written to it, however slowly, is not silent.
+        """
+        transport = self.transport
+        if transport is None:
+            return
+        self.connection.forgive()
+        if self._paused:
+            before, self._unwritten = self._unwritten, transport.get_write_buffer_size()
+            if before != self._unwritten:
+                self._silent_checks = 0
+                return
         self._silent_checks += 1
         if self._silent_checks == 2:
             self.connection.ping()
             self.flush_soon()
-        elif self._silent_checks > 2 and self.transport is not None:
-            self.transport.abort()
+        elif self._silent_checks > 2:
+            transport.abort()
 
     # http2.Handler
 
+    def on_ready(self) -> None:
+        """The peer speaks HTTP/2."""
+
     def on_writable(self, stream: Stream) -> None:
-        self._release()
+        waiter = self._waiters.get(stream.id)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def on_pong(self) -> None:
         """That it was heard is enough."""
@@ -124,5 +193,5 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
     def on_goaway(self, last_stream: int, code: int, message: str) -> None: ...
 
     @abc.abstractmethod
-    def on_lost(self) -> None:
-        """The connection is gone, with all its streams."""
+    def on_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, with all its streams. `exc`: why, when it was not closed in order."""

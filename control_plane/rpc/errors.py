@@ -8,26 +8,22 @@ Code = grpc.StatusCode
 class RpcError(Exception):
     """A call failed. Handlers raise it; stubs raise it again with the same code, message and details.
 
-    `details` is free bytes for the service's own use; it travels as trailing metadata.
+    `details` is free bytes for the service's own use; it travels as trailing metadata, where it must be short.
+    `refused` is the caller's network's own finding, and does not travel: nothing listens at the address, so the
+    process is gone, not merely slow or cut off.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str, details: bytes = b"") -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, details: bytes = b"", *, refused: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.details = details
+        self.refused = refused
 
     @property
     def retryable(self) -> bool:
         """Whether another replica, or this one a little later, may answer."""
         return self.code is grpc.StatusCode.UNAVAILABLE
-
-    @property
-    def refused(self) -> bool:
-        """Whether nothing listens at the address: the process is gone, not merely slow or cut off."""
-        if isinstance(self.__cause__, ConnectionRefusedError):
-            return True
-        return self.code is grpc.StatusCode.UNAVAILABLE and "connection refused" in self.message.lower()
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

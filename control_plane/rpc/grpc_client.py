@@ -1,11 +1,18 @@
 """The client's end of gRPC: a channel with one connection, made when it is needed and made anew when it is lost.
 
 Calls wait while a connection is being made. After a failed attempt calls fail at once with UNAVAILABLE until it is
-time for the next one, so that a caller who has other replicas loses no time.
+time for the next one, so that a caller who has other replicas loses no time. It is `RpcError.refused` when nothing
+listens at the address.
+
+For servers of this project: others may take offence at how often a silent one is pinged.
+
+Bounds: calls of a connection (what the server allows), unread bytes of a call (its window) and the message that they
+belong to.
 """
 
 import asyncio
-import contextlib
+import errno
+import logging
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
@@ -20,12 +27,15 @@ from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_heade
 from control_plane.rpc.service import Method
 from control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
+log = logging.getLogger(__name__)
+
 Code = grpc.StatusCode
 
 CONNECT_TIMEOUT_S = 5.0
-#: A killed peer is back within a second: look for it often.
+#: A killed peer is back within a second: look for it often. A refusal costs nothing, so even more often.
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 1.0
+BACKOFF_REFUSED_MAX_S = 0.2
 #: Between two looks at a connection; see `ConnectionIO.check_silence`. Finds a stopped process or a lost machine.
 SILENCE_CHECK_S = 2.0
 #: A connection without calls is closed after so many of them.
@@ -33,10 +43,12 @@ IDLE_CHECKS = 30
 #: Different headers of requests that a channel keeps encoded.
 HEADERS_KEPT = 256
 
+#: What a reset means for the call ("HTTP2 Transport Mapping" of the protocol); all others are INTERNAL.
 _RESETS = {
     ErrorCode.REFUSED_STREAM: Code.UNAVAILABLE,
     ErrorCode.CANCEL: Code.CANCELLED,
     ErrorCode.ENHANCE_YOUR_CALM: Code.RESOURCE_EXHAUSTED,
+    ErrorCode.INADEQUATE_SECURITY: Code.PERMISSION_DENIED,
 }
 
 
@@ -80,64 +92,95 @@ class _Call:
 class _ClientConnection(ConnectionIO):
     """One connection of a channel; `usable` until it is lost or the server takes no more calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, siblings: dict["_ClientConnection", None]) -> None:
         super().__init__(client=True)
         self.usable = True
+        self.ready: asyncio.Future[str] = self._loop.create_future()
+        """Done when the server has greeted ("") or is gone (why)."""
+        self._siblings = siblings
         self._idle_checks = 0
+        self._asked = False  # whether there was a call since the last check
+        self._checking: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._siblings[self] = None
         self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
+        super().connection_made(transport)
 
     def _check(self) -> None:
         self._checking = self._loop.call_later(SILENCE_CHECK_S, self._check)
-        if self.connection.streams:
+        if self.connection.streams or self._asked or self._silent_checks:
             self._idle_checks = 0
+            self._asked = False
             self.check_silence()
             return
         self._idle_checks += 1
         if self._idle_checks >= IDLE_CHECKS or not self.usable:
-            self.usable = False
             self.close()
 
+    def close(self) -> None:
+        self.usable = False
+        super().close()
+
     def call(self, headers: bytes) -> _Call:
-        """Begin a call. Raises RpcError when there are too many already."""
+        """Begin a call. Raises RpcError when the connection was lost or there are too many calls already."""
         connection = self.connection
+        if not self.usable:
+            raise RpcError(Code.UNAVAILABLE, "the connection was lost")
         if len(connection.streams) >= connection.peer_streams_max:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"{len(connection.streams)} calls on one connection; wait for some")
         stream = connection.open()
+        if connection.exhausted:
+            self.usable = False
+        self._asked = True
         call = stream.call = _Call(self, stream)
         connection.send_headers(stream, headers)
         return call
+
+    def on_ready(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result("")
 
     def on_headers(self, stream: Stream, headers: HeaderBlock, end: bool) -> None:
         call: _Call | None = stream.call
         if call is None:
             return
         if end:
-            if headers.meaning is None:
-                headers.meaning = wire.error_in(headers) or "ok"
-            error = headers.meaning
-            if error != "ok":
-                call.finish(RpcError(error.code, error.message, error.details))
-            elif call.deframer is not None and not call.deframer.complete:
-                call.finish(RpcError(Code.INTERNAL, "the answer ended within a message"))
-            else:
-                call.finish(None)
-        elif headers.get(b":status") != b"200" or not (headers.get(b"content-type") or b"").startswith(
-            wire.CONTENT_TYPE
-        ):
+            self._on_end(call, headers)
+            return
+        status = headers.get(b":status")
+        if call.deframer is not None or status is None:
+            call.give_up(RpcError(Code.INTERNAL, "the answer has headers in its middle"))
+        elif status.startswith(b"1"):
+            return  # informational (RFC 9110 section 15.2): the answer follows
+        elif status != b"200" or not wire.is_grpc(headers.get(b"content-type")):
             call.give_up(wire.error_in(headers) or RpcError(Code.UNKNOWN, "the answer is not gRPC"))
         else:
             call.deframer = wire.Deframer(headers.get(b"grpc-encoding"))
 
+    def _on_end(self, call: _Call, trailers: HeaderBlock) -> None:
+        error = trailers.meaning
+        if error is None:
+            error = trailers.meaning = wire.error_in(trailers) or "ok"
+        if error != "ok":
+            call.finish(RpcError(error.code, error.message, error.details))
+        elif call.deframer is not None and not call.deframer.complete:
+            call.finish(RpcError(Code.INTERNAL, "the answer ended within a message"))
+        else:
+            call.finish(None)
+
     def on_data(self, stream: Stream, data: bytes, end: bool) -> None:
         call: _Call | None = stream.call
-        if call is None or call.deframer is None:
+        if call is None:
             self.connection.consumed(stream, len(data))
             return
+        if call.deframer is None:
+            call.give_up(RpcError(Code.INTERNAL, "the answer has data before its headers"))
+            return
         call.owed += len(data)
-        try:
-            call.responses.extend(call.deframer.feed(data))
-        except RpcError as e:
-            call.give_up(e)
+        call.responses.extend(call.deframer.feed(data))
+        if call.deframer.error is not None:
+            call.give_up(call.deframer.error)
             return
         if call.responses:
             call.wake()
@@ -156,7 +199,7 @@ class _ClientConnection(ConnectionIO):
 
     def on_reset(self, stream: Stream, code: int) -> None:
         if stream.call is not None:
-            status = _RESETS.get(ErrorCode(code) if code in set(ErrorCode) else ErrorCode.INTERNAL_ERROR, Code.INTERNAL)
+            status = _RESETS.get(code, Code.INTERNAL)  # type: ignore[call-overload]
             stream.call.finish(RpcError(status, f"the server reset the call (HTTP/2 error {code})"))
 
     def on_goaway(self, last_stream: int, code: int, message: str) -> None:
@@ -165,12 +208,38 @@ class _ClientConnection(ConnectionIO):
             if stream.id > last_stream and stream.call is not None:
                 stream.call.give_up(RpcError(Code.UNAVAILABLE, f"the server takes no more calls {message}".rstrip()))
 
-    def on_lost(self) -> None:
+    def on_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        self._checking.cancel()
+        self._siblings.pop(self, None)
+        if self._checking is not None:
+            self._checking.cancel()
+        reason = f"the connection was lost: {_reason(exc)}" if exc is not None else "the connection was closed"
+        if not self.ready.done():
+            self.ready.set_result(reason)
+        self.end_calls(RpcError(Code.UNAVAILABLE, reason))
+
+    def end_calls(self, error: RpcError) -> None:
         for stream in list(self.connection.streams.values()):
             if stream.call is not None:
-                stream.call.finish(RpcError(Code.UNAVAILABLE, "the connection was lost"))
+                stream.call.finish(RpcError(error.code, error.message))
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether nothing listens: at every address that a name has."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ECONNREFUSED
+    text = str(error)
+    return text.startswith("Multiple exceptions") and text.count("[Errno") == text.count(f"[Errno {errno.ECONNREFUSED}")
+
+
+def _reason(error: BaseException) -> str:
+    if _is_refusal(error):
+        return "connection refused"
+    if isinstance(error, ConnectionResetError):
+        return "connection reset by peer"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__
 
 
 class GrpcChannel:
@@ -180,7 +249,8 @@ class GrpcChannel:
         self._address = address
         self._tls = tls
         self._connection: _ClientConnection | None = None
-        self._connecting: asyncio.Task[_ClientConnection] | None = None
+        self._connections: dict[_ClientConnection, None] = {}  # also those that only end their calls
+        self._connecting: asyncio.Task[_ClientConnection | RpcError] | None = None
         self._failure: RpcError | None = None
         self._retry_at = 0.0
         self._backoff = BACKOFF_FIRST_S
@@ -191,44 +261,70 @@ class GrpcChannel:
 
     async def _connected(self) -> _ClientConnection:
         if self._closed:
-            raise RpcError(Code.CANCELLED, "the channel is closed")
+            raise _closed()
         if self._connection is not None and self._connection.usable:
             return self._connection
         if self._connecting is None:
             if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
-                raise RpcError(Code.UNAVAILABLE, self._failure.message)
+                raise _again(self._failure)
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        attempt = self._connecting
         # Others may wait for it, too: one that gives up leaves it to them.
-        return await asyncio.shield(self._connecting)
+        await asyncio.wait([attempt])
+        if attempt.cancelled():
+            raise _closed()
+        outcome = attempt.result()
+        if isinstance(outcome, RpcError):
+            raise _again(outcome)
+        return outcome
 
-    async def _connect(self) -> _ClientConnection:
+    async def _connect(self) -> "_ClientConnection | RpcError":
         host, _, port = self._address.rpartition(":")
         loop = asyncio.get_running_loop()
         name = INTERNAL_SERVER_NAME if self._tls is not None else None
+        connection: _ClientConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    _ClientConnection, host.strip("[]"), int(port), ssl=self._tls, server_hostname=name
+                    lambda: _ClientConnection(self._connections),
+                    host.strip("[]"),
+                    int(port),
+                    ssl=self._tls,
+                    server_hostname=name,
                 )
+                # Until then it may be no server of HTTP/2, or one that does not want us.
+                lost = await connection.ready
         except (OSError, TimeoutError, ValueError) as e:
-            reason = "timed out" if isinstance(e, TimeoutError) else str(e)
-            self._failure = RpcError(Code.UNAVAILABLE, f"cannot connect to {self._address}: {reason}")
-            self._retry_at = loop.time() + self._backoff
-            self._backoff = min(self._backoff * 1.6, BACKOFF_MAX_S)
-            raise self._failure from None
-        else:
-            self._connection, self._failure, self._backoff = connection, None, BACKOFF_FIRST_S
-            return connection
+            if connection is not None:
+                connection.close()
+            return self._failed(_reason(e), refused=_is_refusal(e))
         finally:
             self._connecting = None
+        if lost:
+            return self._failed(lost, refused=False)
+        self._connection, self._failure, self._backoff = connection, None, BACKOFF_FIRST_S
+        return connection
+
+    def _failed(self, reason: str, *, refused: bool) -> RpcError:
+        text = f"cannot connect to {self._address}: {reason}"
+        self._failure = RpcError(Code.UNAVAILABLE, text, refused=refused)
+        self._retry_at = asyncio.get_running_loop().time() + self._backoff
+        self._backoff = min(self._backoff * 1.6, BACKOFF_REFUSED_MAX_S if refused else BACKOFF_MAX_S)
+        return self._failure
 
     async def close(self) -> None:
+        """End all calls, with CANCELLED."""
         self._closed = True
         if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.close()
+            attempt = self._connecting
+            attempt.cancel()
+            await asyncio.wait([attempt])
+        connections = list(self._connections)
+        for connection in connections:
+            connection.end_calls(_closed())
+            connection.close()
+        if connections:
+            await asyncio.wait([c.lost for c in connections])
 
     # Calls
 
@@ -248,7 +344,9 @@ class GrpcChannel:
                 *wire.metadata_fields(metadata),
             ]
             block = encode_headers(fields)
-            if not metadata and len(self._headers) < HEADERS_KEPT:
+            if not metadata:
+                if len(self._headers) >= HEADERS_KEPT:
+                    self._headers.clear()
                 self._headers[key] = block
         return block
 
@@ -257,11 +355,13 @@ class GrpcChannel:
     ) -> Message:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        data = wire.frame(request.SerializeToString())
         connection = self._connection
         if connection is None or not connection.usable:
             connection = await self._within(timeout)
+            timeout = deadline - loop.time()
         call = connection.call(self._request_headers(method, timeout, metadata))
-        connection.connection.send_data(call.stream, wire.frame(request.SerializeToString()), end=True)
+        connection.connection.send_data(call.stream, data, end=True)
         connection.flush_soon()
         timer = loop.call_at(deadline, call.expire)
         try:
@@ -269,6 +369,8 @@ class GrpcChannel:
                 call.waiter = loop.create_future()
                 await call.waiter
                 connection.give_back(call)
+                if len(call.responses) > 1:
+                    break
         finally:
             timer.cancel()
             call.give_up(None)
@@ -293,13 +395,15 @@ class GrpcChannel:
         metadata: Mapping[str, str] | None,
     ) -> AsyncIterator[Message]:
         loop = asyncio.get_running_loop()
-        begin = loop.time()
+        deadline = loop.time() + timeout if timeout is not None else None
+        data = wire.frame(request.SerializeToString()) if isinstance(request, Message) else b""
         connection = await self._within(timeout)
-        call = connection.call(self._request_headers(method, timeout, metadata))
-        timer = loop.call_at(begin + timeout, call.expire) if timeout is not None else None
+        left = deadline - loop.time() if deadline is not None else None
+        call = connection.call(self._request_headers(method, left, metadata))
+        timer = loop.call_at(deadline, call.expire) if deadline is not None else None
         sender: asyncio.Task[None] | None = None
         if isinstance(request, Message):
-            connection.connection.send_data(call.stream, wire.frame(request.SerializeToString()), end=True)
+            connection.connection.send_data(call.stream, data, end=True)
         else:
             sender = loop.create_task(_send_all(connection, call, request))
         connection.flush_soon()
@@ -312,7 +416,7 @@ class GrpcChannel:
             call.give_up(None)
             if sender is not None:
                 sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+                await asyncio.wait([sender])
 
 
 async def _responses(connection: _ClientConnection, call: _Call) -> AsyncIterator[bytes]:
@@ -332,15 +436,23 @@ async def _responses(connection: _ClientConnection, call: _Call) -> AsyncIterato
 async def _send_all(connection: _ClientConnection, call: _Call, requests: AsyncIterable[Message]) -> None:
     try:
         async for request in requests:
-            await connection.send(call.stream, wire.frame(request.SerializeToString()))
             if call.ended:
                 return
+            await connection.send(call.stream, wire.frame(request.SerializeToString()))
     except Exception as e:
         call.give_up(RpcError(Code.CANCELLED, f"the caller's requests failed: {error_of(e)}"))
         return
-    with contextlib.suppress(KeyError):
-        connection.connection.send_data(call.stream, b"", end=True)
-        connection.flush_soon()
+    connection.connection.send_data(call.stream, b"", end=True)
+    connection.flush_soon()
+
+
+def _closed() -> RpcError:
+    return RpcError(Code.CANCELLED, "the channel is closed")
+
+
+def _again(error: RpcError) -> RpcError:
+    """One of its own for each caller: raising adds to it."""
+    return RpcError(error.code, error.message, refused=error.refused)
 
 
 def _parsed(method: Method, data: bytes) -> Message:

@@ -15,14 +15,15 @@ class GrpcNetwork:
 
     def __init__(self, credentials: Credentials | None = None) -> None:
         self._server_tls: ssl.SSLContext | None = None
+        self._web_tls: ssl.SSLContext | None = None
         self._client_tls: ssl.SSLContext | None = None
         if credentials is not None:
-            self._server_tls, self._client_tls = credentials.contexts()
+            self._server_tls, self._web_tls, self._client_tls = credentials.contexts()
         self._channels: dict[str, GrpcChannel] = {}
 
     async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
         listener = GrpcListener(services, web)
-        await listener.start(address, self._server_tls)
+        await listener.start(address, self._server_tls if web is None else self._web_tls)
         return listener
 
     def channel(self, address: str) -> Channel:

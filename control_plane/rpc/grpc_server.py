@@ -14,12 +14,14 @@ from control_plane.rpc import grpc_wire as wire
 from control_plane.rpc.connection_io import ConnectionIO
 from control_plane.rpc.errors import RpcError, error_of
 from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from control_plane.rpc.network import Traffic
 from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
 from control_plane.rpc.tls import identity_of_transport
 
 log = logging.getLogger(__name__)
 
 _NOT_GRPC = encode_headers([(b":status", b"415")])
+_NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
 
 
 class Route:
@@ -44,6 +46,7 @@ class Registry:
 
     def __init__(self, services: Sequence[Service]) -> None:
         self.routes = routes_of(services)
+        self.traffic = Traffic()
         self.connections: dict[ServerConnection, None] = {}
         self.calls: dict[_Call, None] = {}
         """Those whose handlers run."""
@@ -52,10 +55,15 @@ class Registry:
 class _Plan:
     """What a header block asks for. Calls whose headers are the same bytes share it."""
 
-    __slots__ = ("context", "encoding", "error", "route", "timeout")
+    __slots__ = ("context", "encoding", "error", "refusal", "route", "timeout")
 
     def __init__(self, headers: HeaderBlock, routes: Mapping[bytes, Route], identity: Identity | None, peer: str):
         path = headers.get(b":path") or b""
+        self.refusal: bytes | None = None  # the answer to what is no call of gRPC
+        if not wire.is_grpc(headers.get(b"content-type")):
+            self.refusal = _NOT_GRPC
+        elif headers.get(b":method") != b"POST":
+            self.refusal = _NOT_POST
         self.route = routes.get(path)
         self.encoding = headers.get(b"grpc-encoding")
         self.context = Context(wire.metadata_of(headers), identity, peer)
@@ -102,7 +110,7 @@ class ServerConnection(ConnectionIO):
     """One client's connection."""
 
     def __init__(self, server: "Registry") -> None:
-        super().__init__(client=False)
+        super().__init__(client=False, traffic=server.traffic)
         self._server = server
         self._routes = server.routes
         self._calls = server.calls
@@ -112,11 +120,24 @@ class ServerConnection(ConnectionIO):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._identity = identity_of_transport(transport)
         name = transport.get_extra_info("peername")
-        self._peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+        if isinstance(name, tuple):
+            self._peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         self._server.connections[self] = None
         super().connection_made(transport)
 
-    def on_lost(self) -> None:
+    # Who does not read its answers is not listened to: they would gather here.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def on_lost(self, exc: Exception | None) -> None:
         self._server.connections.pop(self, None)
         for stream in list(self.connection.streams.values()):
             if stream.call is not None:
@@ -130,11 +151,11 @@ class ServerConnection(ConnectionIO):
     def on_headers(self, stream: Stream, headers: HeaderBlock, end: bool) -> None:
         plan = headers.meaning
         if plan is None:
-            if not (headers.get(b"content-type") or b"").startswith(wire.CONTENT_TYPE):
-                self.connection.send_headers(stream, _NOT_GRPC, end=True)
-                self._part(stream)
-                return
             plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer)
+        if plan.refusal is not None:
+            self.connection.send_headers(stream, plan.refusal, end=True)
+            self._part(stream)
+            return
         call = stream.call = _Call(stream, plan)
         if plan.error is not None:
             self._finish(call, plan.error)
@@ -158,29 +179,27 @@ class ServerConnection(ConnectionIO):
         self.connection.consumed(stream, len(data))
         if call.task is not None:
             return
-        # Nearly always: one plain message in one piece.
-        if call.deframer is None and len(data) >= 5 and not data[0] and int.from_bytes(data[1:5], "big") + 5 == len(data):
-            self._start_with(call, data[5:])
-            return
         if call.deframer is None:
+            if wire.is_whole(data):
+                self._start_with(call, data[wire.PREFIX_BYTES :])
+                return
             call.deframer = wire.Deframer(call.plan.encoding)
-        try:
-            call.requests.extend(call.deframer.feed(data))
-        except RpcError as e:
-            self._finish(call, e)
-            return
-        if call.requests:
-            self._start_with(call, call.requests[0])
+        messages = call.deframer.feed(data)
+        if messages:
+            call.deframer = None  # what follows is not read
+            self._start_with(call, messages[0])
+        elif call.deframer.error is not None:
+            self._finish(call, call.deframer.error)
         elif end:
             self._finish(call, RpcError(grpc.StatusCode.INTERNAL, "the request has no complete message"))
 
     def _feed(self, call: _Call, data: bytes, end: bool) -> None:
         assert call.deframer is not None
         call.owed += len(data)
-        try:
-            call.requests.extend(call.deframer.feed(data))
-        except RpcError as e:
-            call.error = e
+        call.requests.extend(call.deframer.feed(data))
+        call.error = call.deframer.error
+        if end and call.error is None and not call.deframer.complete:
+            call.error = RpcError(grpc.StatusCode.INTERNAL, "the request ended within a message")
         call.ended = call.ended or end
         if not call.requests:
             self._give_back(call)
@@ -227,10 +246,12 @@ class ServerConnection(ConnectionIO):
         plan = call.plan
         try:
             response = await plan.route.function(_parsed(plan.route.parse, data), plan.context)  # type: ignore[union-attr]
-            self._send_message(call, response)
-            self._finish(call, None)
+            self._answer(call, _bytes_of(response))
         except Exception as e:
             self._finish(call, _told(e))
+        except asyncio.CancelledError:
+            self._finish(call, _cancelled())
+            raise
         finally:
             self._calls.pop(call, None)
 
@@ -241,21 +262,27 @@ class ServerConnection(ConnectionIO):
             request = _parsed(plan.route.parse, data) if isinstance(data, bytes) else data
             answer = plan.route.function(request, plan.context)
             if not plan.route.method.server_streaming:
-                self._send_message(call, await answer)
-            else:
-                async with contextlib.aclosing(answer) as responses:
-                    async for response in responses:
-                        self._begin(call)
-                        await self.send(call.stream, wire.frame(_bytes_of(response)))
+                self._answer(call, _bytes_of(await answer))
+                return
+            async with contextlib.aclosing(answer) as responses:
+                async for response in responses:
+                    self._begin(call)
+                    await self.send(call.stream, wire.frame(_bytes_of(response)))
             self._finish(call, None)
         except Exception as e:
             self._finish(call, _told(e))
+        except asyncio.CancelledError:
+            self._finish(call, _cancelled())
+            raise
         finally:
             self._calls.pop(call, None)
 
-    def _send_message(self, call: _Call, response: Message | Encoded) -> None:
-        self._begin(call)
-        self.connection.send_data(call.stream, wire.frame(_bytes_of(response)))
+    def _answer(self, call: _Call, response: bytes) -> None:
+        """The one response and the status."""
+        stream = call.stream
+        if stream.call is not None:
+            self.connection.send_message(stream, wire.RESPONSE_HEADERS, wire.frame(response), wire.OK_TRAILERS)
+            self._ended(call)
 
     def _begin(self, call: _Call) -> None:
         if not call.begun:
@@ -267,16 +294,22 @@ class ServerConnection(ConnectionIO):
         stream = call.stream
         if stream.call is None:
             return
-        stream.call = None
-        if call.timer is not None:
-            call.timer.cancel()
         if error is None:
             self._begin(call)
             self.connection.send_headers(stream, wire.OK_TRAILERS, end=True)
         else:
             fields = wire.status_fields(error)
-            self.connection.send_headers(stream, encode_headers(fields if call.begun else [*_ANSWER, *fields]), end=True)
-        self._part(stream)
+            self.connection.send_headers(
+                stream, encode_headers(fields if call.begun else [*_ANSWER, *fields]), end=True
+            )
+        self._ended(call)
+
+    def _ended(self, call: _Call) -> None:
+        call.stream.call = None
+        if call.timer is not None:
+            call.timer.cancel()
+        if not call.stream.remote_closed:
+            self._part(call.stream)
         self.flush_soon()
 
     def _part(self, stream: Stream) -> None:
@@ -285,7 +318,12 @@ class ServerConnection(ConnectionIO):
             self.connection.reset(stream, ErrorCode.NO_ERROR)
 
     def _expire(self, call: _Call) -> None:
-        self._finish(call, RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "context deadline exceeded"))
+        if call.stream.blocked:
+            # The caller gave up, too, and does not take what waits for it.
+            self.connection.reset(call.stream, ErrorCode.CANCEL)
+            self.flush_soon()
+        else:
+            self._finish(call, RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "context deadline exceeded"))
         self._abandon(call)
 
     def on_reset(self, stream: Stream, code: int) -> None:
@@ -309,6 +347,11 @@ class ServerConnection(ConnectionIO):
                 call = stream.call
                 self._finish(call, RpcError(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
                 self._abandon(call)
+
+
+def _cancelled() -> RpcError:
+    """For a handler that was not cancelled by its caller, who still waits."""
+    return RpcError(grpc.StatusCode.UNAVAILABLE, "the call was cancelled by the server")
 
 
 _ANSWER = ((b":status", b"200"), (b"content-type", wire.CONTENT_TYPE))

@@ -4,10 +4,12 @@ Source: the gRPC project's "gRPC over HTTP2" protocol document. Pure; both ends 
 """
 
 import base64
+import binascii
 import functools
 import math
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import grpc
@@ -19,14 +21,20 @@ from control_plane.rpc.http2 import HeaderBlock, encode_headers
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 #: Trailing metadata that carries `RpcError.details`.
 DETAILS = b"rayplane-status-bin"
+#: Of an error, before they are encoded: together well below what peers take as headers.
+STATUS_MESSAGE_BYTES_MAX = 4096
+STATUS_DETAILS_BYTES_MAX = 24 * 1024
 CONTENT_TYPE = b"application/grpc"
 
-_PREFIX_BYTES = 5
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+#: In front of each message: whether it is compressed, its length.
+PREFIX_BYTES = 5
+_CODES = {b"%d" % code.value[0]: code for code in grpc.StatusCode}
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Printable ASCII but "%", as the protocol has it for messages.
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 _RESERVED = frozenset([b"te", b"content-type", b"user-agent"])
+_is_custom_name = re.compile(rb"[0-9a-z_.-]+").fullmatch
+_is_ascii_value = re.compile(r"[\x20-\x7e]*").fullmatch
 #: What an HTTP status means when there is no gRPC status (the protocol's "HTTP to gRPC Status Code Mapping").
 _HTTP_CODES = {
     b"400": grpc.StatusCode.INTERNAL,
@@ -45,32 +53,58 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-class Deframer:
-    """Cuts the data of a stream into messages."""
+def is_whole(data: bytes) -> bool:
+    """Whether this is one plain message in one piece, as nearly always."""
+    size = len(data) - PREFIX_BYTES
+    return size >= 0 and not data[0] and int.from_bytes(data[1:PREFIX_BYTES], "big") == size <= MESSAGE_BYTES_MAX
 
-    __slots__ = ("_buffer", "_compressed")
+
+class Deframer:
+    """Cuts the data of a stream into messages. Holds what there is of the next one, at most `MESSAGE_BYTES_MAX`."""
+
+    __slots__ = ("_buffer", "_encoding", "_wanted", "error")
 
     def __init__(self, encoding: bytes | None) -> None:
         """`encoding`: the stream's grpc-encoding."""
-        self._buffer = b""
-        self._compressed = encoding
+        self._buffer = bytearray()
+        self._wanted = PREFIX_BYTES  # nothing is complete in a shorter buffer
+        self._encoding = encoding
+        self.error: RpcError | None = None
+        """After this no more messages come: one is too large, or in an encoding not spoken here."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The messages that are complete now. Raises RpcError: too large, or in an encoding not spoken here."""
-        if self._buffer:
-            data = self._buffer + data
-        at, size = 0, len(data)
-        while size - at >= _PREFIX_BYTES:
-            length = int.from_bytes(data[at + 1 : at + _PREFIX_BYTES], "big")
-            if length > MESSAGE_BYTES_MAX:
-                raise too_large(length)
-            end = at + _PREFIX_BYTES + length
-            if end > size:
-                break
-            message = data[at + _PREFIX_BYTES : end]
-            yield self._inflated(message) if data[at] else message
-            at = end
-        self._buffer = data[at:] if at else data
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are complete now."""
+        if self.error is not None:
+            return []
+        if not self._buffer and is_whole(data):
+            return [data[PREFIX_BYTES:]]
+        self._buffer += data
+        messages: list[bytes] = []
+        if len(self._buffer) >= self._wanted:
+            try:
+                self._cut(messages)
+            except RpcError as e:
+                self.error = e
+                self._buffer.clear()
+        return messages
+
+    def _cut(self, messages: list[bytes]) -> None:
+        at, size = 0, len(self._buffer)
+        with memoryview(self._buffer) as view:
+            while True:
+                self._wanted = PREFIX_BYTES
+                if size - at < PREFIX_BYTES:
+                    break
+                length = int.from_bytes(view[at + 1 : at + PREFIX_BYTES], "big")
+                if length > MESSAGE_BYTES_MAX:
+                    raise too_large(length)
+                self._wanted = PREFIX_BYTES + length
+                if size - at < self._wanted:
+                    break
+                message = bytes(view[at + PREFIX_BYTES : at + self._wanted])
+                messages.append(self._inflated(message) if view[at] else message)
+                at += self._wanted
+        del self._buffer[:at]
 
     @property
     def complete(self) -> bool:
@@ -78,8 +112,13 @@ class Deframer:
         return not self._buffer
 
     def _inflated(self, message: bytes) -> bytes:
-        if self._compressed not in (b"gzip", b"deflate"):
-            raise RpcError(grpc.StatusCode.UNIMPLEMENTED, f"grpc-encoding {self._compressed!r} is not supported")
+        if self._encoding in (None, b"identity"):
+            raise RpcError(grpc.StatusCode.INTERNAL, "grpc: compressed flag set with identity or empty encoding")
+        if self._encoding not in (b"gzip", b"deflate"):
+            name = self._encoding.decode("ascii", "replace")
+            raise RpcError(
+                grpc.StatusCode.UNIMPLEMENTED, f'grpc: Decompressor is not installed for grpc-encoding "{name}"'
+            )
         inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         try:
             plain = inflate.decompress(message, MESSAGE_BYTES_MAX + 1)
@@ -87,6 +126,8 @@ class Deframer:
             raise RpcError(grpc.StatusCode.INTERNAL, f"cannot decompress a message: {e}") from e
         if len(plain) > MESSAGE_BYTES_MAX:
             raise too_large(len(plain))
+        if not inflate.eof:
+            raise RpcError(grpc.StatusCode.INTERNAL, "cannot decompress a message: it is cut short")
         return plain
 
 
@@ -99,10 +140,18 @@ def too_large(size: int) -> RpcError:
 
 @functools.lru_cache(maxsize=256)
 def encode_timeout(seconds: float) -> bytes:
-    """At most eight digits and a unit, rounded up."""
-    if seconds < 90_000:
-        return b"%dm" % max(1, math.ceil(seconds * 1000))
-    return b"%dS" % min(99_999_999, math.ceil(seconds))
+    """At most eight digits and a unit, rounded up.
+
+    Times that are no whole seconds are what is left of some limit: they are rounded by up to a sixteenth, so that
+    calls look alike and their headers are remembered. The caller keeps its own time.
+    """
+    if seconds >= 90_000:
+        return b"%dS" % min(99_999_999, math.ceil(seconds))
+    ms = max(1, math.ceil(seconds * 1000))
+    if ms % 1000:
+        step = 1 << max(0, ms.bit_length() - 5)
+        ms += -ms % step
+    return b"%dm" % ms
 
 
 def decode_timeout(value: bytes) -> float:
@@ -122,16 +171,29 @@ def metadata_of(headers: HeaderBlock) -> dict[str, str]:
     }
 
 
-def metadata_fields(metadata: Mapping[str, str] | None) -> Iterable[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode()) for name, value in (metadata or {}).items()]
+def metadata_fields(metadata: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
+    """Raises ValueError: metadata is text, under names that are not the protocol's own."""
+    fields = []
+    for name, text in (metadata or {}).items():
+        key = name.lower().encode()
+        if not _is_custom_name(key) or key in _RESERVED or key.startswith(b"grpc-") or key.endswith(b"-bin"):
+            raise ValueError(f"metadata cannot be named {name!r}: use letters, digits, '-', '_' and '.'; text only")
+        if not _is_ascii_value(text):
+            raise ValueError(f"the value of metadata {name!r} must be printable ASCII")
+        fields.append((key, text.encode()))
+    return fields
 
 
 def status_fields(error: RpcError) -> list[tuple[bytes, bytes]]:
-    """The trailers of a call that failed."""
+    """The trailers of a call that failed.
+
+    Peers refuse headers that are too long and with them the status: messages are cut, details left out.
+    """
     fields = [(b"grpc-status", b"%d" % error.code.value[0])]
     if error.message:
-        fields.append((b"grpc-message", quote_from_bytes(error.message.encode(), safe=_PLAIN).encode()))
-    if error.details:
+        text = error.message.encode("utf-8", "replace")[:STATUS_MESSAGE_BYTES_MAX]
+        fields.append((b"grpc-message", quote_from_bytes(text, safe=_PLAIN).encode()))
+    if error.details and len(error.details) <= STATUS_DETAILS_BYTES_MAX:
         fields.append((DETAILS, base64.b64encode(error.details).rstrip(b"=")))
     return fields
 
@@ -145,10 +207,19 @@ def error_in(trailers: HeaderBlock) -> RpcError | None:
         http = trailers.get(b":status") or b"200"
         code = _HTTP_CODES.get(http, grpc.StatusCode.UNKNOWN)
         return RpcError(code, f"the answer has no gRPC status (HTTP status {http.decode('ascii', 'replace')})")
-    code = _CODES.get(int(status) if status.isdigit() else 2, grpc.StatusCode.UNKNOWN)
+    code = _CODES.get(status, grpc.StatusCode.UNKNOWN)
     message = unquote_to_bytes(trailers.get(b"grpc-message") or b"").decode("utf-8", "replace")
     details = trailers.get(DETAILS) or b""
-    return RpcError(code, message, base64.b64decode(details + b"=" * (-len(details) % 4)))
+    try:
+        return RpcError(code, message, base64.b64decode(details + b"=" * (-len(details) % 4)))
+    except binascii.Error:
+        return RpcError(code, message)
+
+
+def is_grpc(content_type: bytes | None) -> bool:
+    """application/grpc, perhaps with "+proto" or parameters; not grpc-web."""
+    head, rest = (content_type or b"")[: len(CONTENT_TYPE)], (content_type or b"")[len(CONTENT_TYPE) :]
+    return head == CONTENT_TYPE and rest[:1] in (b"", b"+", b";")
 
 
 RESPONSE_HEADERS = encode_headers([(b":status", b"200"), (b"content-type", CONTENT_TYPE)])

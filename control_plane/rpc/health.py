@@ -21,9 +21,7 @@ class HealthService:
             raise RpcError(grpc.StatusCode.NOT_FOUND, "unknown service")
         return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING)
 
-    async def Watch(
-        self, request: pb.HealthCheckRequest, context: Context
-    ) -> AsyncIterator[pb.HealthCheckResponse]:
+    async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> AsyncIterator[pb.HealthCheckResponse]:
         """The status now; it changes only by the end of the stream, with the server."""
         known = request.service in self._services
         status = pb.HealthCheckResponse.SERVING if known else pb.HealthCheckResponse.SERVICE_UNKNOWN

@@ -1,12 +1,15 @@
 """A listening port that speaks gRPC, and HTTP/1.1 beside it where there is a handler for that.
 
 Which of the two a connection speaks shows in its first bytes: HTTP/2 begins with "PRI ", which is no HTTP/1.1 method.
+
+Bounds: the time a client has to say what it wants and to shake hands, connections that are silent (see
+`connection_io`). How many connections there can be is what the process may have open.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Sequence
+from typing import cast
 
 from aiohttp import web
 from grpc_health.v1 import health_pb2
@@ -15,14 +18,21 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from control_plane.rpc.grpc_server import Registry, ServerConnection
 from control_plane.rpc.health import HealthService
+from control_plane.rpc.http2.frames import PREFACE
 from control_plane.rpc.network import WebHandler
 from control_plane.rpc.service import Service
 
-#: A client that says nothing for so long after it has connected is turned away.
+#: A client that has not said what it wants for so long after it has connected is turned away.
 FIRST_BYTES_S = 20.0
+HANDSHAKE_S = 10.0
+#: HTTP/1.1 headers larger than this are aiohttp's to refuse.
+FIRST_BYTES_MAX = 64 * 1024
 #: Between two looks at which connections are silent; see `ConnectionIO.check_silence`.
 SILENCE_CHECK_S = 10.0
-STOP_WEB_S = 1.0
+#: What a web handler gets to end by itself; it is cancelled then.
+STOP_WEB_S = 0.1
+#: Between two looks at whether calls are still under way, when a server stops.
+DRAIN_CHECK_S = 0.01
 BACKLOG = 1024
 
 
@@ -31,20 +41,29 @@ class GrpcListener:
 
     def __init__(self, services: Sequence[Service], web_handler: WebHandler | None) -> None:
         self.address = ""
+        self._loop = asyncio.get_running_loop()
         self._registry = Registry([*services, *standard_services([s.name for s in services])])
+        self._web_handler = web_handler
+        self._web_calls = 0
+        self.traffic = self._registry.traffic
         # A request whose client leaves ends, as a call does.
-        self._web = web.Server(web_handler, handler_cancellation=True, access_log=None) if web_handler else None
+        self._web = web.Server(self._answer, handler_cancellation=True, access_log=None) if web_handler else None
         self._server: asyncio.Server | None = None
+        self._stopping = False
         self._checking: asyncio.TimerHandle | None = None
         self._newcomers: dict[_Newcomer, None] = {}
 
     async def start(self, address: str, tls: ssl.SSLContext | None) -> None:
         """Raises OSError."""
         host, _, port = address.rpartition(":")
-        self._loop = asyncio.get_running_loop()
         try:
             self._server = await self._loop.create_server(
-                lambda: _Newcomer(self), host.strip("[]"), int(port), ssl=tls, backlog=BACKLOG
+                lambda: _Newcomer(self),
+                host.strip("[]"),
+                int(port),
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
             )
         except OSError as e:
             raise OSError(e.errno, f"cannot listen on {address}: is the port in use? ({e.strerror})") from e
@@ -56,42 +75,67 @@ class GrpcListener:
         for connection in list(self._registry.connections):
             connection.check_silence()
 
-    def protocol_for(self, first: bytes) -> asyncio.Protocol | None:
-        """Who speaks to a connection that began with these bytes; None while that cannot be told."""
-        if self._web is None or first.startswith(b"PRI"):
-            return ServerConnection(self._registry)
-        return None if b"PRI".startswith(first) else self._web()
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._web_handler is not None
+        self._web_calls += 1
+        try:
+            return await self._web_handler(request)
+        finally:
+            self._web_calls -= 1
 
-    def arrived(self, newcomer: "_Newcomer") -> None:
+    def protocol_for(self, first: bytes) -> asyncio.Protocol | None:
+        """Who speaks to a connection that began with these bytes; None while that cannot be told.
+
+        A request is given to the web handler when its headers are complete: until then its time is limited.
+        """
+        if self._web is None:
+            return ServerConnection(self._registry)
+        if first.startswith(b"PRI"):
+            begun = PREFACE.startswith(first) and first != PREFACE
+            return None if begun else ServerConnection(self._registry)
+        complete = b"\r\n\r\n" in first or b"\n\n" in first or len(first) > FIRST_BYTES_MAX
+        return self._web() if complete or not first[:1].isalpha() else None
+
+    def arrived(self, newcomer: "_Newcomer") -> bool:
+        """False when it comes too late: the server stops."""
         self._newcomers[newcomer] = None
+        return not self._stopping
 
     def settled(self, newcomer: "_Newcomer") -> None:
         self._newcomers.pop(newcomer, None)
 
     async def stop(self, grace: float = 0.0) -> None:
         """Close the port; give calls under way `grace` seconds, then end them."""
-        if self._server is None:
+        if self._server is None or self._stopping:
             return
+        self._stopping = True
         self._server.close()
         if self._checking is not None:
             self._checking.cancel()
         for newcomer in list(self._newcomers):
             newcomer.turn_away()
-        registry = self._registry
-        for connection in registry.connections:
+        connections = list(self._registry.connections)
+        for connection in connections:
             connection.connection.go_away()
             connection.flush_soon()
-        tasks = [call.task for call in registry.calls if call.task is not None]
-        if tasks and grace > 0:
-            await asyncio.wait(tasks, timeout=grace)
-        for connection in list(registry.connections):
+        if self._web is not None:
+            self._web.pre_shutdown()
+        deadline = self._loop.time() + grace
+        while self._busy() and self._loop.time() < deadline:
+            await asyncio.sleep(DRAIN_CHECK_S)
+        for connection in connections:
             connection.end_calls()
             connection.close()
-        await asyncio.gather(*(c.task for c in list(registry.calls) if c.task is not None), return_exceptions=True)
+        tasks = [call.task for call in self._registry.calls if call.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._web is not None:
-            with contextlib.suppress(TimeoutError):
-                await self._web.shutdown(STOP_WEB_S)
-        self._server = None
+            await self._web.shutdown(STOP_WEB_S)
+        if connections:
+            await asyncio.wait([c.lost for c in connections])
+
+    def _busy(self) -> bool:
+        """Whether there are calls under way, or answers that have not been taken."""
+        return self._web_calls > 0 or any(c.connection.streams for c in self._registry.connections)
 
 
 class _Newcomer(asyncio.Protocol):
@@ -100,32 +144,39 @@ class _Newcomer(asyncio.Protocol):
     def __init__(self, listener: GrpcListener) -> None:
         self._listener = listener
         self._first = b""
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._listener.arrived(self)
+        self._transport = cast(asyncio.Transport, transport)
         self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_S, self.turn_away)
+        if not self._listener.arrived(self):
+            self.turn_away()
 
     def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            return
         self._first += data
         protocol = self._listener.protocol_for(self._first)
-        if protocol is not None and self._transport is not None:
+        if protocol is not None:
+            transport = self._transport
             self._settle()
-            self._transport.set_protocol(protocol)
-            protocol.connection_made(self._transport)
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
             protocol.data_received(self._first)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._settle()
 
     def turn_away(self) -> None:
-        self._settle()
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
+        self._settle()
 
     def _settle(self) -> None:
-        self._timer.cancel()
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
         self._listener.settled(self)
 
 

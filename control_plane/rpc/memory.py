@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import Message
 
 from control_plane.rpc.errors import RpcError, error_of
-from control_plane.rpc.network import Channel, Server, WebHandler
+from control_plane.rpc.network import Channel, Server, Traffic, WebHandler
 from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
 
 STREAM_BUFFER_MESSAGES = 64
@@ -87,6 +87,7 @@ class MemoryServer:
     def __init__(self, fabric: Fabric, address: str, host: str, services: Sequence[Service]) -> None:
         self.address = address
         self.host = host
+        self.traffic = Traffic()
         self.handlers = {p: h for s in services for p, h in s.handlers.items()}
         self._fabric = fabric
         self._context = contextvars.copy_context()
@@ -230,8 +231,8 @@ class MemoryChannel:
             back.break_off()
 
         call = _Call(self._network, server, lost)
-        answer = function(argument, self._call_context(metadata))
-        task = call.task = server.spawn(_serve_stream(answer, back, method.server_streaming))
+        context = self._call_context(metadata)
+        task = call.task = server.spawn(_serve_stream(function, argument, context, back, method.server_streaming))
         task.add_done_callback(lambda t: back.break_off() if t.cancelled() else None)
         self._fabric.calls[call] = None
         try:
@@ -254,7 +255,8 @@ class MemoryChannel:
             raise _unavailable(f"failed to connect to {self._address}: connection timed out") from None
         server = self._fabric.servers.get(self._address)
         if server is None:
-            raise _unavailable(f"failed to connect to {self._address}: connection refused")
+            text = f"failed to connect to {self._address}: connection refused"
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, text, refused=True)
         return server
 
     async def _travel(self, source: str, target: str, data: bytes) -> None:
@@ -408,9 +410,10 @@ async def _pump(requests: AsyncIterable[Message], pipe: _Pipe) -> None:
     await _end(pipe, end)
 
 
-async def _serve_stream(answer: Any, pipe: _Pipe, server_streaming: bool) -> None:
+async def _serve_stream(function: Any, argument: Any, context: Context, pipe: _Pipe, server_streaming: bool) -> None:
     end: RpcError | None = None
     try:
+        answer = function(argument, context)
         if server_streaming:
             async with contextlib.aclosing(answer) as responses:
                 async for response in responses:

@@ -16,10 +16,21 @@ DEFAULT_TIMEOUT_S = 10.0
 WebHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
+class Traffic:
+    """Bytes of gRPC that a server has received and sent, TLS apart."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+
 class Server(Protocol):
     """A listening endpoint."""
 
     address: str  # host:port as bound
+    traffic: Traffic  # nothing is counted where there are no sockets
 
     async def stop(self, grace: float = 0.0) -> None:
         """Close the port; give calls under way `grace` seconds, then cancel them."""

@@ -38,6 +38,7 @@ class _SharedServer:
         self._outside = outside
         self._inside = inside
         self.address = outside.address
+        self.traffic = outside.traffic
 
     async def stop(self, grace: float = 0.0) -> None:
         await self._inside.stop(grace)

@@ -34,20 +34,28 @@ class Credentials:
     cert: bytes
     key: bytes
 
-    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """For servers, which demand a client certificate of the same authority, and for clients. Both speak HTTP/2."""
-        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=self.ca.decode())
-        server.verify_mode = ssl.CERT_REQUIRED
-        server.set_alpn_protocols(["h2", "http/1.1"])
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
+        """For servers of gRPC, for those that answer HTTP/1.1 too, and for clients.
+
+        Servers demand a client certificate of the same authority. Who speaks both protocols (browsers, curl) and finds
+        both gets HTTP/1.1: over HTTP/2 there is only gRPC, whose clients offer nothing else.
+        """
+        plain, web = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"]))
         client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=self.ca.decode())
         client.set_alpn_protocols(["h2"])
         # The ssl module loads certificates from files only.
         with tempfile.TemporaryDirectory() as directory:
             self.write(Path(directory))
-            for context in (server, client):
+            for context in (plain, web, client):
                 context.minimum_version = ssl.TLSVersion.TLSv1_2
                 context.load_cert_chain(Path(directory) / "tls.crt", Path(directory) / "tls.key")
-        return server, client
+        return plain, web, client
+
+    def _server_context(self, protocols: list[str]) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=self.ca.decode())
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(protocols)
+        return context
 
     def grpc_channel(self) -> grpc.ChannelCredentials:
         """For clients that use the gRPC project's own library."""

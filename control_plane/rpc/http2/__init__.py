@@ -14,12 +14,14 @@ Why our own: what the members serve is bounded by the cost of a call in Python. 
 TLS on one core: see "What bounds it" in the README.
 
 Bounds: frames (`FRAME_BYTES_MAX`), header blocks (`HEADERS_BYTES_MAX`), streams that the peer may open
-(`STREAMS_MAX`), unread bytes per stream (`STREAM_WINDOW`), answers to control frames that the peer does not read
-(`CONTROL_FRAMES_MAX`), streams it opened only to reset them (`RESETS_MAX`).
+(`STREAMS_MAX`), unread bytes per stream (`STREAM_WINDOW`), answers to control frames in one turn
+(`CONTROL_FRAMES_MAX`), streams it opened only to reset them (`RESETS_MAX`). What a peer does not read is for the
+owner of the socket to bound.
 """
 
-from control_plane.rpc.http2.connection import Connection, Handler, Stream
+from control_plane.rpc.http2.connection import Connection
 from control_plane.rpc.http2.errors import ErrorCode, ProtocolError
 from control_plane.rpc.http2.headers import HeaderBlock, encode_headers
+from control_plane.rpc.http2.stream import Handler, Stream
 
 __all__ = ["Connection", "ErrorCode", "Handler", "HeaderBlock", "ProtocolError", "Stream", "encode_headers"]

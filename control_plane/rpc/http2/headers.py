@@ -4,7 +4,9 @@ A gRPC caller sends the same few bytes for each call, references into the table 
 was added to that table, the same bytes mean the same headers, and decoding them once is enough.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import Any
 
 from hpack import Decoder, HPACKError
@@ -14,8 +16,9 @@ from control_plane.rpc.http2.errors import ErrorCode, ProtocolError
 
 #: Decoded size of the headers of one message (RFC 9113 section 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE).
 HEADERS_BYTES_MAX = 64 * 1024
-#: Blocks remembered for a connection.
+#: Blocks remembered for a connection, and how long they may be.
 REMEMBERED_MAX = 64
+REMEMBERED_BYTES_MAX = 1024
 
 #: Static table (RFC 7541 appendix A) entries that servers and clients of gRPC can use: (name, value) and name alone.
 _STATIC_FIELDS = {
@@ -27,6 +30,23 @@ _STATIC_FIELDS = {
 }
 _STATIC_NAMES = {b":authority": 1, b":path": 4, b":status": 8, b"content-type": 31, b"user-agent": 58}
 
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class Kind(Enum):
+    """What a block can stand for by its pseudo-header fields (RFC 9113 section 8.3)."""
+
+    REQUEST = "request"
+    RESPONSE = "response"
+    TRAILERS = "trailers"
+    MALFORMED = "malformed"
+
+
+_REQUEST_NAMES = frozenset([b":method", b":scheme", b":path", b":authority"])
+_CONNECTION_NAMES = frozenset([b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"])
+_name_is_well_formed = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_breaks_a_value = re.compile(rb"[\0\r\n]").search
+
 
 class HeaderBlock:
     """The headers of one message, in order, names in lower case.
@@ -34,15 +54,44 @@ class HeaderBlock:
     `meaning` is for the reader: what it made of them, kept as long as the block is remembered.
     """
 
-    __slots__ = ("fields", "meaning")
+    __slots__ = ("fields", "kind", "meaning")
 
     def __init__(self, fields: list[tuple[bytes, bytes]]) -> None:
         self.fields = fields
+        self.kind = _kind_of(fields)
         self.meaning: Any = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a header."""
-        return next((v for n, v in self.fields if n == name), None)
+        for n, v in self.fields:
+            if n == name:
+                return v
+        return None
+
+
+def _kind_of(fields: Fields) -> Kind:
+    """Sections 8.2 and 8.3: which fields may be there, and in which order."""
+    pseudo: list[bytes] = []
+    plain = False
+    for name, value in fields:
+        if name.startswith(b":"):
+            if plain:
+                return Kind.MALFORMED
+            pseudo.append(name)
+        else:
+            plain = True
+            if name in _CONNECTION_NAMES or not _name_is_well_formed(name) or (name == b"te" and value != b"trailers"):
+                return Kind.MALFORMED
+        if _breaks_a_value(value):
+            return Kind.MALFORMED
+    if not pseudo:
+        return Kind.TRAILERS
+    if pseudo == [b":status"]:
+        return Kind.RESPONSE
+    names = set(pseudo)
+    if len(names) == len(pseudo) and names <= _REQUEST_NAMES and len(names - {b":authority"}) == 3:
+        return Kind.REQUEST
+    return Kind.MALFORMED
 
 
 class _Table(HeaderTable):
@@ -70,15 +119,21 @@ class HeaderDecoder:
         known = self._remembered.get(block)
         if known is not None:
             return known
-        additions, size = self._table.additions, self._table.maxsize
+        if len(block) > HEADERS_BYTES_MAX:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, f"headers of more than {HEADERS_BYTES_MAX} bytes")
+        additions = self._table.additions
         try:
             fields = [(bytes(f[0]), bytes(f[1])) for f in self._decoder.decode(block, raw=True)]
         except HPACKError as e:
             raise ProtocolError(ErrorCode.COMPRESSION_ERROR, f"cannot decode headers: {e}") from e
         headers = HeaderBlock(fields)
-        if additions != self._table.additions or size != self._table.maxsize:
+        # Another size of the table, which only the start of a block can set, drops entries from it.
+        resized = block[:1] and block[0] >> 5 == 1
+        if additions != self._table.additions or resized:
             self._remembered.clear()
-        elif len(self._remembered) < REMEMBERED_MAX:
+        elif len(block) <= REMEMBERED_BYTES_MAX:
+            if len(self._remembered) >= REMEMBERED_MAX:
+                self._remembered.clear()
             self._remembered[block] = headers
         return headers
 
