@@ -114,6 +114,12 @@ class SubDisk:
     def read(self, path: str) -> bytes:
         return self._disk.read(self._path(path))
 
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        return self._disk.read_at(self._path(path), offset, size)
+
+    def size(self, path: str) -> int:
+        return self._disk.size(self._path(path))
+
     async def write_atomic(self, path: str, data: bytes) -> None:
         await self._disk.write_atomic(self._path(path), data)
 
@@ -128,6 +134,9 @@ class SubDisk:
 
     def remove(self, path: str) -> None:
         self._disk.remove(self._path(path))
+
+    async def discard(self, path: str) -> None:
+        await self._disk.discard(self._path(path))
 
     def rename(self, old: str, new: str) -> None:
         self._disk.rename(self._path(old), self._path(new))

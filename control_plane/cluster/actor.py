@@ -17,9 +17,10 @@ import ray
 import uvloop
 
 from control_plane.cluster.components import Component, Spec
-from control_plane.cluster.outside import log_to, open_env, prepare, settle_heap
+from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.ray_host import RayHost
 from control_plane.rpc.grpc_network import GrpcNetwork
+from storage.env import settle_heap
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,6 @@ from storage.backup import BackupHeader, read_backup, write_backup
 from storage.env import LocalDisk, SystemClock
 from storage.mvcc import MemoryBackend, Store
 
-# Of the last two parts of a snapshot, which are no content, `remaining_bytes` is at most a digest's length.
-_DIGEST_BYTES = 32
 # What belongs to the place a cluster runs in.
 _PLACE = (TOPOLOGY_KEY, b"/registry/masterleases/", b"/registry/leases/kube-system/")
 _ROOT_CA = b"/kube-root-ca.crt"
@@ -65,7 +63,7 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
         async def chunks() -> AsyncIterator[bytes]:
             async with contextlib.aclosing(admin.etcd.snapshot()) as parts:
                 async for part in parts:
-                    if part.remaining_bytes > _DIGEST_BYTES:
+                    if part.remaining_bytes:  # the last two parts are no content
                         yield part.blob
 
         await write_backup(LocalDisk(file.parent), file.name, header, chunks())

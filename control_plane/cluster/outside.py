@@ -1,6 +1,5 @@
 """The outside world of an actor on a real machine: its disk, clock, randomness, files of its certificate, log."""
 
-import gc
 import logging
 import logging.handlers
 import random
@@ -13,7 +12,6 @@ from control_plane.cluster.topology import Role
 from control_plane.rpc import Network
 from storage.env import Env, LocalDisk, SystemClock
 
-COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 LOG_BYTES_MAX = 8 * 1024 * 1024
 LOG_FILES = 2
 
@@ -41,17 +39,6 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
         await component.stop()
         raise
     return component
-
-
-def settle_heap() -> None:
-    """Tell the garbage collector that what is there now stays; call once, when a process's components have started.
-
-    Caches are large trees of small dicts that reference counting frees. The collector's default is to look for
-    cycles after every 700 new ones, which took a tenth of a busy process's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def log_to(path: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from control_plane.cluster.components import Component, Spec
 from control_plane.cluster.errors import ClusterError, StartFailed
-from control_plane.cluster.outside import log_to, open_env, prepare, settle_heap
+from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.supervisor import founding_specs
@@ -28,6 +28,7 @@ from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.memory import Fabric
 from control_plane.rpc.shared import SharedNetwork
 from control_plane.rpc.tls import identity_of
+from storage.env import settle_heap
 
 log = logging.getLogger(__name__)
 

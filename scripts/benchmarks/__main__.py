@@ -7,10 +7,12 @@ import typer
 from control_plane.api.errors import ApiError
 from control_plane.cluster.errors import ClusterError
 from control_plane.rpc import RpcError
+from scripts.benchmarks.endurance import endurance
 from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv
 from scripts.benchmarks.pods import pods
 from scripts.benchmarks.up import up
+from scripts.benchmarks.watch import watch
 
 app = typer.Typer(
     name="bench",
@@ -20,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (up, pods, kv, failover):
+for command in (up, pods, kv, failover, watch, endurance):
     app.command()(command)
 
 

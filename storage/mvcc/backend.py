@@ -5,14 +5,49 @@ all writes at once, a killed process loses only what came after the last `commit
 the last `flush`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 BUCKETS = ("key", "meta", "lease", "members", "removed_members", "alarm", "auth", "auth_users", "auth_roles")
 """Every bucket there is; order is part of the snapshot format, so append only."""
 
+PENDING_SHIFT = 12
+"""A write counts as pending once, and once more for each `1 << PENDING_SHIFT` bytes."""
+
 Record = tuple[str, bytes, bytes]
 """Bucket, key, value."""
+
+
+class Reader(Protocol):
+    """The content of one moment, whatever is written meanwhile. Close it soon: it keeps freed space from reuse."""
+
+    def get_many(self, bucket: str, keys: Sequence[bytes]) -> list[bytes]:
+        """Values in the order of the keys; KeyError if one is missing."""
+
+    def scan(self, bucket: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < end in key order; `end` None is to the last."""
+
+    def records(self) -> Iterator[Record]:
+        """Everything, by bucket and key."""
+
+    def close(self) -> None:
+        """May be called again."""
+
+
+class Replacement(Protocol):
+    """New content in the making, beside the present one, which goes on being read and written until the end."""
+
+    def add(self, bucket: str, key: bytes, value: bytes) -> None:
+        """Records come by bucket and key."""
+
+    def finish(self) -> None:
+        """The new content replaces the present one, in one step."""
+
+    async def finish_durable(self) -> None:
+        """As `finish`, once the new content survives a lost machine."""
+
+    def abandon(self) -> None:
+        """Forget the new content; nothing happens after `finish`."""
 
 
 class Backend(Protocol):
@@ -20,7 +55,7 @@ class Backend(Protocol):
 
     @property
     def pending(self) -> int:
-        """Writes since the last commit."""
+        """Writes since the last commit; one of many KiB counts for several."""
 
     @property
     def trusted(self) -> bool:
@@ -29,6 +64,9 @@ class Backend(Protocol):
     def get(self, bucket: str, key: bytes) -> bytes | None: ...
 
     def put(self, bucket: str, key: bytes, value: bytes) -> None: ...
+
+    def append(self, bucket: str, key: bytes, value: bytes) -> None:
+        """As `put`, for a key above all others: faster, and denser on disk."""
 
     def delete(self, bucket: str, key: bytes) -> None:
         """Nothing happens if the key isn't there."""
@@ -42,14 +80,26 @@ class Backend(Protocol):
     async def flush(self) -> None:
         """Commit and return when everything committed survives a lost machine."""
 
+    def reader(self) -> Reader:
+        """Commit, then what is there now, to be read at leisure."""
+
     def view(self) -> Iterator[Record]:
-        """Commit, then all records, by bucket and key, as they are now whatever is written meanwhile."""
+        """All records of `reader`, which is closed when they end or are dropped."""
+
+    def replacement(self) -> Replacement:
+        """Begin new content; it must be finished or abandoned."""
 
     def replace(self, records: Iterator[Record]) -> None:
         """Replace the whole content and commit. If `records` raises, the content is as at the last commit."""
+
+    async def defragment(self) -> None:
+        """Give back the space that deleted records left, in slices, while reading and writing go on."""
 
     def size(self) -> tuple[int, int]:
         """Bytes on disk, and bytes of them in use."""
 
     def close(self) -> None:
         """Commit and release the files; the backend cannot be used afterwards."""
+
+    def abandon(self) -> None:
+        """Release the files as they were committed last; the backend cannot be used afterwards."""

@@ -39,3 +39,15 @@ class CorruptSnapshot(MvccError):
 
 class BackendError(MvccError):
     """The backend's files cannot be used or are full; the message says what to do."""
+
+
+class CorruptStore(BackendError):
+    """Bytes of the backend's files have changed. What a log and snapshots can rebuild is rebuilt at the next start."""
+
+    code = "DATA_LOSS"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the store {path} is damaged: {reason}; restart this member, which rebuilds it from its snapshot and "
+            "log, and have the disk checked"
+        )

@@ -4,18 +4,28 @@ A revision is one int, `main << 32 | sub << 1 | tombstone`: ints order as revisi
 transactions, `sub` the changes inside one. A key's history is the ascending list of its revisions; a tombstone ends
 a generation, the next put begins another with version 1.
 
-Example: put, put, delete, put of one key at 2, 3, 5, 7 gives [2, 3, 5t, 7]. compact(3) leaves [3, 5t, 7], compact(4)
-too, compact(5) leaves [5t, 7] (a watch may still start at 5), compact(6) and (7) leave [7]. Without the last put
-compact(6) leaves nothing and the key is forgotten.
+Example: put, put, delete, put of one key at 2, 3, 5, 7 gives [2, 3, 5t, 7]. trim(3) leaves [3, 5t, 7], trim(4) too,
+trim(5) leaves [5t, 7] (a watch may still start at 5), trim(6) and (7) leave [7]. Without the last put trim(6) leaves
+nothing and the key is forgotten.
+
+Compact, because there may be millions of keys: most were written once since they were made, and such a key is its
+bytes, one int and a place in the order of keys; what a compaction will remove is kept apart.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice
 
 from sortedcontainers import SortedList
 
 SUB_MAX = (1 << 31) - 1
 FROM_KEY = b"\0"
+RUN_KEYS = 1 << 15
+"""Keys that `load` sorts at once."""
+
+Head = int | tuple[int, int, int]
+"""A key's last revision; with its created main revision and version, unless it is the first put of its generation
+(created is then its own main revision, version 1) or a tombstone."""
 
 
 def revision(main: int, sub: int, *, tombstone: bool = False) -> int:
@@ -23,172 +33,270 @@ def revision(main: int, sub: int, *, tombstone: bool = False) -> int:
     return main << 32 | sub << 1 | tombstone
 
 
-class History:
-    """A key's revisions, and its live generation: `created` (main revision) and `version` are 0 if it is deleted."""
-
-    __slots__ = ("created", "lease", "revisions", "version")
-
-    def __init__(self) -> None:
-        self.revisions: list[int] = []
-        self.created = 0
-        self.version = 0
-        self.lease = 0
-
-    def at(self, main: int) -> int | None:
-        """The revision visible at `main`, None if the key is not there then."""
-        position = bisect_left(self.revisions, (main + 1) << 32)
-        if not position or self.revisions[position - 1] & 1:
-            return None
-        return self.revisions[position - 1]
-
-
 class KeyIndex:
     """Histories of all keys, ordered. Live and deleted keys are kept apart so that counting the living is cheap."""
 
     def __init__(self) -> None:
-        self._histories: dict[bytes, History] = {}
+        self._heads: dict[bytes, Head] = {}
+        # What came before the last revision, of keys that have such; in an order that no hash seed changes.
+        self._older: dict[bytes, list[int]] = {}
+        # Leases of live keys, 0 left out.
+        self._leases: dict[bytes, int] = {}
         self._live: SortedList[bytes] = SortedList()
         self._dead: SortedList[bytes] = SortedList()
-        # Keys that a compaction could shorten, in insertion order (a dict, for an order that no hash seed changes).
-        self._shrinkable: dict[bytes, None] = {}
+        self._runs: list[list[bytes]] = [[]]
+        self._loaded_dead: dict[bytes, None] = {}
+        self.newest = 0
+        """Main revision of the last change that was loaded."""
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def history(self, key: bytes) -> History | None:
-        return self._histories.get(key)
+    # Changes
 
-    def put(self, key: bytes, rev: int, lease: int) -> History:
-        """Record a put at `rev`, which is above all others. Returns the history with its new created and version."""
-        history = self._histories.get(key)
-        if history is None:
-            history = self._histories[key] = History()
+    def put(self, key: bytes, rev: int, lease: int) -> tuple[int, int, Head | None]:
+        """Record a put at `rev`, which is above all others; its created and version, and what `undo` needs."""
+        head = self._heads.get(key)
+        if head is None:
+            self._heads[key] = rev
             self._live.add(key)
+            created, version = rev >> 32, 1
         else:
-            if not history.version:
+            if type(head) is int:
+                last, created, version = head, head >> 32, 1
+            else:
+                last, created, version = head  # type: ignore[misc]
+            older = self._older.get(key)
+            if older is None:
+                self._older[key] = [last]
+            else:
+                older.append(last)
+            if last & 1:
                 self._dead.remove(key)
                 self._live.add(key)
-            self._shrinkable[key] = None
-        if not history.version:
-            history.created = rev >> 32
-        history.version += 1
-        history.lease = lease
-        history.revisions.append(rev)
-        return history
+                self._heads[key] = rev
+                created, version = rev >> 32, 1
+            else:
+                version += 1
+                self._heads[key] = (rev, created, version)
+        if lease:
+            self._leases[key] = lease
+        elif self._leases:
+            self._leases.pop(key, None)
+        return created, version, head
 
-    def tombstone(self, key: bytes, rev: int) -> None:
-        """Record a delete of a live key at `rev`."""
-        history = self._histories[key]
-        history.revisions.append(rev)
-        history.created = history.version = history.lease = 0
+    def tombstone(self, key: bytes, rev: int) -> Head:
+        """Record a delete of a live key at `rev`; returns what `undo` needs."""
+        head = self._heads[key]
+        self._older.setdefault(key, []).append(_last(head))
+        self._heads[key] = rev
+        self._leases.pop(key, None)
         self._live.remove(key)
         self._dead.add(key)
-        self._shrinkable[key] = None
+        return head
 
-    def undo(self, key: bytes, created: int, version: int, lease: int) -> None:
-        """Take back the last change of a key; the rest is the live generation as it was before that change."""
-        history = self._histories[key]
-        history.revisions.pop()
-        was_live = history.version > 0
-        history.created, history.version, history.lease = created, version, lease
-        if was_live != (version > 0):
-            (self._live if was_live else self._dead).remove(key)
-            if history.revisions:
-                (self._live if version else self._dead).add(key)
-        if not history.revisions:
-            del self._histories[key]
-            self._shrinkable.pop(key, None)
+    def undo(self, key: bytes, before: Head | None, lease: int) -> None:
+        """Take back the last change of a key, which was `before` and had this lease."""
+        deleted = _last(self._heads[key]) & 1
+        if before is None:
+            del self._heads[key]
+            self._live.remove(key)
+        else:
+            self._heads[key] = before
+            older = self._older[key]
+            older.pop()
+            if not older:
+                del self._older[key]
+            if _last(before) & 1 != deleted:
+                (self._dead if deleted else self._live).remove(key)
+                (self._live if deleted else self._dead).add(key)
+        if lease:
+            self._leases[key] = lease
+        else:
+            self._leases.pop(key, None)
+
+    # Reading
+
+    def last(self, key: bytes) -> int:
+        """The last revision of a live key, 0 if there is none."""
+        head = self._heads.get(key)
+        if head is None:
+            return 0
+        rev = head if type(head) is int else head[0]  # type: ignore[index]
+        return 0 if rev & 1 else rev
+
+    def lease(self, key: bytes) -> int:
+        return self._leases.get(key, 0)
+
+    def history(self, key: bytes) -> list[int]:
+        """All revisions that are still known, ascending."""
+        head = self._heads.get(key)
+        return [] if head is None else [*self._older.get(key, ()), _last(head)]
 
     def keys(self, key: bytes, end: bytes) -> Iterator[bytes]:
         """Live keys of a range, in order. `end` empty: just `key`; b"\\0": all from `key` on."""
         if not end:
-            history = self._histories.get(key)
-            return iter((key,) if history is not None and history.version else ())
+            return iter((key,) if self.last(key) else ())
         return self._live.irange(key, None if end == FROM_KEY else end, inclusive=(True, False))
 
     def count(self, key: bytes, end: bytes) -> int:
         """How many live keys a range has."""
         if not end:
-            history = self._histories.get(key)
-            return int(history is not None and history.version > 0)
+            return int(self.last(key) > 0)
         stop = len(self._live) if end == FROM_KEY else self._live.bisect_left(end)
         return max(0, stop - self._live.bisect_left(key))
 
     def revisions(self, key: bytes, end: bytes, limit: int) -> list[int]:
         """Last revisions of the first `limit` (0: of all) live keys of a range."""
-        histories = self._histories
-        found = []
-        for name in self.keys(key, end):
-            found.append(histories[name].revisions[-1])
-            if len(found) == limit:
-                break
-        return found
+        if not end:
+            last = self.last(key)
+            return [last] if last else []
+        names = self.keys(key, end)
+        heads = map(self._heads.__getitem__, islice(names, limit) if limit > 0 else names)
+        return [head if type(head) is int else head[0] for head in heads]  # type: ignore[index]
+
+    def at(self, key: bytes, main: int) -> int:
+        """The revision visible at `main`, 0 if the key is not there then."""
+        rev = self._change_at(key, main)
+        return 0 if rev & 1 else rev
+
+    def _change_at(self, key: bytes, main: int) -> int:
+        """The last change at or before `main`, be it a tombstone; 0 if there is none."""
+        head = self._heads.get(key)
+        if head is None:
+            return 0
+        rev, limit = _last(head), (main + 1) << 32
+        if rev < limit:
+            return rev
+        older = self._older.get(key, ())
+        position = bisect_left(older, limit)
+        return older[position - 1] if position else 0
 
     def revisions_at(self, main: int, key: bytes, end: bytes) -> list[int]:
         """Revisions visible at `main` of all keys of a range, in key order."""
+        return self.visible(self.names(key, end), main)
+
+    def names(self, key: bytes, end: bytes) -> list[bytes]:
+        """Keys of a range that live or have lived, in order."""
         if not end:
-            names: list[bytes] = [key] if key in self._histories else []
-        else:
-            stop = None if end == FROM_KEY else end
-            names = [
-                *self._live.irange(key, stop, inclusive=(True, False)),
-                *self._dead.irange(key, stop, inclusive=(True, False)),
-            ]
+            return [key]
+        stop = None if end == FROM_KEY else end
+        names = list(self._live.irange(key, stop, inclusive=(True, False)))
+        dead = list(self._dead.irange(key, stop, inclusive=(True, False)))
+        if dead:
+            names += dead
             names.sort()
-        found = (self._histories[name].at(main) for name in names)
-        return [rev for rev in found if rev is not None]
+        return names
 
-    def before(self, key: bytes, rev: int) -> int | None:
-        """The put that the change at `rev` replaced; None if there was none or it has been compacted away."""
-        history = self._histories.get(key)
-        if history is None:
-            return None
-        position = bisect_left(history.revisions, rev)
-        if not position or history.revisions[position - 1] & 1:
-            return None
-        return history.revisions[position - 1]
+    def visible(self, names: list[bytes], main: int) -> list[int]:
+        """Revisions visible at `main` of these keys, where there are any."""
+        heads, limit, found = self._heads, (main + 1) << 32, []
+        for name in names:
+            head = heads.get(name, 1)
+            rev = head if type(head) is int else head[0]  # type: ignore[index]
+            if rev >= limit:
+                rev = self.at(name, main)
+            if rev and not rev & 1:
+                found.append(rev)
+        return found
 
-    def compact(self, main: int) -> list[int]:
-        """Forget what no reader at `main` or later can see; returns the forgotten revisions in ascending order."""
-        dropped: list[int] = []
-        limit = (main + 1) << 32
-        for key in list(self._shrinkable):
-            history = self._histories[key]
-            revisions = history.revisions
-            keep = bisect_left(revisions, limit)
-            # The last one at or below `main` stays if a reader at `main` sees it, or a watcher from `main` must.
-            if keep and (not revisions[keep - 1] & 1 or revisions[keep - 1] >> 32 == main):
-                keep -= 1
-            dropped += revisions[:keep]
-            del revisions[:keep]
-            if not revisions:
-                self._dead.remove(key)
-                del self._histories[key]
-            if len(revisions) < 2 and not (revisions and revisions[0] & 1):
-                del self._shrinkable[key]
-        dropped.sort()
-        return dropped
+    def before(self, key: bytes, rev: int) -> int:
+        """The put that the change at `rev` replaced; 0 if there was none or it is not known any more."""
+        head = self._heads.get(key)
+        older = self._older.get(key)
+        if head is None or older is None:
+            return 0
+        position = len(older) if _last(head) == rev else bisect_left(older, rev)
+        previous = older[position - 1] if position else 0
+        return 0 if previous & 1 else previous
 
-    def load(self, key: bytes, rev: int, created: int, version: int, lease: int) -> None:
-        """Record a change read back from disk, in ascending order of revisions; `finish_load` ends the loading."""
-        history = self._histories.get(key)
-        if history is None:
-            history = self._histories[key] = History()
-        history.revisions.append(rev)
-        history.created, history.version, history.lease = created, version, lease
-
-    def finish_load(self) -> None:
-        self._live = SortedList(key for key, history in self._histories.items() if history.version)
-        self._dead = SortedList(key for key, history in self._histories.items() if not history.version)
-        self._shrinkable = {
-            key: None for key, history in self._histories.items() if len(history.revisions) > 1 or not history.version
-        }
+    def keeps(self, key: bytes, rev: int, main: int) -> bool:
+        """Whether a compaction at `main`, at or after the last one, leaves the change at `rev` <= `main` there."""
+        return self._change_at(key, main) == rev and (not rev & 1 or rev >> 32 == main)
 
     def attachments(self) -> dict[int, list[bytes]]:
         """Live keys by the lease they are attached to, in key order."""
         found: dict[int, list[bytes]] = {}
-        for key in self._live:
-            lease = self._histories[key].lease
-            if lease:
-                found.setdefault(lease, []).append(key)
+        for key in sorted(self._leases):
+            found.setdefault(self._leases[key], []).append(key)
         return found
+
+    # Compaction
+
+    def trimmable(self) -> list[bytes]:
+        """The keys that a compaction could shorten."""
+        older = self._older
+        return [*older, *(key for key in self._dead if key not in older)]
+
+    def trim(self, key: bytes, main: int) -> list[int]:
+        """Forget what no reader at `main` or later can see of a key; returns the forgotten revisions, ascending."""
+        head = self._heads.get(key)
+        if head is None:
+            return []
+        rev = _last(head)
+        if rev >> 32 <= main:
+            dropped = self._older.pop(key, [])
+            if rev & 1 and rev >> 32 != main:
+                dropped.append(rev)
+                del self._heads[key]
+                self._dead.remove(key)
+            return dropped
+        older = self._older.get(key)
+        if older is None:
+            return []
+        keep = bisect_left(older, (main + 1) << 32)
+        # The last one at or below `main` stays if a reader at `main` sees it, or a watcher from `main` must.
+        if keep and (not older[keep - 1] & 1 or older[keep - 1] >> 32 == main):
+            keep -= 1
+        dropped = older[:keep]
+        del older[:keep]
+        if not older:
+            del self._older[key]
+        return dropped
+
+    # Loading
+
+    def load(self, key: bytes, rev: int, created: int, version: int, lease: int) -> None:
+        """Record a change read back from disk, in ascending order of revisions; `finish_load` ends the loading."""
+        head = self._heads.get(key)
+        self.newest = rev >> 32
+        if head is not None:
+            self._older.setdefault(key, []).append(_last(head))
+            self._loaded_dead.pop(key, None)
+        else:
+            self._runs[-1].append(key)
+            if len(self._runs[-1]) >= RUN_KEYS:
+                self._merge_runs(everything=False)
+                self._runs.append([])
+        if rev & 1:
+            self._loaded_dead[key] = None
+            self._heads[key] = rev
+        elif version == 1:
+            self._heads[key] = rev
+        else:
+            self._heads[key] = (rev, created, version)
+        if lease:
+            self._leases[key] = lease
+        elif self._leases:
+            self._leases.pop(key, None)
+
+    def _merge_runs(self, *, everything: bool) -> None:
+        """Sort the last run, and merge it with those before it that are not larger (sort finds the runs in it)."""
+        runs = self._runs
+        runs[-1].sort()
+        while len(runs) > 1 and (everything or len(runs[-2]) <= len(runs[-1])):
+            last = runs.pop()
+            runs[-1] += last
+            runs[-1].sort()
+
+    def finish_load(self) -> None:
+        """What was loaded can be read from now on."""
+        self._merge_runs(everything=True)
+        dead, (names,) = self._loaded_dead, self._runs
+        self._live = SortedList([key for key in names if key not in dead] if dead else names)
+        self._dead = SortedList(dead)
+        self._loaded_dead, self._runs = {}, [[]]
+
+
+def _last(head: Head) -> int:
+    return head if type(head) is int else head[0]  # type: ignore[return-value,index]

@@ -10,7 +10,7 @@ from sortedcontainers import SortedDict
 
 from storage.env import Disk
 from storage.mvcc import stream
-from storage.mvcc.backend import BUCKETS, Record
+from storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
 
 
 class MemoryBackend:
@@ -23,25 +23,20 @@ class MemoryBackend:
         self._pending = 0
         self.trusted = True
         if disk is not None and disk.exists(path):
-            self._load(stream.decode([disk.read(path)], self._names))
+            self.replace(stream.decode([disk.read(path)], self._names))
 
     @property
     def pending(self) -> int:
         return self._pending
-
-    def _load(self, records: Iterator[Record]) -> None:
-        loaded: dict[str, dict[bytes, bytes]] = {name: {} for name in self._names}
-        for bucket, key, value in records:
-            loaded[bucket][key] = value
-        self._buckets = {name: SortedDict(content) for name, content in loaded.items()}
-        self._pending = 0
 
     def get(self, bucket: str, key: bytes) -> bytes | None:
         return self._buckets[bucket].get(key)
 
     def put(self, bucket: str, key: bytes, value: bytes) -> None:
         self._buckets[bucket][key] = value
-        self._pending += 1
+        self._pending += 1 + (len(value) >> PENDING_SHIFT)
+
+    append = put
 
     def delete(self, bucket: str, key: bytes) -> None:
         self._buckets[bucket].pop(key, None)
@@ -60,13 +55,29 @@ class MemoryBackend:
         if self._disk is not None:
             await self._disk.write_atomic(self._path, b"".join(stream.encode(self.view(), self._names)))
 
-    def view(self) -> Iterator[Record]:
+    def reader(self) -> "MemoryReader":
         self.commit()
-        records = [(bucket, key, value) for bucket, content in self._buckets.items() for key, value in content.items()]
-        return iter(records)
+        return MemoryReader({name: dict(content) for name, content in self._buckets.items()})
+
+    def view(self) -> Iterator[Record]:
+        return self.reader().records()
+
+    def replacement(self) -> "MemoryReplacement":
+        return MemoryReplacement(self, self._names)
 
     def replace(self, records: Iterator[Record]) -> None:
-        self._load(records)
+        new = self.replacement()
+        for record in records:
+            new.add(*record)
+        new.finish()
+
+    def swap(self, content: dict[str, dict[bytes, bytes]]) -> None:
+        """Take this as the whole content."""
+        self._buckets = {name: SortedDict(bucket) for name, bucket in content.items()}
+        self._pending = 0
+
+    async def defragment(self) -> None:
+        self.commit()
 
     def size(self) -> tuple[int, int]:
         used = sum(len(k) + len(v) for content in self._buckets.values() for k, v in content.items())
@@ -74,3 +85,48 @@ class MemoryBackend:
 
     def close(self) -> None:
         self.commit()
+
+    def abandon(self) -> None:
+        pass
+
+
+class MemoryReader:
+    """A copy of the dicts, in key order; the values are shared."""
+
+    def __init__(self, content: dict[str, dict[bytes, bytes]]) -> None:
+        self._content = content
+
+    def get_many(self, bucket: str, keys: Sequence[bytes]) -> list[bytes]:
+        content = self._content[bucket]
+        return [content[key] for key in keys]
+
+    def scan(self, bucket: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self._content[bucket].items():
+            if key >= start and (end is None or key < end):
+                yield key, value
+
+    def records(self) -> Iterator[Record]:
+        return iter([(name, key, value) for name, bucket in self._content.items() for key, value in bucket.items()])
+
+    def close(self) -> None:
+        self._content = {name: {} for name in self._content}
+
+
+class MemoryReplacement:
+    """New dicts."""
+
+    def __init__(self, backend: MemoryBackend, names: Sequence[str]) -> None:
+        self._backend = backend
+        self._content: dict[str, dict[bytes, bytes]] = {name: {} for name in names}
+
+    def add(self, bucket: str, key: bytes, value: bytes) -> None:
+        self._content[bucket][key] = value
+
+    def finish(self) -> None:
+        self._backend.swap(self._content)
+
+    async def finish_durable(self) -> None:
+        self.finish()
+
+    def abandon(self) -> None:
+        self._content = {}

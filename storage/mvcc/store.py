@@ -1,29 +1,34 @@
 """The store: revisions over a backend. Semantics are those of etcd v3 (its API reference, "KV API guarantees").
 
-A new store is at revision 1; each write transaction that changes something is one main revision. A change is kept
-under its 17-byte revision (main u64, sub u64, tombstone u8, big-endian) as a serialized mvccpb.KeyValue, so the
-change log is the data. Range conventions: `end` empty means the single key, b"\\0" all keys from `key` on.
+A new store is at revision 1; each write transaction that changes something is one main revision. The records (see
+`records`) are in the order of revisions, so the change log is the data. Range conventions: `end` empty means the
+single key, b"\\0" all keys from `key` on.
 """
 
+import asyncio
 import struct
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import NamedTuple, Self
+from time import perf_counter
+from typing import NamedTuple
 from zlib import crc32
 
-from proto.etcd.kv_pb2 import Event, KeyValue
+from google.protobuf.message import DecodeError
+
+from proto.etcd.kv_pb2 import KeyValue
+from storage.env.failpoints import hit
 from storage.mvcc import stream
-from storage.mvcc.backend import Backend
-from storage.mvcc.errors import CompactedError, FutureRevisionError
-from storage.mvcc.key_index import FROM_KEY, SUB_MAX, KeyIndex
+from storage.mvcc.backend import Backend, Reader, Record, Replacement
+from storage.mvcc.errors import BackendError, CompactedError, CorruptSnapshot, FutureRevisionError
+from storage.mvcc.key_index import FROM_KEY, KeyIndex
+from storage.mvcc.records import Change, key_of, pack, unpack
+from storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
+from storage.mvcc.write_txn import WriteTxn
 
 COMMIT_OPS = 10_000
 """Backend writes after which `set_applied` commits by itself."""
-CACHE_ENTRIES = 8192
-"""Decoded key-values kept for reads of what was just written; the oldest goes first."""
-_REVISION = struct.Struct(">QQB")
+SLICE_NAMES = 4096
+"""Keys whose past is looked at in one slice."""
 _APPLIED = struct.Struct(">QQ")
 _META_APPLIED, _META_REVISION, _META_COMPACTED = b"applied", b"revision", b"compacted"
 
@@ -44,45 +49,58 @@ class RangeResult:
     more: bool
 
 
+class Found(NamedTuple):
+    """The same as revisions, whose records are not read yet."""
+
+    revisions: list[int]
+    count: int  # type: ignore[assignment]  # hides tuple.count
+    more: bool
+
+
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Events by main revision, ascending; go on from `next_revision`, which is `Store.revision + 1` at the end."""
+    """Changes by main revision, ascending; go on from `next_revision`, which is `Store.revision + 1` at the end."""
 
-    groups: list[tuple[int, list[Event]]] = field(default_factory=list)
+    groups: list[tuple[int, list[Change]]] = field(default_factory=list)
     next_revision: int = 0
 
 
 class Store:
-    """See the package. The constructor rebuilds the key index from the backend (100 000 keys: about a second)."""
+    """See the package. The constructor rebuilds the key index from the backend (a million keys: 3 s).
+
+    `index`, `writing`, `advance` and `read` are for write transactions.
+    """
+
+    on_commit: Callable[[float], None] | None = None
+    """Told the seconds that each commit took."""
 
     def __init__(self, backend: Backend, *, commit_ops: int = COMMIT_OPS) -> None:
         self.backend = backend
         self._commit_ops = commit_ops
+        self.index = KeyIndex()
+        self.writing = False
         self._load()
 
     def _load(self) -> None:
-        self._index = KeyIndex()
-        self._cache: OrderedDict[int, KeyValue] = OrderedDict()
-        self._unscrubbed: deque[int] = deque()
-        self._writing = False
+        index = KeyIndex()
+        at_once(_index_steps(index, (("key", key, value) for key, value in self.backend.scan("key"))))
+        self._begin(index)
+
+    def _begin(self, index: KeyIndex) -> None:
+        """Start with what the backend holds and its index."""
+        self.index = index
+        self._untrimmed: list[bytes] = []
+        self.writing = False
         meta = self.backend.get
         self._applied = Applied(*_APPLIED.unpack(meta("meta", _META_APPLIED) or bytes(_APPLIED.size)))
         self._saved_applied = self._applied
-        self._compacted = int.from_bytes(meta("meta", _META_COMPACTED) or b"")
-        last = 1
-        load, parse, unpack = self._index.load, KeyValue.FromString, _REVISION.unpack
-        for key, value in self.backend.scan("key"):
-            main, sub, tombstone = unpack(key)
-            kv = parse(value)
-            rev = main << 32 | sub << 1 | tombstone
-            load(kv.key, rev, kv.create_revision, kv.version, kv.lease)
-            last = main
-        self._index.finish_load()
+        compacted = meta("meta", _META_COMPACTED)
+        self._compacted = -1 if compacted is None else int.from_bytes(compacted)
         # A compaction may have removed the very last change, so the revision is kept by itself too.
-        self._revision = max(last, int.from_bytes(meta("meta", _META_REVISION) or b""))
+        self._revision = max(1, index.newest, int.from_bytes(meta("meta", _META_REVISION) or b""))
         self._saved_revision = self._revision
-        if self._compacted:
-            self._unscrubbed.extend(self._index.compact(self._compacted))
+        if self._compacted > 0:
+            self._untrimmed = index.trimmable()
 
     @property
     def revision(self) -> int:
@@ -91,7 +109,7 @@ class Store:
 
     @property
     def compacted_revision(self) -> int:
-        """The oldest readable revision after a compaction; 0 before the first."""
+        """The oldest readable revision after a compaction; -1 before the first."""
         return self._compacted
 
     @property
@@ -108,15 +126,20 @@ class Store:
     def commit(self) -> None:
         """Make everything so far survive a killed process."""
         self._save_meta()
+        hit("store.before_commit")
+        began = perf_counter()
         self.backend.commit()
+        if self.on_commit is not None:
+            self.on_commit(perf_counter() - began)
+        hit("store.after_commit")
 
     async def flush(self) -> None:
         """Make everything so far survive a lost machine."""
-        self._save_meta()
+        self.commit()
         await self.backend.flush()
 
     def _save_meta(self) -> None:
-        assert not self._writing, "commit inside a write transaction"
+        assert not self.writing, "commit inside a write transaction"
         if self._applied != self._saved_applied:
             self.backend.put("meta", _META_APPLIED, _APPLIED.pack(*self._applied))
             self._saved_applied = self._applied
@@ -137,31 +160,53 @@ class Store:
 
         Raises CompactedError, FutureRevisionError.
         """
-        if revision > 0 and (self._writing or revision != self._revision):
+        found = self.find(key, end, revision=revision, limit=limit, count_only=count_only)
+        parse, read = KeyValue.FromString, self.read
+        return RangeResult([parse(read(rev)) for rev in found.revisions], found.count, found.more)
+
+    def find(
+        self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
+    ) -> Found:
+        """As `range`, without reading: `record` has the values, `reader` has them for as long as one wants."""
+        if revision > 0 and (self.writing or revision != self._revision):
             self._check(revision)
-            revisions = self._index.revisions_at(revision, key, end)
+            revisions = self.index.revisions_at(revision, key, end)
             count = len(revisions)
-            chosen = revisions[:limit] if limit > 0 else revisions
+            if limit > 0:
+                del revisions[limit:]
         else:
-            count = self._index.count(key, end)
-            chosen = [] if count_only else self._index.revisions(key, end, limit)
-        if count_only:
-            return RangeResult([], count, False)
-        return RangeResult([self._read(rev) for rev in chosen], count, 0 < limit < count)
+            count = self.index.count(key, end)
+            revisions = [] if count_only else self.index.revisions(key, end, limit)
+        return Found([], count, False) if count_only else Found(revisions, count, 0 < limit < count)
+
+    async def find_gently(self, key: bytes, end: bytes, *, revision: int = 0, limit: int = 0) -> Found:
+        """As `find`; looks for the past of many keys in slices. Raises CompactedError, FutureRevisionError."""
+        if revision <= 0 or revision == self._revision:
+            return self.find(key, end, limit=limit)
+        self._check(revision)
+        names, revisions = self.index.names(key, end), list[int]()
+        for start in range(0, len(names), SLICE_NAMES):
+            if start:
+                await asyncio.sleep(0)
+            revisions += self.index.visible(names[start : start + SLICE_NAMES], revision)
+        self._check(revision)  # unless a compaction came in between, nothing of it was forgotten
+        count = len(revisions)
+        if limit > 0:
+            del revisions[limit:]
+        return Found(revisions, count, 0 < limit < count)
 
     def get(self, key: bytes) -> KeyValue | None:
         """One key, now."""
-        history = self._index.history(key)
-        return self._read(history.revisions[-1]) if history is not None and history.version else None
+        rev = self.index.last(key)
+        return KeyValue.FromString(self.read(rev)) if rev else None
 
     def lease_of(self, key: bytes) -> int:
         """The lease that a key is attached to now; 0 if none."""
-        history = self._index.history(key)
-        return history.lease if history is not None else 0
+        return self.index.lease(key)
 
     def attachments(self) -> dict[int, list[bytes]]:
         """Keys attached to each lease now, to rebuild a lessor at start."""
-        return self._index.attachments()
+        return self.index.attachments()
 
     def _check(self, revision: int) -> None:
         if revision > self._revision:
@@ -169,75 +214,91 @@ class Store:
         if revision < self._compacted:
             raise CompactedError(revision, self._compacted)
 
-    def _read(self, rev: int) -> KeyValue:
-        kv = self._cache.get(rev)
-        if kv is None:
-            data = self.backend.get("key", _pack(rev))
-            assert data is not None, f"revision {rev >> 32} is in the index but not in the backend"
-            kv = KeyValue.FromString(data)
-            self._keep(rev, kv)
-        return kv
+    def record(self, rev: int) -> bytes | None:
+        """A serialized KeyValue by its revision as the index writes it; None once it is compacted away."""
+        return self.backend.get("key", pack(rev))
 
-    def _keep(self, rev: int, kv: KeyValue) -> None:
-        if len(self._cache) >= CACHE_ENTRIES:
-            self._cache.popitem(last=False)
-        self._cache[rev] = kv
+    def read(self, rev: int) -> bytes:
+        """A record that the index says is there."""
+        data = self.backend.get("key", pack(rev))
+        assert data is not None, f"revision {rev >> 32} is in the index but not in the backend"
+        return data
 
-    def events(self, start_revision: int, key: bytes, end: bytes = b"", *, max_events: int = 1000) -> EventBatch:
+    def reader(self) -> Reader:
+        """The backend as of now, for reading in slices while writes and compactions go on. Close it."""
+        self._save_meta()
+        return self.backend.reader()
+
+    def events(
+        self, start_revision: int, key: bytes, end: bytes = b"", *, max_events: int = 1000, max_bytes: int = 1 << 30
+    ) -> EventBatch:
         """Changes of a range from a revision on, with previous values where history still has them.
 
-        Looks at about `max_events` changes of any key, never splitting a main revision. A start beyond the present
-        gives an empty batch. Raises CompactedError.
+        Looks at about `max_events` changes of any key and `max_bytes` of them, never splitting a main revision. A
+        start beyond the present gives an empty batch. Raises CompactedError.
         """
         if start_revision < self._compacted:
             raise CompactedError(start_revision, self._compacted)
-        groups: list[tuple[int, list[Event]]] = []
-        seen, main = 0, 0
-        for packed, data in self.backend.scan("key", _pack(start_revision << 32)):
-            current, sub, tombstone = _REVISION.unpack(packed)
-            if current != main and seen >= max_events:
+        groups: list[tuple[int, list[Change]]] = []
+        seen, size, main = 0, 0, 0
+        for packed, record in self.backend.scan("key", pack(start_revision << 32)):
+            rev = unpack(packed)
+            current = rev >> 32
+            if current != main and (seen >= max_events or size >= max_bytes):
                 return EventBatch(groups, current)
             main = current
             seen += 1
-            kv = KeyValue.FromString(data)
-            if not contains(key, end, kv.key):
+            size += len(record)
+            name = key_of(record)
+            if not contains(key, end, name):
                 continue
-            rev = current << 32 | sub << 1 | tombstone
             if not groups or groups[-1][0] != current:
                 groups.append((current, []))
-            groups[-1][1].append(self._event(rev, kv))
+            groups[-1][1].append(self._change(rev, name, record))
         return EventBatch(groups, max(start_revision, self._revision + 1))
 
-    def _event(self, rev: int, kv: KeyValue) -> Event:
-        event = Event(type=Event.DELETE if rev & 1 else Event.PUT, kv=kv)
-        before = self._index.before(kv.key, rev)
-        if before is not None:
-            event.prev_kv.CopyFrom(self._read(before))
-        return event
+    def _change(self, rev: int, key: bytes, record: bytes) -> Change:
+        # What a compaction made unreadable is not shown, however far its removal has come.
+        before = self.index.before(key, rev) if rev >> 32 > self._compacted else 0
+        lease = 0 if rev & 1 else KeyValue.FromString(record).lease
+        return Change(self, rev, record, before, key=key, lease=lease)
 
     # Writing
 
-    def write(self) -> "WriteTxn":
+    def write(self) -> WriteTxn:
         """Begin a write transaction, as a context manager. An exception inside takes all its changes back."""
         return WriteTxn(self)
 
+    def advance(self, revision: int) -> None:
+        """A write transaction has ended at this revision."""
+        self._revision = revision
+
     def compact(self, revision: int) -> None:
-        """Forget history below `revision`. Raises CompactedError if that is done already, FutureRevisionError."""
+        """Forget history below `revision`. Raises CompactedError if that is done already, FutureRevisionError.
+
+        It cannot be read any more at once; `scrub` removes it.
+        """
         if revision > self._revision:
             raise FutureRevisionError(revision, self._revision)
         if revision <= self._compacted:
             raise CompactedError(revision, self._compacted)
         self._compacted = revision
         self.backend.put("meta", _META_COMPACTED, revision.to_bytes(8))
-        self._unscrubbed.extend(self._index.compact(revision))
+        self._untrimmed = self.index.trimmable()
+        hit("apply.after_compaction")
 
     def scrub(self, budget: int = 1000) -> int:
-        """Remove up to `budget` compacted changes from the backend; returns how many are left to remove."""
-        waiting = self._unscrubbed
-        for _ in range(min(budget, len(waiting))):
-            rev = waiting.popleft()
-            self._cache.pop(rev, None)
-            self.backend.delete("key", _pack(rev))
+        """Remove about `budget` compacted changes from index and backend; returns how many keys are left to look at.
+
+        One key's changes go together.
+        """
+        waiting, dropped, looked = self._untrimmed, list[int](), 0
+        while waiting and len(dropped) + looked < budget:
+            dropped += self.index.trim(waiting.pop(), self._compacted)
+            looked += 1
+        dropped.sort()
+        for rev in dropped:
+            self.backend.delete("key", pack(rev))
         return len(waiting)
 
     # Whole content
@@ -246,16 +307,39 @@ class Store:
         """(hash, compacted revision, hashed revision): equal on members that hold the same history up to `revision`.
 
         CRC-32 over every kept change; how far the scrubbing has come makes no difference. Reads everything.
+        Raises CompactedError, FutureRevisionError.
         """
+        return at_once(self._hash_steps(revision))
+
+    async def hash_kv_gently(self, revision: int = 0) -> tuple[int, int, int]:
+        """As `hash_kv`, of the moment it was asked for, with other work in between."""
+        return await gently(self._hash_steps(revision or self._revision))
+
+    def _hash_steps(self, revision: int) -> Generator[None, None, tuple[int, int, int]]:
         revision = revision or self._revision
-        self._check(revision)
-        gone = set(self._unscrubbed)
-        value = crc32(self._compacted.to_bytes(8))
-        for packed, data in self.backend.scan("key", b"", _pack((revision + 1) << 32)):
-            main, sub, tombstone = _REVISION.unpack(packed)
-            if not gone or (main << 32 | sub << 1 | tombstone) not in gone:
-                value = crc32(data, crc32(packed, value))
-        return value, self._compacted, revision
+        while True:
+            self._check(revision)
+            compacted = self._compacted
+            value = yield from self._hash_once(revision, compacted)
+            # A compaction in between may have trimmed the index that tells what is kept: begin again.
+            if compacted == self._compacted:
+                return value, compacted, revision
+
+    def _hash_once(self, revision: int, compacted: int) -> Generator[None, None, int]:
+        value, size, keeps = crc32(compacted.to_bytes(8, signed=True)), 0, self.index.keeps
+        reader = self.reader()
+        try:
+            for packed, record in reader.scan("key", b"", pack((revision + 1) << 32)):
+                rev = unpack(packed)
+                if rev >> 32 > compacted or keeps(key_of(record), rev, compacted):
+                    value = crc32(record, crc32(packed, value))
+                size += len(record) + RECORD_BYTES
+                if size >= SLICE_BYTES:
+                    size = 0
+                    yield
+        finally:
+            reader.close()
+        return value
 
     def snapshot(self) -> Iterator[bytes]:
         """The whole backend as of this call, as a stream that checks itself (see `stream`); writes may go on."""
@@ -265,10 +349,41 @@ class Store:
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace everything with a snapshot. Raises CorruptSnapshot, with the content as at the last commit."""
         self.commit()
+        hit("store.before_replace")
+        new, index = self.backend.replacement(), KeyIndex()
         try:
-            self.backend.replace(stream.decode(chunks))
+            at_once(_index_steps(index, stream.decode(chunks), new))
+            hit("store.in_replace")
+            new.finish()
         finally:
-            self._load()
+            new.abandon()
+        hit("store.after_replace")
+        self._begin(index)
+
+    async def restore_gently(self, chunks: Iterable[bytes]) -> None:
+        """As `restore`, durable, with other work in between: until it is done, everybody sees the old content.
+
+        Nothing may be written meanwhile but what may be lost.
+        """
+        self.commit()
+        hit("store.before_replace")
+        new, index = self.backend.replacement(), KeyIndex()
+        try:
+            await gently(_index_steps(index, stream.decode(chunks), new))
+            hit("store.in_replace")
+            await new.finish_durable()
+        finally:
+            new.abandon()
+        hit("store.after_replace")
+        self._begin(index)
+
+    async def defragment(self) -> None:
+        """Finish removing what was compacted, and give the freed space back; reading and writing go on."""
+        while self.scrub():
+            self.commit()
+            await gently(_pause())
+        self._save_meta()
+        await self.backend.defragment()
 
     def clear(self) -> None:
         """Back to an empty store at revision 1."""
@@ -276,90 +391,29 @@ class Store:
         self._load()
 
 
-class WriteTxn:
-    """One main revision in the making; `events` and `revision` tell what became of it. Reads see its own writes."""
+def _index_steps(index: KeyIndex, records: Iterable[Record], new: Replacement | None = None) -> Generator[None]:
+    """Fill an index, and new content if given, in slices."""
+    parse, size, load = KeyValue.FromString, 0, index.load
+    for bucket, key, value in records:
+        if bucket == "key":
+            try:
+                kv, rev = parse(value), unpack(key)
+            except (DecodeError, struct.error):
+                if new is not None:
+                    raise CorruptSnapshot("a record of the snapshot is damaged: fetch it again") from None
+                raise BackendError("a record of the store is damaged: move it away and restore a snapshot") from None
+            load(kv.key, rev, kv.create_revision, kv.version, kv.lease)
+        if new is not None:
+            new.add(bucket, key, value)
+        size += len(value) + RECORD_BYTES
+        if size >= SLICE_BYTES:
+            size = 0
+            yield
+    index.finish_load()
 
-    def __init__(self, store: Store) -> None:
-        assert not store._writing, "a write transaction is open already"
-        store._writing = True
-        self._store = store
-        self._index = store._index
-        self._main = store._revision + 1
-        self._undo: list[tuple[int, bytes, int, int, int]] = []
-        self.events: list[Event] = []
 
-    @property
-    def revision(self) -> int:
-        """The main revision of its changes, or the store's present one as long as there are none."""
-        return self._main if self.events else self._main - 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        store = self._store
-        store._writing = False
-        if kind is None:
-            store._revision = self.revision
-            return
-        while self._undo:
-            rev, key, created, version, lease = self._undo.pop()
-            store._cache.pop(rev, None)
-            store.backend.delete("key", _pack(rev))
-            self._index.undo(key, created, version, lease)
-        self.events.clear()
-
-    def put(self, key: bytes, value: bytes, lease: int = 0) -> KeyValue | None:
-        """Set a key; returns what it held."""
-        store = self._store
-        rev = self._main << 32 | len(self.events) << 1
-        history = self._index.history(key)
-        if history is None:
-            previous = None
-            self._undo.append((rev, key, 0, 0, 0))
-        else:
-            previous = store._read(history.revisions[-1]) if history.version else None
-            self._undo.append((rev, key, history.created, history.version, history.lease))
-        history = self._index.put(key, rev, lease)
-        kv = KeyValue(
-            key=key,
-            value=value,
-            lease=lease,
-            create_revision=history.created,
-            mod_revision=self._main,
-            version=history.version,
-        )
-        store.backend.put("key", _REVISION.pack(self._main, len(self.events), 0), kv.SerializeToString())
-        store._keep(rev, kv)
-        self.events.append(Event(kv=kv, prev_kv=previous))
-        return previous
-
-    def delete_range(self, key: bytes, end: bytes = b"") -> list[KeyValue]:
-        """Delete the keys of a range; returns what they held."""
-        store, index = self._store, self._index
-        deleted = []
-        for name in list(index.keys(key, end)):
-            history = index.history(name)
-            assert history is not None and len(self.events) < SUB_MAX
-            previous = store._read(history.revisions[-1])
-            rev = self._main << 32 | len(self.events) << 1 | 1
-            self._undo.append((rev, name, history.created, history.version, history.lease))
-            index.tombstone(name, rev)
-            # Only key and revision, as in etcd's delete events.
-            kv = KeyValue(key=name, mod_revision=self._main)
-            store.backend.put("key", _pack(rev), kv.SerializeToString())
-            self.events.append(Event(type=Event.DELETE, kv=kv, prev_kv=previous))
-            deleted.append(previous)
-        return deleted
-
-    def range(
-        self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
-    ) -> RangeResult:
-        """As `Store.range`; revision 0 sees this transaction's writes, so does its own main revision."""
-        now = revision == self.revision or revision <= 0
-        return self._store.range(key, end, revision=0 if now else revision, limit=limit, count_only=count_only)
+def _pause() -> Generator[None]:
+    yield
 
 
 def contains(key: bytes, end: bytes, candidate: bytes) -> bool:
@@ -367,7 +421,3 @@ def contains(key: bytes, end: bytes, candidate: bytes) -> bool:
     if not end:
         return candidate == key
     return key <= candidate and (end == FROM_KEY or candidate < end)
-
-
-def _pack(rev: int) -> bytes:
-    return _REVISION.pack(rev >> 32, (rev & 0xFFFFFFFF) >> 1, rev & 1)

@@ -18,8 +18,10 @@ segment is a run of frames, each the work of one sync, at multiples of 8 bytes (
 
 `crc` is CRC-32 of the payload, begun with that of the frame before it, so that a missing, swapped or foreign frame is
 found. `empty` counts 512-byte sectors that are all zeros by themselves. The first frame of a segment (HEAD) repeats
-metadata, hard state and snapshot mark, so that older segments can go. A frame is written only after the one before
-it is synced; so only the very last frame can be torn by a crash, and then its end or a sector of it is zeros.
+metadata, hard state and snapshot mark, so that older segments can go, and says how long the file is, so that one that
+was cut short is found. Once the next segment has its head, a FINISH frame ends the one before, so that a missing last
+segment is found. A frame is written only after the one before it is synced; so only the very last frame, or a FINISH
+before a segment that has nothing but its head, can be torn by a crash, and then its end or a sector of it is zeros.
 Every other bad frame is corruption and refused: CorruptLog. The zeros tell them apart even for the last frame.
 
 Concurrency: single-threaded; calls of `save` are written in call order by one writer task that lives as long as there

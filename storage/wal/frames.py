@@ -19,11 +19,13 @@ _EMPTY = bytes(SECTOR)
 _RECORD = struct.Struct("<BI")
 _ENTRY = struct.Struct("<QQ")
 _HEAD = struct.Struct("<QQI")
+_SIZE = struct.Struct("<Q")
 
 
 class FrameType(IntEnum):
     HEAD = 1
     BATCH = 2
+    FINISH = 3
 
 
 class RecordType(IntEnum):
@@ -31,6 +33,7 @@ class RecordType(IntEnum):
     HARD_STATE = 2
     SNAPSHOT = 3
     ENTRY = 4
+    SIZE = 5
 
 
 class LogEntry(NamedTuple):
@@ -124,6 +127,16 @@ def decode_entry(data: bytes) -> LogEntry:
 
 def decode_mark(data: bytes) -> SnapshotMark:
     return SnapshotMark(*_ENTRY.unpack(data))
+
+
+def encode_size(size: int) -> bytes:
+    """How long the segment's file is, at least."""
+    return encode_record(RecordType.SIZE, _SIZE.pack(size))
+
+
+def decode_size(data: bytes) -> int:
+    size: int = _SIZE.unpack(data)[0]
+    return size
 
 
 def decode_head(payload: bytes) -> tuple[Head, bytes]:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Self
 
 from storage.env import Disk, DiskError, File
+from storage.env.failpoints import hit
 from storage.wal.errors import CorruptLog, LogExists, LogFailed, LogMissing
 from storage.wal.frames import (
     Frame,
@@ -20,10 +22,12 @@ from storage.wal.frames import (
     decode_head,
     decode_mark,
     decode_records,
+    decode_size,
     encode_entry,
     encode_frame,
     encode_mark,
     encode_record,
+    encode_size,
 )
 
 SEGMENT_BYTES = 64 * 1024 * 1024
@@ -94,8 +98,20 @@ class _Save:
     snapshot: SnapshotMark | None
 
 
+async def _finish(file: File, offset: int, crc: int) -> None:
+    """End a segment for good, and close its file."""
+    try:
+        file.append(encode_frame(FrameType.FINISH, b"", crc, offset)[0])
+        await file.sync()
+    finally:
+        file.close()
+
+
 class Wal:
     """See the package. Made by `create` and `open`, never by its constructor."""
+
+    on_sync: Callable[[float, int], None] | None = None
+    """Told the seconds and bytes of each write to the disk."""
 
     def __init__(self, disk: Disk, directory: str, segment_bytes: int) -> None:
         self._disk, self._directory, self._segment_bytes = disk, directory, segment_bytes
@@ -112,6 +128,9 @@ class Wal:
         self._lazy_hard_state: bytes | None = None
         self._writer: asyncio.Task[None] | None = None
         self._failure: LogFailed | None = None
+        # The segment before the last, if a crash came before its end: path, offset, crc, size of the file.
+        self._unfinished: tuple[str, int, int, int] | None = None
+        self._last_bytes = 0
 
     # Opening
 
@@ -133,6 +152,7 @@ class Wal:
         wal._metadata = metadata
         await wal._start_segment()
         wal._close_file()
+        hit("identity.before_rename")
         disk.rename(staging, directory)
         await disk.sync_dir("")
         wal._directory = directory
@@ -157,13 +177,20 @@ class Wal:
         if not wal._segments:
             raise LogMissing(f"there is no log in {directory}: add this member as a new one")
         recovered = wal._read()
+        hit("wal.before_cut")
         if wal._file is None:
             wal._file = disk.append_file(
-                wal._path(*wal._segments[-1]), preallocate=segment_bytes, at=wal._position.offset
+                wal._path(*wal._segments[-1]),
+                preallocate=max(segment_bytes, wal._last_bytes),
+                at=wal._position.offset,
             )
+        if wal._unfinished is not None:
+            path, offset, crc, size = wal._unfinished
+            await _finish(disk.append_file(path, preallocate=size, at=offset), offset, crc)
         # What was cut off must be gone before a new frame takes its place, lest a crash mixes the two.
         await wal._file.sync()
         await disk.sync_dir(directory)
+        hit("wal.after_cut")
         wal._metadata = recovered.metadata
         wal._written_hard_state = recovered.hard_state
         wal._written_snapshot = recovered.snapshot
@@ -180,16 +207,26 @@ class Wal:
             path = self._path(*name)
             if number and name[0] != self._segments[number - 1][0] + 1:
                 raise CorruptLog(path, 0, f"the segment before it, {name[0] - 1:016x}, is missing")
-            segment = Segment(path, self._disk.read(path), last=last)
+            # The one before the last may end with a torn FINISH; the next head's crc tells if it was anything else.
+            data = self._disk.read(path)
+            segment = Segment(path, data, last=number >= len(self._segments) - 2)
             head = segment.frame(0, crc)
             if head is None:
-                if not number or not last:
+                if self._unfinished is None or not last:
                     raise CorruptLog(path, 0, "the segment has no head")
                 # A crash came while the segment was begun; nothing was written to it yet.
+                self._unfinished = None
                 self._disk.remove(path)
                 self._segments.pop()
                 break
             end = self._read_segment(segment, head, recovered, name)
+            if len(data) < self._size_of(head):
+                raise CorruptLog(path, len(data), "the file is cut short")
+            if not last:
+                self._unfinished = None if end.type is FrameType.FINISH else (path, end.end, end.crc, len(data))
+            self._last_bytes = len(data)
+            if end.type is FrameType.FINISH and last:
+                raise CorruptLog(path, end.end, f"the segment after it, {name[0] + 1:016x}, is missing")
             crc = end.crc
             self._position = _Position(name[0], end.end, end.crc)
         recovered.check(self._path(*self._segments[-1]))
@@ -206,12 +243,18 @@ class Wal:
         recovered.take(records)
         frame = head
         while (following := segment.frame(frame.end, frame.crc)) is not None:
-            if following.type is not FrameType.BATCH:
-                raise CorruptLog(path, frame.end, "a head in the middle of a segment")
+            if frame.type is FrameType.FINISH or following.type is FrameType.HEAD:
+                raise CorruptLog(path, frame.end, "a head in the middle of a segment, or something after its end")
             self._check_gap(path, frame.end, following.payload, recovered)
             recovered.take(following.payload)
             frame = following
         return frame
+
+    @staticmethod
+    def _size_of(head: Frame) -> int:
+        """Bytes that the file of a segment has at least; 0 if its head does not say."""
+        records = decode_records(decode_head(head.payload)[1])
+        return next((decode_size(data) for kind, data in records if kind is RecordType.SIZE), 0)
 
     @staticmethod
     def _check_gap(path: str, offset: int, payload: bytes, recovered: Recovered) -> None:
@@ -260,8 +303,10 @@ class Wal:
     async def mark_snapshot(self, index: int, term: int) -> None:
         """A durable snapshot holds everything up to `index`; recovery starts from it. Raises LogFailed."""
         mark = SnapshotMark(index, term)
+        hit("wal.before_mark")
         self._last_index = max(self._last_index, index)
         await self._submit(encode_mark(mark), None, mark)
+        hit("wal.after_mark")
 
     async def _submit(self, records: bytes, hard_state: bytes | None, mark: SnapshotMark | None) -> None:
         if self._failure is not None:
@@ -281,6 +326,7 @@ class Wal:
                 batch, self._queue = self._queue, []
                 if self._position.offset >= self._segment_bytes:
                     await self._start_segment()
+                hit("wal.before_append")
                 await self._append(FrameType.BATCH, b"".join(save.records for save in batch))
                 for save in batch:
                     self._written_index = save.last_index
@@ -304,8 +350,13 @@ class Wal:
     async def _append(self, kind: FrameType, payload: bytes) -> None:
         assert self._file is not None
         frame, crc = encode_frame(kind, payload, self._position.crc, self._position.offset)
+        began = perf_counter()
         self._file.append(frame)
+        hit("wal.before_sync")
         await self._file.sync()
+        hit("wal.after_sync")
+        if self.on_sync is not None:
+            self.on_sync(perf_counter() - began, len(frame))
         self._position.offset += len(frame)
         self._position.crc = crc
 
@@ -317,13 +368,22 @@ class Wal:
             records += encode_mark(self._written_snapshot)
         if self._written_hard_state is not None:
             records += encode_record(RecordType.HARD_STATE, self._written_hard_state)
+        records += encode_size(self._segment_bytes)
         head = Head(sequence, first, self._position.crc)
-        self._close_file()
+        hit("wal.before_segment")
+        before, self._file = self._file, None
+        ended = self._position
         self._file = self._disk.append_file(self._path(sequence, first), preallocate=self._segment_bytes, at=0)
         self._position = _Position(sequence, 0, head.crc)
+        hit("wal.after_preallocate")
         await self._append(FrameType.HEAD, head.encode() + records)
+        hit("wal.before_segment_name")
         await self._disk.sync_dir(self._directory)
         self._segments.append((sequence, first))
+        if before is not None:
+            hit("wal.before_finish")
+            await _finish(before, ended.offset, ended.crc)
+        hit("wal.after_segment")
 
     async def release(self, index: int) -> None:
         """Delete segments that hold nothing above `index`, which a durable, marked snapshot covers."""
@@ -331,10 +391,12 @@ class Wal:
         assert mark is not None and index <= mark.index, "release beyond the snapshot"
         released = False
         while len(self._segments) > 1 and self._segments[1][1] <= index + 1:
+            hit("wal.in_release" if released else "wal.before_release")
             self._disk.remove(self._path(*self._segments.pop(0)))
             released = True
         if released:
             await self._disk.sync_dir(self._directory)
+            hit("wal.after_release")
 
     def _close_file(self) -> None:
         if self._file is not None:

@@ -5,16 +5,20 @@
 Integers are big-endian. Written beside the target and renamed once synced.
 """
 
+import asyncio
 import hashlib
 import struct
 from collections.abc import AsyncIterable, Iterable, Iterator
 
 from storage.env import Disk
+from storage.env.failpoints import hit
 from storage.wal.errors import CorruptSnapshotFile
 from storage.wal.frames import SnapshotMark
 
 DIRECTORY = "snap"
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 256 * 1024
+SYNC_BYTES = 8 * 1024 * 1024
+"""Written between two syncs of a file in the making."""
 _MAGIC = b"RPSNAP1\n"
 _HEAD = struct.Struct(">8sQQ")
 _TAIL = struct.Struct(">Q32s")
@@ -32,27 +36,36 @@ class SnapshotFiles:
     async def write(self, mark: SnapshotMark, chunks: Iterable[bytes] | AsyncIterable[bytes]) -> int:
         """Store a snapshot durably; returns its size in bytes. Raises DiskError; then there is none."""
         temporary = f"{self._path(mark)}.tmp"
+        hit("snapshot.before_write")
         self._disk.make_dir(self._directory)
         file = self._disk.append_file(temporary, at=0)
         try:
             digest = hashlib.sha256()
-            length = 0
+            length = unsynced = 0
 
-            def put(data: bytes) -> None:
+            async def put(data: bytes) -> None:
+                nonlocal unsynced
                 digest.update(data)
                 file.append(data)
+                unsynced += len(data)
+                if unsynced >= SYNC_BYTES:
+                    # The disk is never given so much at once that the log's syncs wait behind it.
+                    unsynced = 0
+                    await file.sync()
 
-            put(_HEAD.pack(_MAGIC, mark.index, mark.term))
+            await put(_HEAD.pack(_MAGIC, mark.index, mark.term))
             if isinstance(chunks, AsyncIterable):
                 async for chunk in chunks:
                     length += len(chunk)
-                    put(chunk)
+                    await put(chunk)
             else:
                 for chunk in chunks:
                     length += len(chunk)
-                    put(chunk)
-            put(length.to_bytes(8))
+                    await put(chunk)
+            hit("snapshot.in_write")
+            await put(length.to_bytes(8))
             file.append(digest.digest())
+            hit("snapshot.before_sync")
             await file.sync()
             size = file.size()
         except BaseException:
@@ -60,8 +73,11 @@ class SnapshotFiles:
             self._disk.remove(temporary)
             raise
         file.close()
+        hit("snapshot.before_rename")
         self._disk.rename(temporary, self._path(mark))
+        hit("snapshot.before_name")
         await self._disk.sync_dir(self._directory)
+        hit("snapshot.after_write")
         return size
 
     def marks(self) -> list[SnapshotMark]:
@@ -78,20 +94,41 @@ class SnapshotFiles:
 
     def read(self, mark: SnapshotMark) -> Iterator[bytes]:
         """The content in chunks; the digest is checked before the first. Raises CorruptSnapshotFile."""
+        for _ in self._content(mark):
+            pass
+        return self._content(mark)
+
+    async def verify(self, mark: SnapshotMark) -> None:
+        """Check the digest, with other work between the chunks. Raises CorruptSnapshotFile."""
+        for _ in self._content(mark):
+            await asyncio.sleep(0)
+
+    def content(self, mark: SnapshotMark) -> Iterator[bytes]:
+        """The content in chunks; the digest is checked after the last. Raises CorruptSnapshotFile."""
+        return self._content(mark)
+
+    def _content(self, mark: SnapshotMark) -> Iterator[bytes]:
         path = self._path(mark)
         try:
-            data = self._disk.read(path)
+            size = self._disk.size(path)
         except FileNotFoundError as e:
             raise CorruptSnapshotFile(path, "it is missing") from e
-        if len(data) < _HEAD.size + _TAIL.size:
+        if size < _HEAD.size + _TAIL.size:
             raise CorruptSnapshotFile(path, "it is cut short")
-        length, digest = _TAIL.unpack_from(data, len(data) - _TAIL.size)
-        if hashlib.sha256(memoryview(data)[: -len(digest)]).digest() != digest:
+        head = self._disk.read_at(path, 0, _HEAD.size)
+        stop = size - _TAIL.size
+        tail = self._disk.read_at(path, stop, _TAIL.size)
+        checked = hashlib.sha256(head)
+        for at in range(_HEAD.size, stop, CHUNK_BYTES):
+            chunk = self._disk.read_at(path, at, min(CHUNK_BYTES, stop - at))
+            checked.update(chunk)
+            yield chunk
+        length, digest = _TAIL.unpack(tail)
+        checked.update(tail[: -len(digest)])
+        if checked.digest() != digest:
             raise CorruptSnapshotFile(path, "its digest does not match")
-        if _HEAD.unpack_from(data) != (_MAGIC, *mark) or length != len(data) - _HEAD.size - _TAIL.size:
+        if _HEAD.unpack(head) != (_MAGIC, *mark) or length != stop - _HEAD.size:
             raise CorruptSnapshotFile(path, "it is another snapshot under this name")
-        stop = len(data) - _TAIL.size
-        return (data[at : min(at + CHUNK_BYTES, stop)] for at in range(_HEAD.size, stop, CHUNK_BYTES))
 
     async def prune(self, *, keep: int = 2) -> None:
         """Delete all but the newest `keep`, and what interrupted writes left."""
@@ -105,7 +142,10 @@ class SnapshotFiles:
     async def prune_before(self, mark: SnapshotMark) -> None:
         """Delete the snapshots older than this one, whatever newer ones there are."""
         doomed = [self._path(m) for m in self.marks() if m.index < mark.index]
+        if doomed:
+            hit("snapshot.before_prune")
         for path in doomed:
-            self._disk.remove(path)
+            await self._disk.discard(path)
         if doomed:
             await self._disk.sync_dir(self._directory)
+            hit("snapshot.after_prune")

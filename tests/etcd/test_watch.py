@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -131,6 +132,9 @@ async def test_cancel_and_bad_requests() -> None:
         assert "duplicate watch ID" in duplicate.cancel_reason
         empty = await client.create(b"k", range_end=b"a")
         assert (empty.canceled, bool(empty.cancel_reason)) == (True, True)
+        negative = await client.create(b"k", start_revision=-1)
+        assert (negative.watch_id, negative.created, negative.canceled) == (-1, True, True)
+        assert negative.cancel_reason == "etcdserver: mvcc: required revision has been compacted"
         client.cancel(5)
         cancelled = await client.next()
         assert (cancelled.watch_id, cancelled.canceled) == (5, True)
@@ -163,7 +167,8 @@ async def test_a_quiet_watch_gets_progress_notes() -> None:
         assert (note.watch_id, len(note.events), note.header.revision) == (0, 0, 2)
 
 
-async def test_fragments_split_a_large_revision() -> None:
+async def test_fragments_split_a_large_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "OVERHEAD_BYTES", 0)
     async with etcd_cluster(1, max_request_bytes=10_000) as cluster, watching(cluster) as client:
         await client.create(b"k", range_end=b"l", fragment=True)
         for number in range(8):
@@ -196,6 +201,40 @@ async def test_a_slow_client_costs_a_bounded_buffer_and_misses_nothing(monkeypat
         assert got == list(range(2, 102))
         await cluster.put(b"k", b"and on")
         assert [e.kv.value for r in await stream.next() for e in r.events] == [b"and on"]
+        stream.close()
+
+
+async def test_a_slow_client_costs_bounded_bytes_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "BYTES_BUFFERED_MAX", 100_000)
+    monkeypatch.setattr(watch, "ANSWER_BYTES_MAX", 30_000)
+    async with etcd_cluster(1) as cluster:
+        stream = cluster.members[0].hub.open()
+        stream.create(pb.WatchCreateRequest(key=b"k", prev_kv=True))
+        largest = 0
+        for number in range(60):
+            await cluster.put(b"k", bytes(4_000 + number))
+            largest = max(largest, stream.buffered_bytes)
+        assert 80_000 < largest <= 100_000
+        got: list[int] = []
+        while len(got) < 60:
+            for response in await stream.next():
+                assert response.ByteSize() <= 80_000  # twice what was looked at, for the values before
+                got.extend(len(e.kv.value) - 4_000 for e in response.events)
+        assert got == list(range(60))
+        assert (stream.buffered, stream.buffered_bytes) == (0, 0)
+        stream.close()
+
+
+async def test_a_removed_watch_says_no_more_of_what_it_had_buffered() -> None:
+    async with etcd_cluster(1) as cluster:
+        stream = cluster.members[0].hub.open()
+        for watch_id in (1, 2):
+            stream.create(pb.WatchCreateRequest(key=b"k", watch_id=watch_id))
+        await cluster.put(b"k", b"v")
+        stream.cancel(1)
+        seen = [r for _ in range(4) for r in await stream.next()]
+        assert [(r.watch_id, r.canceled, len(r.events)) for r in seen[2:]] == [(2, False, 1), (1, True, 0)]
+        assert stream.buffered == 0
         stream.close()
 
 
@@ -265,3 +304,73 @@ async def test_a_client_that_asks_on_without_reading_loses_its_stream(monkeypatc
         with pytest.raises(RpcError, match="too many requests"):
             while True:
                 await client.next()
+
+
+async def test_watchers_that_want_the_same_share_it_and_each_hear_it_once() -> None:
+    """Streams of watchers that come, go, lag and start in the past, all on one prefix."""
+    rng = random.Random(2)
+    async with etcd_cluster(1) as cluster:
+        hub = cluster.members[0].hub
+        streams = [hub.open() for _ in range(3)]
+        since: dict[tuple[int, int], int] = {}
+        got: dict[tuple[int, int], list[int]] = {}
+        for step in range(300):
+            number = rng.randrange(len(streams))
+            kind = rng.random()
+            if kind < 0.2:
+                watch_id = 100 + step
+                start = rng.choice((0, 0, 2, hub.store.revision + 3))
+                streams[number].create(
+                    pb.WatchCreateRequest(
+                        key=b"k",
+                        range_end=b"l",
+                        watch_id=watch_id,
+                        start_revision=start,
+                        prev_kv=rng.random() < 0.3,
+                    )
+                )
+                since[number, watch_id] = start or hub.store.revision + 1
+                got[number, watch_id] = []
+            elif kind < 0.9:
+                await cluster.put(b"k%d" % rng.randrange(3), b"%d" % step)
+            else:
+                await _collect(streams[number], number, got)
+        await cluster.put(b"k0", b"last")
+        last = hub.store.revision
+        for number, stream in enumerate(streams):
+            while any(n == number and since[n, i] <= last and got[n, i][-1:] != [last] for n, i in got):
+                await _collect(stream, number, got)
+            stream.close()
+        assert len(got) > 30
+        for name, revisions in got.items():
+            assert revisions == list(range(since[name], last + 1)), name
+
+
+async def _collect(stream: watch.WatchStream, number: int, got: dict[tuple[int, int], list[int]]) -> None:
+    """What waits on a stream."""
+    while stream.buffered or stream.counts()[1]:
+        for answer in await stream.next_encoded():
+            response = pb.WatchResponse.FromString(answer.data)
+            got[number, response.watch_id] += [e.kv.mod_revision for e in response.events]
+
+
+async def test_what_many_watchers_get_is_what_one_gets() -> None:
+    async with etcd_cluster(1) as cluster:
+        hub = cluster.members[0].hub
+        stream = hub.open()
+        for watch_id in (3, -7):
+            stream.create(pb.WatchCreateRequest(key=b"k", watch_id=watch_id, prev_kv=True))
+        for value in (b"1", b"2"):
+            await cluster.put(b"k", value)
+        await cluster.stub("KV").DeleteRange(pb.DeleteRangeRequest(key=b"k"))
+        answers = [pb.WatchResponse.FromString(a.data) for _ in range(3) for a in await stream.next_encoded()][2:]
+        assert [a.watch_id for a in answers] == [3, -7]
+        for answer in answers:
+            assert [(e.type, e.kv.value, e.prev_kv.value) for e in answer.events] == [
+                (0, b"1", b""),
+                (0, b"2", b"1"),
+                (1, b"", b"2"),
+            ]
+            assert answer.header.revision == 4
+        assert answers[0].events == answers[1].events
+        stream.close()

@@ -1,6 +1,6 @@
 """A raft group in memory: members with a disk that forgets what was not saved, and a network at the test's mercy.
 
-Every step is checked against the properties of figure 3 of the Raft paper (see `Oracle`).
+Every step is checked by the oracle against the properties of figure 3 of the Raft paper.
 """
 
 from __future__ import annotations
@@ -22,108 +22,116 @@ from control_plane.etcd.raft import (
     RawNode,
     ReadState,
     Ready,
-    Role,
     Snapshot,
     bootstrap,
 )
-
-
-class Oracle:
-    """What may never happen, in any schedule."""
-
-    def __init__(self) -> None:
-        self.leaders: dict[int, int] = {}
-        self.chosen: dict[int, Entry] = {}  # every entry that any state machine applied
-
-    def leads(self, member: Member) -> None:
-        """Election safety, and leader completeness: a leader's log holds every entry applied anywhere."""
-        status = member.node.status()
-        assert status.role is Role.LEADER
-        newest = max(self.leaders, default=0)
-        first = self.leaders.setdefault(status.term, member.id)
-        assert first == member.id, f"{first} and {member.id} both lead in term {status.term}"
-        if status.term <= newest:
-            return  # a leader of the past need not know what its successors committed
-        log = member.log()
-        for index, entry in self.chosen.items():
-            if index > member.first_index() - 1:
-                assert log.get(index) == entry, f"leader {member.id} lacks committed entry {entry}"
-
-    def applies(self, member: Member, entry: Entry) -> None:
-        """State machine safety: one entry per index, for all and for ever."""
-        first = self.chosen.setdefault(entry.index, entry)
-        assert first == entry, f"{member.id} applies {entry}, another applied {first}"
-
-    def logs_match(self, members: Iterable[Member]) -> None:
-        """Log matching: same index and term, same entry and the same before it."""
-        logs = [member.log() for member in members]
-        for position, one in enumerate(logs):
-            for other in logs[:position]:
-                shared = sorted(one.keys() & other.keys(), reverse=True)
-                same = False
-                for index in shared:
-                    if one[index].term == other[index].term:
-                        same = True
-                    if same:
-                        assert one[index] == other[index], f"logs differ at {index} below a match"
+from tests.raft.oracle import Oracle
 
 
 @dataclass
 class DurableState:
-    """What a crash leaves."""
+    """What a crash leaves. A hard state that needed no sync is in `lazy` until the next save, and may be lost."""
 
     hard_state: HardState = field(default_factory=HardState)
     entries: list[Entry] = field(default_factory=list)
     snapshot: Snapshot | None = None
+    lazy: HardState | None = None
+    #: The state machine as it was saved last, where it is durable by itself: index, its content, configuration.
+    machine: tuple[int, list[bytes], ConfState] | None = None
+
+    def last_index(self) -> int:
+        if self.entries:
+            return self.entries[-1].index
+        return self.snapshot.index if self.snapshot else 0
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether a crash leaves the entry, or a snapshot of it."""
+        if self.snapshot is not None and self.snapshot.index >= entry.index:
+            return True
+        position = entry.index - self.entries[0].index if self.entries else -1
+        return 0 <= position < len(self.entries) and self.entries[position].term == entry.term
 
     def save(self, ready: Ready) -> None:
         if ready.snapshot is not None:
             self.snapshot, self.entries = ready.snapshot, []
         if ready.entries:
-            self.entries = [e for e in self.entries if e.index < ready.entries[0].index]
-            self.entries.extend(ready.entries)
+            self.append(ready.entries)
         if ready.hard_state is not None:
-            self.hard_state = ready.hard_state
+            self.lazy = ready.hard_state
+        if ready.must_sync and self.lazy is not None:
+            self.hard_state, self.lazy = self.lazy, None
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        held = self.entries
+        if held:
+            del held[max(0, entries[0].index - held[0].index) :]
+        held.extend(entries)
+
+    def crash(self, rng: random.Random) -> None:
+        if self.lazy is not None and rng.random() < 0.5:
+            self.hard_state = self.lazy
+        self.lazy = None
+
+    def recovered(self, applied: int) -> HardState:
+        """As a server makes it up from what it finds: no entry's term is news, and what is applied was committed."""
+        hard = self.lazy or self.hard_state
+        term = max(hard.term, self.entries[-1].term if self.entries else 0)
+        return HardState(term, hard.vote if term == hard.term else 0, max(hard.commit, applied))
 
 
 class Member:
     """A RawNode, its driver and its state machine (a list of what was applied)."""
 
-    def __init__(self, group: Group, id_: int, disk: DurableState) -> None:
+    def __init__(self, group: Group, id_: int, disk: DurableState, founding: ConfState) -> None:
         self.group = group
         self.id = id_
         self.disk = disk
+        self.founding = founding
         self.reads: list[ReadState] = []
-        self.alive = True
         self.start()
 
     def start(self) -> None:
-        """From the disk alone: the state machine begins at the snapshot, the log replays the rest."""
-        disk = self.disk
-        self.applied: list[bytes] = disk.snapshot.data.split(b",") if disk.snapshot and disk.snapshot.data else []
-        self.applied_index = disk.snapshot.index if disk.snapshot else 0
-        conf = disk.snapshot.conf_state if disk.snapshot else self.group.founding
-        self.conf = conf
+        """From the disk alone: the state machine begins at what was saved of it, the log replays the rest."""
+        disk, snapshot = self.disk, self.disk.snapshot
+        self.applied: list[bytes] = list(filter(None, snapshot.data.split(b","))) if snapshot else []
+        self.applied_index = snapshot.index if snapshot else 0
+        self.conf = snapshot.conf_state if snapshot else self.founding
+        if disk.machine is not None and disk.machine[0] > self.applied_index:
+            self.applied_index, self.applied, self.conf = disk.machine[0], list(disk.machine[1]), disk.machine[2]
         self.storage = MemoryStorage(
-            entries=disk.entries, snapshot=disk.snapshot, hard_state=disk.hard_state, conf_state=conf
+            entries=disk.entries,
+            snapshot=snapshot,
+            hard_state=disk.recovered(self.applied_index),
+            conf_state=self.conf,
         )
-        config = Config(id=self.id, applied=self.applied_index, **self.group.config)
-        self.node = RawNode(config, self.storage, random.Random(self.group.rng.random()))
+        config = Config(id=self.id, applied=self.applied_index, **self.group.config)  # type: ignore[arg-type]
+        self.node = RawNode(config, self.storage, random.Random(self.group.rng.getrandbits(32)))
         self.out: Ready | None = None
         self.alive = True
+        # The oracle's notes.
+        self.seen_commit = self.storage.first_index() - 1
+        self.led_term = self.led_last = 0
+        self.group.oracle.observe(self)
 
     def crash(self) -> None:
         self.alive = False
         self.out = None
+        self.disk.crash(self.group.rng)
 
     def first_index(self) -> int:
         return self.storage.first_index()
 
     def log(self) -> dict[int, Entry]:
         raft_log = self.node._raft.log
-        first = raft_log.first_index
-        entries = raft_log.entries(first, raft_log.last_index + 1, 1 << 62)
-        return {entry.index: entry for entry in entries}
+        return {entry.index: entry for entry in raft_log.scan(raft_log.first_index, raft_log.last_index + 1)}
+
+    def tick(self) -> None:
+        self.node.tick()
+        self.group.oracle.observe(self)
+
+    def step(self, message: Message) -> None:
+        self.node.step(message)
+        self.group.oracle.observe(self)
 
     def process(self) -> Ready | None:
         """One turn of the driver's loop; None when there was nothing to do."""
@@ -136,51 +144,68 @@ class Member:
         """The part that need not wait for the disk; the Ready stays out until `finish`."""
         if not self.alive or not self.node.has_ready():
             return None
+        group = self.group
         self.out = ready = self.node.ready()
-        if self.node.is_leader:
-            self.group.oracle.leads(self)
-        self.group.send(ready.messages)
+        group.oracle.observe(self)
+        group.oracle.takes(self, ready)
+        group.send(ready.messages)
         self.reads.extend(ready.read_states)
         for read in ready.read_states:
-            self.group.read_done(read)
-        if ready.snapshot is None:
-            self._apply(ready.committed_entries)
+            group.oracle.answers(read)
+        assert ready.snapshot is None or not ready.committed_entries, "entries after a snapshot that is not restored"
         return ready
 
-    def finish(self, crash: Callable[[str], bool] = lambda _point: False) -> None:
-        """Save, acknowledge, advance. `crash(point)` may stop it between any two effects."""
-        ready, self.out = self.out, None
-        assert ready is not None
-        if crash("before_save"):
-            return self.crash()
-        self.disk.save(ready)
-        if crash("after_save"):
-            return self.crash()
-        if ready.snapshot is not None:
-            self.storage.apply_snapshot(ready.snapshot)
-            self.applied = ready.snapshot.data.split(b",") if ready.snapshot.data else []
-            self.applied_index, self.conf = ready.snapshot.index, ready.snapshot.conf_state
-            self._apply(ready.committed_entries)
-        self.storage.append(ready.entries)
-        if ready.hard_state is not None:
-            self.storage.set_hard_state(ready.hard_state)
-        self.group.send(ready.messages_after_append)
-        if crash("after_send"):
-            return self.crash()
-        self.node.advance(ready)
-        return None
-
-    def _apply(self, entries: Iterable[Entry]) -> None:
-        durable = {entry.index: entry for entry in self.disk.entries}
-        for entry in entries:
-            assert entry.index == self.applied_index + 1, "applied out of order"
-            assert durable.get(entry.index) == entry, f"{self.id} applies {entry} before it is durable"
-            self.group.oracle.applies(self, entry)
+    def apply(self) -> None:
+        """What is committed; at any time between `begin` and `finish`, as it needs no disk."""
+        ready = self.out
+        if ready is None or not ready.committed_entries or ready.committed_entries[-1].index <= self.applied_index:
+            return
+        self.group.oracle.applies(self, ready.committed_entries)
+        for entry in ready.committed_entries:
             self.applied_index = entry.index
             if entry.type is EntryType.CONF_CHANGE:
                 self.conf = self.node.apply_conf_change(ConfChange.decode(entry.data))
+                self.group.oracle.configured(self)
             elif entry.data:
                 self.applied.append(entry.data)
+
+    def finish(self, crash: str = "") -> None:
+        """Apply, save, acknowledge, advance; `crash` names the moment at which it stops instead."""
+        self.apply()
+        ready, self.out = self.out, None
+        assert ready is not None
+        if crash == "before save":
+            return self.crash()
+        if crash == "within save" and ready.entries and ready.snapshot is None:
+            # The log's last record is torn: entries are written before the hard state.
+            self.disk.append(ready.entries[: self.group.rng.randrange(1, len(ready.entries) + 1)])
+            return self.crash()
+        self.disk.save(ready)
+        if crash == "after save":
+            return self.crash()
+        if ready.snapshot is not None:
+            snapshot = ready.snapshot
+            self.group.oracle.restores(self, snapshot)
+            self.storage.apply_snapshot(snapshot)
+            self.applied = list(filter(None, snapshot.data.split(b",")))
+            self.applied_index, self.conf = snapshot.index, snapshot.conf_state
+            self.disk.machine = None
+        self.storage.append(ready.entries)
+        if ready.hard_state is not None:
+            self.storage.set_hard_state(ready.hard_state)
+        self.group.oracle.sends_after_append(self, ready.messages_after_append)
+        self.group.send(ready.messages_after_append)
+        if crash:
+            return self.crash()
+        self.node.advance(ready)
+        self.group.oracle.observe(self)
+        if self.node._raft.conf is not self.conf:
+            self.group.oracle.configured(self)
+        return None
+
+    def save_machine(self) -> None:
+        """A server whose store is durable by itself."""
+        self.disk.machine = (self.applied_index, list(self.applied), self.conf)
 
     def compact(self, keep: int = 0) -> None:
         """Snapshot the state machine and cut the log, as a member does now and then."""
@@ -200,38 +225,32 @@ class Group:
         self.rng = random.Random(seed)
         self.config: dict = config
         self.founding = ConfState(tuple(i for i in range(1, size + 1) if i not in learners), tuple(sorted(learners)))
-        self.oracle = Oracle()
         self.network: list[Message] = []
         self.cut: set[tuple[int, int]] = set()
-        self.read_floor: dict[bytes, int] = {}
-        self.members = {i: Member(self, i, DurableState()) for i in range(1, size + 1)}
+        self.members: dict[int, Member] = {}
+        self.oracle = Oracle(self.founding, self.members)
+        for id_ in range(1, size + 1):
+            self.members[id_] = Member(self, id_, DurableState(), self.founding)
 
     def found_through_log(self) -> None:
         """Start over with the founders in the log instead of given, so that later members learn of them."""
         self.founding = ConfState()
+        self.oracle = Oracle(self.founding, self.members)
         hard_state, entries = bootstrap((id_, b"%d" % id_) for id_ in self.members)
         for member in self.members.values():
-            member.disk = DurableState(hard_state, list(entries))
+            member.disk, member.founding = DurableState(hard_state, list(entries)), self.founding
             member.start()
         self.settle()
 
     def join(self, id_: int) -> Member:
         """A new, empty member; somebody must add it to the configuration."""
-        member = Member.__new__(Member)
-        founding, self.founding = self.founding, ConfState()
-        member.__init__(self, id_, DurableState())  # type: ignore[misc]
-        self.founding = founding
-        self.members[id_] = member
-        return member
+        self.members[id_] = Member(self, id_, DurableState(), ConfState())
+        return self.members[id_]
 
     def read(self, member: int, context: bytes) -> None:
-        """Ask for a read; its answer may not lie below anything applied anywhere by now."""
-        self.read_floor[context] = max(self.oracle.chosen, default=0)
+        """Ask for a linearizable read."""
+        self.oracle.asks(context)
         self.members[member].node.read_index(context)
-
-    def read_done(self, read: ReadState) -> None:
-        floor = self.read_floor[read.context]
-        assert read.index >= floor, f"stale read {read}: {floor} was applied before it was asked for"
 
     def send(self, messages: Iterable[Message]) -> None:
         self.network.extend(messages)
@@ -252,7 +271,7 @@ class Group:
         target = self.members.get(message.to)
         arrived = arrived and target is not None and target.alive
         if arrived and target is not None:
-            target.node.step(message)
+            target.step(message)
         source = self.members.get(message.from_)
         if message.type is MessageType.SNAP and source is not None and source.alive:
             source.node.report_snapshot(message.to, arrived)
@@ -272,7 +291,7 @@ class Group:
                 return
         raise AssertionError("never reached")
 
-    def settle(self, rounds: int = 200) -> None:
+    def settle(self, rounds: int = 2000) -> None:
         """Run drivers and network until nothing moves."""
         for _ in range(rounds):
             moved = False
@@ -286,7 +305,6 @@ class Group:
                 self.deliver(message)
                 moved = True
             if not moved:
-                self.oracle.logs_match(m for m in self.members.values() if m.alive)
                 return
         raise AssertionError("the group does not settle")
 
@@ -295,7 +313,7 @@ class Group:
         for _ in range(times):
             for member in self.members.values():
                 if member.alive and (only is None or member.id in only):
-                    member.node.tick()
+                    member.tick()
             self.settle()
 
     def elect(self, id_: int = 1) -> Member:

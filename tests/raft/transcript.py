@@ -4,6 +4,9 @@ A file is a list of blocks: one line of command, `----`, the output, an empty li
 
     group SIZE [learners=3] [founders=log] [pre_vote=false] ...   starts anew; other words are fields of Config
     campaign N | propose N DATA... | read N CONTEXT | transfer N TO | tick N [TIMES]
+    forget N ID                                   N learns that ID's process is gone
+    unreachable N ID                              N's transport could not send to ID
+    progress N                                    how N, which leads, feeds each member
     add N ID | learner N ID | remove N ID         membership changes, asked of N
     ready N                                       one turn of N's driver, shown
     deliver [to=N] [from=N] [drop=true]           everything on the network at this moment, shown
@@ -16,7 +19,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from control_plane.etcd.raft import ConfChange, ConfChangeType, Entry, EntryType, Message, RaftError, Ready
+from control_plane.etcd.raft import (
+    ConfChange,
+    ConfChangeType,
+    Entry,
+    EntryType,
+    Message,
+    PeerProgress,
+    RaftError,
+    Ready,
+)
 from tests.raft.harness import Group
 
 CHANGES = {
@@ -45,6 +57,15 @@ def show_message(message: Message) -> str:
         parts.append("[" + ", ".join(map(show_entry, message.entries)) + "]")
     if message.snapshot:
         parts.append(f"snapshot={message.snapshot.term}/{message.snapshot.index}")
+    return " ".join(parts)
+
+
+def show_progress(id_: int, progress: PeerProgress) -> str:
+    parts = [f"{id_} {progress.state.value} match={progress.match} next={progress.next}"]
+    for name in ("inflight", "inflight_bytes", "pending_snapshot"):
+        if value := getattr(progress, name):
+            parts.append(f"{name}={value}")
+    parts.extend(name for name in ("recent_active", "is_learner") if getattr(progress, name))
     return " ".join(parts)
 
 
@@ -103,6 +124,12 @@ class Script:
             self.group.read(member.id, plain[1].encode())
         elif name == "transfer":
             member.node.transfer_leader(int(plain[1]))
+        elif name == "forget":
+            return [] if member.node.forget_leader(int(plain[1])) else ["does not follow it"]
+        elif name == "unreachable":
+            member.node.report_unreachable(int(plain[1]))
+        elif name == "progress":
+            return [show_progress(id_, progress) for id_, progress in member.node.status().progress.items()]
         elif name == "tick":
             for _ in range(int(plain[1]) if len(plain) > 1 else 1):
                 member.node.tick()

@@ -93,7 +93,7 @@ async def test_lmdb_keeps_what_was_committed_when_the_process_dies(tmp_path: Pat
     backend.put("meta", b"a", b"1")
     backend.commit()
     backend.put("meta", b"a", b"2")
-    backend._env.close()
+    backend._file.env.close()
     again = LmdbBackend(tmp_path)
     assert again.trusted
     assert again.get("meta", b"a") == b"1"
@@ -111,7 +111,7 @@ def test_lmdb_is_not_trusted_after_the_machine_stopped_uncleanly(
     boot.write_text("second\n")
     backend = LmdbBackend(path)
     assert backend.trusted  # it was closed before the machine stopped
-    backend._env.close()
+    backend._file.env.close()
     boot.write_text("third\n")
     for _ in range(2):  # the verdict lasts until something good is restored
         backend = LmdbBackend(path)
@@ -119,7 +119,7 @@ def test_lmdb_is_not_trusted_after_the_machine_stopped_uncleanly(
         backend.close()
     backend = LmdbBackend(path)
     backend.replace(iter([("meta", b"a", b"1")]))
-    backend._env.close()
+    backend._file.env.close()
     assert LmdbBackend(path).trusted
 
 

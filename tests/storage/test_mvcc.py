@@ -1,7 +1,10 @@
 """The MVCC store against its twin, on every backend, through restarts, compactions and snapshots."""
 
+import asyncio
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,12 +13,14 @@ from hypothesis import strategies as st
 from proto.etcd.kv_pb2 import Event, KeyValue
 from storage.mvcc import (
     Backend,
+    Change,
     CompactedError,
     CorruptSnapshot,
     FutureRevisionError,
     LmdbBackend,
     MemoryBackend,
     Store,
+    key_index,
 )
 from storage.mvcc.key_index import KeyIndex, revision
 from tests.storage.mvcc_twin import Kv, Twin
@@ -68,7 +73,7 @@ class Abort(Exception):
     pass
 
 
-def apply(store: Store, operations: list[tuple[str, bytes, bytes, int]], *, abort: bool = False) -> list[Event]:
+def apply(store: Store, operations: list[tuple[str, bytes, bytes, int]], *, abort: bool = False) -> list[Change]:
     txn = store.write()
     try:
         with txn:
@@ -110,6 +115,8 @@ def same(store: Store, twin: Twin, key: bytes, end: bytes, limit: int) -> None:
     assert got == twin.events(start, key, end)
 
 
+# A reopened store sorts its keys in runs; these are short enough to be several.
+@mock.patch.object(key_index, "RUN_KEYS", 2)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, max_size=14), key=KEYS, end=ENDS, limit=st.integers(0, 3))
 def test_store_does_what_a_store_of_all_states_does(
@@ -149,14 +156,17 @@ def test_events_carry_the_previous_value(make_store: Callable[[], Store]) -> Non
         txn.put(b"a", b"2")
         txn.delete_range(b"a")
         txn.put(b"b", b"3")
-    assert [(e.type, e.kv.key, e.prev_kv.value) for e in txn.events] == [
+    events = [change.message(prev_kv=True) for change in txn.events]
+    assert [(e.type, e.kv.key, e.prev_kv.value) for e in events] == [
         (Event.PUT, b"a", b"1"),
         (Event.DELETE, b"a", b"2"),
         (Event.PUT, b"b", b""),
     ]
-    assert not txn.events[2].HasField("prev_kv")
-    ((main, events),) = store.events(txn.revision, b"a", b"\0").groups
-    assert (main, events) == (3, txn.events)
+    assert not events[2].HasField("prev_kv")
+    assert not any(change.message(prev_kv=False).HasField("prev_kv") for change in txn.events)
+    ((main, read),) = store.events(txn.revision, b"a", b"\0").groups
+    assert (main, [change.message(prev_kv=True) for change in read]) == (3, events)
+    assert [(c.key, c.lease, c.type) for c in read] == [(c.key, c.lease, c.type) for c in txn.events]
 
 
 def test_a_transaction_reads_its_own_writes_and_the_past(make_store: Callable[[], Store]) -> None:
@@ -207,7 +217,7 @@ def test_applied_index_and_writes_are_one(tmp_path: Path) -> None:
     for index in range(1, 11):
         put(store, b"%d" % index)
         store.set_applied(index, 1)
-    store.backend._env.close()  # the process dies: what was not committed is gone
+    store.backend._file.env.close()  # the process dies: what was not committed is gone
     again = Store(LmdbBackend(tmp_path))
     assert 4 <= again.applied.index < 10
     assert again.range(b"", b"\0").count == again.applied.index
@@ -291,6 +301,64 @@ def test_the_index_forgets_as_its_documentation_says() -> None:
         index.put(b"k", revision(3, 0), 0)
         index.tombstone(b"k", revision(5, 0, tombstone=True))
         index.put(b"k", revision(7, 0), 0)
-        index.compact(at)
-        history = index.history(b"k")
-        assert history is not None and [rev >> 32 for rev in history.revisions] == left
+        assert index.trimmable() == [b"k"]
+        index.trim(b"k", at)
+        assert [rev >> 32 for rev in index.history(b"k")] == left
+
+
+def test_keys_are_in_order_after_a_load_in_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "RUN_KEYS", 4)
+    rng, index, wanted = random.Random(3), KeyIndex(), dict[bytes, int]()
+    for main in range(2, 500):
+        key = b"%02x" % rng.randrange(200)
+        if wanted.get(key) and rng.random() < 0.2:
+            index.load(key, revision(main, 0, tombstone=True), 0, 0, 0)
+            wanted[key] = 0
+        else:
+            wanted[key] = revision(main, 0)
+            index.load(key, wanted[key], main, 1, 0)
+    index.finish_load()
+    live = sorted(key for key, rev in wanted.items() if rev)
+    assert list(index.keys(b"", b"\0")) == live
+    assert index.revisions(b"", b"\0", 0) == [wanted[key] for key in live]
+    assert (len(index), index.newest) == (len(live), 499)
+
+
+async def test_a_hash_in_slices_is_that_of_its_moment(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    for n in range(600):
+        put(store, b"k%d" % (n % 50), bytes(2_000))
+    store.compact(300)
+    before = store.hash_kv()
+    hashing, turns = asyncio.ensure_future(store.hash_kv_gently()), 0
+    await asyncio.sleep(0)
+    while not hashing.done():
+        put(store, b"k%d" % (turns % 70), b"later")
+        store.scrub(2)
+        turns += 1
+        await asyncio.sleep(0)
+    assert (await hashing, turns > 2) == (before, True)
+    # A compaction meanwhile: the hash is that of the history that is left.
+    hashing = asyncio.ensure_future(store.hash_kv_gently(600))
+    await asyncio.sleep(0)
+    store.compact(500)
+    store.scrub(10_000)
+    assert await hashing == store.hash_kv(600)
+    hashing = asyncio.ensure_future(store.hash_kv_gently(600))
+    await asyncio.sleep(0)
+    store.compact(601)
+    with pytest.raises(CompactedError):
+        await hashing
+
+
+def test_a_compaction_hides_at_once_what_it_removes_later(make_store: Callable[[], Store]) -> None:
+    store = make_store()
+    for value in (b"1", b"2", b"3"):
+        put(store, b"a", value)
+    store.compact(3)
+    for _ in range(2):  # before and after the bytes are removed
+        ((_, (first,)), (_, (second,))) = store.events(3, b"a").groups
+        assert (first.prev_kv, second.prev_kv.value) == (None, b"2")
+        while store.scrub():
+            pass
+    assert store.record(revision(2, 0)) is None

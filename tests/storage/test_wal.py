@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.env import Disk, DiskError, LocalDisk, SimulatedDisk
+from storage.env import Disk, DiskError, LocalDisk, SimulatedDisk, failpoints
 from storage.wal import (
     CorruptLog,
     CorruptSnapshotFile,
@@ -188,13 +188,36 @@ async def test_a_torn_tail_is_cut_off_at_every_byte() -> None:
     disk, path, data, begin = await one_segment()
     end = len(data.rstrip(b"\0"))
     for cut in range(begin, end):
-        for torn in (data[:cut], data[:cut].ljust(SMALL, b"\0")):
-            await disk.write_atomic(path, torn)
-            wal, found = await reopen(disk)
-            assert found == entries(1, 3)
-            await wal.save(None, entries(4, 6))
-            await wal.close()
-            assert (await reopen(disk))[1] == entries(1, 6)
+        await disk.write_atomic(path, data[:cut].ljust(SMALL, b"\0"))
+        wal, found = await reopen(disk)
+        assert found == entries(1, 3)
+        await wal.save(None, entries(4, 6))
+        await wal.close()
+        assert (await reopen(disk))[1] == entries(1, 6)
+
+
+async def test_a_file_that_was_cut_short_is_no_torn_tail() -> None:
+    disk, path, data, begin = await one_segment()
+    head = len(data.rstrip(b"\0")) // 8  # within the first frame nothing was ever promised
+    for length in range(begin - head, SMALL, 3):
+        await disk.write_atomic(path, data[:length])
+        with pytest.raises(CorruptLog):
+            await Wal.open(disk, segment_bytes=SMALL)
+
+
+async def test_opening_never_makes_a_file_shorter(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    wal = await Wal.create(disk, b"", segment_bytes=2 * SMALL)
+    await wal.save(None, entries(1, 3))
+    path = f"wal/{disk.list('wal')[0]}"
+    await wal.close()
+    data = disk.read(path)
+    end = len(data.rstrip(b"\0"))
+    (tmp_path / path).write_bytes(data[:end] + b"torn".ljust(600, b"\0") + data[end + 600 :])
+    wal, found = await reopen(disk)  # which wants smaller files than it was made with
+    assert (found, disk.read(path)) == (entries(1, 3), data)
+    await wal.close()
+    assert (await reopen(disk))[1] == entries(1, 3)
 
 
 async def test_lost_sectors_of_the_last_frame_are_a_torn_tail() -> None:
@@ -248,6 +271,41 @@ async def test_a_missing_or_foreign_segment_is_refused() -> None:
         await Wal.open(disk, segment_bytes=SMALL)
     await disk.write_atomic(f"wal/{names[2]}", kept)
     assert (await reopen(disk))[1] == entries(1, 59, size=300)
+
+
+async def test_a_missing_last_segment_is_refused() -> None:
+    disk = SimulatedDisk()
+    wal = await Wal.create(disk, b"", segment_bytes=SMALL)
+    for n in range(1, 60):
+        await wal.save(None, entries(n, n, size=300))
+    await wal.close()
+    disk.remove(f"wal/{disk.list('wal')[-1]}")
+    with pytest.raises(CorruptLog, match=r"the segment after it.*missing"):
+        await Wal.open(disk, segment_bytes=SMALL)
+
+
+async def test_a_segment_whose_end_a_crash_prevented_is_ended_at_the_next_start(disk: Disk) -> None:
+    def crash(name: str) -> None:
+        raise DiskError("crash")
+
+    wal = await Wal.create(disk, b"", segment_bytes=SMALL)
+    failpoints.arm_call("wal.before_finish", crash)
+    count = 0
+    try:
+        with pytest.raises(LogFailed):
+            for n in range(1, 60):
+                await wal.save(None, entries(n, n, size=300))
+                count = n
+    finally:
+        failpoints.disarm()
+    await wal.close()
+    wal, found = await reopen(disk)
+    assert found == entries(1, count, size=300)
+    await wal.save(None, entries(count + 1, count + 1))
+    await wal.close()
+    disk.remove(f"wal/{disk.list('wal')[-1]}")
+    with pytest.raises(CorruptLog, match=r"the segment after it.*missing"):
+        await Wal.open(disk, segment_bytes=SMALL)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

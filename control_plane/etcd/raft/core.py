@@ -79,7 +79,8 @@ class Raft:
         self.lead_transferee = NONE
         self.uncommitted_size = 0
         self.broadcast_wanted = False
-        self.become_follower(self.term, NONE)
+        self._reset(self.term)
+        self.restart_election_timer()
 
     # -- roles
     # ---------------------------------------------------------------------------------------------
@@ -90,9 +91,7 @@ class Raft:
             self.term = term
             self.vote = NONE
         self.lead = NONE
-        self.election_elapsed = self.heartbeat_elapsed = 0
-        ticks = self.config.election_ticks
-        self.election_timeout = ticks + self.rng.randrange(ticks)
+        self.heartbeat_elapsed = 0
         self.votes = {}
         self.progress = {}
         self.reads = ReadQueue(self.config.max_pending_reads)
@@ -101,14 +100,25 @@ class Raft:
         self.uncommitted_size = 0
         self.broadcast_wanted = False
 
+    def restart_election_timer(self) -> None:
+        """§5.2: drawn anew each time, so that split votes are rare and do not repeat."""
+        ticks = self.config.election_ticks
+        self.election_elapsed = 0
+        self.election_timeout = ticks + self.rng.randrange(ticks)
+
     def become_follower(self, term: int, lead: int) -> None:
         self._reset(term)
+        # Of a higher term alone a follower's time does not start over (figure 2, "Followers"): a candidate that cannot
+        # win would keep those who could from trying.
+        if self.role is not Role.FOLLOWER or lead != NONE:
+            self.restart_election_timer()
         self.role = Role.FOLLOWER
         self.lead = lead
 
     def become_pre_candidate(self) -> None:
         """Ask without raising the term nor voting (thesis §9.6)."""
         invariant(self.role is not Role.LEADER, "a leader does not campaign")
+        self.restart_election_timer()
         self.votes = {}
         self.lead = NONE
         self.role = Role.PRE_CANDIDATE
@@ -116,6 +126,7 @@ class Raft:
     def become_candidate(self) -> None:
         invariant(self.role is not Role.LEADER, "a leader does not campaign")
         self._reset(self.term + 1)
+        self.restart_election_timer()
         self.vote = self.id
         self.role = Role.CANDIDATE
 
@@ -123,22 +134,24 @@ class Raft:
         """§5.3 and §8: track everybody from the log's end, commit an empty entry of the own term."""
         invariant(self.role is Role.CANDIDATE, f"{self.role.value} cannot become leader")
         self._reset(self.term)
+        self.restart_election_timer()
         self.role = Role.LEADER
         self.lead = self.id
-        leader.track_members(self)
-        # An older conf change may be anywhere in the uncommitted tail: wait for all of it.
-        self.pending_conf_index = self.log.last_index
+        leader.track_members(self, active=False)
         self.own_removal_index = leader.last_own_removal(self)
-        self.term_start = self.log.last_index + 1
-        self.append_entry(EntryType.NORMAL, b"")
+        self.term_start = self.append_entry(EntryType.NORMAL, b"")
+        # An older membership change may be anywhere in the uncommitted tail, and none may follow before this term has
+        # committed something (Ongaro's correction of single-server changes, raft-dev, July 2015).
+        self.pending_conf_index = self.term_start
 
     # -- shared actions
     # ------------------------------------------------------------------------------------
 
     def append_entry(self, kind: EntryType, data: bytes) -> int:
         """Put a proposal into the leader's own log; replication follows with the next Ready."""
-        index = self.log.last_index + 1
-        self.log.unstable.append(Entry(self.term, index, kind, data))
+        unstable = self.log.unstable
+        index = self.log.offset + len(unstable)
+        unstable.append(Entry(self.term, index, kind, data))
         self.broadcast_wanted = True
         return index
 

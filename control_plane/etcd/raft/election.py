@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from control_plane.etcd.raft.quorum import VoteResult, vote_result
-from control_plane.etcd.raft.types import NONE, EntryType, Message, MessageType, Role
+from control_plane.etcd.raft.types import NONE, Message, MessageType, Role
 
 if TYPE_CHECKING:
     from control_plane.etcd.raft.core import Raft
@@ -18,24 +18,15 @@ TRANSFER = b"transfer"
 
 def hup(raft: Raft, *, transfer: bool = False) -> bool:
     """Campaign if this node may; False when it may not."""
-    if raft.role is Role.LEADER or not raft.is_promotable() or _has_unapplied_conf_change(raft):
+    if raft.role is Role.LEADER or not raft.is_promotable():
         return False
+    if raft.log.has_unapplied_conf_change():
+        return False  # it could count the majority of a configuration that is no more (thesis §4.1)
     if raft.config.pre_vote and not transfer:
         _pre_campaign(raft)
     else:
         _campaign(raft, transfer=transfer)
     return True
-
-
-def _has_unapplied_conf_change(raft: Raft) -> bool:
-    """A node that does not know its newest committed configuration could count the wrong majority."""
-    log = raft.log
-    low = max(log.applied + 1, log.first_index)
-    return any(
-        entry.type is EntryType.CONF_CHANGE
-        for index in range(low, log.committed + 1, 4096)
-        for entry in log.entries(index, min(index + 4096, log.committed + 1), 1 << 62)
-    )
 
 
 def _request(raft: Raft, kind: MessageType, term: int, context: bytes) -> None:
@@ -85,8 +76,9 @@ def _tally(raft: Raft) -> None:
 
 
 def on_vote_request(raft: Raft, message: Message) -> None:
-    """Answer a VOTE or PRE_VOTE whose term is not below ours. Learners answer too: they may be
-    voters by now.
+    """Answer a VOTE or PRE_VOTE whose term is not below ours (§5.2, §5.4.1).
+
+    Learners answer too: they may be voters by now and not know it yet.
     """
     pre_vote = message.type is MessageType.PRE_VOTE
     free = (
@@ -94,12 +86,43 @@ def on_vote_request(raft: Raft, message: Message) -> None:
         or (raft.vote == NONE and raft.lead == NONE)
         or (pre_vote and message.term > raft.term)
     )
-    grant = free and raft.log.is_up_to_date(message.index, message.log_term)
+    up_to_date = raft.log.is_up_to_date(message.index, message.log_term)
+    grant = free and up_to_date
     kind = MessageType.PRE_VOTE_RESP if pre_vote else MessageType.VOTE_RESP
-    # A granted pre-vote answers with the term asked for: the asker's own is lower and would drop
-    # ours.
+    # A granted pre-vote answers with the term asked for: the asker's own is lower and would drop ours.
     term = message.term if grant else raft.term
     raft.send(Message(kind, message.from_, raft.id, term, reject=not grant))
     if grant and not pre_vote:
-        raft.election_elapsed = 0
+        raft.restart_election_timer()
         raft.vote = message.from_
+    elif pre_vote and not up_to_date and raft.lead == NONE:
+        hasten(raft)  # who asks has no leader either, and cannot become one
+
+
+# -- a leader that is known to be gone
+
+
+def forget_leader(raft: Raft, leader: int) -> bool:
+    """The process that led is gone: do not wait out its lease; False when this node does not follow it.
+
+    Term and vote stay, so that safety does not depend on the report being true.
+    """
+    if raft.role is not Role.FOLLOWER or leader == NONE or raft.lead != leader:
+        return False
+    raft.lead = NONE  # from now on pre-votes are answered (core._meet_higher_term)
+    hasten(raft, besides=leader)
+    return True
+
+
+def hasten(raft: Raft, *, besides: int = NONE) -> None:
+    """Campaign soon instead of after an election timeout: when it is this node's turn among the voters, by id.
+
+    Turns are a tick apart, lest those who learn it at the same moment split the vote; the first is far enough that a
+    leader that lives, and beats every `heartbeat_ticks`, is heard before. Only with pre-vote, which raises no term
+    when the others still hear the leader; without it nothing happens.
+    """
+    if not raft.config.pre_vote or raft.role is Role.CANDIDATE or not raft.is_promotable():
+        return
+    turn = sum(voter < raft.id for voter in raft.conf.voters if voter != besides)
+    soon = raft.election_elapsed + raft.config.heartbeat_ticks + 1 + turn
+    raft.election_timeout = min(raft.election_timeout, soon)

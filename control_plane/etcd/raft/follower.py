@@ -32,12 +32,15 @@ def step(raft: Raft, message: Message) -> None:
 
 
 def _heard(raft: Raft, message: Message) -> None:
-    raft.election_elapsed = 0
-    raft.lead = message.from_
+    if raft.lead == message.from_:
+        raft.election_elapsed = 0
+    else:
+        raft.lead = message.from_
+        raft.restart_election_timer()  # it may have been hastened while nobody led
 
 
 def _acknowledge(raft: Raft, to: int, index: int) -> None:
-    raft.send(Message(MessageType.APP_RESP, to, raft.id, raft.term, index=index))
+    raft.messages_after_append.append(Message(MessageType.APP_RESP, to, raft.id, raft.term, 0, index))
 
 
 def _on_append(raft: Raft, message: Message) -> None:
@@ -74,6 +77,5 @@ def _on_snapshot(raft: Raft, message: Message, snapshot: Snapshot) -> None:
         log.commit_to(snapshot.index)
         _acknowledge(raft, message.from_, log.committed)
     else:
-        log.restore(snapshot)
-        raft.conf = snapshot.conf_state
+        log.restore(snapshot)  # its configuration counts once it is restored: RawNode.advance
         _acknowledge(raft, message.from_, snapshot.index)

@@ -22,25 +22,34 @@ from control_plane.etcd.raft.types import (
     MessageType,
     ProgressState,
     ReadState,
+    payload,
 )
 
 if TYPE_CHECKING:
     from control_plane.etcd.raft.core import Raft
 
+#: By first index: entries that fit one message, and their payload.
+_Cut = dict[int, tuple[tuple[Entry, ...], int]]
 
-def track_members(raft: Raft) -> None:
-    """Make `progress` follow the configuration; known members keep theirs."""
-    known, last = raft.progress, raft.log.last_index
+
+def track_members(raft: Raft, *, active: bool) -> None:
+    """Make `progress` follow the configuration; known members keep theirs, new ones begin as `active` or not."""
+    known, config = raft.progress, raft.config
     raft.progress = {}
     for member in sorted((*raft.conf.voters, *raft.conf.learners)):
         progress = known.get(member)
         if progress is None:
-            progress = Progress(last + 1, raft.config.max_inflight_messages, is_learner=False)
-            progress.recent_active = True  # no reason yet to think it is away
+            progress = Progress(
+                raft.log.last_index + 1,
+                max_inflight=config.max_inflight_messages,
+                max_inflight_bytes=config.max_inflight_bytes,
+            )
+            progress.recent_active = active
         progress.is_learner = member in raft.conf.learners
         raft.progress[member] = progress
     own = raft.progress.get(raft.id)
     if own is not None:
+        own.state, own.recent_active = ProgressState.REPLICATE, True
         own.acknowledged(raft.log.offset - 1)
 
 
@@ -62,6 +71,8 @@ def on_tick(raft: Raft) -> None:
         _hand_over_if_removed(raft)
     if raft.heartbeat_elapsed >= raft.config.heartbeat_ticks:
         raft.heartbeat_elapsed = 0
+        for progress in raft.progress.values():
+            progress.nudge = True
         broadcast_heartbeat(raft)
 
 
@@ -70,7 +81,7 @@ def _quorum_active(raft: Raft) -> bool:
     for member, progress in raft.progress.items():
         if member == raft.id or progress.recent_active:
             active += not progress.is_learner
-        progress.recent_active = False
+        progress.recent_active = member == raft.id
     return active >= majority(len(raft.conf.voters))
 
 
@@ -99,28 +110,26 @@ def flush(raft: Raft) -> None:
     if not raft.broadcast_wanted:
         return
     raft.broadcast_wanted = False
-    cut: dict[int, tuple[Entry, ...]] = {}  # members mostly stand at the same index
+    cut: _Cut = {}
     for member, progress in raft.progress.items():
         if member != raft.id:
             _feed(raft, member, progress, cut)
 
 
-def _feed(raft: Raft, member: int, progress: Progress, cut: dict[int, tuple[Entry, ...]]) -> None:
+def _feed(raft: Raft, member: int, progress: Progress, cut: _Cut) -> None:
     """All that the member's window allows; an empty append when only the commit index is news."""
-    while send_append(raft, member, progress, allow_empty=progress.sent_commit < raft.log.committed, cut=cut):
-        pass
+    log = raft.log
+    allow_empty = progress.sent_commit < log.committed
+    while send_append(raft, member, progress, allow_empty=allow_empty, cut=cut):
+        if progress.next > log.last_index:
+            return
+        allow_empty = False
 
 
-def send_append(
-    raft: Raft,
-    member: int,
-    progress: Progress,
-    *,
-    allow_empty: bool,
-    cut: dict[int, tuple[Entry, ...]] | None = None,
-) -> bool:
-    """One append (or a snapshot where the log no longer reaches); False when nothing, or nothing
-    more, is to go.
+def send_append(raft: Raft, member: int, progress: Progress, *, allow_empty: bool, cut: _Cut) -> bool:
+    """One append (or a snapshot where the log no longer reaches); False when nothing, or nothing more, is to go.
+
+    `cut` keeps what was cut out of the log for others: members mostly stand at the same index.
     """
     paused = progress.is_paused()
     if paused and not (allow_empty and progress.state is ProgressState.REPLICATE):
@@ -128,16 +137,15 @@ def send_append(
     log = raft.log
     low = progress.next
     entries: tuple[Entry, ...] = ()
+    size = 0
     try:
         previous_term = log.term(low - 1)
-        if not paused:
-            cached = cut.get(low) if cut is not None else None
-            if cached is None:
+        if not paused and low <= log.last_index:
+            found = cut.get(low)
+            if found is None:
                 entries = log.entries(low, log.last_index + 1, raft.config.max_size_per_message)
-                if cut is not None:
-                    cut[low] = entries
-            else:
-                entries = cached
+                found = cut[low] = entries, payload(entries)
+            entries, size = found
     except Compacted:
         _send_snapshot(raft, member, progress)
         return False
@@ -149,10 +157,11 @@ def send_append(
     )
     progress.sent_commit = committed
     if entries:
-        progress.sent(entries[-1].index)
-    elif progress.state is ProgressState.PROBE:
+        progress.sent(entries[-1].index, size)
+        return True
+    if progress.state is ProgressState.PROBE:
         progress.paused = True
-    return bool(entries)
+    return False
 
 
 def _send_snapshot(raft: Raft, member: int, progress: Progress) -> None:
@@ -221,7 +230,7 @@ def _on_rejected(raft: Raft, message: Message, progress: Progress) -> None:
     if progress.rejected(message.index, hint):
         if progress.state is ProgressState.REPLICATE:
             progress.become_probe()
-        send_append(raft, message.from_, progress, allow_empty=True)
+        send_append(raft, message.from_, progress, allow_empty=True, cut={})
 
 
 def _on_acknowledged(raft: Raft, message: Message, progress: Progress) -> None:
@@ -241,11 +250,13 @@ def _on_acknowledged(raft: Raft, message: Message, progress: Progress) -> None:
 
 def _on_heartbeat_resp(raft: Raft, message: Message, progress: Progress) -> None:
     progress.recent_active = True
-    progress.paused = False
-    if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
-        # Something on its way may be lost: an append shows where the member stands.
-        send_append(raft, message.from_, progress, allow_empty=True)
-    _complete_transfer(raft, message.from_, progress)
+    if progress.nudge:
+        # Once per tick, however many rounds of reads are answered meanwhile.
+        progress.nudge = progress.paused = False
+        if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
+            # Something on its way may be lost: an append, be it empty, shows where the member stands.
+            send_append(raft, message.from_, progress, allow_empty=True, cut={})
+        _complete_transfer(raft, message.from_, progress)
     if message.context:
         progress.read_ack = max(progress.read_ack, round_of(message.context))
         _confirm_reads(raft)
@@ -295,8 +306,11 @@ def transfer(raft: Raft, to: int) -> bool:
     progress = raft.progress.get(to)
     if progress is None or progress.is_learner:
         return False
-    if to in (raft.id, raft.lead_transferee):
+    if to == raft.id:
+        raft.lead_transferee = NONE  # it stays, whatever was wished before
         return True
+    if to == raft.lead_transferee:
+        return True  # the time it is given runs already
     raft.lead_transferee = to
     raft.election_elapsed = 0  # the time it is given
     raft.broadcast_wanted = True
@@ -312,7 +326,7 @@ def _complete_transfer(raft: Raft, member: int, progress: Progress) -> None:
 
 def configuration_changed(raft: Raft) -> None:
     """The leader has applied a membership change: majorities may have shrunk, new members want feeding."""
-    track_members(raft)
+    track_members(raft, active=True)  # no reason yet to think that a new member is away
     if raft.lead_transferee not in raft.conf.voters:
         raft.lead_transferee = NONE
     raft.broadcast_wanted = True

@@ -6,15 +6,22 @@ applied <= committed <= last_index; nothing committed is ever replaced.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from control_plane.etcd.raft.errors import Compacted, Unavailable, invariant
+from control_plane.etcd.raft.errors import Compacted, InvariantViolated, Unavailable, invariant
 from control_plane.etcd.raft.storage import MemoryStorage
-from control_plane.etcd.raft.types import Entry, Snapshot
+from control_plane.etcd.raft.types import Entry, EntryType, Snapshot, payload
+
+CONF_CHANGE = EntryType.CONF_CHANGE
+_UNLIMITED = 1 << 62
+#: Entries looked at in one piece where a long stretch of the log is searched.
+_PAGE = 4096
 
 
 def limit_size(entries: Sequence[Entry], max_size: int) -> Sequence[Entry]:
     """The longest prefix whose data is at most `max_size` bytes, but never less than one entry."""
+    if payload(entries) <= max_size:
+        return entries
     size = 0
     for position, entry in enumerate(entries):
         size += len(entry.data)
@@ -36,6 +43,7 @@ class RaftLog:
         first = storage.first_index()
         self.applied = max(applied, first - 1)
         self.committed = max(storage.hard_state.commit, first - 1)
+        self.committed = max(self.committed, self._proven_committed())
         invariant(
             self.committed <= storage.last_index(),
             f"commit {self.committed} is after the last entry {storage.last_index()}: the log lost entries",
@@ -44,6 +52,26 @@ class RaftLog:
             self.applied <= self.committed,
             f"applied {self.applied} is after commit {self.committed}: the log lost a hard state",
         )
+
+    def _proven_committed(self) -> int:
+        """Index of the last membership change but one, 0 when there are fewer than two after the commit index.
+
+        A leader appends a change only when it has applied the one before, so that of two changes in a log the first is
+        committed, even where a crash lost the word of it. A voter that did not know could win an election by counting
+        a majority of a configuration two changes old, which need not meet the newest one's.
+        """
+        changes = [e.index for e in self.scan(self.committed + 1, self.last_index + 1) if e.type is CONF_CHANGE]
+        return changes[-2] if len(changes) > 1 else 0
+
+    def scan(self, low: int, high: int) -> Iterator[Entry]:
+        """Entries low <= index < high, read in pieces."""
+        for start in range(low, high, _PAGE):
+            yield from self.entries(start, min(start + _PAGE, high), _UNLIMITED)
+
+    def has_unapplied_conf_change(self) -> bool:
+        """Whether a membership change is committed that the state machine has not seen yet."""
+        low = max(self.applied + 1, self.first_index)
+        return any(entry.type is CONF_CHANGE for entry in self.scan(low, self.committed + 1))
 
     @property
     def first_index(self) -> int:
@@ -58,11 +86,11 @@ class RaftLog:
 
     def term(self, index: int) -> int:
         """Compacted or Unavailable when the index is outside of first_index - 1 .. last_index."""
-        offset = self.offset
-        if index >= offset:
-            if index - offset >= len(self.unstable):
+        position = index - self.offset
+        if position >= 0:
+            if position >= len(self.unstable):
                 raise Unavailable(f"index {index} is after the last index {self.last_index}")
-            return self.unstable[index - offset].term
+            return self.unstable[position].term
         if self.snapshot is not None:
             if index == self.snapshot.index:
                 return self.snapshot.term
@@ -70,7 +98,7 @@ class RaftLog:
         return self.storage.term(index)
 
     def matches(self, index: int, term: int) -> bool:
-        """The consistency check of AppendEntries (§5.3)."""
+        """The consistency check of AppendEntries (§5.3): the same index and term, so the same log up to there."""
         try:
             return self.term(index) == term
         except (Compacted, Unavailable):
@@ -99,7 +127,8 @@ class RaftLog:
     def append(self, entries: Sequence[Entry]) -> None:
         """Add entries at the end, or replace the uncommitted tail from entries[0].index on."""
         first = entries[0].index
-        invariant(first > self.committed, f"entry {first} would replace committed {self.committed}")
+        if first <= self.committed:
+            raise InvariantViolated(f"entry {first} would replace committed {self.committed}")
         if first < self.offset:
             self.offset = first
             self.unstable = list(entries)
@@ -125,11 +154,10 @@ class RaftLog:
         return True
 
     def find_conflict_by_term(self, index: int, term: int) -> tuple[int, int]:
-        """The largest (index', its term) with index' <= index and a term <= `term`: where to retry
-        a refused append.
+        """The largest (index', its term) with index' <= index and a term <= `term`: where to retry a refused append
+        (§5.3, end).
 
-        Skips a whole run of a foreign term in one round trip. The term is 0 when compaction hides
-        it.
+        Skips a whole run of a foreign term in one round trip. The term is 0 when compaction hides it.
         """
         index = min(index, self.last_index)
         while index > 0:
@@ -146,28 +174,26 @@ class RaftLog:
         """Move the commit index forward; True when it moved."""
         if index <= self.committed:
             return False
-        invariant(
-            index <= self.last_index,
-            f"commit {index} is after the last index {self.last_index}: this log lost acknowledged entries",
-        )
+        if index > self.last_index:
+            raise InvariantViolated(
+                f"commit {index} is after the last index {self.last_index}: this log lost acknowledged entries"
+            )
         self.committed = index
         return True
 
     def has_committed_entries(self) -> bool:
         """Whether committed entries that are durable here wait to be handed out."""
-        return self.applied < min(self.committed, self.offset - 1) and self.snapshot is None
+        return self.applied < self.committed and self.applied < self.offset - 1 and self.snapshot is None
 
     def next_committed(self, max_size: int) -> tuple[Entry, ...]:
         """Committed entries after `applied` that are durable here."""
         if not self.has_committed_entries():
             return ()
-        return self.entries(self.applied + 1, min(self.committed, self.offset - 1) + 1, max_size)
+        return self.entries(self.applied + 1, min(self.committed + 1, self.offset), max_size)
 
     def applied_to(self, index: int) -> None:
-        invariant(
-            self.applied <= index <= self.committed,
-            f"applied {index} outside of {self.applied}..{self.committed}",
-        )
+        if not self.applied <= index <= self.committed:
+            raise InvariantViolated(f"applied {index} outside of {self.applied}..{self.committed}")
         self.applied = index
 
     def stable_to(self, index: int, term: int) -> bool:
@@ -177,10 +203,10 @@ class RaftLog:
         position = index - self.offset
         if not 0 <= position < len(self.unstable) or self.unstable[position].term != term:
             return False
-        invariant(
-            self.storage.last_index() >= index,
-            f"entry {index} was declared durable but is not in storage: append it before advance()",
-        )
+        if self.storage.last_index() < index:
+            raise InvariantViolated(
+                f"entry {index} was declared durable but is not in storage: append it before advance()"
+            )
         del self.unstable[: position + 1]
         self.offset = index + 1
         return True

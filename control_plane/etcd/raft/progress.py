@@ -10,16 +10,17 @@ PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, Progr
 
 
 class Progress:
-    """Invariant: match < next. `inflight` holds the last index of each append sent and not
-    acknowledged.
-    """
+    """Invariant: match < next. `inflight` holds last index and payload of each append not acknowledged yet."""
 
     __slots__ = (
         "inflight",
+        "inflight_bytes",
         "is_learner",
         "match",
         "max_inflight",
+        "max_inflight_bytes",
         "next",
+        "nudge",
         "paused",
         "pending_snapshot",
         "read_ack",
@@ -28,17 +29,21 @@ class Progress:
         "state",
     )
 
-    def __init__(self, next_index: int, max_inflight: int, *, is_learner: bool) -> None:
+    def __init__(self, next_index: int, *, max_inflight: int, max_inflight_bytes: int) -> None:
         self.match = 0
         self.next = next_index
         self.state = PROBE
-        self.is_learner = is_learner
+        self.is_learner = False
         self.recent_active = False
         self.pending_snapshot = 0
         self.max_inflight = max_inflight
-        self.inflight: deque[int] = deque()
+        self.max_inflight_bytes = max_inflight_bytes
+        self.inflight: deque[tuple[int, int]] = deque()
+        self.inflight_bytes = 0
         # one append was sent while probing: wait for the answer or a heartbeat's
         self.paused = False
+        # a tick's heartbeat is out: its answer may show that something was lost
+        self.nudge = False
         self.sent_commit = 0
         self.read_ack = 0  # newest ReadIndex round it confirmed
 
@@ -47,6 +52,7 @@ class Progress:
         self.paused = False
         self.pending_snapshot = 0
         self.inflight.clear()
+        self.inflight_bytes = 0
 
     def become_probe(self) -> None:
         """Find where the logs match; after a snapshot, go on behind it."""
@@ -68,14 +74,15 @@ class Progress:
     def is_paused(self) -> bool:
         """Whether no append may be sent now."""
         if self.state is REPLICATE:
-            return len(self.inflight) >= self.max_inflight
+            return len(self.inflight) >= self.max_inflight or self.inflight_bytes >= self.max_inflight_bytes
         return self.state is SNAPSHOT or self.paused
 
-    def sent(self, last_index: int) -> None:
-        """An append that ends at `last_index` left (not called for empty ones)."""
+    def sent(self, last_index: int, size: int) -> None:
+        """An append of `size` bytes that ends at `last_index` left (not called for empty ones)."""
         if self.state is REPLICATE:
             self.next = last_index + 1
-            self.inflight.append(last_index)
+            self.inflight.append((last_index, size))
+            self.inflight_bytes += size
         else:
             self.paused = True
 
@@ -92,8 +99,8 @@ class Progress:
     def free_inflight(self, index: int) -> None:
         """Appends up to `index` arrived."""
         inflight = self.inflight
-        while inflight and inflight[0] <= index:
-            inflight.popleft()
+        while inflight and inflight[0][0] <= index:
+            self.inflight_bytes -= inflight.popleft()[1]
 
     def rejected(self, refused: int, hint: int) -> bool:
         """An append whose previous index was `refused` did not match; False when the refusal is
@@ -107,6 +114,7 @@ class Progress:
         if self.next - 1 != refused:
             return False
         self.next = max(min(refused, hint + 1), self.match + 1)
+        self.sent_commit = min(self.sent_commit, self.next - 1)
         self.paused = False
         return True
 
@@ -119,4 +127,5 @@ class Progress:
             recent_active=self.recent_active,
             pending_snapshot=self.pending_snapshot,
             inflight=len(self.inflight),
+            inflight_bytes=self.inflight_bytes,
         )

@@ -32,6 +32,7 @@ from control_plane.etcd.raft.types import (
     Role,
     SoftState,
     Status,
+    payload,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class RawNode:
         contradicts itself.
         """
         self._raft = Raft(config, storage, rng)
-        self._soft_state = self._current_soft_state()
+        self._soft_state = SoftState(self._raft.lead, self._raft.role)
         self._hard_state = storage.hard_state
         self._out: Ready | None = None
         self._out_own_vote = 0
@@ -85,10 +86,9 @@ class RawNode:
         much is uncommitted. Call it as often as needed before the next `ready()`: all go into one
         append.
         """
-        raft = self._raft
         if not self._accepts_proposals():
             raise self._dropped()
-        size = len(data)
+        raft, size = self._raft, len(data)
         if size:
             if raft.uncommitted_size and raft.uncommitted_size + size > raft.config.max_uncommitted_size:
                 raise ProposalDropped("too much is uncommitted: wait for the quorum", raft.lead)
@@ -188,6 +188,16 @@ class RawNode:
         """
         return election.hup(self._raft)
 
+    def forget_leader(self, leader: int) -> bool:
+        """`leader`'s process is known to be gone (its port refuses connections): do not wait out its lease.
+
+        Until a leader is heard again this member answers pre-votes, and campaigns, with pre-vote, within
+        `heartbeat_ticks` + 1 ticks plus one per voter of a lower id. Safe when the report is wrong: the next heartbeat
+        brings the leader back, and while a majority hears it nobody else can be elected nor any term be raised.
+        False, without effect, when this member does not follow `leader`.
+        """
+        return election.forget_leader(self._raft, leader)
+
     def report_unreachable(self, member: int) -> None:
         """The last message to `member` could not be sent: stop optimistic pipelining."""
         progress = self._raft.progress.get(member)
@@ -211,19 +221,22 @@ class RawNode:
         """Whether `ready()` would have anything; False while one is out."""
         if self._out is not None:
             return False
-        raft = self._raft
+        raft, hard, soft = self._raft, self._hard_state, self._soft_state
         log = raft.log
         return bool(
             raft.broadcast_wanted
             or raft.messages
             or raft.messages_after_append
             or log.unstable
-            or log.snapshot is not None
-            or raft.read_states
+            or log.committed != hard.commit
             or log.has_committed_entries()
+            or raft.read_states
             or raft.reads.has_unsent()
-            or self._hard_state != raft.hard_state()
-            or self._soft_state != self._current_soft_state()
+            or raft.lead != soft.lead
+            or raft.role is not soft.role
+            or raft.term != hard.term
+            or raft.vote != hard.vote
+            or log.snapshot is not None
         )
 
     def ready(self) -> Ready:
@@ -234,21 +247,25 @@ class RawNode:
         if raft.role is Role.LEADER:
             leader.flush(raft)
         log = raft.log
-        soft, hard = self._current_soft_state(), raft.hard_state()
         before = self._hard_state
+        hard = raft.hard_state()
+        soft = None
+        if raft.lead != self._soft_state.lead or raft.role is not self._soft_state.role:
+            soft = self._soft_state = SoftState(raft.lead, raft.role)
         entries = tuple(log.unstable)
+        must_sync = bool(entries) or log.snapshot is not None or hard.term != before.term or hard.vote != before.vote
         ready = Ready(
-            soft_state=soft if soft != self._soft_state else None,
-            hard_state=hard if hard != before else None,
-            read_states=tuple(raft.read_states),
-            entries=entries,
-            snapshot=log.snapshot,
-            committed_entries=log.next_committed(raft.config.max_committed_size_per_ready),
-            messages=tuple(raft.messages),
-            messages_after_append=tuple(raft.messages_after_append),
-            must_sync=bool(entries) or log.snapshot is not None or hard.term != before.term or hard.vote != before.vote,
+            soft,
+            hard if hard != before else None,
+            tuple(raft.read_states),
+            entries,
+            log.snapshot,
+            log.next_committed(raft.config.max_committed_size_per_ready),
+            tuple(raft.messages),
+            tuple(raft.messages_after_append),
+            must_sync,
         )
-        self._soft_state, self._hard_state = soft, hard
+        self._hard_state = hard
         raft.read_states, raft.messages, raft.messages_after_append = [], [], []
         self._out, self._out_own_vote = ready, raft.own_vote_term
         return ready
@@ -261,6 +278,8 @@ class RawNode:
         raft = self._raft
         log = raft.log
         if ready.snapshot is not None:
+            # Not before: committed changes of older Readies were still being applied to the old configuration.
+            raft.conf = ready.snapshot.conf_state
             log.snapshot_stable(ready.snapshot.index)
             log.applied_to(max(log.applied, ready.snapshot.index))
         committed = ready.committed_entries
@@ -270,17 +289,13 @@ class RawNode:
             log.stable_to(ready.entries[-1].index, ready.entries[-1].term)
         if raft.role is Role.LEADER:
             if committed:
-                size = sum(map(len, (entry.data for entry in committed)))
-                raft.uncommitted_size = max(0, raft.uncommitted_size - size)
+                raft.uncommitted_size = max(0, raft.uncommitted_size - payload(committed))
             leader.own_entries_durable(raft)
         elif self._out_own_vote:
             election.own_vote_durable(raft, self._out_own_vote)
 
     # -- observation
     # ---------------------------------------------------------------------------------------
-
-    def _current_soft_state(self) -> SoftState:
-        return SoftState(self._raft.lead, self._raft.role)
 
     @property
     def is_leader(self) -> bool:

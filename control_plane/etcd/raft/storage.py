@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from control_plane.etcd.raft.errors import (
     Compacted,
+    InvariantViolated,
     SnapshotOutOfDate,
     SnapshotUnavailable,
     Unavailable,
     invariant,
 )
-from control_plane.etcd.raft.types import ConfState, Entry, HardState, Snapshot
+from control_plane.etcd.raft.types import ConfState, Entry, HardState, Snapshot, payload
 
 
 class MemoryStorage:
@@ -26,7 +27,7 @@ class MemoryStorage:
     entries); it defaults to the snapshot's.
     """
 
-    __slots__ = ("_entries", "_offset", "_offset_term", "_snapshot", "conf_state", "hard_state")
+    __slots__ = ("_entries", "_offset", "_offset_term", "_snapshot", "conf_state", "hard_state", "payload_bytes")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class MemoryStorage:
         self._offset = self._snapshot.index
         self._offset_term = self._snapshot.term
         self._entries: list[Entry] = []
+        self.payload_bytes = 0  # of all entries held
         self.hard_state = hard_state or HardState()
         self.conf_state = conf_state if conf_state is not None else self._snapshot.conf_state
         self.append([entry for entry in entries if entry.index > self._offset])
@@ -96,11 +98,17 @@ class MemoryStorage:
             entries = entries[offset + 1 - entries[0].index :]
         position = entries[0].index - offset - 1
         held = len(self._entries)
-        invariant(position <= held, f"gap in the log: {entries[0].index} after {self.last_index()}")
+        if position > held:
+            raise InvariantViolated(f"gap in the log: {entries[0].index} after {self.last_index()}")
         invariant(entries[-1].index - entries[0].index == len(entries) - 1, "entries are not contiguous")
         if position < held:
-            del self._entries[position:]
+            self._drop(slice(position, held))
         self._entries.extend(entries)
+        self.payload_bytes += payload(entries)
+
+    def _drop(self, part: slice) -> None:
+        self.payload_bytes -= payload(self._entries[part])
+        del self._entries[part]
 
     def create_snapshot(
         self, index: int, conf_state: ConfState, data: bytes = b"", *, term: int | None = None
@@ -129,8 +137,18 @@ class MemoryStorage:
             f"compaction of {index} beyond the snapshot at {self._snapshot.index}: create_snapshot first",
         )
         self._offset_term = self.term(index)
-        del self._entries[: index - self._offset]
+        self._drop(slice(index - self._offset))
         self._offset = index
+
+    def compaction_point(self, applied: int, *, keep_entries: int, keep_bytes: int) -> int:
+        """Where to compact to so that at most so much of what is applied stays for slow members."""
+        index, size = applied, 0
+        while index > self._offset and applied - index < keep_entries:
+            size += len(self._entries[index - self._offset - 1].data)
+            if size > keep_bytes:
+                break
+            index -= 1
+        return index
 
     def apply_snapshot(self, snapshot: Snapshot) -> None:
         """Start anew from a snapshot received from the leader; the whole log is dropped."""
@@ -139,4 +157,5 @@ class MemoryStorage:
         self._snapshot = snapshot
         self._offset, self._offset_term = snapshot.index, snapshot.term
         self._entries = []
+        self.payload_bytes = 0
         self.conf_state = snapshot.conf_state

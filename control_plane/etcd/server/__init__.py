@@ -8,12 +8,12 @@
     await restore_member(config, env.disk, chunks)      # instead of an empty directory, before the first start
 
 Owns: the order between log, sends and applying (`driver`), the replicated state machine (`apply`, `kv`, `lease`,
-`cluster`), watches (`watch`), the peer wire (`peer`), recovery from a data directory (`recovery`, `restore`), the
-services and the table of errors. Does not own consensus (`control_plane.etcd.raft`), bytes on disk (`storage`), or
+`cluster`, `auth`), watches (`watch`), the peer wire (`peer`), recovery from a data directory (`recovery`, `restore`),
+the services and the table of errors. Does not own consensus (`control_plane.etcd.raft`), bytes on disk (`storage`), or
 TLS and sockets (`control_plane.rpc`).
 
-Concurrency: one event loop, no threads of its own, no time but the loop's. Requests are the tasks of their RPCs; they
-put input into raft and wait on a future that the apply step resolves. Bounds: proposals that wait
+Concurrency: one event loop, no threads but for password hashes, no time but the loop's. Requests are the tasks of
+their RPCs; they put input into raft and wait on a future that the apply step resolves. Bounds: proposals that wait
 (`max_pending_proposals`, refused), messages for a peer (`peer_queue_messages`, dropped), events for a watch stream
 (`watch.EVENTS_BUFFERED_MAX`, then read from the store), watchers per stream.
 """

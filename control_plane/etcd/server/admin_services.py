@@ -1,49 +1,57 @@
-"""The etcd v3 services for operators: Cluster, Maintenance, Auth."""
+"""The etcd v3 services for operators: Cluster, Maintenance."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+import re
+from collections.abc import AsyncIterator
 
 from control_plane.etcd.server import errors
+from control_plane.etcd.server.cluster import check_url_syntax
 from control_plane.etcd.server.codec import Kind
 from control_plane.etcd.server.config import ETCD_VERSION
 from control_plane.etcd.server.services import Base
-from control_plane.rpc import Context, RpcError
+from control_plane.rpc import Context
 from proto.etcd import rpc_pb2 as pb
+from storage.env.failpoints import hit
 
 SNAPSHOT_BLOB_BYTES = 32 * 1024
 SNAPSHOT_ALIGNMENT = 512
 
 
 class ClusterService(Base):
-    """etcdserverpb.Cluster."""
+    """etcdserverpb.Cluster. As in etcd, the headers have no revision."""
+
+    def header(self) -> pb.ResponseHeader:
+        return self.member.header(0)
 
     async def MemberAdd(self, request: pb.MemberAddRequest, context: Context) -> pb.MemberAddResponse:
         self.gate(context)
+        check_url_syntax(request.peerURLs)
+        await self.require_admin(context)
         added, members = await self.member.reconfiguration.add(list(request.peerURLs), learner=request.isLearner)
         return pb.MemberAddResponse(header=self.header(), member=added, members=members)
 
     async def MemberRemove(self, request: pb.MemberRemoveRequest, context: Context) -> pb.MemberRemoveResponse:
         self.gate(context)
+        await self.require_admin(context)
         members = await self.member.reconfiguration.remove(request.ID)
         return pb.MemberRemoveResponse(header=self.header(), members=members)
 
     async def MemberUpdate(self, request: pb.MemberUpdateRequest, context: Context) -> pb.MemberUpdateResponse:
         self.gate(context)
+        await self.require_admin(context)
         response = await self.member.reconfiguration.update(request.ID, list(request.peerURLs))
-        stamped: pb.MemberUpdateResponse = self.stamp(response)
-        return stamped
+        return pb.MemberUpdateResponse(header=self.header(), members=response.members)
 
     async def MemberList(self, request: pb.MemberListRequest, context: Context) -> pb.MemberListResponse:
         self.gate(context, learner=not request.linearizable)
         if request.linearizable:
             await self.member.barrier()
-        # As in etcd, without a revision.
-        return pb.MemberListResponse(header=self.member.header(0), members=self.member.members())
+        return pb.MemberListResponse(header=self.header(), members=self.member.members())
 
     async def MemberPromote(self, request: pb.MemberPromoteRequest, context: Context) -> pb.MemberPromoteResponse:
         self.gate(context)
+        await self.require_admin(context)
         members = await self.member.promote_member(request.ID, forward=True)
         return pb.MemberPromoteResponse(header=self.header(), members=members)
 
@@ -54,12 +62,11 @@ class MaintenanceService(Base):
     async def Alarm(self, request: pb.AlarmRequest, context: Context) -> pb.AlarmResponse:
         self.gate(context)
         if request.action == pb.AlarmRequest.GET:
-            alarms = [
-                a
-                for a in self.member.machine.alarms
-                if request.memberID in (0, a.memberID) and request.alarm in (pb.NONE, a.alarm)
-            ]
+            await self.member.barrier()
+            # Whichever member it asks for, as in etcd.
+            alarms = [a for a in self.member.machine.alarms if request.alarm in (pb.NONE, a.alarm)]
             return pb.AlarmResponse(header=self.header(), alarms=alarms)
+        await self.require_admin(context)
         response: pb.AlarmResponse = self.stamp(await self.member.propose(Kind.ALARM, request))
         return response
 
@@ -86,74 +93,78 @@ class MaintenanceService(Base):
         )
 
     async def Defragment(self, request: pb.DefragmentRequest, context: Context) -> pb.DefragmentResponse:
-        """Finishes removing compacted history and makes the store durable; LMDB reuses freed pages by itself."""
+        """Finishes removing compacted history and writes the store anew without gaps, while it goes on serving."""
         self.gate(context, learner=True)
-        while self.member.store.scrub():
-            await asyncio.sleep(0)
-        await self.member.store.flush()
+        await self.require_admin(context)
+        hit("defrag.before")
+        await self.member.store.defragment()
+        hit("defrag.after")
         return pb.DefragmentResponse()
 
     async def Hash(self, request: pb.HashRequest, context: Context) -> pb.HashResponse:
         self.gate(context, learner=True)
-        value, _, _ = self.member.store.hash_kv()
+        await self.require_admin(context)
+        value, _, _ = await self.member.store.hash_kv_gently()
         return pb.HashResponse(header=self.header(), hash=value)
 
     async def HashKV(self, request: pb.HashKVRequest, context: Context) -> pb.HashKVResponse:
         self.gate(context, learner=True)
-        try:
-            value, compacted, revision = self.member.store.hash_kv(request.revision)
-        except Exception as e:
-            raise errors.from_store(e) from None
-        return pb.HashKVResponse(header=self.header(), hash=value, compact_revision=compacted, hash_revision=revision)
+        await self.require_admin(context)
+        return await self.member.hash_kv(request.revision)
 
     async def Snapshot(self, request: pb.SnapshotRequest, context: Context) -> AsyncIterator[pb.SnapshotResponse]:
-        """The store's snapshot stream (`storage.mvcc` restores it), zeros up to a multiple of 512 bytes, and SHA-256.
+        """The store's snapshot stream (`storage.mvcc` restores it), 1 to 512 zeros, and their SHA-256.
 
-        The length is not known beforehand, so `remaining_bytes` only tells the parts from each other: more than 32
-        for the stream, 32 for the padding, 0 for the digest. As etcdctl wants it, the sum of all is n * 512 + 32.
+        `remaining_bytes` is what is still to come before the digest: it is 0 for the zeros and the digest alone. As
+        etcdctl wants it, the sum of all is n * 512 + 32.
         """
         self.gate(context, learner=True)
+        await self.require_admin(context)
         digest = hashlib.sha256()
-        header = self.header()
+        # Both of the same moment: the first is for the length.
+        measured, chunks = self.member.store.snapshot(), self.member.store.snapshot()
         size = 0
+        for chunk in measured:
+            size += len(chunk)
+            await asyncio.sleep(0)
+        padding = bytes(SNAPSHOT_ALIGNMENT - size % SNAPSHOT_ALIGNMENT)
+        remaining = size + len(padding)
 
-        def response(blob: bytes, remaining: int) -> pb.SnapshotResponse:
-            return pb.SnapshotResponse(header=header, remaining_bytes=remaining, blob=blob, version=ETCD_VERSION)
+        def response(blob: bytes) -> pb.SnapshotResponse:
+            return pb.SnapshotResponse(remaining_bytes=remaining, blob=blob, version=ETCD_VERSION)
 
-        for blob in _blobs(self.member.store.snapshot()):
-            digest.update(blob)
-            size += len(blob)
-            yield response(blob, SNAPSHOT_BLOB_BYTES)
-        padding = bytes(-size % SNAPSHOT_ALIGNMENT)
+        for chunk in chunks:
+            for start in range(0, len(chunk), SNAPSHOT_BLOB_BYTES):
+                blob = chunk[start : start + SNAPSHOT_BLOB_BYTES]
+                digest.update(blob)
+                remaining -= len(blob)
+                yield response(blob)
+            await asyncio.sleep(0)  # sending need not wait: others get their turn here
         digest.update(padding)
-        yield response(padding, digest.digest_size)
-        yield response(digest.digest(), 0)
+        remaining = 0
+        yield response(padding)
+        yield response(digest.digest())
 
     async def MoveLeader(self, request: pb.MoveLeaderRequest, context: Context) -> pb.MoveLeaderResponse:
         self.gate(context)
+        await self.require_admin(context)
         await self.member.reconfiguration.move_leader(request.targetID)
         return pb.MoveLeaderResponse()
 
     async def Downgrade(self, request: pb.DowngradeRequest, context: Context) -> pb.DowngradeResponse:
-        raise RpcError(errors.Code.UNIMPLEMENTED, "etcdserver: downgrade is not supported")
-
-
-def _blobs(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        for start in range(0, len(chunk), SNAPSHOT_BLOB_BYTES):
-            yield chunk[start : start + SNAPSHOT_BLOB_BYTES]
-
-
-class AuthService(Base):
-    """etcdserverpb.Auth: access is granted by client certificate, there are no users to manage."""
-
-    async def AuthStatus(self, request: pb.AuthStatusRequest, context: Context) -> pb.AuthStatusResponse:
-        self.gate(context, learner=True)
-        return pb.AuthStatusResponse(header=self.header(), enabled=False)
-
-    async def _refuse(self, request: Any, context: Context) -> Any:
-        raise errors.AuthNotEnabled
-
-    AuthEnable = AuthDisable = Authenticate = _refuse
-    UserAdd = UserGet = UserList = UserDelete = UserChangePassword = UserGrantRole = UserRevokeRole = _refuse
-    RoleAdd = RoleGet = RoleList = RoleDelete = RoleGrantPermission = RoleRevokePermission = _refuse
+        """Checks the version as etcd does; there is no older rayplane to go back to, so none is ever enabled."""
+        self.gate(context)
+        await self.require_admin(context)
+        if request.action == pb.DowngradeRequest.CANCEL:
+            raise errors.NoInflightDowngrade
+        if request.action not in (pb.DowngradeRequest.VALIDATE, pb.DowngradeRequest.ENABLE):
+            raise errors.UnknownMethod
+        numbers = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", request.version)
+        if numbers is None:
+            raise errors.WrongDowngradeVersionFormat
+        major, minor = (int(part) for part in ETCD_VERSION.split(".")[:2])
+        if (int(numbers[1]), int(numbers[2])) != (major, minor - 1):
+            raise errors.InvalidDowngradeTargetVersion
+        if request.action == pb.DowngradeRequest.ENABLE:
+            raise errors.NotCapable
+        return pb.DowngradeResponse(header=self.header(), version=f"{major}.{minor}.0")

@@ -11,27 +11,40 @@ from google.protobuf.message import Message
 
 from control_plane.etcd.raft import ConfChange, ConfState
 from control_plane.etcd.server import errors, kv
+from control_plane.etcd.server.auth import NOBODY, AuthStore, Caller
+from control_plane.etcd.server.auth_checks import authorize
+from control_plane.etcd.server.auth_tokens import SimpleTokens
 from control_plane.etcd.server.cluster import Membership
-from control_plane.etcd.server.codec import Kind, conf_state_from_wire, conf_state_to_wire
+from control_plane.etcd.server.codec import (
+    CorruptEntry,
+    Kind,
+    conf_state_from_wire,
+    conf_state_to_wire,
+    parse_request,
+)
 from control_plane.etcd.server.lease import Lessor
 from proto.etcd import rpc_pb2 as pb
-from proto.etcd.kv_pb2 import Event
 from proto.rayplane.v1 import raft_pb2 as wire
-from storage.mvcc import CompactedError, FutureRevisionError, Store
+from storage.mvcc import Change, CompactedError, FutureRevisionError, Store
 
 _CONF_STATE = b"conf_state"
-Notify = Callable[[int, list[Event]], None]
+Notify = Callable[[int, list[Change]], None]
 
 
 class StateMachine:
     """Everything a member knows by the log. `notify` is told each revision's events as they happen."""
 
-    def __init__(self, store: Store, notify: Notify, *, min_lease_ttl: int = 1) -> None:
+    def __init__(
+        self, store: Store, notify: Notify, *, min_lease_ttl: int = 1, auth_token_ttl_s: float = 300.0
+    ) -> None:
         self.store = store
         self.lessor = Lessor(min_lease_ttl)
         self.members = Membership(store.backend)
+        self.auth = AuthStore(store.backend, SimpleTokens(auth_token_ttl_s))
         self._notify = notify
         self._alarms: dict[tuple[int, int], None] = {}
+        # For the metrics.
+        self.puts = self.deletes = self.txns = 0
         self._appliers: dict[int, Callable[[Any, float], Message]] = {
             Kind.PUT: self._put,
             Kind.DELETE_RANGE: self._delete_range,
@@ -43,16 +56,20 @@ class StateMachine:
             Kind.ALARM: self._alarm,
             Kind.ATTRIBUTES: self._attributes,
             Kind.MEMBER_UPDATE: self._member_update,
+            Kind.AS_CALLER: self._as_caller,
         }
+        for kind, apply in self.auth.appliers.items():
+            self._appliers[kind] = self._with_header(apply)
         self.load()
 
     def load(self) -> None:
-        """Read leases, members and alarms from the store: at start, and after it was replaced."""
+        """Read leases, members, users and alarms from the store: at start, and after it was replaced."""
         backend = self.store.backend
         leases = [_decode_lease(key, value) for key, value in backend.scan("lease")]
         attached = [(key, lease) for lease, keys in sorted(self.store.attachments().items()) for key in keys]
         self.lessor.load(leases, attached)
         self.members.load()
+        self.auth.load()
         self._alarms = {_decode_alarm(key): None for key, _ in backend.scan("alarm")}
 
     @property
@@ -73,9 +90,15 @@ class StateMachine:
     def out_of_space(self) -> bool:
         return any(alarm == pb.NOSPACE for _, alarm in self._alarms)
 
+    def is_corrupt(self, member: int) -> bool:
+        """Whether there is a CORRUPT alarm that names this member."""
+        return (member, pb.CORRUPT) in self._alarms
+
     def apply(self, kind: int, request: Message, now: float) -> Message:
         """Apply one request; the response has the header's revision set. Raises EtcdError when it is refused."""
         try:
+            if self.auth.enabled:
+                authorize(self.auth, self.lessor, NOBODY, kind, request)
             return self._appliers[kind](request, now)
         except (CompactedError, FutureRevisionError) as e:
             raise errors.from_store(e) from None
@@ -84,6 +107,25 @@ class StateMachine:
         """Raises EtcdError when the change does not fit (any more); the caller then tells raft of a change of NONE."""
         self.members.check(change, member)
         self.members.apply(change, member)
+
+    # Callers
+
+    def _as_caller(self, request: wire.AsCaller, now: float) -> Message:
+        kind = request.kind
+        if kind == Kind.AS_CALLER:
+            raise CorruptEntry("a request in somebody's name is in somebody's name again")
+        inner = parse_request(request.request, kind)
+        if self.auth.enabled:
+            authorize(self.auth, self.lessor, Caller(request.user, request.auth_revision), kind, inner)
+        return self._appliers[kind](inner, now)
+
+    def _with_header(self, apply: Callable[[Any, float], Any]) -> Callable[[Any, float], Message]:
+        def applier(request: Any, now: float) -> Message:
+            response: Message = apply(request, now)
+            response.header.revision = self.store.revision  # type: ignore[attr-defined]
+            return response
+
+        return applier
 
     # Keys
 
@@ -95,34 +137,50 @@ class StateMachine:
         return response
 
     def _delete_range(self, request: pb.DeleteRangeRequest, now: float) -> Message:
+        self._check_sound()
         with self.store.write() as txn:
             response = kv.run_delete(txn, request)
         self._written(txn.revision, txn.events)
         return response
 
     def _txn(self, request: pb.TxnRequest, now: float) -> Message:
-        if self._alarms and kv.puts_anything(request):
-            self._check_space()
+        if self._alarms:
+            self._check_sound()
+            if kv.puts_anything(request):
+                self._check_space()
         with self.store.write() as txn:
-            response = kv.run_txn(txn, request, self.lessor)
+            response = kv.run_txn(txn, self.store, request, self.lessor)
+        self.txns += 1
         self._written(txn.revision, txn.events)
         return response
 
-    def _written(self, revision: int, events: list[Event]) -> None:
+    def _written(self, revision: int, events: list[Change]) -> None:
         if not events:
             return
         lessor = self.lessor
         for event in events:
+            if event.type:
+                self.deletes += 1
+            else:
+                self.puts += 1
             # A put hangs the key on its lease or on none; a delete event's lease is 0.
-            if event.kv.lease or lessor.is_attached(event.kv.key):
-                lessor.attach(event.kv.key, event.kv.lease)
+            if event.lease or lessor.is_attached(event.key):
+                lessor.attach(event.key, event.lease)
         self._notify(revision, events)
 
+    def _check_sound(self) -> None:
+        """As in etcd, no member takes writes while any is known to be corrupt."""
+        if any(alarm == pb.CORRUPT for _, alarm in self._alarms):
+            raise errors.Corrupt
+
     def _check_space(self) -> None:
-        if self._alarms and self.out_of_space:
-            raise errors.NoSpace
+        if self._alarms:
+            self._check_sound()
+            if self.out_of_space:
+                raise errors.NoSpace
 
     def _compact(self, request: pb.CompactionRequest, now: float) -> Message:
+        self._check_sound()
         self.store.compact(request.revision)
         return pb.CompactionResponse(header=self._header())
 
@@ -136,10 +194,11 @@ class StateMachine:
         return pb.LeaseGrantResponse(header=self._header(), ID=request.ID, TTL=ttl)
 
     def _lease_revoke(self, request: pb.LeaseRevokeRequest, now: float) -> Message:
+        self._check_sound()
         lease = self.lessor.get(request.ID)
         with self.store.write() as txn:
             for key in sorted(lease.keys):
-                txn.delete_range(key)
+                txn.delete_range(key, prev_kv=False)
         self.lessor.revoke(request.ID)
         self.store.backend.delete("lease", _lease_key(request.ID))
         if txn.events:
@@ -162,16 +221,15 @@ class StateMachine:
     def _alarm(self, request: pb.AlarmRequest, now: float) -> Message:
         alarm = (request.memberID, request.alarm)
         response = pb.AlarmResponse(header=self._header())
-        if request.action == pb.AlarmRequest.ACTIVATE and alarm not in self._alarms:
-            self._alarms[alarm] = None
-            self.store.backend.put("alarm", _alarm_key(alarm), b"1")
+        if request.action == pb.AlarmRequest.ACTIVATE and request.alarm != pb.NONE:
+            if alarm not in self._alarms:
+                self._alarms[alarm] = None
+                self.store.backend.put("alarm", _alarm_key(alarm), b"1")
             response.alarms.add(memberID=request.memberID, alarm=request.alarm)
-        elif request.action == pb.AlarmRequest.DEACTIVATE:
-            for member, kind in sorted(self._alarms):
-                if request.memberID in (0, member) and request.alarm in (pb.NONE, kind):
-                    del self._alarms[member, kind]
-                    self.store.backend.delete("alarm", _alarm_key((member, kind)))
-                    response.alarms.add(memberID=member, alarm=kind)  # type: ignore[arg-type]
+        elif request.action == pb.AlarmRequest.DEACTIVATE and alarm in self._alarms:
+            del self._alarms[alarm]
+            self.store.backend.delete("alarm", _alarm_key(alarm))
+            response.alarms.add(memberID=request.memberID, alarm=request.alarm)
         return response
 
     def _attributes(self, request: wire.Attributes, now: float) -> Message:

@@ -138,12 +138,12 @@ def address_of(url: str) -> str:
 
 
 def check_url_syntax(urls: Iterable[str]) -> None:
-    """Raises MemberBadURLs unless every URL reads scheme://host:port."""
-    listed = list(urls)
+    """Raises MemberBadURLs unless every URL reads scheme://host:port; the host may be empty, as in etcd."""
+    listed = [url.strip() for url in urls]
     for url in listed:
         scheme, separator, rest = url.partition("://")
-        host, _, port = rest.rpartition(":")
-        if scheme not in ("http", "https") or not separator or not host or not port.isdigit():
+        port = rest.rpartition(":")[2]
+        if scheme not in ("http", "https") or not separator or ":" not in rest or not port.isdigit():
             raise errors.MemberBadURLs
     if not listed:
         raise errors.MemberBadURLs

@@ -34,6 +34,19 @@ class Kind(IntEnum):
     ALARM = 8
     ATTRIBUTES = 9
     MEMBER_UPDATE = 10
+    AS_CALLER = 11
+    AUTHENTICATE = 12
+    AUTH_ENABLE = 13
+    AUTH_DISABLE = 14
+    USER_ADD = 15
+    USER_DELETE = 16
+    USER_CHANGE_PASSWORD = 17
+    USER_GRANT_ROLE = 18
+    USER_REVOKE_ROLE = 19
+    ROLE_ADD = 20
+    ROLE_DELETE = 21
+    ROLE_GRANT_PERMISSION = 22
+    ROLE_REVOKE_PERMISSION = 23
 
 
 _TYPES: dict[int, type[Message]] = {
@@ -47,6 +60,19 @@ _TYPES: dict[int, type[Message]] = {
     Kind.ALARM: pb.AlarmRequest,
     Kind.ATTRIBUTES: wire.Attributes,
     Kind.MEMBER_UPDATE: pb.MemberUpdateRequest,
+    Kind.AS_CALLER: wire.AsCaller,
+    Kind.AUTHENTICATE: wire.Authenticate,
+    Kind.AUTH_ENABLE: pb.AuthEnableRequest,
+    Kind.AUTH_DISABLE: pb.AuthDisableRequest,
+    Kind.USER_ADD: pb.AuthUserAddRequest,
+    Kind.USER_DELETE: pb.AuthUserDeleteRequest,
+    Kind.USER_CHANGE_PASSWORD: pb.AuthUserChangePasswordRequest,
+    Kind.USER_GRANT_ROLE: pb.AuthUserGrantRoleRequest,
+    Kind.USER_REVOKE_ROLE: pb.AuthUserRevokeRoleRequest,
+    Kind.ROLE_ADD: pb.AuthRoleAddRequest,
+    Kind.ROLE_DELETE: pb.AuthRoleDeleteRequest,
+    Kind.ROLE_GRANT_PERMISSION: pb.AuthRoleGrantPermissionRequest,
+    Kind.ROLE_REVOKE_PERMISSION: pb.AuthRoleRevokePermissionRequest,
 }
 
 
@@ -69,10 +95,15 @@ def decode_head(data: bytes) -> tuple[int, int]:
 
 def decode_request(data: bytes, kind: int) -> Message:
     """The request of an entry whose head named `kind`."""
+    return parse_request(data[_HEAD.size :], kind)
+
+
+def parse_request(data: bytes, kind: int) -> Message:
+    """A request of this kind from its protobuf."""
     if kind not in _TYPES:
         raise CorruptEntry(f"an entry is of unknown kind {kind}: start a version that knows it")
     try:
-        return _TYPES[kind].FromString(data[_HEAD.size :])
+        return _TYPES[kind].FromString(data)
     except DecodeError as e:
         raise CorruptEntry(f"an entry of kind {Kind(kind).name} cannot be decoded") from e
 

@@ -1,6 +1,7 @@
 """How one member is configured."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,16 @@ class MemberConfig:
     """Published client URL; empty: made of scheme and the bound client address."""
     allowed_callers: frozenset[str] = frozenset()
     """Users and groups (of client certificates) that may call, members included; empty: everyone who can connect."""
+    auth_root_groups: frozenset[str] = frozenset({"system:masters"})
+    """Groups of client certificates that act as root, without a token, once authentication is enabled: the cluster's
+    own components must go on working then. Other certificates speak for the user of their common name."""
+    auth_token: str = "simple"
+    """Kind of tokens, in the form of etcd's --auth-token: "simple" or "jwt,sign-method=RS256,priv-key=FILE..."; key
+    files are read at the start."""
+    auth_token_ttl_s: float = 300.0
+    """Seconds that a simple token lives after its last use."""
+    bcrypt_cost: int = 10
+    """Work for a password hash: doubled by each step, 4 to 31."""
     tick_s: float = 0.1
     """Seconds per raft tick; heartbeats go out every tick."""
     election_ticks: int = 8
@@ -55,6 +66,10 @@ class MemberConfig:
     """Seconds a request may wait for consensus before it fails with "request timed out"."""
     progress_notify_interval_s: float = 5.0
     """Seconds of silence after which a watch that asked for progress notes gets one."""
+    initial_corrupt_check: bool = False
+    """Compare the store with the other members' before serving; reads all of it."""
+    corrupt_check_s: float = 0.0
+    """Seconds between two comparisons of all members' stores by the leader; 0 for none."""
     peer_queue_messages: int = 4_096
     """Raft messages that may wait for one peer's stream; more are dropped (raft sends them again)."""
 
@@ -71,6 +86,8 @@ class MemberConfig:
             raise RefusedToStart("two members of initial_cluster have the same peer URL")
         if self.tick_s <= 0 or self.election_ticks < 2:
             raise RefusedToStart("tick_s must be positive and election_ticks at least 2")
+        if not 4 <= self.bcrypt_cost <= 31 or self.auth_token_ttl_s <= 0:
+            raise RefusedToStart("bcrypt_cost must be from 4 to 31 and auth_token_ttl_s positive")
         if self.catch_up_entries < 1 or self.snapshot_count < 1:
             raise RefusedToStart("snapshot_count and catch_up_entries must be at least 1")
 
@@ -80,6 +97,11 @@ class MemberConfig:
         if not allowed:
             return True
         return identity is not None and (identity.user in allowed or not allowed.isdisjoint(identity.groups))
+
+    @property
+    def min_lease_ttl(self) -> int:
+        """Seconds, the least that a lease is granted for: one and a half election timeouts, rounded up, as in etcd."""
+        return math.ceil(3 * self.election_ticks // 2 * self.tick_s)
 
     @property
     def peer_url(self) -> str:

@@ -12,7 +12,6 @@ and wakes it. Applying is synchronous in pieces of `APPLY_MAX` entries, with oth
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import replace
 
 from google.protobuf.message import Message
 
@@ -33,19 +32,23 @@ from control_plane.etcd.server.pending import Proposals, ReadRounds
 from control_plane.etcd.server.recovery import Recovery
 from control_plane.rpc import RpcError
 from proto.etcd.rpc_pb2 import MemberListResponse
+from storage.env.failpoints import hit
 from storage.mvcc.stream import decode
 from storage.wal import SnapshotMark
 
 log = logging.getLogger(__name__)
 
-#: Entries applied before the loop may do something else.
+#: Entries, and bytes of them, applied before the loop may do something else.
 APPLY_MAX = 256
+APPLY_BYTES = 64 * 1024
 #: Records of a received snapshot checked before the loop may do something else.
 VERIFY_RECORDS = 1_000
 #: Compacted revisions removed from the backend per tick.
 SCRUB_PER_TICK = 2_000
 #: A log of this many bytes is cut short however big the store is.
-LOG_BYTES_MAX = 1 << 30
+LOG_BYTES_MAX = 512 << 20
+#: The log in memory is cut short beyond this many bytes, however few entries they are.
+LOG_MEMORY_BYTES_MAX = 128 << 20
 
 
 class Driver:
@@ -106,7 +109,9 @@ class Driver:
         self.proposals.expire(now)
         self.reads.sweep(now, retry_after=self._config.election_ticks // 2)
         try:
+            hit("apply.before_scrub")
             self.machine.store.scrub(SCRUB_PER_TICK)
+            hit("apply.after_scrub")
             if self.machine.store.backend.pending:
                 self.machine.store.commit()
         except Exception:
@@ -131,7 +136,8 @@ class Driver:
             mark = SnapshotMark(snapshot.index, snapshot.term)
             await self._snapshots.write(mark, chunks)
             # Once it is marked in the log there is no way back: be sure that it can be restored.
-            for number, _ in enumerate(decode(self._snapshots.read(mark))):
+            await self._snapshots.verify(mark)
+            for number, _ in enumerate(decode(self._snapshots.content(mark))):
                 if number % VERIFY_RECORDS == 0:
                     await asyncio.sleep(0)
             self.step([message])
@@ -198,10 +204,10 @@ class Driver:
     async def _apply_all(self, entries: Sequence[raft.Entry]) -> None:
         # Lets a save that was begun before get to its sync, which then runs beside the applying.
         await asyncio.sleep(0)
-        for start in range(0, len(entries), APPLY_MAX):
-            if start:
+        hit("apply.before_entries")
+        for number, piece in enumerate(_pieces(entries)):
+            if number:
                 await asyncio.sleep(0)
-            piece = entries[start : start + APPLY_MAX]
             now = self._now()
             for entry in piece:
                 if entry.term != self._applied_term:
@@ -215,6 +221,7 @@ class Driver:
             self.applied = last.index
             self.machine.store.set_applied(last.index, last.term)
             self.reads.applied(last.index)
+        hit("apply.after_entries")
 
     def _apply_request(self, entry: raft.Entry, now: float) -> None:
         request_id, kind = decode_head(entry.data)
@@ -243,12 +250,14 @@ class Driver:
         request_id, member = decode_member(change.context)
         proposal = self.proposals.take(request_id)
         refusal: errors.EtcdError | None = None
+        hit("apply.before_conf_change")
         try:
             self.machine.apply_conf_change(change, member)
         except errors.EtcdError as e:
             refusal = e
             change = raft.ConfChange(change.type, raft.NONE)
         self.machine.save_conf_state(self.node.apply_conf_change(change))
+        hit("apply.after_conf_change")
         if refusal is None:
             self._on_members()
         if proposal is not None and not proposal.future.done():
@@ -262,10 +271,14 @@ class Driver:
     def _after_apply(self) -> None:
         """Now and then: shorten the log in memory, and the one on disk behind a snapshot file."""
         count = self._config.snapshot_count
-        first = self._storage.first_index()
-        if self.applied - first >= count + self._config.catch_up_entries:
-            self._storage.create_snapshot(self.applied, self.machine.conf_state)
-            self._storage.compact(self.applied - self._config.catch_up_entries)
+        first, keep = self._storage.first_index(), self._config.catch_up_entries
+        if self.applied - first >= count + keep or self._storage.payload_bytes > LOG_MEMORY_BYTES_MAX:
+            point = self._storage.compaction_point(
+                self.applied, keep_entries=keep, keep_bytes=LOG_MEMORY_BYTES_MAX // 2
+            )
+            if point >= first:
+                self._storage.create_snapshot(self.applied, self.machine.conf_state)
+                self._storage.compact(point)
         if self._checkpoint is None and self.applied >= self._next_checkpoint:
             self._next_checkpoint = self.applied + count // 10 + 1
             # A big store is written out only once the log has grown as big.
@@ -300,10 +313,13 @@ class Driver:
         if self._checkpoint is not None:
             self._checkpoint.cancel()
             await asyncio.gather(self._checkpoint, return_exceptions=True)
+        hit("install.before_mark")
         await self._mark_durable(mark)
         self._log_bytes = 0
-        self.machine.store.restore(self._snapshots.read(mark))
+        hit("install.before_restore")
+        await self.machine.store.restore_gently(self._snapshots.content(mark))
         self.machine.load()
+        hit("install.after_restore")
         self._storage.apply_snapshot(snapshot)
         self.applied = snapshot.index
         self._applied_term = snapshot.term
@@ -319,7 +335,7 @@ class Driver:
             return
         applied = self.machine.store.applied
         snapshot = raft.Snapshot(applied.index, applied.term, self.machine.conf_state)
-        ship = self._ship(replace(message, snapshot=snapshot), self.machine.store.snapshot())
+        ship = self._ship(message._replace(snapshot=snapshot), self.machine.store.snapshot())
         task = asyncio.get_running_loop().create_task(ship)
         self._sending[peer] = task
         task.add_done_callback(lambda _: self._sending.pop(peer, None))
@@ -351,8 +367,22 @@ class Driver:
         if self.abandoned:
             return
         await self._wal.close()
-        if not self._failed:
+        if self._failed:
+            self.machine.store.backend.abandon()
+        else:
             self.machine.store.close()
+
+
+def _pieces(entries: Sequence[raft.Entry]) -> Iterator[Sequence[raft.Entry]]:
+    """Entries in pieces of some milliseconds of work."""
+    start = size = 0
+    for number, entry in enumerate(entries, 1):
+        size += len(entry.data)
+        if size >= APPLY_BYTES or number - start >= APPLY_MAX:
+            yield entries[start:number]
+            start, size = number, 0
+    if start < len(entries):
+        yield entries[start:]
 
 
 async def gently(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -18,8 +18,10 @@ class EtcdError(RpcError):
     status: grpc.StatusCode = Code.UNKNOWN
     text = ""
 
+    prefix = PREFIX
+
     def __init__(self) -> None:
-        super().__init__(self.status, PREFIX + self.text)
+        super().__init__(self.status, self.prefix + self.text)
 
 
 class EmptyKey(EtcdError):
@@ -58,6 +60,10 @@ class FutureRevision(EtcdError):
     status, text = Code.OUT_OF_RANGE, "mvcc: required revision is a future revision"
 
 
+class Corrupt(EtcdError):
+    status, text = Code.DATA_LOSS, "corrupt cluster"
+
+
 class NoSpace(EtcdError):
     status, text = Code.RESOURCE_EXHAUSTED, "mvcc: database space exceeded"
 
@@ -83,10 +89,8 @@ class PeerURLExists(EtcdError):
 
 
 class MemberNotEnoughStarted(EtcdError):
-    status, text = (
-        Code.FAILED_PRECONDITION,
-        "re-configuration failed due to not enough started members",
-    )
+    # etcd 3.5 loses the code that its table has.
+    status, text = Code.UNKNOWN, "re-configuration failed due to not enough started members"
 
 
 class MemberBadURLs(EtcdError):
@@ -132,6 +136,33 @@ class RequestTooLarge(EtcdError):
     status, text = Code.INVALID_ARGUMENT, "request is too large"
 
 
+class MessageTooLarge(RpcError):
+    """What etcd's gRPC server says, before etcd sees the request."""
+
+    def __init__(self, size: int, largest: int) -> None:
+        super().__init__(Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {largest})")
+
+
+class UnknownMethod(EtcdError):
+    text = "unknown method"
+
+
+class WrongDowngradeVersionFormat(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "wrong downgrade target version format"
+
+
+class InvalidDowngradeTargetVersion(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "invalid downgrade target version"
+
+
+class NoInflightDowngrade(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "no inflight downgrade job"
+
+
+class NotCapable(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "not capable"
+
+
 class TooManyRequests(EtcdError):
     status, text = Code.RESOURCE_EXHAUSTED, "too many requests"
 
@@ -166,6 +197,78 @@ class AuthNotEnabled(EtcdError):
 
 class PermissionDenied(EtcdError):
     status, text = Code.PERMISSION_DENIED, "permission denied"
+
+
+class RootUserNotExist(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "root user does not exist"
+
+
+class RootRoleNotExist(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "root user does not have root role"
+
+
+class UserExists(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "user name already exists"
+
+
+class UserEmpty(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "user name is empty"
+
+
+class UserNotFound(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "user name not found"
+
+
+class RoleExists(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "role name already exists"
+
+
+class RoleNotFound(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "role name not found"
+
+
+class RoleEmpty(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "role name is empty"
+
+
+class RoleNotGranted(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "role is not granted to the user"
+
+
+class PermissionNotGiven(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "permission not given"
+
+
+class PermissionNotGranted(EtcdError):
+    status, text = Code.FAILED_PRECONDITION, "permission is not granted to the role"
+
+
+class AuthFailed(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "authentication failed, invalid user ID or password"
+
+
+class AuthOldRevision(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "revision of auth store is old"
+
+
+class InvalidAuthToken(EtcdError):
+    status, text = Code.UNAUTHENTICATED, "invalid auth token"
+
+
+class InvalidAuthManagement(EtcdError):
+    status, text = Code.INVALID_ARGUMENT, "invalid auth management"
+
+
+class NoPasswordUser(EtcdError):
+    prefix, text = "auth: ", "authentication failed, password was given for no password user"
+
+
+class VerifyOnly(EtcdError):
+    prefix, text = "auth: ", "token signing attempted with verify-only key"
+
+
+class PasswordTooLong(EtcdError):
+    prefix, text = "bcrypt: ", "password length exceeds 72 bytes"
 
 
 class WatchCanceled(EtcdError):

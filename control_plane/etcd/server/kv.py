@@ -4,7 +4,7 @@ The same request on the same store gives the same answer and the same change on 
 the revision only; the service fills in the rest. A request that is refused changes nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from control_plane.etcd.server import errors
@@ -24,7 +24,7 @@ from proto.etcd.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from storage.mvcc import RangeResult, Store, WriteTxn, contains
+from storage.mvcc import CompactedError, FutureRevisionError, RangeResult, Store, WriteTxn
 
 _SORT_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
     RangeRequest.KEY: lambda kv: kv.key,
@@ -96,7 +96,8 @@ def check_txn(request: TxnRequest, max_ops: int) -> None:
 
 
 def _check_ops(request: TxnRequest, max_ops: int) -> None:
-    if max(len(request.compare), len(request.success), len(request.failure)) > max_ops:
+    count = max(len(request.compare), len(request.success), len(request.failure))
+    if count > max_ops:
         raise errors.TooManyOps
     for compare in request.compare:
         if not compare.key:
@@ -110,7 +111,8 @@ def _check_ops(request: TxnRequest, max_ops: int) -> None:
         elif kind == "request_delete_range":
             check_delete(op.request_delete_range)
         elif kind == "request_txn":
-            _check_ops(op.request_txn, max_ops)
+            # What is nested counts towards the whole, but not each nested one towards the next.
+            _check_ops(op.request_txn, max_ops - count)
         else:
             raise errors.KeyNotFound
 
@@ -133,12 +135,11 @@ def _writes(ops: Sequence[RequestOp]) -> tuple[set[bytes], Intervals]:
         if op.WhichOneof("request") != "request_txn":
             continue
         branches = (_writes(op.request_txn.success), _writes(op.request_txn.failure))
-        for nested_puts, nested_deletes in branches:
+        for nested_puts, _ in branches:
             if not puts.isdisjoint(nested_puts) or any(_covered(k, deletes) for k in nested_puts):
                 raise errors.DuplicateKey
-            if any(_covered(k, nested_deletes) for k in puts):
-                raise errors.DuplicateKey
         for nested_puts, nested_deletes in branches:
+            # Puts of transactions nested before are not held against these deletes: so it is in etcd.
             puts |= nested_puts
             deletes += nested_deletes
     for op in ops:
@@ -151,7 +152,8 @@ def _writes(ops: Sequence[RequestOp]) -> tuple[set[bytes], Intervals]:
 
 
 def _covered(key: bytes, intervals: Intervals) -> bool:
-    return any(contains(start, end, key) for start, end in intervals)
+    """As etcd looks at it: a delete of everything from a key on (end "\\0") meets no put."""
+    return any(start <= key < end if end else key == start for start, end in intervals)
 
 
 def is_read_only(request: TxnRequest) -> bool:
@@ -185,32 +187,49 @@ def is_serializable(request: TxnRequest) -> bool:
 # Execution
 
 
+class RangePlan:
+    """What a range asks for besides keys and revision: where to cut, what to choose, in which order."""
+
+    __slots__ = ("_request", "cut", "descends", "filters", "limit", "sort_value", "sorts")
+
+    def __init__(self, request: RangeRequest) -> None:
+        self._request = request
+        target, order = request.sort_target, request.sort_order
+        self.filters = bool(
+            request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+            or request.max_create_revision
+        )
+        self.limit = max(0, request.limit)
+        # Without an order, etcd cuts by key before it sorts, one key beyond the limit.
+        by_key = order == RangeRequest.NONE or (order == RangeRequest.ASCEND and target == RangeRequest.KEY)
+        self.cut = self.limit + 1 if self.limit and by_key and not self.filters else 0
+        self.descends = order == RangeRequest.DESCEND
+        self.sorts = target != RangeRequest.KEY or self.descends
+        self.sort_value = _SORT_FIELDS[target]
+
+    @property
+    def selects(self) -> bool:
+        """Whether the records themselves must be looked at."""
+        return self.filters or self.sorts
+
+    def passes(self, kv: KeyValue) -> bool:
+        return not self.filters or _passes(self._request, kv)
+
+
 def run_range(view: View, request: RangeRequest) -> RangeResponse:
     """Raises CompactedError, FutureRevisionError of the store."""
-    target, order = request.sort_target, request.sort_order
-    if target != RangeRequest.KEY and order == RangeRequest.NONE:
-        order = RangeRequest.ASCEND
-    sorts = order == RangeRequest.DESCEND or (order == RangeRequest.ASCEND and target != RangeRequest.KEY)
-    filters = (
-        request.min_mod_revision
-        or request.max_mod_revision
-        or request.min_create_revision
-        or request.max_create_revision
-    )
-    limit = max(0, request.limit)
+    plan = RangePlan(request)
     result = view.range(
-        request.key,
-        request.range_end,
-        revision=request.revision,
-        limit=0 if sorts or filters else limit,
-        count_only=request.count_only,
+        request.key, request.range_end, revision=request.revision, limit=plan.cut, count_only=request.count_only
     )
-    kvs, more = result.kvs, result.more
-    if filters:
+    kvs, limit, more = result.kvs, plan.limit, False
+    if plan.filters:
         kvs = [kv for kv in kvs if _passes(request, kv)]
-    if sorts:
-        kvs = sorted(kvs, key=_SORT_FIELDS[target], reverse=order == RangeRequest.DESCEND)
-    if (sorts or filters) and 0 < limit < len(kvs):
+    if plan.sorts:
+        kvs = sorted(kvs, key=plan.sort_value, reverse=plan.descends)
+    if 0 < limit < len(kvs):
         kvs, more = kvs[:limit], True
     response = RangeResponse(header=ResponseHeader(revision=view.revision), more=more, count=result.count)
     if request.keys_only:
@@ -251,15 +270,15 @@ def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor) -> PutResponse:
             value = held[0].value
         if request.ignore_lease:
             lease = held[0].lease
-    previous = txn.put(request.key, value, lease)
+    previous = txn.put(request.key, value, lease, prev_kv=request.prev_kv)
     response = PutResponse(header=ResponseHeader(revision=txn.revision))
-    if request.prev_kv and previous is not None:
+    if previous is not None:
         response.prev_kv.CopyFrom(previous)
     return response
 
 
 def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeResponse:
-    deleted = txn.delete_range(request.key, request.range_end)
+    deleted = txn.delete_range(request.key, request.range_end, prev_kv=request.prev_kv)
     return DeleteRangeResponse(
         header=ResponseHeader(revision=txn.revision),
         deleted=len(deleted),
@@ -268,15 +287,23 @@ def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeRespons
 
 
 def run_read_only_txn(store: Store, request: TxnRequest) -> TxnResponse:
-    """A transaction without writes, on the store as it is."""
-    response = _branch(store, request, _decide(store, request), None, None)
+    """A transaction without writes, on the store as it is. Raises CompactedError, FutureRevisionError."""
+    decision = _decide(store, request)
+    _check_reads(store, request, decision)
+    response = _branch(store, request, decision, None, None)
     response.header.revision = store.revision
     return response
 
 
-def run_txn(txn: WriteTxn, request: TxnRequest, lessor: Lessor) -> TxnResponse:
-    """All compares, nested ones too, see the state before any write of the transaction."""
-    response = _branch(txn, request, _decide(txn, request), txn, lessor)
+def run_txn(txn: WriteTxn, store: Store, request: TxnRequest, lessor: Lessor) -> TxnResponse:
+    """All compares, nested ones too, and all checks see the state before any write of the transaction.
+
+    Raises LeaseNotFound, KeyNotFound, CompactedError, FutureRevisionError.
+    """
+    decision = _decide(txn, request)
+    _check_puts(txn, request, decision, lessor)
+    _check_reads(store, request, decision)
+    response = _branch(txn, request, decision, txn, lessor)
     response.header.revision = txn.revision
     return response
 
@@ -298,6 +325,36 @@ def _decide(view: View, request: TxnRequest) -> _Decision:
     return _Decision(succeeded, nested)
 
 
+def _chosen(request: TxnRequest, decision: _Decision) -> Iterator[RequestOp]:
+    """The operations that will be carried out, in order, without the transactions around them."""
+    nested = iter(decision.nested)
+    for op in request.success if decision.succeeded else request.failure:
+        if op.WhichOneof("request") == "request_txn":
+            yield from _chosen(op.request_txn, next(nested))
+        else:
+            yield op
+
+
+def _check_puts(view: View, request: TxnRequest, decision: _Decision, lessor: Lessor) -> None:
+    for op in _chosen(request, decision):
+        if op.WhichOneof("request") != "request_put":
+            continue
+        put = op.request_put
+        if (put.ignore_value or put.ignore_lease) and not view.range(put.key, count_only=True).count:
+            raise errors.KeyNotFound
+        if put.lease and not lessor.exists(put.lease):
+            raise errors.LeaseNotFound
+
+
+def _check_reads(store: Store, request: TxnRequest, decision: _Decision) -> None:
+    for op in _chosen(request, decision):
+        revision = op.request_range.revision if op.WhichOneof("request") == "request_range" else 0
+        if revision > store.revision:
+            raise FutureRevisionError(revision, store.revision)
+        if revision and revision < store.compacted_revision:
+            raise CompactedError(revision, store.compacted_revision)
+
+
 def _holds(view: View, compare: Compare) -> bool:
     kvs: Sequence[KeyValue] = view.range(compare.key, compare.range_end).kvs
     if not kvs:
@@ -305,6 +362,9 @@ def _holds(view: View, compare: Compare) -> bool:
         if compare.target == Compare.VALUE:
             return False
         kvs = (_MISSING,)
+    if compare.target not in _COMPARE_FIELDS:
+        # An unknown field is equal to anything, as in etcd.
+        return _compares(compare.result, 0, 0)
     field, wanted = _COMPARE_FIELDS[compare.target], _COMPARE_WITH[compare.target](compare)
     return all(_compares(compare.result, field(kv), wanted) for kv in kvs)
 
@@ -316,7 +376,9 @@ def _compares(result: int, have: int | bytes, wanted: int | bytes) -> bool:
         return have != wanted
     if result == Compare.GREATER:
         return have > wanted  # type: ignore[operator]
-    return have < wanted  # type: ignore[operator]
+    if result == Compare.LESS:
+        return have < wanted  # type: ignore[operator]
+    return True  # an unknown relation holds, as in etcd
 
 
 def _branch(

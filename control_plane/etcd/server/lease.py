@@ -53,6 +53,8 @@ class Lessor:
         self._heap: list[tuple[float, int]] = []
         self._checkpoints: list[tuple[float, int]] = []
         self.primary = False
+        # For the metrics.
+        self.granted = self.revoked = self.renewed = self.ran_out = 0
 
     def load(self, leases: Iterable[tuple[int, int, int]], attached: Iterable[tuple[bytes, int]]) -> None:
         """Replace everything: (id, ttl, remaining) triples, and (key, lease) pairs."""
@@ -74,6 +76,7 @@ class Lessor:
     def grant(self, lease_id: int, ttl: int, now: float) -> Lease:
         """Add a lease; `ttl` comes from check_grant."""
         lease = self._leases[lease_id] = Lease(lease_id, ttl)
+        self.granted += 1
         if self.primary:
             self._schedule(lease, now)
         return lease
@@ -91,6 +94,7 @@ class Lessor:
     def revoke(self, lease_id: int) -> None:
         """Forget a lease; its keys have been deleted (and so detached) before."""
         lease = self._leases.pop(lease_id)
+        self.revoked += 1
         for key in lease.keys:
             self._lease_of.pop(key, None)
         # Entries of leases that are gone stay in the heaps until their time comes, which may be never.
@@ -156,6 +160,7 @@ class Lessor:
             raise LeaseNotFound
         # The heap's old entry is dropped when it comes up; see `expired`.
         lease.expires_at = now + lease.ttl
+        self.renewed += 1
         return lease.ttl
 
     def remaining(self, lease_id: int, now: float) -> int:
@@ -175,6 +180,7 @@ class Lessor:
                 continue
             if lease.expires_at <= now:
                 found.append(lease_id)
+                self.ran_out += 1
                 heapq.heappush(self._heap, (now + RETRY_S, lease_id))
             else:
                 heapq.heappush(self._heap, (lease.expires_at, lease_id))

@@ -5,6 +5,7 @@ to revoke what ran out, from the member's tick.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -48,24 +49,49 @@ class LeaseClock:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def renew(self, lease_id: int) -> int:
-        """On the leader. Raises NotLeader, LeaseNotFound."""
-        if not self._lessor.primary:
-            raise errors.NotLeader
-        ttl = self._lessor.renew(lease_id, self._now())
+    async def renew(self, lease_id: int) -> int:
+        """On the leader. Raises NotLeader, LeaseNotFound, Timeout.
+
+        The answer is a promise: another that leads already would not know of it and end the lease before. So a quorum
+        must say, after the renewal, that this member leads still: a later leader gives the lease its time anew.
+        """
+        member = self._member
+        term = self._leading_term()
+        try:
+            ttl = self._lessor.renew(lease_id, self._now())
+        except errors.LeaseNotFound:
+            # Its grant may not be applied yet, or another leader may have prolonged it.
+            await self._confirm(term)
+            if self._lessor.exists(lease_id):
+                raise errors.NotLeader from None  # it has run out, but only its revocation decides that
+            raise
         if self._lessor.get(lease_id).remaining:
             # Else the next leader would give it only what was left at its last checkpoint.
-            self._checkpoint([(lease_id, 0)])
+            checkpoint = pb.LeaseCheckpoint(ID=lease_id, remaining_TTL=0)
+            await member.propose(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=[checkpoint]))
+        await self._confirm(term)
+        # An earlier leader's revocation may have come through the log just now.
+        self._lessor.get(lease_id)
         return ttl
+
+    def _leading_term(self) -> int:
+        if not self._lessor.primary:
+            raise errors.NotLeader
+        return self._member.node.term
+
+    async def _confirm(self, term: int) -> None:
+        """Return when this member has led in `term` until now, and has applied what was committed. Raises NotLeader."""
+        await self._member.barrier()
+        if not self._member.is_leader or self._member.node.term != term:
+            raise errors.NotLeader
 
     def _checkpoint(self, remaining: list[tuple[int, int]]) -> None:
         checkpoints = [pb.LeaseCheckpoint(ID=i, remaining_TTL=r) for i, r in remaining]
         self._member.propose_unwatched(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=checkpoints))
 
-    def remaining(self, lease_id: int) -> int:
-        """On the leader. Raises NotLeader, LeaseNotFound."""
-        if not self._lessor.primary:
-            raise errors.NotLeader
+    async def remaining(self, lease_id: int) -> int:
+        """On the leader. Raises NotLeader, LeaseNotFound, Timeout."""
+        await self._confirm(self._leading_term())
         return self._lessor.remaining(lease_id, self._now())
 
     def new_id(self) -> int:
@@ -97,18 +123,19 @@ class LeaseClock:
         except errors.LeaseNotFound:
             return -1
 
-    async def _from_leader(self, local: Callable[[], int], ask: Callable[[Stub], Awaitable[int]]) -> int:
+    async def _from_leader(self, local: Callable[[], Awaitable[int]], ask: Callable[[Stub], Awaitable[int]]) -> int:
         """What the leader, this member or another, says; asked again while leadership changes. Raises Timeout."""
         member = self._member
         deadline = self._now() + member.config.request_timeout_s
         while self._now() < deadline:
-            if self._lessor.primary:
-                return local()
             stub = member.transport.stub_of(member.leader_id)
-            if stub is not None:
+            if self._lessor.primary:
+                with contextlib.suppress(errors.NotLeader):
+                    return await local()
+            elif stub is not None:
                 try:
                     return await ask(stub)
                 except RpcError as e:
                     log.debug("asking the leader failed: %s", e)
             await asyncio.sleep(member.config.tick_s)
-        raise errors.Timeout
+        raise errors.Timeout if member.leader_id else errors.NoLeader

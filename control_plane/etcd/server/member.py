@@ -17,24 +17,30 @@ from google.protobuf.message import Message
 
 from control_plane.etcd import raft
 from control_plane.etcd.server import errors, kv
+from control_plane.etcd.server.auth import INTERNAL, as_caller
+from control_plane.etcd.server.auth_service import Callers
 from control_plane.etcd.server.cluster import address_of
 from control_plane.etcd.server.codec import Kind, encode_request
 from control_plane.etcd.server.config import MemberConfig
+from control_plane.etcd.server.corruption import CorruptionCheck
 from control_plane.etcd.server.driver import Driver
+from control_plane.etcd.server.fast_range import is_large, run_large_range
 from control_plane.etcd.server.leasing import LeaseClock
+from control_plane.etcd.server.metrics import Metrics
 from control_plane.etcd.server.peer import DESCRIPTOR as PEER
 from control_plane.etcd.server.peer import PeerService, PeerTransport
-from control_plane.etcd.server.pending import Proposal
+from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
 from control_plane.etcd.server.presence import Presence, first_addresses
 from control_plane.etcd.server.reconfigure import Reconfiguration
 from control_plane.etcd.server.recovery import BackendFactory, default_backend, recover
 from control_plane.etcd.server.services import services_of
 from control_plane.etcd.server.watch import WatchHub
-from control_plane.rpc import Network, Server, Service
+from control_plane.etcd.server.web import Web
+from control_plane.rpc import Context, Encoded, Network, Server, Service
 from proto.etcd import rpc_pb2 as pb
-from proto.etcd.kv_pb2 import Event
 from proto.rayplane.v1 import raft_pb2 as wire
 from storage.env import Env
+from storage.mvcc import Change
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +113,10 @@ class Member:
             id=self.member_id, election_ticks=config.election_ticks, applied=self.store.applied.index
         )
         self.node = raft.RawNode(settings, recovery.storage, self._env.rng)
+        self.callers = Callers(self, self._env)
+        self.metrics = Metrics(self)
+        recovery.wal.on_sync, self.store.on_commit = self.metrics.log_synced, self.metrics.store_committed
+        self._context.push_async_callback(self.metrics.stop)
         self.hub = WatchHub(self.store, self.header, config.max_request_bytes)
         self._driver = Driver(
             config,
@@ -129,9 +139,14 @@ class Member:
             queue_max=config.peer_queue_messages,
         )
         self._context.push_async_callback(self.transport.stop)
+        corruption = CorruptionCheck(self, self._peer_network)
+        if config.initial_corrupt_check:
+            await corruption.before_serving()
         await self._serve()
         self._presence.connect()
         self._spawn(self._drive())
+        if config.corrupt_check_s:
+            self._spawn(corruption.run())
         self._spawn(self._run_presence())
         self._ticker = self._loop.call_later(config.tick_s, self._tick)
         self._campaign_alone()
@@ -140,7 +155,10 @@ class Member:
         config = self.config
         peer_service = Service(PEER, PeerService(self))
         self._servers.append(await self._peer_network.serve(config.peer_address, [peer_service]))
-        client_server = await self._network.serve(config.client_address, services_of(self))
+        services = self.metrics.metered(services_of(self))
+        web = Web(self, services, self.metrics)
+        client_server = await self._network.serve(config.client_address, services, web=web)
+        self.metrics.client_traffic = client_server.traffic
         self._servers.append(client_server)
         self.client_url = config.advertise_client_url or f"{config.scheme}://{client_server.address}"
 
@@ -261,11 +279,26 @@ class Member:
             self.node.report_unreachable(peer)
             self._driver.proposals.fail_forwarded(peer)
 
+    def gone(self, peer: int) -> None:
+        """Nothing listens any more where `peer` did: if it led, the others need not wait for its silence."""
+        if not self._stopping and self.node.forget_leader(peer):
+            self._driver.wake()
+
     def members(self) -> list[pb.Member]:
         return self.machine.members.all()
 
     def removed_members(self) -> list[int]:
         return self.machine.members.removed
+
+    @property
+    def proposals(self) -> Proposals:
+        """Those that wait for their outcome."""
+        return self._driver.proposals
+
+    @property
+    def reads(self) -> ReadRounds:
+        """Those that wait for a quorum's word."""
+        return self._driver.reads
 
     @property
     def reconfiguration(self) -> Reconfiguration:
@@ -322,12 +355,15 @@ class Member:
 
     def propose_unwatched(self, kind: Kind, request: Message) -> None:
         """For what is repeated anyway when it is lost."""
+        if self.machine.auth.enabled:
+            kind, request = as_caller(kind, request, INTERNAL)
         with contextlib.suppress(raft.ProposalDropped):
             self.node.propose(encode_request(0, kind, request))
             self._driver.wake()
 
     def _on_leader(self, state: raft.SoftState) -> None:
         self.leases.lead(state.role is raft.Role.LEADER)
+        self.metrics.leader_seen(state.lead)
         self._leader_changed.set()
         self._leader_changed = asyncio.Event()
         if state.lead != raft.NONE:
@@ -346,7 +382,7 @@ class Member:
         self.hub.resync()
         self._on_members()
 
-    def _notify(self, revision: int, events: list[Event]) -> None:
+    def _notify(self, revision: int, events: list[Change]) -> None:
         self.hub.notify(revision, events)
 
     @property
@@ -362,12 +398,14 @@ class Member:
         self._request_id = (self._request_id + 1) & ((1 << 63) - 1) or 1
         return self._request_id
 
-    async def propose(self, kind: Kind, request: Message) -> Any:
+    async def propose(self, kind: Kind, request: Message, context: Context | None = None) -> Any:
         """Put a request through the log and return its response, with the header's revision set.
 
         Waits for a leader if there is none. Raises EtcdError: the request's own refusal, or that its outcome is
-        unknown (UNAVAILABLE).
+        unknown (UNAVAILABLE). `context`: the call that it answers, in whose name it is.
         """
+        if context is not None and self.machine.auth.enabled:
+            kind, request = await self.callers.sign(kind, request, context)
         proposals = self._driver.proposals
         if self._stopping:
             raise errors.Stopped
@@ -425,14 +463,44 @@ class Member:
         self._driver.reads.add(future, self._loop.time() + self.config.request_timeout_s)
         await future
 
-    async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+    async def range(self, request: pb.RangeRequest, context: Context | None = None) -> pb.RangeResponse:
         """Raises EtcdError."""
-        if not request.serializable:
-            await self.barrier()
+        await self._before_range(request, context)
         try:
             return kv.run_range(self.store, request)
         except Exception as e:
             raise errors.from_store(e) from None
+
+    async def range_encoded(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse | Encoded:
+        """As `range`; a large answer comes encoded, its header complete. Raises EtcdError."""
+        await self._before_range(request, context)
+        try:
+            if is_large(self.store, request):
+                return await run_large_range(self.store, request, self.header)
+            return kv.run_range(self.store, request)
+        except Exception as e:
+            raise errors.from_store(e) from None
+
+    async def hash_kv(self, revision: int) -> pb.HashKVResponse:
+        """The hash of all history up to a revision (0: now). Raises EtcdError."""
+        try:
+            value, compacted, hashed = await self.store.hash_kv_gently(revision)
+        except Exception as e:
+            raise errors.from_store(e) from None
+        header = self.header(self.store.revision)
+        return pb.HashKVResponse(header=header, hash=value, compact_revision=compacted, hash_revision=hashed)
+
+    def check_sound(self) -> None:
+        """Raises Corrupt when this member is known to hold something else than the others."""
+        if self.machine.alarms and self.machine.is_corrupt(self.member_id):
+            raise errors.Corrupt
+
+    async def _before_range(self, request: pb.RangeRequest, context: Context | None) -> None:
+        self.check_sound()
+        if not request.serializable:
+            await self.barrier()
+        if context is not None and self.machine.auth.enabled:
+            await self.callers.check_range(context, request.key, request.range_end)
 
     def header(self, revision: int) -> pb.ResponseHeader:
         return pb.ResponseHeader(

@@ -8,7 +8,7 @@ for. One task per peer holds the connection and makes it anew.
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Protocol
 
@@ -26,7 +26,9 @@ DESCRIPTOR = wire.DESCRIPTOR.services_by_name["Peer"]
 #: Encoded entries and proposals in one batch, about; the connection's limit is far above.
 BATCH_BYTES_MAX = 4 << 20
 PROPOSALS_QUEUED_MAX = 5_000
-RECONNECT_S = 0.1
+#: Waits between attempts to connect double from the first to the second. The first is short: whether the port of a
+#: lost leader refuses connections tells a dead process from a bad line, and starts an election.
+RECONNECT_FIRST_S, RECONNECT_S = 0.01, 0.1
 SNAPSHOT_TIMEOUT_S = 600.0
 #: `RpcError.details` that tells a member it was removed from the cluster.
 REMOVED = b"removed"
@@ -36,6 +38,8 @@ class Owner(Protocol):
     """What the transport tells its member."""
 
     def unreachable(self, peer: int) -> None: ...
+
+    def gone(self, peer: int) -> None: ...
 
     def told_removed(self) -> None: ...
 
@@ -52,12 +56,23 @@ class _Connection:
         self.wake.set()
 
 
+class Traffic:
+    """By peer: bytes of entries and proposals, and connections that broke."""
+
+    def __init__(self) -> None:
+        self.sent_bytes: Counter[int] = Counter()
+        self.received_bytes: Counter[int] = Counter()
+        self.send_failures: Counter[int] = Counter()
+
+
 class _Link:
     """What is on its way to one peer."""
 
     def __init__(self, transport: "PeerTransport", peer: int, addresses: tuple[str, ...]) -> None:
         self.addresses = addresses
         self._attempt = 0
+        self._began = 0.0
+        self._refused = 0  # attempts in a row
         self._transport = transport
         self._peer = peer
         self._messages: deque[raft.Message] = deque()
@@ -69,6 +84,15 @@ class _Link:
     def address(self) -> str:
         """The one in use; after a failure it is the next one's turn."""
         return self.addresses[self._attempt % len(self.addresses)]
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def active_since(self) -> float | None:
+        """The loop's time when the present stream was opened; None while there is none."""
+        return self._began if self._connection is not None else None
 
     def send(self, message: raft.Message) -> bool:
         """False when the message is dropped: the queue is full or there is no connection."""
@@ -90,8 +114,11 @@ class _Link:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        now = asyncio.get_running_loop().time
+        wait = RECONNECT_FIRST_S
         while True:
-            connection = self._connection = _Connection()
+            connection, began = _Connection(), now()
+            self._connection, self._began = connection, began
             stub = self._transport.stub(self.address)
             try:
                 async with contextlib.aclosing(stub.Send(self._batches(connection))) as stream:
@@ -99,6 +126,7 @@ class _Link:
                         break
             except RpcError as e:
                 log.debug("stream to %x at %s ended: %s", self._peer, self.address, e)
+                self._refused = self._refused + 1 if e.refused else 0
                 if e.details == REMOVED:
                     self._transport.owner.told_removed()
             finally:
@@ -107,8 +135,12 @@ class _Link:
                 self._messages.clear()
                 self._proposals.clear()
             self._attempt += 1
+            self._transport.traffic.send_failures[self._peer] += 1
             self._transport.owner.unreachable(self._peer)
-            await asyncio.sleep(RECONNECT_S)
+            if self._refused >= len(self.addresses):
+                self._transport.owner.gone(self._peer)
+            wait = RECONNECT_FIRST_S if now() - began > RECONNECT_S else min(2 * wait, RECONNECT_S)
+            await asyncio.sleep(wait)
 
     async def _batches(self, connection: _Connection) -> AsyncIterator[wire.Batch]:
         while True:
@@ -131,6 +163,7 @@ class _Link:
             data = self._proposals.popleft()
             size += len(data)
             batch.proposals.append(data)
+        transport.traffic.sent_bytes[self._peer] += size
         return batch
 
 
@@ -143,6 +176,7 @@ class PeerTransport:
         self.cluster_id = cluster_id
         self.queue_max = queue_max
         self._network = network
+        self.traffic = Traffic()
         self._links: dict[int, _Link] = {}
         self._retired: dict[asyncio.Task[None], None] = {}
 
@@ -152,6 +186,21 @@ class PeerTransport:
     @property
     def peers(self) -> list[int]:
         return sorted(self._links)
+
+    def received(self, peer: int, batch: wire.Batch) -> None:
+        """Count what came."""
+        size = sum([len(e.data) for m in batch.messages for e in m.entries])
+        self.traffic.received_bytes[peer] += size + sum(map(len, batch.proposals))
+
+    def is_connected(self, peer: int) -> bool:
+        """Whether messages to a peer can be sent now."""
+        link = self._links.get(peer)
+        return link is not None and link.connected
+
+    def active_since(self, peer: int) -> float | None:
+        """Since when, by the loop's time, there is a stream to a peer; None if there is none."""
+        link = self._links.get(peer)
+        return link.active_since if link is not None else None
 
     def stub_of(self, peer: int) -> Stub | None:
         """Calls to a peer; None when its address is not known."""
@@ -208,9 +257,9 @@ async def _snapshot_chunks(
 class LeaseTime(Protocol):
     """What the leader knows of time."""
 
-    def renew(self, lease_id: int) -> int: ...
+    async def renew(self, lease_id: int) -> int: ...
 
-    def remaining(self, lease_id: int) -> int: ...
+    async def remaining(self, lease_id: int) -> int: ...
 
 
 class Receiver(Protocol):
@@ -219,6 +268,7 @@ class Receiver(Protocol):
     member_id: int
     cluster_id: int
     config: MemberConfig
+    transport: PeerTransport
 
     @property
     def leases(self) -> LeaseTime: ...
@@ -237,6 +287,8 @@ class Receiver(Protocol):
 
     def propose_change(self, data: bytes) -> None: ...
 
+    async def hash_kv(self, revision: int) -> pb.HashKVResponse: ...
+
 
 class PeerService:
     """Answers the other members."""
@@ -253,6 +305,7 @@ class PeerService:
                     errors.Code.FAILED_PRECONDITION, f"this is member {self._member.member_id:x}, not {batch.to:x}"
                 )
             self._check_removed(getattr(batch, "from"))
+            self._member.transport.received(getattr(batch, "from"), batch)
             self._member.receive([message_from_wire(m) for m in batch.messages], batch.proposals)
         return wire.StreamEnd()
 
@@ -285,14 +338,14 @@ class PeerService:
     async def Renew(self, request: wire.RenewRequest, context: Context) -> wire.RenewResponse:
         self._permit(context)
         try:
-            return wire.RenewResponse(ttl=self._member.leases.renew(request.id))
+            return wire.RenewResponse(ttl=await self._member.leases.renew(request.id))
         except errors.LeaseNotFound:
             return wire.RenewResponse(ttl=0)
 
     async def Remaining(self, request: wire.RemainingRequest, context: Context) -> wire.RemainingResponse:
         self._permit(context)
         try:
-            return wire.RemainingResponse(remaining=self._member.leases.remaining(request.id))
+            return wire.RemainingResponse(remaining=await self._member.leases.remaining(request.id))
         except errors.LeaseNotFound:
             return wire.RemainingResponse(remaining=-1)
 
@@ -318,6 +371,10 @@ class PeerService:
         self._permit(context)
         self._member.propose_change(request.data)
         return wire.ChangeProposed()
+
+    async def HashKV(self, request: pb.HashKVRequest, context: Context) -> pb.HashKVResponse:
+        self._permit(context)
+        return await self._member.hash_kv(request.revision)
 
 
 async def _data(requests: AsyncIterator[wire.SnapshotChunk]) -> AsyncIterator[bytes]:

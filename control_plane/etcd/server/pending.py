@@ -31,6 +31,7 @@ class Proposals:
 
     def __init__(self) -> None:
         self._waiting: dict[int, Proposal] = {}
+        self.failed = 0  # ended without a known outcome
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -68,6 +69,7 @@ class Proposals:
                 return
             del self._waiting[request_id]
             if not proposal.future.done():
+                self.failed += 1
                 proposal.future.set_exception(errors.Timeout())
 
     def _fail(self, chosen: Callable[[Proposal], bool], error: Callable[[], Exception]) -> None:
@@ -75,6 +77,7 @@ class Proposals:
             if chosen(proposal):
                 del self._waiting[request_id]
                 if not proposal.future.done():
+                    self.failed += 1
                     proposal.future.set_exception(error())
 
 
@@ -96,10 +99,11 @@ class ReadRounds:
         self._ask = ask
         self._next: list[_Read] = []
         self._asked: list[_Read] = []
-        self._context = b""
-        self._count = first
+        self._context = first  # of the present round
+        self._asking = False  # whether raft has been asked for it
         self._confirmed: list[tuple[int, list[_Read]]] = []
         self._idle_sweeps = 0
+        self.slow = self.failed = 0  # rounds asked again, reads timed out
 
     def add(self, future: asyncio.Future[None], deadline: float) -> None:
         """Resolve the future when a read of the applied state is linearizable with respect to this moment."""
@@ -109,26 +113,24 @@ class ReadRounds:
 
     def _start(self) -> None:
         self._asked, self._next = self._next, []
-        if self._asked:
-            self.retry()
+        self._context += 1
+        self.retry()
 
     def retry(self) -> None:
-        """Ask (again) for the present round, under a new context."""
+        """Ask (again) for the present round. Any answer to it will do, so that a slow network is only slow."""
         if not self._asked:
             return
         self._idle_sweeps = 0
-        self._count += 1
-        self._context = self._count.to_bytes(8, "big")
         try:
-            self._ask(self._context)
+            self._ask(self._context.to_bytes(8, "big"))
+            self._asking = True
         except raft.ReadIndexDropped:
-            self._context = b""
+            self._asking = False
 
     def confirmed(self, state: raft.ReadState, applied: int) -> None:
-        """Raft's answer; answers of abandoned contexts are ignored."""
-        if not self._context or state.context != self._context:
+        """Raft's answer; one to an earlier round is late."""
+        if not self._asked or int.from_bytes(state.context, "big") != self._context:
             return
-        self._context = b""
         reads, self._asked = self._asked, []
         self._confirmed.append((state.index, reads))
         self.applied(applied)
@@ -146,6 +148,7 @@ class ReadRounds:
         for reads in (self._next, self._asked, *(r for _, r in self._confirmed)):
             for read in reads:
                 if read.deadline <= now and not read.future.done():
+                    self.failed += 1
                     read.future.set_exception(errors.Timeout())
         self._next = [r for r in self._next if not r.future.done()]
         self._asked = [r for r in self._asked if not r.future.done()]
@@ -153,7 +156,8 @@ class ReadRounds:
             self._start()
             return
         self._idle_sweeps += 1
-        if self._idle_sweeps >= retry_after or not self._context:
+        if self._idle_sweeps >= retry_after or not self._asking:
+            self.slow += 1
             self.retry()
 
     def fail_all(self, error: Callable[[], Exception]) -> None:

@@ -5,6 +5,7 @@ step, as for every proposal.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from control_plane.etcd import raft
@@ -34,11 +35,14 @@ class Reconfiguration:
     async def add(self, peer_urls: list[str], *, learner: bool) -> tuple[pb.Member, list[pb.Member]]:
         """A new member with a new id; it may start then. Raises EtcdError."""
         check_url_syntax(peer_urls)
+        peer_urls = sorted(url.strip() for url in peer_urls)
         salt = f"{self._member.cluster_id:x}-{self._member.next_request_id():x}"
         added = pb.Member(ID=member_id(peer_urls, salt), peerURLs=peer_urls, isLearner=learner)
         kind = raft.ConfChangeType.ADD_LEARNER if learner else raft.ConfChangeType.ADD_NODE
         if not learner:
             self._check_started(adding=1)
+            # etcd asks this of learners too; they have no vote, and one may be what replaces a voter that is lost.
+            await self._check_health(lambda voters, healthy: healthy == voters)
         return added, await self._change(kind, added)
 
     async def remove(self, id_: int) -> list[pb.Member]:
@@ -46,6 +50,9 @@ class Reconfiguration:
         held = self._member.machine.members.get(id_)
         if held is not None and not held.isLearner:
             self._check_started(without=id_)
+            if id_ == self._member.member_id or self._member.transport.active_since(id_) is not None:
+                # One that is down may go: it does not count towards the majority as it is.
+                await self._check_health(lambda voters, healthy: healthy - 1 >= 1 + (voters - 1) // 2)
         return await self._change(raft.ConfChangeType.REMOVE_NODE, pb.Member(ID=id_))
 
     async def update(self, id_: int, peer_urls: list[str]) -> Any:
@@ -102,6 +109,25 @@ class Reconfiguration:
             return  # one member may become two
         if started < (len(voters) + adding) // 2 + 1:
             raise errors.MemberNotEnoughStarted
+
+    async def _check_health(self, enough: Callable[[int, int], bool]) -> None:
+        """The voters that can be reached must be enough; `enough` is told of how many, and how many of them are.
+
+        A connection counts once it has held for an election timeout; right after a start that is waited for. Raises
+        UnhealthyCluster, as etcd does with its strict reconfiguration check.
+        """
+        member, now = self._member, asyncio.get_running_loop().time
+        deadline = now() + 2 * member.election_timeout_s
+        while True:
+            voters = [m.ID for m in member.machine.members.voters()]
+            since = [member.transport.active_since(i) for i in voters if i != member.member_id]
+            settled = now() - member.election_timeout_s
+            healthy = (member.member_id in voters) + sum(s is not None and s <= settled for s in since)
+            if enough(len(voters), healthy):
+                return
+            if now() >= deadline or not enough(len(voters), len(voters) - since.count(None)):
+                raise errors.UnhealthyCluster
+            await asyncio.sleep(member.config.tick_s)
 
     async def _change(self, kind: raft.ConfChangeType, target: pb.Member) -> list[pb.Member]:
         member = self._member

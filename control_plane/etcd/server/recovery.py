@@ -27,7 +27,8 @@ from control_plane.rpc import Network, RpcError, Stub
 from proto.etcd.rpc_pb2 import Member
 from proto.rayplane.v1 import raft_pb2 as wire
 from storage.env import Disk, Env
-from storage.mvcc import Backend, LmdbBackend, MemoryBackend, Store
+from storage.env.failpoints import hit
+from storage.mvcc import Backend, CorruptStore, LmdbBackend, MemoryBackend, Store
 from storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ PROBE_TIMEOUT_S = 1.0
 #: How often a joining member asks the others before it gives up, and how long it waits between.
 JOIN_ATTEMPTS = 20
 JOIN_RETRY_S = 0.5
+#: How often it looks for itself in the list of members that they answer with.
+LISTED_ATTEMPTS = 5
 
 
 def default_backend(disk: Disk) -> Backend:
@@ -73,7 +76,9 @@ async def recover(
     else:
         identity = await _new_identity(config, network)
         metadata = identity.SerializeToString()
+        hit("identity.before_create")
         wal = await Wal.create(env.disk, metadata, segment_bytes=config.wal_segment_bytes)
+        hit("identity.after_create")
         recovered = Recovered(metadata=metadata)
     snapshots = SnapshotFiles(env.disk)
     try:
@@ -83,13 +88,14 @@ async def recover(
             if identity.founder:
                 await _found(config, wal, recovered, snapshots)
             else:
+                hit("identity.before_claim")
                 await _claim(config, network, identity.member_id)
-        backend = _open_backend(env.disk, backend_factory)
+                hit("identity.after_claim")
+        machine = _open_machine(config, env.disk, backend_factory, snapshots, recovered.snapshot, notify)
         try:
-            machine = StateMachine(_fill_store(backend, snapshots, recovered.snapshot), notify)
             storage = _raft_storage(recovered, machine)
         except BaseException:
-            backend.close()
+            machine.store.backend.close()
             raise
     except BaseException:
         await wal.close()
@@ -105,17 +111,42 @@ async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots
     hard_state, entries = raft.bootstrap(peers)
     recovered.hard_state = encode_hard_state(hard_state)
     recovered.entries = [to_record(e) for e in entries]
+    hit("identity.before_found")
     await wal.save(recovered.hard_state, recovered.entries)
+    hit("identity.after_found")
 
 
-def _open_backend(disk: Disk, backend_factory: BackendFactory) -> Backend:
-    backend = backend_factory(disk)
-    if not backend.trusted:
-        log.warning("the machine stopped uncleanly: the store is rebuilt from the last snapshot and the log")
-        backend.close()
-        disk.remove(STORE_DIRECTORY)
+def _open_machine(
+    config: MemberConfig,
+    disk: Disk,
+    backend_factory: BackendFactory,
+    snapshots: SnapshotFiles,
+    mark: SnapshotMark | None,
+    notify: Notify,
+) -> StateMachine:
+    """The state machine over the store; a store that cannot be trusted is rebuilt from snapshot and log."""
+    for anew in (False, True):
+        if anew:
+            log.warning("the store of %s is rebuilt from the last snapshot and the log", config.name)
+            disk.remove(STORE_DIRECTORY)
         backend = backend_factory(disk)
-    return backend
+        try:
+            if backend.trusted:
+                return StateMachine(
+                    _fill_store(backend, snapshots, mark),
+                    notify,
+                    min_lease_ttl=config.min_lease_ttl,
+                    auth_token_ttl_s=config.auth_token_ttl_s,
+                )
+            log.warning("the machine stopped uncleanly, or the store is damaged")
+            backend.close()
+        except CorruptStore as e:
+            log.warning("%s", e)
+            backend.close()
+        except BaseException:
+            backend.close()
+            raise
+    raise RefusedToStart("a store that was made anew is damaged again: have the disk checked, or replace it")
 
 
 def _fill_store(backend: Backend, snapshots: SnapshotFiles, mark: SnapshotMark | None) -> Store:
@@ -161,12 +192,16 @@ async def _new_identity(config: MemberConfig, network: Network) -> wire.Identity
         for answer in await _ask_all(network, others):
             _check_may_found(config, own, answer)
         return wire.Identity(member_id=own, cluster_id=cluster_id(list(founders)), founder=True)
-    answer = await _ask_until(network, others)
-    for member in answer.members:
-        if config.peer_url in member.peerURLs:
-            if member.name:
-                raise _lost_directory(config, member.ID)
-            return wire.Identity(member_id=member.ID, cluster_id=answer.cluster_id, founder=False)
+    for attempt in range(LISTED_ATTEMPTS):
+        if attempt:
+            # Whoever answered may not have applied yet what another one has confirmed.
+            await asyncio.sleep(JOIN_RETRY_S)
+        answer = await _ask_until(network, others)
+        for member in answer.members:
+            if config.peer_url in member.peerURLs:
+                if member.name:
+                    raise _lost_directory(config, member.ID)
+                return wire.Identity(member_id=member.ID, cluster_id=answer.cluster_id, founder=False)
     raise RefusedToStart(
         f"no member of the cluster has the peer URL {config.peer_url}: add it first (member add), then start it"
     )

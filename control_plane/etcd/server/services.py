@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.etcd.server import errors, kv
 from control_plane.etcd.server.codec import Kind
-from control_plane.etcd.server.watch import WatchStream
-from control_plane.rpc import Context, RpcError, Service
+from control_plane.etcd.server.watch import OVERHEAD_BYTES, WatchStream
+from control_plane.rpc import Context, Encoded, RpcError, Service
 from proto.etcd import rpc_pb2 as pb
+from proto.etcd import v3election_pb2 as election_pb
+from proto.etcd import v3lock_pb2 as lock_pb
 
 if TYPE_CHECKING:
     from control_plane.etcd.server.member import Member
+
+#: What etcd's envelope adds to a request besides its length.
+ENVELOPE_BYTES = 15
 
 
 class Base:
@@ -35,6 +40,16 @@ class Base:
         if not learner and member.is_learner:
             raise errors.LearnerRefuses
 
+    async def require_user(self, context: Context) -> None:
+        """Once authentication is on, the caller must be somebody. Raises UserEmpty, InvalidAuthToken."""
+        if self.member.machine.auth.enabled:
+            await self.member.callers.require_user(context)
+
+    async def require_admin(self, context: Context) -> None:
+        """Once authentication is on, the caller must have the root role. Raises PermissionDenied, UserEmpty..."""
+        if self.member.machine.auth.enabled:
+            await self.member.callers.require_admin(context)
+
     def stamp(self, response: Any) -> Any:
         """Complete the header of a response that has the revision only."""
         header = response.header
@@ -50,98 +65,105 @@ class Base:
 class KVService(Base):
     """etcdserverpb.KV."""
 
-    async def Range(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse:
+    async def Range(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse | Encoded:
         self.gate(context, learner=request.serializable)
         kv.check_range(request)
-        response: pb.RangeResponse = self.stamp(await self.member.range(request))
-        return response
+        response = await self.member.range_encoded(request, context)
+        return response if isinstance(response, Encoded) else self.stamp(response)  # type: ignore[no-any-return]
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:
         self.gate(context)
         kv.check_put(request)
         self._check_size(request)
-        response: pb.PutResponse = self.stamp(await self.member.propose(Kind.PUT, request))
+        response: pb.PutResponse = self.stamp(await self.member.propose(Kind.PUT, request, context))
         return response
 
     async def DeleteRange(self, request: pb.DeleteRangeRequest, context: Context) -> pb.DeleteRangeResponse:
         self.gate(context)
         kv.check_delete(request)
-        response: pb.DeleteRangeResponse = self.stamp(await self.member.propose(Kind.DELETE_RANGE, request))
+        self._check_size(request)
+        response: pb.DeleteRangeResponse = self.stamp(await self.member.propose(Kind.DELETE_RANGE, request, context))
         return response
 
     async def Txn(self, request: pb.TxnRequest, context: Context) -> pb.TxnResponse:
         self.gate(context)
         kv.check_txn(request, self.member.config.max_txn_ops)
         if kv.is_read_only(request):
+            self.member.check_sound()
             if not kv.is_serializable(request):
                 await self.member.barrier()
+            if self.member.machine.auth.enabled:
+                await self.member.callers.check_txn(context, request)
             try:
                 response: pb.TxnResponse = kv.run_read_only_txn(self.member.store, request)
             except Exception as e:
                 raise errors.from_store(e) from None
         else:
             self._check_size(request)
-            response = await self.member.propose(Kind.TXN, request)
+            response = await self.member.propose(Kind.TXN, request, context)
         self.stamp(response)
         return response
 
     async def Compact(self, request: pb.CompactionRequest, context: Context) -> pb.CompactionResponse:
         self.gate(context)
+        await self.require_admin(context)
         response: pb.CompactionResponse = self.stamp(await self.member.propose(Kind.COMPACT, request))
         return response
 
-    def _check_size(self, request: pb.PutRequest | pb.TxnRequest) -> None:
+    def _check_size(self, request: pb.PutRequest | pb.TxnRequest | pb.DeleteRangeRequest) -> None:
+        """Raises RequestTooLarge, NoSpace."""
         size = request.ByteSize()
-        if size > self.member.config.max_request_bytes:
+        # etcd's gRPC server takes no larger message.
+        if size > (largest := self.member.config.max_request_bytes + OVERHEAD_BYTES):
+            raise errors.MessageTooLarge(size, largest)
+        # etcd measures the request in its envelope: a field with its length, and the header with a request id.
+        if size + ENVELOPE_BYTES + (size.bit_length() + 6) // 7 > self.member.config.max_request_bytes:
             raise errors.RequestTooLarge
-        if isinstance(request, pb.PutRequest) or kv.puts_anything(request):
+        if not isinstance(request, pb.DeleteRangeRequest) and (
+            isinstance(request, pb.PutRequest) or kv.puts_anything(request)
+        ):
             self.member.check_quota(size)
 
 
 class WatchService(Base):
     """etcdserverpb.Watch: one stream of the hub per call."""
 
-    async def Watch(
-        self, requests: AsyncIterator[pb.WatchRequest], context: Context
-    ) -> AsyncIterator[pb.WatchResponse]:
+    async def Watch(self, requests: AsyncIterator[pb.WatchRequest], context: Context) -> AsyncIterator[Encoded]:
         self.gate(context)
         stream = self.member.hub.open()
         stream.requires_leader = context.metadata.get("hasleader") == "true"
-        reader = asyncio.get_running_loop().create_task(_read(requests, stream))
+        reader = asyncio.get_running_loop().create_task(self._read(requests, stream, context))
         try:
             while True:
-                try:
-                    responses = await stream.next()
-                except _ClientDone:
-                    return
-                for response in responses:
+                for response in await stream.next_encoded():
                     yield response
         finally:
             stream.close()
             reader.cancel()
 
+    async def _read(self, requests: AsyncIterator[pb.WatchRequest], stream: WatchStream, context: Context) -> None:
+        try:
+            async for request in requests:
+                kind = request.WhichOneof("request_union")
+                if kind == "create_request":
+                    refusal = await self._refusal(request.create_request, context)
+                    stream.create(request.create_request, refusal)
+                elif kind == "cancel_request":
+                    stream.cancel(request.cancel_request.watch_id)
+                elif kind == "progress_request":
+                    stream.request_progress()
+                if stream.congested:
+                    stream.fail(errors.TooManyRequests())
+                    return
+        except RpcError:
+            stream.fail(errors.WatchCanceled())
+        # A client that asks for nothing more still watches, as in etcd.
 
-class _ClientDone(Exception):
-    """The client has half-closed its stream: etcd ends it then."""
-
-
-async def _read(requests: AsyncIterator[pb.WatchRequest], stream: WatchStream) -> None:
-    try:
-        async for request in requests:
-            kind = request.WhichOneof("request_union")
-            if kind == "create_request":
-                stream.create(request.create_request)
-            elif kind == "cancel_request":
-                stream.cancel(request.cancel_request.watch_id)
-            elif kind == "progress_request":
-                stream.request_progress()
-            if stream.congested:
-                stream.fail(errors.TooManyRequests())
-                return
-    except RpcError:
-        stream.fail(errors.WatchCanceled())
-    else:
-        stream.fail(_ClientDone())
+    async def _refusal(self, request: pb.WatchCreateRequest, context: Context) -> str:
+        """Why the caller may not watch this; empty if it may."""
+        if not self.member.machine.auth.enabled:
+            return ""
+        return await self.member.callers.watch_refusal(context, request)
 
 
 class LeaseService(Base):
@@ -149,15 +171,17 @@ class LeaseService(Base):
 
     async def LeaseGrant(self, request: pb.LeaseGrantRequest, context: Context) -> pb.LeaseGrantResponse:
         self.gate(context)
+        await self.require_user(context)
         if not request.ID:
             request.ID = self.member.leases.new_id()
         self.member.check_quota(0)
-        response: pb.LeaseGrantResponse = self.stamp(await self.member.propose(Kind.LEASE_GRANT, request))
+        response: pb.LeaseGrantResponse = self.stamp(await self.member.propose(Kind.LEASE_GRANT, request, context))
         return response
 
     async def LeaseRevoke(self, request: pb.LeaseRevokeRequest, context: Context) -> pb.LeaseRevokeResponse:
         self.gate(context)
-        response: pb.LeaseRevokeResponse = self.stamp(await self.member.propose(Kind.LEASE_REVOKE, request))
+        await self.require_user(context)
+        response: pb.LeaseRevokeResponse = self.stamp(await self.member.propose(Kind.LEASE_REVOKE, request, context))
         return response
 
     async def LeaseKeepAlive(
@@ -167,11 +191,14 @@ class LeaseService(Base):
         async for request in requests:
             # As in etcd, the revision is that from before the renewal.
             header = self.header()
+            if self.member.machine.auth.enabled:
+                await self.member.callers.check_renewal(context, request.ID)
             ttl = await self.member.leases.keep_alive(request.ID)
             yield pb.LeaseKeepAliveResponse(header=header, ID=request.ID, TTL=ttl)
 
     async def LeaseTimeToLive(self, request: pb.LeaseTimeToLiveRequest, context: Context) -> pb.LeaseTimeToLiveResponse:
         self.gate(context)
+        await self.require_user(context)
         remaining = await self.member.leases.time_to_live(request.ID)
         response = pb.LeaseTimeToLiveResponse(header=self.header(), ID=request.ID, TTL=remaining)
         if remaining < 0:
@@ -182,19 +209,26 @@ class LeaseService(Base):
             lease = self.member.lessor.get(request.ID)
             response.grantedTTL = lease.ttl
             if request.keys:
+                if self.member.machine.auth.enabled:
+                    await self.member.callers.check_lease_keys(context, request.ID)
                 response.keys.extend(sorted(lease.keys))
         return response
 
     async def LeaseLeases(self, request: pb.LeaseLeasesRequest, context: Context) -> pb.LeaseLeasesResponse:
         self.gate(context)
         await self.member.barrier()
+        if self.member.machine.auth.enabled:
+            await self.member.callers.check_lease_keys(context, *self.member.lessor.ids())
         leases = [pb.LeaseStatus(ID=i) for i in self.member.lessor.ids()]
         return pb.LeaseLeasesResponse(header=self.header(), leases=leases)
 
 
 def services_of(member: "Member") -> Sequence[Service]:
     """Everything that a member serves to clients."""
-    from control_plane.etcd.server.admin_services import AuthService, ClusterService, MaintenanceService
+    from control_plane.etcd.server.admin_services import ClusterService, MaintenanceService
+    from control_plane.etcd.server.auth_service import AuthService
+    from control_plane.etcd.server.election import ElectionService
+    from control_plane.etcd.server.lock import LockService
 
     handlers: list[tuple[str, Base]] = [
         ("KV", KVService(member)),
@@ -204,4 +238,7 @@ def services_of(member: "Member") -> Sequence[Service]:
         ("Maintenance", MaintenanceService(member)),
         ("Auth", AuthService(member)),
     ]
-    return [Service(pb.DESCRIPTOR.services_by_name[name], handler) for name, handler in handlers]
+    services = [Service(pb.DESCRIPTOR.services_by_name[name], handler) for name, handler in handlers]
+    services.append(Service(lock_pb.DESCRIPTOR.services_by_name["Lock"], LockService(member)))
+    services.append(Service(election_pb.DESCRIPTOR.services_by_name["Election"], ElectionService(member)))
+    return services

@@ -1,9 +1,10 @@
 """Watches: who wants which key's events from which revision, and handing them out.
 
 A watcher is synced (it gets each revision's events as they are applied) or unsynced (it reads the past from the
-store until it has caught up). A stream buffers at most `EVENTS_BUFFERED_MAX` events for its client: a watcher of a
-stream that is full becomes unsynced, and reads on from the store when the client has taken what was buffered. So a
-slow client costs memory only once, and never misses an event unless the history it needs is compacted meanwhile.
+store until it has caught up). A stream buffers at most `EVENTS_BUFFERED_MAX` events and `BYTES_BUFFERED_MAX` bytes
+for its client: a watcher of a stream that is full becomes unsynced, and reads on from the store when the client has
+taken what was buffered. So a slow client costs memory only once, and never misses an event unless the history it
+needs is compacted meanwhile.
 
 Concurrency: `WatchHub.notify` runs inside the apply step and never waits. A stream's reader pulls by `next`.
 """
@@ -11,15 +12,27 @@ Concurrency: `WatchHub.notify` runs inside the apply step and never waits. A str
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+from control_plane.etcd.server import errors
+from control_plane.etcd.server.watch_groups import FROM_KEY, Batch, Watcher, WatchGroup, WatchIndex, prefix_end
+from control_plane.rpc import Encoded
 from proto.etcd.kv_pb2 import Event
 from proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse
-from storage.mvcc import CompactedError, Store
+from storage.mvcc import Change, CompactedError, Store
+from storage.mvcc.records import field, fields, varint
+
+__all__ = ["OVERHEAD_BYTES", "WatchCounts", "WatchHub", "WatchStream", "prefix_end"]
 
 #: Events waiting for one client before its watchers fall back to reading the store.
 EVENTS_BUFFERED_MAX = 1024
+#: Bytes of keys and values waiting for one client before its watchers fall back to reading the store.
+BYTES_BUFFERED_MAX = 8 << 20
+#: Bytes of keys and values in one answer, but for a single revision that has more: clients refuse very large ones.
+ANSWER_BYTES_MAX = 1 << 20
+#: Answers of watches that take fragments may be this much larger than the largest request.
+OVERHEAD_BYTES = 512 * 1024
 #: Events read from the store at once for a watcher that catches up.
 CATCH_UP_EVENTS_MAX = 512
 #: Watchers on one stream; more are refused.
@@ -28,127 +41,47 @@ WATCHERS_PER_STREAM_MAX = 10_000
 ANSWERS_WAITING_MAX = 2 * WATCHERS_PER_STREAM_MAX
 #: The watch id of answers that concern no watcher.
 INVALID_ID = -1
-_FROM_KEY = b"\0"
-_K = TypeVar("_K", bound=Hashable)
+#: Seconds until a stream gets more events, for each watcher (of all streams) that got the last ones, and at most:
+#: events that come meanwhile go into the same answers, so that a thousand watchers leave time for other work.
+PACE_S, PACE_MAX_S = 0.00002, 0.05
+#: Watchers of one revision from which on it is so.
+PACED_WATCHERS = 50
+_HEADER, _EVENTS = b"\x0a", b"\x5a"  # WatchResponse: fields 1 and 11, length-delimited
+_WATCH_ID = b"\x10"  # field 2, a number
 
 
-class Watcher:
-    """One watch of a stream."""
+class WatchCounts(NamedTuple):
+    """How many there are now; `unsynced` watchers catch up, `pending` events wait for clients."""
 
-    __slots__ = (
-        "end",
-        "filters",
-        "fragment",
-        "id",
-        "key",
-        "next_revision",
-        "pending",
-        "prev_kv",
-        "progress_notify",
-        "quiet",
-        "seq",
-        "stream",
-        "synced",
-    )
-
-    def __init__(self, request: WatchCreateRequest, watch_id: int, stream: "WatchStream", seq: int) -> None:
-        self.id = watch_id
-        self.key = request.key or b"\0"
-        # b"" is the single key; b"\0" is every key from `key` on.
-        self.end = request.range_end
-        self.filters = frozenset(int(f) for f in request.filters)
-        self.prev_kv = request.prev_kv
-        self.progress_notify = request.progress_notify
-        self.fragment = request.fragment
-        self.stream = stream
-        self.seq = seq
-        self.synced = False
-        self.next_revision = 0
-        # Events not taken by the client yet; None when it has an empty place in the stream's queue.
-        self.pending: list[Event] | None = None
-        # Whether nothing was sent since the last progress round.
-        self.quiet = True
-
-
-class _Index:
-    """Synced watchers by key and by range.
-
-    Ranges that are prefixes (nearly all are) are found by the event key's own prefixes, one look-up per distinct
-    prefix length; other ranges are few and are compared one by one.
-    """
-
-    def __init__(self) -> None:
-        self._keys: dict[bytes, dict[int, Watcher]] = {}
-        self._prefixes: dict[int, dict[bytes, dict[int, Watcher]]] = {}
-        self._ranges: dict[tuple[bytes, bytes], dict[int, Watcher]] = {}
-
-    def add(self, watcher: Watcher) -> None:
-        if not watcher.end:
-            self._keys.setdefault(watcher.key, {})[watcher.seq] = watcher
-        elif watcher.end == prefix_end(watcher.key):
-            group = self._prefixes.setdefault(len(watcher.key), {})
-            group.setdefault(watcher.key, {})[watcher.seq] = watcher
-        else:
-            self._ranges.setdefault((watcher.key, watcher.end), {})[watcher.seq] = watcher
-
-    def remove(self, watcher: Watcher) -> None:
-        if not watcher.end:
-            _drop(self._keys, watcher.key, watcher.seq)
-        elif watcher.end == prefix_end(watcher.key):
-            group = self._prefixes[len(watcher.key)]
-            _drop(group, watcher.key, watcher.seq)
-            if not group:
-                del self._prefixes[len(watcher.key)]
-        else:
-            _drop(self._ranges, (watcher.key, watcher.end), watcher.seq)
-
-    def matching(self, key: bytes) -> Iterator[Watcher]:
-        if found := self._keys.get(key):
-            yield from found.values()
-        for length, group in self._prefixes.items():
-            if found := group.get(key[:length]):
-                yield from found.values()
-        for (start, end), watchers in self._ranges.items():
-            if start <= key and (end == _FROM_KEY or key < end):
-                yield from watchers.values()
-
-    def all(self) -> list[Watcher]:
-        groups = [*self._keys.values(), *self._ranges.values()]
-        for by_prefix in self._prefixes.values():
-            groups.extend(by_prefix.values())
-        return [w for group in groups for w in group.values()]
-
-
-def _drop(groups: dict[_K, dict[int, Watcher]], key: _K, seq: int) -> None:
-    group = groups[key]
-    del group[seq]
-    if not group:
-        del groups[key]
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """The least key after all keys with this prefix; b"\\0" (from key) when there is none."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else _FROM_KEY
+    streams: int
+    watchers: int
+    unsynced: int
+    pending: int
 
 
 class WatchHub:
     """All watchers of one member. `header` makes a response header with the given revision."""
 
-    def __init__(self, store: Store, header: Callable[[int], ResponseHeader], max_response_bytes: int) -> None:
+    def __init__(self, store: Store, header: Callable[[int], ResponseHeader], max_request_bytes: int) -> None:
         self.store = store
         self.header = header
-        self.max_response_bytes = max_response_bytes
-        self._index = _Index()
+        # Where watches that take fragments have their answers split.
+        self.max_response_bytes = max_request_bytes + OVERHEAD_BYTES
+        self._index = WatchIndex()
         self._seq = itertools.count(1)
         self._streams: dict[int, WatchStream] = {}
         self._notified = store.revision
+        self.events_sent = 0
 
     def open(self) -> "WatchStream":
         """A new stream; its reader must close it."""
         stream = WatchStream(self, next(self._seq))
         self._streams[stream.seq] = stream
         return stream
+
+    def counts(self) -> WatchCounts:
+        each = [s.counts() for s in self._streams.values()]
+        return WatchCounts(len(each), *(sum(c) for c in zip(*each, strict=True))) if each else WatchCounts(0, 0, 0, 0)
 
     def next_seq(self) -> int:
         return next(self._seq)
@@ -158,32 +91,29 @@ class WatchHub:
 
     def sync(self, watcher: Watcher) -> None:
         """From now on the watcher gets events as they are applied."""
-        watcher.synced = True
-        self._index.add(watcher)
+        self._index.add(watcher, self._notified)
 
     def unsync(self, watcher: Watcher) -> None:
         if watcher.synced:
-            watcher.synced = False
             self._index.remove(watcher)
 
-    def notify(self, revision: int, events: Sequence[Event]) -> None:
-        """Hand out one revision's events, in order; each has prev_kv where there was one."""
+    def notify(self, revision: int, changes: Sequence[Change]) -> None:
+        """Hand out one revision's changes, in order."""
         self._notified = revision
-        chosen: dict[int, tuple[Watcher, list[Event]]] = {}
-        for event in events:
-            plain: Event | None = None
-            for watcher in self._index.matching(event.kv.key):
-                if event.type in watcher.filters or revision < watcher.next_revision:
+        chosen: dict[WatchGroup, Batch] = {}
+        for change in changes:
+            for group in self._index.matching(change.key):
+                if change.type in group.filters or revision < group.since:
                     continue
-                if not watcher.prev_kv and plain is None:
-                    plain = without_prev_kv(event)
-                mine = event if watcher.prev_kv or plain is None else plain
-                if watcher.seq in chosen:
-                    chosen[watcher.seq][1].append(mine)
+                batch = chosen.get(group)
+                if batch is None:
+                    chosen[group] = Batch(tuple(group.members.values()), [change], revision, group)
                 else:
-                    chosen[watcher.seq] = (watcher, [mine])
-        for watcher, mine_all in chosen.values():
-            watcher.stream.offer(watcher, revision, mine_all)
+                    batch.add(change)
+        fan_out = sum(len(batch.targets) for batch in chosen.values())
+        for group, batch in chosen.items():
+            batch.fan_out = fan_out
+            group.stream.offer(batch)
 
     def resync(self) -> None:
         """The store was replaced by a snapshot: everyone reads on from where they stand."""
@@ -210,11 +140,6 @@ class WatchHub:
         return max(self._notified, self.store.revision)
 
 
-def without_prev_kv(event: Event) -> Event:
-    """The event itself when it has no prev_kv, else a copy without."""
-    return Event(type=event.type, kv=event.kv) if event.HasField("prev_kv") else event
-
-
 class WatchStream:
     """The watches of one client connection and what is on its way to it."""
 
@@ -223,12 +148,16 @@ class WatchStream:
         self.requires_leader = False
         self._hub = hub
         self._watchers: dict[int, Watcher] = {}
+        # Watches that ended because their past was compacted: their ids are taken until the client cancels them.
+        self._compacted: dict[int, None] = {}
         self._ids = itertools.count()
-        # Ready answers, and watchers whose `pending` events are due at that place.
-        self._queue: deque[WatchResponse | Watcher] = deque()
+        # Ready answers, and events that are due at that place.
+        self._queue: deque[WatchResponse | Batch] = deque()
         self._buffered = 0
+        self._buffered_bytes = 0
         self._unsynced: dict[int, Watcher] = {}
         self._progress_wanted = False
+        self._events_from = 0.0
         self._wake = asyncio.Event()
         self._error: Exception | None = None
 
@@ -237,14 +166,23 @@ class WatchStream:
         """Whether the client asks on and on without taking the answers."""
         return len(self._queue) > ANSWERS_WAITING_MAX
 
+    def counts(self) -> tuple[int, int, int]:
+        """Watchers, those of them that catch up, events that wait."""
+        return len(self._watchers), len(self._unsynced), self._buffered
+
     @property
     def buffered(self) -> int:
         """Events that wait for the client."""
         return self._buffered
 
-    def create(self, request: WatchCreateRequest) -> None:
-        """Begin a watch; the answer (also a refusal) goes onto the stream."""
-        refusal = self._refusal(request)
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of keys and values, about, that wait for the client."""
+        return self._buffered_bytes
+
+    def create(self, request: WatchCreateRequest, denied: str = "") -> None:
+        """Begin a watch; the answer (also a refusal) goes onto the stream. `denied`: why the caller may not."""
+        refusal = denied or self._refusal(request)
         if refusal:
             self._push(
                 WatchResponse(
@@ -258,7 +196,7 @@ class WatchStream:
             return
         watch_id = request.watch_id
         if not watch_id:
-            watch_id = next(i for i in self._ids if i not in self._watchers)
+            watch_id = next(i for i in self._ids if i not in self._watchers and i not in self._compacted)
         watcher = Watcher(request, watch_id, self, self._hub.next_seq())
         self._watchers[watch_id] = watcher
         self._push(WatchResponse(header=self._header(), watch_id=watch_id, created=True))
@@ -270,13 +208,14 @@ class WatchStream:
             self.catch_up(watcher)
 
     def _refusal(self, request: WatchCreateRequest) -> str:
-        if request.watch_id and request.watch_id in self._watchers:
-            return "mvcc: duplicate watch ID provided on the WatchStream"
-        if request.range_end and request.range_end != _FROM_KEY and request.key >= request.range_end:
-            return "mvcc: watcher range is empty"
         if request.start_revision < 0:
-            return "mvcc: watcher start revision is negative"
-        if len(self._watchers) >= WATCHERS_PER_STREAM_MAX:
+            # As in later releases of etcd 3.5; the first ones took it for the beginning.
+            return errors.Compacted().message
+        if request.range_end and request.range_end != FROM_KEY and request.key >= request.range_end:
+            return "mvcc: watcher range is empty"
+        if request.watch_id and (request.watch_id in self._watchers or request.watch_id in self._compacted):
+            return "mvcc: duplicate watch ID provided on the WatchStream"
+        if len(self._watchers) + len(self._compacted) >= WATCHERS_PER_STREAM_MAX:
             return "etcdserver: too many watchers on one stream"
         return ""
 
@@ -285,6 +224,7 @@ class WatchStream:
         watcher = self._watchers.get(watch_id)
         if watcher is not None:
             self._remove(watcher)
+        if watcher is not None or self._compacted.pop(watch_id, 0) is None:
             self._push(WatchResponse(header=self._header(), watch_id=watch_id, canceled=True))
 
     def request_progress(self) -> None:
@@ -298,18 +238,22 @@ class WatchStream:
         for watcher in self._watchers.values():
             if not watcher.progress_notify:
                 continue
-            if watcher.quiet and watcher.synced and watcher.pending is None:
+            if watcher.quiet and watcher.synced:
                 self._push(WatchResponse(header=self._header(), watch_id=watcher.id))
             watcher.quiet = True
 
-    def offer(self, watcher: Watcher, revision: int, events: list[Event]) -> None:
-        """Queue a revision's events for a synced watcher, or let it fall behind when the stream is full."""
-        if self._buffered and self._buffered + len(events) > EVENTS_BUFFERED_MAX:
-            self._hub.unsync(watcher)
-            watcher.next_revision = revision
-            self.catch_up(watcher)
+    def offer(self, batch: Batch) -> None:
+        """Queue a revision's events for a group, or let it fall behind when the stream is full."""
+        if self._buffered and (
+            self._buffered + len(batch.changes) > EVENTS_BUFFERED_MAX
+            or self._buffered_bytes + batch.size > BYTES_BUFFERED_MAX
+        ):
+            for watcher in batch.targets:
+                self._hub.unsync(watcher)
+                watcher.next_revision = batch.revision
+                self.catch_up(watcher)
             return
-        self._enqueue(watcher, events)
+        self._enqueue(batch)
 
     def catch_up(self, watcher: Watcher) -> None:
         """Read the watcher's past when the client asks for more."""
@@ -325,14 +269,36 @@ class WatchStream:
         """Forget all watchers."""
         for watcher in list(self._watchers.values()):
             self._remove(watcher)
+        self._queue.clear()
         self._hub.forget(self)
 
     async def next(self) -> list[WatchResponse]:
         """What to send now; waits until there is something. Raises what `fail` was given."""
+        item = await self._next()
+        return [item] if isinstance(item, WatchResponse) else list(self._messages(item))
+
+    async def next_encoded(self) -> list[Encoded]:
+        """As `next`, serialized: what goes to many watchers is so only once."""
+        item = await self._next()
+        if isinstance(item, WatchResponse):
+            return [Encoded(item.SerializeToString())]
+        if item.targets[0].fragment and len(item.changes) > 1:
+            return [Encoded(message.SerializeToString()) for message in self._messages(item)]
+        prev_kv = item.targets[0].prev_kv
+        header = field(_HEADER, self._hub.header(item.revision).SerializeToString())
+        events = b"".join(fields(_EVENTS, [change.encoded(prev_kv=prev_kv) for change in item.changes]))
+        return [Encoded(header + _numbered(watcher.id) + events) for watcher in item.targets if not watcher.removed]
+
+    async def _next(self) -> "WatchResponse | Batch":
         while True:
             if self._error is not None:
                 raise self._error
             if self._queue:
+                wait = self._events_from - asyncio.get_running_loop().time()
+                if wait > 0 and isinstance(self._queue[0], Batch):
+                    # Many watchers were served just now: what comes meanwhile goes together.
+                    await asyncio.sleep(wait)
+                    continue
                 return self._take()
             if self._unsynced:
                 self._read_past(next(iter(self._unsynced.values())))
@@ -341,17 +307,22 @@ class WatchStream:
                 continue
             if self._progress_wanted:
                 self._progress_wanted = False
-                return [WatchResponse(header=self._header(), watch_id=INVALID_ID)]
+                return WatchResponse(header=self._header(), watch_id=INVALID_ID)
             self._wake.clear()
             await self._wake.wait()
 
     def _read_past(self, watcher: Watcher) -> None:
         try:
-            batch = self._hub.store.events(
-                watcher.next_revision, watcher.key, watcher.end, max_events=CATCH_UP_EVENTS_MAX
+            past = self._hub.store.events(
+                watcher.next_revision,
+                watcher.key,
+                watcher.end,
+                max_events=CATCH_UP_EVENTS_MAX,
+                max_bytes=ANSWER_BYTES_MAX,
             )
         except CompactedError as error:
             self._remove(watcher)
+            self._compacted[watcher.id] = None
             self._push(
                 WatchResponse(
                     # As etcd does: the header of this answer has no revision.
@@ -362,68 +333,99 @@ class WatchStream:
                 )
             )
             return
-        events = [
-            event if watcher.prev_kv else without_prev_kv(event)
-            for _, group in batch.groups
-            for event in group
-            if event.type not in watcher.filters
-        ]
-        watcher.next_revision = batch.next_revision
-        self._unsynced.pop(watcher.seq)
-        if events:
-            self._enqueue(watcher, events)
-        if watcher.next_revision > self._hub.notified:
-            self._hub.sync(watcher)
-        else:
-            # To the end of the line: watchers catch up by turns.
-            self._unsynced[watcher.seq] = watcher
+        changes = [c for _, group in past.groups for c in group if c.type not in watcher.filters]
+        alike = self._alike(watcher)
+        for each in alike:
+            each.next_revision = past.next_revision
+            self._unsynced.pop(each.seq)
+        if changes:
+            self._enqueue(Batch(alike, changes, past.next_revision - 1))
+        for each in alike:
+            if each.next_revision > self._hub.notified:
+                self._hub.sync(each)
+            else:
+                # To the end of the line: watchers catch up by turns.
+                self._unsynced[each.seq] = each
 
-    def _enqueue(self, watcher: Watcher, events: list[Event]) -> None:
-        watcher.quiet = False
-        self._buffered += len(events)
-        if watcher.pending is None:
-            watcher.pending = events
-            self._push(watcher)
-        else:
-            watcher.pending.extend(events)
+    def _alike(self, watcher: Watcher) -> tuple[Watcher, ...]:
+        """Those that must read the same past as this one, it included."""
+        if len(self._unsynced) == 1:
+            return (watcher,)
+        wants, start = watcher.wants, watcher.next_revision
+        return tuple(w for w in self._unsynced.values() if w.next_revision == start and w.wants == wants)
 
-    def _push(self, item: WatchResponse | Watcher) -> None:
+    def _enqueue(self, batch: Batch) -> None:
+        self._buffered += len(batch.changes)
+        self._buffered_bytes += batch.size
+        last = batch.group.pending if batch.group is not None else None
+        if last is not None and last.size + batch.size <= ANSWER_BYTES_MAX:
+            last.extend(batch)
+            return
+        if batch.group is not None:
+            batch.group.pending = batch
+        self._push(batch)
+
+    def _push(self, item: WatchResponse | Batch) -> None:
         self._queue.append(item)
         self._wake.set()
 
-    def _take(self) -> list[WatchResponse]:
+    def _take(self) -> WatchResponse | Batch:
         item = self._queue.popleft()
         if isinstance(item, WatchResponse):
-            return [item]
-        events, item.pending = item.pending or [], None
-        self._buffered -= len(events)
-        if not events:
-            return []
-        response = WatchResponse(header=self._header(), watch_id=item.id, events=events)
-        if item.fragment and response.ByteSize() > self._hub.max_response_bytes:
-            return self._fragments(response)
-        return [response]
+            return item
+        if item.group is not None and item.group.pending is item:
+            item.group.pending = None
+        self._buffered -= len(item.changes)
+        self._buffered_bytes -= item.size
+        for watcher in item.targets:
+            if not watcher.removed:
+                watcher.quiet = False
+                self._hub.events_sent += len(item.changes)
+        if item.fan_out >= PACED_WATCHERS:
+            pause = min(PACE_MAX_S, PACE_S * item.fan_out)
+            self._events_from = asyncio.get_running_loop().time() + pause
+        return item
 
-    def _fragments(self, whole: WatchResponse) -> list[WatchResponse]:
-        parts = [WatchResponse(header=whole.header, watch_id=whole.watch_id)]
-        size = 0
-        for event in whole.events:
-            event_size = event.ByteSize()
-            if size and size + event_size > self._hub.max_response_bytes:
-                parts[-1].fragment = True
-                parts.append(WatchResponse(header=whole.header, watch_id=whole.watch_id))
-                size = 0
-            parts[-1].events.append(event)
-            size += event_size
-        return parts
+    def _messages(self, batch: Batch) -> Iterator[WatchResponse]:
+        """A batch as it is told to each of its watchers that are still there."""
+        header = self._hub.header(batch.revision)
+        for watcher in batch.targets:
+            if watcher.removed:
+                continue
+            events = [change.message(prev_kv=watcher.prev_kv) for change in batch.changes]
+            if watcher.fragment and len(events) > 1:
+                yield from self._fragments(header, watcher.id, events)
+            else:
+                yield WatchResponse(header=header, watch_id=watcher.id, events=events)
+
+    def _fragments(self, header: ResponseHeader, watch_id: int, events: list[Event]) -> Iterator[WatchResponse]:
+        """Answers that are smaller than the limit each, or have one event."""
+        limit = self._hub.max_response_bytes
+        part = WatchResponse(header=header, watch_id=watch_id, fragment=True)
+        size = part.ByteSize()
+        for event in events:
+            length = event.ByteSize()
+            length += 1 + (max(1, length.bit_length()) + 6) // 7
+            if part.events and size + length >= limit:
+                yield part
+                part = WatchResponse(header=header, watch_id=watch_id, fragment=True)
+                size = part.ByteSize()
+            part.events.append(event)
+            size += length
+        part.fragment = False
+        yield part
 
     def _remove(self, watcher: Watcher) -> None:
         self._watchers.pop(watcher.id, None)
         self._unsynced.pop(watcher.seq, None)
         self._hub.unsync(watcher)
-        if watcher.pending is not None:
-            self._buffered -= len(watcher.pending)
-            watcher.pending = []
+        # What it has in the queue is passed over.
+        watcher.removed = True
 
     def _header(self) -> ResponseHeader:
         return self._hub.header(self._hub.notified)
+
+
+def _numbered(watch_id: int) -> bytes:
+    """The field of the watch id, which may be negative."""
+    return _WATCH_ID + varint(watch_id & (1 << 64) - 1) if watch_id else b""

@@ -170,3 +170,23 @@ class Identity(_message.Message):
     cluster_id: int
     founder: bool
     def __init__(self, member_id: _Optional[int] = ..., cluster_id: _Optional[int] = ..., founder: _Optional[bool] = ...) -> None: ...
+
+class AsCaller(_message.Message):
+    __slots__ = ("user", "auth_revision", "kind", "request")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    AUTH_REVISION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    user: str
+    auth_revision: int
+    kind: int
+    request: bytes
+    def __init__(self, user: _Optional[str] = ..., auth_revision: _Optional[int] = ..., kind: _Optional[int] = ..., request: _Optional[bytes] = ...) -> None: ...
+
+class Authenticate(_message.Message):
+    __slots__ = ("user", "token_prefix")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    user: str
+    token_prefix: str
+    def __init__(self, user: _Optional[str] = ..., token_prefix: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,83 @@
+"""HTTP/1.1 on the client port: the JSON gateway, /health, /livez, /readyz, /version, /metrics.
+
+    network.serve(address, services, web=Web(member, services, metrics))
+
+Health, version and metrics are for anyone who can connect; calls of the gateway are checked by their services.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from control_plane.etcd.server.config import ETCD_VERSION
+from control_plane.etcd.server.gateway import JSON_HEADERS, Gateway
+from control_plane.etcd.server.gateway_json import dump
+from control_plane.etcd.server.metrics import Metrics
+from control_plane.etcd.server.web_health import CHECKS, Health
+from control_plane.rpc import Service
+
+if TYPE_CHECKING:
+    from control_plane.etcd.server.member import Member
+
+#: etcd allows every origin unless told otherwise.
+CORS = {
+    "Access-Control-Allow-Headers": "accept, content-type, authorization",
+    "Access-Control-Allow-Methods": "POST, GET, OPTIONS, PUT, DELETE",
+    "Access-Control-Allow-Origin": "*",
+}
+#: A name that the gateway had while it was young.
+OLD_PREFIX, PREFIX = "/v3beta/", "/v3/"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Web:
+    """Answers what comes to a member's client port as HTTP/1.1."""
+
+    def __init__(self, member: "Member", services: Sequence[Service], metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._health = Health(member, metrics)
+        self._gateway = Gateway(services, CORS)
+        self._version = {"etcdserver": ETCD_VERSION, "etcdcluster": ETCD_VERSION.rpartition(".")[0] + ".0"}
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
+        if request.method == "OPTIONS":
+            return web.Response(headers=CORS)
+        if path.startswith(OLD_PREFIX):
+            path = PREFIX + path.removeprefix(OLD_PREFIX)
+        if path.startswith(PREFIX):
+            return await self._gateway.answer(request, path)
+        if path == "/metrics":
+            body = (await self._metrics.scrape()).encode()
+            return web.Response(body=body, headers=CORS | {"Content-Type": METRICS_TYPE})
+        root, _, check = path.removeprefix("/").partition("/")
+        health = path == "/health"
+        if not health and path != "/version" and (root not in CHECKS or (check and check not in CHECKS[root])):
+            return self._gateway.text(404, "404 page not found")
+        if request.method != "GET":
+            return self._gateway.text(405, "Method Not Allowed", {"Allow": "GET"})
+        if health:
+            return await self._answer_health(request)
+        if path == "/version":
+            return web.Response(body=dump(self._version), headers=CORS | JSON_HEADERS)
+        return await self._answer_checks(request, root, check)
+
+    async def _answer_health(self, request: web.BaseRequest) -> web.StreamResponse:
+        query = request.query
+        reason = await self._health.overall(
+            serializable=query.get("serializable") == "true", exclude=query.getall("exclude", [])
+        )
+        body = dump({"health": "false" if reason else "true", "reason": reason})
+        if reason:
+            return self._gateway.text(503, body.decode())
+        return web.Response(body=body, headers=CORS | {"Content-Type": "text/plain; charset=utf-8"})
+
+    async def _answer_checks(self, request: web.BaseRequest, kind: str, check: str) -> web.StreamResponse:
+        """One line per check when one fails or the client asks for them, else "ok"."""
+        query = request.query
+        wanted = [check] if check else [c for c in CHECKS[kind] if c not in query.getall("exclude", [])]
+        lines, healthy = await self._health.run(kind, wanted)
+        if not healthy:
+            return self._gateway.text(503, "".join(lines))
+        return self._gateway.text(200, ("".join(lines) if "verbose" in query else "") + "ok")

@@ -1,0 +1,62 @@
+"""Rounds of linearizable reads: who is answered by which of raft's answers."""
+
+import asyncio
+
+from control_plane.etcd import raft
+from control_plane.etcd.server.pending import ReadRounds
+
+
+class Raft:
+    """Takes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.contexts: list[bytes] = []
+        self.leaderless = False
+
+    def ask(self, context: bytes) -> None:
+        if self.leaderless:
+            raise raft.ReadIndexDropped
+        self.contexts.append(context)
+
+
+def read(rounds: ReadRounds) -> "asyncio.Future[None]":
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    rounds.add(future, 100.0)
+    return future
+
+
+async def test_an_answer_that_comes_after_the_round_was_asked_again_still_counts() -> None:
+    raft_, now = Raft(), 0.0
+    rounds = ReadRounds(raft_.ask, first=7)
+    first = read(rounds)
+    for _ in range(10):
+        rounds.sweep(now, retry_after=4)
+    assert len(raft_.contexts) == 3
+    rounds.confirmed(raft.ReadState(5, raft_.contexts[0]), applied=5)
+    assert first.done()
+
+
+async def test_a_read_waits_for_a_round_that_began_after_it() -> None:
+    raft_ = Raft()
+    rounds = ReadRounds(raft_.ask, first=7)
+    first, second = read(rounds), read(rounds)
+    asked = raft_.contexts[0]
+    rounds.confirmed(raft.ReadState(5, asked), applied=5)
+    assert first.done() and not second.done()
+    rounds.confirmed(raft.ReadState(6, asked), applied=6)  # the first round's answer again
+    assert not second.done()
+    rounds.confirmed(raft.ReadState(6, raft_.contexts[1]), applied=5)
+    assert not second.done()  # this member has not come so far
+    rounds.applied(6)
+    assert second.done()
+
+
+async def test_a_round_without_a_leader_is_asked_at_the_next_tick() -> None:
+    raft_ = Raft()
+    raft_.leaderless = True
+    rounds = ReadRounds(raft_.ask, first=7)
+    first = read(rounds)
+    raft_.leaderless = False
+    rounds.sweep(0.0, retry_after=1000)
+    rounds.confirmed(raft.ReadState(1, raft_.contexts[0]), applied=1)
+    assert first.done()

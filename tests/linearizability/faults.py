@@ -1,0 +1,239 @@
+"""What happens to members and links: the acts of a storm, drawn from a seed."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Iterable
+
+from control_plane.etcd import raft
+from control_plane.rpc import RpcError, Stub
+from control_plane.rpc.memory import MemoryNetwork
+from proto.etcd import rpc_pb2 as pb
+from tests.linearizability.processes import Processes
+
+SERVICES = pb.DESCRIPTOR.services_by_name
+
+
+class Weather:
+    """A link policy: some directed links are cut, all others take up to `delay_max` seconds."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.cuts: set[tuple[str, str]] = set()
+        self.delay_max = 0.0
+
+    def delay(self, source: str, target: str) -> float | None:
+        if (source, target) in self.cuts:
+            return None
+        return self._rng.random() * self.delay_max if self.delay_max else 0.0
+
+    def cut(self, sources: Iterable[str], targets: Iterable[str], *, both_ways: bool = True) -> None:
+        for source in sources:
+            for target in targets:
+                if source != target:
+                    self.cuts.add((source, target))
+                    if both_ways:
+                        self.cuts.add((target, source))
+
+
+class Faults:
+    """The acts by name. All are undone by `calm`."""
+
+    def __init__(self, processes: Processes, weather: Weather, clients: list[str], rng: random.Random) -> None:
+        self.processes, self.weather, self.clients, self.rng = processes, weather, clients, rng
+        self.compacted = 0
+        self.replaced = 0
+        self._network = MemoryNetwork(processes.fabric, "operator")
+        self._starting: dict[asyncio.Task[None], None] = {}
+        self.acts: dict[str, Callable[[], Awaitable[None]]] = {
+            name.removeprefix("act_"): getattr(self, name) for name in dir(self) if name.startswith("act_")
+        }
+
+    def stub(self, service: str, name: str) -> Stub:
+        return Stub(self._network.channel(f"{name}:2379"), SERVICES[service])
+
+    def _any(self, names: list[str]) -> str | None:
+        return self.rng.choice(names) if names else None
+
+    async def act_kill(self) -> None:
+        if name := self._any(self.processes.named()):
+            self.processes.kill(name)
+
+    async def act_kill_leader(self) -> None:
+        if name := self.processes.leader():
+            self.processes.kill(name)
+
+    async def act_power_loss(self) -> None:
+        if name := self._any(self.processes.named()):
+            self.processes.kill(name, power_loss=True)
+
+    async def act_power_loss_of_all(self) -> None:
+        for name in self.processes.named():
+            self.processes.kill(name, power_loss=True)
+        await self.act_start_all()
+
+    async def act_start(self) -> None:
+        if name := self._any(self.processes.named(running=False)):
+            self._start(name)
+
+    async def act_start_all(self) -> None:
+        for name in self.processes.named(running=False):
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        # A start may wait for others that do not answer: nobody waits for it.
+        task = asyncio.get_running_loop().create_task(self.processes.start(name))
+        self._starting[task] = None
+        task.add_done_callback(self._started)
+
+    def _started(self, task: asyncio.Task[None]) -> None:
+        del self._starting[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.processes.faults.append(f"a member did not start: {error!r}")
+
+    async def act_pause(self) -> None:
+        if name := self._any(self.processes.named(paused=False)):
+            self._pause(name, self.rng.choice([0.3, 1.0, 3.0, 20.0]))
+
+    async def act_pause_leader(self) -> None:
+        name = self.processes.leader()
+        if name is not None and not self.processes.all[name].paused:
+            self._pause(name, self.rng.choice([1.0, 3.0, 5.0, 20.0]))
+
+    def _pause(self, name: str, seconds: float) -> None:
+        life = self.processes.all[name].life
+        self.processes.pause(name)
+
+        def wake() -> None:
+            if life is not None and self.processes.all[name].life is life and life.paused:
+                self.processes.resume(name)
+
+        asyncio.get_running_loop().call_later(seconds, wake)
+
+    async def act_stall_disk(self) -> None:
+        if name := self._any(self.processes.named()):
+            now = asyncio.get_running_loop().time()
+            self.processes.stall[name] = now + self.rng.choice([0.5, 2.0, 8.0])
+
+    async def act_isolate(self) -> None:
+        names = list(self.processes.all)
+        self.weather.cut([self.rng.choice(names)], names)
+
+    async def act_isolate_leader(self) -> None:
+        """With some of the clients on its side, some on the other."""
+        if leader := self.processes.leader():
+            self.weather.cut([leader], self.processes.all)
+            for client in self.clients:
+                far = [leader] if self.rng.random() < 0.5 else [n for n in self.processes.all if n != leader]
+                self.weather.cut([client], far)
+
+    async def act_one_way(self) -> None:
+        """A member is heard by nobody, or hears nobody."""
+        names = list(self.processes.all)
+        deaf = [self.processes.leader() or self.rng.choice(names)]
+        sides = (deaf, names) if self.rng.random() < 0.5 else (names, deaf)
+        self.weather.cut(*sides, both_ways=False)
+
+    async def act_cut_some(self) -> None:
+        hosts = [*self.processes.all, *self.clients]
+        for _ in range(self.rng.randint(1, 6)):
+            source, target = self.rng.sample(hosts, 2)
+            self.weather.cut([source], [target], both_ways=False)
+
+    async def act_split(self) -> None:
+        """Two sides, clients on both."""
+        hosts = [*self.processes.all, *self.clients]
+        side = [host for host in hosts if self.rng.random() < 0.5]
+        self.weather.cut(side, [host for host in hosts if host not in side])
+
+    async def act_sever(self) -> None:
+        """Connections are reset."""
+        host = self.rng.choice([*self.processes.all, *self.clients])
+        self.processes.fabric.sever(lambda a, b: host in (a, b))
+
+    async def act_heal(self) -> None:
+        self.weather.cuts.clear()
+
+    async def act_slow(self) -> None:
+        self.weather.delay_max = self.rng.choice([0.0, 0.005, 0.05, 0.3])
+
+    async def act_move_leader(self) -> None:
+        leader = self.processes.leader()
+        if leader is None or (member := self.processes.all[leader].member) is None:
+            return
+        target = self.rng.choice(member.machine.conf_state.voters)
+        with contextlib.suppress(RpcError):
+            await self.stub("Maintenance", leader).MoveLeader(pb.MoveLeaderRequest(targetID=target), timeout=0.3)
+
+    async def act_move_leader_and_isolate(self) -> None:
+        """The old leader does not learn of its heir."""
+        leader = self.processes.leader()
+        if leader is None or (member := self.processes.all[leader].member) is None:
+            return
+        with contextlib.suppress(raft.TransferRefused):
+            member.node.transfer_leader(self.rng.choice(member.machine.conf_state.voters))
+            member.wake()
+        await asyncio.sleep(self.rng.choice([0.0, 0.001, 0.01]))
+        self.weather.cut([leader], self.processes.all)
+
+    async def act_compact(self) -> None:
+        leader = self.processes.leader()
+        if leader is None or (member := self.processes.all[leader].member) is None:
+            return
+        revision = member.store.revision - self.rng.randint(0, 60)
+        if revision > 1:
+            self.compacted = max(self.compacted, revision)
+            with contextlib.suppress(RpcError):
+                await self.stub("KV", leader).Compact(pb.CompactionRequest(revision=revision), timeout=1.0)
+
+    async def act_replace(self) -> None:
+        """A machine is lost with its disk; another takes its place as a learner, and becomes a voter."""
+        if (
+            len(self.processes.named()) < len(self.processes.all)
+            or self.weather.cuts
+            or self.processes.named(paused=True)
+        ):
+            return
+        lost = self.rng.choice(list(self.processes.all))
+        member = self.processes.all[lost].member
+        if member is None:
+            return
+        self.processes.kill(lost)
+        del self.processes.all[lost]
+        self.replaced += 1
+        name = f"n{self.replaced}"
+        url = f"http://{name}:2380"
+        await self._insist(lambda s: s.MemberRemove(pb.MemberRemoveRequest(ID=member.member_id)), "member not found")
+        await self._insist(lambda s: s.MemberAdd(pb.MemberAddRequest(peerURLs=[url], isLearner=True)), "already exists")
+        peers = {n: p.config.peer_url for n, p in self.processes.all.items()} | {name: url}
+        process = self.processes.add(name, peers, joins=True)
+        await self.processes.start(name)
+        assert process.member is not None, f"{name} did not start in time"
+        added = process.member.member_id
+        promoted = "can only promote a learner member"
+        await self._insist(lambda s: s.MemberPromote(pb.MemberPromoteRequest(ID=added)), promoted)
+
+    async def _insist(self, call: Callable[..., Awaitable[object]], done: str) -> None:
+        """`done` ends the refusal that says: an attempt before has come through."""
+        async with asyncio.timeout(120):
+            while True:
+                name = self.rng.choice(self.processes.named())
+                try:
+                    await call(self.stub("Cluster", name))
+                    return
+                except RpcError as e:
+                    if e.message.endswith(done):
+                        return
+                    await asyncio.sleep(0.2)
+
+    async def calm(self) -> None:
+        """Everything runs, nothing is cut."""
+        self.weather.cuts.clear()
+        self.weather.delay_max = 0.0
+        self.processes.stall.clear()
+        for name in self.processes.named(paused=True):
+            self.processes.resume(name)
+        while self._starting:
+            await asyncio.wait(self._starting)
+        for name in self.processes.named(running=False):
+            await self.processes.start(name)
