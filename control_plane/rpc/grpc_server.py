@@ -27,18 +27,22 @@ _NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
 class Route:
     """One method of a service, ready to be called."""
 
-    __slots__ = ("function", "method", "parse")
+    __slots__ = ("function", "limit", "method", "parse")
 
-    def __init__(self, method: Method, function: Callable[..., Any]) -> None:
+    def __init__(self, method: Method, function: Callable[..., Any], limit: int) -> None:
         self.method = method
+        self.limit = limit
         self.function = function
         self.parse = method.request_type.FromString
 
 
 def routes_of(services: Sequence[Service]) -> dict[bytes, Route]:
     """By path."""
-    handlers = [h for service in services for h in service.handlers.values()]
-    return {method.path.encode(): Route(method, function) for method, function in handlers}
+    return {
+        method.path.encode(): Route(method, function, service.request_bytes_max)
+        for service in services
+        for method, function in service.handlers.values()
+    }
 
 
 class Registry:
@@ -163,7 +167,7 @@ class ServerConnection(ConnectionIO):
         if plan.timeout is not None:
             call.timer = self._loop.call_later(plan.timeout, self._expire, call)
         if plan.route.method.client_streaming:
-            call.deframer = wire.Deframer(plan.encoding)
+            call.deframer = wire.Deframer(plan.encoding, limit=plan.route.limit)
             self._start(call, self._run_stream(call, self._requests(call)))
         if end:
             self.on_data(stream, b"", True)
@@ -173,17 +177,19 @@ class ServerConnection(ConnectionIO):
         if call is None:  # refused already
             self.connection.consumed(stream, len(data))
             return
-        if call.plan.route is not None and call.plan.route.method.client_streaming:
+        route = call.plan.route
+        assert route is not None  # a call without one is refused at its headers
+        if route.method.client_streaming:
             self._feed(call, data, end)
             return
         self.connection.consumed(stream, len(data))
         if call.task is not None:
             return
         if call.deframer is None:
-            if wire.is_whole(data):
+            if wire.is_whole(data, route.limit):
                 self._start_with(call, data[wire.PREFIX_BYTES :])
                 return
-            call.deframer = wire.Deframer(call.plan.encoding)
+            call.deframer = wire.Deframer(call.plan.encoding, limit=route.limit)
         messages = call.deframer.feed(data)
         if messages:
             call.deframer = None  # what follows is not read

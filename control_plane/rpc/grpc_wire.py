@@ -16,9 +16,8 @@ import grpc
 
 from control_plane.rpc.errors import RpcError
 from control_plane.rpc.http2 import HeaderBlock, encode_headers
+from control_plane.rpc.service import MESSAGE_BYTES_MAX
 
-#: Largest message either side takes.
-MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 #: Trailing metadata that carries `RpcError.details`.
 DETAILS = b"rayplane-status-bin"
 #: Of an error, before they are encoded: together well below what peers take as headers.
@@ -53,19 +52,20 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether this is one plain message in one piece, as nearly always."""
+def is_whole(data: bytes, limit: int) -> bool:
+    """Whether this is one plain message in one piece, as nearly always, and within the limit."""
     size = len(data) - PREFIX_BYTES
-    return size >= 0 and not data[0] and int.from_bytes(data[1:PREFIX_BYTES], "big") == size <= MESSAGE_BYTES_MAX
+    return size >= 0 and not data[0] and int.from_bytes(data[1:PREFIX_BYTES], "big") == size <= limit
 
 
 class Deframer:
-    """Cuts the data of a stream into messages. Holds what there is of the next one, at most `MESSAGE_BYTES_MAX`."""
+    """Cuts the data of a stream into messages. Holds what there is of the next one, at most `limit` bytes."""
 
-    __slots__ = ("_buffer", "_encoding", "_wanted", "error")
+    __slots__ = ("_buffer", "_encoding", "_limit", "_wanted", "error")
 
-    def __init__(self, encoding: bytes | None) -> None:
-        """`encoding`: the stream's grpc-encoding."""
+    def __init__(self, encoding: bytes | None, *, limit: int = MESSAGE_BYTES_MAX) -> None:
+        """`encoding`: the stream's grpc-encoding; `limit`: of a message, also when it was compressed."""
+        self._limit = limit
         self._buffer = bytearray()
         self._wanted = PREFIX_BYTES  # nothing is complete in a shorter buffer
         self._encoding = encoding
@@ -76,7 +76,7 @@ class Deframer:
         """The messages that are complete now."""
         if self.error is not None:
             return []
-        if not self._buffer and is_whole(data):
+        if not self._buffer and is_whole(data, self._limit):
             return [data[PREFIX_BYTES:]]
         self._buffer += data
         messages: list[bytes] = []
@@ -96,8 +96,8 @@ class Deframer:
                 if size - at < PREFIX_BYTES:
                     break
                 length = int.from_bytes(view[at + 1 : at + PREFIX_BYTES], "big")
-                if length > MESSAGE_BYTES_MAX:
-                    raise too_large(length)
+                if length > self._limit:
+                    raise too_large(length, self._limit)
                 self._wanted = PREFIX_BYTES + length
                 if size - at < self._wanted:
                     break
@@ -121,21 +121,18 @@ class Deframer:
             )
         inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         try:
-            plain = inflate.decompress(message, MESSAGE_BYTES_MAX + 1)
+            plain = inflate.decompress(message, self._limit + 1)
         except zlib.error as e:
             raise RpcError(grpc.StatusCode.INTERNAL, f"cannot decompress a message: {e}") from e
-        if len(plain) > MESSAGE_BYTES_MAX:
-            raise too_large(len(plain))
+        if len(plain) > self._limit:
+            raise too_large(len(plain), self._limit)
         if not inflate.eof:
             raise RpcError(grpc.StatusCode.INTERNAL, "cannot decompress a message: it is cut short")
         return plain
 
 
-def too_large(size: int) -> RpcError:
-    return RpcError(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f"grpc: received message larger than max ({size} vs. {MESSAGE_BYTES_MAX})",
-    )
+def too_large(size: int, limit: int) -> RpcError:
+    return RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {limit})")
 
 
 @functools.lru_cache(maxsize=256)

@@ -27,6 +27,10 @@ class Context:
     peer: str = ""
 
 
+#: Largest message either side takes, unless a service says less of its requests.
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+
+
 class Encoded:
     """A response that a handler has serialized already: large or shared answers need no message object."""
 
@@ -69,11 +73,15 @@ class Service:
 
     The handler has one method per RPC: `async def Name(request, context) -> response` where the answer is one
     message, an async generator `Name(request, context)` where it is a stream. For client streams `request` is an
-    async iterator. An RPC the handler has no method for is answered UNIMPLEMENTED.
+    async iterator. An RPC the handler has no method for is answered UNIMPLEMENTED, a request above
+    `request_bytes_max` RESOURCE_EXHAUSTED.
     """
 
-    def __init__(self, descriptor: ServiceDescriptor, handler: object) -> None:
+    def __init__(
+        self, descriptor: ServiceDescriptor, handler: object, *, request_bytes_max: int = MESSAGE_BYTES_MAX
+    ) -> None:
         self.name: str = descriptor.full_name
+        self.request_bytes_max = request_bytes_max
         self.handlers: dict[str, tuple[Method, Callable[..., Any]]] = {
             m.path: (m, getattr(handler, m.name)) for m in methods_of(descriptor) if hasattr(handler, m.name)
         }

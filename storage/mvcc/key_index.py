@@ -201,14 +201,23 @@ class KeyIndex:
         return found
 
     def before(self, key: bytes, rev: int) -> int:
-        """The put that the change at `rev` replaced; 0 if there was none or it is not known any more."""
+        """The put that was there before the main revision of the change at `rev`, as watches show it.
+
+        0 if there was none, if it is not known any more, or if the change creates the key.
+        """
         head = self._heads.get(key)
         older = self._older.get(key)
         if head is None or older is None:
             return 0
         position = len(older) if _last(head) == rev else bisect_left(older, rev)
-        previous = older[position - 1] if position else 0
-        return 0 if previous & 1 else previous
+        while position:
+            previous = older[position - 1]
+            if previous >> 32 < rev >> 32:
+                return 0 if previous & 1 else previous
+            if previous & 1 and not rev & 1:
+                return 0  # created again in the revision that deleted it
+            position -= 1
+        return 0
 
     def keeps(self, key: bytes, rev: int, main: int) -> bool:
         """Whether a compaction at `main`, at or after the last one, leaves the change at `rev` <= `main` there."""

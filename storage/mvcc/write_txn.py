@@ -60,7 +60,7 @@ class WriteTxn:
         ).SerializeToString()
         store.backend.append("key", REVISION.pack(self._main, sub, 0), record)
         previous = 0 if version == 1 else before if type(before) is int else before[0]  # type: ignore[index]
-        self.events.append(Change(store, rev, record, previous, key=key, lease=lease))
+        self.events.append(Change(store, rev, record, self._shown(key, rev, previous), key=key, lease=lease))
         return KeyValue.FromString(store.read(previous)) if prev_kv and previous else None
 
     def delete_range(self, key: bytes, end: bytes = b"", *, prev_kv: bool = True) -> list[KeyValue]:
@@ -75,9 +75,13 @@ class WriteTxn:
             # Only key and revision, as in etcd's delete events.
             record = KeyValue(key=name, mod_revision=self._main).SerializeToString()
             store.backend.append("key", pack(rev), record)
-            self.events.append(Change(store, rev, record, previous, key=name, lease=0))
+            self.events.append(Change(store, rev, record, self._shown(name, rev, previous), key=name, lease=0))
             deleted.append(KeyValue.FromString(store.read(previous)) if prev_kv else KeyValue(key=name))
         return deleted
+
+    def _shown(self, key: bytes, rev: int, previous: int) -> int:
+        """What a watch shows as the value before: never one of this same revision."""
+        return previous if previous >> 32 < self._main else self._index.before(key, rev)
 
     def range(
         self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False

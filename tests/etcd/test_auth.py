@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from control_plane.etcd.server import MemberConfig, RefusedToStart, errors
 from control_plane.etcd.server.apply import StateMachine
-from control_plane.etcd.server.auth import INTERNAL, NOBODY, AuthStore, Caller, as_caller
-from control_plane.etcd.server.auth_checks import authorize
-from control_plane.etcd.server.auth_ranges import Ranges, is_valid_grant
-from control_plane.etcd.server.auth_secrets import ProcessSecrets, SimulatedSecrets
-from control_plane.etcd.server.auth_tokens import SimpleTokens, number_of, parse_auth_token
+from control_plane.etcd.server.auth.checks import authorize
+from control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
+from control_plane.etcd.server.auth.secrets import ProcessSecrets, SimulatedSecrets
+from control_plane.etcd.server.auth.store import INTERNAL, NOBODY, AuthStore, Caller, as_caller
+from control_plane.etcd.server.auth.tokens import SimpleTokens, number_of, parse_auth_token
 from control_plane.etcd.server.codec import CorruptEntry, Kind
 from control_plane.etcd.server.lease import Lessor
 from proto.etcd import rpc_pb2 as pb

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.etcd.server.metrics_text import Histogram, Text, labels
-from control_plane.etcd.server.web_health import Health
+from control_plane.etcd.server.health import Health
+from control_plane.etcd.server.metrics.text import Histogram, Text, labels
 from control_plane.rpc import RpcError
 from proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from control_plane.etcd.server import watch
+from control_plane.etcd.server import config, watch
 from control_plane.rpc import RpcError
 from proto.etcd import rpc_pb2 as pb
 from proto.etcd.kv_pb2 import Event
@@ -168,7 +168,7 @@ async def test_a_quiet_watch_gets_progress_notes() -> None:
 
 
 async def test_fragments_split_a_large_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "OVERHEAD_BYTES", 0)
+    monkeypatch.setattr(config, "OVERHEAD_BYTES", 0)
     async with etcd_cluster(1, max_request_bytes=10_000) as cluster, watching(cluster) as client:
         await client.create(b"k", range_end=b"l", fragment=True)
         for number in range(8):

@@ -40,6 +40,10 @@ class WatchClient:
     def segments(self) -> list[Segment]:
         return [segment for track in self.tracks for segment in track]
 
+    def hurry(self) -> None:
+        """Neither rest nor change endpoints any more."""
+        self._slow_s, self._restless = 0.0, False
+
     def complete(self) -> None:
         """It had time to come to the end of all changes."""
         for track in self.tracks:

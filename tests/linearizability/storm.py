@@ -185,6 +185,8 @@ class Storm:
 
     async def _settle(self) -> None:
         """Leases run out, members come to the same state, every member answers, watches come to the end."""
+        for watcher in self.watches:
+            watcher.hurry()
         await asyncio.sleep(20.0)
         async with asyncio.timeout(_SETTLE_S):
             for endpoint in self.endpoints():

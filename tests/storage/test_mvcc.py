@@ -159,7 +159,7 @@ def test_events_carry_the_previous_value(make_store: Callable[[], Store]) -> Non
     events = [change.message(prev_kv=True) for change in txn.events]
     assert [(e.type, e.kv.key, e.prev_kv.value) for e in events] == [
         (Event.PUT, b"a", b"1"),
-        (Event.DELETE, b"a", b"2"),
+        (Event.DELETE, b"a", b"1"),
         (Event.PUT, b"b", b""),
     ]
     assert not events[2].HasField("prev_kv")
@@ -362,3 +362,20 @@ def test_a_compaction_hides_at_once_what_it_removes_later(make_store: Callable[[
         while store.scrub():
             pass
     assert store.record(revision(2, 0)) is None
+
+
+def test_the_value_before_is_that_of_the_revision_before() -> None:
+    """Changes of one revision are seen at once: a watch never shows what was there in between."""
+    store = Store(MemoryBackend())
+    with store.write() as txn:
+        txn.put(b"k", b"old")
+    with store.write() as txn:
+        txn.put(b"k", b"between")
+        txn.delete_range(b"k")
+        txn.put(b"k", b"again")
+        txn.put(b"k", b"last")
+        txn.delete_range(b"k")
+    expected = [b"old", b"old", None, None, b"old"]
+    live = [None if c.prev_kv is None else c.prev_kv.value for c in txn.events]
+    [(_, changes)] = store.events(3, b"k").groups
+    assert live == [None if c.prev_kv is None else c.prev_kv.value for c in changes] == expected

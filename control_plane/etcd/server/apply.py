@@ -11,9 +11,9 @@ from google.protobuf.message import Message
 
 from control_plane.etcd.raft import ConfChange, ConfState
 from control_plane.etcd.server import errors, kv
-from control_plane.etcd.server.auth import NOBODY, AuthStore, Caller
-from control_plane.etcd.server.auth_checks import authorize
-from control_plane.etcd.server.auth_tokens import SimpleTokens
+from control_plane.etcd.server.auth.checks import authorize
+from control_plane.etcd.server.auth.store import NOBODY, AuthStore, Caller
+from control_plane.etcd.server.auth.tokens import SimpleTokens
 from control_plane.etcd.server.cluster import Membership
 from control_plane.etcd.server.codec import (
     CorruptEntry,

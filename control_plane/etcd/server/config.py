@@ -11,6 +11,9 @@ from control_plane.rpc import Identity
 #: Version reported to clients; API servers look at it before they rely on progress requests.
 ETCD_VERSION = "3.5.21"
 
+#: Messages may be this much larger than the largest request.
+OVERHEAD_BYTES = 512 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberConfig:
@@ -97,6 +100,11 @@ class MemberConfig:
         if not allowed:
             return True
         return identity is not None and (identity.user in allowed or not allowed.isdisjoint(identity.groups))
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest message, entry, or fragment of a watch: the largest request and what is around it."""
+        return self.max_request_bytes + OVERHEAD_BYTES
 
     @property
     def min_lease_ttl(self) -> int:

@@ -136,13 +136,6 @@ class RequestTooLarge(EtcdError):
     status, text = Code.INVALID_ARGUMENT, "request is too large"
 
 
-class MessageTooLarge(RpcError):
-    """What etcd's gRPC server says, before etcd sees the request."""
-
-    def __init__(self, size: int, largest: int) -> None:
-        super().__init__(Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {largest})")
-
-
 class UnknownMethod(EtcdError):
     text = "unknown method"
 

@@ -16,27 +16,27 @@ from typing import Any
 from google.protobuf.message import Message
 
 from control_plane.etcd import raft
-from control_plane.etcd.server import errors, kv
-from control_plane.etcd.server.auth import INTERNAL, as_caller
-from control_plane.etcd.server.auth_service import Callers
+from control_plane.etcd.server import errors
+from control_plane.etcd.server.auth.service import Callers
+from control_plane.etcd.server.auth.store import INTERNAL, as_caller
 from control_plane.etcd.server.cluster import address_of
 from control_plane.etcd.server.codec import Kind, encode_request
 from control_plane.etcd.server.config import MemberConfig
 from control_plane.etcd.server.corruption import CorruptionCheck
 from control_plane.etcd.server.driver import Driver
-from control_plane.etcd.server.fast_range import is_large, run_large_range
 from control_plane.etcd.server.leasing import LeaseClock
-from control_plane.etcd.server.metrics import Metrics
+from control_plane.etcd.server.metrics.metrics import Metrics
 from control_plane.etcd.server.peer import DESCRIPTOR as PEER
 from control_plane.etcd.server.peer import PeerService, PeerTransport
 from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
 from control_plane.etcd.server.presence import Presence, first_addresses
+from control_plane.etcd.server.reading import Reading
 from control_plane.etcd.server.reconfigure import Reconfiguration
 from control_plane.etcd.server.recovery import BackendFactory, default_backend, recover
 from control_plane.etcd.server.services import services_of
 from control_plane.etcd.server.watch import WatchHub
 from control_plane.etcd.server.web import Web
-from control_plane.rpc import Context, Encoded, Network, Server, Service
+from control_plane.rpc import Context, Network, Server, Service
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import raft_pb2 as wire
 from storage.env import Env
@@ -45,8 +45,6 @@ from storage.mvcc import Change
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "member.lock"
-#: Entries may be this much larger than the largest request.
-OVERHEAD_BYTES = 512 * 1024
 #: Ticks that a stopping leader waits for its heir.
 HAND_OVER_TICKS = 5
 #: Election timeouts without a leader after which streams that demand one are ended.
@@ -114,10 +112,11 @@ class Member:
         )
         self.node = raft.RawNode(settings, recovery.storage, self._env.rng)
         self.callers = Callers(self, self._env)
+        self.reading = Reading(self)
         self.metrics = Metrics(self)
         recovery.wal.on_sync, self.store.on_commit = self.metrics.log_synced, self.metrics.store_committed
         self._context.push_async_callback(self.metrics.stop)
-        self.hub = WatchHub(self.store, self.header, config.max_request_bytes)
+        self.hub = WatchHub(self.store, self.header, config.max_message_bytes)
         self._driver = Driver(
             config,
             recovery,
@@ -413,7 +412,7 @@ class Member:
             raise errors.TooManyRequests
         request_id = self.next_request_id()
         data = encode_request(request_id, kind, request)
-        if len(data) > self.config.max_request_bytes + OVERHEAD_BYTES:
+        if len(data) > self.config.max_message_bytes:
             raise errors.RequestTooLarge
         deadline = self._loop.time() + self.config.request_timeout_s
         proposal = Proposal(data, request, self._loop.create_future(), deadline)
@@ -463,24 +462,6 @@ class Member:
         self._driver.reads.add(future, self._loop.time() + self.config.request_timeout_s)
         await future
 
-    async def range(self, request: pb.RangeRequest, context: Context | None = None) -> pb.RangeResponse:
-        """Raises EtcdError."""
-        await self._before_range(request, context)
-        try:
-            return kv.run_range(self.store, request)
-        except Exception as e:
-            raise errors.from_store(e) from None
-
-    async def range_encoded(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse | Encoded:
-        """As `range`; a large answer comes encoded, its header complete. Raises EtcdError."""
-        await self._before_range(request, context)
-        try:
-            if is_large(self.store, request):
-                return await run_large_range(self.store, request, self.header)
-            return kv.run_range(self.store, request)
-        except Exception as e:
-            raise errors.from_store(e) from None
-
     async def hash_kv(self, revision: int) -> pb.HashKVResponse:
         """The hash of all history up to a revision (0: now). Raises EtcdError."""
         try:
@@ -489,18 +470,6 @@ class Member:
             raise errors.from_store(e) from None
         header = self.header(self.store.revision)
         return pb.HashKVResponse(header=header, hash=value, compact_revision=compacted, hash_revision=hashed)
-
-    def check_sound(self) -> None:
-        """Raises Corrupt when this member is known to hold something else than the others."""
-        if self.machine.alarms and self.machine.is_corrupt(self.member_id):
-            raise errors.Corrupt
-
-    async def _before_range(self, request: pb.RangeRequest, context: Context | None) -> None:
-        self.check_sound()
-        if not request.serializable:
-            await self.barrier()
-        if context is not None and self.machine.auth.enabled:
-            await self.callers.check_range(context, request.key, request.range_end)
 
     def header(self, revision: int) -> pb.ResponseHeader:
         return pb.ResponseHeader(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.etcd.server import errors, kv
 from control_plane.etcd.server.codec import Kind
-from control_plane.etcd.server.watch import OVERHEAD_BYTES, WatchStream
+from control_plane.etcd.server.watch import WatchStream
 from control_plane.rpc import Context, Encoded, RpcError, Service
 from proto.etcd import rpc_pb2 as pb
 from proto.etcd import v3election_pb2 as election_pb
@@ -68,7 +68,7 @@ class KVService(Base):
     async def Range(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse | Encoded:
         self.gate(context, learner=request.serializable)
         kv.check_range(request)
-        response = await self.member.range_encoded(request, context)
+        response = await self.member.reading.range_encoded(request, context)
         return response if isinstance(response, Encoded) else self.stamp(response)  # type: ignore[no-any-return]
 
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:
@@ -89,7 +89,7 @@ class KVService(Base):
         self.gate(context)
         kv.check_txn(request, self.member.config.max_txn_ops)
         if kv.is_read_only(request):
-            self.member.check_sound()
+            self.member.reading.check_sound()
             if not kv.is_serializable(request):
                 await self.member.barrier()
             if self.member.machine.auth.enabled:
@@ -113,9 +113,6 @@ class KVService(Base):
     def _check_size(self, request: pb.PutRequest | pb.TxnRequest | pb.DeleteRangeRequest) -> None:
         """Raises RequestTooLarge, NoSpace."""
         size = request.ByteSize()
-        # etcd's gRPC server takes no larger message.
-        if size > (largest := self.member.config.max_request_bytes + OVERHEAD_BYTES):
-            raise errors.MessageTooLarge(size, largest)
         # etcd measures the request in its envelope: a field with its length, and the header with a request id.
         if size + ENVELOPE_BYTES + (size.bit_length() + 6) // 7 > self.member.config.max_request_bytes:
             raise errors.RequestTooLarge
@@ -226,7 +223,7 @@ class LeaseService(Base):
 def services_of(member: "Member") -> Sequence[Service]:
     """Everything that a member serves to clients."""
     from control_plane.etcd.server.admin_services import ClusterService, MaintenanceService
-    from control_plane.etcd.server.auth_service import AuthService
+    from control_plane.etcd.server.auth.service import AuthService
     from control_plane.etcd.server.election import ElectionService
     from control_plane.etcd.server.lock import LockService
 
@@ -238,7 +235,8 @@ def services_of(member: "Member") -> Sequence[Service]:
         ("Maintenance", MaintenanceService(member)),
         ("Auth", AuthService(member)),
     ]
-    services = [Service(pb.DESCRIPTOR.services_by_name[name], handler) for name, handler in handlers]
-    services.append(Service(lock_pb.DESCRIPTOR.services_by_name["Lock"], LockService(member)))
-    services.append(Service(election_pb.DESCRIPTOR.services_by_name["Election"], ElectionService(member)))
-    return services
+    named = [(pb.DESCRIPTOR.services_by_name[name], handler) for name, handler in handlers]
+    named.append((lock_pb.DESCRIPTOR.services_by_name["Lock"], LockService(member)))
+    named.append((election_pb.DESCRIPTOR.services_by_name["Election"], ElectionService(member)))
+    limit = member.config.max_message_bytes
+    return [Service(descriptor, handler, request_bytes_max=limit) for descriptor, handler in named]

@@ -23,7 +23,7 @@ from proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse
 from storage.mvcc import Change, CompactedError, Store
 from storage.mvcc.records import field, fields, varint
 
-__all__ = ["OVERHEAD_BYTES", "WatchCounts", "WatchHub", "WatchStream", "prefix_end"]
+__all__ = ["WatchCounts", "WatchHub", "WatchStream", "prefix_end"]
 
 #: Events waiting for one client before its watchers fall back to reading the store.
 EVENTS_BUFFERED_MAX = 1024
@@ -31,8 +31,6 @@ EVENTS_BUFFERED_MAX = 1024
 BYTES_BUFFERED_MAX = 8 << 20
 #: Bytes of keys and values in one answer, but for a single revision that has more: clients refuse very large ones.
 ANSWER_BYTES_MAX = 1 << 20
-#: Answers of watches that take fragments may be this much larger than the largest request.
-OVERHEAD_BYTES = 512 * 1024
 #: Events read from the store at once for a watcher that catches up.
 CATCH_UP_EVENTS_MAX = 512
 #: Watchers on one stream; more are refused.
@@ -62,11 +60,11 @@ class WatchCounts(NamedTuple):
 class WatchHub:
     """All watchers of one member. `header` makes a response header with the given revision."""
 
-    def __init__(self, store: Store, header: Callable[[int], ResponseHeader], max_request_bytes: int) -> None:
+    def __init__(self, store: Store, header: Callable[[int], ResponseHeader], max_response_bytes: int) -> None:
         self.store = store
         self.header = header
         # Where watches that take fragments have their answers split.
-        self.max_response_bytes = max_request_bytes + OVERHEAD_BYTES
+        self.max_response_bytes = max_response_bytes
         self._index = WatchIndex()
         self._seq = itertools.count(1)
         self._streams: dict[int, WatchStream] = {}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from control_plane.etcd.server.config import ETCD_VERSION
-from control_plane.etcd.server.gateway import JSON_HEADERS, Gateway
-from control_plane.etcd.server.gateway_json import dump
-from control_plane.etcd.server.metrics import Metrics
-from control_plane.etcd.server.web_health import CHECKS, Health
+from control_plane.etcd.server.gateway.gateway import JSON_HEADERS, Gateway
+from control_plane.etcd.server.gateway.messages import dump
+from control_plane.etcd.server.health import CHECKS, Health
+from control_plane.etcd.server.metrics.metrics import Metrics
 from control_plane.rpc import Service
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server.metrics import Metrics
+from control_plane.etcd.server.metrics.metrics import Metrics
 from control_plane.rpc import RpcError
 from proto.etcd import rpc_pb2 as pb
 
@@ -58,7 +58,9 @@ class Health:
 
     async def _read(self, *, serializable: bool) -> str:
         try:
-            await self._member.range(pb.RangeRequest(key=b"\0", limit=1, keys_only=True, serializable=serializable))
+            await self._member.reading.range(
+                pb.RangeRequest(key=b"\0", limit=1, keys_only=True, serializable=serializable)
+            )
         except RpcError as e:
             return f"range error: {e.message}"
         return ""

@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.gateway_calls import Requests, break_of, context_of, message_of, refusal_of, told
-from control_plane.etcd.server.gateway_json import as_object, dump
-from control_plane.etcd.server.gateway_syntax import JsonError
+from control_plane.etcd.server.gateway.calls import Requests, break_of, context_of, message_of, refusal_of, told
+from control_plane.etcd.server.gateway.messages import as_object, dump
+from control_plane.etcd.server.gateway.syntax import JsonError
 from control_plane.rpc import Context, Method, RpcError
 
 #: Messages of the client that wait to be read.

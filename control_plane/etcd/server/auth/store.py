@@ -12,7 +12,7 @@ configured root groups act as INTERNAL: as root, at any auth revision. So a clus
 authentication.
 
 Deterministic, write-through to the backend buckets "auth", "auth_users", "auth_roles", hence part of every snapshot.
-Tokens are not: each member remembers those whose Authenticate it has applied (`auth_tokens`).
+Tokens are not: each member remembers those whose Authenticate it has applied (`tokens`).
 """
 
 import base64
@@ -24,8 +24,8 @@ from typing import Any
 from google.protobuf.message import Message
 
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.auth_ranges import Ranges, is_valid_grant
-from control_plane.etcd.server.auth_tokens import SimpleTokens
+from control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
+from control_plane.etcd.server.auth.tokens import SimpleTokens
 from control_plane.etcd.server.codec import Kind
 from proto.etcd import rpc_pb2 as pb
 from proto.etcd.auth_pb2 import Permission, Role, User

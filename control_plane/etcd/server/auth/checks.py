@@ -4,7 +4,7 @@
     delete               write the range; read it for prev_kv
     transaction          read what it compares; what all operations of both branches need, nested ones too
     lease revoke         write all keys of the lease
-    users, roles, switch the root role; but everyone may look at oneself and the own roles (`auth_service`)
+    users, roles, switch the root role; but everyone may look at oneself and the own roles (`service`)
 
 Judged before the log, by the member that is asked: reads and watches; members, compaction, alarms, moving the leader,
 snapshots and hashes, which need the root role; granting a lease, which needs a user. Here etcd's later 3.5 releases
@@ -15,7 +15,7 @@ releases but the latest: monitors and clients that look for endpoints do it with
 from collections.abc import Callable
 from typing import Any
 
-from control_plane.etcd.server.auth import AuthStore, Caller
+from control_plane.etcd.server.auth.store import AuthStore, Caller
 from control_plane.etcd.server.codec import Kind
 from control_plane.etcd.server.lease import Lessor
 from proto.etcd import rpc_pb2 as pb

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.gateway_calls import (
+from control_plane.etcd.server.gateway.calls import (
     Requests,
     break_of,
     context_of,
@@ -25,9 +25,9 @@ from control_plane.etcd.server.gateway_calls import (
     refusal_of,
     told,
 )
-from control_plane.etcd.server.gateway_json import as_object, dump
-from control_plane.etcd.server.gateway_socket import is_socket, serve_socket
-from control_plane.etcd.server.gateway_syntax import JsonError
+from control_plane.etcd.server.gateway.messages import as_object, dump
+from control_plane.etcd.server.gateway.syntax import JsonError
+from control_plane.etcd.server.gateway.websocket import is_socket, serve_socket
 from control_plane.rpc import Method, RpcError, Service
 
 #: Paths below /v3/ of each call, by its gRPC path.

@@ -12,8 +12,8 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.gateway_json import fill
-from control_plane.etcd.server.gateway_syntax import Incomplete, JsonError, first_value, skip_space
+from control_plane.etcd.server.gateway.messages import fill
+from control_plane.etcd.server.gateway.syntax import Incomplete, JsonError, first_value, skip_space
 from control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
 from control_plane.rpc.errors import error_of
 

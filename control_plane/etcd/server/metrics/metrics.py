@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.etcd.server.config import ETCD_VERSION
 from control_plane.etcd.server.errors import Code
-from control_plane.etcd.server.metrics_process import add_process
-from control_plane.etcd.server.metrics_text import Histogram, Text, labels
+from control_plane.etcd.server.metrics.process import add_process
+from control_plane.etcd.server.metrics.text import Histogram, Text, labels
 from control_plane.rpc import Context, Method, RpcError, Service, Traffic
 from control_plane.rpc.errors import error_of
 from proto.rayplane.v1 import raft_pb2 as wire

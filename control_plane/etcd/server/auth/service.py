@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.auth import INTERNAL, NOBODY, Caller, as_caller
-from control_plane.etcd.server.auth_checks import check_lease_read, check_lease_write, check_txn
-from control_plane.etcd.server.auth_secrets import Secrets, default_secrets
-from control_plane.etcd.server.auth_tokens import number_of, parse_auth_token
+from control_plane.etcd.server.auth.checks import check_lease_read, check_lease_write, check_txn
+from control_plane.etcd.server.auth.secrets import Secrets, default_secrets
+from control_plane.etcd.server.auth.store import INTERNAL, NOBODY, Caller, as_caller
+from control_plane.etcd.server.auth.tokens import number_of, parse_auth_token
 from control_plane.etcd.server.codec import Kind
 from control_plane.etcd.server.services import Base
 from control_plane.rpc import Context

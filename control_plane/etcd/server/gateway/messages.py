@@ -16,7 +16,7 @@ import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from control_plane.etcd.server.gateway_syntax import JsonError, Number, base64_bytes, only_value, quoted
+from control_plane.etcd.server.gateway.syntax import JsonError, Number, base64_bytes, only_value, quoted
 
 _INTEGERS: dict[int, tuple[str, int, int]] = {
     FieldDescriptor.TYPE_INT64: ("int64", -(1 << 63), (1 << 63) - 1),
@@ -33,7 +33,7 @@ _ARRAY = "[]json.RawMessage"
 
 
 def fill(message: Message, value: Any) -> None:
-    """Set a message's fields from a parsed JSON object (see `gateway_syntax`). Raises JsonError."""
+    """Set a message's fields from a parsed JSON object (see `syntax`). Raises JsonError."""
     if value is None:
         return
     if not isinstance(value, dict):
