@@ -79,7 +79,7 @@ class Change:
     __slots__ = ("_before", "_encoded", "_kv", "_messages", "_previous", "_source", "key", "lease", "record", "rev")
 
     def __init__(self, source: RecordSource, rev: int, record: bytes, before: int, *, key: bytes, lease: int) -> None:
-        """`before`: the put that was there before this main revision, 0 for none. `lease`: of the put, 0 for a delete."""
+        """`before`: the put there was before this main revision, 0 for none. `lease`: of the put, 0 for a delete."""
         self.rev = rev
         self.record = record
         self.key = key

@@ -79,6 +79,8 @@ class Store:
         self._commit_ops = commit_ops
         self.index = KeyIndex()
         self.writing = False
+        self.changes = 0
+        """Written so far in the life of this object."""
         self._load()
 
     def _load(self) -> None:
@@ -269,9 +271,10 @@ class Store:
         """Begin a write transaction, as a context manager. An exception inside takes all its changes back."""
         return WriteTxn(self)
 
-    def advance(self, revision: int) -> None:
-        """A write transaction has ended at this revision."""
+    def advance(self, revision: int, changes: int) -> None:
+        """A write transaction with so many changes has ended at this revision."""
         self._revision = revision
+        self.changes += changes
 
     def compact(self, revision: int) -> None:
         """Forget history below `revision`. Raises CompactedError if that is done already, FutureRevisionError.
@@ -284,7 +287,9 @@ class Store:
             raise CompactedError(revision, self._compacted)
         self._compacted = revision
         self.backend.put("meta", _META_COMPACTED, revision.to_bytes(8))
-        self._untrimmed = self.index.trimmable()
+        # What the last compaction has left is the first to be looked at, lest it never is.
+        left = set(self._untrimmed)
+        self._untrimmed = [key for key in self.index.trimmable() if key not in left] + self._untrimmed
         hit("apply.after_compaction")
 
     def scrub(self, budget: int = 1000) -> int:

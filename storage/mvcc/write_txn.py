@@ -40,7 +40,7 @@ class WriteTxn:
         store = self._store
         store.writing = False
         if kind is None:
-            store.advance(self.revision)
+            store.advance(self.revision, len(self.events))
             return
         while self._undo:
             rev, key, before, lease = self._undo.pop()

@@ -379,3 +379,15 @@ def test_the_value_before_is_that_of_the_revision_before() -> None:
     live = [None if c.prev_kv is None else c.prev_kv.value for c in txn.events]
     [(_, changes)] = store.events(3, b"k").groups
     assert live == [None if c.prev_kv is None else c.prev_kv.value for c in changes] == expected
+
+
+def test_frequent_compactions_starve_no_key_of_its_scrubbing() -> None:
+    backend = MemoryBackend()
+    store = Store(backend)
+    for _ in range(200):
+        for key in range(20):
+            put(store, b"k%d" % key, b"v")
+        store.compact(store.revision)
+        # Just as much as was written: what is left over must not be the same keys each time.
+        store.scrub(30)
+    assert len(list(backend.scan("key"))) < 20 * 10

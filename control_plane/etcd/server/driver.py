@@ -43,7 +43,8 @@ APPLY_MAX = 256
 APPLY_BYTES = 64 * 1024
 #: Records of a received snapshot checked before the loop may do something else.
 VERIFY_RECORDS = 1_000
-#: Compacted revisions removed from the backend per tick.
+#: Compacted changes removed from the backend per tick, besides twice as many as were written in it: what is written
+#: may never outrun what is removed.
 SCRUB_PER_TICK = 2_000
 #: A log of this many bytes is cut short however big the store is.
 LOG_BYTES_MAX = 512 << 20
@@ -89,6 +90,7 @@ class Driver:
         self._checkpoint: asyncio.Task[None] | None = None
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._receiving = False
+        self._scrubbed_at = 0  # changes written when the store was scrubbed last
         self._failed = False
         self.abandoned = False
 
@@ -110,7 +112,8 @@ class Driver:
         self.reads.sweep(now, retry_after=self._config.election_ticks // 2)
         try:
             hit("apply.before_scrub")
-            self.machine.store.scrub(SCRUB_PER_TICK)
+            written, self._scrubbed_at = self.machine.store.changes - self._scrubbed_at, self.machine.store.changes
+            self.machine.store.scrub(SCRUB_PER_TICK + 2 * written)
             hit("apply.after_scrub")
             if self.machine.store.backend.pending:
                 self.machine.store.commit()
