@@ -1,5 +1,7 @@
 """The garbage collector's settings for a process that serves."""
 
+import contextlib
+import ctypes
 import gc
 
 COLLECTOR_THRESHOLDS = (50_000, 20, 50)
@@ -14,3 +16,6 @@ def settle_heap() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    # What only starting needed (a log that was read whole) goes back to the system; other C libraries do it unasked.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -29,7 +29,7 @@ from control_plane.etcd.server.codec import (
 from control_plane.etcd.server.config import MemberConfig
 from control_plane.etcd.server.peer import PeerTransport
 from control_plane.etcd.server.pending import Proposals, ReadRounds
-from control_plane.etcd.server.recovery import Recovery
+from control_plane.etcd.server.recovery import Recovery, shorten
 from control_plane.rpc import RpcError
 from proto.etcd.rpc_pb2 import MemberListResponse
 from storage.env.failpoints import hit
@@ -48,8 +48,6 @@ VERIFY_RECORDS = 1_000
 SCRUB_PER_TICK = 2_000
 #: A log of this many bytes is cut short however big the store is.
 LOG_BYTES_MAX = 512 << 20
-#: The log in memory is cut short beyond this many bytes, however few entries they are.
-LOG_MEMORY_BYTES_MAX = 128 << 20
 
 
 class Driver:
@@ -79,8 +77,7 @@ class Driver:
         self._storage = recovery.storage
         self._mark = recovery.mark.index if recovery.mark else 0
         self._next_checkpoint = self._mark + config.snapshot_count
-        entries = recovery.storage.entries(recovery.storage.first_index(), recovery.storage.last_index() + 1)
-        self._log_bytes = sum(len(e.data) for e in entries)  # since the last snapshot file
+        self._log_bytes = recovery.log_bytes  # of entries since the last snapshot file
         self._applied_term = self.machine.store.applied.term
         self._on_leader = on_leader
         self._on_members = on_members
@@ -274,14 +271,7 @@ class Driver:
     def _after_apply(self) -> None:
         """Now and then: shorten the log in memory, and the one on disk behind a snapshot file."""
         count = self._config.snapshot_count
-        first, keep = self._storage.first_index(), self._config.catch_up_entries
-        if self.applied - first >= count + keep or self._storage.payload_bytes > LOG_MEMORY_BYTES_MAX:
-            point = self._storage.compaction_point(
-                self.applied, keep_entries=keep, keep_bytes=LOG_MEMORY_BYTES_MAX // 2
-            )
-            if point >= first:
-                self._storage.create_snapshot(self.applied, self.machine.conf_state)
-                self._storage.compact(point)
+        shorten(self._storage, self.machine, self._config)
         if self._checkpoint is None and self.applied >= self._next_checkpoint:
             self._next_checkpoint = self.applied + count // 10 + 1
             # A big store is written out only once the log has grown as big.

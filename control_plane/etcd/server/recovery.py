@@ -39,6 +39,8 @@ PROBE_TIMEOUT_S = 1.0
 #: How often a joining member asks the others before it gives up, and how long it waits between.
 JOIN_ATTEMPTS = 20
 JOIN_RETRY_S = 0.5
+#: The log in memory is cut short beyond this many bytes, however few entries they are.
+LOG_MEMORY_BYTES_MAX = 128 << 20
 #: How often it looks for itself in the list of members that they answer with.
 LISTED_ATTEMPTS = 5
 
@@ -59,6 +61,8 @@ class Recovery:
     mark: SnapshotMark | None
     machine: StateMachine
     storage: raft.MemoryStorage
+    log_bytes: int
+    """Of entries since `mark`; `storage` may hold fewer."""
 
 
 async def recover(
@@ -94,13 +98,15 @@ async def recover(
         machine = _open_machine(config, env.disk, backend_factory, snapshots, recovered.snapshot, notify)
         try:
             storage = _raft_storage(recovered, machine)
+            log_bytes = storage.payload_bytes
+            shorten(storage, machine, config)
         except BaseException:
             machine.store.backend.close()
             raise
     except BaseException:
         await wal.close()
         raise
-    return Recovery(identity, wal, snapshots, recovered.snapshot, machine, storage)
+    return Recovery(identity, wal, snapshots, recovered.snapshot, machine, storage, log_bytes)
 
 
 async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots: SnapshotFiles) -> None:
@@ -179,6 +185,18 @@ def _raft_storage(recovered: Recovered, machine: StateMachine) -> raft.MemorySto
         hard_state=raft.HardState(terms, vote, max(state.commit, applied.index, mark.index)),
         conf_state=conf_state,
     )
+
+
+def shorten(storage: raft.MemoryStorage, machine: StateMachine, config: MemberConfig) -> None:
+    """Keep in memory of the applied log what members that lag a little may need."""
+    applied, first = machine.store.applied.index, storage.first_index()
+    keep = config.catch_up_entries
+    if applied - first < config.snapshot_count + keep and storage.payload_bytes <= LOG_MEMORY_BYTES_MAX:
+        return
+    point = storage.compaction_point(applied, keep_entries=keep, keep_bytes=LOG_MEMORY_BYTES_MAX // 2)
+    if point >= first:
+        storage.create_snapshot(applied, machine.conf_state)
+        storage.compact(point)
 
 
 # Identity
