@@ -64,18 +64,20 @@ class Reconfiguration:
     async def promote(self, id_: int, *, forward: bool) -> list[pb.Member]:
         """Make a learner a voter. Only the leader can tell whether it is in sync. Raises EtcdError."""
         member = self._member
+        if not member.is_leader:
+            if not forward:
+                raise errors.NotLeader
+            stub = member.transport.stub_of(member.leader_id)
+            if stub is None:
+                raise errors.NoLeader
+            request = pb.MemberPromoteRequest(ID=id_)
+            answer = await stub.Promote(request, timeout=member.config.request_timeout_s)
+            return list(answer.members)
         held = member.machine.members.get(id_)
         if held is None:
             raise errors.MemberNotFound
         if not held.isLearner:
             raise errors.MemberNotLearner
-        if not member.is_leader:
-            stub = member.transport.stub_of(member.leader_id)
-            if not forward or stub is None:
-                raise errors.NotLeader if not forward else errors.NoLeader
-            request = pb.MemberPromoteRequest(ID=id_)
-            answer = await stub.Promote(request, timeout=member.config.request_timeout_s)
-            return list(answer.members)
         status = member.node.status()
         progress = status.progress.get(id_)
         if progress is None or progress.match < READY_SHARE * status.progress[member.member_id].match:
