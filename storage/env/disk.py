@@ -7,6 +7,7 @@ later `sync` of that file returned; a created, renamed or removed name is lost u
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -103,10 +104,18 @@ class LocalFile:
             os.ftruncate(self._fd, self._end)
         elif not preallocate or size > preallocate:
             os.ftruncate(self._fd, max(self._end, preallocate))
-        rest = os.pread(self._fd, preallocate - self._end, self._end) if preallocate > self._end else b""
-        used = len(rest.rstrip(b"\0"))
-        if used:
-            os.pwrite(self._fd, bytes(used), self._end)
+        at = self._end
+        while at < preallocate:
+            try:
+                begin = os.lseek(self._fd, at, os.SEEK_DATA)  # what was only reserved is not read
+            except OSError as e:
+                if e.errno == errno.ENXIO:  # no data up to the file's end
+                    return
+                raise
+            at = os.lseek(self._fd, begin, os.SEEK_HOLE)
+            used = len(os.pread(self._fd, at - begin, begin).rstrip(b"\0"))
+            if used:
+                os.pwrite(self._fd, bytes(used), begin)
 
     def append(self, data: bytes) -> None:
         view = memoryview(data)
