@@ -1,19 +1,21 @@
 """The seam between components and the wire."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aiohttp import web
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from control_plane.rpc.service import Method, Service, methods_of
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
 # A unary call without a limit of its own ends after this long; no caller may wait for ever.
 DEFAULT_TIMEOUT_S = 10.0
 
 #: Answers HTTP/1.1 requests on a port that serves gRPC too.
-WebHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+WebHandler = Callable[["web.BaseRequest"], Awaitable["web.StreamResponse"]]
 
 
 class Traffic:
