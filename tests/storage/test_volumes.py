@@ -188,6 +188,8 @@ async def test_only_changed_blocks_travel(cluster: Cluster) -> None:
     path = (await cluster.backends["a"].publish("v")).path
     write(path, "big", os.urandom(4_000_000))
     await cluster.backends["a"].sync("v")
+    # A majority has it; the third replica may still be getting it.
+    await until(lambda: not cluster.backends["a"].publication("v").lagging)
     sent: list[int] = []
     original = cluster.services["b"].Apply
 
