@@ -1,9 +1,5 @@
 """etcd operations per second, beside a real etcd of as many members on the same machine."""
 
-import asyncio
-import json as jsonlib
-import os
-import sys
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,8 +9,9 @@ import typer
 
 from control_plane.cli.options import run
 from control_plane.client import EtcdClient
+from scripts.benchmarks.client_process import run_clients
 from scripts.benchmarks.clusters import cluster, leader_of, say
-from scripts.benchmarks.machine import Usage, cpu_between, description, usage
+from scripts.benchmarks.machine import Usage, description, usage
 from scripts.benchmarks.members import members_alone
 from scripts.benchmarks.real_etcd import find_etcd, real_etcd
 from scripts.benchmarks.report import Json, hosts, percentile, show
@@ -23,7 +20,6 @@ OPERATIONS = ("put", "range", "serializable")
 TITLES = {"put": "put", "range": "read, linearizable", "serializable": "read, serializable"}
 # Of one core, in the client's process: from here on it is the client that is measured.
 BUSY = 0.85
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
 def kv(
@@ -117,30 +113,7 @@ async def _measure(
         "seconds": seconds,
         "value_bytes": value_bytes,
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scripts.benchmarks.kv_client"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=ANSWER_BYTES_MAX,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(jsonlib.dumps(job).encode())
-        process.stdin.close()
-        # One line when the clock starts, one with the figures when it stops.
-        await process.stdout.readline()
-        before = system.usage()
-        line = await process.stdout.readline()
-        cpu = cpu_between(before, system.usage())
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise RuntimeError(f"the client process failed with exit code {process.returncode}")
-    answer = jsonlib.loads(line)
+    answer, cpu = await run_clients("scripts.benchmarks.kv_client", job, system.usage)
     latencies = answer["latencies_ms"] or [0.0]
     return {
         "system": name,

@@ -1,24 +1,19 @@
 """Many watchers on one prefix under a steady load of puts, beside a real etcd on the same machine."""
 
-import asyncio
-import json as jsonlib
-import os
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from control_plane.cli.options import run
+from scripts.benchmarks.client_process import run_clients
 from scripts.benchmarks.clusters import say
 from scripts.benchmarks.kv import System, system_of
-from scripts.benchmarks.machine import cpu_between, description
+from scripts.benchmarks.machine import description
 from scripts.benchmarks.real_etcd import find_etcd
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show
 
 # Of one core, in the client's process: from here on it is the client that is measured.
 BUSY = 0.85
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
 def watch(
@@ -64,30 +59,9 @@ def watch(
 
 
 async def _measure(name: str, system: System, job: dict[str, Any]) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scripts.benchmarks.watch_client"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=ANSWER_BYTES_MAX,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    answer, cpu = await run_clients(
+        "scripts.benchmarks.watch_client", job | {"credentials": str(system.credentials)}, system.usage
     )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(jsonlib.dumps(job | {"credentials": str(system.credentials)}).encode())
-        process.stdin.close()
-        # One line when the clock starts, one with the figures when it stops.
-        await process.stdout.readline()
-        before = system.usage()
-        line = await process.stdout.readline()
-        cpu = cpu_between(before, system.usage())
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise RuntimeError(f"the client process failed with exit code {process.returncode}")
-    answer = jsonlib.loads(line)
     lags = answer["lags_ms"] or [0.0]
     return {
         "system": name,
