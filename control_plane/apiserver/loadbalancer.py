@@ -1,24 +1,44 @@
 """A TCP load balancer: the one stable address in front of the API servers' HTTPS ports.
 
 It passes bytes on and reads none of them (TLS ends at the servers). A new connection goes to the ready server with
-the fewest; if that cannot be reached, to the next. A server that stops to be ready gets no new connections; one that
-cannot be reached any more also loses those it has, so that its clients find another. Each connection is a task with one
-more for each direction; one task checks the servers. Buffers are bounded: a slow reader slows its writer.
+the fewest; if that cannot be reached, to the next. `balancing` decides; a check that fails never ends a connection.
+Each connection is a task with one more for each direction; one task checks the servers. Time in which this process's
+own loop stood still is nobody's failure: it does not count against what is waited for. Buffers are bounded: a slow
+reader slows its writer.
 """
 
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from control_plane.apiserver.balancing import (
+    Backend,
+    Checked,
+    Closed,
+    Cut,
+    Event,
+    Finding,
+    Listed,
+    Opened,
+    Pool,
+    Retry,
+    Ticked,
+)
 from control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _BUFFER_BYTES = 64 * 1024
 _BACKLOG = 1024
+_SLICES = 10
+# A peer whose machine is gone sends nothing more: the kernel finds out (tcp(7)), within about half a minute.
+_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
 
 FindBackends = Callable[[], Awaitable[Sequence[str]]]
 
@@ -36,31 +56,21 @@ class LoadBalancerConfig:
 
     check_interval_s: float = 0.5
     check_timeout_s: float = 1.0
-    failures_to_drop: int = 2
-    """Checks that must fail in a row before a server that cannot be reached loses its connections."""
+    silent_to_doubt: int = 2
+    """Checks in a row that must get no answer before a server is passed over while there are others."""
 
     refresh_interval_s: float = 5.0
-    """How often `find_backends` is asked."""
+    """How often `find_backends` is asked, and how long it may take."""
 
     connect_timeout_s: float = 1.0
     wait_for_backend_s: float = 5.0
-    """How long a new connection waits for a server to become ready."""
+    """How long a new connection waits for a server to become ready; then every server is tried once more."""
+
+    leave_s: float = 120.0
+    """How long connections to a server that is listed no more may go on."""
 
     drain_s: float = 1.0
     """How long open connections may go on when the balancer stops."""
-
-
-@dataclass(slots=True, eq=False)
-class Backend:
-    """One server as the balancer sees it."""
-
-    address: str
-    ready: bool = False
-    failures: int = 0
-    leaving: bool = False
-    """No longer wanted: gone when its last connection is."""
-
-    connections: "dict[asyncio.Task[None], None]" = field(default_factory=dict)
 
 
 class LoadBalancer:
@@ -70,10 +80,10 @@ class LoadBalancer:
         self.address = ""
         self._config = config
         self._find_backends = find_backends
-        self._backends: dict[str, Backend] = {}
+        self._pool = Pool(config.silent_to_doubt, config.leave_s)
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._connections: dict[asyncio.Task[None], None] = {}
+        self._connections: dict[asyncio.Task[None], str] = {}
         self._changed = asyncio.Event()
         self._tls = _client_tls(config.ca) if config.ca else None
 
@@ -101,24 +111,28 @@ class LoadBalancer:
         self._tasks.clear()
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=self._config.drain_s)
-        for task in list(self._connections):
-            task.cancel()
+        for connection in list(self._connections):
+            connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def set_backends(self, addresses: Sequence[str]) -> None:
-        """From now on these are the servers; the connections of others may go on."""
-        for address in addresses:
-            found = self._backends.setdefault(address, Backend(address))
-            found.leaving = False
-        for address, backend in list(self._backends.items()):
-            if address not in addresses:
-                backend.leaving = True
-                if not backend.connections:
-                    del self._backends[address]
+        """From now on these are the servers; the connections of others may go on for a while."""
+        self._feed(Listed(tuple(addresses)))
 
     def backends(self) -> list[Backend]:
         """All servers, those that are leaving too."""
-        return list(self._backends.values())
+        return list(self._pool.backends.values())
+
+    def _feed(self, event: Event) -> None:
+        for effect in self._pool.step(event, asyncio.get_running_loop().time()):
+            match effect:
+                case Cut():
+                    log.info("ending the connections to %s, which is listed no more", effect.address)
+                    for task in [t for t, address in self._connections.items() if address == effect.address]:
+                        task.cancel()
+                case Retry():
+                    self._changed.set()
+                    self._changed = asyncio.Event()
 
     # --- checks -------------------------------------------------------------------------------
 
@@ -126,41 +140,32 @@ class LoadBalancer:
         while True:
             await asyncio.sleep(self._config.check_interval_s)
             await self._check_all()
+            self._feed(Ticked())
 
     async def _refresh_for_ever(self, find: FindBackends) -> None:
         while True:
             await asyncio.sleep(self._config.refresh_interval_s)
             try:
-                addresses = await find()
+                async with asyncio.timeout(self._config.refresh_interval_s):
+                    addresses = await find()
             except Exception as e:
                 # Whatever went wrong, the servers known so far are the best guess.
                 log.info("the list of API servers was not refreshed: %s", e)
                 continue
-            if addresses:
-                self.set_backends(addresses)
+            self.set_backends(addresses)
 
     async def _check_all(self) -> None:
-        await asyncio.gather(*(self._check(b) for b in self.backends() if not b.leaving))
+        await asyncio.gather(*(self._check(b.address) for b in self.backends() if b.left_at is None))
 
-    async def _check(self, backend: Backend) -> None:
+    async def _check(self, address: str) -> None:
         try:
-            async with asyncio.timeout(self._config.check_timeout_s):
-                ready = await self._is_ready(backend.address)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            self._lost(backend)
-            return
-        backend.failures = 0
-        if ready and not backend.ready:
-            self._changed.set()
-        backend.ready = ready
-
-    def _lost(self, backend: Backend) -> None:
-        """It could not be reached."""
-        backend.ready = False
-        backend.failures += 1
-        if backend.failures >= self._config.failures_to_drop:
-            for task in list(backend.connections):
-                task.cancel()
+            ready = await _while_running(self._is_ready(address), self._config.check_timeout_s)
+            finding = Finding.READY if ready else Finding.UNREADY
+        except TimeoutError:
+            finding = Finding.SILENT
+        except (OSError, EOFError, asyncio.LimitOverrunError):
+            finding = Finding.REFUSED
+        self._feed(Checked(address, finding))
 
     async def _is_ready(self, address: str) -> bool:
         host, _, port = address.rpartition(":")
@@ -179,53 +184,75 @@ class LoadBalancer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections[task] = None
-        backend = None
+        self._connections[task] = ""
         try:
             found = await self._connect()
-            if found is None:
-                return
-            backend, upstream_reader, upstream_writer = found
-            backend.connections[task] = None
-            try:
-                await _splice(reader, writer, upstream_reader, upstream_writer)
-            finally:
-                upstream_writer.transport.abort()
+            if found is not None:
+                await self._carry(task, found, reader, writer)
         except* (OSError, asyncio.CancelledError):
-            # Either side went away, or the server was lost: the client sees its connection end.
+            # Either side went away, or the server left for good: the client sees its connection end.
             pass
         finally:
             writer.transport.abort()
             del self._connections[task]
-            if backend is not None:
-                backend.connections.pop(task, None)
-                if backend.leaving and not backend.connections:
-                    self._backends.pop(backend.address, None)
 
-    async def _connect(
+    async def _carry(
         self,
-    ) -> tuple[Backend, asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A connection to the best server; None when none is ready for too long."""
+        task: asyncio.Task[None],
+        upstream: tuple[str, asyncio.StreamReader, asyncio.StreamWriter],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        address, upstream_reader, upstream_writer = upstream
+        self._connections[task] = address
+        self._feed(Opened(address))
+        try:
+            for end in (writer, upstream_writer):
+                _keep_alive(end)
+            await _splice(reader, writer, upstream_reader, upstream_writer)
+        finally:
+            upstream_writer.transport.abort()
+            self._feed(Closed(address))
+
+    async def _connect(self) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to the best server that takes it; None when none did for `wait_for_backend_s`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.wait_for_backend_s
         while True:
-            ready = [b for b in self.backends() if b.ready and not b.leaving]
-            for backend in sorted(ready, key=lambda b: len(b.connections)):
-                host, _, port = backend.address.rpartition(":")
+            changed = self._changed
+            last_chance = loop.time() >= deadline
+            for address in self._pool.candidates(last_chance=last_chance):
+                host, _, port = address.rpartition(":")
+                dial = asyncio.open_connection(host, int(port), limit=_BUFFER_BYTES)
                 try:
-                    async with asyncio.timeout(self._config.connect_timeout_s):
-                        reader, writer = await asyncio.open_connection(host, int(port), limit=_BUFFER_BYTES)
-                except (OSError, TimeoutError):
-                    self._lost(backend)
-                    continue
-                return backend, reader, writer
-            left = deadline - loop.time()
-            if left <= 0:
+                    return address, *await _while_running(dial, self._config.connect_timeout_s)
+                except TimeoutError:
+                    self._feed(Checked(address, Finding.SILENT))
+                except OSError:
+                    self._feed(Checked(address, Finding.REFUSED))
+            if last_chance:
                 return None
-            self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
+
+
+async def _while_running(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """The result of `work`; TimeoutError when it took `seconds` in which this loop did run.
+
+    The time is counted in slices: one that ends late, because the loop stood still, counts no more than any other.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        for _ in range(_SLICES):
+            await asyncio.wait([task], timeout=seconds / _SLICES)
+            if task.done():
+                return task.result()
+        raise TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _splice(
@@ -251,6 +278,16 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    end = writer.get_extra_info("socket")
+    if end is None:
+        return
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _client_tls(ca: bytes) -> ssl.SSLContext:

@@ -1,10 +1,13 @@
 """The TCP load balancer: choice, failure and half-closed connections."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from control_plane.apiserver.balancing import Health
 from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
 
 
@@ -14,6 +17,7 @@ class Backend:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ready = True
+        self.mute = False
         self.address = ""
         self.served = 0
 
@@ -27,6 +31,8 @@ class Backend:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.read(1024)
         if first.startswith(b"GET /readyz"):
+            while self.mute:
+                await asyncio.sleep(0.01)
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n" if self.ready else b"HTTP/1.1 500 No\r\n\r\n")
         else:
             self.served += 1
@@ -48,8 +54,7 @@ async def backends() -> AsyncIterator[list[Backend]]:
 async def balanced(backends: list[Backend], **changes: float) -> LoadBalancer:
     config = LoadBalancerConfig(
         backends=tuple(b.address for b in backends),
-        check_interval_s=0.02,
-        **changes,  # type: ignore[arg-type]
+        **{"check_interval_s": 0.02} | changes,  # type: ignore[arg-type]
     )
     balancer = LoadBalancer(config)
     await balancer.start()
@@ -131,4 +136,77 @@ async def test_list_of_servers_is_refreshed(backends: list[Backend]) -> None:
     await eventually(lambda: [b.address for b in balancer.backends()] == [backends[1].address])
     await eventually(lambda: balancer.backends()[0].ready)
     assert await ask(balancer, b"m") == b"b:m"
+    await balancer.stop()
+
+
+@contextlib.asynccontextmanager
+async def held(balancer: LoadBalancer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection that has passed bytes and goes on."""
+    host, _, port = balancer.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"first,")
+    await eventually(lambda: sum(b.connections for b in balancer.backends()) == 1)
+    yield reader, writer
+    writer.close()
+
+
+async def test_checks_that_fail_end_no_connection(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, check_timeout_s=0.05)
+    async with held(balancer) as (reader, writer):
+        for one in backends:
+            one.mute = True
+        await eventually(lambda: all(b.health is Health.DOUBTED for b in balancer.backends()))
+        for one in backends:
+            await one.stop()
+        await eventually(lambda: all(b.health is Health.UNREACHABLE for b in balancer.backends()))
+        writer.write(b"second")
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 10) == b"a:first,second"
+    await balancer.stop()
+
+
+async def test_new_connections_are_tried_when_every_check_fails(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, check_timeout_s=0.05)
+    for one in backends:
+        one.mute = True
+    await eventually(lambda: all(b.health is Health.DOUBTED for b in balancer.backends()))
+    assert await ask(balancer, b"m") in (b"a:m", b"b:m")
+    for one in backends:
+        one.ready = one.mute = False
+    await eventually(lambda: all(b.health is Health.UNREADY for b in balancer.backends()))
+    await balancer.stop()
+
+
+async def test_servers_that_say_no_are_still_tried_before_giving_up(backends: list[Backend]) -> None:
+    for one in backends:
+        one.ready = False
+    balancer = await balanced(backends, wait_for_backend_s=0.1)
+    assert await ask(balancer, b"m") in (b"a:m", b"b:m")
+    await balancer.stop()
+
+
+async def test_time_in_which_the_balancer_stood_still_is_no_failure_of_a_server(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, check_timeout_s=0.05)
+    for one in backends:
+        one.mute = True
+    for _ in range(12):
+        # A check is on its way whenever this loop stands still for longer than it may take.
+        asyncio.get_running_loop().call_soon(time.sleep, 0.06)
+        await asyncio.sleep(0)
+    assert all(b.ready for b in balancer.backends())
+    await balancer.stop()
+
+
+async def test_a_connection_that_fails_goes_to_the_next_server(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, check_interval_s=60.0)
+    await backends[0].stop()
+    assert {await ask(balancer, b"m") for _ in range(2)} == {b"b:m"}
+    await balancer.stop()
+
+
+async def test_connections_to_a_server_that_left_end_in_the_end(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, leave_s=0.1)
+    async with held(balancer) as (reader, _):
+        balancer.set_backends([backends[1].address])
+        assert await asyncio.wait_for(reader.read(), 10) == b""
     await balancer.stop()

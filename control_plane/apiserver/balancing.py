@@ -1,0 +1,184 @@
+"""Which API server a new connection goes to, and when connections are ended. Pure: state and event in, effects out.
+
+A failed check only says where *new* connections should go: an established pair of connections is evidence of its own,
+and the kernel ends it when either side is gone. The only servers that lose connections are those that nobody lists any
+more, after `leave_s` seconds. Time that ran out is a doubt (the server, this machine or this process may be slow); a
+refused connection and a server's own "not ready" are facts.
+
+Only one thread may use a `Pool`. Times are seconds of one clock that never runs backwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+
+class Health(IntEnum):
+    """What is thought of a server; the lower, the better."""
+
+    READY = 0
+    UNKNOWN = 1
+    """Listed, and not checked yet."""
+    DOUBTED = 2
+    """It did not answer in time, several times in a row."""
+    UNREADY = 3
+    """It says that it is not ready."""
+    UNREACHABLE = 4
+
+
+class Finding(Enum):
+    """What came out of a check, or of connecting for a client."""
+
+    READY = "ready"
+    UNREADY = "unready"
+    SILENT = "silent"
+    """No answer in time, though this process did run meanwhile."""
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """These are the servers now, as host:port. An empty list is no list: the last one stays."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    address: str
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A client's connection goes to this server."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed."""
+
+
+Event = Listed | Checked | Opened | Closed | Ticked
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End the connections of this server."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Clients that wait for a server should try again."""
+
+
+Effect = Cut | Retry
+
+
+@dataclass(slots=True)
+class Backend:
+    """One server as the balancer sees it."""
+
+    address: str
+    health: Health = Health.UNKNOWN
+    silent: int = 0
+    """Checks in a row that ran out of time."""
+    connections: int = 0
+    left_at: float | None = None
+    """Since when it is listed no more."""
+
+    @property
+    def ready(self) -> bool:
+        return self.health is Health.READY
+
+
+@dataclass(slots=True)
+class Pool:
+    """All servers, those that are leaving too."""
+
+    silent_to_doubt: int
+    leave_s: float
+    backends: dict[str, Backend] = field(default_factory=dict)
+
+    def candidates(self, *, last_chance: bool) -> list[str]:
+        """Where a new connection should be tried, in this order.
+
+        The ready ones; when there are none, those that may be, as it is better to try than to refuse. What is known to
+        be unready or gone is tried only at the `last_chance`: waiting a little for it is better.
+        """
+        listed = [b for b in self.backends.values() if b.left_at is None]
+        allowed = [b for b in listed if b.health is Health.READY]
+        if last_chance:
+            allowed = listed
+        elif not allowed:
+            allowed = [b for b in listed if b.health in (Health.UNKNOWN, Health.DOUBTED)]
+        return [b.address for b in sorted(allowed, key=lambda b: (b.health, b.connections))]
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Listed():
+                return self._list(event.addresses, now)
+            case Checked():
+                return self._judge(event)
+            case Opened():
+                self.backends.setdefault(event.address, Backend(event.address, left_at=now)).connections += 1
+            case Closed():
+                self._close(event.address)
+            case Ticked():
+                return self._expire(now)
+        return []
+
+    def _list(self, addresses: Sequence[str], now: float) -> list[Effect]:
+        if not addresses:
+            return []
+        fresh = [a for a in addresses if a not in self.backends or self.backends[a].left_at is not None]
+        for address in addresses:
+            self.backends.setdefault(address, Backend(address)).left_at = None
+        for address, backend in list(self.backends.items()):
+            if address not in addresses and backend.left_at is None:
+                backend.left_at = now
+                self._forget_idle(backend)
+        return [Retry()] if fresh else []
+
+    def _judge(self, event: Checked) -> list[Effect]:
+        backend = self.backends.get(event.address)
+        if backend is None:
+            return []
+        before = backend.health
+        backend.silent = backend.silent + 1 if event.finding is Finding.SILENT else 0
+        match event.finding:
+            case Finding.READY:
+                backend.health = Health.READY
+            case Finding.UNREADY:
+                backend.health = Health.UNREADY
+            case Finding.REFUSED:
+                backend.health = Health.UNREACHABLE
+            case Finding.SILENT if before is not Health.READY or backend.silent >= self.silent_to_doubt:
+                backend.health = Health.DOUBTED
+        return [Retry()] if backend.health < before and backend.health <= Health.DOUBTED else []
+
+    def _close(self, address: str) -> None:
+        backend = self.backends.get(address)
+        if backend is not None and backend.connections:
+            backend.connections -= 1
+            self._forget_idle(backend)
+
+    def _forget_idle(self, backend: Backend) -> None:
+        if backend.left_at is not None and not backend.connections:
+            del self.backends[backend.address]
+
+    def _expire(self, now: float) -> list[Effect]:
+        return [
+            Cut(b.address)
+            for b in self.backends.values()
+            if b.left_at is not None and b.connections and now - b.left_at >= self.leave_s
+        ]
