@@ -2,7 +2,9 @@
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,30 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class PodSecurityConfig:
+    """Pod Security Standards for namespaces that say nothing, and who is held to none (PodSecurityConfiguration)."""
+
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """`enforce`, `audit`, `warn` and their `-version`s, with the values of the namespace labels."""
+
+    exempt_usernames: frozenset[str] = frozenset()
+    exempt_namespaces: frozenset[str] = frozenset()
+    exempt_runtime_classes: frozenset[str] = frozenset()
+
+    def policy(self) -> Policy:
+        """The defaults, read. ValueError."""
+        known = {mode + part for mode in MODES for part in ("", "-version")}
+        unknown = sorted(self.defaults.keys() - known)
+        if unknown:
+            raise ValueError(f"pod_security.defaults has {', '.join(unknown)}; use {', '.join(sorted(known))}")
+        policy, errors = parse_labels({PREFIX + k: v for k, v in self.defaults.items()}, Policy())
+        if errors:
+            raise ValueError(f"pod_security.defaults: {'; '.join(str(e) for e in errors)}")
+        # Here, unlike in labels, nothing follows from another mode.
+        return policy if "warn" in self.defaults else replace(policy, warn=LevelVersion())
+
+
+@dataclass(frozen=True, slots=True)
 class ApiServerConfig:
     """One API server. Everything but `name` and the addresses must be equal on all servers of a cluster."""
 
@@ -98,6 +124,7 @@ class ApiServerConfig:
     node_port_range: tuple[int, int] = (30000, 32767)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
+    pod_security: PodSecurityConfig = field(default_factory=PodSecurityConfig)
 
     def validate(self) -> None:
         """Raise ValueError with what to change."""
@@ -110,3 +137,4 @@ class ApiServerConfig:
             raise ValueError(f"service_cidr {self.service_cidr} has no room for services; use /29 or larger")
         if self.limits.resource_events < 1 or self.limits.watcher_events < 1:
             raise ValueError("limits must be positive")
+        self.pod_security.policy()

@@ -170,6 +170,7 @@ class Writer:
         errors = validation.validate_create(o, info) + self._extra_errors(o, info)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
+        await self._admission.validate(request)
         self._track(None, o, info, request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
@@ -422,6 +423,7 @@ class Writer:
             errors += self._extra_errors(new, stored)
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
+        await self._admission.validate(request)
         if not status:
             await self._admission.reserve(request)
         return new

@@ -143,3 +143,19 @@ async def test_older_kubectl_through_the_dispatcher(cluster: Cluster) -> None:
     )
     out, err = await asyncio.wait_for(process.communicate(), 40)
     assert out.decode() == "deployment.apps/old created\n", err
+
+
+async def test_pod_security_refuses_and_warns(cluster: Cluster) -> None:
+    await ok(cluster, "create", "namespace", "safe")
+    await ok(cluster, "create", "serviceaccount", "default", "-n", "safe")
+    await ok(cluster, "label", "namespace", "safe", "pod-security.kubernetes.io/enforce=restricted")
+    code, _, err = await cluster.kubectl("run", "a", "--image=i", "-n", "safe")
+    assert code == 1
+    assert 'Error from server (Forbidden): pods "a" is forbidden: violates PodSecurity "restricted:latest": ' in err
+    code, out, err = await cluster.kubectl("create", "deployment", "a", "--image=i", "-n", "safe")
+    assert (code, out) == (0, "deployment.apps/a created\n")
+    assert err.startswith('Warning: would violate PodSecurity "restricted:latest": allowPrivilegeEscalation != false')
+    await ok(cluster, "run", "free", "--image=i", "-n", "default")
+    change = ("label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted")
+    code, _, err = await cluster.kubectl(*change)
+    assert (code, "existing pods in namespace" in err) == (0, True)

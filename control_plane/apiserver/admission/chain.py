@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from weakref import WeakValueDictionary
 
-from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, quota, rights
+from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, podsecurity, quota, rights
 from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.config import ApiServerConfig
@@ -16,7 +16,7 @@ Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 
 
 class Admission:
-    """`admit` before defaults of creation and validation, `reserve` after them, just before the write."""
+    """`admit` before defaults of creation and validation, `validate` and `reserve` after them, before the write."""
 
     def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup, authorizer: Authorizer) -> None:
         self._lookup = lookup
@@ -31,6 +31,7 @@ class Admission:
             classes.DefaultClasses(lookup).admit,
             rights.Escalation(lookup, authorizer).admit,
         )
+        self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
             quota.Quotas(lookup).admit,
@@ -43,6 +44,10 @@ class Admission:
             return
         for plugin in self._plugins:
             await plugin(request)
+
+    async def validate(self, request: AdmissionRequest) -> None:
+        """Judge the object as it would be stored (ApiError)."""
+        await self._security.admit(request)
 
     @contextlib.asynccontextmanager
     async def turn(self, request: AdmissionRequest) -> AsyncIterator[None]:

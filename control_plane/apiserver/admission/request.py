@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from control_plane.api.meta import Object
+from control_plane.api.podsecurity.levels import PREFIX
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.requests import User
 from proto.etcd import rpc_pb2
@@ -28,6 +29,8 @@ class AdmissionRequest:
     guards: list[rpc_pb2.Compare] = field(default_factory=list)
     effects: list[rpc_pb2.RequestOp] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
+    """What the audit log is told of the decisions."""
 
     def creates(self, resource: str) -> bool:
         """A new object of this resource (`pods`, `services`)."""
@@ -36,3 +39,7 @@ class AdmissionRequest:
     def updates(self, resource: str) -> bool:
         """A change of an object of this resource itself, not of a subresource."""
         return self.operation == UPDATE and not self.subresource and self.info.name == resource
+
+    def annotate(self, name: str, value: str) -> None:
+        """Tell the audit log something of Pod Security."""
+        self.annotations[PREFIX + name] = value
