@@ -8,14 +8,23 @@ Source: Kubernetes reference "Using RBAC Authorization".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from control_plane.api import selectors
+from control_plane.api.errors import quote
 from control_plane.api.meta import Object, labels, name, namespace
 
 MASTERS = "system:masters"
+UNCOVERED_MAX = 100
+RIGHTS_MAX = 20_000
+FULL_AUTHORITY: tuple[Mapping[str, Any], ...] = (
+    {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+    {"verbs": ["*"], "nonResourceURLs": ["*"]},
+)
+"""What whoever writes an aggregationRule must hold: it can gather any rule."""
 _ACCOUNT = "system:serviceaccount:"
 Subject = tuple[str, str]
 """(kind, name); a service account's name is `namespace/name`."""
@@ -142,24 +151,34 @@ class Policy:
         probe = Attributes(user=user, groups=groups, verb="", namespace=scope)
         found: list[Mapping[str, Any]] = []
         if MASTERS in groups:
-            found.append({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})
-            found.append({"verbs": ["*"], "nonResourceURLs": ["*"]})
+            found += FULL_AUTHORITY
         for rules, _, _, _ in self._granted(probe, []):
             found += [rule.raw for rule in rules]
         return found
 
+    def role_rules(self, name: str, scope: str = "") -> list[Mapping[str, Any]] | None:
+        """The PolicyRules of a Role of namespace `scope`, or of a ClusterRole; None where there is no such role."""
+        rules = self._roles.get((scope, name))
+        return None if rules is None else [rule.raw for rule in rules]
+
     def uncovered(
         self, user: str, groups: Sequence[str], *, scope: str, rules: Iterable[Mapping[str, Any]]
     ) -> list[Attributes]:
-        """The single rights in `rules` that a user does not have: granting them would escalate."""
+        """The first single rights in `rules` that a user does not have: granting them would escalate.
+
+        At most `UNCOVERED_MAX`; a right that is one of more than `RIGHTS_MAX` counts as one that the user lacks.
+        """
         if MASTERS in groups:
             return []
         held = [Rule(raw) for raw in self.rules(user, groups, scope)]
-        return [
+        # Most rules are held as they stand: only what is left is taken apart, as it multiplies.
+        wanted = (raw for raw in rules if not any(_covers_rule(rule, raw) for rule in held))
+        missing = (
             right
-            for right in _single_rights(user, groups, scope=scope, rules=rules)
-            if not any(_covers(rule, right) for rule in held)
-        ]
+            for number, right in enumerate(_single_rights(user, groups, scope=scope, rules=wanted))
+            if number >= RIGHTS_MAX or not any(_covers(rule, right) for rule in held)
+        )
+        return list(itertools.islice(missing, UNCOVERED_MAX))
 
     def _granted(
         self, request: Attributes, missing: list[str]
@@ -243,6 +262,44 @@ def _covers(rule: Rule, right: Attributes) -> bool:
     if not rule._allows_resource(right):
         return False
     return not rule.names or right.name in rule.names
+
+
+def _covers_rule(rule: Rule, raw: Mapping[str, Any]) -> bool:
+    """Is a whole PolicyRule, without names of objects or paths, part of a held rule?"""
+    if rule.names or raw.get("nonResourceURLs"):
+        return False
+    return all(
+        "*" in held or held.issuperset(raw.get(part) or ())
+        for held, part in ((rule.verbs, "verbs"), (rule.groups, "apiGroups"), (rule.resources, "resources"))
+    )
+
+
+def rights_text(rights: Iterable[Attributes]) -> str:
+    """Rights as Kubernetes lists them, one resource a line: `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`."""
+    verbs: dict[tuple[str, ...], list[str]] = {}
+    for one in rights:
+        resource = one.resource + (f"/{one.subresource}" if one.subresource else "")
+        verbs.setdefault((one.group, resource, one.name, one.path), []).append(one.verb)
+    lines = []
+    for (group, resource, own, path), found in sorted(verbs.items()):
+        fields = {"APIGroups": group, "Resources": resource} if not path else {"NonResourceURLs": path}
+        if own:
+            fields["ResourceNames"] = own
+        parts = [f"{key}:[{quote(value)}]" for key, value in fields.items()]
+        lines.append(f"{{{', '.join([*parts, f'Verbs:[{_quoted(found)}]'])}}}")
+    return "\n".join(lines)
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    return " ".join(quote(one) for one in texts)
+
+
+def escalation_message(user: str, groups: Sequence[str], missing: Iterable[Attributes]) -> str:
+    """Why a role or binding is refused to who lacks the rights in it."""
+    return (
+        f'user "{user}" (groups=[{_quoted(groups)}]) is attempting to grant RBAC permissions not currently held:\n'
+        f"{rights_text(missing)}"
+    )
 
 
 def denied_message(request: Attributes, reason: str = "") -> str:

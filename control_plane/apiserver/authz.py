@@ -86,10 +86,7 @@ class Authorizer:
         decision = self._policy.authorize(attributes)
         if not decision.allowed:
             # Maybe what was granted just now has not arrived yet.
-            await self._hub.fresh()
-            await self.load()
-            if self._stale:
-                self._aggregate()
+            await self._catch_up()
             decision = self._policy.authorize(attributes)
         return decision
 
@@ -127,9 +124,19 @@ class Authorizer:
             self._aggregate()
         return [dict(rule) for rule in self._policy.rules(user.name, user.groups, namespace)]
 
-    async def missing_rights(self, user: User, rules: Sequence[Mapping[str, Any]], scope: str) -> list[rbac.Attributes]:
-        """The rights in `rules` (of a role in namespace `scope`, "" for the cluster) that `user` does not have."""
+    async def role_rules(self, name: str, namespace: str = "") -> list[Mapping[str, Any]] | None:
+        """What a Role, or without a namespace a ClusterRole, grants now, aggregation included; None: no such role."""
+        await self._catch_up()
+        return self._policy.role_rules(name, namespace)
+
+    async def _catch_up(self) -> None:
+        """Bring the policy in step with etcd: who grants rights is not judged by old ones."""
+        await self._hub.fresh()
         await self.load()
         if self._stale:
             self._aggregate()
+
+    async def missing_rights(self, user: User, rules: Sequence[Mapping[str, Any]], scope: str) -> list[rbac.Attributes]:
+        """The rights in `rules` (of a role in namespace `scope`, "" for the cluster) that `user` does not have."""
+        await self._catch_up()
         return self._policy.uncovered(user.name, user.groups, scope=scope, rules=rules)

@@ -9,6 +9,7 @@ import pytest_asyncio
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.server import ApiServer
 from control_plane.client.api import ApiClient
+from control_plane.rpc import Identity
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from storage.env import Env, SystemClock
 from tests.apiserver.fake_etcd import FakeEtcd
@@ -44,6 +45,11 @@ class Stack:
 
     def client(self, number: int = 0) -> ApiClient:
         return ApiClient(self.network, [self.servers[number].grpc_address])
+
+    def client_as(self, user: str, *groups: str, number: int = 0) -> ApiClient:
+        """A client with a certificate that names `user` and `groups`."""
+        network = MemoryNetwork(self.fabric, f"host-of-{user}", Identity(user, groups))
+        return ApiClient(network, [self.servers[number].grpc_address])
 
     async def stop(self) -> None:
         for server in self.servers:

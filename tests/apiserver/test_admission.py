@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from control_plane.api import errors
-from control_plane.client.api import ApiClient
 from tests.apiserver.conftest import Stack
 
 CONTAINER = {"name": "c", "image": "nginx"}
@@ -132,36 +131,6 @@ async def test_many_creates_within_a_quota_all_succeed(stack: Stack) -> None:
     await asyncio.gather(*(stack.client().create("pods", pod(f"p{i}")) for i in range(60)))
     counted = await stack.client().get("resourcequotas", "q", "default")
     assert counted["status"]["used"] == {"pods": "60"}
-
-
-async def test_nobody_grants_what_they_do_not_have() -> None:
-    stack = Stack()
-    await stack.add_server(static_tokens={"jane": ("jane", ())}, tls_dir="somewhere")
-    admin = Stack()
-    admin.etcd, admin.fabric, admin.network = stack.etcd, stack.fabric, stack.network
-    await admin.add_server(grpc_address="host-0:30000")
-    group = "rbac.authorization.k8s.io"
-    rights = [
-        {"apiGroups": [group], "resources": ["roles", "rolebindings"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
-    ]
-    meta = {"name": "helper", "namespace": "default"}
-    await admin.client().create(f"roles.{group}", {"metadata": meta, "rules": rights})
-    reference = {"apiGroup": group, "kind": "Role", "name": "helper"}
-    subjects = [{"apiGroup": group, "kind": "User", "name": "jane"}]
-    await admin.client().create(f"rolebindings.{group}", {"metadata": meta, "roleRef": reference, "subjects": subjects})
-    jane = ApiClient(stack.network, [stack.servers[0].grpc_address], token="jane")
-    allowed = {"metadata": {"name": "less", "namespace": "default"}, "rules": rights[1:]}
-    await jane.create(f"roles.{group}", allowed)
-    more = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
-    with pytest.raises(errors.Forbidden, match="attempting to grant RBAC permissions not currently held: get secrets"):
-        await jane.create(f"roles.{group}", {"metadata": {"name": "more", "namespace": "default"}, "rules": more})
-    reference = {"apiGroup": group, "kind": "ClusterRole", "name": "cluster-admin"}
-    binding = {"metadata": {"name": "b", "namespace": "default"}, "roleRef": reference, "subjects": subjects}
-    with pytest.raises(errors.Forbidden, match="attempting to grant RBAC permissions"):
-        await jane.create(f"rolebindings.{group}", binding)
-    await admin.servers[0].stop()
-    await stack.stop()
 
 
 async def test_limit_range_defaults_and_bounds(stack: Stack) -> None:

@@ -29,7 +29,7 @@ class Admission:
             pods.Priorities(lookup).admit,
             pods.DefaultTolerations(config.timing).admit,
             classes.DefaultClasses(lookup).admit,
-            rights.Escalation(lookup, authorizer).admit,
+            rights.Escalation(authorizer).admit,
         )
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (

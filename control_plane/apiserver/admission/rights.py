@@ -1,64 +1,70 @@
-"""Nobody grants rights that they do not have: roles and bindings, as Kubernetes' RBAC checks them when written."""
+"""Nobody grants rights that they do not have: roles and bindings, as Kubernetes' RBAC checks them when written.
+
+Any change of a role is checked, not only one of its rules: a label alone can hand all of them to an aggregating role.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from control_plane.api import rbac
 from control_plane.api.errors import Forbidden, NotFound
+from control_plane.api.meta import Object
 from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from control_plane.apiserver.authz import Authorizer
-from control_plane.apiserver.lookup import Lookup
 
 _GROUP = "rbac.authorization.k8s.io"
-_ROLES = {"Role": f"roles.{_GROUP}", "ClusterRole": f"clusterroles.{_GROUP}"}
+_PLURALS = {"Role": "roles", "ClusterRole": "clusterroles"}
 _BINDINGS = ("RoleBinding", "ClusterRoleBinding")
+# What the garbage collector changes, and what the server keeps for itself, grants nothing.
+_HARMLESS = frozenset({"ownerReferences", "finalizers", "managedFields", "resourceVersion", "generation"})
 
 
 class Escalation:
     """Refuses roles with rights, and bindings to roles, beyond those of their writer."""
 
-    def __init__(self, lookup: Lookup, authorizer: Authorizer) -> None:
-        self._lookup = lookup
+    def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
 
     async def admit(self, request: AdmissionRequest) -> None:
-        info = request.info
+        info, old, new = request.info, request.old, request.object
         if info.group != _GROUP or request.operation == DELETE or request.user.all_powerful:
             return
-        if info.kind in _ROLES:
-            if request.old is not None and request.old.get("rules") == request.object.get("rules"):
-                return
-            await self._check(request, request.object.get("rules") or (), "escalate", info.plural, request.name)
+        if old is not None and _granted(old) == _granted(new):
+            return
+        if info.kind in _PLURALS:
+            await self._role(request)
         elif info.kind in _BINDINGS:
             await self._binding(request)
+
+    async def _role(self, request: AdmissionRequest) -> None:
+        plural, name = request.info.plural, request.name
+        if await self._may(request, "escalate", plural, name):
+            return
+        await self._must_hold(request, request.object.get("rules") or ())
+        aggregates = [o for o in (request.object, request.old or {}) if o.get("aggregationRule")]
+        if aggregates and await self._authorizer.missing_rights(request.user, rbac.FULL_AUTHORITY, ""):
+            text = "must have cluster-admin privileges to use the aggregationRule"
+            raise Forbidden.of(plural, name, text, group=_GROUP)
 
     async def _binding(self, request: AdmissionRequest) -> None:
         ref = request.object.get("roleRef") or {}
         kind, name = ref.get("kind") or "", ref.get("name") or ""
-        if kind not in _ROLES:
+        if kind not in _PLURALS:
             return  # validation says what is wrong
-        namespace = request.namespace if kind == "Role" else ""
-        role = await self._lookup.get(_ROLES[kind], name, namespace)
-        if role is None:
-            if await self._may(request, "bind", _ROLES[kind].partition(".")[0], name):
-                return
-            raise NotFound.of(_ROLES[kind].partition(".")[0], name, group=_GROUP)
-        await self._check(request, role.get("rules") or (), "bind", _ROLES[kind].partition(".")[0], name)
-
-    async def _check(
-        self, request: AdmissionRequest, rules: Sequence[Mapping[str, Any]], verb: str, plural: str, name: str
-    ) -> None:
-        missing = await self._authorizer.missing_rights(request.user, rules, request.namespace)
-        if not missing or await self._may(request, verb, plural, name):
+        if await self._may(request, "bind", _PLURALS[kind], name):
             return
+        # As it holds now: an aggregating role grants what others say, not what is stored in it.
+        rules = await self._authorizer.role_rules(name, request.namespace if kind == "Role" else "")
+        if rules is None:
+            raise NotFound.of(_PLURALS[kind], name, group=_GROUP)
+        await self._must_hold(request, rules)
+
+    async def _must_hold(self, request: AdmissionRequest, rules: Sequence[Mapping[str, Any]]) -> None:
         user = request.user
-        first = missing[0]
-        what = first.path or f'{first.resource or "*"} in API group "{first.group}"'
-        text = (
-            f'user "{user.name}" (groups={list(user.groups)}) is attempting to grant RBAC permissions not currently '
-            f"held: {first.verb} {what}"
-        )
-        raise Forbidden.of(request.info.plural, request.name, text, group=_GROUP)
+        missing = await self._authorizer.missing_rights(user, rules, request.namespace)
+        if missing:
+            text = rbac.escalation_message(user.name, user.groups, missing)
+            raise Forbidden.of(request.info.plural, request.name, text, group=_GROUP)
 
     async def _may(self, request: AdmissionRequest, verb: str, plural: str, name: str) -> bool:
         attributes = rbac.Attributes(
@@ -71,3 +77,8 @@ class Escalation:
             name=name,
         )
         return (await self._authorizer.decide(attributes)).allowed
+
+
+def _granted(o: Object) -> Object:
+    """The parts of a role or binding that matter to who may do what."""
+    return {**o, "metadata": {k: v for k, v in o["metadata"].items() if k not in _HARMLESS}}
