@@ -179,6 +179,8 @@ class ResourceCache:
         """How often the cache began anew: whoever listens has to begin anew as well."""
         self.listeners: list[Callable[[Event], None]] = []
         """Called with each change, in order (authorisation and allocation keep their own indexes)."""
+        self.installed: list[Callable[[], None]] = []
+        """Called when the cache has begun anew, whether somebody asked for it or not."""
 
     # --- filled by the hub --------------------------------------------------------------------
 

@@ -179,19 +179,20 @@ class CustomResources:
         self._hub = hub
         self._cleaner = cleaner
         self._cache: ResourceCache | None = None
-        self._installs = 0
 
     async def load(self) -> None:
         """Serve what is defined; cheap when nothing changed."""
-        cache = self._cache
-        if cache is not None and cache.ready and cache.installs == self._installs:
-            return
         cache = await self._hub.cache(self._kinds.named(CRDS))
-        if self._on_event not in cache.listeners:
+        if self._cache is not cache:
+            self._cache = cache
             cache.listeners.append(self._on_event)
-        self._cache, self._installs = cache, cache.installs
+            cache.installed.append(self._serve_all)
+            self._serve_all()
+
+    def _serve_all(self) -> None:
+        assert self._cache is not None
         defined: dict[str, None] = {}
-        for entry in cache.select(Selection()):
+        for entry in self._cache.select(Selection()):
             defined[entry.name] = None
             self._serve(entry.object)
         for name in self._kinds.custom_names():

@@ -20,6 +20,7 @@ from proto.etcd import rpc_pb2 as pb
 
 # etcd takes 128 operations in a transaction by default.
 GROUP_MAX = 100
+_NOBODYS_FAULT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 
 
 @dataclass(slots=True, eq=False)
@@ -31,37 +32,71 @@ class _Waiting:
 
 
 class GroupedTxns:
-    """`txn` is that of the client, for transactions that each write one key."""
+    """`txn` is that of the client, for transactions that each write one key.
+
+    A group is sent by a task of this object, so that no caller works for the others: one that is cancelled leaves its
+    group, and is not sent if that is still possible.
+    """
 
     def __init__(self, etcd: EtcdClient) -> None:
         self._etcd = etcd
         self._waiting: list[_Waiting] = []
+        self._gathering = False
+        # One task for each turn of the loop in which something came: never more than there are callers.
+        self._sending: dict[asyncio.Task[None], None] = {}
+        self._stopped = False
 
     async def txn(
         self, compare: Sequence[pb.Compare], success: Sequence[pb.RequestOp], failure: Sequence[pb.RequestOp]
     ) -> pb.TxnResponse:
         """The answer to this transaction. Raises RpcError."""
-        waiting = _Waiting(compare, success, failure, asyncio.get_running_loop().create_future())
+        if self._stopped:
+            raise _given_up()
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(compare, success, failure, loop.create_future())
         self._waiting.append(waiting)
-        if len(self._waiting) > 1:
-            return await waiting.answer
-        # The first one carries the others, which come in the same turn.
-        await asyncio.sleep(0)
-        group, self._waiting = self._waiting, []
+        if not self._gathering:
+            self._gathering = True
+            task = loop.create_task(self._send(), name="group of transactions")
+            self._sending[task] = None
+            task.add_done_callback(self._sent)
+        return await waiting.answer
+
+    async def stop(self) -> None:
+        """End what is under way: what has become of it is unknown."""
+        self._stopped = True
+        tasks = list(self._sending)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _fail(self._waiting, _given_up())
+
+    def _sent(self, task: "asyncio.Task[None]") -> None:
+        self._sending.pop(task, None)
+
+    async def _send(self) -> None:
+        # The task begins after those that ask in this turn.
+        self._gathering = False
+        group, self._waiting = [w for w in self._waiting if not w.answer.done()], []
+        error: Exception = _given_up()
         try:
             for part in _parts(group):
                 await self._run(part)
-        except RpcError as e:
-            _fail(group, e)
+        except Exception as e:
+            error = e
         finally:
-            # Cancelled on the way: what has become of the others is unknown.
-            _fail(group, RpcError(Code.UNAVAILABLE, "the group of transactions was given up"))
-        return waiting.answer.result()
+            _fail(group, error)
 
     async def _run(self, group: list[_Waiting]) -> None:
         if len(group) > 1:
             compare = [c for w in group for c in w.compare]
-            response = await self._etcd.txn(compare, [o for w in group for o in w.success])
+            try:
+                response = await self._etcd.txn(compare, [o for w in group for o in w.success])
+            except RpcError as e:
+                if e.code in _NOBODYS_FAULT:
+                    raise
+                # Refused for one of them (its size, its lease): the others must not suffer for it.
+                response = pb.TxnResponse(succeeded=False)
             if response.succeeded:
                 one = pb.TxnResponse(header=response.header, succeeded=True)
                 for w in group:
@@ -97,9 +132,13 @@ def _answer(waiting: _Waiting, answer: pb.TxnResponse | BaseException) -> None:
         waiting.answer.set_result(answer)
 
 
-def _fail(group: list[_Waiting], error: RpcError) -> None:
+def _fail(group: list[_Waiting], error: Exception) -> None:
     for w in group:
         if not w.answer.done():
             w.answer.set_exception(error)
             # Whoever waited for it may be gone.
             w.answer.exception()
+
+
+def _given_up() -> RpcError:
+    return RpcError(Code.UNAVAILABLE, "the group of transactions was given up: the server stops")

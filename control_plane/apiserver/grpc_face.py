@@ -6,12 +6,13 @@ watch that are ready together travel in one message.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
 
-from control_plane.api.errors import ApiError, Timeout
+from control_plane.api.errors import ApiError, InternalError, Timeout
 from control_plane.api.patching import PatchKind
 from control_plane.apiserver.batches import Batches
 from control_plane.apiserver.registry import ObjectRegistry, error_json
@@ -24,6 +25,8 @@ from control_plane.apiserver.requests import (
 )
 from control_plane.rpc import Context, RpcError
 from proto.rayplane.v1 import objects_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -171,6 +174,10 @@ class ObjectsService:
             return pb.Result(json=await run(user, getattr(operation, name)))
         except ApiError as e:
             return pb.Result(status=error_json(e))
+        except Exception as e:
+            # One object that trips over a bug must not fail those that came with it: all nodes of a host, say.
+            log.exception("an operation of a batch failed: %s", name)
+            return pb.Result(status=error_json(InternalError(f"Internal error occurred: {type(e).__name__}: {e}")))
 
     # --- common -------------------------------------------------------------------------------
 

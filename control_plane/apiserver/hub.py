@@ -11,20 +11,20 @@ they were where the kept history begins, then the history on top, so that even i
 
 import asyncio
 import contextlib
-import functools
 import heapq
 import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable
 
-from control_plane.api.errors import ApiError, Expired, ServiceUnavailable, Timeout
+from control_plane.api.errors import Expired, ServiceUnavailable, Timeout
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.cache import ResourceCache
 from control_plane.apiserver.config import Limits, Timing
 from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.storage import Storage, api_error
+from control_plane.apiserver.storage import Storage, api_error, shutting_down
 from control_plane.client.etcd import EtcdClient
+from control_plane.client.singleflight import SingleFlight
 from control_plane.rpc import RpcError
 from proto.etcd import kv_pb2, rpc_pb2
 from storage.env import Env
@@ -35,6 +35,8 @@ _ALL = b"\0"
 _ROOT = "/registry/"
 _PAGE = 1000
 _RETRY_S = (0.05, 1.0)
+# A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
+_LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
 
 
@@ -50,7 +52,8 @@ class WatchHub:
         self._limits = limits
         self._timing = timing
         self._caches: dict[str, ResourceCache] = {}
-        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loads: SingleFlight[ResourceCache] = SingleFlight(shutting_down)
+        self._reloads: dict[asyncio.Task[None], None] = {}
         self._history: deque[tuple[int, str, bytes | None]] = deque()
         self._history_floor = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -64,17 +67,35 @@ class WatchHub:
     async def start(self) -> None:
         """Find etcd's revision and begin to follow it. ApiError when etcd cannot be reached."""
         try:
-            now = (await self._etcd.range(_REVISION_KEY, count_only=True)).header.revision
+            now = await self._revision()
+            # Revision 1 is the empty store: the only one without an event.
+            begin = max(now - self._limits.history_at_start, 1)
+            if begin < now and not await self._is_kept(begin):
+                begin = now
         except RpcError as e:
             raise api_error(e) from e
-        # Revision 1 is the empty store: the only one without an event.
-        self._begin_at(max(now - self._limits.history_at_start, 1))
+        self._begin_at(begin)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._answer())]
 
+    async def _revision(self) -> int:
+        """etcd's revision now (linearizable). Raises RpcError."""
+        return int((await self._etcd.range(_REVISION_KEY, count_only=True)).header.revision)
+
+    async def _is_kept(self, revision: int) -> bool:
+        """Whether etcd has not compacted a revision yet. Raises RpcError."""
+        try:
+            await self._etcd.range(_REVISION_KEY, count_only=True, revision=revision)
+        except RpcError as e:
+            if e.code.name == "OUT_OF_RANGE":
+                return False
+            raise
+        return True
+
     async def stop(self) -> None:
         self._stopped = True
-        tasks = [*self._tasks, *self._loading.values()]
+        await self._loads.stop()
+        tasks = [*self._tasks, *self._reloads]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -83,10 +104,10 @@ class WatchHub:
             cache.reset(None)
         for _, _, future in self._waiting:
             if not future.done():
-                future.set_exception(_shutting_down())
+                future.set_exception(shutting_down())
         self._waiting.clear()
         if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(_shutting_down())
+            self._asked.set_exception(shutting_down())
             self._asked.exception()
 
     def _begin_at(self, revision: int) -> None:
@@ -99,7 +120,7 @@ class WatchHub:
     async def current_revision(self) -> int:
         """etcd's revision at some moment after this call (linearizable). ApiError when there is no quorum."""
         if self._stopped:
-            raise _shutting_down()
+            raise shutting_down()
         if self._asked is None:
             self._asked = asyncio.get_running_loop().create_future()
             self._ask.set()
@@ -112,10 +133,10 @@ class WatchHub:
             asked, self._asked = self._asked, None
             assert asked is not None
             try:
-                response = await self._etcd.range(_REVISION_KEY, count_only=True)
+                revision = await self._revision()
             except asyncio.CancelledError:
                 if not asked.done():
-                    asked.set_exception(_shutting_down())
+                    asked.set_exception(shutting_down())
                     asked.exception()
                 raise
             except Exception as e:
@@ -125,7 +146,7 @@ class WatchHub:
                     asked.exception()
             else:
                 if not asked.cancelled():
-                    asked.set_result(response.header.revision)
+                    asked.set_result(revision)
 
     async def fresh(self) -> int:
         """Return when the caches hold everything acknowledged before this call; the revision they are at."""
@@ -172,12 +193,10 @@ class WatchHub:
             before = self.revision
             self._restart.clear()
             try:
-                await self._stream()
-            except RpcError as e:
-                if e.code.name == "OUT_OF_RANGE":
+                if await self._stream():
                     await self._start_over()
-                else:
-                    log.info("the watch on etcd broke and is opened anew: %s", e)
+            except RpcError as e:
+                log.info("the watch on etcd broke and is opened anew: %s", e)
             except Exception:
                 log.exception("following etcd failed; the watch is opened anew")
             if self.revision > before:
@@ -185,7 +204,8 @@ class WatchHub:
             await asyncio.sleep(delay * self._env.rng.uniform(0.5, 1.0))
             delay = min(delay * 2, _RETRY_S[1])
 
-    async def _stream(self) -> None:
+    async def _stream(self) -> bool:
+        """Follow until the stream ends; True when the changes that come next are compacted."""
         responses = self._etcd.watch(_ALL, _ALL, start_revision=self.revision + 1)
         async with contextlib.aclosing(responses):  # type: ignore[type-var]
             restart = asyncio.ensure_future(self._restart.wait())
@@ -195,15 +215,17 @@ class WatchHub:
                     following = asyncio.ensure_future(anext(responses))  # type: ignore[arg-type]
                     await asyncio.wait((following, restart), return_when=asyncio.FIRST_COMPLETED)
                     if not following.done():
-                        return
+                        return False
                     try:
                         response = following.result()
                     except StopAsyncIteration:
-                        return
+                        return False
+                    except RpcError as e:
+                        if e.code.name == "OUT_OF_RANGE":
+                            return True
+                        raise
                     if response.canceled:
-                        if response.compact_revision:
-                            await self._start_over()
-                        return
+                        return bool(response.compact_revision)
                     self._take(response)
             finally:
                 # The generator can only be closed when nobody waits for its next item.
@@ -250,12 +272,29 @@ class WatchHub:
 
     async def _start_over(self) -> None:
         """The history that was missed is compacted: drop everything and load the caches again when used."""
+        revision = await self._revision()
         log.warning("changes after revision %d are compacted: all watchers start over", self.revision)
         error = Expired(f"too old resource version: {self.revision}")
         for cache in self._caches.values():
             cache.reset(error)
-        response = await self._etcd.range(_REVISION_KEY, count_only=True)
-        self._begin_at(response.header.revision)
+        self._begin_at(revision)
+        # Whoever follows a cache learns what it missed without having to ask.
+        for cache in self._caches.values():
+            if cache.installed:
+                task = asyncio.get_running_loop().create_task(self._reload(cache.info))
+                self._reloads[task] = None
+                task.add_done_callback(lambda done: self._reloads.pop(done, None))
+
+    async def _reload(self, info: ResourceInfo) -> None:
+        delay = _RETRY_S[0]
+        while True:
+            try:
+                await self.cache(info)
+                return
+            except Exception as e:
+                log.info("%s cannot be loaded yet: %s", info.name, e)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_S[1])
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -270,48 +309,45 @@ class WatchHub:
         found = self._caches.get(prefix)
         if found is not None and found.ready:
             return found
-        if self._stopped:
-            raise _shutting_down()
-        task = self._loading.get(prefix)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._load(info))
-            self._loading[prefix] = task
-            task.add_done_callback(functools.partial(self._loaded, prefix))
-        await asyncio.shield(task)
-        return self._caches[prefix]
+        return await self._loads.run(prefix, lambda: self._load(info))
 
-    def _loaded(self, prefix: str, task: asyncio.Task[None]) -> None:
-        self._loading.pop(prefix, None)
-        if not task.cancelled():
-            # Those who wait for it are told of a failure; when nobody does any more, it is of no interest.
-            task.exception()
-
-    async def _load(self, info: ResourceInfo) -> None:
+    async def _load(self, info: ResourceInfo) -> ResourceCache:
+        entries, revision = await self._read(info)
         cache = self._caches.get(info.storage_prefix)
         if cache is None:
-            cache = ResourceCache(
+            cache = self._caches[info.storage_prefix] = ResourceCache(
                 info,
                 events_max=self._limits.resource_events,
                 watcher_events_max=self._limits.watcher_events,
             )
-            self._caches[info.storage_prefix] = cache
-        while True:
-            revision = self._history_floor
-            try:
-                entries = await self._snapshot(info, revision)
-            except ApiError as e:
-                if not isinstance(e, Expired):
-                    raise
-                # The kept history begins before etcd's: begin where the stream is now.
-                revision = self.revision
-                entries = await self._snapshot(info, revision)
-            if revision >= self._history_floor:
-                break
         cache.info = info
         cache.install(entries, revision)
         for at, key, value in self._history:
             if at > revision and self._cache_of(key) is cache:
                 self._apply(cache, key, value, at)
+        for tell in cache.installed:
+            tell()
+        return cache
+
+    async def _read(self, info: ResourceInfo) -> tuple[list[Entry], int]:
+        """All objects at a revision from which on the history is here.
+
+        As they were where the kept history begins; where etcd has compacted that, now or while the pages are read, as
+        they are where the stream is by then. ServiceUnavailable when compaction is faster every time.
+        """
+        revision = self._history_floor
+        for attempt in range(_LOAD_TRIES):
+            try:
+                entries = await self._snapshot(info, revision)
+            except Expired:
+                # The stream, too, finds out and goes on from now: until then its position may be compacted as well.
+                await asyncio.sleep(min(_RETRY_S[0] * attempt, _RETRY_S[1]))
+                revision = self.revision
+                continue
+            if revision >= self._history_floor:
+                return entries, revision
+            revision = self._history_floor
+        raise ServiceUnavailable(f"{info.name} cannot be loaded: etcd's history is compacted too fast", retry_after=1)
 
     async def _snapshot(self, info: ResourceInfo, revision: int) -> list[Entry]:
         prefix = info.storage_prefix
@@ -331,7 +367,3 @@ class WatchHub:
 
     def loaded(self) -> Iterable[ResourceCache]:
         return list(self._caches.values())
-
-
-def _shutting_down() -> ServiceUnavailable:
-    return ServiceUnavailable("the server is shutting down", retry_after=1)

@@ -4,8 +4,9 @@ import asyncio
 
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.config import Timing
-from control_plane.apiserver.storage import api_error
+from control_plane.apiserver.storage import api_error, shutting_down
 from control_plane.client.etcd import EtcdClient
+from control_plane.client.singleflight import SingleFlight
 from control_plane.rpc import RpcError
 
 # One lease serves all events of this share of their time to live: a lease for each would be costly.
@@ -20,16 +21,22 @@ class EventLeases:
         self._ttl_s = timing.event_ttl_s
         self._lease = 0
         self._until = 0.0
+        self._grants: SingleFlight[None] = SingleFlight(shutting_down)
 
     async def lease(self, info: ResourceInfo) -> int:
         if info.plural != "events" or not self._ttl_s:
             return 0
-        now = asyncio.get_running_loop().time()
-        if now >= self._until:
-            span = self._ttl_s * _SHARE
-            try:
-                self._lease = (await self._etcd.lease_grant(int(self._ttl_s + span))).ID
-            except RpcError as e:
-                raise api_error(e) from e
-            self._until = now + span
+        if asyncio.get_running_loop().time() >= self._until:
+            await self._grants.run("", self._grant)
         return self._lease
+
+    async def _grant(self) -> None:
+        now, span = asyncio.get_running_loop().time(), self._ttl_s * _SHARE
+        try:
+            self._lease = (await self._etcd.lease_grant(int(self._ttl_s + span))).ID
+        except RpcError as e:
+            raise api_error(e) from e
+        self._until = now + span
+
+    async def stop(self) -> None:
+        await self._grants.stop()

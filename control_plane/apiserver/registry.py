@@ -69,13 +69,14 @@ class ObjectRegistry:
 
         self.authenticator = Authenticator(config, env, find_account)
         self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
+        self._leases = EventLeases(etcd, config.timing)
         self.writer = Writer(
             self.kinds,
             self.storage,
             self.hub,
             Admission(config, env, self.lookup, self.authorizer),
             env=env,
-            leases=EventLeases(etcd, config.timing),
+            leases=self._leases,
         )
         self.subresources = Subresources(
             self.kinds,
@@ -121,6 +122,8 @@ class ObjectRegistry:
     async def stop(self) -> None:
         await self.cleaner.stop()
         await self.hub.stop()
+        await self._leases.stop()
+        await self.storage.stop()
 
     async def _empty(self, definition: str) -> bool:
         """Delete the objects of a custom resource; True when none is left."""

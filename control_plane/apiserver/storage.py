@@ -129,6 +129,11 @@ def api_error(error: RpcError) -> ApiError:
     return InternalError(text)
 
 
+def shutting_down() -> ServiceUnavailable:
+    """For whoever waits for work of a server that stops."""
+    return ServiceUnavailable("the server is shutting down", retry_after=1)
+
+
 class Storage:
     """Objects in etcd. All `info` arguments are the stored form of the resource."""
 
@@ -136,6 +141,10 @@ class Storage:
         self._etcd = etcd
         self._grouped = GroupedTxns(etcd)
         self._update_attempts = update_attempts
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        await self._grouped.stop()
 
     async def create(self, info: ResourceInfo, write: Write) -> Entry:
         """Store a new object. AlreadyExists; GuardFailed when only a guard did not hold."""

@@ -27,6 +27,8 @@ class FakeEtcd:
         self.lose_answers = 0
         """So many of the next transactions with writes are applied, but their answers are lost."""
         self.lost_error = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
+        self.hang: asyncio.Event | None = None
+        """Reads wait for it, when there is one."""
         self.frozen = False
         """Watches deliver nothing while set, as on a member that is cut off."""
         self._wake: list[asyncio.Event] = []
@@ -69,6 +71,8 @@ class FakeEtcd:
         self, key: bytes, range_end: bytes = b"", *, timeout: float = 5, **options: Any
     ) -> pb.RangeResponse:
         await asyncio.sleep(0)
+        if self.hang is not None:
+            await self.hang.wait()
         self._check()
         return self._range(pb.RangeRequest(key=key, range_end=range_end, **options))
 
@@ -178,6 +182,8 @@ class FakeEtcd:
     async def compact(self, revision: int, *, physical: bool = False) -> pb.CompactionResponse:
         self._check()
         self.compacted = revision
+        for wake in self._wake:
+            wake.set()
         return pb.CompactionResponse(header=self.header())
 
     # --- watch ---
@@ -215,6 +221,9 @@ class FakeEtcd:
                     )
                     if revision >= at and inside:
                         events.append(event)
+                if events and events[0].kv.mod_revision < self.compacted:
+                    yield pb.WatchResponse(canceled=True, compact_revision=self.compacted)
+                    return
                 if events:
                     yield pb.WatchResponse(header=self.header(), events=events)
                 if position == len(self.history) or self.frozen:
@@ -230,6 +239,7 @@ class FakeEtcd:
 
     # --- leases ---
     async def lease_grant(self, ttl_s: int, *, lease_id: int = 0) -> pb.LeaseGrantResponse:
+        await asyncio.sleep(0)
         self._check()
         number = lease_id or len(self.leases) + 1000
         self.leases[number] = set()

@@ -3,18 +3,20 @@
 import asyncio
 from contextlib import aclosing
 
+import grpc
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control_plane.api import selectors
-from control_plane.api.errors import Expired, Timeout
+from control_plane.api.errors import Expired, ServiceUnavailable, Timeout
 from control_plane.api.resources import builtin_registry
 from control_plane.apiserver.cache import DELETED, ResourceCache, Selection
 from control_plane.apiserver.config import Limits, Timing
 from control_plane.apiserver.reading import INITIAL_EVENTS_END
 from control_plane.apiserver.requests import ListOptions, Target
+from control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack
 from tests.apiserver.fake_etcd import FakeEtcd
 
@@ -231,3 +233,109 @@ def test_fake_etcd_is_used_as_an_etcd_client() -> None:
     for name in ("range", "txn", "put", "watch", "lease_grant", "lease_keep_alive", "compact"):
         assert hasattr(EtcdClient, name)
         assert hasattr(FakeEtcd, name)
+
+
+# --- compaction ---------------------------------------------------------------------------------
+
+
+async def test_a_server_starts_right_after_a_compaction(stack: Stack) -> None:
+    client = stack.client()
+    await client.create("configmaps", config_map("kept"))
+    for again in range(3):
+        await stack.etcd.compact(stack.etcd.revision)
+        async with asyncio.timeout(10):
+            await stack.add_server()
+        assert (await stack.client(again + 1).get("configmaps", "kept", "default"))["metadata"]["name"] == "kept"
+        await stack.client(again + 1).create("configmaps", config_map(f"new-{again}"))
+
+
+class CompactingEtcd(FakeEtcd):
+    """Is compacted to the present after each page of these prefixes, so often."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def range(self, key, range_end=b"", *, timeout=5, **options):  # type: ignore[no-untyped-def]
+        response = await super().range(key, range_end, timeout=timeout, **options)
+        if self.times and range_end and key.startswith(b"/registry/configmaps"):
+            self.times -= 1
+            await self.put(b"/other", b"x")
+            await self.compact(self.revision)
+        return response
+
+
+async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("control_plane.apiserver.hub._PAGE", 2)
+    stack = Stack()
+    stack.etcd = CompactingEtcd(0)
+    await stack.add_server()
+    for n in range(7):
+        await stack.client().create("configmaps", config_map(f"c{n}"))
+    stack.etcd.times = 5
+    async with asyncio.timeout(20):
+        await stack.add_server(limits=Limits(history_at_start=0))
+        listed = await stack.client(1).list("configmaps", "default")
+    assert {o["metadata"]["name"] for o in listed.items} >= {f"c{n}" for n in range(7)}
+    await stack.stop()
+
+
+async def test_a_load_that_compaction_outruns_is_told_to_come_again_and_comes_back(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("control_plane.apiserver.hub._PAGE", 1)
+    monkeypatch.setattr("control_plane.apiserver.hub._RETRY_S", (0.001, 0.01))
+    stack = Stack()
+    stack.etcd = CompactingEtcd(0)
+    await stack.add_server()
+    for n in range(3):
+        await stack.client().create("configmaps", config_map(f"c{n}"))
+    server = await stack.add_server(limits=Limits(history_at_start=0))
+    stack.etcd.times = 1_000_000
+    with pytest.raises(ServiceUnavailable):
+        await server.registry.hub.cache(builtin_registry().by_name("configmaps"))
+    assert stack.etcd.calls < 1000
+    stack.etcd.times = 0
+    assert len((await stack.client(1).list("configmaps", "default")).items) == 3
+    await stack.stop()
+
+
+async def test_what_was_defined_in_a_gap_of_the_history_is_served(stack: Stack) -> None:
+    def definition(plural: str) -> dict:
+        names = {"plural": plural, "kind": plural.title(), "singular": plural, "listKind": f"{plural}List"}
+        schema = {"openAPIV3Schema": {"type": "object"}}
+        version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+        spec = {"group": "x.io", "names": names, "scope": "Cluster", "versions": [version]}
+        return {"metadata": {"name": f"{plural}.x.io"}, "spec": spec}
+
+    await stack.client().create("customresourcedefinitions.apiextensions.k8s.io", definition("apples"))
+    server = await stack.add_server()
+    kinds = server.registry.kinds
+    stack.etcd.frozen = True
+    await stack.client().create("customresourcedefinitions.apiextensions.k8s.io", definition("pears"))
+    await stack.client().create("configmaps", config_map("later"))
+    await stack.etcd.compact(stack.etcd.revision)
+    stack.etcd.frozen = False
+    stack.etcd.break_streams()
+    async with asyncio.timeout(10):
+        while "pears.x.io" not in kinds.custom_names():
+            await asyncio.sleep(0.01)
+    assert "apples.x.io" in kinds.custom_names()
+
+
+async def test_the_stream_goes_on_when_etcd_fails_while_it_starts_over(stack: Stack) -> None:
+    hub, etcd = stack.servers[0].registry.hub, stack.etcd
+    etcd.frozen = True
+    await etcd.put(b"/registry/x/y", b"{}")
+    await etcd.put(b"/registry/x/y", b"{}")
+    await etcd.compact(etcd.revision)
+    etcd.hang = asyncio.Event()
+    etcd.frozen = False
+    etcd.break_streams()
+    await asyncio.sleep(0.2)
+    etcd.down = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+    hang, etcd.hang = etcd.hang, None
+    hang.set()
+    await asyncio.sleep(0.2)
+    etcd.down = None
+    async with asyncio.timeout(10):
+        await hub.reached(etcd.revision)
+        await stack.client().create("configmaps", config_map("after"))

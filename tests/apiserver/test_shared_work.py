@@ -1,0 +1,134 @@
+"""Where one task works for others: who is cancelled or fails leaves the others their answer."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import grpc
+import pytest
+
+from control_plane.api.errors import ApiError, ServiceUnavailable
+from control_plane.api.resources import builtin_registry
+from control_plane.apiserver.grouping import GroupedTxns
+from control_plane.apiserver.storage import absent, put_op
+from control_plane.client.singleflight import SingleFlight
+from control_plane.rpc import RpcError
+from proto.etcd import rpc_pb2 as pb
+from tests.apiserver.conftest import Stack
+from tests.apiserver.fake_etcd import FakeEtcd
+
+PODS = builtin_registry().by_name("pods")
+
+
+def write(group: GroupedTxns, key: str, value: bytes = b"v") -> Awaitable[pb.TxnResponse]:
+    return group.txn([absent(key)], [put_op(key, value)], [])
+
+
+@pytest.mark.parametrize("cancelled", range(3))
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_cancelled_write_leaves_its_group_and_all_later_ones_their_answers(cancelled: int, turns: int) -> None:
+    group = GroupedTxns(FakeEtcd())  # type: ignore[arg-type]
+    writes = [asyncio.ensure_future(write(group, f"/k{n}")) for n in range(3)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    writes[cancelled].cancel()
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*writes, return_exceptions=True)
+        assert all(isinstance(a, pb.TxnResponse) for n, a in enumerate(answers) if n != cancelled)
+        assert (await write(group, "/later")).succeeded
+
+
+async def test_a_write_that_is_refused_does_not_fail_its_group() -> None:
+    class Strict(FakeEtcd):
+        async def txn(self, compare, success, failure=(), *, timeout=5):  # type: ignore[no-untyped-def]
+            if any(len(op.request_put.value) > 100 for op in success):
+                raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large")
+            return await super().txn(compare, success, failure, timeout=timeout)
+
+    group = GroupedTxns(Strict())  # type: ignore[arg-type]
+    answers = await asyncio.gather(
+        write(group, "/a"), write(group, "/b", b"x" * 200), write(group, "/c"), return_exceptions=True
+    )
+    assert [isinstance(a, RpcError) for a in answers] == [False, True, False]
+
+
+async def test_a_group_that_stops_tells_all_who_wait() -> None:
+    class Stuck(FakeEtcd):
+        async def txn(self, *args, **options):  # type: ignore[no-untyped-def]
+            await asyncio.get_running_loop().create_future()
+
+    group = GroupedTxns(Stuck())  # type: ignore[arg-type]
+    first = asyncio.ensure_future(write(group, "/a"))
+    await asyncio.sleep(0.01)
+    second = asyncio.ensure_future(write(group, "/b"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await group.stop()
+        for waiting in (first, second, asyncio.ensure_future(write(group, "/c"))):
+            with pytest.raises(RpcError):
+                await waiting
+
+
+async def test_one_flight_for_all_and_each_waiter_for_itself() -> None:
+    began, go = 0, asyncio.Event()
+
+    async def work() -> int:
+        nonlocal began
+        began += 1
+        await go.wait()
+        return began
+
+    flight: SingleFlight[int] = SingleFlight(lambda: ServiceUnavailable("stopped"))
+    waiters = [asyncio.ensure_future(flight.run("key", work)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiters[0].cancel()
+    await asyncio.sleep(0)
+    go.set()
+    assert (await asyncio.gather(*waiters, return_exceptions=True))[1:] == [1, 1]
+    assert await flight.run("key", work) == 2
+    go.clear()
+    last = asyncio.ensure_future(flight.run("key", work))
+    await asyncio.sleep(0)
+    await flight.stop()
+    with pytest.raises(ServiceUnavailable):
+        await last
+    with pytest.raises(ServiceUnavailable):
+        await flight.run("key", work)
+
+
+async def test_requests_are_told_when_a_server_stops_while_a_cache_is_loaded(stack: Stack) -> None:
+    hub = stack.servers[0].registry.hub
+    stack.etcd.hang = asyncio.Event()
+    waiting = [asyncio.ensure_future(hub.cache(PODS)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    await hub.stop()
+    with pytest.raises(ServiceUnavailable):
+        await waiting[1]
+
+
+async def test_a_hundred_events_at_once_ask_for_one_lease(stack: Stack) -> None:
+    def event(n: int) -> dict:
+        about = {"kind": "Pod", "name": "p", "namespace": "default"}
+        return {"metadata": {"name": f"e{n}", "namespace": "default"}, "involvedObject": about}
+
+    before = len(stack.etcd.leases)
+    await asyncio.gather(*(stack.client().create("events", event(n)) for n in range(100)))
+    assert len(stack.etcd.leases) == before + 1
+
+
+async def test_an_operation_that_fails_oddly_does_not_fail_its_batch(stack: Stack, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from control_plane.client import ops
+
+    registry, client = stack.servers[0].registry, stack.client()
+    await client.create("configmaps", {"metadata": {"name": "good", "namespace": "default"}})
+    get = registry.get
+
+    async def odd(user, target, version=""):  # type: ignore[no-untyped-def]
+        if target.name == "bad":
+            raise RuntimeError("a fault of ours")
+        return await get(user, target, version)
+
+    monkeypatch.setattr(registry, "get", odd)
+    answers = await client.batch([ops.get("configmaps", name, "default") for name in ("good", "bad", "good")])
+    assert [isinstance(a, ApiError) for a in answers] == [False, True, False]
