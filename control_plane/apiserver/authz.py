@@ -6,7 +6,7 @@ from typing import Any
 from control_plane.api import rbac
 from control_plane.api.errors import Forbidden
 from control_plane.api.meta import Object, labels, name
-from control_plane.apiserver.cache import DELETED, Event, ResourceCache, Selection
+from control_plane.apiserver.cache import DELETED, Event, ResourceCache
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import Kinds
 from control_plane.apiserver.requests import Target, User
@@ -38,7 +38,7 @@ class Authorizer:
         for cache in caches:
             if self._on_event not in cache.listeners:
                 cache.listeners.append(self._on_event)
-            for entry in cache.select(Selection()):
+            for entry in cache.readable():
                 self._put(entry.object)
         self._caches, self._installs = caches, [c.installs for c in caches]
         self._stale = True
@@ -66,7 +66,7 @@ class Authorizer:
         self._stale = False
         if not self._aggregated:
             return
-        entries = self._caches[0].select(Selection())
+        entries = self._caches[0].readable()
         labelled = [e.object for e in entries if labels(e.object)]
         # A role may select another aggregated one: two rounds settle admin, edit and view.
         for _ in range(2):

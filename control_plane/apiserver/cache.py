@@ -6,6 +6,7 @@ does not keep up is ended, as in Kubernetes, and watches anew from the last vers
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from control_plane.api.errors import Expired
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.api.selectors import ALL_FIELDS, EVERYTHING, FieldSelector, LabelSelector
-from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.encryption import Transformer
+from control_plane.apiserver.entries import Entry, Unreadable, read
+
+log = logging.getLogger(__name__)
 
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
 # Watchers are indexed by one field that they require, so that a change need not ask each of them: kubelets watch by
@@ -164,8 +168,11 @@ class Watcher:
 class ResourceCache:
     """All objects of one resource at the hub's revision, in the order of their keys."""
 
-    def __init__(self, info: ResourceInfo, *, events_max: int, watcher_events_max: int) -> None:
+    def __init__(
+        self, info: ResourceInfo, *, events_max: int, watcher_events_max: int, transformer: Transformer | None = None
+    ) -> None:
         self.info = info
+        self._transformer = transformer
         self.ready = False
         self.floor = 0
         """Changes after this revision can be replayed."""
@@ -193,25 +200,45 @@ class ResourceCache:
         self.ready = True
 
     def apply(self, key: str, value: bytes | None, revision: int) -> None:
-        """A key was written (`value`) or removed (None) at `revision`."""
+        """A key was written (`value`, as it stands in etcd) or removed (None) at `revision`."""
         previous = self._entries.get(key)
+        known = previous if previous is not None and previous.readable else None
         if value is None:
             if previous is None:
                 return
             del self._entries[key]
-            event = Event(DELETED, previous.at(revision), previous)
+            if known is None:
+                return
+            event = Event(DELETED, known.at(revision), known)
         else:
             if previous is not None and previous.revision >= revision:
                 return
-            entry = Entry(self.info, key, value, revision)
+            entry = read(self.info, key, value, revision, self._transformer)
             self._entries[key] = entry
-            event = Event(MODIFIED if previous is not None else ADDED, entry, previous)
+            if isinstance(entry, Unreadable):
+                self._lose(entry, known)
+                return
+            event = Event(MODIFIED if known is not None else ADDED, entry, known)
         if len(self._events) >= self._events_max:
             self.floor = self._events.popleft().revision
         self._events.append(event)
         for listener in self.listeners:
             listener(event)
         self._fan_out(event)
+
+    def _lose(self, entry: Unreadable, known: Entry | None) -> None:
+        """An object cannot be read any more: whoever watches it has to begin anew, and is told why when it lists."""
+        log.error("%s", entry.error.message)
+        self._events.clear()
+        self.floor = entry.revision
+        if known is not None:
+            for listener in self.listeners:
+                listener(Event(DELETED, known.at(entry.revision), known))
+        for bucket in self._watchers.values():
+            for watcher in bucket:
+                wanted = watcher.selection
+                if wanted.namespace in ("", entry.namespace) and wanted.name in ("", entry.name):
+                    watcher.end(entry.error)
 
     def reset(self, error: Exception | None) -> None:
         """End all watchers, with `error` where they missed something; the cache must be installed again."""
@@ -234,6 +261,10 @@ class ResourceCache:
         for bucket in buckets:
             for watcher in self._watchers.get(bucket, ()):
                 watcher.offer(event)
+
+    def readable(self) -> Iterator[Entry]:
+        """All entries that can be read: for those who must go on without the others."""
+        return (e for e in self.select(Selection()) if e.readable)
 
     # --- readers ------------------------------------------------------------------------------
 
@@ -283,7 +314,11 @@ class ResourceCache:
         """A watcher that begins with the objects there are (`initial`) and goes on with changes."""
         watcher = Watcher(selection, revision, self._watcher_events_max)
         if initial:
-            watcher.prime([(ADDED, entry, None) for entry in self.select(selection)])
+            entries = list(self.select(selection))
+            for entry in entries:
+                if isinstance(entry, Unreadable):
+                    raise entry.error
+            watcher.prime([(ADDED, entry, None) for entry in entries])
         self._watchers.setdefault(self._bucket(selection), {})[watcher] = None
         return watcher
 

@@ -112,6 +112,9 @@ class ApiServerConfig:
     token_key: bytes = b""
     """PEM of the P-256 key that signs service-account tokens; empty: none are issued or accepted."""
 
+    encryption: bytes = field(default=b"", repr=False)
+    """YAML of Kubernetes' EncryptionConfiguration: what is encrypted in etcd, with which keys; empty: nothing is."""
+
     static_tokens: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     """Bearer token -> (user, groups)."""
 

@@ -18,7 +18,7 @@ from control_plane.api.errors import ApiError, FieldError, invalid, required
 from control_plane.api.meta import Object, set_condition
 from control_plane.api.resources import ResourceInfo, SubresourceInfo
 from control_plane.api.subresources import ScalePaths
-from control_plane.apiserver.cache import DELETED, Event, ResourceCache, Selection
+from control_plane.apiserver.cache import DELETED, Event, ResourceCache
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
 
@@ -192,7 +192,7 @@ class CustomResources:
     def _serve_all(self) -> None:
         assert self._cache is not None
         defined: dict[str, None] = {}
-        for entry in self._cache.select(Selection()):
+        for entry in self._cache.readable():
             defined[entry.name] = None
             self._serve(entry.object)
         for name in self._kinds.custom_names():

@@ -3,14 +3,19 @@
 The bytes in etcd carry no resourceVersion: it is the key's mod revision. They begin with kind, apiVersion and
 metadata, in this order, so that the version can be spliced in without parsing. Bytes that another writer laid out
 otherwise are parsed once and laid out anew.
+
+What is encrypted in etcd becomes an entry in `read`, and only there. What cannot be decrypted is an entry too, so that
+a cache holds it and a list that needs it says which one it is, instead of showing less than there is.
 """
 
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import orjson
 
+from control_plane.api.errors import InternalError
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
+from control_plane.apiserver.encryption import ENCRYPTED, Transformer, Untransformable
 
 _METADATA = b'"metadata":{'
 _VERSION = b'"resourceVersion":"%d",'
@@ -38,18 +43,25 @@ class Entry:
 
     __slots__ = ("_head", "_object", "json", "key", "name", "namespace", "revision")
 
+    readable: ClassVar[bool] = True
+    stale: ClassVar[bool] = False
+    """Whether the same object would be stored as other bytes now: encrypted, or with another key."""
+
     def __init__(self, info: ResourceInfo, key: str, value: bytes, revision: int) -> None:
-        """`info`: the stored form of the resource. `value`: the bytes in etcd, without resourceVersion."""
-        self.key = key
-        self.revision = revision
-        rest = key[len(info.storage_prefix) :]
-        self.namespace, _, self.name = rest.rpartition("/") if info.namespaced else ("", "", rest)
+        """`info`: the stored form of the resource. `value`: the object's bytes, without resourceVersion."""
+        self._place(info, key, revision)
         self._object: Object | None = None
         self._head = head_of(info.kind, info.stored_api_version)
         if not value.startswith(self._head):
             value = encode(orjson.loads(value))
             self._head = value[: value.index(_METADATA) + len(_METADATA)]
         self.json = _splice(self._head, value[len(self._head) :], revision)
+
+    def _place(self, info: ResourceInfo, key: str, revision: int) -> None:
+        self.key = key
+        self.revision = revision
+        rest = key[len(info.storage_prefix) :]
+        self.namespace, _, self.name = rest.rpartition("/") if info.namespaced else ("", "", rest)
 
     def at(self, revision: int) -> "Entry":
         """The same content under another revision: how a deleted object is shown to watchers."""
@@ -85,6 +97,50 @@ class Entry:
     @property
     def uid(self) -> str:
         return self.object["metadata"].get("uid") or ""
+
+
+class _Stale(Entry):
+    __slots__ = ()
+    stale = True
+
+
+class Unreadable(Entry):
+    """An object that is there but cannot be decrypted: whatever looks at its content raises InternalError."""
+
+    __slots__ = ("_cause",)
+    readable = False
+
+    def __init__(self, info: ResourceInfo, key: str, revision: int, cause: str) -> None:
+        self._place(info, key, revision)
+        self._cause = cause
+
+    @property
+    def error(self) -> InternalError:
+        """Kubernetes' words, and what to do."""
+        return InternalError(f"Internal error occurred: {self._cause} (give its key back to the API servers)")
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise self.error
+
+    json = object = value = item_json = uid = property(_refuse)  # type: ignore[assignment]
+    at = fresh_object = _refuse  # type: ignore[assignment]
+
+
+def read(info: ResourceInfo, key: str, stored: bytes, revision: int, transformer: Transformer | None) -> Entry:
+    """The entry of what stands in etcd. ValueError, KeyError or TypeError when that is no object."""
+    if transformer is None:
+        try:
+            return Entry(info, key, stored, revision)
+        except ValueError:
+            if not stored.startswith(ENCRYPTED):
+                raise
+            cause = str(Untransformable(key, "identity transformer tried to read encrypted data"))
+            return Unreadable(info, key, revision, cause)
+    try:
+        value, stale = transformer.from_storage(key, stored)
+    except Untransformable as e:
+        return Unreadable(info, key, revision, str(e))
+    return (_Stale if stale else Entry)(info, key, value, revision)
 
 
 def _splice(head: bytes, rest: bytes, revision: int) -> bytes:

@@ -319,6 +319,7 @@ class WatchHub:
                 info,
                 events_max=self._limits.resource_events,
                 watcher_events_max=self._limits.watcher_events,
+                transformer=self._storage.encryption.of(info),
             )
         cache.info = info
         cache.install(entries, revision)

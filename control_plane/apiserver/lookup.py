@@ -1,6 +1,7 @@
 """Other objects, as admission and authentication look them up: from the caches, and never too stale to miss."""
 
 from control_plane.api.meta import Object
+from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.cache import Selection
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import Kinds
@@ -12,6 +13,10 @@ class Lookup:
     def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
         self._kinds = kinds
         self._hub = hub
+
+    def resource(self, resource: str) -> ResourceInfo:
+        """A resource in its stored form."""
+        return self._kinds.named(resource)
 
     async def get(self, resource: str, name: str, namespace: str = "") -> Object | None:
         """The object. What is not there is looked for once more after the cache has caught up with etcd."""

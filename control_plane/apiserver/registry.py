@@ -15,6 +15,7 @@ from control_plane.apiserver.authn import Authenticator
 from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.custom import Cleaner, CustomResources, without_finalizer
+from control_plane.apiserver.encryption import Encryption
 from control_plane.apiserver.entries import Entry
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, Kinds
@@ -54,7 +55,8 @@ class ObjectRegistry:
         self._in_flight_max = config.limits.requests_in_flight
         self.kinds = Kinds()
         self.env = env
-        self.storage = Storage(etcd, update_attempts=config.limits.update_attempts)
+        encryption = Encryption.parse(config.encryption, env.rng.randbytes)
+        self.storage = Storage(etcd, update_attempts=config.limits.update_attempts, encryption=encryption)
         self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
         self.lookup = Lookup(self.kinds, self.hub)
         self.metrics = Metrics(self.lookup, network, env)
@@ -74,7 +76,7 @@ class ObjectRegistry:
             self.kinds,
             self.storage,
             self.hub,
-            Admission(config, env, self.lookup, self.authorizer),
+            Admission(config, env, self.lookup, self.authorizer, to_storage=self.storage.to_storage),
             env=env,
             leases=self._leases,
         )

@@ -26,11 +26,12 @@ from control_plane.api.errors import (
 )
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.entries import Entry, encode
+from control_plane.apiserver.encryption import Encryption
+from control_plane.apiserver.entries import Entry, encode, read
 from control_plane.apiserver.grouping import GroupedTxns
 from control_plane.client.etcd import EtcdClient
 from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2
+from proto.etcd import kv_pb2, rpc_pb2
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "
@@ -137,7 +138,8 @@ def shutting_down() -> ServiceUnavailable:
 class Storage:
     """Objects in etcd. All `info` arguments are the stored form of the resource."""
 
-    def __init__(self, etcd: EtcdClient, *, update_attempts: int) -> None:
+    def __init__(self, etcd: EtcdClient, *, update_attempts: int, encryption: Encryption) -> None:
+        self.encryption = encryption
         self._etcd = etcd
         self._grouped = GroupedTxns(etcd)
         self._update_attempts = update_attempts
@@ -154,18 +156,18 @@ class Storage:
         # Not tried again once it may have been applied: between two tries the object could come and go.
         response, _ = await self._txn(
             [absent(key), *write.guards],
-            [put_op(key, value, write.lease), *write.effects],
+            [put_op(key, self.to_storage(info, key, value), write.lease), *write.effects],
             [_get_op(key)],
             repeatable=False,
             grouped=info.name in _GROUPED and not (write.guards or write.effects),
         )
         if response.succeeded:
             return Entry(info, key, value, response.header.revision)
-        kvs = response.responses[0].response_range.kvs
-        if not kvs:
+        found = self._entry(info, key, response.responses[0].response_range.kvs)
+        if found is None:
             raise GuardFailed(key)
-        if kvs[0].value == value:
-            return Entry(info, key, value, kvs[0].mod_revision)
+        if _is(found, value):
+            return found
         raise AlreadyExists.of(info.plural, meta["name"], group=info.group)
 
     async def get(self, info: ResourceInfo, namespace: str, name: str) -> Entry | None:
@@ -175,7 +177,7 @@ class Storage:
             response = await self._etcd.range(key.encode())
         except RpcError as e:
             raise api_error(e) from e
-        return _entry(info, key, response.kvs)
+        return self._entry(info, key, response.kvs)
 
     async def update(
         self,
@@ -226,13 +228,16 @@ class Storage:
     ) -> tuple[Entry | None, Entry | None]:
         """One transaction. (new, old) when it went through, else (None, what is stored now)."""
         value = b"" if write.delete else encode(write.object)
-        if write.keep or (not write.delete and value == current.value and not write.effects):
+        if write.keep or (not (write.delete or current.stale or write.effects) and value == current.value):
             # Nothing changes: no new revision, but make sure that this is what is stored.
             response, _ = await self._txn([at_revision(key, current.revision)], [], [_get_op(key)])
             if response.succeeded:
                 return current, current
-            return None, _entry(info, key, response.responses[0].response_range.kvs)
-        operation = delete_op(key) if write.delete else put_op(key, value, write.lease)
+            return None, self._entry(info, key, response.responses[0].response_range.kvs)
+        if write.delete:
+            operation = delete_op(key)
+        else:
+            operation = put_op(key, self.to_storage(info, key, value), write.lease)
         response, uncertain = await self._txn(
             [at_revision(key, current.revision), *write.guards],
             [operation, *write.effects],
@@ -241,9 +246,9 @@ class Storage:
         )
         found = None
         if not response.succeeded:
-            found = _entry(info, key, response.responses[0].response_range.kvs)
+            found = self._entry(info, key, response.responses[0].response_range.kvs)
         # An earlier try whose answer was lost may be what made this one fail.
-        done_before = uncertain and (found is None if write.delete else found is not None and found.value == value)
+        done_before = uncertain and (found is None if write.delete else _is(found, value))
         if response.succeeded or done_before:
             content = encode(write.object) if write.delete else value
             revision = found.revision if found is not None else response.header.revision
@@ -259,13 +264,24 @@ class Storage:
         except RpcError as e:
             raise api_error(e) from e
         entries = []
+        transformer = self.encryption.of(info)
         for kv in response.kvs:
             try:
-                entries.append(Entry(info, kv.key.decode(), kv.value, kv.mod_revision))
+                entries.append(read(info, kv.key.decode(), kv.value, kv.mod_revision, transformer))
             except (ValueError, KeyError, TypeError) as e:
                 log.warning("what stands at %s is no object and is not served: %s", kv.key, e)
         last = response.kvs[-1].key.decode() if response.kvs else ""
         return Page(entries, revision or response.header.revision, response.count - len(response.kvs), last)
+
+    def to_storage(self, info: ResourceInfo, key: str, value: bytes) -> bytes:
+        """What to put into etcd for an object's bytes."""
+        transformer = self.encryption.of(info)
+        return value if transformer is None else transformer.to_storage(key, value)
+
+    def _entry(self, info: ResourceInfo, key: str, kvs: Sequence[kv_pb2.KeyValue]) -> Entry | None:
+        for kv in kvs:
+            return read(info, key, kv.value, kv.mod_revision, self.encryption.of(info))
+        return None
 
     async def _txn(
         self,
@@ -298,7 +314,6 @@ class Storage:
             pause = min(pause * 2, _RETRY_PAUSE_MAX_S)
 
 
-def _entry(info: ResourceInfo, key: str, kvs: Sequence[object]) -> Entry | None:
-    for kv in kvs:
-        return Entry(info, key, kv.value, kv.mod_revision)  # type: ignore[attr-defined]
-    return None
+def _is(entry: Entry | None, value: bytes) -> bool:
+    """Whether that content is what is stored."""
+    return entry is not None and entry.readable and entry.value == value

@@ -50,6 +50,9 @@ def up(
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
     runtime: Annotated[str, typer.Option(help="`simulated` or `process`.")] = "simulated",
     timing: Annotated[str, typer.Option(help="`fast` or `kubernetes`.")] = "fast",
+    encryption_config: Annotated[
+        Path | None, typer.Option(help="EncryptionConfiguration of the API servers, in place of the cluster's own.")
+    ] = None,
     state: State = None,
 ) -> None:
     """Start everything, wait until it is ready, print how to reach it."""
@@ -70,8 +73,9 @@ def up(
     )
     config.validate()
     directory = state_dir(name, state)
+    encryption = _read("--encryption-config", encryption_config)
     with progress() as say:
-        found = run(launch.up(config, directory, say))
+        found = run(launch.up(config, directory, say, encryption=encryption))
     _print_access(directory, found)
 
 
@@ -160,12 +164,17 @@ def restore(
     file: Annotated[Path, typer.Argument(help="A file that `backup` wrote.")],
     name: Name = "default",
     force: Annotated[bool, typer.Option("--force", help="Even if the cluster holds workloads.")] = False,
+    encryption_key: Annotated[
+        Path | None,
+        typer.Option(help="pki/encryption.yaml of the backup's cluster, where it is not on this machine."),
+    ] = None,
     state: State = None,
 ) -> None:
     """Bring a fresh cluster (up already or not) to a backup's state, and go on from it."""
     directory = state_dir(name, state)
+    key = _read("--encryption-key", encryption_key)
     with progress() as say:
-        found, header = run(backups.restore(directory, name, file, say, force=force))
+        found, header = run(backups.restore(directory, name, file, say, force=force, key=key))
     console.print(f"cluster {name!r} goes on from {header.cluster!r} at revision {header.revision}")
     _print_access(directory, found)
 
@@ -184,6 +193,19 @@ def _change(method: str, kind: Kind, actor: str, directory: StateDir) -> None:
         say(f"{'adding' if method == 'Add' else 'removing'} {actor or kind.value}")
         done = run(call())
     console.print(f"{done} {'added' if method == 'Add' else 'removed'}")
+
+
+def _read(flag: str, file: Path | None) -> bytes:
+    """What an option names; empty when it is not given."""
+    if file is None:
+        return b""
+    try:
+        data = file.read_bytes()
+    except OSError as e:
+        raise UsageError(f"{flag} {file}: {e.strerror}") from e
+    if not data.strip():
+        raise UsageError(f"{flag} {file}: the file is empty")
+    return data
 
 
 def _wants_json(output: str) -> bool:

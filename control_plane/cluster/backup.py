@@ -8,6 +8,7 @@ part of 127/8 is another one, every address is moved there.
 
 import contextlib
 import errno
+import os
 import re
 import shutil
 import socket
@@ -15,21 +16,31 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from control_plane.apiserver.encryption import (
+    ENCRYPTED,
+    BadEncryptionConfig,
+    Transformer,
+    Untransformable,
+    all_keys,
+    key_name_of,
+)
 from control_plane.cluster import launch
 from control_plane.cluster.access import access
 from control_plane.cluster.components import member_config
 from control_plane.cluster.config import AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, UsageError
 from control_plane.cluster.launch import Progress
-from control_plane.cluster.pki import Secrets
+from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.supervisor import spec_for
 from control_plane.cluster.topology import TOPOLOGY_KEY, Role
 from control_plane.etcd.server import restore_member
+from proto.etcd.kv_pb2 import KeyValue
 from storage.backup import BackupHeader, read_backup, write_backup
 from storage.env import LocalDisk, SystemClock
 from storage.mvcc import MemoryBackend, Store
 
+_OBJECTS = b"/registry/"
 # What belongs to the place a cluster runs in.
 _PLACE = (TOPOLOGY_KEY, b"/registry/masterleases/", b"/registry/leases/kube-system/")
 _ROOT_CA = b"/kube-root-ca.crt"
@@ -57,7 +68,12 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
             cluster=admin.state.config.name,
             revision=revision,
             created=SystemClock().now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            origin={"config": admin.state.config.to_json(), "slot": admin.state.plan.slot},
+            origin={
+                "config": admin.state.config.to_json(),
+                "slot": admin.state.plan.slot,
+                # Where the keys of what is encrypted in it are; never the keys themselves.
+                "state_dir": str(directory.path.resolve()),
+            },
         )
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -71,14 +87,19 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
 
 
 async def restore(
-    directory: StateDir, name: str, file: Path, progress: Progress, *, force: bool
+    directory: StateDir, name: str, file: Path, progress: Progress, *, force: bool, key: bytes = b""
 ) -> tuple[ClusterState, BackupHeader]:
-    """Bring a cluster up from a backup. One that is up is taken down first; refused if it holds workloads."""
+    """Bring a cluster up from a backup. One that is up is taken down first; refused if it holds workloads.
+
+    `key`: the EncryptionConfiguration that the backup's cluster had. Without it the keys are looked for in the state
+    directories of this cluster and of that one. The cluster goes on with those that it needs.
+    """
     header, chunks = read_backup(LocalDisk(file.parent), file.name)
     # Before anything is taken down or deleted: the file may be damaged.
     store = Store(MemoryBackend())
     store.restore(chunks)
     progress(f"read a backup of {header.cluster!r} at revision {header.revision}")
+    encryption = find_keys(store, header, directory, key)
     state = directory.read()
     if state is None:
         config = replace(ClusterConfig.from_json(header.origin["config"]), name=name, address="")
@@ -91,14 +112,44 @@ async def restore(
 
     async def prepare(state: ClusterState, secrets: Secrets) -> None:
         progress("laying out the members' data")
-        adapt(store, AddressPlan(header.origin["slot"]), state.plan)
+        adapt(store, AddressPlan(header.origin["slot"]), state.plan, all_keys(encryption, os.urandom))
         await _seed(directory, state, secrets, list(store.snapshot()))
 
-    return await launch.up(config, directory, progress, prepare=prepare), header
+    return await launch.up(config, directory, progress, prepare=prepare, encryption=encryption), header
 
 
-def adapt(store: Store, old: AddressPlan, new: AddressPlan) -> None:
-    """Make a cluster's state fit another place, in one revision."""
+def find_keys(store: Store, header: BackupHeader, directory: StateDir, given: bytes) -> bytes:
+    """The EncryptionConfiguration that reads all of a backup's objects. ClusterError when it is not to be found."""
+    sealed = [kv for kv in store.range(_OBJECTS, _after(_OBJECTS)).kvs if kv.value.startswith(ENCRYPTED)]
+    source = header.origin.get("state_dir")
+    places = [directory.pki, *([Path(source) / "pki"] if source else [])]
+    found = [given] if given else [read_encryption(p) for p in places]
+    try:
+        for text in found:
+            if not sealed or (text and _reads(text, sealed)):
+                return text
+    except BadEncryptionConfig as e:
+        raise ClusterError(f"the encryption configuration cannot be used: {e}") from e
+    names = ", ".join(sorted({key_name_of(kv.value) or "another provider's" for kv in sealed}))
+    raise ClusterError(
+        f"{len(sealed)} objects of the backup are encrypted (key {names}), and what there is does not decrypt them "
+        f"all: give pki/{ENCRYPTION_FILE} of cluster {header.cluster!r}, as it was then, with --encryption-key FILE"
+    )
+
+
+def _reads(text: bytes, sealed: Iterable[KeyValue]) -> bool:
+    keys = all_keys(text, os.urandom)
+    try:
+        for kv in sealed:
+            keys.from_storage(kv.key.decode(), kv.value)
+    except Untransformable:
+        return False
+    return True
+
+
+def adapt(store: Store, old: AddressPlan, new: AddressPlan, keys: Transformer | None = None) -> None:
+    """Make a cluster's state fit another place, in one revision. `keys`: for what of it is encrypted."""
+    keys = keys or Transformer([[]], os.urandom)
     with store.write() as txn:
         for prefix in _PLACE:
             txn.delete_range(prefix, _after(prefix))
@@ -109,7 +160,7 @@ def adapt(store: Store, old: AddressPlan, new: AddressPlan) -> None:
             return
         for prefix in _ADDRESSED:
             for kv in txn.range(prefix, _after(prefix)).kvs:
-                moved = move_addresses(kv.value, old, new)
+                moved = keys.change(kv.key.decode(), kv.value, lambda text: move_addresses(text, old, new))
                 if moved != kv.value:
                     txn.put(kv.key, moved, lease=kv.lease)
         for kv in txn.range(_ALLOCATED, _after(_ALLOCATED)).kvs:

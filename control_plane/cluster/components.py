@@ -43,7 +43,7 @@ class Spec:
     credentials: Credentials | None
     """None where the network itself knows who calls (the simulation)."""
     secrets: Secrets | None
-    """Only for the supervisor, which makes specs, and (the token key) for API servers."""
+    """Only for the supervisor, which makes specs, and (token and encryption keys) for API servers."""
     data_dir: str
     log_file: str
     restarted: bool = False
@@ -99,6 +99,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
         https_address=spec.instance.endpoint("https") if tls_dir else None,
         tls_dir=tls_dir,
         token_key=spec.secrets.token_key if spec.secrets else b"",
+        encryption=spec.secrets.encryption if spec.secrets else b"",
         service_cidr=spec.plan.service_cidr,
         external_cidr=spec.plan.external_cidr,
         timing=Timing() if fast else Timing.kubernetes(),

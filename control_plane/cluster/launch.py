@@ -16,11 +16,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 
+from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
 from control_plane.cluster import ray_cluster
 from control_plane.cluster.access import access, endpoints
 from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
-from control_plane.cluster.errors import AlreadyUp, ClusterError
-from control_plane.cluster.pki import Secrets, kubeconfig
+from control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
+from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, kubeconfig, read_encryption
 from control_plane.cluster.ports import can_bind, free_port
 from control_plane.cluster.readiness import await_ready
 from control_plane.cluster.state import ClusterState, StateDir
@@ -36,11 +37,17 @@ Prepare = Callable[[ClusterState, Secrets], Awaitable[None]]
 
 
 async def up(
-    config: ClusterConfig, directory: StateDir, progress: Progress, *, prepare: Prepare | None = None
+    config: ClusterConfig,
+    directory: StateDir,
+    progress: Progress,
+    *,
+    prepare: Prepare | None = None,
+    encryption: bytes = b"",
 ) -> ClusterState:
     """Start everything and wait until it is ready; on failure or interruption leave nothing behind.
 
     `prepare` is called when everything is decided and nothing is started: it may lay out the actors' data.
+    `encryption`: an EncryptionConfiguration that replaces the cluster's; empty: the one it has, or a new one.
     """
     config.validate()
     with _exclusive(directory, config.name):
@@ -54,7 +61,7 @@ async def up(
             await _take_down(directory, progress)
         fresh = before is None
         try:
-            return await _up(config, directory, before, progress, prepare)
+            return await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
         except BaseException:
             progress("taking down what was started")
             with contextlib.suppress(ClusterError):
@@ -85,14 +92,13 @@ async def _up(
     directory: StateDir,
     before: ClusterState | None,
     progress: Progress,
+    *,
     prepare: Prepare | None,
+    encryption: bytes,
 ) -> ClusterState:
     rng = random.Random()
     run = randomness.token_hex(8)
-    secrets = Secrets.read(directory.pki)
-    if secrets is None:
-        secrets = Secrets.create(config.name)
-        secrets.write(directory.pki)
+    secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
     # In any order: two commands at the same moment should not both try the first.
     plans = [before.plan] if before else [AddressPlan(slot) for slot in rng.sample(range(SLOTS), SLOTS)]
     with _reserved(plans) as plan:
@@ -100,7 +106,7 @@ async def _up(
             progress(f"found the cluster's data in {directory.path}: going on from it")
             config = before.config
             topology = replace(before.topology, run=run)
-            state = replace(before, topology=topology, running=True, host=_new_host(config, rng))
+            state = replace(before, topology=topology, running=True, host=_new_host(config, rng), encrypted=True)
             _check_free(state)
         else:
             state = ClusterState(
@@ -109,9 +115,34 @@ async def _up(
                 topology=Topology((), run),
                 running=True,
                 host=_new_host(config, rng),
+                encrypted=True,
             )
         start = _up_process if config.host == PROCESS else _up_ray
         return await start(directory, state, secrets, progress, prepare)
+
+
+def _secrets(cluster: str, directory: StateDir, encryption: bytes, *, encrypted: bool) -> Secrets:
+    """The cluster's keys, made where there are none. Those that etcd's content needs are never made up."""
+    file = directory.pki / ENCRYPTION_FILE
+    kept = read_encryption(directory.pki)
+    if encrypted and not (kept or encryption):
+        raise ClusterError(
+            f"{file} is gone, and with it the keys of what is encrypted in etcd: put it back, or give a copy of it "
+            "with --encryption-config"
+        )
+    try:
+        Encryption.parse(encryption or kept, os.urandom)
+    except BadEncryptionConfig as e:
+        raise UsageError(f"{'--encryption-config' if encryption else file}: {e}") from e
+    if encryption and kept and encryption != kept:
+        # Whoever drops a key that is still needed can go back.
+        os.replace(file, file.with_suffix(".old"))
+    found = Secrets.read(directory.pki)
+    secrets = found or Secrets.create(cluster)
+    secrets = replace(secrets, encryption=encryption or kept or generate(os.urandom))
+    if secrets != found:
+        secrets.write(directory.pki)
+    return secrets
 
 
 async def _up_process(

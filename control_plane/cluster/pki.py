@@ -1,18 +1,21 @@
 """The cluster's keys: its authority, its token key, who gets which certificate, and the kubeconfig."""
 
+import os
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from control_plane.apiserver import encryption
 from control_plane.cluster.topology import Instance, Role
 from control_plane.rpc import Identity
 from control_plane.rpc.tls import Authority, Credentials
 
 MEMBERS_GROUP = "system:etcd-members"
+ENCRYPTION_FILE = "encryption.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Secrets:
     ca_cert: bytes
     ca_key: bytes
     token_key: bytes
+    encryption: bytes = field(default=b"", repr=False)
+    """How API servers encrypt in etcd: YAML of an EncryptionConfiguration; empty: they do not."""
 
     @staticmethod
     def create(cluster: str) -> "Secrets":
@@ -29,11 +34,12 @@ class Secrets:
         key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return Secrets(authority.cert, authority.key, key)
+        return Secrets(authority.cert, authority.key, key, encryption.generate(os.urandom))
 
     def write(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, data in (("ca.crt", self.ca_cert), ("ca.key", self.ca_key), ("token.key", self.token_key)):
+        files = {"ca.crt": self.ca_cert, "ca.key": self.ca_key, "token.key": self.token_key}
+        for name, data in (files | {ENCRYPTION_FILE: self.encryption}).items():
             path = directory / name
             path.touch(mode=0o600)
             path.write_bytes(data)
@@ -42,13 +48,22 @@ class Secrets:
     def read(directory: Path) -> "Secrets | None":
         """None when there are none yet."""
         try:
-            return Secrets(*((directory / n).read_bytes() for n in ("ca.crt", "ca.key", "token.key")))
+            ca_cert, ca_key, token_key = ((directory / n).read_bytes() for n in ("ca.crt", "ca.key", "token.key"))
         except FileNotFoundError:
             return None
+        return Secrets(ca_cert, ca_key, token_key, read_encryption(directory))
 
     @property
     def authority(self) -> Authority:
         return Authority(self.ca_cert, self.ca_key)
+
+
+def read_encryption(directory: Path) -> bytes:
+    """The EncryptionConfiguration in a `pki` directory; empty when there is none."""
+    try:
+        return (directory / ENCRYPTION_FILE).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def identity_of_actor(instance: Instance) -> Identity:

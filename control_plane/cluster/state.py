@@ -1,7 +1,7 @@
 """What is known of a cluster on the machine that brought it up: one directory, readable by its owner only.
 
 cluster.json      configuration, address plan, topology at `up`, how to reach the host that runs it
-pki/              authority, token key, the administrator's certificate
+pki/              authority, token key, keys of what is encrypted in etcd, the administrator's certificate
 kubeconfig        for kubectl
 data/ACTOR/       each actor's disk (on the machine the actor runs on)
 logs/             each actor's log
@@ -32,6 +32,8 @@ class ClusterState:
     """Set before anything is started, cleared after everything is stopped."""
     host: dict[str, Any]
     """What the host needs to find its processes again (Ray address and pid, or the pid of the one process)."""
+    encrypted: bool = False
+    """Whether some of what is in etcd may be encrypted: without the keys it could not be read any more."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -40,6 +42,7 @@ class ClusterState:
             "topology": self.topology.to_json(),
             "running": self.running,
             "host": self.host,
+            "encrypted": self.encrypted,
         }
 
     @staticmethod
@@ -50,6 +53,7 @@ class ClusterState:
             topology=Topology.from_json(data["topology"]),
             running=data["running"],
             host=data["host"],
+            encrypted=data.get("encrypted", False),
         )
 
 

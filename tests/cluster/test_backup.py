@@ -1,11 +1,23 @@
 """What a restored cluster keeps of the one it comes from, and what is made anew."""
 
+import base64
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.cluster.backup import adapt, move_addresses
-from control_plane.cluster.config import SLOTS, AddressPlan
+from control_plane.apiserver.encryption import API_VERSION, KIND, Encryption, all_keys
+from control_plane.cluster.backup import adapt, find_keys, move_addresses, restore
+from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import TOPOLOGY_KEY
+from storage.backup import BackupHeader, write_backup
+from storage.env import LocalDisk
 from storage.mvcc import MemoryBackend, Store
 
 OLD, NEW = AddressPlan(0), AddressPlan(2)
@@ -77,3 +89,74 @@ def test_revisions_go_on_from_the_backup() -> None:
     before = store.revision
     adapt(store, OLD, OLD)
     assert store.revision >= before
+
+
+# --- what is encrypted -------------------------------------------------------------------------
+
+DOOR = b"/registry/secrets/default/door"
+
+
+def keys(*letters: str, resources: str = "secrets") -> bytes:
+    """An EncryptionConfiguration with these keys."""
+    made = [{"name": c, "secret": base64.b64encode(c.encode() * 32).decode()} for c in letters]
+    entry = {"resources": [resources], "providers": [{"aesgcm": {"keys": made}}, {"identity": {}}]}
+    document = {"apiVersion": API_VERSION, "kind": KIND, "resources": [entry]}
+    return json.dumps(document).encode()
+
+
+def sealed(letter: str, key: bytes = DOOR, text: bytes = b"{}") -> bytes:
+    transformer = Encryption.parse(keys(letter), random.Random(1).randbytes).exact["secrets"]
+    return transformer.to_storage(key.decode(), text)
+
+
+def header(source: Path | None = None) -> BackupHeader:
+    return BackupHeader("old", 1, "", {"slot": 0} | ({"state_dir": str(source)} if source else {}))
+
+
+def state_dir_with(path: Path, encryption: bytes) -> StateDir:
+    (path / "pki").mkdir(parents=True)
+    (path / "pki" / "encryption.yaml").write_bytes(encryption)
+    return StateDir(path)
+
+
+def test_the_keys_of_a_backup_are_the_given_ones_or_this_clusters_or_its_sources(tmp_path: Path) -> None:
+    store = store_with(**{DOOR.decode(): sealed("a")})
+    own = state_dir_with(tmp_path / "own", keys("b", "a"))
+    other = state_dir_with(tmp_path / "other", keys("b"))
+    source = state_dir_with(tmp_path / "source", keys("a"))
+    assert find_keys(store, header(), own, b"") == keys("b", "a")
+    assert find_keys(store, header(source.path), other, b"") == keys("a")
+    assert find_keys(store, header(), other, keys("c", "a")) == keys("c", "a")
+    assert find_keys(store_with(**{DOOR.decode(): b"{}"}), header(source.path), StateDir(tmp_path / "new"), b"") == b""
+
+
+@pytest.mark.parametrize("given", [b"", keys("b"), b"nonsense"])
+def test_a_backup_whose_keys_are_not_to_be_found_is_refused(tmp_path: Path, given: bytes) -> None:
+    store = store_with(**{DOOR.decode(): sealed("a"), "/registry/secrets/default/gate": b"{}"})
+    directory = state_dir_with(tmp_path / "own", keys("b"))
+    with pytest.raises(ClusterError, match=r"--encryption-key FILE|cannot be used"):
+        find_keys(store, header(tmp_path / "gone"), directory, given)
+    # The same name, but another key.
+    wrong = keys("b").replace(b'"b"', b'"a"')
+    with pytest.raises(ClusterError, match=r"1 objects of the backup are encrypted \(key a\)"):
+        find_keys(store, header(), directory, wrong)
+
+
+def test_addresses_move_in_what_is_encrypted_and_it_stays_encrypted() -> None:
+    pod = b"/registry/pods/default/web"
+    store = store_with(**{pod.decode(): sealed("a", pod, b'{"podIP":"127.16.3.4"}')})
+    reader = all_keys(keys("a"), random.Random(2).randbytes)
+    adapt(store, OLD, NEW, reader)
+    moved = value(store, pod.decode())
+    assert moved is not None and moved.startswith(b"k8s:enc:aesgcm:v1:a:")
+    assert reader.from_storage(pod.decode(), moved)[0] == b'{"podIP":"127.48.3.4"}'
+
+
+async def test_nothing_is_touched_when_the_keys_are_missing(tmp_path: Path) -> None:
+    store = store_with(**{DOOR.decode(): sealed("a")})
+    described = replace(header(), origin={"config": ClusterConfig(name="old", host="process").to_json(), "slot": 0})
+    await write_backup(LocalDisk(tmp_path), "x.rpbackup", described, store.snapshot())
+    directory = StateDir(tmp_path / "new")
+    with pytest.raises(ClusterError, match="--encryption-key"):
+        await restore(directory, "new", tmp_path / "x.rpbackup", lambda _: None, force=True)
+    assert not directory.path.exists()

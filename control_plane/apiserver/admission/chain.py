@@ -18,7 +18,15 @@ Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 class Admission:
     """`admit` before defaults of creation and validation, `validate` and `reserve` after them, before the write."""
 
-    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup, authorizer: Authorizer) -> None:
+    def __init__(
+        self,
+        config: ApiServerConfig,
+        env: Env,
+        lookup: Lookup,
+        authorizer: Authorizer,
+        *,
+        to_storage: quota.ToStorage,
+    ) -> None:
         self._lookup = lookup
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
@@ -34,7 +42,7 @@ class Admission:
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
-            quota.Quotas(lookup).admit,
+            quota.Quotas(lookup, to_storage).admit,
         )
 
     async def admit(self, request: AdmissionRequest) -> None:

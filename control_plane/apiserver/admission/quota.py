@@ -4,11 +4,13 @@ The quota's status is a guard and an effect of that transaction, so concurrent c
 beyond it together. A controller recounts when objects go away.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from control_plane.api.errors import Forbidden
 from control_plane.api.meta import Object, name, pod_is_terminated
 from control_plane.api.quantity import parse
+from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.admission.request import CREATE, AdmissionRequest
 from control_plane.apiserver.entries import encode
 from control_plane.apiserver.lookup import Lookup
@@ -29,11 +31,16 @@ _SHORT = frozenset(
 )
 
 
+# The bytes to put into etcd for those of an object: (resource, key in etcd, bytes).
+ToStorage = Callable[[ResourceInfo, str, bytes], bytes]
+
+
 class Quotas:
     """Kubernetes' ResourceQuota plugin, on creation."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, to_storage: ToStorage) -> None:
         self._lookup = lookup
+        self._to_storage = to_storage
 
     async def admit(self, request: AdmissionRequest) -> None:
         if request.operation != CREATE or request.subresource or not request.info.namespaced:
@@ -73,9 +80,10 @@ class Quotas:
         total = {**recorded, **{r: str(used[r] + asked[r]) for r in asked}}
         changed = {**quota, "status": {**status, "hard": hard, "used": total}}
         meta = quota["metadata"]
-        quota_key = f"/registry/resourcequotas/{meta['namespace']}/{meta['name']}"
+        stored = self._lookup.resource("resourcequotas")
+        quota_key = stored.key(meta["namespace"], meta["name"])
         request.guards.append(at_revision(quota_key, int(meta["resourceVersion"])))
-        request.effects.append(put_op(quota_key, encode(changed)))
+        request.effects.append(put_op(quota_key, self._to_storage(stored, quota_key, encode(changed))))
 
     async def _live_usage(self, request: AdmissionRequest) -> dict[str, Any]:
         """What is used now, for a quota that no controller has counted yet."""
