@@ -27,7 +27,6 @@ _CORE = (
     "priorityclasses.scheduling.k8s.io",
 )
 _START_PAUSE_S = 0.2
-_START_TRIES = 300
 
 
 class ApiServer:
@@ -58,7 +57,9 @@ class ApiServer:
         self._rest: object | None = None
 
     async def start(self) -> None:
-        """Return when requests are answered. ApiError when etcd stays away, OSError when a port is taken."""
+        """Return when requests are answered, however long etcd is away. ApiError when etcd refuses, OSError when a port
+        is taken.
+        """
         try:
             await self._start()
         except BaseException:
@@ -106,16 +107,15 @@ class ApiServer:
             self._server = None
 
     async def _reach_etcd(self) -> None:
-        for left in range(_START_TRIES, 0, -1):
+        """For as long as it takes: whoever started this server knows how long that may be on this machine."""
+        while True:
             try:
                 await self.registry.hub.start()
                 break
             except ApiError as e:
-                if left == 1:
-                    raise
                 log.info("waiting for etcd: %s", e.message)
                 await asyncio.sleep(_START_PAUSE_S)
-        for left in range(_START_TRIES, 0, -1):
+        while True:
             try:
                 for name in _CORE:
                     await self.registry.hub.cache(self.registry.kinds.named(name))
@@ -125,8 +125,9 @@ class ApiServer:
                 await bootstrap.ensure(self.registry, self.config)
                 return
             except ApiError as e:
-                if left == 1 or not e.retryable:
+                if not e.retryable:
                     raise
+                log.info("waiting for etcd: %s", e.message)
                 await asyncio.sleep(_START_PAUSE_S)
 
     def _advertised(self, bound: str) -> str:

@@ -59,3 +59,5 @@ class Progress:
             return
         self._last = text
         self._status.update(text)
+        if not errors.is_terminal:
+            console.print(text)

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -18,14 +19,17 @@ import uvloop
 
 from control_plane.cluster.components import Component, Spec
 from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_host import RayHost
 from control_plane.rpc.grpc_network import GrpcNetwork
 from storage.env import settle_heap
 
 log = logging.getLogger(__name__)
 
+# In fair time: a component may wait for others, which start on the same busy machine.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
+POLL_S = 1.0
 
 
 @runtime_checkable
@@ -70,7 +74,15 @@ class ComponentThread:
 
     def _call(self, work: Any, timeout: float) -> None:
         future: Future[None] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        future.result(timeout)
+        patience = Patience(timeout, time.monotonic())
+        while True:
+            try:
+                return future.result(POLL_S)
+            except TimeoutError:
+                patience.passed(time.monotonic(), slowdown())
+                if future.done() or patience.over:
+                    future.cancel()
+                    raise
 
 
 async def _end_with(component: StopsItself) -> None:

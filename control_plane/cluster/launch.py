@@ -28,7 +28,9 @@ from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
 from storage.env import LockHeld
 
-READY_TIMEOUT_S = 120.0
+# In fair time (`patience`) without progress.
+READY_TIMEOUT_S = 60.0
+RAY_TRIES = 4
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
 
@@ -176,13 +178,8 @@ async def _up_ray(
     directory: StateDir, state: ClusterState, secrets: Secrets, progress: Progress, prepare: Prepare | None
 ) -> ClusterState:
     directory.write(state)
-    if state.host["owned"]:
-        progress("starting Ray")
-        pid = ray_cluster.start(state.host, directory.logs / "ray.log")
-        state = replace(state, host=state.host | {"pid": pid})
-        directory.write(state)
-    async with _ray_driver(directory, "start") as driver:
-        found = tuple(Machine(**m) for m in json.loads(await driver.line()))
+    async with contextlib.AsyncExitStack() as stack:
+        state, driver, found = await _reach_ray(stack, directory, state, progress)
         if state.topology.instances:
             state = replace(state, topology=_on_machines(state.topology, found))
         else:
@@ -192,11 +189,37 @@ async def _up_ray(
             await prepare(state, secrets)
         for role in crowded(state.topology) if len(found) > 1 else ():
             progress(f"there are fewer machines than {role}s: some share one")
-        progress(f"starting {len(state.topology.instances)} actors on {len(found)} machine(s)")
+        count = len(state.topology.instances)
+        progress(f"starting {count} actors on {len(found)} machine(s)")
         driver.go_on()
-        await driver.line()
-    await _wait(directory, progress, alive=lambda: True)
+        for number in range(1, count + 1):
+            name = (await driver.line()).strip()
+            progress(f"{name} has started, {number} of {count}")
+    host = state.host
+    await _wait(directory, progress, alive=lambda: not host["owned"] or ray_cluster.is_alive(host))
     return state
+
+
+async def _reach_ray(
+    stack: contextlib.AsyncExitStack, directory: StateDir, state: ClusterState, progress: Progress
+) -> tuple[ClusterState, "_Driver", tuple[Machine, ...]]:
+    """A driver that is connected to Ray, which is started where it is ours, and Ray's machines."""
+    log_file = directory.logs / "ray.log"
+    for tries_left in reversed(range(RAY_TRIES)):
+        if state.host["owned"]:
+            progress("starting Ray")
+            pid = ray_cluster.start(state.host, log_file)
+            state = replace(state, host=state.host | {"pid": pid})
+            directory.write(state)
+        driver = await stack.enter_async_context(_ray_driver(directory, "start"))
+        try:
+            return state, driver, tuple(Machine(**m) for m in json.loads(await driver.line()))
+        except ClusterError:
+            if not tries_left or not ray_cluster.was_slow(state.host, log_file):
+                raise
+            progress("Ray took itself too long on this busy machine: starting it again")
+            await asyncio.to_thread(ray_cluster.end_processes, state.host)
+    raise AssertionError("the last try returns or raises")
 
 
 class _Driver:

@@ -18,14 +18,36 @@ from pathlib import Path
 from typing import Any
 
 from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ports import can_bind, free_port
 
 LOOPBACK = "127.0.0.1"
+# In fair time (`patience`).
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 3.0
+LOG_TAIL_BYTES = 8192
 # Objects never travel through Ray; this is the least it accepts.
 OBJECT_STORE_BYTES = 80_000_000
 POLL_S = 0.05
+# What Ray says when it gave up on its own processes because they were slow (30 s are fixed in `ray start`).
+_WAS_SLOW = ("timed out during startup", "has become overloaded", "Failed to get node info", "failed to register")
+# Ray's own limits on starting and answering (ray_config_def.h, _private/node.py). On a busy machine its defaults end
+# what is only slow; a process that is dead is noticed by its closed socket, not by these.
+_UNHURRIED = {
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_gcs_rpc_server_connect_timeout_s": "30",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_gcs_server_port_wait_time_s": "600",
+    "RAY_gcs_server_request_timeout_seconds": "180",
+    "RAY_health_check_failure_threshold": "20",
+    "RAY_health_check_initial_delay_ms": "60000",
+    "RAY_health_check_timeout_ms": "30000",
+    "RAY_pop_worker_max_retries": "-1",
+    "RAY_raylet_client_connect_timeout_milliseconds": "5000",
+    "RAY_raylet_client_num_connect_attempts": "120",
+    "RAY_raylet_start_wait_time_s": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+}
 
 
 def reserve(rng: random.Random, token: str) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def environment(host: dict[str, Any]) -> dict[str, str]:
     """The environment in which Ray's processes and their drivers must run."""
     variables = {"RAY_USAGE_STATS_ENABLED": "0"}
     if host["owned"]:
-        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": host["token"]}
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": host["token"]} | _UNHURRIED
     return variables
 
 
@@ -92,7 +114,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
     options: dict[str, Any] = {"_node_ip_address": LOOPBACK} if host["owned"] else {}
     if not host["owned"]:
         options["runtime_env"] = {"py_modules": _own_packages()}
-    deadline = time.monotonic() + timeout
+    patience = Patience(timeout, time.monotonic())
     while True:
         try:
             ray.init(
@@ -104,13 +126,31 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
             )
             return
         except (ConnectionError, RuntimeError) as e:
-            if time.monotonic() > deadline:
+            _still_there(host)
+            patience.passed(time.monotonic(), slowdown())
+            if patience.over:
                 raise ClusterError(f"Ray at {address} does not answer: {e}") from e
             time.sleep(POLL_S)
 
 
+def was_slow(host: dict[str, Any], log_file: Path) -> bool:
+    """Whether `ray start` has ended because its own processes took it too long: it may be tried again."""
+    if not host["owned"] or _alive(host["pid"]):
+        return False
+    with open(log_file, "rb") as log:
+        log.seek(0, os.SEEK_END)
+        log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
+        said = log.read().decode(errors="replace")
+    return any(sign in said for sign in _WAS_SLOW)
+
+
 def stop(host: dict[str, Any]) -> None:
     """End Ray's processes and the actors in them, if any are left, and wait until they are gone."""
+    end_processes(host)
+    shutil.rmtree(host["dir"], ignore_errors=True)
+
+
+def end_processes(host: dict[str, Any]) -> None:
     session = host["pid"] if _is_ours(host) else 0
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while session and (left := _session_members(session)):
@@ -120,17 +160,26 @@ def stop(host: dict[str, Any]) -> None:
         if time.monotonic() > deadline:
             raise ClusterError(f"processes {', '.join(map(str, left))} of Ray do not end; end them by hand")
         time.sleep(POLL_S)
-    shutil.rmtree(host["dir"], ignore_errors=True)
 
 
 def _await_port(host: dict[str, Any], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+    patience = Patience(timeout, time.monotonic())
     while can_bind(LOOPBACK, host["port"]):
-        if host["pid"] and not _alive(host["pid"]):
-            raise ClusterError("Ray did not start; see logs/ray.log in the state directory")
-        if time.monotonic() > deadline:
+        _still_there(host)
+        patience.passed(time.monotonic(), slowdown())
+        if patience.over:
             raise ClusterError(f"Ray did not listen on port {host['port']} in time; see logs/ray.log")
         time.sleep(POLL_S)
+
+
+def _still_there(host: dict[str, Any]) -> None:
+    if host["owned"] and host["pid"] and not _alive(host["pid"]):
+        raise ClusterError("Ray did not start; see logs/ray.log in the state directory")
+
+
+def is_alive(host: dict[str, Any]) -> bool:
+    """Whether the process that `start` started still runs."""
+    return _alive(host["pid"])
 
 
 def _own_packages() -> list[str]:

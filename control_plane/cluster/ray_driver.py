@@ -6,8 +6,8 @@ Ray takes over a driver's signals and may end the whole process, so a command th
 it out: it starts this process, and ends it when it is interrupted.
 
 `start` connects, prints the machines as a line of JSON, waits for a line on standard input (by then cluster.json
-holds the topology), starts all actors and prints "started". `stop` ends all actors of the cluster. Errors are one
-line on standard error and exit code 1.
+holds the topology), starts all actors and prints the name of each that has started. `stop` ends all actors of the
+cluster. Errors are one line on standard error and exit code 1.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from control_plane.cluster import ray_cluster
+from control_plane.cluster.components import Spec
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import ClusterError
 from control_plane.cluster.pki import Secrets
@@ -51,8 +52,12 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
     secrets = Secrets.read(directory.pki)
     if secrets is None:
         raise ClusterError(f"no keys in {directory.pki}; run `rayplane up`")
-    await asyncio.gather(*(host.start(spec) for spec in founding_specs(state, secrets, directory.path)))
-    print("started", flush=True)
+
+    async def start(spec: Spec) -> None:
+        await host.start(spec)
+        print(spec.instance.name, flush=True)
+
+    await asyncio.gather(*(start(spec) for spec in founding_specs(state, secrets, directory.path)))
 
 
 async def _stop(config: ClusterConfig) -> None:

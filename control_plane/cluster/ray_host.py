@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,12 +22,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from control_plane.cluster.components import Spec
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from control_plane.cluster.topology import Machine, Role
 
 T = TypeVar("T")
 
+# In fair time; an actor's component gives up a little earlier, and says why.
 START_TIMEOUT_S = 100.0
+POLL_S = 1.0
 STOP_TIMEOUT_S = 12.0
 CALL_TIMEOUT_S = 30.0
 _TIED = (Role.MEMBER, Role.NODE_HOST)
@@ -86,7 +90,7 @@ class RayHost:
                 )
                 .remote(spec)
             )
-            pid = int(ray.get(actor.pid.remote(), timeout=START_TIMEOUT_S))
+            pid = int(_patiently(actor.pid.remote(), START_TIMEOUT_S))
         except (RayError, ValueError) as e:
             raise StartFailed(f"{instance.name}: {_cause(e)}; see {spec.log_file}") from e
         return pid
@@ -123,6 +127,16 @@ class RayHost:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+def _patiently(reference: Any, span_s: float) -> Any:
+    """What Ray answers. GetTimeoutError when it does not for a span of fair time."""
+    patience = Patience(span_s, time.monotonic())
+    while not ray.wait([reference], timeout=POLL_S)[0]:
+        patience.passed(time.monotonic(), slowdown())
+        if patience.over:
+            raise GetTimeoutError
+    return ray.get(reference)
 
 
 def _machines() -> list[Machine]:

@@ -12,13 +12,16 @@ from control_plane.api import meta
 from control_plane.api.errors import ApiError, NotFound
 from control_plane.cluster.access import Access
 from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import Role
 from control_plane.rpc import RpcError
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 POLL_S = 0.05
+# On an idle machine; on a busy one a call gets as many times more as the machine is slower, up to a limit.
 CALL_TIMEOUT_S = 2.0
+SLOWDOWN_MAX = 10.0
 LEASES = "leases.coordination.k8s.io"
 LEADERS = ("kube-scheduler", "kube-controller-manager")
 
@@ -29,6 +32,8 @@ class Check:
 
     what: str
     missing: str = ""
+    done: int = 0
+    """How much of it is there; more than before is progress."""
 
     @property
     def ok(self) -> bool:
@@ -43,48 +48,54 @@ async def await_ready(
     alive: Callable[[], bool],
     progress: Callable[[str], None],
 ) -> None:
-    """Return when every check passes. Raises StartFailed with what is missing after `timeout` seconds.
+    """Return when every check passes. Raises StartFailed with what is missing when no further check has passed for
+    `timeout` seconds of fair time (`patience`).
 
     `alive` tells whether whatever runs the cluster still does.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
+    patience = Patience(timeout, loop.time())
     while True:
-        failing = [c for c in await checks(admin, directory) if not c.ok]
+        made = await checks(admin, directory)
+        failing = [c for c in made if not c.ok]
         if not failing:
             return
-        progress(f"{failing[0].what}: {failing[0].missing}")
+        progress(f"waiting for {failing[0].what}: {failing[0].missing}")
         if not alive():
             raise StartFailed(f"the cluster's process ended; see {directory.logs}")
-        if loop.time() > deadline:
+        patience.passed(loop.time(), slowdown())
+        patience.reached(sum(c.done for c in made))
+        if patience.over:
             missing = "; ".join(f"{c.what}: {c.missing}" for c in failing)
-            raise StartFailed(f"not ready after {timeout:.0f} s: {missing}; see {directory.logs}")
+            raise StartFailed(f"no progress for {timeout:.0f} s: {missing}; see {directory.logs}")
         await asyncio.sleep(POLL_S)
 
 
 async def checks(admin: Access, directory: StateDir) -> list[Check]:
     """Members first, then what needs them; a later check is not made while an earlier one fails."""
-    members = [await _member(admin, e) for e in admin.state.topology.endpoints(Role.MEMBER, "client")]
+    limit = CALL_TIMEOUT_S * min(slowdown(), SLOWDOWN_MAX)
+    endpoints = admin.state.topology.endpoints(Role.MEMBER, "client")
+    members = await asyncio.gather(*(_member(admin, e, limit) for e in endpoints))
     if not all(c.ok for c in members):
         return members
     try:
-        async with asyncio.timeout(CALL_TIMEOUT_S):
+        async with asyncio.timeout(limit):
             found = await asyncio.gather(
                 *(_leader(admin, name) for name in LEADERS), _nodes(admin), _default_account(admin)
             )
     except (ApiError, TimeoutError) as e:
         return [*members, Check("API servers", str(e) or "no answer")]
-    front = await _front_door(admin, directory)
+    front = await _front_door(admin, directory, limit)
     return [*members, *found, *front]
 
 
-async def _member(admin: Access, endpoint: str) -> Check:
+async def _member(admin: Access, endpoint: str, limit: float) -> Check:
     what = f"etcd member at {endpoint}"
     try:
-        status = await admin.etcd.status(endpoint, timeout=CALL_TIMEOUT_S)
+        status = await admin.etcd.status(endpoint, timeout=limit)
     except RpcError as e:
         return Check(what, e.message)
-    return Check(what, "" if status.leader else "has no leader")
+    return Check(what, "" if status.leader else "has no leader", done=2 if status.leader else 1)
 
 
 async def _leader(admin: Access, name: str) -> Check:
@@ -92,7 +103,8 @@ async def _leader(admin: Access, name: str) -> Check:
         lease = await admin.api.get(LEASES, name, "kube-system")
     except NotFound:
         return Check(name, "none leads")
-    return Check(name, "" if lease["spec"].get("holderIdentity") else "none leads")
+    held = bool(lease["spec"].get("holderIdentity"))
+    return Check(name, "" if held else "none leads", done=held)
 
 
 async def _nodes(admin: Access) -> Check:
@@ -100,7 +112,7 @@ async def _nodes(admin: Access) -> Check:
     nodes = (await admin.api.list("nodes")).items
     ready = {meta.name(n) for n in nodes if meta.condition_is(n, "Ready")}
     missing = sorted(wanted - ready)
-    return Check("nodes", f"{len(missing)} of {len(wanted)} not Ready" if missing else "")
+    return Check("nodes", f"{len(missing)} of {len(wanted)} not Ready" if missing else "", done=len(ready))
 
 
 async def _default_account(admin: Access) -> Check:
@@ -108,15 +120,15 @@ async def _default_account(admin: Access) -> Check:
         await admin.api.get("serviceaccounts", "default", "default")
     except NotFound:
         return Check("namespace default", "has no service account yet")
-    return Check("namespace default")
+    return Check("namespace default", done=1)
 
 
-async def _front_door(admin: Access, directory: StateDir) -> list[Check]:
+async def _front_door(admin: Access, directory: StateDir, limit: float) -> list[Check]:
     """Every API server's HTTPS port, and the load balancer's."""
     context = client_ssl(directory)
     topology = admin.state.topology
     urls = [*topology.endpoints(Role.APISERVER, "https"), *topology.endpoints(Role.LOAD_BALANCER, "https")]
-    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=limit)
     checked = []
     async with aiohttp.ClientSession(timeout=timeout) as session:
         for endpoint in urls:
@@ -127,7 +139,7 @@ async def _front_door(admin: Access, directory: StateDir) -> list[Check]:
                         missing = f"answers {answer.status}"
             except (aiohttp.ClientError, OSError, TimeoutError) as e:
                 missing = str(e) or "no answer"
-            checked.append(Check(f"https://{endpoint}", missing))
+            checked.append(Check(f"https://{endpoint}", missing, done=not missing))
     return checked
 
 

@@ -1,0 +1,58 @@
+"""How long to wait on a machine that may be busy.
+
+A start that takes 5 seconds of an idle machine takes minutes of one where twenty others want the same core, and is as
+healthy. So waits here end when nothing has moved for a span of *fair* time: seconds count in full on an idle machine,
+and as the machine's share of a second on a busy one.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SLOWDOWN_MAX = 50.0
+
+
+@dataclass(slots=True)
+class Patience:
+    """Pure. `now` is any clock's seconds, `slowdown` how many times slower than idle the machine is (1 and more)."""
+
+    span_s: float
+    now: float
+    spent_s: float = field(default=0.0, init=False)
+    best: int = field(default=-1, init=False)
+
+    def passed(self, now: float, slowdown: float) -> None:
+        """Time has gone by without news."""
+        self.spent_s += max(0.0, now - self.now) / min(max(slowdown, 1.0), SLOWDOWN_MAX)
+        self.now = now
+
+    def reached(self, score: int) -> None:
+        """More is done than ever before, or not: what was there already and comes and goes is no progress."""
+        if score > self.best:
+            self.best, self.spent_s = score, 0.0
+
+    @property
+    def over(self) -> bool:
+        return self.spent_s >= self.span_s
+
+
+def slowdown() -> float:
+    """How many runnable threads share each core of this machine, now or in the last minute; at least 1."""
+    try:
+        wanting = os.getloadavg()[0]
+    except OSError:
+        return 1.0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The average is slow to rise (proc_loadavg(5): runnable/all).
+        wanting = max(wanting, float(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]))
+    return max(1.0, wanting / _cores())
+
+
+def _cores() -> float:
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with contextlib.suppress(OSError, ValueError):
+        # Kernel documentation, cgroup v2, cpu.max: "quota period" in microseconds, or "max".
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, int(quota) / int(period))
+    return cores

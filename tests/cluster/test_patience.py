@@ -1,0 +1,91 @@
+"""Waiting by progress: a busy machine gets more time, a start that stands still gets none beyond its span."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from control_plane.cluster import ray_cluster, readiness
+from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.patience import Patience, slowdown
+from control_plane.cluster.readiness import Check, await_ready
+from control_plane.cluster.state import StateDir
+
+
+@pytest.mark.parametrize(
+    ("slowdowns", "over_after"),
+    [
+        ([1.0] * 20, 10),
+        ([2.0] * 30, 20),
+        ([1.0] * 5 + [20.0] * 100 + [1.0] * 5, 105),
+        # Less than idle is nothing; what is beyond all measure is bounded.
+        ([0.1] * 20, 10),
+        ([1e9] * 600, 500),
+    ],
+)
+def test_seconds_count_as_much_as_the_machine_gives(slowdowns: list[float], over_after: int) -> None:
+    patience = Patience(span_s=10.0, now=0.0)
+    for second, factor in enumerate(slowdowns, 1):
+        patience.passed(float(second), factor)
+        if patience.over:
+            assert abs(second - over_after) <= 1
+            return
+    raise AssertionError("it never ends")
+
+
+def test_only_more_than_ever_before_is_progress() -> None:
+    patience = Patience(span_s=10.0, now=0.0)
+    for second, score in enumerate([1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2], 1):
+        patience.passed(float(second), 1.0)
+        patience.reached(score)
+    assert patience.over
+    patience.reached(3)
+    assert not patience.over
+
+
+def test_this_machine_has_a_slowdown() -> None:
+    assert slowdown() >= 1.0
+
+
+async def _wait(rounds: list[int], alive: bool = True) -> list[str]:
+    """Wait for ten conditions, of which so many are met in each round; what was told."""
+    left = iter(rounds)
+    last = 0
+
+    async def made(*_: Any) -> list[Check]:
+        nonlocal last
+        last = next(left, last)
+        return [Check(str(n), "" if n < last else "not yet", done=n < last) for n in range(10)]
+
+    told: list[str] = []
+    with mock.patch.object(readiness, "checks", made), mock.patch.object(readiness, "slowdown", lambda: 1.0):
+        directory = StateDir(Path("/nowhere"))
+        await await_ready(mock.Mock(), directory, timeout=0.3, alive=lambda: alive, progress=told.append)
+    return told
+
+
+async def test_a_start_that_moves_takes_as_long_as_it_takes() -> None:
+    # Each span alone is longer than half of the patience; all together are several times as long.
+    assert len(await _wait([n // 4 for n in range(41)])) >= 40
+
+
+async def test_a_start_that_stands_still_fails_and_says_what_is_missing() -> None:
+    with pytest.raises(StartFailed, match=r"no progress.*7: not yet; 8: not yet; 9: not yet"):
+        await _wait([7])
+
+
+async def test_a_start_whose_process_is_gone_fails_at_once() -> None:
+    with pytest.raises(StartFailed, match="process ended"):
+        await asyncio.wait_for(_wait([0], alive=False), 10)
+
+
+def test_ray_is_tried_again_only_when_it_was_slow(tmp_path: Path) -> None:
+    log = tmp_path / "ray.log"
+    gone = {"owned": True, "pid": 2**22 + 1}
+    log.write_text("Exception: The current node timed out during startup. This could happen because ...\n")
+    assert ray_cluster.was_slow(gone, log)
+    assert not ray_cluster.was_slow({"owned": False, "pid": 0}, log)
+    log.write_text("OSError: [Errno 28] No space left on device\n")
+    assert not ray_cluster.was_slow(gone, log)
