@@ -33,6 +33,8 @@ from control_plane.api.meta import Object
 from control_plane.api.schema import KEY_DEFAULTS, MAP, STRUCT, Definition, Field, Type
 
 BEFORE_FIRST_APPLY: Final = "before-first-apply"
+ANCIENT_CHANGES: Final = "ancient-changes"
+UPDATERS_MAX: Final = 10
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _EMPTY: Final[FieldSet] = frozenset()
 
@@ -154,7 +156,27 @@ def track_update(
         managers[key] = _Entry(fields, new["apiVersion"], time)
     if not fields:
         managers.pop(key, None)
+    _merge_oldest(managers)
     _encode(new, managers)
+
+
+def _merge_oldest(managers: _Managers) -> None:
+    """Bound the entries of those who merely updated: the oldest become one for each apiVersion, as in Kubernetes."""
+    left = sorted((m for m in managers if m.operation == "Update"), key=lambda m: managers[m].time)
+    surplus = len(left) - UPDATERS_MAX
+    first: dict[str, Manager] = {}
+    for manager in left:
+        if surplus <= 0:
+            return
+        entry, version = managers[manager], manager.api_version
+        if version not in first:
+            first[version] = manager
+            continue
+        bucket = Manager(ANCIENT_CHANGES, "Update", version)
+        merged = managers.pop(first[version]).fields | managers.pop(manager).fields
+        managers[bucket] = _Entry(merged, entry.api_version, entry.time)
+        first[version] = bucket
+        surplus -= 1
 
 
 def _bare(config: Object) -> Object:

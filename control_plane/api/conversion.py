@@ -94,7 +94,7 @@ def _hpa_to_v2(obj: Object) -> Object:
     spec, status = dict(obj.get("spec") or {}), dict(obj.get("status") or {})
     meta = dict(obj.get("metadata") or {})
     notes = dict(meta.get("annotations") or {})
-    extra = {k: _json(notes.pop(_ANNOTATION + k, None)) for k in _NOTES}
+    extra = {k: _json(notes.pop(_ANNOTATION + k, None), shape) for k, shape in _NOTES.items()}
     metrics = list(extra["metrics"] or ())
     percent = spec.pop("targetCPUUtilizationPercentage", None)
     if percent is not None:
@@ -121,15 +121,18 @@ def _hpa_to_v2(obj: Object) -> Object:
     return result
 
 
-_NOTES: Final = ("metrics", "behavior", "current-metrics", "conditions")
+_NOTES: Final = {"metrics": list, "behavior": dict, "current-metrics": list, "conditions": list}
 
 
-def _json(text: Any) -> Any:
+def _json(text: Any, shape: type) -> Any:
     """The value of an annotation; None for one that a user has broken, as Kubernetes drops it."""
     try:
-        return orjson.loads(text) if text else None
+        value = orjson.loads(text) if text else None
     except orjson.JSONDecodeError:
         return None
+    if not isinstance(value, shape) or (isinstance(value, list) and not all(isinstance(one, dict) for one in value)):
+        return None
+    return value
 
 
 _CONVERSIONS: Final[Mapping[tuple[str, str], Callable[[Object], Object]]] = {

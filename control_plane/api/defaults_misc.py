@@ -39,7 +39,13 @@ def namespace(obj: Object) -> None:
 
 
 def node(obj: Object) -> None:
-    obj.setdefault("spec", {})
+    spec = obj.setdefault("spec", {})
+    # The same said twice: old clients know only the first block, and it is what counts.
+    block, blocks = spec.get("podCIDR"), spec.get("podCIDRs")
+    if block and (not blocks or blocks[0] != block):
+        spec["podCIDRs"] = [block]
+    elif blocks:
+        spec["podCIDR"] = blocks[0]
     status = obj.get("status")
     if status:
         canonical_resources(status.get("capacity"))

@@ -1,7 +1,7 @@
 """The part of JSONPath that printer columns use: fields, indexes, wildcards, simple filters.
 
 Understood: `.a.b`, `.a['b.c/d']`, `.a[0]`, `.a[-1]`, `.a[*]`, `.a[?(@.type=="Ready")].status`,
-escaped dots (`.a.b\\.c`). Not understood: recursion, slices, scripts.
+`.a[-1:]`, escaped dots (`.a.b\\.c`). Not understood: recursion, steps of slices, scripts.
 Source: Kubernetes reference "JSONPath Support".
 """
 
@@ -15,13 +15,22 @@ from typing import Any
 Step = Callable[[Any], list[Any]]
 _FIELD = re.compile(r"\.((?:\\.|[^.\[\\])+)")
 _INDEX = re.compile(r"\[(-?\d+)\]")
+_SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]")
 _QUOTED = re.compile(r"\[(?:'([^']*)'|\"([^\"]*)\")\]")
 _FILTER = re.compile(r"\[\?\(\s*@\.([\w./\\-]+)\s*(==|!=)\s*(?:'([^']*)'|\"([^\"]*)\"|([^)\s]+))\s*\)\]")
 _CACHE = 1024
+LENGTH_MAX = 1024
 
 
 class JsonPathError(ValueError):
     """The path uses something that is not understood."""
+
+
+def check(path: str) -> None:
+    """Raise JsonPathError for a path that `find` does not understand."""
+    if len(path) > LENGTH_MAX:
+        raise JsonPathError(f"JSONPath of more than {LENGTH_MAX} characters")
+    _compile(path)
 
 
 def find(value: Any, path: str) -> list[Any]:
@@ -47,6 +56,7 @@ def _compile(path: str) -> tuple[Step, ...]:
         for pattern, make in (
             (_FIELD, _field_step),
             (_INDEX, _index_step),
+            (_SLICE, _slice_step),
             (_QUOTED, _quoted_step),
             (_FILTER, _filter_step),
         ):
@@ -82,6 +92,11 @@ def _quoted_step(match: re.Match[str]) -> Step:
 def _index_step(match: re.Match[str]) -> Step:
     index = int(match.group(1))
     return lambda value: [value[index]] if isinstance(value, list) and -len(value) <= index < len(value) else []
+
+
+def _slice_step(match: re.Match[str]) -> Step:
+    begin, end = (int(text) if text else None for text in match.groups())
+    return lambda value: value[begin:end] if isinstance(value, list) else []
 
 
 def _filter_step(match: re.Match[str]) -> Step:

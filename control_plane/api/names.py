@@ -23,6 +23,7 @@ _CONFIG_KEY = re.compile("[-._a-zA-Z0-9]+")
 _PORT_NAME = re.compile("[-a-z0-9]+")
 _ENV = re.compile(r"[ -<>-~]+")
 _PERCENT = re.compile("[0-9]+%")
+_BITS = re.compile("[0-9]{1,3}")
 
 
 def regex_error(message: str, pattern: str, *examples: str) -> str:
@@ -201,6 +202,8 @@ def port_name_errors(name: str) -> tuple[str, ...]:
 
 def path_segment_errors(name: str) -> tuple[str, ...]:
     """Problems of a name that is only a URL path segment, as RBAC objects are named."""
+    if "/" not in name and "%" not in name and name not in (".", ".."):
+        return ()
     if name in (".", ".."):
         return (f"may not be '{name}'",)
     return tuple(f"may not contain '{one}'" for one in ("/", "%") if one in name)
@@ -212,16 +215,21 @@ def is_percent(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def is_ip(text: str) -> bool:
+    """Whether this is an IPv4 or IPv6 address, without a zone."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text
 
 
 def is_cidr(text: str) -> bool:
+    """Whether this is `address/bits`: other forms of a mask are not known to Kubernetes."""
+    _, slash, bits = text.partition("/")
+    if not slash or not _BITS.fullmatch(bits) or "%" in text:
+        return False
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
         return False
-    return "/" in text
+    return True

@@ -3,10 +3,12 @@
 from typing import Any
 
 from control_plane.api import decoding
-from control_plane.api.errors import BadRequest, Conflict, Invalid, invalid
+from control_plane.api.errors import BadRequest, Conflict, Invalid, invalid, too_long
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.requests import Target
+
+MANAGER_BYTES_MAX = 128
 
 
 def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
@@ -30,6 +32,23 @@ def validation_mode(text: str) -> decoding.FieldValidation:
             group="meta.k8s.io",
         )
     return "Warn"
+
+
+def check_manager(name: str, kind: str) -> None:
+    """Invalid for a field manager that is no name to keep; `kind`: the options that name it."""
+    errors = []
+    if len(name.encode()) > MANAGER_BYTES_MAX:
+        errors.append(too_long("fieldManager", MANAGER_BYTES_MAX))
+    if not name.isprintable():
+        errors.append(invalid("fieldManager", name, "should only contain printable characters"))
+    if errors:
+        raise Invalid.of(kind, "", errors, group="meta.k8s.io")
+
+
+def program(user_agent: str) -> str:
+    """The program that a User-Agent header names, as a field manager: short and printable whatever is written there."""
+    name = "".join(c for c in user_agent.partition("/")[0][:MANAGER_BYTES_MAX] if c.isprintable())
+    return name.encode()[:MANAGER_BYTES_MAX].decode(errors="ignore")
 
 
 def set_namespace(target: Target, meta: dict[str, Any]) -> None:

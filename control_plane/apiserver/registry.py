@@ -8,11 +8,13 @@ import orjson
 
 from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, TooManyRequests
 from control_plane.api.meta import Object
+from control_plane.api.names import path_segment_errors
 from control_plane.api.patching import PatchKind
 from control_plane.apiserver import metrics
 from control_plane.apiserver.admission import Admission
 from control_plane.apiserver.authn import Authenticator
 from control_plane.apiserver.authz import Authorizer
+from control_plane.apiserver.bodies import check_manager
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.custom import Cleaner, CustomResources, without_finalizer
 from control_plane.apiserver.encryption import Encryption
@@ -101,7 +103,7 @@ class ObjectRegistry:
         name: str = "",
         subresource: str = "",
     ) -> Target:
-        """What a request names. NotFound for what is not served."""
+        """What a request names. NotFound for what is not served, BadRequest for what can be no name."""
         try:
             info = self.kinds.find(group, version, plural)
         except NotFound:
@@ -112,6 +114,10 @@ class ObjectRegistry:
             info = self.kinds.find(group, version, plural)
         if subresource and subresource not in info.subresources:
             raise NotFound("the server could not find the requested resource", details={})
+        for what, value in (("Name", name), ("Namespace", namespace)):
+            problems = path_segment_errors(value)
+            if problems:
+                raise BadRequest(f'{what} parameter invalid: "{value}": {", ".join(problems)}')
         if not info.namespaced:
             namespace = name if info.name == "namespaces" else ""
         return Target(info, namespace, name, subresource)
@@ -183,6 +189,7 @@ class ObjectRegistry:
 
     async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         await self.allow(user, "create", target)
+        check_manager(options.field_manager, "CreateOptions")
         plain = _plain(target)
         if target.subresource:
             return await self.subresources.create(user, plain, body, content_type, options)
@@ -192,6 +199,7 @@ class ObjectRegistry:
 
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         await self.allow(user, "update", target)
+        check_manager(options.field_manager, "UpdateOptions")
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.update(user, plain, body, content_type, options)
@@ -199,6 +207,7 @@ class ObjectRegistry:
 
     async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:
         await self.allow(user, "patch", target)
+        check_manager(options.field_manager, "PatchOptions")
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.patch(user, plain, kind, body, options)

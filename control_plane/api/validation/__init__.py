@@ -17,6 +17,7 @@ from control_plane.api.errors import FieldError
 from control_plane.api.meta import Object
 from control_plane.api.validation import (
     config,
+    events,
     networking,
     policy,
     services,
@@ -87,6 +88,7 @@ _CREATE: dict[tuple[str, str], Callable[[Object], Errors]] = {
     ("", "ResourceQuota"): config.resource_quota,
     ("", "LimitRange"): config.limit_range,
     ("", "Node"): config.node,
+    ("", "Event"): events.event,
     ("coordination.k8s.io", "Lease"): config.lease,
     ("scheduling.k8s.io", "PriorityClass"): config.priority_class,
     (_RBAC, "Role"): policy.role,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from control_plane.api import names
@@ -223,11 +223,22 @@ def node(obj: Object) -> Errors:
             text = "taints must be unique by key and effect pair"
             errs.append(FieldError(duplicated.type, at, duplicated.bad_value, text))
         seen.add(pair)
-    for index, block in enumerate(spec.get("podCIDRs") or ()):
+    _pod_blocks(spec.get("podCIDRs") or (), errs)
+    return errs
+
+
+def _pod_blocks(blocks: Sequence[str], errs: Errors) -> None:
+    """The pods' addresses on a node: at most one block of each family."""
+    families: set[bool] = set()
+    for index, block in enumerate(blocks):
         if not names.is_cidr(block):
             text = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
             errs.append(invalid(f"spec.podCIDRs[{index}]", block, text))
-    return errs
+            return
+        families.add(":" in block)
+    if len(blocks) > len(families):
+        text = "may specify no more than one CIDR for each IP family"
+        errs.append(invalid("spec.podCIDRs", list(blocks), text))
 
 
 def node_update(new: Object, old: Object) -> Errors:

@@ -79,11 +79,18 @@ def _owners(owners: Sequence[Mapping[str, Any]], path: str, errs: Errors) -> Non
     controller = ""
     for index, owner in enumerate(owners):
         at = f"{path}[{index}]"
-        if not owner.get("apiVersion"):
-            errs.append(invalid(f"{at}.apiVersion", "", "version must not be empty"))
+        version = owner.get("apiVersion") or ""
+        if not version.rpartition("/")[2] or version.count("/") > 1:
+            errs.append(invalid(f"{at}.apiVersion", version, "version must not be empty"))
         for field in ("kind", "name", "uid"):
             if not owner.get(field):
                 errs.append(invalid(f"{at}.{field}", "", f"{field} must not be empty"))
+        # No object has such a name: who looks for the owner must not ask for another path.
+        checked(names.path_segment_errors(owner.get("name") or ""), owner.get("name"), f"{at}.name", errs)
+        if owner.get("kind") == "Event" and version in ("v1", "events.k8s.io/v1"):
+            group, _, number = version.rpartition("/")
+            kind = f"{group}/{number}, Kind=Event"
+            errs.append(invalid(at, kind, f"{kind} is disallowed from being an owner"))
         if owner.get("controller"):
             own = owner.get("name") or ""
             if controller:

@@ -11,6 +11,7 @@ from control_plane.api.openapi import OpenAPI
 from control_plane.apiserver.cache import ResourceCache
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.registry import ObjectRegistry
+from control_plane.apiserver.request_counts import RequestCounts
 
 GIT_VERSION = "v1.37.0+rayplane"
 _VERSION = {
@@ -37,8 +38,7 @@ class Documents:
         resources = registry.kinds.registry
         self._discovery = Discovery(resources)
         self._openapi = OpenAPI(resources, version=GIT_VERSION, custom_schemas=registry.kinds.custom_schemas)
-        self.requests_total: dict[tuple[str, str, int], int] = {}
-        """Answered requests by (verb, resource, code)."""
+        self.requests = RequestCounts()
 
     async def answer(self, request: web.BaseRequest) -> web.Response | None:
         path = request.path.rstrip("/") or "/"
@@ -106,7 +106,7 @@ class Documents:
     def _metrics(self) -> str:
         """Prometheus text format 0.0.4."""
         lines = ["# TYPE apiserver_request_total counter"]
-        for (verb, resource, code), count in sorted(self.requests_total.items()):
+        for (verb, resource, code), count in self.requests.items():
             labels = f'verb="{verb}",resource="{resource}",code="{code}"'
             lines.append(f"apiserver_request_total{{{labels}}} {count}")
         caches: list[ResourceCache] = [c for c in self._registry.hub.loaded() if c.ready]

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from control_plane.api import decoding, patching
 from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, RequestEntityTooLarge
+from control_plane.apiserver.bodies import program
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.reading import WatchItem
 from control_plane.apiserver.registry import (
@@ -238,7 +239,7 @@ def _write_options(request: web.BaseRequest) -> WriteOptions:
     dry_run = query.getall("dryRun", [])
     check_dry_run([value for value in dry_run if value])
     manager = query.get("fieldManager", "")
-    agent = request.headers.get("User-Agent", "").partition("/")[0]
+    agent = program(request.headers.get("User-Agent", ""))
     return WriteOptions(
         dry_run=any(dry_run),
         field_manager=manager,

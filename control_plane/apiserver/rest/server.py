@@ -86,7 +86,7 @@ class RestServer:
     # --- one request --------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        verb, resource = request.method, ""
+        verb, info = request.method, None
         try:
             user = await self._user(request)
             found = paths.parse(request.path)
@@ -95,7 +95,7 @@ class RestServer:
             else:
                 watch = found.watch or request.query.get("watch", "") in ("true", "1")
                 verb = found.verb(request.method, watch=watch)
-                resource = found.plural
+                info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
                 response = await self._resource(request, user, found, verb)
         except ApiError as e:
             response = error_response(e)
@@ -110,9 +110,7 @@ class RestServer:
         except Exception as e:
             log.exception("a request failed: %s %s", request.method, request.path)
             response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
-        key = (verb, resource, response.status)
-        counts = self._documents.requests_total
-        counts[key] = counts.get(key, 0) + 1
+        self._documents.requests.add(verb, info, response.status)
         return response
 
     async def _resource(

@@ -1,0 +1,88 @@
+"""What clients write keys nothing that lives on: counters, paths, names of managers."""
+
+import pytest
+
+from control_plane.api import errors
+from control_plane.apiserver.request_counts import CUSTOM_MAX
+from control_plane.client.api import ApiClient
+from tests.apiserver.conftest import Stack
+from tests.apiserver.test_rest import Rest, rest  # noqa: F401
+
+
+async def counted(rest: Rest) -> list[str]:  # noqa: F811
+    async with rest.request("GET", "/metrics") as response:
+        return [line for line in (await response.text()).splitlines() if line.startswith("apiserver_request_total")]
+
+
+async def test_requests_are_counted_by_what_is_served(rest: Rest) -> None:  # noqa: F811
+    await rest.json("GET", "/api/v1/namespaces/default/configmaps")
+    before = await counted(rest)
+    assert 'apiserver_request_total{verb="list",resource="configmaps",code="200"} 1' in before
+    for number in range(50):
+        for method, path in (
+            ("GET", f"/api/v1/made-up-{number}"),
+            ("GET", f"/apis/a{number}.example.com/v1/things"),
+            (f"VERB{number}", "/version"),
+            (f"VERB{number}", "/api/v1/nodes"),
+        ):
+            async with rest.request(method, path) as response:
+                assert response.status >= 200
+    after = await counted(rest)
+    assert len(after) <= len(before) + 8
+    assert not any("made-up" in line or "VERB" in line or "things" in line for line in after)
+
+
+async def test_custom_resources_that_come_and_go_are_counted_within_a_bound(stack: Stack) -> None:
+    from dataclasses import replace
+
+    from control_plane.apiserver.request_counts import RequestCounts
+
+    pods = stack.servers[0].registry.kinds.named("pods")
+    counts = RequestCounts()
+    for number in range(CUSTOM_MAX * 3):
+        counts.add("list", replace(pods, plural=f"things{number}", custom=True), 200)
+    assert len(counts.items()) == CUSTOM_MAX + 1
+    assert counts.items()[-1] == (("list", "things99", 200), 1) or ("list", "other", 200) in dict(counts.items())
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "%2e", "."])
+async def test_no_name_in_a_request_is_another_path(stack: Stack, name: str) -> None:
+    client = stack.client()
+    for place in ((name, "default"), ("x", name)):
+        with pytest.raises(errors.BadRequest, match="parameter invalid"):
+            await client.get("configmaps", *place)
+
+
+async def test_names_in_urls_are_decoded_once_and_checked(rest: Rest) -> None:  # noqa: F811
+    for path in ("a%2Fb", "a%252Fb"):
+        code, status = await rest.json("GET", f"/api/v1/namespaces/default/configmaps/{path}")
+        assert code in (400, 404), status
+
+
+async def test_managers_have_names_of_bounded_length(rest: Rest) -> None:  # noqa: F811
+    path = "/api/v1/namespaces/default/configmaps"
+    code, status = await rest.json("POST", f"{path}?fieldManager={'x' * 129}", {"metadata": {"name": "a"}})
+    assert (code, status["message"]) == (
+        422,
+        'CreateOptions.meta.k8s.io "" is invalid: fieldManager: Too long: may not be more than 128 bytes',
+    )
+    code, status = await rest.json("POST", f"{path}?fieldManager=a%01b", {"metadata": {"name": "a"}})
+    assert (code, "should only contain printable characters" in status["message"]) == (422, True)
+    code, made = await rest.json("POST", path, {"metadata": {"name": "a"}, "data": {"x": "1"}}, User_Agent="é" * 500)
+    assert code == 201
+    assert len(made["metadata"]["managedFields"][0]["manager"].encode()) <= 128
+
+
+async def test_definitions_with_odd_columns_are_refused(stack: Stack) -> None:
+    column = {"name": "X", "type": "float", "jsonPath": ".spec.x"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+    spec = {
+        "group": "example.com",
+        "scope": "Namespaced",
+        "names": {"plural": "things", "kind": "Thing"},
+        "versions": [{**version, "additionalPrinterColumns": [column]}],
+    }
+    client: ApiClient = stack.client()
+    crds = "customresourcedefinitions.apiextensions.k8s.io"
+    with pytest.raises(errors.Invalid, match="must be one of boolean,date,integer,number,string"):
+        await client.create(crds, {"metadata": {"name": "things.example.com"}, "spec": spec})
