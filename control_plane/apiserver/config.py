@@ -112,6 +112,9 @@ class ApiServerConfig:
     token_key: bytes = b""
     """PEM of the P-256 key that signs service-account tokens; empty: none are issued or accepted."""
 
+    token_seconds_max: int = 365 * 24 * 3600
+    """Longest life of a service-account token; who asks for more gets this, and older tokens end by it too."""
+
     encryption: bytes = field(default=b"", repr=False)
     """YAML of Kubernetes' EncryptionConfiguration: what is encrypted in etcd, with which keys; empty: nothing is."""
 
@@ -138,6 +141,8 @@ class ApiServerConfig:
             raise ValueError(f"node_port_range {low}-{high} is no range of ports")
         if ipaddress.ip_network(self.service_cidr).num_addresses < 8:
             raise ValueError(f"service_cidr {self.service_cidr} has no room for services; use /29 or larger")
+        if self.token_seconds_max < 600:
+            raise ValueError("token_seconds_max is shorter than the shortest token there is, 600 seconds")
         if self.limits.resource_events < 1 or self.limits.watcher_events < 1:
             raise ValueError("limits must be positive")
         self.pod_security.policy()

@@ -34,8 +34,10 @@ from control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
+from control_plane.apiserver.reviews import Reviews
 from control_plane.apiserver.storage import Storage
 from control_plane.apiserver.subresources import Subresources
+from control_plane.apiserver.token_requests import TokenRequests
 from control_plane.apiserver.writing import Writer
 from control_plane.client.etcd import EtcdClient
 from control_plane.rpc import Network
@@ -68,29 +70,28 @@ class ObjectRegistry:
         self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
         self.authorizer = Authorizer(self.kinds, self.hub)
 
-        async def find_account(namespace: str, name: str) -> Object | None:
-            return await self.lookup.get("serviceaccounts", name, namespace)
-
-        self.authenticator = Authenticator(config, env, find_account)
+        self.authenticator = Authenticator(config, env, self.lookup.get)
         self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
         self._leases = EventLeases(etcd, config.timing)
+        admission = Admission(config, env, self.lookup, self.authorizer, to_storage=self.storage.to_storage)
         self.writer = Writer(
             self.kinds,
             self.storage,
             self.hub,
-            Admission(config, env, self.lookup, self.authorizer, to_storage=self.storage.to_storage),
+            admission,
             env=env,
             leases=self._leases,
         )
+        tokens = self.authenticator.tokens
         self.subresources = Subresources(
             self.kinds,
             self.reader,
             self.writer,
             self.lookup,
-            authorizer=self.authorizer,
-            authenticator=self.authenticator,
+            admission=admission,
+            reviews=Reviews(self.authorizer, tokens, config.issuer),
+            token_requests=TokenRequests(config, env, reader=self.reader, lookup=self.lookup, tokens=tokens),
             env=env,
-            issuer=config.issuer,
         )
 
     async def target(

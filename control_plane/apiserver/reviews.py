@@ -6,17 +6,17 @@ from control_plane.api import rbac
 from control_plane.api.errors import BadRequest, MethodNotAllowed, Unauthorized
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.authn import Authenticator
 from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.requests import User
+from control_plane.apiserver.tokens import Tokens
 
 
 class Reviews:
     """`answer` fills in the status of a review."""
 
-    def __init__(self, authorizer: Authorizer, authenticator: Authenticator, issuer: str) -> None:
+    def __init__(self, authorizer: Authorizer, tokens: Tokens, issuer: str) -> None:
         self._authorizer = authorizer
-        self._authenticator = authenticator
+        self._tokens = tokens
         self._issuer = issuer
 
     async def answer(self, user: User, info: ResourceInfo, namespace: str, o: Object) -> Object:
@@ -90,8 +90,8 @@ class Reviews:
     async def _token(self, spec: Object) -> Object:
         audiences = spec.get("audiences") or [self._issuer]
         try:
-            claims = self._authenticator.claims(spec.get("token") or "")
-            user = await self._authenticator.account_user(claims)
+            claims = self._tokens.claims(spec.get("token") or "")
+            user = await self._tokens.user(claims)
         except Unauthorized:
             return {"user": {}, "error": "token lookup failed: the token is invalid or has expired"}
         accepted = [a for a in audiences if a in (claims.get("aud") or ())]

@@ -7,18 +7,16 @@ import orjson
 from control_plane.api import decoding, patching
 from control_plane.api import subresources as rules
 from control_plane.api.errors import (
-    ApiError,
     BadRequest,
     Invalid,
     MethodNotAllowed,
-    NotFound,
     invalid,
 )
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.api.schema import definition_of
-from control_plane.apiserver.authn import Authenticator
-from control_plane.apiserver.authz import Authorizer
+from control_plane.apiserver.admission import Admission, AdmissionRequest
+from control_plane.apiserver.admission.request import CREATE
 from control_plane.apiserver.kinds import Kinds
 from control_plane.apiserver.lookup import Lookup
 from control_plane.apiserver.reading import Reader
@@ -31,12 +29,11 @@ from control_plane.apiserver.requests import (
     WriteOptions,
 )
 from control_plane.apiserver.reviews import Reviews
+from control_plane.apiserver.token_requests import TokenRequests
 from control_plane.apiserver.writing import Writer
 from storage.env import Env
 
 _SUCCESS = orjson.dumps({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
-_TOKEN_SECONDS = (600, 3600, 1 << 32)
-"""Least, usual and greatest life of a service-account token."""
 _WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finalize"})
 
 
@@ -50,19 +47,19 @@ class Subresources:
         writer: Writer,
         lookup: Lookup,
         *,
-        authorizer: Authorizer,
-        authenticator: Authenticator,
+        admission: Admission,
+        reviews: Reviews,
+        token_requests: TokenRequests,
         env: Env,
-        issuer: str,
     ) -> None:
         self._kinds = kinds
         self._reader = reader
         self._writer = writer
         self._lookup = lookup
-        self._authenticator = authenticator
+        self._admission = admission
+        self._reviews = reviews
+        self._token_requests = token_requests
         self._env = env
-        self._issuer = issuer
-        self._reviews = Reviews(authorizer, authenticator, issuer)
 
     # --- reads --------------------------------------------------------------------------------
 
@@ -81,6 +78,8 @@ class Subresources:
         if sub not in ("binding", "eviction", "token"):
             raise MethodNotAllowed(details={})
         o = self._body(target, body, content_type)
+        request = AdmissionRequest(CREATE, target.info, user, target.namespace, target.name, o, subresource=sub)
+        await self._admission.admit(request)
         name = (o.get("metadata") or {}).get("name") or target.name
         if name != target.name:
             raise BadRequest(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
@@ -88,7 +87,7 @@ class Subresources:
             return await self._bind(user, target, o, options)
         if sub == "eviction":
             return await self._evict(user, target, o, options)
-        return await self._token(target, o)
+        return await self._token_requests.answer(target, o)
 
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         if target.subresource == "scale":
@@ -200,49 +199,6 @@ class Subresources:
 
         target = Target(info, meta["namespace"], meta["name"], "status")
         await self._writer.change(SYSTEM, target, make, WriteOptions())
-
-    async def _token(self, target: Target, request: Object) -> Answer:
-        account = (await self._reader.get(Target(target.info, target.namespace, target.name))).object
-        spec = request.setdefault("spec", {})
-        least, usual, greatest = _TOKEN_SECONDS
-        seconds = spec.get("expirationSeconds") or usual
-        if not least <= seconds <= greatest:
-            cause = (
-                "may not specify a duration less than 10 minutes"
-                if seconds < least
-                else "may not specify a duration larger than 2^32 seconds"
-            )
-            errors = [invalid("spec.expirationSeconds", seconds, cause)]
-            raise Invalid.of("TokenRequest", "", errors, group="authentication.k8s.io")
-        audiences = spec.get("audiences") or [self._issuer]
-        pod = await self._bound_pod(target, spec.get("boundObjectRef") or {})
-        token, expiry = self._authenticator.issue(account, audiences=audiences, seconds=int(seconds), pod=pod)
-        spec["audiences"], spec["expirationSeconds"] = audiences, int(seconds)
-        request["metadata"] = {
-            "name": target.name,
-            "namespace": target.namespace,
-            "creationTimestamp": self._env.timestamp(),
-        }
-        request["status"] = {"token": token, "expirationTimestamp": expiry}
-        return Answer(orjson.dumps(request), created=True)
-
-    async def _bound_pod(self, target: Target, ref: Object) -> Object | None:
-        if not ref:
-            return None
-        if ref.get("kind") != "Pod":
-            raise BadRequest(f"cannot bind token for a {ref.get('kind')}: only Pods are supported")
-        name = ref.get("name") or ""
-        pod = await self._lookup.get("pods", name, target.namespace)
-        if pod is None:
-            raise NotFound.of("pods", name)
-        if ref.get("uid") and ref["uid"] != pod["metadata"]["uid"]:
-            raise ApiError(
-                f"the UID in the bound object reference ({ref['uid']}) does not match the UID in record. "
-                "The object might have been deleted and then recreated",
-                reason="Conflict",
-                code=409,
-            )
-        return pod
 
     # --- reviews and other questions ----------------------------------------------------------
 

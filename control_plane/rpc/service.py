@@ -1,6 +1,7 @@
 """Services as data: a protobuf service descriptor and an object whose methods answer its calls."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ class Identity:
 
     user: str
     groups: tuple[str, ...] = ()
+    not_after: float = field(default=math.inf, compare=False, repr=False)
+    """When the certificate expires, in seconds since 1970: a connection may outlive it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,9 @@ class Authority:
         """A certificate for a client and server in one: components call and are called."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
-        subject = x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, user)])
+        if user:
+            names.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
+        subject = x509.Name(names)
         alternatives = [_general_name(h) for h in dict.fromkeys((INTERNAL_SERVER_NAME, *hosts))]
         cert = (
             _builder(subject, self._cert.subject, key.public_key())
@@ -140,20 +142,27 @@ class Authority:
 
 
 def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity | None:
-    """Who is at the other end of a TLS connection; None without TLS or without a client certificate."""
+    """Who is at the other end of a TLS connection; None without TLS or without a client certificate that names one."""
     tls = transport.get_extra_info("ssl_object") if transport is not None else None
     certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-    return identity_of(certificate) if certificate else None
+    identity = identity_of(certificate) if certificate else None
+    # Groups alone are nobody, as in Kubernetes.
+    return identity if identity is not None and identity.user else None
 
 
 @functools.lru_cache(maxsize=1024)
 def identity_of(certificate: bytes) -> Identity:
     """The user and groups that a client certificate (PEM or DER) names."""
     load = x509.load_pem_x509_certificate if certificate.startswith(b"-----") else x509.load_der_x509_certificate
-    subject = load(certificate).subject
+    loaded = load(certificate)
+    subject = loaded.subject
     user = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     groups = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    return Identity(str(user[0].value) if user else "", tuple(str(g.value) for g in groups))
+    return Identity(
+        str(user[0].value) if user else "",
+        tuple(str(g.value) for g in groups),
+        loaded.not_valid_after_utc.timestamp(),
+    )
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -1,7 +1,9 @@
 """kubectl's streams to pods, its rights and its tokens, through TLS and the load balancer."""
 
 import asyncio
+import json
 
+import jwt
 import pytest
 import yaml
 
@@ -82,6 +84,15 @@ async def test_service_account_token_is_good_until_the_account_goes(cluster: Clu
     )
     out, _ = await process.communicate()
     assert out.decode() == "system:serviceaccount:default:default"
+
+
+async def test_kubectl_binds_tokens_and_is_told_of_a_shorter_life(cluster: Cluster) -> None:
+    bound = ("--bound-object-kind", "Pod", "--bound-object-name", "p")
+    code, token, err = await cluster.kubectl("create", "token", "default", "--duration", "876000h", *bound)
+    assert (code, err) == (0, "Warning: requested expiration of 3153600000 seconds shortened to 31536000 seconds\n")
+    assert jwt.decode(token.strip(), options={"verify_signature": False})["kubernetes.io"]["pod"]["name"] == "p"
+    code, out, err = await cluster.kubectl("auth", "whoami", "--as", "jane", "--as-uid", "u-1", "-o", "json")
+    assert json.loads(out)["status"]["userInfo"]["uid"] == "u-1", err
 
 
 async def test_balancer_goes_on_when_a_server_stops(cluster: Cluster) -> None:

@@ -72,7 +72,7 @@ class Documents:
             }
             return web.json_response(body)
         if path == "/openid/v1/jwks":
-            key = self._registry.authenticator.public_jwk()
+            key = self._registry.authenticator.tokens.public_jwk()
             keys = orjson.dumps({"keys": [key] if key else []})
             return web.Response(body=keys, content_type="application/jwk-set+json")
         return None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp import web
 
@@ -16,14 +16,14 @@ from control_plane.api.errors import (
     RequestEntityTooLarge,
     Timeout,
 )
-from control_plane.apiserver.authn import SERVICE_ACCOUNT_PREFIX, impersonated
 from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.impersonation import asked_for
 from control_plane.apiserver.registry import ObjectRegistry, error_json
 from control_plane.apiserver.requests import User
 from control_plane.apiserver.rest import paths
 from control_plane.apiserver.rest.documents import Documents, not_found_paths
 from control_plane.apiserver.rest.resources import ResourceHandler
-from control_plane.rpc import Identity, Network
+from control_plane.rpc import Identity, Network, identity_of_transport
 from control_plane.rpc.tls import Credentials
 from storage.env import Env
 
@@ -142,54 +142,21 @@ class RestServer:
     async def _user(self, request: web.BaseRequest) -> User:
         headers = request.headers
         authorization = headers.get("Authorization", "")
-        identity = peer_identity(request)
+        identity = identity_of_transport(request.transport)
         if self._config.tls_dir is None and identity is None and not authorization:
             # Plain HTTP is for tests on one machine: whoever reaches it is trusted like a gRPC caller.
             name, groups = self._config.anonymous_grpc_user
             identity = Identity(name, groups)
         user = await self._registry.authenticator.of_request(identity, authorization)
-        groups = tuple(headers.getall("Impersonate-Group", []))
-        other = impersonated(user, headers, groups)
-        if other is None:
+        asked = asked_for(headers.items())
+        if asked is None:
             return user
-        await self._may_impersonate(user, other, groups)
-        return other
-
-    async def _may_impersonate(self, user: User, other: User, groups: tuple[str, ...]) -> None:
-        asked = [("", "users", other.name, "")]
-        if other.name.startswith(SERVICE_ACCOUNT_PREFIX):
-            _, _, namespace, name = other.name.split(":", 3)
-            asked = [("", "serviceaccounts", name, namespace)]
-        asked += [("", "groups", group, "") for group in groups]
-        for group, resource, name, namespace in asked:
-            attributes = rbac.Attributes(
-                user=user.name,
-                groups=user.groups,
-                verb="impersonate",
-                group=group,
-                resource=resource,
-                name=name,
-                namespace=namespace,
-            )
-            decision = await self._registry.authorizer.decide(attributes)
+        for right in asked.rights(user):
+            decision = await self._registry.authorizer.decide(right)
             if not decision.allowed:
-                raise Forbidden.of(resource, name, rbac.denied_message(attributes, decision.reason))
-
-
-def peer_identity(request: web.BaseRequest) -> Identity | None:
-    """The identity in the client's certificate, which the TLS layer has verified."""
-    transport = request.transport
-    certificate: Any = transport.get_extra_info("peercert") if transport is not None else None
-    if not certificate:
-        return None
-    user, groups = "", []
-    for relative in certificate.get("subject", ()):
-        for name, value in relative:
-            if name == "commonName":
-                user = value
-            elif name == "organizationName":
-                groups.append(value)
-    return Identity(user, tuple(groups))
+                text = rbac.denied_message(right, decision.reason)
+                raise Forbidden.of(right.resource, right.name, text, group=right.group)
+        return asked.user
 
 
 def error_response(error: ApiError) -> web.Response:

@@ -1,0 +1,96 @@
+"""Acting as somebody else: what the Impersonate-* headers of a request ask for, and which rights that takes.
+
+Source: Kubernetes reference "Authenticating", user impersonation.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from control_plane.api import names
+from control_plane.api.errors import BadRequest, quote
+from control_plane.api.rbac import Attributes
+from control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
+from control_plane.apiserver.tokens import SERVICE_ACCOUNT_PREFIX
+
+_USER, _GROUP, _UID, _EXTRA = "impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-"
+_AUTHENTICATION = "authentication.k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Impersonation:
+    """Who is asked for."""
+
+    user: User
+    groups: tuple[str, ...]
+    """Those that were named; the user has some more by what it is."""
+    account: tuple[str, str] | None
+    """(namespace, name) where a service account is asked for."""
+
+    def rights(self, caller: User) -> list[Attributes]:
+        """What `caller` must be allowed, in the order in which Kubernetes asks."""
+        if self.account is not None:
+            asked = [("", "serviceaccounts", "", self.account[1])]
+        else:
+            asked = [("", "users", "", self.user.name)]
+        asked += [("", "groups", "", one) for one in self.groups]
+        asked += [
+            (_AUTHENTICATION, "userextras", key, value) for key, values in self.user.extra.items() for value in values
+        ]
+        if self.user.uid:
+            asked.append((_AUTHENTICATION, "uids", "", self.user.uid))
+        return [
+            Attributes(
+                user=caller.name,
+                groups=caller.groups,
+                verb="impersonate",
+                group=group,
+                resource=resource,
+                subresource=subresource,
+                namespace=self.account[0] if self.account is not None and resource == "serviceaccounts" else "",
+                name=name,
+            )
+            for group, resource, subresource, name in asked
+        ]
+
+
+def asked_for(headers: Iterable[tuple[str, str]]) -> Impersonation | None:
+    """What a request's headers ask for; None when nothing. BadRequest when it makes no sense."""
+    user = uid = ""
+    groups: list[str] = []
+    extra: dict[str, tuple[str, ...]] = {}
+    for header, value in headers:
+        key = header.lower()
+        if not key.startswith("impersonate-"):
+            continue
+        if key == _USER:
+            user = user or value
+        elif key == _GROUP:
+            groups.append(value)
+        elif key == _UID:
+            uid = uid or value
+        elif key.startswith(_EXTRA):
+            name = unquote(key.removeprefix(_EXTRA))
+            extra[name] = (*extra.get(name, ()), value)
+    if not user:
+        if groups or uid or extra:
+            raise BadRequest("requested groups, uid or extra without impersonating a user")
+        return None
+    account = _account(user)
+    kept = list(groups)
+    if account is not None and not kept:
+        kept = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}"]
+    if not {AUTHENTICATED, UNAUTHENTICATED}.intersection(kept):
+        kept.append(UNAUTHENTICATED if user == ANONYMOUS else AUTHENTICATED)
+    return Impersonation(User(user, tuple(kept), uid=uid, extra=extra), tuple(groups), account)
+
+
+def _account(user: str) -> tuple[str, str] | None:
+    if not user.startswith(SERVICE_ACCOUNT_PREFIX):
+        return None
+    namespace, _, name = user.removeprefix(SERVICE_ACCOUNT_PREFIX).partition(":")
+    if names.label_errors(namespace) or names.subdomain_errors(name):
+        raise BadRequest(
+            f"cannot impersonate {quote(user)}: the name of a service account is {SERVICE_ACCOUNT_PREFIX}NAMESPACE:NAME"
+        )
+    return namespace, name

@@ -1,0 +1,151 @@
+"""Tokens of service accounts: made, and taken for what they say while what they are bound to lives.
+
+Tokens are JSON Web Tokens (RFC 7519) signed with the cluster's P-256 key (ES256), so that every server accepts what
+any other has issued. Owns their claims; who may ask for one is decided elsewhere. Time is the injected clock's.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+
+from control_plane.api.errors import BadRequest, Unauthorized
+from control_plane.api.meta import Object, format_time, parse_time
+from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.requests import AUTHENTICATED, User
+from storage.env import Env
+
+SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+_ALGORITHM = "ES256"
+_CLAIMS = "kubernetes.io"
+_EXTRA = "authentication.kubernetes.io/"
+# Machines of one cluster may disagree about the time by a little; so long a deleted object's tokens are good.
+_LEEWAY_S = 60
+
+Find = Callable[[str, str, str], Awaitable[Object | None]]
+"""`find(resource, name, namespace)`: the object, None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a token is bound to: with it, the token dies. `node` beside a pod only says where the pod runs."""
+
+    pod: Object | None = None
+    secret: Object | None = None
+    node: Object | None = None
+
+
+class Tokens:
+    """Issues and checks. Without `config.token_key` none are issued or accepted."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, find: Find) -> None:
+        self._config = config
+        self._env = env
+        self._find = find
+        self._private: Any = None
+        self._public: Any = None
+        if config.token_key:
+            self._private = serialization.load_pem_private_key(config.token_key, password=None)
+            self._public = self._private.public_key()
+
+    # --- issuing ------------------------------------------------------------------------------
+
+    def issue(
+        self, account: Object, *, audiences: Sequence[str], seconds: int, bound: Bound | None = None
+    ) -> tuple[str, str]:
+        """A token for a service account: (token, expiry time)."""
+        if self._private is None:
+            raise BadRequest("this server has no token signing key; start it with one to issue tokens")
+        meta = account["metadata"]
+        now = self._env.clock.now()
+        expiry = now + timedelta(seconds=seconds)
+        private: dict[str, Any] = {"namespace": meta["namespace"], "serviceaccount": _reference(account)}
+        for kind in ("pod", "secret", "node"):
+            if (o := getattr(bound, kind, None)) is not None:
+                private[kind] = _reference(o)
+        claims = {
+            "aud": list(audiences) or [self._config.issuer],
+            "exp": int(expiry.timestamp()),
+            "iat": int(now.timestamp()),
+            "nbf": int(now.timestamp()),
+            "iss": self._config.issuer,
+            "jti": self._env.uuid(),
+            "sub": f"{SERVICE_ACCOUNT_PREFIX}{meta['namespace']}:{meta['name']}",
+            _CLAIMS: private,
+        }
+        return jwt.encode(claims, self._private, algorithm=_ALGORITHM), format_time(expiry)
+
+    def public_jwk(self) -> dict[str, Any] | None:
+        """The key that verifies tokens (RFC 7517), for `/openid/v1/jwks`."""
+        if self._public is None:
+            return None
+        key: dict[str, Any] = jwt.algorithms.ECAlgorithm.to_jwk(self._public, as_dict=True)
+        return {**key, "use": "sig", "alg": _ALGORITHM}
+
+    # --- checking -----------------------------------------------------------------------------
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that is signed and in its time. Unauthorized."""
+        if self._public is None:
+            raise Unauthorized()
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._public,
+                algorithms=[_ALGORITHM],
+                issuer=self._config.issuer,
+                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
+            )
+        except jwt.InvalidTokenError as e:
+            raise Unauthorized() from e
+        now = self._env.clock.now().timestamp()
+        # Tokens may be older than the bound on their life.
+        end = min(claims.get("exp", 0), claims.get("iat", 0) + self._config.token_seconds_max)
+        if not claims.get("nbf", 0) - _LEEWAY_S <= now < end:
+            raise Unauthorized()
+        return claims
+
+    async def user(self, claims: Mapping[str, Any]) -> User:
+        """The user that a token stands for, while the account and what it is bound to live. Unauthorized."""
+        private = claims.get(_CLAIMS) or {}
+        namespace, account = private.get("namespace") or "", private.get("serviceaccount") or {}
+        pod, node = private.get("pod"), private.get("node")
+        await self._must_live("serviceaccounts", account, namespace)
+        if pod is not None:
+            await self._must_live("pods", pod, namespace)
+        elif node is not None:
+            await self._must_live("nodes", node, "")
+        if (secret := private.get("secret")) is not None:
+            await self._must_live("secrets", secret, namespace)
+        return User(
+            f"{SERVICE_ACCOUNT_PREFIX}{namespace}:{account['name']}",
+            ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED),
+            uid=account["uid"],
+            extra=_extra(str(claims.get("jti") or ""), pod, node),
+        )
+
+    async def _must_live(self, resource: str, reference: Mapping[str, Any], namespace: str) -> None:
+        found = await self._find(resource, reference.get("name") or "", namespace)
+        if found is None or found["metadata"].get("uid") != reference.get("uid"):
+            raise Unauthorized()
+        deleted = found["metadata"].get("deletionTimestamp")
+        if deleted and parse_time(deleted) + timedelta(seconds=_LEEWAY_S) < self._env.clock.now():
+            raise Unauthorized()
+
+
+def _reference(o: Object) -> dict[str, str]:
+    meta = o["metadata"]
+    # The node of a pod may be gone: only its name is known then.
+    return {key: meta[key] for key in ("name", "uid") if meta.get(key)}
+
+
+def _extra(jti: str, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None) -> Mapping[str, tuple[str, ...]]:
+    extra = {"credential-id": f"JTI={jti}"} if jti else {}
+    for kind, reference in (("node", node), ("pod", pod)):
+        for part in ("name", "uid"):
+            if value := (reference or {}).get(part):
+                extra[f"{kind}-{part}"] = str(value)
+    return {_EXTRA + key: (value,) for key, value in extra.items()}

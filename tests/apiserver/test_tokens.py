@@ -1,0 +1,180 @@
+"""Tokens of service accounts: how long they live, and what they die with."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import jwt
+import pytest
+import pytest_asyncio
+
+from control_plane.api import errors
+from control_plane.api.meta import Object, parse_time
+from control_plane.apiserver.requests import User
+from control_plane.client import ApiClient
+from control_plane.rpc.tls import Authority
+from storage.env import SystemClock
+from tests.apiserver.conftest import Stack, make_env
+
+EXTRA = "authentication.kubernetes.io/"
+YEAR_S = 365 * 24 * 3600
+
+
+@dataclass
+class Clock(SystemClock):
+    """Runs ahead when told to."""
+
+    ahead: timedelta = timedelta()
+
+    def now(self) -> Any:
+        return super().now() + self.ahead
+
+
+@dataclass
+class Issuer:
+    """A server that issues tokens."""
+
+    stack: Stack
+    client: ApiClient
+    clock: Clock
+
+    async def request(self, account: str = "default", **spec: Any) -> Object:
+        body = {"metadata": {"name": account, "namespace": "default"}, "spec": spec}
+        return await self.client.create("serviceaccounts", body, subresource="token")
+
+    async def token(self, **spec: Any) -> str:
+        return str((await self.request(**spec))["status"]["token"])
+
+    async def user(self, token: str) -> User:
+        return await self.stack.servers[0].registry.authenticator.of_token(token)
+
+    async def review(self, token: str) -> Object:
+        answer = await self.client.create("tokenreviews.authentication.k8s.io", {"spec": {"token": token}})
+        return dict(answer["status"])
+
+    async def refused(self, token: str) -> None:
+        with pytest.raises(errors.Unauthorized):
+            await self.user(token)
+        assert "authenticated" not in await self.review(token)
+
+
+@pytest_asyncio.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    stack, clock = Stack(), Clock()
+    await stack.add_server(token_key=Authority.create("tokens").key, env=replace(make_env(), clock=clock))
+    client = stack.client()
+    await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    await client.create("serviceaccounts", {"metadata": {"name": "other", "namespace": "default"}})
+    yield Issuer(stack, client, clock)
+    await stack.stop()
+
+
+OBJECTS: dict[str, tuple[str, Object]] = {
+    "Pod": (
+        "pods",
+        {
+            "metadata": {"name": "o", "namespace": "default"},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+        },
+    ),
+    "Secret": ("secrets", {"metadata": {"name": "o", "namespace": "default"}}),
+    "Node": ("nodes", {"metadata": {"name": "o"}}),
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+@pytest.mark.parametrize("made_again", [False, True])
+async def test_a_bound_token_dies_with_what_it_is_bound_to(issuer: Issuer, kind: str, made_again: bool) -> None:
+    resource, o = OBJECTS[kind]
+    await issuer.client.create(resource, o)
+    token = await issuer.token(boundObjectRef={"apiVersion": "v1", "kind": kind, "name": "o"})
+    assert (await issuer.user(token)).name == "system:serviceaccount:default:default"
+    namespace = o["metadata"].get("namespace", "")
+    await issuer.client.delete(resource, "o", namespace, grace_period_s=0)
+    if made_again:
+        await issuer.client.create(resource, o)
+    # Whoever has seen it go finds the token gone.
+    assert len((await issuer.client.list(resource, namespace)).items) == made_again
+    await issuer.refused(token)
+
+
+async def test_a_token_says_what_it_is_bound_to(issuer: Issuer) -> None:
+    node = await issuer.client.create("nodes", {"metadata": {"name": "n1"}})
+    pod = await issuer.client.create(*OBJECTS["Pod"])
+    token = await issuer.token(boundObjectRef={"apiVersion": "v1", "kind": "Pod", "name": "o"})
+    jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+    expected = {
+        "credential-id": (f"JTI={jti}",),
+        "node-name": ("n1",),
+        "node-uid": (node["metadata"]["uid"],),
+        "pod-name": ("o",),
+        "pod-uid": (pod["metadata"]["uid"],),
+    }
+    extra = {EXTRA + key: value for key, value in expected.items()}
+    assert (await issuer.user(token)).extra == extra
+    review = await issuer.review(token)
+    assert review["authenticated"]
+    assert review["user"]["extra"] == {key: list(value) for key, value in extra.items()}
+    # The pod's token dies with the pod, not with its node.
+    await issuer.client.delete("nodes", "n1", "")
+    await issuer.user(token)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"expirationSeconds": 599}, "may not specify a duration less than 10 minutes"),
+        ({"expirationSeconds": 0}, "may not specify a duration less than 10 minutes"),
+        ({"expirationSeconds": 2**32 + 1}, "may not specify a duration larger than 2\\^32 seconds"),
+        (
+            {"boundObjectRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "o"}},
+            "cannot bind token to object of type apps/v1, Kind=Deployment",
+        ),
+        (
+            {"boundObjectRef": {"apiVersion": "v1", "kind": "ConfigMap", "name": "o"}},
+            "cannot bind token to object of type /v1, Kind=ConfigMap",
+        ),
+        ({"boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": "none"}}, 'secrets "none" not found'),
+        (
+            {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "o", "uid": "another"}},
+            "the UID in the bound object reference \\(another\\) does not match the UID in record",
+        ),
+        (
+            {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "o"}, "account": "other"},
+            'cannot bind token for serviceaccount "other" to pod running with different serviceaccount name',
+        ),
+    ],
+)
+async def test_what_cannot_be_asked_for(issuer: Issuer, spec: dict[str, Any], message: str) -> None:
+    await issuer.client.create(*OBJECTS["Pod"])
+    with pytest.raises(errors.ApiError, match=message):
+        await issuer.request(**spec)
+
+
+async def test_no_token_lives_for_a_hundred_years(issuer: Issuer) -> None:
+    made = await issuer.request(expirationSeconds=876_000 * 3600)
+    assert made["spec"]["expirationSeconds"] == YEAR_S
+    left = parse_time(made["status"]["expirationTimestamp"]) - issuer.clock.now()
+    assert timedelta(days=364) < left <= timedelta(days=365)
+    token = made["status"]["token"]
+    await issuer.user(token)
+    issuer.clock.ahead = timedelta(days=366)
+    await issuer.refused(token)
+
+
+async def test_older_tokens_end_too(issuer: Issuer) -> None:
+    tokens = issuer.stack.servers[0].registry.authenticator.tokens
+    account = await issuer.client.get("serviceaccounts", "default", "default")
+    token, _ = tokens.issue(account, audiences=(), seconds=876_000 * 3600)
+    await issuer.user(token)
+    issuer.clock.ahead = timedelta(days=366)
+    await issuer.refused(token)
+
+
+async def test_an_account_made_again_is_another(issuer: Issuer) -> None:
+    token = await issuer.token()
+    await issuer.client.delete("serviceaccounts", "default", "default")
+    await issuer.client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    await issuer.client.list("serviceaccounts", "default")
+    await issuer.refused(token)
