@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import orjson
 
+from control_plane.api import budget
+from control_plane.api.budget import TooManyValues
 from control_plane.api.errors import BadRequest, Conflict, Invalid, required
 from control_plane.api.fieldsets import (
     Difference,
@@ -30,7 +32,7 @@ from control_plane.api.fieldsets import (
     without_ignored,
 )
 from control_plane.api.meta import Object
-from control_plane.api.schema import KEY_DEFAULTS, MAP, STRUCT, Definition, Field, Type
+from control_plane.api.schema import MAP, STRUCT, Definition, Field, Type
 
 BEFORE_FIRST_APPLY: Final = "before-first-apply"
 ANCIENT_CHANGES: Final = "ancient-changes"
@@ -108,10 +110,9 @@ def apply(
     managers[key] = _Entry(applied, config["apiVersion"], before.time if before else time)
     if before is not None:
         owned = with_ancestors(frozenset().union(*(e.fields for m, e in managers.items() if m != key)) | applied)
-        for path in sorted(before.fields - owned, key=len):
-            _remove(merged, path, root)
+        _remove(merged, _tree(before.fields - owned), root, None)
     difference = compare(old, merged, root)
-    forced = force or (manager == "kubectl" and _only_last_applied(old, managers, key, difference))
+    forced = force or (manager == "kubectl" and _only_last_applied(old, managers, key, difference, root))
     managers = _settle(managers, key, difference, force=forced)
     unchanged = before is not None and before.fields == applied and not difference.any
     if not unchanged:
@@ -212,38 +213,23 @@ def _conflicts(managers: _Managers, key: Manager, difference: Difference) -> dic
     return {manager: fields for manager, fields in found.items() if fields}
 
 
-def _only_last_applied(live: Object, managers: _Managers, key: Manager, difference: Difference) -> bool:
+def _only_last_applied(
+    live: Object, managers: _Managers, key: Manager, difference: Difference, root: Type | None
+) -> bool:
     """Whether all conflicts are on fields that kubectl's client-side apply had set before."""
     annotation = ((live.get("metadata") or {}).get("annotations") or {}).get(LAST_APPLIED)
     if not annotation:
         return False
     try:
         applied = orjson.loads(annotation)
-    except orjson.JSONDecodeError:
+        budget.check_json(annotation.encode(), applied)
+    except (ValueError, TooManyValues):
         return False
     conflicts = _conflicts(managers, key, difference)
-    return bool(conflicts) and all(_lookup(applied, path) for fields in conflicts.values() for path in fields)
-
-
-def _lookup(obj: Any, path: Path) -> bool:
-    for element in path:
-        if element.startswith("f:"):
-            if type(obj) is not dict or element[2:] not in obj:
-                return False
-            obj = obj[element[2:]]
-        elif element.startswith("k:"):
-            keys = orjson.loads(element[2:])
-            items = obj if type(obj) is list else []
-            obj = next((i for i in items if type(i) is dict and _has_keys(i, keys)), None)
-            if obj is None:
-                return False
-        else:
-            return type(obj) is list and orjson.loads(element[2:]) in obj
-    return True
-
-
-def _has_keys(item: Object, keys: Mapping[str, Any]) -> bool:
-    return all(item.get(name, KEY_DEFAULTS.get(name)) == value for name, value in keys.items())
+    if not conflicts or type(applied) is not dict:
+        return False
+    had = with_ancestors(field_set(applied, root))
+    return all(fields <= had for fields in conflicts.values())
 
 
 def _conflict_error(conflicts: Mapping[Manager, FieldSet]) -> Conflict:
@@ -312,31 +298,43 @@ def _copy(value: Any) -> Any:
     return orjson.loads(orjson.dumps(value))
 
 
-def _remove(obj: Any, path: Path, type_: Type | None) -> None:
-    """Remove the field or item at `path`, if it is there."""
-    field: Field | None = None
-    for depth, element in enumerate(path):
-        last = depth == len(path) - 1
-        if element.startswith("f:"):
-            name = element[2:]
-            if type(obj) is not dict or name not in obj:
-                return
-            if last:
+_Tree = dict[str, "_Tree"]
+
+
+def _tree(paths: Iterable[Path]) -> _Tree:
+    """Paths by their elements; one that ends has nothing below it, since all of it goes."""
+    root: _Tree = {}
+    for path in sorted(paths, key=len, reverse=True):
+        node = root
+        for element in path[:-1]:
+            node = node.setdefault(element, {})
+        node[path[-1]] = {}
+    return root
+
+
+def _remove(obj: Any, gone: _Tree, type_: Type | None, field: Field | None) -> None:
+    """Remove the fields and items of `gone` that are there, in place; one pass over each list."""
+    if type(obj) is dict:
+        for element, below in gone.items():
+            name = element.removeprefix("f:")
+            if name == element or name not in obj:
+                continue
+            if below:
+                _remove(obj[name], below, *member(type_, name))
+            else:
                 del obj[name]
-                return
-            type_, field = member(type_, name)
-            obj = obj[name]
-            continue
-        if type(obj) is not list or field is None:
-            return
-        shape = "set" if element.startswith("v:") else "list"
-        at = next((n for n, i in enumerate(obj) if element in elements([i], shape, field)), -1)
-        if at < 0:
-            return
-        if last:
-            del obj[at]
-            return
-        obj, type_, field = obj[at], item_type(type_), None
+    elif type(obj) is list and field is not None and gone:
+        shape = "set" if next(iter(gone)).startswith("v:") else "list"
+        kept, removed = [], set()
+        for item in obj:
+            (element,) = elements([item], shape, field)
+            if element in gone and element not in removed:
+                removed.add(element)
+                if not gone[element]:
+                    continue
+                _remove(item, gone[element], item_type(type_), None)
+            kept.append(item)
+        obj[:] = kept
 
 
 # --- managedFields -------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+
+from control_plane.api.budget import LIMITS
+from control_plane.api.remembering import remembered
 
 _BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -35,6 +37,7 @@ _SHORT = {
 _DURATION = re.compile(r"(\d+)(h|m|s)")
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 _HORIZON_DAYS = 366 * 5
+_EVERY_MAX_S = 2**63 // 10**9  # a duration of Go, about 292 years
 
 
 class CronError(ValueError):
@@ -79,9 +82,11 @@ class Schedule:
         return None
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def parse_schedule(text: str) -> Schedule:
     """The schedule a text describes; CronError when it is none."""
+    if len(text) > LIMITS.text_chars:
+        raise CronError(f"a schedule has at most {LIMITS.text_chars} characters, not {len(text)}")
     stripped = text.strip()
     if stripped.startswith("@every "):
         return _every(stripped[len("@every ") :].strip())
@@ -111,6 +116,8 @@ def _every(text: str) -> Schedule:
     if not parts or "".join(a + b for a, b in parts) != text:
         raise CronError(f"failed to parse duration @every {text}")
     seconds = sum(int(amount) * _SECONDS[unit] for amount, unit in parts)
+    if seconds > _EVERY_MAX_S:
+        raise CronError(f"failed to parse duration @every {text}")
     none: frozenset[int] = frozenset()
     every = timedelta(seconds=max(1, seconds))
     return Schedule(none, none, none, none, none, any_day=True, any_weekday=True, every=every)
@@ -154,6 +161,6 @@ def _number(text: str, index: int) -> int:
     named = _NAMES[index].get(text.lower())
     if named is not None:
         return named
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise CronError(f"failed to parse int from {text}")
     return int(text)

@@ -7,14 +7,12 @@ and answers in Kubernetes' words. Every refusal is an ApiError.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import orjson
-import yaml
 
-from control_plane.api import protobuf
+from control_plane.api import budget, protobuf, yaml_reader
 from control_plane.api.errors import BadRequest, Invalid, UnsupportedMediaType, invalid
 from control_plane.api.meta import Object
 from control_plane.api.schema import Definition, definition_of
@@ -24,7 +22,6 @@ from control_plane.api.strict import (
     json_duplicates,
     strict_errors,
     strict_message,
-    yaml_duplicates,
 )
 
 JSON: Final = "application/json"
@@ -201,10 +198,7 @@ def _duplicates(body: bytes, content_type: str) -> list[str]:
         case "application/json":
             return json_duplicates(body)
         case "application/yaml":
-            if body.lstrip()[:1] == b"{":
-                return []
-            node = yaml.compose(body, Loader=_Loader)
-            return yaml_duplicates(node) if node is not None else []
+            return [] if body.lstrip()[:1] == b"{" else yaml_reader.duplicates(body)
     return []
 
 
@@ -213,11 +207,16 @@ def _parse(body: bytes, media: str) -> Object:
         case "application/json":
             obj = parse_json(body)
         case "application/yaml":
-            obj = parse_yaml(body)
+            try:
+                obj = yaml_reader.parse(body)
+            except yaml_reader.YamlError as error:
+                raise _Malformed(str(error)) from error
         case "application/vnd.kubernetes.protobuf":
             try:
-                return protobuf.decode(body)
-            except protobuf.ProtobufError as error:
+                obj = protobuf.decode(body)
+                budget.check(obj)  # JSON may be embedded
+                return obj
+            except (protobuf.ProtobufError, budget.TooDeep) as error:
                 raise _Malformed(str(error)) from error
         case _:
             raise UnsupportedMediaType(
@@ -237,11 +236,15 @@ def _parse(body: bytes, media: str) -> Object:
 
 
 def parse_json(body: bytes) -> Any:
-    """A JSON value. Raises a ValueError with Go's wording."""
+    """A JSON value within the budget. Raises a ValueError with Go's wording, TooManyValues."""
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
+        budget.check_json(body, value)
     except orjson.JSONDecodeError:
         raise _Malformed(f"couldn't get version/kind; json parse error: {json_syntax_error(body)}") from None
+    except budget.TooDeep as error:
+        raise _Malformed(f"couldn't get version/kind; json parse error: {error}") from None
+    return value
 
 
 _GO_SYNTAX: Final = {
@@ -271,65 +274,9 @@ def json_syntax_error(body: bytes) -> str:
         return f"invalid character {found} {_GO_SYNTAX.get(message, 'in literal')}"
     except RecursionError:
         return "exceeded max depth"
+    except ValueError:  # an integer of thousands of digits
+        return "number out of range"
     return "invalid UTF-8 in string"
-
-
-# --- YAML ------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.CSafeLoader):
-    """YAML 1.1 as Kubernetes reads it: times stay strings, no base-60 numbers, `1e3` is one."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag.rpartition(":")[2] not in ("timestamp", "int", "float", "value")
-    ]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"^(?:[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$"),
-    list("-+0123456789"),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*)?\.?[0-9_]+(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9][0-9_]*\.$"
-        r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(body: bytes) -> Any:
-    """A YAML document as JSON values: keys become strings. Raises a ValueError."""
-    if body.lstrip()[:1] == b"{":  # kubectl sends JSON under this media type
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            pass  # YAML's flow style starts alike
-    try:
-        return _with_string_keys(yaml.load(body, Loader=_Loader))
-    except (yaml.YAMLError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise _Malformed(f"error converting YAML to JSON: yaml: {text}") from error
-
-
-def _with_string_keys(value: Any) -> Any:
-    if type(value) is dict:
-        return {_key(key): _with_string_keys(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_with_string_keys(item) for item in value]
-    return value.decode("latin-1") if type(value) is bytes else value
-
-
-def _key(key: Any) -> str:
-    if type(key) is bool:
-        return "true" if key else "false"
-    return "null" if key is None else str(key)
 
 
 # --- Go's way to print -------------------------------------------------------------------------

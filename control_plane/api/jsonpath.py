@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
+
+from control_plane.api.budget import LIMITS
+from control_plane.api.remembering import remembered
 
 Step = Callable[[Any], list[Any]]
 _FIELD = re.compile(r"\.((?:\\.|[^.\[\\])+)")
-_INDEX = re.compile(r"\[(-?\d+)\]")
-_SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]")
+_INDEX = re.compile(r"\[(-?\d{1,9})\]")
+_SLICE = re.compile(r"\[(-?\d{0,9}):(-?\d{0,9})\]")
 _QUOTED = re.compile(r"\[(?:'([^']*)'|\"([^\"]*)\")\]")
 _FILTER = re.compile(r"\[\?\(\s*@\.([\w./\\-]+)\s*(==|!=)\s*(?:'([^']*)'|\"([^\"]*)\"|([^)\s]+))\s*\)\]")
 _CACHE = 1024
@@ -41,8 +43,10 @@ def find(value: Any, path: str) -> list[Any]:
     return found
 
 
-@lru_cache(maxsize=_CACHE)
+@remembered(_CACHE)
 def _compile(path: str) -> tuple[Step, ...]:
+    if len(path) > LIMITS.text_chars:
+        raise JsonPathError(f"JSONPath of {len(path)} characters is too long")
     text = path.strip().removeprefix("{").removesuffix("}").removeprefix("$")
     if text and text[0] not in ".[":
         text = "." + text

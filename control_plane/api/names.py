@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import lru_cache
+
+from control_plane.api.remembering import remembered
 
 _LABEL_TEXT = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN_TEXT = rf"{_LABEL_TEXT}(\.{_LABEL_TEXT})*"
@@ -94,7 +95,7 @@ def _at_most(length: int) -> str:
     return f"must be no more than {length} bytes"
 
 
-@lru_cache(maxsize=16_384)
+@remembered(16_384)
 def subdomain_errors(name: str) -> tuple[str, ...]:
     """Problems of a lowercase RFC 1123 subdomain."""
     found: list[str] = []
@@ -105,7 +106,7 @@ def subdomain_errors(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=4_096)
+@remembered(4_096)
 def label_errors(name: str) -> tuple[str, ...]:
     """Problems of a lowercase RFC 1123 label."""
     found: list[str] = []
@@ -116,7 +117,7 @@ def label_errors(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=4_096)
+@remembered(4_096)
 def dns1035_errors(name: str) -> tuple[str, ...]:
     """Problems of an RFC 1035 label, as services are named."""
     found: list[str] = []
@@ -127,7 +128,7 @@ def dns1035_errors(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=16_384)
+@remembered(16_384)
 def qualified_name_errors(name: str) -> tuple[str, ...]:
     """Problems of a label or annotation key, resource name or finalizer: [prefix/]name."""
     prefix, slash, own = name.rpartition("/")
@@ -148,7 +149,7 @@ def qualified_name_errors(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=16_384)
+@remembered(16_384)
 def label_value_errors(value: str) -> tuple[str, ...]:
     """Problems of a label's value."""
     found: list[str] = []
@@ -183,7 +184,7 @@ def env_name_errors(name: str) -> tuple[str, ...]:
     return (text,)
 
 
-@lru_cache(maxsize=4_096)
+@remembered(4_096)
 def port_name_errors(name: str) -> tuple[str, ...]:
     """Problems of an IANA service name, as container ports are named."""
     found: list[str] = []
@@ -213,7 +214,7 @@ def is_percent(text: str) -> bool:
     return _PERCENT.fullmatch(text) is not None
 
 
-@lru_cache(maxsize=4_096)
+@remembered(4_096)
 def is_ip(text: str) -> bool:
     """Whether this is an IPv4 or IPv6 address, without a zone."""
     try:

@@ -15,12 +15,12 @@ import jsonpatch
 import jsonpointer
 import orjson
 
-from control_plane.api.decoding import go_format, json_syntax_error, media_type, parse_yaml
+from control_plane.api import budget, yaml_reader
+from control_plane.api.decoding import go_format, json_syntax_error, media_type
 from control_plane.api.errors import (
     ApiError,
     BadRequest,
     Invalid,
-    RequestEntityTooLarge,
     UnsupportedMediaType,
 )
 from control_plane.api.meta import Object
@@ -34,8 +34,8 @@ PATCH_TYPES: Final[dict[str, PatchKind]] = {
     "application/strategic-merge-patch+json": "strategic",
     "application/apply-patch+yaml": "apply",
 }
-JSON_PATCH_OPERATIONS_MAX: Final = 10_000  # as in Kubernetes
 
+_MESSAGE_MAX: Final = 4096  # a failed test shows the value it found
 _DIRECTIVE: Final = "$patch"
 _RETAIN_KEYS: Final = "$retainKeys"
 _DELETE_PRIMITIVES: Final = "$deleteFromPrimitiveList/"
@@ -67,14 +67,17 @@ def parse_patch(kind: PatchKind, body: bytes) -> Any:
     """The patch document of a request's body. Raises BadRequest."""
     if kind == "apply":
         try:
-            patch = parse_yaml(body)
-        except ValueError as error:
+            patch = yaml_reader.parse(body)
+        except yaml_reader.YamlError as error:
             raise BadRequest(f"error decoding YAML: {error}") from error
     else:
         try:
             patch = orjson.loads(body)
+            budget.check_json(body, patch)
         except orjson.JSONDecodeError as error:
             raise BadRequest(f"error decoding patch: {json_syntax_error(body)}") from error
+        except budget.TooDeep as error:
+            raise BadRequest(f"error decoding patch: {error}") from error
     wanted = list if kind == "json" else dict
     if type(patch) is not wanted:
         raise BadRequest(
@@ -114,17 +117,23 @@ def _clone(value: Any) -> Any:
 
 
 def json_patch(obj: Object, operations: list[Any]) -> Object:
-    if len(operations) > JSON_PATCH_OPERATIONS_MAX:
-        raise RequestEntityTooLarge(
-            f"The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {len(operations)}"
-        )
+    budget.check_operations(len(operations))
+    copies = budget.CopyMeter()
+    result: Any = _clone(obj)
     try:
-        result = jsonpatch.JsonPatch(_clone(operations)).apply(_clone(obj), in_place=True)
+        for operation in _clone(operations):
+            if operation.get("op") == "copy":
+                source = jsonpointer.JsonPointer(operation["from"]).resolve(result)
+                copies.copy(len(orjson.dumps(source)))
+            result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
+        budget.check(result)
     except jsonpatch.JsonPatchTestFailed as error:
         raise _unprocessable(f"testing value failed: {error}") from error
-    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, budget.CopiesTooMuch) as error:
         raise _unprocessable(str(error)) from error
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
+    except (budget.TooDeep, orjson.JSONEncodeError, RecursionError) as error:
+        raise _unprocessable("exceeded max depth") from error
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
         raise BadRequest(f"error decoding patch: malformed operation: {error}") from error
     if type(result) is not dict:
         raise _unprocessable("the patch leaves no object")
@@ -132,8 +141,9 @@ def json_patch(obj: Object, operations: list[Any]) -> Object:
 
 
 def _unprocessable(message: str) -> Invalid:
+    shown = message if len(message) <= _MESSAGE_MAX else message[:_MESSAGE_MAX] + "..."
     return Invalid("the server rejected our request due to an error in our request", details={
-        "causes": [{"reason": "FieldValueInvalid", "message": message, "field": "patch"}]
+        "causes": [{"reason": "FieldValueInvalid", "message": shown, "field": "patch"}]
     })  # fmt: skip
 
 
@@ -197,7 +207,8 @@ def _merge_map(original: Object, patch: Object, type_: Type | None) -> Object:
         if type(value) is dict:
             original[name] = value if strategy == "replace" else _merge_map(present, value, sub)
         elif deleting:
-            original[name] = [item for item in present if item not in value]
+            gone = _places(value, "")
+            original[name] = [item for item in present if _place(gone, item, "") < 0]
         elif strategy == "merge":
             key = field.merge_key if field is not None else ""
             original[name] = _merge_list(present, value, key, _element(sub))
@@ -223,6 +234,7 @@ def _retain_keys(original: Object, patch: Object) -> None:
     retained = patch.pop(_RETAIN_KEYS)
     if type(retained) is not list:
         raise BadRequest("invalid patch format of retainKeys")
+    retained = {name for name in retained if type(name) is str}
     for name, value in patch.items():
         plain = name.removeprefix(_DELETE_PRIMITIVES).removeprefix(_SET_ORDER)
         if value is not None and plain not in retained:
@@ -286,8 +298,24 @@ def _key_of(item: Any, key: str) -> Any:
     return item[key]
 
 
-def _index(items: list[Any], wanted: Any, key: str) -> int:
-    return next((n for n, item in enumerate(items) if _same(item, wanted, key)), -1)
+def _mark(item: Any, key: str) -> bytes:
+    """The same for items that are one: by the merge key where there is one, else by the whole value."""
+    known = item.get(key) if key and type(item) is dict else item
+    return orjson.dumps(known, option=orjson.OPT_SORT_KEYS)
+
+
+def _places(items: list[Any], key: str) -> dict[bytes, int]:
+    """Where each item stands first, by its mark; found in one pass, since both lists of a merge may be long."""
+    places: dict[bytes, int] = {}
+    for at, item in enumerate(items):
+        if not key or type(item) is not dict or key in item:
+            places.setdefault(_mark(item, key), at)
+    return places
+
+
+def _place(places: dict[bytes, int], item: Any, key: str) -> int:
+    """-1 where there is none."""
+    return -1 if key and type(item) is dict and key not in item else places.get(_mark(item, key), -1)
 
 
 def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type | None) -> list[Any]:
@@ -295,20 +323,22 @@ def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type |
     if not original and not patch:
         return original
     if type((original or patch)[0]) is not dict:
-        merged: list[Any] = []
+        distinct: dict[bytes, Any] = {}
         for item in [*original, *patch]:
-            if item not in merged:
-                merged.append(item)
-        return _ordered(merged, patch, original, "")
+            distinct.setdefault(_mark(item, ""), item)
+        return _ordered(list(distinct.values()), patch, original, "")
     if not key:
         raise PatchFailed("cannot merge lists without merge key")
     original, patch = _apply_list_directives(original, patch, key)
     merged = list(original)
+    places = _places(merged, key)
     for item in patch:
-        at = _index(merged, {key: _key_of(item, key)}, key)
+        _key_of(item, key)
+        at = _place(places, item, key)
         if at >= 0:
             merged[at] = _merge_map(merged[at], item, element)
         else:
+            places[_mark(item, key)] = len(merged)
             merged.append(_without_directives(item)[1])
     return _ordered(merged, patch, original, key)
 
@@ -316,6 +346,7 @@ def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type |
 def _apply_list_directives(original: list[Any], patch: list[Any], key: str) -> tuple[list[Any], list[Any]]:
     """Take out `{$patch: delete}` and `{$patch: replace}` items and do what they say."""
     plain: list[Any] = []
+    deleted: list[Any] = []
     replace = False
     for item in patch:
         if type(item) is not dict or _DIRECTIVE not in item:
@@ -323,14 +354,17 @@ def _apply_list_directives(original: list[Any], patch: list[Any], key: str) -> t
             continue
         match item[_DIRECTIVE]:
             case "delete":
-                gone = _key_of(item, key)
-                original = [o for o in original if _key_of(o, key) != gone]
+                _key_of(item, key)
+                deleted.append(item)
             case "replace":
                 replace = True
             case "merge":
                 raise PatchFailed("merging lists cannot yet be specified in the patch")
             case other:
                 raise PatchFailed(f"unknown patch type: {go_format(other)} in map: {go_format(item)}")
+    if deleted:
+        gone = _places(deleted, key)
+        original = [item for item in original if _place(gone, item, key) < 0]
     return (plain, []) if replace else (original, plain)
 
 
@@ -340,8 +374,9 @@ def _ordered(merged: list[Any], order: list[Any], server: list[Any], key: str) -
     """
     named: list[tuple[int, int, Any]] = []  # (place in `order`, place on the server, item)
     others: list[tuple[int, Any]] = []
+    order_places, server_places = _places(order, key), _places(server, key)
     for item in merged:
-        place, at = _index(order, item, key), _index(server, item, key)
+        place, at = _place(order_places, item, key), _place(server_places, item, key)
         if place >= 0:
             named.append((place, at, item))
         else:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from control_plane.api.budget import Meter
 from control_plane.api.schema import definition_name, load_table
 
 MAGIC: Final = b"k8s\x00"
@@ -48,7 +49,7 @@ def decode_envelope(body: bytes) -> tuple[str, str, bytes]:
     """(apiVersion, kind, raw message) of an enveloped object. Raises ProtobufError."""
     if not body.startswith(MAGIC):
         raise ProtobufError("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
-    unknown = _message(_UNKNOWN, memoryview(body)[len(MAGIC) :], 0)
+    unknown = _message(_UNKNOWN, memoryview(body)[len(MAGIC) :], 0, Meter())
     if unknown.get("contentEncoding"):
         raise ProtobufError(f"content encoding {unknown['contentEncoding']!r} is not supported")
     return unknown.get("apiVersion", ""), unknown.get("kind", ""), unknown.get("raw", b"")
@@ -64,47 +65,51 @@ def decode(body: bytes) -> dict[str, Any]:
 
 
 def decode_message(name: str, raw: bytes) -> dict[str, Any]:
-    """One bare message by the name of its definition."""
-    return _message(name, memoryview(raw), 0)
+    """One bare message by the name of its definition. Raises ProtobufError, TooManyValues."""
+    try:
+        return _message(name, memoryview(raw), 0, Meter())
+    except (TypeError, AttributeError, struct.error) as error:
+        # A part of a time, a number or a map's entry came in another wire type than its own.
+        raise ProtobufError(f"a field has the wrong wire type: {error}") from error
 
 
-def _message(name: str, data: memoryview, depth: int) -> dict[str, Any]:
+def _message(name: str, data: memoryview, depth: int, meter: Meter) -> dict[str, Any]:
     if depth > _DEPTH_MAX:
         raise ProtobufError("protobuf message is nested too deeply")
     fields = _fields(name)
     result: dict[str, Any] = {}
-    for number, wire, value in _walk(data):
+    for number, wire, value in _walk(data, meter):
         entry = fields.get(number)
         if entry is None:
             continue  # a field newer than the table: Kubernetes drops it as well
         field, kind = entry
         if not field:
-            result.update(_message(kind[1:], _view(value, wire), depth + 1))
+            result.update(_message(kind[1:], _view(value, wire), depth + 1, meter))
         elif kind.startswith("[]"):
             items = result.setdefault(field, [])
             if wire == _BYTES and kind[2:] in _PACKABLE:
-                items.extend(_packed(kind[2:], value))
+                items.extend(_packed(kind[2:], value, meter))
             else:
-                items.append(_value(kind[2:], wire, value, depth))
+                items.append(_value(kind[2:], wire, value, depth, meter))
         elif kind.startswith("{}"):
-            key, item = _entry(kind[2:], _view(value, wire), depth)
+            key, item = _entry(kind[2:], _view(value, wire), depth, meter)
             result.setdefault(field, {})[key] = item
         elif name == _UNKNOWN and field == "raw":
             result[field] = bytes(value)
         else:
-            result[field] = _value(kind, wire, value, depth)
+            result[field] = _value(kind, wire, value, depth, meter)
     return result
 
 
-def _entry(kind: str, data: memoryview, depth: int) -> tuple[str, Any]:
+def _entry(kind: str, data: memoryview, depth: int, meter: Meter) -> tuple[str, Any]:
     """A map entry: a message of key (1) and value (2), either of which may be left out."""
     key: str = ""
     item: Any = _EMPTY[kind]() if kind in _EMPTY else None
-    for number, wire, value in _walk(data):
+    for number, wire, value in _walk(data, meter):
         if number == 1:
             key = _text(value)
         elif number == 2:
-            item = _value(kind, wire, value, depth)
+            item = _value(kind, wire, value, depth, meter)
     return key, {} if item is None else item
 
 
@@ -119,17 +124,17 @@ _EMPTY: Final[dict[str, Callable[[], Any]]] = {
 }
 
 
-def _value(kind: str, wire: int, value: Any, depth: int) -> Any:
+def _value(kind: str, wire: int, value: Any, depth: int, meter: Meter) -> Any:
     if kind.startswith("@"):
-        return _message(kind[1:], _view(value, wire), depth + 1)
+        return _message(kind[1:], _view(value, wire), depth + 1, meter)
     if kind.startswith("|@"):
-        union = _message(kind[2:], _view(value, wire), depth + 1)
+        union = _message(kind[2:], _view(value, wire), depth + 1, meter)
         return next((union[k] for k in ("schema", "jSONSchemas", "property") if union.get(k)),
                     union.get("allows"))  # fmt: skip
     if wire == _BYTES:
         decoder = _FROM_BYTES.get(kind)
         if decoder is not None:
-            return decoder(value)
+            return decoder(value, meter)
     elif wire == _VARINT:
         if kind == "bool":
             return value != 0
@@ -143,9 +148,10 @@ def _value(kind: str, wire: int, value: Any, depth: int) -> Any:
 _PACKABLE: Final = frozenset({"int32", "int64", "bool"})
 
 
-def _packed(kind: str, data: memoryview) -> Iterator[Any]:
+def _packed(kind: str, data: memoryview, meter: Meter) -> Iterator[Any]:
     at = 0
     while at < len(data):
+        meter.spend()
         value, at = _varint(data, at)
         yield value != 0 if kind == "bool" else _signed(value)
 
@@ -161,20 +167,20 @@ def _view(value: Any, wire: int) -> memoryview:
     return view
 
 
-def _text(value: memoryview) -> str:
+def _text(value: memoryview, _: Meter | None = None) -> str:
     try:
         return str(value, "utf-8")
     except UnicodeDecodeError as error:
         raise ProtobufError("a string is not valid UTF-8") from error
 
 
-def _numbers(data: memoryview) -> dict[int, Any]:
-    return {number: value for number, _, value in _walk(data)}
+def _numbers(data: memoryview, meter: Meter) -> dict[int, Any]:
+    return {number: value for number, _, value in _walk(data, meter)}
 
 
-def _time(data: memoryview, *, micro: bool) -> str | None:
+def _time(data: memoryview, meter: Meter, *, micro: bool) -> str | None:
     """metav1.Time {1: seconds, 2: nanos}; an empty message is the zero time, null in JSON."""
-    parts = _numbers(data)
+    parts = _numbers(data, meter)
     if not parts:
         return None
     seconds, nanos = _signed(parts.get(1, 0)), _signed(parts.get(2, 0))
@@ -185,41 +191,42 @@ def _time(data: memoryview, *, micro: bool) -> str | None:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
 
 
-def _int_or_string(data: memoryview) -> int | str:
-    parts = _numbers(data)  # {1: type (0 int, 1 string), 2: intVal, 3: strVal}
+def _int_or_string(data: memoryview, meter: Meter) -> int | str:
+    parts = _numbers(data, meter)  # {1: type (0 int, 1 string), 2: intVal, 3: strVal}
     if parts.get(1, 0) == 1:
         return _text(parts.get(3, memoryview(b"")))
     return _signed(parts.get(2, 0))
 
 
-def _quantity(data: memoryview) -> str:
-    return _text(_numbers(data).get(1, memoryview(b""))) or "0"
+def _quantity(data: memoryview, meter: Meter) -> str:
+    return _text(_numbers(data, meter).get(1, memoryview(b""))) or "0"
 
 
-def _json(data: memoryview) -> Any:
-    raw = _numbers(data).get(1)
+def _json(data: memoryview, meter: Meter) -> Any:
+    raw = _numbers(data, meter).get(1)
     try:
         return orjson.loads(raw) if raw else None
     except orjson.JSONDecodeError as error:
         raise ProtobufError(f"embedded JSON is malformed: {error}") from error
 
 
-_FROM_BYTES: Final[dict[str, Callable[[memoryview], Any]]] = {
+_FROM_BYTES: Final[dict[str, Callable[[memoryview, Meter], Any]]] = {
     "string": _text,
-    "bytes": lambda data: base64.b64encode(data).decode(),
+    "bytes": lambda data, _: base64.b64encode(data).decode(),
     "quantity": _quantity,
     "int-or-string": _int_or_string,
-    "time": lambda data: _time(data, micro=False),
-    "micro-time": lambda data: _time(data, micro=True),
+    "time": lambda data, meter: _time(data, meter, micro=False),
+    "micro-time": lambda data, meter: _time(data, meter, micro=True),
     "json": _json,
-    "strings": lambda data: [_text(value) for number, _, value in _walk(data) if number == 1],
+    "strings": lambda data, meter: [_text(value) for number, _, value in _walk(data, meter) if number == 1],
 }
 
 
-def _walk(data: memoryview) -> Iterator[tuple[int, int, Any]]:
+def _walk(data: memoryview, meter: Meter) -> Iterator[tuple[int, int, Any]]:
     """(field number, wire type, int or memoryview) of each field of a message."""
     at, end = 0, len(data)
     while at < end:
+        meter.spend()
         tag, at = _varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:

@@ -18,6 +18,7 @@ from typing import Any
 NANO = 1_000_000_000
 _MAX = ((1 << 63) - 1) * NANO
 _CACHE = 32_768
+_LONGEST = 512  # digits; the largest that is told from its neighbours has twenty-eight
 FORMAT_WRONG = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 _SHAPE = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?([eEinumkKMGTP]*)([-+]?[0-9]*)", re.ASCII)
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
@@ -101,7 +102,10 @@ def parse(text: QuantityLike) -> Quantity:
         return text
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise QuantityError(FORMAT_WRONG)
-    return _parse(text if isinstance(text, str) else repr(text))
+    written = text if isinstance(text, str) else repr(text)
+    if len(written) > _LONGEST:
+        raise QuantityError(FORMAT_WRONG)
+    return _parse(written)
 
 
 @lru_cache(maxsize=_CACHE)

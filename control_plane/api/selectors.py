@@ -9,15 +9,18 @@ Source: Kubernetes concepts "Labels and Selectors", "Field Selectors".
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
+from control_plane.api.budget import LIMITS
 from control_plane.api.errors import BadRequest, quote
 from control_plane.api.meta import Object
 from control_plane.api.names import label_value_errors, qualified_name_errors
+from control_plane.api.remembering import remembered
 
 _CACHE = 8_192
+_FEW = 8
 IN, NOT_IN, EXISTS, DOES_NOT_EXIST, GREATER, LESS = "in", "notin", "exists", "!", "gt", "lt"
 EQUALS, NOT_EQUALS = "=", "!="
 _STRUCTURED = {"In": IN, "NotIn": NOT_IN, "Exists": EXISTS, "DoesNotExist": DOES_NOT_EXIST,
@@ -36,9 +39,9 @@ class Requirement(NamedTuple):
         key, operator, values = self
         found = labels.get(key)
         if operator in (EQUALS, IN):
-            return found is not None and found in values
+            return found is not None and _among(found, values)
         if operator in (NOT_EQUALS, NOT_IN):
-            return found is None or found not in values
+            return found is None or not _among(found, values)
         if operator == EXISTS:
             return found is not None
         if operator == DOES_NOT_EXIST:
@@ -56,6 +59,14 @@ class Requirement(NamedTuple):
         if operator in (GREATER, LESS):
             return f"{key}{'>' if operator == GREATER else '<'}{values[0]}"
         return f"{key} {operator} ({','.join(values)})"
+
+
+def _among(text: str, values: tuple[str, ...]) -> bool:
+    """Membership in sorted values; a client may write thousands."""
+    if len(values) <= _FEW:
+        return text in values
+    at = bisect_left(values, text)
+    return at < len(values) and values[at] == text
 
 
 def _compares(found: str | None, operator: str, bound: str) -> bool:
@@ -292,10 +303,17 @@ class _Parser:
             raise BadRequest(f"unable to parse requirement: {error.message}") from error
 
 
-@lru_cache(maxsize=_CACHE)
+def _check_count(count: int) -> None:
+    """Each object of a list and each event of a watch is asked all of them."""
+    if count > LIMITS.requirements:
+        raise BadRequest(f"a selector may have at most {LIMITS.requirements} requirements, got {count}")
+
+
+@remembered(_CACHE)
 def parse_labels(text: str) -> LabelSelector:
     """The selector of a `labelSelector` query parameter; everything for the empty string."""
     found = _Parser(text).parse()
+    _check_count(len(found))
     return LabelSelector(found) if found else EVERYTHING
 
 
@@ -429,7 +447,7 @@ def _split_terms(text: str) -> list[str]:
     return [part for part in re.split(r"(?<!\\),", text) if part]
 
 
-@lru_cache(maxsize=_CACHE)
+@remembered(_CACHE)
 def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str, ...] = ()) -> FieldSelector:
     """The selector of a `fieldSelector` query parameter for objects of `kind`.
 
@@ -439,7 +457,9 @@ def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str
     if not text:
         return ALL_FIELDS
     terms = []
-    for part in _split_terms(text):
+    parts = _split_terms(text)
+    _check_count(len(parts))
+    for part in parts:
         found = re.search(r"(?<!\\)(!=|==|=)", part)
         if found is None:
             raise BadRequest(f"invalid selector: '{text}'; can't understand '{part}'")

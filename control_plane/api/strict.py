@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
-import yaml
-
 from control_plane.api import quantity
 from control_plane.api.schema import (
     ANY,
@@ -331,23 +329,3 @@ def _doubled_paths(value: Any, path: _Path) -> Iterator[str]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _doubled_paths(item, (path, index))
-
-
-def yaml_duplicates(node: yaml.Node) -> list[str]:
-    """Findings in the words of Kubernetes' YAML decoder, for keys that stand twice in a mapping."""
-    findings: list[str] = []
-    todo: list[yaml.Node] = [node]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, yaml.SequenceNode):
-            todo.extend(reversed(node.value))
-        elif isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    if key.value in seen:
-                        line = key.start_mark.line + 1
-                        findings.append(f'line {line}: key "{key.value}" already set in map')
-                    seen.add(key.value)
-                todo.append(value)
-    return findings

@@ -19,6 +19,7 @@ from control_plane.api.meta import Object, set_condition
 from control_plane.api.resources import ResourceInfo, SubresourceInfo
 from control_plane.api.subresources import ScalePaths
 from control_plane.api.validation.definitions import definition
+from control_plane.apiserver import custom_schema
 from control_plane.apiserver.cache import DELETED, Event, ResourceCache
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
@@ -88,6 +89,9 @@ def errors_of(crd: Object, kinds: Kinds) -> list[FieldError]:
         if not (version.get("schema") or {}).get("openAPIV3Schema"):
             path = f"spec.versions[{index}].schema.openAPIV3Schema"
             found.append(required(path, "schemas are required"))
+        else:
+            path = f"spec.versions[{index}].schema.openAPIV3Schema"
+            found += custom_schema.pattern_errors(version["schema"]["openAPIV3Schema"], path)
     return found + definition(crd)
 
 

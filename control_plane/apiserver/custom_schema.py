@@ -1,16 +1,19 @@
 """Custom resources against the OpenAPI v3 schema of their definition: defaults and validation. Pure.
 
 Pruning of unknown fields is done when a body is decoded. Rules in CEL (`x-kubernetes-validations`) are not evaluated.
+What defaults add and what validation looks at is counted: many items under many branches cost their product.
 Source: Kubernetes reference "Extend the Kubernetes API with CustomResourceDefinitions" (structural schemas); messages
 as go-openapi/validate words them.
 """
 
 import copy
-import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
+from control_plane.api import patterns
+from control_plane.api.budget import LIMITS, Meter
 from control_plane.api.errors import (
     TOO_LONG,
     TOO_MANY,
@@ -32,35 +35,85 @@ _JSON_TYPES = {
 
 
 def default(value: Any, schema: Schema) -> None:
-    """Fill in the defaults of a schema below `value`, in place."""
+    """Fill in the defaults of a schema below `value`, in place. Raises TooManyValues where they add too much."""
+    _default(value, schema, Meter(LIMITS.defaulted_bytes, "the defaults of the schema add more than {limit} bytes"))
+
+
+def _default(value: Any, schema: Schema, meter: Meter) -> None:
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         for name, sub in properties.items():
             if "default" in sub and (name not in value or (value[name] is None and not sub.get("nullable"))):
+                meter.spend(len(name) + len(orjson.dumps(sub["default"])))
                 value[name] = copy.deepcopy(sub["default"])
         others = schema.get("additionalProperties")
         for name, item in value.items():
             if name in properties:
-                default(item, properties[name])
+                _default(item, properties[name], meter)
             elif isinstance(others, Mapping):
-                default(item, others)
+                _default(item, others, meter)
     elif isinstance(value, list):
         items = schema.get("items")
         if isinstance(items, Mapping):
             for item in value:
-                default(item, items)
+                _default(item, items, meter)
 
 
 def validate(o: Object, schema: Schema) -> list[FieldError]:
-    """Everything in a custom resource that its schema does not allow (metadata has rules of its own)."""
-    errors: list[FieldError] = []
+    """Everything in a custom resource that its schema does not allow (metadata has rules of its own).
+
+    Raises TooManyValues where the schema has too much to say about the object.
+    """
     body = {k: v for k, v in o.items() if k not in ("apiVersion", "kind", "metadata")}
     shown = {k: v for k, v in (schema.get("properties") or {}).items() if k not in ("apiVersion", "kind", "metadata")}
+    errors = _Errors(Meter(LIMITS.schema_steps, "validating the object by its schema takes more than {limit} steps"))
     _value(body, {**schema, "properties": shown}, "", errors)
     return errors
 
 
-def _value(value: Any, schema: Schema, path: str, errors: list[FieldError]) -> None:
+class _Errors(list[FieldError]):
+    """What was found so far, as much of it as is told, and what may still be looked at."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self.meter = meter
+
+    def append(self, error: FieldError) -> None:
+        if len(self) < LIMITS.findings:
+            super().append(error)
+
+
+def pattern_errors(schema: Schema, path: str) -> list[FieldError]:
+    """The patterns of a schema (of a definition that is being written) that are no regular expressions."""
+    found: list[FieldError] = []
+    pattern = schema.get("pattern")
+    if pattern:
+        try:
+            patterns.check(pattern)
+        except patterns.PatternError as error:
+            text = f"must be a valid regular expression, but isn't: {error}"
+            found.append(invalid(f"{path}.pattern", pattern, text))
+    for place, sub in _below(schema):
+        found += pattern_errors(sub, f"{path}.{place}")
+    return found
+
+
+def _below(schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """The schemas inside a schema, each with its place."""
+    for word in ("items", "additionalProperties", "not"):
+        if isinstance(schema.get(word), Mapping):
+            yield word, schema[word]
+    for word in ("allOf", "anyOf", "oneOf"):
+        for index, sub in enumerate(schema.get(word) or ()):
+            yield f"{word}[{index}]", sub
+    for word in ("properties", "patternProperties", "definitions"):
+        for name, sub in (schema.get(word) or {}).items():
+            if isinstance(sub, Mapping):
+                yield f"{word}[{name}]", sub
+
+
+def _value(value: Any, schema: Schema, path: str, errors: _Errors) -> None:
+    errors.meter.spend()
     if value is None and schema.get("nullable"):
         return
     if not _type_fits(value, schema):
@@ -78,8 +131,10 @@ def _value(value: Any, schema: Schema, path: str, errors: list[FieldError]) -> N
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         _number(value, schema, path, errors)
     choices = schema.get("enum")
-    if choices is not None and value not in choices:
-        errors.append(not_supported(path, value, [str(c) for c in choices]))
+    if choices is not None:
+        errors.meter.spend(len(choices))
+        if value not in choices:
+            errors.append(not_supported(path, value, [str(c) for c in choices]))
     _combined(value, schema, path, errors)
 
 
@@ -111,7 +166,7 @@ def _type_name(value: Any) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-def _object(value: dict[str, Any], schema: Schema, path: str, errors: list[FieldError]) -> None:
+def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors) -> None:
     properties = schema.get("properties") or {}
     others = schema.get("additionalProperties")
     for name in schema.get("required") or ():
@@ -129,7 +184,7 @@ def _object(value: dict[str, Any], schema: Schema, path: str, errors: list[Field
         errors.append(FieldError(TOO_MANY, path, len(value), f"must have at most {high} items"))
 
 
-def _array(value: list[Any], schema: Schema, path: str, errors: list[FieldError]) -> None:
+def _array(value: list[Any], schema: Schema, path: str, errors: _Errors) -> None:
     items = schema.get("items")
     if isinstance(items, Mapping):
         for index, item in enumerate(value):
@@ -142,39 +197,33 @@ def _array(value: list[Any], schema: Schema, path: str, errors: list[FieldError]
     keys = schema.get("x-kubernetes-list-map-keys")
     unique = schema.get("uniqueItems") or schema.get("x-kubernetes-list-type") == "set" or keys
     if unique:
-        seen: list[Any] = []
+        seen: set[bytes] = set()
         for index, item in enumerate(value):
-            mark = {k: item.get(k) for k in keys} if keys and isinstance(item, dict) else item
+            key = {k: item.get(k) for k in keys} if keys and isinstance(item, dict) else item
+            mark = orjson.dumps(key, option=orjson.OPT_SORT_KEYS)
             if mark in seen:
-                errors.append(FieldError("FieldValueDuplicate", f"{path}[{index}]", mark))
-            seen.append(mark)
+                errors.append(FieldError("FieldValueDuplicate", f"{path}[{index}]", key))
+            seen.add(mark)
 
 
-def _string(value: str, schema: Schema, path: str, errors: list[FieldError]) -> None:
+def _string(value: str, schema: Schema, path: str, errors: _Errors) -> None:
     low, high, pattern = schema.get("minLength"), schema.get("maxLength"), schema.get("pattern")
     if low is not None and len(value) < low:
         errors.append(invalid(path, value, f"{path} in body should be at least {low} chars long"))
     if high is not None and len(value) > high:
         errors.append(FieldError(TOO_LONG, path, None, f"may not be more than {high} bytes"))
-    if pattern and not _search(pattern, value):
+    if pattern and not _found(pattern, value):
         errors.append(invalid(path, value, f"{path} in body should match '{pattern}'"))
 
 
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str] | None:
+def _found(pattern: str, value: str) -> bool:
     try:
-        return re.compile(pattern)
-    except re.error:
-        # Written for another engine: what cannot be judged is let through.
-        return None
+        return patterns.search(pattern, value)
+    except patterns.PatternError:
+        return True  # stored before patterns were checked: what cannot be judged is let through
 
 
-def _search(pattern: str, value: str) -> bool:
-    compiled = _compiled(pattern)
-    return compiled is None or compiled.search(value) is not None
-
-
-def _number(value: float, schema: Schema, path: str, errors: list[FieldError]) -> None:
+def _number(value: float, schema: Schema, path: str, errors: _Errors) -> None:
     low, high, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
     if low is not None and (value < low or (schema.get("exclusiveMinimum") and value == low)):
         word = "greater than" if schema.get("exclusiveMinimum") else "greater than or equal to"
@@ -186,9 +235,9 @@ def _number(value: float, schema: Schema, path: str, errors: list[FieldError]) -
         errors.append(invalid(path, value, f"{path} in body should be a multiple of {step}"))
 
 
-def _combined(value: Any, schema: Schema, path: str, errors: list[FieldError]) -> None:
+def _combined(value: Any, schema: Schema, path: str, errors: _Errors) -> None:
     def fits(sub: Schema) -> bool:
-        found: list[FieldError] = []
+        found = _Errors(errors.meter)
         _value(value, sub, path, found)
         return not found
 

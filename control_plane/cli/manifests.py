@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from control_plane.api.decoding import parse_yaml
+from control_plane.api import yaml_reader
 from control_plane.api.meta import Object
 from control_plane.cluster.errors import ClusterError
 
@@ -79,7 +79,7 @@ def _value(document: bytes, place: str) -> object:
         except orjson.JSONDecodeError:
             pass  # YAML's flow style looks like JSON at its beginning
     try:
-        return parse_yaml(document)
+        return yaml_reader.parse(document)
     except ValueError as e:
         raise ManifestError(f"{place}: {e}") from e
 

@@ -1,11 +1,11 @@
 """What a pod's status says, from the state of its machine (core/v1 PodStatus)."""
 
-import functools
 import hashlib
 from typing import Any
 
 from control_plane.api.meta import Object
 from control_plane.api.quantity import compare
+from control_plane.api.remembering import remembered
 from node.lifecycle.containers import has_initialized
 from node.lifecycle.machine import PodMachine
 from node.lifecycle.model import Container, Role, Run, Stage, Termination
@@ -189,7 +189,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered(4096)
 def _image_id(image: str) -> str:
     """Images are not pulled: the digest is of the name, so that equal names have equal ids."""
     name = image.rsplit("@", 1)[0]
