@@ -13,6 +13,7 @@ from control_plane.apiserver import encryption
 from control_plane.cluster.topology import Instance, Role
 from control_plane.rpc import Identity
 from control_plane.rpc.tls import Authority, Credentials
+from storage.env.private import make_private_dir, write_private
 
 MEMBERS_GROUP = "system:etcd-members"
 ENCRYPTION_FILE = "encryption.yaml"
@@ -37,12 +38,10 @@ class Secrets:
         return Secrets(authority.cert, authority.key, key, encryption.generate(os.urandom))
 
     def write(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_dir(directory)
         files = {"ca.crt": self.ca_cert, "ca.key": self.ca_key, "token.key": self.token_key}
         for name, data in (files | {ENCRYPTION_FILE: self.encryption}).items():
-            path = directory / name
-            path.touch(mode=0o600)
-            path.write_bytes(data)
+            write_private(directory / name, data)
 
     @staticmethod
     def read(directory: Path) -> "Secrets | None":

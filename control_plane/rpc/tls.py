@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control_plane.rpc.service import Identity
+from storage.env.private import make_private_dir, write_private
 
 # Every server certificate carries this name, so that components may meet at any address.
 INTERNAL_SERVER_NAME = "rayplane.internal"
@@ -73,11 +74,9 @@ class Credentials:
 
     def write(self, directory: Path) -> None:
         """Write ca.crt, tls.crt and tls.key (readable by the owner only)."""
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_dir(directory)
         for name, data in (("ca.crt", self.ca), ("tls.crt", self.cert), ("tls.key", self.key)):
-            path = directory / name
-            path.touch(mode=0o600)
-            path.write_bytes(data)
+            write_private(directory / name, data)
 
     @staticmethod
     def read(directory: Path) -> "Credentials":

@@ -1,9 +1,9 @@
 """The outside world, injected: wall clock, randomness, disk.
 
 Owns the three protocols that every component takes instead of calling the operating system, and their real
-implementations; the named points where a test can make a process fail (`failpoints`); the garbage collector's
-settings of a serving process. The simulation brings its own disk. Time spans are never here: they are the running
-event loop's time.
+implementations; files that are their owner's alone (`private`); the named points where a test can make a process fail
+(`failpoints`); the garbage collector's settings of a serving process. The simulation brings its own disk. Time spans
+are never here: they are the running event loop's time.
 """
 
 from storage.env.clock import Clock, Env, SystemClock

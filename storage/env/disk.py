@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from storage.env.private import make_private_dir
+
 
 class DiskError(Exception):
     """The disk refused: full, unwritable or failing. The data written so far stays as it was."""
@@ -146,7 +148,7 @@ class LocalDisk:
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_private_dir(self._root)
         except OSError as e:
             raise DiskError(f"cannot create {self._root}: {e.strerror}; choose a writable directory") from e
 
@@ -173,9 +175,9 @@ class LocalDisk:
     async def write_atomic(self, path: str, data: bytes) -> None:
         def write() -> None:
             target = self._root / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_private_dir(target.parent)
             temporary = target.with_name(target.name + ".tmp")
-            with open(temporary, "wb") as f:
+            with open(temporary, "wb", opener=_private) as f:
                 f.write(data)
                 f.flush()
                 os.fdatasync(f.fileno())
@@ -200,7 +202,7 @@ class LocalDisk:
 
     def make_dir(self, path: str) -> None:
         with self._refusing("create", path):
-            (self._root / path).mkdir(parents=True, exist_ok=True)
+            make_private_dir(self._root / path)
 
     def remove(self, path: str) -> None:
         target = self._root / path
@@ -262,3 +264,7 @@ def _fsync_dir(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -19,6 +19,7 @@ import lmdb
 
 from storage.env.disk import DiskError
 from storage.env.failpoints import hit
+from storage.env.private import make_private_dir
 from storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
 from storage.mvcc.errors import BackendError, CorruptStore
 from storage.mvcc.lmdb_check import check_file
@@ -61,7 +62,7 @@ class LmdbBackend:
         # What is written while a defragmentation copies, to be repeated on its copy.
         self._journal: list[_Write] | None = None
         with self._opening():
-            self._path.mkdir(parents=True, exist_ok=True)
+            make_private_dir(self._path)
             shutil.rmtree(self._path / NEW, ignore_errors=True)
             fresh = not (self._path / DATA).exists()
             self.trusted = fresh or ((durable or self._survived()) and self._is_sound())

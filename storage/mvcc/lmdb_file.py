@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import lmdb
 
+from storage.env.private import make_private_dir
 from storage.mvcc.backend import Record
 from storage.mvcc.errors import CorruptStore
 from storage.mvcc.seals import unseal
@@ -39,6 +40,7 @@ class LmdbFile:
             max_readers=READERS_MAX,
             sync=durable,
             metasync=durable,
+            mode=0o600,
         )
         self.databases = {name: self.env.open_db(name.encode()) for name in self.names}
         self.map_bytes: int = self.env.info()["map_size"]
@@ -145,7 +147,8 @@ def new_directory(directory: Path) -> Path:
         path = directory / NEW / str(number)
         if not path.exists():
             break
-    path.mkdir(parents=True)
+    make_private_dir(path.parent)
+    path.mkdir(mode=0o700)
     return path
 
 
