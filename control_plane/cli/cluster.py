@@ -19,6 +19,7 @@ from control_plane.cluster.state import ClusterState, StateDir
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 CHANGE_TIMEOUT_S = 180.0
+SHOWN_LEFT = 5
 
 
 class Kind(StrEnum):
@@ -88,11 +89,14 @@ def down(
     directory = state_dir(name, state)
     existed = (directory.path / "cluster.json").exists()
     with progress() as say:
-        run(launch.down(directory, say, purge=purge))
+        left = run(launch.down(directory, say, purge=purge))
     if not existed:
         console.print(f"no cluster called {name!r} in {directory.path}")
     else:
         console.print(f"cluster {name!r} is down" + ("; its data is deleted" if purge else ""))
+    if left:
+        more = f" and {len(left) - SHOWN_LEFT} more" if len(left) > SHOWN_LEFT else ""
+        console.print(f"left in {directory.path}, not made by rayplane: {', '.join(left[:SHOWN_LEFT])}{more}")
 
 
 def status(name: Name = "default", output: Output = "", state: State = None) -> None:

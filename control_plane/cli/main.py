@@ -12,6 +12,7 @@ from control_plane.cluster.errors import ClusterError, UsageError
 from control_plane.rpc import RpcError
 from storage.backup import BackupError
 from storage.env import DiskError
+from storage.env.private import UMASK
 
 app = typer.Typer(
     name="rayplane",
@@ -30,6 +31,8 @@ _FAILURES = (ClusterError, BackupError, DiskError, OSError)
 
 def main() -> None:
     """Run the command of sys.argv and exit."""
+    # What it writes are keys, states and backups.
+    os.umask(UMASK)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -23,6 +23,7 @@ from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_host import RayHost
 from control_plane.rpc.grpc_network import GrpcNetwork
 from storage.env import settle_heap
+from storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class ComponentActor:
     """Made a Ray actor by the host, which chooses name, machine and restart policy."""
 
     def __init__(self, spec: Spec) -> None:
+        os.umask(UMASK)
         # A killed actor is made again by Ray with the arguments of its first start.
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))

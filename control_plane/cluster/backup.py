@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import socket
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -108,7 +107,7 @@ async def restore(
         if not force:
             await _check_fresh(directory, state)
         await launch.down(directory, progress)
-        shutil.rmtree(directory.path / "data", ignore_errors=True)
+        directory.forget_data()
 
     async def prepare(state: ClusterState, secrets: Secrets) -> None:
         progress("laying out the members' data")

@@ -27,12 +27,14 @@ from control_plane.cluster.readiness import await_ready
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
 from storage.env import LockHeld
+from storage.env.private import write_private
 
 # In fair time (`patience`) without progress.
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
+_HOST_MODULE = "control_plane.cluster.process_host"
 
 Progress = Callable[[str], None]
 Prepare = Callable[[ClusterState, Secrets], Awaitable[None]]
@@ -55,7 +57,7 @@ async def up(
     with _exclusive(directory, config.name):
         before = directory.read()
         if before is not None and before.running:
-            if _is_alive(before):
+            if _is_alive(before, directory):
                 raise AlreadyUp(
                     f"a cluster called {config.name!r} is up; run `rayplane down --name {config.name}` first"
                 )
@@ -74,8 +76,12 @@ async def up(
             raise
 
 
-async def down(directory: StateDir, progress: Progress, *, purge: bool = False) -> None:
-    """End every process of the cluster; with `purge` delete its data too, even if nobody can read what it was."""
+async def down(directory: StateDir, progress: Progress, *, purge: bool = False) -> list[str]:
+    """End every process of the cluster; with `purge` delete its data too, even if nobody can read what it was.
+
+    The names of what a purge left in the directory because rayplane did not make it.
+    """
+    directory.check_ours()
     try:
         state = directory.read()
     except ClusterError:
@@ -85,8 +91,7 @@ async def down(directory: StateDir, progress: Progress, *, purge: bool = False) 
     if state is not None:
         with _exclusive(directory, state.config.name):
             await _take_down(directory, progress)
-    if purge:
-        directory.purge()
+    return directory.purge() if purge else []
 
 
 async def _up(
@@ -164,9 +169,10 @@ async def _up_process(
 
 
 def _start_process(directory: StateDir) -> subprocess.Popen[bytes]:
+    write_private(directory.logs / "process.out", b"")
     with open(directory.logs / "process.out", "wb") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "control_plane.cluster.process_host", str(directory.path.resolve())],
+            [sys.executable, "-m", _HOST_MODULE, str(directory.path.resolve())],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -197,6 +203,8 @@ async def _up_ray(
             progress(f"{name} has started, {number} of {count}")
     host = state.host
     await _wait(directory, progress, alive=lambda: not host["owned"] or ray_cluster.is_alive(host))
+    if state.host["owned"]:
+        ray_cluster.close_folders(state.host)
     return state
 
 
@@ -218,7 +226,7 @@ async def _reach_ray(
             if not tries_left or not ray_cluster.was_slow(state.host, log_file):
                 raise
             progress("Ray took itself too long on this busy machine: starting it again")
-            await asyncio.to_thread(ray_cluster.end_processes, state.host)
+            await asyncio.to_thread(ray_cluster.stop, state.host)
     raise AssertionError("the last try returns or raises")
 
 
@@ -277,7 +285,7 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
     if state is None or not state.running:
         return
     if state.config.host == PROCESS:
-        await _end_process(state.host.get("pid", 0))
+        await _end_process(state.host.get("pid", 0), directory)
     else:
         progress("ending the actors")
         if state.host["owned"]:
@@ -287,18 +295,20 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
             async with _ray_driver(directory, "stop") as driver:
                 await driver.ended()
     directory.write(replace(state, running=False))
+    if state.host.get("owned"):
+        await asyncio.to_thread(ray_cluster.remove_folder, state.host)
 
 
-async def _end_process(pid: int) -> None:
+async def _end_process(pid: int, directory: StateDir) -> None:
     """TERM, then KILL when it takes too long."""
-    if not pid or not _is_ours(pid):
+    if not pid or not _is_ours(pid, directory):
         return
     os.kill(pid, signal.SIGTERM)
     for number in (signal.SIGKILL, None):
         async with _deadline(STOP_TIMEOUT_S) as time_left:
-            while _is_ours(pid) and time_left():
+            while _is_ours(pid, directory) and time_left():
                 await asyncio.sleep(POLL_S)
-        if not _is_ours(pid):
+        if not _is_ours(pid, directory):
             return
         if number is not None:
             os.kill(pid, number)
@@ -312,20 +322,21 @@ async def _deadline(seconds: float) -> AsyncIterator[Callable[[], bool]]:
     yield lambda: loop.time() < end
 
 
-def _is_ours(pid: int) -> bool:
+def _is_ours(pid: int, directory: StateDir) -> bool:
     """Whether that process still is the cluster's and not another that got its number."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as f:
-            return b"process_host" in f.read()
+            arguments = f.read().split(b"\0")
+            return _HOST_MODULE.encode() in arguments and os.fsencode(directory.path.resolve()) in arguments
     except OSError:
         return False
 
 
-def _is_alive(state: ClusterState) -> bool:
+def _is_alive(state: ClusterState, directory: StateDir) -> bool:
     if state.config.host == PROCESS:
-        return _is_ours(state.host.get("pid", 0))
+        return _is_ours(state.host.get("pid", 0), directory)
     instance = state.topology.of(Role.SUPERVISOR)
     if not instance:
         return False
@@ -348,8 +359,7 @@ def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) ->
     admin = secrets.authority.issue("kubernetes-admin", ["system:masters"])
     admin.write(directory.admin)
     server = endpoints(directory, state)["apiserver"]
-    directory.kubeconfig.touch(mode=0o600)
-    directory.kubeconfig.write_text(kubeconfig(state.config.name, server, admin))
+    write_private(directory.kubeconfig, kubeconfig(state.config.name, server, admin).encode())
     directory.write(state)
 
 

@@ -11,6 +11,7 @@ from control_plane.cluster.supervisor import Supervisor
 from control_plane.cluster.topology import Role
 from control_plane.rpc import Network
 from storage.env import Env, LocalDisk, SystemClock
+from storage.env.private import make_private_dir
 
 LOG_BYTES_MAX = 8 * 1024 * 1024
 LOG_FILES = 2
@@ -43,7 +44,7 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
 
 def log_to(path: str) -> None:
     """Send this process's log to a bounded file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    make_private_dir(Path(path).parent)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

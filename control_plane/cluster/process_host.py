@@ -29,6 +29,7 @@ from control_plane.rpc.memory import Fabric
 from control_plane.rpc.shared import SharedNetwork
 from control_plane.rpc.tls import identity_of
 from storage.env import settle_heap
+from storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> Non
 
 
 def main() -> int:
+    os.umask(UMASK)
     directory = StateDir(Path(sys.argv[1]))
     log_to(str(directory.logs / "process.log"))
     secrets = Secrets.read(directory.pki)

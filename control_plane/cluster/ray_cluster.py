@@ -1,14 +1,14 @@
 """A Ray cluster of our own, for a cluster that was not told to join one.
 
 `ray start --block` keeps Ray's processes as its children, in a session of its own; ending it ends them. Token
-authentication is on, usage statistics and dashboard are off. Nothing listens beyond loopback.
+authentication is on; usage statistics, dashboard and the server for Ray's own clients are off. Nothing listens beyond
+loopback: Ray's processes listen on 127.0.0.1 alone where that is the node's address, and everywhere otherwise.
 """
 
 import contextlib
 import logging
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.ours import is_marked, mark, remove_known
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ports import can_bind, free_port
+from storage.env.private import UMASK, narrow
 
 LOOPBACK = "127.0.0.1"
 # In fair time (`patience`).
@@ -48,21 +50,17 @@ _UNHURRIED = {
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "600",
 }
+_PREFIX, _TEMPORARY = "rayplane-", "ray"
+# Of a cluster whose rayplane gave Ray the directory itself and put no marker in it.
+_UNMARKED = ("session_latest", "ray_current_cluster")
 
 
 def reserve(rng: random.Random, token: str) -> dict[str, Any]:
     """What to remember about a Ray cluster before it is started, so that it can be ended whatever happens."""
     # Ray keeps Unix sockets there, whose paths must be short.
-    directory = tempfile.mkdtemp(prefix="rayplane-")
-    port = free_port(LOOPBACK, (), rng)
-    return {
-        "owned": True,
-        "pid": 0,
-        "port": port,
-        "client_port": free_port(LOOPBACK, (port,), rng),
-        "token": token,
-        "dir": directory,
-    }
+    directory = tempfile.mkdtemp(prefix=_PREFIX)
+    mark(Path(directory))
+    return {"owned": True, "pid": 0, "port": free_port(LOOPBACK, (), rng), "token": token, "dir": directory}
 
 
 def start(host: dict[str, Any], log_file: Path) -> int:
@@ -73,10 +71,11 @@ def start(host: dict[str, Any], log_file: Path) -> int:
         *("--include-dashboard", "false", "--disable-usage-stats", "--include-log-monitor", "false"),
         # Actors are light and take no CPU shares; this only bounds how many start at once.
         *("--num-cpus", "64", "--object-store-memory", str(OBJECT_STORE_BYTES)),
-        # Nothing here uses the autoscaler or Ray's own client, but the latter cannot be turned off.
-        *("--no-monitor", "--ray-client-server-port", str(host["client_port"])),
+        "--no-monitor",
         # Without these Ray reserves a range of ports for workers, and ours may lie in it.
-        *("--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", host["dir"]),
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
+        # Ray opens the folder that it is given to everybody; the one above it is closed.
+        *("--temp-dir", str(Path(host["dir"], _TEMPORARY))),
     ]
     with open(log_file, "ab") as log:
         process = subprocess.Popen(
@@ -85,7 +84,8 @@ def start(host: dict[str, Any], log_file: Path) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | environment(host),
+            umask=UMASK,
+            env=os.environ | environment(host) | {"RAY_START_HOOK": "control_plane.cluster.ray_hook.settle"},
         )
     return process.pid
 
@@ -95,7 +95,17 @@ def environment(host: dict[str, Any]) -> dict[str, str]:
     variables = {"RAY_USAGE_STATS_ENABLED": "0"}
     if host["owned"]:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": host["token"]} | _UNHURRIED
+        # Whatever its name says: Ray keeps 127.0.0.1 as a node's address only where clusters of machines are off.
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # By default workers, so our actors, come after everything else on a busy machine.
+        variables["RAY_worker_niceness"] = "0"
     return variables
+
+
+def close_folders(host: dict[str, Any]) -> None:
+    """Take back what Ray has opened to everybody in its folder. Call it when Ray is up."""
+    if is_ours(host):
+        narrow(Path(host["dir"]))
 
 
 def namespace(cluster: str) -> str:
@@ -146,12 +156,7 @@ def was_slow(host: dict[str, Any], log_file: Path) -> bool:
 
 def stop(host: dict[str, Any]) -> None:
     """End Ray's processes and the actors in them, if any are left, and wait until they are gone."""
-    end_processes(host)
-    shutil.rmtree(host["dir"], ignore_errors=True)
-
-
-def end_processes(host: dict[str, Any]) -> None:
-    session = host["pid"] if _is_ours(host) else 0
+    session = host["pid"] if _leads_session(host) else 0
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while session and (left := _session_members(session)):
         for pid in left:
@@ -160,6 +165,28 @@ def end_processes(host: dict[str, Any]) -> None:
         if time.monotonic() > deadline:
             raise ClusterError(f"processes {', '.join(map(str, left))} of Ray do not end; end them by hand")
         time.sleep(POLL_S)
+
+
+def remove_folder(host: dict[str, Any]) -> None:
+    """Delete what Ray kept. ClusterError when the folder is not one that rayplane made: it is left."""
+    directory = Path(host["dir"])
+    if is_ours(host):
+        if not is_marked(directory):
+            (directory / _UNMARKED[0]).unlink()
+        sessions = [n for n in os.listdir(directory) if n.startswith("session_")]
+        remove_known(directory, [_TEMPORARY, *sessions, *_UNMARKED])
+    elif directory.exists():
+        raise ClusterError(f"{directory} is no folder that rayplane made for Ray: it is left as it is")
+
+
+def is_ours(host: dict[str, Any]) -> bool:
+    """Whether the folder that a state names is one that `reserve` made."""
+    directory = Path(host["dir"])
+    if not directory.name.startswith(_PREFIX) or directory.is_symlink() or not directory.is_dir():
+        return False
+    if is_marked(directory):
+        return True
+    return directory.stat().st_uid == os.geteuid() and (directory / _UNMARKED[0]).is_symlink()
 
 
 def _await_port(host: dict[str, Any], timeout: float) -> None:
@@ -196,7 +223,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _is_ours(host: dict[str, Any]) -> bool:
+def _leads_session(host: dict[str, Any]) -> bool:
     """Whether the session still is Ray's: its number is given to others only when the last of it has ended."""
     try:
         command = Path(f"/proc/{host['pid']}/cmdline").read_bytes()

@@ -12,6 +12,7 @@ cluster. Errors are one line on standard error and exit code 1.
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +25,11 @@ from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.supervisor import founding_specs
 from control_plane.cluster.topology import Role
+from storage.env.private import UMASK
 
 
 def main() -> int:
+    os.umask(UMASK)
     directory = StateDir(Path(sys.argv[1]))
     try:
         state = directory.read_running()

@@ -5,20 +5,27 @@ pki/              authority, token key, keys of what is encrypted in etcd, the a
 kubeconfig        for kubectl
 data/ACTOR/       each actor's disk (on the machine the actor runs on)
 logs/             each actor's log
+lock              held by the command that brings it up or down
+.rayplane         says that the directory is ours
+
+Nothing else in it is ever deleted: who adds a name adds it to `_NAMES`.
 """
 
 import contextlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from control_plane.cluster.config import AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, NotUp
+from control_plane.cluster.ours import is_marked, mark, remove, remove_known
 from control_plane.cluster.topology import Topology
 from storage.env import DiskError, LocalDisk
+from storage.env.private import make_private_dir, narrow, write_private
+
+_NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +91,38 @@ class StateDir:
         return self.pki / "admin"
 
     def create(self) -> LocalDisk:
-        """Make the directory; ClusterError when that is impossible."""
+        """Make the directory ours; ClusterError when that is impossible, or it is somebody else's."""
         try:
+            if not self.is_ours() and self._holds_anything():
+                raise ClusterError(f"{self.path} holds files and no cluster; choose a new or empty --state-dir")
             disk = LocalDisk(self.path)
             os.chmod(self.path, 0o700)
-            self.logs.mkdir(exist_ok=True)
             if not os.access(self.path, os.W_OK):
-                raise DiskError(f"cannot write to {self.path}; choose a writable --state-dir")
+                raise DiskError(f"cannot write to {self.path}")
+            mark(self.path)
+            make_private_dir(self.logs)
+            # An older rayplane left these wider. What pods wrote is not touched.
+            for folder in (self.pki, self.logs):
+                narrow(folder)
         except (DiskError, OSError) as e:
             raise ClusterError(f"{e}; choose a writable --state-dir") from e
         return disk
+
+    def is_ours(self) -> bool:
+        """Whether rayplane made it. A version before the marker left a state that can be read, and keys."""
+        if is_marked(self.path):
+            return True
+        with contextlib.suppress(ClusterError, OSError):
+            return self.read() is not None and (self.pki / "ca.key").is_file()
+        return False
+
+    def check_ours(self) -> None:
+        """ClusterError where there is a directory and rayplane did not make it."""
+        if self.path.exists() and not self.is_ours():
+            raise ClusterError(f"{self.path} holds no cluster of rayplane; nothing was done")
+
+    def _holds_anything(self) -> bool:
+        return self.path.is_dir() and bool(os.listdir(self.path))
 
     def read(self) -> ClusterState | None:
         """None when there never was a cluster here."""
@@ -111,21 +140,25 @@ class StateDir:
         return state
 
     def write(self, state: ClusterState) -> None:
-        temporary = self.path / "cluster.json.tmp"
-        temporary.write_text(json.dumps(state.to_json(), indent=1))
-        os.replace(temporary, self.path / "cluster.json")
+        write_private(self.path / "cluster.json", json.dumps(state.to_json(), indent=1).encode())
 
-    def purge(self, *, keep_logs: bool = False) -> None:
-        """Delete everything, data included."""
-        if not keep_logs:
-            shutil.rmtree(self.path, ignore_errors=True)
-            return
-        for entry in self.path.iterdir():
-            if entry.is_dir() and entry != self.logs:
-                shutil.rmtree(entry, ignore_errors=True)
-            elif entry.is_file():
-                entry.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            # Only what is empty.
-            self.logs.rmdir()
-            self.path.rmdir()
+    def purge(self, *, keep_logs: bool = False) -> list[str]:
+        """Delete all that rayplane made, data included; the names of what it did not make, which stays.
+
+        ClusterError, and nothing is deleted, where the directory is not ours.
+        """
+        self.check_ours()
+        if not self.path.exists():
+            return []
+        if self.path.is_symlink():
+            raise ClusterError(f"{self.path} is a symbolic link; give the directory itself as --state-dir")
+        kept = keep_logs and self.logs.is_dir() and bool(os.listdir(self.logs))
+        return remove_known(self.path, [n for n in _NAMES if n != "logs" or not kept])
+
+    def forget_data(self) -> None:
+        """Delete what the actors have on their disks here. ClusterError when it cannot be deleted."""
+        data = self.path / "data"
+        if self.is_ours():
+            remove(data)
+        if os.path.lexists(data):
+            raise ClusterError(f"{data} cannot be deleted; see what is in it")

@@ -1,5 +1,7 @@
 """Starting clusters by the command line, asking them by kubectl, and looking for what they leave behind."""
 
+import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -191,6 +193,40 @@ def processes_in(places: Sequence[str]) -> list[str]:
             continue  # it ended meanwhile
         if any(place in text for place in places):
             found.append(f"{entry.name}: {command.strip()[:120]}")
+    return found
+
+
+def listeners(places: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Address and port of every TCP socket on which those processes listen, with who it is (proc_pid_net(5))."""
+    found = {}
+    for process in processes_in(places):
+        sockets = _sockets(int(process.partition(":")[0]))
+        found |= {address: process for inode, address in _listening().items() if inode in sockets}
+    return found
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inodes of a process's sockets; none when it has ended."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for fd in Path("/proc", str(pid), "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.add(os.readlink(fd))
+    return {link[8:-1] for link in found if link.startswith("socket:[")}
+
+
+def _listening() -> dict[str, tuple[str, int]]:
+    """The sockets that listen, by inode."""
+    found = {}
+    for file in ("tcp", "tcp6"):
+        for line in Path("/proc/net", file).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                words, port = fields[1].split(":")
+                raw = b"".join(bytes.fromhex(words[i : i + 8])[::-1] for i in range(0, len(words), 8))
+                address = ipaddress.ip_address(raw)
+                mapped = getattr(address, "ipv4_mapped", None)
+                found[fields[9]] = (str(mapped or address), int(port, 16))
     return found
 
 

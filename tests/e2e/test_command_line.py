@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Cluster, Traces, processes_in, until
+from control_plane.cluster import ours
+from storage.env.private import wider
+from tests.e2e.harness import Cluster, Traces, listeners, processes_in, until
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -119,6 +121,34 @@ def test_down_keeps_the_data_and_up_goes_on_from_it(small_cluster: Cluster) -> N
     assert kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}") == "1"
 
 
+def test_a_running_cluster_keeps_all_that_it_writes_to_itself_and_listens_on_loopback(small_cluster: Cluster) -> None:
+    kubectl = small_cluster.kubectl()
+    kubectl("create", "deployment", "web", "--image=nginx")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    file = small_cluster.home / "backup"
+    small_cluster.rayplane("backup", str(file))
+    assert wider(small_cluster.home / ".rayplane") == []
+    assert file.stat().st_mode & 0o777 == 0o600
+    found = listeners([str(small_cluster.directory)])
+    assert found and [a for a in found if not a[0].startswith("127.")] == []
+
+
+@pytest.mark.parametrize("command", [["up", "--host", "process"], ["down", "--purge"], ["down"]], ids=" ".join)
+def test_a_directory_of_somebody_else_is_refused_and_left(lone_cluster: Cluster, command: list[str]) -> None:
+    mine = lone_cluster.home / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    assert "no cluster" in said(lone_cluster.rayplane(*command, "--state-dir", str(mine), code=FAILED))
+    assert [p.name for p in mine.iterdir()] == ["thesis.tex"]
+
+
+def test_a_purge_tells_what_it_left(lone_cluster: Cluster) -> None:
+    (lone_cluster.directory / "photos").mkdir(parents=True)
+    (lone_cluster.directory / ".rayplane").write_bytes(ours.MARKED)
+    assert "photos" in lone_cluster.rayplane("down", "--purge").stdout
+    assert (lone_cluster.directory / "photos").is_dir()
+
+
 def test_up_refuses_a_port_that_someone_took_meanwhile(small_cluster: Cluster) -> None:
     ports = [i["ports"]["client"] for i in small_cluster.state()["topology"]["instances"] if i["role"] == "member"]
     small_cluster.rayplane("down")
@@ -152,6 +182,5 @@ def test_an_interrupted_up_leaves_nothing(lone_cluster: Cluster, host: str) -> N
     assert err.strip() == "rayplane: interrupted"
     assert traces.left() == []
     assert processes_in(started) == []
-    assert not lone_cluster.directory.exists() or list(lone_cluster.directory.iterdir()) == [
-        lone_cluster.directory / "logs"
-    ]
+    if lone_cluster.directory.exists():
+        assert {p.name for p in lone_cluster.directory.iterdir()} == {".rayplane", "logs"}

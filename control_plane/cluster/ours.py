@@ -1,0 +1,56 @@
+"""Which directories rayplane made, and deleting them: never what it did not make.
+
+A directory of ours holds the file `MARKER`. Deleting takes names that are known, below a directory of ours, and goes
+through no symbolic link: what somebody else put there stays, and so does the directory that holds it.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from storage.env.private import make_private_dir, write_private
+
+MARKER = ".rayplane"
+MARKED = b"rayplane made this directory; see `rayplane down --purge`\n"
+
+
+def mark(directory: Path) -> None:
+    """Make a directory ours. Raises OSError."""
+    make_private_dir(directory)
+    if not is_marked(directory):
+        write_private(directory / MARKER, MARKED)
+
+
+def is_marked(directory: Path) -> bool:
+    """Whether `mark` was called of it, by this user."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(directory / MARKER)
+        return found.st_uid == os.geteuid() and (directory / MARKER).read_bytes() == MARKED
+    return False
+
+
+def remove_known(directory: Path, names: Iterable[str]) -> list[str]:
+    """Delete these names in a directory, then the marker and the directory if nothing else is in it.
+
+    What is left in it, sorted.
+    """
+    for name in names:
+        remove(directory / name)
+    left = sorted(n for n in os.listdir(directory) if n != MARKER)
+    if not left:
+        remove(directory / MARKER)
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+    return left
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all in it; nothing behind a symbolic link, nor the link."""
+    if path.is_symlink():
+        return
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

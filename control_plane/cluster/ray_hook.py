@@ -1,0 +1,8 @@
+"""What `ray start` has no option for. It runs this through RAY_START_HOOK, before it uses its parameters."""
+
+from typing import Any
+
+
+def settle(parameters: Any, head: bool) -> None:
+    """Leave out the server for Ray's own clients, which nothing here uses."""
+    parameters.ray_client_server_port = None

@@ -1,0 +1,214 @@
+"""What rayplane may delete: what it made, and nothing else."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from control_plane.cluster import launch, ray_cluster
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.launch import down
+from control_plane.cluster.ours import MARKER
+from control_plane.cluster.pki import Secrets
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.topology import Machine, founding
+from storage.env.private import wider
+
+
+def quiet(_: str) -> None:
+    """Nobody looks."""
+
+
+def state(host: dict[str, object] | None = None) -> ClusterState:
+    config = ClusterConfig(name="x", nodes=1, host="process")
+    return ClusterState(config, AddressPlan(2), founding(config, (Machine(),)), False, host or {"pid": 0})
+
+
+def filled(path: Path) -> StateDir:
+    """A state directory as a cluster leaves it."""
+    directory = StateDir(path)
+    directory.create()
+    Secrets.create("x").write(directory.pki)
+    directory.write(state())
+    (path / "data" / "member-0" / "store").mkdir(parents=True)
+    (path / "data" / "member-0" / "store" / "data.mdb").write_bytes(b"x")
+    (path / "logs" / "member-0.log").write_text("x")
+    (path / "kubeconfig").write_text("x")
+    return directory
+
+
+def tree(path: Path) -> set[str]:
+    return {str(p.relative_to(path)) for p in path.rglob("*")}
+
+
+async def test_a_purge_deletes_a_cluster_whole(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    assert await down(directory, quiet, purge=True) == []
+    assert tree(tmp_path) == set()
+
+
+def photos(path: Path) -> None:
+    (path / "photos").mkdir(parents=True)
+    (path / "photos" / "1.jpg").write_bytes(b"x")
+
+
+def photos_beside_such_names(path: Path) -> None:
+    photos(path)
+    (path / "data").mkdir()
+    (path / "data" / "thesis.tex").write_text("x")
+    (path / "logs").mkdir()
+
+
+def somebody_elses_state(path: Path) -> None:
+    photos(path)
+    (path / "cluster.json").write_text(json.dumps({"config": {}}))
+
+
+def a_marker_of_another_kind(path: Path) -> None:
+    photos(path)
+    (path / MARKER).write_text("mine")
+
+
+@pytest.mark.parametrize(
+    "fill", [photos, photos_beside_such_names, somebody_elses_state, a_marker_of_another_kind, Path.mkdir]
+)
+@pytest.mark.parametrize("purge", [True, False])
+async def test_a_directory_that_is_no_cluster_is_refused_and_left(
+    tmp_path: Path, fill: Callable[[Path], None], purge: bool
+) -> None:
+    fill(tmp_path / "mine")
+    before = tree(tmp_path)
+    with pytest.raises(ClusterError, match=f"{tmp_path}/mine holds no cluster"):
+        await down(StateDir(tmp_path / "mine"), quiet, purge=purge)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("fill", [photos, photos_beside_such_names, somebody_elses_state, a_marker_of_another_kind])
+async def test_a_cluster_does_not_move_in_where_somebody_lives(tmp_path: Path, fill: Callable[[Path], None]) -> None:
+    fill(tmp_path / "mine")
+    before = tree(tmp_path)
+    config = ClusterConfig(name="x", host="process")
+    with pytest.raises(ClusterError):
+        await launch.up(config, StateDir(tmp_path / "mine"), quiet)
+    assert tree(tmp_path) == before
+
+
+async def test_what_somebody_put_into_a_state_directory_stays_and_is_told(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    (tmp_path / "x" / "notes.txt").write_text("mine")
+    (tmp_path / "x" / "photos").mkdir()
+    assert await down(directory, quiet, purge=True) == ["notes.txt", "photos"]
+    assert tree(tmp_path / "x") == {"notes.txt", "photos", MARKER}
+
+
+async def test_no_link_is_followed(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    photos(tmp_path / "mine")
+    (directory.logs / "member-0.log").unlink()
+    directory.logs.rmdir()
+    directory.logs.symlink_to(tmp_path / "mine")
+    (directory.path / "data" / "member-1").symlink_to(tmp_path / "mine")
+    assert await down(directory, quiet, purge=True) == ["logs"]
+    assert tree(tmp_path / "mine") == {"photos", "photos/1.jpg"}
+    assert tree(tmp_path / "x") == {"logs", MARKER}
+
+
+async def test_a_link_to_a_state_directory_is_not_the_directory(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    (tmp_path / "link").symlink_to(directory.path)
+    with pytest.raises(ClusterError, match="symbolic link"):
+        await down(StateDir(tmp_path / "link"), quiet, purge=True)
+    assert directory.read() == state()
+
+
+async def test_a_cluster_of_a_version_without_markers_is_known(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    (directory.path / MARKER).unlink()
+    (directory.pki / "ca.key").chmod(0o644)
+    directory.create()
+    assert wider(directory.pki) == []
+    (directory.path / MARKER).unlink()
+    assert await down(directory, quiet, purge=True) == []
+    assert tree(tmp_path) == set()
+
+
+async def test_data_behind_a_link_is_not_taken_for_deleted(tmp_path: Path) -> None:
+    directory = filled(tmp_path / "x")
+    (directory.path / "data").rename(tmp_path / "elsewhere")
+    (directory.path / "data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ClusterError, match="cannot be deleted"):
+        directory.forget_data()
+    assert (tmp_path / "elsewhere" / "member-0").is_dir()
+
+
+@pytest.mark.parametrize("name", ["photos", "rayplane-photos"])
+async def test_a_folder_that_a_state_calls_rays_is_left_unless_rayplane_made_it(tmp_path: Path, name: str) -> None:
+    directory = filled(tmp_path / "x")
+    photos(tmp_path / name)
+    directory.write(state({"owned": True, "pid": 0, "dir": str(tmp_path / name), "token": "", "port": 1}))
+    text = json.loads((directory.path / "cluster.json").read_text())
+    text["running"], text["config"]["host"] = True, "ray"
+    (directory.path / "cluster.json").write_text(json.dumps(text))
+    with pytest.raises(ClusterError, match="is left as it is"):
+        await down(directory, quiet, purge=True)
+    assert tree(tmp_path / name) == {"photos", "photos/1.jpg"}
+    # It is told once: the cluster is down.
+    assert await down(directory, quiet, purge=True) == []
+
+
+def test_rays_folder_is_closed_and_goes_with_what_ray_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    host = ray_cluster.reserve(random.Random(), "token")
+    folder = Path(host["dir"])
+    (folder / "ray" / "session_1").mkdir(parents=True)
+    (folder / "ray").chmod(0o777)
+    (folder / "ray" / "session_latest").symlink_to(folder / "ray" / "session_1")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    ray_cluster.close_folders(host)
+    assert wider(folder) == []
+    ray_cluster.remove_folder(host)
+    assert not folder.exists()
+
+
+def test_the_process_of_another_cluster_is_not_ended(tmp_path: Path) -> None:
+    """Its number may have been given to another cluster's process since."""
+    directory = filled(tmp_path / "x")
+    code = "import time; time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, "control_plane.cluster.process_host", str(tmp_path / "y")])
+    try:
+        directory.write(state({"pid": other.pid}))
+        text = json.loads((directory.path / "cluster.json").read_text())
+        text["running"] = True
+        (directory.path / "cluster.json").write_text(json.dumps(text))
+        asyncio.run(down(directory, quiet))
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_all_that_a_command_writes_down_is_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        directory = filled(tmp_path / "new" / "x")
+        launch._write_access(directory, state_with_ports(), Secrets.create("x"))
+    finally:
+        os.umask(before)
+    written = (directory.path, directory.pki, directory.logs, directory.path / "cluster.json", directory.kubeconfig)
+    assert [p for p in (*written, *directory.pki.rglob("*")) if p.stat().st_mode & 0o077] == []
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def state_with_ports() -> ClusterState:
+    found = state()
+    return replace(found, topology=launch.with_ports(found.topology, random.Random()))
