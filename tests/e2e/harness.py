@@ -196,12 +196,24 @@ def processes_in(places: Sequence[str]) -> list[str]:
     return found
 
 
-def listeners(places: Sequence[str]) -> dict[tuple[str, int], str]:
-    """Address and port of every TCP socket on which those processes listen, with who it is (proc_pid_net(5))."""
+def processes_of(cluster: Cluster) -> dict[int, str]:
+    """Every process of a running cluster: `up` starts the first of them in a session that none of them leaves."""
+    session = cluster.state()["host"]["pid"]
     found = {}
-    for process in processes_in(places):
-        sockets = _sockets(int(process.partition(":")[0]))
-        found |= {address: process for inode, address in _listening().items() if inode in sockets}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            if os.getsid(pid) == session:
+                found[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
+
+
+def listeners(cluster: Cluster) -> dict[tuple[str, int], str]:
+    """Address and port of every TCP socket on which a cluster listens, with the process (proc_pid_net(5))."""
+    found = {}
+    for pid, command in processes_of(cluster).items():
+        sockets = _sockets(pid)
+        found |= {address: command for inode, address in _listening().items() if inode in sockets}
     return found
 
 

@@ -129,7 +129,7 @@ def test_a_running_cluster_keeps_all_that_it_writes_to_itself_and_listens_on_loo
     small_cluster.rayplane("backup", str(file))
     assert wider(small_cluster.home / ".rayplane") == []
     assert file.stat().st_mode & 0o777 == 0o600
-    found = listeners([str(small_cluster.directory)])
+    found = listeners(small_cluster)
     assert found and [a for a in found if not a[0].startswith("127.")] == []
 
 

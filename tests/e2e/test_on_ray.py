@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from storage.env.private import wider
-from tests.e2e.harness import Cluster, Traces, listeners, processes_in, until
+from tests.e2e.harness import Cluster, Traces, listeners, processes_of, until
 
 SMALL = ("--members", "3", "--apiservers", "2", "--schedulers", "1", "--controllers", "1", "--nodes", "2")
 
@@ -32,15 +32,13 @@ def leader(cluster: Cluster) -> str:
 
 def test_ray_is_closed_to_others(cluster: Cluster) -> None:
     """It listens on loopback alone, asks for its token, opens no folder, and its workers are as dear as others."""
-    folder = cluster.state()["host"]["dir"]
-    places = [str(cluster.directory), folder]
-    found = listeners(places)
+    found = listeners(cluster)
     for expected in ("gcs_server", "raylet", "ComponentActor", "RuntimeEnvAgent"):
         assert [who for who in found.values() if expected in who], f"{expected} does not listen: {found}"
     assert [f"{a} {who}" for a, who in found.items() if not a[0].startswith("127.")] == []
     assert [w for w in found.values() if "ray.util.client.server" in w] == []
-    assert wider(Path(folder)) == wider(cluster.directory) == []
-    assert {os.getpriority(os.PRIO_PROCESS, int(p.partition(":")[0])) for p in processes_in(places)} == {0}
+    assert wider(Path(cluster.state()["host"]["dir"])) == wider(cluster.directory) == []
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in processes_of(cluster)} == {0}
     with grpc.insecure_channel(f"127.0.0.1:{cluster.state()['host']['port']}") as channel:
         call = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
         with pytest.raises(grpc.RpcError) as refused:
