@@ -22,7 +22,8 @@ from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.cache import ResourceCache
 from control_plane.apiserver.config import Limits, Timing
 from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.storage import Storage, api_error, shutting_down
+from control_plane.apiserver.outcomes import shutting_down
+from control_plane.apiserver.storage import Storage, api_error
 from control_plane.client.etcd import EtcdClient
 from control_plane.client.singleflight import SingleFlight
 from control_plane.rpc import RpcError

@@ -4,7 +4,8 @@ import asyncio
 
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.config import Timing
-from control_plane.apiserver.storage import api_error, shutting_down
+from control_plane.apiserver.outcomes import shutting_down
+from control_plane.apiserver.storage import api_error
 from control_plane.client.etcd import EtcdClient
 from control_plane.client.singleflight import SingleFlight
 from control_plane.rpc import RpcError

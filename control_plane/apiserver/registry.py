@@ -60,7 +60,8 @@ class ObjectRegistry:
         self.kinds = Kinds()
         self.env = env
         encryption = Encryption.parse(config.encryption, env.rng.randbytes)
-        self.storage = Storage(etcd, update_attempts=config.limits.update_attempts, encryption=encryption)
+        attempts = config.limits.update_attempts
+        self.storage = Storage(etcd, server=config.name, update_attempts=attempts, encryption=encryption)
         self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
         self.lookup = Lookup(self.kinds, self.hub)
         self.metrics = Metrics(self.lookup, network, env)

@@ -2,10 +2,9 @@
 
 A create is a transaction on "the key does not exist", an update and a delete on "the key is still at the revision I
 read"; both may carry guards and effects on other keys (allocations), so that these change together or not at all.
-An update or delete whose answer was lost is tried again: it can be applied only once, and finds out if it was.
+A write whose answer was lost is tried again until it is certain what became of it (see `outcomes`).
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.encryption import Encryption
 from control_plane.apiserver.entries import Entry, encode, read
 from control_plane.apiserver.grouping import GroupedTxns
+from control_plane.apiserver.outcomes import Fence, Tries, shutting_down, unknown
 from control_plane.client.etcd import EtcdClient
 from control_plane.rpc import RpcError
 from proto.etcd import kv_pb2, rpc_pb2
@@ -45,10 +45,8 @@ _GROUPED = frozenset({"leases.coordination.k8s.io", "events"})
 
 log = logging.getLogger(__name__)
 
-# How long a write is tried again while etcd has no leader, and the pauses in between.
-_RETRY_SPAN_S = 8.0
-_RETRY_PAUSE_S = 0.05
-_RETRY_PAUSE_MAX_S = 0.5
+# Versions of an object that are looked at to find out whether a write of ours is among them.
+_LOOK_BACK = 16
 
 
 class GuardFailed(Exception):
@@ -130,45 +128,71 @@ def api_error(error: RpcError) -> ApiError:
     return InternalError(text)
 
 
-def shutting_down() -> ServiceUnavailable:
-    """For whoever waits for work of a server that stops."""
-    return ServiceUnavailable("the server is shutting down", retry_after=1)
-
-
 class Storage:
     """Objects in etcd. All `info` arguments are the stored form of the resource."""
 
-    def __init__(self, etcd: EtcdClient, *, update_attempts: int, encryption: Encryption) -> None:
+    def __init__(self, etcd: EtcdClient, *, server: str, update_attempts: int, encryption: Encryption) -> None:
+        """`server` names this one among those that write to the same etcd."""
         self.encryption = encryption
         self._etcd = etcd
+        self._fence = Fence(etcd, server)
+        self._stopped = False
         self._grouped = GroupedTxns(etcd)
         self._update_attempts = update_attempts
 
     async def stop(self) -> None:
         """End what is under way."""
+        self._stopped = True
         await self._grouped.stop()
+        await self._fence.stop()
 
     async def create(self, info: ResourceInfo, write: Write) -> Entry:
         """Store a new object. AlreadyExists; GuardFailed when only a guard did not hold."""
         meta = write.object["metadata"]
         key = info.key(meta.get("namespace") or "", meta["name"])
         value = encode(write.object)
-        # Not tried again once it may have been applied: between two tries the object could come and go.
-        response, _ = await self._txn(
-            [absent(key), *write.guards],
-            [put_op(key, self.to_storage(info, key, value), write.lease), *write.effects],
-            [_get_op(key)],
-            repeatable=False,
-            grouped=info.name in _GROUPED and not (write.guards or write.effects),
-        )
-        if response.succeeded:
-            return Entry(info, key, value, response.header.revision)
-        found = self._entry(info, key, response.responses[0].response_range.kvs)
-        if found is None:
-            raise GuardFailed(key)
-        if _is(found, value):
-            return found
-        raise AlreadyExists.of(info.plural, meta["name"], group=info.group)
+        operations = [put_op(key, self.to_storage(info, key, value), write.lease), *write.effects]
+        grouped = info.name in _GROUPED and not (write.guards or write.effects)
+        tries = Tries()
+        while True:
+            past = self._fence.revision
+            # Leases and events may come back as they please.
+            compare = [absent(key), *write.guards, *(() if grouped else (self._fence.stands(),))]
+            txn = self._grouped.txn if grouped else self._etcd.txn
+            try:
+                response = await txn(compare, operations, [_get_op(key), self._fence.look()])
+            except RpcError as e:
+                await self._failed(tries, e)
+                if tries.uncertain and not grouped:
+                    await self._settle(tries, past)
+                continue
+            if response.succeeded:
+                return Entry(info, key, value, response.header.revision)
+            found = self._entry(info, key, response.responses[0].response_range.kvs)
+            if found is not None and found.readable and found.uid == meta.get("uid"):
+                return found
+            if found is not None:
+                raise AlreadyExists.of(info.plural, meta["name"], group=info.group)
+            self._fence.seen(response.responses[1].response_range.kvs, response.header.revision)
+            if self._fence.revision == past:
+                raise GuardFailed(key)
+            tries.go_on()
+
+    async def _failed(self, tries: Tries, error: RpcError) -> None:
+        if self._stopped:
+            raise unknown() if tries.uncertain else shutting_down()
+        await tries.failed(error, api_error(error))
+
+    async def _settle(self, tries: Tries, past: int) -> None:
+        """See to it that no create that was on the fence at `past` can be applied any more."""
+        while True:
+            try:
+                await self._fence.move(past)
+                return
+            except RpcError as e:
+                await self._failed(tries, e)
+            except ServiceUnavailable as e:
+                raise unknown(e) from e
 
     async def get(self, info: ResourceInfo, namespace: str, name: str) -> Entry | None:
         """The object as it is now (linearizable)."""
@@ -244,18 +268,37 @@ class Storage:
             [_get_op(key)],
             grouped=info.name in _GROUPED and not (write.delete or write.guards or write.effects),
         )
-        found = None
-        if not response.succeeded:
-            found = self._entry(info, key, response.responses[0].response_range.kvs)
-        # An earlier try whose answer was lost may be what made this one fail.
-        done_before = uncertain and (found is None if write.delete else _is(found, value))
-        if response.succeeded or done_before:
+        if response.succeeded:
             content = encode(write.object) if write.delete else value
-            revision = found.revision if found is not None else response.header.revision
-            return Entry(info, key, content, revision), current
+            return Entry(info, key, content, response.header.revision), current
+        found = self._entry(info, key, response.responses[0].response_range.kvs)
+        if uncertain and write.delete and (found is None or (found.readable and found.uid != current.uid)):
+            # What was to go is gone, by an earlier try or by somebody else; a namesake is another matter.
+            return Entry(info, key, encode(write.object), response.header.revision), current
+        if uncertain and not write.delete and found is not None:
+            done = await self._look_back(info, key, value, since=current.revision, latest=found)
+            if done is not None:
+                return done, current
         if found is not None and found.revision == current.revision:
             raise GuardFailed(key)
         return None, found
+
+    async def _look_back(
+        self, info: ResourceInfo, key: str, value: bytes, *, since: int, latest: Entry
+    ) -> Entry | None:
+        """The version after `since` that has these bytes: an earlier try that went through. Timeout when unknown."""
+        entry: Entry | None = latest
+        for _ in range(_LOOK_BACK):
+            if entry is None or entry.revision <= since:
+                return None
+            if _is(entry, value):
+                return entry
+            try:
+                response = await self._etcd.range(key.encode(), revision=entry.revision - 1)
+            except RpcError as e:
+                raise unknown(api_error(e)) from e
+            entry = self._entry(info, key, response.kvs)
+        raise unknown()
 
     async def page(self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int) -> Page:
         """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
@@ -289,29 +332,19 @@ class Storage:
         success: Sequence[rpc_pb2.RequestOp],
         failure: Sequence[rpc_pb2.RequestOp],
         *,
-        repeatable: bool = True,
         grouped: bool = False,
     ) -> tuple[rpc_pb2.TxnResponse, bool]:
-        """A transaction, tried again while etcd changes its leader: (answer, an earlier try may have been applied).
+        """A transaction that is applied once at most, as its comparison cannot hold again after it.
 
-        `repeatable`: the comparison cannot hold again once the transaction was applied, so it is applied once at most.
+        Tried again while etcd gives no answer: (answer, an earlier try may have been applied).
         """
         txn = self._grouped.txn if grouped else self._etcd.txn
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _RETRY_SPAN_S
-        uncertain, pause = False, _RETRY_PAUSE_S
+        tries = Tries(writes=bool(success))
         while True:
             try:
-                return await txn(compare, success, failure), uncertain
+                return await txn(compare, success, failure), tries.uncertain
             except RpcError as e:
-                refused = e.code is grpc.StatusCode.UNAVAILABLE and "no leader" in e.message
-                lost = e.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-                again = refused or (lost and repeatable)
-                if not again or loop.time() + pause >= deadline:
-                    raise api_error(e) from e
-                uncertain = uncertain or not refused
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _RETRY_PAUSE_MAX_S)
+                await self._failed(tries, e)
 
 
 def _is(entry: Entry | None, value: bytes) -> bool:

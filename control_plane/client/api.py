@@ -51,7 +51,8 @@ class ApiClient:
     """Calls the API servers in turn; what cannot have had an effect is tried again on another.
 
     `resource` is "pods" or "deployments.apps" (plural and group; the version is the group's preferred one). Raises
-    `ApiError` subclasses; ServiceUnavailable when no server answered in time.
+    `ApiError` subclasses; ServiceUnavailable when no server answered in time and nothing was done, Timeout when a write
+    got no answer and may have been done.
     """
 
     def __init__(self, network: Network, endpoints: Sequence[str], *, first: int = 0, token: str = "") -> None:
@@ -257,6 +258,9 @@ class ApiClient:
         try:
             return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent)
         except RpcError as e:
+            if e.retryable and not (idempotent or e.details or e.unsent):
+                text = f"the API server went away before it answered; look before trying again: {e.message}"
+                raise errors.Timeout(text) from e
             raise api_error(e) from e
 
     def _stub(self, service: str, address: str) -> Stub:

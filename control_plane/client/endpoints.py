@@ -60,11 +60,7 @@ def never_sent(error: RpcError) -> bool:
     if error.code is grpc.StatusCode.FAILED_PRECONDITION:
         # An etcd member that has not caught up yet refuses everything but the plainest reads.
         return error.message.endswith("rpc not supported for learner")
-    if error.details:
-        return False  # a server's own answer: what it could not reach is another matter
-    return error.code is grpc.StatusCode.UNAVAILABLE and (
-        "failed to connect" in error.message or "Connection refused" in error.message
-    )
+    return error.unsent
 
 
 async def call_any(

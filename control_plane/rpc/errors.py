@@ -9,16 +9,25 @@ class RpcError(Exception):
     """A call failed. Handlers raise it; stubs raise it again with the same code, message and details.
 
     `details` is free bytes for the service's own use; it travels as trailing metadata, where it must be short.
-    `refused` is the caller's network's own finding, and does not travel: nothing listens at the address, so the
-    process is gone, not merely slow or cut off.
+    `refused` and `unsent` are the caller's network's own findings, and do not travel. Refused: nothing listens at the
+    address, so the process is gone, not merely slow or cut off. Unsent: no handler has seen the call nor ever will.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str, details: bytes = b"", *, refused: bool = False) -> None:
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        details: bytes = b"",
+        *,
+        refused: bool = False,
+        unsent: bool = False,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.details = details
         self.refused = refused
+        self.unsent = unsent or refused
 
     @property
     def retryable(self) -> bool:

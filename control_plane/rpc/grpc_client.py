@@ -200,13 +200,15 @@ class _ClientConnection(ConnectionIO):
     def on_reset(self, stream: Stream, code: int) -> None:
         if stream.call is not None:
             status = _RESETS.get(code, Code.INTERNAL)  # type: ignore[call-overload]
-            stream.call.finish(RpcError(status, f"the server reset the call (HTTP/2 error {code})"))
+            unsent = code == ErrorCode.REFUSED_STREAM  # RFC 9113 section 8.7
+            stream.call.finish(RpcError(status, f"the server reset the call (HTTP/2 error {code})", unsent=unsent))
 
     def on_goaway(self, last_stream: int, code: int, message: str) -> None:
         self.usable = False
         for stream in list(self.connection.streams.values()):
             if stream.id > last_stream and stream.call is not None:
-                stream.call.give_up(RpcError(Code.UNAVAILABLE, f"the server takes no more calls {message}".rstrip()))
+                text = f"the server takes no more calls {message}".rstrip()
+                stream.call.give_up(RpcError(Code.UNAVAILABLE, text, unsent=True))
 
     def on_lost(self, exc: Exception | None) -> None:
         self.usable = False
@@ -307,7 +309,7 @@ class GrpcChannel:
 
     def _failed(self, reason: str, *, refused: bool) -> RpcError:
         text = f"cannot connect to {self._address}: {reason}"
-        self._failure = RpcError(Code.UNAVAILABLE, text, refused=refused)
+        self._failure = RpcError(Code.UNAVAILABLE, text, refused=refused, unsent=True)
         self._retry_at = asyncio.get_running_loop().time() + self._backoff
         self._backoff = min(self._backoff * 1.6, BACKOFF_REFUSED_MAX_S if refused else BACKOFF_MAX_S)
         return self._failure
@@ -385,7 +387,8 @@ class GrpcChannel:
             async with asyncio.timeout(timeout):
                 return await self._connected()
         except TimeoutError:
-            raise RpcError(Code.DEADLINE_EXCEEDED, f"Deadline Exceeded while connecting to {self._address}") from None
+            text = f"Deadline Exceeded while connecting to {self._address}"
+            raise RpcError(Code.DEADLINE_EXCEEDED, text, unsent=True) from None
 
     async def stream(
         self,
@@ -452,7 +455,7 @@ def _closed() -> RpcError:
 
 def _again(error: RpcError) -> RpcError:
     """One of its own for each caller: raising adds to it."""
-    return RpcError(error.code, error.message, refused=error.refused)
+    return RpcError(error.code, error.message, refused=error.refused, unsent=error.unsent)
 
 
 def _parsed(method: Method, data: bytes) -> Message:

@@ -252,7 +252,8 @@ class MemoryChannel:
         try:
             await self._travel(self._host, host, data)
         except RpcError:
-            raise _unavailable(f"failed to connect to {self._address}: connection timed out") from None
+            text = f"failed to connect to {self._address}: connection timed out"
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, text, unsent=True) from None
         server = self._fabric.servers.get(self._address)
         if server is None:
             text = f"failed to connect to {self._address}: connection refused"
