@@ -194,7 +194,7 @@ class NodeHost:
         for informer in self._pods:
             await informer.synced()
         if self.pod_files is not None:
-            self.pod_files.keep_only(meta.uid(w.pod) for k in self.kubelets.values() for w in k.workers)
+            await self.pod_files.keep_only(meta.uid(w.pod) for k in self.kubelets.values() for w in k.workers)
 
     # --- events -----------------------------------------------------------------------------------
 

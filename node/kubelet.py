@@ -170,7 +170,7 @@ class Kubelet:
         if self._by_key.get(key) is worker:
             del self._by_key[key]
         if self.runs_processes and self.host.pod_files is not None:
-            self.host.pod_files.remove(uid)
+            self.host.spawn(self.host.pod_files.remove(uid), f"removal of the files of {key}")
 
     # --- fencing ----------------------------------------------------------------------------------
 

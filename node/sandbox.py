@@ -5,12 +5,14 @@ On a node with real processes every volume becomes a directory; on a simulated n
 """
 
 import asyncio
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from control_plane.api import meta
 from control_plane.api.errors import ApiError
 from control_plane.api.meta import Object
-from node.environment import PodFacts, Reference, container_env, env_references
+from node.environment import PodFacts, Reference, container_env, env_references, expand
 from node.errors import ContainerConfigError, MountError, NodeError
 from node.projections import (
     PROJECTED,
@@ -110,6 +112,8 @@ class Sandbox:
         if backends is None:
             return
         published = await backends.publish(self._pod, volume, node=self._kubelet.name)
+        if self._kubelet.runs_processes:
+            os.makedirs(published.path, exist_ok=True)  # a hostPath volume made by hand: container runtimes do so too
         self._paths[volume["name"]] = published.path
         if published.sync_socket:
             self._sync_sockets[volume["name"]] = published.sync_socket
@@ -121,7 +125,7 @@ class Sandbox:
         for volume in self._volumes:
             name = volume["name"]
             if "emptyDir" in volume:
-                self._paths[name] = files.empty_dir(self.directory, name)
+                self._paths[name] = files.volume_dir(self.directory, name)
             elif "hostPath" in volume:
                 self._paths[name] = files.host_path(self._pod, volume)
             elif any(kind in volume for kind in PROJECTED):
@@ -223,15 +227,19 @@ class Sandbox:
                 env["RAYPLANE_VOLUME_SYNC"] = self._sync_sockets[mount["name"]]
         return env
 
-    def mounts(self, container: dict[str, Any]) -> tuple[Mount, ...]:
+    def mounts(self, container: dict[str, Any], env: Mapping[str, str]) -> tuple[Mount, ...]:
+        """`env`: the container's variables, for subPathExpr."""
         if not self._paths:
             return ()
+        scratch = {v["name"] for v in self._volumes if "emptyDir" in v}
         return tuple(
             Mount(
                 m["name"],
                 m["mountPath"],
-                _below(self._paths[m["name"]], m.get("subPath") or ""),
-                bool(m.get("readOnly")),
+                self._paths[m["name"]],
+                sub_path=m.get("subPath") or expand(m.get("subPathExpr") or "", env),
+                read_only=bool(m.get("readOnly")),
+                scratch=m["name"] in scratch,
             )
             for m in container.get("volumeMounts") or ()
             if m["name"] in self._paths
@@ -249,7 +257,3 @@ class Sandbox:
 
 def _is_claim(volume: dict[str, Any]) -> bool:
     return any(kind in volume for kind in _CLAIMS)
-
-
-def _below(path: str, sub_path: str) -> str:
-    return f"{path}/{sub_path.strip('/')}" if sub_path.strip("/") else path

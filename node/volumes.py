@@ -7,6 +7,7 @@ published once. Backends are made when first used: a host with hundreds of simul
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -228,7 +229,9 @@ def _directory_of(pod: Object, volume: dict[str, Any], source: dict[str, Any]) -
     path = (source.get("hostPath") or source.get("local") or {}).get("path")
     if not path:
         raise mount_failed(pod, volume["name"], "volumes of this type are not supported")
-    return str(path)
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise mount_failed(pod, volume["name"], f"path {path} must be absolute and must not contain '..'")
+    return os.path.realpath(path)
 
 
 def _claim_name(pod: Object, volume: dict[str, Any]) -> str:

@@ -249,7 +249,7 @@ class PodWorker:
             container_id=f"rayplane://{host.env.rng.getrandbits(256):064x}",
             pod_ip=self.sandbox.ip,
             env=env,
-            mounts=self.sandbox.mounts(spec),
+            mounts=self.sandbox.mounts(spec, env),
             directory=self.sandbox.directory,
             stamp=host.env.timestamp(),
         )

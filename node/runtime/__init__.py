@@ -20,7 +20,9 @@ class Mount:
     volume: str
     mount_path: str
     source: str  # real path on this machine
+    sub_path: str = ""  # of the source, not yet looked at
     read_only: bool = False
+    scratch: bool = False  # an emptyDir of the pod
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 There are no images and no chroot. What a manifest may rely on:
 
 - `command` and `args` name programs of this machine, with `$(VAR)` expanded.
-- The working directory is the container's root (RAYPLANE_ROOT), or `workingDir` below it or in a volume. Each volume
-  appears below the root at its mount path, and its real directory is in RAYPLANE_MOUNT_<NAME>.
+- The working directory is the container's root (RAYPLANE_ROOT), or `workingDir` below it or in a volume; `..` leads no
+  higher than the root. Each volume appears below the root at its mount path (`tree` says how), and its real directory
+  is in RAYPLANE_MOUNT_<NAME>.
 - An absolute path at or below a mount path in command, args and values of env is rewritten to the real directory.
 - The address 0.0.0.0 in command, args and env becomes the pod's own address, which is also in POD_IP: all pods of a
   machine share its loopback interface, and a process that listens on every address would take the port of all.
   Python programs are helped further: `preload/sitecustomize.py`, in PYTHONPATH, makes "every address" mean the pod's.
+- Other absolute paths are the machine's. In commands run by exec they are the container's where its own root holds
+  such a path, and `kubectl cp` reads and writes the container's (`copying`).
 - There are no process namespaces either: pods see all processes of the machine, and run as the node host's user.
 """
 
@@ -25,6 +28,7 @@ from node.runtime.shim import MARK
 
 PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"
+_PATH = re.compile(r"(?<![\w./-])/[\w.@%+,/-]+")
 _ANY_ADDRESS = re.compile(r"(?<![\w.])0\.0\.0\.0(?![\w.])")
 
 
@@ -34,6 +38,7 @@ class Layout:
 
     root: str
     termination_log: str
+    cwd: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine
     parts = [*(container.get("command") or ()), *(container.get("args") or ())]
     argv = [localize(expand(part, env)) for part in parts]
     env["PYTHONPATH"] = f"{PRELOAD}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else PRELOAD
-    return CommandLine(argv, env, _cwd(container, layout, localize))
+    env[MARK] = order.container_id  # by which what is left of the container is found: no pod may change it
+    return CommandLine(argv, env, layout.cwd)
 
 
 def localizer(order: StartOrder, layout: Layout) -> Callable[[str], str]:
@@ -65,6 +71,11 @@ def localizer(order: StartOrder, layout: Layout) -> Callable[[str], str]:
     if not order.pod_ip:
         return rewrite
     return lambda text: _ANY_ADDRESS.sub(order.pod_ip, rewrite(text))
+
+
+def own_paths(root: str, has: Callable[[str], bool]) -> Callable[[str], str]:
+    """Replaces absolute paths for which the container's root has something of its own."""
+    return lambda text: _PATH.sub(lambda m: f"{root}{m.group()}" if has(m.group()) else m.group(), text)
 
 
 def _targets(order: StartOrder, layout: Layout) -> dict[str, str]:
@@ -90,16 +101,7 @@ def _own_env(order: StartOrder, layout: Layout, path: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "POD_IP": order.pod_ip,
         "RAYPLANE_ROOT": layout.root,
-        MARK: order.container_id,
     }
     for mount in order.mounts:
         env[f"RAYPLANE_MOUNT_{re.sub('[^A-Z0-9]', '_', mount.volume.upper())}"] = mount.source
     return env
-
-
-def _cwd(container: dict[str, Any], layout: Layout, rewrite: Callable[[str], str]) -> str:
-    wanted = container.get("workingDir") or "/"
-    real = rewrite(wanted)
-    if real != wanted:
-        return real
-    return f"{layout.root}/{wanted.strip('/')}".rstrip("/")

@@ -1,92 +1,215 @@
-"""Reads the log files that the shim writes: `<path>.1` (older lines, if any) and `<path>`."""
+"""Reads the log files that the shim writes: `<name>.1` (older lines, if any) and `<name>`.
+
+A chunk at a time, whatever a file holds: a container may have written to its own. What may take long runs in a thread.
+"""
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from control_plane.api.meta import parse_time
 from node.runtime import LogOptions
-from node.runtime.logs import LogLine, parse_line, render, select_lines
+from node.runtime.logs import LogLine, parse_line, render
+from storage.env import Beneath
 
 LOG_BYTES_MAX = 5 * 1024 * 1024
 CHUNK = 256 * 1024
+LINE_BYTES_MAX = 512 * 1024
+"""A longer line is cut up. The shim writes none."""
+TAIL_BYTES = 128 * 1024
 POLL_S = 0.05
 
 
 class LogFile:
-    """One run's output. `is_over` tells whether nothing more can be written."""
+    """One run's output, in a directory that its processes may write to. `is_over`: nothing more can be written."""
 
-    def __init__(self, path: str, is_over: Callable[[], bool]) -> None:
-        self._path = path
+    def __init__(self, files: Beneath, name: str, is_over: Callable[[], bool]) -> None:
+        self._files, self._name = files, name
         self._is_over = is_over
 
     async def read(self, options: LogOptions) -> AsyncIterator[bytes]:
-        # Rotation happens only between reads of whole files: follow from where the snapshot ended.
-        over = self._is_over()
-        inode, end, data = self._snapshot()
-        chosen = select_lines(_lines(data), options)
-        for start in range(0, len(chosen), CHUNK):
-            yield chosen[start : start + CHUNK]
-        if not options.follow:
-            return
-        left = None if options.limit_bytes is None else options.limit_bytes - len(chosen)
-        rest = b""
-        while left is None or left > 0:
-            inode, end, data = self._since(inode, end)
-            if data:
-                *lines, rest = (rest + data).split(b"\n")
-                text = b"".join(render(parse_line(line + b"\n"), timestamps=options.timestamps) for line in lines)[
-                    :left
-                ]
-                left = None if left is None else left - len(text)
-                if text:
-                    yield text
-                continue
-            if over:
-                if rest:
-                    yield render(parse_line(rest), timestamps=options.timestamps)[:left]
+        left = options.limit_bytes
+        async for text in self._rendered(options):
+            if left is not None:
+                text = text[:left]
+                left -= len(text)
+            if text:
+                yield text
+            if left == 0:
                 return
-            over = self._is_over()
-            if not over:
-                await asyncio.sleep(POLL_S)
+
+    async def _rendered(self, options: LogOptions) -> AsyncIterator[bytes]:
+        run = asyncio.get_running_loop().run_in_executor
+        over, rest = self._is_over(), b""
+        wanted = _Wanted(options)
+        cursor = _Cursor(self._files, self._name, options)
+        try:
+            await run(None, cursor.open)
+            while data := await run(None, cursor.more):
+                *lines, rest = _split(rest + data)
+                yield await run(None, wanted.render, lines)
+            while options.follow:
+                if data := cursor.more():
+                    *lines, rest = _split(rest + data)
+                    yield wanted.render(lines)
+                elif over:
+                    break
+                elif not (over := self._is_over()):
+                    await asyncio.sleep(POLL_S)
+            if over and rest:
+                yield wanted.render([rest])
+        finally:
+            # In a thread too: whoever gives up may do so while another thread opens or reads.
+            run(None, cursor.close)
 
     def tail(self, size: int) -> bytes:
         """The last `size` bytes of text, without stamps."""
-        _, _, data = self._snapshot()
-        return b"".join(line.text for line in _lines(data))[-size:]
-
-    def _snapshot(self) -> tuple[int, int, bytes]:
-        """(inode, whole-line end offset of the current file, everything up to there)."""
-        older = _read(self._path + ".1", 0)[1]
-        inode, data = _read(self._path, 0)
-        end = len(data) if self._is_over() else data.rfind(b"\n") + 1
-        return inode, end, older + data[:end]
-
-    def _since(self, inode: int, offset: int) -> tuple[int, int, bytes]:
-        """What was written after `offset` of the file with that inode, which may have been rotated meanwhile."""
-        now, data = _read(self._path, offset)
-        if now == inode:
-            return inode, offset + len(data), data
-        then, missed = _read(self._path + ".1", offset)
-        head = missed if then == inode else b""
-        now, data = _read(self._path, 0)
-        return now, len(data), head + data
+        cursor = _Cursor(self._files, self._name, LogOptions())
+        try:
+            cursor.open()
+            data = cursor.end(TAIL_BYTES)
+        finally:
+            cursor.close()
+        return b"".join(parse_line(line).text for line in _split(data))[-size:]
 
 
-def _read(path: str, offset: int) -> tuple[int, bytes]:
+class _Wanted:
+    """Which lines, and how they are shown. Stamps only grow, so `since` is looked at until it is passed."""
+
+    def __init__(self, options: LogOptions) -> None:
+        self._timestamps = options.timestamps
+        self._since = parse_time(options.since) if options.since else None
+
+    def render(self, lines: list[bytes]) -> bytes:
+        return b"".join(render(line, timestamps=self._timestamps) for line in self._young(lines))
+
+    def _young(self, lines: list[bytes]) -> Iterator[LogLine]:
+        for stored in lines:
+            line = parse_line(stored)
+            if self._since is not None and _older(line, self._since):
+                continue
+            self._since = None
+            yield line
+
+
+def _older(line: LogLine, since: object) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0, b""
-    try:
-        status = os.fstat(fd)
-        return status.st_ino, os.pread(fd, max(0, status.st_size - offset), offset)
-    finally:
-        os.close(fd)
+        return parse_time(line.stamp) < since  # type: ignore[operator]
+    except ValueError:
+        return True  # not the shim's line
 
 
-def _lines(data: bytes) -> Iterator[LogLine]:
-    *lines, rest = data.split(b"\n")
-    for line in lines:
-        yield parse_line(line + b"\n")
-    if rest:
-        yield parse_line(rest)
+def _split(data: bytes) -> list[bytes]:
+    """Whole lines with their newlines, and what follows the last."""
+    *whole, rest = data.split(b"\n")
+    lines = [line + b"\n" for line in whole]
+    if len(rest) > LINE_BYTES_MAX:
+        lines.append(rest)
+        rest = b""
+    return [*lines, rest]
+
+
+class _Cursor:
+    """Where a reader is. Without `follow` it ends where the log ended when it was opened."""
+
+    def __init__(self, files: Beneath, name: str, options: LogOptions) -> None:
+        self._files, self._name, self._options = files, name, options
+        self._todo: list[tuple[int, int, int]] = []  # descriptor, offset, end
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        with self._lock:
+            self._find()
+
+    def _find(self) -> None:
+        # The newer one first: should it be rotated meanwhile, it is found twice, and nothing is missed.
+        found = [self._open(self._name), self._open(f"{self._name}.1")]
+        if found[0] and found[1] and os.path.sameopenfile(found[0][0], found[1][0]):
+            os.close(found[1][0])
+            found.pop()
+        self._todo = [one for one in reversed(found) if one is not None]
+        if self._options.tail_lines is not None:
+            self._skip_to(self._options.tail_lines)
+
+    def _open(self, name: str) -> tuple[int, int, int] | None:
+        try:
+            fd = self._files.open_file(name)
+        except OSError:
+            return None
+        return fd, 0, os.fstat(fd).st_size
+
+    def _skip_to(self, lines: int) -> None:
+        """Go to where the last `lines` lines begin."""
+        begin = []
+        for fd, _, end in reversed(self._todo):
+            at, lines = _tail_start(fd, end, lines)
+            begin.append((fd, at, end))
+        self._todo = begin[::-1]
+
+    def more(self) -> bytes:
+        """At most a chunk; empty when there is no more now."""
+        with self._lock:
+            return self._next()
+
+    def _next(self) -> bytes:
+        while self._todo:
+            fd, offset, end = self._todo[0]
+            last = len(self._todo) == 1
+            size = CHUNK if last and self._options.follow else min(CHUNK, end - offset)
+            data = os.pread(fd, size, offset) if size > 0 else b""
+            if data:
+                self._todo[0] = (fd, offset + len(data), end)
+                return data
+            if not last:
+                os.close(self._todo.pop(0)[0])
+            elif not self._options.follow or not self._rotated(fd):
+                return b""
+        return b""
+
+    def _rotated(self, fd: int) -> bool:
+        """Whether there is a newer file by now; go on with it then."""
+        newer = self._open(self._name)
+        if newer is None:
+            return False
+        if os.path.sameopenfile(newer[0], fd):
+            os.close(newer[0])
+            return False
+        self._todo.append(newer)
+        return True
+
+    def end(self, size: int) -> bytes:
+        """The last bytes, from the beginning of a line on."""
+        data = b""
+        for fd, _, end in reversed(self._todo):
+            want = min(size - len(data), end)
+            data = os.pread(fd, want, end - want) + data
+            if want < end:
+                return data.partition(b"\n")[2]
+        return data
+
+    def close(self) -> None:
+        with self._lock:
+            for fd, _, _ in self._todo:
+                os.close(fd)
+            self._todo = []
+
+
+def _tail_start(fd: int, end: int, lines: int) -> tuple[int, int]:
+    """Offset where the last `lines` lines before `end` begin, and how many lines are missing (then it is 0)."""
+    if lines <= 0 or end == 0:
+        return end, max(0, lines)
+    # The newline that ends the last line begins none.
+    at = end - 1
+    while at > 0:
+        size = min(CHUNK, at)
+        data = os.pread(fd, size, at - size)
+        found = data.count(b"\n")
+        if found >= lines:
+            place = len(data)
+            for _ in range(lines):
+                place = data.rfind(b"\n", 0, place)
+            return at - size + place + 1, 0
+        lines -= found
+        at -= size
+    return 0, lines - 1

@@ -5,22 +5,24 @@ which rely on an image's entry point still make pods that run.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
-import shutil
+import posixpath
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from node.errors import NodeError, NotRunning, RuntimeFailed
+from node.errors import ContainerConfigError, NodeError, NotRunning, RuntimeFailed
 from node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
-from node.runtime.command import CommandLine, Layout, command_line, has_command, localizer
+from node.runtime.command import CommandLine, Layout, command_line, has_command, localizer, own_paths
+from node.runtime.copying import copy_command
 from node.runtime.exec_session import ProcessExec
 from node.runtime.hooks import run_hook
 from node.runtime.logfile import LOG_BYTES_MAX, LogFile
 from node.runtime.shim_client import ShimClient
 from node.runtime.simulated import SimulatedRuntime
+from node.runtime.tree import TERMINATION_LOG, ContainerTree
 from node.runtime.usage import ProcessTable, UsageMeter
 
 log = logging.getLogger(__name__)
@@ -69,14 +71,11 @@ class ProcessRun:
         self._runtime = runtime
         self._order = order
         self._listener = listener
-        name = order.container["name"]
-        directory = f"{order.directory}/containers/{name}"
-        short_id = order.container_id.rpartition("/")[2][:12]
-        log_path = f"{directory}/{order.attempt}-{short_id}.log"
-        self._layout = Layout(f"{directory}/root", f"{directory}/termination-log")
-        self._log_path = log_path
-        self._log = LogFile(log_path, lambda: self._over)
+        self._tree = ContainerTree(order.directory, order.container["name"])
+        self._log_name = f"{order.attempt}-{order.container_id.rpartition('/')[2][:12]}.log"
+        self._log = LogFile(self._tree.files, self._log_name, lambda: self._over)
         self._line: CommandLine | None = None
+        self._localize: Callable[[str], str] = str
         self._pid = 0
         self._over = False
         self._meter = UsageMeter()
@@ -87,55 +86,44 @@ class ProcessRun:
 
     def begin(self) -> None:
         try:
-            self._line = command_line(self._order, self._layout, path=self._runtime.path)
-            self._make_root(self._line.cwd)
-            self._runtime.shim.order(
-                self._order.container_id,
-                self._report,
-                op="start",
-                argv=self._line.argv,
-                env=self._line.env,
-                cwd=self._line.cwd,
-                log=self._log_path,
-                log_bytes=LOG_BYTES_MAX,
-            )
+            self._line = self._prepare()
+            with self._tree.files.open_dir() as logs:
+                self._runtime.shim.order(
+                    self._order.container_id,
+                    self._report,
+                    fds=[logs],
+                    op="start",
+                    argv=self._line.argv,
+                    env=self._line.env,
+                    cwd=self._line.cwd,
+                    log=self._log_name,
+                    log_bytes=LOG_BYTES_MAX,
+                )
+        except ContainerConfigError as e:
+            self._failed(str(e), e.reason)
         except OSError as e:
             self._failed(f"cannot make the container's root: {e}")
         except RuntimeFailed as e:
             self._failed(str(e))
 
-    def _make_root(self, cwd: str) -> None:
-        root = self._layout.root
-        os.makedirs(root, exist_ok=True)
-        for mount in self._order.mounts:
-            link = f"{root}/{mount.mount_path.strip('/')}"
-            if not os.path.exists(mount.source):
-                os.makedirs(mount.source)  # a subPath that is not there yet
-            if link.rstrip("/") == root:
-                continue
-            os.makedirs(os.path.dirname(link), exist_ok=True)
-            if os.path.islink(link):
-                os.unlink(link)
-            elif os.path.isdir(link):
-                shutil.rmtree(link)
-            os.symlink(mount.source, link)
-        os.makedirs(cwd, exist_ok=True)
-        self._drop_old_logs()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._layout.termination_log)
+    def _prepare(self) -> CommandLine:
+        """Make the container's files; what to run there."""
+        tree, order = self._tree, self._order
+        tree.prepare(order.mounts, log=self._log_name)
+        cwd = tree.place(order.container.get("workingDir") or "/", create=True)
+        layout = Layout(tree.root.root, f"{tree.files.root}/{TERMINATION_LOG}", cwd)
+        order = replace(order, mounts=tree.mounts)
+        self._localize = localizer(order, layout)
+        line = command_line(order, layout, path=self._runtime.path)
+        for name, value in line.env.items():
+            if not name or "=" in name or "\0" in name or "\0" in value:
+                raise ContainerConfigError(f"environment variable {name!r}: neither name nor value can hold NUL or =")
+        _check_words(line.argv)
+        return line
 
-    def _drop_old_logs(self) -> None:
-        """Keep the log of the run before this one, for `logs --previous`."""
-        directory = os.path.dirname(self._log_path)
-        logs = [os.path.join(directory, name) for name in os.listdir(directory) if name.endswith((".log", ".log.1"))]
-        newest = max(logs, key=os.path.getmtime, default="").removesuffix(".1")
-        for path in logs:
-            if path.removesuffix(".1") != newest:
-                os.unlink(path)
-
-    def _failed(self, message: str) -> None:
+    def _failed(self, message: str, reason: str = RuntimeFailed.reason) -> None:
         self._over = True
-        self._listener.failed(RuntimeFailed.reason, message)
+        self._listener.failed(reason, message)
 
     def _report(self, message: dict[str, Any]) -> None:
         event = message["ev"]
@@ -195,9 +183,8 @@ class ProcessRun:
 
     def _termination_message(self, code: int) -> str:
         try:
-            with open(self._layout.termination_log, "rb") as f:
-                message = f.read(TERMINATION_MESSAGE_MAX)
-        except FileNotFoundError:
+            message = self._tree.files.read(TERMINATION_LOG, TERMINATION_MESSAGE_MAX)
+        except OSError:
             message = b""
         policy = self._order.container.get("terminationMessagePolicy")
         if not message and code != 0 and policy == "FallbackToLogsOnError":
@@ -214,15 +201,29 @@ class ProcessRun:
             raise NotRunning(f"container {self._order.container['name']} does not run")
         if self._runtime.execs >= EXEC_MAX:
             raise NotRunning(f"{EXEC_MAX} commands run in containers of this host: end some first")
+        command = self._exec_command(command)
         self._runtime.execs += 1
         session = ProcessExec(self._runtime.shim, self._order.container_id, tty=tty)
 
         def ended() -> None:
             self._runtime.execs -= 1
 
-        localize = localizer(self._order, self._layout)
-        await session.begin([localize(part) for part in command], self._line, stdin=stdin, on_end=ended)
+        await session.begin(command, self._line, stdin=stdin, on_end=ended)
         return session
+
+    def _exec_command(self, command: list[str]) -> list[str]:
+        """The command with real paths. Raises RuntimeFailed."""
+        tree = self._tree
+        _check_words(command)
+        at = self._order.container.get("workingDir") or "/"
+        try:
+            copying = copy_command(command, lambda path, make: tree.place(posixpath.join(at, path), create=make))
+        except OSError as e:
+            raise RuntimeFailed(f"cannot run {command[:1]}: {e.strerror}: a copy stays in the container") from e
+        if copying is not None:
+            return copying
+        own = own_paths(tree.root.root, tree.has)
+        return [self._localize(part) if n == 0 else own(self._localize(part)) for n, part in enumerate(command)]
 
     def usage(self) -> Usage:
         if self._over or not self._pid:
@@ -232,3 +233,8 @@ class ProcessRun:
 
     def probe_delay(self, probe: str) -> tuple[float, bool] | None:
         return None
+
+
+def _check_words(words: Sequence[str]) -> None:
+    if any("\0" in word for word in words):
+        raise RuntimeFailed("a command cannot hold NUL")

@@ -8,7 +8,8 @@ left behind in another session is found by the variable RAYPLANE_CONTAINER_ID an
 killed, its children die by their parent-death signal.
 
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
-in:  {op: start, id, argv, env, cwd, log, log_bytes} {op: exec, id, of, argv, env, cwd, tty} with three descriptors
+in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the directory that gets the file `log`
+     {op: exec, id, of, argv, env, cwd, tty} with three descriptors
      {op: kill, id, grace} {op: alive, seconds}
 out: {ev: started, id, pid} {ev: failed, id, error} {ev: exited, id, code, signal}
 
@@ -39,15 +40,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Log:
-    """Output of one container: a stamp before each line; at `limit` bytes the file becomes `<path>.1`."""
+    """Output of one container: a stamp before each line; at `limit` bytes the file becomes `<name>.1`.
 
-    def __init__(self, path: str, limit: int) -> None:
-        self._path, self._limit = path, limit
+    `directory` is an open descriptor, closed with the log. The container may plant links in there: none is followed.
+    """
+
+    def __init__(self, directory: int, name: str, limit: int) -> None:
+        self._directory, self._name, self._limit = directory, name, limit
         self._rest = b""
         self._open()
 
     def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd = os.open(self._name, flags, 0o600, dir_fd=self._directory)
         self._size = os.fstat(self._fd).st_size
 
     def add(self, data: bytes) -> None:
@@ -63,17 +68,28 @@ class Log:
         if self._rest:
             self._write(stamp() + self._rest)
         os.close(self._fd)
+        os.close(self._directory)
 
     def _write(self, data: bytes) -> None:
         try:
             self._size += os.write(self._fd, data)
             if self._size > self._limit:
-                os.close(self._fd)
-                os.replace(self._path, self._path + ".1")
-                self._open()
+                self._rotate()
         except OSError:
             # A full disk costs log lines, never the container.
             return
+
+    def _rotate(self) -> None:
+        full, older = self._fd, f"{self._name}.1"
+        try:
+            os.replace(self._name, older, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self._open()
+        except OSError:
+            # The container has put something in the way: its log stays small all the same.
+            os.ftruncate(full, 0)
+            self._size = 0
+        else:
+            os.close(full)
 
 
 class Child:
@@ -147,7 +163,7 @@ class Shim:
             message = json.loads(data)
             op = message["op"]
             if op == "start":
-                self._start(message)
+                self._start(message, fds[0])
             elif op == "exec":
                 self._exec(message, fds)
             elif op == "kill":
@@ -173,13 +189,18 @@ class Shim:
 
     # --- start ------------------------------------------------------------------------------------
 
-    def _start(self, message: dict[str, Any]) -> None:
+    def _start(self, message: dict[str, Any], directory: int) -> None:
         read, write = os.pipe2(os.O_CLOEXEC)
+        log = None
         try:
-            log = Log(message["log"], message["log_bytes"])
+            log = Log(directory, message["log"], message["log_bytes"])
             process = spawn(message, (subprocess.DEVNULL, write, write), tty=False)
-        except (OSError, subprocess.SubprocessError) as e:
+        except (OSError, ValueError, subprocess.SubprocessError) as e:
             os.close(read)
+            if log is not None:
+                log.close()
+            else:
+                os.close(directory)
             self._send(ev="failed", id=message["id"], error=describe(e, message))
             return
         finally:
@@ -193,7 +214,7 @@ class Shim:
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
             process = spawn(message, (fds[0], fds[1], fds[2]), tty=message["tty"])
-        except (OSError, subprocess.SubprocessError) as e:
+        except (OSError, ValueError, subprocess.SubprocessError) as e:
             self._send(ev="failed", id=message["id"], error=describe(e, message))
             return
         finally:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 MESSAGE_MAX = 192 * 1024
 UNSENT_MAX = 4096
+_SHIM_ENV = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 class ShimClient:
@@ -53,6 +54,8 @@ class ShimClient:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
+                # Pods can read the environment of processes of their user: none of the host's secrets is in this one.
+                env={name: os.environ[name] for name in _SHIM_ENV if name in os.environ},
             )
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._receive)
@@ -71,7 +74,10 @@ class ShimClient:
 
     def order(self, ident: str, report: Report | None = None, *, fds: Sequence[int] = (), **message: Any) -> None:
         """Raises RuntimeFailed when the order is too large. `fds` are copied; the caller closes its own."""
-        data = orjson.dumps({"id": ident, **message})
+        try:
+            data = orjson.dumps({"id": ident, **message})
+        except TypeError as e:
+            raise RuntimeFailed(f"command and environment must be valid Unicode: {e}") from e
         if len(data) > MESSAGE_MAX:
             raise RuntimeFailed(
                 f"command and environment take {len(data)} bytes, at most {MESSAGE_MAX} are possible: "

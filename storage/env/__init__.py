@@ -1,26 +1,31 @@
 """The outside world, injected: wall clock, randomness, disk.
 
 Owns the three protocols that every component takes instead of calling the operating system, and their real
-implementations; files that are their owner's alone (`private`); the named points where a test can make a process fail
-(`failpoints`); the garbage collector's settings of a serving process. The simulation brings its own disk. Time spans
-are never here: they are the running event loop's time.
+implementations; files that are their owner's alone (`private`) and files below a root in which others choose paths
+(`beneath`); the named points where a test can make a process fail (`failpoints`); the garbage collector's settings of
+a serving process. The simulation brings its own disk. Time spans are never here: they are the running event loop's
+time.
 """
 
+from storage.env.beneath import Beneath, LeavesRoot, one_name
 from storage.env.clock import Clock, Env, SystemClock
 from storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
 from storage.env.heap import settle_heap
 from storage.env.simulated import SimulatedDisk, SimulatedFile
 
 __all__ = [
+    "Beneath",
     "Clock",
     "Disk",
     "DiskError",
     "Env",
     "File",
+    "LeavesRoot",
     "LocalDisk",
     "LockHeld",
     "SimulatedDisk",
     "SimulatedFile",
     "SystemClock",
+    "one_name",
     "settle_heap",
 ]

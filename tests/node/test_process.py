@@ -1,11 +1,13 @@
 """Real processes: what they see, how they end, and that nothing outlives its host."""
 
 import asyncio
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
@@ -407,3 +409,78 @@ async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) ->
         assert await ended == 137
     finally:
         await runtime.close()
+
+
+async def test_copies_go_to_the_container_and_come_back(api: FakeApi, make_host: MakeHost, tmp_path: Path) -> None:
+    host = await make_host(NODE)
+    container = {"volumeMounts": [{"name": "d", "mountPath": "/data"}]}
+    api.put("pods", shell("web", "sleep 1000", container=container, volumes=[{"name": "d", "emptyDir": {}}]))
+    await api.until(lambda: "running" in state(api, "web"))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("copied")
+        member.size = 5
+        archive.addfile(member, io.BytesIO(b"hello"))
+    where = f"/{tmp_path.name}/deep"  # would be made at the root of the machine
+    for directory in (where, "/data", "../../../../../../../../../.."):
+        unpack = ("tar", "-xmf", "-", "-C", directory)
+        first = {"stdin_open": True, "stdin": buffer.getvalue(), "stdin_closed": True}
+        assert (await run_in(host, "web", *unpack, **first))[1:] == (b"", 0)
+    assert not {tmp_path.name, "copied"} & {*os.listdir("/")}
+    for path in (f"{where}/copied", "/data/copied", "/copied"):
+        assert (await run_in(host, "web", "cat", path))[0] == b"hello"
+        assert (await run_in(host, "web", "sh", "-c", f"cat '{path}'"))[0] == b"hello"
+        out, _, code = await run_in(host, "web", "tar", "cf", "-", path)
+        with tarfile.open(fileobj=io.BytesIO(out)) as archive:
+            assert (archive.getnames(), code) == ([path.strip("/")], 0)
+    out = (await run_in(host, "web", "tar", "cf", "-", "/data"))[0]
+    with tarfile.open(fileobj=io.BytesIO(out)) as archive:
+        assert sorted(archive.getnames()) == ["data", "data/copied"]
+
+
+async def test_hostile_mounts_of_a_pod_fail_and_the_node_goes_on(
+    api: FakeApi, make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = await make_host(NODE)
+    (tmp_path / "precious").write_text("kept")
+    for number, mount in enumerate(({"mountPath": f"/../../../../../../../../..{tmp_path}"}, {"subPath": "../.."})):
+        container = {"volumeMounts": [{"name": "d", "mountPath": "/data", **mount}]}
+        api.put("pods", shell(f"bad-{number}", "sleep 1", container=container, volumes=[{"name": "d", "emptyDir": {}}]))
+    api.put("pods", shell("nul", "sleep 1", container={"env": [{"name": "A", "value": "x\0y"}]}))
+    api.put("pods", shell("args", "sleep 1", container={"args": ["x\0y"]}))
+    waiting = {"bad-0": "CreateContainerConfigError", "bad-1": "CreateContainerConfigError"}
+    waiting |= {"nul": "CreateContainerConfigError", "args": "RunContainerError"}
+    for name, reason in waiting.items():
+        await api.until(lambda n=name, r=reason: (state(api, n).get("waiting") or {}).get("reason") == r)
+    shim = host.kubelet("n1").runtime.shim.pid  # type: ignore[attr-defined]
+    api.put("pods", shell("good", "echo ok", restartPolicy="Never"))
+    await api.until(lambda: phase(api, "good") == "Succeeded")
+    assert host.kubelet("n1").runtime.shim.pid == shim  # type: ignore[attr-defined]
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+async def test_pods_see_nothing_of_the_hosts_environment(
+    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the-secret")
+    host = await make_host(NODE)
+    api.put("pods", shell("job", "env; tr '\\0' '\\n' < /proc/$PPID/environ", restartPolicy="Never"))
+    await api.until(lambda: phase(api, "job") == "Succeeded")
+    text = (await logs(host, "job")).decode()
+    assert "RAYPLANE_ROOT=" in text and "the-secret" not in text
+    own = {"PATH", "LANG", "LD_LIBRARY_PATH", "PWD", "SHLVL", "_", "OLDPWD", "HOME", "HOSTNAME", "PYTHONPATH"}
+    inherited = {line.partition("=")[0] for line in text.splitlines()} & os.environ.keys()
+    assert inherited <= own | {"PYTHONUNBUFFERED", "POD_IP"}
+
+
+async def test_planted_termination_logs_are_not_read(api: FakeApi, make_host: MakeHost, tmp_path: Path) -> None:
+    host = await make_host(NODE)
+    (tmp_path / "secret").write_text("the-secret")
+    plant = f"ln -s {tmp_path}/secret"
+    api.put("pods", shell("link", f"{plant} /dev/termination-log", restartPolicy="Never"))
+    api.put("pods", shell("pipe", "mkfifo /dev/termination-log", restartPolicy="Never"))
+    api.put("pods", shell("log", f"cd ..; rm *.log; {plant} $(ls | head -1).log; {plant} 1.log", restartPolicy="Never"))
+    for name in ("link", "pipe", "log"):
+        await api.until(lambda n=name: phase(api, n) == "Succeeded")
+        assert "message" not in state(api, name)["terminated"]
+    assert b"the-secret" not in await logs(host, "log")

@@ -18,6 +18,7 @@ from node.projections import TokenWanted, tokens_wanted, volume_files
 from node.runtime import LogOptions, Mount, StartOrder
 from node.runtime.command import Layout, command_line, has_command
 from node.runtime.logs import LogLine, parse_line, select_lines
+from node.runtime.shim import MARK
 from node.runtime.simulated import seconds
 
 FACTS = PodFacts("10.0.0.2", "10.0.0.1", "n1", "4", "8Gi")
@@ -171,7 +172,7 @@ def order(**container: Any) -> StartOrder:
     return StartOrder(pod, container, 1, "rayplane://1", "127.16.0.9", env=env, mounts=mounts)
 
 
-LAYOUT = Layout("/pod/root", "/pod/term")
+LAYOUT = Layout("/pod/root", "/pod/term", "/pod/root/srv")
 
 
 @pytest.mark.parametrize(
@@ -201,9 +202,9 @@ def test_environment_of_a_process() -> None:
     assert line.env["PATH"] == "/own"
     assert line.env["RAYPLANE_MOUNT_DATA"] == "/real/data"
     assert (line.env["HOSTNAME"], line.env["POD_IP"]) == ("web-0", "127.16.0.9")
-    assert line.cwd == "/pod/root"
-    assert command_line(order(command=["x"], workingDir="/data/in"), LAYOUT, path="").cwd == "/real/data/in"
-    assert command_line(order(command=["x"], workingDir="/srv"), LAYOUT, path="").cwd == "/pod/root/srv"
+    assert line.cwd == "/pod/root/srv"
+    mark = line.env[MARK]
+    assert command_line(order(command=["x"], own_env={MARK: "other"}), LAYOUT, path="").env[MARK] == mark
     assert not has_command({"name": "c", "args": ["x"]})
 
 

@@ -52,7 +52,7 @@ def validate_container(container: Mapping[str, Any], volumes: Mapping[str, Any],
     if container.get("envFrom"):
         _env_from(container["envFrom"], f"{path}.envFrom", errs)
     if container.get("volumeMounts"):
-        _mounts(container["volumeMounts"], volumes, f"{path}.volumeMounts", errs)
+        _mounts(container, volumes, f"{path}.volumeMounts", errs)
     if container.get("volumeDevices"):
         _devices(container["volumeDevices"], volumes, f"{path}.volumeDevices", errs)
     for field in _PROBES:
@@ -198,9 +198,12 @@ def _env_from(sources: Sequence[Mapping[str, Any]], path: str, errs: Errors) -> 
                 errs.append(required(f"{at}.{kind}.name"))
 
 
-def _mounts(mounts: Sequence[Mapping[str, Any]], volumes: Mapping[str, Any], path: str, errs: Errors) -> None:
+def _mounts(container: Mapping[str, Any], volumes: Mapping[str, Any], path: str, errs: Errors) -> None:
     seen: set[str] = set()
-    for index, mount in enumerate(mounts):
+    devices = container.get("volumeDevices") or ()
+    names_of_devices = {d.get("name") for d in devices}
+    paths_of_devices = {d.get("devicePath") for d in devices}
+    for index, mount in enumerate(container["volumeMounts"]):
         at = f"{path}[{index}]"
         volume = mount.get("name")
         if not volume:
@@ -214,6 +217,12 @@ def _mounts(mounts: Sequence[Mapping[str, Any]], volumes: Mapping[str, Any], pat
             errs.append(invalid(f"{at}.mountPath", where, "must be unique"))
         else:
             seen.add(where)
+            # Kubernetes leaves this to container runtimes, which keep it below the root; here it is refused early.
+            validate_no_backsteps(where, f"{at}.mountPath", errs)
+        if volume and volume in names_of_devices:
+            errs.append(invalid(f"{at}.name", volume, "must not already exist in volumeDevices"))
+        if where and where in paths_of_devices:
+            errs.append(invalid(f"{at}.mountPath", where, "must not already exist as a path in volumeDevices"))
         if mount.get("subPath"):
             validate_local_path(mount["subPath"], f"{at}.subPath", errs)
         if mount.get("subPathExpr"):
@@ -230,11 +239,23 @@ def validate_local_path(where: str, path: str, errs: Errors) -> None:
     """A relative path that does not climb."""
     if where.startswith("/"):
         errs.append(invalid(path, where, "must be a relative path"))
+    validate_no_backsteps(where, path, errs)
+
+
+def validate_own_path(where: str, path: str, errs: Errors) -> None:
+    """A relative path of a file in a volume: names that begin with two dots are the volume's own."""
+    validate_local_path(where, path, errs)
+    if where.startswith("..") and ".." not in where.split("/"):
+        errs.append(invalid(path, where, "must not start with '..'"))
+
+
+def validate_no_backsteps(where: str, path: str, errs: Errors) -> None:
     if ".." in where.split("/"):
         errs.append(invalid(path, where, "must not contain '..'"))
 
 
 def _devices(devices: Sequence[Mapping[str, Any]], volumes: Mapping[str, Any], path: str, errs: Errors) -> None:
+    seen: set[str] = set()
     for index, device in enumerate(devices):
         at = f"{path}[{index}]"
         own = device.get("name")
@@ -245,8 +266,14 @@ def _devices(devices: Sequence[Mapping[str, Any]], volumes: Mapping[str, Any], p
         elif not {"persistentVolumeClaim", "ephemeral"} & volumes[own].keys():
             text = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"
             errs.append(invalid(f"{at}.name", own, text))
-        if not device.get("devicePath"):
+        where = device.get("devicePath")
+        if not where:
             errs.append(required(f"{at}.devicePath"))
+            continue
+        if where in seen:
+            errs.append(invalid(f"{at}.devicePath", where, "must be unique"))
+        seen.add(where)
+        validate_no_backsteps(where, f"{at}.devicePath", errs)
 
 
 def _handler(handler: Mapping[str, Any], path: str, errs: Errors) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 
 from control_plane.api import names
 from control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
-from control_plane.api.validation.containers import validate_field_path, validate_local_path
+from control_plane.api.validation.containers import (
+    validate_field_path,
+    validate_local_path,
+    validate_no_backsteps,
+    validate_own_path,
+)
 from control_plane.api.validation.metadata import checked, one_of
 from control_plane.api.validation.resources import validate_quantity
 
@@ -79,8 +84,11 @@ def validate_source(volume: Mapping[str, Any], path: str, errs: Errors) -> None:
         _mode(source.get("defaultMode"), f"{at}.defaultMode", errs)
     elif kind == "hostPath":
         one_of(source.get("type") or "", _HOST_PATH_TYPES, f"{at}.type", errs)
-        if ".." in (source.get("path") or "").split("/"):
-            errs.append(invalid(f"{at}.path", source["path"], "must not contain '..'"))
+        validate_no_backsteps(source.get("path") or "", f"{at}.path", errs)
+    elif kind == "local":
+        validate_no_backsteps(source.get("path") or "", f"{at}.path", errs)
+    elif kind == "gitRepo":
+        validate_local_path(source.get("directory") or "", f"{at}.directory", errs)
     elif kind == "emptyDir" and source.get("sizeLimit") is not None:
         validate_quantity(source["sizeLimit"], f"{at}.sizeLimit", errs)
     elif kind == "downwardAPI":
@@ -103,20 +111,14 @@ def _items(source: Mapping[str, Any], path: str, errs: Errors) -> None:
         at = f"{path}.items[{index}]"
         if not item.get("key"):
             errs.append(required(f"{at}.key"))
-        if not item.get("path"):
-            errs.append(required(f"{at}.path"))
-        else:
-            validate_local_path(item["path"], f"{at}.path", errs)
+        _own_path(item, at, errs)
         _mode(item.get("mode"), f"{at}.mode", errs)
 
 
 def _downward(source: Mapping[str, Any], path: str, errs: Errors) -> None:
     for index, item in enumerate(source.get("items") or ()):
         at = f"{path}.items[{index}]"
-        if not item.get("path"):
-            errs.append(required(f"{at}.path"))
-        else:
-            validate_local_path(item["path"], f"{at}.path", errs)
+        _own_path(item, at, errs)
         if item.get("fieldRef") is not None:
             field = item["fieldRef"].get("fieldPath")
             validate_field_path(field, _DOWNWARD_FIELDS, f"{at}.fieldRef", errs)
@@ -142,10 +144,18 @@ def _projected(source: Mapping[str, Any], path: str, errs: Errors) -> None:
             _downward(part["downwardAPI"], f"{at}.downwardAPI", errs)
         token = part.get("serviceAccountToken")
         if token is not None:
-            if not token.get("path"):
-                errs.append(required(f"{at}.serviceAccountToken.path"))
+            _own_path(token, f"{at}.serviceAccountToken", errs)
             seconds = token.get("expirationSeconds") or 3600
             if seconds < 600:
                 text = "may not specify a duration less than 10 minutes"
                 where = f"{at}.serviceAccountToken.expirationSeconds"
                 errs.append(invalid(where, seconds, text))
+        if part.get("clusterTrustBundle") is not None:
+            _own_path(part["clusterTrustBundle"], f"{at}.clusterTrustBundle", errs)
+
+
+def _own_path(source: Mapping[str, Any], path: str, errs: Errors) -> None:
+    if not source.get("path"):
+        errs.append(required(f"{path}.path"))
+    else:
+        validate_own_path(source["path"], f"{path}.path", errs)
