@@ -53,6 +53,11 @@ class Batches:
         return [r for r in results if r is not None]
 
 
-def _room(operation: pb.Operation) -> Room:
+def resource_of(operation: pb.Operation) -> str:
+    """The plural of what an operation is about; empty for one that is nothing."""
     name = operation.WhichOneof("op")
-    return ROOMS.get(getattr(operation, name).ref.resource, ANYTHING) if name is not None else ANYTHING
+    return getattr(operation, name).ref.resource if name is not None else ""
+
+
+def _room(operation: pb.Operation) -> Room:
+    return ROOMS.get(resource_of(operation), ANYTHING)

@@ -7,14 +7,15 @@ watch that are ready together travel in one message.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import grpc
 
 from control_plane.api.errors import ApiError, InternalError, Timeout
 from control_plane.api.patching import PatchKind
-from control_plane.apiserver.batches import Batches
+from control_plane.apiserver.batches import Batches, resource_of
+from control_plane.apiserver.fairness import is_urgent
 from control_plane.apiserver.registry import ObjectRegistry, error_json
 from control_plane.apiserver.requests import (
     DeleteOptions,
@@ -29,7 +30,7 @@ from proto.rayplane.v1 import objects_pb2 as pb
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-R = TypeVar("R")
+Q = TypeVar("Q", pb.GetRequest, pb.CreateRequest, pb.UpdateRequest, pb.PatchRequest, pb.DeleteRequest)
 
 _JSON = "application/json"
 # Events in one message of a watch, which has to stay below the largest message there may be.
@@ -84,7 +85,7 @@ class ObjectsService:
             setattr(answer, "continue", listing.continue_token)
             return answer
 
-        return await self._answered(context, run)
+        return await self._answered(context, (request.ref.resource,), run)
 
     async def DeleteCollection(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
@@ -94,14 +95,14 @@ class ObjectsService:
             items = [kinds.json(target.info, e) for e in listing.entries]
             return pb.ListResponse(resource_version=str(listing.revision), items=items)
 
-        return await self._answered(context, run)
+        return await self._answered(context, (request.ref.resource,), run)
 
     async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
         async def run(user: User) -> pb.BatchResponse:
             results = await self._batches.run(request.operations, lambda op: self._in_batch(user, op))
             return pb.BatchResponse(results=results)
 
-        return await self._answered(context, run)
+        return await self._answered(context, map(resource_of, request.operations), run)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         try:
@@ -181,17 +182,19 @@ class ObjectsService:
 
     # --- common -------------------------------------------------------------------------------
 
-    async def _one(self, context: Context, run: Callable[[User, R], Awaitable[bytes]], request: R) -> pb.Object:
+    async def _one(self, context: Context, run: Callable[[User, Q], Awaitable[bytes]], request: Q) -> pb.Object:
         async def answer(user: User) -> pb.Object:
             return pb.Object(json=await run(user, request))
 
-        return await self._answered(context, answer)
+        return await self._answered(context, (request.ref.resource,), answer)
 
-    async def _answered(self, context: Context, run: Callable[[User], Awaitable[T]]) -> T:
+    async def _answered(self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]]) -> T:
+        """`plurals`: the resources that the call is about."""
         try:
-            with self._registry.slot():
-                async with asyncio.timeout(self._timeout_s):
-                    return await run(await self._registry.authenticator.of_call(context))
+            async with asyncio.timeout(self._timeout_s):
+                user = await self._registry.authenticator.of_call(context)
+                with self._registry.fairness.slot(urgent=is_urgent(user, plurals)):
+                    return await run(user)
         except ApiError as e:
             raise rpc_error(e) from e
         except TimeoutError as e:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
-from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound, TooManyRequests
+from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
 from control_plane.api.meta import Object
 from control_plane.api.names import path_segment_errors
 from control_plane.api.patching import PatchKind
@@ -19,6 +21,7 @@ from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.custom import Cleaner, CustomResources, without_finalizer
 from control_plane.apiserver.encryption import Encryption
 from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.fairness import Fairness
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, Kinds
 from control_plane.apiserver.leases import EventLeases
@@ -47,16 +50,31 @@ _DELETES_AT_ONCE = 16
 # Subresources that are another view of the object and are read and written like it.
 _PLAIN = frozenset({"", "status"})
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 # The class below has a method `list`, which hides the type inside it.
 _Items = list[WatchItem]
+
+
+def _in_turn(
+    operation: "Callable[Concatenate[ObjectRegistry, User, Target, P], Awaitable[T]]",
+) -> "Callable[Concatenate[ObjectRegistry, User, Target, P], Coroutine[Any, Any, T]]":
+    """An operation that waits for its turn when much is to do."""
+
+    @functools.wraps(operation)
+    async def in_turn(self: "ObjectRegistry", user: User, target: Target, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self.fairness.turn(user, target.info.plural):
+            return await operation(self, user, target, *args, **kwargs)
+
+    return in_turn
 
 
 class ObjectRegistry:
     """All operations on objects. Every method raises ApiError."""
 
     def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient, network: Network) -> None:
-        self._in_flight = 0
-        self._in_flight_max = config.limits.requests_in_flight
+        self.fairness = Fairness(config.limits.requests_in_flight)
         self.kinds = Kinds()
         self.env = env
         encryption = Encryption.parse(config.encryption, env.rng.randbytes)
@@ -158,6 +176,7 @@ class ObjectRegistry:
 
     # --- reads --------------------------------------------------------------------------------
 
+    @_in_turn
     async def get(self, user: User, target: Target, resource_version: str = "") -> bytes:
         """One object as JSON."""
         await self.allow(user, "get", target)
@@ -168,11 +187,13 @@ class ObjectRegistry:
         entry = await self.reader.get(_plain(target), resource_version)
         return self.kinds.json(target.info, entry)
 
+    @_in_turn
     async def get_entry(self, user: User, target: Target, resource_version: str = "") -> Entry:
         """One object as it is stored, for tables."""
         await self.allow(user, "get", target)
         return await self.reader.get(_plain(target), resource_version)
 
+    @_in_turn
     async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
         await self.allow(user, "list", target)
         if target.info.group == metrics.GROUP:
@@ -189,6 +210,7 @@ class ObjectRegistry:
 
     # --- writes -------------------------------------------------------------------------------
 
+    @_in_turn
     async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         await self.allow(user, "create", target)
         check_manager(options.field_manager, "CreateOptions")
@@ -199,6 +221,7 @@ class ObjectRegistry:
             return await self.subresources.review(user, plain, body, content_type, options)
         return await self.writer.create(user, plain, body, content_type, options)
 
+    @_in_turn
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         await self.allow(user, "update", target)
         check_manager(options.field_manager, "UpdateOptions")
@@ -207,6 +230,7 @@ class ObjectRegistry:
             return await self.subresources.update(user, plain, body, content_type, options)
         return await self.writer.update(user, plain, body, content_type, options)
 
+    @_in_turn
     async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:
         await self.allow(user, "patch", target)
         check_manager(options.field_manager, "PatchOptions")
@@ -215,12 +239,14 @@ class ObjectRegistry:
             return await self.subresources.patch(user, plain, kind, body, options)
         return await self.writer.patch(user, plain, kind, body, options)
 
+    @_in_turn
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
         await self.allow(user, "delete", target)
         if target.subresource:
             raise MethodNotAllowed(details={})
         return await self.writer.delete(user, _plain(target), options)
 
+    @_in_turn
     async def delete_collection(
         self, user: User, target: Target, options: ListOptions, delete: DeleteOptions
     ) -> Listing:
@@ -241,17 +267,6 @@ class ObjectRegistry:
             for entry in listing.entries:
                 group.create_task(one(entry))
         return listing
-
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Room for one request that is no stream. TooManyRequests when there is none."""
-        if self._in_flight >= self._in_flight_max:
-            raise TooManyRequests(retry_after=1)
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
 
     async def allow(self, user: User, verb: str, target: Target) -> None:
         """MethodNotAllowed for a verb that is not served here, Forbidden for a user who may not."""

@@ -17,6 +17,7 @@ from control_plane.api.errors import (
     Timeout,
 )
 from control_plane.apiserver.config import ApiServerConfig
+from control_plane.apiserver.fairness import is_urgent
 from control_plane.apiserver.impersonation import asked_for
 from control_plane.apiserver.registry import ObjectRegistry, error_json
 from control_plane.apiserver.requests import User
@@ -120,7 +121,7 @@ class RestServer:
             return web.Response(status=404, text="404 page not found\n")
         if verb == "watch" or found.subresource in _STREAMING:
             return await self._resources.handle(request, user, found, verb)
-        with self._registry.slot():
+        with self._registry.fairness.slot(urgent=is_urgent(user, (found.plural,))):
             async with asyncio.timeout(self._config.timing.request_timeout_s):
                 return await self._resources.handle(request, user, found, verb)
 

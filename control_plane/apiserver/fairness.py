@@ -1,0 +1,54 @@
+"""Who has to wait when there is much to do (the idea of Kubernetes' API Priority and Fairness, with two levels).
+
+All requests share one event loop, and each step of one waits for a step of every other: in a burst of hundreds a
+renewal of a Lease would take seconds, and a leader or a node be taken for dead. So only some requests are worked on at
+the same time, the others wait in the order they came. The cluster's own heartbeats and elections wait for nobody.
+Streams have no part in this.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+from control_plane.api.errors import TooManyRequests
+from control_plane.apiserver.requests import MASTERS, User
+
+AT_ONCE = 32
+_HEARTBEATS = frozenset({"leases", "nodes"})
+_COMPONENTS = frozenset({"system:kube-scheduler", "system:kube-controller-manager"})
+_NODES = "system:nodes"
+
+
+def is_urgent(user: User, plurals: Iterable[str]) -> bool:
+    """Whether a request of components is about nothing but these resources (levels `leader-election`, `node-high`)."""
+    component = user.name in _COMPONENTS or _NODES in user.groups or MASTERS in user.groups
+    return component and all(p in _HEARTBEATS for p in plurals)
+
+
+class Fairness:
+    """`slot` for as long as a request is under way, `turn` while it is worked on."""
+
+    def __init__(self, in_flight_max: int) -> None:
+        """`in_flight_max`: of each level; more are told to come again."""
+        self._left = {False: in_flight_max, True: in_flight_max}
+        # Serves in the order of arrival.
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    @contextlib.contextmanager
+    def slot(self, *, urgent: bool = False) -> Iterator[None]:
+        """Room for one request that is no stream. TooManyRequests when there is none."""
+        if self._left[urgent] <= 0:
+            raise TooManyRequests(retry_after=1)
+        self._left[urgent] -= 1
+        try:
+            yield
+        finally:
+            self._left[urgent] += 1
+
+    @contextlib.asynccontextmanager
+    async def turn(self, user: User, plural: str) -> AsyncIterator[None]:
+        if is_urgent(user, (plural,)):
+            yield
+            return
+        async with self._turns:
+            yield
