@@ -14,8 +14,8 @@ from control_plane.cluster import launch
 from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import UsageError
-from control_plane.cluster.readiness import status as cluster_status
 from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.status import status as cluster_status
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 CHANGE_TIMEOUT_S = 180.0
@@ -100,7 +100,7 @@ def down(
 
 
 def status(name: Name = "default", output: Output = "", state: State = None) -> None:
-    """Show members with leader, term and revision; actors; nodes; health."""
+    """Measure whether every part works, show members, actors and nodes, and say what is wrong (exit code 1)."""
     as_json = _wants_json(output)
     directory = state_dir(name, state)
 
@@ -232,6 +232,8 @@ def _print_access(directory: StateDir, state: ClusterState) -> None:
 
 def _print_status(found: dict[str, Any]) -> None:
     console.print(f"cluster {found['name']!r} on {found['host']}: {'healthy' if found['healthy'] else 'NOT healthy'}")
+    for fault in found["faults"]:
+        console.print(f"  {fault}")
     members = Table("MEMBER", "ENDPOINT", "ID", "LEADER", "TERM", "REVISION", "HEALTH", box=None)
     for m in found["members"]:
         leader = "yes" if m.get("leader") else ""

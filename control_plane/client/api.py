@@ -52,14 +52,18 @@ class ApiClient:
 
     `resource` is "pods" or "deployments.apps" (plural and group; the version is the group's preferred one). Raises
     `ApiError` subclasses; ServiceUnavailable when no server answered in time and nothing was done, Timeout when a write
-    got no answer and may have been done.
+    got no answer and may have been done. `follow`: learn of servers that came and went, else only the named ones are
+    called.
     """
 
-    def __init__(self, network: Network, endpoints: Sequence[str], *, first: int = 0, token: str = "") -> None:
+    def __init__(
+        self, network: Network, endpoints: Sequence[str], *, first: int = 0, token: str = "", follow: bool = True
+    ) -> None:
         self.endpoints = Endpoints(endpoints, first=first)
         self._network = network
         self._metadata = {"authorization": f"Bearer {token}"} if token else None
         self._stubs: dict[tuple[str, str], Stub] = {}
+        self._follow = follow
         self._discover_at: float | None = None
         self._announced_known = False
 
@@ -214,6 +218,8 @@ class ApiClient:
 
     async def _follow_servers(self) -> None:
         """Learn of servers that came and went, now and then: all that were named at first may be replaced."""
+        if not self._follow:
+            return
         now = asyncio.get_running_loop().time()
         if self._discover_at is None:
             self._discover_at = now + DISCOVER_EVERY_S

@@ -20,6 +20,7 @@ from proto.rayplane.v1 import supervisor_pb2 as pb
 class Access:
     """Clients that show the administrator's certificate. Valid inside `access`."""
 
+    directory: StateDir
     state: ClusterState
     network: GrpcNetwork
     etcd: EtcdClient
@@ -35,6 +36,7 @@ async def access(directory: StateDir) -> AsyncIterator[Access]:
     supervisor = state.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
     try:
         yield Access(
+            directory=directory,
             state=state,
             network=network,
             etcd=EtcdClient(network, state.topology.endpoints(Role.MEMBER, "client")),

@@ -1,10 +1,9 @@
-"""When a cluster is up: everything that `up` waits for, and what `status` shows."""
+"""When a cluster is up: everything that `up` waits for."""
 
 import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
@@ -16,7 +15,6 @@ from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import Role
 from control_plane.rpc import RpcError
-from proto.rayplane.v1 import supervisor_pb2 as pb
 
 POLL_S = 0.05
 # On an idle machine; on a busy one a call gets as many times more as the machine is slower, up to a limit.
@@ -148,73 +146,3 @@ def client_ssl(directory: StateDir) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(directory.admin / "ca.crt"))
     context.load_cert_chain(directory.admin / "tls.crt", directory.admin / "tls.key")
     return context
-
-
-async def status(admin: Access) -> dict[str, Any]:
-    """The answer of `rayplane status -o json`."""
-    answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=10)
-    members = []
-    for row in answer.instances:
-        if row.role == Role.MEMBER.value:
-            members.append(await _member_row(admin, row))
-    leases = {name: await _holder(admin, name) for name in LEADERS}
-    nodes = await _list_nodes(admin)
-    others = [
-        {
-            "name": r.name,
-            "role": r.role,
-            "machine": r.machine,
-            "running": r.running,
-            "leader": any(h.startswith(f"{r.name}_") for h in leases.values()),
-        }
-        for r in answer.instances
-        if r.role != Role.MEMBER.value
-    ]
-    healthy = (
-        sum(m["healthy"] for m in members) == len(members)
-        and all(o["running"] for o in others)
-        and all(n["ready"] for n in nodes)
-        and all(leases.values())
-    )
-    return {
-        "name": admin.state.config.name,
-        "host": admin.state.config.host,
-        "healthy": healthy,
-        "members": members,
-        "actors": others,
-        "nodes": nodes,
-    }
-
-
-async def _member_row(admin: Access, row: Any) -> dict[str, Any]:
-    endpoint = f"{row.machine}:{row.ports['client']}"
-    base = {"name": row.name, "endpoint": endpoint, "running": row.running}
-    try:
-        s = await admin.etcd.status(endpoint, timeout=CALL_TIMEOUT_S)
-    except RpcError as e:
-        return base | {"healthy": False, "error": e.message.partition(";")[0]}
-    return base | {
-        "healthy": bool(s.leader),
-        "id": f"{s.header.member_id:x}",
-        "leader": s.leader == s.header.member_id,
-        "term": s.raftTerm,
-        "revision": s.header.revision,
-        "raft_index": s.raftIndex,
-        "db_bytes": s.dbSize,
-    }
-
-
-async def _holder(admin: Access, name: str) -> str:
-    try:
-        lease = await admin.api.get(LEASES, name, "kube-system")
-    except ApiError:
-        return ""
-    return str(lease["spec"].get("holderIdentity") or "")
-
-
-async def _list_nodes(admin: Access) -> list[dict[str, Any]]:
-    try:
-        nodes = (await admin.api.list("nodes")).items
-    except ApiError:
-        return []
-    return [{"name": meta.name(n), "ready": meta.condition_is(n, "Ready")} for n in nodes]

@@ -28,7 +28,7 @@ from control_plane.api.errors import ApiError
 from control_plane.cluster import chaos
 from control_plane.cluster.access import Access, current_topology
 from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.readiness import status
+from control_plane.cluster.status import status
 from control_plane.rpc import RpcError
 
 TARGETS = ("leader", "member", "apiserver", "scheduler", "controllers", "node")

@@ -16,7 +16,7 @@ from control_plane.api import meta
 from control_plane.api.errors import ApiError
 from control_plane.cluster.access import Access, access, endpoints
 from control_plane.cluster.readiness import client_ssl
-from control_plane.cluster.readiness import status as cluster_status
+from control_plane.cluster.status import status as cluster_status
 from control_plane.rpc import RpcError
 from scripts.demo_job.commands import Cluster, find_client
 from scripts.demo_job.comparison import differences, moved, objects

@@ -14,8 +14,8 @@ from control_plane.apiserver import endpoints as api_endpoints
 from control_plane.client import api as client_api
 from control_plane.cluster import supervisor
 from control_plane.cluster.access import access, current_topology, refresh
-from control_plane.cluster.readiness import status
 from control_plane.cluster.scenario import ClusterActions, Runner, parse
+from control_plane.cluster.status import status
 from control_plane.cluster.topology import Role
 from proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import Cluster, cluster, deployment

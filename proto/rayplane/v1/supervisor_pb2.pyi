@@ -11,7 +11,7 @@ class TopologyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("name", "role", "machine", "running", "pid", "starts", "ports")
+    __slots__ = ("name", "role", "machine", "running", "pid", "starts", "ports", "failures", "reason")
     class PortsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class InstanceStatus(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     STARTS_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: str
     machine: str
@@ -33,7 +35,9 @@ class InstanceStatus(_message.Message):
     pid: int
     starts: int
     ports: _containers.ScalarMap[str, int]
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., machine: _Optional[str] = ..., running: _Optional[bool] = ..., pid: _Optional[int] = ..., starts: _Optional[int] = ..., ports: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    failures: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., machine: _Optional[str] = ..., running: _Optional[bool] = ..., pid: _Optional[int] = ..., starts: _Optional[int] = ..., ports: _Optional[_Mapping[str, int]] = ..., failures: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TopologyResponse(_message.Message):
     __slots__ = ("instances",)

@@ -1,0 +1,296 @@
+"""What `status` measures: each part of a running cluster is used, in parallel, and has a limit of its own.
+
+Every API server is asked directly to write a Lease of its own name and to give it back from its watch cache; members,
+leaders' and nodes' Leases, the supervisor and the load balancer are asked what they are for. `diagnosis` judges.
+However much hangs, the answer comes within two limits: the supervisor's, which tells what there is, and one for the
+rest.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+from control_plane.api import meta
+from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from control_plane.api.meta import Object
+from control_plane.client import ApiClient
+from control_plane.cluster.access import Access
+from control_plane.cluster.diagnosis import (
+    ActorFacts,
+    Facts,
+    LeadFacts,
+    MemberFacts,
+    NodeFacts,
+    ServerFacts,
+    judge,
+)
+from control_plane.cluster.patience import slowdown
+from control_plane.cluster.readiness import LEADERS, LEASES, client_ssl
+from control_plane.cluster.state import StateDir
+from control_plane.cluster.topology import Role
+from control_plane.rpc import RpcError
+from proto.rayplane.v1 import supervisor_pb2 as pb
+
+# Of each part, on an idle machine; on a busy one more, up to a limit.
+LIMIT_S = 5.0
+SLOWDOWN_MAX = 4.0
+PROBE_TRIES = 5
+POLL_S = 0.05
+NAMESPACE = "kube-system"
+NODE_LEASES = "kube-node-lease"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An actor, where it is, and what the supervisor says of it (what was founded, when it says nothing)."""
+
+    facts: ActorFacts
+    ports: dict[str, int]
+
+    def endpoint(self, port: str) -> str:
+        return f"{self.facts.machine}:{self.ports[port]}"
+
+
+async def status(admin: Access) -> dict[str, Any]:
+    """The answer of `rayplane status -o json`."""
+    facts = await measure(admin)
+    faults = judge(facts)
+    holders = {lead.holder.partition("_")[0] for lead in facts.leads}
+    return {
+        "name": admin.state.config.name,
+        "host": admin.state.config.host,
+        "healthy": not faults,
+        "faults": [str(f) for f in faults],
+        "members": [_member_row(m, facts.actors) for m in facts.members],
+        "actors": [_actor_row(a, a.name in holders) for a in facts.actors if a.role != Role.MEMBER.value],
+        "nodes": [{"name": n.name, "ready": n.ready} for n in facts.nodes if n.registered],
+    }
+
+
+async def measure(admin: Access) -> Facts:
+    """Ask everybody. Raises nothing of what it finds."""
+    limit = LIMIT_S * min(slowdown(), SLOWDOWN_MAX)
+    rows, supervisor_error = await _rows(admin, limit)
+
+    def of(role: Role) -> list[_Row]:
+        return [r for r in rows if r.facts.role == role.value]
+
+    servers = of(Role.APISERVER)
+    context = client_ssl(admin.directory)
+    async with aiohttp.ClientSession() as session:
+        members, probes, faces, front, leads, nodes = await asyncio.gather(
+            asyncio.gather(*(_member(admin, r, limit) for r in of(Role.MEMBER))),
+            asyncio.gather(*(_probe(admin, r, limit) for r in servers)),
+            asyncio.gather(*(_face(session, context, r.endpoint("https"), limit) for r in servers)),
+            asyncio.gather(*(_face(session, context, r.endpoint("https"), limit) for r in of(Role.LOAD_BALANCER))),
+            asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS)),
+            _nodes(admin, rows, limit),
+        )
+    return Facts(
+        actors=[r.facts for r in rows],
+        members=members,
+        servers=[
+            ServerFacts(name=row.facts.name, error=error, https_error=face)
+            for row, error, face in zip(servers, probes, faces, strict=True)
+        ],
+        leads=leads,
+        nodes=nodes[0],
+        supervisor_error=supervisor_error,
+        nodes_error=nodes[1],
+        front_error=next((f for f in front if f), ""),
+        disk_free=_disk_free(admin.directory),
+    )
+
+
+async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
+    try:
+        async with asyncio.timeout(limit):
+            answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=limit)
+    except (RpcError, TimeoutError) as e:
+        return [
+            _Row(ActorFacts(name=i.name, role=i.role.value, machine=i.machine.address), dict(i.ports))
+            for i in admin.state.topology.instances
+        ], _why(e)
+    return [
+        _Row(
+            ActorFacts(
+                name=r.name,
+                role=r.role,
+                machine=r.machine,
+                running=r.running,
+                starts=r.starts,
+                failures=r.failures,
+                reason=r.reason,
+            ),
+            dict(r.ports),
+        )
+        for r in answer.instances
+    ], ""
+
+
+async def _member(admin: Access, row: _Row, limit: float) -> MemberFacts:
+    name, endpoint = row.facts.name, row.endpoint("client")
+    try:
+        async with asyncio.timeout(limit):
+            s = await admin.etcd.status(endpoint, timeout=limit)
+    except (RpcError, TimeoutError) as e:
+        return MemberFacts(name=name, endpoint=endpoint, error=_why(e))
+    return MemberFacts(
+        name=name,
+        endpoint=endpoint,
+        id=s.header.member_id,
+        leader=s.leader,
+        term=s.raftTerm,
+        revision=s.header.revision,
+        raft_index=s.raftIndex,
+        raft_applied=s.raftAppliedIndex,
+        db_bytes=s.dbSize,
+        errors=tuple(s.errors),
+    )
+
+
+async def _probe(admin: Access, row: _Row, limit: float) -> str:
+    """Write and read through one API server; why that does not work, or nothing."""
+    api = ApiClient(admin.network, [row.endpoint("grpc")], follow=False)
+    step = "a Lease is not written"
+    try:
+        async with asyncio.timeout(limit):
+            written = await _renew(api, f"rayplane-status-{row.facts.name}")
+            step = "its watch cache does not see what it wrote"
+            while not await _is_cached(api, written):
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        return f"{step} within {limit:.0f} s"
+    except ApiError as e:
+        return f"{step}: {e.message}"
+    return ""
+
+
+async def _renew(api: ApiClient, name: str) -> Object:
+    """Write the probe's Lease, over and over the same object. Two commands at once may both do so."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = {"holderIdentity": "rayplane-status", "leaseDurationSeconds": 1, "renewTime": stamp}
+    for _ in range(PROBE_TRIES):
+        with contextlib.suppress(Conflict, AlreadyExists):
+            try:
+                lease = await api.get(LEASES, name, NAMESPACE)
+            except NotFound:
+                lease = {"metadata": {"name": name, "namespace": NAMESPACE}}
+                kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+                return await api.create(LEASES, kind | lease | {"spec": spec})
+            return await api.update(LEASES, lease | {"spec": spec})
+    raise Conflict(f"{name} is written by others all the time")
+
+
+async def _is_cached(api: ApiClient, written: Object) -> bool:
+    """Whether a read that takes whatever the server's watch cache holds gives that version, or a later one."""
+    selector = f"metadata.name={meta.name(written)}"
+    found = await api.list(LEASES, NAMESPACE, field_selector=selector, resource_version="0")
+    return any(int(meta.resource_version(o)) >= int(meta.resource_version(written)) for o in found.items)
+
+
+async def _face(session: aiohttp.ClientSession, context: Any, endpoint: str, limit: float) -> str:
+    timeout = aiohttp.ClientTimeout(total=limit)
+    try:
+        async with session.get(f"https://{endpoint}/readyz", ssl=context, timeout=timeout) as answer:
+            return "" if answer.status == 200 else f"answers {answer.status}"
+    except (aiohttp.ClientError, OSError, TimeoutError) as e:
+        return _why(e)
+
+
+async def _lead(admin: Access, name: str, limit: float) -> LeadFacts:
+    try:
+        async with asyncio.timeout(limit):
+            lease = await admin.api.get(LEASES, name, NAMESPACE)
+    except NotFound:
+        return LeadFacts(name=name)
+    except (ApiError, TimeoutError) as e:
+        return LeadFacts(name=name, error=_why(e))
+    spec = lease.get("spec", {})
+    return LeadFacts(
+        name=name,
+        holder=str(spec.get("holderIdentity") or ""),
+        age_s=_age(spec),
+        duration_s=float(spec.get("leaseDurationSeconds") or 0),
+    )
+
+
+async def _nodes(admin: Access, rows: Sequence[_Row], limit: float) -> tuple[list[NodeFacts], str]:
+    """The nodes that are there or should be, and why they cannot be listed."""
+    try:
+        async with asyncio.timeout(limit):
+            nodes, leases = await asyncio.gather(admin.api.list("nodes"), admin.api.list(LEASES, NODE_LEASES))
+    except (ApiError, TimeoutError) as e:
+        return [], _why(e)
+    spans = {meta.name(o): o.get("spec", {}) for o in leases.items}
+    hosts = {r.facts.name for r in rows}
+    wanted = {n for i in admin.state.topology.of(Role.NODE_HOST) if i.name in hosts for n in i.nodes}
+    missing = sorted(wanted - {meta.name(n) for n in nodes.items})
+    found = [_node(n, spans.get(meta.name(n))) for n in nodes.items]
+    return found + [NodeFacts(name=n, registered=False) for n in missing], ""
+
+
+def _node(node: Object, lease: Object | None) -> NodeFacts:
+    conditions = node.get("status", {}).get("conditions") or []
+    ready: Object = next((c for c in conditions if c.get("type") == "Ready"), {})
+    return NodeFacts(
+        name=meta.name(node),
+        ready=ready.get("status") == "True",
+        reason=str(ready.get("message") or ready.get("reason") or ""),
+        lease_age_s=_age(lease) if lease else None,
+        lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),
+    )
+
+
+def _age(lease_spec: Object) -> float:
+    """Seconds since the renewal, by this machine's clock."""
+    try:
+        renewed = datetime.fromisoformat(str(lease_spec.get("renewTime")))
+    except ValueError:
+        return float("inf")
+    return max(0.0, (datetime.now(UTC) - renewed).total_seconds())
+
+
+def _disk_free(directory: StateDir) -> int | None:
+    try:
+        return shutil.disk_usage(directory.path).free
+    except OSError:
+        return None
+
+
+def _why(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "message", "") or error).split())
+    return text.partition(";")[0] or "no answer in time"
+
+
+def _member_row(member: MemberFacts, actors: Sequence[ActorFacts]) -> dict[str, Any]:
+    running = any(a.name == member.name and a.running for a in actors)
+    base = {"name": member.name, "endpoint": member.endpoint, "running": running, "healthy": member.healthy}
+    if member.error:
+        return base | {"error": member.error}
+    return base | {
+        "id": f"{member.id:x}",
+        "leader": member.leader == member.id,
+        "term": member.term,
+        "revision": member.revision,
+        "raft_index": member.raft_index,
+        "db_bytes": member.db_bytes,
+    }
+
+
+def _actor_row(actor: ActorFacts, leads: bool) -> dict[str, Any]:
+    return {
+        "name": actor.name,
+        "role": actor.role,
+        "machine": actor.machine,
+        "running": actor.running,
+        "leader": leads,
+        "starts": actor.starts,
+        "reason": actor.reason,
+    }
