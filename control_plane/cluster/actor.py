@@ -12,11 +12,13 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import ray
 import uvloop
 
+from control_plane.cluster import processes
 from control_plane.cluster.components import Component, Spec
 from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.patience import Patience, slowdown
@@ -63,7 +65,7 @@ class ComponentThread:
     async def _start(self, spec: Spec) -> None:
         env = open_env(spec, random.Random())
         self._network = GrpcNetwork(spec.credentials)
-        self._component = await prepare(spec, env, self._network, RayHost(spec.config))
+        self._component = await prepare(spec, env, self._network, RayHost(spec.config, data=Path(spec.data_dir).parent))
         if isinstance(self._component, StopsItself):
             self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))
 
@@ -99,6 +101,7 @@ class ComponentActor:
 
     def __init__(self, spec: Spec) -> None:
         os.umask(UMASK)
+        processes.write(Path(spec.data_dir))
         # A killed actor is made again by Ray with the arguments of its first start.
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))

@@ -1,5 +1,7 @@
 """Killing actors of a running cluster, chosen by what they are doing."""
 
+import asyncio
+
 from control_plane.cluster.access import Access, current_topology
 from control_plane.cluster.errors import ClusterError, UsageError
 from control_plane.cluster.readiness import LEASES
@@ -8,6 +10,8 @@ from control_plane.rpc import RpcError
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 KILL_TIMEOUT_S = 60.0
+LOOK_UP_S = 1.0
+LEADER_S = 10.0
 ROLES = {
     "leader": Role.MEMBER,
     "member": Role.MEMBER,
@@ -21,10 +25,19 @@ _LEASE_OF = {Role.SCHEDULER: "kube-scheduler", Role.CONTROLLERS: "kube-controlle
 
 async def kill(admin: Access, target: str, name: str, signal: str) -> tuple[str, int]:
     """Send `signal` to the actor `name` of kind `target`, or to the one in charge; its name and process id."""
-    topology = await current_topology(admin)
+    topology = await _topology(admin)
     victim = await _victim(admin, topology, target, name)
     answer = await admin.supervisor.Kill(pb.KillRequest(name=victim.name, signal=signal), timeout=KILL_TIMEOUT_S)
     return victim.name, int(answer.pid)
+
+
+async def _topology(admin: Access) -> Topology:
+    """As wanted now; as of `up` or the last change from here when etcd is busy with electing a leader."""
+    try:
+        async with asyncio.timeout(LOOK_UP_S):
+            return await current_topology(admin)
+    except TimeoutError:
+        return admin.state.topology
 
 
 async def _victim(admin: Access, topology: Topology, target: str, name: str) -> Instance:
@@ -47,11 +60,22 @@ async def _victim(admin: Access, topology: Topology, target: str, name: str) -> 
 
 
 async def _leading_member(admin: Access, members: tuple[Instance, ...]) -> Instance:
-    for member in members:
+    """All are asked at once, and the first that says it leads counts: one that hangs holds up nobody."""
+
+    async def leads(member: Instance) -> Instance | None:
         try:
-            status = await admin.etcd.status(member.endpoint("client"))
+            status = await admin.etcd.status(member.endpoint("client"), timeout=LEADER_S)
         except RpcError:
-            continue
-        if status.leader == status.header.member_id:
-            return member
+            return None
+        return member if status.leader == status.header.member_id else None
+
+    asked = [asyncio.ensure_future(leads(m)) for m in members]
+    try:
+        for answer in asyncio.as_completed(asked):
+            leader = await answer
+            if leader is not None:
+                return leader
+    finally:
+        for task in asked:
+            task.cancel()
     raise ClusterError("no member leads now; try again in a second")

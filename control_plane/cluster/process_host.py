@@ -66,8 +66,10 @@ class ProcessHost:
         try:
             again = replace(spec, restarted=spec.restarted or name in self._started)
             component = await prepare(again, open_env(spec, random.Random()), network, self)
-        except Exception as e:
+        except BaseException as e:
             await network.close()
+            if not isinstance(e, Exception):
+                raise
             log.exception("%s did not start", name)
             raise StartFailed(f"{name}: {type(e).__name__}: {e}; see {spec.log_file}") from e
         finally:

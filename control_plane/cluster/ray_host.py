@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -19,6 +20,7 @@ from ray._private.state import actors
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from control_plane.cluster import processes
 from control_plane.cluster.components import Spec
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import StartFailed
@@ -32,18 +34,22 @@ T = TypeVar("T")
 START_TIMEOUT_S = 100.0
 POLL_S = 1.0
 STOP_TIMEOUT_S = 12.0
-CALL_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 15.0
 _TIED = (Role.MEMBER, Role.NODE_HOST)
 
 
 class RayHost:
     """A `Host` for a process that is connected to Ray. Ray's calls block, so they run in threads."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, *, data: Path | None = None) -> None:
+        """`data`: where actors of this machine have their data."""
+        self._data = data
         self._namespace = namespace(config.name)
         # A Ray cluster of our own never listens beyond loopback, and neither do the actors.
         self._address = "" if config.address else LOOPBACK
         self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ray-call")
+        # Its own, so that starts and looks that hang in Ray never hold up a signal.
+        self._signals = ThreadPoolExecutor(max_workers=4, thread_name_prefix="ray-kill")
 
     async def start(self, spec: Spec) -> int:
         return await self._in_thread(lambda: self._start(spec))
@@ -67,7 +73,12 @@ class RayHost:
         return [replace(m, address=self._address or m.address) for m in found]
 
     async def kill(self, name: str, signal: str) -> int:
-        return await self._in_thread(lambda: self._kill(name, signal))
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await loop.run_in_executor(self._signals, lambda: self._kill(name, signal))
+        except TimeoutError as e:
+            raise StartFailed(f"Ray does not say in time which process {name} is; try again") from e
 
     def _start(self, spec: Spec) -> int:
         # Imported here: the actor's module imports this one.
@@ -105,6 +116,9 @@ class RayHost:
 
     def _kill(self, name: str, signal_name: str) -> int:
         number = signal.Signals[f"SIG{signal_name}"]
+        if self._data is not None and (known := processes.read(self._data / name)):
+            os.kill(known, number)
+            return known
         pid, node = self._process(name)
         if node == ray.get_runtime_context().get_node_id():
             os.kill(pid, number)

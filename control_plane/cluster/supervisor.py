@@ -7,6 +7,7 @@ gone is replaced (removed, added as a learner under a new name, promoted): its d
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -22,10 +23,11 @@ from control_plane.api.errors import ApiError, NotFound
 from control_plane.client import ApiClient, EtcdClient
 from control_plane.cluster.components import Spec
 from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError, StartFailed, UsageError
+from control_plane.cluster.errors import ClusterError, UsageError
 from control_plane.cluster.host import Host
 from control_plane.cluster.pki import Secrets, issue
 from control_plane.cluster.ports import free_port
+from control_plane.cluster.starting import Starter
 from control_plane.cluster.state import ClusterState
 from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
 from control_plane.rpc import Context, Network, RpcError, Server, Service
@@ -38,8 +40,11 @@ _Topology = Topology
 T = TypeVar("T")
 
 CHECK_EVERY_S = 1.0
-RESTART_PAUSE_FIRST_S = 0.5
-RESTART_PAUSE_MAX_S = 30.0
+# How long a call of the host that only looks may take; one that hangs must not keep the rest from being done.
+LOOK_TIMEOUT_S = 15.0
+# The same for somebody who waits for an answer: then what was seen last counts.
+GLANCE_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 30.0
 # A new member copies the data before it may vote.
 PROMOTE_TIMEOUT_S = 60.0
 # How long a change waits for etcd to have a leader again.
@@ -119,9 +124,8 @@ class Supervisor:
         self._joined_at = -LEARN_S
         # A supervisor before this one may have died in the middle of a change of members.
         self._unfinished = True
-        self._failures: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
-        self._starts: dict[str, int] = {}
+        self._starter = Starter(host)
+        self._seen: set[str] = set()  # what ran when the host was asked last
         self._rng = random.Random()
 
     async def start(self) -> None:
@@ -135,25 +139,29 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._starter.stop()
         if self._server is not None:
             await self._server.stop()
         if self._claim is not None:
             self._claim.close()
 
     async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
-        running = await self._host.running()
+        with contextlib.suppress(TimeoutError):
+            await self._look(GLANCE_TIMEOUT_S)
         rows = []
         for instance in self._topology.instances:
-            alive = instance.name in running
+            name = instance.name
             rows.append(
                 pb.InstanceStatus(
-                    name=instance.name,
+                    name=name,
                     role=instance.role.value,
                     machine=instance.machine.address,
-                    running=alive,
+                    running=name in self._seen or instance.role is Role.SUPERVISOR,
                     pid=os.getpid() if instance.role is Role.SUPERVISOR else 0,
-                    starts=self._starts.get(instance.name, 0),
+                    starts=self._starter.starts.get(name, 0),
                     ports=dict(instance.ports),
+                    failures=self._starter.failures.get(name, 0),
+                    reason=self._starter.reasons.get(name, ""),
                 )
             )
         return pb.TopologyResponse(instances=rows)
@@ -182,6 +190,8 @@ class Supervisor:
             try:
                 async with self._changing:
                     await self._reconcile()
+            except TimeoutError:
+                log.warning("the host does not answer in time")
             except (ClusterError, RpcError, ApiError) as e:
                 log.warning("the topology is not as wanted yet: %s", e)
             except Exception:
@@ -202,7 +212,10 @@ class Supervisor:
             except RpcError as e:
                 # Members may be missing just because nobody started them: do what can be done meanwhile.
                 log.info("the topology cannot be read yet: %s", e)
-                await self._start_missing(await self._host.running())
+                try:
+                    await self._start_missing(await self._look(LOOK_TIMEOUT_S))
+                except (ClusterError, TimeoutError) as missed:
+                    log.warning("what is missing could not be started: %s", missed or "the host does not answer")
                 await asyncio.sleep(CHECK_EVERY_S)
 
     async def _save(self, topology: _Topology) -> None:
@@ -227,13 +240,14 @@ class Supervisor:
         self._api.endpoints.replace(topology.endpoints(Role.APISERVER, "grpc"))
 
     async def _reconcile(self) -> None:
-        running = await self._host.running()
-        machines = await self._host.machines()
+        running = await self._look(LOOK_TIMEOUT_S)
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            machines = await self._host.machines()
         alive = {m.id for m in machines}
         homeless = [i for i in self._topology.instances if machines and i.machine.id not in alive]
         for name in sorted(running - {i.name for i in self._topology.instances}):
             log.warning("%s is not wanted: stopping it", name)
-            await self._host.stop(name)
+            await self._stop_actor(name)
         # Before the rest, which may need a member that is only missing.
         await self._start_missing(running | {i.name for i in homeless})
         for instance in homeless:
@@ -261,27 +275,25 @@ class Supervisor:
                 log.warning("%s is a member no more", instance.name)
                 await self._save(self._topology.without(instance.name))
 
-    async def _start_missing(self, running: set[str]) -> None:
-        now = asyncio.get_running_loop().time()
-        missing = [
-            i
-            for i in self._topology.instances
-            if i.name not in running and i.role is not Role.SUPERVISOR and self._not_before.get(i.name, 0.0) <= now
-        ]
-        await asyncio.gather(*(self._start_one(i) for i in missing))
+    async def _look(self, timeout: float) -> set[str]:
+        """The names of the actors that exist. TimeoutError when the host does not say."""
+        async with asyncio.timeout(timeout):
+            self._seen = await self._host.running()
+        return self._seen
 
-    async def _start_one(self, instance: Instance) -> None:
-        log.info("starting %s", instance.name)
-        self._starts[instance.name] = self._starts.get(instance.name, 0) + 1
-        try:
-            await self._host.start(self._spec_for(instance, restarted=not instance.joins))
-        except StartFailed as e:
-            failures = self._failures[instance.name] = self._failures.get(instance.name, 0) + 1
-            pause = min(RESTART_PAUSE_FIRST_S * 2 ** min(failures, 10), RESTART_PAUSE_MAX_S)
-            self._not_before[instance.name] = asyncio.get_running_loop().time() + pause
-            log.warning("%s did not start (%s); trying again in %.1f s", instance.name, e, pause)
-        else:
-            self._failures.pop(instance.name, None)
+    async def _stop_actor(self, name: str) -> None:
+        """End an actor for good. TimeoutError when the host does not do it."""
+        await self._starter.settled(name)
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await self._host.stop(name)
+
+    async def _start_missing(self, running: set[str]) -> None:
+        missing = [
+            self._spec_for(i, restarted=not i.joins)
+            for i in self._topology.instances
+            if i.name not in running and i.role is not Role.SUPERVISOR and self._starter.may_start(i.name)
+        ]
+        await self._starter.start(missing)
 
     def _spec_for(self, instance: Instance, *, restarted: bool) -> Spec:
         return spec_for(
@@ -301,7 +313,7 @@ class Supervisor:
         moved = replace(instance, machine=target, ports=self._ports(instance.role, target))
         await self._save(self._topology.replaced(moved))
         # The host may have brought it back elsewhere by itself, at an address that is wrong there.
-        await self._host.stop(instance.name)
+        await self._stop_actor(instance.name)
 
     async def _replace(self, member: Instance) -> None:
         """Put another in the place of a member whose machine is gone."""
@@ -364,7 +376,7 @@ class Supervisor:
             await _until(lambda: self._etcd.member_promote(member), PROMOTE_TIMEOUT_S)
         except (ClusterError, RpcError) as e:
             await self._retire(instance)
-            await self._host.stop(instance.name)
+            await self._stop_actor(instance.name)
             await self._save(wanted.without(instance.name))
             raise ClusterError(f"{instance.name} could not join: {e}") from e
 
@@ -407,7 +419,7 @@ class Supervisor:
         if role is Role.MEMBER:
             await self._retire(instance)
         await self._save(self._topology.without(instance.name))
-        await self._host.stop(instance.name)
+        await self._stop_actor(instance.name)
         for node in instance.nodes:
             try:
                 await self._api.delete("nodes", node)

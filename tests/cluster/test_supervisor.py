@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from control_plane.cluster import starting
 from control_plane.cluster import supervisor as supervisor_module
 from control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
 from control_plane.rpc import RpcError
@@ -23,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
     monkeypatch.setattr(supervisor_module, "LEARN_S", 0.0)
     monkeypatch.setattr(supervisor_module, "LOAD_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(supervisor_module, "RESTART_PAUSE_FIRST_S", 0.02)
+    monkeypatch.setattr(starting, "RESTART_PAUSE_FIRST_S", 0.02)
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""Starting actors for the supervisor: each in a task of its own, so that one that hangs holds up no other.
+
+What fails is tried again ever more rarely, and what failed last is remembered, for `status` to show.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from control_plane.cluster.components import Spec
+from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.host import Host
+
+log = logging.getLogger(__name__)
+
+RESTART_PAUSE_FIRST_S = 0.5
+RESTART_PAUSE_MAX_S = 30.0
+# How long the others wait for those that are being started now.
+ROUND_S = 10.0
+
+
+class Starter:
+    """`starts`, `failures` and `reasons` are by actor name: how often it was started, how many starts in a row have
+    failed, and why the last did.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.starts: dict[str, int] = {}
+        self.failures: dict[str, int] = {}
+        self.reasons: dict[str, str] = {}
+        self._host = host
+        self._not_before: dict[str, float] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def may_start(self, name: str) -> bool:
+        """Whether nobody is starting it, and it has not failed too lately."""
+        now = asyncio.get_running_loop().time()
+        return name not in self._tasks and self._not_before.get(name, 0.0) <= now
+
+    async def start(self, specs: Collection[Spec]) -> None:
+        """Begin to start these, and wait a while for them: what needs longer goes on by itself."""
+        loop = asyncio.get_running_loop()
+        for spec in specs:
+            name = spec.instance.name
+            task = self._tasks[name] = loop.create_task(self._start(spec), name=name)
+            task.add_done_callback(self._ended)
+        tasks = [self._tasks[s.instance.name] for s in specs]
+        if tasks:
+            await asyncio.wait(tasks, timeout=ROUND_S)
+
+    async def settled(self, name: str) -> None:
+        """Return when nobody is starting it any more, or after a while."""
+        task = self._tasks.get(name)
+        if task is not None:
+            await asyncio.wait([task], timeout=ROUND_S)
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task.get_name(), None)
+
+    async def _start(self, spec: Spec) -> None:
+        name = spec.instance.name
+        log.info("starting %s", name)
+        self.starts[name] = self.starts.get(name, 0) + 1
+        try:
+            await self._host.start(spec)
+        except StartFailed as e:
+            self._failed(name, str(e))
+        except Exception as e:
+            log.exception("starting %s failed", name)
+            self._failed(name, f"{type(e).__name__}: {e}")
+        else:
+            self.failures.pop(name, None)
+            self.reasons.pop(name, None)
+
+    def _failed(self, name: str, reason: str) -> None:
+        failures = self.failures[name] = self.failures.get(name, 0) + 1
+        self.reasons[name] = reason
+        pause = min(RESTART_PAUSE_FIRST_S * 2 ** min(failures, 10), RESTART_PAUSE_MAX_S)
+        self._not_before[name] = asyncio.get_running_loop().time() + pause
+        log.warning("%s did not start (%s); trying again in %.1f s", name, reason, pause)
