@@ -13,13 +13,13 @@ import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import ray
 import uvloop
 
 from control_plane.cluster import processes
-from control_plane.cluster.components import Component, Spec
+from control_plane.cluster.components import Component, Spec, StopsItself
 from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_host import RayHost
@@ -33,15 +33,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 1.0
-
-
-@runtime_checkable
-class StopsItself(Protocol):
-    """A component that ends by itself when it cannot go on; `failure` says why."""
-
-    failure: BaseException | None
-
-    async def wait_stopped(self) -> None: ...
+LIFE_MIN_S = 5.0
 
 
 class ComponentThread:
@@ -90,8 +82,12 @@ class ComponentThread:
 
 async def _end_with(component: StopsItself) -> None:
     """A member that has failed serves nobody: its process must not look alive, so that Ray makes it again."""
+    loop = asyncio.get_running_loop()
+    earliest = loop.time() + LIFE_MIN_S
     await component.wait_stopped()
     if component.failure is not None:
+        # Ray starts it again at once, however often that has been in vain.
+        await asyncio.sleep(earliest - loop.time())
         log.critical("ending this process: its component failed: %s", component.failure)
         os._exit(1)
 

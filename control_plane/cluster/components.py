@@ -6,7 +6,7 @@ Each builder imports its component itself: an actor loads only what it runs, whi
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from control_plane.cluster.config import AddressPlan, ClusterConfig
 from control_plane.cluster.pki import MEMBERS_GROUP, Secrets
@@ -29,6 +29,15 @@ class Component(Protocol):
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+@runtime_checkable
+class StopsItself(Protocol):
+    """A component that ends by itself when it cannot go on; `failure` says why."""
+
+    failure: BaseException | None
+
+    async def wait_stopped(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

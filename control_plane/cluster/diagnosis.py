@@ -23,7 +23,7 @@ class ActorFacts:
     running: bool = True
     starts: int = 0
     failures: int = 0
-    """Starts in a row that failed."""
+    """Starts in a row that failed, or whose actor ended soon after."""
     reason: str = ""
     """Why the last one did."""
 
@@ -133,11 +133,10 @@ def _actors(facts: Facts) -> Iterator[Fault]:
     if facts.supervisor_error:
         yield Fault("supervisor", f"does not answer: {facts.supervisor_error}")
     for actor in facts.actors:
-        if actor.failures:
-            times = f"{actor.failures} time{'s' if actor.failures > 1 else ''} in a row"
-            yield Fault(actor.name, f"could not be started {times}: {actor.reason}")
+        if actor.failures > 1:
+            yield Fault(actor.name, f"has failed {actor.failures} times in a row: {actor.reason}")
         elif not actor.running:
-            yield Fault(actor.name, "does not run")
+            yield Fault(actor.name, f"does not run{f': {actor.reason}' if actor.reason else ''}")
 
 
 def _members(members: Sequence[MemberFacts]) -> Iterator[Fault]:

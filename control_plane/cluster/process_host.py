@@ -17,7 +17,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from control_plane.cluster.components import Component, Spec
+from control_plane.cluster.components import Component, Spec, StopsItself
 from control_plane.cluster.errors import ClusterError, StartFailed
 from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.pki import Secrets
@@ -51,6 +51,7 @@ class ProcessHost:
     def __init__(self) -> None:
         self._fabric = Fabric()
         self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
         self._roles: dict[str, Role] = {}
         self._busy: set[str] = set()  # being started or stopped
         self._started: set[str] = set()
@@ -76,12 +77,25 @@ class ProcessHost:
             self._busy.discard(name)
         self._started.add(name)
         self._actors[name] = (component, network)
+        if isinstance(component, StopsItself):
+            self._watches[name] = asyncio.create_task(self._end_with(name, component), name=f"watch {name}")
         return os.getpid()
+
+    async def _end_with(self, name: str, component: StopsItself) -> None:
+        """A component that has failed serves nobody: it must not look alive, so that the supervisor starts it again."""
+        await component.wait_stopped()
+        if component.failure is not None and self._actors.get(name, (None,))[0] is component:
+            log.critical("%s failed: %s", name, component.failure)
+            del self._watches[name]
+            await self.stop(name)
 
     async def stop(self, name: str) -> None:
         actor = self._actors.pop(name, None)
         if actor is None:
             return
+        watch = self._watches.pop(name, None)
+        if watch is not None:
+            watch.cancel()
         component, network = actor
         self._busy.add(name)
         try:

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 RESTART_PAUSE_FIRST_S = 0.5
 RESTART_PAUSE_MAX_S = 30.0
+# What ends sooner after its start has failed too; the first time may be a mere accident.
+LIFE_S = 10.0
 # How long the others wait for those that are being started now.
 ROUND_S = 10.0
 
@@ -30,12 +32,32 @@ class Starter:
         self.reasons: dict[str, str] = {}
         self._host = host
         self._not_before: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def may_start(self, name: str) -> bool:
-        """Whether nobody is starting it, and it has not failed too lately."""
+        """Whether an actor that does not run may be started: nobody does so, and it has not failed too lately."""
+        if name in self._tasks:
+            return False
         now = asyncio.get_running_loop().time()
-        return name not in self._tasks and self._not_before.get(name, 0.0) <= now
+        started_at = self._started_at.pop(name, None)
+        if started_at is not None:
+            if now - started_at < LIFE_S:
+                self._failed(name, "it ended soon after its start; see its log", free=1)
+            else:
+                self.forgive(name)
+        return self._not_before.get(name, 0.0) <= now
+
+    def forgive(self, name: str) -> None:
+        """It runs well, or its end was wanted: nothing of before counts."""
+        for kept in (self.failures, self.reasons, self._not_before, self._started_at):
+            kept.pop(name, None)
+
+    def settle(self, running: Collection[str]) -> None:
+        """These run now: those that have for a while are forgiven their failures."""
+        now = asyncio.get_running_loop().time()
+        for name in [n for n in self.failures if n in running and now - self._started_at.get(n, now) >= LIFE_S]:
+            self.forgive(name)
 
     async def start(self, specs: Collection[Spec]) -> None:
         """Begin to start these, and wait a while for them: what needs longer goes on by itself."""
@@ -75,12 +97,14 @@ class Starter:
             log.exception("starting %s failed", name)
             self._failed(name, f"{type(e).__name__}: {e}")
         else:
-            self.failures.pop(name, None)
-            self.reasons.pop(name, None)
+            self._started_at[name] = asyncio.get_running_loop().time()
 
-    def _failed(self, name: str, reason: str) -> None:
+    def _failed(self, name: str, reason: str, *, free: int = 0) -> None:
+        """`free`: so many failures in a row cost no pause."""
         failures = self.failures[name] = self.failures.get(name, 0) + 1
         self.reasons[name] = reason
+        if failures <= free:
+            return
         pause = min(RESTART_PAUSE_FIRST_S * 2 ** min(failures, 10), RESTART_PAUSE_MAX_S)
         self._not_before[name] = asyncio.get_running_loop().time() + pause
-        log.warning("%s did not start (%s); trying again in %.1f s", name, reason, pause)
+        log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause)

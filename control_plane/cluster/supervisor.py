@@ -180,6 +180,7 @@ class Supervisor:
 
     async def Kill(self, request: pb.KillRequest, context: Context) -> pb.KillResponse:
         instance = self._topology.get(request.name)
+        self._starter.forgive(instance.name)
         pid = await self._host.kill(instance.name, request.signal or "KILL")
         return pb.KillResponse(name=instance.name, pid=pid)
 
@@ -288,6 +289,7 @@ class Supervisor:
             await self._host.stop(name)
 
     async def _start_missing(self, running: set[str]) -> None:
+        self._starter.settle(running)
         missing = [
             self._spec_for(i, restarted=not i.joins)
             for i in self._topology.instances

@@ -27,7 +27,9 @@ A, B = Machine("127.0.0.1", "a"), Machine("127.0.0.1", "b")
 
 
 class FakeHost:
-    """A `Host`. Tests read `actors` (what runs), `starts` (who was started, when) and set `broken`."""
+    """A `Host`. Tests read `actors` (what runs), `starts` (who was started, when) and set `broken` and
+    `hanging` (whose start never ends) or `mute` (nothing is said of what runs).
+    """
 
     def __init__(self, machines: tuple[Machine, ...] = (A,)) -> None:
         self.fabric = Fabric()
@@ -35,6 +37,8 @@ class FakeHost:
         self.starts: list[tuple[str, float]] = []
         self.stopped: list[str] = []
         self.broken: set[str] = set()
+        self.hanging: set[str] = set()
+        self.mute = False
         self.deleted_nodes: list[str] = []
         self._machines = machines
         self._disks: dict[str, Any] = {}
@@ -47,6 +51,8 @@ class FakeHost:
         self.starts.append((name, asyncio.get_running_loop().time()))
         if name in self.broken:
             raise StartFailed(f"{name} is broken")
+        if name in self.hanging:
+            await asyncio.Event().wait()
         network = MemoryNetwork(self.fabric, name, Identity(name, ("system:masters",)))
         if spec.instance.role is Role.MEMBER:
             disk = self._disks.setdefault(name, SimulatedDisk())
@@ -70,6 +76,8 @@ class FakeHost:
         await self._networks.pop(name).close()
 
     async def running(self) -> set[str]:
+        while self.mute:
+            await asyncio.sleep(0.01)
         return set(self.actors)
 
     async def machines(self) -> list[Machine]:

@@ -54,7 +54,7 @@ def _changed(**changes: Any) -> Facts:
         ),
         (
             _changed(actors=[*WELL.actors, ActorFacts(name="lb", role="lb", running=False, failures=3, reason="port")]),
-            ["lb: could not be started 3 times in a row: port"],
+            ["lb: has failed 3 times in a row: port"],
         ),
         (
             _changed(members=[_member("member-0"), MemberFacts(name="member-1", endpoint="h:2", error="refused")]),

@@ -97,6 +97,65 @@ async def test_an_actor_that_does_not_start_is_tried_ever_more_rarely(world: Wor
     assert set(world.host.actors) == world.names
 
 
+async def test_a_start_that_hangs_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "ROUND_S", 0.05)
+    world.host.hanging = {"scheduler-0"}
+    await world.supervise()
+    await _until(lambda: set(world.host.actors) == world.names - {"scheduler-0"})
+    await world.host.kill("apiserver-0", "KILL")
+    await _until(lambda: "apiserver-0" in world.host.actors)
+    assert [n for n, _ in world.host.starts].count("scheduler-0") == 1
+
+
+async def test_the_reason_of_a_failed_start_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "LIFE_S", 0.1)
+    world.host.broken = {"scheduler-0"}
+    await world.supervise()
+
+    async def row() -> Any:
+        rows = (await world.stub.Topology(pb.TopologyRequest())).instances
+        return next(r for r in rows if r.name == "scheduler-0")
+
+    async with asyncio.timeout(10):
+        while (found := await row()).failures < 2:
+            await asyncio.sleep(0.01)
+    assert not found.running and "scheduler-0 is broken" in found.reason
+    world.host.broken = set()
+    async with asyncio.timeout(10):
+        while (found := await row()).failures or not found.running:
+            await asyncio.sleep(0.01)
+    assert found.reason == ""
+
+
+async def test_the_topology_is_told_and_actors_are_killed_while_the_host_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "GLANCE_TIMEOUT_S", 0.05)
+    await world.supervise()
+    await _until(lambda: set(world.host.actors) == world.names)
+    assert {r.name for r in (await world.stub.Topology(pb.TopologyRequest())).instances if r.running} == world.names
+    world.host.mute = True
+    assert {r.name for r in (await world.stub.Topology(pb.TopologyRequest())).instances if r.running} == world.names
+    await asyncio.wait_for(world.stub.Kill(pb.KillRequest(name="lb", signal="KILL")), 5)
+    assert "lb" not in world.host.actors
+    world.host.mute = False
+    await _until(lambda: "lb" in world.host.actors)
+
+
+async def test_what_ends_soon_after_each_start_is_started_ever_more_rarely(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.supervise()
+    await _until(lambda: set(world.host.actors) == world.names)
+    for count in range(5):
+        await _until(lambda: "scheduler-0" in world.host.actors)
+        await _until(lambda count=count: len([n for n, _ in world.host.starts if n == "scheduler-0"]) == count + 1)
+        await world.host.stop("scheduler-0")
+    times = [t for n, t in world.host.starts if n == "scheduler-0"]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert all(gap >= 0.02 * 2**n for n, gap in enumerate(gaps[1:], 2)), gaps
+
+
 async def test_members_that_all_stopped_are_started_before_etcd_can_be_asked(world: World) -> None:
     await world.etcd.put(b"/k", b"v")
     for name in ("member-0", "member-1", "member-2"):

@@ -1,0 +1,32 @@
+"""One process: a component that ends itself is started again, as Ray would."""
+
+from typing import Any
+
+from tests.cluster.harness import cluster
+
+
+async def test_a_member_that_fails_comes_back_with_its_data() -> None:
+    async with cluster(members=3, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
+        await c.etcd.put(b"/k", b"v")
+        failed: Any = c.host._actors["member-1"][0]
+        wal = failed._driver._wal
+
+        def no_disk(*_: Any, **__: Any) -> Any:
+            del wal.save
+            raise OSError(28, "No space left on device")
+
+        wal.save = no_disk
+        await c.etcd.put(b"/k", b"w")
+        await c.until(lambda: _again(c, failed), "member-1 is another one")
+        endpoint = c.topology.get("member-1").endpoint("client")
+
+        async def leads() -> bool:
+            return bool((await c.etcd.status(endpoint)).leader)
+
+        await c.until(leads, "member-1 follows")
+        assert failed.failure is not None
+        assert (await c.etcd.range(b"/k")).kvs[0].value == b"w"
+
+
+async def _again(c: Any, before: object) -> bool:
+    return "member-1" in c.host._actors and c.host._actors["member-1"][0] is not before
