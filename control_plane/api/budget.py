@@ -47,9 +47,6 @@ class Budget:
     text_chars: int = 1024
     """Length of a schedule, a path into an object, a quantity: what is parsed beyond names."""
 
-    findings: int = 256
-    """Errors and warnings that one answer tells."""
-
 
 LIMITS: Final = Budget()
 

@@ -46,6 +46,12 @@ _GRPC_BY_REASON = {row.reason: row.grpc for row in REASONS}
 _GRPC_BY_CODE = {row.code: row.grpc for row in reversed(REASONS)}
 
 
+#: What one answer tells: characters of its message and of one value in it, findings of validation.
+MESSAGE_CHARS_MAX = 64 * 1024
+VALUE_CHARS_MAX = 8 * 1024
+FINDINGS_MAX = 256
+
+
 class ApiError(Exception):
     """Root of the errors the API answers with.
 
@@ -66,6 +72,8 @@ class ApiError(Exception):
         code: int | None = None,
         retry_after: int | None = None,
     ) -> None:
+        if len(message) > MESSAGE_CHARS_MAX:
+            message = message[:MESSAGE_CHARS_MAX] + "..."
         self.message = message or _DEFAULT_MESSAGES.get(type(self).__name__, type(self).__name__)
         self.reason = self.default_reason if reason is None else reason
         self.code = self.default_code if code is None else code
@@ -202,7 +210,10 @@ class Invalid(ApiError):
     @classmethod
     def of(cls, kind: str, name: str, errors: Sequence[FieldError], *, group: str = "") -> Invalid:
         """`Pod "x" is invalid: ...` with one cause per error; equal texts are printed once."""
+        errors, more = errors[:FINDINGS_MAX], len(errors) - FINDINGS_MAX
         texts = list(dict.fromkeys(str(error) for error in errors))
+        if more > 0:
+            texts.append(f"and {more} more")
         joined = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
         text = f"{qualified(kind, group)} {quote(name)} is invalid" + (f": {joined}" if texts else "")
         details = _details(kind, name, group)
@@ -292,6 +303,9 @@ _WORDS = {
 _WITHOUT_VALUE = frozenset({REQUIRED, FORBIDDEN, TOO_LONG, INTERNAL})
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+
+
 def quote(text: str) -> str:
     """A string as Go's %q prints it (non-ASCII letters stay)."""
     return json.dumps(text, ensure_ascii=False)
@@ -300,8 +314,16 @@ def quote(text: str) -> str:
 def render_value(value: Any) -> str:
     """How field errors print a bad value: text quoted, scalars bare, the rest as JSON."""
     if isinstance(value, str):
-        return quote(value)
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+        return quote(value if len(value) <= VALUE_CHARS_MAX else value[:VALUE_CHARS_MAX] + "...")
+    parts: list[str] = []
+    size = 0
+    for part in _ENCODER.iterencode(value):  # piece by piece: the value may be millions of them
+        parts.append(part[:VALUE_CHARS_MAX])
+        size += len(part)
+        if size > VALUE_CHARS_MAX:
+            parts.append("...")
+            break
+    return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

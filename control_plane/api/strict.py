@@ -55,6 +55,7 @@ _ZERO: Final[dict[str, Any]] = {
     STRING: "", BYTES: "", BOOL: False, INT32: 0, INT64: 0, DOUBLE: 0.0, QUANTITY: "0",
     INT_OR_STRING: 0, OBJECT: None, ANY: None, TIME: None, MICRO_TIME: None,
 }  # fmt: skip
+_FINDINGS_MAX: Final = 100  # as in Kubernetes
 _TIME: Final = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 
 
@@ -80,7 +81,9 @@ def prune(obj: dict[str, Any], definition: Definition) -> list[str]:
 
 def strict_errors(unknown: list[str], duplicates: list[str]) -> list[str]:
     """The single findings: `unknown field "spec.x"`, `duplicate field "spec.y"`."""
-    return [f'duplicate field "{path}"' for path in duplicates] + [f'unknown field "{path}"' for path in unknown]
+    found = [f'duplicate field "{path}"' for path in duplicates[:_FINDINGS_MAX]]
+    found += [f'unknown field "{path}"' for path in unknown[: _FINDINGS_MAX - len(found)]]
+    return found
 
 
 def strict_message(errors: list[str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
+from control_plane.rpc.gate import HttpLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class ApiServerConfig:
     service_cidr: str = "127.96.0.0/16"
     external_cidr: str = "127.97.0.0/16"
     node_port_range: tuple[int, int] = (30000, 32767)
+    http: HttpLimits = field(default_factory=HttpLimits)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
     pod_security: PodSecurityConfig = field(default_factory=PodSecurityConfig)

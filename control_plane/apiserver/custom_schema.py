@@ -15,6 +15,7 @@ import orjson
 from control_plane.api import patterns
 from control_plane.api.budget import LIMITS, Meter
 from control_plane.api.errors import (
+    FINDINGS_MAX,
     TOO_LONG,
     TOO_MANY,
     TYPE_INVALID,
@@ -79,7 +80,7 @@ class _Errors(list[FieldError]):
         self.meter = meter
 
     def append(self, error: FieldError) -> None:
-        if len(self) < LIMITS.findings:
+        if len(self) < FINDINGS_MAX:
             super().append(error)
 
 

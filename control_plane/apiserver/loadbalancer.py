@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from control_plane.apiserver.balancing import (
@@ -29,6 +29,7 @@ from control_plane.apiserver.balancing import (
     Retry,
     Ticked,
 )
+from control_plane.rpc.gate import Gate, GateLimits
 from control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class LoadBalancerConfig:
     leave_s: float = 120.0
     """How long connections to a server that is listed no more may go on."""
 
+    gate: GateLimits = field(default_factory=GateLimits)
+    """Slow clients are the servers' to end; how many come from where is known here only."""
+
     drain_s: float = 1.0
     """How long open connections may go on when the balancer stops."""
 
@@ -84,6 +88,7 @@ class LoadBalancer:
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[asyncio.Task[None], str] = {}
+        self._gate = Gate(config.gate)
         self._changed = asyncio.Event()
         self._tls = _client_tls(config.ca) if config.ca else None
 
@@ -184,6 +189,11 @@ class LoadBalancer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        peer = writer.get_extra_info("peername")
+        client = str(peer[0]) if peer else ""
+        if not self._gate.enter(client):
+            writer.transport.abort()
+            return
         self._connections[task] = ""
         try:
             found = await self._connect()
@@ -194,6 +204,7 @@ class LoadBalancer:
             pass
         finally:
             writer.transport.abort()
+            self._gate.leave(client)
             del self._connections[task]
 
     async def _carry(

@@ -286,6 +286,8 @@ def _version(text: str) -> int:
             reason="",
             code=500,
         )
+    if len(text) > 18:
+        raise BadRequest(f'resourceVersion: Invalid value: "{text[:100]}": value out of range')
     return int(text)
 
 
@@ -337,7 +339,9 @@ def _parse_token(token: str, prefix: str) -> tuple[int, str]:
         value = orjson.loads(raw)
         if value["v"] != _TOKEN_VERSION:
             raise BadRequest("continue key is not valid: server does not recognize this encoded version")
-        revision, start = int(value["rv"]), str(value["start"])
+        revision, start = value["rv"], value["start"]
+        if type(revision) is not int or type(start) is not str or not -1 <= revision < 1 << 63:
+            raise BadRequest("continue key is not valid: incorrect encoded start or resourceVersion")
     except (binascii.Error, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
         raise BadRequest(f"continue key is not valid: {e}") from e
     if not start or revision == 0 or start.startswith("/") or ".." in start.split("/"):

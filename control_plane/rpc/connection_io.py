@@ -11,10 +11,12 @@ from typing import cast
 import grpc
 
 from control_plane.rpc.errors import RpcError
+from control_plane.rpc.faults import FaultLog
 from control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolError, Stream
 from control_plane.rpc.network import Traffic
 
 log = logging.getLogger(__name__)
+_faults = FaultLog(log)
 
 #: Output that waits in the transport before streams are held back.
 WRITE_BUFFER_BYTES = 1 << 20
@@ -22,6 +24,8 @@ WRITE_BUFFER_BYTES = 1 << 20
 #: their turn.
 TURN_BYTES = 1 << 16
 _MESSAGE_COST = 256
+#: Looks at a connection after which its peer must have sent its first settings.
+GREETING_CHECKS = 3
 #: A peer that does not take the end of a connection in this time is cut off.
 CLOSE_S = 1.0
 
@@ -35,7 +39,7 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection is gone."""
-        self._silent_checks = 0
+        self._silent_checks = self._checks = 0
         self._unwritten = 0  # in the transport at the last check, while it was full
         self._traffic = traffic or Traffic()
         self._flushing = False
@@ -59,7 +63,7 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         try:
             self.connection.receive(data)
         except ProtocolError as e:
-            log.info("closing a connection: %s", e)
+            _faults.tell(f"closing a connection: {e}", level=logging.INFO)
             self.close()
             return
         if self.connection.has_output:
@@ -153,6 +157,10 @@ class ConnectionIO(asyncio.Protocol, abc.ABC):
         """
         transport = self.transport
         if transport is None:
+            return
+        self._checks += 1
+        if self._checks > GREETING_CHECKS and not self.connection.greeted:
+            transport.abort()  # it drips
             return
         self.connection.forgive()
         if self._paused:

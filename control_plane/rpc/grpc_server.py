@@ -13,12 +13,14 @@ from google.protobuf.message import DecodeError, Message
 from control_plane.rpc import grpc_wire as wire
 from control_plane.rpc.connection_io import ConnectionIO
 from control_plane.rpc.errors import RpcError, error_of
+from control_plane.rpc.faults import FaultLog
 from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from control_plane.rpc.network import Traffic
 from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
 from control_plane.rpc.tls import identity_of_transport
 
 log = logging.getLogger(__name__)
+_faults = FaultLog(log)
 
 _NOT_GRPC = encode_headers([(b":status", b"415")])
 _NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
@@ -367,15 +369,19 @@ def _bytes_of(response: Message | Encoded) -> bytes:
     return response.data if type(response) is Encoded else response.SerializeToString()  # type: ignore[union-attr]
 
 
+class _Unreadable(RpcError):
+    """The client sent what is no message of the call's type; INTERNAL, as gRPC says it everywhere."""
+
+
 def _parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
     try:
         return parse(data)
     except DecodeError as e:
-        raise RpcError(grpc.StatusCode.INTERNAL, f"cannot read the request: {e}") from e
+        raise _Unreadable(grpc.StatusCode.INTERNAL, f"cannot read the request: {e}") from e
 
 
 def _told(exception: Exception) -> RpcError:
     error = error_of(exception)
-    if error.code is grpc.StatusCode.INTERNAL:
-        log.error("a call failed: %s", error, exc_info=exception)
+    if error.code is grpc.StatusCode.INTERNAL and not isinstance(error, _Unreadable):
+        _faults.tell("a call failed", exception)
     return error

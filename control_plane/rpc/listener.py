@@ -3,7 +3,7 @@
 Which of the two a connection speaks shows in its first bytes: HTTP/2 begins with "PRI ", which is no HTTP/1.1 method.
 
 Bounds: the time a client has to say what it wants and to shake hands, connections that are silent (see
-`connection_io`). How many connections there can be is what the process may have open.
+`connection_io`), the number of connections.
 """
 
 import asyncio
@@ -36,6 +36,8 @@ STOP_WEB_S = 0.1
 #: Between two looks at whether calls are still under way, when a server stops.
 DRAIN_CHECK_S = 0.01
 BACKLOG = 1024
+#: Those of HTTP/1.1 have bounds of their own; see `http1`.
+CONNECTIONS_MAX = 8192
 
 
 class GrpcListener:
@@ -99,7 +101,14 @@ class GrpcListener:
         return self._web() if complete or not first[:1].isalpha() else None
 
     def arrived(self, newcomer: "_Newcomer") -> bool:
-        """False when it comes too late: the server stops."""
+        """False when it comes too late, since the server stops, or when there is no room.
+
+        Who has not said anything yet makes room for who comes.
+        """
+        if len(self._newcomers) + len(self._registry.connections) >= CONNECTIONS_MAX:
+            if not self._newcomers:
+                return False
+            next(iter(self._newcomers)).turn_away()
         self._newcomers[newcomer] = None
         return not self._stopping
 
@@ -192,6 +201,6 @@ def standard_services(names: Sequence[str]) -> list[Service]:
 
 def _web_server(handler: WebHandler) -> "web.Server":
     # Most processes serve no HTTP/1.1 here, and aiohttp takes them a sixth of a second and six megabytes.
-    from aiohttp import web
+    from control_plane.rpc import http1
 
-    return web.Server(handler, handler_cancellation=True, access_log=None)
+    return http1.server(handler)

@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from control_plane.api import meta
 from control_plane.api.meta import Object
 from control_plane.client import Informer
+from control_plane.rpc import http1
 from node.ingress.routes import BackendRef, RoutingTable
 from node.ingress.status import INGRESSES
 from node.proxy.proxy import ServiceProxy, listening_socket
@@ -69,7 +70,7 @@ class Ingress:
         self._ingresses.add_handler(self._changed)
         self._ingresses.start()
         await self._ingresses.synced()
-        self._runner = web.ServerRunner(web.Server(self._handle))
+        self._runner = web.ServerRunner(http1.server(self._handle))
         await self._runner.setup()
         ip, _, port = self._address.rpartition(":")
         await web.SockSite(self._runner, listening_socket(ip, int(port))).start()

@@ -70,3 +70,15 @@ def test_common_messages() -> None:
     assert str(errors.AlreadyExists.of("deployments", "x", group="apps")) == ('deployments.apps "x" already exists')
     assert "the object has been modified" in str(errors.Conflict.of("pods", "x"))
     assert str(errors.Forbidden.of("pods", "", "no")) == "pods is forbidden: no"
+
+
+def test_an_answer_tells_no_more_than_one_can_read() -> None:
+    assert len(errors.BadRequest("x" * 10_000_000).message) < 100_000
+    values = [["y" * 100] * 1_000_000, {"k": list(range(1_000_000))}, "z" * 10_000_000]
+    for value in values:
+        assert len(errors.render_value(value)) < 10_000
+    error = Invalid.of(
+        "Pod", "a", [errors.invalid(f"spec[{n}]", value, "no") for n in range(2000) for value in values[2:]]
+    )
+    assert len(error.status["details"]["causes"]) == 256
+    assert sum(len(cause["message"]) for cause in error.status["details"]["causes"]) < 3_000_000

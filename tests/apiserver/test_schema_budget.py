@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from control_plane.api import errors, patterns
-from control_plane.api.budget import LIMITS, TooManyValues
+from control_plane.api.budget import TooManyValues
 from control_plane.apiserver import custom_schema
 from tests import bounded
 from tests.apiserver.conftest import Stack
@@ -100,4 +100,4 @@ def test_only_so_many_findings_are_told_and_long_lists_are_compared_in_one_pass(
     same = {"type": "array", "x-kubernetes-list-type": "set"}
     assert custom_schema.validate({"spec": list(range(100_000))}, {"properties": {"spec": same}}) == []
     found = custom_schema.validate({"spec": [{}] * 100_000}, {"properties": {"spec": same}})
-    assert len(found) == LIMITS.findings
+    assert len(found) == errors.FINDINGS_MAX

@@ -25,6 +25,7 @@ from control_plane.api.meta import Object, annotations
 from control_plane.apiserver.metrics import HOST_ADDRESS
 from control_plane.apiserver.registry import ObjectRegistry
 from control_plane.apiserver.requests import Target, User
+from control_plane.apiserver.rest.numbers import integer
 from control_plane.apiserver.rest.portforward import serve_tunnel
 from control_plane.rpc import Network, RpcError, Stub
 from proto.rayplane.v1 import node_pb2
@@ -121,7 +122,7 @@ class PodStreams:
             ("limitBytes", "limit_bytes"),
         ):
             if query.get(name):
-                setattr(message, field, int(query[name]))
+                setattr(message, field, integer(query[name]))
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         async with contextlib.aclosing(stub.Logs(message)) as chunks:
             try:
@@ -202,7 +203,7 @@ async def _exec_requests(
         elif channel == _CLOSE and data[:1] == bytes((_STDIN,)):
             yield node_pb2.ExecRequest(stdin_closed=True)
         elif channel == _RESIZE:
-            with contextlib.suppress(orjson.JSONDecodeError, TypeError, ValueError):
+            with contextlib.suppress(AttributeError, TypeError, ValueError):
                 size = orjson.loads(data)
                 yield node_pb2.ExecRequest(width=int(size.get("Width") or 0), height=int(size.get("Height") or 0))
     yield node_pb2.ExecRequest(stdin_closed=True)

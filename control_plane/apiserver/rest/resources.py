@@ -1,6 +1,7 @@
 """Resources over HTTP: each verb read from the request, given to the registry, and its answer put into bytes."""
 
 import contextlib
+from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import unquote
 
@@ -8,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from control_plane.api import decoding, patching
-from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, RequestEntityTooLarge
+from control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
 from control_plane.apiserver.bodies import program
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.reading import WatchItem
@@ -26,6 +27,7 @@ from control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
+from control_plane.apiserver.rest.numbers import integer
 from control_plane.apiserver.rest.paths import ResourcePath
 from control_plane.apiserver.rest.pods import PodStreams
 from control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
@@ -33,6 +35,9 @@ from control_plane.rpc import Network
 from storage.env import Env
 
 _NO_CACHE = {"Cache-Control": "no-cache, private"}
+# As Kubernetes cuts them.
+_WARNINGS_CHARS_MAX = 4096
+_WARNING_CHARS_MAX = 256
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
 
 
@@ -155,7 +160,7 @@ class ResourceHandler:
         o = decoding.decode_options(body, _content_type(request))
         query = request.query
         if "gracePeriodSeconds" in query:
-            o["gracePeriodSeconds"] = _integer(query["gracePeriodSeconds"])
+            o["gracePeriodSeconds"] = integer(query["gracePeriodSeconds"])
         if "propagationPolicy" in query:
             o["propagationPolicy"] = query["propagationPolicy"]
         if "orphanDependents" in query:
@@ -168,6 +173,16 @@ class ResourceHandler:
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         limit = self._config.limits.body_bytes
+        coding = request.headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() not in ("", "identity"):
+            text = f"the body of the request has the encoding {coding!r}; send it as it is"
+            raise UnsupportedMediaType(text, details={})
+        expected = request.headers.get("Expect")
+        if expected is not None and not request.content.is_eof():
+            if expected.lower() != "100-continue":
+                raise ApiError(f"Expect: {expected} is not known here", reason="", code=417)
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         body = bytearray()
         async for chunk in request.content.iter_any():
             body += chunk
@@ -185,8 +200,7 @@ class ResourceHandler:
         response = self._shown(request, view, target, answer.json)
         if answer.created:
             response.set_status(201)
-        for warning in answer.warnings:
-            text = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+        for text in warning_texts(answer.warnings):
             response.headers.add("Warning", f'299 - "{text}"')
         return response
 
@@ -209,11 +223,13 @@ def _content_type(request: web.BaseRequest) -> str:
     return request.headers.get("Content-Type", "")
 
 
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as e:
-        raise BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax') from e
+def warning_texts(warnings: Sequence[str]) -> list[str]:
+    """Warnings as headers carry them, each once; where there is too much to say, each is cut, and then their number."""
+    distinct = list(dict.fromkeys(warnings))
+    if sum(map(len, distinct)) > _WARNINGS_CHARS_MAX:
+        distinct = [w[:_WARNING_CHARS_MAX] for w in distinct][: _WARNINGS_CHARS_MAX // _WARNING_CHARS_MAX]
+    shown = ("".join(c if c.isprintable() else " " for c in w) for w in distinct)
+    return [w.replace("\\", "\\\\").replace('"', '\\"') for w in shown]
 
 
 def list_options(request: web.BaseRequest) -> ListOptions:
@@ -224,11 +240,11 @@ def list_options(request: web.BaseRequest) -> ListOptions:
     return ListOptions(
         label_selector=query.get("labelSelector", ""),
         field_selector=query.get("fieldSelector", ""),
-        limit=_integer(query.get("limit") or "0"),
+        limit=integer(query.get("limit") or "0"),
         continue_token=query.get("continue", ""),
         resource_version=query.get("resourceVersion", ""),
         resource_version_match=query.get("resourceVersionMatch", ""),
-        timeout_s=float(_integer(timeout)) if timeout else None,
+        timeout_s=float(integer(timeout)) if timeout else None,
         allow_bookmarks=query.get("allowWatchBookmarks", "") in ("true", "1"),
         send_initial_events=None if initial is None else initial in ("true", "1"),
     )

@@ -13,6 +13,7 @@ from control_plane.api.errors import (
     ApiError,
     Forbidden,
     InternalError,
+    MethodNotAllowed,
     RequestEntityTooLarge,
     Timeout,
 )
@@ -24,14 +25,19 @@ from control_plane.apiserver.requests import User
 from control_plane.apiserver.rest import paths
 from control_plane.apiserver.rest.documents import Documents, not_found_paths
 from control_plane.apiserver.rest.resources import ResourceHandler
-from control_plane.rpc import Identity, Network, identity_of_transport
+from control_plane.rpc import Identity, Network, http1, identity_of_transport
+from control_plane.rpc.faults import FaultLog
 from control_plane.rpc.tls import Credentials
 from storage.env import Env
 
 log = logging.getLogger(__name__)
+_faults = FaultLog(log)
 
 _STREAMING = frozenset({"log", "exec", "attach", "portforward", "proxy"})
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _BACKLOG = 1024
+_HANDSHAKE_S = 10.0
+_STOP_S = 0.5
 _HEADER_BYTES_MAX = 256 * 1024
 
 
@@ -50,33 +56,39 @@ class RestServer:
         self._registry = owner.registry
         self._documents = Documents(config, owner.registry, lambda: owner.ready)
         self._resources = ResourceHandler(config, env, owner.registry, network)
-        self._runner: web.ServerRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._server: http1.GuardedServer | None = None
 
     async def start(self) -> str:
         """Listen; host:port as bound. OSError when the address cannot be had."""
         assert self._config.https_address is not None
         host, _, port = self._config.https_address.rpartition(":")
-        # A client that goes away takes its request with it: an idle watch would stay for ever otherwise.
-        server = web.Server(
+        server = http1.server(
             self._handle,
-            access_log=None,
-            handler_cancellation=True,
+            self._config.http,
             # Commands of exec and selectors travel in the URL, tokens in headers.
             max_line_size=_HEADER_BYTES_MAX,
             max_field_size=_HEADER_BYTES_MAX,
         )
-        runner = web.ServerRunner(server, access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        self._runner = runner
-        site = web.TCPSite(runner, host, int(port), ssl_context=self._ssl(), backlog=_BACKLOG)
-        await site.start()
-        bound = runner.addresses[0]
+        tls = self._ssl()
+        self._listening = await asyncio.get_running_loop().create_server(
+            server,
+            host,
+            int(port),
+            ssl=tls,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
+        )
+        self._server = server
+        bound = self._listening.sockets[0].getsockname()
         return f"{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._listening is not None and self._server is not None:
+            self._listening.close()
+            self._server.pre_shutdown()
+            await self._server.shutdown(_STOP_S)
+            self._listening = self._server = None
 
     def _ssl(self) -> ssl.SSLContext | None:
         if self._config.tls_dir is None:
@@ -89,6 +101,8 @@ class RestServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         verb, info = request.method, None
         try:
+            if request.method not in _METHODS:
+                raise MethodNotAllowed(details={})
             user = await self._user(request)
             found = paths.parse(request.path)
             if found is None:
@@ -109,7 +123,7 @@ class RestServer:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as e:
-            log.exception("a request failed: %s %s", request.method, request.path)
+            _faults.tell(f"a request failed: {request.method} {request.path}", e)
             response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
         self._documents.requests.add(verb, info, response.status)
         return response

@@ -83,6 +83,11 @@ class Connection:
         return bool(self._out)
 
     @property
+    def greeted(self) -> bool:
+        """Whether the peer has said that it speaks HTTP/2, and how."""
+        return self._settled
+
+    @property
     def exhausted(self) -> bool:
         """Client: whether there are no more stream numbers; another connection must take over."""
         return self._next_stream > f.STREAM_ID_MAX

@@ -16,8 +16,10 @@ from control_plane.etcd.server.gateway.messages import fill
 from control_plane.etcd.server.gateway.syntax import Incomplete, JsonError, first_value, skip_space
 from control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
 from control_plane.rpc.errors import error_of
+from control_plane.rpc.faults import FaultLog
 
 log = logging.getLogger(__name__)
+_faults = FaultLog(log)
 
 #: Bytes of one request's JSON; more are refused.
 BODY_BYTES_MAX = 64 << 20
@@ -135,7 +137,7 @@ def told(exception: Exception) -> RpcError:
         return RpcError(errors.Code.DEADLINE_EXCEEDED, "context deadline exceeded")
     error = error_of(exception)
     if error.code is errors.Code.INTERNAL:
-        log.error("a call over HTTP failed: %s", error, exc_info=exception)
+        _faults.tell("a call over HTTP failed", exception)
     return error
 
 

@@ -1,0 +1,166 @@
+"""HTTP/1.1 servers that no client can hold: aiohttp's, with bounds on what a connection may take.
+
+    server = http1.server(handler, HttpLimits(header_s=10))
+
+`server()` is the protocol factory of a listening socket, as aiohttp's `web.Server` is. A connection is ended when its
+headers don't come in time, when a body of known length comes too slowly, when nobody takes what it is answered, or when
+it idles; a port takes so many connections. When it is full, who has asked nothing yet makes room for who comes.
+Bodies are handed on as they come: none is decompressed. CONNECT is never answered with a tunnel.
+"""
+
+import asyncio
+import logging
+import resource
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import web
+
+from control_plane.rpc.faults import FaultLog
+from control_plane.rpc.gate import Gate, GateLimits, HttpLimits
+
+log = logging.getLogger(__name__)
+_faults = FaultLog(log)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def server(handler: Handler, limits: HttpLimits | None = None, **options: Any) -> "GuardedServer":
+    """`options` are those of aiohttp's RequestHandler, such as max_line_size."""
+    return GuardedServer(handler, limits or HttpLimits(), **options)
+
+
+class GuardedServer(web.Server):
+    """See the module."""
+
+    def __init__(self, handler: Handler, limits: HttpLimits, **options: Any) -> None:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            if request.method != "CONNECT":
+                return await handler(request)
+            response = web.Response(status=405, text="Method Not Allowed\n")
+            response.force_close()
+            return response
+
+        super().__init__(
+            answer,
+            # A request whose client leaves ends: an idle watch would stay for ever otherwise.
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=limits.idle_s,
+            **options,
+        )
+        self.limits = limits
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        room = limits.gate.connections if files == resource.RLIM_INFINITY else min(limits.gate.connections, files // 2)
+        self.gate = Gate(GateLimits(max(1, room), limits.gate.per_address))
+        self.newcomers: dict[Guard, None] = {}
+        """Connections that have not sent a request's headers yet, the oldest first."""
+        self._guards: dict[Guard, None] = {}
+        self._checking: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> "Guard":
+        return Guard(self, loop=self._loop, **self._kwargs)
+
+    def arrived(self, guard: "Guard", address: str) -> bool:
+        if self.gate.full and self.newcomers:
+            next(iter(self.newcomers)).cut()
+        if not self.gate.enter(address):
+            return False
+        self.newcomers[guard] = self._guards[guard] = None
+        if self._checking is None:
+            self._checking = self._loop.call_later(self.limits.check_s, self._check)
+        return True
+
+    def left(self, guard: "Guard", address: str) -> None:
+        self.newcomers.pop(guard, None)
+        if self._guards.pop(guard, guard) is None:
+            self.gate.leave(address)
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        for guard in list(self._guards):
+            guard.check(now)
+        self._checking = self._loop.call_later(self.limits.check_s, self._check) if self._guards else None
+
+
+class Guard(web.RequestHandler):
+    """One connection. Everything is looked at when the server checks, not by timers of its own."""
+
+    __slots__ = ("_address", "_asked_at", "_body_at", "_body_bytes", "_server", "_taken_at", "_untaken", "_wire")
+
+    def __init__(self, manager: GuardedServer, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._server = manager
+        self._address = ""
+        self._wire: asyncio.Transport | None = None
+        self._asked_at: float | None = None  # since when headers are awaited that have begun or are the first
+        self._body_at = self._taken_at = 0.0
+        self._body_bytes = self._untaken = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        if not self._server.arrived(self, self._address):
+            cast(asyncio.Transport, transport).abort()
+            return
+        self._wire = cast(asyncio.Transport, transport)
+        self._asked_at = self._loop.time()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.left(self, self._address)
+        if self._wire is not None:
+            self._wire = None
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._wire is None:
+            return
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._asked_at = None
+            self._server.newcomers.pop(self, None)
+            self._body_at, self._body_bytes = self._loop.time(), len(data)
+        elif self._waiter is not None and self._asked_at is None:
+            self._asked_at = self._loop.time()
+        else:
+            self._body_bytes += len(data)
+
+    def check(self, now: float) -> None:
+        """End the connection where the client does not do its part."""
+        limits, wire = self._server.limits, self._wire
+        if wire is None:
+            return
+        late = self._asked_at is not None and now - self._asked_at > limits.header_s
+        if late or self._is_slow(now) or self._is_untaken(wire, now):
+            self.cut()
+
+    def _is_slow(self, now: float) -> bool:
+        request, limits = self._current_request, self._server.limits
+        if request is None or request.content_length is None or request.content.is_eof():
+            return False
+        if self._reading_paused or self._buffer_paused:  # it waits for us
+            self._body_at, self._body_bytes = now, 0
+            return False
+        due = (now - self._body_at - limits.body_grace_s) * limits.body_bytes_per_s
+        return self._body_bytes < due
+
+    def _is_untaken(self, wire: asyncio.Transport, now: float) -> bool:
+        waiting = wire.get_write_buffer_size()
+        if not waiting or waiting != self._untaken:
+            self._untaken, self._taken_at = waiting, now
+        return now - self._taken_at > self._server.limits.untaken_s
+
+    def cut(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
+        self._server.left(self, self._address)
+
+    def log_exception(self, *args: Any, **named: Any) -> None:
+        """aiohttp's own findings: a request that is no HTTP is the client's fault, an exception is ours."""
+        error = named.get("exc_info")
+        if isinstance(error, web.HTTPException | ValueError) or getattr(error, "code", None) == 400:
+            return
+        _faults.tell("a request over HTTP failed", error if isinstance(error, BaseException) else None)

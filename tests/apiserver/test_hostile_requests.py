@@ -1,0 +1,147 @@
+"""Requests over HTTP that are meant to hurt: each is answered, none with a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from control_plane.apiserver.rest.resources import warning_texts
+from tests.apiserver.test_rest import CONFIG_MAPS, Rest, rest  # noqa: F401
+
+WAIT_S = 20
+
+
+async def said(rest: Rest, data: bytes) -> bytes:  # noqa: F811
+    host, _, port = rest.stack.servers[0].https_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    async with asyncio.timeout(WAIT_S):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def token(**fields: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps({"v": "meta.k8s.io/v1", **fields}).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("limit=" + "9" * 5000, 400),
+        ("limit=9223372036854775807", 200),
+        ("limit=-5", 200),
+        ("limit=" + quote("²"), 400),
+        ("timeoutSeconds=" + "9" * 400, 400),
+        ("timeoutSeconds=NaN", 400),
+        ("resourceVersion=" + "9" * 1000, 400),
+        ("resourceVersion=" + "9" * 5000, 400),
+        ("resourceVersion=" + quote("²"), None),
+        ("resourceVersion=-1", None),
+        ("labelSelector=" + ",".join(f"a{n}" for n in range(5000)), 400),
+        ("labelSelector=" + quote("a in (" + ",".join(str(n) for n in range(20_000)) + ")"), 200),
+        ("labelSelector=" + quote("(" * 10_000), 400),
+        ("labelSelector=" + "a" * 100_000, 400),
+        ("fieldSelector=" + ",".join(["metadata.name=a"] * 5000), 400),
+        ("fieldSelector=" + quote("\\" * 50_000), 400),
+        ("continue=" + token(rv=1 << 80, start="a"), 400),
+        ("continue=" + token(rv=-7, start="a"), 400),
+        ("continue=" + token(rv=True, start="a"), 400),
+        ("continue=" + token(rv=1.5, start="a"), 400),
+        ("continue=" + token(rv=-1, start="../../secrets/default/x"), 400),
+        ("continue=" + token(rv=-1, start="/registry/secrets/"), 400),
+        ("continue=" + token(rv=-1, start=["a"]), 400),
+        ("continue=" + base64.urlsafe_b64encode(b"[" * 2000).decode(), 400),
+        ("continue=" + quote("é"), 400),
+        ("pretty=" + "a" * 10_000, 200),
+    ],
+)
+async def test_hostile_queries(rest: Rest, query: str, code: int | None) -> None:  # noqa: F811
+    got, status = await rest.json("GET", f"{CONFIG_MAPS}?{query}")
+    assert got == code or (code is None and got in (400, 500)), status
+    assert "Internal error" not in json.dumps(status)
+
+
+async def test_a_forged_token_never_leaves_what_is_listed(rest: Rest) -> None:  # noqa: F811
+    await rest.json("POST", "/api/v1/namespaces/default/secrets", {"metadata": {"name": "zzz"}})
+    for start in ("\x00", "zzzz", "\U0010ffff" * 10, "default/zzz"):
+        code, found = await rest.json("GET", f"{CONFIG_MAPS}?limit=500&continue={token(rv=-1, start=start)}")
+        assert (code, {i["kind"] for i in found.get("items", ()) if "kind" in i}) == (200, set())
+        assert "zzz" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"405"),
+        (b"TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"405"),
+        (b"GET http://evil/version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET /version HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET //////..//%2e%2e/%00%ff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
+    ],
+)
+async def test_odd_requests(rest: Rest, data: bytes, status: bytes) -> None:  # noqa: F811
+    assert (await said(rest, data)).split(b" ")[1] == status
+
+
+async def test_encodings_and_expectations(rest: Rest) -> None:  # noqa: F811
+    bomb = gzip.compress(b" " * (100 << 20))
+    code, status = await rest.json("POST", CONFIG_MAPS, bomb, Content_Encoding="gzip")
+    assert (code, status["reason"]) == (415, "UnsupportedMediaType")
+    body = json.dumps({"metadata": {"name": "expected"}}).encode()
+    head = f"POST {CONFIG_MAPS} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head += f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, _, port = rest.stack.servers[0].https_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head.encode())
+    async with asyncio.timeout(WAIT_S):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(body)
+        assert (await reader.read()).startswith(b"HTTP/1.1 201")
+    writer.close()
+
+
+async def test_hostile_bodies(rest: Rest) -> None:  # noqa: F811
+    """Over the wire, once each: `tests/api/test_budget.py` has the kinds."""
+    yaml = "\n".join(["a0: &a0 [x,x]"] + [f"a{n}: &a{n} [" + f"*a{n - 1}," * 9 + "]" for n in range(1, 12)])
+    code, status = await rest.json("POST", CONFIG_MAPS, yaml.encode(), Content_Type="application/yaml")
+    assert code == 400 and "excessive aliasing" in status["message"]
+    for opener in (b"[", b'{"a":'):
+        code, status = await rest.json("POST", CONFIG_MAPS, opener * 200_000)
+        assert code == 400
+    code, status = await rest.json("POST", CONFIG_MAPS, b'{"data":[' + b"{}," * 600_000 + b"1]}")
+    assert code == 413
+    await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "patched"}, "data": {"a": "x" * 1000}})
+    copies = [{"op": "copy", "from": "/data", "path": f"/data/c{n}"} for n in range(25)]
+    patch = json.dumps(copies).encode()
+    code, status = await rest.json("PATCH", f"{CONFIG_MAPS}/patched", patch, Content_Type="application/json-patch+json")
+    assert code == 422 and "Unable to complete the copy" in json.dumps(status)
+    garbage = b"k8s\x00" + bytes(range(256)) * 10
+    code, status = await rest.json("POST", CONFIG_MAPS, garbage, Content_Type="application/vnd.kubernetes.protobuf")
+    assert code == 400
+
+
+async def test_a_body_of_unknown_fields_is_answered_with_a_few_warnings(rest: Rest) -> None:  # noqa: F811
+    unknown = {f"field\r\nX-Forged: {n}": 1 for n in range(5000)}
+    async with rest.request("POST", CONFIG_MAPS, {"metadata": {"name": "warned"}, **unknown}) as response:
+        assert response.status == 201
+        warnings = response.headers.getall("Warning")
+        assert 0 < len(warnings) <= 100
+        assert "X-Forged" not in response.headers
+    code, status = await rest.json(
+        "POST", f"{CONFIG_MAPS}?fieldValidation=Strict", {"metadata": {"name": "w"}, **unknown}
+    )
+    assert code == 400 and len(status["message"]) < 10_000
+
+
+def test_warnings_are_cut_as_kubernetes_cuts_them() -> None:
+    assert warning_texts(["a", "a", 'b"\\\n']) == ["a", 'b\\"\\\\ ']
+    many = warning_texts([f"{n} " + "x" * 1000 for n in range(1000)])
+    assert len(many) == 16 and {len(text) for text in many} == {256}

@@ -1,0 +1,187 @@
+"""No client holds an HTTP/1.1 port: not with half a request, not with a slow body, not by reading nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+
+from control_plane.rpc import http1
+from control_plane.rpc.faults import LINES_BURST, FaultLog
+from control_plane.rpc.gate import Gate, GateLimits, HttpLimits
+
+QUICK = HttpLimits(header_s=0.05, body_grace_s=0.05, untaken_s=0.1, check_s=0.02)
+PATIENT = HttpLimits(check_s=0.02)
+WAIT_S = 10
+
+
+async def echo(request: web.BaseRequest) -> web.StreamResponse:
+    if request.path == "/bug":
+        raise RuntimeError("a\nbug")
+    if request.path == "/large":
+        return web.Response(body=b"x" * (64 << 20))
+    return web.Response(text=f"{request.method} {request.path} {len(await request.read())}")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    limits: HttpLimits, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = echo
+) -> AsyncIterator[tuple[str, int]]:
+    server = http1.server(handler, limits)
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    yield listening.sockets[0].getsockname()
+    listening.close()
+    await server.shutdown(0.1)
+
+
+async def said(address: tuple[str, int], data: bytes) -> bytes:
+    """All that a server says to these bytes until it closes the connection."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(data)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ", b"\r\n"])
+async def test_who_does_not_end_its_headers_is_cut_off(data: bytes) -> None:
+    async with serving(QUICK) as address:
+        assert await said(address, data) == b""
+
+
+async def test_who_begins_a_second_request_and_does_not_end_it_is_cut_off() -> None:
+    async with serving(QUICK) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            assert b"200 OK" in await reader.readuntil(b"GET /a 0")
+            writer.write(b"GET /b HT")
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_body_that_drips_is_cut_off_and_one_that_comes_is_not() -> None:
+    async with serving(QUICK) as address:
+        assert await said(address, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc") == b""
+        body = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n" + b"a" * 1000
+        assert (await said(address, body)).endswith(b"POST / 1000")
+
+
+async def test_who_does_not_take_an_answer_is_cut_off() -> None:
+    ended = asyncio.Event()
+
+    async def stream(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * (1 << 20))
+        finally:
+            ended.set()
+
+    async with serving(QUICK, stream) as address:
+        _, writer = await asyncio.open_connection(*address, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            await ended.wait()
+        writer.close()
+
+
+async def test_four_hundred_half_requests_make_room_for_a_whole_one() -> None:
+    limits = replace(PATIENT, gate=GateLimits(connections=50))
+    async with serving(limits) as address:
+        held = [await asyncio.open_connection(*address) for _ in range(400)]
+        for _, writer in held:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        asked = b"GET /whole HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        assert (await said(address, asked)).endswith(b"GET /whole 0")
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_full_port_refuses_until_somebody_leaves() -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: web.BaseRequest) -> web.StreamResponse:
+        entered.set()
+        await go_on.wait()
+        return web.Response(text="done")
+
+    asked = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    async with serving(replace(PATIENT, gate=GateLimits(connections=1)), wait) as address:
+        first = asyncio.create_task(said(address, asked))
+        await entered.wait()
+        assert await said(address, asked) == b""
+        go_on.set()
+        assert b"done" in await first
+        assert b"done" in await said(address, asked)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"405"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", b"400"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -3\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b"400"),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"\x00\x01\x02\x03 nonsense\r\n\r\n", b"400"),
+        (b"GET http://b/abs HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET /old HTTP/1.0\r\n\r\n", b"200"),
+    ],
+)
+async def test_odd_requests(data: bytes, status: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(PATIENT) as address:
+        assert (await said(address, data)).split(b" ")[1] == status
+    assert not caplog.records
+
+
+async def test_bodies_are_not_decompressed() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"
+    async with serving(PATIENT) as address:
+        assert (await said(address, head)).endswith(b"POST / 4")
+
+
+async def test_exceptions_are_one_line_each_and_one_trace(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "_faults", FaultLog(logging.getLogger("http"), clock=lambda: 0.0))
+    asked = b"GET /bug HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    async with serving(PATIENT) as address:
+        for _ in range(LINES_BURST * 2):
+            assert b" 500 " in await said(address, asked)
+    assert len(caplog.records) == LINES_BURST
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+def test_a_log_of_faults_says_how_many_it_did_not_tell(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    faults = FaultLog(logging.getLogger("faults"), clock=lambda: now)
+    for n in range(1000):
+        faults.tell(f"call {n}\nforged line", ValueError("x" * 10_000))
+    assert len(caplog.records) == LINES_BURST
+    assert caplog.records[0].getMessage().startswith("call 0\\nforged line: ValueError: xxx")
+    assert max(len(record.getMessage()) for record in caplog.records) < 1000
+    now = 5.0
+    faults.tell("later")
+    assert caplog.records[-1].getMessage() == f"later (and {1000 - LINES_BURST} more that were not told)"
+
+
+def test_one_address_has_a_share_and_the_machine_has_all() -> None:
+    gate = Gate(GateLimits(connections=4, per_address=2))
+    assert [gate.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert [gate.enter("127.0.0.1") for _ in range(3)] == [True, True, False]
+    gate.leave("192.0.2.1")
+    assert gate.enter("::1")
+    assert not gate.enter("192.0.2.1")
