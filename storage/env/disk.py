@@ -9,12 +9,16 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from storage.env.private import make_private_dir
+from storage.env.beneath import Beneath
+from storage.env.private import drop_left, make_private_dir, sync_folder, write_private
 
 
 class DiskError(Exception):
@@ -56,7 +60,10 @@ class Disk(Protocol):
         """Of a file, in bytes; FileNotFoundError if there is none."""
 
     async def write_atomic(self, path: str, data: bytes) -> None:
-        """Replace a file's content so that a crash leaves the old or the new, whole and durable."""
+        """Replace a file's content so that a crash leaves the old or the new, whole and durable.
+
+        Calls for one file that overlap take effect in the order in which they were made: the last one stays.
+        """
 
     def list(self, path: str = "") -> list[str]:
         """Names in a directory, sorted; empty if there is none."""
@@ -69,7 +76,7 @@ class Disk(Protocol):
         """Remove a file or a directory with all it holds; nothing if there is none."""
 
     async def discard(self, path: str) -> None:
-        """Remove a file that may be large, without holding up the loop; nothing if there is none."""
+        """Remove a large file or a directory, without holding up the loop; nothing if there is none."""
 
     def rename(self, old: str, new: str) -> None: ...
 
@@ -147,6 +154,7 @@ class LocalDisk:
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
+        self._turns: weakref.WeakValueDictionary[str, _Turn] = weakref.WeakValueDictionary()
         try:
             make_private_dir(self._root)
         except OSError as e:
@@ -173,19 +181,10 @@ class LocalDisk:
         return (self._root / path).stat().st_size
 
     async def write_atomic(self, path: str, data: bytes) -> None:
-        def write() -> None:
-            target = self._root / path
-            make_private_dir(target.parent)
-            temporary = target.with_name(target.name + ".tmp")
-            with open(temporary, "wb", opener=_private) as f:
-                f.write(data)
-                f.flush()
-                os.fdatasync(f.fileno())
-            os.replace(temporary, target)
-            _fsync_dir(target.parent)
-
+        turn = self._turns.setdefault(path, _Turn())
+        number = turn.take()
         try:
-            await asyncio.get_running_loop().run_in_executor(None, write)
+            await asyncio.get_running_loop().run_in_executor(None, turn.write, number, self._root / path, data)
         except OSError as e:
             raise DiskError(f"cannot write {self._root / path}: {e.strerror}") from e
 
@@ -205,14 +204,9 @@ class LocalDisk:
             make_private_dir(self._root / path)
 
     def remove(self, path: str) -> None:
-        target = self._root / path
+        # Pods write into directories here: what they leave may be deep, read-only, or a link.
         with self._refusing("remove", path):
-            if target.is_dir() and not target.is_symlink():
-                for child in target.iterdir():
-                    self.remove(str(child.relative_to(self._root)))
-                target.rmdir()
-            else:
-                target.unlink(missing_ok=True)
+            Beneath(os.path.realpath(self._root)).remove(path)
 
     async def discard(self, path: str) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.remove, path)
@@ -232,7 +226,7 @@ class LocalDisk:
 
     async def sync_dir(self, path: str = "") -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(None, _fsync_dir, self._root / path)
+            await asyncio.get_running_loop().run_in_executor(None, sync_folder, self._root / path)
         except OSError as e:
             raise DiskError(f"cannot sync {self._root / path}: {e.strerror}") from e
 
@@ -258,13 +252,24 @@ class LocalDisk:
         return str(self._root / path)
 
 
-def _fsync_dir(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+class _Turn:
+    """The writers of one file, in worker threads that may be scheduled in any order."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = itertools.count(1)
+        self._written = 0
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    def take(self) -> int:
+        return next(self._asked)
+
+    def write(self, number: int, target: Path, data: bytes) -> None:
+        """Replace the file unless a later writer already has, whose content then stands for ours too."""
+        with self._lock:
+            if number < self._written:
+                return
+            make_private_dir(target.parent)
+            if not self._written:
+                drop_left(target)
+            write_private(target, data, durable=True)
+            self._written = number

@@ -1,30 +1,57 @@
 """Files and folders that only their owner may read: 0600 and 0700, whatever the process's umask, whatever was there."""
 
 import contextlib
+import glob
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 #: What processes that keep a cluster's data run with.
 UMASK = 0o077
 _WIDER = 0o077
+_TEMPORARY = ".tmp"
+_LEFT_S = 3600.0
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file's content, whole or not at all. Raises OSError.
+def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Replace a file's content, whole or not at all. Raises OSError. `durable`: it is on the disk when this returns.
 
-    The bytes never stand in a file that others may read, and a link in the file's place is replaced, not followed.
+    The bytes never stand in a file that others may read, and a link in the file's place is replaced, not followed. Each
+    writer has a temporary file of its own, so that two of them never share one.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fdatasync(file.fileno())
         os.replace(temporary, path)
+        if durable:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def drop_left(path: Path) -> None:
+    """Remove what writers of a file left that were killed long ago."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.lstat().st_mtime > _LEFT_S:
+                left.unlink()
+
+
+def sync_folder(path: Path) -> None:
+    """Make names created, renamed and removed in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_private_dir(path: Path) -> None:

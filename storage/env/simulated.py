@@ -7,6 +7,7 @@ sector either the old or the new content; of names, the synced ones and any pref
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -115,6 +116,8 @@ class SimulatedDisk:
         self._changes: list[tuple[str, _Names]] = []
         self._directories: set[str] = {""}
         self._locks: set[str] = set()
+        self._asked = itertools.count(1)
+        self._replaced: dict[str, int] = {}
 
     # Faults
 
@@ -207,12 +210,15 @@ class SimulatedDisk:
 
     async def write_atomic(self, path: str, data: bytes) -> None:
         path = _clean(path)
-        boot = self.boot
+        boot, number = self.boot, next(self._asked)
         await self.pause()
         if boot != self.boot:
             raise DiskError(f"cannot write {path}: its machine crashed")
         if self.failing or self.room() < len(data):
             raise DiskError(f"cannot write {path}: no space left on device")
+        if number < self._replaced.get(path, 0):
+            return  # a later call was faster: its content stands for this one's too
+        self._replaced[path] = number
         inode = _Inode(data=bytearray(data))
         inode.sync()
         self.make_dir(_parent(path))

@@ -2,7 +2,7 @@
 
 import json
 
-from storage.env import Disk
+from storage.env import Disk, DiskError
 from storage.volumes.errors import NoCapacity, VolumeConflict
 
 
@@ -38,11 +38,22 @@ class Reservations:
                 f"{volume_id} needs {capacity_bytes}: delete volumes or configure a larger capacity"
             )
         self._reserved[name] = capacity_bytes
-        await self._save()
+        try:
+            await self._save()
+        except DiskError:
+            del self._reserved[name]  # so that the next try writes it
+            raise
 
     async def release(self, kind: str, volume_id: str) -> None:
-        if self._reserved.pop(f"{kind}/{volume_id}", None) is not None:
+        name = f"{kind}/{volume_id}"
+        held = self._reserved.pop(name, None)
+        if held is None:
+            return
+        try:
             await self._save()
+        except DiskError:
+            self._reserved[name] = held
+            raise
 
     async def _save(self) -> None:
         await self._disk.write_atomic(self._path, json.dumps(self._reserved, sort_keys=True).encode())

@@ -1,0 +1,65 @@
+"""Two writers of one file: each has a temporary file of its own, and the last one asked has the last word."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from storage.env import Disk, DiskError, LocalDisk, SimulatedDisk
+from storage.volumes import Reservations
+
+
+@pytest.fixture(params=["local", "simulated"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    if request.param == "local":
+        return LocalDisk(tmp_path / "disk")
+    waits = iter(range(1000, 0, -1))  # whoever comes first is slowest
+    return SimulatedDisk(sync_seconds=lambda: next(waits) / 1e5)
+
+
+async def test_the_last_one_asked_stays(disk: Disk) -> None:
+    for turn in range(20):
+        data = [b"%d-%d" % (turn, n) * 1000 for n in range(10)]
+        await asyncio.gather(*(disk.write_atomic("dir/file", one) for one in data))
+        assert disk.read("dir/file") == data[-1]
+    assert disk.list("dir") == ["file"]
+
+
+async def test_reservations_made_at_once_are_all_kept(disk: Disk) -> None:
+    ledger = Reservations(disk, "n", 1000)
+    await asyncio.gather(*(ledger.reserve("local", f"v{n}", 10) for n in range(20)))
+    await asyncio.gather(*(ledger.release("local", f"v{n}") for n in range(10)))
+    again = Reservations(disk, "n", 1000)
+    assert sorted(again.reserved("local")) == sorted(f"v{n}" for n in range(10, 20))
+
+
+async def test_two_hosts_share_a_directory(tmp_path: Path) -> None:
+    disks = [LocalDisk(tmp_path) for _ in range(4)]
+    await asyncio.gather(*(d.write_atomic("file", b"%d" % n) for n, d in enumerate(disks) for _ in range(10)))
+    assert disks[0].list() == ["file"]
+
+
+async def test_what_killed_writers_left_goes(tmp_path: Path) -> None:
+    left, young, other = (tmp_path / name for name in (".file.x.tmp", ".file.y.tmp", ".other.x.tmp"))
+    for path in (left, young, other):
+        path.touch()
+    for path in (left, other):
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    await LocalDisk(tmp_path).write_atomic("file", b"new")
+    assert sorted(os.listdir(tmp_path)) == [".file.y.tmp", ".other.x.tmp", "file"]
+
+
+async def test_a_reservation_that_could_not_be_written_is_none(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+    ledger = Reservations(disk, "n", 100)
+    await ledger.reserve("local", "kept", 10)
+    (tmp_path / "volumes").rename(tmp_path / "aside")
+    (tmp_path / "volumes").touch()
+    for _ in range(2):
+        with pytest.raises(DiskError):
+            await ledger.reserve("local", "v", 10)
+        with pytest.raises(DiskError):
+            await ledger.release("local", "kept")
+    assert ledger.reserved("local") == {"kept": 10}
