@@ -157,6 +157,11 @@ class Beneath:
         with contextlib.suppress(FileNotFoundError), self._parent(path) as (parent, name):
             _remove(parent, name)
 
+    def chmod(self, path: Path, mode: int) -> None:
+        with _closing(self.open(path, os.O_PATH)) as fd:
+            if not stat.S_ISLNK(os.fstat(fd).st_mode):  # a link has no mode of its own
+                os.chmod(f"/proc/self/fd/{fd}", mode)
+
     # --- paths ------------------------------------------------------------------------------------
 
     def _parts(self, path: Path) -> list[bytes]:

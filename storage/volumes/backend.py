@@ -63,6 +63,9 @@ class Backend(Protocol):
     async def find(self, volume_id: str) -> VolumeInfo:
         """Raises VolumeNotFound."""
 
+    def published_at(self, volume_id: str) -> Published:
+        """Where a volume is while it is published here. Raises InvalidVolume."""
+
     async def publish(self, volume_id: str) -> Published:
         """Make a volume usable on this node. Raises VolumeNotFound, WrongNode, NoQuorum."""
 

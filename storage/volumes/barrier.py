@@ -8,6 +8,7 @@ order. Anything else is answered "error unknown command ...".
 import asyncio
 import contextlib
 import os
+import stat
 from collections.abc import Awaitable, Callable
 
 from storage.volumes.errors import VolumeError
@@ -31,7 +32,11 @@ class SyncBarrier:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        directory = os.path.dirname(self.path)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        status = os.lstat(directory)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise VolumeError(f"{directory} is not a directory of this user: remove it, or set another TMPDIR")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)  # left by a process that died
         self._server = await asyncio.start_unix_server(self._accept, self.path, limit=LINE_BYTES_MAX)

@@ -184,8 +184,7 @@ class CsiDriver:
     async def NodePublishVolume(
         self, request: csi.NodePublishVolumeRequest, context: Any
     ) -> csi.NodePublishVolumeResponse:
-        if not request.target_path:
-            raise InvalidVolume("target_path must not be empty")
+        check_target(request.target_path)
         published = await self._backend(context).publish(request.volume_id)
         await asyncio.get_running_loop().run_in_executor(None, _link, request.target_path, published)
         return csi.NodePublishVolumeResponse()
@@ -193,7 +192,9 @@ class CsiDriver:
     async def NodeUnpublishVolume(
         self, request: csi.NodeUnpublishVolumeRequest, context: Any
     ) -> csi.NodeUnpublishVolumeResponse:
-        await asyncio.get_running_loop().run_in_executor(None, _unlink, request.target_path)
+        check_target(request.target_path)
+        published = self._backend(context).published_at(request.volume_id)
+        await asyncio.get_running_loop().run_in_executor(None, _unlink, request.target_path, published)
         return csi.NodeUnpublishVolumeResponse()
 
     async def NodeGetVolumeStats(
@@ -245,20 +246,35 @@ def _refusal(capabilities: Any, *, single_node: bool) -> str:
     return ""
 
 
+def check_target(path: str) -> None:
+    """Raises InvalidVolume."""
+    if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise InvalidVolume(f"target_path {path!r} must be absolute and must not contain '..'")
+
+
 def _link(target: str, published: Published) -> None:
-    """Idempotent; an empty directory made for the mount gives way."""
+    """Idempotent; an empty directory made for the mount gives way, and nothing else does."""
     if not os.path.isdir(published.path):
         return  # an imaginary one
     for path, goal in ((target, published.path), (f"{target}.sync", published.sync_socket)):
-        if os.path.islink(path):
-            os.unlink(path)
-        elif os.path.isdir(path):
-            os.rmdir(path)
-        if goal:
+        if not goal or _link_at(path) == goal:
+            continue
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(path)
             os.symlink(goal, path)
+        except OSError as e:
+            raise InvalidVolume(f"target_path {path} cannot be made a link to the volume: {e.strerror}") from e
 
 
-def _unlink(target: str) -> None:
-    for path in (target, f"{target}.sync"):
-        if os.path.islink(path):
+def _unlink(target: str, published: Published) -> None:
+    """Remove the links to this volume; a link that leads elsewhere is not ours."""
+    for path, goal in ((target, published.path), (f"{target}.sync", published.sync_socket)):
+        if goal and _link_at(path) == goal:
             os.unlink(path)
+
+
+def _link_at(path: str) -> str | None:
+    with contextlib.suppress(OSError):
+        return os.readlink(path)
+    return None

@@ -3,7 +3,7 @@
 import asyncio
 import os
 
-from storage.env import Disk
+from storage.env import Beneath, Disk
 from storage.volumes.backend import Published, Usage, VolumeInfo, check_volume
 from storage.volumes.errors import VolumeNotFound, WrongNode
 from storage.volumes.reservations import Reservations
@@ -44,13 +44,18 @@ class LocalBackend:
         check_volume(volume_id)
         if volume_id in self._published:
             raise WrongNode(f"volume {volume_id} is in use on node {self.node}: stop its pods first")
-        self._disk.remove(self._path(volume_id))
+        await self._disk.discard(self._path(volume_id))
         await self._reservations.release(_KIND, volume_id)
 
     async def find(self, volume_id: str) -> VolumeInfo:
         return VolumeInfo(volume_id, self._capacity(volume_id), (self.node,))
 
+    def published_at(self, volume_id: str) -> Published:
+        check_volume(volume_id)
+        return Published(self._disk.local_path(self._path(volume_id)) or "")
+
     async def publish(self, volume_id: str) -> Published:
+        check_volume(volume_id)
         self._capacity(volume_id)
         self._disk.make_dir(self._path(volume_id))
         self._published.add(volume_id)
@@ -72,13 +77,19 @@ class LocalBackend:
 
 
 def measure(root: str) -> tuple[int, int]:
-    """Bytes and number of the files below a real directory."""
+    """Bytes and number of the files below a real directory, links not followed."""
     used = files = 0
-    for directory, _, names in os.walk(root):
-        for name in names:
-            try:
-                used += os.lstat(os.path.join(directory, name)).st_size
-            except FileNotFoundError:
-                continue  # removed meanwhile
-            files += 1
+    tree, pending = Beneath(root), [""]
+    while pending:
+        directory = pending.pop()
+        try:
+            with tree.open_dir(directory) as fd, os.scandir(fd) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append(f"{directory}/{item.name}".lstrip("/"))
+                        continue
+                    used += item.stat(follow_symlinks=False).st_size
+                    files += 1
+        except OSError:
+            continue  # changed meanwhile, or deeper than a path can say
     return used, files

@@ -205,6 +205,7 @@ class ReplicatedBackend:
                 return
 
     async def find(self, volume_id: str) -> VolumeInfo:
+        check_volume(volume_id)
         return VolumeInfo(volume_id, (await self._read(volume_id))[0].capacity_bytes)
 
     async def record(self, volume_id: str) -> VolumeRecord:
@@ -226,8 +227,13 @@ class ReplicatedBackend:
 
     # Publishing
 
+    def published_at(self, volume_id: str) -> Published:
+        check_volume(volume_id)
+        return Published(WorkDirectory(self._disk, volume_id, self._clock).path or "", self._socket(volume_id))
+
     async def publish(self, volume_id: str) -> Published:
         """Fetch the newest content, raise the epoch, and start replicating: older writers are fenced from now on."""
+        check_volume(volume_id)
         async with self._lock(volume_id):
             active = self._active.get(volume_id)
             if active is not None and active.publication.fenced.is_set():
@@ -353,7 +359,7 @@ class ReplicatedBackend:
                 await self.release(volume_id, self.node)
             except (Fenced, VolumeNotFound):
                 await self._deactivate(volume_id)  # others have it: nothing of ours counts any more
-            active.work.remove()
+            await active.work.remove()
 
     async def _deactivate(self, volume_id: str) -> None:
         active = self._active.pop(volume_id, None)

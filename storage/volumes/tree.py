@@ -5,11 +5,13 @@ last `RACY_NS` before a scan is read again at the next one; and stores through a
 (msync makes them visible). Hard links become separate files; sockets, pipes and devices are left out.
 """
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from storage.env import Beneath, LeavesRoot
 from storage.volumes.errors import CorruptVolume
 from storage.volumes.manifest import (
     DIRECTORY,
@@ -28,6 +30,8 @@ PASSES = 3
 """Scans of a directory that changes meanwhile, until it is taken as it was found."""
 KEEP_BYTES = 64 * 1024 * 1024
 """Changed blocks kept in memory until they are sent; others are read again then."""
+_MEANWHILE = (FileNotFoundError, NotADirectoryError, LeavesRoot)
+"""What a name says that was removed, or replaced by something else, since it was found."""
 _Signature = tuple[int, ...]
 
 
@@ -43,7 +47,7 @@ class TreeScanner:
     """Scans one directory again and again, reading only what changed."""
 
     def __init__(self, root: str, wall_ns: Callable[[], int]) -> None:
-        self.root = os.fsencode(root)
+        self._files = Beneath(root)
         self._wall_ns = wall_ns
         self._seen: dict[bytes, tuple[_Signature, bool, Entry]] = {}
         self._kept: dict[bytes, bytes] = {}
@@ -72,22 +76,20 @@ class TreeScanner:
         while pending:
             directory = pending.pop()
             try:
-                found = list(os.scandir(os.path.join(self.root, directory)))
-            except FileNotFoundError:
+                with self._files.open_dir(directory) as fd, os.scandir(fd) as found:
+                    for item in found:
+                        path = os.path.join(directory, os.fsencode(item.name))
+                        try:
+                            entry = self._entry(path, item.stat(follow_symlinks=False), seen, now)
+                        except _MEANWHILE:
+                            continue
+                        if entry is not None:
+                            scan.manifest[path] = entry
+                            if entry.kind == DIRECTORY:
+                                pending.append(path)
+            except _MEANWHILE:
                 if not directory:
                     raise
-                continue  # removed meanwhile
-            for item in found:
-                path = os.path.join(directory, item.name)
-                try:
-                    status = item.stat(follow_symlinks=False)
-                    entry = self._entry(path, status, seen, now)
-                except FileNotFoundError:
-                    continue
-                if entry is not None:
-                    scan.manifest[path] = entry
-                    if entry.kind == DIRECTORY:
-                        pending.append(path)
         self._seen = seen
         return scan
 
@@ -98,7 +100,10 @@ class TreeScanner:
         if stat.S_ISDIR(status.st_mode):
             return Entry(DIRECTORY, mode)
         if stat.S_ISLNK(status.st_mode):
-            return Entry(SYMLINK, mode, target=os.readlink(os.path.join(self.root, path)))
+            target = self._files.readlink(path)
+            if target is None:
+                raise FileNotFoundError(path)
+            return Entry(SYMLINK, mode, target=os.fsencode(target))
         if not stat.S_ISREG(status.st_mode):
             return None
         signature = _signature(status)
@@ -115,16 +120,19 @@ class TreeScanner:
         """Hash a file; blocks that are not in what was known of it are kept for sending."""
         before = frozenset(known.blocks) if known is not None else frozenset()
         blocks = []
-        with open(os.path.join(self.root, path), "rb", buffering=0) as file:
+        fd = self._files.open_file(path)
+        try:
             size = 0
-            length = block_bytes(os.fstat(file.fileno()).st_size)
-            while data := _read_block(file.fileno(), length, size):
+            length = block_bytes(os.fstat(fd).st_size)
+            while data := _read_block(fd, length, size):
                 digest = hash_block(data)
                 blocks.append(digest)
                 size += len(data)
                 if digest not in before and digest not in self._kept and self._kept_bytes < KEEP_BYTES:
                     self._kept[digest] = data
                     self._kept_bytes += len(data)
+        finally:
+            os.close(fd)
         entry = Entry(FILE, mode, size, length, tuple(blocks))
         return known if known == entry else entry
 
@@ -134,10 +142,13 @@ class TreeScanner:
         if data is not None:
             return data
         try:
-            with open(os.path.join(self.root, path), "rb", buffering=0) as file:
-                data = _read_block(file.fileno(), length, offset)
-        except FileNotFoundError:
+            fd = self._files.open_file(path)
+        except _MEANWHILE:
             return None
+        try:
+            data = _read_block(fd, length, offset)
+        finally:
+            os.close(fd)
         return data if hash_block(data) == wanted else None
 
 
@@ -161,7 +172,7 @@ class TreeWriter:
     """Makes an empty directory hold a manifest. Blocks may come in any order, files must all be begun first."""
 
     def __init__(self, root: str, manifest: Manifest) -> None:
-        self._root = os.fsencode(root)
+        self._files = Beneath(root)
         self._manifest = manifest
         self._places: dict[bytes, list[tuple[bytes, int]]] = {}
 
@@ -170,18 +181,31 @@ class TreeWriter:
         for path, entry in sorted(self._manifest.items()):
             if not check_path(path):
                 raise CorruptVolume(f"path {path!r} leads out of the volume")
-            target = os.path.join(self._root, path)
-            if entry.kind == DIRECTORY:
-                os.mkdir(target, 0o700)
-            elif entry.kind == SYMLINK:
-                os.symlink(entry.target, target)
-            else:
-                with open(target, "xb") as file:
-                    file.truncate(entry.size)
-                    os.fchmod(file.fileno(), entry.mode)
-                for number, block in enumerate(entry.blocks):
-                    self._places.setdefault(block, []).append((path, number * entry.block_bytes))
+            try:
+                self._create(path, entry)
+            except LeavesRoot as e:
+                raise CorruptVolume(f"path {path!r} leads through a link of the volume") from e
         return list(self._places)
+
+    def _create(self, path: bytes, entry: Entry) -> None:
+        if entry.kind == DIRECTORY:
+            self._files.make_dirs(path)
+        elif entry.kind == SYMLINK:
+            self._files.symlink(entry.target, path)
+        else:
+            self._files.write_new(path, b"")
+            with self._open(path) as fd:
+                os.ftruncate(fd, entry.size)
+            for number, block in enumerate(entry.blocks):
+                self._places.setdefault(block, []).append((path, number * entry.block_bytes))
+
+    @contextlib.contextmanager
+    def _open(self, path: bytes) -> Iterator[int]:
+        fd = self._files.open(path, os.O_WRONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def write(self, wanted: bytes, data: bytes) -> None:
         """Put one block wherever it belongs."""
@@ -190,18 +214,11 @@ class TreeWriter:
         if not any(data):
             return  # files begin as holes
         for path, offset in self._places[wanted]:
-            target = os.path.join(self._root, path)
-            mode = os.lstat(target).st_mode
-            os.chmod(target, mode | stat.S_IWUSR)
-            descriptor = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.pwrite(descriptor, data, offset)
-                os.fchmod(descriptor, stat.S_IMODE(mode))
-            finally:
-                os.close(descriptor)
+            with self._open(path) as fd:
+                os.pwrite(fd, data, offset)
 
     def finish(self) -> None:
-        """Directories get their modes last, so that a read-only one could be filled; deepest first."""
+        """Modes come last, so that what is read-only could be filled; deepest first."""
         for path, entry in sorted(self._manifest.items(), reverse=True):
-            if entry.kind == DIRECTORY:
-                os.chmod(os.path.join(self._root, path), entry.mode)
+            if entry.kind != SYMLINK:
+                self._files.chmod(path, entry.mode)

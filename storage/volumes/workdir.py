@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 from collections.abc import AsyncIterator
 
 from storage.env import Clock, Disk
@@ -36,7 +35,7 @@ class WorkDirectory:
 
     async def fill(self, manifest: Manifest, source: Replica) -> None:
         """Make the directory hold exactly a replica's content. Raises PeerError, CorruptVolume, OSError."""
-        self.remove()
+        await self.remove()
         self._disk.make_dir(f"{self._name}/files")
         if self.path is None:
             return
@@ -51,11 +50,8 @@ class WorkDirectory:
                 await loop.run_in_executor(None, writer.write, block, data)
         await loop.run_in_executor(None, writer.finish)
 
-    def remove(self) -> None:
-        if self.path is not None and os.path.isdir(self.path):
-            _make_writable(self.path)
-            shutil.rmtree(self.path)
-        self._disk.remove(self._name)
+    async def remove(self) -> None:
+        await self._disk.discard(self._name)
 
     async def scan(self) -> tuple[Manifest, bool]:
         if self.path is None:
@@ -75,9 +71,3 @@ async def _fetch(
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
     for batch in batches(wanted, lengths):
         yield batch, await source.fetch(batch)
-
-
-def _make_writable(root: str) -> None:
-    """Pods may leave read-only directories, which cannot be emptied."""
-    for directory, _, _ in os.walk(root):
-        os.chmod(directory, 0o700)

@@ -95,6 +95,18 @@ async def test_a_volumes_whole_life(client: Client, tmp_path: Path, driver: str)
         await client.node.NodeStageVolume(csi.NodeStageVolumeRequest(volume_id="pvc-1"), **call)
         await client.node.NodePublishVolume(csi.NodePublishVolumeRequest(volume_id="pvc-1", target_path=target), **call)
     write(f"{target}/file", b"12345")
+    # What is not a link to the volume is nobody's to replace or remove.
+    foreign = str(tmp_path / "foreign")
+    os.symlink("/etc", foreign)
+    for path in (foreign, str(tmp_path), "relative", f"{tmp_path}/a/../b", ""):
+        with pytest.raises(RpcError):
+            await client.node.NodePublishVolume(
+                csi.NodePublishVolumeRequest(volume_id="pvc-1", target_path=path), **call
+            )
+    await client.node.NodeUnpublishVolume(
+        csi.NodeUnpublishVolumeRequest(volume_id="pvc-1", target_path=foreign), **call
+    )
+    assert exists(foreign)
     assert exists(f"{target}.sync") == (driver == "rayplane.io/replicated")
     stats = await client.node.NodeGetVolumeStats(csi.NodeGetVolumeStatsRequest(volume_id="pvc-1"), **call)
     assert (stats.usage[0].used, stats.usage[0].total, stats.usage[1].used) == (5, GIB, 1)

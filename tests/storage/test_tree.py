@@ -1,14 +1,17 @@
 """Directories as manifests: every change is seen, and what is written back is the same."""
 
+import contextlib
 import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.volumes.errors import CorruptVolume
-from storage.volumes.manifest import DIRECTORY, FILE, Entry, block_bytes, difference, hash_block
+from storage.volumes.local import measure
+from storage.volumes.manifest import DIRECTORY, FILE, SYMLINK, Entry, block_bytes, difference, hash_block
 from storage.volumes.tree import TreeScanner, TreeWriter
 
 
@@ -117,3 +120,56 @@ def test_altered_blocks_are_not_written(tmp_path: Path) -> None:
     (wanted,) = writer.begin()
     with pytest.raises(CorruptVolume):
         writer.write(wanted, b"abd")
+
+
+def test_nothing_is_written_through_a_link_of_a_manifest(tmp_path: Path) -> None:
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    outside.mkdir()
+    target.mkdir()
+    block = hash_block(b"abc")
+    file = Entry(FILE, 0o644, 3, 65536, (block,))
+    link = Entry(SYMLINK, 0o777, target=os.fsencode(outside))
+    for path in (b"a/f", b"a/b/f"):
+        (target / "a").unlink(missing_ok=True)
+        with pytest.raises(CorruptVolume, match="leads through a link"):
+            TreeWriter(str(target), {b"a": link, path: file}).begin()
+    writer = TreeWriter(str(target), {b"f": file})
+    writer.begin()
+    (target / "f").unlink()
+    (target / "f").symlink_to(outside / "f")
+    with pytest.raises(OSError):
+        writer.write(block, b"abc")
+    with contextlib.suppress(OSError):
+        writer.finish()
+    assert os.listdir(outside) == []
+
+
+def test_a_scan_looks_at_nothing_outside_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    (outside / "dir").mkdir(parents=True)
+    (outside / "dir/secret").write_bytes(b"secret")
+    (root / "dir").mkdir(parents=True)
+    (root / "dir/file").write_bytes(b"own")
+    found = scanner(root)
+    first = found.scan().manifest
+    block = first[b"dir/file"].blocks[0]
+    assert found.block(block, b"dir/file", 0, 65536) == b"own"
+    # As a pod may do between two system calls of a scan.
+    again = scanner(root)
+    entry = again._entry
+
+    def swap(path: bytes, *more: Any) -> Any:
+        result = entry(path, *more)
+        if path == b"dir" and not (root / "dir").is_symlink():
+            (root / "dir").rename(root / "aside")
+            (root / "dir").symlink_to(outside / "dir")
+        return result
+
+    again._entry = swap  # type: ignore[method-assign]
+    scan = again.scan()
+    assert hash_block(b"secret") not in {b for e in scan.manifest.values() for b in e.blocks}
+    assert again.block(hash_block(b"secret"), b"dir/secret", 0, 65536) is None
+    os.mkfifo(root / "pipe")
+    assert again.block(hash_block(b"x"), b"pipe", 0, 65536) is None
+    assert b"pipe" not in again.scan().manifest
+    assert measure(str(root)) == (len(os.fsencode(outside / "dir")) + 3, 3)
