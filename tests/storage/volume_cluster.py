@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ FAST = ReplicationTiming(
 )
 PATIENT = ReplicationTiming(
     scan_interval_s=0.02,
-    call_timeout_s=1.0,
-    barrier_timeout_s=0.4,
+    call_timeout_s=10.0,
+    barrier_timeout_s=20.0,
     repair_after_s=60.0,
     retry_min_s=0.01,
     retry_max_s=0.05,
@@ -56,6 +57,11 @@ class Cluster:
         self.fenced: list[tuple[str, str]] = []
         self.calls: list[tuple[str, str]] = []
         self._config = ReplicatedConfig(replicas=replicas, socket_directory=str(root / "s"), timing=timing)
+
+    def barrier_timeout(self, volume: str, node: str, seconds: float) -> None:
+        """How long barriers of a published volume wait from now on."""
+        publication = self.backends[node].publication(volume)
+        publication._timing = replace(publication._timing, barrier_timeout_s=seconds)
 
     def disk(self, node: str) -> Disk:
         return LocalDisk(self.root / node)
