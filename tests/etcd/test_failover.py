@@ -1,6 +1,7 @@
 """How soon another member leads: at once when the leader's process is seen to be gone, else when its lease is over."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -108,3 +109,51 @@ async def test_without_a_quorum_nobody_raises_the_term() -> None:
         assert survivor.node.term == term
         with pytest.raises(RpcError):
             await cluster.put(b"k", b"w", endpoint=survivor.client_address)
+
+
+class Held(DirectLink):
+    """Messages to one host arrive only when its loop runs again."""
+
+    def __init__(self) -> None:
+        self.host, self.until = "", 0.0
+
+    def delay(self, source: str, target: str) -> float | None:
+        return max(0.0, self.until - asyncio.get_running_loop().time()) if target == self.host else 0.0
+
+
+@pytest.mark.parametrize("elapsed", [0, 9, 19])
+async def test_a_follower_whose_loop_stood_still_hears_its_leader_before_it_stands(elapsed: int) -> None:
+    held, loop = Held(), asyncio.get_running_loop()
+    async with etcd_cluster(3, fabric=Fabric(held)) as cluster:
+        leader = await settled(0, cluster)
+        follower = next(m for m in cluster.members if m is not leader)
+        term, raft = leader.node.term, follower.node._raft
+        leaders: list[int] = []
+        seen = follower._driver._on_leader
+        follower._driver._on_leader = lambda state: (leaders.append(state.lead), seen(state))[1]
+        held.host, held.until = follower.config.name, loop.time() + TICK_S * 30
+        # Its loop stands still: no tick, no message; and then the tick that was due comes before the messages.
+        assert follower._ticker is not None
+        follower._ticker.cancel()
+        await asyncio.sleep(TICK_S * 29)
+        raft.election_elapsed = min(elapsed, raft.election_timeout - 1)
+        follower._tick()
+        await asyncio.sleep(TICK_S * 40)
+        assert leader.is_leader and leader.node.term == term
+        assert follower.node.leader == leader.member_id and 0 not in leaders
+
+
+async def test_a_loop_that_is_always_late_still_finds_a_lost_leader() -> None:
+    cut = Cut()
+    async with etcd_cluster(3, fabric=Fabric(cut)) as cluster:
+        leader = await settled(0, cluster)
+        for member in cluster.members:
+            tick = member._tick
+
+            def late(member: Member = member, tick: Callable[[], None] = tick) -> None:
+                member._tick_due -= TICK_S * 3
+                tick()
+
+            member._tick = late  # type: ignore[method-assign]
+        cut.host = leader.config.name
+        assert await ticks_until_another_leads(cluster, leader.member_id) <= 4 * leader.config.election_ticks
