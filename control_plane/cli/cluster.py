@@ -56,7 +56,10 @@ def up(
     ] = None,
     state: State = None,
 ) -> None:
-    """Start everything, wait until it is ready, print how to reach it."""
+    """Start everything, wait until it is ready, print how to reach it.
+
+    At most 15 clusters run on a machine at the same time: each has a part of 127.0.0.0/8 of its own.
+    """
     config = ClusterConfig(
         name=name,
         host=host,

@@ -8,8 +8,9 @@ from control_plane.api import quantity
 from control_plane.cluster.errors import UsageError
 
 RAY, PROCESS = "ray", "process"
-# Each cluster of a machine takes one slot of 127/8, so that several can run side by side.
-SLOTS = 7
+# Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
+# addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
+SLOTS = 15
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 

@@ -13,7 +13,9 @@ import yaml
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from control_plane.cli.main import app
 from control_plane.cluster import ray_cluster
 from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, NotUp, UsageError
@@ -78,6 +80,17 @@ def test_clusters_of_one_machine_have_addresses_of_their_own() -> None:
         assert ip_network(plan.claim_address[0]).subnet_of(ip_network(plan.external_cidr))
         assert ip_network(plan.ingress_address.partition(":")[0]).subnet_of(ip_network(plan.external_cidr))
     assert not any(n.overlaps(ip_network("127.0.0.0/20")) for n in networks)
+
+
+def test_how_many_clusters_fit_is_told_by_the_help() -> None:
+    assert SLOTS > 7
+    said = " ".join(CliRunner().invoke(app, ["up", "--help"]).output.split())
+    assert f"At most {SLOTS} clusters run on a machine" in said
+
+
+@pytest.mark.parametrize(("slot", "pods"), [(0, "127.16.0.0/13"), (6, "127.112.0.0/13")])
+def test_a_cluster_of_an_older_version_keeps_its_addresses(slot: int, pods: str) -> None:
+    assert AddressPlan(slot).pod_cidr == pods
 
 
 # --- topology -----------------------------------------------------------------------------------
