@@ -1,6 +1,7 @@
 """Commands on whole clusters: up, down, status, endpoints, kubeconfig, add, remove, backup, restore."""
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from control_plane.cluster import launch
 from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import UsageError
+from control_plane.cluster.listening import Listener, listeners
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.status import status as cluster_status
 from proto.rayplane.v1 import supervisor_pb2 as pb
@@ -102,10 +104,18 @@ def down(
         console.print(f"left in {directory.path}, not made by rayplane: {', '.join(left[:SHOWN_LEFT])}{more}")
 
 
-def status(name: Name = "default", output: Output = "", state: State = None) -> None:
+def status(
+    name: Name = "default",
+    output: Output = "",
+    ports: Annotated[bool, typer.Option("--ports", help="Show every port, what speaks there and who may.")] = False,
+    state: State = None,
+) -> None:
     """Measure whether every part works, show members, actors and nodes, and say what is wrong (exit code 1)."""
     as_json = _wants_json(output)
     directory = state_dir(name, state)
+    if ports:
+        _show_ports(directory, as_json=as_json)
+        return
 
     async def ask() -> dict[str, Any]:
         async with access(directory) as admin:
@@ -118,6 +128,21 @@ def status(name: Name = "default", output: Output = "", state: State = None) -> 
         _print_status(found)
     if not found["healthy"]:
         raise typer.Exit(1)
+
+
+def _show_ports(directory: StateDir, *, as_json: bool) -> None:
+    async def ask() -> list[Listener]:
+        async with access(directory) as admin:
+            return await listeners(admin)
+
+    found = run(ask())
+    if as_json:
+        print(json.dumps({"ports": [asdict(row) for row in found]}, indent=2))
+        return
+    table = Table("WHO LISTENS", "ADDRESS", "SPEAKS", "WHO MAY", box=None)
+    for row in found:
+        table.add_row(row.owner, row.address, row.speaks, row.callers)
+    console.print(table)
 
 
 def show_endpoints(name: Name = "default", output: Output = "", state: State = None) -> None:

@@ -1,9 +1,20 @@
 """What the supervisor needs of whatever runs the actors."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from control_plane.cluster.components import Spec
 from control_plane.cluster.topology import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class HostSocket:
+    """A socket that a host's own processes listen on, beside those of the actors."""
+
+    owner: str
+    address: str
+    """host:port"""
+    speaks: str
 
 
 class Host(Protocol):
@@ -23,3 +34,6 @@ class Host(Protocol):
 
     async def kill(self, name: str, signal: str) -> int:
         """Send KILL, STOP or CONT to an actor's process; its id."""
+
+    async def sockets(self) -> list[HostSocket]:
+        """Where the host itself listens."""

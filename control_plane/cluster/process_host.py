@@ -19,6 +19,7 @@ from pathlib import Path
 
 from control_plane.cluster.components import Component, Spec, StopsItself
 from control_plane.cluster.errors import ClusterError, StartFailed
+from control_plane.cluster.host import HostSocket
 from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import ClusterState, StateDir
@@ -112,6 +113,9 @@ class ProcessHost:
 
     async def machines(self) -> list[Machine]:
         return [Machine()]
+
+    async def sockets(self) -> list[HostSocket]:
+        return []
 
     async def kill(self, name: str, signal: str) -> int:
         if signal != "KILL":

@@ -24,6 +24,7 @@ from control_plane.cluster import processes
 from control_plane.cluster.components import Spec
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.host import HostSocket
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from control_plane.cluster.topology import Machine, Role
@@ -71,6 +72,9 @@ class RayHost:
     async def machines(self) -> list[Machine]:
         found = await self._in_thread(_machines)
         return [replace(m, address=self._address or m.address) for m in found]
+
+    async def sockets(self) -> list[HostSocket]:
+        return await self._in_thread(_sockets)
 
     async def kill(self, name: str, signal: str) -> int:
         loop = asyncio.get_running_loop()
@@ -158,6 +162,24 @@ def _machines() -> list[Machine]:
     alive: list[dict[str, Any]] = [n for n in ray.nodes() if n["Alive"]]
     alive.sort(key=lambda n: ("node:__internal_head__" not in n["Resources"], n["NodeID"]))
     return [Machine(address=_address(n), id=n["NodeID"]) for n in alive]
+
+
+def _sockets() -> list[HostSocket]:
+    """As Ray's head knows them; those of workers that carry no actor of ours are not among them."""
+    found = [HostSocket("Ray GCS", ray.get_runtime_context().gcs_address, "Ray gRPC: the head's tables")]
+    for node in ray.nodes():
+        ports = {
+            "Ray raylet": (node["NodeManagerPort"], "Ray gRPC: starts workers"),
+            "Ray object manager": (node["ObjectManagerPort"], "Ray gRPC: moves objects, of which there are none"),
+            "Ray runtime environment agent": (node["RuntimeEnvAgentPort"], "HTTP: for the raylet"),
+        }
+        found += [HostSocket(o, f"{_address(node)}:{p}", s) for o, (p, s) in ports.items() if node["Alive"] and p > 0]
+    for actor in actors().values():
+        address = actor["Address"]
+        if actor["State"] == "ALIVE":
+            name = f"Ray worker of {actor['Name']}"
+            found.append(HostSocket(name, f"{address['IPAddress']}:{address['Port']}", "Ray gRPC: starts, stops, asks"))
+    return found
 
 
 def _address(node: dict[str, Any]) -> str:

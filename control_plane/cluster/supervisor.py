@@ -13,7 +13,7 @@ import os
 import random
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -164,7 +164,8 @@ class Supervisor:
                     reason=self._starter.reasons.get(name, ""),
                 )
             )
-        return pb.TopologyResponse(instances=rows)
+        sockets = await self._host.sockets() if request.host_sockets else []
+        return pb.TopologyResponse(instances=rows, host_sockets=[pb.HostSocket(**asdict(s)) for s in sockets])
 
     async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
         await self._loaded.wait()

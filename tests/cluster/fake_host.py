@@ -12,6 +12,7 @@ from control_plane.client import EtcdClient
 from control_plane.cluster.components import Component, Spec, build
 from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.host import HostSocket
 from control_plane.cluster.launch import with_ports
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.ports import can_bind
@@ -82,6 +83,9 @@ class FakeHost:
 
     async def machines(self) -> list[Machine]:
         return list(self._machines)
+
+    async def sockets(self) -> list[HostSocket]:
+        return [HostSocket("fake", "127.0.0.1:1", "nothing")]
 
     async def kill(self, name: str, signal: str) -> int:
         self._networks[name].detach()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from control_plane.cluster.listening import Listener
+
 ROOT = Path(__file__).parents[2]
 OWN_BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 180.0
@@ -215,6 +217,13 @@ def listeners(cluster: Cluster) -> dict[tuple[str, int], str]:
         sockets = _sockets(pid)
         found |= {address: command for inode, address in _listening().items() if inode in sockets}
     return found
+
+
+def unlisted(cluster: Cluster) -> list[str]:
+    """Sockets on which a cluster listens and of which `status --ports` says nothing."""
+    rows = json.loads(cluster.rayplane("status", "--ports", "-o", "json").stdout)["ports"]
+    known = [Listener(**row) for row in rows]
+    return [f"{a} {who}" for a, who in listeners(cluster).items() if not any(k.covers(*a) for k in known)]
 
 
 def _sockets(pid: int) -> set[str]:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from storage.env.private import wider
-from tests.e2e.harness import Cluster, Traces, listeners, processes_of, until
+from tests.e2e.harness import Cluster, Traces, listeners, processes_of, unlisted, until
 
 SMALL = ("--members", "3", "--apiservers", "2", "--schedulers", "1", "--controllers", "1", "--nodes", "2")
 
@@ -36,6 +36,7 @@ def test_ray_is_closed_to_others(cluster: Cluster) -> None:
     for expected in ("gcs_server", "raylet", "ComponentActor", "RuntimeEnvAgent"):
         assert [who for who in found.values() if expected in who], f"{expected} does not listen: {found}"
     assert [f"{a} {who}" for a, who in found.items() if not a[0].startswith("127.")] == []
+    assert unlisted(cluster) == []
     assert [w for w in found.values() if "ray.util.client.server" in w] == []
     assert wider(Path(cluster.state()["host"]["dir"])) == wider(cluster.directory) == []
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in processes_of(cluster)} == {0}

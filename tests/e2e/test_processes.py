@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.harness import Cluster, Kubectl, until
+from tests.e2e.harness import Cluster, Kubectl, listeners, unlisted, until
 
 # Answers with the pod's name, `/file?PATH` with a file, `/env?NAME` with a variable; dies of `/die`.
 SERVER = """
@@ -125,6 +125,8 @@ def test_services_and_ingress_carry_real_requests(kubectl: Kubectl) -> None:
 
         until(f"every pod answers at {url}", all_pods_answer)
     assert fetch(f"{entrance}/", "unknown.example") == ""
+    assert (cluster_ip, 9000) in listeners(kubectl.cluster)
+    assert unlisted(kubectl.cluster) == []
     # The address stays while the pods go and come.
     kubectl("rollout", "restart", "deployment/web")
     kubectl("rollout", "status", "deployment/web", "--timeout=60s")

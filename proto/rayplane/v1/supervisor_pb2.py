@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"proto/rayplane/v1/supervisor.proto\x12\x0brayplane.v1\"\x11\n\x0fTopologyRequest\"\xf2\x01\n\x0eInstanceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x01(\x08\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x0e\n\x06starts\x18\x06 \x01(\x03\x12\x35\n\x05ports\x18\x07 \x03(\x0b\x32&.rayplane.v1.InstanceStatus.PortsEntry\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\x03\x12\x0e\n\x06reason\x18\t \x01(\t\x1a,\n\nPortsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"B\n\x10TopologyResponse\x12.\n\tinstances\x18\x01 \x03(\x0b\x32\x1b.rayplane.v1.InstanceStatus\"(\n\nAddRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"+\n\rRemoveRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1e\n\x0e\x43hangeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"+\n\x0bKillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\t\")\n\x0cKillResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x32\x92\x02\n\nSupervisor\x12G\n\x08Topology\x12\x1c.rayplane.v1.TopologyRequest\x1a\x1d.rayplane.v1.TopologyResponse\x12;\n\x03\x41\x64\x64\x12\x17.rayplane.v1.AddRequest\x1a\x1b.rayplane.v1.ChangeResponse\x12\x41\n\x06Remove\x12\x1a.rayplane.v1.RemoveRequest\x1a\x1b.rayplane.v1.ChangeResponse\x12;\n\x04Kill\x12\x18.rayplane.v1.KillRequest\x1a\x19.rayplane.v1.KillResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"proto/rayplane/v1/supervisor.proto\x12\x0brayplane.v1\"\'\n\x0fTopologyRequest\x12\x14\n\x0chost_sockets\x18\x01 \x01(\x08\"\xf2\x01\n\x0eInstanceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x01(\x08\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x0e\n\x06starts\x18\x06 \x01(\x03\x12\x35\n\x05ports\x18\x07 \x03(\x0b\x32&.rayplane.v1.InstanceStatus.PortsEntry\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\x03\x12\x0e\n\x06reason\x18\t \x01(\t\x1a,\n\nPortsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"<\n\nHostSocket\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06speaks\x18\x03 \x01(\t\"q\n\x10TopologyResponse\x12.\n\tinstances\x18\x01 \x03(\x0b\x32\x1b.rayplane.v1.InstanceStatus\x12-\n\x0chost_sockets\x18\x02 \x03(\x0b\x32\x17.rayplane.v1.HostSocket\"(\n\nAddRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"+\n\rRemoveRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1e\n\x0e\x43hangeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"+\n\x0bKillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\t\")\n\x0cKillResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x32\x92\x02\n\nSupervisor\x12G\n\x08Topology\x12\x1c.rayplane.v1.TopologyRequest\x1a\x1d.rayplane.v1.TopologyResponse\x12;\n\x03\x41\x64\x64\x12\x17.rayplane.v1.AddRequest\x1a\x1b.rayplane.v1.ChangeResponse\x12\x41\n\x06Remove\x12\x1a.rayplane.v1.RemoveRequest\x1a\x1b.rayplane.v1.ChangeResponse\x12;\n\x04Kill\x12\x18.rayplane.v1.KillRequest\x1a\x19.rayplane.v1.KillResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCESTATUS_PORTSENTRY']._loaded_options = None
   _globals['_INSTANCESTATUS_PORTSENTRY']._serialized_options = b'8\001'
   _globals['_TOPOLOGYREQUEST']._serialized_start=51
-  _globals['_TOPOLOGYREQUEST']._serialized_end=68
-  _globals['_INSTANCESTATUS']._serialized_start=71
-  _globals['_INSTANCESTATUS']._serialized_end=313
-  _globals['_INSTANCESTATUS_PORTSENTRY']._serialized_start=269
-  _globals['_INSTANCESTATUS_PORTSENTRY']._serialized_end=313
-  _globals['_TOPOLOGYRESPONSE']._serialized_start=315
-  _globals['_TOPOLOGYRESPONSE']._serialized_end=381
-  _globals['_ADDREQUEST']._serialized_start=383
-  _globals['_ADDREQUEST']._serialized_end=423
-  _globals['_REMOVEREQUEST']._serialized_start=425
-  _globals['_REMOVEREQUEST']._serialized_end=468
-  _globals['_CHANGERESPONSE']._serialized_start=470
-  _globals['_CHANGERESPONSE']._serialized_end=500
-  _globals['_KILLREQUEST']._serialized_start=502
-  _globals['_KILLREQUEST']._serialized_end=545
-  _globals['_KILLRESPONSE']._serialized_start=547
-  _globals['_KILLRESPONSE']._serialized_end=588
-  _globals['_SUPERVISOR']._serialized_start=591
-  _globals['_SUPERVISOR']._serialized_end=865
+  _globals['_TOPOLOGYREQUEST']._serialized_end=90
+  _globals['_INSTANCESTATUS']._serialized_start=93
+  _globals['_INSTANCESTATUS']._serialized_end=335
+  _globals['_INSTANCESTATUS_PORTSENTRY']._serialized_start=291
+  _globals['_INSTANCESTATUS_PORTSENTRY']._serialized_end=335
+  _globals['_HOSTSOCKET']._serialized_start=337
+  _globals['_HOSTSOCKET']._serialized_end=397
+  _globals['_TOPOLOGYRESPONSE']._serialized_start=399
+  _globals['_TOPOLOGYRESPONSE']._serialized_end=512
+  _globals['_ADDREQUEST']._serialized_start=514
+  _globals['_ADDREQUEST']._serialized_end=554
+  _globals['_REMOVEREQUEST']._serialized_start=556
+  _globals['_REMOVEREQUEST']._serialized_end=599
+  _globals['_CHANGERESPONSE']._serialized_start=601
+  _globals['_CHANGERESPONSE']._serialized_end=631
+  _globals['_KILLREQUEST']._serialized_start=633
+  _globals['_KILLREQUEST']._serialized_end=676
+  _globals['_KILLRESPONSE']._serialized_start=678
+  _globals['_KILLRESPONSE']._serialized_end=719
+  _globals['_SUPERVISOR']._serialized_start=722
+  _globals['_SUPERVISOR']._serialized_end=996
 # @@protoc_insertion_point(module_scope)

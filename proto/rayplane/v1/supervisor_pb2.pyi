@@ -7,8 +7,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TopologyRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("host_sockets",)
+    HOST_SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    host_sockets: bool
+    def __init__(self, host_sockets: _Optional[bool] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("name", "role", "machine", "running", "pid", "starts", "ports", "failures", "reason")
@@ -39,11 +41,23 @@ class InstanceStatus(_message.Message):
     reason: str
     def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., machine: _Optional[str] = ..., running: _Optional[bool] = ..., pid: _Optional[int] = ..., starts: _Optional[int] = ..., ports: _Optional[_Mapping[str, int]] = ..., failures: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class HostSocket(_message.Message):
+    __slots__ = ("owner", "address", "speaks")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SPEAKS_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    address: str
+    speaks: str
+    def __init__(self, owner: _Optional[str] = ..., address: _Optional[str] = ..., speaks: _Optional[str] = ...) -> None: ...
+
 class TopologyResponse(_message.Message):
-    __slots__ = ("instances",)
+    __slots__ = ("instances", "host_sockets")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    HOST_SOCKETS_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ...) -> None: ...
+    host_sockets: _containers.RepeatedCompositeFieldContainer[HostSocket]
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., host_sockets: _Optional[_Iterable[_Union[HostSocket, _Mapping]]] = ...) -> None: ...
 
 class AddRequest(_message.Message):
     __slots__ = ("role", "name")

@@ -1,0 +1,95 @@
+"""Every port of a running cluster: who listens, what is spoken there and who may call.
+
+What actors listen on is in the topology, what Ray's processes listen on is asked of Ray, and what stands there for
+services and pods follows from the address plan and the services: sockets that come and go with pods are told by the
+network they are in.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+from control_plane.cluster.access import Access
+from control_plane.cluster.config import AddressPlan
+from control_plane.cluster.topology import Role
+from proto.rayplane.v1 import supervisor_pb2 as pb
+
+TIMEOUT_S = 30.0
+NODE_PORTS = "30000-32767"
+ANYONE = "anyone who reaches it"
+# By role and port of `topology.PORTS`: what is spoken there, and who may call.
+RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
+    (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", "system:masters, members"),
+    (Role.MEMBER, "peer"): ("Raft over gRPC; mutual TLS", "members"),
+    (Role.APISERVER, "grpc"): ("rayplane.v1 gRPC; mutual TLS", "who authenticates, as RBAC says"),
+    (Role.APISERVER, "https"): ("Kubernetes REST; TLS", "who authenticates, as RBAC says"),
+    (Role.LOAD_BALANCER, "https"): ("TCP, passed on to an API server's https", "as the API servers"),
+    (Role.NODE_HOST, "grpc"): ("kubelet, volumes (CSI) and replicas over gRPC; mutual TLS", "API servers, node hosts"),
+    (Role.SUPERVISOR, "grpc"): ("rayplane.v1 Supervisor gRPC; mutual TLS", "system:masters"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One socket, or all those in a network."""
+
+    owner: str
+    address: str
+    """HOST:PORT, or NETWORK:PORTS where PORTS is `*` or FIRST-LAST."""
+    speaks: str
+    callers: str
+
+    def covers(self, host: str, port: int) -> bool:
+        """Whether that socket is this one or one of these."""
+        network, _, ports = self.address.rpartition(":")
+        first, _, last = ports.partition("-")
+        in_range = ports == "*" or int(first) <= port <= int(last or first)
+        return in_range and ip_address(host) in ip_network(network)
+
+
+async def listeners(admin: Access) -> list[Listener]:
+    """Actors first, then what carries traffic of pods, then the host's own. Raises RpcError, ApiError."""
+    answer = await admin.supervisor.Topology(pb.TopologyRequest(host_sockets=True), timeout=TIMEOUT_S)
+    found = [*_of_actors(answer.instances), _claim(admin.state.plan)]
+    if admin.state.config.runtime == "process":
+        found += of_traffic(admin.state.plan, (await admin.api.list("services")).items)
+    callers = "who has Ray's token" if admin.state.host.get("owned") else "as that Ray cluster was set up"
+    found += [Listener(owner=s.owner, address=s.address, speaks=s.speaks, callers=callers) for s in answer.host_sockets]
+    return found
+
+
+def _of_actors(instances: Iterable[pb.InstanceStatus]) -> list[Listener]:
+    found = []
+    for instance in instances:
+        for label, port in sorted(instance.ports.items()):
+            speaks, callers = RULES[Role(instance.role), label]
+            address = f"{instance.machine}:{port}"
+            found.append(Listener(owner=instance.name, address=address, speaks=speaks, callers=callers))
+    return found
+
+
+def _claim(plan: AddressPlan) -> Listener:
+    host, port = plan.claim_address
+    speaks = "nothing: it keeps other clusters from these addresses, and hangs up"
+    return Listener(owner=Role.SUPERVISOR.value, address=f"{host}:{port}", speaks=speaks, callers=ANYONE)
+
+
+def of_traffic(plan: AddressPlan, services: Iterable[Object]) -> list[Listener]:
+    """Where processes of pods, and the node hosts on behalf of services, listen or may listen. Pure."""
+    services = [s for s in services if meta.spec(s).get("clusterIP") not in (None, "", "None")]
+    node_ports = [p for s in services for p in meta.spec(s).get("ports") or () if p.get("nodePort")]
+    carried = "TCP, carried to the service's pods"
+    ranges = [
+        (f"services ({len(services)})", f"{plan.service_cidr}:*", carried),
+        ("load balancer services", f"{plan.external_cidr}:*", carried),
+        (f"node ports ({len(node_ports)})", f"{plan.pod_cidr}:{NODE_PORTS}", carried),
+        ("ingress", plan.ingress_address, "HTTP, carried to the pods of the Ingress's services"),
+        ("pods", f"{plan.pod_cidr}:*", "what their programs speak"),
+    ]
+    for service in services:
+        for address in meta.spec(service).get("externalIPs") or ():
+            for port in meta.spec(service).get("ports") or ():
+                ranges.append((f"service {meta.key(service)}", f"{address}:{port['port']}", carried))
+    return [Listener(owner=o, address=a, speaks=s, callers=ANYONE) for o, a, s in ranges]
