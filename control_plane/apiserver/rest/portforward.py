@@ -2,11 +2,13 @@
 
 The client opens two SPDY streams for each forwarded connection, `error` first and then `data`, with the port and a
 request id in their headers. Each pair becomes one PortForward call. Bytes towards the node wait in a bounded queue
-per connection: a full one stops the reading of the whole socket, as the client shares it among its connections anyway.
+per connection, and all queues together hold so many bytes: a full one stops the reading of the whole socket, as the
+client shares it among its connections anyway.
 """
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +21,9 @@ from proto.rayplane.v1 import node_pb2
 
 _QUEUE_MAX = 64
 _CONNECTIONS_MAX = 256
+_WAITING_BYTES_MAX = 8 << 20
 _CHUNK = 32 * 1024
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(slots=True)
@@ -55,6 +59,8 @@ class _Tunnel:
         self._encoder = spdy.Encoder()
         self._connections: dict[str, _Connection] = {}
         self._by_stream: dict[int, _Connection] = {}
+        self._waiting = 0  # bytes in all inboxes
+        self._room = asyncio.Event()
 
     async def receive(self, data: bytes) -> None:
         for frame in self._decoder.feed(data):
@@ -72,23 +78,34 @@ class _Tunnel:
         elif frame.type == spdy.PING:
             await self._send(self._encoder.ping(frame.data))
         elif frame.type == spdy.RST_STREAM:
-            connection = self._by_stream.pop(frame.stream, None)
-            if connection is not None and connection.data == frame.stream and connection.task:
-                connection.task.cancel()
+            self._reset(frame.stream)
         elif frame.type == 0:
             await self._data(frame)
+
+    def _reset(self, stream: int) -> None:
+        connection = self._by_stream.pop(stream, None)
+        if connection is None:
+            return
+        if connection.task is None:
+            # It never became a pair.
+            self._connections = {k: c for k, c in self._connections.items() if c is not connection}
+        elif connection.data == stream:
+            connection.task.cancel()
 
     async def _open(self, frame: spdy.Frame) -> None:
         headers = frame.headers
         kind, port = headers.get("streamtype", ""), headers.get("port", "")
-        if kind not in ("error", "data") or not port.isdigit():
+        if kind not in ("error", "data") or not (_PORT.fullmatch(port) and 0 < int(port) < 65536):
             await self._send(self._encoder.reset(frame.stream))
             return
-        if len(self._connections) >= _CONNECTIONS_MAX:
+        key = headers.get("requestid") or f"{port}-{frame.stream // 4}"
+        connection = self._connections.get(key)
+        taken = connection is not None and getattr(connection, kind)
+        if taken or (connection is None and len(self._connections) >= _CONNECTIONS_MAX):
             await self._send(self._encoder.reset(frame.stream, 7))
             return
-        key = headers.get("requestid") or f"{port}-{frame.stream // 4}"
-        connection = self._connections.setdefault(key, _Connection(int(port)))
+        if connection is None:
+            connection = self._connections[key] = _Connection(int(port))
         setattr(connection, kind, frame.stream)
         self._by_stream[frame.stream] = connection
         await self._send(self._encoder.reply(frame.stream))
@@ -103,6 +120,10 @@ class _Tunnel:
         if connection.task.done():
             return
         if frame.data:
+            while self._waiting > _WAITING_BYTES_MAX:
+                self._room.clear()
+                await self._room.wait()
+            self._waiting += len(frame.data)
             await connection.inbox.put(frame.data)
             # The window is kept open: the queue is what holds the client back.
             await self._send(self._encoder.window(frame.stream, len(frame.data)))
@@ -134,15 +155,19 @@ class _Tunnel:
         self._by_stream.pop(connection.data, None)
         self._by_stream.pop(connection.error, None)
 
-    @staticmethod
-    def _drain(connection: _Connection) -> None:
+    def _drain(self, connection: _Connection) -> None:
         """Nobody reads the queue any more: let whoever waits to put something go on."""
         while not connection.inbox.empty():
-            connection.inbox.get_nowait()
+            self._taken(connection.inbox.get_nowait())
+
+    def _taken(self, data: bytes | None) -> None:
+        self._waiting -= len(data or b"")
+        self._room.set()
 
     async def _requests(self, connection: _Connection) -> AsyncIterator[Any]:
         yield node_pb2.PortForwardRequest(ref=self._ref, port=connection.port)
         while (data := await connection.inbox.get()) is not None:
+            self._taken(data)
             yield node_pb2.PortForwardRequest(data=data)
         yield node_pb2.PortForwardRequest(closed=True)
         await asyncio.get_running_loop().create_future()

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
 FLAG_FIN = 1
 _VERSION = 3
-FRAME_BYTES_MAX = 1 << 24
+#: A frame's length has 24 bits; kubectl sends data in pieces of 32 KiB.
+FRAME_BYTES_MAX = 1 << 20
+HEADER_BYTES_MAX = 16 * 1024
+HEADERS_MAX = 64
 # The words that both ends prime their compressors with (section 2.6.10.1).
 _COMMON_TEXT = (
     "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges "
@@ -34,7 +37,7 @@ _TAIL = (
 
 
 def _prefixed(words: "list[str] | tuple[str, ...]") -> bytes:
-    return b"".join(struct.pack(">I", len(w)) + w.encode() for w in words)
+    return b"".join(struct.pack(">I", len(w)) + w for w in (word.encode() for word in words))
 
 
 DICTIONARY = _prefixed(_COMMON) + _prefixed(_TAIL[0]) + b"".join(_TAIL[1:])  # type: ignore[arg-type]
@@ -72,6 +75,8 @@ class Decoder:
         frames = []
         while len(self._buffer) >= 8:
             length = int.from_bytes(self._buffer[5:8], "big")
+            if length > FRAME_BYTES_MAX:
+                raise SpdyError(f"a frame of {length} bytes is too large")
             if len(self._buffer) < 8 + length:
                 break
             head, body = bytes(self._buffer[:8]), bytes(self._buffer[8 : 8 + length])
@@ -99,12 +104,16 @@ class Decoder:
 
     def _headers(self, block: bytes) -> dict[str, str]:
         try:
-            raw = self._inflate.decompress(block)
+            raw = self._inflate.decompress(block, HEADER_BYTES_MAX)
         except zlib.error as e:
             raise SpdyError(f"headers cannot be decompressed: {e}") from e
+        if self._inflate.unconsumed_tail:
+            raise SpdyError(f"headers of more than {HEADER_BYTES_MAX} bytes")
         found, at = {}, 4
         try:
             (count,) = struct.unpack_from(">I", raw, 0)
+            if count > HEADERS_MAX:
+                raise SpdyError(f"{count} headers are too many")
             for _ in range(count):
                 pair = []
                 for _ in range(2):

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from control_plane.etcd.server import errors
 from control_plane.etcd.server.gateway.messages import fill
-from control_plane.etcd.server.gateway.syntax import Incomplete, JsonError, first_value, skip_space
+from control_plane.etcd.server.gateway.syntax import Extent, Incomplete, JsonError, first_value, skip_space
 from control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
 from control_plane.rpc.errors import error_of
 from control_plane.rpc.faults import FaultLog
@@ -21,8 +21,10 @@ from control_plane.rpc.faults import FaultLog
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
 
-#: Bytes of one request's JSON; more are refused.
-BODY_BYTES_MAX = 64 << 20
+#: Characters of one request's JSON; more are refused. A request of etcd's 1.5 MiB is a third longer in base64.
+BODY_CHARS_MAX = 8 << 20
+#: A text that is longer is parsed in a thread: the loop has other things to do.
+PARSED_AT_ONCE_MAX = 256 << 10
 #: HTTP status and its name, by gRPC code; others are 500.
 _STATUS: dict[errors.Code, tuple[int, str]] = {
     errors.Code.CANCELLED: (408, "Request Timeout"),
@@ -56,6 +58,7 @@ class Requests:
         self._text = ""
         self._ended = False
         self._whole = whole
+        self._extent = Extent()
 
     async def first(self) -> Message:
         """The only message of a call without a stream; empty without a body. Raises JsonError."""
@@ -69,34 +72,49 @@ class Requests:
             start = skip_space(self._text, 0)
             if start < len(self._text):
                 try:
-                    value, end = first_value(self._text, start)
+                    message, end = await self._parsed(start)
                 except Incomplete:
                     if self._ended:
                         raise
                 else:
                     self._text = self._text[end:]
-                    message = self._kind()
-                    fill(message, value)
+                    self._extent = Extent(self._text)
                     return message
             elif self._ended:
                 return None
-            # What begins may be wrong from the start; what has begun is an object, not complete without its end.
+            # What begins may be wrong from the start; what has begun is looked at again where it can be complete.
             begins = start == len(self._text)
-            while "}" not in await self._read() and not begins and not self._ended:
-                pass
+            await self._read()
+            while not (begins or self._ended or self._extent.closed):
+                await self._read()
 
-    async def _read(self) -> str:
+    async def _parsed(self, start: int) -> tuple[Message, int]:
+        """The message that begins there, and where it ends. Raises Incomplete, JsonError."""
+        if len(self._text) - start > PARSED_AT_ONCE_MAX:
+            return await asyncio.to_thread(self._parse, self._text, start)
+        return self._parse(self._text, start)
+
+    def _parse(self, text: str, start: int) -> tuple[Message, int]:
+        value, end = first_value(text, start)
+        message = self._kind()
+        try:
+            fill(message, value)
+        except RecursionError:
+            raise JsonError("exceeded max depth") from None
+        return message, end
+
+    async def _read(self) -> None:
         data = await self._read_bytes()
         self._ended = not data
         new: str = self._decode(data, self._ended)
         self._text += new
-        if len(self._text) > BODY_BYTES_MAX:
+        if len(self._text) > BODY_CHARS_MAX:
             size = len(self._text)
             raise RpcError(
                 errors.Code.RESOURCE_EXHAUSTED,
-                f"grpc: received message larger than max ({size} vs. {BODY_BYTES_MAX})",
+                f"grpc: received message larger than max ({size} vs. {BODY_CHARS_MAX})",
             )
-        return new
+        self._extent.feed(new)
 
     async def all(self, message: Message | None) -> AsyncIterator[Message]:
         """`message` and all that follow; what cannot be read ends them, as it does in etcd."""

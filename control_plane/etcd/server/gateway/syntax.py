@@ -6,10 +6,12 @@ character, for what to say about it. Numbers stay as they were spelled (`Number`
 
 import binascii
 import json
+import re
 from base64 import b64decode
 from typing import Any, NoReturn
 
-_SPACE = " \t\r\n"
+_SPACES = re.compile(r"[ \t\r\n]*")
+_MARKS = re.compile(r'["\\{}\[\]]')
 _DIGITS = "0123456789"
 _HEX = "0123456789abcdefABCDEF"
 _LITERALS = {"t": "true", "f": "false", "n": "null"}
@@ -69,9 +71,40 @@ def only_value(text: str) -> Any:
 
 def skip_space(text: str, start: int) -> int:
     """Where the next character that is no white space stands."""
-    while start < len(text) and text[start] in _SPACE:
-        start += 1
-    return start
+    found = _SPACES.match(text, start)
+    return found.end() if found is not None else start
+
+
+class Extent:
+    """How far a growing text is from the end of its first object or array; each character is looked at once."""
+
+    def __init__(self, text: str = "") -> None:
+        self.closed = False
+        """Whether a bracket was closed that nothing is open around: the text may be complete."""
+        self._open = 0
+        self._in_string = False
+        self._size = 0
+        self._escaped = -1
+        self.feed(text)
+
+    def feed(self, text: str) -> None:
+        for mark in _MARKS.finditer(text):
+            at, character = self._size + mark.start(), mark.group()
+            if self._in_string:
+                if at == self._escaped:
+                    continue
+                if character == "\\":
+                    self._escaped = at + 1
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._open += 1
+            elif character in "}]":
+                self._open -= 1
+                self.closed = self.closed or self._open <= 0
+        self._size += len(text)
 
 
 def quoted(text: str) -> str:
