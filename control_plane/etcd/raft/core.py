@@ -27,6 +27,7 @@ from control_plane.etcd.raft.types import (
     ReadState,
     Role,
 )
+from control_plane.etcd.raft.witness import Witness
 
 if TYPE_CHECKING:
     from random import Random
@@ -68,6 +69,7 @@ class Raft:
         self.election_timeout = 0
         self.votes: dict[int, bool] = {}
         self.progress: dict[int, Progress] = {}  # on the leader only, by ascending id
+        self.witness = Witness()
         self.reads = ReadQueue(config.max_pending_reads)
         self.read_states: list[ReadState] = []
         self.messages: list[Message] = []
@@ -90,6 +92,8 @@ class Raft:
             invariant(term > self.term, f"term would go back from {self.term} to {term}")
             self.term = term
             self.vote = NONE
+        if self.role is Role.LEADER:
+            leader.remember(self)
         self.lead = NONE
         self.heartbeat_elapsed = 0
         self.votes = {}
@@ -187,6 +191,8 @@ class Raft:
         network may do.
         """
         kind = message.type
+        if message.term > self.witness.terms.get(message.from_, 0) and self.conf.holds(message.from_):
+            self.witness.heard(message.from_, kind, message.term)
         if kind in _UNBOUND_TO_TERM:
             if self.role is Role.LEADER:
                 leader.step(self, message)

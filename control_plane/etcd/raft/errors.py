@@ -78,6 +78,12 @@ class InvariantViolated(RaftError):
     """
 
 
+class LostEntries(InvariantViolated):
+    """This member does not have any more what it had made durable and acknowledged: its disk was put back to an older
+    state. It may neither vote nor serve again under its id.
+    """
+
+
 def invariant(holds: bool, message: str) -> None:
     """Assert what must always hold; stays on under `python -O`."""
     if not holds:

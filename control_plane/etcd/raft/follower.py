@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from control_plane.etcd.raft import election
+from control_plane.etcd.raft.errors import LostEntries
 from control_plane.etcd.raft.types import Message, MessageType, ReadState, Snapshot
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ def step(raft: Raft, message: Message) -> None:
         _on_append(raft, message)
     elif kind is MessageType.HEARTBEAT:
         _heard(raft, message)
+        if message.index > raft.log.last_index:
+            raise LostEntries(
+                f"this member has acknowledged entry {message.index} but its log ends at {raft.log.last_index}: "
+                "its data was put back to an older state"
+            )
+        raft.witness.acknowledged(message.from_, message.durable)
         raft.log.commit_to(message.commit)
         raft.send(Message(MessageType.HEARTBEAT_RESP, message.from_, raft.id, raft.term, context=message.context))
     elif kind is MessageType.SNAP:

@@ -88,11 +88,22 @@ def _quorum_active(raft: Raft) -> bool:
 def broadcast_heartbeat(raft: Raft) -> None:
     context = raft.reads.heartbeat_context()
     committed = raft.log.committed
+    durable = min(raft.log.offset - 1, committed)
     for member, progress in raft.progress.items():
         if member != raft.id:
             # Not above what the member has: its log's end may still differ from ours.
             commit = min(progress.match, committed)
-            raft.send(Message(MessageType.HEARTBEAT, member, raft.id, raft.term, commit=commit, context=context))
+            beat = Message(MessageType.HEARTBEAT, member, raft.id, raft.term, commit=commit, context=context)
+            raft.send(beat._replace(index=progress.match, durable=durable))
+
+
+def remember(raft: Raft) -> None:
+    """Before this node leads no more: what each member has acknowledged stays known, as far as it is committed.
+
+    What is not may be replaced by another leader's entries, and then is rightly gone.
+    """
+    for member, progress in raft.progress.items():
+        raft.witness.acknowledged(member, min(progress.match, raft.log.committed))
 
 
 # -- replication

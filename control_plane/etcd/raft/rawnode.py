@@ -297,6 +297,20 @@ class RawNode:
     # -- observation
     # ---------------------------------------------------------------------------------------
 
+    def acknowledged(self, member: int, term: int) -> tuple[int, int]:
+        """(term, index) that `member`, whose term is `term` now, must have made durable as far as this node knows.
+
+        With less it has lost what it acknowledged, and may not take part.
+        """
+        raft = self._raft
+        known = raft.witness.terms.get(member, 0), raft.witness.indexes.get(member, 0)
+        progress = raft.progress.get(member)
+        if progress is None:
+            return known
+        # While its term is not above ours, nobody else can have replaced what is not committed.
+        match = progress.match if term <= raft.term else min(progress.match, raft.log.committed)
+        return known[0], max(known[1], match)
+
     @property
     def is_leader(self) -> bool:
         return self._raft.role is Role.LEADER

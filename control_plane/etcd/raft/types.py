@@ -82,6 +82,9 @@ class ConfState:
     voters: tuple[int, ...] = ()
     learners: tuple[int, ...] = ()
 
+    def holds(self, member: int) -> bool:
+        return member in self.voters or member in self.learners
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -179,6 +182,8 @@ class Message(NamedTuple):
     reject_hint: int = 0
     snapshot: Snapshot | None = None
     context: bytes = b""
+    durable: int = 0
+    """Of a HEARTBEAT: committed and durable at the leader itself; its `index` is what the receiver acknowledged."""
 
 
 class Ready(NamedTuple):

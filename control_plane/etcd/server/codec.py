@@ -163,6 +163,7 @@ def message_to_wire(message: raft.Message) -> wire.Message:
         reject=message.reject,
         reject_hint=message.reject_hint,
         context=message.context,
+        durable=message.durable,
         **{"from": message.from_},  # type: ignore[arg-type]
     )
     add = out.entries.add
@@ -202,4 +203,5 @@ def message_from_wire(message: wire.Message) -> raft.Message:
         reject_hint=message.reject_hint,
         snapshot=snapshot,
         context=message.context,
+        durable=message.durable,
     )

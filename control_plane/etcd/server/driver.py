@@ -97,9 +97,13 @@ class Driver:
         self._wake.set()
 
     def step(self, messages: Sequence[raft.Message]) -> None:
-        """Messages of other members."""
-        for message in messages:
-            self.node.step(message)
+        """Messages of other members. Raises raft's InvariantViolated; then nothing more may come of this member."""
+        try:
+            for message in messages:
+                self.node.step(message)
+        except Exception:
+            self._failed = True
+            raise
         self._wake.set()
 
     def tick(self, now: float) -> None:
@@ -148,7 +152,7 @@ class Driver:
 
     async def run(self) -> None:
         """Until cancelled, or until something fails that a member cannot go on with."""
-        while True:
+        while not self._failed:
             if not self.node.has_ready():
                 self._wake.clear()
                 await self._wake.wait()

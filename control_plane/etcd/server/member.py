@@ -10,7 +10,7 @@ are looked after by the tick. Long-lived tasks: the driver's loop, one per peer,
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.message import Message
@@ -24,6 +24,7 @@ from control_plane.etcd.server.codec import Kind, encode_request
 from control_plane.etcd.server.config import MemberConfig
 from control_plane.etcd.server.corruption import CorruptionCheck
 from control_plane.etcd.server.driver import Driver
+from control_plane.etcd.server.handover import hand_over
 from control_plane.etcd.server.leasing import LeaseClock
 from control_plane.etcd.server.metrics.metrics import Metrics
 from control_plane.etcd.server.peer import DESCRIPTOR as PEER
@@ -32,21 +33,19 @@ from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
 from control_plane.etcd.server.presence import Presence, first_addresses
 from control_plane.etcd.server.reading import Reading
 from control_plane.etcd.server.reconfigure import Reconfiguration
-from control_plane.etcd.server.recovery import BackendFactory, default_backend, recover
+from control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, default_backend, recover
 from control_plane.etcd.server.services import services_of
 from control_plane.etcd.server.watch import WatchHub
 from control_plane.etcd.server.web import Web
 from control_plane.rpc import Context, Network, Server, Service
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import raft_pb2 as wire
-from storage.env import Env
+from storage.env import DiskError, Env
 from storage.mvcc import Change
 
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "member.lock"
-#: Ticks that a stopping leader waits for its heir.
-HAND_OVER_TICKS = 5
 #: Election timeouts without a leader after which streams that demand one are ended.
 LEADERLESS_TIMEOUTS = 3
 
@@ -183,33 +182,21 @@ class Member:
             await self._stopped.wait()
             return
         self._stopping = True
+        if isinstance(self.failure, raft.LostEntries):
+            with contextlib.suppress(DiskError):
+                await self._env.disk.write_atomic(LOST_FILE, str(self.failure).encode())
         if self._servers:
-            await self._hand_over_leadership()
+            if self.is_leader and not self.removed and self.failure is None:
+                await hand_over(self)
             self._driver.proposals.fail_all(errors.Stopped)
             self._driver.reads.fail_all(errors.Stopped)
             self.hub.fail_all(errors.Stopped())
         await self._end()
 
-    async def _hand_over_leadership(self) -> None:
-        """A leader that goes in order spares the others an election timeout, if one of them takes over soon."""
-        if not self.is_leader or self.removed or self.failure is not None:
-            return
-        progress = self.node.status().progress
-        heirs = [(p.match, i) for i, p in progress.items() if p.recent_active and not p.is_learner]
-        heirs = [heir for heir in heirs if heir[1] != self.member_id]
-        with contextlib.suppress(raft.TransferRefused, TimeoutError):
-            if heirs:
-                self.node.transfer_leader(max(heirs)[1])
-                self.wake()
-                async with asyncio.timeout(HAND_OVER_TICKS * self.config.tick_s):
-                    # Not only until it steps down: the heir may need its vote.
-                    while self.leader_id in (self.member_id, raft.NONE):
-                        await self.leader_changed()
-
     async def abort(self) -> None:
         """End as a killed process would: nothing is answered, committed or closed in order."""
         self._stopping = True
-        if self._driver is not None:
+        if hasattr(self, "_driver"):
             self._driver.abandon()
         await self._end()
 
@@ -240,10 +227,11 @@ class Member:
             self._fail(e)
 
     def _fail(self, error: Exception) -> None:
-        """The log or the store is broken: a member that cannot go on must not look alive."""
+        """Its log, its store or what it knows is broken: a member that cannot go on must not look alive."""
         if self._driver.abandoned or self.failure is not None:
             return
-        log.critical("member %s cannot go on: %s", self.config.name, error, exc_info=error)
+        trace = None if isinstance(error, raft.LostEntries) else error
+        log.critical("member %s cannot go on: %s", self.config.name, error, exc_info=trace)
         self.failure = error
         self._spawn(self.stop())
 
@@ -272,9 +260,8 @@ class Member:
 
     def _campaign_alone(self) -> None:
         """A lone voter need not wait for an election timeout."""
-        if self.machine.conf_state.voters == (self.member_id,) and self.node.leader == raft.NONE:
-            self.node.campaign()
-            self._driver.wake()
+        if self.machine.conf_state.voters == (self.member_id,) and self.leader_id == raft.NONE and self.node.campaign():
+            self.wake()
 
     def unreachable(self, peer: int) -> None:
         if not self._stopping:
@@ -315,7 +302,8 @@ class Member:
     # Input from peers
 
     def receive(self, messages: list[raft.Message], proposals: Iterable[bytes]) -> None:
-        self._driver.step(messages)
+        with self._vital():
+            self._driver.step(messages)
         for data in proposals:
             # What cannot be taken is dropped: the proposer learns it from the next leader's first entry.
             with contextlib.suppress(raft.ProposalDropped):
@@ -323,7 +311,22 @@ class Member:
         self._driver.wake()
 
     async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None:
-        await self._driver.receive_snapshot(message, chunks)
+        with self._vital():
+            await self._driver.receive_snapshot(message, chunks)
+
+    @contextlib.contextmanager
+    def _vital(self) -> Iterator[None]:
+        """Input to raft: what contradicts all that it knows ends the member, once, and not only one call."""
+        if self.failure is not None:
+            raise errors.Stopped
+        try:
+            yield
+        except raft.InvariantViolated as e:
+            self._fail(e)
+            raise errors.Stopped from e
+
+    def acknowledged(self, member_id: int, term: int) -> tuple[int, int]:
+        return self.node.acknowledged(member_id, term)
 
     # Time
 
@@ -341,12 +344,12 @@ class Member:
         self._ticks += 1
         try:
             self._driver.tick(now)
+            self._hasten_first_election()
         except Exception as e:
             self._fail(e)
             return
         if self.node.leader == raft.NONE:
             self._leaderless_ticks += 1
-            self._hasten_first_election()
             if self._leaderless_ticks == LEADERLESS_TIMEOUTS * self.config.election_ticks:
                 self.hub.fail_all(errors.NoLeader(), only_with_leader=True)
         else:
@@ -359,7 +362,7 @@ class Member:
     def _hasten_first_election(self) -> None:
         """A new cluster's first founder stands at once instead of after a timeout; pre-vote makes it harmless."""
         voters = self.machine.conf_state.voters
-        if self.node.term == 1 and voters and voters[0] == self.member_id and self._ticks % 2:
+        if self.node.term == 1 and self.leader_id == raft.NONE and voters[:1] == (self.member_id,) and self._ticks % 2:
             self.node.campaign()
 
     def propose_unwatched(self, kind: Kind, request: Message) -> None:
@@ -420,8 +423,7 @@ class Member:
             raise errors.Stopped
         if len(proposals) >= self.config.max_pending_proposals:
             raise errors.TooManyRequests
-        request_id = self.next_request_id()
-        data = encode_request(request_id, kind, request)
+        data = encode_request(request_id := self.next_request_id(), kind, request)
         if len(data) > self.config.max_message_bytes:
             raise errors.RequestTooLarge
         deadline = self._loop.time() + self.config.request_timeout_s

@@ -129,6 +129,9 @@ class _Link:
                 self._refused = self._refused + 1 if e.refused else 0
                 if e.details == REMOVED:
                     self._transport.owner.told_removed()
+            except Exception:
+                # Without this task the peer would never hear from this member again.
+                log.exception("the stream to %x at %s broke", self._peer, self.address)
             finally:
                 connection.close()
                 self._connection = None
@@ -289,6 +292,8 @@ class Receiver(Protocol):
 
     async def hash_kv(self, revision: int) -> pb.HashKVResponse: ...
 
+    def acknowledged(self, member_id: int, term: int) -> tuple[int, int]: ...
+
 
 class PeerService:
     """Answers the other members."""
@@ -351,10 +356,13 @@ class PeerService:
 
     async def Members(self, request: wire.MembersRequest, context: Context) -> wire.MembersResponse:
         self._permit(context)
+        term, index = self._member.acknowledged(request.asker, request.term) if request.asker else (0, 0)
         return wire.MembersResponse(
             cluster_id=self._member.cluster_id,
             members=self._member.members(),
             removed=self._member.removed_members(),
+            asker_term=term,
+            asker_index=index,
         )
 
     async def Claim(self, request: wire.Attributes, context: Context) -> wire.AttributesSet:

@@ -21,7 +21,7 @@ from control_plane.etcd.server.codec import (
     to_record,
 )
 from control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
-from control_plane.etcd.server.errors import RefusedToStart
+from control_plane.etcd.server.errors import DataLost, RefusedToStart
 from control_plane.etcd.server.peer import DESCRIPTOR
 from control_plane.rpc import Network, RpcError, Stub
 from proto.etcd.rpc_pb2 import Member
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 BackendFactory = Callable[[Disk], Backend]
 STORE_DIRECTORY = "mvcc"
+#: Says why, in the data directory of a member that lost what it acknowledged: it never starts again.
+LOST_FILE = "data-lost"
 PROBE_TIMEOUT_S = 1.0
 #: How often a joining member asks the others before it gives up, and how long it waits between.
 JOIN_ATTEMPTS = 20
@@ -69,14 +71,13 @@ async def recover(
     config: MemberConfig, env: Env, network: Network, backend_factory: BackendFactory, notify: Notify
 ) -> Recovery:
     """Open or make the data directory (locked by the caller). Raises RefusedToStart and the storage's errors."""
+    if env.disk.exists(LOST_FILE):
+        raise DataLost(env.disk.read(LOST_FILE).decode(errors="replace"))
     if Wal.exists(env.disk):
         wal, recovered = await Wal.open(env.disk, segment_bytes=config.wal_segment_bytes)
         identity = wire.Identity.FromString(recovered.metadata)
     elif env.disk.exists(STORE_DIRECTORY):
-        raise RefusedToStart(
-            "there is a store in this data directory but no log: it was lost, and with it what this member had "
-            "acknowledged; remove it from the cluster, delete its data directory and add it again"
-        )
+        raise DataLost("there is a store in this data directory but no log: it was lost")
     else:
         identity = await _new_identity(config, network)
         metadata = identity.SerializeToString()
@@ -98,6 +99,10 @@ async def recover(
         machine = _open_machine(config, env.disk, backend_factory, snapshots, recovered.snapshot, notify)
         try:
             storage = _raft_storage(recovered, machine)
+            lost = await _lost(config, network, identity, storage, machine)
+            if lost:
+                await env.disk.write_atomic(LOST_FILE, lost.encode())
+                raise DataLost(lost)
             log_bytes = storage.payload_bytes
             shorten(storage, machine, config)
         except BaseException:
@@ -169,9 +174,9 @@ def _raft_storage(recovered: Recovered, machine: StateMachine) -> raft.MemorySto
     entries = [from_record(r) for r in recovered.entries]
     last = entries[-1].index if entries else mark.index
     if applied.index > last:
-        raise RefusedToStart(
+        raise DataLost(
             f"the store holds the effect of entry {applied.index} but the log ends at {last}: the log was lost or "
-            "replaced; remove this member from the cluster, delete its data directory and add it again"
+            "replaced"
         )
     state = decode_hard_state(recovered.hard_state or b"")
     terms = max(state.term, mark.term, entries[-1].term if entries else 0)
@@ -185,6 +190,30 @@ def _raft_storage(recovered: Recovered, machine: StateMachine) -> raft.MemorySto
         hard_state=raft.HardState(terms, vote, max(state.commit, applied.index, mark.index)),
         conf_state=conf_state,
     )
+
+
+async def _lost(
+    config: MemberConfig,
+    network: Network,
+    identity: wire.Identity,
+    storage: raft.MemoryStorage,
+    machine: StateMachine,
+) -> str:
+    """Before a member votes or serves: what it lost of that which the others saw it acknowledge; empty if nothing.
+
+    Members whose processes all ended meanwhile know nothing of each other; what only they saw is not found out.
+    """
+    own, term, last = identity.member_id, storage.hard_state.term, storage.last_index()
+    urls = {u for n, u in config.initial_cluster.items() if n != config.name}
+    urls |= {u for m in machine.members.all() if own != m.ID for u in m.peerURLs}
+    request = wire.MembersRequest(asker=own, term=term)
+    for answer in await _ask_all(network, sorted(map(address_of, urls)), request):
+        if answer.cluster_id == identity.cluster_id and (answer.asker_term > term or answer.asker_index > last):
+            return (
+                f"this member was in term {answer.asker_term} and had acknowledged entry {answer.asker_index}, but its "
+                f"data is of term {term} and ends at entry {last}: it was put back to an older state"
+            )
+    return ""
 
 
 def shorten(storage: raft.MemoryStorage, machine: StateMachine, config: MemberConfig) -> None:
@@ -237,25 +266,28 @@ def _check_may_found(config: MemberConfig, own: int, answer: wire.MembersRespons
         )
 
 
-def _lost_directory(config: MemberConfig, own: int) -> RefusedToStart:
-    return RefusedToStart(
+def _lost_directory(config: MemberConfig, own: int) -> DataLost:
+    return DataLost(
         f"member {own:x} ({config.name}) has taken part already but its data directory is empty: it could forget "
-        "what it acknowledged; remove it from the cluster, add it as a new member, and start that"
+        "what it acknowledged"
     )
 
 
-async def _ask(network: Network, address: str) -> wire.MembersResponse | None:
+async def _ask(network: Network, address: str, request: wire.MembersRequest) -> wire.MembersResponse | None:
     stub = Stub(network.channel(address), DESCRIPTOR)
     try:
-        answer: wire.MembersResponse = await stub.Members(wire.MembersRequest(), timeout=PROBE_TIMEOUT_S)
+        answer: wire.MembersResponse = await stub.Members(request, timeout=PROBE_TIMEOUT_S)
     except RpcError as e:
         log.debug("no answer from %s: %s", address, e)
         return None
     return answer
 
 
-async def _ask_all(network: Network, addresses: list[str]) -> list[wire.MembersResponse]:
-    answers = await asyncio.gather(*(_ask(network, a) for a in addresses))
+async def _ask_all(
+    network: Network, addresses: list[str], request: wire.MembersRequest | None = None
+) -> list[wire.MembersResponse]:
+    request = request or wire.MembersRequest()
+    answers = await asyncio.gather(*(_ask(network, a, request) for a in addresses))
     return [a for a in answers if a is not None]
 
 

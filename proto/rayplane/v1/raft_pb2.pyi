@@ -40,7 +40,7 @@ class Snapshot(_message.Message):
     def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., conf_state: _Optional[_Union[ConfState, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Message(_message.Message):
-    __slots__ = ("type", "to", "term", "log_term", "index", "entries", "commit", "reject", "reject_hint", "context", "snapshot")
+    __slots__ = ("type", "to", "term", "log_term", "index", "entries", "commit", "reject", "reject_hint", "context", "snapshot", "durable")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class Message(_message.Message):
     REJECT_HINT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     type: int
     to: int
     term: int
@@ -64,7 +65,8 @@ class Message(_message.Message):
     reject_hint: int
     context: bytes
     snapshot: Snapshot
-    def __init__(self, type: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., log_term: _Optional[int] = ..., index: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., commit: _Optional[int] = ..., reject: _Optional[bool] = ..., reject_hint: _Optional[int] = ..., context: _Optional[bytes] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., **kwargs) -> None: ...
+    durable: int
+    def __init__(self, type: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., log_term: _Optional[int] = ..., index: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., commit: _Optional[int] = ..., reject: _Optional[bool] = ..., reject_hint: _Optional[int] = ..., context: _Optional[bytes] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., durable: _Optional[int] = ..., **kwargs) -> None: ...
 
 class Batch(_message.Message):
     __slots__ = ("cluster_id", "to", "messages", "proposals")
@@ -122,18 +124,26 @@ class RemainingResponse(_message.Message):
     def __init__(self, remaining: _Optional[int] = ...) -> None: ...
 
 class MembersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("asker", "term")
+    ASKER_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    asker: int
+    term: int
+    def __init__(self, asker: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class MembersResponse(_message.Message):
-    __slots__ = ("cluster_id", "members", "removed")
+    __slots__ = ("cluster_id", "members", "removed", "asker_term", "asker_index")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    ASKER_TERM_FIELD_NUMBER: _ClassVar[int]
+    ASKER_INDEX_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     members: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
     removed: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, cluster_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ..., removed: _Optional[_Iterable[int]] = ...) -> None: ...
+    asker_term: int
+    asker_index: int
+    def __init__(self, cluster_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ..., removed: _Optional[_Iterable[int]] = ..., asker_term: _Optional[int] = ..., asker_index: _Optional[int] = ...) -> None: ...
 
 class Attributes(_message.Message):
     __slots__ = ("id", "name", "client_urls", "peer_urls")
