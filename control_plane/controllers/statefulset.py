@@ -39,6 +39,7 @@ from control_plane.controllers.statefulset_identity import (
     ordinal_of,
     pod_for,
     retention_patches,
+    sets_of_claim,
 )
 from control_plane.controllers.templates import is_available, next_available, replica_changed
 
@@ -53,6 +54,24 @@ def _pod_keys(pod: Object, view: View) -> Iterable[str]:
     return orphan_matches(view, SETS, pod)
 
 
+def _claim_keys(claim: Object, view: View) -> Iterable[str]:
+    """The set whose name and template a claim has: caches of pods and claims need not be of one moment."""
+    for template, name in sets_of_claim(claim):
+        sts = view.get(SETS, meta.namespace(claim), name)
+        if sts is not None and any(
+            t["metadata"]["name"] == template for t in meta.spec(sts).get("volumeClaimTemplates") or ()
+        ):
+            yield meta.key(sts)
+
+
+def _claim_changed(old: Object, new: Object) -> bool:
+    return (
+        meta.metadata(old).get("ownerReferences") != meta.metadata(new).get("ownerReferences")
+        or meta.is_deleting(old) != meta.is_deleting(new)
+        or meta.uid(old) != meta.uid(new)
+    )
+
+
 class StatefulSetController(BaseController):
     name = "statefulset"
     component = "statefulset-controller"
@@ -62,7 +81,7 @@ class StatefulSetController(BaseController):
             Watch(SETS),
             Watch("pods", _pod_keys, delay_s=coalesce_s / 2, changed=replica_changed),
             Watch(history.REVISIONS, _owner, delay_s=coalesce_s),
-            Watch(CLAIMS, None),
+            Watch(CLAIMS, _claim_keys, delay_s=coalesce_s, changed=_claim_changed),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:

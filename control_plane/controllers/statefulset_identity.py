@@ -28,8 +28,13 @@ def claim_name(template: Mapping[str, Any], sts: Object, ordinal: int) -> str:
 
 
 def claims_for(sts: Object, ordinal: int) -> list[Object]:
-    """The claims of one pod, to be created once and kept."""
+    """The claims of one pod, to be created once and kept.
+
+    A claim that is to go with the set is owned by it from birth: the set, or this controller, may be gone before there
+    could be a second write.
+    """
     found = []
+    goes_with_set = _policy(sts).get("whenDeleted") == "Delete"
     selector = (meta.spec(sts).get("selector") or {}).get("matchLabels") or {}
     for template in meta.spec(sts).get("volumeClaimTemplates") or ():
         source = template.get("metadata") or {}
@@ -40,6 +45,8 @@ def claims_for(sts: Object, ordinal: int) -> list[Object]:
         }
         if source.get("annotations"):
             own["annotations"] = dict(source["annotations"])
+        if goes_with_set:
+            own["ownerReferences"] = [meta.owner_reference(sts, controller=False, block=False)]
         found.append(
             {
                 "apiVersion": "v1",
@@ -49,6 +56,20 @@ def claims_for(sts: Object, ordinal: int) -> list[Object]:
             }
         )
     return found
+
+
+def sets_of_claim(claim: Object) -> list[tuple[str, str]]:
+    """(template, set) that a claim's name may have been made of; names may hold dashes too."""
+    stem, _, ordinal = meta.name(claim).rpartition("-")
+    if not ordinal.isdigit():
+        return []
+    cuts = [at for at, letter in enumerate(stem) if letter == "-"]
+    return [(stem[:at], stem[at + 1 :]) for at in cuts]
+
+
+def _policy(sts: Object) -> Mapping[str, Any]:
+    policy: Mapping[str, Any] = meta.spec(sts).get("persistentVolumeClaimRetentionPolicy") or {}
+    return policy
 
 
 def pod_for(sts: Object, revision: Object, ordinal: int) -> Object:
@@ -86,18 +107,20 @@ def retention_patches(sts: Object, pods: Mapping[int, Object], ordinals: range, 
     A claim that is to go with the set is owned by the set, one that is to go when scaled down is owned by the pod
     that leaves; the garbage collector does the rest.
     """
-    policy = meta.spec(sts).get("persistentVolumeClaimRetentionPolicy") or {}
+    policy = _policy(sts)
     on_delete, on_scale = policy.get("whenDeleted") == "Delete", policy.get("whenScaled") == "Delete"
+    templates = meta.spec(sts).get("volumeClaimTemplates") or ()
     patches = []
-    for ordinal, pod in sorted(pods.items()):
-        for wanted in claims_for(sts, ordinal):
-            found = view.get(CLAIMS, meta.namespace(wanted), meta.name(wanted))
+    for ordinal in sorted({*pods, *ordinals}) if templates else ():
+        pod = pods.get(ordinal)
+        for template in templates:
+            found = view.get(CLAIMS, meta.namespace(sts), claim_name(template, sts, ordinal))
             if found is None or meta.is_deleting(found):
                 continue
             refs = meta.metadata(found).get("ownerReferences") or []
-            ours = {meta.uid(sts), meta.uid(pod)}
+            ours = {meta.uid(sts), meta.uid(pod) if pod is not None else ""}
             kept = [ref for ref in refs if ref.get("uid") not in ours]
-            if ordinal not in ordinals and on_scale:
+            if pod is not None and ordinal not in ordinals and on_scale:
                 kept.append(meta.owner_reference(pod, controller=False, block=False))
             elif on_delete:
                 kept.append(meta.owner_reference(sts, controller=False, block=False))

@@ -219,6 +219,80 @@ def test_claim_retention_policy(scaled: str) -> None:
     assert (cluster.list(CLAIMS), cluster.list("pods"), cluster.list(REVISIONS)) == ([], [], [])
 
 
+class Killed(Exception):
+    """The controllers' process is killed between two writes."""
+
+
+def killed_after(writes: int, cluster: Cluster) -> None:
+    """Let the set come up and scale; the controllers die with the write of this number, and start anew."""
+    left = writes
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    cluster.listeners.append(count)
+    try:
+        cluster.converge()
+        cluster.change(SETS, "db", spec={"replicas": 1})
+        cluster.converge()
+    except Killed:
+        pass
+    cluster.listeners.remove(count)
+    cluster.queue.clear()
+
+
+def started_anew(cluster: Cluster) -> None:
+    for resource, pool in cluster.objects.items():
+        for obj in [*pool.values()]:
+            cluster._dispatch(resource, "ADDED", None, obj)
+
+
+@pytest.mark.parametrize("scaled", ["Retain", "Delete"])
+def test_claims_have_owners_whenever_the_controllers_die(scaled: str) -> None:
+    """The set may be deleted at any moment, between any two writes: its claims go with it."""
+    for writes in range(2, 80):
+        collector = GarbageCollector(["pods", SETS, CLAIMS, REVISIONS])
+        cluster = Cluster(StatefulSetController(), collector)
+        policy = {"whenDeleted": "Delete", "whenScaled": scaled}
+        create(cluster, persistentVolumeClaimRetentionPolicy=policy, podManagementPolicy="Parallel")
+        killed_after(writes, cluster)
+        sts = cluster.get(SETS, "default", "db")
+        assert sts
+        cluster.delete(SETS, sts)
+        started_anew(cluster)
+        cluster.converge()
+        assert (cluster.list(CLAIMS), cluster.list("pods"), cluster.list(REVISIONS)) == ([], [], []), writes
+
+
+def test_a_claim_without_its_pod_gets_its_owner(cluster: Cluster) -> None:
+    create(cluster, replicas=2)
+    cluster.converge()
+    for pod in cluster.pods():
+        cluster.remove("pods", pod)
+    cluster.change(SETS, "db", spec={"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}})
+    cluster.step()
+    while not cluster.pods():
+        assert cluster.step()
+    owners = [meta.metadata(c).get("ownerReferences") or [{}] for c in cluster.list(CLAIMS)]
+    assert [refs[0].get("kind") for refs in owners] == ["StatefulSet"] * 2
+
+
+def test_a_claim_that_is_seen_late_gets_its_owner(cluster: Cluster) -> None:
+    """Caches of pods and claims are not of one moment: a claim may show after the last event of its pod."""
+    create(cluster, replicas=1, persistentVolumeClaimRetentionPolicy={"whenDeleted": "Delete"})
+    cluster.converge()
+    claim = cluster.list(CLAIMS)[0]
+    hidden = {**claim, "metadata": {k: v for k, v in claim["metadata"].items() if k != "ownerReferences"}}
+    cluster.objects[CLAIMS].clear()
+    cluster.settle()
+    cluster._store(CLAIMS, hidden)
+    cluster.settle()
+    assert meta.metadata(cluster.list(CLAIMS)[0])["ownerReferences"][0]["kind"] == "StatefulSet"
+
+
 @given(st.data())
 @settings(max_examples=30, deadline=None)
 def test_order_holds_whatever_happens(data: st.DataObject) -> None:
