@@ -22,7 +22,7 @@ class Budget:
     depth: int = 128
     """Objects and arrays inside each other; below what orjson writes (254) and Python's stack takes."""
 
-    values: int = 200_000
+    values: int = 100_000
     """Objects, arrays, texts, numbers; an object of etcd's 1.5 MiB seldom has a tenth of them."""
 
     yaml_directives: int = 100

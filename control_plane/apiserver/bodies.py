@@ -78,6 +78,20 @@ def check_same(info: ResourceInfo, new: dict[str, Any], old: dict[str, Any]) -> 
         raise Conflict.of(info.plural, old["name"], cause, group=info.group)
 
 
+# Kinds whose DELETE answers with the object that is gone instead of a Status.
+RETURNS_DELETED = frozenset(
+    {
+        "pods",
+        "podtemplates",
+        "services",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "serviceaccounts",
+    }
+)
+
+
 def deleted_status(info: ResourceInfo, o: Object) -> Object:
     """The Status that tells of an object that is gone."""
     details: dict[str, Any] = {"name": o["metadata"]["name"]}

@@ -36,6 +36,7 @@ from control_plane.apiserver import custom, custom_schema
 from control_plane.apiserver.admission import Admission, AdmissionRequest
 from control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
 from control_plane.apiserver.bodies import (
+    RETURNS_DELETED,
     check_same,
     deleted_status,
     fields_of_others,
@@ -44,6 +45,7 @@ from control_plane.apiserver.bodies import (
     wrong_name,
 )
 from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.heavy import Heavy
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, Kinds
 from control_plane.apiserver.leases import EventLeases
@@ -59,18 +61,6 @@ _NEEDS_VERSION = frozenset(
         "leases.coordination.k8s.io",
         "poddisruptionbudgets.policy",
         "customresourcedefinitions.apiextensions.k8s.io",
-    }
-)
-# Kinds whose DELETE answers with the object that is gone instead of a Status.
-_RETURNS_DELETED = frozenset(
-    {
-        "pods",
-        "podtemplates",
-        "services",
-        "persistentvolumes",
-        "persistentvolumeclaims",
-        "resourcequotas",
-        "serviceaccounts",
     }
 )
 
@@ -98,14 +88,16 @@ class Writer:
         self._admission = admission
         self._env = env
         self._leases = leases
+        self._heavy = Heavy(env)
 
     # --- create -------------------------------------------------------------------------------
 
     async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         """Store a new object. Raises what decoding, admission, validation and storage refuse."""
         info = target.info
-        decoded = self.decode(info, body, content_type, options)
-        return await self.create_object(user, target, decoded.object, options, warnings=decoded.warnings)
+        size = len(body)
+        decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
+        return await self.create_object(user, target, decoded.object, options, warnings=decoded.warnings, size=size)
 
     def decode(self, info: ResourceInfo, body: bytes, content_type: str, options: WriteOptions) -> decoding.Decoded:
         """A body of the resource's kind."""
@@ -126,12 +118,13 @@ class Writer:
         options: WriteOptions,
         *,
         warnings: list[str] | None = None,
+        size: int = 0,
     ) -> Answer:
-        """As `create`, with an object of the requested form that the callee may change."""
+        """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known."""
         info = target.info
         meta = self._new_metadata(target, o)
         prefix = meta.get("generateName") if not meta.get("name") else ""
-        self._default(info, o)
+        await self._heavy.run(size, self._default, info, o)
         stored_info = self._kinds.stored(info)
         stored = self._kinds.to_stored(info, o)
         # What a try has changed must not leak into the next: keep the object as it was asked for.
@@ -139,7 +132,7 @@ class Writer:
         request = AdmissionRequest(
             CREATE, stored_info, user, meta.get("namespace") or "", meta.get("name") or "", stored
         )
-        request.dry_run, request.manager = options.dry_run, options.manager
+        request.dry_run, request.manager, request.size = options.dry_run, options.manager, size
         tries = _NAME_TRIES if prefix else 1
         for left in range(tries - 1, -1, -1):
             if prefix:
@@ -167,11 +160,11 @@ class Writer:
         strategy.prepare_for_create(o, info)
         if info.name == CRDS:
             custom.complete(o, self._env.timestamp())
-        errors = validation.validate_create(o, info) + self._extra_errors(o, info)
+        errors = await self._heavy.run(request.size, self._create_errors, o, info)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         await self._admission.validate(request)
-        self._track(None, o, info, request)
+        await self._heavy.run(request.size, self._track, None, o, info, request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
         async with self._admission.turn(request):
@@ -231,8 +224,8 @@ class Writer:
 
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         """Replace an object (or its status) by the one in the body."""
-        info = target.info
-        decoded = self.decode(info, body, content_type, options)
+        info, size = target.info, self._size(target, body)
+        decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
         asked: Object | None = decoded.object
         meta: dict[str, Any] = decoded.object.setdefault("metadata", {})
         set_namespace(target, meta)
@@ -247,9 +240,17 @@ class Writer:
         async def make(_: Object) -> Object:
             nonlocal asked
             first, asked = asked, None
-            return first if first is not None else self.decode(info, body, content_type, options).object
+            if first is None:
+                first = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
+            return first
 
-        return await self.change(user, target, make, options, warnings=decoded.warnings)
+        return await self.change(user, target, make, options, warnings=decoded.warnings, size=size)
+
+    def _size(self, target: Target, body: bytes) -> int:
+        """Bytes of the larger of a body and, where it is known, the stored object."""
+        cache = self._hub.peek(self._kinds.stored(target.info))
+        known = cache.get(target.namespace, target.name) if cache is not None else None
+        return max(len(body), len(known.json) if known is not None else 0)
 
     async def patch(
         self, user: User, target: Target, kind: patching.PatchKind, body: bytes, options: WriteOptions
@@ -257,12 +258,12 @@ class Writer:
         """Change an object by a patch; run again after a race unless the patch names a version."""
         if kind == "apply":
             return await self._apply(user, target, body, options)
-        info = target.info
-        document = patching.parse_patch(kind, body)
+        info, size = target.info, self._size(target, body)
+        document = await self._heavy.run(size, patching.parse_patch, kind, body)
         definition = self._kinds.definition(info)
         warnings: list[str] = []
 
-        async def make(current: Object) -> Object:
+        def patched(current: Object) -> Object:
             new = patching.apply_patch(kind, current, document, definition)
             found = decoding.conform_patched(
                 new,
@@ -279,16 +280,23 @@ class Writer:
                 raise BadRequest("apiVersion and kind cannot be changed by a patch")
             return new
 
-        answer = await self.change(user, target, make, options)
+        async def make(current: Object) -> Object:
+            return await self._heavy.run(size, patched, current)
+
+        answer = await self.change(user, target, make, options, size=size)
         answer.warnings = [*warnings, *answer.warnings]
         return answer
 
     async def _apply(self, user: User, target: Target, body: bytes, options: WriteOptions) -> Answer:
         """Server-side apply: make the object have the fields of the body, and own them."""
         info, definition = target.info, self._kinds.definition(target.info)
-        config = patching.parse_patch("apply", body)
-        mode = validation_mode(options.field_validation)
-        warnings = decoding.conform_patched(config, definition, field_validation=mode)
+        mode, size = validation_mode(options.field_validation), self._size(target, body)
+
+        def parsed() -> tuple[Object, list[str]]:
+            config = patching.parse_patch("apply", body)
+            return config, decoding.conform_patched(config, definition, field_validation=mode)
+
+        config, warnings = await self._heavy.run(size, parsed)
         if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
             raise BadRequest(
                 f"the object to apply must be a {info.kind} of {info.api_version}, "
@@ -313,17 +321,18 @@ class Writer:
             )
 
         async def make(current: Object) -> Object:
-            return merged(current)
+            return await self._heavy.run(size, merged, current)
 
         untracked = replace(options, field_manager="", user_agent="")
         try:
-            answer = await self.change(user, target, make, untracked)
+            answer = await self.change(user, target, make, untracked, size=size)
         except NotFound:
             if target.subresource:
                 raise
             # Validated before the namespace is looked for, and then made like any other object.
             place = Target(info, target.namespace)
-            answer = await self.create_object(user, place, merged(None), untracked)
+            made = await self._heavy.run(size, merged, None)
+            answer = await self.create_object(user, place, made, untracked, size=size)
         answer.warnings = [*warnings, *answer.warnings]
         return answer
 
@@ -354,6 +363,7 @@ class Writer:
         prepare: Prepare | None = None,
         warnings: list[str] | None = None,
         status: bool | None = None,
+        size: int = 0,
     ) -> Answer:
         """The common part of all changes: `make` gives the wanted object in the requested form.
 
@@ -377,7 +387,7 @@ class Writer:
             wanted = await make(self._kinds.from_stored(info, entry.fresh_object()))
             request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
             request.subresource, request.dry_run = target.subresource, options.dry_run
-            request.manager = options.manager
+            request.manager, request.size = options.manager, size
             new = await self._changed(target, request, chosen, status=status)
             found[:] = request.warnings
             write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
@@ -405,7 +415,7 @@ class Writer:
         assert old is not None
         meta = wanted["metadata"]
         check_same(info, meta, old["metadata"])
-        self._default(info, wanted)
+        await self._heavy.run(request.size, self._default, info, wanted)
         new = request.object = self._kinds.to_stored(info, wanted)
         meta = new["metadata"]
         prepare(new, old, stored)
@@ -414,19 +424,24 @@ class Writer:
             custom.complete(new, self._env.timestamp())
         await self._admission.admit(request)
         new = request.object
-        self._track(old, new, stored, request)
-        if status:
-            errors = validation.validate_metadata_update(new, old)
-        else:
-            errors = validation.validate_update(new, old, stored)
-        if not status or info.custom:
-            errors += self._extra_errors(new, stored)
+        await self._heavy.run(request.size, self._track, old, new, stored, request)
+        errors = await self._heavy.run(request.size, self._update_errors, new, old, stored, status)
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
         await self._admission.validate(request)
         if not status:
             await self._admission.reserve(request)
         return new
+
+    def _create_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
+        return validation.validate_create(o, info) + self._extra_errors(o, info)
+
+    def _update_errors(self, new: Object, old: Object, stored: ResourceInfo, status: bool) -> list[FieldError]:
+        if status:
+            errors = validation.validate_metadata_update(new, old)
+        else:
+            errors = validation.validate_update(new, old, stored)
+        return errors + self._extra_errors(new, stored) if not status or stored.custom else errors
 
     # --- delete -------------------------------------------------------------------------------
 
@@ -471,7 +486,7 @@ class Writer:
         else:
             o = entry.object
             json = self._kinds.json(info, entry)
-        if not removed or info.name in _RETURNS_DELETED:
+        if not removed or info.name in RETURNS_DELETED:
             return Answer(json)
         return Answer(orjson.dumps(deleted_status(info, o)))
 

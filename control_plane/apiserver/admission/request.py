@@ -26,6 +26,8 @@ class AdmissionRequest:
     dry_run: bool = False
     manager: str = ""
     """Who is recorded as the manager of changed fields; empty: nobody."""
+    size: int = 0
+    """Bytes of the document, where it is known to be large."""
     guards: list[rpc_pb2.Compare] = field(default_factory=list)
     effects: list[rpc_pb2.RequestOp] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
