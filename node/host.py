@@ -11,6 +11,7 @@ from control_plane.api.errors import ApiError
 from control_plane.api.meta import Object
 from control_plane.client import ApiClient, EventRecorder, Informer
 from control_plane.rpc import Network, Service
+from node import callers
 from node.config import PROCESS, NodeHostConfig
 from node.errors import ConfigError, NotHere
 from node.heartbeats import Heartbeats
@@ -79,7 +80,7 @@ class NodeHost:
         stack.push_async_callback(self.nodes.stop)
         self.volumes = VolumeBackends(self)
         services = [
-            Service(node_pb2.DESCRIPTOR.services_by_name["Node"], NodeService(self)),
+            Service(node_pb2.DESCRIPTOR.services_by_name["Node"], NodeService(self), callers=callers.NODE),
             *self.volumes.services(),
         ]
         server = await self.network.serve(self.config.address, services)

@@ -15,6 +15,7 @@ from control_plane.api import meta, quantity
 from control_plane.api.errors import ApiError, NotFound
 from control_plane.api.meta import Object
 from control_plane.rpc import RpcError, Service, Stub
+from node import callers
 from node.errors import MountError
 from node.lifecycle import Suspended
 from node.projections import mount_failed
@@ -43,7 +44,6 @@ LOCAL = "rayplane.io/local"
 REPLICATED = "rayplane.io/replicated"
 VERSION = "1.0.0"
 T = TypeVar("T")
-_CSI = ("Identity", "Controller", "Node")
 
 
 class VolumeBackends:
@@ -77,8 +77,8 @@ class VolumeBackends:
         driver = CsiDriver({LOCAL: self._local, REPLICATED: self._replicated}, version=VERSION)
         replicas = volumes_pb2.DESCRIPTOR.services_by_name["VolumeReplica"]
         return [
-            *(Service(csi_pb2.DESCRIPTOR.services_by_name[name], driver) for name in _CSI),
-            Service(replicas, ReplicaService(self._stores)),
+            *(Service(csi_pb2.DESCRIPTOR.services_by_name[n], driver, callers=c) for n, c in callers.CSI.items()),
+            Service(replicas, ReplicaService(self._stores), callers=callers.VOLUME_REPLICA),
         ]
 
     # --- pods -------------------------------------------------------------------------------------

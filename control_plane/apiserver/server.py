@@ -11,7 +11,7 @@ from control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
 from control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService
 from control_plane.apiserver.registry import ObjectRegistry
 from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import Network, Server, Service
+from control_plane.rpc import EVERYONE, Network, Server, Service, each
 from proto.rayplane.v1 import objects_pb2
 from storage.env import Env
 
@@ -26,6 +26,7 @@ _CORE = (
     "limitranges",
     "priorityclasses.scheduling.k8s.io",
 )
+_OBJECTS_METHODS = ("Get", "List", "Create", "Update", "Patch", "Delete", "DeleteCollection", "Batch", "Watch")
 _START_PAUSE_S = 0.2
 
 
@@ -72,8 +73,10 @@ class ApiServer:
             Service(
                 _SERVICES["Objects"],
                 ObjectsService(self.registry, timeout_s=self.config.timing.request_timeout_s),
+                # Who may do what with which object is the authorizer's to say.
+                callers=each(EVERYONE, *_OBJECTS_METHODS),
             ),
-            Service(_SERVICES["Discovery"], DiscoveryService(self.endpoints)),
+            Service(_SERVICES["Discovery"], DiscoveryService(self.endpoints), callers=each(EVERYONE, "Endpoints")),
         ]
         self._server = await self._network.serve(self.config.grpc_address, services)
         self.grpc_address = self._advertised(self._server.address)

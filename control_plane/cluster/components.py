@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.pki import MEMBERS_GROUP, Secrets
+from control_plane.cluster.pki import Secrets
 from control_plane.cluster.topology import Instance, Role, Topology
 from control_plane.rpc import Network
 from control_plane.rpc.tls import Credentials
@@ -17,10 +17,6 @@ from storage.env import Env
 
 if TYPE_CHECKING:
     from control_plane.etcd.server import MemberConfig
-
-
-# Groups whose certificates etcd members accept: administrators with API servers and supervisor, and the members.
-ETCD_CALLERS = frozenset({"system:masters", MEMBERS_GROUP})
 
 
 class Component(Protocol):

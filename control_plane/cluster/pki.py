@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from control_plane.apiserver import encryption
 from control_plane.cluster.topology import Instance, Role
 from control_plane.rpc import Identity
+from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, MEMBERS, NODES
 from control_plane.rpc.tls import Authority, Credentials
 from storage.env.private import make_private_dir, write_private
 
-MEMBERS_GROUP = "system:etcd-members"
 ENCRYPTION_FILE = "encryption.yaml"
 
 
@@ -69,18 +69,20 @@ def identity_of_actor(instance: Instance) -> Identity:
     """As whom an actor calls."""
     match instance.role:
         case Role.MEMBER:
-            return Identity(f"system:etcd:{instance.name}")
+            return Identity(f"system:etcd:{instance.name}", (MEMBERS,))
         case Role.APISERVER:
-            return Identity("system:apiserver", ("system:masters",))
+            return Identity("system:apiserver", (API_SERVERS,))
         case Role.SCHEDULER:
             return Identity("system:kube-scheduler")
         case Role.CONTROLLERS:
-            return Identity("system:kube-controller-manager")
+            return Identity(CONTROLLER_MANAGER)
         case Role.NODE_HOST:
             first = instance.nodes[0] if instance.nodes else instance.name
-            return Identity(f"system:node:{first}", ("system:nodes",))
-        case Role.LOAD_BALANCER | Role.SUPERVISOR:
-            return Identity(f"system:rayplane:{instance.name}", ("system:masters",))
+            return Identity(f"system:node:{first}", (NODES,))
+        case Role.LOAD_BALANCER:
+            return Identity(f"system:rayplane:{instance.name}")
+        case Role.SUPERVISOR:
+            return Identity(f"system:rayplane:{instance.name}", (MASTERS,))
 
 
 def issue(authority: Authority, instance: Instance, service_address: str) -> Credentials:

@@ -30,7 +30,7 @@ from control_plane.cluster.ports import free_port
 from control_plane.cluster.starting import Starter
 from control_plane.cluster.state import ClusterState
 from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
-from control_plane.rpc import Context, Network, RpcError, Server, Service
+from control_plane.rpc import ADMINISTRATORS, Context, Network, RpcError, Server, Service, each
 from proto.rayplane.v1 import supervisor_pb2 as pb
 from storage.env import Disk
 
@@ -131,7 +131,11 @@ class Supervisor:
     async def start(self) -> None:
         self._recall()
         self._claim = await asyncio.start_server(_hang_up, *self._spec.plan.claim_address)
-        service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self)
+        service = Service(
+            pb.DESCRIPTOR.services_by_name["Supervisor"],
+            self,
+            callers=each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"),
+        )
         self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
         self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
 

@@ -25,6 +25,7 @@ import uvloop
 from control_plane.etcd.flags import UsageError, election_ticks, parse_cluster, parse_duration, parse_url
 from control_plane.etcd.flags import with_bare_booleans as bare
 from control_plane.etcd.server import Member, MemberConfig, RefusedToStart
+from control_plane.rpc import EVERYONE
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Credentials
 from storage.env import DiskError, Env, LocalDisk, SystemClock, failpoints, settle_heap
@@ -148,6 +149,9 @@ def member(
         cluster_state=initial_cluster_state,
         scheme=urls.client_scheme,
         advertise_client_url=_advertised("advertise-client-urls", advertise_client_urls),
+        # As in etcd: an authority that is given here signs for nobody else.
+        client_callers=EVERYONE,
+        peer_callers=EVERYONE,
         tick_s=heartbeat_interval / 1000,
         election_ticks=election_ticks(heartbeat_interval, election_timeout),
         snapshot_count=snapshot_count,

@@ -1,16 +1,20 @@
 """How components meet: services found by their protobuf descriptor, called over gRPC or in memory.
 
 Owns the `Network` seam (real gRPC, an in-memory fabric for simulation and for components of one process), TLS
-material, caller identity, and the one error type of calls. Does not own any service. A handler runs as its own
-task on the server's event loop; stopping a server cancels the handlers that are left.
+material, caller identity, who may call what, and the one error type of calls. Does not own any service. A handler
+runs as its own task on the server's event loop; stopping a server cancels the handlers that are left.
 """
 
+from control_plane.rpc.callers import ADMINISTRATORS, EVERYONE, Callers, Identity, each
 from control_plane.rpc.errors import RpcError
 from control_plane.rpc.network import Channel, Network, Server, Stub, Traffic, WebHandler
-from control_plane.rpc.service import Context, Encoded, Identity, Method, Service, methods_of
+from control_plane.rpc.service import Context, Encoded, Method, Service, methods_of
 from control_plane.rpc.tls import identity_of_transport
 
 __all__ = [
+    "ADMINISTRATORS",
+    "EVERYONE",
+    "Callers",
     "Channel",
     "Context",
     "Encoded",
@@ -23,6 +27,7 @@ __all__ = [
     "Stub",
     "Traffic",
     "WebHandler",
+    "each",
     "identity_of_transport",
     "methods_of",
 ]

@@ -11,12 +11,13 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from control_plane.rpc import grpc_wire as wire
+from control_plane.rpc.callers import Callers, Identity
 from control_plane.rpc.connection_io import ConnectionIO
 from control_plane.rpc.errors import RpcError, error_of
 from control_plane.rpc.faults import FaultLog
 from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from control_plane.rpc.network import Traffic
-from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
+from control_plane.rpc.service import Context, Encoded, Method, Service
 from control_plane.rpc.tls import identity_of_transport
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ _NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
 class Route:
     """One method of a service, ready to be called."""
 
-    __slots__ = ("function", "limit", "method", "parse")
+    __slots__ = ("callers", "function", "limit", "method", "parse")
 
-    def __init__(self, method: Method, function: Callable[..., Any], limit: int) -> None:
+    def __init__(self, method: Method, function: Callable[..., Any], callers: Callers, limit: int) -> None:
         self.method = method
+        self.callers = callers
         self.limit = limit
         self.function = function
         self.parse = method.request_type.FromString
@@ -41,9 +43,9 @@ class Route:
 def routes_of(services: Sequence[Service]) -> dict[bytes, Route]:
     """By path."""
     return {
-        method.path.encode(): Route(method, function, service.request_bytes_max)
+        path.encode(): Route(method, function, service.callers[path], service.request_bytes_max)
         for service in services
-        for method, function in service.handlers.values()
+        for path, (method, function) in service.handlers.items()
     }
 
 
@@ -80,12 +82,14 @@ class _Plan:
             known = any(p.startswith(f"/{service}/".encode()) for p in routes)
             text = f"unknown method {name} for service {service}" if known else f"unknown service {service}"
             self.error = RpcError(grpc.StatusCode.UNIMPLEMENTED, text)
+        else:
+            self.error = self.route.callers.refusal(identity, self.route.method.path)
         limit = headers.get(b"grpc-timeout")
         if limit is not None:
             try:
                 self.timeout = wire.decode_timeout(limit)
             except RpcError as e:
-                self.error = e
+                self.error = self.error or e
 
 
 class _Call:

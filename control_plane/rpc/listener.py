@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from control_plane.rpc.callers import EVERYONE, each
 from control_plane.rpc.grpc_server import Registry, ServerConnection
 from control_plane.rpc.health import HealthService
 from control_plane.rpc.http2.frames import PREFACE
@@ -192,11 +193,14 @@ class _Newcomer(asyncio.Protocol):
 
 
 def standard_services(names: Sequence[str]) -> list[Service]:
-    """Health and reflection of a server with these services."""
+    """Health and reflection of a server with these services. What a server can do is no secret."""
     health = health_pb2.DESCRIPTOR.services_by_name["Health"]
     reflected = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     every = [*names, health.full_name, reflected.full_name]
-    return [Service(health, HealthService(["", *names])), Service(reflected, ReflectionServicer(every))]
+    return [
+        Service(health, HealthService(["", *names]), callers=each(EVERYONE, "Check", "Watch")),
+        Service(reflected, ReflectionServicer(every), callers=each(EVERYONE, "ServerReflectionInfo")),
+    ]
 
 
 def _web_server(handler: WebHandler) -> "web.Server":

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import Message
 
+from control_plane.rpc.callers import Identity
 from control_plane.rpc.errors import RpcError, error_of
 from control_plane.rpc.network import Channel, Server, Traffic, WebHandler
-from control_plane.rpc.service import Context, Encoded, Identity, Method, Service
+from control_plane.rpc.service import Context, Encoded, Method, Service
 
 STREAM_BUFFER_MESSAGES = 64
 # How often a sender looks whether a broken link has healed; TCP would retransmit.
@@ -89,6 +90,7 @@ class MemoryServer:
         self.host = host
         self.traffic = Traffic()
         self.handlers = {p: h for s in services for p, h in s.handlers.items()}
+        self.callers = {p: c for s in services for p, c in s.callers.items()}
         self._fabric = fabric
         self._context = contextvars.copy_context()
         self.tasks: dict[asyncio.Task[Any], None] = {}
@@ -269,6 +271,9 @@ class MemoryChannel:
         handler = server.handlers.get(method.path)
         if handler is None:
             raise RpcError(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {method.path}")
+        refusal = server.callers[method.path].refusal(self._network.identity, method.path)
+        if refusal is not None:
+            raise refusal
         return handler[1]
 
     def _call_context(self, metadata: Mapping[str, str] | None) -> Context:

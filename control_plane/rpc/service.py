@@ -1,7 +1,6 @@
 """Services as data: a protobuf service descriptor and an object whose methods answer its calls."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,15 +9,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who calls: taken from the client certificate's subject (CN is the user, each O is a group)."""
-
-    user: str
-    groups: tuple[str, ...] = ()
-    not_after: float = field(default=math.inf, compare=False, repr=False)
-    """When the certificate expires, in seconds since 1970: a connection may outlive it."""
+from control_plane.rpc.callers import Callers, Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +68,32 @@ class Service:
     The handler has one method per RPC: `async def Name(request, context) -> response` where the answer is one
     message, an async generator `Name(request, context)` where it is a stream. For client streams `request` is an
     async iterator. An RPC the handler has no method for is answered UNIMPLEMENTED, a request above
-    `request_bytes_max` RESOURCE_EXHAUSTED.
+    `request_bytes_max` RESOURCE_EXHAUSTED, a caller who is not among the method's `callers` UNAUTHENTICATED or
+    PERMISSION_DENIED.
+
+    Raises ValueError unless `callers` names every RPC that the handler answers and none that does not exist.
     """
 
     def __init__(
-        self, descriptor: ServiceDescriptor, handler: object, *, request_bytes_max: int = MESSAGE_BYTES_MAX
+        self,
+        descriptor: ServiceDescriptor,
+        handler: object,
+        *,
+        callers: Mapping[str, Callers],
+        request_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
         self.name: str = descriptor.full_name
         self.request_bytes_max = request_bytes_max
+        methods = methods_of(descriptor)
         self.handlers: dict[str, tuple[Method, Callable[..., Any]]] = {
-            m.path: (m, getattr(handler, m.name)) for m in methods_of(descriptor) if hasattr(handler, m.name)
+            m.path: (m, getattr(handler, m.name)) for m in methods if hasattr(handler, m.name)
         }
+        unnamed = {m.name for m, _ in self.handlers.values()} - callers.keys()
+        unknown = callers.keys() - {m.name for m in methods}
+        if unnamed or unknown:
+            raise ValueError(
+                f"the callers of {self.name} do not match its methods: say who may call {sorted(unnamed)}"
+                f" and nothing of {sorted(unknown)}"
+            )
+        self.callers: Mapping[str, Callers] = {m.path: callers[m.name] for m, _ in self.handlers.values()}
+        """Who may call, by path."""

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from control_plane.rpc.service import Identity
+from control_plane.rpc.callers import Identity
 from storage.env.private import make_private_dir, write_private
 
 # Every server certificate carries this name, so that components may meet at any address.

@@ -13,12 +13,13 @@ from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
 from control_plane.apiserver.server import ApiServer
 from control_plane.client.api import ApiClient
-from control_plane.rpc import Context, Service
+from control_plane.rpc import Context
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from control_plane.rpc.tls import Authority
 from proto.rayplane.v1 import node_pb2
 from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
+from tests.rpc.open_service import open_service
 
 KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
 
@@ -95,7 +96,7 @@ class Cluster:
             await server.start()
             self.servers.append(server)
         self.node = await self.network.serve(
-            "host-0:10250", [Service(node_pb2.DESCRIPTOR.services_by_name["Node"], StandInNode())]
+            "host-0:10250", [open_service(node_pb2.DESCRIPTOR.services_by_name["Node"], StandInNode())]
         )
         backends = tuple(s.https_address for s in self.servers)
         self.balancer = LoadBalancer(LoadBalancerConfig(backends=backends, ca=self.authority.cert))

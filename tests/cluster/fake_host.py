@@ -14,15 +14,16 @@ from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterCon
 from control_plane.cluster.errors import StartFailed
 from control_plane.cluster.host import HostSocket
 from control_plane.cluster.launch import with_ports
-from control_plane.cluster.pki import Secrets
+from control_plane.cluster.pki import Secrets, identity_of_actor
 from control_plane.cluster.ports import can_bind
 from control_plane.cluster.supervisor import Supervisor, spec_for
 from control_plane.cluster.topology import Instance, Machine, Role, Topology, founding
-from control_plane.rpc import Identity, Service, Stub
+from control_plane.rpc import Identity, Stub
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.rayplane.v1 import objects_pb2, supervisor_pb2
 from storage.env import Env, SystemClock
 from storage.env.simulated import SimulatedDisk
+from tests.rpc.open_service import open_service
 
 A, B = Machine("127.0.0.1", "a"), Machine("127.0.0.1", "b")
 
@@ -54,14 +55,14 @@ class FakeHost:
             raise StartFailed(f"{name} is broken")
         if name in self.hanging:
             await asyncio.Event().wait()
-        network = MemoryNetwork(self.fabric, name, Identity(name, ("system:masters",)))
+        network = MemoryNetwork(self.fabric, name, identity_of_actor(spec.instance))
         if spec.instance.role is Role.MEMBER:
             disk = self._disks.setdefault(name, SimulatedDisk())
             env = Env(clock=SystemClock(), rng=random.Random(name), disk=disk)
             self._members[name] = build(spec, env, network, tls_dir=None)
             await self._members[name].start()
         if spec.instance.role is Role.APISERVER:
-            service = Service(objects_pb2.DESCRIPTOR.services_by_name["Objects"], self)
+            service = open_service(objects_pb2.DESCRIPTOR.services_by_name["Objects"], self)
             await network.serve(spec.instance.endpoint("grpc"), [service])
         self._networks[name] = network
         self.actors[name] = spec

@@ -222,11 +222,13 @@ def test_secrets_are_kept_for_the_owner_only(secrets: Secrets, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("role", "user", "groups"),
     [
-        (Role.APISERVER, "system:apiserver", ("system:masters",)),
+        (Role.APISERVER, "system:apiserver", ("system:apiservers",)),
         (Role.SCHEDULER, "system:kube-scheduler", ()),
         (Role.CONTROLLERS, "system:kube-controller-manager", ()),
         (Role.NODE_HOST, "system:node:node-7", ("system:nodes",)),
-        (Role.MEMBER, "system:etcd:x-0", ()),
+        (Role.MEMBER, "system:etcd:x-0", ("system:etcd-members",)),
+        (Role.SUPERVISOR, "system:rayplane:x-0", ("system:masters",)),
+        (Role.LOAD_BALANCER, "system:rayplane:x-0", ()),
     ],
 )
 def test_who_an_actor_is(secrets: Secrets, role: Role, user: str, groups: tuple[str, ...]) -> None:

@@ -15,9 +15,9 @@ from control_plane.api.meta import Object
 from control_plane.client import ApiClient
 from control_plane.controllers.config import ControllersConfig, Timing
 from control_plane.controllers.manager import ControllerManager
-from control_plane.rpc import Service
 from proto.csi import csi_pb2 as csi
 from tests.apiserver.conftest import Stack, make_env
+from tests.rpc.open_service import open_service
 
 CONTAINERS = [{"name": "c", "image": "web:1", "ports": [{"name": "http", "containerPort": 80}]}]
 TIMING = Timing(node_monitor_period=0.1, node_grace=1.0, eviction_after=0.5, force_delete_grace=0.2, pod_gc_period=0.2)
@@ -47,7 +47,7 @@ class Cluster:
         self.managers: list[ControllerManager] = []
 
     async def start(self) -> None:
-        service = Service(csi.DESCRIPTOR.services_by_name["Controller"], self.host)
+        service = open_service(csi.DESCRIPTOR.services_by_name["Controller"], self.host)
         await self.stack.network.serve("host-0:9000", [service])
         self.manager("a")
         await self.managers[0].start()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from control_plane.etcd.server import Member, MemberConfig
-from control_plane.rpc import Identity, Network, RpcError, Stub
+from control_plane.rpc import EVERYONE, Identity, Network, RpcError, Stub
+from control_plane.rpc.callers import MEMBERS
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.etcd import rpc_pb2 as pb
 from storage.env import Env, SystemClock
@@ -66,7 +67,7 @@ class EtcdCluster:
         """A member to be started into the existing cluster, on a new disk."""
         settings = {"tick_s": self.members[0].config.tick_s, "cluster_state": "existing"} | options
         env = Env(SystemClock(), random.Random(name), simulated_disk())
-        network = MemoryNetwork(self.fabric, name, Identity(name, ("system:masters",)))
+        network = MemoryNetwork(self.fabric, name, Identity(name, (MEMBERS,)))
         self.nodes[name] = Node(member_config(name, peers, **settings), env, network)
 
     async def start(self, name: str) -> Member:
@@ -147,6 +148,7 @@ def member_config(name: str, peers: dict[str, str], **options: Any) -> MemberCon
         "wal_segment_bytes": 256 * 1024,
         "client_address": f"{name}:2379",
         "peer_address": peers[name].partition("://")[2],
+        "client_callers": EVERYONE,
     }
     return MemberConfig(name=name, initial_cluster=peers, **(settings | options))
 
@@ -173,7 +175,7 @@ async def etcd_cluster(
     cluster = EtcdCluster(MemoryNetwork(fabric, "client"), fabric)
     for name in peers:
         env = Env(SystemClock(), random.Random(rng.getrandbits(64)), disk())
-        network = MemoryNetwork(fabric, name, Identity(name, ("system:masters",)))
+        network = MemoryNetwork(fabric, name, Identity(name, (MEMBERS,)))
         cluster.nodes[name] = Node(member_config(name, peers, **options), env, network)
     try:
         if start:

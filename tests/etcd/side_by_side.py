@@ -29,6 +29,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from control_plane.etcd.server import Member, MemberConfig
+from control_plane.rpc import EVERYONE
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.service import Method, methods_of
 from proto.etcd import rpc_pb2 as pb
@@ -333,6 +334,8 @@ class OwnSide(Side):
                 client_address=f"{LOOPBACK}:0",
                 peer_address=url.partition("://")[2],
                 initial_cluster=peers,
+                client_callers=EVERYONE,
+                peer_callers=EVERYONE,
                 **options,
             )
             env = Env(SystemClock(), random.Random(), LocalDisk(self.root / name))

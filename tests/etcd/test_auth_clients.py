@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from control_plane.etcd.server import Member, MemberConfig
+from control_plane.rpc import EVERYONE
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Authority
 from proto.etcd import rpc_pb2 as pb
@@ -334,7 +335,14 @@ async def test_certificates_say_who_calls(tmp_path: Path) -> None:
     credentials = authority.issue("member", ("system:masters",), hosts=["127.0.0.1"])
     network = GrpcNetwork(credentials)
     peer = f"127.0.0.1:{free_ports(1)[0]}"
-    config = MemberConfig(name="m", client_address="127.0.0.1:0", peer_address=peer, scheme="https", bcrypt_cost=4)
+    config = MemberConfig(
+        name="m",
+        client_address="127.0.0.1:0",
+        peer_address=peer,
+        scheme="https",
+        bcrypt_cost=4,
+        client_callers=EVERYONE,
+    )
     member = Member(config, Env(SystemClock(), random.Random(), LocalDisk(tmp_path / "data")), network)
     await member.start()
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from control_plane.etcd.server import Member, MemberConfig, RefusedToStart, restore_member
+from control_plane.etcd.server.config import ETCD_CLIENTS
 from control_plane.rpc import Identity, RpcError
+from control_plane.rpc.errors import Code
 from control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
 from proto.etcd import rpc_pb2 as pb
 from storage.env import LocalDisk, LockHeld
@@ -430,18 +432,22 @@ async def test_a_backup_becomes_another_cluster() -> None:
 
 
 async def test_only_permitted_callers_are_answered() -> None:
-    async with etcd_cluster(1, allowed_callers=frozenset({"system:masters"})) as cluster:
-        for identity, permitted in (
-            (None, False),
-            (Identity("system:node:a", ("system:nodes",)), False),
-            (Identity("x", ("system:masters",)), True),
+    async with etcd_cluster(1, client_callers=ETCD_CLIENTS) as cluster:
+        for identity, refusal in (
+            (None, Code.UNAUTHENTICATED),
+            (Identity("", ("system:masters",)), Code.UNAUTHENTICATED),
+            (Identity("system:node:a", ("system:nodes",)), Code.PERMISSION_DENIED),
+            (Identity("system:etcd:m1", ("system:etcd-members",)), Code.PERMISSION_DENIED),
+            (Identity("x", ("system:masters",)), None),
+            (Identity("system:apiserver", ("system:apiservers",)), None),
         ):
             cluster.network = MemoryNetwork(cluster.fabric, "client", identity)
-            if permitted:
+            if refusal is None:
                 await cluster.put(b"k", b"v")
-            else:
-                with pytest.raises(RpcError, match="etcdserver: permission denied"):
-                    await cluster.put(b"k", b"v")
+                continue
+            with pytest.raises(RpcError) as caught:
+                await cluster.put(b"k", b"v")
+            assert caught.value.code is refusal
 
 
 def test_configurations_that_cannot_work_are_refused() -> None:

@@ -57,7 +57,7 @@ class Ctl:
 
 @contextlib.asynccontextmanager
 async def members(directory: Path, count: int) -> AsyncIterator[tuple[list[Member], Ctl]]:
-    credentials = Authority.create("test").issue("root", hosts=["127.0.0.1"])
+    credentials = Authority.create("test").issue("root", ("system:masters", "system:etcd-members"), hosts=["127.0.0.1"])
     credentials.write(directory / "tls")
     peers = {f"m{i}": f"https://127.0.0.1:{free_port()}" for i in range(count)}
     started: list[Member] = []

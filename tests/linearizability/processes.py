@@ -14,14 +14,13 @@ from typing import Any
 
 from control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
 from control_plane.etcd.server import Member, MemberConfig
-from control_plane.rpc import Identity
+from control_plane.rpc import EVERYONE, Identity
+from control_plane.rpc.callers import MEMBERS
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.etcd.kv_pb2 import Event
 from storage.env import Env
 from storage.env.simulated import SimulatedDisk
 from storage.mvcc import Change
-
-_ADMIN = ("system:masters",)
 
 
 class JumpingClock:
@@ -114,6 +113,7 @@ class Processes:
             peer_address=f"{name}:2380",
             cluster_state="existing" if joins else "new",
             wal_segment_bytes=256 * 1024,
+            client_callers=EVERYONE,
             **{key: value for key, value in self.options.items() if key != "sync_seconds"},
         )
         # The clock draws from a generator of its own: what it says may change nothing.
@@ -127,7 +127,7 @@ class Processes:
         assert not process.running, f"{name} runs already"
         process.lives += 1
         life = process.life = Life(f"{name}#{process.lives}")
-        network = process.network = MemoryNetwork(self.fabric, name, Identity(name, _ADMIN))
+        network = process.network = MemoryNetwork(self.fabric, name, Identity(name, (MEMBERS,)))
         member = self.member_type(process.config, process.env, network)
         member.observer = self.on_applied
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from control_plane.api.meta import Object
+from control_plane.rpc.callers import MASTERS, NODES
 from control_plane.rpc.grpc_network import GrpcNetwork
+from control_plane.rpc.tls import Authority
 from node.config import NodeConfig, NodeHostConfig
 from node.host import NodeHost
 from storage.env import Env, LocalDisk, SystemClock
 from tests.node.fake_api import FakeApi
 
+#: Of the host under test and of its test, who calls it as an API server and as another node would.
+CREDENTIALS = Authority.create("test").issue("system:node:n1", [NODES, MASTERS], hosts=["127.0.0.1"])
 _MakeHost = Callable[..., Awaitable[NodeHost]]
 
 
@@ -36,7 +40,7 @@ def api() -> FakeApi:
 @pytest.fixture
 async def make_host(api: FakeApi, tmp_path: Any) -> AsyncIterator[_MakeHost]:
     """`await make_host(NodeConfig(...), ...)`; pod CIDRs are given out as the controller manager would."""
-    network = GrpcNetwork()
+    network = GrpcNetwork(CREDENTIALS)
     hosts: list[NodeHost] = []
 
     async def make(*nodes: NodeConfig, cidr: bool = True, **config: Any) -> NodeHost:

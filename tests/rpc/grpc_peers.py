@@ -12,6 +12,7 @@ from control_plane.rpc.grpc_wire import frame
 from proto.etcd import kv_pb2
 from proto.etcd import rpc_pb2 as pb
 from tests.rpc.http2_peer import REQUEST, H2Peer
+from tests.rpc.open_service import open_service
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 RANGE = "/etcdserverpb.KV/Range"
@@ -75,7 +76,7 @@ class Handler:
 
 
 def services(handler: object) -> list[Service]:
-    return [Service(SERVICES[name], handler) for name in ("KV", "Maintenance", "Watch")]
+    return [open_service(SERVICES[name], handler) for name in ("KV", "Maintenance", "Watch")]
 
 
 def watch(key: bytes) -> pb.WatchRequest:

@@ -7,9 +7,10 @@ import grpc
 import pytest
 
 from control_plane.cluster.simulation import VirtualLoop
-from control_plane.rpc import RpcError, Service, Stub
+from control_plane.rpc import RpcError, Stub
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.etcd import rpc_pb2 as pb
+from tests.rpc.open_service import open_service
 from tests.rpc.test_network_contract import SERVICES, Handler, _held_open
 
 
@@ -26,7 +27,8 @@ class Slow:
 
 async def _serve(fabric: Fabric) -> tuple[MemoryNetwork, Handler, str]:
     network, handler = MemoryNetwork(fabric, "server"), Handler()
-    server = await network.serve("server:1", [Service(SERVICES[n], handler) for n in ("KV", "Maintenance", "Watch")])
+    services = [open_service(SERVICES[name], handler) for name in ("KV", "Maintenance", "Watch")]
+    server = await network.serve("server:1", services)
     return network, handler, server.address
 
 
@@ -113,7 +115,7 @@ def test_a_reader_that_is_slow_holds_the_sender_back() -> None:
     async def main() -> None:
         fabric = Fabric(Slow(rest=0.01))
         network = MemoryNetwork(fabric, "server")
-        await network.serve("server:1", [Service(SERVICES["Maintenance"], Fast())])
+        await network.serve("server:1", [open_service(SERVICES["Maintenance"], Fast())])
         stream = _stub(fabric, "Maintenance").Snapshot(pb.SnapshotRequest())  # type: ignore[attr-defined]
         await anext(stream)
         await asyncio.sleep(10)

@@ -8,12 +8,13 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import Context, Identity, Network, RpcError, Server, Service, Stub
+from control_plane.rpc import Context, Identity, Network, RpcError, Server, Stub
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from control_plane.rpc.tls import Authority
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import raft_pb2
+from tests.rpc.open_service import open_service
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 PEER = raft_pb2.DESCRIPTOR.services_by_name["Peer"]
@@ -81,8 +82,8 @@ class Ends:
         self.server: Server
 
     async def serve(self, address: str = "127.0.0.1:0") -> None:
-        services = [Service(SERVICES[name], self.handler) for name in ("KV", "Maintenance", "Watch")]
-        self.server = await self.server_network.serve(address, [*services, Service(PEER, self.handler)])
+        services = [open_service(SERVICES[name], self.handler) for name in ("KV", "Maintenance", "Watch")]
+        self.server = await self.server_network.serve(address, [*services, open_service(PEER, self.handler)])
 
     def stub(self, service: str) -> Any:
         descriptor = PEER if service == "Peer" else SERVICES[service]

@@ -8,11 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import RpcError, Service, Stub
+from control_plane.rpc import RpcError, Stub
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.csi import csi_pb2 as csi
 from storage.env import LocalDisk
 from storage.volumes import CsiDriver, LocalBackend, Reservations
+from tests.rpc.open_service import open_service
 from tests.storage.volume_cluster import GIB, Cluster
 
 MODE = csi.VolumeCapability.AccessMode
@@ -46,7 +47,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
     network = MemoryNetwork(Fabric(), "test")
     server = await network.serve(
         "test:0",
-        [Service(csi.DESCRIPTOR.services_by_name[name], driver) for name in ("Identity", "Controller", "Node")],
+        [open_service(csi.DESCRIPTOR.services_by_name[name], driver) for name in ("Identity", "Controller", "Node")],
     )
     yield Client(network.channel(server.address))
     await network.close()

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from control_plane.etcd.server.errors import RefusedToStart
-from control_plane.rpc import Identity
+from control_plane.rpc import Callers
+from control_plane.rpc.callers import API_SERVERS, MASTERS, MEMBERS
 
 #: Version reported to clients; API servers look at it before they rely on progress requests.
 ETCD_VERSION = "3.5.21"
+
+#: API servers, the supervisor and administrators.
+ETCD_CLIENTS = Callers.of(groups=(API_SERVERS, MASTERS))
+ETCD_PEERS = Callers.of(groups=(MEMBERS,))
 
 #: Messages may be this much larger than the largest request.
 OVERHEAD_BYTES = 512 * 1024
@@ -35,9 +40,11 @@ class MemberConfig:
     """Scheme of published URLs: "https" where the network speaks TLS."""
     advertise_client_url: str = ""
     """Published client URL; empty: made of scheme and the bound client address."""
-    allowed_callers: frozenset[str] = frozenset()
-    """Users and groups (of client certificates) that may call, members included; empty: everyone who can connect."""
-    auth_root_groups: frozenset[str] = frozenset({"system:masters"})
+    client_callers: Callers = ETCD_CLIENTS
+    """Who may call what clients are served: by the certificate, whatever etcd's own authentication adds to that."""
+    peer_callers: Callers = ETCD_PEERS
+    """Who may call what the other members are served."""
+    auth_root_groups: frozenset[str] = ETCD_CLIENTS.groups
     """Groups of client certificates that act as root, without a token, once authentication is enabled: the cluster's
     own components must go on working then. Other certificates speak for the user of their common name."""
     auth_token: str = "simple"
@@ -93,13 +100,6 @@ class MemberConfig:
             raise RefusedToStart("bcrypt_cost must be from 4 to 31 and auth_token_ttl_s positive")
         if self.catch_up_entries < 1 or self.snapshot_count < 1:
             raise RefusedToStart("snapshot_count and catch_up_entries must be at least 1")
-
-    def permits(self, identity: Identity | None) -> bool:
-        """Whether this caller may call."""
-        allowed = self.allowed_callers
-        if not allowed:
-            return True
-        return identity is not None and (identity.user in allowed or not allowed.isdisjoint(identity.groups))
 
     @property
     def max_message_bytes(self) -> int:

@@ -28,6 +28,7 @@ from control_plane.etcd.server.handover import hand_over
 from control_plane.etcd.server.leasing import LeaseClock
 from control_plane.etcd.server.metrics.metrics import Metrics
 from control_plane.etcd.server.peer import DESCRIPTOR as PEER
+from control_plane.etcd.server.peer import METHODS as PEER_METHODS
 from control_plane.etcd.server.peer import PeerService, PeerTransport
 from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
 from control_plane.etcd.server.presence import Presence, first_addresses
@@ -37,7 +38,7 @@ from control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, defaul
 from control_plane.etcd.server.services import services_of
 from control_plane.etcd.server.watch import WatchHub
 from control_plane.etcd.server.web import Web
-from control_plane.rpc import Context, Network, Server, Service
+from control_plane.rpc import Context, Network, Server, Service, each
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import raft_pb2 as wire
 from storage.env import DiskError, Env
@@ -154,7 +155,7 @@ class Member:
 
     async def _serve(self) -> None:
         config = self.config
-        peer_service = Service(PEER, PeerService(self))
+        peer_service = Service(PEER, PeerService(self), callers=each(config.peer_callers, *PEER_METHODS))
         self._servers.append(await self._peer_network.serve(config.peer_address, [peer_service]))
         services = self.metrics.metered(services_of(self))
         web = Web(self, services, self.metrics)

@@ -23,6 +23,8 @@ from proto.rayplane.v1 import raft_pb2 as wire
 log = logging.getLogger(__name__)
 
 DESCRIPTOR = wire.DESCRIPTOR.services_by_name["Peer"]
+#: What members may call of each other.
+METHODS = ["Send", "Snapshot", "Renew", "Remaining", "Members", "Claim", "Promote", "ProposeChange", "HashKV"]
 #: Encoded entries and proposals in one batch, about; the connection's limit is far above.
 BATCH_BYTES_MAX = 4 << 20
 PROPOSALS_QUEUED_MAX = 5_000
@@ -302,7 +304,6 @@ class PeerService:
         self._member = member
 
     async def Send(self, requests: AsyncIterator[wire.Batch], context: Context) -> wire.StreamEnd:
-        self._permit(context)
         async for batch in requests:
             self._check(batch.cluster_id)
             if batch.to != self._member.member_id:
@@ -315,17 +316,12 @@ class PeerService:
         return wire.StreamEnd()
 
     async def Snapshot(self, requests: AsyncIterator[wire.SnapshotChunk], context: Context) -> wire.SnapshotReceived:
-        self._permit(context)
         first = await anext(aiter(requests), None)
         if first is None:
             raise RpcError(errors.Code.INVALID_ARGUMENT, "an empty snapshot stream")
         self._check(first.cluster_id)
         await self._member.receive_snapshot(message_from_wire(first.message), _data(requests))
         return wire.SnapshotReceived()
-
-    def _permit(self, context: Context) -> None:
-        if not self._member.config.permits(context.identity):
-            raise errors.PermissionDenied
 
     def _check(self, cluster_id: int) -> None:
         if cluster_id != self._member.cluster_id:
@@ -341,21 +337,18 @@ class PeerService:
             )
 
     async def Renew(self, request: wire.RenewRequest, context: Context) -> wire.RenewResponse:
-        self._permit(context)
         try:
             return wire.RenewResponse(ttl=await self._member.leases.renew(request.id))
         except errors.LeaseNotFound:
             return wire.RenewResponse(ttl=0)
 
     async def Remaining(self, request: wire.RemainingRequest, context: Context) -> wire.RemainingResponse:
-        self._permit(context)
         try:
             return wire.RemainingResponse(remaining=await self._member.leases.remaining(request.id))
         except errors.LeaseNotFound:
             return wire.RemainingResponse(remaining=-1)
 
     async def Members(self, request: wire.MembersRequest, context: Context) -> wire.MembersResponse:
-        self._permit(context)
         term, index = self._member.acknowledged(request.asker, request.term) if request.asker else (0, 0)
         return wire.MembersResponse(
             cluster_id=self._member.cluster_id,
@@ -366,22 +359,18 @@ class PeerService:
         )
 
     async def Claim(self, request: wire.Attributes, context: Context) -> wire.AttributesSet:
-        self._permit(context)
         await self._member.set_attributes(request)
         return wire.AttributesSet()
 
     async def Promote(self, request: pb.MemberPromoteRequest, context: Context) -> pb.MemberPromoteResponse:
-        self._permit(context)
         members = await self._member.promote_member(request.ID, forward=False)
         return pb.MemberPromoteResponse(members=members)
 
     async def ProposeChange(self, request: wire.Change, context: Context) -> wire.ChangeProposed:
-        self._permit(context)
         self._member.propose_change(request.data)
         return wire.ChangeProposed()
 
     async def HashKV(self, request: pb.HashKVRequest, context: Context) -> pb.HashKVResponse:
-        self._permit(context)
         return await self._member.hash_kv(request.revision)
 
 

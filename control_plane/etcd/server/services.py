@@ -9,10 +9,12 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.descriptor import ServiceDescriptor
+
 from control_plane.etcd.server import errors, kv
 from control_plane.etcd.server.codec import Kind
 from control_plane.etcd.server.watch import WatchStream
-from control_plane.rpc import Context, Encoded, RpcError, Service
+from control_plane.rpc import Context, Encoded, RpcError, Service, each
 from proto.etcd import rpc_pb2 as pb
 from proto.etcd import v3election_pb2 as election_pb
 from proto.etcd import v3lock_pb2 as lock_pb
@@ -20,6 +22,18 @@ from proto.etcd import v3lock_pb2 as lock_pb
 if TYPE_CHECKING:
     from control_plane.etcd.server.member import Member
 
+#: What clients may call, by service.
+CLIENT_METHODS = {
+    "KV": "Range Put DeleteRange Txn Compact",
+    "Watch": "Watch",
+    "Lease": "LeaseGrant LeaseRevoke LeaseKeepAlive LeaseTimeToLive LeaseLeases",
+    "Cluster": "MemberAdd MemberRemove MemberUpdate MemberList MemberPromote",
+    "Maintenance": "Alarm Status Defragment Hash HashKV Snapshot MoveLeader Downgrade",
+    "Auth": "AuthEnable AuthDisable AuthStatus Authenticate UserAdd UserGet UserList UserDelete UserChangePassword"
+    " UserGrantRole UserRevokeRole RoleAdd RoleGet RoleList RoleDelete RoleGrantPermission RoleRevokePermission",
+    "Lock": "Lock Unlock",
+    "Election": "Campaign Proclaim Leader Observe Resign",
+}
 #: What etcd's envelope adds to a request besides its length.
 ENVELOPE_BYTES = 15
 
@@ -31,10 +45,8 @@ class Base:
         self.member = member
 
     def gate(self, context: Context, *, learner: bool = False) -> None:
-        """Raises PermissionDenied, NoLeader, LearnerRefuses. `learner`: whether a learner may answer."""
+        """Raises NoLeader, LearnerRefuses. `learner`: whether a learner may answer."""
         member = self.member
-        if not member.config.permits(context.identity):
-            raise errors.PermissionDenied
         if context.metadata.get("hasleader") == "true" and not member.leader_id:
             raise errors.NoLeader
         if not learner and member.is_learner:
@@ -227,16 +239,24 @@ def services_of(member: "Member") -> Sequence[Service]:
     from control_plane.etcd.server.election import ElectionService
     from control_plane.etcd.server.lock import LockService
 
-    handlers: list[tuple[str, Base]] = [
-        ("KV", KVService(member)),
-        ("Watch", WatchService(member)),
-        ("Lease", LeaseService(member)),
-        ("Cluster", ClusterService(member)),
-        ("Maintenance", MaintenanceService(member)),
-        ("Auth", AuthService(member)),
+    etcd = pb.DESCRIPTOR.services_by_name
+    handlers: list[tuple[ServiceDescriptor, Base]] = [
+        (etcd["KV"], KVService(member)),
+        (etcd["Watch"], WatchService(member)),
+        (etcd["Lease"], LeaseService(member)),
+        (etcd["Cluster"], ClusterService(member)),
+        (etcd["Maintenance"], MaintenanceService(member)),
+        (etcd["Auth"], AuthService(member)),
+        (lock_pb.DESCRIPTOR.services_by_name["Lock"], LockService(member)),
+        (election_pb.DESCRIPTOR.services_by_name["Election"], ElectionService(member)),
     ]
-    named = [(pb.DESCRIPTOR.services_by_name[name], handler) for name, handler in handlers]
-    named.append((lock_pb.DESCRIPTOR.services_by_name["Lock"], LockService(member)))
-    named.append((election_pb.DESCRIPTOR.services_by_name["Election"], ElectionService(member)))
     limit = member.config.max_message_bytes
-    return [Service(descriptor, handler, request_bytes_max=limit) for descriptor, handler in named]
+    return [
+        Service(
+            descriptor,
+            handler,
+            callers=each(member.config.client_callers, *CLIENT_METHODS[descriptor.name].split()),
+            request_bytes_max=limit,
+        )
+        for descriptor, handler in handlers
+    ]

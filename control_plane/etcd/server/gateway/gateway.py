@@ -28,7 +28,7 @@ from control_plane.etcd.server.gateway.calls import (
 from control_plane.etcd.server.gateway.messages import as_object, dump
 from control_plane.etcd.server.gateway.syntax import JsonError
 from control_plane.etcd.server.gateway.websocket import is_socket, serve_socket
-from control_plane.rpc import Method, RpcError, Service
+from control_plane.rpc import Callers, Method, RpcError, Service, identity_of_transport
 
 #: Paths below /v3/ of each call, by its gRPC path.
 ROUTES: dict[str, tuple[str, ...]] = {
@@ -92,16 +92,21 @@ class Gateway:
     def __init__(self, services: Sequence[Service], headers: dict[str, str]) -> None:
         self._headers = headers
         self._calls: dict[str, tuple[Method, Callable[..., Any]]] = {}
+        self._callers: dict[str, Callers] = {}
         for service in services:
             for path, call in service.handlers.items():
                 for route in ROUTES.get(path, ()):
                     self._calls[f"/v3/{route}"] = call
+                    self._callers[f"/v3/{route}"] = service.callers[path]
 
     async def answer(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         """The response to a request for `path`, which begins with /v3/."""
         call = self._calls.get(path)
         if call is None:
             return self.text(404, "Not Found")
+        refusal = self._callers[path].refusal(identity_of_transport(request.transport), call[0].path)
+        if refusal is not None:
+            return self._refusal(refusal)
         if is_socket(request):
             return await serve_socket(request, *call)
         if request.method != "POST":

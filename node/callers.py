@@ -1,0 +1,35 @@
+"""Who may call what a node host serves.
+
+API servers stand between users and pods. Other nodes reach the ports of pods, as in every pod network, and the
+replicas of volumes; nothing else of this host is theirs. The controllers make and delete volumes over CSI.
+"""
+
+from control_plane.rpc import ADMINISTRATORS, Callers, each
+from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODES
+
+_API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
+_PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
+
+#: Of `rayplane.v1.Node`.
+NODE = {
+    **each(_API_SERVERS, "Logs", "Exec", "Stats"),
+    **each(Callers.of(groups=(API_SERVERS, MASTERS, NODES)), "PortForward"),
+}
+#: Of `rayplane.v1.VolumeReplica`.
+VOLUME_REPLICA = each(
+    Callers.of(groups=(NODES,)), "Capacity", "Create", "Delete", "Prepare", "Apply", "Commit", "Inventory", "Fetch"
+)
+#: Of the services of `csi.v1`, by name. Kubelets mount volumes without a call: they are in the same process.
+CSI = {
+    "Identity": each(_PROVISIONERS, "GetPluginInfo", "GetPluginCapabilities", "Probe"),
+    "Controller": each(
+        _PROVISIONERS,
+        *("ControllerGetCapabilities", "CreateVolume", "DeleteVolume", "ControllerPublishVolume"),
+        *("ControllerUnpublishVolume", "ValidateVolumeCapabilities", "GetCapacity"),
+    ),
+    "Node": each(
+        ADMINISTRATORS,
+        *("NodeGetCapabilities", "NodeGetInfo", "NodeStageVolume", "NodeUnstageVolume"),
+        *("NodePublishVolume", "NodeUnpublishVolume", "NodeGetVolumeStats"),
+    ),
+}
