@@ -6,6 +6,7 @@ from typing import Any
 from control_plane.api import rbac
 from control_plane.api.errors import Forbidden
 from control_plane.api.meta import Object, labels, name
+from control_plane.apiserver import audit
 from control_plane.apiserver.cache import DELETED, Event, ResourceCache
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import Kinds
@@ -107,15 +108,20 @@ class Authorizer:
         )
         decision = await self.decide(attributes)
         if not decision.allowed:
+            audit.denied(decision.reason)
             text = rbac.denied_message(attributes, decision.reason)
             raise Forbidden.of(info.plural, target.name, text, group=info.group)
+        audit.allowed(decision.reason)
 
     async def check_path(self, user: User, verb: str, path: str) -> None:
         """As `check`, for paths that are no resources."""
         attributes = rbac.Attributes(user=user.name, groups=user.groups, verb=verb, path=path)
-        if not (await self.decide(attributes)).allowed:
+        decision = await self.decide(attributes)
+        if not decision.allowed:
+            audit.denied(decision.reason)
             text = f"forbidden: {rbac.denied_message(attributes)}"
             raise Forbidden(text, details={})
+        audit.allowed(decision.reason)
 
     async def rules(self, user: User, namespace: str) -> list[dict[str, object]]:
         """Every rule that holds for the user in a namespace."""

@@ -93,6 +93,26 @@ class PodSecurityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """Recording of requests, in `audit.log` on the server's disk."""
+
+    policy: str
+    """Text of an `audit.k8s.io/v1` Policy."""
+
+    file_bytes: int = 100 * 1024 * 1024
+    """The file is put aside when it would get larger."""
+
+    files_kept: int = 5
+    """How many files that were put aside are kept, newest first."""
+
+    queue_events: int = 10_000
+    """Events waiting to be written; more are dropped and counted."""
+
+    queue_bytes: int = 64 * 1024 * 1024
+    """Bytes of bodies that wait with them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ApiServerConfig:
     """One API server. Everything but `name` and the addresses must be equal on all servers of a cluster."""
 
@@ -133,6 +153,8 @@ class ApiServerConfig:
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
     pod_security: PodSecurityConfig = field(default_factory=PodSecurityConfig)
+    audit: AuditConfig | None = None
+    """None: nothing is recorded."""
 
     def validate(self) -> None:
         """Raise ValueError with what to change."""

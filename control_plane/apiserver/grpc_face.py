@@ -7,8 +7,8 @@ watch that are ready together travel in one message.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import grpc
 
@@ -16,6 +16,7 @@ from control_plane.api.errors import ApiError, InternalError, Timeout
 from control_plane.api.patching import PatchKind
 from control_plane.apiserver.batches import Batches, resource_of
 from control_plane.apiserver.fairness import is_urgent
+from control_plane.apiserver.grpc_audit import CallAudit
 from control_plane.apiserver.registry import ObjectRegistry, error_json
 from control_plane.apiserver.requests import (
     DeleteOptions,
@@ -30,7 +31,6 @@ from proto.rayplane.v1 import objects_pb2 as pb
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Q = TypeVar("Q", pb.GetRequest, pb.CreateRequest, pb.UpdateRequest, pb.PatchRequest, pb.DeleteRequest)
 
 _JSON = "application/json"
 # Events in one message of a watch, which has to stay below the largest message there may be.
@@ -55,28 +55,32 @@ class ObjectsService:
         self._registry = registry
         self._timeout_s = timeout_s
         self._batches = Batches()
+        self._audit = CallAudit(registry.auditor, registry.kinds)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Object:
-        return await self._one(context, self._get, request)
+        return await self._one(context, "get", request)
 
     async def Create(self, request: pb.CreateRequest, context: Context) -> pb.Object:
-        return await self._one(context, self._create, request)
+        return await self._one(context, "create", request)
 
     async def Update(self, request: pb.UpdateRequest, context: Context) -> pb.Object:
-        return await self._one(context, self._update, request)
+        return await self._one(context, "update", request)
 
     async def Patch(self, request: pb.PatchRequest, context: Context) -> pb.Object:
-        return await self._one(context, self._patch, request)
+        return await self._one(context, "patch", request)
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.Object:
-        return await self._one(context, self._delete, request)
+        return await self._one(context, "delete", request)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            target = await self._target(request.ref)
-            listing = await self._registry.list(user, target, _list_options(request))
-            kinds = self._registry.kinds
-            items = [kinds.json(target.info, e) for e in listing.entries]
+            with self._audit.follow(user, context, "list", request) as trail:
+                target = await self._target(request.ref)
+                listing = await self._registry.list(user, target, _list_options(request))
+                kinds = self._registry.kinds
+                items = [kinds.json(target.info, e) for e in listing.entries]
+                if trail is not None:
+                    trail.end(200, _list_json(target, items) if trail.wants_response else b"", _JSON)
             answer = pb.ListResponse(
                 resource_version=str(listing.revision),
                 remaining=listing.remaining or 0,
@@ -89,17 +93,20 @@ class ObjectsService:
 
     async def DeleteCollection(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            target = await self._target(request.ref)
-            listing = await self._registry.delete_collection(user, target, _list_options(request), DeleteOptions())
-            kinds = self._registry.kinds
-            items = [kinds.json(target.info, e) for e in listing.entries]
+            with self._audit.follow(user, context, "deletecollection", request) as trail:
+                target = await self._target(request.ref)
+                listing = await self._registry.delete_collection(user, target, _list_options(request), DeleteOptions())
+                kinds = self._registry.kinds
+                items = [kinds.json(target.info, e) for e in listing.entries]
+                if trail is not None:
+                    trail.end(200, _list_json(target, items) if trail.wants_response else b"", _JSON)
             return pb.ListResponse(resource_version=str(listing.revision), items=items)
 
         return await self._answered(context, (request.ref.resource,), run)
 
     async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
         async def run(user: User) -> pb.BatchResponse:
-            results = await self._batches.run(request.operations, lambda op: self._in_batch(user, op))
+            results = await self._batches.run(request.operations, lambda op: self._in_batch(user, context, op))
             return pb.BatchResponse(results=results)
 
         return await self._answered(context, map(resource_of, request.operations), run)
@@ -116,12 +123,19 @@ class ObjectsService:
                 allow_bookmarks=request.allow_bookmarks,
                 send_initial_events=initial or None,
             )
-            target = await self._target(request.ref)
-            async with contextlib.aclosing(self._registry.watch(user, target, options)) as groups:
-                async for items in groups:
-                    for at in range(0, len(items), _EVENTS_MAX):
-                        part = items[at : at + _EVENTS_MAX]
-                        yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
+            with self._audit.follow(user, context, "watch", request) as trail:
+                target = await self._target(request.ref)
+                async with contextlib.aclosing(self._registry.watch(user, target, options)) as groups:
+                    started = False
+                    async for items in groups:
+                        if trail is not None and not started:
+                            trail.start()
+                            started = True
+                        for at in range(0, len(items), _EVENTS_MAX):
+                            part = items[at : at + _EVENTS_MAX]
+                            yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
+                if trail is not None:
+                    trail.end(200)
         except ApiError as e:
             raise rpc_error(e) from e
 
@@ -165,14 +179,13 @@ class ObjectsService:
         answer = await self._registry.delete(user, await self._target(request.ref), options)
         return answer.json
 
-    async def _in_batch(self, user: User, operation: pb.Operation) -> pb.Result:
+    async def _in_batch(self, user: User, context: Context, operation: pb.Operation) -> pb.Result:
         name = operation.WhichOneof("op")
         if name is None:
             error = ApiError("an operation of the batch is empty", reason="BadRequest", code=400)
             return pb.Result(status=error_json(error))
-        run = getattr(self, f"_{name}")
         try:
-            return pb.Result(json=await run(user, getattr(operation, name)))
+            return pb.Result(json=await self._run(user, context, name, getattr(operation, name)))
         except ApiError as e:
             return pb.Result(status=error_json(e))
         except Exception as e:
@@ -182,11 +195,20 @@ class ObjectsService:
 
     # --- common -------------------------------------------------------------------------------
 
-    async def _one(self, context: Context, run: Callable[[User, Q], Awaitable[bytes]], request: Q) -> pb.Object:
+    async def _one(self, context: Context, verb: str, request: Any) -> pb.Object:
         async def answer(user: User) -> pb.Object:
-            return pb.Object(json=await run(user, request))
+            return pb.Object(json=await self._run(user, context, verb, request))
 
         return await self._answered(context, (request.ref.resource,), answer)
+
+    async def _run(self, user: User, context: Context, verb: str, request: Any) -> bytes:
+        """One operation, followed by the audit log."""
+        run: Callable[[User, Any], Awaitable[bytes]] = getattr(self, f"_{verb}")
+        with self._audit.follow(user, context, verb, request) as trail:
+            data = await run(user, request)
+            if trail is not None:
+                trail.end(201 if verb == "create" else 200, data, _JSON)
+        return data
 
     async def _answered(self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]]) -> T:
         """`plurals`: the resources that the call is about."""
@@ -242,3 +264,10 @@ def _list_options(request: pb.ListRequest) -> ListOptions:
         resource_version=request.resource_version,
         resource_version_match=request.resource_version_match,
     )
+
+
+def _list_json(target: Target, items: Sequence[bytes]) -> bytes:
+    """The same list as one JSON document."""
+    info = target.info
+    head = b'{"kind":"%s","apiVersion":"%s","items":[' % (info.list_kind.encode(), info.api_version.encode())
+    return head + b",".join(items) + b"]}"

@@ -14,6 +14,7 @@ from control_plane.api.names import path_segment_errors
 from control_plane.api.patching import PatchKind
 from control_plane.apiserver import metrics
 from control_plane.apiserver.admission import Admission
+from control_plane.apiserver.audit import Auditor, allowed
 from control_plane.apiserver.authn import Authenticator
 from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.bodies import check_manager
@@ -89,6 +90,7 @@ class ObjectRegistry:
         self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
         self.authorizer = Authorizer(self.kinds, self.hub)
 
+        self.auditor = Auditor(config.audit, env) if config.audit is not None else None
         self.authenticator = Authenticator(config, env, self.lookup.get)
         self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
         self._leases = EventLeases(etcd, config.timing)
@@ -276,6 +278,7 @@ class ObjectRegistry:
         if verb not in served or not (info.persisted or computed):
             raise MethodNotAllowed(details={})
         if user.all_powerful:
+            allowed()
             return
         if verb == "create" and not target.subresource:
             target = Target(info, target.namespace)

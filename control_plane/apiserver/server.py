@@ -68,6 +68,8 @@ class ApiServer:
             raise
 
     async def _start(self) -> None:
+        if self.registry.auditor is not None:
+            self.registry.auditor.start()
         await self._reach_etcd()
         services = [
             Service(
@@ -108,6 +110,9 @@ class ApiServer:
         if self._server is not None:
             await self._server.stop(0.1)
             self._server = None
+        # Last, so that what was answered last is recorded, too.
+        if self.registry.auditor is not None:
+            await self.registry.auditor.stop()
 
     async def _reach_etcd(self) -> None:
         """For as long as it takes: whoever started this server knows how long that may be on this machine."""

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from control_plane.api.audit import default_policy
 from control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
 from control_plane.cluster import backup as backups
 from control_plane.cluster import launch
 from control_plane.cluster.access import access, endpoints, refresh
-from control_plane.cluster.config import ClusterConfig
+from control_plane.cluster.config import NO_AUDIT, ClusterConfig
 from control_plane.cluster.errors import UsageError
 from control_plane.cluster.listening import Listener, listeners
 from control_plane.cluster.state import ClusterState, StateDir
@@ -56,6 +57,10 @@ def up(
     encryption_config: Annotated[
         Path | None, typer.Option(help="EncryptionConfiguration of the API servers, in place of the cluster's own.")
     ] = None,
+    audit_policy: Annotated[
+        str,
+        typer.Option(help="Audit policy of the API servers: a file, `default`, or `none`; kept with the cluster."),
+    ] = "",
     state: State = None,
 ) -> None:
     """Start everything, wait until it is ready, print how to reach it.
@@ -76,6 +81,7 @@ def up(
         node_memory=node_memory,
         runtime=runtime,
         timing=timing,
+        audit_policy=_audit_policy(audit_policy),
     )
     config.validate()
     directory = state_dir(name, state)
@@ -83,6 +89,15 @@ def up(
     with progress() as say:
         found = run(launch.up(config, directory, say, encryption=encryption))
     _print_access(directory, found)
+
+
+def _audit_policy(asked: str) -> str:
+    """The text of the policy that is asked for."""
+    if asked in ("", NO_AUDIT):
+        return asked
+    if asked == "default":
+        return default_policy()
+    return _read("--audit-policy", Path(asked)).decode(errors="replace")
 
 
 def down(

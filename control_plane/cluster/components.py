@@ -92,7 +92,7 @@ def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Comp
 
 
 def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from control_plane.apiserver.config import ApiServerConfig, Timing
+    from control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
     from control_plane.apiserver.server import ApiServer
 
     fast = spec.config.timing == "fast"
@@ -108,6 +108,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
         service_cidr=spec.plan.service_cidr,
         external_cidr=spec.plan.external_cidr,
         timing=Timing() if fast else Timing.kubernetes(),
+        audit=AuditConfig(spec.config.audit_policy) if spec.config.audit_policy else None,
     )
     return ApiServer(config, env, network)
 

@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from control_plane.api import quantity
+from control_plane.api.audit import PolicyError, read_policy
 from control_plane.cluster.errors import UsageError
 
 RAY, PROCESS = "ray", "process"
+NO_AUDIT = "none"
+"""In place of an audit policy: record nothing any more."""
 # Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
 # addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
 SLOTS = 15
@@ -76,6 +79,8 @@ class ClusterConfig:
     """`simulated` or `process`."""
     timing: str = "fast"
     """`fast` or `kubernetes`."""
+    audit_policy: str = ""
+    """Text of the API servers' audit policy; empty records nothing (`up`: whatever the cluster did before)."""
 
     def validate(self) -> None:
         """Raises UsageError that names the flag."""
@@ -109,6 +114,11 @@ class ClusterConfig:
                 raise UsageError(f"{flag} {text!r}: use a positive quantity such as 4, 500m or 8Gi")
         if self.address and self.host != RAY:
             raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
+        if self.audit_policy not in ("", NO_AUDIT):
+            try:
+                read_policy(self.audit_policy)
+            except PolicyError as e:
+                raise UsageError(f"--audit-policy is no Policy of audit.k8s.io/v1: {e}") from e
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
 from control_plane.cluster import ray_cluster
 from control_plane.cluster.access import access, endpoints
-from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
+from control_plane.cluster.config import NO_AUDIT, PROCESS, SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, kubeconfig, read_encryption
 from control_plane.cluster.ports import can_bind, free_port
@@ -111,11 +111,14 @@ async def _up(
     with _reserved(plans) as plan:
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
-            config = before.config
+            config = going_on(before.config, config)
             topology = replace(before.topology, run=run)
-            state = replace(before, topology=topology, running=True, host=_new_host(config, rng), encrypted=True)
+            state = replace(
+                before, config=config, topology=topology, running=True, host=_new_host(config, rng), encrypted=True
+            )
             _check_free(state)
         else:
+            config = going_on(replace(config, audit_policy=""), config)
             state = ClusterState(
                 config=config,
                 plan=plan,
@@ -126,6 +129,13 @@ async def _up(
             )
         start = _up_process if config.host == PROCESS else _up_ray
         return await start(directory, state, secrets, progress, prepare)
+
+
+def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
+    """The configuration of a cluster that has data: as it was, but for what may be asked for anew."""
+    if not asked.audit_policy:
+        return before
+    return replace(before, audit_policy="" if asked.audit_policy == NO_AUDIT else asked.audit_policy)
 
 
 def _secrets(cluster: str, directory: StateDir, encryption: bytes, *, encrypted: bool) -> Secrets:

@@ -29,6 +29,8 @@ WRONG = [
     ("up --members 2", "--members 2: use an odd number"),
     ("up --host cloud", "--host 'cloud': use ray or process"),
     ("up --members x", "--members"),
+    ("up --audit-policy /does/not/exist", "--audit-policy /does/not/exist"),
+    ("up --audit-policy pyproject.toml", "--audit-policy is no Policy of audit.k8s.io/v1"),
     ("up --name Bad_Name", "--name 'Bad_Name'"),
     ("status -o xml", "xml"),
     ("add sidecar", "sidecar"),

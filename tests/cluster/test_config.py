@@ -15,19 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from control_plane.api.audit import default_policy
+from control_plane.apiserver.config import AuditConfig
+from control_plane.apiserver.server import ApiServer
 from control_plane.cli.main import app
 from control_plane.cluster import ray_cluster
+from control_plane.cluster.components import build
 from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, NotUp, UsageError
-from control_plane.cluster.launch import down
+from control_plane.cluster.launch import down, going_on
 from control_plane.cluster.pki import Secrets, issue, kubeconfig
 from control_plane.cluster.ports import RANGE, can_bind, free_port
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.supervisor import spec_for
 from control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
 from control_plane.controllers.config import PROFILES
+from control_plane.rpc.memory import Fabric, MemoryNetwork
 from control_plane.rpc.tls import identity_of
 from node.config import NodeTiming
+from storage.env import Env, LocalDisk, SystemClock
 
 MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
 
@@ -59,6 +65,7 @@ MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
         ({"node_cpu": "0"}, "--node-cpu '0'"),
         ({"node_memory": "-1Gi"}, "--node-memory '-1Gi'"),
         ({"address": "auto", "host": "process"}, "--address"),
+        ({"audit_policy": "rules: []"}, "--audit-policy is no Policy of audit.k8s.io/v1"),
     ],
 )
 def test_a_bad_flag_is_named(flags: dict[str, Any], said: str) -> None:
@@ -259,6 +266,31 @@ def test_only_who_needs_a_secret_gets_it(secrets: Secrets) -> None:
         has_tokens = spec.secrets is not None and spec.secrets.token_key != b""
         assert has_tokens == (instance.role in (Role.SUPERVISOR, Role.APISERVER))
         assert spec.data_dir == f"/x/data/{instance.name}"
+
+
+def test_an_audit_policy_stays_with_the_cluster_until_another_is_asked_for(secrets: Secrets, tmp_path: Path) -> None:
+    policy = default_policy()
+    config = ClusterConfig(audit_policy=policy)
+    assert going_on(config, ClusterConfig()) == config
+    assert going_on(config, ClusterConfig(audit_policy="none")).audit_policy == ""
+    assert going_on(ClusterConfig(members=5), config) == ClusterConfig(members=5, audit_policy=policy)
+    kept = ClusterConfig.from_json(json.loads(json.dumps(config.to_json())))
+    member = Instance("member-0", Role.MEMBER, MACHINES[0], {"client": 1})
+    placed = Instance("apiserver-0", Role.APISERVER, MACHINES[0], {"grpc": 2, "https": 3})
+    topology = Topology((member, placed), "run")
+    spec = spec_for(
+        placed,
+        topology,
+        config=kept,
+        plan=AddressPlan(0),
+        secrets=secrets,
+        state_dir=str(tmp_path),
+        restarted=True,
+    )
+    env = Env(SystemClock(), random.Random(1), LocalDisk(tmp_path))
+    server = build(spec, env, MemoryNetwork(Fabric(), "a"), tls_dir=None)
+    assert isinstance(server, ApiServer)
+    assert server.config.audit == AuditConfig(policy)
 
 
 def test_the_kubeconfig_holds_all_it_needs(secrets: Secrets) -> None:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from weakref import WeakValueDictionary
 
+from control_plane.apiserver import audit
 from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, podsecurity, quota, rights
 from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from control_plane.apiserver.authz import Authorizer
@@ -55,7 +56,11 @@ class Admission:
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
-        await self._security.admit(request)
+        try:
+            await self._security.admit(request)
+        finally:
+            if request.annotations:
+                audit.annotate(request.annotations)
 
     @contextlib.asynccontextmanager
     async def turn(self, request: AdmissionRequest) -> AsyncIterator[None]:

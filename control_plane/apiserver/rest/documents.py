@@ -116,6 +116,8 @@ class Documents:
         lines += [f'apiserver_registered_watchers{{resource="{c.info.name}"}} {c.watcher_count}' for c in caches]
         lines.append("# TYPE apiserver_cache_revision gauge")
         lines.append(f"apiserver_cache_revision {self._registry.hub.revision}")
+        if self._registry.auditor is not None:
+            lines += self._registry.auditor.metrics()
         return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from control_plane.api.errors import (
     ServiceUnavailable,
 )
 from control_plane.api.meta import Object, annotations
+from control_plane.apiserver import audit
 from control_plane.apiserver.metrics import HOST_ADDRESS
 from control_plane.apiserver.registry import ObjectRegistry
 from control_plane.apiserver.requests import Target, User
@@ -130,6 +131,7 @@ class PodStreams:
                 first = await anext(chunks, None)
             except RpcError as e:
                 raise node_error(e) from e
+            audit.response_starts(response.headers)
             await response.prepare(request)
             with contextlib.suppress(ConnectionError):
                 if first is not None:
@@ -157,6 +159,7 @@ class PodStreams:
             stdin_open=query.get("stdin", "") in _TRUE,
         )
         socket = web.WebSocketResponse(protocols=_PROTOCOLS, max_msg_size=_MESSAGE_BYTES_MAX, heartbeat=_HEARTBEAT_S)
+        audit.response_starts(socket.headers)
         await socket.prepare(request)
         status = _success()
         requests = _exec_requests(socket, opening)
@@ -184,6 +187,7 @@ class PodStreams:
         socket = web.WebSocketResponse(protocols=(_TUNNEL,), max_msg_size=_MESSAGE_BYTES_MAX, heartbeat=_HEARTBEAT_S)
         if not socket.can_prepare(request).ok or socket.can_prepare(request).protocol != _TUNNEL:
             raise BadRequest(f"port-forward needs the WebSocket protocol {_TUNNEL}")
+        audit.response_starts(socket.headers)
         await socket.prepare(request)
         await serve_tunnel(socket, stub, ref)
         return socket

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from control_plane.api import decoding, patching
 from control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
+from control_plane.apiserver import audit
 from control_plane.apiserver.bodies import program
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.reading import WatchItem
@@ -97,6 +98,7 @@ class ResourceHandler:
         response.enable_chunked_encoding()
         include = request.query.get("includeObject", "")
         await self._registry.allow(user, "watch", target)
+        audit.response_starts(response.headers)
         await response.prepare(request)
         first = True
         # The client may leave at any time: that is how most watches end.
@@ -188,7 +190,9 @@ class ResourceHandler:
             body += chunk
             if len(body) > limit:
                 raise RequestEntityTooLarge(f"Request entity too large: limit is {limit}")
-        return bytes(body)
+        data = bytes(body)
+        audit.body(data, _content_type(request))
+        return data
 
     def _now(self) -> datetime:
         return self._env.clock.now()

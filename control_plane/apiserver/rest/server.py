@@ -17,12 +17,14 @@ from control_plane.api.errors import (
     RequestEntityTooLarge,
     Timeout,
 )
+from control_plane.apiserver import audit
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.fairness import is_urgent
 from control_plane.apiserver.impersonation import asked_for
 from control_plane.apiserver.registry import ObjectRegistry, error_json
 from control_plane.apiserver.requests import User
 from control_plane.apiserver.rest import paths
+from control_plane.apiserver.rest.auditing import audited
 from control_plane.apiserver.rest.documents import Documents, not_found_paths
 from control_plane.apiserver.rest.resources import ResourceHandler
 from control_plane.rpc import Identity, Network, http1, identity_of_transport
@@ -64,7 +66,7 @@ class RestServer:
         assert self._config.https_address is not None
         host, _, port = self._config.https_address.rpartition(":")
         server = http1.server(
-            self._handle,
+            self._handle if self._registry.auditor is None else audited(self._handle, self._registry.auditor),
             self._config.http,
             # Commands of exec and selectors travel in the URL, tokens in headers.
             max_line_size=_HEADER_BYTES_MAX,
@@ -123,6 +125,7 @@ class RestServer:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as e:
+            audit.panicked()
             _faults.tell(f"a request failed: {request.method} {request.path}", e)
             response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
         self._documents.requests.add(verb, info, response.status)
@@ -163,6 +166,7 @@ class RestServer:
             name, groups = self._config.anonymous_grpc_user
             identity = Identity(name, groups)
         user = await self._registry.authenticator.of_request(identity, authorization)
+        audit.called_by(user)
         asked = asked_for(headers.items())
         if asked is None:
             return user
@@ -171,6 +175,7 @@ class RestServer:
             if not decision.allowed:
                 text = rbac.denied_message(right, decision.reason)
                 raise Forbidden.of(right.resource, right.name, text, group=right.group)
+        audit.impersonates(asked.user)
         return asked.user
 
 

@@ -1,0 +1,13 @@
+"""Which requests are to be recorded, and how much of them: `audit.k8s.io/v1` Policy.
+
+Owns: reading and checking a policy, the level and stages that it gives a request, and a policy for those who have none.
+Does not own: what an event looks like and where it goes (`control_plane.apiserver.audit`).
+
+Source: Kubernetes tasks "Auditing" and reference "kube-apiserver Audit Configuration (v1)".
+Concurrency: pure functions over immutable values.
+"""
+
+from control_plane.api.audit.policy import Decision, Level, Policy, Stage
+from control_plane.api.audit.reading import PolicyError, default_policy, read_policy
+
+__all__ = ["Decision", "Level", "Policy", "PolicyError", "Stage", "default_policy", "read_policy"]

@@ -1,0 +1,55 @@
+"""Begins trails, and counts what became of them."""
+
+import re
+from collections import Counter
+
+from control_plane.api.audit import Level, read_policy
+from control_plane.apiserver.audit.encoding import encode
+from control_plane.apiserver.audit.log import AuditLog
+from control_plane.apiserver.audit.trail import Asked, Record, Trail
+from control_plane.apiserver.config import AuditConfig
+from storage.env import Env
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Auditor:
+    """One for an API server with a policy. PolicyError for one that makes no sense."""
+
+    def __init__(self, config: AuditConfig, env: Env) -> None:
+        self._policy = read_policy(config.policy)
+        self._env = env
+        self._log = AuditLog(config, env, encode)
+        self._levels: Counter[Level] = Counter()
+
+    def start(self) -> None:
+        """DiskError when the log cannot be written."""
+        self._log.start()
+
+    async def stop(self) -> None:
+        await self._log.stop()
+
+    def trail(self, asked: Asked, *, id: str = "") -> Trail:
+        """`id`: the client's own name for the request, taken when it is a harmless one."""
+        return Trail(
+            id if _ID.fullmatch(id) else self._env.uuid(),
+            asked.bounded(),
+            self._env.clock.now(),
+            self._policy.decide,
+            self._put,
+            self._env.clock.now,
+        )
+
+    def _put(self, record: Record) -> None:
+        self._levels[record.decision.level] += 1
+        self._log.put(record)
+
+    def metrics(self) -> list[str]:
+        """Lines in Prometheus text format, under Kubernetes' names."""
+        lines = ["# TYPE apiserver_audit_event_total counter", f"apiserver_audit_event_total {self._levels.total()}"]
+        lines.append("# TYPE apiserver_audit_level_total counter")
+        lines += [f'apiserver_audit_level_total{{level="{k.text}"}} {n}' for k, n in sorted(self._levels.items())]
+        lines.append("# TYPE apiserver_audit_error_total counter")
+        for plugin, count in (("buffered", self._log.dropped), ("log", self._log.failed)):
+            lines.append(f'apiserver_audit_error_total{{plugin="{plugin}"}} {count}')
+        return lines
