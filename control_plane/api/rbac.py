@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from control_plane.api import selectors
-from control_plane.api.errors import quote
+from control_plane.api.errors import ApiError, quote
 from control_plane.api.meta import Object, labels, name, namespace
 
 MASTERS = "system:masters"
@@ -60,11 +60,12 @@ class Rule:
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self.raw = raw
-        self.verbs = frozenset(raw.get("verbs") or ())
-        self.groups = frozenset(raw.get("apiGroups") or ())
-        self.resources = frozenset(raw.get("resources") or ())
-        self.names = frozenset(raw.get("resourceNames") or ())
-        self.paths = tuple(raw.get("nonResourceURLs") or ())
+        self.verbs = frozenset(_texts(raw, "verbs"))
+        self.groups = frozenset(_texts(raw, "apiGroups"))
+        self.resources = frozenset(_texts(raw, "resources"))
+        # Names that cannot be read are no names, not all of them.
+        self.names = frozenset(_texts(raw, "resourceNames") or ((_NO_NAME,) if raw.get("resourceNames") else ()))
+        self.paths = _texts(raw, "nonResourceURLs")
 
     def allows(self, request: Attributes) -> bool:
         if request.verb not in self.verbs and "*" not in self.verbs:
@@ -91,6 +92,9 @@ class Rule:
         return any(one in ("*", path) or (one.endswith("*") and path.startswith(one[:-1])) for one in self.paths)
 
 
+_NO_NAME = ""
+
+
 class _Binding(NamedTuple):
     """What a binding grants, as found from one of its subjects."""
 
@@ -112,12 +116,12 @@ class Policy:
         """Add or replace a Role, ClusterRole, RoleBinding or ClusterRoleBinding."""
         kind, scope = obj.get("kind"), namespace(obj)
         if kind in ("Role", "ClusterRole"):
-            self._roles[scope, name(obj)] = tuple(Rule(raw) for raw in obj.get("rules") or ())
+            self._roles[scope, name(obj)] = tuple(Rule(raw) for raw in _objects(obj.get("rules")))
         elif kind in ("RoleBinding", "ClusterRoleBinding"):
             self.remove(obj)
-            ref = obj.get("roleRef") or {}
-            binding = _Binding(name(obj), kind, ref.get("kind") or "", ref.get("name") or "")
-            found = tuple(_subject(one, scope) for one in obj.get("subjects") or ())
+            ref = next(_objects([obj.get("roleRef")]), {})
+            binding = _Binding(name(obj), kind, str(ref.get("kind") or ""), str(ref.get("name") or ""))
+            found = tuple(_subject(one, scope) for one in _objects(obj.get("subjects")))
             self._subjects[scope, name(obj)] = found
             for subject in found:
                 self._bindings.setdefault((scope, subject), {})[name(obj)] = binding
@@ -199,8 +203,22 @@ class Policy:
                     yield rules, binding, subject, scope
 
 
+# A role that was written past the API grants what can be read of it, and never stops the decision on others.
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """The objects of a list."""
+    return (one for one in value if isinstance(one, Mapping)) if isinstance(value, list | tuple) else iter(())
+
+
+def _texts(raw: Mapping[str, Any], part: str) -> tuple[str, ...]:
+    """The strings of a list in a rule."""
+    value = raw.get(part)
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list | tuple) else ()
+
+
 def _subject(raw: Mapping[str, Any], scope: str) -> Subject:
-    kind, own = raw.get("kind") or "", raw.get("name") or ""
+    kind, own = str(raw.get("kind") or ""), str(raw.get("name") or "")
     if kind == "ServiceAccount":
         return kind, f"{raw.get('namespace') or scope}/{own}"
     return kind, own
@@ -317,14 +335,15 @@ def denied_message(request: Attributes, reason: str = "") -> str:
 
 def aggregated_rules(role: Object, cluster_roles: Iterable[Object]) -> list[Mapping[str, Any]]:
     """The rules of an aggregated ClusterRole: those of all roles its selectors match, by name."""
-    chosen = [
-        selectors.from_label_selector(one)
-        for one in (role.get("aggregationRule") or {}).get("clusterRoleSelectors") or ()
-    ]
+    rule = next(_objects([role.get("aggregationRule")]), {})
+    try:
+        chosen = [selectors.from_label_selector(one) for one in _objects(rule.get("clusterRoleSelectors"))]
+    except (ApiError, AttributeError, KeyError, TypeError, ValueError):
+        return []
     found: list[Mapping[str, Any]] = []
     for other in sorted(cluster_roles, key=name):
         if name(other) == name(role):
             continue
         if any(selector.matches(labels(other)) for selector in chosen):
-            found += [rule for rule in other.get("rules") or () if rule not in found]
+            found += [rule for rule in _objects(other.get("rules")) if rule not in found]
     return found

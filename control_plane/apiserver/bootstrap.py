@@ -1,14 +1,18 @@
 """What every new cluster has: made by whichever server finds it missing, kept by none."""
 
+import logging
+
 import orjson
 
 from control_plane.api.bootstrap import bootstrap_objects
-from control_plane.api.errors import AlreadyExists
+from control_plane.api.errors import AlreadyExists, ApiError
 from control_plane.api.meta import Object
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.endpoints import SERVICE, first_address
 from control_plane.apiserver.registry import ObjectRegistry
 from control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+
+log = logging.getLogger(__name__)
 
 _JSON = "application/json"
 
@@ -27,6 +31,11 @@ async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
             await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
         except AlreadyExists:
             continue  # another server was faster
+        except Exception as e:
+            if isinstance(e, ApiError) and e.retryable:
+                raise
+            # A quota, a taken address, an odd object beside it: a server without this one is better than none.
+            log.warning("%s %s cannot be made: %s", o["kind"], meta["name"], e)
 
 
 def _kubernetes_service(config: ApiServerConfig) -> Object:

@@ -18,7 +18,7 @@ from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.api.selectors import ALL_FIELDS, EVERYTHING, FieldSelector, LabelSelector
 from control_plane.apiserver.encryption import Transformer
-from control_plane.apiserver.entries import Entry, Unreadable, read
+from control_plane.apiserver.entries import Broken, Entry, Unreadable, read
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOO
 # Watchers are indexed by one field that they require, so that a change need not ask each of them: kubelets watch by
 # node, waiters by name. This is where all others are.
 _EVERYONE = ("", "")
+# Broken objects that are named in the log when a cache begins anew.
+_LOGGED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,11 @@ class Selection:
         if not self.labels.everything and not self.labels.matches(entry.object["metadata"].get("labels")):
             return False
         if not self.fields.everything:
-            o = entry.object if self.convert is None else self.convert(entry.object)
-            return self.fields.matches(o)
+            try:
+                o = entry.object if self.convert is None else self.convert(entry.object)
+                return self.fields.matches(o)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                return False  # it has not the shape of its kind: written past the API
         return True
 
     def bucket(self, *, nodes: bool) -> tuple[str, str]:
@@ -177,6 +182,7 @@ class ResourceCache:
         self.floor = 0
         """Changes after this revision can be replayed."""
         self._entries: SortedDict = SortedDict()
+        self._broken: dict[str, Broken] = {}
         self._events: deque[Event] = deque()
         self._events_max = events_max
         self._watcher_events_max = watcher_events_max
@@ -193,7 +199,10 @@ class ResourceCache:
 
     def install(self, entries: list[Entry], revision: int) -> None:
         """Begin with these objects; changes after `revision` follow by `apply`."""
-        self._entries = SortedDict((e.key, e) for e in entries)
+        self._broken = {e.key: e for e in entries if isinstance(e, Broken)}
+        for broken in list(self._broken.values())[:_LOGGED_MAX]:
+            log.error("%s (%d such of %s)", broken.error.message, len(self._broken), self.info.plural)
+        self._entries = SortedDict((e.key, e) for e in entries if e.key not in self._broken)
         self._events.clear()
         self.floor = revision
         self.installs += 1
@@ -203,7 +212,16 @@ class ResourceCache:
         """A key was written (`value`, as it stands in etcd) or removed (None) at `revision`."""
         previous = self._entries.get(key)
         known = previous if previous is not None and previous.readable else None
-        if value is None:
+        if value is not None and previous is not None and previous.revision >= revision:
+            return
+        entry = read(self.info, key, value, revision, self._transformer) if value is not None else None
+        self._broken.pop(key, None)
+        if isinstance(entry, Broken):
+            # For all others it is as if the object was gone: a server that starts now does not see it either.
+            log.error("%s", entry.error.message)
+            self._broken[key] = entry
+            entry = None
+        if entry is None:
             if previous is None:
                 return
             del self._entries[key]
@@ -211,9 +229,6 @@ class ResourceCache:
                 return
             event = Event(DELETED, known.at(revision), known)
         else:
-            if previous is not None and previous.revision >= revision:
-                return
-            entry = read(self.info, key, value, revision, self._transformer)
             self._entries[key] = entry
             if isinstance(entry, Unreadable):
                 self._lose(entry, known)
@@ -222,9 +237,16 @@ class ResourceCache:
         if len(self._events) >= self._events_max:
             self.floor = self._events.popleft().revision
         self._events.append(event)
-        for listener in self.listeners:
-            listener(event)
+        self._tell(event)
         self._fan_out(event)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                # What one listener cannot take must not be kept from the others, or from who watches.
+                log.exception("a change of %s is not followed", event.entry.key)
 
     def _lose(self, entry: Unreadable, known: Entry | None) -> None:
         """An object cannot be read any more: whoever watches it has to begin anew, and is told why when it lists."""
@@ -232,8 +254,7 @@ class ResourceCache:
         self._events.clear()
         self.floor = entry.revision
         if known is not None:
-            for listener in self.listeners:
-                listener(Event(DELETED, known.at(entry.revision), known))
+            self._tell(Event(DELETED, known.at(entry.revision), known))
         for bucket in self._watchers.values():
             for watcher in bucket:
                 wanted = watcher.selection
@@ -255,7 +276,9 @@ class ResourceCache:
         buckets = [_EVERYONE, ("metadata.name", entry.name)]
         if self._indexes_nodes:
             nodes = {
-                (e.object.get("spec") or {}).get("nodeName") or "": None for e in (entry, previous) if e is not None
+                str((e.object.get("spec") or {}).get("nodeName") or ""): None
+                for e in (entry, previous)
+                if e is not None
             }
             buckets.extend(("spec.nodeName", node) for node in nodes)
         for bucket in buckets:
@@ -269,7 +292,9 @@ class ResourceCache:
     # --- readers ------------------------------------------------------------------------------
 
     def get(self, namespace: str, name: str) -> Entry | None:
-        found: Entry | None = self._entries.get(self.info.key(namespace, name))
+        """The object; Unreadable or Broken where it cannot be used."""
+        key = self.info.key(namespace, name)
+        found: Entry | None = self._entries.get(key) or self._broken.get(key)
         return found
 
     def __len__(self) -> int:
@@ -280,7 +305,9 @@ class ResourceCache:
         name = selection.name or selection.fields.requires("metadata.name") or ""
         if name and (selection.namespace or not self.info.namespaced):
             entry = self.get(selection.namespace, name)
-            if entry is not None and entry.key >= start and selection.matches(entry):
+            if entry is None or isinstance(entry, Broken):
+                return
+            if entry.key >= start and selection.matches(entry):
                 yield entry
             return
         prefix = self.info.key_prefix(selection.namespace)

@@ -221,7 +221,7 @@ class CustomResources:
     def _serve(self, crd: Object) -> None:
         try:
             versions = versions_of(crd)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except Exception as e:
             # Written around validation: better not served than not started.
             log.warning("definition %s is not served: %s", crd["metadata"].get("name"), e)
             return
@@ -273,6 +273,9 @@ class Cleaner:
                     continue
             except ApiError as e:
                 log.info("the objects of %s are not all removed yet: %s", name, e.message)
+            except Exception:
+                # One definition that trips over a bug must not keep the others.
+                log.exception("the objects of %s are not all removed yet", name)
             # Objects with finalizers of their own may take their time.
             tries[name] = tries.get(name, 0) + 1
             await asyncio.sleep(self.PAUSE_S * min(tries[name], 25))

@@ -85,8 +85,16 @@ class EndpointKeeper:
         response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX), serializable=True)
         found = []
         for kv in response.kvs:
-            value = orjson.loads(kv.value)
-            found.append(ServerEntry(kv.key.decode().removeprefix(_PREFIX), value["grpc"], value["https"]))
+            try:
+                value = orjson.loads(kv.value)
+                entry = ServerEntry(kv.key.decode().removeprefix(_PREFIX), value["grpc"], value["https"])
+                if not (isinstance(entry.grpc, str) and ":" in entry.grpc and isinstance(entry.https, str)):
+                    raise ValueError("no addresses")
+            except (ValueError, KeyError, TypeError) as e:
+                # Written by somebody else, as kube-apiserver's own entries: not of ours.
+                log.debug("%s names no server: %s", kv.key, e)
+                continue
+            found.append(entry)
         self._servers = found
 
     async def _run(self) -> None:
@@ -108,6 +116,9 @@ class EndpointKeeper:
                 await self._publish(self._servers)
         except (RpcError, ApiError) as e:
             log.info("the endpoints of the servers are not up to date: %s", e)
+        except Exception:
+            # Whatever stands there: this server must not go from the list for it.
+            log.exception("the endpoints of the servers are not up to date")
 
     async def _follow_members(self) -> None:
         """Take over etcd's own list of members: they may be replaced while this server runs."""

@@ -4,6 +4,9 @@ The bytes in etcd carry no resourceVersion: it is the key's mod revision. They b
 metadata, in this order, so that the version can be spliced in without parsing. Bytes that another writer laid out
 otherwise are parsed once and laid out anew.
 
+What is no object at all, or none of its place, is an entry too (`Broken`): only who asks for that very one hears of it.
+It can be left by a fault of the disk or by who writes to etcd past the API, and must not stop anybody.
+
 What is encrypted in etcd becomes an entry in `read`, and only there. What cannot be decrypted is an entry too, so that
 a cache holds it and a list that needs it says which one it is, instead of showing less than there is.
 """
@@ -19,6 +22,15 @@ from control_plane.apiserver.encryption import ENCRYPTED, Transformer, Untransfo
 
 _METADATA = b'"metadata":{'
 _VERSION = b'"resourceVersion":"%d",'
+_SHAPES: tuple[tuple[str, type], ...] = (
+    ("labels", dict),
+    ("annotations", dict),
+    ("ownerReferences", list),
+    ("finalizers", list),
+    ("uid", str),
+    ("deletionTimestamp", str),
+    ("creationTimestamp", str),
+)
 
 
 def head_of(kind: str, api_version: str) -> bytes:
@@ -126,8 +138,50 @@ class Unreadable(Entry):
     at = fresh_object = _refuse  # type: ignore[assignment]
 
 
+class Broken(Unreadable):
+    """What stands in the place of an object but is none. Lists and watches pass over it; it can be deleted."""
+
+    __slots__ = ()
+
+    @property
+    def error(self) -> InternalError:
+        return InternalError(f"what stands at {self.key!r} in etcd is no object: {self._cause}; delete it to make room")
+
+
 def read(info: ResourceInfo, key: str, stored: bytes, revision: int, transformer: Transformer | None) -> Entry:
-    """The entry of what stands in etcd. ValueError, KeyError or TypeError when that is no object."""
+    """The entry of what stands in etcd; Unreadable or Broken where that cannot be used."""
+    try:
+        entry = _read(info, key, stored, revision, transformer)
+        if entry.readable:
+            _check(info, entry)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        return Broken(info, key, revision, f"{type(e).__name__}: {e}")
+    return entry
+
+
+def _check(info: ResourceInfo, entry: Entry) -> None:
+    """Whether the bytes are an object of this place, with the parts that everybody looks at as they should be."""
+    # Parsed also where the beginning is right: the rest may be cut off.
+    o = orjson.loads(entry.json)
+    meta = o["metadata"]
+    if meta.get("name") != entry.name or (meta.get("namespace") or "") != entry.namespace:
+        raise ValueError("its name or namespace is not that of its key")
+    for name, kind in _SHAPES:
+        value = meta.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"metadata.{name} is not as it should be")
+    for name in ("labels", "annotations"):
+        for value in (meta.get(name) or {}).values():
+            if not isinstance(value, str):
+                raise TypeError(f"metadata.{name} has a value that is no string")
+    if not info.custom:
+        for name in ("spec", "status"):
+            value = o.get(name)
+            if value is not None and not isinstance(value, dict):
+                raise TypeError(f"its {name} is not an object")
+
+
+def _read(info: ResourceInfo, key: str, stored: bytes, revision: int, transformer: Transformer | None) -> Entry:
     if transformer is None:
         try:
             return Entry(info, key, stored, revision)

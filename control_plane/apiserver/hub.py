@@ -243,7 +243,7 @@ class WatchHub:
             revision = kv.mod_revision
             if revision <= self.revision:
                 continue
-            key = kv.key.decode(errors="replace")
+            key = kv.key.decode(errors="surrogateescape")
             if not key.startswith(_ROOT):
                 continue
             value = None if event.type == kv_pb2.Event.DELETE else kv.value
@@ -260,9 +260,9 @@ class WatchHub:
     def _apply(cache: ResourceCache, key: str, value: bytes | None, revision: int) -> None:
         try:
             cache.apply(key, value, revision)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            # Written around the API: one broken object must not stop the rest.
-            log.warning("what stands at %s is no object and is not served: %s", key, e)
+        except Exception:
+            # One object that trips over a bug must not stop the rest.
+            log.exception("the change of %r at revision %d is lost", key, revision)
 
     def _cache_of(self, key: str) -> ResourceCache | None:
         cut = key.find("/", len(_ROOT)) + 1

@@ -35,7 +35,7 @@ from control_plane.apiserver.cache import (
     Watcher,
 )
 from control_plane.apiserver.config import Timing
-from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.entries import Broken, Entry
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import Kinds
 from control_plane.apiserver.requests import ListOptions, Target
@@ -192,7 +192,7 @@ class Reader:
                 raise _ExpiredPage(fresh) from e
             revision, left, start = page.revision, page.left, page.last_key + "\0"
             for index, entry in enumerate(page.entries):
-                if selection.matches(entry):
+                if not isinstance(entry, Broken) and selection.matches(entry):
                     found.append(entry)
                 if limit and len(found) == limit:
                     left += len(page.entries) - index - 1

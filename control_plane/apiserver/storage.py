@@ -272,7 +272,11 @@ class Storage:
             content = encode(write.object) if write.delete else value
             return Entry(info, key, content, response.header.revision), current
         found = self._entry(info, key, response.responses[0].response_range.kvs)
-        if uncertain and write.delete and (found is None or (found.readable and found.uid != current.uid)):
+        if (
+            uncertain
+            and write.delete
+            and (found is None or (found.readable and current.readable and found.uid != current.uid))
+        ):
             # What was to go is gone, by an earlier try or by somebody else; a namesake is another matter.
             return Entry(info, key, encode(write.object), response.header.revision), current
         if uncertain and not write.delete and found is not None:
@@ -303,17 +307,16 @@ class Storage:
     async def page(self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int) -> Page:
         """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
         try:
-            response = await self._etcd.range(start.encode(), prefix_end(prefix), limit=limit, revision=revision)
+            first = start.encode(errors="surrogateescape")
+            response = await self._etcd.range(first, prefix_end(prefix), limit=limit, revision=revision)
         except RpcError as e:
             raise api_error(e) from e
-        entries = []
         transformer = self.encryption.of(info)
-        for kv in response.kvs:
-            try:
-                entries.append(read(info, kv.key.decode(), kv.value, kv.mod_revision, transformer))
-            except (ValueError, KeyError, TypeError) as e:
-                log.warning("what stands at %s is no object and is not served: %s", kv.key, e)
-        last = response.kvs[-1].key.decode() if response.kvs else ""
+        keys = [kv.key.decode(errors="surrogateescape") for kv in response.kvs]
+        entries = [
+            read(info, key, kv.value, kv.mod_revision, transformer) for key, kv in zip(keys, response.kvs, strict=True)
+        ]
+        last = keys[-1] if keys else ""
         return Page(entries, revision or response.header.revision, response.count - len(response.kvs), last)
 
     def to_storage(self, info: ResourceInfo, key: str, value: bytes) -> bytes:

@@ -44,7 +44,7 @@ from control_plane.apiserver.bodies import (
     validation_mode,
     wrong_name,
 )
-from control_plane.apiserver.entries import Entry
+from control_plane.apiserver.entries import Broken, Entry
 from control_plane.apiserver.heavy import Heavy
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, Kinds
@@ -456,6 +456,9 @@ class Writer:
         async def change(entry: Entry | None) -> Write:
             nonlocal removed
             assert entry is not None
+            if isinstance(entry, Broken):
+                removed = True
+                return self._without_broken(entry, stored, options)
             o = entry.fresh_object()
             deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
             request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=entry.object)
@@ -489,6 +492,17 @@ class Writer:
         if not removed or info.name in RETURNS_DELETED:
             return Answer(json)
         return Answer(orjson.dumps(deleted_status(info, o)))
+
+    @staticmethod
+    def _without_broken(entry: Broken, info: ResourceInfo, options: DeleteOptions) -> Write:
+        """Remove what is no object. Raises its error when the caller wants to be sure which one it removes."""
+        if options.uid or options.resource_version not in ("", str(entry.revision)):
+            raise entry.error
+        meta = {"name": entry.name, "namespace": entry.namespace}
+        o = {"kind": info.kind, "apiVersion": info.stored_api_version, "metadata": meta}
+        if options.dry_run:
+            raise _DryRun(o)
+        return Write(o, delete=True)
 
 
 class _DryRun(Exception):

@@ -1,7 +1,8 @@
 """A client of the API over gRPC: objects in, objects out, `ApiError` when the server says no."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import copy
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +65,15 @@ class ApiClient:
         self._metadata = {"authorization": f"Bearer {token}"} if token else None
         self._stubs: dict[tuple[str, str], Stub] = {}
         self._follow = follow
+        self._may_write: Callable[[], bool] | None = None
         self._discover_at: float | None = None
         self._announced_known = False
+
+    def fenced(self, may_write: Callable[[], bool]) -> "ApiClient":
+        """The same client, whose writes raise ServiceUnavailable, unsent, while `may_write` says no."""
+        made = copy.copy(self)
+        made._may_write = may_write
+        return made
 
     async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:
         operation = ops.get(resource, name, namespace, subresource=subresource)
@@ -258,6 +266,9 @@ class ApiClient:
         await self._follow_servers()
 
         async def once(address: str, left: float) -> Any:
+            # As late as can be: whoever stood still may have lost the right meanwhile.
+            if not idempotent and self._may_write is not None and not self._may_write():
+                raise errors.ServiceUnavailable("this replica does not lead any more; nothing was done")
             call = getattr(self._stub(service, address), method)
             return await call(request, timeout=left, metadata=self._metadata)
 

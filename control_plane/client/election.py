@@ -2,16 +2,21 @@
 
 A candidate takes the Lease when its holder has not renewed it for the lease's duration, measured on the candidate's
 own clock since it last saw the Lease change. The leader gives up when it could not renew for `renew_deadline_s`,
-which is shorter than the duration: two never lead at once while clocks tick at about the same rate. Writes of a
-leader that lost without noticing are refused by the objects' resource versions.
+which is shorter than the duration: two never lead at once while clocks tick at about the same rate.
+
+A process may stand still at any time (SIGSTOP, a busy machine). Its leader's writes go through `fenced`, which looks
+at the clock before each: one that stood still too long writes nothing until it has renewed. When it goes on it tries
+that once, by the version of the Lease that it wrote last: where nobody took the Lease nothing is lost, and the term
+goes on. What was on its way before the stop is refused by the objects' resource versions.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
 from control_plane.api.meta import Object, copy_for_write
 from control_plane.client.api import ApiClient
 from storage.env import Env
@@ -20,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LEASES = "leases.coordination.k8s.io"
 RELEASE_TIMEOUT_S = 1.0
+_UNREADABLE = ("", "unreadable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class LeaderElector:
         timing: ElectionTiming,
         namespace: str = "kube-system",
     ) -> None:
-        self.is_leader = False
+        self._leading = False
         self._task: asyncio.Task[None] | None = None
         self._client = client
         self._env = env
@@ -63,10 +69,23 @@ class LeaderElector:
         self._namespace = namespace
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
+        # When this candidate removed a Lease that could not be read: it lets all others go first then.
+        self._cleared_at: float | None = None
         # The Lease as the leader wrote it last: renewed without reading it again, as long as nobody else writes it.
         self._held: Object | None = None
         # What happened after sending a renewal that got no answer is unknown: the term ends counting from the sending.
         self._renewed_at = 0.0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this candidate leads, by its own clock: not when it stood still and has not renewed since."""
+        if not self._leading:
+            return False
+        return asyncio.get_running_loop().time() < self._renewed_at + self._timing.renew_deadline_s
+
+    def fenced(self, client: ApiClient) -> ApiClient:
+        """A client whose writes are refused with ServiceUnavailable, unsent, while this candidate does not lead."""
+        return client.fenced(lambda: self.is_leader)
 
     def start(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run for the lead again and again: a fault in one term must not keep this replica out of the next."""
@@ -77,7 +96,7 @@ class LeaderElector:
         """End `lead`, then give the Lease back."""
         if self._task is None:
             return
-        led = self.is_leader
+        led = self._leading
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
@@ -98,12 +117,12 @@ class LeaderElector:
                 while not await self._try():
                     await asyncio.sleep(self._jittered(self._timing.retry_s))
                 log.info("%s leads %s", self._identity, self._name)
-                self.is_leader = True
+                self._leading = True
                 await self._hold(lead)
-                self.is_leader = False
+                self._leading = False
                 log.warning("%s lost the lead of %s", self._identity, self._name)
         finally:
-            self.is_leader = False
+            self._leading = False
 
     async def release(self) -> None:
         """Give the Lease back, so that another need not wait for it to run out.
@@ -128,7 +147,8 @@ class LeaderElector:
                 if done:
                     await work
                     raise RuntimeError(f"the work of {self._name} ended by itself")
-                deadline = self._renewed_at + self._timing.renew_deadline_s
+                # One that stood still has one try: who took the Lease meanwhile has changed it.
+                deadline = max(self._renewed_at + self._timing.renew_deadline_s, loop.time() + self._timing.retry_s)
                 try:
                     async with asyncio.timeout_at(deadline):
                         if not await self._try():
@@ -138,7 +158,7 @@ class LeaderElector:
                 if loop.time() >= self._renewed_at + self._timing.renew_deadline_s:
                     return
         finally:
-            self.is_leader = False
+            self._leading = False
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
@@ -153,38 +173,56 @@ class LeaderElector:
         except ApiError as e:
             self._held = None
             log.debug("%s: %s", self._name, e.message)
-            return self.is_leader
+            if isinstance(e, InternalError) and not self._leading:
+                await self._clear(started)
+            return self._leading
         if held:
             self._renewed_at = started
         return held
 
     async def _take_or_renew(self, now: float) -> bool:
-        if self.is_leader and self._held is not None and await self._renew(self._held):
+        if self._leading and self._held is not None and await self._renew(self._held):
             return True
         try:
             lease = await self._client.get(LEASES, self._name, self._namespace)
         except NotFound:
+            if self._cleared_at is not None and now < self._cleared_at + self._timing.duration_s:
+                return False
             self._held = await self._client.create(LEASES, self._fresh())
             return True
         spec = lease.setdefault("spec", {})
-        holder = spec.get("holderIdentity") or ""
-        mark = (holder, spec.get("renewTime") or "")
-        if mark != self._seen:
-            self._seen, self._seen_at = mark, now
-        duration = float(spec.get("leaseDurationSeconds") or self._timing.duration_s)
+        holder = str(spec.get("holderIdentity") or "")
+        self._see((holder, str(spec.get("renewTime") or "")), now)
+        duration = _number(spec.get("leaseDurationSeconds"), self._timing.duration_s)
         if holder not in ("", self._identity) and now < self._seen_at + duration:
             return False
-        if self.is_leader and holder != self._identity:
+        if self._leading and holder != self._identity:
             return False
         stamp = self._env.timestamp_micro()
         if holder != self._identity:
             spec["acquireTime"] = stamp
-            spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + 1
+            spec["leaseTransitions"] = int(_number(spec.get("leaseTransitions"), 0)) + 1
         spec["holderIdentity"] = self._identity
         spec["renewTime"] = stamp
         spec["leaseDurationSeconds"] = max(1, round(self._timing.duration_s))
         self._held = await self._client.update(LEASES, lease)
         return True
+
+    def _see(self, mark: tuple[str, str], now: float) -> None:
+        if mark != self._seen:
+            self._seen, self._seen_at = mark, now
+
+    async def _clear(self, now: float) -> None:
+        """Remove a Lease that no server can read, once it would have run out: nobody could ever lead otherwise."""
+        self._see(_UNREADABLE, now)
+        if now < self._seen_at + self._timing.duration_s:
+            return
+        log.error("the lease %s/%s cannot be read and is removed", self._namespace, self._name)
+        self._cleared_at = now
+        try:
+            await self._client.delete(LEASES, self._name, self._namespace)
+        except ApiError as e:
+            log.debug("%s: %s", self._name, e.message)
 
     async def _renew(self, held: Object) -> bool:
         """Renew by what was written last; False when the Lease was changed meanwhile and must be looked at."""
@@ -214,3 +252,8 @@ class LeaderElector:
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + 0.2 * self._env.rng.random())
+
+
+def _number(value: Any, otherwise: float) -> float:
+    """A field of a Lease; `otherwise` where there is none, or nothing to reckon with."""
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e9 else otherwise

@@ -19,6 +19,7 @@ Handler = Callable[[str, Object | None, Object], None]
 Indexer = Callable[[Object], Iterable[str]]
 # The class below has a method `list`, which hides the type inside it.
 _Objects = list[Object]
+_Values = list[str]
 
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
@@ -84,8 +85,8 @@ class Informer:
     def add_handler(self, handler: Handler) -> None:
         """Call `handler` for every change from now on, and at once for what is here already."""
         self._handlers.append(handler)
-        for obj in self._objects.values():
-            handler("ADDED", None, obj)
+        for key, obj in self._objects.items():
+            self._tell(handler, "ADDED", None, obj, key=key)
 
     async def _run(self) -> None:
         pause = RETRY_FIRST_S
@@ -99,6 +100,12 @@ class Informer:
                 self._version = ""
             except ApiError as e:
                 log.debug("%s: %s; trying again in %.1f s", self.resource, e.message, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MAX_S)
+            except Exception:
+                # Nobody else would ever fill this copy: whatever it is, begin anew.
+                log.exception("%s: listing and watching failed; trying again in %.1f s", self.resource, pause)
+                self._version = ""
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MAX_S)
 
@@ -148,17 +155,19 @@ class Informer:
             self._objects[key] = obj
         self._reindex(key, old, None if kind == "DELETED" else obj)
         for handler in self._handlers:
-            try:
-                handler(kind, old, obj)
-            except Exception:
-                # One object that a handler cannot take must not end the copy for all the others.
-                log.exception("%s: a handler failed on %s %s", self.resource, kind, key)
+            self._tell(handler, kind, old, obj, key=key)
+
+    def _tell(self, handler: Handler, kind: str, old: Object | None, obj: Object, *, key: str) -> None:
+        try:
+            handler(kind, old, obj)
+        except Exception:
+            # One object that a handler cannot take must not end the copy for all the others.
+            log.exception("%s: a handler failed on %s %s", self.resource, kind, key)
 
     def _reindex(self, key: str, old: Object | None, new: Object | None) -> None:
         for name, indexer in self._indexers.items():
             index = self._indexes[name]
-            before = [*indexer(old)] if old is not None else []
-            after = [*indexer(new)] if new is not None else []
+            before, after = self._values(indexer, old), self._values(indexer, new)
             if before == after:
                 continue
             for value in before:
@@ -168,3 +177,11 @@ class Informer:
                     index.pop(value, None)
             for value in after:
                 index.setdefault(value, {})[key] = None
+
+    def _values(self, indexer: Indexer, obj: Object | None) -> _Values:
+        """What an object is found by; nothing where it has not the shape of its kind."""
+        try:
+            return [*indexer(obj)] if obj is not None else []
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            log.warning("%s: an object is not indexed: %s", self.resource, e)
+            return []

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from control_plane.api import meta
 from control_plane.api.meta import Object
 from control_plane.client import ApiClient, ElectionTiming, EventRecorder, LeaderElector
 from control_plane.controllers.caches import Caches
@@ -53,7 +54,7 @@ class ControllerManager:
         await self._elector.stop()
 
     async def _lead(self) -> None:
-        term = Term(self._config, self._env, self._network, client=self._client)
+        term = Term(self._config, self._env, self._network, client=self._elector.fenced(self._client))
         try:
             await term.run()
         finally:
@@ -116,11 +117,15 @@ class Term:
         collector, runner = next((c, r) for c, r in pairs if isinstance(c, GarbageCollector))
         while True:
             kind, crd = await self._crds.get()
-            if kind == "DELETED":
-                await self._caches.drop(collector.remove_custom(crd))
-            else:
-                collector.add_custom(crd)
-            runner.attach()
+            try:
+                if kind == "DELETED":
+                    await self._caches.drop(collector.remove_custom(crd))
+                else:
+                    collector.add_custom(crd)
+                runner.attach()
+            except Exception:
+                # A definition that nobody can make sense of must not end the term, again and again.
+                log.exception("objects of %s are not garbage-collected", meta.name(crd))
 
     async def stop(self) -> None:
         await asyncio.gather(*(runner.stop() for runner in self._runners))

@@ -7,6 +7,7 @@ and one arg-max.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from control_plane.scheduler.pods import PodInfo, Shape
 from control_plane.scheduler.preemption import Preemption
 from control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
 from control_plane.scheduler.volumes import VolumeIndex
+
+log = logging.getLogger(__name__)
 
 SHAPE_STATES_MAX = 1024
 
@@ -161,7 +164,15 @@ class Cycle:
 
     def schedule(self, pods: Iterable[PodInfo]) -> list[Placement | Failure]:
         """Decide pods in order. Placed ones are assumed in the snapshot."""
-        return [self.schedule_one(pod) for pod in pods]
+        return [self._guarded(pod) for pod in pods]
+
+    def _guarded(self, pod: PodInfo) -> Placement | Failure:
+        try:
+            return self.schedule_one(pod)
+        except Exception as e:
+            # A pod, or what it refers to, that was written past the API must not end the term for all others.
+            log.exception("pod %s cannot be scheduled", pod.key)
+            return Failure(pod, f"the scheduler failed on this pod: {type(e).__name__}: {e}")
 
     def schedule_one(self, pod: PodInfo) -> Placement | Failure:
         state = self._state(pod)

@@ -60,7 +60,7 @@ class Scheduler:
         await self._elector.stop()
 
     async def _lead(self) -> None:
-        self._term = term = Term(self._config, self._env, self._client)
+        self._term = term = Term(self._config, self._env, self._elector.fenced(self._client))
         try:
             await term.run()
         finally:

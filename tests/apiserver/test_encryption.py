@@ -280,7 +280,8 @@ async def test_one_secret_that_cannot_be_read_does_not_take_the_rest_with_it(sta
     # What is put right, or taken away, is seen again.
     encryption = stack.servers[0].registry.storage.encryption.of(Kinds().named("secrets"))
     assert encryption is not None
-    right = encryption.to_storage(KEY, b'{"kind":"Secret","apiVersion":"v1","metadata":{"name":"door"}}')
+    plain = b'{"kind":"Secret","apiVersion":"v1","metadata":{"name":"door","namespace":"default"}}'
+    right = encryption.to_storage(KEY, plain)
     await stack.etcd.put(KEY.encode(), right)
     assert (await client.get("secrets", "door", "default"))["metadata"]["name"] == "door"
 

@@ -10,6 +10,7 @@ from control_plane.api.errors import ApiError, ServiceUnavailable
 from control_plane.api.resources import builtin_registry
 from control_plane.apiserver.grouping import GroupedTxns
 from control_plane.apiserver.storage import absent, put_op
+from control_plane.client import ops
 from control_plane.client.singleflight import SingleFlight
 from control_plane.rpc import RpcError
 from proto.etcd import rpc_pb2 as pb
@@ -118,8 +119,6 @@ async def test_a_hundred_events_at_once_ask_for_one_lease(stack: Stack) -> None:
 
 
 async def test_an_operation_that_fails_oddly_does_not_fail_its_batch(stack: Stack, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    from control_plane.client import ops
-
     registry, client = stack.servers[0].registry, stack.client()
     await client.create("configmaps", {"metadata": {"name": "good", "namespace": "default"}})
     get = registry.get
@@ -132,3 +131,17 @@ async def test_an_operation_that_fails_oddly_does_not_fail_its_batch(stack: Stac
     monkeypatch.setattr(registry, "get", odd)
     answers = await client.batch([ops.get("configmaps", name, "default") for name in ("good", "bad", "good")])
     assert [isinstance(a, ApiError) for a in answers] == [False, True, False]
+
+
+async def test_writes_of_who_may_not_write_are_not_even_sent(stack: Stack) -> None:
+    may = [True]
+    client = stack.client().fenced(lambda: may[0])
+    await client.create("configmaps", {"metadata": {"name": "first", "namespace": "default"}})
+    may[0] = False
+    before = stack.etcd.revision
+    with pytest.raises(ServiceUnavailable):
+        await client.create("configmaps", {"metadata": {"name": "second", "namespace": "default"}})
+    with pytest.raises(ServiceUnavailable):
+        await client.batch([ops.delete("configmaps", "first", "default")])
+    assert await client.get("configmaps", "first", "default")
+    assert stack.etcd.revision == before

@@ -1,6 +1,7 @@
 """Leader election: never two leaders at once, whatever the network does; a lost one is replaced."""
 
 import asyncio
+import contextvars
 import random
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from control_plane.client import ElectionTiming, LeaderElector
 from control_plane.cluster.simulation import VirtualLoop
 from control_plane.cluster.simulation.cell import VirtualClock
+from control_plane.cluster.simulation.loop import LIFE, Life
 from storage.env import Env, SimulatedDisk
 from tests.client.fakes import FakeClient, Store
 
@@ -150,3 +152,65 @@ def test_work_that_ends_by_itself_is_a_fault_and_gives_up_the_lead() -> None:
 def test_timing_that_cannot_be_safe_is_refused(spans: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="must rise"):
         ElectionTiming(*spans)
+
+
+# --- standing still -------------------------------------------------------------------------------
+
+
+def _paused_for(candidate: Candidate, life: Life, seconds: float) -> asyncio.Task[None]:
+    async def pause() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        life.paused = True
+        await asyncio.sleep(seconds)
+        loop.revive(life)
+
+    return asyncio.ensure_future(pause())
+
+
+def _in_life(store: Store, name: str, leading: list[str]) -> tuple[Candidate, Life]:
+    """A candidate that is a process of its own."""
+    life = Life(name)
+    context = contextvars.copy_context()
+    context.run(LIFE.set, life)
+    return context.run(Candidate, store, name, leading, random.Random(1)), life
+
+
+def test_a_leader_that_stood_still_goes_on_when_nobody_took_the_lease_but_not_before_it_knows() -> None:
+    async def main() -> None:
+        store, leading = Store(), []  # type: ignore[var-annotated]
+        candidate, life = _in_life(store, "first", leading)
+        await asyncio.sleep(3)
+        assert candidate.elector.is_leader
+        pause = _paused_for(candidate, life, 30)
+        await asyncio.sleep(FAST.renew_deadline_s + 0.1)
+        assert not candidate.elector.is_leader
+        await pause
+        while not candidate.elector.is_leader:
+            await asyncio.sleep(0.01)
+        assert (candidate.terms, leading) == (1, ["first"])
+        await candidate.stop()
+
+    VirtualLoop().run(main())
+
+
+def test_a_leader_that_stood_still_for_too_long_never_leads_beside_its_successor() -> None:
+    async def main() -> None:
+        store = Store()
+        first, life = _in_life(store, "first", [])
+        await asyncio.sleep(2)
+        second = Candidate(store, "second", [], random.Random(2))
+        await asyncio.sleep(2)
+        pause = _paused_for(first, life, 12)
+        while not pause.done():
+            assert not (first.elector.is_leader and second.elector.is_leader)
+            await asyncio.sleep(0.01)
+        assert second.elector.is_leader
+        for _ in range(300):
+            assert not first.elector.is_leader
+            await asyncio.sleep(0.01)
+        assert second.terms == 1
+        await first.stop()
+        await second.stop()
+
+    VirtualLoop().run(main())

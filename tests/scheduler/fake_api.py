@@ -27,6 +27,9 @@ class FakeApi:
         self._held: list[tuple[asyncio.Queue[WatchEvent], WatchEvent]] | None = None  # type: ignore[valid-type]
         self._watches: dict[str, list[asyncio.Queue[WatchEvent]]] = {}
 
+    def fenced(self, may_write: Callable[[], bool]) -> FakeApi:
+        return self
+
     # -- for tests
 
     def put(self, resource: str, obj: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,15 @@ def _port_key(protocol: str, port: int) -> str:
 
 
 def reservations(service: Object | None) -> dict[str, None]:
-    """The keys that a service holds, in order."""
+    """The keys that a service holds, in order; none where it has not the shape of a service."""
+    try:
+        return _reservations(service)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # Written past the API: it must not keep all others from their addresses.
+        return {}
+
+
+def _reservations(service: Object | None) -> dict[str, None]:
     spec = (service or {}).get("spec") or {}
     if not spec or spec.get("type") == "ExternalName":
         return {}
