@@ -23,3 +23,7 @@ class NotUp(ClusterError):
 
 class StartFailed(ClusterError):
     """A component could not be started."""
+
+
+class DataLost(StartFailed):
+    """A member does not have any more what it acknowledged: it can never come back, another must take its place."""

@@ -1,10 +1,21 @@
 """What the supervisor needs of whatever runs the actors."""
 
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from control_plane.cluster.components import Spec
-from control_plane.cluster.topology import Machine
+from control_plane.cluster.errors import DataLost, StartFailed
+from control_plane.cluster.topology import Machine, Role
+
+log = logging.getLogger(__name__)
+
+# By name, as they come in the text of a process that failed: what a member's start raises when its data is not what it
+# acknowledged.
+_DATA_LOST = re.compile(r"\b(DataLost|CorruptLog|CorruptSnapshotFile): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +48,31 @@ class Host(Protocol):
 
     async def sockets(self) -> list[HostSocket]:
         """Where the host itself listens."""
+
+
+def not_started(spec: Spec, cause: str) -> StartFailed:
+    """The error of a start that failed; `cause` is the class of what was raised, a colon, and its text."""
+    kind = DataLost if spec.instance.role is Role.MEMBER and _DATA_LOST.search(cause) else StartFailed
+    return kind(f"{spec.instance.name}: {cause}; see {spec.log_file}")
+
+
+async def start_all(host: Host, specs: Sequence[Spec], started: Callable[[str], None]) -> None:
+    """Start all actors of a cluster; `started` is told each. Raises StartFailed.
+
+    Members that lost their data are left to the supervisor, as long as the others are a majority.
+    """
+    members = sum(spec.instance.role is Role.MEMBER for spec in specs)
+    lost = 0
+
+    async def start(spec: Spec) -> None:
+        nonlocal lost
+        try:
+            await host.start(spec)
+        except DataLost as e:
+            lost += 1
+            if 2 * lost >= members:
+                raise
+            log.error("%s", e)
+        started(spec.instance.name)
+
+    await asyncio.gather(*(start(spec) for spec in specs))

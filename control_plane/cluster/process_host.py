@@ -19,7 +19,7 @@ from pathlib import Path
 
 from control_plane.cluster.components import Component, Spec, StopsItself
 from control_plane.cluster.errors import ClusterError, StartFailed
-from control_plane.cluster.host import HostSocket
+from control_plane.cluster.host import HostSocket, not_started, start_all
 from control_plane.cluster.outside import log_to, open_env, prepare
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import ClusterState, StateDir
@@ -73,7 +73,7 @@ class ProcessHost:
             if not isinstance(e, Exception):
                 raise
             log.exception("%s did not start", name)
-            raise StartFailed(f"{name}: {type(e).__name__}: {e}; see {spec.log_file}") from e
+            raise not_started(spec, f"{type(e).__name__}: {e}") from e
         finally:
             self._busy.discard(name)
         self._started.add(name)
@@ -142,7 +142,7 @@ async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> Non
     host = ProcessHost()
     specs = founding_specs(state, secrets, directory.path)
     try:
-        await asyncio.gather(*(host.start(s) for s in specs))
+        await start_all(host, specs, lambda name: log.info("%s has started", name))
         settle_heap()
         await ended.wait()
     finally:

@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from control_plane.cluster import ray_cluster
-from control_plane.cluster.components import Spec
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.host import start_all
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.supervisor import founding_specs
@@ -55,12 +55,8 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
     secrets = Secrets.read(directory.pki)
     if secrets is None:
         raise ClusterError(f"no keys in {directory.pki}; run `rayplane up`")
-
-    async def start(spec: Spec) -> None:
-        await host.start(spec)
-        print(spec.instance.name, flush=True)
-
-    await asyncio.gather(*(start(spec) for spec in founding_specs(state, secrets, directory.path)))
+    specs = founding_specs(state, secrets, directory.path)
+    await start_all(host, specs, lambda name: print(name, flush=True))
 
 
 async def _stop(config: ClusterConfig) -> None:

@@ -24,7 +24,7 @@ from control_plane.cluster import processes
 from control_plane.cluster.components import Spec
 from control_plane.cluster.config import ClusterConfig
 from control_plane.cluster.errors import StartFailed
-from control_plane.cluster.host import HostSocket
+from control_plane.cluster.host import HostSocket, not_started
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_cluster import LOOPBACK, namespace
 from control_plane.cluster.topology import Machine, Role
@@ -107,7 +107,7 @@ class RayHost:
             )
             pid = int(_patiently(actor.pid.remote(), START_TIMEOUT_S))
         except (RayError, ValueError) as e:
-            raise StartFailed(f"{instance.name}: {_cause(e)}; see {spec.log_file}") from e
+            raise not_started(spec, _cause(e)) from e
         return pid
 
     def _stop(self, name: str, *, graceful: bool) -> None:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection
 
 from control_plane.cluster.components import Spec
-from control_plane.cluster.errors import StartFailed
+from control_plane.cluster.errors import DataLost, StartFailed
 from control_plane.cluster.host import Host
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ class Starter:
         self.starts: dict[str, int] = {}
         self.failures: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
+        self.lost: set[str] = set()
+        """Members that cannot come back: their data is not what they acknowledged."""
         self._host = host
         self._not_before: dict[str, float] = {}
         self._started_at: dict[str, float] = {}
@@ -92,11 +94,14 @@ class Starter:
         try:
             await self._host.start(spec)
         except StartFailed as e:
+            if isinstance(e, DataLost):
+                self.lost.add(name)
             self._failed(name, str(e))
         except Exception as e:
             log.exception("starting %s failed", name)
             self._failed(name, f"{type(e).__name__}: {e}")
         else:
+            self.lost.discard(name)
             self._started_at[name] = asyncio.get_running_loop().time()
 
     def _failed(self, name: str, reason: str, *, free: int = 0) -> None:

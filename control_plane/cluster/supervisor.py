@@ -3,7 +3,8 @@
 The topology lives in etcd. The supervisor is itself an actor that its host restarts; a new one reads the topology
 and goes on. Hosts restart a killed actor's process by themselves, on the same machine with the same data; the
 supervisor starts what is missing altogether, and moves what was on a machine that is gone. A member whose machine is
-gone is replaced (removed, added as a learner under a new name, promoted): its data is lost, so its identity must be.
+gone, or whose data is not what it acknowledged, is replaced (another is added as a learner under a new name and
+promoted, it is removed): its data is lost, so its identity must be.
 """
 
 import asyncio
@@ -125,6 +126,7 @@ class Supervisor:
         # A supervisor before this one may have died in the middle of a change of members.
         self._unfinished = True
         self._starter = Starter(host)
+        self._heirs: dict[str, str] = {}  # of members that are being replaced
         self._seen: set[str] = set()  # what ran when the host was asked last
         self._rng = random.Random()
 
@@ -259,9 +261,12 @@ class Supervisor:
         for instance in homeless:
             if instance.role not in (Role.MEMBER, Role.SUPERVISOR):
                 await self._move(instance, machines)
-        for instance in homeless:
-            if instance.role is Role.MEMBER:
-                await self._replace(instance)
+        members = self._topology.of(Role.MEMBER)
+        for instance in members:
+            if instance in homeless:
+                await self._replace(instance, f"its machine {instance.machine.address} is gone")
+            elif instance.name in self._starter.lost and len(members) > 2:
+                await self._replace(instance, "it lost its data")
         if self._unfinished:
             await self._finish_changes()
             self._unfinished = False
@@ -322,11 +327,14 @@ class Supervisor:
         # The host may have brought it back elsewhere by itself, at an address that is wrong there.
         await self._stop_actor(instance.name)
 
-    async def _replace(self, member: Instance) -> None:
-        """Put another in the place of a member whose machine is gone."""
-        log.warning("the machine of %s (%s) is gone", member.name, member.machine.address)
-        await self._add("member", "")
+    async def _replace(self, member: Instance, why: str) -> None:
+        """Put another in the place of a member that cannot come back."""
+        log.warning("another member takes the place of %s: %s", member.name, why)
+        if member.name not in self._heirs:
+            self._heirs[member.name] = await self._add("member", "")
         await self._remove("member", member.name)
+        self._heirs.pop(member.name, None)
+        self._starter.lost.discard(member.name)
 
     def _least_used(self, machines: list[Machine]) -> Machine:
         load = {m: 0 for m in machines}

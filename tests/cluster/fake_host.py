@@ -12,7 +12,7 @@ from control_plane.client import EtcdClient
 from control_plane.cluster.components import Component, Spec, build
 from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import StartFailed
-from control_plane.cluster.host import HostSocket
+from control_plane.cluster.host import HostSocket, not_started
 from control_plane.cluster.launch import with_ports
 from control_plane.cluster.pki import Secrets, identity_of_actor
 from control_plane.cluster.ports import can_bind
@@ -60,7 +60,10 @@ class FakeHost:
             disk = self._disks.setdefault(name, SimulatedDisk())
             env = Env(clock=SystemClock(), rng=random.Random(name), disk=disk)
             self._members[name] = build(spec, env, network, tls_dir=None)
-            await self._members[name].start()
+            try:
+                await self._members[name].start()
+            except Exception as e:
+                raise not_started(spec, f"{type(e).__name__}: {e}") from e
         if spec.instance.role is Role.APISERVER:
             service = open_service(objects_pb2.DESCRIPTOR.services_by_name["Objects"], self)
             await network.serve(spec.instance.endpoint("grpc"), [service])

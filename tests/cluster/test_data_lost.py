@@ -1,0 +1,108 @@
+"""A member that lost what it acknowledged is replaced, by itself as long as the others are a majority."""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.cluster import starting
+from control_plane.cluster import supervisor as supervisor_module
+from control_plane.cluster.errors import DataLost, StartFailed
+from control_plane.cluster.host import not_started, start_all
+from control_plane.cluster.supervisor import founding_specs
+from control_plane.cluster.topology import Role
+from control_plane.rpc import RpcError
+from proto.rayplane.v1 import supervisor_pb2 as pb
+from tests.cluster.fake_host import World
+from tests.cluster.harness import cluster
+
+LIMIT_S = 40.0
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
+    monkeypatch.setattr(supervisor_module, "LEARN_S", 0.0)
+    monkeypatch.setattr(starting, "RESTART_PAUSE_FIRST_S", 0.02)
+    made = World()
+    await made.start_members()
+    yield made
+    await made.close()
+
+
+async def members(world: World) -> list[tuple[str, bool]]:
+    return sorted((m.name, m.isLearner) for m in (await world.etcd.member_list()).members)
+
+
+async def settle(world: World, wanted: list[tuple[str, bool]]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            try:
+                if await members(world) == wanted:
+                    return
+            except RpcError:
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def put_back(world: World, name: str) -> None:
+    """End a member, and give it back the disk of an earlier end."""
+    (instance,) = (i for i in world.topology.of(Role.MEMBER) if i.name == name)
+    await world.host.stop(name)
+    before = copy.deepcopy(world.host._disks[name])
+    await world.host.start(world.spec(instance))
+    for number in range(20):
+        written = (await world.etcd.put(b"/k%d" % number, b"v")).header.revision
+    async with asyncio.timeout(LIMIT_S):
+        while (await world.etcd.status(instance.endpoint("client"))).header.revision < written:
+            await asyncio.sleep(0.01)
+    await world.host.kill(name, "KILL")
+    world.host._disks[name] = before
+
+
+async def test_a_member_whose_data_was_put_back_is_replaced(world: World) -> None:
+    await put_back(world, "member-1")
+    await world.supervise()
+    await settle(world, [("member-0", False), ("member-2", False), ("member-3", False)])
+    found = await world.etcd.range(b"/k19")
+    assert found.kvs[0].value == b"v"
+    async with asyncio.timeout(LIMIT_S):
+        while "member-1" in {i.name for i in (await world.stub.Topology(pb.TopologyRequest())).instances}:
+            await asyncio.sleep(0.02)
+    assert set(world.host.actors) >= {"member-0", "member-2", "member-3"}
+
+
+async def test_a_damaged_log_is_lost_data_too_and_other_errors_are_not(world: World) -> None:
+    (instance,) = (i for i in world.topology.of(Role.MEMBER) if i.name == "member-1")
+    spec = world.spec(instance)
+    lost = "control_plane.etcd.server.errors.DataLost: it was put back"
+    assert type(not_started(spec, lost)) is DataLost
+    assert type(not_started(spec, "CorruptLog: wal/1 is damaged at offset 3")) is DataLost
+    assert type(not_started(spec, "DiskError: cannot write: No space left on device")) is StartFailed
+    other = world.spec(world.topology.of(Role.SCHEDULER)[0])
+    assert type(not_started(other, lost)) is StartFailed
+
+
+def flip(path: Path, at: int) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+async def test_a_cluster_comes_up_though_one_of_its_members_cannot() -> None:
+    """In one process, from real files: the log of a member has a flipped bit."""
+    async with cluster(members=3, nodes=0) as c:
+        await c.etcd.put(b"/k", b"v")
+        await c.host.stop_all()
+        (log_file,) = (c.state_dir / "data" / "member-1" / "wal").glob("*.wal")
+        flip(log_file, 40)
+        started: list[str] = []
+        await start_all(c.host, founding_specs(c.state, c.secrets, c.state_dir), started.append)
+        assert len(started) == len(c.topology.instances)
+
+        async def names() -> set[str]:
+            return {m.name for m in (await c.etcd.member_list()).members if not m.isLearner}
+
+        await c.until(names, "another member", wanted={"member-0", "member-2", "member-3"}, within=60)
+        assert (await c.etcd.range(b"/k")).kvs[0].value == b"v"
