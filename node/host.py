@@ -183,7 +183,7 @@ class NodeHost:
     async def _watch_pods(self) -> None:
         names = [*self.kubelets]
         if len(names) >= self.config.shared_informer_from:
-            selectors = ["spec.nodeName!="]
+            selectors = [f"spec.nodeName in ({','.join(names)})"]
         else:
             selectors = [f"spec.nodeName={name}" for name in names]
         for selector in selectors:

@@ -1,10 +1,12 @@
 """ConfigMaps, Secrets and Services that pods of a host refer to.
 
-An informer per resource starts when the first pod needs it. An object the informer does not have is asked for at the
-API, since a pod may arrive before the event of a ConfigMap that was made before it.
+A node may read single ConfigMaps and Secrets only, and only those of its pods: each is asked for when it is needed,
+and watched by itself while a pod shows it as files. Services are watched all together.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from control_plane.api import meta
 from control_plane.api.errors import ApiError, NotFound
@@ -13,10 +15,21 @@ from control_plane.client import ApiClient, Informer
 from node.environment import Reference
 
 Watcher = Callable[[], None]
+SEEN_MAX = 1024
+_Key = tuple[str, str, str]
+"""(resource, namespace, name)."""
 
 
 class SourceUnavailable(Exception):
     """The API did not answer; the object may well exist."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    """One object that pods show, and who is told of its changes."""
+
+    informer: Informer
+    watchers: dict[Watcher, None] = field(default_factory=dict)
 
 
 class Sources:
@@ -25,17 +38,24 @@ class Sources:
     def __init__(self, client: ApiClient) -> None:
         self._client = client
         self._informers: dict[str, Informer] = {}
-        self._watchers: dict[tuple[str, str, str], dict[Watcher, None]] = {}
+        self._followed: dict[_Key, _Followed] = {}
+        self._asked: dict[_Key, asyncio.Task[Object]] = {}
+        self._seen: dict[_Key, str] = {}  # versions of what was found last
+        self._ending: dict[asyncio.Task[None], None] = {}
 
     async def stop(self) -> None:
-        for informer in self._informers.values():
+        followed, self._followed = self._followed, {}
+        for informer in (*self._informers.values(), *(one.informer for one in followed.values())):
             await informer.stop()
+        for task in self._asked.values():
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), *self._ending, return_exceptions=True)
 
     async def find(self, namespace: str, references: Iterable[Reference]) -> dict[tuple[str, str], Object | None]:
         """(resource, name) to the object, None where there is none. Raises SourceUnavailable."""
         found: dict[tuple[str, str], Object | None] = {}
         for ref in references:
-            found[ref.resource, ref.name] = await self._get(ref.resource, namespace, ref.name)
+            found[ref.resource, ref.name] = await self._get((ref.resource, namespace, ref.name))
         return found
 
     async def services(self, namespace: str) -> list[Object]:
@@ -48,39 +68,86 @@ class Sources:
         return own
 
     async def informer(self, resource: str) -> Informer:
-        """The shared informer of a resource, started and synced."""
+        """The shared informer of all objects of a resource, started and synced."""
         informer = self._informers.get(resource)
         if informer is None:
             informer = self._informers[resource] = Informer(self._client, resource)
-            informer.add_handler(lambda kind, old, new: self._changed(resource, new))
             informer.start()
         await informer.synced()
         return informer
 
+    # --- single objects ---------------------------------------------------------------------------
+
     def watch(self, namespace: str, references: Iterable[Reference], watcher: Watcher) -> None:
+        """Call `watcher` for every change since `find` has found the objects."""
         for ref in references:
-            self._watchers.setdefault((ref.resource, namespace, ref.name), {})[watcher] = None
+            key = (ref.resource, namespace, ref.name)
+            followed = self._followed.get(key)
+            if followed is None:
+                followed = self._followed[key] = _Followed(self._follow(key))
+            followed.watchers[watcher] = None
 
     def unwatch(self, namespace: str, references: Iterable[Reference], watcher: Watcher) -> None:
         for ref in references:
-            watchers = self._watchers.get((ref.resource, namespace, ref.name), {})
-            watchers.pop(watcher, None)
-            if not watchers:
-                self._watchers.pop((ref.resource, namespace, ref.name), None)
+            key = (ref.resource, namespace, ref.name)
+            followed = self._followed.get(key)
+            if followed is None:
+                continue
+            followed.watchers.pop(watcher, None)
+            if not followed.watchers:
+                del self._followed[key]
+                task = asyncio.get_running_loop().create_task(followed.informer.stop())
+                self._ending[task] = None
+                task.add_done_callback(lambda done: self._ending.pop(done, None))
 
-    async def _get(self, resource: str, namespace: str, name: str) -> Object | None:
-        informer = await self.informer(resource)
-        obj = informer.get(namespace, name)
-        if obj is not None:
-            return obj
+    def _follow(self, key: _Key) -> Informer:
+        resource, namespace, name = key
+        informer = Informer(self._client, resource, namespace=namespace, field_selector=f"metadata.name={name}")
+
+        def changed(_kind: str, old: Object | None, new: Object) -> None:
+            if old is None and self._seen.get(key) == meta.resource_version(new):
+                return  # the pod that began to watch has just been given it
+            followed = self._followed.get(key)
+            for watcher in [*followed.watchers] if followed is not None else ():
+                watcher()
+
+        informer.add_handler(changed)
+        informer.start()
+        return informer
+
+    async def _get(self, key: _Key) -> Object | None:
+        resource, namespace, name = key
+        followed = self._followed.get(key)
+        found = followed.informer.get(namespace, name) if followed is not None else None
+        if found is not None:
+            return found
         try:
-            return await self._client.get(resource, name, namespace)
+            obj = await self._shared(key) or await self._client.get(resource, name, namespace)
+            self._seen[key] = meta.resource_version(obj)
+            if len(self._seen) > SEEN_MAX:
+                del self._seen[next(iter(self._seen))]
+            return obj
         except NotFound:
             return None
         except ApiError as e:
             raise SourceUnavailable(f"cannot read {resource} {namespace}/{name}: {e.message}") from e
 
-    def _changed(self, resource: str, obj: Object) -> None:
-        key = (resource, meta.namespace(obj), meta.name(obj))
-        for watcher in [*self._watchers.get(key, ())]:
-            watcher()
+    def _answered(self, key: _Key, done: asyncio.Task[Object]) -> None:
+        self._asked.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may be gone
+
+    async def _shared(self, key: _Key) -> Object | None:
+        """The answer to a question that others have asked already: many pods that start together need one object.
+
+        None where nobody has asked, or where the answer is bad: it may be older than the pod that asks now.
+        """
+        asked = self._asked.get(key)
+        if asked is None:
+            resource, namespace, name = key
+            asked = asyncio.get_running_loop().create_task(self._client.get(resource, name, namespace))
+            self._asked[key] = asked
+            asked.add_done_callback(lambda done: self._answered(key, done))
+            return await asyncio.shield(asked)
+        await asyncio.wait([asked])
+        return None if asked.cancelled() or asked.exception() is not None else asked.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from control_plane.api.bootstrap_policy import cluster_role_bindings, cluster_roles
+from control_plane.api.bootstrap_policy import cluster_role_bindings, cluster_roles, role_bindings, roles
 from control_plane.api.meta import Object
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -97,4 +97,6 @@ def bootstrap_objects() -> list[Object]:
         *ingress_classes(),
         *cluster_roles(),
         *cluster_role_bindings(),
+        *roles(),
+        *role_bindings(),
     ]

@@ -1,8 +1,8 @@
 """The RBAC roles and bindings every cluster starts with, as data.
 
 Differences from Kubernetes: controllers share one identity here, so its role covers what Kubernetes
-spreads over a role per controller; and kubelets are authorised by role alone, so `system:node` is
-bound to the group of nodes.
+spreads over a role per controller; and hosts of nodes run the service proxy, the ingress and volume
+replicas too, for which their group has roles.
 Source: Kubernetes reference "Using RBAC Authorization", default roles and role bindings.
 """
 
@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from control_plane.api.meta import Object
+from control_plane.api.node_identity import HOSTS_GROUP, VOLUME_RECORDS_NAMESPACE
 from control_plane.api.rbac import MASTERS, aggregated_rules
 
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
+INGRESS, VOLUMES = "rayplane:ingress", "rayplane:volumes"
 _READ = ("get", "list", "watch")
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 _ALL = ("*",)
@@ -118,44 +120,47 @@ _SCHEDULER_RULES = (
     _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
     _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
 )  # fmt: skip
-_NODE_RULES = (
+NODE_RULES = (
     _EVENTS,
     _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
     _rule(("create",), "authorization.k8s.io", (
         "localsubjectaccessreviews", "subjectaccessreviews",
     )),
-    _rule(_READ, "core", ("services", "configmaps", "secrets", "namespaces")),
-    _rule(("create", "get", "list", "watch", "patch", "update"), "core", ("nodes",)),
+    _rule(_READ, "core", ("services", "secrets", "configmaps", "pods", "nodes")),
+    _rule(("create", "patch", "update"), "core", ("nodes",)),
     _rule(("patch", "update"), "core", ("nodes/status",)),
-    _rule(("create", "delete", "get", "list", "watch"), "core", ("pods",)),
+    _rule(("create", "delete"), "core", ("pods",)),
     _rule(("patch", "update"), "core", ("pods/status",)),
     _rule(("create",), "core", ("pods/eviction", "serviceaccounts/token")),
-    _rule(("get", "list", "watch", "patch", "update"), "core", (
-        "persistentvolumeclaims", "persistentvolumeclaims/status", "persistentvolumes",
-        "persistentvolumes/status",
-    )),
-    _rule(_READ, "core", ("endpoints", "serviceaccounts")),
+    _rule(("get",), "core", ("endpoints", "persistentvolumeclaims", "persistentvolumes")),
+    _rule(("get", "patch", "update"), "core", ("persistentvolumeclaims/status",)),
     _rule(("create", "get", "list", "watch"), "certificates.k8s.io", (
         "certificatesigningrequests",
     )),
-    _rule(("create", "delete", "get", "list", "watch", "patch", "update"), "coordination.k8s.io", (
-        "leases",
-    )),
-    _rule(("create", "delete", "get", "list", "watch", "patch", "update"), "storage.k8s.io", (
-        "csinodes",
-    )),
-    _rule((*_READ, "patch", "update"), "storage.k8s.io", (
-        "csidrivers", "storageclasses", "volumeattachments", "volumeattachments/status",
-    )),
+    _rule(("create", "delete", "get", "patch", "update"), "coordination.k8s.io", ("leases",)),
+    _rule(("create", "delete", "get", "patch", "update"), "storage.k8s.io", ("csinodes",)),
+    _rule(("get",), "storage.k8s.io", ("volumeattachments",)),
+    _rule(_READ, "storage.k8s.io", ("csidrivers",)),
     _rule(_READ, "node.k8s.io", ("runtimeclasses",)),
 )  # fmt: skip
+"""What a node may do at most: the node authorizer leaves of most of it only what the node's own pods need."""
 _PROXY_RULES = (
     _EVENTS,
-    _rule(_READ, "core", ("services", "endpoints", "nodes", "secrets")),
-    _rule(_READ, "discovery.k8s.io", ("endpointslices",)),
-    _rule(_READ, "networking.k8s.io", ("ingressclasses", "ingresses", "networkpolicies")),
-    _rule(("patch", "update"), "core", ("services/status",)),
+    _rule(("list", "watch"), "core", ("services", "endpoints")),
+    _rule(_READ, "core", ("nodes",)),
+    _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
+    _rule(("list", "watch"), "networking.k8s.io", ("servicecidrs",)),
+)
+_INGRESS_RULES = (
+    _rule(_READ, "networking.k8s.io", ("ingresses", "ingressclasses")),
     _rule(("patch", "update"), "networking.k8s.io", ("ingresses/status",)),
+    _rule(("list", "watch"), "core", ("services",)),
+    _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
+)
+_VOLUMES_RULES = (_rule(("get", "list"), "core", ("persistentvolumes",)),)
+# Where the replicas of a volume write down who they are. NodeRestriction looks at the names.
+_VOLUME_RECORDS_RULES = (
+    _rule(("create", "delete", "get", "list", "patch", "update"), "coordination.k8s.io", ("leases",)),
 )
 _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ("cluster-admin", (_rule(_ALL, "*", _ALL), _paths(_ALL, "*")), {}),
@@ -182,8 +187,10 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
                                   "/metrics", "/metrics/slis", "/readyz", "/readyz/*"),), {}),
     ("system:kube-scheduler", _SCHEDULER_RULES, {}),
     ("system:kube-controller-manager", (_rule(_ALL, "*", _ALL), _paths(("get",), "*")), {}),
-    ("system:node", _NODE_RULES, {}),
+    ("system:node", NODE_RULES, {}),
     ("system:node-proxier", _PROXY_RULES, {}),
+    (INGRESS, _INGRESS_RULES, {}),
+    (VOLUMES, _VOLUMES_RULES, {}),
     (
         "system:node-bootstrapper",
         (_rule(("create", "get", "list", "watch"), "certificates.k8s.io", (
@@ -228,12 +235,15 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "system:kube-controller-manager",
         (("User", "system:kube-controller-manager"),),
     ),
-    ("system:node", "system:node", (("Group", "system:nodes"),)),
+    # Nobody: the node authorizer grants nodes what they need.
+    ("system:node", "system:node", ()),
     (
         "system:node-proxier",
         "system:node-proxier",
-        (("User", "system:kube-proxy"), ("Group", "system:nodes")),
+        (("User", "system:kube-proxy"), ("Group", HOSTS_GROUP)),
     ),
+    (INGRESS, INGRESS, (("Group", HOSTS_GROUP),)),
+    (VOLUMES, VOLUMES, (("Group", HOSTS_GROUP),)),
     (
         "system:service-account-issuer-discovery",
         "system:service-account-issuer-discovery",
@@ -286,13 +296,28 @@ def cluster_roles() -> list[Object]:
 
 def cluster_role_bindings() -> list[Object]:
     """All default ClusterRoleBindings, new objects on every call."""
-    return [
-        {
-            "apiVersion": API_VERSION,
-            "kind": "ClusterRoleBinding",
-            "metadata": _metadata(name),
-            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
-            "subjects": [{"apiGroup": GROUP, "kind": kind, "name": subject} for kind, subject in subjects],
-        }
-        for name, role, subjects in _BINDINGS
-    ]
+    return [_binding("ClusterRoleBinding", name, "ClusterRole", role, subjects) for name, role, subjects in _BINDINGS]
+
+
+def _binding(kind: str, name: str, role_kind: str, role: str, subjects: Sequence[tuple[str, str]]) -> Object:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": _metadata(name),
+        "roleRef": {"apiGroup": GROUP, "kind": role_kind, "name": role},
+        "subjects": [{"apiGroup": GROUP, "kind": subject, "name": who} for subject, who in subjects],
+    }
+
+
+def roles() -> list[Object]:
+    """All default Roles, new objects on every call."""
+    role = _cluster_role(VOLUMES, _VOLUME_RECORDS_RULES, {})
+    role["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
+    return [{**role, "kind": "Role"}]
+
+
+def role_bindings() -> list[Object]:
+    """All default RoleBindings, new objects on every call."""
+    binding = _binding("RoleBinding", VOLUMES, "Role", VOLUMES, (("Group", HOSTS_GROUP),))
+    binding["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
+    return [binding]

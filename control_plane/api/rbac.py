@@ -43,6 +43,10 @@ class Attributes:
     namespace: str = ""
     name: str = ""
     path: str = ""
+    fields: selectors.FieldSelector = selectors.ALL_FIELDS
+    """What a list, watch or deletecollection is limited to."""
+    nodes: frozenset[str] | None = None
+    """The nodes that the user is; None for who is no node. Roles do not look at it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -408,18 +408,27 @@ def _reader(path: str) -> Callable[[Object], str]:
     return lambda o: _text(_walk(o, parts))
 
 
+class FieldSet(NamedTuple):
+    """A field that has to be one of some texts."""
+
+    path: str
+    values: frozenset[str]
+
+
 class FieldSelector:
     """A conjunction of field comparisons for objects of one kind."""
 
-    __slots__ = ("_readers", "terms")
+    __slots__ = ("_readers", "_sets", "sets", "terms")
 
-    def __init__(self, terms: Iterable[FieldTerm] = ()) -> None:
+    def __init__(self, terms: Iterable[FieldTerm] = (), sets: Iterable[FieldSet] = ()) -> None:
         self.terms = tuple(terms)
+        self.sets = tuple(sets)
         self._readers = tuple((_reader(t.path), t.equal, t.value) for t in self.terms)
+        self._sets = tuple((_reader(s.path), s.values) for s in self.sets)
 
     @property
     def everything(self) -> bool:
-        return not self.terms
+        return not self.terms and not self.sets
 
     def requires(self, path: str) -> str | None:
         """The value `path` is required to equal, if any (for direct look-ups and indexes)."""
@@ -428,15 +437,26 @@ class FieldSelector:
                 return term.value
         return None
 
+    def allowed(self, path: str) -> frozenset[str] | None:
+        """The values that `path` is limited to, None where it is not."""
+        value = self.requires(path)
+        if value is not None:
+            return frozenset((value,))
+        return next((one.values for one in self.sets if one.path == path), None)
+
     def matches(self, o: Object) -> bool:
-        return all((read(o) == value) is equal for read, equal, value in self._readers)
+        return all((read(o) == value) is equal for read, equal, value in self._readers) and all(
+            read(o) in values for read, values in self._sets
+        )
 
     def __str__(self) -> str:
-        return ",".join(f"{t.path}{'=' if t.equal else '!='}{_escape(t.value)}" for t in self.terms)
+        texts = [f"{t.path}{'=' if t.equal else '!='}{_escape(t.value)}" for t in self.terms]
+        return ",".join([*texts, *(f"{s.path} in ({','.join(sorted(s.values))})" for s in self.sets)])
 
 
 ALL_FIELDS = FieldSelector()
 _ESCAPED = re.compile(r"\\([\\,=])")
+_SET = re.compile(r"(?:^|(?<=,))([\w.]+) in \(([^()\\]*)\)(?:,|$)")
 
 
 def _escape(text: str) -> str:
@@ -451,14 +471,18 @@ def _split_terms(text: str) -> list[str]:
 def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str, ...] = ()) -> FieldSelector:
     """The selector of a `fieldSelector` query parameter for objects of `kind`.
 
-    `selectable` are the extra paths a custom resource declares (`.spec.color` or `spec.color`).
+    `selectable` are the extra paths a custom resource declares (`.spec.color` or `spec.color`). Beside the comparisons
+    of Kubernetes, `path in (a,b)` is known: hosts of many nodes watch the pods of all of them with it.
     BadRequest for a path this kind does not know.
     """
     if not text:
         return ALL_FIELDS
+    sets = [FieldSet(path, frozenset(values.split(","))) for path, values in _SET.findall(text)]
+    for one in sets:
+        _check_field(one.path, kind, group, selectable=selectable)
     terms = []
-    parts = _split_terms(text)
-    _check_count(len(parts))
+    parts = _split_terms(_SET.sub("", text) if sets else text)
+    _check_count(len(parts) + len(sets))
     for part in parts:
         found = re.search(r"(?<!\\)(!=|==|=)", part)
         if found is None:
@@ -467,7 +491,7 @@ def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str
         _check_field(path, kind, group, selectable=selectable)
         value = _ESCAPED.sub(r"\1", part[found.end() :])
         terms.append(FieldTerm(path, found.group(1) != "!=", value))
-    return FieldSelector(terms)
+    return FieldSelector(terms, sets)
 
 
 def _check_field(path: str, kind: str, group: str, *, selectable: tuple[str, ...]) -> None:

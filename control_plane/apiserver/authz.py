@@ -1,13 +1,15 @@
-"""Who may do what: RBAC over the cached roles and bindings."""
+"""Who may do what: nodes by what their pods need, everybody by RBAC over the cached roles and bindings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import rbac
+from control_plane.api import node_authorization, rbac
 from control_plane.api.errors import Forbidden
-from control_plane.api.meta import Object, labels, name
+from control_plane.api.meta import Object, name
+from control_plane.api.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
+from control_plane.api.selectors import ALL_FIELDS, FieldSelector
 from control_plane.apiserver import audit
-from control_plane.apiserver.cache import DELETED, Event, ResourceCache
+from control_plane.apiserver.following import Follower
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import Kinds
 from control_plane.apiserver.requests import Target, User
@@ -18,93 +20,100 @@ _RESOURCES = (_ROLES, f"roles.{_GROUP}", f"rolebindings.{_GROUP}", f"clusterrole
 
 
 class Authorizer:
-    """Decides requests. Its policy follows the caches; a denial is decided again on fresh caches."""
+    """Decides requests. What it knows follows the caches; a denial is decided again on fresh caches."""
 
     def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
-        self._kinds = kinds
         self._hub = hub
         self._policy = rbac.Policy()
-        self._caches: list[ResourceCache] = []
-        self._installs: list[int] = []
-        self._aggregated: dict[str, Object] = {}
+        self._roles: dict[str, Object] = {}
+        """ClusterRoles as they are stored, by name."""
         self._stale = False
+        self._graph = NodeGraph()
+        self._rules = Follower(kinds, hub, _RESOURCES, clear=self._clear, put=self._put, remove=self._remove)
+        self._nodes = Follower(
+            kinds, hub, ("pods", VOLUMES, ATTACHMENTS), clear=self._clear_nodes, put=self._put_node, remove=self._drop
+        )
 
     async def load(self) -> None:
         """Bring the policy in step with the caches. Cheap when it is."""
-        if self._caches and all(c.ready and c.installs == n for c, n in zip(self._caches, self._installs, strict=True)):
-            return
-        caches = [await self._hub.cache(self._kinds.named(r)) for r in _RESOURCES]
+        await self._rules.load()
+        if self._stale:
+            self._aggregate()
+
+    def _clear(self) -> None:
         self._policy = rbac.Policy()
-        self._aggregated.clear()
-        for cache in caches:
-            if self._on_event not in cache.listeners:
-                cache.listeners.append(self._on_event)
-            for entry in cache.readable():
-                self._put(entry.object)
-        self._caches, self._installs = caches, [c.installs for c in caches]
-        self._stale = True
+        self._roles.clear()
 
-    def _on_event(self, event: Event) -> None:
-        o = event.entry.object
-        if event.type == DELETED:
-            self._policy.remove(o)
-            self._aggregated.pop(name(o), None)
-            self._stale = self._stale or o["kind"] == "ClusterRole"
-        else:
-            self._put(o)
-
-    def _put(self, o: Object) -> None:
+    def _put(self, resource: str, o: Object) -> None:
         self._policy.put(o)
-        if o["kind"] == "ClusterRole":
+        if resource == _ROLES:
             self._stale = True
-            if o.get("aggregationRule"):
-                self._aggregated[name(o)] = o
-            else:
-                self._aggregated.pop(name(o), None)
+            self._roles[name(o)] = o
+
+    def _remove(self, resource: str, o: Object) -> None:
+        self._policy.remove(o)
+        if resource == _ROLES:
+            self._stale = True
+            self._roles.pop(name(o), None)
 
     def _aggregate(self) -> None:
         """Aggregated roles have the rules of the roles they select, whatever is stored in them."""
         self._stale = False
-        if not self._aggregated:
-            return
-        entries = self._caches[0].readable()
-        labelled = [e.object for e in entries if labels(e.object)]
+        aggregated = {key: role for key, role in self._roles.items() if role.get("aggregationRule")}
+        made: dict[str, Object] = {}
         # A role may select another aggregated one: two rounds settle admin, edit and view.
-        for _ in range(2):
-            made = {
-                key: {**role, "rules": rbac.aggregated_rules(role, labelled)} for key, role in self._aggregated.items()
-            }
-            labelled = [made.get(name(o), o) for o in labelled]
+        for _ in range(2 if aggregated else 0):
+            known = [made.get(key, role) for key, role in self._roles.items()]
+            made = {key: {**role, "rules": rbac.aggregated_rules(role, known)} for key, role in aggregated.items()}
         for role in made.values():
             self._policy.put(role)
+
+    def _clear_nodes(self) -> None:
+        self._graph = NodeGraph()
+
+    def _put_node(self, resource: str, o: Object) -> None:
+        self._graph.put(resource, o)
+
+    def _drop(self, resource: str, o: Object) -> None:
+        self._graph.remove(resource, o)
 
     async def decide(self, attributes: rbac.Attributes) -> rbac.Decision:
         if rbac.MASTERS in attributes.groups:
             return rbac.Decision(True)
-        await self.load()
-        if self._stale:
-            self._aggregate()
-        decision = self._policy.authorize(attributes)
+        decision = await self._decide(attributes)
         if not decision.allowed:
-            # Maybe what was granted just now has not arrived yet.
-            await self._catch_up()
-            decision = self._policy.authorize(attributes)
+            # Maybe what was granted just now, or the pod that was bound just now, has not arrived yet.
+            await self._hub.fresh()
+            decision = await self._decide(attributes)
         return decision
 
-    async def check(self, user: User, verb: str, target: Target) -> None:
-        """Forbidden, in Kubernetes' words, unless `user` may."""
+    async def _decide(self, attributes: rbac.Attributes) -> rbac.Decision:
+        """By what is known here: nodes by what they need, everybody by roles."""
+        reasons = []
+        if attributes.nodes is not None:
+            await self._nodes.load()
+            decision = node_authorization.decide(attributes, attributes.nodes, self._graph)
+            if decision.allowed:
+                return decision
+            reasons.append(decision.reason)
+        await self.load()
+        decision = self._policy.authorize(attributes)
+        reasons.append(decision.reason)
+        return rbac.Decision(decision.allowed, "\n".join(r for r in reasons if r))
+
+    async def check(self, user: User, verb: str, target: Target, fields: FieldSelector = ALL_FIELDS) -> None:
+        """Forbidden, in Kubernetes' words, unless `user` may. `fields`: what a list or watch is limited to."""
         if user.all_powerful:
             return
         info = target.info
-        attributes = rbac.Attributes(
-            user=user.name,
-            groups=user.groups,
-            verb=verb,
+        attributes = user.asks(
+            verb,
             group=info.group,
             resource=info.plural,
             subresource=target.subresource,
             namespace=target.namespace,
-            name=target.name,
+            name=target.name or fields.requires("metadata.name") or "",
+            fields=fields,
         )
         decision = await self.decide(attributes)
         if not decision.allowed:
@@ -115,7 +124,7 @@ class Authorizer:
 
     async def check_path(self, user: User, verb: str, path: str) -> None:
         """As `check`, for paths that are no resources."""
-        attributes = rbac.Attributes(user=user.name, groups=user.groups, verb=verb, path=path)
+        attributes = user.asks(verb, path=path)
         decision = await self.decide(attributes)
         if not decision.allowed:
             audit.denied(decision.reason)
@@ -126,8 +135,6 @@ class Authorizer:
     async def rules(self, user: User, namespace: str) -> list[dict[str, object]]:
         """Every rule that holds for the user in a namespace."""
         await self.load()
-        if self._stale:
-            self._aggregate()
         return [dict(rule) for rule in self._policy.rules(user.name, user.groups, namespace)]
 
     async def role_rules(self, name: str, namespace: str = "") -> list[Mapping[str, Any]] | None:
@@ -139,8 +146,6 @@ class Authorizer:
         """Bring the policy in step with etcd: who grants rights is not judged by old ones."""
         await self._hub.fresh()
         await self.load()
-        if self._stale:
-            self._aggregate()
 
     async def missing_rights(self, user: User, rules: Sequence[Mapping[str, Any]], scope: str) -> list[rbac.Attributes]:
         """The rights in `rules` (of a role in namespace `scope`, "" for the cluster) that `user` does not have."""

@@ -6,7 +6,7 @@ import orjson
 
 from control_plane.api.bootstrap import bootstrap_objects
 from control_plane.api.errors import AlreadyExists, ApiError
-from control_plane.api.meta import Object
+from control_plane.api.meta import Object, annotations
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.endpoints import SERVICE, first_address
 from control_plane.apiserver.registry import ObjectRegistry
@@ -15,6 +15,16 @@ from control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
 log = logging.getLogger(__name__)
 
 _JSON = "application/json"
+_AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
+_GRANTS = ("rules", "subjects")
+# Before there was a node authorizer these let every node read all secrets.
+_TIGHTENED = frozenset(
+    {
+        ("ClusterRoleBinding", "system:node"),
+        ("ClusterRoleBinding", "system:node-proxier"),
+        ("ClusterRole", "system:node-proxier"),
+    }
+)
 
 
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
@@ -25,10 +35,12 @@ async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
         meta = o["metadata"]
         namespace = meta.get("namespace") or ""
         cache = await registry.hub.cache(registry.kinds.stored(info))
-        if cache.get(namespace, meta["name"]) is not None:
-            continue
+        known = cache.get(namespace, meta["name"])
         try:
-            await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
+            if known is None:
+                await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
+            elif known.readable and (o["kind"], meta["name"]) in _TIGHTENED:
+                await _tighten(registry, Target(info, namespace, meta["name"]), known.object, o)
         except AlreadyExists:
             continue  # another server was faster
         except Exception as e:
@@ -36,6 +48,19 @@ async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
                 raise
             # A quota, a taken address, an odd object beside it: a server without this one is better than none.
             log.warning("%s %s cannot be made: %s", o["kind"], meta["name"], e)
+
+
+async def _tighten(registry: ObjectRegistry, target: Target, known: Object, wanted: Object) -> None:
+    """Take back what an earlier version granted, as long as the object is kept up automatically."""
+    if annotations(known).get(_AUTOUPDATE) != "true":
+        return
+
+    async def make(current: Object) -> Object:
+        kept = {part: value for part, value in current.items() if part not in _GRANTS}
+        return {**kept, **{part: wanted[part] for part in _GRANTS if wanted.get(part)}}
+
+    if any((known.get(part) or []) != (wanted.get(part) or []) for part in _GRANTS):
+        await registry.writer.change(SYSTEM, target, make, WriteOptions())
 
 
 def _kubernetes_service(config: ApiServerConfig) -> Object:

@@ -61,15 +61,15 @@ class Selection:
                 return False  # it has not the shape of its kind: written past the API
         return True
 
-    def bucket(self, *, nodes: bool) -> tuple[str, str]:
-        """The (field, value) that finds this selection in the index of watchers; `nodes`: by node too."""
+    def buckets(self, *, nodes: bool) -> list[tuple[str, str]]:
+        """The (field, value) pairs that find this selection in the index of watchers; `nodes`: by node too."""
         if self.name:
-            return "metadata.name", self.name
+            return [("metadata.name", self.name)]
         for path in ("spec.nodeName", "metadata.name") if nodes else ("metadata.name",):
-            value = self.fields.requires(path) if self.convert is None else None
-            if value is not None:
-                return path, value
-        return _EVERYONE
+            values = self.fields.allowed(path) if self.convert is None else None
+            if values is not None:
+                return [(path, value) for value in values]
+        return [_EVERYONE]
 
 
 class Event:
@@ -129,12 +129,15 @@ class Watcher:
         self.overflowed = False
         self.error: Exception | None = None
         self._limit = limit
+        self._offered: Event | None = None
         self._queue: deque[Seen] = deque()
         self._wake = asyncio.Event()
 
     def offer(self, event: Event) -> None:
-        if event.revision <= self.after or self.overflowed:
+        # Who watches several nodes may be found under two of them.
+        if event.revision <= self.after or self.overflowed or event is self._offered:
             return
+        self._offered = event
         seen = event.seen_by(self.selection)
         if seen is None:
             return
@@ -334,7 +337,7 @@ class ResourceCache:
             if told is not None:
                 seen.append((*told, event))
         watcher.prime(seen)
-        self._watchers.setdefault(self._bucket(selection), {})[watcher] = None
+        self._join(watcher)
         return watcher
 
     def watch_from_now(self, selection: Selection, revision: int, *, initial: bool) -> Watcher:
@@ -346,20 +349,21 @@ class ResourceCache:
                 if isinstance(entry, Unreadable):
                     raise entry.error
             watcher.prime([(ADDED, entry, None) for entry in entries])
-        self._watchers.setdefault(self._bucket(selection), {})[watcher] = None
+        self._join(watcher)
         return watcher
 
-    def leave(self, watcher: Watcher) -> None:
-        name = self._bucket(watcher.selection)
-        bucket = self._watchers.get(name)
-        if bucket is not None:
-            bucket.pop(watcher, None)
-            if not bucket:
-                del self._watchers[name]
+    def _join(self, watcher: Watcher) -> None:
+        for name in watcher.selection.buckets(nodes=self._indexes_nodes):
+            self._watchers.setdefault(name, {})[watcher] = None
 
-    def _bucket(self, selection: Selection) -> tuple[str, str]:
-        return selection.bucket(nodes=self._indexes_nodes)
+    def leave(self, watcher: Watcher) -> None:
+        for name in watcher.selection.buckets(nodes=self._indexes_nodes):
+            bucket = self._watchers.get(name)
+            if bucket is not None:
+                bucket.pop(watcher, None)
+                if not bucket:
+                    del self._watchers[name]
 
     @property
     def watcher_count(self) -> int:
-        return sum(len(bucket) for bucket in self._watchers.values())
+        return len({watcher for bucket in self._watchers.values() for watcher in bucket})

@@ -40,10 +40,8 @@ class Impersonation:
         if self.user.uid:
             asked.append((_AUTHENTICATION, "uids", "", self.user.uid))
         return [
-            Attributes(
-                user=caller.name,
-                groups=caller.groups,
-                verb="impersonate",
+            caller.asks(
+                "impersonate",
                 group=group,
                 resource=resource,
                 subresource=subresource,

@@ -12,6 +12,7 @@ from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, Not
 from control_plane.api.meta import Object
 from control_plane.api.names import path_segment_errors
 from control_plane.api.patching import PatchKind
+from control_plane.api.selectors import ALL_FIELDS
 from control_plane.apiserver import metrics
 from control_plane.apiserver.admission import Admission
 from control_plane.apiserver.audit import Auditor, allowed
@@ -197,7 +198,7 @@ class ObjectRegistry:
 
     @_in_turn
     async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
-        await self.allow(user, "list", target)
+        await self.allow(user, "list", target, options)
         if target.info.group == metrics.GROUP:
             selection = self.reader.selection(_plain(target), options)
             return await self.metrics.list(target.info, selection, self.hub.revision)
@@ -205,7 +206,7 @@ class ObjectRegistry:
 
     async def watch(self, user: User, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
         """See `Reader.watch`. Refusals come with the first item asked for."""
-        await self.allow(user, "watch", target)
+        await self.allow(user, "watch", target, options)
         async with contextlib.aclosing(self.reader.watch(_plain(target), options)) as groups:
             async for items in groups:
                 yield items
@@ -253,7 +254,7 @@ class ObjectRegistry:
         self, user: User, target: Target, options: ListOptions, delete: DeleteOptions
     ) -> Listing:
         """Delete everything that is selected; the answer lists what it was."""
-        await self.allow(user, "deletecollection", target)
+        await self.allow(user, "deletecollection", target, options)
         plain = _plain(target)
         listing = await self.reader.list(plain, options)
         slots = asyncio.Semaphore(_DELETES_AT_ONCE)
@@ -270,7 +271,7 @@ class ObjectRegistry:
                 group.create_task(one(entry))
         return listing
 
-    async def allow(self, user: User, verb: str, target: Target) -> None:
+    async def allow(self, user: User, verb: str, target: Target, options: ListOptions | None = None) -> None:
         """MethodNotAllowed for a verb that is not served here, Forbidden for a user who may not."""
         info = target.info
         served = info.subresources[target.subresource].verbs if target.subresource else info.verbs
@@ -282,7 +283,14 @@ class ObjectRegistry:
             return
         if verb == "create" and not target.subresource:
             target = Target(info, target.namespace)
-        await self.authorizer.check(user, verb, target)
+        fields = ALL_FIELDS
+        if options is not None and options.field_selector:
+            # What cannot be understood limits nothing: who may ask is told what is wrong with it.
+            with contextlib.suppress(BadRequest):
+                fields = self.reader.selection(
+                    _plain(target), ListOptions(field_selector=options.field_selector)
+                ).fields
+        await self.authorizer.check(user, verb, target, fields)
 
 
 def _plain(target: Target) -> Target:

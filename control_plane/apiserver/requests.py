@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from control_plane.api.meta import Object
+from control_plane.api.node_identity import nodes_of
+from control_plane.api.rbac import Attributes
 from control_plane.api.resources import ResourceInfo
 
 ANONYMOUS = "system:anonymous"
@@ -21,6 +23,15 @@ class User:
     groups: tuple[str, ...] = ()
     uid: str = ""
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    nodes: frozenset[str] | None = field(init=False, compare=False, repr=False)
+    """The nodes that it is; None for who is no node."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", nodes_of(self.name, self.groups))
+
+    def asks(self, verb: str, **rest: Any) -> Attributes:
+        """A question to the authorizer; `rest` are fields of Attributes."""
+        return Attributes(user=self.name, groups=self.groups, nodes=self.nodes, verb=verb, **rest)
 
     @property
     def all_powerful(self) -> bool:

@@ -1,8 +1,5 @@
 """Access, rules, subject and token reviews: questions about who is who and who may do what."""
 
-from typing import Any
-
-from control_plane.api import rbac
 from control_plane.api.errors import BadRequest, MethodNotAllowed, Unauthorized
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
@@ -49,11 +46,9 @@ class Reviews:
         resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
         if (resource is None) == (other is None):
             raise BadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
-        who: dict[str, Any] = {"user": user.name, "groups": user.groups}
         if resource is not None:
-            attributes = rbac.Attributes(
-                **who,
-                verb=resource.get("verb") or "",
+            attributes = user.asks(
+                resource.get("verb") or "",
                 group=resource.get("group") or "",
                 resource=resource.get("resource") or "",
                 subresource=resource.get("subresource") or "",
@@ -61,9 +56,7 @@ class Reviews:
                 name=resource.get("name") or "",
             )
         else:
-            attributes = rbac.Attributes(
-                **who, verb=(other or {}).get("verb") or "", path=(other or {}).get("path") or ""
-            )
+            attributes = user.asks((other or {}).get("verb") or "", path=(other or {}).get("path") or "")
         decision = await self._authorizer.decide(attributes)
         status: Object = {"allowed": decision.allowed}
         if decision.reason:
@@ -85,7 +78,11 @@ class Reviews:
                 resource = {k: rule[k] for k in fields if k in rule}
                 if resource not in resources:
                     resources.append(resource)
-        return {"resourceRules": resources, "nonResourceRules": paths, "incomplete": False}
+        answer: Object = {"resourceRules": resources, "nonResourceRules": paths, "incomplete": False}
+        if user.nodes is not None:
+            answer["incomplete"] = True
+            answer["evaluationError"] = "node authorizer does not support user rule resolution"
+        return answer
 
     async def _token(self, spec: Object) -> Object:
         audiences = spec.get("audiences") or [self._issuer]

@@ -9,10 +9,11 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from control_plane.api.node_identity import host_identity
 from control_plane.apiserver import encryption
 from control_plane.cluster.topology import Instance, Role
 from control_plane.rpc import Identity
-from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, MEMBERS, NODES
+from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, MEMBERS
 from control_plane.rpc.tls import Authority, Credentials
 from storage.env.private import make_private_dir, write_private
 
@@ -77,8 +78,7 @@ def identity_of_actor(instance: Instance) -> Identity:
         case Role.CONTROLLERS:
             return Identity(CONTROLLER_MANAGER)
         case Role.NODE_HOST:
-            first = instance.nodes[0] if instance.nodes else instance.name
-            return Identity(f"system:node:{first}", (NODES,))
+            return Identity(*host_identity(instance.nodes, fallback=instance.name))
         case Role.LOAD_BALANCER:
             return Identity(f"system:rayplane:{instance.name}")
         case Role.SUPERVISOR:

@@ -185,7 +185,11 @@ def cluster() -> Policy:
         ("system:kube-scheduler", (), "create", "pods/binding", "", True),
         ("system:kube-scheduler", (), "create", "pods", "", False),
         ("system:kube-controller-manager", (), "delete", "pods", "", True),
-        ("system:node:n1", ("system:nodes",), "patch", "nodes/status", "", True),
+        # What a node may do is not said by roles.
+        ("system:node:n1", ("system:nodes",), "patch", "nodes/status", "", False),
+        ("system:node:n1", ("system:nodes",), "list", "secrets", "", False),
+        ("system:node:n1", ("system:nodes", "rayplane:node-hosts"), "list", "endpointslices", "discovery.k8s.io", True),
+        ("system:node:n1", ("system:nodes", "rayplane:node-hosts"), "list", "secrets", "", False),
         ("system:node:n1", ("system:nodes",), "delete", "nodes", "", False),
         ("u", ("system:authenticated",), "create", "selfsubjectaccessreviews",
          "authorization.k8s.io", True),

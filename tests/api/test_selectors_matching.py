@@ -152,6 +152,10 @@ POD = {
         ("status.nominatedNodeName=", True),
         ("spec.hostNetwork=false", True),
         ("status.podIPs=127.1.0.2", True),
+        ("spec.nodeName in (n0,n1)", True),
+        ("metadata.name!=q,spec.nodeName in (n1),status.phase=Running", True),
+        ("spec.nodeName in (n0,n2)", False),
+        ("spec.nodeName in ()", False),
     ],
 )
 def test_fields_of_pods(text: str, matches: bool) -> None:
@@ -174,8 +178,20 @@ def test_unknown_fields_are_refused() -> None:
         parse_fields("spec.bogus=x", "Pod")
     with pytest.raises(BadRequest, match=r'"spec\.x" is not a known field selector: only'):
         parse_fields("spec.x=1", "Deployment", "apps")
-    with pytest.raises(BadRequest, match="can't understand"):
-        parse_fields("metadata.name", "Pod")
+    with pytest.raises(BadRequest, match=r"^field label not supported: spec\.bogus$"):
+        parse_fields("spec.bogus in (x)", "Pod")
+    for text in ("metadata.name", "metadata.name in (x", "metadata.name in x)", "metadata.name in (x)y"):
+        with pytest.raises(BadRequest, match="can't understand"):
+            parse_fields(text, "Pod")
+
+
+def test_what_a_field_is_limited_to() -> None:
+    assert parse_fields("spec.nodeName in (n1,n2)", "Pod").allowed("spec.nodeName") == {"n1", "n2"}
+    assert parse_fields("spec.nodeName=n1,spec.nodeName in (n1,n2)", "Pod").allowed("spec.nodeName") == {"n1"}
+    for text in ("spec.nodeName!=n1", "metadata.name=p", ""):
+        assert parse_fields(text, "Pod").allowed("spec.nodeName") is None
+    text = "metadata.name=p,spec.nodeName in (n1,n2)"
+    assert str(parse_fields(text, "Pod")) == text
 
 
 def test_escaped_field_values() -> None:

@@ -86,6 +86,19 @@ async def test_service_account_token_is_good_until_the_account_goes(cluster: Clu
     assert out.decode() == "system:serviceaccount:default:default"
 
 
+async def test_a_kubelets_certificate_sees_its_own_with_kubectl(cluster: Cluster) -> None:
+    node = {"user": "system:node:n1", "groups": ("system:nodes",)}
+    code, out, err = await cluster.kubectl("get", "pods", "--field-selector", "spec.nodeName=n1", "-o", "name", **node)
+    assert (code, out) == (0, "pod/p\n"), err
+    _, _, err = await cluster.kubectl("get", "secrets", **node)
+    assert err == (
+        'Error from server (Forbidden): secrets is forbidden: User "system:node:n1" cannot list resource "secrets" in '
+        'API group "" in the namespace "default": No Object name found\n'
+    )
+    _, _, err = await cluster.kubectl("taint", "nodes", "n1", "a=b:NoExecute", **node)
+    assert 'nodes "n1" is forbidden: node "n1" is not allowed to modify taints' in err
+
+
 async def test_kubectl_binds_tokens_and_is_told_of_a_shorter_life(cluster: Cluster) -> None:
     bound = ("--bound-object-kind", "Pod", "--bound-object-name", "p")
     code, token, err = await cluster.kubectl("create", "token", "default", "--duration", "876000h", *bound)

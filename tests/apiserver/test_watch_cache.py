@@ -46,6 +46,7 @@ selections = st.sampled_from(
         Selection(namespace="d", labels=selectors.parse_labels("app=x")),
         Selection(fields=selectors.parse_fields("spec.nodeName=n1", "Pod")),
         Selection(fields=selectors.parse_fields("spec.nodeName!=n1", "Pod")),
+        Selection(fields=selectors.parse_fields("spec.nodeName in (n1,n2)", "Pod")),
         Selection(namespace="d", name="b"),
     ]
 )

@@ -232,14 +232,14 @@ def test_secrets_are_kept_for_the_owner_only(secrets: Secrets, tmp_path: Path) -
         (Role.APISERVER, "system:apiserver", ("system:apiservers",)),
         (Role.SCHEDULER, "system:kube-scheduler", ()),
         (Role.CONTROLLERS, "system:kube-controller-manager", ()),
-        (Role.NODE_HOST, "system:node:node-7", ("system:nodes",)),
+        (Role.NODE_HOST, "system:node:node-7", ("system:nodes", "rayplane:node-hosts", "system:node:node-8")),
         (Role.MEMBER, "system:etcd:x-0", ("system:etcd-members",)),
         (Role.SUPERVISOR, "system:rayplane:x-0", ("system:masters",)),
         (Role.LOAD_BALANCER, "system:rayplane:x-0", ()),
     ],
 )
 def test_who_an_actor_is(secrets: Secrets, role: Role, user: str, groups: tuple[str, ...]) -> None:
-    instance = Instance("x-0", role, MACHINES[0], nodes=("node-7",))
+    instance = Instance("x-0", role, MACHINES[0], nodes=("node-7", "node-8"))
     credentials = issue(secrets.authority, instance, "127.24.0.1")
     identity = identity_of(credentials.cert)
     assert (identity.user, identity.groups) == (user, groups)

@@ -14,6 +14,7 @@ import orjson
 from control_plane.api import errors, meta
 from control_plane.api.errors import ApiError
 from control_plane.api.meta import Object
+from control_plane.api.selectors import parse_fields
 from control_plane.client import ObjectList, WatchEvent, ops
 from proto.rayplane.v1 import objects_pb2 as pb
 
@@ -175,13 +176,8 @@ class FakeApi:
 
 
 def _selected(obj: Object, selector: str) -> bool:
-    field, operator, value = selector.partition("!=") if "!=" in selector else selector.partition("=")
-    if not field:
-        return True
-    actual: Any = obj
-    for part in field.split("."):
-        actual = (actual or {}).get(part)
-    return ((actual or "") == value) == (operator == "=")
+    fields = parse_fields(selector, "Pod" if "spec.nodeName" in selector else "")
+    return fields.matches(obj)
 
 
 def _merge(target: Any, patch: Any) -> Any:

@@ -6,7 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from weakref import WeakValueDictionary
 
 from control_plane.apiserver import audit
-from control_plane.apiserver.admission import addresses, classes, lifecycle, limits, pods, podsecurity, quota, rights
+from control_plane.apiserver.admission import (
+    addresses,
+    classes,
+    lifecycle,
+    limits,
+    noderestriction,
+    pods,
+    podsecurity,
+    quota,
+    rights,
+)
 from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from control_plane.apiserver.authz import Authorizer
 from control_plane.apiserver.config import ApiServerConfig
@@ -31,8 +41,10 @@ class Admission:
         self._lookup = lookup
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
+        self._nodes = noderestriction.NodeRestriction(lookup)
         self._plugins: tuple[Plugin, ...] = (
             self._lifecycle.admit,
+            self._nodes.admit,
             limits.LimitRanger(lookup).admit,
             pods.ServiceAccounts(lookup).admit,
             pods.Priorities(lookup).admit,
@@ -50,6 +62,7 @@ class Admission:
         """Complete the new object or refuse it (ApiError)."""
         if request.operation == DELETE:
             await self._lifecycle.admit(request)
+            await self._nodes.admit(request)
             return
         for plugin in self._plugins:
             await plugin(request)

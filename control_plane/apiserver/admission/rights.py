@@ -67,15 +67,7 @@ class Escalation:
             raise Forbidden.of(request.info.plural, request.name, text, group=_GROUP)
 
     async def _may(self, request: AdmissionRequest, verb: str, plural: str, name: str) -> bool:
-        attributes = rbac.Attributes(
-            user=request.user.name,
-            groups=request.user.groups,
-            verb=verb,
-            group=_GROUP,
-            resource=plural,
-            namespace=request.namespace,
-            name=name,
-        )
+        attributes = request.user.asks(verb, group=_GROUP, resource=plural, namespace=request.namespace, name=name)
         return (await self._authorizer.decide(attributes)).allowed
 
 

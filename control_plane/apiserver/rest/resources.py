@@ -97,7 +97,7 @@ class ResourceHandler:
         response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON})
         response.enable_chunked_encoding()
         include = request.query.get("includeObject", "")
-        await self._registry.allow(user, "watch", target)
+        await self._registry.allow(user, "watch", target, options)
         audit.response_starts(response.headers)
         await response.prepare(request)
         first = True

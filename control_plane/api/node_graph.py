@@ -1,0 +1,189 @@
+"""Which nodes need which objects: secrets, config maps, claims, volumes and accounts of the pods bound to them.
+
+Fed object by object from watches; knows names only, so it is as small as the references between objects. Pure, owned by
+one event loop.
+Source: Kubernetes reference "Using Node Authorization".
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from control_plane.api import meta
+from control_plane.api.meta import Object
+
+MIRROR = "kubernetes.io/config.mirror"
+CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
+ATTACHMENTS = "volumeattachments.storage.k8s.io"
+# Of a CSI volume's secrets the controller's are none of the node's business.
+_VISIBLE = ("secretRef", "nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef")
+
+
+class Ref(NamedTuple):
+    """An object; `namespace` is empty for what has none."""
+
+    resource: str
+    namespace: str
+    name: str
+
+
+class _Pod(NamedTuple):
+    node: str
+    mark: tuple[str, str, int]
+    """What its references depend on: they are not looked for again while it stays the same."""
+    refs: frozenset[Ref]
+
+
+class _Volume(NamedTuple):
+    claim: Ref
+    secrets: frozenset[Ref]
+
+
+@dataclass(slots=True)
+class NodeGraph:
+    """`put` and `remove` pods, volumes and volume attachments; `reaches` answers."""
+
+    _pods: dict[Ref, _Pod] = field(default_factory=dict)
+    _users: dict[Ref, Counter[str]] = field(default_factory=dict)
+    _volumes: dict[Ref, _Volume] = field(default_factory=dict)
+    _by_secret: dict[Ref, set[Ref]] = field(default_factory=dict)
+    _attachments: dict[Ref, str] = field(default_factory=dict)
+
+    def put(self, resource: str, o: Object) -> None:
+        ref = Ref(resource, meta.namespace(o), meta.name(o))
+        if resource == "pods":
+            self._put_pod(ref, o)
+        elif resource == VOLUMES:
+            self._put_volume(ref, o)
+        elif resource == ATTACHMENTS:
+            self._attachments[ref] = meta.spec(o).get("nodeName") or ""
+
+    def remove(self, resource: str, o: Object) -> None:
+        ref = Ref(resource, meta.namespace(o), meta.name(o))
+        if resource == "pods":
+            self._forget_pod(ref)
+        elif resource == VOLUMES:
+            self._forget_volume(ref)
+        else:
+            self._attachments.pop(ref, None)
+
+    def reaches(self, ref: Ref, nodes: frozenset[str]) -> bool:
+        """Whether one of `nodes` has anything to do with an object."""
+        if ref.resource == "pods":
+            pod = self._pods.get(ref)
+            return pod is not None and pod.node in nodes
+        if ref.resource == ATTACHMENTS:
+            return self._attachments.get(ref) in nodes
+        if ref.resource == VOLUMES:
+            volume = self._volumes.get(ref)
+            return volume is not None and self._uses(volume.claim, nodes)
+        return self._uses(ref, nodes) or any(self.reaches(v, nodes) for v in self._by_secret.get(ref, ()))
+
+    def _uses(self, ref: Ref, nodes: frozenset[str]) -> bool:
+        users = self._users.get(ref)
+        return users is not None and not nodes.isdisjoint(users)
+
+    # --- pods ---------------------------------------------------------------------------------
+
+    def _put_pod(self, ref: Ref, pod: Object) -> None:
+        spec = meta.spec(pod)
+        node = spec.get("nodeName")
+        if not node:
+            self._forget_pod(ref)
+            return
+        mark = (meta.uid(pod), node, len(spec.get("ephemeralContainers") or ()))
+        known = self._pods.get(ref)
+        if known is not None and known.mark == mark:
+            return
+        self._forget_pod(ref)
+        # A mirror pod was written by its node: it opens nothing.
+        refs = frozenset() if MIRROR in meta.annotations(pod) else frozenset(pod_references(pod))
+        self._pods[ref] = _Pod(node, mark, refs)
+        for one in refs:
+            self._users.setdefault(one, Counter())[node] += 1
+
+    def _forget_pod(self, ref: Ref) -> None:
+        known = self._pods.pop(ref, None)
+        if known is None:
+            return
+        for one in known.refs:
+            users = self._users[one]
+            users[known.node] -= 1
+            if not users[known.node]:
+                del users[known.node]
+            if not users:
+                del self._users[one]
+
+    # --- volumes ------------------------------------------------------------------------------
+
+    def _put_volume(self, ref: Ref, volume: Object) -> None:
+        self._forget_volume(ref)
+        claim = meta.spec(volume).get("claimRef") or {}
+        namespace = claim.get("namespace") or ""
+        if not claim.get("name"):
+            return
+        secrets = frozenset(
+            Ref("secrets", space or namespace, name) for space, name in _secrets_of_source(meta.spec(volume))
+        )
+        self._volumes[ref] = _Volume(Ref(CLAIMS, namespace, claim["name"]), secrets)
+        for one in secrets:
+            self._by_secret.setdefault(one, set()).add(ref)
+
+    def _forget_volume(self, ref: Ref) -> None:
+        known = self._volumes.pop(ref, None)
+        for one in known.secrets if known is not None else ():
+            volumes = self._by_secret[one]
+            volumes.discard(ref)
+            if not volumes:
+                del self._by_secret[one]
+
+
+def pod_references(pod: Object) -> Iterator[Ref]:
+    """Everything that the node of a pod has to read for it."""
+    spec, namespace = meta.spec(pod), meta.namespace(pod)
+    found = [("serviceaccounts", spec.get("serviceAccountName"))]
+    found += [("secrets", one.get("name")) for one in spec.get("imagePullSecrets") or ()]
+    for part in ("initContainers", "containers", "ephemeralContainers"):
+        for container in spec.get(part) or ():
+            found += _of_environment(container)
+    for volume in spec.get("volumes") or ():
+        found += _of_volume(volume, meta.name(pod))
+    for resource, name in found:
+        if name:
+            yield Ref(resource, namespace, name)
+
+
+def _of_environment(container: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    for source in container.get("envFrom") or ():
+        yield "secrets", (source.get("secretRef") or {}).get("name")
+        yield "configmaps", (source.get("configMapRef") or {}).get("name")
+    for variable in container.get("env") or ():
+        value = variable.get("valueFrom") or {}
+        yield "secrets", (value.get("secretKeyRef") or {}).get("name")
+        yield "configmaps", (value.get("configMapKeyRef") or {}).get("name")
+
+
+def _of_volume(volume: Mapping[str, Any], pod: str) -> Iterator[tuple[str, str | None]]:
+    yield "configmaps", (volume.get("configMap") or {}).get("name")
+    yield CLAIMS, (volume.get("persistentVolumeClaim") or {}).get("claimName")
+    if volume.get("ephemeral") is not None:
+        yield CLAIMS, f"{pod}-{volume.get('name')}"
+    for source in (volume.get("projected") or {}).get("sources") or ():
+        yield "secrets", (source.get("secret") or {}).get("name")
+        yield "configmaps", (source.get("configMap") or {}).get("name")
+    for _, name in _secrets_of_source(volume):
+        yield "secrets", name
+
+
+def _secrets_of_source(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(namespace, name) of the secrets that a volume of whatever type needs on its node; the namespace may be empty."""
+    for kind in source.values():
+        if not isinstance(kind, dict):
+            continue
+        if kind.get("secretName"):
+            yield kind.get("secretNamespace") or "", kind["secretName"]
+        for one in _VISIBLE:
+            secret = kind.get(one)
+            if isinstance(secret, dict) and secret.get("name"):
+                yield secret.get("namespace") or "", secret["name"]

@@ -1,0 +1,39 @@
+"""Which nodes a caller is: the names in a kubelet's certificate.
+
+As in Kubernetes a node is the user `system:node:NAME` in the group `system:nodes`. The host of several nodes calls for
+all of them with one certificate: its user is the first, and a group `system:node:NAME` names each further one. Who may
+give out such certificates may name any node anyway.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+NODES_GROUP = "system:nodes"
+HOSTS_GROUP = "rayplane:node-hosts"
+"""Who runs nodes of this project: beside the kubelet the service proxy, the ingress and volume replicas."""
+VOLUME_RECORDS_NAMESPACE = "kube-system"
+VOLUME_RECORDS_PREFIX = "volume-"
+"""The Leases on which node hosts agree about replicated volumes: where they are and how their names begin."""
+_NODE = "system:node:"
+_CACHE = 4096
+
+
+def host_identity(nodes: Sequence[str], *, fallback: str) -> tuple[str, tuple[str, ...]]:
+    """User and groups of the host of these nodes; of the node `fallback` where there are none."""
+    first, *others = nodes or (fallback,)
+    return f"{_NODE}{first}", (NODES_GROUP, HOSTS_GROUP, *(f"{_NODE}{name}" for name in others))
+
+
+@lru_cache(maxsize=_CACHE)
+def nodes_of(user: str, groups: tuple[str, ...]) -> frozenset[str] | None:
+    """The nodes that a caller is; None for who is no node. Empty: a node without a name, which may do nothing."""
+    if not user.startswith(_NODE) or NODES_GROUP not in groups:
+        return None
+    names = (name.removeprefix(_NODE) for name in (user, *groups) if name.startswith(_NODE))
+    return frozenset(name for name in names if name)
+
+
+def nodes_text(nodes: Iterable[str]) -> str:
+    """How messages call them: the name of one, the first of several."""
+    first, *others = sorted(nodes)
+    return f"{first} and {len(others)} more" if others else first
