@@ -5,8 +5,9 @@ import contextvars
 
 import pytest
 
-from control_plane.cluster.simulation import Deadlock, Livelock, NotSimulated, VirtualLoop
-from control_plane.cluster.simulation.loop import LIFE, Life
+from control_plane.cluster.simulation import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
+from control_plane.cluster.simulation import loop as loop_module
+from control_plane.cluster.simulation.loop import LIFE, LOOP_STEPS, Life, check_asyncio
 
 
 def test_an_hour_passes_at_once_and_timers_keep_their_order() -> None:
@@ -92,3 +93,46 @@ def test_nothing_of_a_dead_cell_runs_and_a_paused_one_goes_on() -> None:
 
     loop.run(main())
     assert "victim cleaned up" not in seen
+
+
+def test_asyncio_has_all_that_the_loop_uses_of_it() -> None:
+    """Fails with the missing names on a Python whose asyncio is made in another way."""
+    check_asyncio(asyncio.base_events.BaseEventLoop())
+    assert set(LOOP_STEPS) <= vars(VirtualLoop).keys()
+
+
+@pytest.mark.parametrize("part", ["_scheduled", "_run_once", "_context"])
+def test_a_python_that_lacks_a_part_is_named(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in ("LOOP_PARTS", "LOOP_STEPS", "HANDLE_PARTS"):
+        parts = [f"{name}_of_tomorrow" if name == part else name for name in getattr(loop_module, names)]
+        monkeypatch.setattr(loop_module, names, tuple(parts))
+    with pytest.raises(UnknownAsyncio, match=rf"asyncio of Python 3\.\d+\.\d+ has no \w+\.{part}_of_tomorrow"):
+        VirtualLoop()
+
+
+def test_tasks_are_made_alike_by_every_asyncio() -> None:
+    """3.11 gives the task factory `context` where there is one; 3.14 gives it everything, `None`s too."""
+
+    async def main() -> list[str]:
+        ran: list[str] = []
+
+        async def note(what: str) -> None:
+            ran.append(what)
+
+        loop = asyncio.get_running_loop()
+        factory = loop.get_task_factory()
+        assert factory is not None
+        tasks = [
+            factory(loop, note("old")),
+            factory(loop, note("context"), context=contextvars.copy_context()),
+            factory(loop, note("new"), name=None, context=None),
+            factory(loop, note("eager"), name="named", eager_start=True),
+        ]
+        assert ran == []
+        assert tasks[3].get_name() == "named"
+        assert loop.create_task(note("last"), name="x").get_name() == "x"
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(0)
+        return ran
+
+    assert VirtualLoop().run(main()) == ["old", "context", "new", "eager", "last"]

@@ -9,7 +9,7 @@ component asks for raises `NotSimulated`; the order of everything follows from t
 """
 
 from control_plane.cluster.simulation.cluster import Planted
-from control_plane.cluster.simulation.loop import Deadlock, Livelock, NotSimulated, VirtualLoop
+from control_plane.cluster.simulation.loop import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
 from control_plane.cluster.simulation.run import SimulationResult, simulate
 from control_plane.cluster.simulation.scenario import Scenario, builtin_scenarios, load_scenario, parse_scenario
 
@@ -20,6 +20,7 @@ __all__ = [
     "Planted",
     "Scenario",
     "SimulationResult",
+    "UnknownAsyncio",
     "VirtualLoop",
     "builtin_scenarios",
     "load_scenario",

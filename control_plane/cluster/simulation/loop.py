@@ -11,9 +11,12 @@ import asyncio
 import contextvars
 import gc
 import heapq
+import platform
 from asyncio import base_events, events
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from control_plane.cluster.errors import ClusterError
 
 # Collecting at fixed virtual times keeps finalizers out of the order of events.
 COLLECT_EVERY_S = 300.0
@@ -22,8 +25,19 @@ CANCELLED_MAX = 100
 ROUNDS_WITHOUT_TIME_MAX = 200_000
 
 
+# Of asyncio's own, not of its documented interface: the same in CPython 3.11 to 3.14.
+LOOP_PARTS = ("_ready", "_scheduled", "_stopping", "_timer_cancelled_count", "_clock_resolution")
+LOOP_STEPS = ("_run_once", "_write_to_self", "_process_events")
+HANDLE_PARTS = ("_cancelled", "_context", "_run")
+TIMER_PARTS = ("_scheduled", "_when")
+
+
 class NotSimulated(RuntimeError):
     """A component asked for a thread, a socket or a process: those are not deterministic."""
+
+
+class UnknownAsyncio(ClusterError):
+    """This Python's asyncio is made in another way: the simulation cannot drive it."""
 
 
 class Deadlock(RuntimeError):
@@ -53,11 +67,13 @@ LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", defau
 class _Task(asyncio.Task[Any]):
     """A task that knows its cell, and whose place in sets does not depend on where it lies in memory."""
 
-    def __init__(self, coro: Any, loop: "VirtualLoop", context: contextvars.Context | None = None) -> None:
+    def __init__(
+        self, coro: Any, loop: "VirtualLoop", *, name: str | None = None, context: contextvars.Context | None = None
+    ) -> None:
         loop.tasks_made += 1
         self._number = loop.tasks_made
         self.life = LIFE.get() if context is None else context.get(LIFE)
-        super().__init__(coro, loop=loop, context=context)
+        super().__init__(coro, loop=loop, name=name, context=context)
 
     def __hash__(self) -> int:
         return self._number
@@ -76,7 +92,8 @@ class VirtualLoop(base_events.BaseEventLoop):
         """What went wrong in callbacks and was looked at by nobody."""
         self.tasks_made = 0
         self.set_exception_handler(_record_fault)
-        self.set_task_factory(lambda loop, coro, context=None: _Task(coro, loop, context))  # type: ignore
+        self.set_task_factory(_make_task)  # type: ignore[arg-type]
+        check_asyncio(self)
 
     def time(self) -> float:
         return self._now
@@ -194,6 +211,40 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         raise NotSimulated("a signal handler")
+
+
+def _make_task(
+    loop: VirtualLoop,
+    coro: Any,
+    *,
+    name: str | None = None,
+    context: contextvars.Context | None = None,
+    eager_start: bool | None = None,
+) -> _Task:
+    """Since 3.14 (and in 3.13.3) asyncio gives the factory all of create_task's arguments, before only `context`.
+
+    `eager_start` is left out: when a task first runs must not depend on the version.
+    """
+    return _Task(coro, loop, name=name, context=context)
+
+
+def check_asyncio(loop: asyncio.AbstractEventLoop) -> None:
+    """Raises UnknownAsyncio that names what is missing of what this module uses."""
+    parts: dict[object, tuple[str, ...]] = {
+        loop: LOOP_PARTS,
+        base_events.BaseEventLoop: LOOP_STEPS,
+        events.Handle: HANDLE_PARTS,
+        events.TimerHandle: TIMER_PARTS,
+    }
+    missing = [
+        f"{getattr(owner, '__name__', 'BaseEventLoop')}.{part}"
+        for owner, names in parts.items()
+        for part in names
+        if not hasattr(owner, part)
+    ]
+    if missing:
+        version, lacks = platform.python_version(), ", ".join(missing)
+        raise UnknownAsyncio(f"asyncio of Python {version} has no {lacks}: simulate with CPython 3.11 to 3.14")
 
 
 def _record_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
