@@ -29,6 +29,12 @@ class NotRunning(NodeError):
     code = "FAILED_PRECONDITION"
 
 
+class TooMany(NodeError):
+    """As many are open as one pod, or one node host, may have."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
 class Unsupported(NodeError):
     """The container's runtime cannot do this."""
 

@@ -22,6 +22,7 @@ from node.runtime import Runtime
 from node.runtime.podfiles import PodFiles
 from node.runtime.simulated import SimulatedRuntime
 from node.service import NodeService
+from node.sessions import Sessions
 from node.sources import Sources
 from node.volumes import VolumeBackends
 from node.writer import StatusWriter
@@ -53,6 +54,7 @@ class NodeHost:
         self.writer = StatusWriter(self.client, window_s=config.batch_window_s)
         self.sources = Sources(self.client)
         self.prober = Prober()
+        self.sessions = Sessions()
         self.advertised = ""
         self.pod_files: PodFiles | None = None
         self.volumes: VolumeBackends | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -46,9 +46,10 @@ class NodeService:
             waiting = f'container "{name}" in pod "{pod}" is waiting to start'
             fault = worker.machine.by_name[name].fault
             raise NotRunning(f"{waiting}: {fault[0] if fault else 'ContainerCreating'}")
-        async with contextlib.aclosing(run.logs(self._options(request))) as chunks:  # type: ignore[type-var]
-            async for data in chunks:
-                yield pb.LogChunk(data=data)
+        with self._host.sessions.one(meta.key(worker.pod)):
+            async with contextlib.aclosing(run.logs(self._options(request))) as chunks:  # type: ignore[type-var]
+                async for data in chunks:
+                    yield pb.LogChunk(data=data)
 
     def _options(self, request: pb.LogsRequest) -> LogOptions:
         since = request.since_time
@@ -67,6 +68,14 @@ class NodeService:
 
     async def Exec(self, requests: AsyncIterator[pb.ExecRequest], context: Context) -> AsyncIterator[pb.ExecResponse]:
         first = await anext(requests)
+        with self._host.sessions.one(meta.key(self._worker(first.ref).pod)):
+            async with contextlib.aclosing(self._exec(first, requests)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _exec(
+        self, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]
+    ) -> AsyncGenerator[pb.ExecResponse, None]:
         run = self._running(first.ref)
         session = await run.exec(list(first.command), tty=first.tty, stdin=first.stdin_open)
         feeder = asyncio.create_task(_feed(session, first, requests), name="exec input")
@@ -87,6 +96,14 @@ class NodeService:
     ) -> AsyncIterator[pb.PortForwardResponse]:
         first = await anext(requests)
         worker = self._worker(first.ref)
+        with self._host.sessions.one(meta.key(worker.pod)):
+            async with contextlib.aclosing(self._port_forward(worker, first, requests)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _port_forward(
+        self, worker: PodWorker, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
+    ) -> AsyncGenerator[pb.PortForwardResponse, None]:
         ip = worker.machine.ip
         if not any(run.real for run in worker.runs.values()):
             raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen")

@@ -38,6 +38,8 @@ async def _get(host: str, port: int, path: str) -> None:
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\nUser-Agent: kube-lifecycle/1.37\r\n\r\n".encode())
         await writer.drain()
         head = await reader.readline()
+    except ValueError as e:
+        raise RuntimeFailed(f"http://{host}:{port}{path} answered with a line without end") from e
     finally:
         writer.close()
     status = head.split(b" ", 2)[1:2]

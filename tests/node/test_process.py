@@ -484,3 +484,64 @@ async def test_planted_termination_logs_are_not_read(api: FakeApi, make_host: Ma
         await api.until(lambda n=name: phase(api, n) == "Succeeded")
         assert "message" not in state(api, name)["terminated"]
     assert b"the-secret" not in await logs(host, "log")
+
+
+async def test_sessions_of_a_pod_are_bounded_and_probes_find_room(
+    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sessions.PER_POD", 2)
+    monkeypatch.setattr("node.sessions.PER_HOST", 3)
+    host = await make_host(NODE)
+    for name in ("a", "b"):
+        api.put("pods", shell(name, "echo up; sleep 1000"))
+        await api.until(lambda n=name: "running" in state(api, n))
+    ended = asyncio.Event()
+
+    async def hold(pod: str) -> tuple[bytes, int]:
+        async def requests() -> Any:
+            ref = pb.ContainerRef(node="n1", namespace="default", pod=pod)
+            yield pb.ExecRequest(ref=ref, command=["cat"], stdin_open=True)
+            await ended.wait()
+
+        answers = [a async for a in stub(host).Exec(requests())]
+        return b"".join(a.stdout for a in answers), answers[-1].exit_code
+
+    sessions = host.sessions
+    first = [asyncio.create_task(hold("a")) for _ in range(2)]
+    while sessions.open("default/a") < 2:
+        await asyncio.sleep(0.005)
+    for command in (run_in(host, "a", "true"), logs(host, "a")):
+        with pytest.raises(RpcError, match="2 sessions of pod default/a are open") as refused:
+            await command
+        assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    more = asyncio.create_task(hold("b"))
+    while sessions.open("default/b") < 1:
+        await asyncio.sleep(0.005)
+    with pytest.raises(RpcError, match="3 sessions of this node host are open"):
+        await run_in(host, "b", "true")
+    ended.set()
+    assert [code for _, code in await asyncio.gather(*first, more)] == [0, 0, 0]
+    assert (await run_in(host, "a", "true"))[2] == 0
+    assert await logs(host, "a") == b"up\n"
+    assert sessions.open("default/a") == 0
+
+
+async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NODE)
+    api.put("pods", shell("web", "sleep 1000"))
+    await api.until(lambda: "running" in state(api, "web"))
+    (run,) = host.kubelet("n1").worker("default", "web").runs.values()
+    session = await run.exec(["sh", "-c", "yes | head -c 300000000"], tty=False, stdin=False)
+    reader = session.output()
+    taken = len((await anext(reader))[0])
+    # The command stands still, as its pipe is full: what is buffered here is bounded.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    held = sum(len(r._buffer) for r in session._readers)  # type: ignore[attr-defined]
+    assert held <= 4 * 64 * 1024
+    async for out, _ in reader:
+        taken += len(out)
+        if taken > 1 << 20:
+            break
+    session.kill()
+    await reader.aclose()  # type: ignore[attr-defined]
