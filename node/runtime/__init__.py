@@ -99,7 +99,8 @@ class ContainerRun(Protocol):
 
     def logs(self, options: LogOptions) -> AsyncIterator[bytes]: ...
 
-    async def exec(self, command: list[str], *, tty: bool, stdin: bool) -> ExecSession: ...
+    async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
+        """`size`: columns and rows that the terminal has from the beginning; zeros: unknown."""
 
     def usage(self) -> Usage: ...
 

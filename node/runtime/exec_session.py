@@ -21,11 +21,11 @@ _ids = iter(range(1, 1 << 62))
 class ProcessExec:
     """`begin` once; then an `ExecSession`. With a terminal all output is standard output."""
 
-    def __init__(self, shim: ShimClient, container_id: str, *, tty: bool) -> None:
+    def __init__(self, shim: ShimClient, container_id: str, *, tty: bool, size: tuple[int, int] = (0, 0)) -> None:
         self._shim = shim
         self._container_id = container_id
         self._id = f"exec-{next(_ids)}"
-        self._tty = tty
+        self._tty, self._size = tty, size
         self._terminal = -1
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.StreamReader] = []
@@ -73,6 +73,8 @@ class ProcessExec:
 
     async def _open_terminal(self) -> list[int]:
         self._terminal, slave = os.openpty()
+        if all(self._size):
+            self.resize(*self._size)
         await self._connect_output(os.dup(self._terminal))
         await self._connect_input(os.dup(self._terminal))
         return [slave, os.dup(slave), os.dup(slave)]

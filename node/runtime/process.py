@@ -196,14 +196,14 @@ class ProcessRun:
     def logs(self, options: LogOptions) -> AsyncIterator[bytes]:
         return self._log.read(options)
 
-    async def exec(self, command: list[str], *, tty: bool, stdin: bool) -> ExecSession:
+    async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
         if self._over or self._line is None or not self._pid:
             raise NotRunning(f"container {self._order.container['name']} does not run")
         if self._runtime.execs >= EXEC_MAX:
             raise NotRunning(f"{EXEC_MAX} commands run in containers of this host: end some first")
         command = self._exec_command(command)
         self._runtime.execs += 1
-        session = ProcessExec(self._runtime.shim, self._order.container_id, tty=tty)
+        session = ProcessExec(self._runtime.shim, self._order.container_id, tty=tty, size=size)
 
         def ended() -> None:
             self._runtime.execs -= 1

@@ -158,7 +158,7 @@ class SimulatedRun:
             self._waiters.append(waiter)
             await waiter
 
-    async def exec(self, command: list[str], *, tty: bool, stdin: bool) -> ExecSession:
+    async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
         raise Unsupported("simulated containers run no commands: use a node with the process runtime")
 
     def usage(self) -> Usage:
