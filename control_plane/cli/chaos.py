@@ -10,7 +10,6 @@ import typer
 
 from control_plane.cli.options import Name, State, console, run, state_dir
 from control_plane.cluster import chaos as chaos_actions
-from control_plane.cluster import scenario
 from control_plane.cluster.access import access
 from control_plane.cluster.errors import UsageError
 
@@ -66,6 +65,8 @@ def run_scenario(
     state: State = None,
 ) -> None:
     """Take the steps of a file on the running cluster, and tell of each."""
+    from control_plane.cluster import scenario
+
     try:
         found = scenario.parse(file.read_bytes(), str(file))
     except OSError as e:

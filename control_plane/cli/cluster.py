@@ -11,7 +11,6 @@ from rich.table import Table
 
 from control_plane.api.audit import default_policy
 from control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
-from control_plane.cluster import backup as backups
 from control_plane.cluster import launch
 from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import NO_AUDIT, ClusterConfig
@@ -202,6 +201,9 @@ def backup(
     file: Annotated[Path, typer.Argument(help="Where to write.")], name: Name = "default", state: State = None
 ) -> None:
     """Write the cluster's state to a file."""
+    # Imported here: it brings etcd's store along, half of what any other command would load.
+    from control_plane.cluster import backup as backups
+
     with progress() as say:
         header = run(backups.backup(state_dir(name, state), file, say))
     console.print(f"{file}: cluster {header.cluster!r} at revision {header.revision}")
@@ -220,6 +222,8 @@ def restore(
     """Bring a fresh cluster (up already or not) to a backup's state, and go on from it."""
     directory = state_dir(name, state)
     key = _read("--encryption-key", encryption_key)
+    from control_plane.cluster import backup as backups
+
     with progress() as say:
         found, header = run(backups.restore(directory, name, file, say, force=force, key=key))
     console.print(f"cluster {name!r} goes on from {header.cluster!r} at revision {header.revision}")

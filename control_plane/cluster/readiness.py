@@ -5,8 +5,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
-
 from control_plane.api import meta
 from control_plane.api.errors import ApiError, NotFound
 from control_plane.cluster.access import Access
@@ -123,22 +121,28 @@ async def _default_account(admin: Access) -> Check:
 
 async def _front_door(admin: Access, directory: StateDir, limit: float) -> list[Check]:
     """Every API server's HTTPS port, and the load balancer's."""
-    context = client_ssl(directory)
-    topology = admin.state.topology
-    urls = [*topology.endpoints(Role.APISERVER, "https"), *topology.endpoints(Role.LOAD_BALANCER, "https")]
-    timeout = aiohttp.ClientTimeout(total=limit)
-    checked = []
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        for endpoint in urls:
-            missing = ""
+    context, topology = client_ssl(directory), admin.state.topology
+    found = [*topology.endpoints(Role.APISERVER, "https"), *topology.endpoints(Role.LOAD_BALANCER, "https")]
+    answers = await asyncio.gather(*(ask_ready(context, e, limit) for e in found))
+    return [Check(f"https://{e}", missing, done=not missing) for e, missing in zip(found, answers, strict=True)]
+
+
+async def ask_ready(context: ssl.SSLContext, endpoint: str, limit: float) -> str:
+    """Why the HTTPS port of a server does not say that it is ready; empty when it does."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        async with asyncio.timeout(limit):
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
             try:
-                async with session.get(f"https://{endpoint}/readyz", ssl=context) as answer:
-                    if answer.status != 200:
-                        missing = f"answers {answer.status}"
-            except (aiohttp.ClientError, OSError, TimeoutError) as e:
-                missing = str(e) or "no answer"
-            checked.append(Check(f"https://{endpoint}", missing, done=not missing))
-    return checked
+                request = f"GET /readyz HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode())
+                line = await reader.readuntil(b"\r\n")
+            finally:
+                writer.transport.abort()
+    except (OSError, EOFError, asyncio.LimitOverrunError, TimeoutError) as e:
+        return str(e) or "no answer in time"
+    code = line.split(b" ")[1:2]
+    return "" if code == [b"200"] else f"answers {b''.join(code).decode(errors='replace')}"
 
 
 def client_ssl(directory: StateDir) -> ssl.SSLContext:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
-
 from control_plane.api import meta
 from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from control_plane.api.meta import Object
@@ -31,7 +29,7 @@ from control_plane.cluster.diagnosis import (
     judge,
 )
 from control_plane.cluster.patience import slowdown
-from control_plane.cluster.readiness import LEADERS, LEASES, client_ssl
+from control_plane.cluster.readiness import LEADERS, LEASES, ask_ready, client_ssl
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import Role
 from control_plane.rpc import RpcError
@@ -83,15 +81,14 @@ async def measure(admin: Access) -> Facts:
 
     servers = of(Role.APISERVER)
     context = client_ssl(admin.directory)
-    async with aiohttp.ClientSession() as session:
-        members, probes, faces, front, leads, nodes = await asyncio.gather(
-            asyncio.gather(*(_member(admin, r, limit) for r in of(Role.MEMBER))),
-            asyncio.gather(*(_probe(admin, r, limit) for r in servers)),
-            asyncio.gather(*(_face(session, context, r.endpoint("https"), limit) for r in servers)),
-            asyncio.gather(*(_face(session, context, r.endpoint("https"), limit) for r in of(Role.LOAD_BALANCER))),
-            asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS)),
-            _nodes(admin, rows, limit),
-        )
+    members, probes, faces, front, leads, nodes = await asyncio.gather(
+        asyncio.gather(*(_member(admin, r, limit) for r in of(Role.MEMBER))),
+        asyncio.gather(*(_probe(admin, r, limit) for r in servers)),
+        asyncio.gather(*(ask_ready(context, r.endpoint("https"), limit) for r in servers)),
+        asyncio.gather(*(ask_ready(context, r.endpoint("https"), limit) for r in of(Role.LOAD_BALANCER))),
+        asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS)),
+        _nodes(admin, rows, limit),
+    )
     return Facts(
         actors=[r.facts for r in rows],
         members=members,
@@ -193,15 +190,6 @@ async def _is_cached(api: ApiClient, written: Object) -> bool:
     selector = f"metadata.name={meta.name(written)}"
     found = await api.list(LEASES, NAMESPACE, field_selector=selector, resource_version="0")
     return any(int(meta.resource_version(o)) >= int(meta.resource_version(written)) for o in found.items)
-
-
-async def _face(session: aiohttp.ClientSession, context: Any, endpoint: str, limit: float) -> str:
-    timeout = aiohttp.ClientTimeout(total=limit)
-    try:
-        async with session.get(f"https://{endpoint}/readyz", ssl=context, timeout=timeout) as answer:
-            return "" if answer.status == 200 else f"answers {answer.status}"
-    except (aiohttp.ClientError, OSError, TimeoutError) as e:
-        return _why(e)
 
 
 async def _lead(admin: Access, name: str, limit: float) -> LeadFacts:
