@@ -14,6 +14,9 @@ from control_plane.api import meta, quantity
 from control_plane.api.meta import Object
 from node.errors import ContainerConfigError
 
+#: No system takes a longer argument, or more of them together, than these.
+EXPANDED_CHARS_MAX = 1 << 20
+ENVIRONMENT_CHARS_MAX = 4 << 20
 _EXPANSION = re.compile(r"\$(\$|\(([^()]*)\))")
 _SUBSCRIPT = re.compile(r"^metadata\.(labels|annotations)\['([^']*)'\]$")
 _KINDS = {"configmaps": "ConfigMap", "secrets": "Secret"}
@@ -81,6 +84,7 @@ def container_env(
                 data = text_data(_object(found, resource, ref))
                 prefix = source.get("prefix") or ""
                 env.update({prefix + key: data[key] for key in sorted(data)})
+    size = sum(map(len, env.values()))
     for variable in container.get("env") or ():
         value_from = variable.get("valueFrom")
         if value_from:
@@ -90,16 +94,28 @@ def container_env(
         else:
             value = expand(variable.get("value") or "", env)
         env[variable["name"]] = value
+        size += len(value)
+        if size > ENVIRONMENT_CHARS_MAX:
+            raise ContainerConfigError(f"the environment has more than {ENVIRONMENT_CHARS_MAX} characters")
     return env
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:
-    """`$(NAME)` becomes the variable's value, `$$` becomes `$`, unknown names stay as they are."""
+    """`$(NAME)` becomes the variable's value, `$$` becomes `$`, unknown names stay as they are.
+
+    Raises ContainerConfigError where the result would be too long: values may double from one variable to the next.
+    """
+    size = len(text)
 
     def replace(match: re.Match[str]) -> str:
+        nonlocal size
         if match.group(1) == "$":
             return "$"
-        return env.get(match.group(2), match.group(0))
+        value = env.get(match.group(2), match.group(0))
+        size += len(value)
+        if size > EXPANDED_CHARS_MAX:
+            raise ContainerConfigError(f"references expand to more than {EXPANDED_CHARS_MAX} characters")
+        return value
 
     return _EXPANSION.sub(replace, text)
 

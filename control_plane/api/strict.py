@@ -9,7 +9,6 @@ decoder.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator
@@ -56,7 +55,7 @@ _ZERO: Final[dict[str, Any]] = {
     INT_OR_STRING: 0, OBJECT: None, ANY: None, TIME: None, MICRO_TIME: None,
 }  # fmt: skip
 _FINDINGS_MAX: Final = 100  # as in Kubernetes
-_TIME: Final = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
+_TIME: Final = re.compile(r"(?a)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 
 
 def conform(obj: dict[str, Any], definition: Definition, *, lenient: bool = False) -> list[str]:
@@ -226,7 +225,7 @@ def _quantity(item: Any) -> str:
 def _base64(text: str) -> str:
     try:
         base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
-    except binascii.Error:
+    except ValueError:
         bad = re.search(r"[^A-Za-z0-9+/\r\n]", text)
         at = bad.start() if bad else len(text) - len(text) % 4
         raise DecodeError(f"illegal base64 data at input byte {at}") from None
@@ -234,14 +233,15 @@ def _base64(text: str) -> str:
 
 
 def _time(text: str, *, micro: bool) -> str:
-    if len(text) == 20 and text[-1] == "Z" and not micro and _TIME.match(text):
-        return text
     layout = "2006-01-02T15:04:05.000000Z07:00" if micro else "2006-01-02T15:04:05Z07:00"
     try:
         if not _TIME.match(text):
             raise ValueError(text)
-        moment = datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+        moment = datetime.fromisoformat(text)
+        if len(text) == 20 and text[-1] == "Z" and not micro:
+            return text
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise DecodeError(f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"') from None
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
 

@@ -281,10 +281,9 @@ def _version(text: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
-        raise ApiError(
-            f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax',
-            reason="",
-            code=500,
+        shown = text[:100]
+        raise BadRequest(
+            f'resourceVersion: Invalid value: "{shown}": strconv.ParseUint: parsing "{shown}": invalid syntax'
         )
     if len(text) > 18:
         raise BadRequest(f'resourceVersion: Invalid value: "{text[:100]}": value out of range')

@@ -9,6 +9,7 @@ Source: Kubernetes concepts "Jobs", API reference batch/v1.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -279,9 +280,12 @@ class _Sync:
         return [UpdateStatus(JOBS, {**self.job, "status": status})]
 
 
+_INDEX_TEXT = re.compile("[0-9]{1,9}")
+
+
 def _index_of(pod: Object) -> int | None:
     text = meta.annotations(pod).get(INDEX, "")
-    return int(text) if text.isdigit() else None
+    return int(text) if _INDEX_TEXT.fullmatch(text) else None
 
 
 def _restarts(pod: Object) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ def _shown(room: float) -> str:
 
 def _replica_count(storage: Object) -> int:
     text = (storage.get("parameters") or {}).get(REPLICAS, "")
-    return max(1, int(text)) if text.isdigit() else REPLICA_COUNT
+    return max(1, int(text)) if re.fullmatch("[0-9]{1,4}", text) else REPLICA_COUNT
 
 
 def _can_host(node: Object) -> bool:

@@ -7,7 +7,7 @@ from node.errors import NodeError
 
 def port_number(port: int | str | None, container: dict[str, Any]) -> int:
     """A port given by number or by its name in the container. Raises NodeError for an unknown name."""
-    if isinstance(port, str) and not port.isdigit():
+    if isinstance(port, str) and not (port.isascii() and port.isdigit() and len(port) <= 5):
         for known in container.get("ports") or ():
             if known.get("name") == port:
                 return int(known["containerPort"])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import orjson
 import pytest
 
 from control_plane.api import cron, jsonpath, names, quantity, selectors
-from control_plane.api.errors import BadRequest
+from control_plane.api.decoding import decode_object
+from control_plane.api.errors import BadRequest, FieldError
 from control_plane.api.remembering import LONGEST, remembered
+from control_plane.api.schema import definition_of
+from control_plane.api.validation.containers import validate_port_reference
 from tests import bounded
 
 
@@ -70,3 +76,25 @@ print("judged")
 """)
     assert shown == "judged"
     assert names.subdomain_errors("a.b") == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("ConfigMap", {"metadata": {"creationTimestamp": "0001-01-01T00:00:00+23:59"}}),
+        ("ConfigMap", {"metadata": {"creationTimestamp": "9999-12-31T23:59:59-23:59"}}),
+        ("ConfigMap", {"metadata": {"creationTimestamp": "2020-99-99T00:00:00Z"}}),
+        ("ConfigMap", {"binaryData": {"a": "²"}}),
+        ("Secret", {"data": {"a": "=" * 1000}}),
+    ],
+)
+def test_values_that_no_decoder_takes_are_a_bad_request(kind: str, body: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        decode_object(orjson.dumps(body), api_version="v1", kind=kind, definition=definition_of("v1", kind))
+
+
+@pytest.mark.parametrize("port", ["²", "9" * 5000, "99999", "-1"])
+def test_ports_that_are_none(port: str) -> None:
+    errors: list[FieldError] = []
+    validate_port_reference(port, "port", errors)
+    assert errors

@@ -42,8 +42,8 @@ def token(**fields: Any) -> str:
         ("timeoutSeconds=NaN", 400),
         ("resourceVersion=" + "9" * 1000, 400),
         ("resourceVersion=" + "9" * 5000, 400),
-        ("resourceVersion=" + quote("²"), None),
-        ("resourceVersion=-1", None),
+        ("resourceVersion=" + quote("²"), 400),
+        ("resourceVersion=-1", 400),
         ("labelSelector=" + ",".join(f"a{n}" for n in range(5000)), 400),
         ("labelSelector=" + quote("a in (" + ",".join(str(n) for n in range(20_000)) + ")"), 200),
         ("labelSelector=" + quote("(" * 10_000), 400),
@@ -62,10 +62,9 @@ def token(**fields: Any) -> str:
         ("pretty=" + "a" * 10_000, 200),
     ],
 )
-async def test_hostile_queries(rest: Rest, query: str, code: int | None) -> None:  # noqa: F811
+async def test_hostile_queries(rest: Rest, query: str, code: int) -> None:  # noqa: F811
     got, status = await rest.json("GET", f"{CONFIG_MAPS}?{query}")
-    assert got == code or (code is None and got in (400, 500)), status
-    assert "Internal error" not in json.dumps(status)
+    assert got == code, status
 
 
 async def test_a_forged_token_never_leaves_what_is_listed(rest: Rest) -> None:  # noqa: F811
@@ -85,6 +84,11 @@ async def test_a_forged_token_never_leaves_what_is_listed(rest: Rest) -> None:  
         (b"GET /version HTTP/1.0\r\n\r\n", b"200"),
         (b"GET //////..//%2e%2e/%00%ff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
+        (b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUser-Agent: \xff\r\n\r\n", b"400"),
+        (b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\nImpersonate-User: \xed\xa0\x80\r\n\r\n", b"400"),
+        (b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer \xff.a.b\r\n\r\n", b"400"),
+        (b"GET /api/v1/pods/\xff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"400"),
+        ("GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUser-Agent: ü\r\n\r\n".encode(), b"200"),
     ],
 )
 async def test_odd_requests(rest: Rest, data: bytes, status: bytes) -> None:  # noqa: F811

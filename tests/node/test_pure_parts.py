@@ -268,3 +268,14 @@ def test_bad_configurations_are_refused() -> None:
             bad.validate()
     with pytest.raises(ConfigError):
         NodeTiming.profile("slow")
+
+
+def test_references_that_double_a_value_again_and_again_are_refused() -> None:
+    doubled = [{"name": "A0", "value": "x" * 100}]
+    doubled += [{"name": f"A{n}", "value": f"$(A{n - 1})$(A{n - 1})"} for n in range(1, 40)]
+    with pytest.raises(ContainerConfigError, match="expand to more than 1048576 characters"):
+        container_env({"name": "c", "env": doubled}, POD, FACTS, found={})
+    copied = [{"name": "A", "value": "x" * 1_000_000}, *({"name": f"B{n}", "value": "$(A)"} for n in range(10_000))]
+    with pytest.raises(ContainerConfigError, match="the environment has more than 4194304 characters"):
+        container_env({"name": "c", "env": copied}, POD, FACTS, found={})
+    assert expand("$(A)$(A)", {"A": "x" * 1000}) == "x" * 2000

@@ -11,6 +11,7 @@ from aiohttp import web
 from control_plane.api import rbac
 from control_plane.api.errors import (
     ApiError,
+    BadRequest,
     Forbidden,
     InternalError,
     MethodNotAllowed,
@@ -105,6 +106,7 @@ class RestServer:
         try:
             if request.method not in _METHODS:
                 raise MethodNotAllowed(details={})
+            _check_text(request)
             user = await self._user(request)
             found = paths.parse(request.path)
             if found is None:
@@ -177,6 +179,16 @@ class RestServer:
                 raise Forbidden.of(right.resource, right.name, text, group=right.group)
         audit.impersonates(asked.user)
         return asked.user
+
+
+def _check_text(request: web.BaseRequest) -> None:
+    """BadRequest for a request whose line or headers are no UTF-8: nothing that is said of them could be written."""
+    for part in (request.path_qs, *request.headers.values()):
+        if not part.isascii():
+            try:
+                part.encode()
+            except UnicodeEncodeError as e:
+                raise BadRequest("the request's line and headers must be UTF-8") from e
 
 
 def error_response(error: ApiError) -> web.Response:
