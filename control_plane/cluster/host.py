@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 # By name, as they come in the text of a process that failed: what a member's start raises when its data is not what it
 # acknowledged.
-_DATA_LOST = re.compile(r"\b(DataLost|CorruptLog|CorruptSnapshotFile): ")
+_DATA_LOST = re.compile(r"\b(DataLost|CorruptLog|CorruptSnapshotFile|LogMissing): ")
 
 
 @dataclass(frozen=True, slots=True)

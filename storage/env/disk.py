@@ -166,19 +166,16 @@ class LocalDisk:
         return LocalFile(target, preallocate=preallocate, at=at)
 
     def read(self, path: str) -> bytes:
-        try:
+        with self._refusing("read", path):
             return (self._root / path).read_bytes()
-        except FileNotFoundError:
-            raise
-        except OSError as e:
-            raise DiskError(f"cannot read {self._root / path}: {e.strerror}") from e
 
     def read_at(self, path: str, offset: int, size: int) -> bytes:
-        with open(self._root / path, "rb") as f:
+        with self._refusing("read", path), open(self._root / path, "rb") as f:
             return os.pread(f.fileno(), size, offset)
 
     def size(self, path: str) -> int:
-        return (self._root / path).stat().st_size
+        with self._refusing("look at", path):
+            return (self._root / path).stat().st_size
 
     async def write_atomic(self, path: str, data: bytes) -> None:
         turn = self._turns.setdefault(path, _Turn())
@@ -222,7 +219,9 @@ class LocalDisk:
         except FileNotFoundError:
             raise
         except OSError as e:
-            raise DiskError(f"cannot {what} {self._root / path}: {e.strerror}") from e
+            raise DiskError(
+                f"cannot {what} {self._root / path}: {e.strerror}; check the disk and the permissions there"
+            ) from e
 
     async def sync_dir(self, path: str = "") -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -30,6 +31,8 @@ from storage.wal.frames import (
     encode_size,
 )
 
+# Anything else in the directory is not ours, and left alone.
+_NAME = re.compile(r"(?P<sequence>[0-9a-f]{16})-(?P<first>[0-9a-f]{16})\.wal")
 SEGMENT_BYTES = 64 * 1024 * 1024
 DIRECTORY = "wal"
 
@@ -168,14 +171,13 @@ class Wal:
         Raises LogMissing, CorruptLog.
         """
         wal = cls(disk, directory, segment_bytes)
-        wal._segments = [
-            (int(sequence, 16), int(first, 16))
-            for sequence, _, first in (
-                name.removesuffix(".wal").partition("-") for name in disk.list(directory) if name.endswith(".wal")
-            )
-        ]
+        named = [found for name in disk.list(directory) if (found := _NAME.fullmatch(name)) is not None]
+        wal._segments = [(int(found["sequence"], 16), int(found["first"], 16)) for found in named]
         if not wal._segments:
-            raise LogMissing(f"there is no log in {directory}: add this member as a new one")
+            raise LogMissing(
+                f"there is no log in {directory}: remove this member from the cluster, delete its data directory and "
+                "add it as a new one"
+            )
         recovered = wal._read()
         hit("wal.before_cut")
         if wal._file is None:

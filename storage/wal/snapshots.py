@@ -7,6 +7,7 @@ Integers are big-endian. Written beside the target and renamed once synced.
 
 import asyncio
 import hashlib
+import re
 import struct
 from collections.abc import AsyncIterable, Iterable, Iterator
 
@@ -20,6 +21,8 @@ CHUNK_BYTES = 256 * 1024
 SYNC_BYTES = 8 * 1024 * 1024
 """Written between two syncs of a file in the making."""
 _MAGIC = b"RPSNAP1\n"
+# Anything else in the directory is not ours, and left alone.
+_NAME = re.compile(r"(?P<term>[0-9a-f]{16})-(?P<index>[0-9a-f]{16})\.snap")
 _HEAD = struct.Struct(">8sQQ")
 _TAIL = struct.Struct(">Q32s")
 
@@ -84,9 +87,8 @@ class SnapshotFiles:
         """Snapshots there are, oldest first."""
         found = []
         for name in self._disk.list(self._directory):
-            if name.endswith(".snap"):
-                term, _, index = name.removesuffix(".snap").partition("-")
-                found.append(SnapshotMark(int(index, 16), int(term, 16)))
+            if (named := _NAME.fullmatch(name)) is not None:
+                found.append(SnapshotMark(int(named["index"], 16), int(named["term"], 16)))
         return sorted(found)
 
     def exists(self, mark: SnapshotMark) -> bool:

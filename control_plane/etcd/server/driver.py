@@ -341,8 +341,9 @@ class Driver:
         assert self.transport is not None
         try:
             await self.transport.send_snapshot(message, chunks)
-        except RpcError as e:
-            log.info("sending a snapshot to %x failed: %s", message.to, e)
+        except Exception as e:
+            # Whatever it was: raft must be told, or the member would get nothing more.
+            log.log(logging.INFO if isinstance(e, RpcError) else logging.ERROR, "a snapshot to %x: %s", message.to, e)
             self.node.report_snapshot(message.to, False)
         else:
             self.node.report_snapshot(message.to, True)

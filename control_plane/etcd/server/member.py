@@ -32,9 +32,10 @@ from control_plane.etcd.server.peer import METHODS as PEER_METHODS
 from control_plane.etcd.server.peer import PeerService, PeerTransport
 from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
 from control_plane.etcd.server.presence import Presence, first_addresses
+from control_plane.etcd.server.quota import Quota
 from control_plane.etcd.server.reading import Reading
 from control_plane.etcd.server.reconfigure import Reconfiguration
-from control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, default_backend, recover
+from control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, default_backend, recover, take_lock
 from control_plane.etcd.server.services import services_of
 from control_plane.etcd.server.watch import WatchHub
 from control_plane.etcd.server.web import Web
@@ -42,11 +43,9 @@ from control_plane.rpc import Context, Network, Server, Service, each
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import raft_pb2 as wire
 from storage.env import DiskError, Env
-from storage.mvcc import Change
 
 log = logging.getLogger(__name__)
 
-LOCK_FILE = "member.lock"
 #: Election timeouts without a leader after which streams that demand one are ended.
 LEADERLESS_TIMEOUTS = 3
 
@@ -85,7 +84,6 @@ class Member:
         self._tick_skipped = False
         self._leaderless_ticks = 0
         self._leader_changed = asyncio.Event()
-        self._space_used = 0
         self._request_id = env.rng.getrandbits(62)
         self.client_url = ""
 
@@ -103,12 +101,15 @@ class Member:
 
     async def _start(self) -> None:
         config = self.config
-        self._context.enter_context(self._env.disk.lock(LOCK_FILE))
-        recovery = await recover(config, self._env, self._peer_network, self._backend_factory, self._notify)
+        await take_lock(self._context, self._env.disk)
+        recovery = await recover(
+            config, self._env, self._peer_network, self._backend_factory, lambda *change: self.hub.notify(*change)
+        )
         self.member_id, self.cluster_id = recovery.identity.member_id, recovery.identity.cluster_id
         self.machine, self.store = recovery.machine, recovery.machine.store
         self.lessor = self.machine.lessor
         self.leases = LeaseClock(self)
+        self.quota = Quota(self)
         settings = raft.Config(
             id=self.member_id, election_ticks=config.election_ticks, applied=self.store.applied.index
         )
@@ -219,7 +220,12 @@ class Member:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._fail(error)  # what the other tasks rely on is not done any more
 
     async def _drive(self) -> None:
         try:
@@ -395,9 +401,6 @@ class Member:
         self.hub.resync()
         self._on_members()
 
-    def _notify(self, revision: int, events: list[Change]) -> None:
-        self.hub.notify(revision, events)
-
     @property
     def election_timeout_s(self) -> float:
         return self.config.election_ticks * self.config.tick_s
@@ -452,20 +455,6 @@ class Member:
     def _submit_parked(self) -> None:
         for proposal in self._driver.proposals.parked():
             self._submit(proposal)
-
-    def check_quota(self, size: int) -> None:
-        """Before something that needs `size` bytes is proposed. Raises NoSpace, and lets all members know."""
-        quota = self.config.quota_bytes
-        self._space_used += size
-        if not quota or self._space_used <= quota:
-            return
-        # Measured only when what was added since the last time may have filled it.
-        self._space_used = self.store.backend.size()[1] + size
-        if self._space_used > quota:
-            if not self.machine.out_of_space:
-                alarm = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=self.member_id, alarm=pb.NOSPACE)
-                self.propose_unwatched(Kind.ALARM, alarm)
-            raise errors.NoSpace
 
     async def barrier(self) -> None:
         """Return when the applied state is linearizable with respect to the call. Raises Timeout, Stopped."""

@@ -121,8 +121,8 @@ class _Link:
         while True:
             connection, began = _Connection(), now()
             self._connection, self._began = connection, began
-            stub = self._transport.stub(self.address)
             try:
+                stub = self._transport.stub(self.address)
                 async with contextlib.aclosing(stub.Send(self._batches(connection))) as stream:
                     async for _ in stream:
                         break

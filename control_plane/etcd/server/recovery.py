@@ -6,6 +6,7 @@ A member that lost its directory is refused under its old id: the others know th
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from control_plane.etcd.server.peer import DESCRIPTOR
 from control_plane.rpc import Network, RpcError, Stub
 from proto.etcd.rpc_pb2 import Member
 from proto.rayplane.v1 import raft_pb2 as wire
-from storage.env import Disk, Env
+from storage.env import Disk, Env, LockHeld
 from storage.env.failpoints import hit
 from storage.mvcc import Backend, CorruptStore, LmdbBackend, MemoryBackend, Store
 from storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 
 BackendFactory = Callable[[Disk], Backend]
 STORE_DIRECTORY = "mvcc"
+LOCK_FILE = "member.lock"
+#: How often a directory is tried whose lock a dying process may still hold, and the seconds between.
+LOCK_ATTEMPTS = 20
+LOCK_RETRY_S = 0.1
 #: Says why, in the data directory of a member that lost what it acknowledged: it never starts again.
 LOST_FILE = "data-lost"
 PROBE_TIMEOUT_S = 1.0
@@ -51,6 +56,18 @@ def default_backend(disk: Disk) -> Backend:
     """LMDB where the disk has real paths, memory where it has none (the log rebuilds it)."""
     path = disk.local_path(STORE_DIRECTORY)
     return LmdbBackend(path) if path is not None else MemoryBackend()
+
+
+async def take_lock(context: contextlib.AsyncExitStack, disk: Disk) -> None:
+    """Hold the data directory until the context ends. Raises LockHeld when it belongs to a process that lives."""
+    for left in range(LOCK_ATTEMPTS - 1, -1, -1):
+        try:
+            context.enter_context(disk.lock(LOCK_FILE))
+            return
+        except LockHeld:
+            if not left:
+                raise
+        await asyncio.sleep(LOCK_RETRY_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +224,13 @@ async def _lost(
     urls = {u for n, u in config.initial_cluster.items() if n != config.name}
     urls |= {u for m in machine.members.all() if own != m.ID for u in m.peerURLs}
     request = wire.MembersRequest(asker=own, term=term)
-    for answer in await _ask_all(network, sorted(map(address_of, urls)), request):
+    answers = await _ask_all(network, sorted(map(address_of, urls)), request)
+    if answers and all(answer.cluster_id != identity.cluster_id for answer in answers):
+        raise RefusedToStart(
+            f"this data directory is of cluster {identity.cluster_id:x}, the other members are of "
+            f"{answers[0].cluster_id:x}: give it the right data directory, or the right initial_cluster"
+        )
+    for answer in answers:
         if answer.cluster_id == identity.cluster_id and (answer.asker_term > term or answer.asker_index > last):
             return (
                 f"this member was in term {answer.asker_term} and had acknowledged entry {answer.asker_index}, but its "

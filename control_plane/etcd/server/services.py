@@ -131,7 +131,7 @@ class KVService(Base):
         if not isinstance(request, pb.DeleteRangeRequest) and (
             isinstance(request, pb.PutRequest) or kv.puts_anything(request)
         ):
-            self.member.check_quota(size)
+            self.member.quota.check(size)
 
 
 class WatchService(Base):
@@ -183,7 +183,7 @@ class LeaseService(Base):
         await self.require_user(context)
         if not request.ID:
             request.ID = self.member.leases.new_id()
-        self.member.check_quota(0)
+        self.member.quota.check(0)
         response: pb.LeaseGrantResponse = self.stamp(await self.member.propose(Kind.LEASE_GRANT, request, context))
         return response
 
