@@ -53,6 +53,9 @@ def up(
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
     runtime: Annotated[str, typer.Option(help="`simulated` or `process`.")] = "simulated",
     timing: Annotated[str, typer.Option(help="`fast` or `kubernetes`.")] = "fast",
+    ray_tls: Annotated[
+        bool, typer.Option("--ray-tls", help="Mutual TLS between Ray's own processes; they start more slowly.")
+    ] = False,
     encryption_config: Annotated[
         Path | None, typer.Option(help="EncryptionConfiguration of the API servers, in place of the cluster's own.")
     ] = None,
@@ -81,6 +84,7 @@ def up(
         runtime=runtime,
         timing=timing,
         audit_policy=_audit_policy(audit_policy),
+        ray_tls=ray_tls,
     )
     config.validate()
     directory = state_dir(name, state)

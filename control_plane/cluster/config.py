@@ -81,6 +81,8 @@ class ClusterConfig:
     """`fast` or `kubernetes`."""
     audit_policy: str = ""
     """Text of the API servers' audit policy; empty records nothing (`up`: whatever the cluster did before)."""
+    ray_tls: bool = False
+    """Ray's own processes speak mutual TLS to each other (`up`: also if the cluster did so before)."""
 
     def validate(self) -> None:
         """Raises UsageError that names the flag."""
@@ -114,6 +116,8 @@ class ClusterConfig:
                 raise UsageError(f"{flag} {text!r}: use a positive quantity such as 4, 500m or 8Gi")
         if self.address and self.host != RAY:
             raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
+        if self.ray_tls and (self.address or self.host != RAY):
+            raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
         if self.audit_policy not in ("", NO_AUDIT):
             try:
                 read_policy(self.audit_policy)

@@ -19,9 +19,9 @@ from dataclasses import replace
 from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
 from control_plane.cluster import ray_cluster
 from control_plane.cluster.access import access, endpoints
-from control_plane.cluster.config import NO_AUDIT, PROCESS, SLOTS, AddressPlan, ClusterConfig
+from control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
-from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, kubeconfig, read_encryption
+from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, kubeconfig, read_encryption
 from control_plane.cluster.ports import can_bind, free_port
 from control_plane.cluster.readiness import await_ready
 from control_plane.cluster.state import ClusterState, StateDir
@@ -111,12 +111,11 @@ async def _up(
     with _reserved(plans) as plan:
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
+            _check_free(before)
             config = going_on(before.config, config)
             topology = replace(before.topology, run=run)
-            state = replace(
-                before, config=config, topology=topology, running=True, host=_new_host(config, rng), encrypted=True
-            )
-            _check_free(state)
+            host = _new_host(config, rng, secrets)
+            state = replace(before, config=config, topology=topology, running=True, host=host, encrypted=True)
         else:
             config = going_on(replace(config, audit_policy=""), config)
             state = ClusterState(
@@ -124,7 +123,7 @@ async def _up(
                 plan=plan,
                 topology=Topology((), run),
                 running=True,
-                host=_new_host(config, rng),
+                host=_new_host(config, rng, secrets),
                 encrypted=True,
             )
         start = _up_process if config.host == PROCESS else _up_ray
@@ -133,6 +132,8 @@ async def _up(
 
 def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
     """The configuration of a cluster that has data: as it was, but for what may be asked for anew."""
+    if asked.ray_tls and before.host == RAY and not before.address:
+        before = replace(before, ray_tls=True)
     if not asked.audit_policy:
         return before
     return replace(before, audit_policy="" if asked.audit_policy == NO_AUDIT else asked.audit_policy)
@@ -357,12 +358,13 @@ def _is_alive(state: ClusterState, directory: StateDir) -> bool:
         return bool(state.host["owned"]) and not can_bind(ray_cluster.LOOPBACK, state.host["port"])
 
 
-def _new_host(config: ClusterConfig, rng: random.Random) -> dict[str, object]:
+def _new_host(config: ClusterConfig, rng: random.Random, secrets: Secrets) -> dict[str, object]:
     if config.host == PROCESS:
         return {"pid": 0}
     if config.address:
         return {"owned": False, "address": config.address, "pid": 0}
-    return ray_cluster.reserve(rng, randomness.token_hex(32))
+    tls = issue_for_ray(secrets.authority) if config.ray_tls else None
+    return ray_cluster.reserve(rng, randomness.token_hex(32), tls)
 
 
 def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:

@@ -95,6 +95,11 @@ def issue(authority: Authority, instance: Instance, service_address: str) -> Cre
     return authority.issue(identity.user, identity.groups, hosts=hosts)
 
 
+def issue_for_ray(authority: Authority) -> Credentials:
+    """What Ray's processes show each other. They are nobody to ours: no policy and no role names this user."""
+    return authority.issue("system:rayplane:ray", hosts=("127.0.0.1", "localhost"))
+
+
 def kubeconfig(cluster: str, server: str, admin: Credentials) -> str:
     """A kubeconfig that holds all it needs (Kubernetes API reference, client configuration v1)."""
 

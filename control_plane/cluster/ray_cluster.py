@@ -21,6 +21,7 @@ from control_plane.cluster.errors import ClusterError
 from control_plane.cluster.ours import is_marked, mark, remove_known
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ports import can_bind, free_port
+from control_plane.rpc.tls import Credentials
 from storage.env.private import UMASK, narrow
 
 LOOPBACK = "127.0.0.1"
@@ -50,17 +51,20 @@ _UNHURRIED = {
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "600",
 }
-_PREFIX, _TEMPORARY = "rayplane-", "ray"
+_PREFIX, _TEMPORARY, _TLS = "rayplane-", "ray", "tls"
 # Of a cluster whose rayplane gave Ray the directory itself and put no marker in it.
 _UNMARKED = ("session_latest", "ray_current_cluster")
 
 
-def reserve(rng: random.Random, token: str) -> dict[str, Any]:
+def reserve(rng: random.Random, token: str, tls: Credentials | None = None) -> dict[str, Any]:
     """What to remember about a Ray cluster before it is started, so that it can be ended whatever happens."""
+    port = free_port(LOOPBACK, (), rng)
     # Ray keeps Unix sockets there, whose paths must be short.
     directory = tempfile.mkdtemp(prefix=_PREFIX)
     mark(Path(directory))
-    return {"owned": True, "pid": 0, "port": free_port(LOOPBACK, (), rng), "token": token, "dir": directory}
+    if tls is not None:
+        tls.write(Path(directory, _TLS))
+    return {"owned": True, "pid": 0, "port": port, "token": token, "dir": directory, "tls": tls is not None}
 
 
 def start(host: dict[str, Any], log_file: Path) -> int:
@@ -97,6 +101,9 @@ def environment(host: dict[str, Any]) -> dict[str, str]:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": host["token"]} | _UNHURRIED
         # Whatever its name says: Ray keeps 127.0.0.1 as a node's address only where clusters of machines are off.
         variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if host.get("tls"):
+            names = {"RAY_TLS_SERVER_CERT": "tls.crt", "RAY_TLS_SERVER_KEY": "tls.key", "RAY_TLS_CA_CERT": "ca.crt"}
+            variables |= {"RAY_USE_TLS": "1"} | {k: str(Path(host["dir"], _TLS, f)) for k, f in names.items()}
         # By default workers, so our actors, come after everything else on a busy machine.
         variables["RAY_worker_niceness"] = "0"
     return variables
@@ -174,7 +181,7 @@ def remove_folder(host: dict[str, Any]) -> None:
         if not is_marked(directory):
             (directory / _UNMARKED[0]).unlink()
         sessions = [n for n in os.listdir(directory) if n.startswith("session_")]
-        remove_known(directory, [_TEMPORARY, *sessions, *_UNMARKED])
+        remove_known(directory, [_TEMPORARY, _TLS, *sessions, *_UNMARKED])
     elif directory.exists():
         raise ClusterError(f"{directory} is no folder that rayplane made for Ray: it is left as it is")
 

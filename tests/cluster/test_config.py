@@ -66,6 +66,8 @@ MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
         ({"node_memory": "-1Gi"}, "--node-memory '-1Gi'"),
         ({"address": "auto", "host": "process"}, "--address"),
         ({"audit_policy": "rules: []"}, "--audit-policy is no Policy of audit.k8s.io/v1"),
+        ({"ray_tls": True, "host": "process"}, "--ray-tls"),
+        ({"ray_tls": True, "address": "auto"}, "--ray-tls"),
     ],
 )
 def test_a_bad_flag_is_named(flags: dict[str, Any], said: str) -> None:
@@ -272,6 +274,9 @@ def test_an_audit_policy_stays_with_the_cluster_until_another_is_asked_for(secre
     policy = default_policy()
     config = ClusterConfig(audit_policy=policy)
     assert going_on(config, ClusterConfig()) == config
+    assert going_on(ClusterConfig(ray_tls=True), ClusterConfig()).ray_tls
+    assert going_on(ClusterConfig(), ClusterConfig(ray_tls=True)).ray_tls
+    assert not going_on(ClusterConfig(host="process"), ClusterConfig(ray_tls=True)).ray_tls
     assert going_on(config, ClusterConfig(audit_policy="none")).audit_policy == ""
     assert going_on(ClusterConfig(members=5), config) == ClusterConfig(members=5, audit_policy=policy)
     kept = ClusterConfig.from_json(json.loads(json.dumps(config.to_json())))

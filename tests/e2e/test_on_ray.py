@@ -7,10 +7,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from control_plane.rpc.tls import Credentials
 from storage.env.private import wider
 from tests.e2e.harness import Cluster, Traces, listeners, processes_of, unlisted, until
 
 SMALL = ("--members", "3", "--apiservers", "2", "--schedulers", "1", "--controllers", "1", "--nodes", "2")
+_NO_TOKEN = grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def leader(cluster: Cluster) -> str:
     return next((m["name"] for m in cluster.status().get("members", []) if m.get("leader")), "")
 
 
-def test_ray_is_closed_to_others(cluster: Cluster) -> None:
-    """It listens on loopback alone, asks for its token, opens no folder, and its workers are as dear as others."""
+def closed(cluster: Cluster) -> None:
+    """Ray listens on loopback alone, opens no folder, and its workers are as dear as others."""
     found = listeners(cluster)
     for expected in ("gcs_server", "raylet", "ComponentActor", "RuntimeEnvAgent"):
         assert [who for who in found.values() if expected in who], f"{expected} does not listen: {found}"
@@ -40,15 +42,37 @@ def test_ray_is_closed_to_others(cluster: Cluster) -> None:
     assert [w for w in found.values() if "ray.util.client.server" in w] == []
     assert wider(Path(cluster.state()["host"]["dir"])) == wider(cluster.directory) == []
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in processes_of(cluster)} == {0}
-    with grpc.insecure_channel(f"127.0.0.1:{cluster.state()['host']['port']}") as channel:
-        call = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
-        with pytest.raises(grpc.RpcError) as refused:
-            call(b"", timeout=10)
-    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def refusal(channel: grpc.Channel) -> grpc.StatusCode:
+    """What Ray's head says to somebody without its token."""
+    with channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")(b"", timeout=10)
+    code: grpc.StatusCode = refused.value.code()
+    return code
+
+
+def test_ray_with_tls_is_closed_to_who_has_no_certificate_of_the_cluster(lone_cluster: Cluster) -> None:
+    small = ("--members", "1", "--apiservers", "1", "--schedulers", "1", "--controllers", "1", "--nodes", "1")
+    try:
+        lone_cluster.rayplane("up", "--host", "ray", "--ray-tls", *small)
+        closed(lone_cluster)
+        host = lone_cluster.state()["host"]
+        head, mine = f"127.0.0.1:{host['port']}", Credentials.read(Path(host["dir"], "tls"))
+        assert refusal(grpc.insecure_channel(head)) is grpc.StatusCode.UNAVAILABLE
+        anonymous = grpc.ssl_channel_credentials(mine.ca)
+        assert refusal(grpc.secure_channel(head, anonymous)) is grpc.StatusCode.UNAVAILABLE
+        # The certificate lets in, and is not enough.
+        assert refusal(grpc.secure_channel(head, mine.grpc_channel())) is _NO_TOKEN
+    finally:
+        lone_cluster.rayplane("down", "--purge")
+    assert not Path(host["dir"]).exists()
 
 
 def test_killed_actors_come_back_and_down_leaves_no_trace(cluster: Cluster) -> None:
     traces = Traces.of(cluster)
+    closed(cluster)
+    assert refusal(grpc.insecure_channel(f"127.0.0.1:{cluster.state()['host']['port']}")) is _NO_TOKEN
     kubectl = cluster.kubectl()
     kubectl("create", "deployment", "web", "--image=nginx", "--replicas=4")
     kubectl("rollout", "status", "deployment/web", "--timeout=60s")
