@@ -16,9 +16,11 @@ from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import NO_AUDIT, ClusterConfig
 from control_plane.cluster.errors import UsageError
 from control_plane.cluster.listening import Listener, listeners
+from control_plane.cluster.renewal import renew_admin
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.status import status as cluster_status
 from proto.rayplane.v1 import supervisor_pb2 as pb
+from storage.env import SystemClock
 
 CHANGE_TIMEOUT_S = 180.0
 SHOWN_LEFT = 5
@@ -166,7 +168,7 @@ def _show_ports(directory: StateDir, *, as_json: bool) -> None:
 def show_endpoints(name: Name = "default", output: Output = "", state: State = None) -> None:
     """Show where everything is, and which certificate to show there."""
     directory = state_dir(name, state)
-    found = endpoints(directory, directory.read_running())
+    found = endpoints(directory, _renewed(directory))
     if _wants_json(output):
         print(json.dumps(found))
         return
@@ -177,8 +179,15 @@ def show_endpoints(name: Name = "default", output: Output = "", state: State = N
 def show_kubeconfig(name: Name = "default", state: State = None) -> None:
     """Print the path of the administrator's kubeconfig."""
     directory = state_dir(name, state)
-    directory.read_running()
+    _renewed(directory)
     print(directory.kubeconfig)
+
+
+def _renewed(directory: StateDir) -> ClusterState:
+    """A running cluster's state, with an administrator's certificate that lasts."""
+    state = directory.read_running()
+    renew_admin(directory, state, SystemClock().now())
+    return state
 
 
 def add(

@@ -8,12 +8,14 @@ from typing import Any
 import orjson
 
 from control_plane.client import ApiClient, EtcdClient
+from control_plane.cluster.renewal import renew_admin
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.topology import TOPOLOGY_KEY, Role, Topology
 from control_plane.rpc import RpcError, Stub
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Credentials
 from proto.rayplane.v1 import supervisor_pb2 as pb
+from storage.env import Clock, SystemClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,10 @@ class Access:
 
 
 @contextlib.asynccontextmanager
-async def access(directory: StateDir) -> AsyncIterator[Access]:
+async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterator[Access]:
     """Raises NotUp when no cluster runs there."""
     state = directory.read_running()
+    renew_admin(directory, state, (clock or SystemClock()).now())
     network = GrpcNetwork(Credentials.read(directory.admin))
     supervisor = state.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
     try:

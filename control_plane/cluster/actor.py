@@ -20,9 +20,10 @@ import uvloop
 
 from control_plane.cluster import processes
 from control_plane.cluster.components import Component, Spec, StopsItself
-from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ray_host import RayHost
+from control_plane.cluster.renewal import newest
 from control_plane.rpc.grpc_network import GrpcNetwork
 from storage.env import settle_heap
 from storage.env.private import UMASK
@@ -47,6 +48,7 @@ class ComponentThread:
         self._thread.start()
         self._network: GrpcNetwork | None = None
         self._component: Component | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._call(self._start(spec), START_TIMEOUT_S)
         settle_heap()
 
@@ -56,12 +58,16 @@ class ComponentThread:
 
     async def _start(self, spec: Spec) -> None:
         env = open_env(spec, random.Random())
+        spec = replace(spec, credentials=newest(spec))
         self._network = GrpcNetwork(spec.credentials)
         self._component = await prepare(spec, env, self._network, RayHost(spec.config, data=Path(spec.data_dir).parent))
+        self._renewal = keep_fresh(spec, env, self._network)
         if isinstance(self._component, StopsItself):
             self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))
 
     async def _stop(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
         if self._component is not None:
             await self._component.stop()
         if self._network is not None:

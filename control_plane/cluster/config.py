@@ -38,6 +38,11 @@ class AddressPlan:
         return f"127.{self._base + 8}.0.0/16"
 
     @property
+    def first_service(self) -> str:
+        """The address of service `kubernetes`."""
+        return f"127.{self._base + 8}.0.1"
+
+    @property
     def external_cidr(self) -> str:
         """Addresses of LoadBalancer services and of the ingress."""
         return f"127.{self._base + 9}.0.0/16"

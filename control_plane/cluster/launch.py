@@ -18,15 +18,16 @@ from dataclasses import replace
 
 from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
 from control_plane.cluster import ray_cluster
-from control_plane.cluster.access import access, endpoints
+from control_plane.cluster.access import access
 from control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
-from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, kubeconfig, read_encryption
+from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from control_plane.cluster.ports import can_bind, free_port
 from control_plane.cluster.readiness import await_ready
+from control_plane.cluster.renewal import write_admin
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
-from storage.env import LockHeld
+from storage.env import LockHeld, SystemClock
 from storage.env.private import write_private
 
 # In fair time (`patience`) without progress.
@@ -368,10 +369,7 @@ def _new_host(config: ClusterConfig, rng: random.Random, secrets: Secrets) -> di
 
 
 def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
-    admin = secrets.authority.issue("kubernetes-admin", ["system:masters"])
-    admin.write(directory.admin)
-    server = endpoints(directory, state)["apiserver"]
-    write_private(directory.kubeconfig, kubeconfig(state.config.name, server, admin).encode())
+    write_admin(directory, state, secrets, SystemClock().now())
     directory.write(state)
 
 

@@ -1,5 +1,6 @@
 """The outside world of an actor on a real machine: its disk, clock, randomness, files of its certificate, log."""
 
+import asyncio
 import logging
 import logging.handlers
 import random
@@ -7,9 +8,12 @@ from pathlib import Path
 
 from control_plane.cluster.components import Component, Spec, build
 from control_plane.cluster.host import Host
+from control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, ask_supervisor, tls_dir
 from control_plane.cluster.supervisor import Supervisor
 from control_plane.cluster.topology import Role
 from control_plane.rpc import Network
+from control_plane.rpc.grpc_network import GrpcNetwork
+from control_plane.rpc.shared import SharedNetwork
 from storage.env import Env, LocalDisk, SystemClock
 from storage.env.private import make_private_dir
 
@@ -26,20 +30,28 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
 
     `host` is for the supervisor to act on.
     """
-    tls_dir = None
+    directory = None
     if spec.credentials is not None:
-        tls_dir = Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
-        spec.credentials.write(tls_dir)
+        directory = str(tls_dir(spec))
+        spec.credentials.write(tls_dir(spec))
     if spec.instance.role is Role.SUPERVISOR:
-        component: Component = Supervisor(spec, network, host, disk=env.disk)
+        component: Component = Supervisor(spec, network, host, disk=env.disk, clock=env.clock)
     else:
-        component = build(spec, env, network, tls_dir=str(tls_dir) if tls_dir else None)
+        component = build(spec, env, network, tls_dir=directory)
     try:
         await component.start()
     except BaseException:
         await component.stop()
         raise
     return component
+
+
+def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> asyncio.Task[None]:
+    """Renew the certificate of a running component in time, until the task is cancelled."""
+    assert spec.credentials is not None
+    renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network)
+    work = renewal.run(ask_supervisor(spec, network), every_s=CHECK_EVERY_S)
+    return asyncio.create_task(work, name=f"certificate of {spec.instance.name}")
 
 
 def log_to(path: str) -> None:

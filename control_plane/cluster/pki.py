@@ -3,6 +3,7 @@
 import os
 from base64 import b64encode
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import yaml
@@ -14,9 +15,11 @@ from control_plane.apiserver import encryption
 from control_plane.cluster.topology import Instance, Role
 from control_plane.rpc import Identity
 from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, MEMBERS
-from control_plane.rpc.tls import Authority, Credentials
+from control_plane.rpc.tls import CA_VALIDITY, Authority, Credentials
 from storage.env.private import make_private_dir, write_private
 
+# Renewed at two thirds of it.
+ACTOR_VALIDITY = timedelta(days=90)
 ENCRYPTION_FILE = "encryption.yaml"
 
 
@@ -87,17 +90,34 @@ def identity_of_actor(instance: Instance) -> Identity:
 
 def issue(authority: Authority, instance: Instance, service_address: str) -> Credentials:
     """The certificate of an actor: as whom it calls, and by which names it is called."""
+    identity = identity_of_actor(instance)
+    hosts = _hosts(instance, service_address)
+    return authority.issue(identity.user, identity.groups, hosts=hosts, validity=ACTOR_VALIDITY)
+
+
+def renewed(authority: Authority, instance: Instance, service_address: str, *, request: bytes, now: datetime) -> bytes:
+    """The next certificate of an actor, PEM, for the key of its request. Raises ValueError."""
+    identity, hosts = identity_of_actor(instance), _hosts(instance, service_address)
+    return authority.sign(request, identity, hosts=hosts, now=now, validity=ACTOR_VALIDITY)
+
+
+def _hosts(instance: Instance, service_address: str) -> list[str]:
     hosts = [instance.machine.address, "127.0.0.1", "localhost"]
     if instance.role is Role.APISERVER:
         names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc")
         hosts += [*names, "kubernetes.default.svc.cluster.local", service_address]
-    identity = identity_of_actor(instance)
-    return authority.issue(identity.user, identity.groups, hosts=hosts)
+    return hosts
+
+
+def issue_for_admin(authority: Authority, now: datetime) -> Credentials:
+    return authority.issue("kubernetes-admin", ["system:masters"], now=now)
 
 
 def issue_for_ray(authority: Authority) -> Credentials:
     """What Ray's processes show each other. They are nobody to ours: no policy and no role names this user."""
-    return authority.issue("system:rayplane:ray", hosts=("127.0.0.1", "localhost"))
+    hosts = ("127.0.0.1", "localhost")
+    # Ray reads it once, so it must last as long as the cluster may be up.
+    return authority.issue("system:rayplane:ray", hosts=hosts, validity=CA_VALIDITY)
 
 
 def kubeconfig(cluster: str, server: str, admin: Credentials) -> str:

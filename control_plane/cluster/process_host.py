@@ -20,8 +20,9 @@ from pathlib import Path
 from control_plane.cluster.components import Component, Spec, StopsItself
 from control_plane.cluster.errors import ClusterError, StartFailed
 from control_plane.cluster.host import HostSocket, not_started, start_all
-from control_plane.cluster.outside import log_to, open_env, prepare
+from control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from control_plane.cluster.pki import Secrets
+from control_plane.cluster.renewal import newest
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.supervisor import founding_specs
 from control_plane.cluster.topology import Machine, Role
@@ -53,21 +54,24 @@ class ProcessHost:
         self._fabric = Fabric()
         self._actors: dict[str, tuple[Component, SharedNetwork]] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._renewals: dict[str, asyncio.Task[None]] = {}
         self._roles: dict[str, Role] = {}
         self._busy: set[str] = set()  # being started or stopped
         self._started: set[str] = set()
 
     async def start(self, spec: Spec) -> int:
         name = spec.instance.name
-        assert spec.credentials is not None
         if name in self._busy or name in self._actors:
             raise StartFailed(f"{name} runs already")
         self._roles[name] = spec.instance.role
         self._busy.add(name)
-        network = SharedNetwork(GrpcNetwork(spec.credentials), self._fabric, name, identity_of(spec.credentials.cert))
+        credentials = newest(spec)
+        assert credentials is not None
+        spec = replace(spec, credentials=credentials, restarted=spec.restarted or name in self._started)
+        network = SharedNetwork(GrpcNetwork(credentials), self._fabric, name, identity_of(credentials.cert))
         try:
-            again = replace(spec, restarted=spec.restarted or name in self._started)
-            component = await prepare(again, open_env(spec, random.Random()), network, self)
+            env = open_env(spec, random.Random())
+            component = await prepare(spec, env, network, self)
         except BaseException as e:
             await network.close()
             if not isinstance(e, Exception):
@@ -78,6 +82,7 @@ class ProcessHost:
             self._busy.discard(name)
         self._started.add(name)
         self._actors[name] = (component, network)
+        self._renewals[name] = keep_fresh(spec, env, network)
         if isinstance(component, StopsItself):
             self._watches[name] = asyncio.create_task(self._end_with(name, component), name=f"watch {name}")
         return os.getpid()
@@ -94,6 +99,7 @@ class ProcessHost:
         actor = self._actors.pop(name, None)
         if actor is None:
             return
+        self._renewals.pop(name).cancel()
         watch = self._watches.pop(name, None)
         if watch is not None:
             watch.cancel()

@@ -26,14 +26,15 @@ from control_plane.cluster.components import Spec
 from control_plane.cluster.config import AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, UsageError
 from control_plane.cluster.host import Host
-from control_plane.cluster.pki import Secrets, issue
+from control_plane.cluster.pki import Secrets, identity_of_actor, issue, renewed
 from control_plane.cluster.ports import free_port
 from control_plane.cluster.starting import Starter
 from control_plane.cluster.state import ClusterState
 from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
-from control_plane.rpc import ADMINISTRATORS, Context, Network, RpcError, Server, Service, each
+from control_plane.rpc import ADMINISTRATORS, EVERYONE, Context, Network, RpcError, Server, Service, each
+from control_plane.rpc.errors import Code
 from proto.rayplane.v1 import supervisor_pb2 as pb
-from storage.env import Disk
+from storage.env import Clock, Disk, SystemClock
 
 log = logging.getLogger(__name__)
 # The class below has a method `Topology`, which hides the type inside it.
@@ -69,7 +70,6 @@ def spec_for(
     restarted: bool,
 ) -> Spec:
     """What an actor gets to start with. Only who needs a secret gets it."""
-    first_service = plan.service_cidr.partition("/")[0][:-1] + "1"
     keeps = secrets if instance.role in (Role.SUPERVISOR, Role.APISERVER) else None
     if keeps is not None and instance.role is Role.APISERVER:
         keeps = replace(keeps, ca_key=b"")
@@ -78,7 +78,7 @@ def spec_for(
         config=config,
         plan=plan,
         topology=topology,
-        credentials=issue(secrets.authority, instance, first_service),
+        credentials=issue(secrets.authority, instance, plan.first_service),
         secrets=keeps,
         data_dir=str(Path(state_dir) / "data" / instance.name),
         log_file=str(Path(state_dir) / "logs" / f"{instance.name}.log"),
@@ -106,13 +106,16 @@ class Supervisor:
     """The topology is first the one of the spec, or the last one that `disk` remembers of the same `up`: by then every
     member of the first may have been replaced. The one in etcd counts as soon as it can be read."""
 
-    def __init__(self, spec: Spec, network: Network, host: Host, *, disk: Disk | None = None) -> None:
+    def __init__(
+        self, spec: Spec, network: Network, host: Host, *, disk: Disk | None = None, clock: Clock | None = None
+    ) -> None:
         assert spec.secrets is not None
         self._spec = spec
         self._secrets = spec.secrets
         self._network = network
         self._host = host
         self._disk = disk
+        self._clock = clock or SystemClock()
         self._topology = spec.topology
         self._state_dir = str(Path(spec.data_dir).parent.parent)
         self._etcd = EtcdClient(network, spec.topology.endpoints(Role.MEMBER, "client"))
@@ -136,7 +139,8 @@ class Supervisor:
         service = Service(
             pb.DESCRIPTOR.services_by_name["Supervisor"],
             self,
-            callers=each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"),
+            # Renew judges by itself: each actor may renew its own certificate.
+            callers=each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill") | each(EVERYONE, "Renew"),
         )
         self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
         self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
@@ -190,6 +194,17 @@ class Supervisor:
         self._starter.forgive(instance.name)
         pid = await self._host.kill(instance.name, request.signal or "KILL")
         return pb.KillResponse(name=instance.name, pid=pid)
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
+        instance = self._topology.get(request.name)
+        if context.identity != identity_of_actor(instance):
+            raise RpcError(Code.PERMISSION_DENIED, f"only {instance.name} itself may renew its certificate")
+        authority, service = self._secrets.authority, self._spec.plan.first_service
+        try:
+            cert = renewed(authority, instance, service, request=request.csr, now=self._clock.now())
+        except ValueError as e:
+            raise RpcError(Code.INVALID_ARGUMENT, f"this is no request for a certificate: {e}") from e
+        return pb.RenewResponse(certificate=cert)
 
     async def _run(self) -> None:
         await self._load()

@@ -314,6 +314,11 @@ class GrpcChannel:
         self._backoff = min(self._backoff * 1.6, BACKOFF_REFUSED_MAX_S if refused else BACKOFF_MAX_S)
         return self._failure
 
+    def reconnect(self) -> None:
+        """Begin new calls on a new connection, with the certificate that TLS shows now; those under way go on."""
+        if self._connection is not None:
+            self._connection.usable = False
+
     async def close(self) -> None:
         """End all calls, with CANCELLED."""
         self._closed = True

@@ -32,6 +32,14 @@ class GrpcNetwork:
             channel = self._channels[address] = GrpcChannel(address, self._client_tls)
         return channel
 
+    def renew(self, credentials: Credentials) -> None:
+        """Show this certificate from now on, to who connects and to whom we connect; calls under way go on."""
+        for context in (self._server_tls, self._web_tls, self._client_tls):
+            if context is not None:
+                credentials.load(context)
+        for channel in self._channels.values():
+            channel.reconnect()
+
     async def close(self) -> None:
         for channel in self._channels.values():
             await channel.close()

@@ -9,6 +9,7 @@ from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.memory import Fabric, MemoryNetwork, MemoryServer
 from control_plane.rpc.network import Channel, Server, WebHandler
 from control_plane.rpc.service import Method, Service
+from control_plane.rpc.tls import Credentials, identity_of
 
 
 class SharedNetwork:
@@ -24,6 +25,11 @@ class SharedNetwork:
 
     def channel(self, address: str) -> Channel:
         return _SharedChannel(self._memory, self._grpc, address)
+
+    def renew(self, credentials: Credentials) -> None:
+        """Show this certificate from now on."""
+        self._grpc.renew(credentials)
+        self._memory.identity = identity_of(credentials.cert)
 
     def detach(self) -> None:
         """Close the fabric's ports at once, as a killed process would."""

@@ -4,10 +4,11 @@ A client certificate's subject names the caller as Kubernetes reads it: CN is th
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
+import os
 import ssl
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -24,7 +26,12 @@ from storage.env.private import make_private_dir, write_private
 
 # Every server certificate carries this name, so that components may meet at any address.
 INTERNAL_SERVER_NAME = "rayplane.internal"
-_VALIDITY = timedelta(days=3650)
+CA_VALIDITY = timedelta(days=3650)
+VALIDITY = timedelta(days=365)
+# Machines of one cluster may disagree about the time by a little.
+_SKEW = timedelta(hours=1)
+_KEY = b"-----BEGIN PRIVATE KEY-----"
+_PAIR = "tls.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,42 @@ class Credentials:
         plain, web = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"]))
         client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=self.ca.decode())
         client.set_alpn_protocols(["h2"])
-        # The ssl module loads certificates from files only.
-        with tempfile.TemporaryDirectory() as directory:
-            self.write(Path(directory))
-            for context in (plain, web, client):
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
-                context.load_cert_chain(Path(directory) / "tls.crt", Path(directory) / "tls.key")
+        for context in (plain, web, client):
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            self.load(context)
         return plain, web, client
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Show this certificate in the handshakes that begin from now on."""
+        # The ssl module loads from files only; this one is in memory.
+        file = os.memfd_create("tls", os.MFD_CLOEXEC)
+        try:
+            os.write(file, self.cert + b"\n" + self.key)
+            context.load_cert_chain(f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the certificate is the key's own, and of the authority."""
+        try:
+            cert = x509.load_pem_x509_certificate(self.cert)
+            key = serialization.load_pem_private_key(self.key, password=None)
+            cert.verify_directly_issued_by(x509.load_pem_x509_certificate(self.ca))
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return cert.public_key() == key.public_key()
+
+    @property
+    def life(self) -> tuple[datetime, datetime]:
+        """When the certificate begins and when it expires."""
+        cert = x509.load_pem_x509_certificate(self.cert)
+        return cert.not_valid_before_utc, cert.not_valid_after_utc
+
+    def spent(self, now: datetime) -> float:
+        """How much of the certificate's life is over: 0 at its beginning, 1 when it expires."""
+        begin, end = self.life
+        return (now - begin) / (end - begin)
 
     def _server_context(self, protocols: list[str]) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=self.ca.decode())
@@ -65,26 +101,55 @@ class Credentials:
     def ssl_server(self, directory: Path) -> ssl.SSLContext:
         """An HTTPS server context that verifies a client certificate when one is shown.
 
-        `directory`: where the files stand (see `write`); the ssl module loads keys from files only.
+        It shows what stands in `directory` (see `write`), also when another certificate is written there.
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=self.ca.decode())
-        context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
         context.verify_mode = ssl.CERT_OPTIONAL
+        _ReloadingContext(context, directory / _PAIR)
         return context
 
     def write(self, directory: Path) -> None:
-        """Write ca.crt, tls.crt and tls.key (readable by the owner only)."""
+        """Write ca.crt, tls.crt and tls.key, and the last two in one file: they change together (owner only)."""
         make_private_dir(directory)
-        for name, data in (("ca.crt", self.ca), ("tls.crt", self.cert), ("tls.key", self.key)):
+        files = {"ca.crt": self.ca, "tls.crt": self.cert, "tls.key": self.key, _PAIR: self.cert + self.key}
+        for name, data in files.items():
             write_private(directory / name, data)
 
     @staticmethod
     def read(directory: Path) -> "Credentials":
-        return Credentials(*((directory / n).read_bytes() for n in ("ca.crt", "tls.crt", "tls.key")))
+        """Raises FileNotFoundError."""
+        ca = (directory / "ca.crt").read_bytes()
+        with contextlib.suppress(FileNotFoundError):  # an older version wrote two files only
+            cert, begin, key = (directory / _PAIR).read_bytes().partition(_KEY)
+            return Credentials(ca, cert, begin + key)
+        return Credentials(ca, (directory / "tls.crt").read_bytes(), (directory / "tls.key").read_bytes())
+
+
+class _ReloadingContext:
+    """Looks at each handshake whether the file has changed, and has the next ones show what is there now."""
+
+    def __init__(self, context: ssl.SSLContext, file: Path) -> None:
+        self._file = file
+        self._loaded = self._stamp()
+        context.load_cert_chain(file)
+        # Called of clients that name no server too.
+        context.sni_callback = self._look
+
+    def _stamp(self) -> tuple[int, int]:
+        found = self._file.stat()
+        return found.st_ino, found.st_mtime_ns
+
+    def _look(self, connection: object, name: str | None, context: ssl.SSLContext) -> None:
+        # A file that is gone or no certificate leaves what there is; the next handshake looks again.
+        with contextlib.suppress(OSError, ssl.SSLError):
+            stamp = self._stamp()
+            if stamp != self._loaded:
+                context.load_cert_chain(self._file)
+                self._loaded = stamp
 
 
 class Authority:
-    """A certificate authority: P-256 keys, certificates good for ten years, as long as a test cluster lives."""
+    """A certificate authority: P-256 keys, good for ten years, as long as a test cluster lives."""
 
     def __init__(self, cert: bytes, key: bytes) -> None:
         self.cert = cert
@@ -96,7 +161,8 @@ class Authority:
     def create(name: str) -> "Authority":
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, subject, key.public_key()).add_extension(
+        life = _life(datetime.now(UTC), CA_VALIDITY)
+        builder = _builder(subject, subject, key.public_key(), life).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         usage = x509.KeyUsage(
@@ -115,16 +181,47 @@ class Authority:
         cert = builder.sign(key, hashes.SHA256())
         return Authority(cert.public_bytes(serialization.Encoding.PEM), _pem(key))
 
-    def issue(self, user: str, groups: Sequence[str] = (), *, hosts: Sequence[str] = ()) -> Credentials:
-        """A certificate for a client and server in one: components call and are called."""
+    def issue(
+        self,
+        user: str,
+        groups: Sequence[str] = (),
+        *,
+        hosts: Sequence[str] = (),
+        now: datetime | None = None,
+        validity: timedelta = VALIDITY,
+    ) -> Credentials:
+        """A certificate, with its key, for a client and server in one: components call and are called."""
         key = ec.generate_private_key(ec.SECP256R1())
+        life = _life(now or datetime.now(UTC), validity)
+        return Credentials(
+            self.cert, self._certificate(key.public_key(), Identity(user, tuple(groups)), hosts, life), _pem(key)
+        )
+
+    def sign(
+        self, request: bytes, identity: Identity, *, hosts: Sequence[str], now: datetime, validity: timedelta
+    ) -> bytes:
+        """The certificate for the key of a request (PEM, RFC 2986), whatever name it asks for. Raises ValueError."""
+        asked = x509.load_pem_x509_csr(request)
+        key = asked.public_key()
+        if not asked.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("it is not signed by its own elliptic curve key")
+        return self._certificate(key, identity, hosts, _life(now, validity))
+
+    def _certificate(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        identity: Identity,
+        hosts: Sequence[str],
+        life: tuple[datetime, datetime],
+    ) -> bytes:
+        user, groups = identity.user, identity.groups
         names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
         if user:
             names.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
         subject = x509.Name(names)
         alternatives = [_general_name(h) for h in dict.fromkeys((INTERNAL_SERVER_NAME, *hosts))]
         cert = (
-            _builder(subject, self._cert.subject, key.public_key())
+            _builder(subject, self._cert.subject, key, life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .add_extension(
@@ -137,7 +234,21 @@ class Authority:
             )
             .sign(self._key, hashes.SHA256())  # type: ignore[arg-type]
         )
-        return Credentials(self.cert, cert.public_bytes(serialization.Encoding.PEM), _pem(key))
+        return cert.public_bytes(serialization.Encoding.PEM)
+
+
+class Request:
+    """A new key, and the request to certify it (PKCS #10, RFC 2986). The key stays here."""
+
+    def __init__(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        self._key = _pem(key)
+        made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        self.pem: bytes = made.public_bytes(serialization.Encoding.PEM)
+
+    def answered(self, ca: bytes, cert: bytes) -> Credentials:
+        """With the certificate that came back."""
+        return Credentials(ca, cert, self._key)
 
 
 def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity | None:
@@ -164,17 +275,21 @@ def identity_of(certificate: bytes) -> Identity:
     )
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+def _life(now: datetime, validity: timedelta) -> tuple[datetime, datetime]:
+    return now - _SKEW, now + validity
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, life: tuple[datetime, datetime]
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        # Machines of one cluster may disagree about the time by a little.
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + _VALIDITY)
+        .not_valid_before(life[0])
+        .not_valid_after(life[1])
     )
 
 

@@ -1,0 +1,125 @@
+"""Certificates are renewed before they expire, without a restart.
+
+An actor asks the supervisor, which holds the authority's key, for the next one when two thirds of a certificate's life
+are over; its key never leaves it. The administrator's is renewed by any command that is used in its last third. Both
+go on with what they have while that fails: there is time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from control_plane.cluster.components import Spec
+from control_plane.cluster.pki import Secrets, issue_for_admin, kubeconfig
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.topology import Role
+from control_plane.rpc import Network, RpcError, Stub
+from control_plane.rpc.tls import Credentials, Request
+from proto.rayplane.v1 import supervisor_pb2 as pb
+from storage.env import Clock
+from storage.env.private import write_private
+
+log = logging.getLogger(__name__)
+
+RENEW_AT = 2 / 3
+CHECK_EVERY_S = 600.0
+CALL_TIMEOUT_S = 30.0
+
+
+class ShowsCertificate(Protocol):
+    """A network that can change its certificate."""
+
+    def renew(self, credentials: Credentials) -> None: ...
+
+
+Ask = Callable[[bytes], Awaitable[bytes]]
+"""Gives the certificate for a request; raises RpcError, OSError."""
+
+
+def tls_dir(spec: Spec) -> Path:
+    """Where an actor's certificate stands."""
+    return Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
+
+
+def newest(spec: Spec) -> Credentials | None:
+    """What an actor shows: the certificate that it renewed in an earlier life, if it lasts longer than its spec's."""
+    if spec.credentials is None:
+        return None
+    try:
+        found = Credentials.read(tls_dir(spec))
+    except OSError:
+        return spec.credentials
+    usable = found.ca == spec.credentials.ca and found.is_sound
+    return found if usable and found.life[1] > spec.credentials.life[1] else spec.credentials
+
+
+class Renewal:
+    """Keeps one actor's certificate fresh."""
+
+    def __init__(self, credentials: Credentials, directory: Path, clock: Clock, network: ShowsCertificate) -> None:
+        self.credentials = credentials
+        self._directory = directory
+        self._clock = clock
+        self._network = network
+
+    async def run(self, ask: Ask, *, every_s: float) -> None:
+        while True:
+            try:
+                await self.check(ask)
+            except (RpcError, OSError) as e:
+                log.warning("the certificate is not renewed yet, and lasts until %s: %s", self.credentials.life[1], e)
+            except Exception:
+                log.exception("renewing the certificate failed")
+            await asyncio.sleep(every_s)
+
+    async def check(self, ask: Ask) -> bool:
+        """Renew if it is time; whether it was."""
+        if self.credentials.spent(self._clock.now()) < RENEW_AT:
+            return False
+        request = Request()
+        fresh = request.answered(self.credentials.ca, await ask(request.pem))
+        if not fresh.is_sound:
+            raise OSError("what came back is no certificate of this cluster for the key that was sent")
+        # First to disk: what was shown once must be there after a restart.
+        fresh.write(self._directory)
+        self._network.renew(fresh)
+        self.credentials = fresh
+        log.info("the certificate is renewed and lasts until %s", fresh.life[1])
+        return True
+
+
+def ask_supervisor(spec: Spec, network: Network) -> Ask:
+    """The supervisor never moves, so the spec knows where it is."""
+    endpoint = spec.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
+    stub = Stub(network.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
+
+    async def ask(request: bytes) -> bytes:
+        asked = pb.RenewRequest(name=spec.instance.name, csr=request)
+        return bytes((await stub.Renew(asked, timeout=CALL_TIMEOUT_S)).certificate)
+
+    return ask
+
+
+def write_admin(directory: StateDir, state: ClusterState, secrets: Secrets, now: datetime) -> None:
+    """A certificate for the administrator, and the kubeconfig with it."""
+    admin = issue_for_admin(secrets.authority, now)
+    admin.write(directory.admin)
+    server = f"https://{state.topology.of(Role.LOAD_BALANCER)[0].endpoint('https')}"
+    write_private(directory.kubeconfig, kubeconfig(state.config.name, server, admin).encode())
+
+
+def renew_admin(directory: StateDir, state: ClusterState, now: datetime) -> bool:
+    """Renew the administrator's certificate if it is time and the authority's key is here; whether it was."""
+    try:
+        if Credentials.read(directory.admin).spent(now) < RENEW_AT:
+            return False
+        secrets = Secrets.read(directory.pki)
+    except OSError:
+        return False
+    if secrets is None:
+        return False
+    write_admin(directory, state, secrets, now)
+    return True

@@ -1,0 +1,305 @@
+"""Certificates are renewed in time, and without a restart."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from grpc_health.v1 import health_pb2
+
+from control_plane.client import ApiClient
+from control_plane.cluster import outside, supervisor
+from control_plane.cluster.access import access
+from control_plane.cluster.components import Spec
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
+from control_plane.cluster.renewal import RENEW_AT, Renewal, newest, renew_admin, tls_dir
+from control_plane.cluster.supervisor import spec_for
+from control_plane.cluster.topology import Instance, Machine, Role, Topology
+from control_plane.rpc import Identity, RpcError, Stub
+from control_plane.rpc.grpc_network import GrpcNetwork
+from control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority, Credentials, Request, identity_of
+from proto.rayplane.v1 import supervisor_pb2 as pb
+from tests.cluster.harness import cluster
+
+NOW = datetime.now(UTC)
+DUE = ACTOR_VALIDITY * RENEW_AT + timedelta(days=1)
+
+
+class FakeClock:
+    def __init__(self, now: datetime = NOW) -> None:
+        self.moment = now
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+class Shown:
+    """A network that remembers what it was told to show."""
+
+    def __init__(self) -> None:
+        self.credentials: list[Credentials] = []
+
+    def renew(self, credentials: Credentials) -> None:
+        self.credentials.append(credentials)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.create("test")
+
+
+def serial(cert: bytes) -> int:
+    return x509.load_pem_x509_certificate(cert).serial_number
+
+
+# --- one certificate ----------------------------------------------------------------------------
+
+
+def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(authority: Authority, tmp_path: Path) -> None:
+    first = authority.issue("x", ["g"], validity=ACTOR_VALIDITY)
+    clock, shown = FakeClock(), Shown()
+    keeper = Renewal(first, tmp_path, clock, shown)
+
+    async def ask(request: bytes) -> bytes:
+        return authority.sign(request, Identity("x", ("g",)), hosts=(), now=clock.now(), validity=ACTOR_VALIDITY)
+
+    async def scenario() -> None:
+        assert not await keeper.check(ask)
+        clock.moment += DUE
+        assert await keeper.check(ask)
+        assert not await keeper.check(ask)
+
+    asyncio.run(scenario())
+    (second,) = shown.credentials
+    assert second.key != first.key and serial(second.cert) != serial(first.cert)
+    assert identity_of(second.cert) == identity_of(first.cert)
+    assert second.life[1] - clock.now() == timedelta(days=90) - timedelta(microseconds=clock.now().microsecond)
+    assert Credentials.read(tmp_path) == second
+
+
+def test_nothing_is_shown_that_is_no_certificate_of_the_cluster(authority: Authority, tmp_path: Path) -> None:
+    other, shown = Authority.create("other"), Shown()
+    keeper = Renewal(authority.issue("x", validity=ACTOR_VALIDITY), tmp_path, FakeClock(NOW + DUE), shown)
+
+    async def of_another_authority(request: bytes) -> bytes:
+        return other.sign(request, Identity("x"), hosts=(), now=NOW, validity=ACTOR_VALIDITY)
+
+    async def of_another_key(request: bytes) -> bytes:
+        return authority.issue("x").cert
+
+    async def rubbish(request: bytes) -> bytes:
+        return b"no"
+
+    for answer in (of_another_authority, of_another_key, rubbish):
+        with pytest.raises(OSError, match="no certificate of this cluster"):
+            asyncio.run(keeper.check(answer))
+    assert shown.credentials == [] and list(tmp_path.iterdir()) == []
+
+
+async def test_a_supervisor_that_is_away_is_asked_again(authority: Authority, tmp_path: Path) -> None:
+    shown, asked = Shown(), 0
+    keeper = Renewal(authority.issue("x", validity=ACTOR_VALIDITY), tmp_path, FakeClock(NOW + DUE), shown)
+
+    async def ask(request: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "away")
+        return authority.sign(request, Identity("x"), hosts=(), now=NOW + DUE, validity=ACTOR_VALIDITY)
+
+    task = asyncio.create_task(keeper.run(ask, every_s=0.0))
+    async with asyncio.timeout(20):
+        while not shown.credentials:
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert asked == 3
+
+
+def test_an_actor_that_restarts_goes_on_with_what_it_renewed(tmp_path: Path) -> None:
+    """Ray starts it with the arguments of its first start, whose certificate may have expired since."""
+    secrets = Secrets.create("x")
+    spec = _spec(secrets, tmp_path)
+    assert spec.credentials is not None
+    assert newest(spec) == spec.credentials
+    later = secrets.authority.issue("x", now=NOW + DUE, validity=ACTOR_VALIDITY)
+    later.write(tls_dir(spec))
+    assert newest(spec) == later
+    # Not one of another cluster, nor what is broken.
+    Authority.create("other").issue("x", now=NOW + DUE).write(tls_dir(spec))
+    assert newest(spec) == spec.credentials
+    (tls_dir(spec) / "tls.pem").write_bytes(b"")
+    assert newest(spec) == spec.credentials
+
+
+def _spec(secrets: Secrets, directory: Path) -> Spec:
+    instance = Instance("member-0", Role.MEMBER, Machine())
+    return spec_for(
+        instance,
+        Topology((instance,)),
+        config=ClusterConfig(),
+        plan=AddressPlan(0),
+        secrets=secrets,
+        state_dir=str(directory),
+        restarted=False,
+    )
+
+
+# --- servers and clients ------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def serving(credentials: Credentials) -> AsyncIterator[tuple[GrpcNetwork, str]]:
+    network = GrpcNetwork(credentials)
+    server = await network.serve("127.0.0.1:0", [])
+    try:
+        yield network, server.address
+    finally:
+        await server.stop()
+        await network.close()
+
+
+async def health(network: GrpcNetwork, address: str) -> int:
+    stub = Stub(network.channel(address), health_pb2.DESCRIPTOR.services_by_name["Health"])
+    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+    return int(answer.status)
+
+
+async def shown_by(address: str, mine: Credentials) -> int:
+    """The serial number of the certificate that a server shows to a newcomer."""
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context(cadata=mine.ca.decode())
+    mine.load(context)
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=INTERNAL_SERVER_NAME)
+    try:
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return x509.load_der_x509_certificate(der).serial_number
+    finally:
+        writer.close()
+
+
+async def test_a_renewed_certificate_is_shown_to_newcomers_and_calls_go_on(authority: Authority) -> None:
+    first, second = (authority.issue("x") for _ in range(2))
+    async with serving(first) as (network, address):
+        assert await health(network, address) == 1
+        assert await shown_by(address, first) == serial(first.cert)
+        network.renew(second)
+        assert await shown_by(address, first) == serial(second.cert)
+        assert await health(network, address) == 1
+
+
+async def test_who_shows_an_expired_certificate_is_refused_until_it_renews(authority: Authority) -> None:
+    expired = authority.issue("x", now=NOW - timedelta(days=91), validity=ACTOR_VALIDITY)
+    async with serving(authority.issue("server")) as (_, address):
+        client = GrpcNetwork(expired)
+        try:
+            with pytest.raises(RpcError) as refused:
+                await health(client, address)
+            assert refused.value.code is grpc.StatusCode.UNAVAILABLE
+            client.renew(authority.issue("x"))
+            async with asyncio.timeout(20):
+                while True:
+                    with contextlib.suppress(RpcError):  # the channel waits a moment after a failure
+                        assert await health(client, address) == 1
+                        break
+                    await asyncio.sleep(0.01)
+        finally:
+            await client.close()
+
+
+def test_an_https_server_shows_what_its_directory_holds_now(authority: Authority, tmp_path: Path) -> None:
+    first, second = (authority.issue("x") for _ in range(2))
+    first.write(tmp_path)
+    server, client = first.ssl_server(tmp_path), ssl.create_default_context(cadata=authority.cert.decode())
+
+    def handshake() -> int:
+        a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
+        one = client.wrap_bio(a, b, server_hostname=INTERNAL_SERVER_NAME)
+        other = server.wrap_bio(b, a, server_side=True)
+        for side in (one, other, one, other):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        der = one.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number
+
+    assert handshake() == serial(first.cert)
+    second.write(tmp_path)
+    handshake()  # notices
+    assert handshake() == serial(second.cert)
+    (tmp_path / "tls.pem").write_bytes(b"torn")
+    handshake()
+    assert handshake() == serial(second.cert)
+
+
+# --- a cluster ----------------------------------------------------------------------------------
+
+
+async def test_a_running_cluster_renews_all_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first ones are old: each server comes to show another, and everything goes on."""
+    first: set[int] = set()
+
+    def issued_long_ago(authority: Authority, instance: Instance, service: str) -> Credentials:
+        identity = identity_of_actor(instance)
+        made = authority.issue(
+            identity.user, identity.groups, hosts=["127.0.0.1"], now=NOW - DUE, validity=ACTOR_VALIDITY
+        )
+        first.add(serial(made.cert))
+        return made
+
+    monkeypatch.setattr(supervisor, "issue", issued_long_ago)
+    monkeypatch.setattr(outside, "CHECK_EVERY_S", 0.1)
+    async with cluster(members=1, apiservers=1, nodes=1) as running:
+        admin = Credentials.read(running.directory.admin)
+        addresses = [f"127.0.0.1:{p}" for i in running.topology.instances for p in i.ports.values()]
+
+        async def all_are_new() -> bool:
+            return first.isdisjoint([await shown_by(a, admin) for a in addresses])
+
+        await running.until(all_are_new, "every server shows another certificate")
+        assert len(addresses) > 5 and len(first) == len(running.topology.instances)
+        assert (await running.api.list("nodes")).items
+        kept = {serial(Credentials.read(d).cert) for d in running.state_dir.glob("data/*-tls")}
+        assert len(kept) == len(first) and kept.isdisjoint(first)
+
+
+async def test_only_the_actor_itself_gets_its_next_certificate() -> None:
+    async with cluster(members=1, apiservers=1, nodes=1) as running:
+        asked = pb.RenewRequest(name="member-0", csr=Request().pem)
+        with pytest.raises(RpcError) as refused:
+            await running.supervisor.Renew(asked, timeout=10)
+        assert refused.value.code is grpc.StatusCode.PERMISSION_DENIED
+        member = running.topology.get("member-0")
+        mine = GrpcNetwork(issue(running.secrets.authority, member, running.state.plan.first_service))
+        try:
+            endpoint = running.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
+            stub = Stub(mine.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
+            answer = await stub.Renew(asked, timeout=10)
+            assert identity_of(answer.certificate) == Identity("system:etcd:member-0")
+            with pytest.raises(RpcError) as refused:
+                await stub.Renew(pb.RenewRequest(name="apiserver-0", csr=Request().pem), timeout=10)
+            assert refused.value.code is grpc.StatusCode.PERMISSION_DENIED
+            with pytest.raises(RpcError) as refused:
+                await stub.Renew(pb.RenewRequest(name="member-0", csr=b"rubbish"), timeout=10)
+            assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        finally:
+            await mine.close()
+
+
+async def test_any_command_renews_the_administrators_certificate_in_its_last_third() -> None:
+    async with cluster(members=1, apiservers=1, nodes=0) as running:
+        directory, before = running.directory, Credentials.read(running.directory.admin)
+        kubeconfig = directory.kubeconfig.read_bytes()
+        assert not renew_admin(directory, running.state, NOW + timedelta(days=200))
+        async with access(directory, FakeClock(NOW + timedelta(days=250))) as admin:
+            assert isinstance(admin.api, ApiClient)
+            after = Credentials.read(directory.admin)
+            assert identity_of(after.cert) == identity_of(before.cert)
+            assert after.life[1] > before.life[1]
+            assert directory.kubeconfig.read_bytes() != kubeconfig
