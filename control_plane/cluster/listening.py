@@ -21,13 +21,19 @@ NODE_PORTS = "30000-32767"
 ANYONE = "anyone who reaches it"
 # By role and port of `topology.PORTS`: what is spoken there, and who may call.
 RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
-    (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", "system:masters, members"),
-    (Role.MEMBER, "peer"): ("Raft over gRPC; mutual TLS", "members"),
+    (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", "API servers, system:masters"),
+    (Role.MEMBER, "peer"): ("Raft over gRPC; mutual TLS", "members (system:etcd-members)"),
     (Role.APISERVER, "grpc"): ("rayplane.v1 gRPC; mutual TLS", "who authenticates, as RBAC says"),
     (Role.APISERVER, "https"): ("Kubernetes REST; TLS", "who authenticates, as RBAC says"),
     (Role.LOAD_BALANCER, "https"): ("TCP, passed on to an API server's https", "as the API servers"),
-    (Role.NODE_HOST, "grpc"): ("kubelet, volumes (CSI) and replicas over gRPC; mutual TLS", "API servers, node hosts"),
-    (Role.SUPERVISOR, "grpc"): ("rayplane.v1 Supervisor gRPC; mutual TLS", "system:masters"),
+    (Role.NODE_HOST, "grpc"): (
+        "kubelet, volumes (CSI) and replicas over gRPC; mutual TLS",
+        "API servers, node hosts, controllers, system:masters",
+    ),
+    (Role.SUPERVISOR, "grpc"): (
+        "rayplane.v1 Supervisor gRPC; mutual TLS",
+        "system:masters; an actor of its certificate",
+    ),
 }
 
 

@@ -140,7 +140,7 @@ class Supervisor:
             pb.DESCRIPTOR.services_by_name["Supervisor"],
             self,
             # Renew judges by itself: each actor may renew its own certificate.
-            callers=each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill") | each(EVERYONE, "Renew"),
+            callers={**each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"), **each(EVERYONE, "Renew")},
         )
         self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
         self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")

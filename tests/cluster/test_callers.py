@@ -36,7 +36,10 @@ TABLE = {
     "/v3lockpb.Lock/*": ETCD,
     "/v3electionpb.Election/*": ETCD,
     "/rayplane.raft.v1.Peer/*": ("member",),
-    "/rayplane.v1.Supervisor/*": ADMINS,
+    "/rayplane.v1.Supervisor/[TAK]*": ADMINS,
+    "/rayplane.v1.Supervisor/Remove": ADMINS,
+    # It answers an actor of its own certificate only.
+    "/rayplane.v1.Supervisor/Renew": EVERYONE,
     "/rayplane.v1.Node/[LES]*": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
     "/rayplane.v1.VolumeReplica/*": ("node",),

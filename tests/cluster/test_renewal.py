@@ -281,7 +281,7 @@ async def test_only_the_actor_itself_gets_its_next_certificate() -> None:
             endpoint = running.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
             stub = Stub(mine.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
             answer = await stub.Renew(asked, timeout=10)
-            assert identity_of(answer.certificate) == Identity("system:etcd:member-0")
+            assert identity_of(answer.certificate) == identity_of_actor(member)
             with pytest.raises(RpcError) as refused:
                 await stub.Renew(pb.RenewRequest(name="apiserver-0", csr=Request().pem), timeout=10)
             assert refused.value.code is grpc.StatusCode.PERMISSION_DENIED
