@@ -243,7 +243,7 @@ def _time(text: str, *, micro: bool) -> str:
         moment = moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise DecodeError(f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"') from None
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds" if micro else "seconds") + "Z"
 
 
 def _json_type(item: Any, *, integer: bool = False) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from control_plane.api import schema
-from control_plane.api.errors import ApiError, FieldError, invalid, required
+from control_plane.api.errors import ApiError, FieldError, invalid, required, too_many
 from control_plane.api.meta import Object, set_condition
 from control_plane.api.resources import ResourceInfo, SubresourceInfo
 from control_plane.api.subresources import ScalePaths
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _VERBS = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
 _CHANGE = ("get", "patch", "update")
+_COLUMNS_MAX = 100
 
 
 # --- the definition's own life -----------------------------------------------------------------
@@ -86,6 +87,10 @@ def errors_of(crd: Object, kinds: Kinds) -> list[FieldError]:
         text = "must have exactly one version marked as storage version"
         found.append(invalid("spec.versions", [v.get("name") for v in versions], text))
     for index, version in enumerate(versions):
+        columns = len(version.get("additionalPrinterColumns") or ())
+        if columns > _COLUMNS_MAX:
+            # Each row of each table has them all.
+            found.append(too_many(f"spec.versions[{index}].additionalPrinterColumns", columns, _COLUMNS_MAX))
         if not (version.get("schema") or {}).get("openAPIV3Schema"):
             path = f"spec.versions[{index}].schema.openAPIV3Schema"
             found.append(required(path, "schemas are required"))

@@ -29,7 +29,7 @@ from control_plane.apiserver.balancing import (
     Retry,
     Ticked,
 )
-from control_plane.rpc.gate import Gate, GateLimits
+from control_plane.rpc.gate import Gate, GateLimits, fitting
 from control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class LoadBalancer:
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[asyncio.Task[None], str] = {}
-        self._gate = Gate(config.gate)
+        self._gate = Gate(fitting(config.gate, files_each=2))
         self._changed = asyncio.Event()
         self._tls = _client_tls(config.ca) if config.ca else None
 

@@ -1,7 +1,8 @@
-"""What a port bears with: how many connections, in all and from one address, and how slow ones. Pure."""
+"""What a port bears with: how many connections, in all and from one address, and how slow ones."""
 
 import ipaddress
-from dataclasses import dataclass, field
+import resource
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class HttpLimits:
     """Between two looks at the connections."""
 
     gate: GateLimits = field(default_factory=GateLimits)
+
+
+def fitting(limits: GateLimits, *, files_each: int = 1) -> GateLimits:
+    """The same limits, or less where the process may not have so many files; half of those stay for other things."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return limits
+    return replace(limits, connections=max(1, min(limits.connections, files // 2 // files_each)))
 
 
 class Gate:

@@ -10,14 +10,13 @@ Bodies are handed on as they come: none is decompressed. CONNECT is never answer
 
 import asyncio
 import logging
-import resource
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
 
 from control_plane.rpc.faults import FaultLog
-from control_plane.rpc.gate import Gate, GateLimits, HttpLimits
+from control_plane.rpc.gate import Gate, HttpLimits, fitting
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -51,9 +50,7 @@ class GuardedServer(web.Server):
             **options,
         )
         self.limits = limits
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        room = limits.gate.connections if files == resource.RLIM_INFINITY else min(limits.gate.connections, files // 2)
-        self.gate = Gate(GateLimits(max(1, room), limits.gate.per_address))
+        self.gate = Gate(fitting(limits.gate))
         self.newcomers: dict[Guard, None] = {}
         """Connections that have not sent a request's headers yet, the oldest first."""
         self._guards: dict[Guard, None] = {}

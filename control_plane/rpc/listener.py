@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from control_plane.rpc.callers import EVERYONE, each
+from control_plane.rpc.gate import GateLimits, fitting
 from control_plane.rpc.grpc_server import Registry, ServerConnection
 from control_plane.rpc.health import HealthService
 from control_plane.rpc.http2.frames import PREFACE
@@ -55,6 +56,7 @@ class GrpcListener:
         self._web = _web_server(self._answer) if web_handler else None
         self._server: asyncio.Server | None = None
         self._stopping = False
+        self._connections_max = fitting(GateLimits(CONNECTIONS_MAX)).connections
         self._checking: asyncio.TimerHandle | None = None
         self._newcomers: dict[_Newcomer, None] = {}
 
@@ -106,7 +108,7 @@ class GrpcListener:
 
         Who has not said anything yet makes room for who comes.
         """
-        if len(self._newcomers) + len(self._registry.connections) >= CONNECTIONS_MAX:
+        if len(self._newcomers) + len(self._registry.connections) >= self._connections_max:
             if not self._newcomers:
                 return False
             next(iter(self._newcomers)).turn_away()

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from control_plane.apiserver.balancing import Health
 from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from control_plane.rpc.gate import GateLimits
 
 
 class Backend:
@@ -51,7 +52,7 @@ async def backends() -> AsyncIterator[list[Backend]]:
         await one.stop()
 
 
-async def balanced(backends: list[Backend], **changes: float) -> LoadBalancer:
+async def balanced(backends: list[Backend], **changes: object) -> LoadBalancer:
     config = LoadBalancerConfig(
         backends=tuple(b.address for b in backends),
         **{"check_interval_s": 0.02} | changes,  # type: ignore[arg-type]
@@ -209,4 +210,29 @@ async def test_connections_to_a_server_that_left_end_in_the_end(backends: list[B
     async with held(balancer) as (reader, _):
         balancer.set_backends([backends[1].address])
         assert await asyncio.wait_for(reader.read(), 10) == b""
+    await balancer.stop()
+
+
+async def asked(balancer: LoadBalancer, message: bytes) -> bytes:
+    """As `ask`; nothing where the connection is refused."""
+    try:
+        return await ask(balancer, message)
+    except OSError:
+        return b""
+
+
+async def test_a_balancer_takes_so_many_connections(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, gate=GateLimits(connections=3))
+    host, _, port = balancer.address.rpartition(":")
+    held = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(3)]
+    for writer in held:
+        writer.write(b"x")
+    await eventually(lambda: sum(b.served for b in backends) == 3)
+    assert await asked(balancer, b"refused") == b""
+    held.pop().write_eof()
+    async with asyncio.timeout(10):
+        while not (await asked(balancer, b"taken")).endswith(b":taken"):
+            await asyncio.sleep(0.01)
+    for writer in held:
+        writer.write_eof()
     await balancer.stop()

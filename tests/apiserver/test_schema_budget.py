@@ -101,3 +101,10 @@ def test_only_so_many_findings_are_told_and_long_lists_are_compared_in_one_pass(
     assert custom_schema.validate({"spec": list(range(100_000))}, {"properties": {"spec": same}}) == []
     found = custom_schema.validate({"spec": [{}] * 100_000}, {"properties": {"spec": same}})
     assert len(found) == errors.FINDINGS_MAX
+
+
+async def test_a_definition_has_so_many_columns(stack: Stack) -> None:
+    columns = [{"name": f"c{n}", "type": "string", "jsonPath": ".spec.mode"} for n in range(101)]
+    with pytest.raises(errors.Invalid, match="additionalPrinterColumns: Too many: 101: must have at most 100 items"):
+        await stack.client().create(CRDS, definition(additionalPrinterColumns=columns))
+    await stack.client().create(CRDS, definition(additionalPrinterColumns=columns[:100]))

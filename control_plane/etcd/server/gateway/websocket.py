@@ -20,6 +20,8 @@ from control_plane.rpc import Context, Method, RpcError
 
 #: Messages of the client that wait to be read.
 MESSAGES_WAITING_MAX = 16
+#: A client that is silent is asked whether it lives.
+HEARTBEAT_S = 30.0
 _BEARER = "Bearer"
 
 
@@ -33,7 +35,7 @@ async def serve_socket(request: web.BaseRequest, method: Method, function: Calla
     offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     if offered[0] == _BEARER and len(offered) == 2:
         context = replace(context, metadata={**context.metadata, "authorization": f"{_BEARER} {offered[1]}"})
-    socket = web.WebSocketResponse(protocols=[_BEARER])
+    socket = web.WebSocketResponse(protocols=[_BEARER], heartbeat=HEARTBEAT_S)
     await socket.prepare(request)
     arrived: asyncio.Queue[bytes] = asyncio.Queue(MESSAGES_WAITING_MAX)
     requests = Requests(arrived.get, method.request_type)
