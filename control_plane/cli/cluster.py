@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from control_plane.api.audit import default_policy
 from control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
@@ -159,7 +159,8 @@ def _show_ports(directory: StateDir, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"ports": [asdict(row) for row in found]}, indent=2))
         return
-    table = Table("WHO LISTENS", "ADDRESS", "SPEAKS", "WHO MAY", box=None)
+    whole = [Column(name, no_wrap=True) for name in ("WHO LISTENS", "ADDRESS")]
+    table = Table(*whole, "SPEAKS", "WHO MAY", box=None)
     for row in found:
         table.add_row(row.owner, row.address, row.speaks, row.callers)
     console.print(table)
