@@ -10,7 +10,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from node.errors import NodeError
 from node.lifecycle import Probed, StartProbe
 from node.lifecycle.model import Run
 from node.runtime import ContainerRun
@@ -115,7 +114,7 @@ class Prober:
                     return await _try_grpc(probe["grpc"], ip)
         except TimeoutError:
             return False, f"probe timed out after {timeout:g}s"
-        except NodeError as e:
+        except Exception as e:  # also one that cannot be made at all, of words that no address is made of
             return False, str(e)
         return False, "the probe names no handler"
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.errors import ContainerConfigError, NodeError, NotRunning, RuntimeFailed
+from node.errors import ContainerConfigError, NotRunning, RuntimeFailed
 from node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
 from node.runtime.command import CommandLine, Layout, command_line, has_command, localizer, own_paths
 from node.runtime.copying import copy_command
@@ -162,7 +162,7 @@ class ProcessRun:
         try:
             async with asyncio.timeout(grace_s):
                 await run_hook(hook, self, self._order.container, ip=self._order.pod_ip)
-        except (TimeoutError, NodeError, OSError) as e:
+        except Exception as e:  # whatever it was: the container is to end
             log.info("preStop hook of %s failed: %s", self._order.container_id, e)
         self._kill(max(GRACE_AFTER_HOOK_S, grace_s - (loop.time() - began)))
 
@@ -173,7 +173,7 @@ class ProcessRun:
     async def _after_start(self, hook: dict[str, Any]) -> None:
         try:
             await run_hook(hook, self, self._order.container, ip=self._order.pod_ip)
-        except (NodeError, OSError) as e:
+        except Exception as e:
             # As in Kubernetes, a container whose postStart hook fails is killed and its restart policy decides.
             log.info("postStart hook of %s failed: %s", self._order.container_id, e)
             self._kill(GRACE_AFTER_HOOK_S)

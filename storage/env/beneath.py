@@ -21,6 +21,8 @@ _SYS_OPENAT2 = 437
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _TRIES = 8
 _LINKS_MAX = 40
+_LEADS_OUT = "leads out through a symbolic link"
+_LEADS_THROUGH = "leads through a symbolic link, which is not followed"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -70,7 +72,7 @@ class Beneath:
                 return _open(root, parts, flags, mode, links)
             except OSError as e:
                 if e.errno in (errno.EXDEV, errno.ELOOP):
-                    raise LeavesRoot(path, self.root, "leads through a symbolic link, which is not followed") from e
+                    raise LeavesRoot(path, self.root, _LEADS_OUT if links else _LEADS_THROUGH) from e
                 raise
 
     def open_file(self, path: Path) -> int:

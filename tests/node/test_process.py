@@ -545,3 +545,18 @@ async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeApi, make_host
             break
     session.kill()
     await reader.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300])
+async def test_hooks_and_probes_that_cannot_be_made_fail_and_stop_nothing(
+    api: FakeApi, make_host: MakeHost, host: str
+) -> None:
+    await make_host(NODE, timing=QUICK)
+    action = {"httpGet": {"host": host, "port": 80, "httpHeaders": [{"name": "a", "value": "x\r\ny"}]}}
+    probe = {**action, "periodSeconds": 1, "failureThreshold": 1}
+    pod = shell("web", "exec sleep 1000", container={"lifecycle": {"preStop": action}, "readinessProbe": probe})
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.put("pods", pod)
+    await api.until(lambda: "Unhealthy" in {e["reason"] for e in api.objects.get("events", {}).values()})
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: phase(api, "web") == "Failed")
