@@ -116,6 +116,7 @@ class ReplicatedBackend:
         return self._locks.setdefault(volume_id, asyncio.Lock())
 
     async def _read(self, volume_id: str) -> tuple[VolumeRecord, int]:
+        check_volume(volume_id)
         found = await called(self._directory.read(volume_id))
         if found is None or found[0].deleted:
             raise VolumeNotFound(f"there is no replicated volume {volume_id}")
@@ -205,7 +206,6 @@ class ReplicatedBackend:
                 return
 
     async def find(self, volume_id: str) -> VolumeInfo:
-        check_volume(volume_id)
         return VolumeInfo(volume_id, (await self._read(volume_id))[0].capacity_bytes)
 
     async def record(self, volume_id: str) -> VolumeRecord:
@@ -233,7 +233,6 @@ class ReplicatedBackend:
 
     async def publish(self, volume_id: str) -> Published:
         """Fetch the newest content, raise the epoch, and start replicating: older writers are fenced from now on."""
-        check_volume(volume_id)
         async with self._lock(volume_id):
             active = self._active.get(volume_id)
             if active is not None and active.publication.fenced.is_set():

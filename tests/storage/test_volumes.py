@@ -421,3 +421,16 @@ async def test_barriers_that_gave_up_leave_nothing_behind(tmp_path: Path) -> Non
     publication = cluster.backends["a"].publication("v")
     await until(lambda: not publication._durable_waiters)
     await cluster.stop()
+
+
+@pytest.mark.parametrize("volume", ["../../x", "/etc", "a/../../b", "", "a\0b"])
+async def test_volume_handles_are_names(cluster: Cluster, tmp_path: Path, volume: str) -> None:
+    """A PersistentVolume made by hand may name any handle."""
+    backend = cluster.backends["a"]
+    before = sorted(os.listdir(tmp_path))
+    for call in (backend.publish, backend.find, backend.usage, backend.release, backend.delete):
+        with pytest.raises(InvalidVolume):
+            await call(volume)
+    with pytest.raises(InvalidVolume):
+        backend.published_at(volume)
+    assert sorted(os.listdir(tmp_path)) == before
