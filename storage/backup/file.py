@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from storage.env import Disk
+from storage.env.private import own_name
 
 VERSION = 1
 CHUNK_BYTES = 1024 * 1024
@@ -58,7 +59,7 @@ async def write_backup(
     Raises DiskError, or what `chunks` raises; then `path` is as it was.
     """
     described = json.dumps(asdict(header)).encode()
-    temporary = f"{path}.tmp"
+    temporary = own_name(path)
     file = disk.append_file(temporary, at=0)
     digest = hashlib.sha256()
     length = 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import itertools
 import os
 import stat
 import tempfile
@@ -13,6 +14,7 @@ UMASK = 0o077
 _WIDER = 0o077
 _TEMPORARY = ".tmp"
 _LEFT_S = 3600.0
+_writers = itertools.count(1)
 
 
 def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -35,6 +37,11 @@ def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def own_name(path: str) -> str:
+    """A name beside `path` that no other writer has, for what is written bit by bit and renamed at the end."""
+    return f"{path}.{os.getpid()}-{next(_writers)}{_TEMPORARY}"
 
 
 def drop_left(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Backup files: whole or refused."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -84,4 +85,18 @@ async def test_a_failed_backup_leaves_the_old_one() -> None:
     with pytest.raises(ConnectionError):
         await write_backup(disk, "x", HEADER, source())
     assert b"".join(read_backup(disk, "x")[1]) == b"old"
+    assert disk.list() == ["x"]
+
+
+async def test_two_backups_into_one_file_leave_one_of_them(tmp_path: Path) -> None:
+    disk = LocalDisk(tmp_path)
+
+    async def chunks(of: bytes) -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield of * 100
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(write_backup(disk, "x", HEADER, chunks(of)) for of in (b"a", b"b")))
+    _, content = read_backup(disk, "x")
+    assert b"".join(content) in (b"a" * 2000, b"b" * 2000)
     assert disk.list() == ["x"]
