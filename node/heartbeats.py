@@ -62,8 +62,12 @@ class Heartbeats:
         due = loop.time()
         while True:
             began = loop.time()
-            for kubelet in await self._renew():
-                self._heard(kubelet, began)
+            try:
+                for kubelet in await self._renew():
+                    self._heard(kubelet, began)
+            except Exception:
+                # The nodes of this host live by this task alone.
+                log.exception("leases were not renewed")
             for kubelet in self._kubelets:
                 kubelet.fence_if_late()
             due = max(due + every, loop.time())
@@ -135,7 +139,12 @@ class Heartbeats:
                 refresh = loop.time() + self._timing.status_every_s
                 self._marked.update(dict.fromkeys(self._kubelets))
             self._wake.clear()
-            await self._write_marked()
+            try:
+                await self._write_marked()
+            except Exception:
+                log.exception("node statuses are late")
+                self._marked.update(dict.fromkeys(self._kubelets))
+                await self._pause()
 
     async def _write_marked(self) -> None:
         marked, self._marked = [*self._marked], {}

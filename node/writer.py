@@ -79,6 +79,15 @@ class StatusWriter:
         self._marked.pop(subject, None)
 
     async def _run(self) -> None:
+        while True:
+            try:
+                await self._write_for_ever()
+            except Exception:
+                # Nobody else writes for the pods of this host: whatever one of them has done to this, go on.
+                log.exception("pods cannot be written; trying again in %.1f s", RETRY_MAX_S)
+                await asyncio.sleep(RETRY_MAX_S)
+
+    async def _write_for_ever(self) -> None:
         pause = RETRY_S
         while True:
             await self._wake.wait()
@@ -92,6 +101,10 @@ class StatusWriter:
                 answers: Sequence[Object | ApiError] = await self._client.batch([w.operation for w in writes])
             except ApiError as e:
                 answers = [e] * len(writes)
+            except Exception:
+                for write in writes:
+                    self.mark(write.subject)
+                raise
             late = [w for w, answer in zip(writes, answers, strict=True) if not self._settle(w, answer)]
             if not late:
                 pause = RETRY_S
@@ -107,7 +120,12 @@ class StatusWriter:
         while self._marked and len(writes) < BATCH_MAX:
             subject = next(iter(self._marked))
             del self._marked[subject]
-            write = _write(subject)
+            try:
+                write = _write(subject)
+            except Exception:
+                # Its next change is written anew; the others must not wait for it.
+                log.exception("the status of pod %s cannot be made", meta.key(subject.pod))
+                continue
             if write is not None:
                 writes.append(write)
         return writes

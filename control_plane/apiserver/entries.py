@@ -174,6 +174,8 @@ def _check(info: ResourceInfo, entry: Entry) -> None:
         for value in (meta.get(name) or {}).values():
             if not isinstance(value, str):
                 raise TypeError(f"metadata.{name} has a value that is no string")
+    if info.name == "pods":
+        entry._object = o  # every change of a pod is looked at
     if not info.custom:
         for name in ("spec", "status"):
             value = o.get(name)

@@ -20,6 +20,8 @@ from proto.etcd import rpc_pb2 as pb
 
 # etcd takes 128 operations in a transaction by default.
 GROUP_MAX = 100
+# A leader has lost its lease when the answer takes longer: better ask another member while there is time.
+_TIMEOUT_S = 0.8
 _NOBODYS_FAULT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 
 
@@ -91,7 +93,8 @@ class GroupedTxns:
         if len(group) > 1:
             compare = [c for w in group for c in w.compare]
             try:
-                response = await self._etcd.txn(compare, [o for w in group for o in w.success])
+                success = [o for w in group for o in w.success]
+                response = await self._etcd.txn(compare, success, timeout=_TIMEOUT_S)
             except RpcError as e:
                 if e.code in _NOBODYS_FAULT:
                     raise
@@ -103,7 +106,8 @@ class GroupedTxns:
                     _answer(w, one)
                 return
         answers = await asyncio.gather(
-            *(self._etcd.txn(w.compare, w.success, w.failure) for w in group), return_exceptions=True
+            *(self._etcd.txn(w.compare, w.success, w.failure, timeout=_TIMEOUT_S) for w in group),
+            return_exceptions=True,
         )
         for w, answer in zip(group, answers, strict=True):
             _answer(w, answer)

@@ -224,7 +224,7 @@ class ApiClient:
         self.endpoints.replace(list(response.grpc))
         return response
 
-    async def _follow_servers(self) -> None:
+    async def _follow_servers(self, limit_s: float) -> None:
         """Learn of servers that came and went, now and then: all that were named at first may be replaced."""
         if not self._follow:
             return
@@ -238,7 +238,7 @@ class ApiClient:
         stub = self._stub("Discovery", address)
         try:
             request = pb.EndpointsRequest()
-            response = await stub.Endpoints(request, timeout=_DISCOVER_TIMEOUT_S, metadata=self._metadata)
+            response = await stub.Endpoints(request, timeout=limit_s, metadata=self._metadata)
         except RpcError as e:
             if not e.details:
                 self.endpoints.failed(address)  # lest the call itself goes to the one that is silent
@@ -263,7 +263,9 @@ class ApiClient:
         idempotent: bool = False,
         timeout: float = TIMEOUT_S,
     ) -> Any:
-        await self._follow_servers()
+        began = asyncio.get_running_loop().time()
+        await self._follow_servers(min(_DISCOVER_TIMEOUT_S, timeout / 4))
+        timeout -= asyncio.get_running_loop().time() - began
 
         async def once(address: str, left: float) -> Any:
             # As late as can be: whoever stood still may have lost the right meanwhile.

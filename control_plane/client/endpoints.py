@@ -15,6 +15,8 @@ RETRY_PAUSE_S = 0.1
 _SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 # After an endpoint failed, others are preferred for this long.
 PENALTY_S = 2.0
+# A call that its caller gives up after this long had no answer.
+SILENT_S = 0.5
 
 
 class Endpoints:
@@ -85,8 +87,14 @@ async def call_any(
         left = deadline - loop.time()
         if idempotent and len(endpoints.addresses) > 1:
             left = min(left, timeout / 2)
+        began = loop.time()
         try:
             return await call(address, max(left, 0.001))
+        except asyncio.CancelledError:
+            # Whoever gave up would not want to ask the same one next.
+            if loop.time() - began >= SILENT_S:
+                endpoints.failed(address)
+            raise
         except RpcError as e:
             silent = e.code in _SILENT
             if silent or never_sent(e):

@@ -16,13 +16,14 @@ from control_plane.controllers.core import Controller, DeleteVolume, Provision, 
 from control_plane.controllers.executor import Executor
 from control_plane.controllers.garbagecollector import CRDS, GarbageCollector
 from control_plane.controllers.namespace_purger import NamespacePurger
+from control_plane.controllers.nodelifecycle import LEADER_LEASE
 from control_plane.controllers.provisioner import Provisioner
 from control_plane.controllers.runner import ControllerRunner
 from control_plane.rpc import Network
 from storage.env import Env
 
 log = logging.getLogger(__name__)
-LEASE_NAME = "kube-controller-manager"
+LEASE_NAME = LEADER_LEASE
 
 
 class ControllerManager:

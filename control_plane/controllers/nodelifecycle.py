@@ -4,6 +4,11 @@ A heartbeat is any change of the node's Lease in `kube-node-lease` or of its Rea
 by when this controller saw it, so that clocks of other machines do not matter. That memory is the only state kept
 between calls; after a change of leader every node gets a whole grace period again.
 
+Silence counts only while this controller hears anything: the manager that runs it renews its own Lease all the time, so
+when that did not change in the cache for half the grace period either the process stood still or its news are late
+(a server that hangs, a network that is cut). Nobody is judged then, and once news come again every node gets a whole
+grace period from there on.
+
 When most nodes seem lost at once the fault is probably ours: pods are not evicted then (Kubernetes' full and
 partial disruption modes). A node counts as healthy for that only if it was heard of within half the grace period.
 Source: Kubernetes concepts "Nodes" (node controller), well-known taints.
@@ -34,6 +39,8 @@ from control_plane.controllers.core import (
 
 LEASES = "leases.coordination.k8s.io"
 LEASE_NAMESPACE = "kube-node-lease"
+LEADER_LEASE = "kube-controller-manager"
+OWN_LEASE = ("kube-system", LEADER_LEASE)
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
@@ -74,6 +81,9 @@ class NodeLifecycleController(BaseController):
         self._timing = timing
         self._heard: dict[str, float] = {}
         self._beats: dict[str, str] = {}
+        self._news_at: float | None = None
+        self._news_mark = ""
+        self._fresh_from = float("-inf")
         self.watches = (
             Watch("nodes", own_key, changed=_node_changed, observe=self._observe_node),
             Watch(LEASES, None, observe=self._observe_lease),
@@ -85,6 +95,20 @@ class NodeLifecycleController(BaseController):
     def _observe_lease(self, lease: Object, mono: float) -> None:
         if meta.namespace(lease) == LEASE_NAMESPACE:
             self._beat(meta.name(lease), "lease", meta.spec(lease).get("renewTime") or "", mono)
+        elif (meta.namespace(lease), meta.name(lease)) == OWN_LEASE:
+            self._news(meta.resource_version(lease), mono)
+
+    def _news(self, mark: str, mono: float) -> None:
+        """This controller's own lease changed in the cache."""
+        if mark == self._news_mark:
+            return
+        if self._is_deaf(mono):
+            self._fresh_from = mono
+        self._news_mark, self._news_at = mark, mono
+
+    def _is_deaf(self, mono: float) -> bool:
+        """Whether news are late. Never before the first: then there may be no such lease."""
+        return self._news_at is not None and mono - self._news_at > self._timing.node_grace / 2
 
     def _observe_node(self, node: Object, mono: float) -> None:
         reported = meta.get_condition(node, "Ready") or {}
@@ -98,7 +122,7 @@ class NodeLifecycleController(BaseController):
 
     def _silence(self, node: Object, now: Moment) -> float:
         """Seconds since the node was last heard of."""
-        return now.mono - self._heard.setdefault(meta.name(node), now.mono)
+        return now.mono - max(self._heard.setdefault(meta.name(node), now.mono), self._fresh_from)
 
     # --- reconcile ------------------------------------------------------------------------------
 
@@ -115,6 +139,8 @@ class NodeLifecycleController(BaseController):
         if left > 0 and reported is None:  # just registered: its first report is on the way
             return result(requeue_after=left + 0.001)
         if left <= 0 and (reported or {}).get("status") != "Unknown":
+            if self._is_deaf(now.mono):
+                return result(requeue_after=self._timing.node_monitor_period)
             return result(self._lost(node, now), requeue_after=self._timing.node_monitor_period)
         status = ready_status(node)
         suspended = status != "True" and self.is_disrupted(view, now)

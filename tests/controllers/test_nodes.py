@@ -225,3 +225,36 @@ def test_address_ranges_do_not_overlap_and_are_given_once() -> None:
     found = [n["spec"].get("podCIDR") for n in cluster.list("nodes")]
     assert found == ["127.64.0.0/24", "127.64.2.0/24", "127.64.1.0/24", "127.64.3.0/24", None]
     assert "CIDRNotAvailable" in cluster.reasons()
+
+
+# --- news that are late -----------------------------------------------------------------------------
+
+
+def _leads(cluster: Cluster, seconds: float, *, heartbeats: Any = ()) -> None:
+    """Let time pass while the controller manager renews its own lease, and hears of it."""
+    for _ in range(round(seconds / 0.5)):
+        name, space = "kube-controller-manager", "kube-system"
+        spec = {"renewTime": str(cluster.seconds)}
+        if cluster.get("leases.coordination.k8s.io", space, name) is None:
+            cluster.add("leases.coordination.k8s.io", name, space, spec=spec)
+        else:
+            cluster.change("leases.coordination.k8s.io", name, space, spec=spec)
+        for node in heartbeats:
+            cluster.heartbeat(node)
+        cluster.advance(0.5)
+
+
+def test_nobody_is_judged_while_news_are_late_and_all_have_a_whole_grace_period_after(cluster: Cluster) -> None:
+    _leads(cluster, 3, heartbeats=NODES)
+    cluster.advance(30)
+    assert [ready(cluster, name) for name in NODES] == ["True"] * 4
+    _leads(cluster, FAST.node_grace - 1)
+    assert [ready(cluster, name) for name in NODES] == ["True"] * 4
+    _leads(cluster, 10, heartbeats=without("n1"))
+    assert [ready(cluster, name) for name in NODES] == ["Unknown", "True", "True", "True"]
+
+
+def test_a_silent_node_is_found_while_news_are_in_time(cluster: Cluster) -> None:
+    _leads(cluster, 3, heartbeats=NODES)
+    _leads(cluster, FAST.node_grace + 1, heartbeats=without("n1"))
+    assert ready(cluster, "n1") == "Unknown"
