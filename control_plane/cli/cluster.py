@@ -16,13 +16,16 @@ from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import NO_AUDIT, ClusterConfig
 from control_plane.cluster.errors import UsageError
 from control_plane.cluster.listening import Listener, listeners
+from control_plane.cluster.patience import slowdown
 from control_plane.cluster.renewal import renew_admin
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.status import status as cluster_status
 from proto.rayplane.v1 import supervisor_pb2 as pb
 from storage.env import SystemClock
 
+# On an idle machine; a busy one gets more, up to so many times.
 CHANGE_TIMEOUT_S = 180.0
+SLOWDOWN_MAX = 10.0
 SHOWN_LEFT = 5
 
 
@@ -249,7 +252,7 @@ def _change(method: str, kind: Kind, actor: str, directory: StateDir) -> None:
         async with access(directory) as admin:
             request = pb.AddRequest if method == "Add" else pb.RemoveRequest
             answer = await getattr(admin.supervisor, method)(
-                request(role=kind.value, name=actor), timeout=CHANGE_TIMEOUT_S
+                request(role=kind.value, name=actor), timeout=CHANGE_TIMEOUT_S * min(slowdown(), SLOWDOWN_MAX)
             )
             await refresh(directory, admin)
             return str(answer.name)

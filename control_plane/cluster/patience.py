@@ -5,11 +5,18 @@ healthy. So waits here end when nothing has moved for a span of *fair* time: sec
 and as the machine's share of a second on a busy one.
 """
 
+import asyncio
 import contextlib
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from control_plane.rpc import RpcError
+
+T = TypeVar("T")
+RETRY_S = 0.2
 SLOWDOWN_MAX = 50.0
 
 
@@ -56,3 +63,24 @@ def _cores() -> float:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, int(quota) / int(period))
     return cores
+
+
+def is_passing(error: RpcError) -> bool:
+    """Whether the same may work in a moment: etcd loses its leader, a member is away."""
+    return error.retryable or error.code.name == "DEADLINE_EXCEEDED"
+
+
+async def until(
+    attempt: Callable[[], Awaitable[T]], span_s: float, retry: Callable[[RpcError], bool] = lambda _: True
+) -> T:
+    """Try until it works; the last RpcError when it did not in that span, or when `retry` says that it never will."""
+    loop = asyncio.get_running_loop()
+    patience = Patience(span_s, loop.time())
+    while True:
+        try:
+            return await attempt()
+        except RpcError as e:
+            patience.passed(loop.time(), slowdown())
+            if not retry(e) or patience.over:
+                raise
+        await asyncio.sleep(RETRY_S)

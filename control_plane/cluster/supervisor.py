@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +25,7 @@ from control_plane.cluster.components import Spec
 from control_plane.cluster.config import AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, UsageError
 from control_plane.cluster.host import Host
+from control_plane.cluster.patience import is_passing, until
 from control_plane.cluster.pki import Secrets, identity_of_actor, issue, renewed
 from control_plane.cluster.ports import free_port
 from control_plane.cluster.starting import Starter
@@ -243,7 +243,7 @@ class Supervisor:
 
     async def _save(self, topology: _Topology) -> None:
         data = orjson.dumps(topology.to_json())
-        await _until(lambda: self._etcd.put(TOPOLOGY_KEY, data), CHANGE_TIMEOUT_S, _is_passing)
+        await until(lambda: self._etcd.put(TOPOLOGY_KEY, data), CHANGE_TIMEOUT_S, is_passing)
         await self._adopt(topology)
 
     async def _adopt(self, topology: _Topology) -> None:
@@ -399,11 +399,11 @@ class Supervisor:
     async def _join(self, instance: Instance, wanted: _Topology) -> None:
         """Add a member as a learner, start it, promote it when it has caught up."""
         url = _peer_url(instance)
-        member = await _until(lambda: self._enlist(url), CHANGE_TIMEOUT_S, _is_passing)
+        member = await until(lambda: self._enlist(url), CHANGE_TIMEOUT_S, is_passing)
         try:
             await self._save(wanted)
             await self._host.start(self._spec_for(instance, restarted=False))
-            await _until(lambda: self._etcd.member_promote(member), PROMOTE_TIMEOUT_S)
+            await until(lambda: self._etcd.member_promote(member), PROMOTE_TIMEOUT_S)
         except (ClusterError, RpcError) as e:
             await self._retire(instance)
             await self._stop_actor(instance.name)
@@ -421,7 +421,7 @@ class Supervisor:
             await self._expel(_peer_url(instance))
             await self._etcd.put(RETIRED_PREFIX + instance.name.encode(), b"")
 
-        await _until(attempt, CHANGE_TIMEOUT_S, _is_passing)
+        await until(attempt, CHANGE_TIMEOUT_S, is_passing)
 
     async def _retired(self) -> set[str]:
         found = await self._etcd.range(RETIRED_PREFIX, RETIRED_PREFIX[:-1] + b"0")
@@ -485,22 +485,3 @@ def _role(kind: str) -> Role:
 
 def _peer_url(member: Instance) -> str:
     return f"https://{member.endpoint('peer')}"
-
-
-def _is_passing(error: RpcError) -> bool:
-    """Whether the same may work in a moment: etcd loses its leader, a member is away."""
-    return error.retryable or error.code.name == "DEADLINE_EXCEEDED"
-
-
-async def _until(
-    attempt: Callable[[], Awaitable[T]], timeout: float, retry: Callable[[RpcError], bool] = lambda _: True
-) -> T:
-    """Try until it works; the last RpcError when it did not in time, or `retry` says that it never will."""
-    deadline = asyncio.get_running_loop().time() + timeout
-    while True:
-        try:
-            return await attempt()
-        except RpcError as e:
-            if not retry(e) or asyncio.get_running_loop().time() > deadline:
-                raise
-        await asyncio.sleep(0.2)

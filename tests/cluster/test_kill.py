@@ -1,0 +1,78 @@
+"""Finding whom to kill: nobody that hangs is waited for, and a number of a process alone is not believed."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from control_plane.cluster import chaos, processes
+from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.topology import Instance, Machine, Role, Topology
+from control_plane.rpc import RpcError
+
+MEMBERS = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
+
+
+class StandIn:
+    """An administrator's access to members that say what `says` has for them, or hang."""
+
+    def __init__(self, says: dict[str, Any]) -> None:
+        self.says = says
+        self.killed: list[str] = []
+        self.state = SimpleNamespace(topology=Topology(MEMBERS))
+        self.etcd = self.supervisor = self
+
+    async def status(self, endpoint: str, *, timeout: float) -> Any:
+        said = self.says.get(f"member-{endpoint.rpartition(':')[2]}")
+        if said is None:
+            await asyncio.Event().wait()
+        if isinstance(said, RpcError):
+            raise said
+        return said
+
+    async def range(self, *_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def Kill(self, request: Any, *, timeout: float) -> Any:
+        self.killed.append(request.name)
+        return SimpleNamespace(pid=7)
+
+
+def _says(member: int, leader: int) -> Any:
+    return SimpleNamespace(leader=leader, header=SimpleNamespace(member_id=member))
+
+
+async def test_a_leader_is_killed_while_etcd_and_a_member_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "LOOK_UP_S", 0.05)
+    admin: Any = StandIn({"member-1": _says(1, 2), "member-2": _says(2, 2)})
+    assert await asyncio.wait_for(chaos.kill(admin, "leader", "", "KILL"), 5) == ("member-2", 7)
+    assert admin.killed == ["member-2"]
+
+
+async def test_when_nobody_leads_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "LOOK_UP_S", 0.05)
+    gone = RpcError(grpc.StatusCode.UNAVAILABLE, "gone")
+    admin: Any = StandIn({"member-0": gone, "member-1": _says(1, 0), "member-2": gone})
+    with pytest.raises(ClusterError, match="no member leads"):
+        await chaos.kill(admin, "leader", "", "KILL")
+
+
+def test_the_process_of_an_actor_is_known_while_it_lives(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "member-0"
+    assert processes.read(data) == 0
+    processes.write(data)
+    assert processes.read(data) == os.getpid()
+    assert [p.stat().st_mode & 0o777 for p in data.parent.iterdir()] == [0o600]
+    code = "import pathlib, sys; from control_plane.cluster import processes as p; p.write(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(data)], check=True, timeout=60)
+    assert processes.read(data) == 0
+    # Another process that got the number of the one that ended.
+    file = next(data.parent.iterdir())
+    file.write_text(f"{os.getpid()} {file.read_text().split()[1]}")
+    assert processes.read(data) == 0
