@@ -106,7 +106,8 @@ def parse(body: bytes, limits: Budget = LIMITS) -> Any:
         return _with_string_keys(loader.construct_document(node))
     except YamlError:
         raise
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # PyYAML's constructors say LookupError of a scalar that does not fit its explicit tag.
         raise YamlError(" ".join(str(error).split())) from error
     finally:
         loader.dispose()

@@ -28,8 +28,8 @@ class HttpLimits:
     body_bytes_per_s: int = 4096
     """A body of known length comes at least as fast, after the grace."""
 
-    untaken_s: float = 60.0
-    """An answer, or a part of a stream, of which the client takes nothing for so long ends the connection."""
+    untaken_s: float = 300.0
+    """An answer or stream of which the client takes nothing for so long ends: longer than one reads a page of logs."""
 
     check_s: float = 2.0
     """Between two looks at the connections."""

@@ -177,7 +177,25 @@ def test_yaml_values(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["&a [*a]", "&a {k: *a}", "!!omap [a: 1]", "!!set {a}", ".inf", "1e999", "!!int x", "!!python/none x"]
+    "text",
+    [
+        "&a [*a]",
+        "&a {k: *a}",
+        "!!omap [a: 1]",
+        "!!set {a}",
+        ".inf",
+        "1e999",
+        "!!int x",
+        "!!python/none x",
+        "!!int ''",
+        "!!float ''",
+        "!!bool x",
+        "!!null [",
+        "!!map x",
+        "!!seq x",
+        "!!binary é",
+        "? {a: 1}\n: 2",
+    ],
 )
 def test_yaml_that_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(yaml_reader.YamlError):
