@@ -149,3 +149,16 @@ def test_warnings_are_cut_as_kubernetes_cuts_them() -> None:
     assert warning_texts(["a", "a", 'b"\\\n']) == ["a", 'b\\"\\\\ ']
     many = warning_texts([f"{n} " + "x" * 1000 for n in range(1000)])
     assert len(many) == 16 and {len(text) for text in many} == {256}
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_who_may_not_write_is_told_before_the_body_is_waited_for(rest: Rest, method: str) -> None:  # noqa: F811
+    host, _, port = rest.stack.servers[0].https_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    path = CONFIG_MAPS if method == "POST" else f"{CONFIG_MAPS}/a"
+    kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    head = f"{method} {path} HTTP/1.1\r\nHost: a\r\nImpersonate-User: nobody\r\nContent-Type: {kind}\r\n"
+    writer.write(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+    async with asyncio.timeout(WAIT_S):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403")
+    writer.close()

@@ -39,6 +39,7 @@ _NO_CACHE = {"Cache-Control": "no-cache, private"}
 # As Kubernetes cuts them.
 _WARNINGS_CHARS_MAX = 4096
 _WARNING_CHARS_MAX = 256
+_WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
 
 
@@ -66,6 +67,10 @@ class ResourceHandler:
             raise MethodNotAllowed(details={})
         if path.subresource in _STREAMS and target.info.name == "pods":
             return await self._streams.handle(request, user, target)
+        if verb in _WRITES and not request.content.is_eof():
+            # Who may not write is told so before the rest of a body is waited for.
+            options = list_options(request) if verb == "deletecollection" else None
+            await self._registry.allow(user, verb, target, options)
         answered = await getattr(self, f"_{verb}")(request, user, target)
         response: web.StreamResponse = answered
         return response
