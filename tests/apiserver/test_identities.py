@@ -13,10 +13,10 @@ import pytest
 from control_plane.api import errors
 from control_plane.apiserver.impersonation import asked_for
 from control_plane.apiserver.requests import User
-from control_plane.client import ApiClient
-from control_plane.rpc import Context, Identity, tls
+from control_plane.rpc import Context, Identity, RpcError, Stub, tls
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Credentials
+from proto.rayplane.v1 import objects_pb2
 from tests.apiserver.conftest import Stack
 from tests.apiserver.secure import Cluster, cluster  # noqa: F401
 from tests.apiserver.test_rest import Rest, rest  # noqa: F401
@@ -63,8 +63,9 @@ async def test_an_expired_certificate_is_refused(cluster: Cluster, tmp_path: Pat
     server = GrpcNetwork(cluster.authority.issue("server", hosts=["127.0.0.1"]))
     listening = await server.serve("127.0.0.1:0", [])
     network = GrpcNetwork(expired)
-    with pytest.raises(errors.ServiceUnavailable):
-        await ApiClient(network, [listening.address]).get("pods", "p", "default")
+    discovery = Stub(network.channel(listening.address), objects_pb2.DESCRIPTOR.services_by_name["Discovery"])
+    with pytest.raises(RpcError, match="connect"):
+        await discovery.Endpoints(objects_pb2.EndpointsRequest(), timeout=1)
     await network.close()
     await listening.stop()
     await server.close()

@@ -77,6 +77,19 @@ def test_list_then_watch_equals_list_later(changes: list, start: int, joined: in
     assert state == {e.name: e.json.decode() for e in cache.select(selection)}
 
 
+async def test_who_watches_two_nodes_hears_once_of_what_concerns_both() -> None:
+    cache = ResourceCache(PODS, events_max=10, watcher_events_max=10)
+    cache.install([], 0)
+    both = Selection(fields=selectors.parse_fields("spec.nodeName in (n1,n2)", "Pod"))
+    watcher = cache.watch(both, 0)
+    for revision, node in enumerate(("n1", "n2", "n3"), 1):
+        cache.apply("/registry/pods/d/a", pod_bytes("a", "x", node), revision)
+    assert [type_ for type_, _, _ in await watcher.take(0) or ()] == ["ADDED", "MODIFIED", "DELETED"]
+    assert cache.watcher_count == 1
+    cache.leave(watcher)
+    assert cache.watcher_count == 0
+
+
 async def test_watch_from_before_the_kept_changes_is_expired() -> None:
     cache = ResourceCache(PODS, events_max=3, watcher_events_max=10)
     cache.install([], 1)

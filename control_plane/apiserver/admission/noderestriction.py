@@ -38,7 +38,6 @@ _KUBELET_LABELS = frozenset(
     }
 )
 _KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
-_RESTRICTED = "node-restriction.kubernetes.io"
 _CLAIM_STATUS = ("capacity", "conditions", "allocatedResourceStatuses", "allocatedResources")
 
 
@@ -251,8 +250,7 @@ def _is_forbidden(label: str) -> bool:
     domain, slash, _ = label.partition("/")
     if not slash:
         return False
-    if _is_below(domain, _RESTRICTED):
-        return True
+    # Those of node-restriction.kubernetes.io are among them.
     of_kubernetes = _is_below(domain, "kubernetes.io") or _is_below(domain, "k8s.io")
     return of_kubernetes and label not in _KUBELET_LABELS and not any(_is_below(domain, d) for d in _KUBELET_DOMAINS)
 
