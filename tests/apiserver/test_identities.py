@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import aiohttp
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from control_plane.api import errors
 from control_plane.apiserver.impersonation import asked_for
 from control_plane.apiserver.requests import User
-from control_plane.rpc import Context, Identity, RpcError, Stub, tls
+from control_plane.rpc import Context, Identity, RpcError, Stub
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Credentials
 from proto.rayplane.v1 import objects_pb2
@@ -56,8 +55,7 @@ async def test_the_same_over_grpc(stack: Stack) -> None:
 
 
 async def test_an_expired_certificate_is_refused(cluster: Cluster, tmp_path: Path) -> None:  # noqa: F811
-    with mock.patch.object(tls, "_VALIDITY", timedelta(minutes=-10)):
-        expired = cluster.authority.issue("jane", ["system:masters"])
+    expired = cluster.authority.issue("jane", ["system:masters"], validity=timedelta(minutes=-10))
     with pytest.raises((aiohttp.ClientError, ConnectionError, ssl.SSLError)):
         await whoami(cluster.servers[0].https_address, tmp_path, expired)
     server = GrpcNetwork(cluster.authority.issue("server", hosts=["127.0.0.1"]))
