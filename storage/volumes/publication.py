@@ -11,6 +11,7 @@ replica, and takes its place in the record once majorities of both the old and t
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -19,6 +20,8 @@ from storage.volumes.directory import Directory, VolumeRecord
 from storage.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
 from storage.volumes.manifest import EMPTY, Difference, Manifest, Version, difference, majority
 from storage.volumes.peers import Replica, block_batches
+
+log = logging.getLogger(__name__)
 
 WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
@@ -171,7 +174,10 @@ class Publication:
             waiters, self._barrier = self._barrier, []
             try:
                 await self._round(asked=bool(waiters))
-            except OSError as e:
+            except Exception as e:
+                # Whatever it was: without this task nobody's changes would be stored any more.
+                if not isinstance(e, OSError):
+                    log.exception("a round of volume %s failed", self.record.volume_id)
                 for waiter in waiters:
                     if not waiter.done():
                         waiter.set_exception(VolumeError(f"the volume's directory cannot be read: {e}"))
@@ -230,7 +236,9 @@ class Publication:
                 target = self._target
                 try:
                     await self._ship(follower, target)
-                except (PeerError, OSError) as e:
+                except Exception as e:
+                    if not isinstance(e, (PeerError, OSError)):
+                        log.exception("bringing volume %s to %s failed", self.record.volume_id, follower.replica.node)
                     error = e if isinstance(e, PeerError) else PeerError("INTERNAL", f"cannot read a file: {e}")
                     if error.code == "ABORTED":
                         self._fence(str(error))

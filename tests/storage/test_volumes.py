@@ -183,6 +183,52 @@ async def test_changes_travel_without_being_asked_for(cluster: Cluster) -> None:
     assert tree((await cluster.backends["c"].publish("v")).path) == {"file": b"x"}
 
 
+@pytest.mark.parametrize("error", [OSError("the disk does not answer"), ValueError("a bug")])
+async def test_a_round_that_fails_is_told_to_whom_it_was_for_and_the_next_goes_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    await cluster.backends["a"].create("v", GIB)
+    path = (await cluster.backends["a"].publish("v")).path
+    publication = cluster.backends["a"].publication("v")
+    scan, failures = publication._content.scan, []
+
+    async def failing() -> object:
+        if not failures and publication._barrier == [] and waiting.done() is False:
+            failures.append(error)
+            raise error
+        return await scan()
+
+    write(path, "file", b"x")
+    monkeypatch.setattr(publication._content, "scan", failing)
+    waiting = asyncio.ensure_future(publication.sync())
+    with pytest.raises(VolumeError, match="cannot be read"):
+        await waiting
+    async with asyncio.timeout(20):
+        await publication.sync()
+    assert b"file" in publication.manifest and failures
+
+
+async def test_a_replica_that_a_fault_of_ours_kept_from_its_bytes_gets_them_later(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.backends["a"].create("v", GIB)
+    path = (await cluster.backends["a"].publish("v")).path
+    publication = cluster.backends["a"].publication("v")
+    ship, failures = publication._ship, []
+
+    async def failing(*shipment: object) -> None:
+        if len(failures) < 6:
+            failures.append(shipment)
+            raise ValueError("a bug")
+        await ship(*shipment)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(publication, "_ship", failing)
+    write(path, "file", b"x")
+    async with asyncio.timeout(20):
+        await publication.sync()
+    await until(lambda: not publication.lagging)
+
+
 async def test_only_changed_blocks_travel(cluster: Cluster) -> None:
     await cluster.backends["a"].create("v", GIB)
     path = (await cluster.backends["a"].publish("v")).path
