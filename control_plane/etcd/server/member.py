@@ -43,6 +43,7 @@ from control_plane.rpc import Context, Network, Server, Service, each
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import raft_pb2 as wire
 from storage.env import DiskError, Env
+from storage.mvcc import Change
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +103,7 @@ class Member:
     async def _start(self) -> None:
         config = self.config
         await take_lock(self._context, self._env.disk)
-        recovery = await recover(
-            config, self._env, self._peer_network, self._backend_factory, lambda *change: self.hub.notify(*change)
-        )
+        recovery = await recover(config, self._env, self._peer_network, self._backend_factory, self._notify)
         self.member_id, self.cluster_id = recovery.identity.member_id, recovery.identity.cluster_id
         self.machine, self.store = recovery.machine, recovery.machine.store
         self.lessor = self.machine.lessor
@@ -390,7 +389,6 @@ class Member:
             self._driver.reads.retry()
 
     def wake(self) -> None:
-        """Something was given to raft."""
         self._driver.wake()
 
     async def leader_changed(self) -> None:
@@ -400,6 +398,9 @@ class Member:
     def _on_restored(self) -> None:
         self.hub.resync()
         self._on_members()
+
+    def _notify(self, revision: int, events: list[Change]) -> None:
+        self.hub.notify(revision, events)
 
     @property
     def election_timeout_s(self) -> float:
