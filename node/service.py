@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from node.host import NodeHost
 
 CHUNK = 64 * 1024
+_SINCE_MAX_S = 10 * 365 * 86_400
 _PREFERRED = "kubectl.kubernetes.io/default-container"
 
 
@@ -54,7 +55,7 @@ class NodeService:
     def _options(self, request: pb.LogsRequest) -> LogOptions:
         since = request.since_time
         if request.HasField("since_seconds"):
-            moment = self._host.env.clock.now() - timedelta(seconds=request.since_seconds)
+            moment = self._host.env.clock.now() - timedelta(seconds=min(max(request.since_seconds, 0), _SINCE_MAX_S))
             since = meta.format_micro_time(moment)
         return LogOptions(
             follow=request.follow and not request.previous,

@@ -28,6 +28,10 @@ class Deletion:
     changed: bool
 
 
+GRACE_SECONDS_MAX = 10 * 365 * 86_400
+"""More than anybody waits; what is asked for beyond it has no date that a calendar knows."""
+
+
 def grace_period(obj: Object, requested: int | None) -> int:
     """Seconds an object is given to end: pods that run somewhere have some, others none."""
     if obj.get("kind") != "Pod" or (obj.get("apiVersion") or "v1") != "v1":
@@ -41,7 +45,7 @@ def grace_period(obj: Object, requested: int | None) -> int:
         seconds = 1
     if not spec.get("nodeName") or (obj.get("status") or {}).get("phase") in TERMINAL_PHASES:
         return 0
-    return int(seconds)
+    return min(int(seconds), GRACE_SECONDS_MAX)
 
 
 def check_preconditions(obj: Object, resource: str, *, uid: str = "", version: str = "") -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from control_plane.api import meta
@@ -32,6 +33,7 @@ from control_plane.controllers.core import (
     result,
     soonest,
 )
+from control_plane.controllers.replicaset import BURST
 from control_plane.controllers.templates import pod_from
 
 JOBS = "jobs.batch"
@@ -39,6 +41,7 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 BACKOFF_FIRST_S = 10.0
 BACKOFF_MAX_S = 600.0
 _CREATED_MESSAGE = "Created pod: {name}"
+_RANGE = re.compile(r"(?<![^,])([0-9]{1,10})(?:-([0-9]{1,10}))?(?![^,])")
 
 
 def is_finished(job: Object) -> bool:
@@ -78,7 +81,7 @@ class _Sync:
         self.active = [p for p in pods if meta.pod_is_active(p)]
         self.succeeded = [p for p in pods if meta.pod_phase(p) == "Succeeded"]
         self.failed = [p for p in pods if meta.pod_phase(p) == "Failed"]
-        self.done_indexes = _numbers(meta.status(job).get("completedIndexes") or "")
+        self.done_indexes = _numbers(meta.status(job).get("completedIndexes") or "", below=self.completions or 0)
         self.done_indexes |= {i for p in self.succeeded if (i := _index_of(p)) is not None}
 
     def run(self) -> Result:
@@ -191,7 +194,7 @@ class _Sync:
         surplus = len(self.active) - wanted
         if surplus > 0:
             ranked = sorted(self.active, key=lambda p: (meta.pod_is_ready(p), meta.name(p)))
-            return [self._delete(pod) for pod in ranked[:surplus]], None
+            return [self._delete(pod) for pod in ranked[: min(surplus, BURST)]], None
         # Terminating pods are waited for: their number must not exceed the parallelism either.
         leaving = sum(meta.is_deleting(p) and not meta.pod_is_terminated(p) for p in self.pods)
         missing = -surplus - leaving
@@ -200,14 +203,13 @@ class _Sync:
         wait = self._backoff()
         if wait > 0:
             return [], wait
-        return [self._create(index) for index in self._free_indexes(missing)], None
+        return [self._create(index) for index in self._free_indexes(min(missing, BURST))], None
 
     def _free_indexes(self, count: int) -> list[int | None]:
         if not self.indexed:
             return [None] * count
         taken = self.done_indexes | {i for p in self.active if (i := _index_of(p)) is not None}
-        free: list[int | None] = [i for i in range(self.completions or 0) if i not in taken]
-        return free[:count]
+        return list(islice((i for i in range(self.completions or 0) if i not in taken), count))
 
     def _backoff(self) -> float:
         """Seconds until pods may be made after failures: 10 s, 20 s, 40 s, ... since the last one."""
@@ -312,10 +314,9 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def _numbers(text: str) -> set[int]:
-    """The inverse of `_ranges`."""
+def _numbers(text: str, *, below: int) -> set[int]:
+    """The inverse of `_ranges`; what is no range, and numbers that cannot be, are passed over."""
     found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
+    for first, last in _RANGE.findall(text):
+        found.update(range(int(first), min(int(last or first) + 1, below)))
     return found

@@ -6,6 +6,7 @@ Source: Kubernetes concepts "StatefulSets", API reference apps/v1; events as kub
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from control_plane.api import meta
@@ -30,7 +31,7 @@ from control_plane.controllers.core import (
     result,
     soonest,
 )
-from control_plane.controllers.replicaset import wanted
+from control_plane.controllers.replicaset import BURST, wanted
 from control_plane.controllers.rollout import int_or_percent
 from control_plane.controllers.statefulset_identity import (
     CLAIMS,
@@ -187,6 +188,8 @@ class _Sync:
                 made, create = self._create(ordinal)
                 claims += made
                 pods.append(create)
+                if len(pods) >= BURST:
+                    break
             elif meta.pod_is_terminated(pod) and not meta.is_deleting(pod):
                 text = (
                     f"StatefulSet {meta.key(self.sts)} is recreating {meta.pod_phase(pod).lower()} Pod {meta.name(pod)}"
@@ -235,7 +238,8 @@ class _Sync:
         return False
 
     def _waits_for_claim(self) -> bool:
-        return any(o not in self.pods and self._claim_is_leaving(o) for o in self.ordinals)
+        missing = islice((o for o in self.ordinals if o not in self.pods), BURST)
+        return any(self._claim_is_leaving(o) for o in missing)
 
     # --- pods that should go --------------------------------------------------------------------
 

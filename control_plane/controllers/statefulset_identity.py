@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from control_plane.api import meta
 from control_plane.api.meta import Object
 from control_plane.controllers.core import Patch, View
+from control_plane.controllers.replicaset import BURST
 from control_plane.controllers.templates import pod_from
 
 CLAIMS = "persistentvolumeclaims"
@@ -111,7 +113,9 @@ def retention_patches(sts: Object, pods: Mapping[int, Object], ordinals: range, 
     on_delete, on_scale = policy.get("whenDeleted") == "Delete", policy.get("whenScaled") == "Delete"
     templates = meta.spec(sts).get("volumeClaimTemplates") or ()
     patches = []
-    for ordinal in sorted({*pods, *ordinals}) if templates else ():
+    # Where pods are still to be made, their claims are looked at when they are: there may be any number of them.
+    near = islice(ordinals, len(pods) + BURST)
+    for ordinal in sorted({*pods, *near}) if templates else ():
         pod = pods.get(ordinal)
         for template in templates:
             found = view.get(CLAIMS, meta.namespace(sts), claim_name(template, sts, ordinal))

@@ -86,3 +86,30 @@ async def test_definitions_with_odd_columns_are_refused(stack: Stack) -> None:
     crds = "customresourcedefinitions.apiextensions.k8s.io"
     with pytest.raises(errors.Invalid, match="must be one of boolean,date,integer,number,string"):
         await client.create(crds, {"metadata": {"name": "things.example.com"}, "spec": spec})
+
+
+HUGE = str(2**63 - 1)
+
+
+async def test_odd_numbers_of_requests_are_no_faults(rest: Rest) -> None:  # noqa: F811
+    client = rest.stack.client()
+    await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    grace = {"terminationGracePeriodSeconds": int(HUGE), "nodeName": "n1"}
+    for name in ("p", "q"):
+        spec = {"containers": [{"name": "c", "image": "i"}], **grace}
+        await client.create("pods", {"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    pods = "/api/v1/namespaces/default/pods"
+    for query, code in (
+        ("tailLines=-1", 422),
+        ("tailLines=x", 400),
+        (f"tailLines={HUGE}0", 400),
+        ("sinceSeconds=0", 422),
+        ("limitBytes=-5", 422),
+        ("sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z", 422),
+    ):
+        assert (await rest.json("GET", f"{pods}/p/log?{query}"))[0] == code, query
+    # Deadlines beyond every calendar: the pod goes all the same.
+    code, gone = await rest.json("DELETE", f"{pods}/p")
+    assert (code, "deletionTimestamp" in gone["metadata"]) == (200, True)
+    code, _ = await rest.json("DELETE", f"{pods}/q?gracePeriodSeconds={HUGE}")
+    assert code == 200

@@ -8,7 +8,7 @@ them are those of the transports, so a slow reader slows its writer.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import grpc
 import orjson
@@ -18,8 +18,11 @@ from control_plane.api.errors import (
     ApiError,
     BadRequest,
     InternalError,
+    Invalid,
     NotFound,
     ServiceUnavailable,
+    forbidden,
+    invalid,
 )
 from control_plane.api.meta import Object, annotations
 from control_plane.apiserver import audit
@@ -37,6 +40,7 @@ _TUNNEL = "SPDY/3.1+portforward.k8s.io"
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _MESSAGE_BYTES_MAX = 1 << 20
 _HEARTBEAT_S = 30.0
+_INT64_MAX = (1 << 63) - 1
 _TRUE = ("true", "1")
 _STATUS_OF_CODE = {
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -109,6 +113,7 @@ class PodStreams:
                 raise BadRequest(
                     f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{names}]"
                 )
+        numbers = _log_numbers(query, pod["metadata"]["name"])
         stub, node = await self._stub(pod)
         message = node_pb2.LogsRequest(
             ref=self._ref(pod, node, query.get("container", "")),
@@ -117,13 +122,8 @@ class PodStreams:
             timestamps=query.get("timestamps", "") in _TRUE,
             since_time=query.get("sinceTime", ""),
         )
-        for name, field in (
-            ("tailLines", "tail_lines"),
-            ("sinceSeconds", "since_seconds"),
-            ("limitBytes", "limit_bytes"),
-        ):
-            if query.get(name):
-                setattr(message, field, integer(query[name]))
+        for field, value in numbers.items():
+            setattr(message, field, value)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         async with contextlib.aclosing(stub.Logs(message)) as chunks:
             try:
@@ -231,3 +231,28 @@ def _exit_status(code: int) -> Object:
         "reason": "NonZeroExitCode",
         "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
     }
+
+
+def _log_numbers(query: Mapping[str, str], pod: str) -> dict[str, int]:
+    """The numbers in a request for logs, by the field of the node's LogsRequest. BadRequest, Invalid."""
+    found: dict[str, int] = {}
+    problems = []
+    for name, field, least in (
+        ("tailLines", "tail_lines", 0),
+        ("sinceSeconds", "since_seconds", 1),
+        ("limitBytes", "limit_bytes", 1),
+    ):
+        if not query.get(name):
+            continue
+        value = integer(query[name])
+        if value > _INT64_MAX:
+            raise BadRequest(f'strconv.ParseInt: parsing "{value}": value out of range')
+        if value < least:
+            text = "must be greater than 0" if least else "must be greater than or equal to 0"
+            problems.append(invalid(name, value, text))
+        found[field] = value
+    if "since_seconds" in found and query.get("sinceTime"):
+        problems.append(forbidden("sinceSeconds", "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+    if problems:
+        raise Invalid.of("PodLogOptions", pod, problems)
+    return found
