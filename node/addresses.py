@@ -23,8 +23,11 @@ class AddressPool:
         self._avoid: set[int] = set()
 
     def avoid(self, address: str) -> None:
-        """Do not give this address to anybody in this life: a pod had it just before."""
-        index = int(ipaddress.ip_address(address)) - self._first
+        """Do not give this address to anybody in this life: a pod had it just before. What is none is ignored."""
+        try:
+            index = int(ipaddress.ip_address(address)) - self._first
+        except ValueError:
+            return
         # Half of the pool stays free whatever happened before.
         if 0 <= index < self._size and 2 * len(self._avoid) < self._size:
             self._avoid.add(index)

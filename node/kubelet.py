@@ -116,7 +116,12 @@ class Kubelet:
         cidr = meta.spec(node).get("podCIDR")
         if not cidr or self.pool is not None:
             return False
-        self.pool = AddressPool(cidr, offset=self.host.env.rng.getrandbits(24))
+        try:
+            self.pool = AddressPool(cidr, offset=self.host.env.rng.getrandbits(24))
+        except ValueError as e:
+            # Written past the API's validation: its pods wait, but the other nodes of this host must start.
+            log.error("node %s has no addresses for its pods: podCIDR: %s", self.name, e)
+            return False
         for address in self._stale:
             self.pool.avoid(address)
         return True

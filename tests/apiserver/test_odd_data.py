@@ -179,6 +179,35 @@ async def test_a_server_starts_and_serves_beside_what_is_no_object(before: bool)
     await stack.stop()
 
 
+async def test_definitions_that_make_no_sense_are_not_served_and_the_others_are() -> None:
+    stack = Stack()
+    odd: list[Any] = [
+        {"type": "object", "properties": {"spec": {"type": "string", "pattern": "(("}}},
+        {"type": "object", "properties": [1]},
+        {"type": "object", "properties": {"x": None}},
+        {"type": "object", "items": {"type": "array"}, "required": 5, "enum": "x"},
+        {"$ref": "#/x"},
+        {"type": 5},
+        "text",
+        {"type": "object"},
+    ]
+    for n, schema in enumerate(odd):
+        plural = f"kind{n}"
+        names = {"plural": plural, "kind": plural.title(), "singular": plural, "listKind": f"{plural}List"}
+        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+        spec = {"group": "x.io", "names": names, "scope": "Namespaced", "versions": [version]}
+        meta = {"name": f"{plural}.x.io", "uid": plural}
+        crd = {"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": meta}
+        key = f"/registry/apiextensions.k8s.io/customresourcedefinitions/{plural}.x.io"
+        await stack.etcd.put(key.encode(), orjson.dumps({**crd, "spec": spec}))
+    async with asyncio.timeout(20):
+        await stack.add_server()
+        client = stack.client()
+        await client.create("kind7.x.io", {"metadata": {"name": "good", "namespace": "default"}})
+        assert len((await client.list("kind7.x.io")).items) == 1
+    await stack.stop()
+
+
 async def test_controllers_and_scheduler_work_beside_odd_objects() -> None:
     stack = Stack()
     await fill(stack)

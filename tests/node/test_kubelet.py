@@ -69,6 +69,18 @@ async def test_pods_wait_for_the_pod_cidr(api: FakeApi, make_host: MakeHost) -> 
     )
 
 
+async def test_a_host_starts_beside_odd_addresses_in_the_api(api: FakeApi, make_host: MakeHost) -> None:
+    odd = make_pod("odd")
+    odd["status"]["podIP"] = "nowhere"
+    api.put("pods", odd)
+    api.put("nodes", {"metadata": {"name": "n1"}, "spec": {"podCIDR": "0.0000001"}})
+    await make_host(NodeConfig("n1"), NodeConfig("n2"), timing=QUICK)
+    api.put("pods", make_pod("web", node="n2"))
+    await api.until(lambda: ready(api, "web"))
+    leases = api.objects["leases.coordination.k8s.io"]
+    await api.until(lambda: {"kube-node-lease/n1", "kube-node-lease/n2"} <= set(leases))
+
+
 async def test_deleted_pods_go_for_good(api: FakeApi, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))
