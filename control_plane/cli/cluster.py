@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from control_plane.api.audit import default_policy
 from control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
-from control_plane.cluster import launch
+from control_plane.cluster import launch, ray_cluster
 from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import NO_AUDIT, ClusterConfig
 from control_plane.cluster.errors import UsageError
@@ -291,6 +291,8 @@ def _print_access(directory: StateDir, state: ClusterState) -> None:
     console.print(f"  gRPC      {' '.join(found['grpc'])}")
     console.print(f"  etcd      {' '.join(found['etcd'])}")
     console.print(f"  ingress   {found['ingress']}")
+    if ray_cluster.listens_widely(state.host):
+        console.print("  CAREFUL   this version of Ray listens beyond loopback; see SECURITY.md, or use Ray 2.60")
     console.print(f"  end it    rayplane down{'' if name == 'default' else f' --name {name}'}")
 
 

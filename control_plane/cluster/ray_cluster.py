@@ -115,6 +115,21 @@ def close_folders(host: dict[str, Any]) -> None:
         narrow(Path(host["dir"]))
 
 
+def listens_widely(host: dict[str, Any]) -> bool:
+    """Whether the head of our own Ray can be reached from outside: another version may not do what this one does."""
+    if not host.get("owned"):
+        return False
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            address, _, port = local.partition(":")
+            # Little-endian words; 127/8 as itself or mapped into IPv6, and ::1 (proc_net_tcp(5)).
+            is_loopback = address[-8:].endswith("7F") or address == "00000000000000000000000001000000"
+            if state == "0A" and int(port, 16) == host["port"] and not is_loopback:
+                return True
+    return False
+
+
 def namespace(cluster: str) -> str:
     """A cluster's actors are named in a Ray namespace of their own."""
     return f"rayplane-{cluster}"

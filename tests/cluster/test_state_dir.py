@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,6 +179,19 @@ def test_rays_folder_is_closed_and_goes_with_what_ray_put_there(
     assert wider(folder) == []
     ray_cluster.remove_folder(host)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "wide"),
+    [("127.0.0.1", False), ("::1", False), ("::ffff:127.0.0.1", False), ("0.0.0.0", True), ("::", True)],
+)
+def test_a_ray_that_can_be_reached_from_outside_is_noticed(address: str, wide: bool) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as head:
+        head.bind((address, 0))
+        head.listen()
+        host = {"owned": True, "port": head.getsockname()[1]}
+        assert ray_cluster.listens_widely(host) is wide
+        assert not ray_cluster.listens_widely({"owned": False})
 
 
 def test_the_process_of_another_cluster_is_not_ended(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def small_cluster(lone_cluster: Cluster) -> Iterator[Cluster]:
         yield lone_cluster
     finally:
         lone_cluster.rayplane("down", "--purge")
+    # Whatever is kept there has a name that `down --purge` knows.
+    assert not lone_cluster.directory.exists()
 
 
 def test_a_cluster_is_not_started_twice(small_cluster: Cluster) -> None:
