@@ -234,9 +234,11 @@ async def _reach_ray(
         driver = await stack.enter_async_context(_ray_driver(directory, "start"))
         try:
             return state, driver, tuple(Machine(**m) for m in json.loads(await driver.line()))
-        except ClusterError:
-            if not tries_left or not ray_cluster.was_slow(state.host, log_file):
+        except ClusterError as e:
+            if not state.host["owned"] or ray_cluster.is_alive(state.host):
                 raise
+            if not tries_left or not ray_cluster.was_slow(state.host, log_file):
+                raise ClusterError(f"Ray ended while it was starting; see {log_file}") from e
             progress("Ray took itself too long on this busy machine: starting it again")
             await asyncio.to_thread(ray_cluster.stop, state.host)
     raise AssertionError("the last try returns or raises")
