@@ -266,9 +266,13 @@ class ObjectRegistry:
                 with contextlib.suppress(NotFound):
                     await self.writer.delete(user, single, delete)
 
-        async with asyncio.TaskGroup() as group:
-            for entry in listing.entries:
-                group.create_task(one(entry))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for entry in listing.entries:
+                    group.create_task(one(entry))
+        except BaseExceptionGroup as failed:
+            # The client, and who cleans up after definitions, understands the errors of single objects.
+            raise failed.exceptions[0] from None
         return listing
 
     async def allow(self, user: User, verb: str, target: Target, options: ListOptions | None = None) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Awaitable
 import grpc
 import pytest
 
-from control_plane.api.errors import ApiError, ServiceUnavailable
+from control_plane.api.errors import ApiError, Conflict, ServiceUnavailable
 from control_plane.api.resources import builtin_registry
 from control_plane.apiserver.grouping import GroupedTxns
+from control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
 from control_plane.apiserver.storage import absent, put_op
 from control_plane.client import ops
 from control_plane.client.singleflight import SingleFlight
@@ -145,3 +146,20 @@ async def test_writes_of_who_may_not_write_are_not_even_sent(stack: Stack) -> No
         await client.batch([ops.delete("configmaps", "first", "default")])
     assert await client.get("configmaps", "first", "default")
     assert stack.etcd.revision == before
+
+
+async def test_a_collection_with_one_that_cannot_go_is_answered_with_its_error(stack: Stack, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    registry = stack.servers[0].registry
+    for n in range(3):
+        await stack.client().create("configmaps", {"metadata": {"name": f"c{n}", "namespace": "default"}})
+    delete = registry.writer.delete
+
+    async def odd(user, target, options):  # type: ignore[no-untyped-def]
+        if target.name == "c1":
+            raise Conflict("changed meanwhile")
+        return await delete(user, target, options)
+
+    monkeypatch.setattr(registry.writer, "delete", odd)
+    target = await registry.target("", "v1", "configmaps", namespace="default")
+    with pytest.raises(Conflict):
+        await registry.delete_collection(SYSTEM, target, ListOptions(), DeleteOptions())
