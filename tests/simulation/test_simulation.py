@@ -177,3 +177,41 @@ def test_a_failed_expectation_says_what_is_missing() -> None:
     result = simulate(wrong, 1)
     assert not result.ok
     assert "deployment web has 4 ready replicas; it does not exist" in result.failures[0]
+
+
+@pytest.mark.parametrize("moment_ms", [40, 120])
+def test_claims_go_with_their_set_when_the_controllers_die(moment_ms: int) -> None:
+    """At 40 ms the claims were made and the controllers died before they had written whose they are."""
+    text = f"""
+duration: 100s
+cluster: {{timing: fast, nodes: 3, controllers: 2}}
+client: {{write_every: 5s}}
+steps:
+  - await: {{ready: cluster, within: 60s}}
+  - apply:
+      - apiVersion: apps/v1
+        kind: StatefulSet
+        metadata: {{name: queue, namespace: default}}
+        spec:
+          replicas: 4
+          podManagementPolicy: Parallel
+          persistentVolumeClaimRetentionPolicy: {{whenDeleted: Delete}}
+          selector: {{matchLabels: {{app: queue}}}}
+          template:
+            metadata: {{labels: {{app: queue}}}}
+            spec: {{containers: [{{name: queue, image: "queue:1", volumeMounts: [{{name: data, mountPath: /data}}]}}]}}
+          volumeClaimTemplates:
+            - metadata: {{name: data}}
+              spec:
+                accessModes: [ReadWriteOnce]
+                storageClassName: replicated
+                resources: {{requests: {{storage: 1Gi}}}}
+  - sleep: {moment_ms}ms
+  - kill: controllers
+  - delete: {{statefulset: queue}}
+  - sleep: 30s
+expect:
+  - {{claims: 0}}
+"""
+    result = simulate(parse_scenario(text, source="claims"), 1)
+    assert result.ok, str(result)
