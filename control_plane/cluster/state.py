@@ -26,6 +26,7 @@ from storage.env import DiskError, LocalDisk
 from storage.env.private import make_private_dir, narrow, write_private
 
 _NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs")
+_LOGS_OF_START = {"ray.log", "process.out", "process.log"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +110,17 @@ class StateDir:
         return disk
 
     def is_ours(self) -> bool:
-        """Whether rayplane made it. A version before the marker left a state that can be read, and keys."""
+        """Whether rayplane made it.
+
+        A version before the marker left a state that can be read, and keys; or, of an `up` that failed, its log alone.
+        """
         if is_marked(self.path):
             return True
         with contextlib.suppress(ClusterError, OSError):
-            return self.read() is not None and (self.pki / "ca.key").is_file()
+            if self.read() is not None:
+                return (self.pki / "ca.key").is_file()
+            logs = {p.name for p in self.logs.iterdir()} if os.listdir(self.path) == ["logs"] else set()
+            return bool(logs) and logs <= _LOGS_OF_START
         return False
 
     def check_ours(self) -> None:

@@ -141,6 +141,17 @@ async def test_a_cluster_of_a_version_without_markers_is_known(tmp_path: Path) -
     assert tree(tmp_path) == set()
 
 
+async def test_the_log_of_an_up_that_failed_without_a_marker_is_known(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "ray.log").write_text("x")
+    StateDir(tmp_path).create()
+    assert (tmp_path / "logs" / "ray.log").exists()
+    (tmp_path / MARKER).unlink()
+    (tmp_path / "logs" / "thesis.log").write_text("x")
+    with pytest.raises(ClusterError, match="holds files and no cluster"):
+        StateDir(tmp_path).create()
+
+
 async def test_data_behind_a_link_is_not_taken_for_deleted(tmp_path: Path) -> None:
     directory = filled(tmp_path / "x")
     (directory.path / "data").rename(tmp_path / "elsewhere")
