@@ -13,8 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
 from control_plane.cluster import ray_cluster
@@ -211,7 +212,7 @@ async def _up_ray(
         progress(f"starting {count} actors on {len(found)} machine(s)")
         driver.go_on()
         for number in range(1, count + 1):
-            name = (await driver.line()).strip()
+            name = (await _while_ray_lives(state.host, driver.line())).strip()
             progress(f"{name} has started, {number} of {count}")
     host = state.host
     await _wait(directory, progress, alive=lambda: not host["owned"] or ray_cluster.is_alive(host))
@@ -233,7 +234,8 @@ async def _reach_ray(
             directory.write(state)
         driver = await stack.enter_async_context(_ray_driver(directory, "start"))
         try:
-            return state, driver, tuple(Machine(**m) for m in json.loads(await driver.line()))
+            found = json.loads(await _while_ray_lives(state.host, driver.line()))
+            return state, driver, tuple(Machine(**m) for m in found)
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):
                 raise
@@ -242,6 +244,18 @@ async def _reach_ray(
             progress("Ray took itself too long on this busy machine: starting it again")
             await asyncio.to_thread(ray_cluster.stop, state.host)
     raise AssertionError("the last try returns or raises")
+
+
+async def _while_ray_lives(host: dict[str, Any], work: Coroutine[Any, Any, str]) -> str:
+    """What the driver says. ClusterError as soon as the Ray that is ours has ended: the driver may wait for minutes."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=POLL_S))[0]:
+            if host["owned"] and not ray_cluster.is_alive(host):
+                raise ClusterError("Ray ended while the cluster was starting; see logs/ray.log")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 class _Driver:

@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from control_plane.cluster import ray_cluster, readiness
-from control_plane.cluster.errors import StartFailed
+from control_plane.cluster import launch, ray_cluster, readiness
+from control_plane.cluster.errors import ClusterError, StartFailed
 from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.readiness import Check, await_ready
 from control_plane.cluster.state import StateDir
@@ -89,3 +89,12 @@ def test_ray_is_tried_again_only_when_it_was_slow(tmp_path: Path) -> None:
     assert not ray_cluster.was_slow({"owned": False, "pid": 0}, log)
     log.write_text("OSError: [Errno 28] No space left on device\n")
     assert not ray_cluster.was_slow(gone, log)
+
+
+async def test_a_start_whose_ray_has_ended_fails_at_once_though_the_driver_still_waits() -> None:
+    async def line() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    with pytest.raises(ClusterError, match="Ray ended"):
+        await asyncio.wait_for(launch._while_ray_lives({"owned": True, "pid": 2**22 + 1}, line()), 10)
