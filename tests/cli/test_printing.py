@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api.decoding import parse_yaml
+from control_plane.api import yaml_reader
 from control_plane.api.resources import builtin_registry
 from control_plane.api.tables import to_table
 from control_plane.cli.describe import described
@@ -79,7 +79,7 @@ def test_yaml_has_blocks_and_no_field_managers() -> None:
     "text", ["1e3", "0o17", "yes", "null", "2026-01-02", "0x1f", "1_000", "~", "on", "", "- a", ": x"]
 )
 def test_yaml_quotes_what_would_be_read_as_something_else(text: str) -> None:
-    assert parse_yaml(formatted({"a": text}, "yaml").encode()) == {"a": text}
+    assert yaml_reader.parse(formatted({"a": text}, "yaml").encode()) == {"a": text}
 
 
 @given(st.dictionaries(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1), st.text()))
