@@ -283,7 +283,7 @@ def _covers(rule: Rule, right: Attributes) -> bool:
         return False
     if not rule._allows_resource(right):
         return False
-    return not rule.names or right.name in rule.names
+    return not rule.names or (right.name != "" and right.name in rule.names)
 
 
 def _covers_rule(rule: Rule, raw: Mapping[str, Any]) -> bool:

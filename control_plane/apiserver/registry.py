@@ -240,7 +240,11 @@ class ObjectRegistry:
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.patch(user, plain, kind, body, options)
-        return await self.writer.patch(user, plain, kind, body, options)
+
+        async def may_create() -> None:
+            await self.authorizer.check(user, "create", target)
+
+        return await self.writer.patch(user, plain, kind, body, options, may_create=may_create)
 
     @_in_turn
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:

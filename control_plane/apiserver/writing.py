@@ -253,11 +253,21 @@ class Writer:
         return max(len(body), len(known.json) if known is not None else 0)
 
     async def patch(
-        self, user: User, target: Target, kind: patching.PatchKind, body: bytes, options: WriteOptions
+        self,
+        user: User,
+        target: Target,
+        kind: patching.PatchKind,
+        body: bytes,
+        options: WriteOptions,
+        *,
+        may_create: Callable[[], Awaitable[None]],
     ) -> Answer:
-        """Change an object by a patch; run again after a race unless the patch names a version."""
+        """Change an object by a patch; run again after a race unless the patch names a version.
+
+        What is applied and not there is made, if `may_create` raises nothing.
+        """
         if kind == "apply":
-            return await self._apply(user, target, body, options)
+            return await self._apply(user, target, body, options, may_create)
         info, size = target.info, self._size(target, body)
         document = await self._heavy.run(size, patching.parse_patch, kind, body)
         definition = self._kinds.definition(info)
@@ -287,7 +297,14 @@ class Writer:
         answer.warnings = [*warnings, *answer.warnings]
         return answer
 
-    async def _apply(self, user: User, target: Target, body: bytes, options: WriteOptions) -> Answer:
+    async def _apply(
+        self,
+        user: User,
+        target: Target,
+        body: bytes,
+        options: WriteOptions,
+        may_create: Callable[[], Awaitable[None]],
+    ) -> Answer:
         """Server-side apply: make the object have the fields of the body, and own them."""
         info, definition = target.info, self._kinds.definition(target.info)
         mode, size = validation_mode(options.field_validation), self._size(target, body)
@@ -329,6 +346,7 @@ class Writer:
         except NotFound:
             if target.subresource:
                 raise
+            await may_create()
             # Validated before the namespace is looked for, and then made like any other object.
             place = Target(info, target.namespace)
             made = await self._heavy.run(size, merged, None)

@@ -98,6 +98,33 @@ async def test_server_side_apply_is_no_way_around(stack: Stack) -> None:
         await jane.patch(ROLES, "reader", "", body, kind="apply", field_manager="jane")
 
 
+async def test_who_may_only_patch_makes_nothing_by_applying(stack: Stack) -> None:
+    """As in Kubernetes: what is applied and not there is created, and that takes the right to create."""
+    admin = stack.client()
+    patches = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["patch"]}
+    await admin.create(ROLES, role("patcher", patches))
+    await admin.create(BINDINGS, binding("jane", "patcher"))
+    jane = stack.client_as("jane")
+
+    async def apply() -> None:
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}}
+        await jane.patch("configmaps", "m", "default", body, kind="apply", field_manager="jane")
+
+    with pytest.raises(errors.Forbidden, match='User "jane" cannot create resource "configmaps"'):
+        await apply()
+    assert (await admin.list("configmaps", "default", field_selector="metadata.name=m")).items == []
+    await admin.create("configmaps", {"metadata": {"name": "m", "namespace": "default"}})
+    await apply()
+    assert (await admin.get("configmaps", "m", "default"))["data"] == {"a": "b"}
+
+
+async def test_a_rule_for_an_empty_name_is_not_one_for_all(stack: Stack) -> None:
+    nameless = {**SECRETS, "resourceNames": [""]}
+    jane = await writer_of_roles(stack, nameless)
+    with pytest.raises(errors.Forbidden, match=NOT_HELD):
+        await jane.create(ROLES, role("more", SECRETS))
+
+
 async def test_what_is_held_may_be_granted(stack: Stack) -> None:
     jane = await writer_of_roles(stack)
     made = await jane.create(ROLES, role("less", PODS, labels={"to": "gather"}))
