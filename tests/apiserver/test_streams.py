@@ -50,6 +50,17 @@ async def test_port_forward_carries_connections_both_ways(cluster: Cluster) -> N
         await process.wait()
 
 
+async def test_who_may_only_get_runs_no_commands(cluster: Cluster) -> None:
+    """A WebSocket begins with GET, and kubectl opens one: it takes the right to create all the same."""
+    rules = ("create", "role", "looker", "--verb=get", "--resource=pods,pods/exec,pods/attach,pods/portforward")
+    for arguments in (rules, ("create", "rolebinding", "lookers", "--role=looker", "--user=jane")):
+        assert (await cluster.kubectl(*arguments))[0] == 0
+    for arguments in (("exec", "p", "--", "echo"), ("attach", "p"), ("port-forward", "p", ":80")):
+        code, out, err = await cluster.kubectl(*arguments, user="jane", groups=())
+        assert (code, out) == (1, "")
+        assert 'User "jane" cannot create resource "pods/' in err
+
+
 async def test_rights_follow_the_certificate(cluster: Cluster) -> None:
     code, _, err = await cluster.kubectl("get", "pods", user="jane", groups=())
     assert code == 1

@@ -66,6 +66,9 @@ class PodStreams:
         """The response, when the stream has ended. Raises ApiError before it has begun."""
         verb = "create" if request.method == "POST" else "get"
         await self._registry.allow(user, verb, target)
+        if target.subresource != "log":
+            # A WebSocket begins with GET, whatever it does in the pod: who may only look may not, as in Kubernetes.
+            await self._registry.allow(user, "create", target)
         plain = Target(target.info, target.namespace, target.name)
         pod = (await self._registry.reader.get(plain)).object
         if target.subresource == "log":
