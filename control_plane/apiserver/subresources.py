@@ -15,6 +15,7 @@ from control_plane.api.errors import (
 from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.api.schema import definition_of
+from control_plane.api.validation.pods import validate_pod_parts
 from control_plane.apiserver.admission import Admission, AdmissionRequest
 from control_plane.apiserver.admission.request import CREATE
 from control_plane.apiserver.kinds import Kinds
@@ -246,6 +247,7 @@ def _ephemeral(new: Object, old: Object, info: ResourceInfo) -> None:
             errors = [invalid("spec.ephemeralContainers", name, "existing ephemeral containers may not be changed")]
             raise Invalid.of("Pod", old["metadata"]["name"], errors)
     _replace(new, old, {"spec": {**old["spec"], "ephemeralContainers": wanted}})
+    _must_be_valid(new)
 
 
 def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
@@ -255,6 +257,13 @@ def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
         for c in old["spec"]["containers"]
     ]
     _replace(new, old, {"spec": {**old["spec"], "containers": containers}})
+    _must_be_valid(new)
+
+
+def _must_be_valid(pod: Object) -> None:
+    errors = validate_pod_parts(pod)
+    if errors:
+        raise Invalid.of("Pod", pod["metadata"]["name"], errors)
 
 
 def _approval(new: Object, old: Object, info: ResourceInfo) -> None:

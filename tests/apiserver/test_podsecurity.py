@@ -53,6 +53,38 @@ async def test_pods_are_refused_created_changed_and_debugged(stack: Stack) -> No
         await client.update("pods", old)
 
 
+async def test_ephemeral_containers_are_added_once_whole_and_only_by_their_subresource(stack: Stack) -> None:
+    client = stack.client()
+    await namespace(client, "n", enforce="baseline")
+    made = await client.create("pods", pod("a", "n"))
+    privileged = {"name": "x", "image": "i", "securityContext": {"privileged": True}}
+
+    def wanted(*containers: Any) -> Any:
+        return {"spec": {"ephemeralContainers": list(containers)}}
+
+    with pytest.raises(errors.Invalid, match="pod updates may not change"):
+        await client.patch("pods", "a", "n", wanted({"name": "x", "image": "i"}))
+    part = {"subresource": "ephemeralcontainers"}
+    await client.patch("pods", "a", "n", wanted({"name": "x", "image": "i"}), **part)
+    made = await client.get("pods", "a", "n")
+    (there,) = made["spec"]["ephemeralContainers"]
+    with pytest.raises(errors.Invalid, match="Duplicate value"):
+        await client.patch("pods", "a", "n", wanted(there, privileged), kind="merge", **part)
+    for odd in (
+        {"name": "../x", "image": "i"},
+        {"name": "y", "image": "i", "volumeMounts": [{"name": "none", "mountPath": "/m"}]},
+        {"name": "y", "image": "i", "ports": [{"containerPort": 1}]},
+    ):
+        with pytest.raises(errors.Invalid):
+            await client.patch("pods", "a", "n", wanted(there, odd), kind="merge", **part)
+    with pytest.raises(errors.Forbidden, match='container "y" must not set'):
+        await client.patch("pods", "a", "n", wanted(there, {**privileged, "name": "y"}), kind="merge", **part)
+    with pytest.raises(errors.Invalid):
+        negative = {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "-5"}}}]}}
+        await client.patch("pods", "a", "n", negative, subresource="resize")
+    assert (await client.get("pods", "a", "n"))["spec"] == made["spec"]
+
+
 async def test_generated_names_and_validation_come_first(stack: Stack) -> None:
     client = stack.client()
     await namespace(client, "n", enforce="baseline")

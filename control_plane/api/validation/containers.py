@@ -34,6 +34,7 @@ _RESOURCE_FIELDS = (
 )  # fmt: skip
 _HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_EPHEMERAL_FORBIDDEN = "cannot be set for an Ephemeral Container"
 _INIT_FORBIDDEN = "may not be set for init containers without restartPolicy=Always"
 
 
@@ -79,6 +80,17 @@ def validate_init_container(container: Mapping[str, Any], path: str, errs: Error
     for field in ("lifecycle", *_PROBES):
         if container.get(field):
             errs.append(forbidden(f"{path}.{field}", _INIT_FORBIDDEN))
+
+
+def validate_ephemeral_container(container: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """What ephemeral containers may not have, beyond what holds for every container."""
+    for field in ("ports", *_PROBES, "lifecycle", "resources", "restartPolicy"):
+        if container.get(field):
+            errs.append(forbidden(f"{path}.{field}", _EPHEMERAL_FORBIDDEN))
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        for field in ("subPath", "subPathExpr"):
+            if mount.get(field):
+                errs.append(forbidden(f"{path}.volumeMounts[{index}].{field}", _EPHEMERAL_FORBIDDEN))
 
 
 def _image(container: Mapping[str, Any], path: str, errs: Errors) -> None:

@@ -17,7 +17,11 @@ from control_plane.api.errors import (
 )
 from control_plane.api.meta import Object
 from control_plane.api.validation.affinity import validate_affinity, validate_spread
-from control_plane.api.validation.containers import validate_container, validate_init_container
+from control_plane.api.validation.containers import (
+    validate_container,
+    validate_ephemeral_container,
+    validate_init_container,
+)
 from control_plane.api.validation.metadata import (
     checked,
     not_negative,
@@ -118,6 +122,8 @@ def _containers(spec: Mapping[str, Any], volumes: Mapping[str, Any], path: str, 
                 seen.add(own)
             if field == "initContainers":
                 validate_init_container(container, at, errs)
+            elif field == "ephemeralContainers":
+                validate_ephemeral_container(container, at, errs)
             if container.get("ports") and field == "containers":
                 _host_ports(container["ports"], spec, host_ports, path=f"{at}.ports", errs=errs)
 
@@ -233,6 +239,13 @@ def validate_pod_update(new: Object, old: Object) -> Errors:
     return errs
 
 
+def validate_pod_parts(new: Object) -> Errors:
+    """A pod that a subresource has changed: ephemeral containers added, resources of others."""
+    errs: Errors = []
+    validate_pod_spec(new.get("spec") or {}, "spec", errs)
+    return errs
+
+
 def _is_subset(part: Sequence[Any] | None, whole: Sequence[Any] | None) -> bool:
     return all(one in (whole or ()) for one in part or ())
 
@@ -260,7 +273,7 @@ def _tolerations_added(spec: Mapping[str, Any], before: Mapping[str, Any], errs:
 
 
 def _changed_fields(spec: Mapping[str, Any], before: Mapping[str, Any], *, gated: bool) -> list[str]:
-    free = {"activeDeadlineSeconds", "tolerations", "schedulingGates", "ephemeralContainers"}
+    free = {"activeDeadlineSeconds", "tolerations", "schedulingGates"}
     if gated:
         free |= {"nodeSelector", "affinity"}
     if (before.get("terminationGracePeriodSeconds") or 0) < 0:

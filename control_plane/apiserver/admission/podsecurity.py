@@ -220,6 +220,5 @@ def _matters(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
         images = [[c.get("image") for c in spec.get(field) or ()] for spec in (new, old)]
         if images[0] != images[1]:
             return True
-    known = {c.get("name"): c.get("image") for c in old.get("ephemeralContainers") or ()}
-    added = new.get("ephemeralContainers") or ()
-    return any(c.get("name") not in known or known[c.get("name")] != c.get("image") for c in added)
+    known = old.get("ephemeralContainers") or ()
+    return any(container not in known for container in new.get("ephemeralContainers") or ())
