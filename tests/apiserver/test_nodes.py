@@ -204,6 +204,8 @@ def status(resource: str, name: str, namespace: str, **body: Any) -> Any:
 
 
 TAINTS = [{"key": "k", "effect": "NoExecute"}]
+# The garbage collector deletes what it finds owned by it.
+OWNER_GONE = {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "gone"}
 SECURE = {"node-restriction.kubernetes.io/secure": "yes"}
 REFUSED_WRITES: dict[str, tuple[Any, str]] = {
     "another node's labels": (
@@ -222,6 +224,10 @@ REFUSED_WRITES: dict[str, tuple[Any, str]] = {
     "its taints": (
         ops.patch("nodes", "n1", "", {"spec": {"taints": TAINTS}}),
         'node "n1" is not allowed to modify taints',
+    ),
+    "an owner that is gone": (
+        ops.patch("nodes", "n1", "", {"metadata": {"ownerReferences": [OWNER_GONE]}}),
+        'node "n1" is not allowed to modify ownerReferences',
     ),
     "a restricted label": (
         ops.patch("nodes", "n1", "", {"metadata": {"labels": SECURE}}),

@@ -138,6 +138,8 @@ class _Check:
         ):
             if any(ref.resource == resource for ref in pod_references(pod)):
                 _refuse(request, f"node {who} can not create pods that reference {text}")
+        if meta.spec(pod).get("resourceClaims"):
+            _refuse(request, f"node {who} can not create pods that reference resourceclaims")
         sources = (
             s for v in meta.spec(pod).get("volumes") or () for s in (v.get("projected") or {}).get("sources") or ()
         )
@@ -182,6 +184,9 @@ class _Check:
             return
         if source is not None and source != meta.spec(old).get("configSource"):
             _refuse(request, f"node {who} is not allowed to update configSource to a new non-nil configSource")
+        if (meta.metadata(new).get("ownerReferences") or []) != (meta.metadata(old).get("ownerReferences") or []):
+            # The garbage collector would delete it, and a new one may have other labels and taints.
+            _refuse(request, f"node {who} is not allowed to modify ownerReferences")
         if (meta.spec(new).get("taints") or []) != (meta.spec(old).get("taints") or []):
             _refuse(request, f"node {who} is not allowed to modify taints")
         if forbidden := _forbidden_labels(meta.labels(new), meta.labels(old)):
