@@ -120,15 +120,18 @@ def json_patch(obj: Object, operations: list[Any]) -> Object:
     budget.check_operations(len(operations))
     copies = budget.CopyMeter()
     result: Any = _clone(obj)
+    tested: Any = ""
     try:
         for operation in _clone(operations):
+            tested = operation.get("path")
             if operation.get("op") == "copy":
                 source = jsonpointer.JsonPointer(operation["from"]).resolve(result)
                 copies.copy(len(orjson.dumps(source)))
             result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
         budget.check(result)
     except jsonpatch.JsonPatchTestFailed as error:
-        raise _unprocessable(f"testing value failed: {error}") from error
+        # Never the values: whoever keeps what was answered, as audit logs do, would keep secrets.
+        raise _unprocessable(f"testing value {tested} failed: test failed") from error
     except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, budget.CopiesTooMuch) as error:
         raise _unprocessable(str(error)) from error
     except (budget.TooDeep, orjson.JSONEncodeError, RecursionError) as error:

@@ -88,6 +88,15 @@ def test_json_patch_that_does_not_fit_is_invalid(patch: list[Any]) -> None:
     assert caught.value.code == 422
 
 
+def test_a_failed_test_tells_no_value() -> None:
+    """What is answered is kept, in audit logs for one."""
+    with pytest.raises(Invalid) as caught:
+        apply_patch("json", {"data": {"a": "hidden"}}, [{"op": "test", "path": "/data/a", "value": "guessed"}], None)
+    told = str(caught.value.status)
+    assert "testing value /data/a failed: test failed" in told
+    assert "hidden" not in told
+
+
 def test_json_patch_of_nonsense_is_a_bad_request_or_invalid() -> None:
     for patch in ([1], [{"path": "/a"}], [{"op": "add"}], [{"op": "add", "path": 3, "value": 1}]):
         with pytest.raises((BadRequest, Invalid)):
