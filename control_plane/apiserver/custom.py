@@ -75,11 +75,17 @@ def errors_of(crd: Object, kinds: Kinds) -> list[FieldError]:
         found.append(invalid("metadata.name", name, 'must be spec.names.plural+"."+spec.group'))
     if "." not in group:
         found.append(invalid("spec.group", group, "should be a domain with at least one dot"))
-    elif kinds.is_builtin(name):
+    elif any(not info.custom for info in kinds.in_group(group)):
+        # Kinds, rules and keys in etcd of these groups are the server's own.
         found.append(invalid("spec.group", group, "is served by this server itself"))
     for field, value in (("plural", plural), ("kind", kind)):
         if not value:
             found.append(required(f"spec.names.{field}"))
+    for info in kinds.in_group(group):
+        if info.plural != plural and kind in (info.kind, info.list_kind):
+            # Objects are told apart by their kind.
+            found.append(invalid("spec.names.kind", kind, f'"{kind}" is already in use by {info.name}'))
+            break
     if spec.get("scope") not in ("Namespaced", "Cluster"):
         found.append(required("spec.scope"))
     versions = spec.get("versions") or []

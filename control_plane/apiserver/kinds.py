@@ -83,13 +83,9 @@ class Kinds:
         found = self.custom(info)
         return (found.scale if found is not None else None) or WORKLOAD_PATHS
 
-    @staticmethod
-    def is_builtin(name: str) -> bool:
-        try:
-            builtin_registry().by_name(name)
-        except LookupError:
-            return False
-        return True
+    def in_group(self, group: str) -> list[ResourceInfo]:
+        """Everything that is served in a group, in all its versions."""
+        return [info for info in self.registry.all() if info.group == group]
 
     # --- custom resources ---------------------------------------------------------------------
 

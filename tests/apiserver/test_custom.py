@@ -50,6 +50,22 @@ def foo(name: str, **spec: object) -> dict:
     return {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
 
 
+async def test_what_is_served_already_is_not_defined_anew(stack: Stack) -> None:
+    """Neither groups of the server's own, nor a kind of another definition: its objects would be judged by this one."""
+    client = stack.client()
+    await client.create(CRDS, definition())
+    for group, plural, kind, why in (
+        ("rbac.authorization.k8s.io", "foos", "ClusterRole", "is served by this server itself"),
+        ("metrics.k8s.io", "foos", "Foo", "is served by this server itself"),
+        ("example.com", "bars", "Foo", '"Foo" is already in use by foos.example.com'),
+    ):
+        crd = definition()
+        crd["metadata"]["name"] = f"{plural}.{group}"
+        crd["spec"] |= {"group": group, "names": {"kind": kind, "plural": plural}}
+        with pytest.raises(errors.Invalid, match=why):
+            await client.create(CRDS, crd)
+
+
 async def test_defined_resource_is_served_by_all_servers_at_once(stack: Stack) -> None:
     await stack.add_server()
     one, two = stack.client(0), stack.client(1)
