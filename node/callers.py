@@ -1,11 +1,13 @@
 """Who may call what a node host serves.
 
-API servers stand between users and pods. Other nodes reach the ports of pods, as in every pod network, and the
-replicas of volumes; nothing else of this host is theirs. The controllers make and delete volumes over CSI.
+API servers stand between users and pods. Other hosts reach the ports of pods, as in every pod network, and the
+replicas of volumes; nothing else of this host is theirs. A kubelet that is no host of this project has nothing to ask
+here. The controllers make and delete volumes over CSI.
 """
 
+from control_plane.api.node_identity import HOSTS_GROUP
 from control_plane.rpc import ADMINISTRATORS, Callers, each
-from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODES
+from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS
 
 _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
 _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
@@ -13,11 +15,19 @@ _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 #: Of `rayplane.v1.Node`.
 NODE = {
     **each(_API_SERVERS, "Logs", "Exec", "Stats"),
-    **each(Callers.of(groups=(API_SERVERS, MASTERS, NODES)), "PortForward"),
+    **each(Callers.of(groups=(API_SERVERS, MASTERS, HOSTS_GROUP)), "PortForward"),
 }
 #: Of `rayplane.v1.VolumeReplica`.
 VOLUME_REPLICA = each(
-    Callers.of(groups=(NODES,)), "Capacity", "Create", "Delete", "Prepare", "Apply", "Commit", "Inventory", "Fetch"
+    Callers.of(groups=(HOSTS_GROUP,)),
+    "Capacity",
+    "Create",
+    "Delete",
+    "Prepare",
+    "Apply",
+    "Commit",
+    "Inventory",
+    "Fetch",
 )
 #: Of the services of `csi.v1`, by name. Kubelets mount volumes without a call: they are in the same process.
 CSI = {

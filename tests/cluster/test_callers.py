@@ -26,7 +26,7 @@ from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Authority, Credentials
 from tests.cluster.harness import Cluster, cluster
 
-OTHERS = ("scheduler", "controllers", "lb", "nameless")
+OTHERS = ("scheduler", "controllers", "lb", "kubelet", "nameless")
 ETCD = ("admin", "supervisor", "apiserver")
 ADMINS = ("admin", "supervisor")
 EVERYONE = (*ETCD, "member", "node", *OTHERS)
@@ -80,6 +80,8 @@ def roles(authority: Authority) -> dict[str, Credentials]:
         "controllers": actor("controllers-0", Role.CONTROLLERS),
         "lb": actor("lb", Role.LOAD_BALANCER),
         "node": actor("node-host-0", Role.NODE_HOST),
+        # Of some other program: it has neither volumes nor a pod network of ours.
+        "kubelet": authority.issue("system:node:node-0", ["system:nodes"]),
         "nameless": signed(authority, user="", groups=("system:masters", "system:etcd-members", "system:nodes")),
     }
 
