@@ -314,6 +314,11 @@ class GrpcChannel:
         self._backoff = min(self._backoff * 1.6, BACKOFF_REFUSED_MAX_S if refused else BACKOFF_MAX_S)
         return self._failure
 
+    @property
+    def idle(self) -> bool:
+        """Whether it has no connection and makes none."""
+        return not self._connections and self._connecting is None
+
     def reconnect(self) -> None:
         """Begin new calls on a new connection, with the certificate that TLS shows now; those under way go on."""
         if self._connection is not None:

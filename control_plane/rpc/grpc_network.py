@@ -1,7 +1,9 @@
 """Real gRPC over TCP, with mutual TLS when credentials are given."""
 
 import ssl
+from collections import OrderedDict
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 from control_plane.rpc.grpc_client import GrpcChannel
 from control_plane.rpc.listener import GrpcListener
@@ -9,9 +11,15 @@ from control_plane.rpc.network import Channel, Server, WebHandler
 from control_plane.rpc.service import Service
 from control_plane.rpc.tls import Credentials
 
+#: More than a cluster has actors: addresses come from what others write too, and may be new ones each time.
+CHANNELS_KEPT = 4096
+
 
 class GrpcNetwork:
-    """Listens and calls over gRPC. One for each process; identity and trust come from `credentials`."""
+    """Listens and calls over gRPC. One for each process; identity and trust come from `credentials`.
+
+    Keeps the `CHANNELS_KEPT` channels that were asked for last, and those that are connected or that somebody holds.
+    """
 
     def __init__(self, credentials: Credentials | None = None) -> None:
         self._server_tls: ssl.SSLContext | None = None
@@ -19,7 +27,8 @@ class GrpcNetwork:
         self._client_tls: ssl.SSLContext | None = None
         if credentials is not None:
             self._server_tls, self._web_tls, self._client_tls = credentials.contexts()
-        self._channels: dict[str, GrpcChannel] = {}
+        self._channels: WeakValueDictionary[str, GrpcChannel] = WeakValueDictionary()
+        self._kept: OrderedDict[str, GrpcChannel] = OrderedDict()
 
     async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
         listener = GrpcListener(services, web)
@@ -30,17 +39,28 @@ class GrpcNetwork:
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = GrpcChannel(address, self._client_tls)
+        if address not in self._kept and len(self._kept) >= CHANNELS_KEPT:
+            self._forget_idle()
+        self._kept[address] = channel
+        self._kept.move_to_end(address)
         return channel
+
+    def _forget_idle(self) -> None:
+        """Make room: a tenth of what is kept, the longest unused first. Without calls a connection soon ends."""
+        idle = [address for address, channel in self._kept.items() if channel.idle]
+        for address in idle[: max(1, CHANNELS_KEPT // 10)]:
+            del self._kept[address]
 
     def renew(self, credentials: Credentials) -> None:
         """Show this certificate from now on, to who connects and to whom we connect; calls under way go on."""
         for context in (self._server_tls, self._web_tls, self._client_tls):
             if context is not None:
                 credentials.load(context)
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.reconnect()
 
     async def close(self) -> None:
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             await channel.close()
+        self._kept.clear()
         self._channels.clear()

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import RpcError, Stub, grpc_client
+from control_plane.rpc import RpcError, Stub, grpc_client, grpc_network
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.grpc_wire import DETAILS, frame
 from control_plane.rpc.http2 import ErrorCode
@@ -36,6 +36,22 @@ async def network() -> AsyncIterator[GrpcNetwork]:
 
 def _stub(network: GrpcNetwork, address: str, service: str = "KV") -> Any:
     return Stub(network.channel(address), SERVICES[service])
+
+
+async def test_of_many_addresses_few_are_remembered(network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that are connected, nor those that somebody holds: these are renewed and closed with the network."""
+    monkeypatch.setattr(grpc_network, "CHANNELS_KEPT", 20)
+    server = await network.serve("127.0.0.1:0", services(Handler()))
+    await _stub(network, server.address).Range(pb.RangeRequest(key=b"k"), timeout=10)
+    held = network.channel("127.0.0.1:1")
+    for port in range(2, 1000):
+        network.channel(f"127.0.0.1:{port}")
+    gc.collect()
+    known = set(network._channels)
+    assert len(known) <= 22
+    assert {server.address, "127.0.0.1:1", "127.0.0.1:999"} <= known
+    assert network.channel("127.0.0.1:1") is held
+    await server.stop()
 
 
 # The gRPC project's server.
