@@ -65,27 +65,33 @@ class ProcessHost:
             raise StartFailed(f"{name} runs already")
         self._roles[name] = spec.instance.role
         self._busy.add(name)
-        credentials = newest(spec)
-        assert credentials is not None
-        spec = replace(spec, credentials=credentials, restarted=spec.restarted or name in self._started)
-        network = SharedNetwork(GrpcNetwork(credentials), self._fabric, name, identity_of(credentials.cert))
         try:
-            env = open_env(spec, random.Random())
-            component = await prepare(spec, env, network, self)
-        except BaseException as e:
-            await network.close()
-            if not isinstance(e, Exception):
-                raise
+            component = await self._connect(replace(spec, restarted=spec.restarted or name in self._started))
+        except Exception as e:
             log.exception("%s did not start", name)
             raise not_started(spec, f"{type(e).__name__}: {e}") from e
         finally:
             self._busy.discard(name)
         self._started.add(name)
-        self._actors[name] = (component, network)
-        self._renewals[name] = keep_fresh(spec, env, network)
         if isinstance(component, StopsItself):
             self._watches[name] = asyncio.create_task(self._end_with(name, component), name=f"watch {name}")
         return os.getpid()
+
+    async def _connect(self, spec: Spec) -> Component:
+        """Start a component on a network of its own; raises whatever hinders that, with nothing left running."""
+        name, credentials = spec.instance.name, newest(spec)
+        assert credentials is not None
+        spec = replace(spec, credentials=credentials)
+        network = SharedNetwork(GrpcNetwork(credentials), self._fabric, name, identity_of(credentials.cert))
+        try:
+            env = open_env(spec, random.Random())
+            component = await prepare(spec, env, network, self)
+        except BaseException:
+            await network.close()
+            raise
+        self._actors[name] = (component, network)
+        self._renewals[name] = keep_fresh(spec, env, network)
+        return component
 
     async def _end_with(self, name: str, component: StopsItself) -> None:
         """A component that has failed serves nobody: it must not look alive, so that the supervisor starts it again."""
@@ -111,8 +117,10 @@ class ProcessHost:
         except TimeoutError:
             log.error("%s did not stop in %.0f s", name, STOP_TIMEOUT_S)
         finally:
-            await network.close()
-            self._busy.discard(name)
+            try:
+                await network.close()
+            finally:
+                self._busy.discard(name)
 
     async def running(self) -> set[str]:
         return self._busy | set(self._actors)

@@ -1,7 +1,12 @@
 """One process: a component that ends itself is started again, as Ray would."""
 
 from typing import Any
+from unittest import mock
 
+import pytest
+
+from control_plane.cluster import chaos, process_host
+from control_plane.rpc import RpcError
 from tests.cluster.harness import cluster
 
 
@@ -31,3 +36,34 @@ async def test_a_member_that_fails_comes_back_with_its_data() -> None:
 
 async def _again(c: Any, before: object) -> bool:
     return "member-1" in c.host._actors and c.host._actors["member-1"][0] is not before
+
+
+async def test_an_actor_that_cannot_even_be_connected_is_started_again() -> None:
+    async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
+        failed: list[str] = []
+        connect = process_host.GrpcNetwork
+
+        def full(credentials: Any) -> Any:
+            if len(failed) < 2:
+                failed.append("once")
+                raise OSError(28, "No space left on device")
+            return connect(credentials)
+
+        with mock.patch.object(process_host, "GrpcNetwork", full):
+            await chaos.kill(c.access, "scheduler", "scheduler-0", "KILL")
+            await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
+        assert len(failed) == 2
+
+
+async def test_an_actor_whose_connections_do_not_close_is_started_again() -> None:
+    async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
+        network = c.host._actors["scheduler-0"][1]
+        with mock.patch.object(network, "close", side_effect=OSError("no")):
+            with pytest.raises(RpcError):
+                await chaos.kill(c.access, "scheduler", "scheduler-0", "KILL")
+        await network.close()
+        await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
+
+
+async def _runs(c: Any, name: str) -> bool:
+    return name in c.host._actors
