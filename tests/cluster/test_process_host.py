@@ -58,9 +58,8 @@ async def test_an_actor_that_cannot_even_be_connected_is_started_again() -> None
 async def test_an_actor_whose_connections_do_not_close_is_started_again() -> None:
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
         network = c.host._actors["scheduler-0"][1]
-        with mock.patch.object(network, "close", side_effect=OSError("no")):
-            with pytest.raises(RpcError):
-                await chaos.kill(c.access, "scheduler", "scheduler-0", "KILL")
+        with mock.patch.object(network, "close", side_effect=OSError("no")), pytest.raises(RpcError):
+            await chaos.kill(c.access, "scheduler", "scheduler-0", "KILL")
         await network.close()
         await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
 
