@@ -234,7 +234,7 @@ class ServerConnection(ConnectionIO):
                 yield _parsed(parse, call.requests.popleft())
             self._give_back(call)
             if call.error is not None:
-                raise call.error
+                raise _Unreadable(call.error.code, call.error.message)
             if call.ended:
                 return
             call.reader = self._loop.create_future()
@@ -374,7 +374,7 @@ def _bytes_of(response: Message | Encoded) -> bytes:
 
 
 class _Unreadable(RpcError):
-    """The client sent what is no message of the call's type; INTERNAL, as gRPC says it everywhere."""
+    """The client sent what is no message of the call's type; mostly INTERNAL, as gRPC says it everywhere."""
 
 
 def _parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:

@@ -242,7 +242,8 @@ def _refusal(capabilities: Any, *, single_node: bool) -> str:
             return "block volumes are not offered: use volumeMode Filesystem"
         mode = capability.access_mode.mode
         if single_node and mode not in _SINGLE_NODE:
-            return f"access mode {_Mode.Mode.Name(mode)} is not offered: use ReadWriteOnce"
+            name = _Mode.Mode.Name(mode) if mode in _Mode.Mode.values() else mode
+            return f"access mode {name} is not offered: use ReadWriteOnce"
     return ""
 
 

@@ -28,6 +28,7 @@ from proto.rayplane.v1 import raft_pb2 as wire
 from storage.mvcc import Change, CompactedError, FutureRevisionError, Store
 
 _CONF_STATE = b"conf_state"
+_ALARMS = frozenset(pb.AlarmType.values())
 Notify = Callable[[int, list[Change]], None]
 
 
@@ -70,7 +71,8 @@ class StateMachine:
         self.lessor.load(leases, attached)
         self.members.load()
         self.auth.load()
-        self._alarms = {_decode_alarm(key): None for key, _ in backend.scan("alarm")}
+        alarms = [_decode_alarm(key) for key, _ in backend.scan("alarm")]
+        self._alarms = {alarm: None for alarm in alarms if alarm[1] in _ALARMS}
 
     @property
     def conf_state(self) -> ConfState:
@@ -221,6 +223,8 @@ class StateMachine:
     def _alarm(self, request: pb.AlarmRequest, now: float) -> Message:
         alarm = (request.memberID, request.alarm)
         response = pb.AlarmResponse(header=self._header())
+        if request.alarm not in _ALARMS:
+            return response  # of a newer version, or of nobody: no member knows what it means
         if request.action == pb.AlarmRequest.ACTIVATE and request.alarm != pb.NONE:
             if alarm not in self._alarms:
                 self._alarms[alarm] = None

@@ -302,8 +302,8 @@ class Member:
     async def promote_member(self, member_id: int, *, forward: bool) -> list[pb.Member]:
         return await self._reconfiguration.promote(member_id, forward=forward)
 
-    def propose_change(self, data: bytes) -> None:
-        self._reconfiguration.propose(raft.ConfChange.decode(data))
+    def propose_change(self, change: raft.ConfChange) -> None:
+        self._reconfiguration.propose(change)
 
     # Input from peers
 

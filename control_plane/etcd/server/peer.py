@@ -14,7 +14,7 @@ from typing import Protocol
 
 from control_plane.etcd import raft
 from control_plane.etcd.server import errors
-from control_plane.etcd.server.codec import message_from_wire, message_to_wire
+from control_plane.etcd.server.codec import CorruptEntry, decode_member, message_from_wire, message_to_wire
 from control_plane.etcd.server.config import MemberConfig
 from control_plane.rpc import Context, Network, RpcError, Stub
 from proto.etcd import rpc_pb2 as pb
@@ -290,7 +290,7 @@ class Receiver(Protocol):
 
     async def promote_member(self, member_id: int, *, forward: bool) -> list[pb.Member]: ...
 
-    def propose_change(self, data: bytes) -> None: ...
+    def propose_change(self, change: raft.ConfChange) -> None: ...
 
     async def hash_kv(self, revision: int) -> pb.HashKVResponse: ...
 
@@ -367,11 +367,21 @@ class PeerService:
         return pb.MemberPromoteResponse(members=members)
 
     async def ProposeChange(self, request: wire.Change, context: Context) -> wire.ChangeProposed:
-        self._member.propose_change(request.data)
+        self._member.propose_change(_change_of(request.data))
         return wire.ChangeProposed()
 
     async def HashKV(self, request: pb.HashKVRequest, context: Context) -> pb.HashKVResponse:
         return await self._member.hash_kv(request.revision)
+
+
+def _change_of(data: bytes) -> raft.ConfChange:
+    """Raises RpcError for what no member could apply: once it is in the log, it ends them all."""
+    try:
+        change = raft.ConfChange.decode(data)
+        decode_member(change.context)
+    except (raft.RaftError, CorruptEntry) as e:
+        raise RpcError(errors.Code.INVALID_ARGUMENT, f"not a change of membership: {e}") from e
+    return change
 
 
 async def _data(requests: AsyncIterator[wire.SnapshotChunk]) -> AsyncIterator[bytes]:

@@ -156,7 +156,9 @@ def told(exception: Exception) -> RpcError:
     error = error_of(exception)
     if error.code is errors.Code.INTERNAL:
         _faults.tell("a call over HTTP failed", exception)
-    return error
+    # A header that is quoted may hold what is no text.
+    text = error.message.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return error if text == error.message else RpcError(error.code, text, error.details)
 
 
 def refusal_of(error: RpcError) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""What the fuzzer found, each named for what it showed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from control_plane.rpc.grpc_wire import frame as message_of
+from control_plane.rpc.http2 import encode_headers
+from control_plane.rpc.http2 import frames as f
+from proto.etcd import rpc_pb2 as pb
+from proto.rayplane.v1 import raft_pb2
+from tests.fuzz import engine
+from tests.fuzz.__main__ import all_targets
+from tests.rpc.grpc_peers import WATCH, watch
+from tests.rpc.http2_peer import REQUEST, frame, settings
+
+_WATCH_FIELDS = [(n, WATCH.encode() if n == b":path" else v) for n, v in REQUEST]
+
+
+def _session(*frames: bytes) -> list[bytes]:
+    return [b"s", f.PREFACE + settings(), *frames]
+
+
+def _call(path: str, request: Message) -> tuple[str, tuple[bytes, ...], bool]:
+    return path, (request.SerializeToString(),), True
+
+
+def _alarm(number: int) -> Any:
+    alarm = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, alarm=number)  # type: ignore[arg-type]
+    return [
+        _call("/etcdserverpb.Maintenance/Alarm", alarm),
+        _call("/etcdserverpb.Maintenance/Status", pb.StatusRequest()),
+    ]
+
+
+_JSON = (("Content-Type", b"application/json"),)
+_CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
+
+FINDS: list[tuple[str, str, Any]] = [
+    (
+        "a stream of requests that ends within a message is the client's fault, and not traced",
+        "http2",
+        _session(
+            frame(f.HEADERS, f.END_HEADERS, 1, encode_headers(_WATCH_FIELDS)),
+            frame(f.DATA, f.END_STREAM, 1, message_of(watch(b"k").SerializeToString())[:-1]),
+        ),
+    ),
+    ("an alarm of a kind that nobody knows was kept, and no status could be told any more", "grpc_member", _alarm(77)),
+    ("an alarm that has no byte ended every member that applied it", "grpc_member", _alarm(300)),
+    ("an alarm below zero ended every member that applied it", "grpc_member", _alarm(-1)),
+    (
+        "a change of membership that is none is refused before it is in the log",
+        "grpc_member",
+        [_call("/rayplane.raft.v1.Peer/ProposeChange", raft_pb2.Change(data=d)) for d in (b"", b"\0" * 8 + b"\7")],
+    ),
+    (
+        "a precondition that one of a collection does not meet was an internal error",
+        "rest",
+        [
+            ("POST", _CONFIG_MAPS, _JSON, b'{"metadata":{"name":"a"}}'),
+            ("DELETE", _CONFIG_MAPS, _JSON, b'{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"x"}}'),
+        ],
+    ),
+    (
+        "a refusal that quotes a header which is no text could not be written",
+        "gateway",
+        [("POST", "/v3/kv/range", (("Grpc-Timeout", b"\xd0"),), b"{}")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "case"), [f[1:] for f in FINDS], ids=[f[0] for f in FINDS])
+def test_what_was_found_stays_mended(target: str, case: Any) -> None:
+    async def problem() -> str:
+        async with engine.judged_world(all_targets()[target]) as (world, judge):
+            return await engine.problem_of(world, judge, case)
+
+    assert not engine.runs(problem())
