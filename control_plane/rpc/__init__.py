@@ -9,7 +9,7 @@ from control_plane.rpc.callers import ADMINISTRATORS, EVERYONE, Callers, Identit
 from control_plane.rpc.errors import RpcError
 from control_plane.rpc.network import Channel, Network, Server, Stub, Traffic, WebHandler
 from control_plane.rpc.service import Context, Encoded, Method, Service, methods_of
-from control_plane.rpc.tls import identity_of_transport
+from control_plane.rpc.tls import expiry, identity_of_transport
 
 __all__ = [
     "ADMINISTRATORS",
@@ -28,6 +28,7 @@ __all__ = [
     "Traffic",
     "WebHandler",
     "each",
+    "expiry",
     "identity_of_transport",
     "methods_of",
 ]

@@ -18,7 +18,7 @@ from control_plane.rpc.faults import FaultLog
 from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from control_plane.rpc.network import Traffic
 from control_plane.rpc.service import Context, Encoded, Method, Service
-from control_plane.rpc.tls import identity_of_transport
+from control_plane.rpc.tls import expiry, identity_of_transport
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -167,8 +167,9 @@ class ServerConnection(ConnectionIO):
             self._part(stream)
             return
         call = stream.call = _Call(stream, plan)
-        if plan.error is not None:
-            self._finish(call, plan.error)
+        error = plan.error or expiry(self._identity)
+        if error is not None:
+            self._finish(call, error)
             return
         if plan.timeout is not None:
             call.timer = self._loop.call_later(plan.timeout, self._expire, call)

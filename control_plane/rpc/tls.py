@@ -9,6 +9,7 @@ import functools
 import ipaddress
 import os
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control_plane.rpc.callers import Identity
+from control_plane.rpc.errors import RpcError
 from storage.env.private import make_private_dir, write_private
 
 # Every server certificate carries this name, so that components may meet at any address.
@@ -258,6 +260,13 @@ def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity |
     identity = identity_of(certificate) if certificate else None
     # Groups alone are nobody, as in Kubernetes.
     return identity if identity is not None and identity.user else None
+
+
+def expiry(identity: Identity | None) -> RpcError | None:
+    """UNAUTHENTICATED for a certificate that has expired, also since its connection began; None for others."""
+    if identity is None or identity.not_after > time.time():
+        return None
+    return RpcError(grpc.StatusCode.UNAUTHENTICATED, f"the certificate of {identity.user} has expired: renew it")
 
 
 @functools.lru_cache(maxsize=1024)

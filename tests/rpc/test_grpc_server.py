@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -10,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from control_plane.rpc import Identity, Server, connection_io
+from control_plane.rpc import Identity, RpcError, Server, Stub, connection_io, tls
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.grpc_server import Registry, ServerConnection
 from control_plane.rpc.grpc_wire import DETAILS, frame
@@ -18,7 +20,19 @@ from control_plane.rpc.http2 import encode_headers
 from control_plane.rpc.http2 import frames as f
 from control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority
 from proto.etcd import rpc_pb2 as pb
-from tests.rpc.grpc_peers import RANGE, SNAPSHOT, WATCH, Handler, Theirs, Transport, Wire, message, services, watch
+from tests.rpc.grpc_peers import (
+    RANGE,
+    SERVICES,
+    SNAPSHOT,
+    WATCH,
+    Handler,
+    Theirs,
+    Transport,
+    Wire,
+    message,
+    services,
+    watch,
+)
 from tests.rpc.http2_peer import REQUEST, frames_in, settings
 from tests.rpc.http2_peer import frame as frame_of
 
@@ -163,6 +177,22 @@ async def test_the_certificate_names_the_caller() -> None:
                 await Theirs(stranger).Range(pb.RangeRequest(key=b"k"), timeout=20)
             assert e.value.code() is Code.UNAVAILABLE
     assert len(handler.contexts) == 1
+    await server.stop()
+
+
+async def test_a_connection_outlives_its_certificate_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, handler = Authority.create("test"), Handler()
+    server = await GrpcNetwork(authority.issue("server")).serve("127.0.0.1:0", services(handler))
+    network = GrpcNetwork(authority.issue("someone", validity=timedelta(hours=1)))
+    stub = Stub(network.channel(server.address), SERVICES["KV"])
+    await stub.Range(pb.RangeRequest(key=b"k"), timeout=20)
+    now = time.time()
+    monkeypatch.setattr(tls.time, "time", lambda: now + 3601)
+    with pytest.raises(RpcError, match="the certificate of someone has expired") as refused:
+        await stub.Range(pb.RangeRequest(key=b"k"), timeout=20)
+    assert refused.value.code is Code.UNAUTHENTICATED
+    assert len(handler.contexts) == 1
+    await network.close()
     await server.stop()
 
 

@@ -28,7 +28,7 @@ from control_plane.etcd.server.gateway.calls import (
 from control_plane.etcd.server.gateway.messages import as_object, dump
 from control_plane.etcd.server.gateway.syntax import JsonError
 from control_plane.etcd.server.gateway.websocket import is_socket, serve_socket
-from control_plane.rpc import Callers, Method, RpcError, Service, identity_of_transport
+from control_plane.rpc import Callers, Method, RpcError, Service, expiry, identity_of_transport
 
 #: Paths below /v3/ of each call, by its gRPC path.
 ROUTES: dict[str, tuple[str, ...]] = {
@@ -104,7 +104,8 @@ class Gateway:
         call = self._calls.get(path)
         if call is None:
             return self.text(404, "Not Found")
-        refusal = self._callers[path].refusal(identity_of_transport(request.transport), call[0].path)
+        identity = identity_of_transport(request.transport)
+        refusal = expiry(identity) or self._callers[path].refusal(identity, call[0].path)
         if refusal is not None:
             return self._refusal(refusal)
         if is_socket(request):
