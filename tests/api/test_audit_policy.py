@@ -1,5 +1,7 @@
 """Audit policies: which rule decides, and which files are none."""
 
+from dataclasses import replace
+
 import pytest
 
 from control_plane.api.audit import Level, PolicyError, Stage, default_policy, read_policy
@@ -100,5 +102,11 @@ def test_the_bundled_policy_tells_no_secret() -> None:
         assert policy.decide(request).level == Level.METADATA
     role = Attributes(user="u", verb="update", group="rbac.authorization.k8s.io", resource="roles", namespace="n")
     assert policy.decide(role).level == Level.REQUEST_RESPONSE
-    beat = Attributes(user="system:node:n", verb="update", group="coordination.k8s.io", resource="leases")
+    node = ("system:nodes",)
+    beat = Attributes(user="system:node:n", groups=node, verb="update", group="coordination.k8s.io", resource="leases")
     assert policy.decide(beat).level == Level.NONE
+    # Whose heartbeat it is not takes a lead or kills a node; and what nodes read of secrets is to be seen.
+    assert policy.decide(replace(beat, user="u", groups=())).level == Level.METADATA
+    read = Attributes(user="system:node:n", groups=node, verb="get", resource="secrets", namespace="n", name="s")
+    assert policy.decide(read).level == Level.METADATA
+    assert policy.decide(replace(read, resource="services")).level == Level.NONE
