@@ -18,6 +18,12 @@ SLOTS = 15
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
 
+def check_name(name: str) -> None:
+    """Raises UsageError for what is no name of a cluster, and so of no directory."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r}: use lower-case letters, digits and '-', at most 40")
+
+
 @dataclass(frozen=True, slots=True)
 class AddressPlan:
     """The cluster's part of 127/8 (RFC 1122 3.2.1.3: all of it is this machine)."""
@@ -91,8 +97,7 @@ class ClusterConfig:
 
     def validate(self) -> None:
         """Raises UsageError that names the flag."""
-        if not _NAME.fullmatch(self.name):
-            raise UsageError(f"--name {self.name!r}: use lower-case letters, digits and '-', at most 40")
+        check_name(self.name)
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
             ("--runtime", self.runtime, ("simulated", "process")),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
 from control_plane.cluster.errors import ClusterError, NotUp
 from control_plane.cluster.ours import is_marked, mark, remove, remove_known
 from control_plane.cluster.topology import Topology
@@ -73,6 +73,8 @@ class StateDir:
 
     @staticmethod
     def of(name: str, state_dir: str | None) -> "StateDir":
+        """Raises UsageError for a name that is none."""
+        check_name(name)
         return StateDir(Path(state_dir) if state_dir else Path.home() / ".rayplane" / name)
 
     @property
@@ -97,6 +99,9 @@ class StateDir:
             if not self.is_ours() and self._holds_anything():
                 raise ClusterError(f"{self.path} holds files and no cluster; choose a new or empty --state-dir")
             disk = LocalDisk(self.path)
+            if os.stat(self.path).st_uid != os.geteuid():
+                # Its owner could put other keys in the place of ours.
+                raise ClusterError(f"{self.path} belongs to another user; choose a --state-dir of your own")
             os.chmod(self.path, 0o700)
             if not os.access(self.path, os.W_OK):
                 raise DiskError(f"cannot write to {self.path}")

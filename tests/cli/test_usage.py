@@ -32,6 +32,10 @@ WRONG = [
     ("up --audit-policy /does/not/exist", "--audit-policy /does/not/exist"),
     ("up --audit-policy pyproject.toml", "--audit-policy is no Policy of audit.k8s.io/v1"),
     ("up --name Bad_Name", "--name 'Bad_Name'"),
+    # A name is no path.
+    ("down --purge --name ../x", "--name '../x'"),
+    ("kubeconfig --name ../x", "--name '../x'"),
+    ("get pods --name a/b", "--name 'a/b'"),
     ("status -o xml", "xml"),
     ("add sidecar", "sidecar"),
     ("chaos kill everything", "everything"),

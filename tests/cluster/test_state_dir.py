@@ -102,6 +102,18 @@ async def test_a_cluster_does_not_move_in_where_somebody_lives(tmp_path: Path, f
     assert tree(tmp_path) == before
 
 
+def test_a_cluster_does_not_move_into_a_directory_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who owns a directory renames what is in it, whoever owns that: keys too."""
+    mode = tmp_path.stat().st_mode
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    with pytest.raises(ClusterError, match="belongs to another user"):
+        StateDir(tmp_path).create()
+    assert (os.listdir(tmp_path), tmp_path.stat().st_mode) == ([], mode)
+
+
 async def test_what_somebody_put_into_a_state_directory_stays_and_is_told(tmp_path: Path) -> None:
     directory = filled(tmp_path / "x")
     (tmp_path / "x" / "notes.txt").write_text("mine")
