@@ -8,7 +8,7 @@ Streams have no part in this.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from control_plane.api.errors import TooManyRequests
 from control_plane.apiserver.requests import MASTERS, User
@@ -17,12 +17,13 @@ AT_ONCE = 32
 _HEARTBEATS = frozenset({"leases", "nodes"})
 _COMPONENTS = frozenset({"system:kube-scheduler", "system:kube-controller-manager"})
 _NODES = "system:nodes"
+_NO_WAIT = contextlib.nullcontext()
 
 
 def is_urgent(user: User, plurals: Iterable[str]) -> bool:
     """Whether a request of components is about nothing but these resources (levels `leader-election`, `node-high`)."""
     component = user.name in _COMPONENTS or _NODES in user.groups or MASTERS in user.groups
-    return component and all(p in _HEARTBEATS for p in plurals)
+    return component and _HEARTBEATS.issuperset(plurals)
 
 
 class Fairness:
@@ -45,10 +46,5 @@ class Fairness:
         finally:
             self._left[urgent] += 1
 
-    @contextlib.asynccontextmanager
-    async def turn(self, user: User, plural: str) -> AsyncIterator[None]:
-        if is_urgent(user, (plural,)):
-            yield
-            return
-        async with self._turns:
-            yield
+    def turn(self, user: User, plural: str) -> contextlib.AbstractAsyncContextManager[None]:
+        return _NO_WAIT if is_urgent(user, (plural,)) else self._turns

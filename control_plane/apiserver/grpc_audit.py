@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from control_plane.api.decoding import JSON
@@ -17,6 +17,7 @@ from control_plane.rpc import Context
 _BODIES = {"create": "json", "update": "json", "patch": "patch"}
 _PATH = "/rayplane.v1.Objects/"
 _GIVEN_UP = 504
+_UNFOLLOWED = nullcontext()
 
 
 class CallAudit:
@@ -26,13 +27,17 @@ class CallAudit:
         self._auditor = auditor
         self._kinds = kinds
 
-    @contextmanager
-    def follow(self, user: User, context: Context, verb: str, request: Any) -> Iterator[Trail | None]:
+    def follow(
+        self, user: User, context: Context, verb: str, request: Any
+    ) -> AbstractContextManager[None] | AbstractContextManager[Trail]:
         """The trail of a call that has a `ref`, to be ended by who answers it; failures end it here."""
         if self._auditor is None:
-            yield None
-            return
+            return _UNFOLLOWED
         trail = self._auditor.trail(self._asked(context, verb, request.ref))
+        return self._followed(trail, user, verb, request)
+
+    @contextmanager
+    def _followed(self, trail: Trail, user: User, verb: str, request: Any) -> Iterator[Trail]:
         with following(trail):
             trail.begin(user)
             if verb in _BODIES:

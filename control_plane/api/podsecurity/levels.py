@@ -83,7 +83,7 @@ def parse_labels(labels: Mapping[str, str] | None, defaults: Policy) -> tuple[Po
     A level that is none means `restricted` for enforce (fails closed) and `privileged` for audit and warn; a version
     that is none means the latest.
     """
-    if not labels:
+    if not labels or not any(key.startswith(PREFIX) for key in labels):
         return defaults, []
     errors: list[FieldError] = []
     chosen: dict[str, LevelVersion] = {}
