@@ -5,9 +5,8 @@ replicas of volumes; nothing else of this host is theirs. A kubelet that is no h
 here. The controllers make and delete volumes over CSI.
 """
 
-from control_plane.api.node_identity import HOSTS_GROUP
+from control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS
 from control_plane.rpc import ADMINISTRATORS, Callers, each
-from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS
 
 _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
 _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
@@ -15,11 +14,11 @@ _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 #: Of `rayplane.v1.Node`.
 NODE = {
     **each(_API_SERVERS, "Logs", "Exec", "Stats"),
-    **each(Callers.of(groups=(API_SERVERS, MASTERS, HOSTS_GROUP)), "PortForward"),
+    **each(Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS)), "PortForward"),
 }
 #: Of `rayplane.v1.VolumeReplica`.
 VOLUME_REPLICA = each(
-    Callers.of(groups=(HOSTS_GROUP,)),
+    Callers.of(groups=(NODE_HOSTS,)),
     "Capacity",
     "Create",
     "Delete",

@@ -10,6 +10,7 @@ from typing import Any
 
 from control_plane.api.errors import ApiError, NotFound
 from control_plane.api.meta import Object
+from control_plane.api.node_identity import NODE_LEASES
 from control_plane.client import ApiClient, ops
 from node import registration
 from node.config import NodeTiming
@@ -77,7 +78,7 @@ class Heartbeats:
         """The nodes whose Lease is renewed."""
         stamp = self._env.timestamp_micro()
         body = {"spec": {"renewTime": stamp}}
-        space = registration.LEASE_NAMESPACE
+        space = NODE_LEASES
         answers = await self._write(self._kubelets, [ops.patch(LEASES, k.name, space, body) for k in self._kubelets])
         absent = [k for k, answer in answers if isinstance(answer, NotFound)]
         if absent:

@@ -5,13 +5,13 @@ from typing import Any
 
 from control_plane.api import quantity
 from control_plane.api.meta import Object
+from control_plane.api.node_identity import NODE_LEASES
 from node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
 RUNTIME_ANNOTATION = "rayplane.io/runtime"
 HOST_ANNOTATION = "rayplane.io/host-address"
 CAPACITY_ANNOTATION = "rayplane.io/volume-capacity"
-LEASE_NAMESPACE = "kube-node-lease"
 _DISK = "100Gi"
 _HEALTHY = (
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
@@ -112,7 +112,7 @@ def lease_object(node: Object, *, duration_s: int, renewed: str) -> Object:
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]},
+        "metadata": {"name": name, "namespace": NODE_LEASES, "ownerReferences": [owner]},
         "spec": {
             "holderIdentity": name,
             "leaseDurationSeconds": duration_s,

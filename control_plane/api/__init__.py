@@ -1,8 +1,9 @@
 """The Kubernetes API as pure functions on JSON objects (plain dicts).
 
 Owns: kinds and their schema, decoding, defaulting, validation, strategies of create/update,
-patches, selectors, quantities, tables, discovery documents, RBAC decisions, and the objects every
-new cluster has.
+patches, selectors, quantities, tables, discovery documents, RBAC decisions, what nodes may see and
+change, audit policies, the Pod Security Standards, the bounds on what a client's document may cost,
+and the objects every new cluster has.
 
 Does not own: storage, transport, admission that needs other objects (quota, service accounts),
 address allocation. Nothing here does I/O, reads a clock, draws random numbers or knows asyncio: the

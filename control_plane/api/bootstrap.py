@@ -10,8 +10,9 @@ from typing import Any
 
 from control_plane.api.bootstrap_policy import cluster_role_bindings, cluster_roles, role_bindings, roles
 from control_plane.api.meta import Object
+from control_plane.api.node_identity import NODE_LEASES
 
-NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
 LOCAL_PROVISIONER = "rayplane.io/local"
 REPLICATED_PROVISIONER = "rayplane.io/replicated"
 INGRESS_CLASS = "rayplane"

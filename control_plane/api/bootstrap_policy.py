@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from control_plane.api.meta import Object
-from control_plane.api.node_identity import HOSTS_GROUP, VOLUME_RECORDS_NAMESPACE
-from control_plane.api.rbac import MASTERS, aggregated_rules
+from control_plane.api.node_identity import VOLUME_RECORDS_NAMESPACE
+from control_plane.api.rbac import aggregated_rules
+from control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, SCHEDULER
 
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
@@ -229,21 +230,21 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (("Group", "system:authenticated"), ("Group", "system:unauthenticated")),
     ),
     ("system:monitoring", "system:monitoring", (("Group", "system:monitoring"),)),
-    ("system:kube-scheduler", "system:kube-scheduler", (("User", "system:kube-scheduler"),)),
+    ("system:kube-scheduler", "system:kube-scheduler", (("User", SCHEDULER),)),
     (
         "system:kube-controller-manager",
         "system:kube-controller-manager",
-        (("User", "system:kube-controller-manager"),),
+        (("User", CONTROLLER_MANAGER),),
     ),
     # Nobody: the node authorizer grants nodes what they need.
     ("system:node", "system:node", ()),
     (
         "system:node-proxier",
         "system:node-proxier",
-        (("User", "system:kube-proxy"), ("Group", HOSTS_GROUP)),
+        (("User", "system:kube-proxy"), ("Group", NODE_HOSTS)),
     ),
-    (INGRESS, INGRESS, (("Group", HOSTS_GROUP),)),
-    (VOLUMES, VOLUMES, (("Group", HOSTS_GROUP),)),
+    (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
+    (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
     (
         "system:service-account-issuer-discovery",
         "system:service-account-issuer-discovery",
@@ -318,6 +319,6 @@ def roles() -> list[Object]:
 
 def role_bindings() -> list[Object]:
     """All default RoleBindings, new objects on every call."""
-    binding = _binding("RoleBinding", VOLUMES, "Role", VOLUMES, (("Group", HOSTS_GROUP),))
+    binding = _binding("RoleBinding", VOLUMES, "Role", VOLUMES, (("Group", NODE_HOSTS),))
     binding["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
     return [binding]

@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 from control_plane.api.bootstrap_policy import NODE_RULES
 from control_plane.api.node_graph import ATTACHMENTS, CLAIMS, VOLUMES, NodeGraph, Ref
-from control_plane.api.node_identity import nodes_text
+from control_plane.api.node_identity import NODE_LEASES, nodes_text
 from control_plane.api.rbac import Attributes, Decision, Rule
 
-NODE_LEASES = "kube-node-lease"
 _READ = frozenset({"get", "list", "watch"})
 _OWN = frozenset({"get", "create", "update", "patch", "delete"})
 _CHANGE = frozenset({"update", "patch"})

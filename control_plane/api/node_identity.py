@@ -8,9 +8,10 @@ give out such certificates may name any node anyway.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-NODES_GROUP = "system:nodes"
-HOSTS_GROUP = "rayplane:node-hosts"
-"""Who runs nodes of this project: beside the kubelet the service proxy, the ingress and volume replicas."""
+from control_plane.identities import NODE_HOSTS, NODES
+
+NODE_LEASES = "kube-node-lease"
+"""The namespace of the Leases that nodes renew."""
 VOLUME_RECORDS_NAMESPACE = "kube-system"
 VOLUME_RECORDS_PREFIX = "volume-"
 """The Leases on which node hosts agree about replicated volumes: where they are and how their names begin."""
@@ -21,13 +22,13 @@ _CACHE = 4096
 def host_identity(nodes: Sequence[str], *, fallback: str) -> tuple[str, tuple[str, ...]]:
     """User and groups of the host of these nodes; of the node `fallback` where there are none."""
     first, *others = nodes or (fallback,)
-    return f"{_NODE}{first}", (NODES_GROUP, HOSTS_GROUP, *(f"{_NODE}{name}" for name in others))
+    return f"{_NODE}{first}", (NODES, NODE_HOSTS, *(f"{_NODE}{name}" for name in others))
 
 
 @lru_cache(maxsize=_CACHE)
 def nodes_of(user: str, groups: tuple[str, ...]) -> frozenset[str] | None:
     """The nodes that a caller is; None for who is no node. Empty: a node without a name, which may do nothing."""
-    if not user.startswith(_NODE) or NODES_GROUP not in groups:
+    if not user.startswith(_NODE) or NODES not in groups:
         return None
     names = (name.removeprefix(_NODE) for name in (user, *groups) if name.startswith(_NODE))
     return frozenset(name for name in names if name)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from control_plane.api import selectors
 from control_plane.api.errors import ApiError, quote
 from control_plane.api.meta import Object, labels, name, namespace
+from control_plane.identities import MASTERS, SERVICE_ACCOUNT_PREFIX
 
-MASTERS = "system:masters"
 UNCOVERED_MAX = 100
 RIGHTS_MAX = 20_000
 FULL_AUTHORITY: tuple[Mapping[str, Any], ...] = (
@@ -25,7 +25,6 @@ FULL_AUTHORITY: tuple[Mapping[str, Any], ...] = (
     {"verbs": ["*"], "nonResourceURLs": ["*"]},
 )
 """What whoever writes an aggregationRule must hold: it can gather any rule."""
-_ACCOUNT = "system:serviceaccount:"
 Subject = tuple[str, str]
 """(kind, name); a service account's name is `namespace/name`."""
 
@@ -230,8 +229,8 @@ def _subject(raw: Mapping[str, Any], scope: str) -> Subject:
 
 def _subjects_of(user: str, groups: Sequence[str]) -> list[Subject]:
     found: list[Subject] = [("User", user)]
-    if user.startswith(_ACCOUNT):
-        space, _, own = user[len(_ACCOUNT) :].partition(":")
+    if user.startswith(SERVICE_ACCOUNT_PREFIX):
+        space, _, own = user.removeprefix(SERVICE_ACCOUNT_PREFIX).partition(":")
         found.append(("ServiceAccount", f"{space}/{own}"))
     found += [("Group", one) for one in groups]
     return found

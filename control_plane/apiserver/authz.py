@@ -13,6 +13,7 @@ from control_plane.apiserver.following import Follower
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import Kinds
 from control_plane.apiserver.requests import Target, User
+from control_plane.identities import MASTERS
 
 _GROUP = "rbac.authorization.k8s.io"
 _ROLES = f"clusterroles.{_GROUP}"
@@ -78,7 +79,7 @@ class Authorizer:
         self._graph.remove(resource, o)
 
     async def decide(self, attributes: rbac.Attributes) -> rbac.Decision:
-        if rbac.MASTERS in attributes.groups:
+        if MASTERS in attributes.groups:
             return rbac.Decision(True)
         decision = await self._decide(attributes)
         if not decision.allowed:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
+from control_plane.identities import ADMINISTRATOR, MASTERS
 from control_plane.rpc.gate import HttpLimits
 
 
@@ -143,7 +144,7 @@ class ApiServerConfig:
     """Bearer token -> (user, groups)."""
 
     issuer: str = "https://kubernetes.default.svc.cluster.local"
-    anonymous_grpc_user: tuple[str, tuple[str, ...]] = ("kubernetes-admin", ("system:masters",))
+    anonymous_grpc_user: tuple[str, tuple[str, ...]] = (ADMINISTRATOR, (MASTERS,))
     """Who a gRPC caller without a certificate is, where the server runs without TLS."""
 
     service_cidr: str = "127.96.0.0/16"

@@ -11,18 +11,18 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 from control_plane.api.errors import TooManyRequests
-from control_plane.apiserver.requests import MASTERS, User
+from control_plane.apiserver.requests import User
+from control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER
 
 AT_ONCE = 32
 _HEARTBEATS = frozenset({"leases", "nodes"})
-_COMPONENTS = frozenset({"system:kube-scheduler", "system:kube-controller-manager"})
-_NODES = "system:nodes"
+_COMPONENTS = frozenset({SCHEDULER, CONTROLLER_MANAGER})
 _NO_WAIT = contextlib.nullcontext()
 
 
 def is_urgent(user: User, plurals: Iterable[str]) -> bool:
     """Whether a request of components is about nothing but these resources (levels `leader-election`, `node-high`)."""
-    component = user.name in _COMPONENTS or _NODES in user.groups or MASTERS in user.groups
+    component = user.name in _COMPONENTS or NODES in user.groups or MASTERS in user.groups
     return component and _HEARTBEATS.issuperset(plurals)
 
 

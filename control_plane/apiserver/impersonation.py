@@ -11,7 +11,7 @@ from control_plane.api import names
 from control_plane.api.errors import BadRequest, quote
 from control_plane.api.rbac import Attributes
 from control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
-from control_plane.apiserver.tokens import SERVICE_ACCOUNT_PREFIX
+from control_plane.identities import SERVICE_ACCOUNT_PREFIX
 
 _USER, _GROUP, _UID, _EXTRA = "impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-"
 _AUTHENTICATION = "authentication.k8s.io"

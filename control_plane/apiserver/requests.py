@@ -8,11 +8,11 @@ from control_plane.api.meta import Object
 from control_plane.api.node_identity import nodes_of
 from control_plane.api.rbac import Attributes
 from control_plane.api.resources import ResourceInfo
+from control_plane.identities import API_SERVER, MASTERS
 
 ANONYMOUS = "system:anonymous"
 UNAUTHENTICATED = "system:unauthenticated"
 AUTHENTICATED = "system:authenticated"
-MASTERS = "system:masters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class User:
         return out
 
 
-SYSTEM = User("system:apiserver", (MASTERS, AUTHENTICATED))
+SYSTEM = User(API_SERVER, (MASTERS, AUTHENTICATED))
 
 
 @dataclass(frozen=True, slots=True)

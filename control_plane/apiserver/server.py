@@ -4,14 +4,14 @@ import asyncio
 import logging
 
 from control_plane.api.errors import ApiError
-from control_plane.apiserver import bootstrap
+from control_plane.apiserver import bootstrap, callers
 from control_plane.apiserver.compaction import Compactor
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
 from control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService
 from control_plane.apiserver.registry import ObjectRegistry
 from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import EVERYONE, Network, Server, Service, each
+from control_plane.rpc import Network, Server, Service
 from proto.rayplane.v1 import objects_pb2
 from storage.env import Env
 
@@ -26,7 +26,6 @@ _CORE = (
     "limitranges",
     "priorityclasses.scheduling.k8s.io",
 )
-_OBJECTS_METHODS = ("Get", "List", "Create", "Update", "Patch", "Delete", "DeleteCollection", "Batch", "Watch")
 _START_PAUSE_S = 0.2
 
 
@@ -75,10 +74,9 @@ class ApiServer:
             Service(
                 _SERVICES["Objects"],
                 ObjectsService(self.registry, timeout_s=self.config.timing.request_timeout_s),
-                # Who may do what with which object is the authorizer's to say.
-                callers=each(EVERYONE, *_OBJECTS_METHODS),
+                callers=callers.OBJECTS,
             ),
-            Service(_SERVICES["Discovery"], DiscoveryService(self.endpoints), callers=each(EVERYONE, "Endpoints")),
+            Service(_SERVICES["Discovery"], DiscoveryService(self.endpoints), callers=callers.DISCOVERY),
         ]
         self._server = await self._network.serve(self.config.grpc_address, services)
         self.grpc_address = self._advertised(self._server.address)

@@ -16,9 +16,9 @@ from control_plane.api.errors import BadRequest, Unauthorized
 from control_plane.api.meta import Object, format_time, parse_time
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.requests import AUTHENTICATED, User
+from control_plane.identities import SERVICE_ACCOUNT_PREFIX
 from storage.env import Env
 
-SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 _ALGORITHM = "ES256"
 _CLAIMS = "kubernetes.io"
 _EXTRA = "authentication.kubernetes.io/"

@@ -4,7 +4,7 @@ import asyncio
 
 from control_plane.cluster.access import Access, current_topology
 from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.readiness import LEASES
+from control_plane.cluster.readiness import LEADERS, LEASES
 from control_plane.cluster.topology import Instance, Role, Topology
 from control_plane.rpc import RpcError
 from proto.rayplane.v1 import supervisor_pb2 as pb
@@ -20,7 +20,6 @@ ROLES = {
     "controllers": Role.CONTROLLERS,
     "node": Role.NODE_HOST,
 }
-_LEASE_OF = {Role.SCHEDULER: "kube-scheduler", Role.CONTROLLERS: "kube-controller-manager"}
 
 
 async def kill(admin: Access, target: str, name: str, signal: str) -> tuple[str, int]:
@@ -52,8 +51,8 @@ async def _victim(admin: Access, topology: Topology, target: str, name: str) -> 
         raise UsageError(f"the cluster has no {target}")
     if target == "leader":
         return await _leading_member(admin, candidates)
-    if role in _LEASE_OF:
-        lease = await admin.api.get(LEASES, _LEASE_OF[role], "kube-system")
+    if role in LEADERS:
+        lease = await admin.api.get(LEASES, LEADERS[role], "kube-system")
         holder = str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
         return next((c for c in candidates if c.name == holder), candidates[0])
     return candidates[0]

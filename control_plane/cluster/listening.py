@@ -12,28 +12,42 @@ from ipaddress import ip_address, ip_network
 from control_plane.api import meta
 from control_plane.api.meta import Object
 from control_plane.cluster.access import Access
+from control_plane.cluster.callers import SUPERVISOR
 from control_plane.cluster.config import AddressPlan
 from control_plane.cluster.topology import Role
+from control_plane.etcd import callers as etcd
+from control_plane.rpc import Callers
+from node import callers as node
 from proto.rayplane.v1 import supervisor_pb2 as pb
 
 TIMEOUT_S = 30.0
 NODE_PORTS = "30000-32767"
 ANYONE = "anyone who reaches it"
+AUTHENTICATED = "who authenticates, as RBAC says"
+
+
+def who(callers: Mapping[str, Callers]) -> str:
+    """Those who may call some method by their certificate; methods that judge their callers themselves are named."""
+    named = Callers(
+        users=frozenset(user for c in callers.values() for user in c.users),
+        groups=frozenset(group for c in callers.values() for group in c.groups),
+    )
+    judging = [method for method, c in callers.items() if c.everyone]
+    return f"{named}; each actor for itself: {', '.join(judging)}" if judging else str(named)
+
+
 # By role and port of `topology.PORTS`: what is spoken there, and who may call.
 RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
-    (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", "API servers, system:masters"),
-    (Role.MEMBER, "peer"): ("Raft over gRPC; mutual TLS", "members (system:etcd-members)"),
-    (Role.APISERVER, "grpc"): ("rayplane.v1 gRPC; mutual TLS", "who authenticates, as RBAC says"),
-    (Role.APISERVER, "https"): ("Kubernetes REST; TLS", "who authenticates, as RBAC says"),
+    (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", str(etcd.CLIENTS)),
+    (Role.MEMBER, "peer"): ("Raft over gRPC; mutual TLS", str(etcd.PEERS)),
+    (Role.APISERVER, "grpc"): ("rayplane.v1 gRPC; mutual TLS", AUTHENTICATED),
+    (Role.APISERVER, "https"): ("Kubernetes REST; TLS", AUTHENTICATED),
     (Role.LOAD_BALANCER, "https"): ("TCP, passed on to an API server's https", "as the API servers"),
     (Role.NODE_HOST, "grpc"): (
         "kubelet, volumes (CSI) and replicas over gRPC; mutual TLS",
-        "API servers, node hosts, controllers, system:masters",
+        who(node.NODE | node.VOLUME_REPLICA | node.CSI["Identity"] | node.CSI["Controller"] | node.CSI["Node"]),
     ),
-    (Role.SUPERVISOR, "grpc"): (
-        "rayplane.v1 Supervisor gRPC; mutual TLS",
-        "system:masters; an actor of its certificate",
-    ),
+    (Role.SUPERVISOR, "grpc"): ("rayplane.v1 Supervisor gRPC; mutual TLS", who(SUPERVISOR)),
 }
 
 

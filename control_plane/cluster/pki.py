@@ -13,8 +13,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from control_plane.api.node_identity import host_identity
 from control_plane.apiserver import encryption
 from control_plane.cluster.topology import Instance, Role
+from control_plane.identities import (
+    ADMINISTRATOR,
+    API_SERVER,
+    API_SERVERS,
+    CONTROLLER_MANAGER,
+    MASTERS,
+    MEMBERS,
+    SCHEDULER,
+)
 from control_plane.rpc import Identity
-from control_plane.rpc.callers import API_SERVERS, CONTROLLER_MANAGER, MASTERS, MEMBERS
 from control_plane.rpc.tls import CA_VALIDITY, Authority, Credentials
 from storage.env.private import make_private_dir, write_private
 
@@ -75,9 +83,9 @@ def identity_of_actor(instance: Instance) -> Identity:
         case Role.MEMBER:
             return Identity(f"system:etcd:{instance.name}", (MEMBERS,))
         case Role.APISERVER:
-            return Identity("system:apiserver", (API_SERVERS,))
+            return Identity(API_SERVER, (API_SERVERS,))
         case Role.SCHEDULER:
-            return Identity("system:kube-scheduler")
+            return Identity(SCHEDULER)
         case Role.CONTROLLERS:
             return Identity(CONTROLLER_MANAGER)
         case Role.NODE_HOST:
@@ -110,7 +118,7 @@ def _hosts(instance: Instance, service_address: str) -> list[str]:
 
 
 def issue_for_admin(authority: Authority, now: datetime) -> Credentials:
-    return authority.issue("kubernetes-admin", ["system:masters"], now=now)
+    return authority.issue(ADMINISTRATOR, [MASTERS], now=now)
 
 
 def issue_for_ray(authority: Authority) -> Credentials:

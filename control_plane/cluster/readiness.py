@@ -19,7 +19,8 @@ POLL_S = 0.05
 CALL_TIMEOUT_S = 2.0
 SLOWDOWN_MAX = 10.0
 LEASES = "leases.coordination.k8s.io"
-LEADERS = ("kube-scheduler", "kube-controller-manager")
+#: The Lease of each component that has one leader.
+LEADERS = {Role.SCHEDULER: "kube-scheduler", Role.CONTROLLERS: "kube-controller-manager"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ async def checks(admin: Access, directory: StateDir) -> list[Check]:
     try:
         async with asyncio.timeout(limit):
             found = await asyncio.gather(
-                *(_leader(admin, name) for name in LEADERS), _nodes(admin), _default_account(admin)
+                *(_leader(admin, name) for name in LEADERS.values()), _nodes(admin), _default_account(admin)
             )
     except (ApiError, TimeoutError) as e:
         return [*members, Check("API servers", str(e) or "no answer")]

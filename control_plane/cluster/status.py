@@ -17,6 +17,7 @@ from typing import Any
 from control_plane.api import meta
 from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from control_plane.api.meta import Object
+from control_plane.api.node_identity import NODE_LEASES
 from control_plane.client import ApiClient
 from control_plane.cluster.access import Access
 from control_plane.cluster.diagnosis import (
@@ -41,7 +42,6 @@ SLOWDOWN_MAX = 4.0
 PROBE_TRIES = 5
 POLL_S = 0.05
 NAMESPACE = "kube-system"
-NODE_LEASES = "kube-node-lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ async def measure(admin: Access) -> Facts:
         asyncio.gather(*(_probe(admin, r, limit) for r in servers)),
         asyncio.gather(*(ask_ready(context, r.endpoint("https"), limit) for r in servers)),
         asyncio.gather(*(ask_ready(context, r.endpoint("https"), limit) for r in of(Role.LOAD_BALANCER))),
-        asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS)),
+        asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS.values())),
         _nodes(admin, rows, limit),
     )
     return Facts(

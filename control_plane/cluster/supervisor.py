@@ -21,6 +21,7 @@ import orjson
 
 from control_plane.api.errors import ApiError, NotFound
 from control_plane.client import ApiClient, EtcdClient
+from control_plane.cluster import callers
 from control_plane.cluster.components import Spec
 from control_plane.cluster.config import AddressPlan, ClusterConfig
 from control_plane.cluster.errors import ClusterError, UsageError
@@ -31,7 +32,7 @@ from control_plane.cluster.ports import free_port
 from control_plane.cluster.starting import Starter
 from control_plane.cluster.state import ClusterState
 from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
-from control_plane.rpc import ADMINISTRATORS, EVERYONE, Context, Network, RpcError, Server, Service, each
+from control_plane.rpc import Context, Network, RpcError, Server, Service
 from control_plane.rpc.errors import Code
 from proto.rayplane.v1 import supervisor_pb2 as pb
 from storage.env import Clock, Disk, SystemClock
@@ -136,12 +137,7 @@ class Supervisor:
     async def start(self) -> None:
         self._recall()
         self._claim = await asyncio.start_server(_hang_up, *self._spec.plan.claim_address)
-        service = Service(
-            pb.DESCRIPTOR.services_by_name["Supervisor"],
-            self,
-            # Renew judges by itself: each actor may renew its own certificate.
-            callers={**each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"), **each(EVERYONE, "Renew")},
-        )
+        service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self, callers=callers.SUPERVISOR)
         self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
         self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: Of the Lease that the manager which leads holds.
+LEASE_NAME = "kube-controller-manager"
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:

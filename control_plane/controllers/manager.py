@@ -11,19 +11,17 @@ from control_plane.api.meta import Object
 from control_plane.client import ApiClient, ElectionTiming, EventRecorder, LeaderElector
 from control_plane.controllers.caches import Caches
 from control_plane.controllers.catalog import build_controllers
-from control_plane.controllers.config import ControllersConfig
+from control_plane.controllers.config import LEASE_NAME, ControllersConfig
 from control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
 from control_plane.controllers.executor import Executor
 from control_plane.controllers.garbagecollector import CRDS, GarbageCollector
 from control_plane.controllers.namespace_purger import NamespacePurger
-from control_plane.controllers.nodelifecycle import LEADER_LEASE
 from control_plane.controllers.provisioner import Provisioner
 from control_plane.controllers.runner import ControllerRunner
 from control_plane.rpc import Network
 from storage.env import Env
 
 log = logging.getLogger(__name__)
-LEASE_NAME = LEADER_LEASE
 
 
 class ControllerManager:

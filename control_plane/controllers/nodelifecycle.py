@@ -21,7 +21,8 @@ from typing import Any
 
 from control_plane.api import meta
 from control_plane.api.meta import Object
-from control_plane.controllers.config import Timing
+from control_plane.api.node_identity import NODE_LEASES
+from control_plane.controllers.config import LEASE_NAME, Timing
 from control_plane.controllers.core import (
     Action,
     BaseController,
@@ -38,9 +39,7 @@ from control_plane.controllers.core import (
 )
 
 LEASES = "leases.coordination.k8s.io"
-LEASE_NAMESPACE = "kube-node-lease"
-LEADER_LEASE = "kube-controller-manager"
-OWN_LEASE = ("kube-system", LEADER_LEASE)
+OWN_LEASE = ("kube-system", LEASE_NAME)
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
@@ -93,7 +92,7 @@ class NodeLifecycleController(BaseController):
     # --- heartbeats -----------------------------------------------------------------------------
 
     def _observe_lease(self, lease: Object, mono: float) -> None:
-        if meta.namespace(lease) == LEASE_NAMESPACE:
+        if meta.namespace(lease) == NODE_LEASES:
             self._beat(meta.name(lease), "lease", meta.spec(lease).get("renewTime") or "", mono)
         elif (meta.namespace(lease), meta.name(lease)) == OWN_LEASE:
             self._news(meta.resource_version(lease), mono)

@@ -6,20 +6,12 @@ A method that is named nowhere may be called by nobody: its service is not even 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import grpc
 
+from control_plane.identities import MASTERS
 from control_plane.rpc.errors import RpcError
-
-#: Groups that the certificates of a cluster name, as a certificate's O.
-MASTERS = "system:masters"
-API_SERVERS = "system:apiservers"
-MEMBERS = "system:etcd-members"
-NODES = "system:nodes"
-#: The user of the controller managers, as in Kubernetes.
-CONTROLLER_MANAGER = "system:kube-controller-manager"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +60,6 @@ EVERYONE = Callers(everyone=True)
 ADMINISTRATORS = Callers.of(groups=(MASTERS,))
 
 
-def each(callers: Callers, *methods: str) -> Mapping[str, Callers]:
+def each(callers: Callers, *methods: str) -> dict[str, Callers]:
     """The same callers for each of these methods."""
     return dict.fromkeys(methods, callers)

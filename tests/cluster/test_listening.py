@@ -3,8 +3,9 @@
 import pytest
 
 from control_plane.cluster.config import AddressPlan
-from control_plane.cluster.listening import RULES, Listener, listeners, of_traffic
+from control_plane.cluster.listening import RULES, Listener, listeners, of_traffic, who
 from control_plane.cluster.topology import PORTS
+from control_plane.rpc import EVERYONE, Callers, each
 from tests.cluster.harness import cluster
 
 
@@ -15,6 +16,12 @@ def listener(address: str) -> Listener:
 def test_every_port_that_an_actor_may_have_says_what_it_speaks_and_who_may_call() -> None:
     assert set(RULES) == {(role, label) for role, labels in PORTS.items() for label in labels}
     assert all(speaks and callers for speaks, callers in RULES.values())
+
+
+def test_who_may_call_a_port_is_what_the_policies_of_its_services_say() -> None:
+    operators, olga = Callers.of(groups=("operators",)), Callers.of(users=("olga",))
+    assert who(each(operators, "Get", "Put") | each(olga, "Delete")) == "group operators, user olga"
+    assert who(each(olga, "Get") | each(EVERYONE, "Renew")) == "user olga; each actor for itself: Renew"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from control_plane.etcd.server import Member, MemberConfig
+from control_plane.identities import MEMBERS
 from control_plane.rpc import EVERYONE, Identity, Network, RpcError, Stub
-from control_plane.rpc.callers import MEMBERS
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.etcd import rpc_pb2 as pb
 from storage.env import Env, SystemClock

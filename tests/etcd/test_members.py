@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.etcd.callers import CLIENTS
 from control_plane.etcd.server import Member, MemberConfig, RefusedToStart, restore_member
-from control_plane.etcd.server.config import ETCD_CLIENTS
 from control_plane.rpc import Identity, RpcError
 from control_plane.rpc.errors import Code
 from control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
@@ -432,7 +432,7 @@ async def test_a_backup_becomes_another_cluster() -> None:
 
 
 async def test_only_permitted_callers_are_answered() -> None:
-    async with etcd_cluster(1, client_callers=ETCD_CLIENTS) as cluster:
+    async with etcd_cluster(1, client_callers=CLIENTS) as cluster:
         for identity, refusal in (
             (None, Code.UNAUTHENTICATED),
             (Identity("", ("system:masters",)), Code.UNAUTHENTICATED),

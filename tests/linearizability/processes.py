@@ -14,8 +14,8 @@ from typing import Any
 
 from control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
 from control_plane.etcd.server import Member, MemberConfig
+from control_plane.identities import MEMBERS
 from control_plane.rpc import EVERYONE, Identity
-from control_plane.rpc.callers import MEMBERS
 from control_plane.rpc.memory import Fabric, MemoryNetwork
 from proto.etcd.kv_pb2 import Event
 from storage.env import Env

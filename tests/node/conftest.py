@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from control_plane.api.meta import Object
-from control_plane.rpc.callers import MASTERS, NODES
+from control_plane.identities import MASTERS, NODES
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Authority
 from node.config import NodeConfig, NodeHostConfig

@@ -11,16 +11,16 @@ from typing import NoReturn
 from control_plane.api import meta
 from control_plane.api.errors import Forbidden, NotFound, quote
 from control_plane.api.meta import Object
-from control_plane.api.node_authorization import NODE_LEASES
 from control_plane.api.node_graph import CLAIMS, MIRROR, pod_references
 from control_plane.api.node_identity import (
-    HOSTS_GROUP,
+    NODE_LEASES,
     VOLUME_RECORDS_NAMESPACE,
     VOLUME_RECORDS_PREFIX,
     nodes_text,
 )
 from control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
 from control_plane.apiserver.lookup import Lookup
+from control_plane.identities import NODE_HOSTS
 
 _KUBELET_LABELS = frozenset(
     {
@@ -195,7 +195,7 @@ class _Check:
     def lease(self) -> None:
         request = self._request
         name = meta.name(request.object) if request.operation == CREATE else request.name
-        hosts = HOSTS_GROUP in request.user.groups
+        hosts = NODE_HOSTS in request.user.groups
         if hosts and request.namespace == VOLUME_RECORDS_NAMESPACE and name.startswith(VOLUME_RECORDS_PREFIX):
             return
         if request.namespace != NODE_LEASES:

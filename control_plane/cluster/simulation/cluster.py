@@ -19,6 +19,7 @@ from control_plane.cluster.simulation.trace import Trace
 from control_plane.cluster.simulation.weather import Climate, Weather
 from control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
 from control_plane.etcd.server import Member
+from control_plane.identities import ADMINISTRATOR, MASTERS
 from control_plane.rpc import Identity, Network, RpcError
 from control_plane.rpc.memory import Fabric
 from node.host import NodeHost
@@ -27,7 +28,7 @@ from storage.env import Disk, Env
 log = logging.getLogger(__name__)
 
 CLIENT = "client"
-ADMIN = Identity("kubernetes-admin", ("system:masters",))
+ADMIN = Identity(ADMINISTRATOR, (MASTERS,))
 _NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
 _SIMULATED = (Role.MEMBER, Role.APISERVER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
 # How long the supervisor and the operating system take to have a killed actor run again.

@@ -5,16 +5,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from control_plane.etcd.callers import CLIENTS, PEERS
 from control_plane.etcd.server.errors import RefusedToStart
 from control_plane.rpc import Callers
-from control_plane.rpc.callers import API_SERVERS, MASTERS, MEMBERS
 
 #: Version reported to clients; API servers look at it before they rely on progress requests.
 ETCD_VERSION = "3.5.21"
-
-#: API servers, the supervisor and administrators.
-ETCD_CLIENTS = Callers.of(groups=(API_SERVERS, MASTERS))
-ETCD_PEERS = Callers.of(groups=(MEMBERS,))
 
 #: Messages may be this much larger than the largest request.
 OVERHEAD_BYTES = 512 * 1024
@@ -40,11 +36,11 @@ class MemberConfig:
     """Scheme of published URLs: "https" where the network speaks TLS."""
     advertise_client_url: str = ""
     """Published client URL; empty: made of scheme and the bound client address."""
-    client_callers: Callers = ETCD_CLIENTS
+    client_callers: Callers = CLIENTS
     """Who may call what clients are served: by the certificate, whatever etcd's own authentication adds to that."""
-    peer_callers: Callers = ETCD_PEERS
+    peer_callers: Callers = PEERS
     """Who may call what the other members are served."""
-    auth_root_groups: frozenset[str] = ETCD_CLIENTS.groups
+    auth_root_groups: frozenset[str] = CLIENTS.groups
     """Groups of client certificates that act as root, without a token, once authentication is enabled: the cluster's
     own components must go on working then. Other certificates speak for the user of their common name."""
     auth_token: str = "simple"

@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from control_plane.etcd import raft
+from control_plane.etcd.callers import PEER_METHODS
 from control_plane.etcd.server import errors
 from control_plane.etcd.server.auth.service import Callers
 from control_plane.etcd.server.auth.store import INTERNAL, as_caller
@@ -28,7 +29,6 @@ from control_plane.etcd.server.handover import hand_over
 from control_plane.etcd.server.leasing import LeaseClock
 from control_plane.etcd.server.metrics.metrics import Metrics
 from control_plane.etcd.server.peer import DESCRIPTOR as PEER
-from control_plane.etcd.server.peer import METHODS as PEER_METHODS
 from control_plane.etcd.server.peer import PeerService, PeerTransport
 from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
 from control_plane.etcd.server.presence import Presence, first_addresses
@@ -155,7 +155,7 @@ class Member:
 
     async def _serve(self) -> None:
         config = self.config
-        peer_service = Service(PEER, PeerService(self), callers=each(config.peer_callers, *PEER_METHODS))
+        peer_service = Service(PEER, PeerService(self), callers=each(config.peer_callers, *PEER_METHODS.split()))
         self._servers.append(await self._peer_network.serve(config.peer_address, [peer_service]))
         services = self.metrics.metered(services_of(self))
         web = Web(self, services, self.metrics)

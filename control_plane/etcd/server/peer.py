@@ -23,8 +23,6 @@ from proto.rayplane.v1 import raft_pb2 as wire
 log = logging.getLogger(__name__)
 
 DESCRIPTOR = wire.DESCRIPTOR.services_by_name["Peer"]
-#: What members may call of each other.
-METHODS = ["Send", "Snapshot", "Renew", "Remaining", "Members", "Claim", "Promote", "ProposeChange", "HashKV"]
 #: Encoded entries and proposals in one batch, about; the connection's limit is far above.
 BATCH_BYTES_MAX = 4 << 20
 PROPOSALS_QUEUED_MAX = 5_000

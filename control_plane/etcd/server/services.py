@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from control_plane.etcd.callers import CLIENT_METHODS
 from control_plane.etcd.server import errors, kv
 from control_plane.etcd.server.codec import Kind
 from control_plane.etcd.server.watch import WatchStream
@@ -22,18 +23,6 @@ from proto.etcd import v3lock_pb2 as lock_pb
 if TYPE_CHECKING:
     from control_plane.etcd.server.member import Member
 
-#: What clients may call, by service.
-CLIENT_METHODS = {
-    "KV": "Range Put DeleteRange Txn Compact",
-    "Watch": "Watch",
-    "Lease": "LeaseGrant LeaseRevoke LeaseKeepAlive LeaseTimeToLive LeaseLeases",
-    "Cluster": "MemberAdd MemberRemove MemberUpdate MemberList MemberPromote",
-    "Maintenance": "Alarm Status Defragment Hash HashKV Snapshot MoveLeader Downgrade",
-    "Auth": "AuthEnable AuthDisable AuthStatus Authenticate UserAdd UserGet UserList UserDelete UserChangePassword"
-    " UserGrantRole UserRevokeRole RoleAdd RoleGet RoleList RoleDelete RoleGrantPermission RoleRevokePermission",
-    "Lock": "Lock Unlock",
-    "Election": "Campaign Proclaim Leader Observe Resign",
-}
 #: What etcd's envelope adds to a request besides its length.
 ENVELOPE_BYTES = 15
 

@@ -1,0 +1,9 @@
+"""Who may call the supervisor."""
+
+from control_plane.rpc import ADMINISTRATORS, EVERYONE, each
+
+SUPERVISOR = {
+    **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"),
+    # It judges by itself: each actor may renew its own certificate.
+    **each(EVERYONE, "Renew"),
+}

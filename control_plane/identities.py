@@ -1,0 +1,19 @@
+"""Users and groups known by name: certificates and tokens carry them, roles and policies of services ask for them.
+
+As in Kubernetes where Kubernetes has them; those of etcd members, API servers and node hosts are this project's own.
+"""
+
+#: Administrators, who may do everything.
+MASTERS = "system:masters"
+API_SERVERS = "system:apiservers"
+MEMBERS = "system:etcd-members"
+NODES = "system:nodes"
+#: Who runs nodes of this project: beside the kubelet the service proxy, the ingress and volume replicas.
+NODE_HOSTS = "rayplane:node-hosts"
+
+ADMINISTRATOR = "kubernetes-admin"
+API_SERVER = "system:apiserver"
+SCHEDULER = "system:kube-scheduler"
+CONTROLLER_MANAGER = "system:kube-controller-manager"
+#: A service account's user is this, its namespace, a colon and its name.
+SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
