@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from control_plane.api import meta
-from control_plane.api.errors import ApiError, NotFound
+from control_plane.api.errors import ApiError, NotFound, ServiceUnavailable
 from control_plane.api.meta import Object
 from control_plane.client import ApiClient, Informer
+from control_plane.client.singleflight import SingleFlight
 from node.environment import Reference
 
 Watcher = Callable[[], None]
@@ -39,7 +40,7 @@ class Sources:
         self._client = client
         self._informers: dict[str, Informer] = {}
         self._followed: dict[_Key, _Followed] = {}
-        self._asked: dict[_Key, asyncio.Task[Object]] = {}
+        self._asked: SingleFlight[Object] = SingleFlight(lambda: ServiceUnavailable("this node host is shutting down"))
         self._seen: dict[_Key, str] = {}  # versions of what was found last
         self._ending: dict[asyncio.Task[None], None] = {}
 
@@ -47,9 +48,8 @@ class Sources:
         followed, self._followed = self._followed, {}
         for informer in (*self._informers.values(), *(one.informer for one in followed.values())):
             await informer.stop()
-        for task in self._asked.values():
-            task.cancel()
-        await asyncio.gather(*self._asked.values(), *self._ending, return_exceptions=True)
+        await self._asked.stop()
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def find(self, namespace: str, references: Iterable[Reference]) -> dict[tuple[str, str], Object | None]:
         """(resource, name) to the object, None where there is none. Raises SourceUnavailable."""
@@ -122,7 +122,7 @@ class Sources:
         if found is not None:
             return found
         try:
-            obj = await self._shared(key) or await self._client.get(resource, name, namespace)
+            obj = await self._ask(key)
             self._seen[key] = meta.resource_version(obj)
             if len(self._seen) > SEEN_MAX:
                 del self._seen[next(iter(self._seen))]
@@ -132,22 +132,19 @@ class Sources:
         except ApiError as e:
             raise SourceUnavailable(f"cannot read {resource} {namespace}/{name}: {e.message}") from e
 
-    def _answered(self, key: _Key, done: asyncio.Task[Object]) -> None:
-        self._asked.pop(key, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked may be gone
+    async def _ask(self, key: _Key) -> Object:
+        """Once for many pods that start together. Raises ApiError."""
+        resource, namespace, name = key
 
-    async def _shared(self, key: _Key) -> Object | None:
-        """The answer to a question that others have asked already: many pods that start together need one object.
+        async def get() -> Object:
+            return await self._client.get(resource, name, namespace)
 
-        None where nobody has asked, or where the answer is bad: it may be older than the pod that asks now.
-        """
-        asked = self._asked.get(key)
-        if asked is None:
-            resource, namespace, name = key
-            asked = asyncio.get_running_loop().create_task(self._client.get(resource, name, namespace))
-            self._asked[key] = asked
-            asked.add_done_callback(lambda done: self._answered(key, done))
-            return await asyncio.shield(asked)
-        await asyncio.wait([asked])
-        return None if asked.cancelled() or asked.exception() is not None else asked.result()
+        flight = "/".join(key)
+        joins = self._asked.under_way(flight)
+        try:
+            return await self._asked.run(flight, get)
+        except ApiError:
+            if not joins:
+                raise
+            # A bad answer to somebody else may be older than the pod that asks now.
+            return await get()

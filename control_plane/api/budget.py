@@ -45,7 +45,7 @@ class Budget:
     """Terms of one label or field selector."""
 
     text_chars: int = 1024
-    """Length of a schedule, a path into an object, a quantity: what is parsed beyond names."""
+    """Length of a schedule or a path into an object: what is parsed beyond names."""
 
 
 LIMITS: Final = Budget()

@@ -24,6 +24,7 @@ _CONFIG_KEY = re.compile("[-._a-zA-Z0-9]+")
 _PORT_NAME = re.compile("[-a-z0-9]+")
 _ENV = re.compile(r"[ -<>-~]+")
 _PERCENT = re.compile("[0-9]+%")
+_PORT_NUMBER = re.compile("[0-9]{1,5}")
 _BITS = re.compile("[0-9]{1,3}")
 
 
@@ -208,6 +209,11 @@ def path_segment_errors(name: str) -> tuple[str, ...]:
     if name in (".", ".."):
         return (f"may not be '{name}'",)
     return tuple(f"may not contain '{one}'" for one in ("/", "%") if one in name)
+
+
+def is_number_of_port(text: str) -> bool:
+    """Whether a text writes a port's number out, in range or not; else it may be the port's name."""
+    return _PORT_NUMBER.fullmatch(text) is not None
 
 
 def is_percent(text: str) -> bool:

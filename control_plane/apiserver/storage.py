@@ -295,7 +295,7 @@ class Storage:
         for _ in range(_LOOK_BACK):
             if entry is None or entry.revision <= since:
                 return None
-            if _is(entry, value):
+            if entry.readable and entry.value == value:
                 return entry
             try:
                 response = await self._etcd.range(key.encode(), revision=entry.revision - 1)
@@ -348,8 +348,3 @@ class Storage:
                 return await txn(compare, success, failure), tries.uncertain
             except RpcError as e:
                 await self._failed(tries, e)
-
-
-def _is(entry: Entry | None, value: bytes) -> bool:
-    """Whether that content is what is stored."""
-    return entry is not None and entry.readable and entry.value == value

@@ -16,7 +16,7 @@ from control_plane.cluster.access import access, endpoints, refresh
 from control_plane.cluster.config import NO_AUDIT, ClusterConfig
 from control_plane.cluster.errors import UsageError
 from control_plane.cluster.listening import Listener, listeners
-from control_plane.cluster.patience import slowdown
+from control_plane.cluster.patience import stretched
 from control_plane.cluster.renewal import renew_admin
 from control_plane.cluster.state import ClusterState, StateDir
 from control_plane.cluster.status import status as cluster_status
@@ -252,7 +252,7 @@ def _change(method: str, kind: Kind, actor: str, directory: StateDir) -> None:
         async with access(directory) as admin:
             request = pb.AddRequest if method == "Add" else pb.RemoveRequest
             answer = await getattr(admin.supervisor, method)(
-                request(role=kind.value, name=actor), timeout=CHANGE_TIMEOUT_S * min(slowdown(), SLOWDOWN_MAX)
+                request(role=kind.value, name=actor), timeout=stretched(CHANGE_TIMEOUT_S, times_max=SLOWDOWN_MAX)
             )
             await refresh(directory, admin)
             return str(answer.name)

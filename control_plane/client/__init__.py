@@ -1,8 +1,8 @@
 """What components use to talk to etcd and to the API.
 
 Owns the etcd client, the API client over gRPC, informers, the work queue, leader election by Lease, the event
-recorder, and work that is done once for all who ask for it at the same time. Owns no policy of any component. Everything runs on the caller's event loop; every object here that starts
-tasks has a `stop`.
+recorder, and work that is done once for all who ask for it at the same time. Owns no policy of any component.
+Everything runs on the caller's event loop; every object here that starts tasks has a `stop`.
 """
 
 from control_plane.client.api import ApiClient, ObjectList, WatchEvent

@@ -34,6 +34,10 @@ class SingleFlight(Generic[T]):
             raise self._stopped()
         return task.result()
 
+    def under_way(self, key: str) -> bool:
+        """Whether somebody has asked already: what comes of it may be older than who asks now."""
+        return key in self._flying
+
     def _landed(self, key: str, task: asyncio.Task[T]) -> None:
         if self._flying.get(key) is task:
             del self._flying[key]

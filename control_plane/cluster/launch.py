@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
-from control_plane.cluster import ray_cluster
+from control_plane.cluster import processes, ray_cluster
 from control_plane.cluster.access import access
 from control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
 from control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
@@ -329,7 +329,7 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
 
 async def _end_process(pid: int, directory: StateDir) -> None:
     """TERM, then KILL when it takes too long."""
-    if not pid or not _is_ours(pid, directory):
+    if not _is_ours(pid, directory):
         return
     os.kill(pid, signal.SIGTERM)
     for number in (signal.SIGKILL, None):
@@ -352,14 +352,8 @@ async def _deadline(seconds: float) -> AsyncIterator[Callable[[], bool]]:
 
 def _is_ours(pid: int, directory: StateDir) -> bool:
     """Whether that process still is the cluster's and not another that got its number."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as f:
-            arguments = f.read().split(b"\0")
-            return _HOST_MODULE.encode() in arguments and os.fsencode(directory.path.resolve()) in arguments
-    except OSError:
-        return False
+    ours = {_HOST_MODULE.encode(), os.fsencode(directory.path.resolve())}
+    return processes.is_alive(pid) and ours.issubset(processes.arguments(pid))
 
 
 def _is_alive(state: ClusterState, directory: StateDir) -> bool:

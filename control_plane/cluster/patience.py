@@ -56,6 +56,11 @@ def slowdown() -> float:
     return max(1.0, wanting / _cores())
 
 
+def stretched(seconds: float, *, times_max: float) -> float:
+    """As many times longer as this machine is slower than an idle one, up to a limit."""
+    return seconds * min(slowdown(), times_max)
+
+
 def _cores() -> float:
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with contextlib.suppress(OSError, ValueError):

@@ -1,23 +1,25 @@
-"""Which process an actor has, told by a file beside its data: Ray knows it too, but is slow to say so when it is busy.
+"""Processes of this machine as the kernel tells of them (proc(5)), and which of them an actor has.
 
-A number of a process says nothing by itself, as the kernel gives it to others later: the moment of its start is
-written with it.
+An actor's is told by a file beside its data: Ray knows it too, but is slow to say so when it is busy. A number of a
+process says nothing by itself, as the kernel gives it to others later: the moment of its start is written with it.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
+from storage.env.private import make_private_dir, write_private
+
 SUFFIX = "-process"
+# Among the fields after a process's name (proc_pid_stat(5)).
+_STATE, _SESSION, _START = 0, 3, 19
 
 
 def write(data_dir: Path) -> None:
     """This process is the actor whose data lies there."""
     path = _path(data_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.touch(mode=0o600)
-    temporary.write_text(f"{os.getpid()} {_started(os.getpid())}")
-    os.replace(temporary, path)
+    make_private_dir(path.parent)
+    write_private(path, f"{os.getpid()} {_stat(os.getpid())[_START]}".encode())
 
 
 def read(data_dir: Path) -> int:
@@ -26,17 +28,41 @@ def read(data_dir: Path) -> int:
         number, started = _path(data_dir).read_text().split()
     except (OSError, ValueError):
         return 0
-    return int(number) if _started(int(number)) == started else 0
+    stat = _stat(int(number))
+    return int(number) if stat and stat[_START] == started else 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs. A child that has ended is told so here, so that its number can be given to others."""
+    if pid <= 0:
+        return False
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    return bool(_stat(pid))
+
+
+def arguments(pid: int) -> list[bytes]:
+    """Its command line; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def of_session(session: int) -> list[int]:
+    """All that run in a session."""
+    found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in found if (stat := _stat(pid)) and int(stat[_SESSION]) == session]
 
 
 def _path(data_dir: Path) -> Path:
     return data_dir.with_name(data_dir.name + SUFFIX)
 
 
-def _started(pid: int) -> str:
-    """Ticks from the machine's start to the process's (proc_pid_stat(5)); empty when there is none, or a dead one."""
+def _stat(pid: int) -> list[str]:
+    """What stands after its name; empty when there is none, or a dead one."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
-    return fields[19] if fields[0] not in "ZX" else ""
+        return []
+    return [] if fields[_STATE] in "ZX" else fields

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from control_plane.cluster import processes
 from control_plane.cluster.errors import ClusterError
 from control_plane.cluster.ours import is_marked, mark, remove_known
 from control_plane.cluster.patience import Patience, slowdown
@@ -167,7 +168,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
 
 def was_slow(host: dict[str, Any], log_file: Path) -> bool:
     """Whether `ray start` has ended because its own processes took it too long: it may be tried again."""
-    if not host["owned"] or _alive(host["pid"]):
+    if not host["owned"] or processes.is_alive(host["pid"]):
         return False
     with open(log_file, "rb") as log:
         log.seek(0, os.SEEK_END)
@@ -180,7 +181,7 @@ def stop(host: dict[str, Any]) -> None:
     """End Ray's processes and the actors in them, if any are left, and wait until they are gone."""
     session = host["pid"] if _leads_session(host) else 0
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while session and (left := _session_members(session)):
+    while session and (left := processes.of_session(session)):
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -222,13 +223,13 @@ def _await_port(host: dict[str, Any], timeout: float) -> None:
 
 
 def _still_there(host: dict[str, Any]) -> None:
-    if host["owned"] and host["pid"] and not _alive(host["pid"]):
+    if host["owned"] and host["pid"] and not processes.is_alive(host["pid"]):
         raise ClusterError("Ray did not start; see logs/ray.log in the state directory")
 
 
 def is_alive(host: dict[str, Any]) -> bool:
     """Whether the process that `start` started still runs."""
-    return _alive(host["pid"])
+    return processes.is_alive(host["pid"])
 
 
 def _own_packages() -> list[str]:
@@ -236,32 +237,7 @@ def _own_packages() -> list[str]:
     return [str(root / name) for name in ("control_plane", "node", "storage", "proto")]
 
 
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def _leads_session(host: dict[str, Any]) -> bool:
     """Whether the session still is Ray's: its number is given to others only when the last of it has ended."""
-    try:
-        command = Path(f"/proc/{host['pid']}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return host["dir"].encode() in command or not _alive(host["pid"])  # a zombie has no command line
-
-
-def _session_members(session: int) -> list[int]:
-    """Processes of the session that `start` opened: everything Ray started stays in it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
+    command = b"\0".join(processes.arguments(host["pid"]))
+    return host["dir"].encode() in command or not processes.is_alive(host["pid"])

@@ -9,7 +9,7 @@ from control_plane.api import meta
 from control_plane.api.errors import ApiError, NotFound
 from control_plane.cluster.access import Access
 from control_plane.cluster.errors import StartFailed
-from control_plane.cluster.patience import Patience, slowdown
+from control_plane.cluster.patience import Patience, slowdown, stretched
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import Role
 from control_plane.rpc import RpcError
@@ -70,7 +70,7 @@ async def await_ready(
 
 async def checks(admin: Access, directory: StateDir) -> list[Check]:
     """Members first, then what needs them; a later check is not made while an earlier one fails."""
-    limit = CALL_TIMEOUT_S * min(slowdown(), SLOWDOWN_MAX)
+    limit = stretched(CALL_TIMEOUT_S, times_max=SLOWDOWN_MAX)
     endpoints = admin.state.topology.endpoints(Role.MEMBER, "client")
     members = await asyncio.gather(*(_member(admin, e, limit) for e in endpoints))
     if not all(c.ok for c in members):

@@ -29,7 +29,7 @@ from control_plane.cluster.diagnosis import (
     ServerFacts,
     judge,
 )
-from control_plane.cluster.patience import slowdown
+from control_plane.cluster.patience import stretched
 from control_plane.cluster.readiness import LEADERS, LEASES, ask_ready, client_ssl
 from control_plane.cluster.state import StateDir
 from control_plane.cluster.topology import Role
@@ -73,7 +73,7 @@ async def status(admin: Access) -> dict[str, Any]:
 
 async def measure(admin: Access) -> Facts:
     """Ask everybody. Raises nothing of what it finds."""
-    limit = LIMIT_S * min(slowdown(), SLOWDOWN_MAX)
+    limit = stretched(LIMIT_S, times_max=SLOWDOWN_MAX)
     rows, supervisor_error = await _rows(admin, limit)
 
     def of(role: Role) -> list[_Row]:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from control_plane.api.names import is_number_of_port
 from node.errors import NodeError
 
 
 def port_number(port: int | str | None, container: dict[str, Any]) -> int:
     """A port given by number or by its name in the container. Raises NodeError for an unknown name."""
-    if isinstance(port, str) and not (port.isascii() and port.isdigit() and len(port) <= 5):
+    if isinstance(port, str) and not is_number_of_port(port):
         for known in container.get("ports") or ():
             if known.get("name") == port:
                 return int(known["containerPort"])

@@ -308,7 +308,7 @@ def _handler(handler: Mapping[str, Any], path: str, errs: Errors) -> None:
 
 def validate_port_reference(port: Any, path: str, errs: Errors) -> None:
     """A port number 1-65535 or the name of a port."""
-    if isinstance(port, str) and not (port.isascii() and port.isdigit() and len(port) <= 5):
+    if isinstance(port, str) and not names.is_number_of_port(port):
         checked(names.port_name_errors(port), port, path, errs)
         return
     number = int(port or 0)

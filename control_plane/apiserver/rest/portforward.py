@@ -8,13 +8,13 @@ client shares it among its connections anyway.
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from control_plane.api.names import is_number_of_port
 from control_plane.apiserver.rest import spdy
 from control_plane.rpc import RpcError, Stub
 from proto.rayplane.v1 import node_pb2
@@ -23,7 +23,6 @@ _QUEUE_MAX = 64
 _CONNECTIONS_MAX = 256
 _WAITING_BYTES_MAX = 8 << 20
 _CHUNK = 32 * 1024
-_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(slots=True)
@@ -95,7 +94,7 @@ class _Tunnel:
     async def _open(self, frame: spdy.Frame) -> None:
         headers = frame.headers
         kind, port = headers.get("streamtype", ""), headers.get("port", "")
-        if kind not in ("error", "data") or not (_PORT.fullmatch(port) and 0 < int(port) < 65536):
+        if kind not in ("error", "data") or not (is_number_of_port(port) and 0 < int(port) < 65536):
             await self._send(self._encoder.reset(frame.stream))
             return
         key = headers.get("requestid") or f"{port}-{frame.stream // 4}"
