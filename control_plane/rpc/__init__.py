@@ -2,8 +2,8 @@
 
 Owns the `Network` seam (real gRPC, an in-memory fabric for simulation and for components of one process), TLS
 material, caller identity, who may call what, what a port bears with, how failed calls are logged, and the one error
-type of calls. Does not own any service. A handler runs as its own task on the server's event loop; stopping a server cancels
-the handlers that are left.
+type of calls. Does not own any service. A handler runs as its own task on the server's event loop; stopping a server
+cancels the handlers that are left.
 """
 
 from control_plane.rpc.callers import ADMINISTRATORS, EVERYONE, Callers, Identity, each

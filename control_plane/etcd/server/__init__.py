@@ -13,8 +13,8 @@ the services and the table of errors. Does not own consensus (`control_plane.etc
 TLS and sockets (`control_plane.rpc`).
 
 Concurrency: one event loop, no threads but for password hashes and long JSON, no time but the loop's. Requests are the
-tasks of their RPCs; they put input into raft and wait on a future that the apply step resolves. Bounds: proposals that wait
-(`max_pending_proposals`, refused), messages for a peer (`peer_queue_messages`, dropped), events for a watch stream
+tasks of their RPCs; they put input into raft and wait on a future that the apply step resolves. Bounds: proposals that
+wait (`max_pending_proposals`, refused), messages for a peer (`peer_queue_messages`, dropped), events for a watch stream
 (`watch.EVENTS_BUFFERED_MAX`, then read from the store), watchers per stream.
 """
 
