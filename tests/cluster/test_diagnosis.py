@@ -8,6 +8,7 @@ import pytest
 
 from control_plane.api.errors import ServiceUnavailable
 from control_plane.apiserver.storage import Storage
+from control_plane.cluster import patience
 from control_plane.cluster import status as measuring
 from control_plane.cluster.diagnosis import (
     ActorFacts,
@@ -131,7 +132,7 @@ async def test_status_sees_servers_whose_lease_writes_are_lost() -> None:
 
 async def test_status_answers_though_nobody_does() -> None:
     async with cluster(members=1, apiservers=1, nodes=0) as c:
-        with _short(), mock.patch.object(measuring, "slowdown", lambda: 1.0):
+        with _short(), mock.patch.object(patience, "slowdown", lambda: 1.0):
             await c.host.stop("apiserver-0")
             await c.host.stop("member-0")
             await c.host.stop("supervisor")

@@ -56,7 +56,7 @@ async def _until(what: str, missing: Callable[[], Awaitable[str]]) -> None:
 
 async def _ask(missing: Callable[[], Awaitable[str]]) -> str:
     try:
-        async with asyncio.timeout(CALL_TIMEOUT_S * min(patience.slowdown(), 4)):
+        async with asyncio.timeout(patience.stretched(CALL_TIMEOUT_S, times_max=4)):
             return await missing()
     except (ApiError, RpcError, ClusterError, TimeoutError) as e:
         return f"{type(e).__name__} {e}"
