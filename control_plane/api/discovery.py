@@ -30,6 +30,10 @@ class Document:
     content_type: str
     etag: str
 
+    @staticmethod
+    def of(body: bytes, content_type: str) -> Document:
+        return Document(body, content_type, f'"{hashlib.sha256(body).hexdigest().upper()}"')
+
 
 def negotiate(accept: str) -> str:
     """`v2`, `v2beta1` or `` (legacy): the first form in the Accept header that is served."""
@@ -102,8 +106,7 @@ class Discovery:
             case _:
                 raise NotFound()
         body = orjson.dumps(data)
-        etag = f'"{hashlib.sha256(body).hexdigest().upper()}"'
-        return Document(body, _AGGREGATED.format(form) if form else LEGACY, etag)
+        return Document.of(body, _AGGREGATED.format(form) if form else LEGACY)
 
     def _versions(self) -> dict[str, Any]:
         core = self._registry.group("")

@@ -7,7 +7,6 @@ schemas carry no descriptions, as the generated data holds names and types only.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -116,6 +115,10 @@ class OpenAPI:
             found = self._cache[key] = _document(self._build(infos))
         return found
 
+    def group_versions(self) -> list[Document]:
+        """The documents that the root names."""
+        return [self.group_version(key) for key in orjson.loads(self.root().body)["paths"]]
+
     def _refresh(self) -> None:
         if self._generation != self._registry.generation:
             self._cache.clear()
@@ -150,9 +153,7 @@ class OpenAPI:
 
 
 def _document(data: dict[str, Any]) -> Document:
-    body = orjson.dumps(data)
-    etag = f'"{hashlib.sha256(body).hexdigest().upper()}"'
-    return Document(body, "application/json", etag)
+    return Document.of(orjson.dumps(data), "application/json")
 
 
 class _Schemas:

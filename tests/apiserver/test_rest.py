@@ -177,6 +177,12 @@ async def test_discovery_answers_304_to_who_has_it(rest: Rest) -> None:
     _, root = await rest.json("GET", "/openapi/v3")
     code, document = await rest.json("GET", root["paths"]["apis/apps/v1"]["serverRelativeURL"])
     assert (code, document["openapi"]) == (200, "3.0.0")
+    code, document = await rest.json("GET", "/openapi/v2")
+    assert (code, document["swagger"]) == (200, "2.0")
+    protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    async with rest.request("GET", "/openapi/v2", Accept=protobuf) as response:
+        assert response.content_type.endswith("+protobuf")
+        assert (await response.read()).startswith(b"\n\x032.0")
 
 
 async def test_health_and_metrics(rest: Rest) -> None:

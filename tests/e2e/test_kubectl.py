@@ -1,6 +1,7 @@
 """Stock kubectl, each verb as people use it, against a cluster in one process with the simulated runtime."""
 
 import itertools
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -302,3 +303,17 @@ def test_namespaces_go_with_everything_in_them(kubectl: Kubectl) -> None:
     with pytest.raises(Failed, match="not found"):
         kubectl("get", "namespace", kubectl.namespace)
     assert kubectl.items("deployments") == []
+
+
+@pytest.mark.parametrize("verb", ["create", "apply", "replace"])
+def test_a_list_is_validated_like_its_items(kubectl: Kubectl, verb: str) -> None:
+    """What `kubectl get -o yaml` prints can be given back."""
+    if verb == "replace":
+        kubectl("create", "configmap", "in-a-list")
+    item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "in-a-list"}, "data": {"color": "green"}}
+    manifest = {"apiVersion": "v1", "kind": "List", "items": [item]}
+    kubectl(verb, "-f", "-", stdin=json.dumps(manifest))
+    assert kubectl("get", "configmap", "in-a-list", "-o", "jsonpath={.data.color}") == "green"
+    item["dota"] = {}
+    with pytest.raises(Failed, match='unknown field "dota"'):
+        kubectl(verb, "-f", "-", stdin=json.dumps(manifest))

@@ -1,10 +1,12 @@
 """Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
 
+import asyncio
 from collections.abc import Callable
 
 import orjson
 from aiohttp import web
 
+from control_plane.api import openapi_v2
 from control_plane.api.discovery import Discovery, Document
 from control_plane.api.errors import ApiError
 from control_plane.api.openapi import OpenAPI
@@ -38,6 +40,8 @@ class Documents:
         resources = registry.kinds.registry
         self._discovery = Discovery(resources)
         self._openapi = OpenAPI(resources, version=GIT_VERSION, custom_schemas=registry.kinds.custom_schemas)
+        self._merged: tuple[str, Document] | None = None  # ETag of OpenAPI v3's root, and what was made of that
+        self._merging = asyncio.Lock()
         self.requests = RequestCounts()
 
     async def answer(self, request: web.BaseRequest) -> web.Response | None:
@@ -51,12 +55,24 @@ class Documents:
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
             document = self._discovery.document(path, request.headers.get("Accept", ""))
             return _document(request, document)
+        if path == "/openapi/v2":
+            return _document(request, await self._openapi_v2(request.headers.get("Accept", "")))
         if path == "/openapi/v3":
             return _document(request, self._openapi.root())
         if path.startswith("/openapi/v3/"):
             document = self._openapi.group_version(path.removeprefix("/openapi/v3/"))
             return _document(request, document, hashed="hash" in request.query)
         return self._other(path)
+
+    async def _openapi_v2(self, accept: str) -> Document:
+        if openapi_v2.wants_protobuf(accept):
+            return openapi_v2.protobuf(GIT_VERSION)
+        async with self._merging:
+            root = self._openapi.root().etag
+            if self._merged is None or self._merged[0] != root:
+                bodies = [d.body for d in self._openapi.group_versions()]
+                self._merged = root, await asyncio.to_thread(openapi_v2.document, bodies, version=GIT_VERSION)
+            return self._merged[1]
 
     def _other(self, path: str) -> web.Response | None:
         if path == "/":
@@ -130,6 +146,7 @@ def _paths() -> list[str]:
         "/healthz",
         "/livez",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
         "/readyz",
