@@ -62,11 +62,16 @@ def conform(obj: dict[str, Any], definition: Definition, *, lenient: bool = Fals
     """Bring `obj` into the shape of `definition`, in place; returns the unknown fields' paths.
 
     Unknown fields and nulls are removed. A value of the wrong type raises DecodeError, or with
-    `lenient` (custom resources, whose types are a matter of validation) is left as it is.
+    `lenient` (custom resources, whose types are a matter of validation) is left as it is: but in
+    metadata, which is the same in all kinds.
     Paths are as Kubernetes writes them: `spec.template.spec.containers[0].bogus`.
     """
     walk = _Walk(lenient)
     try:
+        if lenient and (metadata := definition.fields.get("metadata")) and obj.get("metadata") is not None:
+            strict = _Walk(False)
+            strict.value(metadata.type, obj["metadata"], definition, (None, "metadata"))
+            walk.unknown += strict.unknown
         walk.struct(obj, definition, None)
     except RecursionError:
         raise DecodeError("exceeded max depth") from None

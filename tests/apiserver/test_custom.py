@@ -181,3 +181,29 @@ def test_defaults_reach_into_lists_and_maps() -> None:
     o: dict = {"items": [{}, {"d": 5}], "map": {"k": {}}}
     custom_schema.default(o, {"type": "object", "properties": properties})
     assert o == {"items": [{"d": 1}, {"d": 5}], "map": {"k": {"d": 1}}, "made": {"d": 2}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "cause"),
+    [
+        (
+            {"labels": {"a": 5}},
+            "cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        ({"annotations": {"a": []}}, "cannot unmarshal array into Go struct field"),
+        ({"labels": "x"}, "cannot unmarshal string into Go struct field"),
+        ({"finalizers": {}}, "cannot unmarshal object into Go struct field"),
+        ({"ownerReferences": [{"name": 1}]}, "cannot unmarshal number into Go struct field"),
+        ({"generation": "many"}, "cannot unmarshal string into Go struct field"),
+    ],
+)
+async def test_metadata_of_the_wrong_type_is_a_bad_request(stack: Stack, metadata: dict, cause: str) -> None:
+    client = stack.client()
+    await client.create(CRDS, definition())
+    made = foo("odd", size=1)
+    made["metadata"] |= metadata
+    with pytest.raises(errors.BadRequest, match=cause):
+        await client.create(FOOS, made)
+    await client.create(FOOS, foo("even", size=1))
+    with pytest.raises(errors.Invalid, match="cannot unmarshal"):
+        await client.patch(FOOS, "even", "default", {"metadata": metadata}, kind="merge")
