@@ -45,7 +45,10 @@ def tls_dir(spec: Spec) -> Path:
 
 
 def newest(spec: Spec) -> Credentials | None:
-    """What an actor shows: the certificate that it renewed in an earlier life, if it lasts longer than its spec's."""
+    """What an actor shows: the certificate that it renewed in an earlier life, if it was issued after its spec's.
+
+    That it lasts longer says nothing: those of an older version last ten years, for other groups.
+    """
     if spec.credentials is None:
         return None
     try:
@@ -53,7 +56,7 @@ def newest(spec: Spec) -> Credentials | None:
     except OSError:
         return spec.credentials
     usable = found.ca == spec.credentials.ca and found.is_sound
-    return found if usable and found.life[1] > spec.credentials.life[1] else spec.credentials
+    return found if usable and found.life[0] > spec.credentials.life[0] else spec.credentials
 
 
 class Renewal:

@@ -138,6 +138,15 @@ def test_an_actor_that_restarts_goes_on_with_what_it_renewed(tmp_path: Path) -> 
     assert newest(spec) == spec.credentials
 
 
+def test_an_actor_of_a_newer_version_does_not_show_what_an_older_one_issued(tmp_path: Path) -> None:
+    """That lasted ten years, and was for other groups."""
+    secrets = Secrets.create("x")
+    spec = _spec(secrets, tmp_path)
+    old = secrets.authority.issue("system:etcd:member-0", now=NOW - timedelta(days=1), validity=timedelta(days=3650))
+    old.write(tls_dir(spec))
+    assert newest(spec) == spec.credentials
+
+
 def _spec(secrets: Secrets, directory: Path) -> Spec:
     instance = Instance("member-0", Role.MEMBER, Machine())
     return spec_for(
