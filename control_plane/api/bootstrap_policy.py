@@ -121,6 +121,20 @@ _SCHEDULER_RULES = (
     _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
     _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
 )  # fmt: skip
+# The garbage collector and the deletion of namespaces have to do with all there is; nobody is impersonated, no right
+# granted, no token made and no command run by controllers.
+_CONTROLLER_RULES = (
+    _rule(("delete", "deletecollection", "get", "list", "patch", "update", "watch"), "*", _ALL),
+    _EVENTS,
+    _rule(("create",), "core", (
+        "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumes", "pods", "serviceaccounts",
+    )),
+    _rule(("create",), "apps", ("controllerrevisions", "replicasets")),
+    _rule(("create",), "batch", ("jobs",)),
+    _rule(("create",), "coordination.k8s.io", ("leases",)),
+    _rule(("create",), "discovery.k8s.io", ("endpointslices",)),
+    _paths(("get",), "*"),
+)  # fmt: skip
 NODE_RULES = (
     _EVENTS,
     _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
@@ -187,7 +201,7 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ("system:monitoring", (_paths(("get",), "/healthz", "/healthz/*", "/livez", "/livez/*",
                                   "/metrics", "/metrics/slis", "/readyz", "/readyz/*"),), {}),
     ("system:kube-scheduler", _SCHEDULER_RULES, {}),
-    ("system:kube-controller-manager", (_rule(_ALL, "*", _ALL), _paths(("get",), "*")), {}),
+    ("system:kube-controller-manager", _CONTROLLER_RULES, {}),
     ("system:node", NODE_RULES, {}),
     ("system:node-proxier", _PROXY_RULES, {}),
     (INGRESS, _INGRESS_RULES, {}),

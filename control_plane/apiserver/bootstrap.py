@@ -17,12 +17,13 @@ log = logging.getLogger(__name__)
 _JSON = "application/json"
 _AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 _GRANTS = ("rules", "subjects")
-# Before there was a node authorizer these let every node read all secrets.
+# Before there was a node authorizer the first ones let every node read all secrets; the last was cluster-admin.
 _TIGHTENED = frozenset(
     {
         ("ClusterRoleBinding", "system:node"),
         ("ClusterRoleBinding", "system:node-proxier"),
         ("ClusterRole", "system:node-proxier"),
+        ("ClusterRole", "system:kube-controller-manager"),
     }
 )
 

@@ -448,10 +448,16 @@ async def test_what_an_earlier_version_granted_is_taken_back(stack: Stack) -> No
     await admin.patch(f"clusterroles.{RBAC}", "system:node-proxier", "", {"rules": secrets})
     for name in ("system:node", "system:node-proxier"):
         await admin.patch(f"clusterrolebindings.{RBAC}", name, "", {"subjects": subjects})
+    everything = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+    await admin.patch(f"clusterroles.{RBAC}", "system:kube-controller-manager", "", {"rules": everything})
+    controllers = stack.client_as("system:kube-controller-manager")
+    await controllers.create("secrets", named("made"))
     await kubelet(stack).list("secrets")
     await stack.add_server()
     with pytest.raises(errors.Forbidden):
         await kubelet(stack).list("secrets")
+    with pytest.raises(errors.Forbidden):
+        await controllers.create("secrets", named("another"))
     info = registry.kinds.named(f"clusterrolebindings.{RBAC}")
 
     async def keep(current: Object) -> Object:

@@ -118,6 +118,27 @@ async def test_who_may_only_patch_makes_nothing_by_applying(stack: Stack) -> Non
     assert (await admin.get("configmaps", "m", "default"))["data"] == {"a": "b"}
 
 
+BODY: dict[str, Any] = {"metadata": {"name": "x", "namespace": "default"}}
+NOT_FOR_CONTROLLERS: dict[str, Try] = {
+    "secrets": lambda c: c.create("secrets", BODY),
+    "tokens": lambda c: c.create(
+        "serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}}, subresource="token"
+    ),
+    "roles": lambda c: c.create(ROLES, role("all", {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]})),
+    "more in a role": patched("view", {"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
+    "itself in a binding": lambda c: c.patch(BINDINGS, "cluster-admin", "", {"subjects": JANE}),
+    "bindings": lambda c: c.create(BINDINGS, binding("b", "cluster-admin")),
+    "nodes": lambda c: c.create("nodes", {"metadata": {"name": "n"}}),
+}
+
+
+@pytest.mark.parametrize("what", NOT_FOR_CONTROLLERS)
+async def test_the_controllers_are_no_administrators(stack: Stack, what: str) -> None:
+    controllers = stack.client_as("system:kube-controller-manager")
+    with pytest.raises(errors.Forbidden):
+        await NOT_FOR_CONTROLLERS[what](controllers)
+
+
 async def test_a_rule_for_an_empty_name_is_not_one_for_all(stack: Stack) -> None:
     nameless = {**SECRETS, "resourceNames": [""]}
     jane = await writer_of_roles(stack, nameless)
