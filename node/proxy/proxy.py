@@ -139,9 +139,14 @@ class ServiceProxy:
         self._plans[key] = plan
 
     def _is_foreign(self, address: str) -> bool:
-        """Whether it is a loopback address of another cluster or of the machine itself, user-chosen or restored."""
+        """Whether it is a loopback address of another cluster or of the machine itself, user-chosen or restored.
+
+        Where the host itself is reached on loopback only, so are its services: who may write them opens nothing wider.
+        """
         ip = ipaddress.ip_address(address)
-        return bool(self._own) and ip.is_loopback and not any(ip in network for network in self._own)
+        if not self._own or any(ip in network for network in self._own):
+            return False
+        return ip.is_loopback or _is_loopback(_machine(self._host.advertised).strip("[]"))
 
     async def _apply(self) -> None:
         wanted: dict[Socket, Target] = {}
@@ -273,3 +278,10 @@ def _service_of(one: Object) -> list[str]:
 
 def _machine(address: str) -> str:
     return address.rpartition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
