@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from control_plane.api.errors import RequestEntityTooLarge
+from control_plane.api.errors import BadRequest, RequestEntityTooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,12 @@ def check_operations(count: int, budget: Budget = LIMITS) -> None:
     if count > budget.patch_operations:
         limit = budget.patch_operations
         raise RequestEntityTooLarge(f"The allowed maximum operations in a JSON patch is {limit}, got {count}")
+
+
+def check_requirements(count: int, budget: Budget = LIMITS) -> None:
+    """Raises BadRequest for a selector of too many: each object of a list and each event of a watch is asked all."""
+    if count > budget.requirements:
+        raise BadRequest(f"a selector may have at most {budget.requirements} requirements, got {count}")
 
 
 class CopyMeter:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from control_plane.api import selectors
 from control_plane.api.errors import ApiError, quote
+from control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
 from control_plane.api.meta import Object, labels, name, namespace
 from control_plane.identities import MASTERS, SERVICE_ACCOUNT_PREFIX
 
@@ -42,7 +43,7 @@ class Attributes:
     namespace: str = ""
     name: str = ""
     path: str = ""
-    fields: selectors.FieldSelector = selectors.ALL_FIELDS
+    fields: FieldSelector = ALL_FIELDS
     """What a list, watch or deletecollection is limited to."""
     nodes: frozenset[str] | None = None
     """The nodes that the user is; None for who is no node. Roles do not look at it."""

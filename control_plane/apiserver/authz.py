@@ -5,9 +5,9 @@ from typing import Any
 
 from control_plane.api import node_authorization, rbac
 from control_plane.api.errors import Forbidden
+from control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
 from control_plane.api.meta import Object, name
 from control_plane.api.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
-from control_plane.api.selectors import ALL_FIELDS, FieldSelector
 from control_plane.apiserver import audit
 from control_plane.apiserver.following import Follower
 from control_plane.apiserver.hub import WatchHub

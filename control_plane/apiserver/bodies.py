@@ -4,7 +4,6 @@ from typing import Any
 
 from control_plane.api import decoding
 from control_plane.api.errors import BadRequest, Conflict, Invalid, invalid, too_long
-from control_plane.api.meta import Object
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.requests import Target
 
@@ -76,33 +75,3 @@ def check_same(info: ResourceInfo, new: dict[str, Any], old: dict[str, Any]) -> 
     if new.get("uid") and new["uid"] != old.get("uid"):
         cause = f"Precondition failed: UID in precondition: {new['uid']}, UID in object meta: {old.get('uid')}"
         raise Conflict.of(info.plural, old["name"], cause, group=info.group)
-
-
-# Kinds whose DELETE answers with the object that is gone instead of a Status.
-RETURNS_DELETED = frozenset(
-    {
-        "pods",
-        "podtemplates",
-        "services",
-        "persistentvolumes",
-        "persistentvolumeclaims",
-        "resourcequotas",
-        "serviceaccounts",
-    }
-)
-
-
-def deleted_status(info: ResourceInfo, o: Object) -> Object:
-    """The Status that tells of an object that is gone."""
-    details: dict[str, Any] = {"name": o["metadata"]["name"]}
-    if info.group:
-        details["group"] = info.group
-    details["kind"] = info.plural
-    details["uid"] = o["metadata"].get("uid") or ""
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Success",
-        "details": details,
-    }

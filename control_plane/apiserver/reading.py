@@ -26,6 +26,7 @@ from control_plane.api.errors import (
     Timeout,
     forbidden,
 )
+from control_plane.api.field_selectors import parse_fields
 from control_plane.api.resources import ResourceInfo
 from control_plane.apiserver.cache import (
     BOOKMARK,
@@ -125,7 +126,7 @@ class Reader:
         info = target.info
         custom = self._kinds.custom(info)
         selectable = custom.selectable if custom is not None else ()
-        fields = selectors.parse_fields(options.field_selector, info.kind, info.group, selectable=selectable)
+        fields = parse_fields(options.field_selector, info.kind, info.group, selectable=selectable)
         kinds = self._kinds
         convert = None
         if not info.is_storage_version and not fields.everything:

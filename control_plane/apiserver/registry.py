@@ -9,10 +9,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import orjson
 
 from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from control_plane.api.field_selectors import ALL_FIELDS
 from control_plane.api.meta import Object
 from control_plane.api.names import path_segment_errors
 from control_plane.api.patching import PatchKind
-from control_plane.api.selectors import ALL_FIELDS
 from control_plane.apiserver import metrics
 from control_plane.apiserver.admission import Admission
 from control_plane.apiserver.audit import Auditor, allowed

@@ -53,6 +53,14 @@ class GuardFailed(Exception):
     """Another key than the object's own was not as expected: choose anew and try again."""
 
 
+class DryRun(Exception):
+    """Leaves an update with what would have been stored."""
+
+    def __init__(self, o: Object) -> None:
+        super().__init__("dry run")
+        self.object = o
+
+
 @dataclass(slots=True)
 class Write:
     """What to do with an object: store `object`, or remove the key (`delete`), or leave it (`keep`)."""

@@ -1,4 +1,4 @@
-"""Create, update, patch and delete, for every kind in the same way.
+"""Create, update and patch, for every kind in the same way.
 
 Order of a create: decode, metadata of the system, defaults, admission, preparation by the kind's strategy, validation,
 reservations, transaction. An update or patch does the same against what is stored, again after a race. Authorisation
@@ -36,21 +36,20 @@ from control_plane.apiserver import custom, custom_schema
 from control_plane.apiserver.admission import Admission, AdmissionRequest
 from control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
 from control_plane.apiserver.bodies import (
-    RETURNS_DELETED,
     check_same,
-    deleted_status,
     fields_of_others,
     set_namespace,
     validation_mode,
     wrong_name,
 )
-from control_plane.apiserver.entries import Broken, Entry
+from control_plane.apiserver.deleting import Deleter
+from control_plane.apiserver.entries import Entry
 from control_plane.apiserver.heavy import Heavy
 from control_plane.apiserver.hub import WatchHub
 from control_plane.apiserver.kinds import CRDS, Kinds
 from control_plane.apiserver.leases import EventLeases
 from control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
-from control_plane.apiserver.storage import GuardFailed, Storage, Write
+from control_plane.apiserver.storage import DryRun, GuardFailed, Storage, Write
 from storage.env import Env
 
 _NAME_TRIES = 8
@@ -89,6 +88,7 @@ class Writer:
         self._env = env
         self._leases = leases
         self._heavy = Heavy(env)
+        self._deleter = Deleter(kinds, storage, hub, admission, env=env)
 
     # --- create -------------------------------------------------------------------------------
 
@@ -415,12 +415,12 @@ class Writer:
                 await self._admission.reserve(gone)
                 write.guards, write.effects = (), gone.effects
             if options.dry_run:
-                raise _DryRun(new)
+                raise DryRun(new)
             return write
 
         try:
             entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
-        except _DryRun as dry:
+        except DryRun as dry:
             shown = self._kinds.from_stored(info, dry.object)
             return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *found])
         except NotFound as e:
@@ -461,71 +461,6 @@ class Writer:
             errors = validation.validate_update(new, old, stored)
         return errors + self._extra_errors(new, stored) if not status or stored.custom else errors
 
-    # --- delete -------------------------------------------------------------------------------
-
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
-        """Remove an object, or mark it as being deleted while something holds it back."""
-        info = target.info
-        stored = self._kinds.stored(info)
-        cache = self._hub.peek(stored)
-        known = cache.get(target.namespace, target.name) if cache is not None else None
-        removed = False
-
-        async def change(entry: Entry | None) -> Write:
-            nonlocal removed
-            assert entry is not None
-            if isinstance(entry, Broken):
-                removed = True
-                return self._without_broken(entry, stored, options)
-            o = entry.fresh_object()
-            deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
-            request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=entry.object)
-            await self._admission.admit(request)
-            if stored.name == CRDS:
-                custom.mark_for_cleanup(o, self._env.timestamp())
-            done = deletion.begin_deletion(
-                o,
-                now=self._env.clock.now(),
-                grace_seconds=options.grace_period_s,
-                propagation=options.propagation_policy,
-                orphan_dependents=options.orphan_dependents,
-            )
-            removed = done.remove
-            if options.dry_run:
-                raise _DryRun(o)
-            if done.remove:
-                await self._admission.reserve(request)
-            return Write(o, delete=done.remove, keep=not done.changed, effects=request.effects)
-
-        try:
-            entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
-        except _DryRun as dry:
-            o = self._kinds.from_stored(info, dry.object)
-            json = orjson.dumps(o)
-        except NotFound as e:
-            raise NotFound.of(info.plural, target.name, group=info.group) from e
-        else:
-            o = entry.object
-            json = self._kinds.json(info, entry)
-        if not removed or info.name in RETURNS_DELETED:
-            return Answer(json)
-        return Answer(orjson.dumps(deleted_status(info, o)))
-
-    @staticmethod
-    def _without_broken(entry: Broken, info: ResourceInfo, options: DeleteOptions) -> Write:
-        """Remove what is no object. Raises its error when the caller wants to be sure which one it removes."""
-        if options.uid or options.resource_version not in ("", str(entry.revision)):
-            raise entry.error
-        meta = {"name": entry.name, "namespace": entry.namespace}
-        o = {"kind": info.kind, "apiVersion": info.stored_api_version, "metadata": meta}
-        if options.dry_run:
-            raise _DryRun(o)
-        return Write(o, delete=True)
-
-
-class _DryRun(Exception):
-    """Leaves the update loop with what would have been stored."""
-
-    def __init__(self, o: Object) -> None:
-        super().__init__("dry run")
-        self.object = o
+        """See `deleting`."""
+        return await self._deleter.delete(user, target, options)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from control_plane.api import cron, jsonpath, names, quantity, selectors
+from control_plane.api import cron, field_selectors, jsonpath, names, quantity, selectors
 from control_plane.api.decoding import decode_object
 from control_plane.api.errors import BadRequest, FieldError
 from control_plane.api.remembering import LONGEST, remembered
@@ -58,7 +58,7 @@ def test_a_selector_has_a_thousand_requirements() -> None:
     with pytest.raises(BadRequest, match="at most 1000 requirements, got 60000"):
         selectors.parse_labels(",".join(f"a{n}" for n in range(60_000)))
     with pytest.raises(BadRequest, match="at most 1000 requirements, got 20000"):
-        selectors.parse_fields(",".join(["metadata.name=a"] * 20_000), "Pod")
+        field_selectors.parse_fields(",".join(["metadata.name=a"] * 20_000), "Pod")
     many = selectors.parse_labels("a in (" + ",".join(str(n) for n in range(50_000)) + ")")
     assert many.matches({"a": "49999"}) and not many.matches({"a": "x"}) and not many.matches({})
 

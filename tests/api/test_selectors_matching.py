@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from control_plane.api import selectors
 from control_plane.api.errors import BadRequest
+from control_plane.api.field_selectors import parse_fields
 from control_plane.api.selectors import (
     EVERYTHING,
     NOTHING,
     Requirement,
     from_label_selector,
-    parse_fields,
     parse_labels,
 )
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from control_plane.api import selectors
 from control_plane.api.errors import Expired, ServiceUnavailable, Timeout
+from control_plane.api.field_selectors import parse_fields
 from control_plane.api.resources import builtin_registry
 from control_plane.apiserver.cache import DELETED, ResourceCache, Selection
 from control_plane.apiserver.config import Limits, Timing
@@ -44,9 +45,9 @@ selections = st.sampled_from(
     [
         Selection(),
         Selection(namespace="d", labels=selectors.parse_labels("app=x")),
-        Selection(fields=selectors.parse_fields("spec.nodeName=n1", "Pod")),
-        Selection(fields=selectors.parse_fields("spec.nodeName!=n1", "Pod")),
-        Selection(fields=selectors.parse_fields("spec.nodeName in (n1,n2)", "Pod")),
+        Selection(fields=parse_fields("spec.nodeName=n1", "Pod")),
+        Selection(fields=parse_fields("spec.nodeName!=n1", "Pod")),
+        Selection(fields=parse_fields("spec.nodeName in (n1,n2)", "Pod")),
         Selection(namespace="d", name="b"),
     ]
 )
@@ -80,7 +81,7 @@ def test_list_then_watch_equals_list_later(changes: list, start: int, joined: in
 async def test_who_watches_two_nodes_hears_once_of_what_concerns_both() -> None:
     cache = ResourceCache(PODS, events_max=10, watcher_events_max=10)
     cache.install([], 0)
-    both = Selection(fields=selectors.parse_fields("spec.nodeName in (n1,n2)", "Pod"))
+    both = Selection(fields=parse_fields("spec.nodeName in (n1,n2)", "Pod"))
     watcher = cache.watch(both, 0)
     for revision, node in enumerate(("n1", "n2", "n3"), 1):
         cache.apply("/registry/pods/d/a", pod_bytes("a", "x", node), revision)

@@ -13,8 +13,8 @@ import orjson
 
 from control_plane.api import errors, meta
 from control_plane.api.errors import ApiError
+from control_plane.api.field_selectors import parse_fields
 from control_plane.api.meta import Object
-from control_plane.api.selectors import parse_fields
 from control_plane.client import ObjectList, WatchEvent, ops
 from proto.rayplane.v1 import objects_pb2 as pb
 

@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
+from typing import TypeVar
 
 from control_plane.api.errors import FieldError, invalid
 
+T = TypeVar("T", bound=int)
 PREFIX = "pod-security.kubernetes.io/"
 MODES = ("enforce", "audit", "warn")
 LATEST = 1 << 62
@@ -90,9 +91,9 @@ def parse_labels(labels: Mapping[str, str] | None, defaults: Policy) -> tuple[Po
     for mode in MODES:
         fallback = Level.RESTRICTED if mode == "enforce" else Level.PRIVILEGED
         default: LevelVersion = getattr(defaults, mode)
-        level = _label(labels, mode, parse_level, default.level, fallback, "privileged, baseline, restricted", errors)
-        version = _label(labels, f"{mode}-version", parse_version, default.version, LATEST, "", errors)
-        chosen[mode] = LevelVersion(level, version)
+        level = _label(labels, mode, parse_level, default.level, errors)
+        version = _label(labels, f"{mode}-version", parse_version, default.version, errors)
+        chosen[mode] = LevelVersion(fallback if level is None else level, LATEST if version is None else version)
     policy = Policy(**chosen)
     enforced = parse_level(labels.get(PREFIX + "enforce", ""))
     # Who enforces a level without a word on warnings is warned of it on workloads too.
@@ -102,21 +103,20 @@ def parse_labels(labels: Mapping[str, str] | None, defaults: Policy) -> tuple[Po
     return policy, errors
 
 
+_MUST_BE: Mapping[Callable[[str], int | None], str] = {
+    parse_level: "must be one of privileged, baseline, restricted",
+    parse_version: 'must be "latest" or "v1.x"',
+}
+
+
 def _label(
-    labels: Mapping[str, str],
-    name: str,
-    parse: Callable[[str], Any],
-    default: Any,
-    fallback: Any,
-    choices: str,
-    errors: list[FieldError],
-) -> Any:
+    labels: Mapping[str, str], name: str, parse: Callable[[str], T | None], default: T, errors: list[FieldError]
+) -> T | None:
+    """None, and an error, for a label that makes no sense."""
     text = labels.get(PREFIX + name)
     if text is None:
         return default
     parsed = parse(text)
     if parsed is None:
-        cause = f"must be one of {choices}" if choices else 'must be "latest" or "v1.x"'
-        errors.append(invalid(f"metadata.labels[{PREFIX}{name}]", text, cause))
-        return fallback
+        errors.append(invalid(f"metadata.labels[{PREFIX}{name}]", text, _MUST_BE[parse]))
     return parsed

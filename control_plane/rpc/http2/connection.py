@@ -36,7 +36,7 @@ class Connection:
         self._controls = 0
         self._resets = 0
         self._greeted = client  # whether the peer's preface was seen
-        self._settled = False  # whether its first SETTINGS were
+        self.greeted = False  # whether its first SETTINGS were
         self._broken = False
         self._next_stream = 1
         self._last_stream = 0
@@ -81,11 +81,6 @@ class Connection:
     @property
     def has_output(self) -> bool:
         return bool(self._out)
-
-    @property
-    def greeted(self) -> bool:
-        """Whether the peer has said that it speaks HTTP/2, and how."""
-        return self._settled
 
     @property
     def exhausted(self) -> bool:
@@ -284,7 +279,7 @@ class Connection:
         while size - at >= _HEAD_BYTES:
             high, low, kind, flags, stream = _unpack_head(data, at)
             length = high << 16 | low
-            if not self._settled and (kind != f.SETTINGS or flags & f.ACK):
+            if not self.greeted and (kind != f.SETTINGS or flags & f.ACK):
                 text = "the first frame must be SETTINGS"
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "not HTTP/2" if data.startswith(b"HTTP/") else text)
             if length > f.FRAME_BYTES_MAX:
@@ -439,8 +434,8 @@ class Connection:
         self.peer_streams_max = settings.get(f.SET_STREAMS, self.peer_streams_max)
         self._control(f.SETTINGS, 0, b"", f.ACK, cost=1 + len(self.streams) // _STREAMS_PER_ANSWER)
         self._resize(settings.get(f.SET_WINDOW, self._peer_window))
-        if not self._settled:
-            self._settled = True
+        if not self.greeted:
+            self.greeted = True
             self._handler.on_ready()
 
     def _resize(self, window: int) -> None:
