@@ -9,8 +9,8 @@ import random
 from collections.abc import AsyncIterator
 
 from control_plane.etcd.server import Member
+from control_plane.identities import MEMBERS
 from control_plane.rpc import Identity, http1
-from control_plane.rpc.callers import MEMBERS
 from control_plane.rpc.memory import Fabric
 from storage.env import Env, SystemClock
 from tests.etcd import gateway_requests as known

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 from control_plane.apiserver.config import ApiServerConfig
 from control_plane.apiserver.server import ApiServer
+from control_plane.identities import MASTERS
 from control_plane.rpc import Identity
-from control_plane.rpc.callers import MASTERS
 from control_plane.rpc.memory import Fabric
 from proto.rayplane.v1 import objects_pb2 as pb
 from tests.apiserver.conftest import make_env

@@ -8,8 +8,8 @@ import random
 from collections.abc import AsyncIterator
 
 from control_plane.etcd.server import Member
+from control_plane.identities import MASTERS, MEMBERS
 from control_plane.rpc import Identity
-from control_plane.rpc.callers import MASTERS, MEMBERS
 from control_plane.rpc.memory import Fabric
 from proto.etcd import rpc_pb2 as pb
 from proto.etcd import v3election_pb2, v3lock_pb2
