@@ -17,6 +17,12 @@ class LifecycleError(NodeError):
     """An event reached the pod life cycle in a state where it cannot happen: a bug of the caller."""
 
 
+class Malformed(NodeError):
+    """What the caller sent makes no sense; the message says which part."""
+
+    code = "INVALID_ARGUMENT"
+
+
 class NotHere(NodeError):
     """The pod or container asked for does not run on this host."""
 

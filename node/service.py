@@ -4,17 +4,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from control_plane.api import meta
 from control_plane.rpc import Context
-from node.errors import NodeError, NotHere, NotRunning
+from node.errors import Malformed, NodeError, NotHere, NotRunning
 from node.runtime import ContainerRun, ExecSession, LogOptions
 from node.worker import PodWorker
 from proto.rayplane.v1 import node_pb2 as pb
 
 if TYPE_CHECKING:
     from node.host import NodeHost
+
+M = TypeVar("M")
 
 CHUNK = 64 * 1024
 _SINCE_MAX_S = 10 * 365 * 86_400
@@ -57,18 +59,23 @@ class NodeService:
         if request.HasField("since_seconds"):
             moment = self._host.env.clock.now() - timedelta(seconds=min(max(request.since_seconds, 0), _SINCE_MAX_S))
             since = meta.format_micro_time(moment)
+        elif since:
+            try:
+                meta.parse_time(since)
+            except ValueError as e:
+                raise Malformed(f"since_time: {e}") from e
         return LogOptions(
             follow=request.follow and not request.previous,
             timestamps=request.timestamps,
             tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
             since=since,
-            limit_bytes=request.limit_bytes if request.HasField("limit_bytes") else None,
+            limit_bytes=max(0, request.limit_bytes) if request.HasField("limit_bytes") else None,
         )
 
     # --- exec -------------------------------------------------------------------------------------
 
     async def Exec(self, requests: AsyncIterator[pb.ExecRequest], context: Context) -> AsyncIterator[pb.ExecResponse]:
-        first = await anext(requests)
+        first = await _first(requests)
         with self._host.sessions.one(meta.key(self._worker(first.ref).pod)):
             async with contextlib.aclosing(self._exec(first, requests)) as responses:
                 async for response in responses:
@@ -97,7 +104,9 @@ class NodeService:
     async def PortForward(
         self, requests: AsyncIterator[pb.PortForwardRequest], context: Context
     ) -> AsyncIterator[pb.PortForwardResponse]:
-        first = await anext(requests)
+        first = await _first(requests)
+        if not 0 < first.port < 65536:
+            raise Malformed(f"port {first.port} is not between 1 and 65535")
         worker = self._worker(first.ref)
         with self._host.sessions.one(meta.key(worker.pod)):
             async with contextlib.aclosing(self._port_forward(worker, first, requests)) as responses:
@@ -163,6 +172,12 @@ class NodeService:
         if run is None or not worker.machine.by_name[name].started_stamp:
             raise NotRunning(f'container "{name}" of pod {meta.key(worker.pod)} does not run')
         return run
+
+
+async def _first(requests: AsyncIterator[M]) -> M:
+    async for request in requests:
+        return request
+    raise Malformed("the first message must name the container")
 
 
 def _container_name(worker: PodWorker, name: str) -> str:

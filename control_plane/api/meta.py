@@ -141,7 +141,10 @@ def parse_time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"time {text!r} has no zone; write it as 2006-01-02T15:04:05Z")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"time {text!r} is before the year 1 or after the year 9999 in UTC") from None
 
 
 def format_time(moment: datetime) -> str:

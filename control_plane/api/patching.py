@@ -88,10 +88,10 @@ def parse_patch(kind: PatchKind, body: bytes) -> Any:
 
 
 def apply_patch(kind: PatchKind, obj: Object, patch: Any, definition: Definition | None) -> Object:
-    """The object with the patch applied (`kind` other than `apply`, which is `apply.apply`).
+    """The object with the patch applied; for objects as a whole `apply` is `apply.apply`.
 
-    Raises Invalid for a JSON patch that does not fit the object, PatchFailed or BadRequest for
-    a strategic merge patch that breaks its rules.
+    Raises UnsupportedMediaType for a kind that does not fit, Invalid for a JSON patch that does not fit
+    the object, PatchFailed or BadRequest for a strategic merge patch that breaks its rules.
     """
     match kind:
         case "json":
@@ -105,7 +105,7 @@ def apply_patch(kind: PatchKind, obj: Object, patch: Any, definition: Definition
                     "strategic merge patch is not supported for custom resources; use application/merge-patch+json"
                 )
             return strategic_merge(obj, patch, definition)
-    raise ValueError(f"no patch of kind {kind!r} is applied here")
+    raise UnsupportedMediaType("this subresource is not applied; use application/merge-patch+json")
 
 
 def _clone(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from control_plane.api.errors import ApiError, InternalError, Timeout
+from control_plane.api.errors import ApiError, InternalError, Timeout, UnsupportedMediaType
 from control_plane.api.patching import PatchKind
 from control_plane.apiserver.batches import Batches, resource_of
 from control_plane.apiserver.fairness import is_urgent
@@ -26,9 +26,10 @@ from control_plane.apiserver.requests import (
     WriteOptions,
 )
 from control_plane.rpc import Context, RpcError
+from control_plane.rpc.faults import FaultLog
 from proto.rayplane.v1 import objects_pb2 as pb
 
-log = logging.getLogger(__name__)
+_faults = FaultLog(logging.getLogger(__name__))
 
 T = TypeVar("T")
 
@@ -41,6 +42,13 @@ _PATCH_KINDS: dict[int, PatchKind] = {
     pb.STRATEGIC: "strategic",
     pb.APPLY: "apply",
 }
+
+
+def _patch_kind(number: int) -> PatchKind:
+    kind = _PATCH_KINDS.get(number)
+    if kind is None:
+        raise UnsupportedMediaType(f"there is no patch type {number}")
+    return kind
 
 
 def rpc_error(error: ApiError) -> RpcError:
@@ -161,7 +169,7 @@ class ObjectsService:
         answer = await self._registry.patch(
             user,
             await self._target(request.ref),
-            _PATCH_KINDS[request.type],
+            _patch_kind(request.type),
             request.patch,
             _write_options(request.options),
         )
@@ -190,7 +198,7 @@ class ObjectsService:
             return pb.Result(status=error_json(e))
         except Exception as e:
             # One object that trips over a bug must not fail those that came with it: all nodes of a host, say.
-            log.exception("an operation of a batch failed: %s", name)
+            _faults.tell(f"an operation of a batch failed: {name}", e)
             return pb.Result(status=error_json(InternalError(f"Internal error occurred: {type(e).__name__}: {e}")))
 
     # --- common -------------------------------------------------------------------------------

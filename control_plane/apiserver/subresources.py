@@ -118,7 +118,9 @@ class Subresources:
         if target.subresource == "scale":
             entry = await self._reader.get(target)
             scale = rules.get_scale(entry.object, self._kinds.scale_paths(target.info))
-            patched = patching.apply_patch(kind, scale, document, definition_of("autoscaling/v1", "Scale"))
+            shape = definition_of("autoscaling/v1", "Scale")
+            patched = patching.apply_patch(kind, scale, document, shape)
+            decoding.conform_patched(patched, shape)
             if "resourceVersion" not in _given_metadata(document):
                 (patched.get("metadata") or {}).pop("resourceVersion", None)
             return await self._scale(user, target, patched, options)

@@ -180,7 +180,7 @@ def _due(cron: Object, now: datetime) -> tuple[datetime | None, datetime | None]
     schedule = meta.spec(cron).get("schedule") or ""
     last = meta.status(cron).get("lastScheduleTime") or meta.metadata(cron).get("creationTimestamp")
     # A long gap is not walked through minute by minute: only its last day can matter.
-    earliest = max(meta.parse_time(last).astimezone(now.tzinfo), now - timedelta(days=1)) if last else now
+    earliest = max(meta.parse_time(last), now - timedelta(days=1)).astimezone(now.tzinfo) if last else now
     due, following = None, next_time(schedule, earliest)
     while following is not None and following <= now:
         due, following = following, next_time(schedule, following)

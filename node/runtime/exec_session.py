@@ -15,6 +15,8 @@ from node.runtime.shim_client import ShimClient
 
 CHUNK = 32 * 1024
 QUEUE_MAX = 16
+#: Rows or columns of a terminal.
+_SIDE_MAX = 65_535
 _ids = iter(range(1, 1 << 62))
 
 
@@ -130,7 +132,7 @@ class ProcessExec:
 
     def resize(self, width: int, height: int) -> None:
         if self._terminal >= 0:
-            size = struct.pack("HHHH", height, width, 0, 0)
+            size = struct.pack("HHHH", min(height, _SIDE_MAX), min(width, _SIDE_MAX), 0, 0)
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
     async def output(self) -> AsyncIterator[tuple[bytes, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -83,7 +84,7 @@ class Judge(logging.Handler):
         while grown := self._grown():
             if time.monotonic() > deadline:
                 tasks = sorted(str(t.get_coro())[:150] for t in asyncio.all_tasks())
-                raise AssertionError(f"left over: {grown}\n" + "\n".join(tasks))
+                raise AssertionError(f"left over: {grown}\n" + "\n".join([*tasks, *sorted(_files())]))
             await asyncio.sleep(pause)
             pause = min(0.05, pause + 0.002)
 
@@ -94,7 +95,7 @@ class Judge(logging.Handler):
         )
 
     def _now(self) -> dict[str, int]:
-        return {"tasks": len(asyncio.all_tasks()), "files": len(os.listdir("/proc/self/fd")), **self._world.sizes()}
+        return {"tasks": len(asyncio.all_tasks()), "files": len(_files()), **self._world.sizes()}
 
     def heard_at_last(self) -> str:
         """What is only told when all that was forgotten is freed."""
@@ -108,3 +109,12 @@ class Judge(logging.Handler):
         text = f"{type(error).__name__}: {error}"[:3000]
         trace = "" if isinstance(error, AssertionError) else "".join(traceback.format_exception(error))
         return "\n".join([text, trace, *self._heard[:1]])
+
+
+def _files() -> list[str]:
+    """What the open files are."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found

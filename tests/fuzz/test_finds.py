@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from google.protobuf.message import Message
 from control_plane.rpc.grpc_wire import frame as message_of
 from control_plane.rpc.http2 import encode_headers
 from control_plane.rpc.http2 import frames as f
+from proto.csi import csi_pb2
 from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2
+from proto.rayplane.v1 import node_pb2, objects_pb2, raft_pb2
 from tests.fuzz import engine
 from tests.fuzz.__main__ import all_targets
+from tests.fuzz.targets import _objects, grpc_node
 from tests.rpc.grpc_peers import WATCH, watch
 from tests.rpc.http2_peer import REQUEST, frame, settings
 
@@ -36,6 +39,15 @@ def _alarm(number: int) -> Any:
     ]
 
 
+def _patch(kind: str) -> Any:
+    return (("Content-Type", f"application/{kind}".encode()),)
+
+
+_TIMES = ("yesterday", "0001-01-01T00:00:00+14:00")
+_MODE = csi_pb2.VolumeCapability()
+_MODE.access_mode.mode = 77  # type: ignore[assignment]
+_DEPLOYMENT = next(s for s in _objects.SEEDS if s[1] == "deployments")
+_SCALE = f"{_objects.collection(_DEPLOYMENT)}/a/scale"
 _JSON = (("Content-Type", b"application/json"),)
 _CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 
@@ -68,6 +80,53 @@ FINDS: list[tuple[str, str, Any]] = [
         "a refusal that quotes a header which is no text could not be written",
         "gateway",
         [("POST", "/v3/kv/range", (("Grpc-Timeout", b"\xd0"),), b"{}")],
+    ),
+    (
+        "half a surrogate pair as the name of an enum's value was an internal error",
+        "gateway",
+        [("POST", "/v3/kv/range", (), b'{"key":"YQ==","sort_order":"\\ud800"}')],
+    ),
+    (
+        "a server-side apply of a scale, and a scale without metadata, were internal errors",
+        "rest",
+        [
+            ("POST", _objects.collection(_DEPLOYMENT), _JSON, json.dumps(_objects.good(_DEPLOYMENT)).encode()),
+            ("PATCH", f"{_SCALE}?fieldManager=m", _patch("apply-patch+yaml"), b'{"spec":{"replicas":3}}'),
+            ("PATCH", _SCALE, _patch("merge-patch+json"), b'{"metadata":5}'),
+        ],
+    ),
+    (
+        "a patch of a type that nobody knows was an internal error",
+        "grpc_apiserver",
+        [
+            _call(
+                "/rayplane.v1.Objects/Patch",
+                objects_pb2.PatchRequest(ref=objects_pb2.ResourceRef(resource="pods"), type=77),  # type: ignore[arg-type]
+            )
+        ],
+    ),
+    (
+        "logs since a time that is none were an internal error",
+        "grpc_node",
+        ("", [_call("/rayplane.v1.Node/Logs", node_pb2.LogsRequest(ref=grpc_node.REF, since_time=t)) for t in _TIMES]),
+    ),
+    (
+        "a call that ends before it has begun was an internal error",
+        "grpc_node",
+        ("", [("/rayplane.v1.Node/Exec", (), True), ("/rayplane.v1.Node/PortForward", (), True)]),
+    ),
+    (
+        "an access mode of a volume that nobody knows was an internal error",
+        "grpc_node",
+        (
+            "rayplane.io/local",
+            [
+                _call(
+                    "/csi.v1.Controller/CreateVolume",
+                    csi_pb2.CreateVolumeRequest(name="a", volume_capabilities=[_MODE]),
+                )
+            ],
+        ),
     ),
 ]
 

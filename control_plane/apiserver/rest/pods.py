@@ -21,6 +21,7 @@ from control_plane.api.errors import (
     Invalid,
     NotFound,
     ServiceUnavailable,
+    TooManyRequests,
     forbidden,
     invalid,
 )
@@ -45,6 +46,8 @@ _STATUS_OF_CODE = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
     grpc.StatusCode.FAILED_PRECONDITION: BadRequest,
+    grpc.StatusCode.UNIMPLEMENTED: BadRequest,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooManyRequests,
     grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
 }
 

@@ -26,7 +26,7 @@ def make_calls(
     case = []
     for _ in range(mutate.some(rng)):
         method = rng.choice(methods)
-        bodies = [_body(rng, method, words) for _ in range(mutate.some(rng) if method.client_streaming else 1)]
+        bodies = [_body(rng, method, words) for _ in range(rng.randrange(4) if method.client_streaming else 1)]
         case.append((method.path, tuple(bodies), rng.random() > 0.03))
     return case
 
@@ -44,9 +44,11 @@ class Served:
     def __init__(self, services: Sequence[Service], identity: Identity) -> None:
         self.registry = registry_of(services)
         self.identity = identity
+        self.metadata: dict[bytes, bytes] = {}
 
     async def run(self, case: Case) -> None:
         async with calling(self.registry, self.identity) as caller:
+            caller.metadata = self.metadata
             for path, bodies, framed in case:
                 status = await caller.call(path, bodies, framed=framed)
                 bad = status.startswith(("13 ", "-1")) and not status.startswith(_CLIENTS)

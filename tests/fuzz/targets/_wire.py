@@ -97,6 +97,7 @@ class Caller(Recorder):
         super().__init__(client=True)
         self._pipe = joined(registry, identity, self._read)
         self._waiting: asyncio.Event = asyncio.Event()
+        self.metadata: dict[bytes, bytes] = {}
 
     def _read(self, data: bytes) -> None:
         self.connection.receive(data)
@@ -111,6 +112,7 @@ class Caller(Recorder):
     async def call(self, path: str, bodies: Sequence[bytes], *, limit: bytes = CALL_LIMIT, framed: bool = True) -> str:
         """The status that the call ends with, as "code message"."""
         fields = {n: path.encode() if n == b":path" else v for n, v in REQUEST} | {b"grpc-timeout": limit}
+        fields |= self.metadata
         stream: Stream = self.connection.open()
         self.connection.send_headers(stream, encode_headers(list(fields.items())))
         sent = b"".join(frame(b) if framed else b for b in bodies)

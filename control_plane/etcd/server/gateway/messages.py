@@ -78,7 +78,7 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
     if kind == FieldDescriptor.TYPE_STRING:
         if type(value) is not str:
             raise _mismatch(value, "string")
-        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _whole(value)
     if kind == FieldDescriptor.TYPE_BOOL:
         if not isinstance(value, bool):
             raise _mismatch(value, "bool")
@@ -87,7 +87,7 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
         if type(value) is not str:
             return _integer(value, *_ENUM)
         enum = _enum(field)
-        member = enum.values_by_name.get(value)
+        member = enum.values_by_name.get(_whole(value))
         if member is None:
             raise JsonError(f"unknown value {quoted(json.dumps(value, ensure_ascii=False))} for enum {enum.full_name}")
         return member.number
@@ -96,6 +96,11 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
         if value is None:
             return 0
     return _integer(value, *_INTEGERS[kind])
+
+
+def _whole(text: str) -> str:
+    """As Go reads it: half of a surrogate pair is no character."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _bytes(value: Any) -> bytes:
