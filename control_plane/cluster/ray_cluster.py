@@ -24,6 +24,7 @@ from control_plane.cluster.patience import Patience, slowdown
 from control_plane.cluster.ports import can_bind, free_port
 from control_plane.rpc.tls import Credentials
 from storage.env.private import UMASK, narrow
+from storage.env.sockets import short_directory
 
 LOOPBACK = "127.0.0.1"
 # In fair time (`patience`).
@@ -53,6 +54,8 @@ _UNHURRIED = {
     "RAY_worker_register_timeout_seconds": "600",
 }
 _PREFIX, _TEMPORARY, _TLS = "rayplane-", "ray", "tls"
+# Ray keeps Unix sockets there: rayplane-abcdefgh/ray/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store
+_SOCKETS_BYTES = 90
 # Of a cluster whose rayplane gave Ray the directory itself and put no marker in it.
 _UNMARKED = ("session_latest", "ray_current_cluster")
 
@@ -60,8 +63,7 @@ _UNMARKED = ("session_latest", "ray_current_cluster")
 def reserve(rng: random.Random, token: str, tls: Credentials | None = None) -> dict[str, Any]:
     """What to remember about a Ray cluster before it is started, so that it can be ended whatever happens."""
     port = free_port(LOOPBACK, (), rng)
-    # Ray keeps Unix sockets there, whose paths must be short.
-    directory = tempfile.mkdtemp(prefix=_PREFIX)
+    directory = tempfile.mkdtemp(prefix=_PREFIX, dir=short_directory(_SOCKETS_BYTES))
     mark(Path(directory))
     if tls is not None:
         tls.write(Path(directory, _TLS))

@@ -11,21 +11,20 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 
+from storage.env.sockets import ADDRESS_BYTES_MAX
 from storage.volumes.errors import VolumeError
 
 CONNECTIONS_MAX = 256
 """Further ones are closed at once."""
 LINE_BYTES_MAX = 1024
-_PATH_BYTES_MAX = 107
-"""Of a Unix socket's address (sockaddr_un)."""
 
 
 class SyncBarrier:
     """Serves one volume's socket."""
 
     def __init__(self, path: str, sync: Callable[[], Awaitable[int]]) -> None:
-        if len(os.fsencode(path)) > _PATH_BYTES_MAX:
-            raise VolumeError(f"socket path {path} is longer than {_PATH_BYTES_MAX} bytes: use a shorter directory")
+        if len(os.fsencode(path)) > ADDRESS_BYTES_MAX:
+            raise VolumeError(f"socket path {path} is longer than {ADDRESS_BYTES_MAX} bytes: use a shorter directory")
         self.path = path
         self._sync = sync
         self._server: asyncio.Server | None = None

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from storage.env import Clock, Disk
+from storage.env.sockets import short_directory
 from storage.volumes.backend import Published, Usage, VolumeInfo, check_volume
 from storage.volumes.barrier import SyncBarrier
 from storage.volumes.directory import Directory, VolumeRecord
@@ -42,7 +42,7 @@ class ReplicatedConfig:
     replicas: int = 3
     """Nodes that hold a new volume's bytes, or fewer where there are fewer nodes."""
     socket_directory: str = ""
-    """For the sync barriers' sockets; short, for their paths end at 107 bytes. Empty: in the temporary directory."""
+    """For the sync barriers' sockets, whose paths end at 107 bytes. Empty: the temporary directory, or /tmp."""
     timing: ReplicationTiming = field(default_factory=ReplicationTiming)
 
 
@@ -331,9 +331,11 @@ class ReplicatedBackend:
         return version, None if version == EMPTY else source
 
     def _socket(self, volume_id: str) -> str:
-        directory = self._config.socket_directory or os.path.join(tempfile.gettempdir(), f"rayplane-{os.getuid()}")
         name = hashlib.sha256(f"{self._disk.local_path()}/{self.node}/{volume_id}".encode()).hexdigest()[:20]
-        return os.path.join(directory, f"{name}.sync")
+        if self._config.socket_directory:
+            return os.path.join(self._config.socket_directory, f"{name}.sync")
+        below = f"rayplane-{os.getuid()}/{name}.sync"
+        return os.path.join(short_directory(len(below)), below)
 
     async def _watch(self, volume_id: str, publication: Publication) -> None:
         await publication.fenced.wait()

@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,3 +250,16 @@ def test_all_that_a_command_writes_down_is_private(tmp_path: Path) -> None:
 def state_with_ports() -> ClusterState:
     found = state()
     return replace(found, topology=launch.with_ports(found.topology, random.Random()))
+
+
+def test_rays_directory_is_short_where_the_temporary_directory_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps Unix sockets there, and ends when their paths are too long."""
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    host = ray_cluster.reserve(random.Random(1), "token")
+    ray_cluster.remove_folder(host)
+    path = Path(host["dir"]) / "ray" / "session_2026-01-01_00-00-00_000000_1234567" / "sockets" / "plasma_store"
+    assert len(str(path)) <= 107

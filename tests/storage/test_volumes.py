@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -151,6 +152,24 @@ async def test_bytes_follow_the_pod(cluster: Cluster) -> None:
     os.unlink(f"{path}/none")
     wanted = tree(path)
     assert tree(await move(cluster, "b", "c")) == wanted
+
+
+async def test_a_long_temporary_directory_keeps_no_volume_from_its_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The barrier's address would be longer than the kernel takes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 100)))
+    made = Cluster(tmp_path, replicas=1, sockets="")
+    await made.add("a")
+    try:
+        await made.backends["a"].create("v", GIB)
+        published = await made.backends["a"].publish("v")
+        reader, writer = await asyncio.open_unix_connection(published.sync_socket)
+        writer.write(b"sync\n")
+        assert (await reader.readline()).startswith(b"ok")
+        writer.close()
+    finally:
+        await made.stop()
 
 
 async def test_the_barrier_confirms_what_survives_the_node(cluster: Cluster) -> None:

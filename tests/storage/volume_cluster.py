@@ -47,7 +47,9 @@ class FixedClock:
 
 
 class Cluster:
-    def __init__(self, root: Path, *, timing: ReplicationTiming = PATIENT, replicas: int = 3) -> None:
+    def __init__(
+        self, root: Path, *, timing: ReplicationTiming = PATIENT, replicas: int = 3, sockets: str | None = None
+    ) -> None:
         self.root = root
         self.directory = MemoryDirectory()
         self.backends: dict[str, ReplicatedBackend] = {}
@@ -56,7 +58,9 @@ class Cluster:
         self.dead: set[str] = set()
         self.fenced: list[tuple[str, str]] = []
         self.calls: list[tuple[str, str]] = []
-        self._config = ReplicatedConfig(replicas=replicas, socket_directory=str(root / "s"), timing=timing)
+        self._config = ReplicatedConfig(
+            replicas=replicas, socket_directory=str(root / "s") if sockets is None else sockets, timing=timing
+        )
 
     def barrier_timeout(self, volume: str, node: str, seconds: float) -> None:
         """How long barriers of a published volume wait from now on."""
