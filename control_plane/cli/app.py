@@ -1,4 +1,4 @@
-"""Entry point: all commands, and one line on standard error when one fails."""
+"""All commands, and one line on standard error when one fails."""
 
 import os
 import sys
@@ -29,15 +29,9 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (ClusterError, BackupError, DiskError, OSError)
 
 
-def main() -> None:
-    """Run the command of sys.argv and exit."""
-    # What it writes are keys, states and backups.
-    os.umask(UMASK)
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code."""
+    os.umask(UMASK)  # what it writes are keys, states and backups
     try:
         code = app(args=arguments or ["--help"], prog_name="rayplane", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -70,7 +64,3 @@ def _usage_text(error: typer.TyperException) -> str:
 def _fail(message: str, code: int, *, program: str = "rayplane: ") -> int:
     print(program + " ".join(message.split()), file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from control_plane.cluster.supervisor import spec_for
 from control_plane.cluster.topology import TOPOLOGY_KEY, Role
 from control_plane.etcd.server import restore_member
 from proto.etcd.kv_pb2 import KeyValue
-from storage.backup import BackupHeader, read_backup, write_backup
+from storage.backup import BackupHeader, NotABackup, read_backup, write_backup
 from storage.env import LocalDisk, SystemClock
 from storage.mvcc import MemoryBackend, Store
 
@@ -85,6 +85,13 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
     return header
 
 
+def _read(file: Path) -> tuple[BackupHeader, Iterator[bytes]]:
+    # A disk makes its directory.
+    if not file.exists():
+        raise NotABackup(f"there is no file {file}: check its name")
+    return read_backup(LocalDisk(file.parent), file.name)
+
+
 async def restore(
     directory: StateDir, name: str, file: Path, progress: Progress, *, force: bool, key: bytes = b""
 ) -> tuple[ClusterState, BackupHeader]:
@@ -93,7 +100,7 @@ async def restore(
     `key`: the EncryptionConfiguration that the backup's cluster had. Without it the keys are looked for in the state
     directories of this cluster and of that one. The cluster goes on with those that it needs.
     """
-    header, chunks = read_backup(LocalDisk(file.parent), file.name)
+    header, chunks = _read(file)
     # Before anything is taken down or deleted: the file may be damaged.
     store = Store(MemoryBackend())
     store.restore(chunks)

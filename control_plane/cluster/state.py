@@ -75,7 +75,12 @@ class StateDir:
     def of(name: str, state_dir: str | None) -> "StateDir":
         """Raises UsageError for a name that is none."""
         check_name(name)
-        return StateDir(Path(state_dir) if state_dir else Path.home() / ".rayplane" / name)
+        # What is printed of it is used in other directories too.
+        return StateDir((Path(state_dir) if state_dir else StateDir.usual(name)).absolute())
+
+    @staticmethod
+    def usual(name: str) -> Path:
+        return Path.home() / ".rayplane" / name
 
     @property
     def kubeconfig(self) -> Path:
@@ -111,7 +116,7 @@ class StateDir:
             for folder in (self.pki, self.logs):
                 narrow(folder)
         except (DiskError, OSError) as e:
-            raise ClusterError(f"{e}; choose a writable --state-dir") from e
+            raise ClusterError(f"{str(e).partition(';')[0]}; choose a writable --state-dir") from e
         return disk
 
     def is_ours(self) -> bool:

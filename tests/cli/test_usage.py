@@ -1,12 +1,18 @@
 """Wrong usage and failures: one line on standard error, and the exit code."""
 
+import random
 from pathlib import Path
 
 import pytest
 
 from control_plane.api.errors import Invalid, NotFound
-from control_plane.cli import main
+from control_plane.cli import app
+from control_plane.cli.cluster import _print_access
 from control_plane.cli.printing import error_line
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.launch import with_ports
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.topology import Machine, founding
 
 WRONG = [
     ("frob", "No such command 'frob'"),
@@ -47,7 +53,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("command", "said"), WRONG, ids=[w[0] for w in WRONG])
 def test_wrong_usage_is_one_line_and_exit_code_2(command: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main.run(command.split())
+    code = app.run(command.split())
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert err.startswith("rayplane: ") and err.count("\n") == 1
@@ -62,7 +68,7 @@ def test_without_a_cluster_commands_fail_and_say_what_to_do(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, *rest = command.split()
-    code = main.run([first, "--state-dir", str(tmp_path / "none"), *rest])
+    code = app.run([first, "--state-dir", str(tmp_path / "none"), *rest])
     err = capsys.readouterr().err
     assert (code, err) == (1, f"rayplane: no cluster is up in {tmp_path / 'none'}; run `rayplane up`\n")
 
@@ -72,7 +78,7 @@ def test_bad_manifests_are_told_before_the_cluster_is_looked_for(
 ) -> None:
     file = tmp_path / "web.yaml"
     file.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\nkind: Pod\n")
-    assert main.run(["apply", "-f", str(file), "--state-dir", str(tmp_path / "none")]) == 1
+    assert app.run(["apply", "-f", str(file), "--state-dir", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err == f"rayplane: {file}, document 2: apiVersion is missing\n"
 
 
@@ -83,5 +89,24 @@ def test_errors_of_the_api_read_as_in_kubectl() -> None:
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("up", "down", "status", "get", "apply", "describe", "delete", "logs", "exec", "scale", "chaos run"):
-        assert main.run([*command.split(), "--help"]) == 0
+        assert app.run([*command.split(), "--help"]) == 0
         assert "--state-dir" in capsys.readouterr().out
+
+
+def test_restore_names_the_file_that_is_missing_and_makes_no_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "no" / "such"
+    assert app.run(["restore", str(missing), "--state-dir", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.endswith(f"rayplane: there is no file {missing}: check its name\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_printed_to_end_a_cluster_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ClusterConfig(name="x", nodes=1)
+    topology = with_ports(founding(config, (Machine("127.0.0.1"),)), random.Random(1))
+    state = ClusterState(config, AddressPlan(2), topology, True, {"pid": 7})
+    _print_access(StateDir.of("x", None), state)
+    assert capsys.readouterr().out.endswith("rayplane down --name x\n")
+    _print_access(StateDir.of("x", str(tmp_path / "a b")), state)
+    assert capsys.readouterr().out.endswith(f"rayplane down --name x --state-dir '{tmp_path}/a b'\n")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from control_plane.api.audit import default_policy
 from control_plane.apiserver.config import AuditConfig
 from control_plane.apiserver.server import ApiServer
-from control_plane.cli.main import app
+from control_plane.cli.app import app
 from control_plane.cluster import ray_cluster
 from control_plane.cluster.components import build
 from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
@@ -203,14 +203,17 @@ def test_a_damaged_state_is_told_with_what_to_do(tmp_path: Path, content: str) -
 
 def test_a_state_directory_that_cannot_be_made_is_a_cluster_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ClusterError, match="choose a writable --state-dir"):
+    with pytest.raises(ClusterError, match="choose a writable --state-dir") as e:
         StateDir(tmp_path / "file" / "x").create()
+    assert str(e.value).count("choose") == 1
     assert StateDir(tmp_path / "file" / "x").read() is None
 
 
-def test_the_default_directory_is_named_after_the_cluster() -> None:
+def test_the_default_directory_is_named_after_the_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert StateDir.of("x", None).path == Path.home() / ".rayplane" / "x"
     assert StateDir.of("x", "/tmp/y").path == Path("/tmp/y")
+    monkeypatch.chdir(tmp_path)
+    assert StateDir.of("x", "y").kubeconfig == tmp_path / "y" / "kubeconfig"  # KUBECONFIG is used elsewhere too
 
 
 # --- keys ---------------------------------------------------------------------------------------
