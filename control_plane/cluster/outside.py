@@ -19,6 +19,8 @@ from storage.env.private import make_private_dir
 
 LOG_BYTES_MAX = 8 * 1024 * 1024
 LOG_FILES = 2
+# Control characters, among them those that move a terminal's cursor, and what Unicode takes for the end of a line.
+_ESCAPED = {c: f"\\u{c:04x}" for c in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 def open_env(spec: Spec, rng: random.Random) -> Env:
@@ -54,11 +56,18 @@ def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> as
     return asyncio.create_task(work, name=f"certificate of {spec.instance.name}")
 
 
+class OneLine(logging.Formatter):
+    """A message is one line whatever clients wrote into what it tells; only a traceback has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).translate(_ESCAPED)
+
+
 def log_to(path: str) -> None:
     """Send this process's log to a bounded file."""
     make_private_dir(Path(path).parent)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
