@@ -64,7 +64,7 @@ async def get(session: Session, arguments: Sequence[str], options: GetOptions) -
         one = len(chosen) == 1 and len(chosen[0].names) == 1
         if everything or not failed:
             value = everything[0] if one and everything else listed(everything)
-            session.terminal.line(formatted(value, options.output))
+            session.terminal.write(f"{formatted(value, options.output)}\n".encode())
     return 1 if failed else 0
 
 

@@ -17,20 +17,28 @@ from control_plane.rpc import Network
 from storage.env import Clock, SystemClock
 
 FIELD_MANAGER = "rayplane"
+# Control characters but for the end of a line and the tabulator.
+_SHOWN = {c: f"^{chr(c ^ 0x40)}" for c in (*range(0x20), 0x7F) if chr(c) not in "\n\t"} | {
+    c: f"\\u{c:04x}" for c in range(0x80, 0xA0)
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """Standard output and error; everything is seen at once."""
+    """Standard output and error; everything is seen at once.
+
+    Lines are harmless whatever objects hold: what would command the terminal is shown, as by kubectl. Bytes are not
+    looked at: they are for programs, or what a container wrote.
+    """
 
     out: BinaryIO
     err: BinaryIO
 
     def line(self, text: str) -> None:
-        self.write(f"{text}\n".encode())
+        self.write(f"{text.translate(_SHOWN)}\n".encode())
 
     def error(self, text: str) -> None:
-        self.write_error(f"{text}\n".encode())
+        self.write_error(f"{text.translate(_SHOWN)}\n".encode())
 
     def write(self, data: bytes) -> None:
         self.out.write(data)

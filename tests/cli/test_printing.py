@@ -1,5 +1,6 @@
 """Tables, YAML and descriptions."""
 
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from control_plane.api.tables import to_table
 from control_plane.cli.describe import described
 from control_plane.cli.kinds import Kinds, resource_of
 from control_plane.cli.printing import TableWriter, formatted, listed, name_of
+from control_plane.cli.session import Terminal
 from control_plane.client import ObjectList
 from control_plane.cluster.errors import ClusterError, UsageError
 
@@ -47,6 +49,15 @@ def test_columns_are_upper_case_and_three_blanks_apart() -> None:
         "a             1/1     Running   0          5m",
         "a-long-name   1/1     Running   0          5m",
     ]
+
+
+def test_what_objects_hold_commands_no_terminal() -> None:
+    out, err = io.BytesIO(), io.BytesIO()
+    terminal = Terminal(out, err)
+    terminal.line("a\x1b]0;title\x07\r\x9b2Jü\tb\nc")
+    terminal.error("\x1b[2J")
+    assert out.getvalue().decode() == "a^[]0;title^G^M\\u009b2Jü\tb\nc\n"
+    assert err.getvalue() == b"^[[2J\n"
 
 
 def test_wide_namespaces_labels_and_no_header() -> None:
