@@ -22,6 +22,7 @@ from node.projections import mount_failed
 from node.volume_directory import ApiDirectory, SubDisk
 from proto.csi import csi_pb2
 from proto.rayplane.v1 import volumes_pb2
+from storage.env import is_whole
 from storage.volumes import (
     Backend,
     CsiDriver,
@@ -229,7 +230,7 @@ def _directory_of(pod: Object, volume: dict[str, Any], source: dict[str, Any]) -
     path = (source.get("hostPath") or source.get("local") or {}).get("path")
     if not path:
         raise mount_failed(pod, volume["name"], "volumes of this type are not supported")
-    if not path.startswith("/") or ".." in path.split("/"):
+    if not is_whole(path):
         raise mount_failed(pod, volume["name"], f"path {path} must be absolute and must not contain '..'")
     return os.path.realpath(path)
 

@@ -5,23 +5,26 @@ A bound on the number of entries is no bound on their size: a long text is worke
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 LONGEST = 512
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+Reads = Callable[Concatenate[str, P], R]
+"""A function whose first argument is a text."""
 
 
-def remembered(maxsize: int) -> Callable[[_F], _F]:
-    """An lru_cache for functions whose first argument is a text; those of more than LONGEST characters pass it by."""
+def remembered(maxsize: int) -> Callable[[Reads[P, R]], Reads[P, R]]:
+    """An lru_cache that texts of more than LONGEST characters pass by."""
 
-    def decorate(function: _F) -> _F:
-        cached = lru_cache(maxsize)(function)
+    def decorate(function: Reads[P, R]) -> Reads[P, R]:
+        cached = cast("Reads[P, R]", lru_cache(maxsize)(function))
 
         @wraps(function)
-        def call(text: str, *args: Any, **named: Any) -> Any:
-            return (cached if len(text) <= LONGEST else function)(text, *args, **named)
+        def call(text: str, *args: P.args, **named: P.kwargs) -> R:
+            return cached(text, *args, **named) if len(text) <= LONGEST else function(text, *args, **named)
 
-        return call  # type: ignore[return-value]
+        return call
 
     return decorate

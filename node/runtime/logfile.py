@@ -7,6 +7,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 
 from control_plane.api.meta import parse_time
 from node.runtime import LogOptions
@@ -93,9 +94,9 @@ class _Wanted:
             yield line
 
 
-def _older(line: LogLine, since: object) -> bool:
+def _older(line: LogLine, since: datetime) -> bool:
     try:
-        return parse_time(line.stamp) < since  # type: ignore[operator]
+        return parse_time(line.stamp) < since
     except ValueError:
         return True  # not the shim's line
 

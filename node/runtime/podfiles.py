@@ -13,7 +13,7 @@ from typing import Any
 
 from control_plane.api.meta import Object
 from node.projections import VolumeFile, mount_failed
-from storage.env import Beneath, LeavesRoot, one_name
+from storage.env import Beneath, LeavesRoot, is_whole, one_name
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class PodFiles:
     def host_path(self, pod: Object, volume: dict[str, Any]) -> str:
         """A path of the machine. Raises MountError when it is not what the volume's type says."""
         path, kind = volume["hostPath"]["path"], volume["hostPath"].get("type") or ""
-        if not path.startswith("/") or ".." in path.split("/"):
+        if not is_whole(path):
             raise mount_failed(pod, volume["name"], f"hostPath {path} must be absolute and must not contain '..'")
         if kind == "FileOrCreate" and not os.path.exists(path):
             Path(path).touch()

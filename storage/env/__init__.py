@@ -7,7 +7,7 @@ a serving process. The simulation brings its own disk. Time spans are never here
 time.
 """
 
-from storage.env.beneath import Beneath, LeavesRoot, one_name
+from storage.env.beneath import Beneath, LeavesRoot, is_whole, one_name
 from storage.env.clock import Clock, Env, SystemClock
 from storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
 from storage.env.heap import settle_heap
@@ -26,6 +26,7 @@ __all__ = [
     "SimulatedDisk",
     "SimulatedFile",
     "SystemClock",
+    "is_whole",
     "one_name",
     "settle_heap",
 ]

@@ -41,6 +41,11 @@ def one_name(name: str) -> str:
     return name
 
 
+def is_whole(path: str) -> bool:
+    """Whether a path of the machine is absolute and does not climb."""
+    return path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 

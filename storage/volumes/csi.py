@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from proto.csi import csi_pb2 as csi
+from storage.env import is_whole
 from storage.volumes.backend import Backend, Published, VolumeInfo
 from storage.volumes.errors import InvalidVolume, VolumeNotFound
 
@@ -249,7 +250,7 @@ def _refusal(capabilities: Any, *, single_node: bool) -> str:
 
 def check_target(path: str) -> None:
     """Raises InvalidVolume."""
-    if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
+    if not is_whole(path):
         raise InvalidVolume(f"target_path {path!r} must be absolute and must not contain '..'")
 
 

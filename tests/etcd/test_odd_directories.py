@@ -1,17 +1,19 @@
 """A member's start on the oddest directories: it serves what was there, or refuses in one line that says what to do."""
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control_plane.etcd.server import RefusedToStart
-from storage.env import LocalDisk, failpoints
+from storage.env import LocalDisk, LockHeld, failpoints
 from storage.env.failpoints import POINTS
 from tests.etcd.harness import etcd_cluster
 from tests.etcd.test_disk_faults import TYPED, on_disk, one_life, serves_or_refuses
@@ -152,11 +154,21 @@ async def test_a_full_disk_at_any_step_of_the_start_is_typed_and_harms_nothing(t
 
 async def test_a_lock_that_a_dying_process_still_holds_is_waited_for(tmp_path: Path) -> None:
     state = await one_life(tmp_path, clean=True)
-    held = LocalDisk(tmp_path / "d0").lock("member.lock")
-    held.__enter__()
-    starting = asyncio.create_task(serves_or_refuses(tmp_path, state))
-    await asyncio.sleep(0.5)
-    held.__exit__(None, None, None)
+    held, refused, lock = LocalDisk(tmp_path / "d0").lock("member.lock"), asyncio.Event(), LocalDisk.lock
+
+    @contextlib.contextmanager
+    def watched(disk: LocalDisk, path: str) -> Iterator[None]:
+        try:
+            with lock(disk, path):
+                yield
+        except LockHeld:
+            refused.set()
+            raise
+
+    with held, mock.patch.object(LocalDisk, "lock", watched):
+        starting = asyncio.create_task(serves_or_refuses(tmp_path, state))
+        async with asyncio.timeout(30):
+            await refused.wait()
     assert await starting == ""
 
 
