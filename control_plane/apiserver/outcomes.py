@@ -83,6 +83,8 @@ class Fence:
     def __init__(self, etcd: EtcdClient, name: str) -> None:
         self._etcd = etcd
         self._key = f"/rayplane/fences/{name}".encode()
+        self.look = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=self._key))
+        """Shows where it stands."""
         self.revision = 0
         """Of its last write as far as known; a server of an earlier life may have moved it."""
         self._known_at = 0
@@ -91,9 +93,6 @@ class Fence:
     def stands(self) -> rpc_pb2.Compare:
         equal, mod = rpc_pb2.Compare.EQUAL, rpc_pb2.Compare.MOD
         return rpc_pb2.Compare(key=self._key, target=mod, result=equal, mod_revision=self.revision)
-
-    def look(self) -> rpc_pb2.RequestOp:
-        return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=self._key))
 
     def seen(self, kvs: Sequence[kv_pb2.KeyValue], at: int) -> None:
         """What `look` showed at a revision."""

@@ -191,12 +191,6 @@ class ObjectRegistry:
         return self.kinds.json(target.info, entry)
 
     @_in_turn
-    async def get_entry(self, user: User, target: Target, resource_version: str = "") -> Entry:
-        """One object as it is stored, for tables."""
-        await self.allow(user, "get", target)
-        return await self.reader.get(_plain(target), resource_version)
-
-    @_in_turn
     async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
         await self.allow(user, "list", target, options)
         if target.info.group == metrics.GROUP:

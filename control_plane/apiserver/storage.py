@@ -168,7 +168,7 @@ class Storage:
             compare = [absent(key), *write.guards, *(() if grouped else (self._fence.stands(),))]
             txn = self._grouped.txn if grouped else self._etcd.txn
             try:
-                response = await txn(compare, operations, [_get_op(key), self._fence.look()])
+                response = await txn(compare, operations, [_get_op(key), self._fence.look])
             except RpcError as e:
                 await self._failed(tries, e)
                 if tries.uncertain and not grouped:

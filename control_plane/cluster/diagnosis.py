@@ -43,7 +43,6 @@ class MemberFacts:
     raft_index: int = 0
     raft_applied: int = 0
     db_bytes: int = 0
-    learner: bool = False
     errors: tuple[str, ...] = ()
     """What it says is wrong, alarms among it."""
 
@@ -59,7 +58,6 @@ class ServerFacts:
     name: str
     error: str = ""
     https_error: str = ""
-    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ STOP_WEB_S = 0.1
 DRAIN_CHECK_S = 0.01
 BACKLOG = 1024
 #: Those of HTTP/1.1 have bounds of their own; see `http1`.
-CONNECTIONS_MAX = 8192
+CONNECTIONS_MAX = GateLimits().connections
 
 
 class GrpcListener:
