@@ -1,5 +1,6 @@
 """All commands, and one line on standard error when one fails."""
 
+import errno
 import os
 import sys
 
@@ -26,7 +27,8 @@ simulate.register(app)
 objects.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-_FAILURES = (ClusterError, BackupError, DiskError, OSError)
+_FAILURES = (ClusterError, BackupError, DiskError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(arguments: list[str]) -> int:
@@ -50,9 +52,18 @@ def run(arguments: list[str]) -> int:
         return _fail(e.message, EXIT_USAGE if e.code.name == "INVALID_ARGUMENT" else EXIT_FAILED)
     except _FAILURES as e:
         return _fail(str(e), EXIT_FAILED)
+    except OSError as e:
+        return _fail(_system_text(e), EXIT_FAILED)
     if code == EXIT_INTERRUPTED:
         return _fail("interrupted", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _system_text(error: OSError) -> str:
+    """What the system refused, of which file, and what to do where that is known."""
+    of = f"{error.filename}: " if error.filename else ""
+    advice = "; make room there, or choose another --state-dir" if error.errno in _FULL else ""
+    return f"{of}{error.strerror or error}{advice}"
 
 
 def _usage_text(error: typer.TyperException) -> str:

@@ -1,7 +1,6 @@
 """Commands on whole clusters: up, down, status, endpoints, kubeconfig, add, remove, backup, restore."""
 
 import json
-import shlex
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -294,10 +293,7 @@ def _print_access(directory: StateDir, state: ClusterState) -> None:
     console.print(f"  ingress   {found['ingress']}")
     if ray_cluster.listens_widely(state.host):
         console.print("  CAREFUL   this version of Ray listens beyond loopback; see SECURITY.md, or use Ray 2.60")
-    which = "" if name == "default" else f" --name {name}"
-    if directory.path != StateDir.usual(name).absolute():
-        which += f" --state-dir {shlex.quote(str(directory.path))}"
-    console.print(f"  end it    rayplane down{which}")
+    console.print(f"  end it    rayplane down{directory.flags(name)}")
 
 
 def _print_status(found: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ async def up(
         if before is not None and before.running:
             if _is_alive(before, directory):
                 raise AlreadyUp(
-                    f"a cluster called {config.name!r} is up; run `rayplane down --name {config.name}` first"
+                    f"a cluster called {config.name!r} is up; run `rayplane down{directory.flags(config.name)}` first"
                 )
             # It ended without a `down`: what is left of it would keep ports, and on a Ray cluster names.
             await _take_down(directory, progress)

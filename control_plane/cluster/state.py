@@ -14,6 +14,7 @@ Nothing else in it is ever deleted: who adds a name adds it to `_NAMES`.
 import contextlib
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,13 @@ class StateDir:
         """Raises UsageError for a name that is none."""
         check_name(name)
         # What is printed of it is used in other directories too.
-        return StateDir((Path(state_dir) if state_dir else StateDir.usual(name)).absolute())
+        return StateDir((Path(state_dir) if state_dir else Path.home() / ".rayplane" / name).absolute())
 
-    @staticmethod
-    def usual(name: str) -> Path:
-        return Path.home() / ".rayplane" / name
+    def flags(self, name: str) -> str:
+        """With which a command finds the cluster again: empty, or ` --name N`, ` --state-dir DIR`."""
+        named = "" if name == "default" else f" --name {name}"
+        usual = self.path == StateDir.of(name, None).path
+        return named if usual else f"{named} --state-dir {shlex.quote(str(self.path))}"
 
     @property
     def kubeconfig(self) -> Path:

@@ -1,18 +1,14 @@
 """Wrong usage and failures: one line on standard error, and the exit code."""
 
-import random
+import errno
 from pathlib import Path
 
 import pytest
 
 from control_plane.api.errors import Invalid, NotFound
 from control_plane.cli import app
-from control_plane.cli.cluster import _print_access
 from control_plane.cli.printing import error_line
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.launch import with_ports
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import Machine, founding
+from control_plane.cluster.state import StateDir
 
 WRONG = [
     ("frob", "No such command 'frob'"),
@@ -102,11 +98,15 @@ def test_restore_names_the_file_that_is_missing_and_makes_no_directory(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_printed_to_end_a_cluster_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = ClusterConfig(name="x", nodes=1)
-    topology = with_ports(founding(config, (Machine("127.0.0.1"),)), random.Random(1))
-    state = ClusterState(config, AddressPlan(2), topology, True, {"pid": 7})
-    _print_access(StateDir.of("x", None), state)
-    assert capsys.readouterr().out.endswith("rayplane down --name x\n")
-    _print_access(StateDir.of("x", str(tmp_path / "a b")), state)
-    assert capsys.readouterr().out.endswith(f"rayplane down --name x --state-dir '{tmp_path}/a b'\n")
+def test_a_full_disk_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "cluster.json"))
+
+    monkeypatch.setattr(StateDir, "read_running", full)
+    assert app.run(["status", "--state-dir", str(tmp_path)]) == 1
+    told = (
+        f"rayplane: {tmp_path}/cluster.json: No space left on device; make room there, or choose another --state-dir\n"
+    )
+    assert capsys.readouterr().err == told

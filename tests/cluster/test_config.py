@@ -213,6 +213,9 @@ def test_the_default_directory_is_named_after_the_cluster(monkeypatch: pytest.Mo
     assert StateDir.of("x", None).path == Path.home() / ".rayplane" / "x"
     assert StateDir.of("x", "/tmp/y").path == Path("/tmp/y")
     monkeypatch.chdir(tmp_path)
+    assert StateDir.of("x", "y").flags("x") == f" --name x --state-dir {tmp_path}/y"
+    assert StateDir.of("default", "a b").flags("default") == f" --state-dir '{tmp_path}/a b'"
+    assert (StateDir.of("x", None).flags("x"), StateDir.of("default", None).flags("default")) == (" --name x", "")
     assert StateDir.of("x", "y").kubeconfig == tmp_path / "y" / "kubeconfig"  # KUBECONFIG is used elsewhere too
 
 
