@@ -150,11 +150,15 @@ class VolumeBackends:
             claim = await client.get("persistentvolumeclaims", name, namespace)
             if meta.status(claim).get("phase") != "Bound":
                 raise mount_failed(pod, volume["name"], f'PersistentVolumeClaim is not bound: "{name}"')
-            return meta.spec(await client.get("persistentvolumes", meta.spec(claim)["volumeName"]))
+            found = await client.get("persistentvolumes", meta.spec(claim)["volumeName"])
         except NotFound as e:
             raise mount_failed(pod, volume["name"], e.message) from e
         except ApiError as e:
             raise MountError(f"cannot read claim {namespace}/{name}: {e.message}") from e
+        # A claim says what its writer wants; the volume says whose it is.
+        if (meta.spec(found).get("claimRef") or {}).get("uid") != meta.uid(claim):
+            raise mount_failed(pod, volume["name"], f'volume "{meta.name(found)}" is bound to a different claim')
+        return meta.spec(found)
 
     def _backend(self, source: dict[str, Any], node: str) -> Backend:
         return self._replicated[node] if source["driver"] == REPLICATED else self._local[node]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from control_plane.api.meta import Object
-from control_plane.identities import MASTERS, NODES
+from control_plane.identities import MASTERS, NODE_HOSTS
 from control_plane.rpc.grpc_network import GrpcNetwork
 from control_plane.rpc.tls import Authority
 from node.config import NodeConfig, NodeHostConfig
@@ -16,7 +16,7 @@ from storage.env import Env, LocalDisk, SystemClock
 from tests.node.fake_api import FakeApi
 
 #: Of the host under test and of its test, who calls it as an API server and as another node would.
-CREDENTIALS = Authority.create("test").issue("system:node:n1", [NODES, MASTERS], hosts=["127.0.0.1"])
+CREDENTIALS = Authority.create("test").issue("system:node:n1", [NODE_HOSTS, MASTERS], hosts=["127.0.0.1"])
 _MakeHost = Callable[..., Awaitable[NodeHost]]
 
 

@@ -29,8 +29,9 @@ async def provision(api: FakeApi, host: NodeHost, node: str, driver: str) -> Obj
     stub = Stub(host.network.channel(host.advertised), csi.DESCRIPTOR.services_by_name["Controller"])
     made = await stub.CreateVolume(request, metadata={"csi-driver": driver, "csi-node": node})
     source = {"driver": driver, "volumeHandle": made.volume.volume_id}
-    api.put("persistentvolumes", {"metadata": {"name": "pv1"}, "spec": {"csi": source}})
-    claim = {"metadata": {"name": "data", "namespace": "default"}, "spec": {"volumeName": "pv1"}}
+    ref = {"namespace": "default", "name": "data", "uid": "claim-1"}
+    api.put("persistentvolumes", {"metadata": {"name": "pv1"}, "spec": {"csi": source, "claimRef": ref}})
+    claim = {"metadata": {"name": "data", "namespace": "default", "uid": "claim-1"}, "spec": {"volumeName": "pv1"}}
     return claim | {"status": {"phase": "Bound"}}
 
 
@@ -47,6 +48,20 @@ async def test_a_local_volume_outlives_its_pods(api: FakeApi, make_host: MakeHos
     api.put("pods", user("reader", "cat /var/data/file"))
     await api.until(lambda: phase(api, "reader") == "Succeeded")
     assert await logs(host, "reader") == b"kept\n"
+
+
+async def test_a_claim_that_says_so_gets_nobody_elses_volume(api: FakeApi, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1"))
+    claim = await provision(api, host, "n1", "rayplane.io/local")
+    thief = claim | {"metadata": {**claim["metadata"], "uid": "claim-2"}}
+    api.put("persistentvolumeclaims", thief)
+    api.put("pods", make_pod("web", volumes=VOLUMES, container=MOUNT))
+
+    def failures() -> list[str]:
+        return [e["message"] for e in api.objects.get("events", {}).values() if e["reason"] == "FailedMount"]
+
+    await api.until(failures)
+    assert 'volume "pv1" is bound to a different claim' in failures()[0]
 
 
 async def test_a_pod_waits_until_its_claim_is_bound(api: FakeApi, make_host: MakeHost) -> None:
