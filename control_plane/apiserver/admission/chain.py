@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 from control_plane.apiserver import audit
 from control_plane.apiserver.admission import (
     addresses,
+    certificates,
     classes,
     lifecycle,
     limits,
@@ -51,6 +52,7 @@ class Admission:
             pods.DefaultTolerations(config.timing).admit,
             classes.DefaultClasses(lookup).admit,
             rights.Escalation(authorizer).admit,
+            certificates.Certificates(authorizer).admit,
         )
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (

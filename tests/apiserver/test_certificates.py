@@ -1,0 +1,70 @@
+"""Requests for certificates: who makes, approves and signs them."""
+
+import base64
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from control_plane.api import errors
+from control_plane.client import ApiClient
+from tests.apiserver.conftest import Stack
+from tests.apiserver.test_rights import BINDINGS, ROLES, binding, role
+
+REQUESTS = "certificatesigningrequests.certificates.k8s.io"
+CLIENTS = "kubernetes.io/kube-apiserver-client"
+APPROVED = {"conditions": [{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]}
+
+
+def asked(name: str, *organizations: str, **spec: Any) -> dict[str, Any]:
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, "jane")]
+    names += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, o) for o in organizations]
+    made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
+    pem = made.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM)
+    text = base64.b64encode(pem).decode()
+    return {
+        "metadata": {"name": name},
+        "spec": {"request": text, "signerName": CLIENTS, "usages": ["client auth"], **spec},
+    }
+
+
+async def jane(stack: Stack, *signer_verbs: str, signer: str = CLIENTS) -> ApiClient:
+    """She writes all of requests, and has these verbs on a signer."""
+    group = "certificates.k8s.io"
+    everything = {"apiGroups": [group], "resources": ["certificatesigningrequests", "certificatesigningrequests/*"]}
+    everything["resources"] += [f"certificatesigningrequests/{part}" for part in ("approval", "status")]
+    signers = {"apiGroups": [group], "resources": ["signers"], "resourceNames": [signer], "verbs": list(signer_verbs)}
+    admin = stack.client()
+    writes = {**everything, "verbs": ["create", "get", "update", "patch"]}
+    await admin.create(ROLES, role("requester", writes, *([signers] if signer_verbs else [])))
+    await admin.create(BINDINGS, binding("jane", "requester"))
+    return stack.client_as("jane", "team")
+
+
+async def test_a_request_is_of_who_makes_it(stack: Stack) -> None:
+    client = await jane(stack)
+    made = await client.create(REQUESTS, asked("a", username="kubernetes-admin", groups=["system:masters"], uid="0"))
+    assert made["spec"]["username"] == "jane"
+    assert made["spec"]["groups"] == ["team", "system:authenticated"]
+    assert "uid" not in made["spec"]
+    with pytest.raises(errors.Forbidden, match="signer with system:masters group is not allowed"):
+        await client.create(REQUESTS, asked("b", "system:masters"))
+
+
+@pytest.mark.parametrize(("part", "verb"), [("approval", "approve"), ("status", "sign")])
+@pytest.mark.parametrize("signer", [CLIENTS, "kubernetes.io/*"])
+async def test_a_signer_takes_a_right_of_its_own(stack: Stack, part: str, verb: str, signer: str) -> None:
+    body = {"status": APPROVED if part == "approval" else {"certificate": "aGk="}}
+    client = await jane(stack, "other", signer=signer)
+    await client.create(REQUESTS, asked("a"))
+    with pytest.raises(errors.Forbidden, match=f'not permitted to {verb} requests with signerName "{CLIENTS}"'):
+        await client.patch(REQUESTS, "a", "", body, subresource=part)
+    rule = {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": [signer], "verbs": [verb]}
+    await stack.client().create(ROLES, role("signers", rule))
+    await stack.client().create(BINDINGS, binding("signers", "signers"))
+    changed = await client.patch(REQUESTS, "a", "", body, subresource=part)
+    assert changed["status"].items() >= body["status"].items() or part == "approval"
