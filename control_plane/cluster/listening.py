@@ -1,8 +1,8 @@
 """Every port of a running cluster: who listens, what is spoken there and who may call.
 
-What actors listen on is in the topology, what Ray's processes listen on is asked of Ray, and what stands there for
-services and pods follows from the address plan and the services: sockets that come and go with pods are told by the
-network they are in.
+What actors listen on is in the topology, and who may call there is what the policies of their services say. What Ray's
+processes listen on is asked of Ray, and what stands there for services and pods follows from the address plan and the
+services: sockets that come and go with pods are told by the network they are in.
 """
 
 from collections.abc import Iterable, Mapping
