@@ -162,11 +162,17 @@ def _show_ports(directory: StateDir, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"ports": [asdict(row) for row in found]}, indent=2))
         return
+    console.print(ports_table(found))
+
+
+def ports_table(found: list[Listener]) -> Table:
+    """All of every row, however narrow the terminal is."""
     whole = [Column(name, no_wrap=True) for name in ("WHO LISTENS", "ADDRESS")]
-    table = Table(*whole, "SPEAKS", "WHO MAY", box=None)
+    folded = [Column(name, overflow="fold") for name in ("SPEAKS", "WHO MAY")]
+    table = Table(*whole, *folded, box=None)
     for row in found:
         table.add_row(row.owner, row.address, row.speaks, row.callers)
-    console.print(table)
+    return table
 
 
 def show_endpoints(name: Name = "default", output: Output = "", state: State = None) -> None:

@@ -8,16 +8,19 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from control_plane.api import yaml_reader
 from control_plane.api.resources import builtin_registry
 from control_plane.api.tables import to_table
+from control_plane.cli.cluster import ports_table
 from control_plane.cli.describe import described
 from control_plane.cli.kinds import Kinds, resource_of
 from control_plane.cli.printing import TableWriter, formatted, listed, name_of
 from control_plane.cli.session import Terminal
 from control_plane.client import ObjectList
 from control_plane.cluster.errors import ClusterError, UsageError
+from control_plane.cluster.listening import Listener
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PODS = builtin_registry().by_name("pods")
@@ -189,3 +192,13 @@ async def test_custom_resources_are_learnt_once() -> None:
     with pytest.raises(ClusterError, match=r'no matches for kind "Widget" in version "example\.com/v0"'):
         await kinds.of({"apiVersion": "example.com/v0", "kind": "Widget"})
     assert api.asked == 1
+
+
+def test_ports_are_shown_whole_on_a_narrow_terminal() -> None:
+    who = "user system:kube-controller-manager-of-a-long-name"
+    console = Console(file=io.StringIO(), width=80)
+    row = Listener(owner="node-host-0", address="127.0.0.1:20000", speaks="kubelet over gRPC; mutual TLS", callers=who)
+    console.print(ports_table([row]))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "…" not in shown and shown.rstrip().endswith("name")
