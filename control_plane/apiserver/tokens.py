@@ -99,7 +99,7 @@ class Tokens:
                 issuer=self._config.issuer,
                 options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
             )
-        except jwt.InvalidTokenError as e:
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as e:
             raise Unauthorized() from e
         now = self._env.clock.now().timestamp()
         # Tokens may be older than the bound on their life.

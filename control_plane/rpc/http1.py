@@ -156,8 +156,8 @@ class Guard(web.RequestHandler):
         self._server.left(self, self._address)
 
     def log_exception(self, *args: Any, **named: Any) -> None:
-        """aiohttp's own findings: a request that is no HTTP is the client's fault, an exception is ours."""
+        """aiohttp's own findings: a request that is no HTTP, or whose client left, is no fault of ours."""
         error = named.get("exc_info")
-        if isinstance(error, web.HTTPException | ValueError) or getattr(error, "code", None) == 400:
+        if isinstance(error, web.HTTPException | ValueError | ConnectionError) or getattr(error, "code", None) == 400:
             return
         _faults.tell("a request over HTTP failed", error if isinstance(error, BaseException) else None)

@@ -257,7 +257,10 @@ def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity |
     """Who is at the other end of a TLS connection; None without TLS or without a client certificate that names one."""
     tls = transport.get_extra_info("ssl_object") if transport is not None else None
     certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-    identity = identity_of(certificate) if certificate else None
+    try:
+        identity = identity_of(certificate) if certificate else None
+    except (ValueError, x509.InvalidVersion):
+        return None  # an authority has signed what is none to the letter: whose it is cannot be told
     # Groups alone are nobody, as in Kubernetes.
     return identity if identity is not None and identity.user else None
 

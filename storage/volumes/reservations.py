@@ -3,16 +3,16 @@
 import json
 
 from storage.env import Disk, DiskError
-from storage.volumes.errors import NoCapacity, VolumeConflict
+from storage.volumes.errors import CorruptVolume, NoCapacity, VolumeConflict
 
 
 class Reservations:
-    """One node's ledger, shared by its backends and kept in a file."""
+    """One node's ledger, shared by its backends and kept in a file. CorruptVolume when that is damaged."""
 
     def __init__(self, disk: Disk, node: str, total_bytes: int, *, path: str = "volumes/reservations.json") -> None:
         self._disk, self._node, self._path = disk, node, path
         self.total_bytes = total_bytes
-        self._reserved: dict[str, int] = json.loads(disk.read(path)) if disk.exists(path) else {}
+        self._reserved = _read(disk, path) if disk.exists(path) else {}
 
     @property
     def free_bytes(self) -> int:
@@ -57,3 +57,14 @@ class Reservations:
 
     async def _save(self) -> None:
         await self._disk.write_atomic(self._path, json.dumps(self._reserved, sort_keys=True).encode())
+
+
+def _read(disk: Disk, path: str) -> dict[str, int]:
+    try:
+        found = json.loads(disk.read(path))
+    except (ValueError, RecursionError):
+        found = None
+    # What is not counted would be given out twice.
+    if not isinstance(found, dict) or any(type(size) is not int or size < 0 for size in found.values()):
+        raise CorruptVolume(f"{path} is damaged: restore it, or remove it (volumes that exist are not counted then)")
+    return found

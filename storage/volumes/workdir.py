@@ -28,7 +28,10 @@ class WorkDirectory:
         marker = f"{self._name}/epoch.json"
         if not self._disk.exists(marker) or (self.path is not None and not os.path.isdir(self.path)):
             return None
-        return int(json.loads(self._disk.read(marker))["epoch"])
+        try:
+            return int(json.loads(self._disk.read(marker))["epoch"])
+        except (ValueError, KeyError, TypeError):
+            return None  # nobody can say what it holds: it is filled from a replica
 
     async def mark(self, epoch: int) -> None:
         await self._disk.write_atomic(f"{self._name}/epoch.json", json.dumps({"epoch": epoch}).encode())

@@ -57,7 +57,7 @@ class Judge(logging.Handler):
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         trace = "".join(traceback.format_exception(error)) if error is not None else ""
-        self._heard.append(f"the loop says: {context.get('message')}\n{trace}")
+        self._heard.append(f"the loop says: {context.get('message')} {context.get('task', '')}\n{trace}")
 
     async def settle(self) -> None:
         """From here on nothing may be left over."""

@@ -87,6 +87,20 @@ FINDS: list[tuple[str, str, Any]] = [
         [("POST", "/v3/kv/range", (), b'{"key":"YQ==","sort_order":"\\ud800"}')],
     ),
     (
+        "null in a list of names was an internal error",
+        "gateway",
+        [("POST", "/v3/cluster/member/add", (), b'{"peerURLs":[null]}')],
+    ),
+    ("a certificate that is none to the letter broke its connection", "tokens", ("certificate", b"0\x82")),
+    ("a token that is no text was no token", "tokens", ("token", b"Bearer a.\xff.c")),
+    ("a damaged ledger of volumes was not told as such", "config_files", ("reservations", b'{"local/a":')),
+    ("a ledger of volumes that is no ledger was taken for one", "config_files", ("reservations", b'{"local/a":"5"}')),
+    (
+        "a client that leaves before its watch begins was told as a fault of ours",
+        "ports",
+        ("pipe", [b"GET /api/v1/pods?watch=1 HTTP/1.1\r\nHost: a\r\n\r\n"], "close"),
+    ),
+    (
         "a server-side apply of a scale, and a scale without metadata, were internal errors",
         "rest",
         [

@@ -19,7 +19,7 @@ from tests.fuzz import mutate
 from tests.fuzz.targets._http import Header, ask, code_of, request
 from tests.fuzz.targets._wire import RecordingNetwork
 
-CASES = 60
+CASES = 50
 CASES_PER_WORLD = 120
 #: What a stream (a watch, an election) is listened to.
 OPEN_S = 0.2

@@ -22,7 +22,7 @@ from tests.fuzz.targets._grpc import Case, Served, make_calls
 from tests.fuzz.targets._objects import SEEDS
 from tests.fuzz.targets._wire import RecordingNetwork, calling
 
-CASES = 60
+CASES = 50
 CASES_PER_WORLD = 150
 _SERVICES = list(pb.DESCRIPTOR.services_by_name.values())
 _PLURALS = tuple(seed[1] for seed in SEEDS)

@@ -19,7 +19,7 @@ from tests.etcd.harness import SETTLE_S, member_config, simulated_disk
 from tests.fuzz.targets._grpc import Case, Served, make_calls
 from tests.fuzz.targets._wire import RecordingNetwork, calling
 
-CASES = 60
+CASES = 50
 CASES_PER_WORLD = 60
 _SERVICES = [
     *pb.DESCRIPTOR.services_by_name.values(),

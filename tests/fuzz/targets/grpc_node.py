@@ -24,7 +24,7 @@ from tests.fuzz.targets._wire import RecordingNetwork, calling
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 
-CASES = 60
+CASES = 50
 CASES_PER_WORLD = 80
 _SERVICES = [
     *node_pb2.DESCRIPTOR.services_by_name.values(),

@@ -17,7 +17,7 @@ from tests.fuzz.targets import _objects
 from tests.fuzz.targets._http import Header, ask, code_of, request
 from tests.fuzz.targets._objects import SEEDS, collection
 
-CASES = 100
+CASES = 80
 CASES_PER_WORLD = 120
 #: For what may go on for ever: watches, and bodies that are announced longer than they are.
 OPEN_S = 0.3

@@ -68,7 +68,7 @@ def _set_repeated(message: Message, field: FieldDescriptor, values: Any) -> None
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             fill(target.add(), value)
         else:
-            target.append(_scalar(field, value) if value is not None else field.default_value)
+            target.append(_scalar(field, value) if value is not None else _EMPTY.get(field.type, 0))
 
 
 def _scalar(field: FieldDescriptor, value: Any) -> Any:
@@ -96,6 +96,10 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
         if value is None:
             return 0
     return _integer(value, *_INTEGERS[kind])
+
+
+#: In place of null in a list; numbers and enums are 0.
+_EMPTY: dict[int, Any] = {FieldDescriptor.TYPE_STRING: "", FieldDescriptor.TYPE_BYTES: b""}
 
 
 def _whole(text: str) -> str:

@@ -1,0 +1,115 @@
+"""Files that people and rayplane itself write: policies, scenarios, manifests, the state of a cluster, ledgers. Read
+right, or refused with one typed error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from control_plane.api.audit.reading import PolicyError, default_policy, read_policy
+from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption
+from control_plane.cli.manifests import ManifestError
+from control_plane.cli.manifests import parse as parse_manifests
+from control_plane.cluster import scenario
+from control_plane.cluster.config import AddressPlan, ClusterConfig
+from control_plane.cluster.errors import ClusterError
+from control_plane.cluster.simulation.scenario import _package as scenarios
+from control_plane.cluster.simulation.scenario import builtin_scenarios, parse_scenario
+from control_plane.cluster.state import ClusterState, StateDir
+from control_plane.cluster.topology import Machine, founding
+from storage.env import SimulatedDisk
+from storage.volumes.errors import VolumeError
+from storage.volumes.reservations import Reservations
+from tests.apiserver.test_encryption import aesgcm, config
+from tests.cluster.test_scenario import ALL
+from tests.fuzz import mutate
+from tests.fuzz.targets._objects import _PIECES, SEEDS, good
+
+CASES = 100
+CASES_PER_WORLD = 2000
+
+Case = tuple[str, bytes]
+"""Which kind of file, and its content."""
+
+_CLUSTER = ClusterConfig(name="c", host="process")
+_STATE = ClusterState(_CLUSTER, AddressPlan(1), founding(_CLUSTER, (Machine(),)), running=True, host={"pid": 1})
+_GOOD: dict[str, list[bytes]] = {
+    "audit": [default_policy().encode()],
+    "encryption": [config(aesgcm("a", "b"), {"identity": {}})],
+    "scenario": [ALL.encode() if isinstance(ALL, str) else ALL],
+    "simulation": [scenarios().joinpath(f"{name}.yaml").read_bytes() for name in builtin_scenarios()],
+    "manifest": [yaml.safe_dump_all([good(seed) for seed in SEEDS[n : n + 3]]).encode() for n in (0, 14, 20)],
+    "state": [json.dumps(_STATE.to_json()).encode()],
+    "reservations": [b'{"local/a": 5, "replica/b": 7}'],
+}
+
+
+def make(rng: random.Random) -> Case:
+    kind = rng.choice(list(_GOOD))
+    data = rng.choice(_GOOD[kind])
+    if rng.random() < 0.5:
+        try:
+            value: Any = mutate.of_json(rng, list(yaml.safe_load_all(data)))
+            value = value[0] if isinstance(value, list) and value else value
+            return kind, json.dumps(value).encode()
+        except (yaml.YAMLError, RecursionError):
+            pass
+    return kind, mutate.of_bytes(rng, data, [*_PIECES, *_GOOD[kind]])
+
+
+async def _reservations(data: bytes) -> None:
+    disk = SimulatedDisk()
+    await disk.write_atomic("volumes/reservations.json", data)
+    ledger = Reservations(disk, "n1", 1 << 30)
+    assert ledger.free_bytes >= 0
+    ledger.reserved("local")
+    await ledger.reserve("local", "new", 1)
+
+
+class Files:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._readers: dict[str, tuple[Callable[[bytes], object], type[Exception]]] = {
+            "audit": (lambda data: read_policy(data.decode("utf-8", "replace")), PolicyError),
+            "encryption": (lambda data: Encryption.parse(data, random.Random(1).randbytes), BadEncryptionConfig),
+            "scenario": (lambda data: scenario.parse(data, "f"), ClusterError),
+            "simulation": (lambda data: parse_scenario(data.decode("utf-8", "replace"), source="f"), ClusterError),
+            "manifest": (lambda data: parse_manifests(data, "f"), ManifestError),
+            "state": (self._state, ClusterError),
+        }
+
+    async def run(self, case: Case) -> None:
+        kind, data = case
+        if kind == "reservations":
+            with contextlib.suppress(VolumeError):
+                await _reservations(data)
+            return
+        read, error = self._readers[kind]
+        try:
+            read(data)
+        except error as e:
+            assert str(e) and len(str(e)) < 100_000, f"an error of {len(str(e))} characters"
+
+    def _state(self, data: bytes) -> None:
+        (self._directory / "cluster.json").write_bytes(data)
+        StateDir(self._directory).read()
+
+    async def good(self) -> None:
+        for kind in ("audit", "state"):
+            self._readers[kind][0](_GOOD[kind][0])
+
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+
+@contextlib.asynccontextmanager
+async def world() -> AsyncIterator[Files]:
+    with tempfile.TemporaryDirectory(prefix="fuzz-files-") as directory:
+        yield Files(Path(directory))
