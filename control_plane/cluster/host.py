@@ -40,6 +40,9 @@ class Host(Protocol):
     async def running(self) -> set[str]:
         """Names of the actors that exist, those being restarted by the host itself included."""
 
+    async def suspended(self) -> set[str]:
+        """Those of them whose process stands still (SIGSTOP), as far as this machine can tell."""
+
     async def machines(self) -> list[Machine]:
         """Machines that are alive."""
 

@@ -35,6 +35,9 @@ from storage.env.private import write_private
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
 STOP_TIMEOUT_S = 30.0
+# What was killed gives back its ports only when the kernel has ended its last thread.
+SETTLED_S = 1.0
+FREE_TIMEOUT_S = 5.0
 POLL_S = 0.05
 _HOST_MODULE = "control_plane.cluster.process_host"
 
@@ -59,7 +62,7 @@ async def up(
     with _exclusive(directory, config.name):
         before = directory.read()
         if before is not None and before.running:
-            if _is_alive(before, directory):
+            if await _is_alive(before, directory):
                 raise AlreadyUp(
                     f"a cluster called {config.name!r} is up; run `rayplane down{directory.flags(config.name)}` first"
                 )
@@ -113,7 +116,7 @@ async def _up(
     with _reserved(plans) as plan:
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
-            _check_free(before)
+            await _await_free(before)
             config = going_on(before.config, config)
             topology = replace(before.topology, run=run)
             host = _new_host(config, rng, secrets)
@@ -356,9 +359,15 @@ def _is_ours(pid: int, directory: StateDir) -> bool:
     return processes.is_alive(pid) and ours.issubset(processes.arguments(pid))
 
 
-def _is_alive(state: ClusterState, directory: StateDir) -> bool:
+async def _is_alive(state: ClusterState, directory: StateDir) -> bool:
+    """Whether its processes run. Those that were killed a moment ago do not, though the kernel has not ended them yet.
+
+    A port that somebody listens at says nothing where the processes can be looked for: others may have it by now.
+    """
     if state.config.host == PROCESS:
         return _is_ours(state.host.get("pid", 0), directory)
+    if state.host["owned"]:
+        return await _stays(lambda: ray_cluster.processes_of(state.host))
     instance = state.topology.of(Role.SUPERVISOR)
     if not instance:
         return False
@@ -366,7 +375,19 @@ def _is_alive(state: ClusterState, directory: StateDir) -> bool:
         with socket.create_connection((instance[0].machine.address, instance[0].ports["grpc"]), 1.0):
             return True
     except OSError:
-        return bool(state.host["owned"]) and not can_bind(ray_cluster.LOOPBACK, state.host["port"])
+        return False
+
+
+async def _stays(found: Callable[[], list[int]]) -> bool:
+    """Whether something is found, and is not about to end: for a while it does not get less."""
+    before = sorted(found())
+    async with _deadline(SETTLED_S) as time_left:
+        while before and time_left():
+            await asyncio.sleep(POLL_S)
+            now = sorted(found())
+            if len(now) < len(before):
+                return await _stays(found)
+    return bool(before)
 
 
 def _new_host(config: ClusterConfig, rng: random.Random, secrets: Secrets) -> dict[str, object]:
@@ -416,13 +437,17 @@ def _on_machines(topology: Topology, machines: tuple[Machine, ...]) -> Topology:
     return replace(topology, instances=tuple(instances))
 
 
-def _check_free(state: ClusterState) -> None:
-    for instance in state.topology.instances:
-        for port in instance.ports.values():
-            if not can_bind(instance.machine.address, port):
-                raise ClusterError(
-                    f"port {port} of {instance.name} is in use by another program; close it and try again"
-                )
+async def _await_free(state: ClusterState) -> None:
+    """Return when all ports of a cluster can be had. ClusterError when another program keeps one."""
+    async with _deadline(FREE_TIMEOUT_S) as time_left:
+        for instance in state.topology.instances:
+            for port in instance.ports.values():
+                while not can_bind(instance.machine.address, port):
+                    if not time_left():
+                        raise ClusterError(
+                            f"port {port} of {instance.name} is in use by another program; close it and try again"
+                        )
+                    await asyncio.sleep(POLL_S)
 
 
 @contextlib.contextmanager

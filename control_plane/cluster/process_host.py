@@ -125,6 +125,9 @@ class ProcessHost:
     async def running(self) -> set[str]:
         return self._busy | set(self._actors)
 
+    async def suspended(self) -> set[str]:
+        return set()
+
     async def machines(self) -> list[Machine]:
         return [Machine()]
 

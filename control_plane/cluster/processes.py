@@ -55,6 +55,12 @@ def of_session(session: int) -> list[int]:
     return [pid for pid in found if (stat := _stat(pid)) and int(stat[_SESSION]) == session]
 
 
+def stands_still(data_dir: Path) -> bool:
+    """Whether the actor's process was stopped by a signal (SIGSTOP) and not continued."""
+    stat = _stat(read(data_dir))
+    return bool(stat) and stat[_STATE] == "T"
+
+
 def _path(data_dir: Path) -> Path:
     return data_dir.with_name(data_dir.name + SUFFIX)
 

@@ -234,6 +234,11 @@ def is_alive(host: dict[str, Any]) -> bool:
     return processes.is_alive(host["pid"])
 
 
+def processes_of(host: dict[str, Any]) -> list[int]:
+    """What still runs of that process and all that it started."""
+    return processes.of_session(host["pid"]) if host["pid"] and _leads_session(host) else []
+
+
 def _own_packages() -> list[str]:
     root = Path(__file__).parents[2]
     return [str(root / name) for name in ("control_plane", "node", "storage", "proto")]
@@ -241,5 +246,11 @@ def _own_packages() -> list[str]:
 
 def _leads_session(host: dict[str, Any]) -> bool:
     """Whether the session still is Ray's: its number is given to others only when the last of it has ended."""
-    command = b"\0".join(processes.arguments(host["pid"]))
-    return host["dir"].encode() in command or not processes.is_alive(host["pid"])
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    # One that was killed has no command line any more, and is a zombie a moment later.
+    while processes.is_alive(host["pid"]):
+        command = b"\0".join(processes.arguments(host["pid"]))
+        if command or time.monotonic() > deadline:
+            return host["dir"].encode() in command
+        time.sleep(POLL_S)
+    return True

@@ -69,6 +69,13 @@ class RayHost:
 
         return await self._in_thread(names)
 
+    async def suspended(self) -> set[str]:
+        if self._data is None:
+            return set()
+        ending = processes.SUFFIX
+        known = [p.name.removesuffix(ending) for p in self._data.glob(f"*{ending}")]
+        return {name for name in known if processes.stands_still(self._data / name)}
+
     async def machines(self) -> list[Machine]:
         found = await self._in_thread(_machines)
         return [replace(m, address=self._address or m.address) for m in found]

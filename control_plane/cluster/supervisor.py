@@ -57,6 +57,7 @@ LOAD_TIMEOUT_S = 3.0
 LEARN_S = 4.0
 
 REMEMBERED = "topology.json"
+_STILL = "its process stands still (SIGSTOP)"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -154,6 +155,7 @@ class Supervisor:
     async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
         with contextlib.suppress(TimeoutError):
             await self._look(GLANCE_TIMEOUT_S)
+        still = await self._host.suspended()
         rows = []
         for instance in self._topology.instances:
             name = instance.name
@@ -162,12 +164,12 @@ class Supervisor:
                     name=name,
                     role=instance.role.value,
                     machine=instance.machine.address,
-                    running=name in self._seen or instance.role is Role.SUPERVISOR,
+                    running=(name in self._seen and name not in still) or instance.role is Role.SUPERVISOR,
                     pid=os.getpid() if instance.role is Role.SUPERVISOR else 0,
                     starts=self._starter.starts.get(name, 0),
                     ports=dict(instance.ports),
                     failures=self._starter.failures.get(name, 0),
-                    reason=self._starter.reasons.get(name, ""),
+                    reason=_STILL if name in still else self._starter.reasons.get(name, ""),
                 )
             )
         sockets = await self._host.sockets() if request.host_sockets else []

@@ -30,7 +30,7 @@ A, B = Machine("127.0.0.1", "a"), Machine("127.0.0.1", "b")
 
 class FakeHost:
     """A `Host`. Tests read `actors` (what runs), `starts` (who was started, when) and set `broken` and
-    `hanging` (whose start never ends) or `mute` (nothing is said of what runs).
+    `hanging` (whose start never ends), `still` (who was stopped by a signal) or `mute` (nothing is said of what runs).
     """
 
     def __init__(self, machines: tuple[Machine, ...] = (A,)) -> None:
@@ -40,6 +40,7 @@ class FakeHost:
         self.stopped: list[str] = []
         self.broken: set[str] = set()
         self.hanging: set[str] = set()
+        self.still: set[str] = set()
         self.mute = False
         self.deleted_nodes: list[str] = []
         self._machines = machines
@@ -84,6 +85,9 @@ class FakeHost:
         while self.mute:
             await asyncio.sleep(0.01)
         return set(self.actors)
+
+    async def suspended(self) -> set[str]:
+        return self.still
 
     async def machines(self) -> list[Machine]:
         return list(self._machines)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,24 @@ def test_the_process_of_an_actor_is_known_while_it_lives(tmp_path: Path) -> None
     file = next(data.parent.iterdir())
     file.write_text(f"{os.getpid()} {file.read_text().split()[1]}")
     assert processes.read(data) == 0
+
+
+def test_a_process_that_was_stopped_stands_still_until_it_is_continued(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "member-0"
+    assert not processes.stands_still(data)
+    code = """import os, pathlib, signal, sys
+from control_plane.cluster import processes as p
+p.write(pathlib.Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGSTOP)
+input()"""
+    stopped = subprocess.Popen([sys.executable, "-c", code, str(data)], stdin=subprocess.PIPE)
+    try:
+        os.waitpid(stopped.pid, os.WUNTRACED)
+        assert processes.stands_still(data)
+        stopped.send_signal(signal.SIGCONT)
+        os.waitpid(stopped.pid, os.WCONTINUED)
+        assert not processes.stands_still(data)
+    finally:
+        stopped.kill()
+        stopped.communicate()
+    assert not processes.stands_still(data)

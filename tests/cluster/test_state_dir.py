@@ -1,6 +1,7 @@
 """What rayplane may delete: what it made, and nothing else."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from control_plane.cluster.launch import down
 from control_plane.cluster.ours import MARKER
 from control_plane.cluster.pki import Secrets
 from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import Machine, founding
+from control_plane.cluster.topology import Machine, Topology, founding
 from storage.env.private import wider
 
 
@@ -263,3 +264,62 @@ def test_rays_directory_is_short_where_the_temporary_directory_is_not(
     ray_cluster.remove_folder(host)
     path = Path(host["dir"]) / "ray" / "session_2026-01-01_00-00-00_000000_1234567" / "sockets" / "plasma_store"
     assert len(str(path)) <= 107
+
+
+@contextlib.contextmanager
+def session(code: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a session of its own, as Ray's first one does."""
+    made = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(made.pid, 9)
+        made.communicate()
+
+
+async def test_a_port_of_somebody_else_is_no_cluster_that_is_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, session("") as ended:
+        ended.wait()
+        host = {"owned": True, "pid": ended.pid, "port": other.getsockname()[1], "dir": str(tmp_path)}
+        config = ClusterConfig(name="x", nodes=1, host="ray")
+        gone = replace(state(host), config=config, running=True)
+        assert not await launch._is_alive(gone, StateDir(tmp_path))
+
+
+async def test_what_was_killed_a_moment_ago_is_not_up(tmp_path: Path) -> None:
+    # The first process is gone, another of its session holds the port for a moment more.
+    code = """import os, socket, sys, time
+with socket.create_server(("127.0.0.1", 0)) as held:
+    if os.fork():
+        os._exit(0)
+    print(held.getsockname()[1], flush=True)
+    time.sleep(SECONDS)"""
+    config = ClusterConfig(name="x", nodes=1, host="ray")
+    for seconds, up in ((0.3, False), (30, True)):
+        with session(code.replace("SECONDS", str(seconds))) as first:
+            assert first.stdout is not None
+            port = int(first.stdout.readline())
+            host = {"owned": True, "pid": first.pid, "port": port, "dir": str(tmp_path)}
+            found = replace(state(host), config=config, running=True)
+            assert await launch._is_alive(found, StateDir(tmp_path)) == up
+            if not up:
+                assert not ray_cluster.processes_of(host)
+
+
+async def test_ports_that_are_about_to_be_free_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        first = state().topology.instances[0]
+        topology = Topology((replace(first, ports={"grpc": held.getsockname()[1]}),))
+        waiting = asyncio.create_task(launch._await_free(replace(state(), topology=topology)))
+        await asyncio.sleep(0)
+        held.close()
+        await waiting
+    with socket.create_server(("127.0.0.1", held_port(topology))):
+        monkeypatch.setattr(launch, "FREE_TIMEOUT_S", 0.1)
+        with pytest.raises(ClusterError, match="in use by another program"):
+            await launch._await_free(replace(state(), topology=topology))
+
+
+def held_port(topology: Topology) -> int:
+    return topology.instances[0].ports["grpc"]

@@ -142,6 +142,15 @@ async def test_the_topology_is_told_and_actors_are_killed_while_the_host_hangs(
     await _until(lambda: "lb" in world.host.actors)
 
 
+async def test_who_stands_still_is_told(world: World) -> None:
+    world.host.still = {"scheduler-0"}
+    await world.supervise()
+    told = await world.stub.Topology(pb.TopologyRequest())
+    rows = {r.name: (r.running, r.reason) for r in told.instances}
+    assert rows["scheduler-0"] == (False, "its process stands still (SIGSTOP)")
+    assert rows["member-0"] == (True, "")
+
+
 async def test_what_ends_soon_after_each_start_is_started_ever_more_rarely(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ from control_plane.cluster.access import Access
 from control_plane.cluster.config import PROCESS
 from control_plane.cluster.errors import ClusterError
 from control_plane.cluster.scenario import ClusterActions, Runner, Strike
-from control_plane.cluster.topology import Role
 from control_plane.rpc import RpcError
 from tests.e2e.harness import Cluster, processes_of
 from tests.storm import clients
@@ -32,13 +31,14 @@ from tests.storm.plan import (
     Timed,
     WatchBurst,
 )
-from tests.storm.truth import Held
+from tests.storm.truth import Held, Report
 from tests.storm.workload import WORKLOADS
 
 #: A call that is made at this moment hangs or fails: nothing more is needed to feel it.
 AT_ONCE_S = 0.2
-#: Twice the longest lease of a node, whose kubelet says nothing meanwhile.
-NODE_FELT_S = 12.0
+#: What is broken for so long stays so until status has been asked and has answered meanwhile, however long that takes.
+TOLD_FROM_S = 7.0
+TOLD_TIMEOUT_S = 90.0
 
 
 class Chronicle:
@@ -47,10 +47,19 @@ class Chronicle:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.held: list[Held] = []
+        self.reports: list[Report] = []
         self._open: dict[str, tuple[str, tuple[str, ...], float, float]] = {}
 
     def began(self, who: str, what: str, names: tuple[str, ...], felt_after_s: float) -> None:
         self._open.setdefault(who, (what, names, self.now(), felt_after_s))
+
+    async def told(self, who: str) -> None:
+        """Return when status has had time to tell of what has held for long."""
+        if (found := self._open.get(who)) is None or self.now() - found[2] < TOLD_FROM_S:
+            return
+        felt, until = found[2] + found[3], self.now() + TOLD_TIMEOUT_S
+        while self.now() < until and not any(r.asked >= felt for r in self.reports):
+            await asyncio.sleep(AT_ONCE_S)
 
     def ended(self, who: str, at: float | None = None) -> None:
         """`at` a moment at which it still was so."""
@@ -70,6 +79,8 @@ class Strikes:
         self.slowest_s = 0.0
 
     async def strike(self, target: str, name: str, signal: str) -> str:
+        if signal == "CONT":
+            await self._chronicle.told(self._actor(target, name))
         async with self._lock:
             before = self._chronicle.now()
             if signal == "CONT":
@@ -102,13 +113,8 @@ class Strikes:
         return bool(pid)
 
     def _stopped(self, victim: str) -> None:
-        instance = self._admin.state.topology.get(victim)
-        alone = len(self._admin.state.topology.of(instance.role)) == 1
-        if instance.role in (Role.SCHEDULER, Role.CONTROLLERS) and not alone:
-            return  # Another takes over: the cluster is well without it.
-        node = instance.role is Role.NODE_HOST
-        names = (victim, *instance.nodes, *(("nodes",) if node else ()))
-        self._chronicle.began(victim, f"{victim} stands still", names, NODE_FELT_S if node else AT_ONCE_S)
+        names = (victim, *self._admin.state.topology.get(victim).nodes)
+        self._chronicle.began(victim, f"{victim} stands still", names, AT_ONCE_S)
 
 
 class Faults:
@@ -178,6 +184,7 @@ class Faults:
             self.chronicle.began("the process", "the whole process stands still", (), AT_ONCE_S)
             try:
                 await asyncio.sleep(for_s)
+                await self.chronicle.told("the process")
             finally:
                 self.chronicle.ended("the process")
                 os.kill(pid, signal.SIGCONT)
@@ -193,6 +200,7 @@ class Faults:
             self.chronicle.began("the disk", "no file can be written", (), AT_ONCE_S)
         try:
             await asyncio.sleep(for_s)
+            await self.chronicle.told("the disk")
         finally:
             if whole:
                 self.chronicle.ended("the disk")

@@ -166,9 +166,9 @@ class EtcdKeys:
 class Observers:
     """What was seen: `reports` of status, `attempts` by API server, pods and their nodes. Until cancelled."""
 
-    def __init__(self, admin: Access, now: Callable[[], float]) -> None:
+    def __init__(self, admin: Access, now: Callable[[], float], reports: list[Report]) -> None:
         self._admin, self._now = admin, now
-        self.reports: list[Report] = []
+        self.reports = reports
         self.attempts: dict[str, list[Attempt]] = {}
         self.problems: list[str] = []
         self._nodes: dict[str, str] = {}

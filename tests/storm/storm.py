@@ -69,7 +69,7 @@ async def _weather(plan: Plan, where: Place, admin: Access, say: Callable[[str],
     await workload.apply(admin)
     acts = plan.acts()
     faults = Faults(admin, where.cluster, maps, random.Random(plan.seed), say)
-    seen = Observers(admin, lambda: faults.chronicle.now())
+    seen = Observers(admin, faults.chronicle.now, faults.chronicle.reports)
     writers = [maps.live(f"w{n}") for n in range(WRITERS)] + [keys.live(f"k{n}") for n in range(WRITERS)]
     problems: list[str] = []
     rest_s = 0.0

@@ -4,19 +4,21 @@ import pytest
 
 from control_plane.cluster.config import PROCESS
 from control_plane.cluster.scenario import Strike
-from tests.storm.plan import Compact, Freeze, Plan, Timed
+from tests.storm.plan import Cancel, Compact, Freeze, Plan, Timed
 from tests.storm.storm import storm
 
-#: The process stood still again and again while Leases were written: none was ever written afterwards. And who started
-#: soon after a compaction never did.
+#: The process stood still again and again while Leases were written and given up: none was ever written afterwards. And
+#: who started soon after a compaction never did.
+STILL_S = 2.5
 SEEN = (
-    *(Timed(n * 2.5, Freeze(1.5)) for n in range(4)),
-    Timed(10.5, Compact()),
-    Timed(10.5, Strike("KILL", "apiserver", "apiserver-1")),
+    *(Timed(n * 3.0, Freeze(STILL_S)) for n in range(3)),
+    *(Timed(n * 3.0 + STILL_S / 2, Cancel(40, 0.1)) for n in range(3)),
+    Timed(9.5, Compact()),
+    Timed(9.5, Strike("KILL", "apiserver", "apiserver-1")),
 )
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 async def test_a_cluster_comes_to_rest_after_a_storm_and_status_told_the_truth() -> None:
-    await storm(Plan(host=PROCESS, seed=7, seconds=15, pressure=2, first=SEEN), print)
+    await storm(Plan(host=PROCESS, seed=7, seconds=12, pressure=2, first=SEEN), print)
