@@ -13,7 +13,7 @@ from control_plane.client import ApiClient
 from control_plane.cluster.access import Access
 from control_plane.cluster.readiness import client_ssl
 from control_plane.cluster.topology import Role
-from tests.storm.load import CONFIG_MAPS, LEASES, NAMESPACE, ConfigMaps
+from tests.storm.load import CONFIG_MAPS, LEASES, NAMESPACE, ConfigMaps, probed
 
 OPEN_TIMEOUT_S = 5.0
 RECEIVE_BYTES = 4096
@@ -57,13 +57,12 @@ async def half_open(admin: Access, count: int, for_s: float) -> None:
 
 async def cancel(admin: Access, maps: ConfigMaps, count: int, within_s: float, rng: random.Random) -> None:
     """Writes of every kind, given up after a moment: those that API servers send in groups, and others."""
-    api = admin.api
+    servers = admin.state.topology.of(Role.APISERVER)
 
     async def lease(n: int) -> None:
-        body = {"spec": {"holderIdentity": f"nobody-{n}", "leaseDurationSeconds": 1}}
-        kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        change = {"spec": {"holderIdentity": f"nobody-{n}"}}
         with contextlib.suppress(ApiError):
-            await api.create(LEASES, kind | {"metadata": {"generateName": "given-up-", "namespace": NAMESPACE}} | body)
+            await admin.api.patch(LEASES, probed(servers[n // 2 % len(servers)].name), NAMESPACE, change)
 
     tasks = [asyncio.create_task(lease(n) if n % 2 else maps.create(maps.fresh("given-up"))) for n in range(count)]
     for task in tasks:

@@ -35,6 +35,11 @@ LIFE = 5
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap"}
 
 
+def probed(server: str) -> str:
+    """The Lease that is written through one API server, again and again."""
+    return f"storm-{server}"
+
+
 class ConfigMaps:
     """Writes objects with one value each, through any API server, and tells the ledger what came of it."""
 
@@ -193,7 +198,7 @@ class Observers:
         """A Lease of our own through one server, again and again."""
         api = ApiClient(self._admin.network, [endpoint], follow=False)
         attempts = self.attempts[name] = []
-        lease = f"storm-{name}"
+        lease = probed(name)
         kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
         body = kind | {"metadata": {"name": lease, "namespace": NAMESPACE}, "spec": {"leaseDurationSeconds": 1}}
         for number in itertools.count():

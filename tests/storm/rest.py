@@ -80,14 +80,14 @@ async def _unhealthy(admin: Access) -> str:
 async def _renewals(admin: Access) -> dict[str, str]:
     """When each leader and each node has renewed its Lease."""
     nodes = await admin.api.list(LEASES, "kube-node-lease")
-    leaders = [await admin.api.get(LEASES, name, "kube-system") for name in LEADERS]
+    leaders = [await admin.api.get(LEASES, name, "kube-system") for name in LEADERS.values()]
     return {meta.name(o): str(o["spec"].get("renewTime")) for o in (*nodes.items, *leaders)}
 
 
 async def _not_renewed(admin: Access, before: dict[str, str]) -> str:
     now = await _renewals(admin)
     nodes = {n for i in (await current_topology(admin)).of(Role.NODE_HOST) for n in i.nodes}
-    wanted = {*nodes, *LEADERS}
+    wanted = {*nodes, *LEADERS.values()}
     return ", ".join(sorted(n for n in wanted if now.get(n) in (None, before.get(n))))
 
 
