@@ -6,7 +6,8 @@ import itertools
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from typing import Any
 
 from control_plane.api.errors import ApiError
 from control_plane.client import ApiClient
@@ -59,15 +60,18 @@ async def cancel(admin: Access, maps: ConfigMaps, count: int, within_s: float, r
     """Writes of every kind, given up after a moment: those that API servers send in groups, and others."""
     servers = admin.state.topology.of(Role.APISERVER)
 
-    async def lease(n: int) -> None:
-        change = {"spec": {"holderIdentity": f"nobody-{n}"}}
-        with contextlib.suppress(ApiError):
-            await admin.api.patch(LEASES, probed(servers[n // 2 % len(servers)].name), NAMESPACE, change)
+    async def give_up(work: Coroutine[Any, Any, object]) -> None:
+        with contextlib.suppress(ApiError, TimeoutError):
+            async with asyncio.timeout(rng.uniform(0, within_s)):
+                await work
 
-    tasks = [asyncio.create_task(lease(n) if n % 2 else maps.create(maps.fresh("given-up"))) for n in range(count)]
-    for task in tasks:
-        asyncio.get_running_loop().call_later(rng.uniform(0, within_s), task.cancel)
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async def leases() -> None:
+        # One after the other: each is the first of its group, for which the others would wait.
+        for n in range(count):
+            change = {"spec": {"holderIdentity": f"nobody-{n}"}}
+            await give_up(admin.api.patch(LEASES, probed(servers[n % len(servers)].name), NAMESPACE, change))
+
+    await asyncio.gather(leases(), *(give_up(maps.create(maps.fresh("given-up"))) for _ in range(count)))
 
 
 async def burst(maps: ConfigMaps, count: int) -> None:

@@ -17,7 +17,7 @@ from proto.rayplane.v1 import node_pb2
 from tests.storm import workload
 
 #: Without progress, in fair time.
-REST_S = 60.0
+REST_S = 30.0
 CALL_TIMEOUT_S = 15.0
 POLL_S = 0.2
 

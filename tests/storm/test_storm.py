@@ -12,13 +12,13 @@ from tests.storm.storm import storm
 STILL_S = 2.5
 SEEN = (
     *(Timed(n * 3.0, Freeze(STILL_S)) for n in range(3)),
-    *(Timed(n * 3.0 + STILL_S / 2, Cancel(40, 0.1)) for n in range(3)),
+    *(Timed(n * 3.0 + STILL_S, Cancel(100, 0.01)) for n in range(3)),
     Timed(9.5, Compact()),
     Timed(9.5, Strike("KILL", "apiserver", "apiserver-1")),
 )
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_cluster_comes_to_rest_after_a_storm_and_status_told_the_truth() -> None:
     await storm(Plan(host=PROCESS, seed=7, seconds=12, pressure=2, first=SEEN), print)
