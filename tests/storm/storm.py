@@ -15,7 +15,7 @@ from tests.storm.load import ConfigMaps, EtcdKeys, Observers
 from tests.storm.oracle import Ledger
 from tests.storm.plan import Plan
 from tests.storm.pressure import pressure
-from tests.storm.rest import at_rest
+from tests.storm.rest import Restless, at_rest
 from tests.storm.truth import failing, lies
 
 WRITERS = 3
@@ -73,17 +73,17 @@ async def _weather(plan: Plan, where: Place, admin: Access, say: Callable[[str],
     writers = [maps.live(f"w{n}") for n in range(WRITERS)] + [keys.live(f"k{n}") for n in range(WRITERS)]
     problems: list[str] = []
     rest_s = 0.0
-    try:
-        async with _meanwhile([*writers, *seen.work()]):
-            await faults.run(acts)
-            faults.calm()
-            say(f"{faults.chronicle.now():6.1f} s  calm")
+    async with _meanwhile([*writers, *seen.work()]):
+        await faults.run(acts)
+        faults.calm()
+        say(f"{faults.chronicle.now():6.1f} s  calm")
+        try:
             rest_s = await at_rest(admin, faults.wanted)
-        async with asyncio.timeout(READ_S):
-            ledgers[0].judge(await maps.there())
-            ledgers[1].judge(await keys.there())
-    except AssertionError as e:
-        problems.append(f"not at rest: {e}")
+        except Restless as e:
+            problems.append(f"not at rest: {e}")
+    async with asyncio.timeout(READ_S):
+        ledgers[0].judge(await maps.there())
+        ledgers[1].judge(await keys.there())
     held = faults.chronicle.held + [h for name, found in seen.attempts.items() for h in failing(name, found)]
     problems += [*ledgers[0].problems, *ledgers[1].problems, *seen.problems, *lies(held, seen.reports)]
     answers = {a: sum(ledger.answers[a] for ledger in ledgers) for a in ledgers[0].answers}
