@@ -102,3 +102,38 @@ async def test_all_connections_together_hold_so_many_bytes() -> None:
             await flood()
     assert tunnel._waiting <= 10 << 20
     await tunnel.close()
+
+
+class Closing(Node):
+    """Closes a connection when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = asyncio.Event()
+
+    async def PortForward(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        await anext(requests)
+        await self.closing.wait()
+        yield node_pb2.PortForwardResponse(closed=True)
+
+
+async def test_what_is_sent_to_a_connection_that_ends_is_not_counted_for_ever() -> None:
+    socket, node, encoder = Socket(), Closing(), spdy.Encoder()
+    tunnel = _Tunnel(socket, node, node_pb2.ContainerRef())  # type: ignore[arg-type]
+    for kind, stream in (("error", 1), ("data", 3)):
+        await tunnel.receive(encoder.open(stream, {"streamtype": kind, "port": "80", "requestid": "1"}))
+    await asyncio.sleep(0)
+
+    async def upload() -> None:
+        for _ in range(300):
+            await tunnel.receive(encoder.data(3, bytes(1000)))
+
+    uploading = asyncio.create_task(upload())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not uploading.done()  # the inbox is full
+    node.closing.set()
+    async with asyncio.timeout(20):
+        await uploading
+    assert tunnel._waiting == 0
+    await tunnel.close()

@@ -34,6 +34,8 @@ class _Connection:
     data: int = 0
     inbox: "asyncio.Queue[bytes | None]" = field(default_factory=lambda: asyncio.Queue(maxsize=_QUEUE_MAX))
     task: "asyncio.Task[None] | None" = None
+    over: bool = False
+    """Whether nobody reads the inbox any more."""
 
 
 async def serve_tunnel(socket: web.WebSocketResponse, stub: Stub, ref: node_pb2.ContainerRef) -> None:
@@ -116,19 +118,24 @@ class _Tunnel:
         connection = self._by_stream.get(frame.stream)
         if connection is None or frame.stream != connection.data or connection.task is None:
             return
-        if connection.task.done():
+        if connection.over:
             return
         if frame.data:
             while self._waiting > _WAITING_BYTES_MAX:
                 self._room.clear()
                 await self._room.wait()
             self._waiting += len(frame.data)
-            await connection.inbox.put(frame.data)
+            await self._put(connection, frame.data)
             # The window is kept open: the queue is what holds the client back.
             await self._send(self._encoder.window(frame.stream, len(frame.data)))
             await self._send(self._encoder.window(0, len(frame.data)))
         if frame.last:
-            await connection.inbox.put(None)
+            await self._put(connection, None)
+
+    async def _put(self, connection: _Connection, data: bytes | None) -> None:
+        await connection.inbox.put(data)
+        if connection.over:  # while it waited for room
+            self._drain(connection)
 
     async def _forward(self, key: str, connection: _Connection) -> None:
         """One connection, until the pod has closed it."""
@@ -145,6 +152,7 @@ class _Tunnel:
             failure = f"an error occurred forwarding {connection.port}: {e.message}".encode()
         finally:
             self._connections.pop(key, None)
+            connection.over = True
             self._drain(connection)
         with contextlib.suppress(ConnectionError):
             if failure:

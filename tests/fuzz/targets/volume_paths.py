@@ -19,7 +19,7 @@ from storage.env import LeavesRoot
 from tests.fuzz import mutate
 from tests.storage.test_beneath import picture
 
-CASES = 150
+CASES = 60
 CASES_PER_WORLD = 1000
 _PARTS = (
     "a",
