@@ -17,7 +17,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(ACTIONS, max_size=60), st.integers(1, 3))
 def test_every_key_is_worked_on_after_it_was_added_and_never_twice_at_once(
     actions: list[tuple[str, str]], workers: int
