@@ -41,7 +41,8 @@ def closed(cluster: Cluster) -> None:
     assert unlisted(cluster) == []
     assert [w for w in found.values() if "ray.util.client.server" in w] == []
     assert wider(Path(cluster.state()["host"]["dir"])) == wider(cluster.directory) == []
-    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in processes_of(cluster)} == {os.getpriority(os.PRIO_PROCESS, 0)}
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in processes_of(cluster)} == {own}
 
 
 def refusal(channel: grpc.Channel) -> grpc.StatusCode:
