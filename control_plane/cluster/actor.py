@@ -81,7 +81,10 @@ class ComponentThread:
                 return future.result(POLL_S)
             except TimeoutError:
                 patience.passed(time.monotonic(), slowdown())
-                if future.done() or patience.over:
+                # The time that is out may be the work's own; or the work has ended since this last look.
+                if future.done():
+                    return future.result()
+                if patience.over:
                     future.cancel()
                     raise
 
