@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -203,9 +203,12 @@ class Authority:
         self, request: bytes, identity: Identity, *, hosts: Sequence[str], now: datetime, validity: timedelta
     ) -> bytes:
         """The certificate for the key of a request (PEM, RFC 2986), whatever name it asks for. Raises ValueError."""
-        asked = x509.load_pem_x509_csr(request)
-        key = asked.public_key()
-        if not asked.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
+        try:
+            asked = x509.load_pem_x509_csr(request)
+            key, signed = asked.public_key(), asked.is_signature_valid
+        except (UnsupportedAlgorithm, x509.InvalidVersion) as e:
+            raise ValueError(str(e)) from e
+        if not signed or not isinstance(key, ec.EllipticCurvePublicKey):
             raise ValueError("it is not signed by its own elliptic curve key")
         return self._certificate(key, identity, hosts, _life(now, validity))
 

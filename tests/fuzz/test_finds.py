@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from control_plane.rpc.http2 import encode_headers
 from control_plane.rpc.http2 import frames as f
 from proto.csi import csi_pb2
 from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import node_pb2, objects_pb2, raft_pb2
+from proto.rayplane.v1 import node_pb2, objects_pb2, raft_pb2, supervisor_pb2
 from tests.fuzz import engine
 from tests.fuzz.__main__ import all_targets
 from tests.fuzz.targets import _objects, grpc_node
@@ -43,6 +44,20 @@ def _patch(kind: str) -> Any:
     return (("Content-Type", f"application/{kind}".encode()),)
 
 
+#: Its key's kind is 1.3.117.112.
+_CSR = b"""-----BEGIN CERTIFICATE REQUEST-----
+MH8wMwIBADAAMCowBQYDK3VwAyEAO2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBI
+oYtZ2imgADAFBgMrZXADQQA5PaOwaP0FfUjRPNXCBNXg5ZvKn/8DG03PoDMnrDrx
+PaXebfdTAoUD2fSxzLkssAzKrPwbmSZL0I9pMlbi1YUP
+-----END CERTIFICATE REQUEST-----
+"""
+_VERSION_9 = base64.b64encode(_CSR.replace(b"MH8wMwIBAD", b"MH8wMwIBCT")).decode()
+_REQUEST = (
+    "certificates.k8s.io/v1",
+    "certificatesigningrequests",
+    "CertificateSigningRequest",
+    {"spec": {"request": _VERSION_9, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}},
+)
 _TIMES = ("yesterday", "0001-01-01T00:00:00+14:00")
 _MODE = csi_pb2.VolumeCapability()
 _MODE.access_mode.mode = 77  # type: ignore[assignment]
@@ -90,6 +105,16 @@ FINDS: list[tuple[str, str, Any]] = [
         "null in a list of names was an internal error",
         "gateway",
         [("POST", "/v3/cluster/member/add", (), b'{"peerURLs":[null]}')],
+    ),
+    (
+        "a request for a certificate with a key of a kind that nobody knows was an internal error",
+        "grpc_supervisor",
+        (False, [_call("/rayplane.v1.Supervisor/Renew", supervisor_pb2.RenewRequest(name="member-0", csr=_CSR))]),
+    ),
+    (
+        "a request for a certificate of a version that nobody knows was an internal error",
+        "rest",
+        [("POST", _objects.collection(_REQUEST), _JSON, json.dumps(_objects.good(_REQUEST)).encode())],
     ),
     ("a certificate that is none to the letter broke its connection", "tokens", ("certificate", b"0\x82")),
     ("a token that is no text was no token", "tokens", ("token", b"Bearer a.\xff.c")),

@@ -65,6 +65,6 @@ def _organizations(request: object) -> list[str]:
     """The groups that a request (base64 of PEM, RFC 2986) asks for; none when it cannot be read."""
     try:
         subject = x509.load_pem_x509_csr(base64.b64decode(str(request or ""))).subject
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, x509.InvalidVersion):
         return []
     return [str(o.value) for o in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
