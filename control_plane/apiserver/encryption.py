@@ -219,7 +219,10 @@ def _ciphers(place: str, found: Any) -> list[_Cipher]:
         name, secret = (key.get("name"), key.get("secret")) if isinstance(key, dict) else (None, None)
         if not isinstance(name, str) or not name or ":" in name:
             raise BadEncryptionConfig(f"{place}[{number}].name: give it a name without ':'")
-        prefix = _AESGCM + name.encode() + b":"
+        try:
+            prefix = _AESGCM + name.encode() + b":"
+        except UnicodeEncodeError as e:
+            raise BadEncryptionConfig(f"{place}[{number}].name: it is no text") from e
         if any(c.prefix == prefix for c in ciphers):
             raise BadEncryptionConfig(f"{place}[{number}].name: {name!r} is there twice")
         try:

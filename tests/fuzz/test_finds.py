@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 from google.protobuf.message import Message
 
 from control_plane.rpc.grpc_wire import frame as message_of
@@ -15,6 +16,7 @@ from control_plane.rpc.http2 import frames as f
 from proto.csi import csi_pb2
 from proto.etcd import rpc_pb2 as pb
 from proto.rayplane.v1 import node_pb2, objects_pb2, raft_pb2, supervisor_pb2
+from tests.apiserver.test_encryption import aesgcm, config
 from tests.fuzz import engine
 from tests.fuzz.__main__ import all_targets
 from tests.fuzz.targets import _objects, grpc_node
@@ -58,6 +60,7 @@ _REQUEST = (
     "CertificateSigningRequest",
     {"spec": {"request": _VERSION_9, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}},
 )
+_HALF = json.dumps(yaml.safe_load(config(aesgcm("a")).replace(b"name: a", b'name: "\\ud800"'))).encode()
 _TIMES = ("yesterday", "0001-01-01T00:00:00+14:00")
 _MODE = csi_pb2.VolumeCapability()
 _MODE.access_mode.mode = 77  # type: ignore[assignment]
@@ -116,6 +119,7 @@ FINDS: list[tuple[str, str, Any]] = [
         "rest",
         [("POST", _objects.collection(_REQUEST), _JSON, json.dumps(_objects.good(_REQUEST)).encode())],
     ),
+    ("a name of a key that is no text was no typed error", "config_files", ("encryption", _HALF)),
     ("a certificate that is none to the letter broke its connection", "tokens", ("certificate", b"0\x82")),
     ("a token that is no text was no token", "tokens", ("token", b"Bearer a.\xff.c")),
     ("a damaged ledger of volumes was not told as such", "config_files", ("reservations", b'{"local/a":')),
