@@ -28,6 +28,8 @@ class FakeEtcd:
         """So many of the next transactions with writes are applied, but their answers are lost."""
         self.lost_error = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: leader changed")
         self.hang: asyncio.Event | None = None
+        self.held = self.refused = 0
+        """Reads that had to wait for `hang`, and calls that failed as `down`."""
         """Reads wait for it, when there is one."""
         self.frozen = False
         """Watches deliver nothing while set, as on a member that is cut off."""
@@ -41,6 +43,7 @@ class FakeEtcd:
     def _check(self) -> None:
         self.calls += 1
         if self.down is not None:
+            self.refused += 1
             raise self.down
 
     # --- KV ---
@@ -72,6 +75,7 @@ class FakeEtcd:
     ) -> pb.RangeResponse:
         await asyncio.sleep(0)
         if self.hang is not None:
+            self.held += 1
             await self.hang.wait()
         self._check()
         return self._range(pb.RangeRequest(key=key, range_end=range_end, **options))

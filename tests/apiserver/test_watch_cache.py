@@ -345,12 +345,14 @@ async def test_the_stream_goes_on_when_etcd_fails_while_it_starts_over(stack: St
     etcd.hang = asyncio.Event()
     etcd.frozen = False
     etcd.break_streams()
-    await asyncio.sleep(0.2)
-    etcd.down = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
-    hang, etcd.hang = etcd.hang, None
-    hang.set()
-    await asyncio.sleep(0.2)
-    etcd.down = None
     async with asyncio.timeout(10):
+        while not etcd.held:
+            await asyncio.sleep(0.01)
+        etcd.down = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        hang, etcd.hang = etcd.hang, None
+        hang.set()
+        while not etcd.refused:
+            await asyncio.sleep(0.01)
+        etcd.down = None
         await hub.reached(etcd.revision)
         await stack.client().create("configmaps", config_map("after"))
