@@ -6,7 +6,7 @@ used again before all others were: a peer that still dials it finds nobody, neve
 
 import ipaddress
 
-from node.errors import AddressesExhausted
+from rayplane.node.errors import AddressesExhausted
 
 
 class AddressPool:

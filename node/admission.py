@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import quantity
-from node.lifecycle import Rejected
+from rayplane.control_plane.api import quantity
+from rayplane.node.lifecycle import Rejected
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ replicas of volumes; nothing else of this host is theirs. A kubelet that is no h
 here. The controllers make and delete volumes over CSI.
 """
 
-from control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS
-from control_plane.rpc import ADMINISTRATORS, Callers, each
+from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS
+from rayplane.control_plane.rpc import ADMINISTRATORS, Callers, each
 
 _API_SERVERS = Callers.of(groups=(API_SERVERS, MASTERS))
 _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))

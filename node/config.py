@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from control_plane.api import quantity
-from node.errors import ConfigError
-from node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
+from rayplane.control_plane.api import quantity
+from rayplane.node.errors import ConfigError
+from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 
 SIMULATED = "simulated"
 PROCESS = "process"

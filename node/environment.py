@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta, quantity
-from control_plane.api.meta import Object
-from node.errors import ContainerConfigError
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.errors import ContainerConfigError
 
 #: No system takes a longer argument, or more of them together, than these.
 EXPANDED_CHARS_MAX = 1 << 20

@@ -8,14 +8,14 @@ import asyncio
 import logging
 from typing import Any
 
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import NODE_LEASES
-from control_plane.client import ApiClient, ops
-from node import registration
-from node.config import NodeTiming
-from node.kubelet import Kubelet
-from storage.env import Env
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import NODE_LEASES
+from rayplane.control_plane.client import ApiClient, ops
+from rayplane.node import registration
+from rayplane.node.config import NodeTiming
+from rayplane.node.kubelet import Kubelet
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

@@ -6,31 +6,31 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, EventRecorder, Informer
-from control_plane.rpc import Network, Service
-from node import callers
-from node.config import PROCESS, NodeHostConfig
-from node.errors import ConfigError, NotHere
-from node.heartbeats import Heartbeats
-from node.ingress.status import IngressStatus
-from node.kubelet import Kubelet
-from node.probes import Prober
-from node.runtime import Runtime
-from node.runtime.podfiles import PodFiles
-from node.runtime.simulated import SimulatedRuntime
-from node.service import NodeService
-from node.sessions import Sessions
-from node.sources import Sources
-from node.volumes import VolumeBackends
-from node.writer import StatusWriter
-from proto.rayplane.v1 import node_pb2
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, EventRecorder, Informer
+from rayplane.control_plane.rpc import Network, Service
+from rayplane.node import callers
+from rayplane.node.config import PROCESS, NodeHostConfig
+from rayplane.node.errors import ConfigError, NotHere
+from rayplane.node.heartbeats import Heartbeats
+from rayplane.node.ingress.status import IngressStatus
+from rayplane.node.kubelet import Kubelet
+from rayplane.node.probes import Prober
+from rayplane.node.runtime import Runtime
+from rayplane.node.runtime.podfiles import PodFiles
+from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.service import NodeService
+from rayplane.node.sessions import Sessions
+from rayplane.node.sources import Sources
+from rayplane.node.volumes import VolumeBackends
+from rayplane.node.writer import StatusWriter
+from rayplane.proto.rayplane.v1 import node_pb2
+from rayplane.storage.env import Env
 
 if TYPE_CHECKING:
-    from node.proxy.proxy import ServiceProxy
+    from rayplane.node.proxy.proxy import ServiceProxy
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +148,8 @@ class NodeHost:
         if not wanted:
             return
         # Imported here so that a simulation never loads what opens sockets.
-        from node.ingress.ingress import Ingress
-        from node.proxy.proxy import ServiceProxy
+        from rayplane.node.ingress.ingress import Ingress
+        from rayplane.node.proxy.proxy import ServiceProxy
 
         await self.nodes.synced()
         self.proxy = ServiceProxy(self)
@@ -170,7 +170,7 @@ class NodeHost:
                 self._runtimes[name] = simulated
                 continue
             # Imported here so that a simulation never loads what forks.
-            from node.runtime.process import ProcessRuntime
+            from rayplane.node.runtime.process import ProcessRuntime
 
             root = self.env.disk.local_path(self.config.pod_dir)
             if root is None:

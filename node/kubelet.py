@@ -9,20 +9,20 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from control_plane.api import meta, quantity
-from control_plane.api.errors import AlreadyExists, ApiError
-from control_plane.api.meta import Object
-from node import registration
-from node.addresses import AddressPool
-from node.admission import NOTHING, Room, refuse
-from node.config import PROCESS, NodeConfig
-from node.errors import NotHere
-from node.lifecycle import Rejected, Resumed, Suspended
-from node.runtime import Runtime
-from node.worker import PodWorker
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.node import registration
+from rayplane.node.addresses import AddressPool
+from rayplane.node.admission import NOTHING, Room, refuse
+from rayplane.node.config import PROCESS, NodeConfig
+from rayplane.node.errors import NotHere
+from rayplane.node.lifecycle import Rejected, Resumed, Suspended
+from rayplane.node.runtime import Runtime
+from rayplane.node.worker import PodWorker
 
 if TYPE_CHECKING:
-    from node.host import NodeHost
+    from rayplane.node.host import NodeHost
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from node.lifecycle import Probed, StartProbe
-from node.lifecycle.model import Run
-from node.runtime import ContainerRun
-from node.runtime.ports import port_number
+from rayplane.node.lifecycle import Probed, StartProbe
+from rayplane.node.lifecycle.model import Run
+from rayplane.node.runtime import ContainerRun
+from rayplane.node.runtime.ports import port_number
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from node.worker import PodWorker
+    from rayplane.node.worker import PodWorker
 
 OUTPUT_MAX = 10 * 1024
 UNREADY_PERIOD_S = 1.0

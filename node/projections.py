@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from node.environment import Found, PodFacts, Reference, binary_data, field_value, resource_value
-from node.errors import MountError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.environment import Found, PodFacts, Reference, binary_data, field_value, resource_value
+from rayplane.node.errors import MountError
 
 DEFAULT_MODE = 0o644
 TOKEN_SECONDS = 3607

@@ -3,10 +3,10 @@
 import hashlib
 from typing import Any
 
-from control_plane.api import quantity
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import NODE_LEASES
-from node.config import NodeConfig
+from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import NODE_LEASES
+from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
 RUNTIME_ANNOTATION = "rayplane.io/runtime"

@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from node.environment import PodFacts, Reference, container_env, env_references, expand
-from node.errors import ContainerConfigError, MountError, NodeError
-from node.projections import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.environment import PodFacts, Reference, container_env, env_references, expand
+from rayplane.node.errors import ContainerConfigError, MountError, NodeError
+from rayplane.node.projections import (
     PROJECTED,
     TokenWanted,
     mount_failed,
@@ -22,11 +22,11 @@ from node.projections import (
     volume_files,
     volume_references,
 )
-from node.runtime import Mount
-from node.sources import SourceUnavailable
+from rayplane.node.runtime import Mount
+from rayplane.node.sources import SourceUnavailable
 
 if TYPE_CHECKING:
-    from node.kubelet import Kubelet
+    from rayplane.node.kubelet import Kubelet
 
 ROOT_CA = "kube-root-ca.crt"
 _CLAIMS = ("persistentVolumeClaim", "ephemeral")

@@ -6,15 +6,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from control_plane.api import meta
-from control_plane.rpc import Context
-from node.errors import Malformed, NodeError, NotHere, NotRunning
-from node.runtime import ContainerRun, ExecSession, LogOptions
-from node.worker import PodWorker
-from proto.rayplane.v1 import node_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.rpc import Context
+from rayplane.node.errors import Malformed, NodeError, NotHere, NotRunning
+from rayplane.node.runtime import ContainerRun, ExecSession, LogOptions
+from rayplane.node.worker import PodWorker
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 if TYPE_CHECKING:
-    from node.host import NodeHost
+    from rayplane.node.host import NodeHost
 
 M = TypeVar("M")
 

@@ -7,7 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
-from node.errors import TooMany
+from rayplane.node.errors import TooMany
 
 PER_POD = 32
 PER_HOST = 192

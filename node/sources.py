@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, NotFound, ServiceUnavailable
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, Informer
-from control_plane.client.singleflight import SingleFlight
-from node.environment import Reference
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, NotFound, ServiceUnavailable
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.node.environment import Reference
 
 Watcher = Callable[[], None]
 SEEN_MAX = 1024

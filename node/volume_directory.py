@@ -9,13 +9,13 @@ from dataclasses import asdict
 
 import orjson
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, Informer
-from node.registration import HOST_ANNOTATION
-from storage.env import Disk, File
-from storage.volumes import PeerError, VolumeRecord
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.node.registration import HOST_ANNOTATION
+from rayplane.storage.env import Disk, File
+from rayplane.storage.volumes import PeerError, VolumeRecord
 
 LEASES = "leases.coordination.k8s.io"
 NAMESPACE = "kube-system"

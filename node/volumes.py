@@ -11,19 +11,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from control_plane.api import meta, quantity
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.api.meta import Object
-from control_plane.rpc import RpcError, Service, Stub
-from node import callers
-from node.errors import MountError
-from node.lifecycle import Suspended
-from node.projections import mount_failed
-from node.volume_directory import ApiDirectory, SubDisk
-from proto.csi import csi_pb2
-from proto.rayplane.v1 import volumes_pb2
-from storage.env import is_whole
-from storage.volumes import (
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.rpc import RpcError, Service, Stub
+from rayplane.node import callers
+from rayplane.node.errors import MountError
+from rayplane.node.lifecycle import Suspended
+from rayplane.node.projections import mount_failed
+from rayplane.node.volume_directory import ApiDirectory, SubDisk
+from rayplane.proto.csi import csi_pb2
+from rayplane.proto.rayplane.v1 import volumes_pb2
+from rayplane.storage.env import is_whole
+from rayplane.storage.volumes import (
     Backend,
     CsiDriver,
     LocalBackend,
@@ -36,8 +36,8 @@ from storage.volumes import (
 )
 
 if TYPE_CHECKING:
-    from node.host import NodeHost
-    from node.worker import PodWorker
+    from rayplane.node.host import NodeHost
+    from rayplane.node.worker import PodWorker
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from node.admission import pod_requests
-from node.errors import AddressesExhausted, ContainerConfigError, NodeError
-from node.lifecycle import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.admission import pod_requests
+from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError
+from rayplane.node.lifecycle import (
     Effect,
     Event,
     Exited,
@@ -40,12 +40,12 @@ from node.lifecycle import (
     Vanished,
     render_status,
 )
-from node.lifecycle.model import Run, Stage
-from node.runtime import ContainerRun, StartOrder
-from node.sandbox import Sandbox, needs_lookup
+from rayplane.node.lifecycle.model import Run, Stage
+from rayplane.node.runtime import ContainerRun, StartOrder
+from rayplane.node.sandbox import Sandbox, needs_lookup
 
 if TYPE_CHECKING:
-    from node.kubelet import Kubelet
+    from rayplane.node.kubelet import Kubelet
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, Conflict, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, ops
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, ops
 
 log = logging.getLogger(__name__)
 

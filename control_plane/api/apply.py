@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api import budget
-from control_plane.api.budget import TooManyValues
-from control_plane.api.errors import BadRequest, Conflict, Invalid, required
-from control_plane.api.fieldsets import (
+from rayplane.control_plane.api import budget
+from rayplane.control_plane.api.budget import TooManyValues
+from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, required
+from rayplane.control_plane.api.fieldsets import (
     Difference,
     FieldSet,
     Path,
@@ -31,8 +31,8 @@ from control_plane.api.fieldsets import (
     without_below,
     without_ignored,
 )
-from control_plane.api.meta import Object
-from control_plane.api.schema import MAP, STRUCT, Definition, Field, Type
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.schema import MAP, STRUCT, Definition, Field, Type
 
 BEFORE_FIRST_APPLY: Final = "before-first-apply"
 ANCIENT_CHANGES: Final = "ancient-changes"

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import VOLUME_RECORDS_NAMESPACE
-from control_plane.api.rbac import aggregated_rules
-from control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, SCHEDULER
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import VOLUME_RECORDS_NAMESPACE
+from rayplane.control_plane.api.rbac import aggregated_rules
+from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, SCHEDULER
 
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from control_plane.api.errors import BadRequest, RequestEntityTooLarge
+from rayplane.control_plane.api.errors import BadRequest, RequestEntityTooLarge
 
 
 @dataclass(frozen=True, slots=True)

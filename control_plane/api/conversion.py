@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
 
 _CORE_TO_EVENTS: Final[Mapping[str, str]] = {
     "involvedObject": "regarding",

@@ -12,11 +12,11 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from control_plane.api import budget, protobuf, yaml_reader
-from control_plane.api.errors import BadRequest, Invalid, UnsupportedMediaType, invalid
-from control_plane.api.meta import Object
-from control_plane.api.schema import Definition, definition_of
-from control_plane.api.strict import (
+from rayplane.control_plane.api import budget, protobuf, yaml_reader
+from rayplane.control_plane.api.errors import BadRequest, Invalid, UnsupportedMediaType, invalid
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.schema import Definition, definition_of
+from rayplane.control_plane.api.strict import (
     DecodeError,
     conform,
     json_duplicates,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from control_plane.api import defaults_misc as misc
-from control_plane.api import defaults_net as net
-from control_plane.api import defaults_storage as storage
-from control_plane.api import defaults_workloads as workloads
-from control_plane.api.defaults_pod import default_pod, default_pod_template
-from control_plane.api.meta import Object
+from rayplane.control_plane.api import defaults_misc as misc
+from rayplane.control_plane.api import defaults_net as net
+from rayplane.control_plane.api import defaults_storage as storage
+from rayplane.control_plane.api import defaults_workloads as workloads
+from rayplane.control_plane.api.defaults_pod import default_pod, default_pod_template
+from rayplane.control_plane.api.meta import Object
 
 Defaulter = Callable[[Object], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from control_plane.api.defaults_pod import canonical_resources
-from control_plane.api.meta import Object
+from rayplane.control_plane.api.defaults_pod import canonical_resources
+from rayplane.control_plane.api.meta import Object
 
 RBAC_GROUP = "rbac.authorization.k8s.io"
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"

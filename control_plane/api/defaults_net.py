@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object
 
 _EXTERNAL = frozenset({"NodePort", "LoadBalancer"})
 _WITH_CLUSTER_IP = frozenset({"ClusterIP", "NodePort", "LoadBalancer"})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from control_plane.api.meta import Object
-from control_plane.api.quantity import QuantityError, parse
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.quantity import QuantityError, parse
 
 _MILLI = 1_000_000
 _MODE_SOURCES = ("secret", "configMap", "downwardAPI", "projected")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from control_plane.api.defaults_pod import canonical_resources
-from control_plane.api.meta import Object
+from rayplane.control_plane.api.defaults_pod import canonical_resources
+from rayplane.control_plane.api.meta import Object
 
 
 def persistent_volume_claim(obj: Object) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from control_plane.api.defaults_pod import default_pod_template
-from control_plane.api.defaults_storage import persistent_volume_claim
-from control_plane.api.meta import Object
+from rayplane.control_plane.api.defaults_pod import default_pod_template
+from rayplane.control_plane.api.defaults_storage import persistent_volume_claim
+from rayplane.control_plane.api.meta import Object
 
 MAX_INT32 = 2**31 - 1
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from control_plane.api.errors import BadRequest, Conflict
-from control_plane.api.meta import TERMINAL_PHASES, Object, format_time, parse_time
+from rayplane.control_plane.api.errors import BadRequest, Conflict
+from rayplane.control_plane.api.meta import TERMINAL_PHASES, Object, format_time, parse_time
 
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api.errors import NotFound
-from control_plane.api.resources import GroupInfo, Registry, ResourceInfo
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.resources import GroupInfo, Registry, ResourceInfo
 
 LEGACY: Final = "application/json"
 _AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from control_plane.api import budget
-from control_plane.api.errors import BadRequest, quote
-from control_plane.api.meta import Object
-from control_plane.api.remembering import remembered
+from rayplane.control_plane.api import budget
+from rayplane.control_plane.api.errors import BadRequest, quote
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.remembering import remembered
 
 _CACHE = 8_192
 _META = ("metadata.name", "metadata.namespace")

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.api.schema import KEY_DEFAULTS, LIST, MAP, STRUCT, Field, Type
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.schema import KEY_DEFAULTS, LIST, MAP, STRUCT, Field, Type
 
 Path = tuple[str, ...]
 FieldSet = frozenset[Path]

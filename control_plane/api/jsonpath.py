@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from control_plane.api.budget import LIMITS
-from control_plane.api.remembering import remembered
+from rayplane.control_plane.api.budget import LIMITS
+from rayplane.control_plane.api.remembering import remembered
 
 Step = Callable[[Any], list[Any]]
 _FIELD = re.compile(r"\.((?:\\.|[^.\[\\])+)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from control_plane.api.remembering import remembered
+from rayplane.control_plane.api.remembering import remembered
 
 _LABEL_TEXT = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN_TEXT = rf"{_LABEL_TEXT}(\.{_LABEL_TEXT})*"

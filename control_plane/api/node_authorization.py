@@ -6,10 +6,10 @@ Source: Kubernetes reference "Using Node Authorization", `plugin/pkg/auth/author
 
 from collections.abc import Callable
 
-from control_plane.api.bootstrap_policy import NODE_RULES
-from control_plane.api.node_graph import ATTACHMENTS, CLAIMS, VOLUMES, NodeGraph, Ref
-from control_plane.api.node_identity import NODE_LEASES, nodes_text
-from control_plane.api.rbac import Attributes, Decision, Rule
+from rayplane.control_plane.api.bootstrap_policy import NODE_RULES
+from rayplane.control_plane.api.node_graph import ATTACHMENTS, CLAIMS, VOLUMES, NodeGraph, Ref
+from rayplane.control_plane.api.node_identity import NODE_LEASES, nodes_text
+from rayplane.control_plane.api.rbac import Attributes, Decision, Rule
 
 _READ = frozenset({"get", "list", "watch"})
 _OWN = frozenset({"get", "create", "update", "patch", "delete"})

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 
 MIRROR = "kubernetes.io/config.mirror"
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"

@@ -8,7 +8,7 @@ give out such certificates may name any node anyway.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from control_plane.identities import NODE_HOSTS, NODES
+from rayplane.control_plane.identities import NODE_HOSTS, NODES
 
 NODE_LEASES = "kube-node-lease"
 """The namespace of the Leases that nodes renew."""

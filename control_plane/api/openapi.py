@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api.discovery import Document
-from control_plane.api.errors import NotFound
-from control_plane.api.patching import PATCH_TYPES
-from control_plane.api.resources import Registry, ResourceInfo
-from control_plane.api.schema import definition_name, parse_type, raw_definitions
+from rayplane.control_plane.api.discovery import Document
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.patching import PATCH_TYPES
+from rayplane.control_plane.api.resources import Registry, ResourceInfo
+from rayplane.control_plane.api.schema import definition_name, parse_type, raw_definitions
 
 _META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1."
 _SCALARS: Final[Mapping[str, dict[str, Any]]] = {

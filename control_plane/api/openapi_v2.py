@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api.discovery import Document
+from rayplane.control_plane.api.discovery import Document
 
 PROTOBUF_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _JSON: Final = "application/json"

@@ -15,16 +15,16 @@ import jsonpatch
 import jsonpointer
 import orjson
 
-from control_plane.api import budget, yaml_reader
-from control_plane.api.decoding import go_format, json_syntax_error, media_type
-from control_plane.api.errors import (
+from rayplane.control_plane.api import budget, yaml_reader
+from rayplane.control_plane.api.decoding import go_format, json_syntax_error, media_type
+from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
     Invalid,
     UnsupportedMediaType,
 )
-from control_plane.api.meta import Object
-from control_plane.api.schema import LIST, MAP, STRUCT, Definition, Field, Type
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.schema import LIST, MAP, STRUCT, Definition, Field, Type
 
 PatchKind = Literal["json", "merge", "strategic", "apply"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import re2
 
-from control_plane.api.budget import LIMITS
+from rayplane.control_plane.api.budget import LIMITS
 
 # Compiled programs and the states they find on the way live within `_MEMORY` each.
 _MEMORY: Final = 1 << 20

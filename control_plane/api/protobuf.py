@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import orjson
 
-from control_plane.api.budget import Meter
-from control_plane.api.schema import definition_name, load_table
+from rayplane.control_plane.api.budget import Meter
+from rayplane.control_plane.api.schema import definition_name, load_table
 
 MAGIC: Final = b"k8s\x00"
 _UNKNOWN: Final = "io.k8s.apimachinery.pkg.runtime.Unknown"

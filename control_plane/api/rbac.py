@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from control_plane.api import selectors
-from control_plane.api.errors import ApiError, quote
-from control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
-from control_plane.api.meta import Object, labels, name, namespace
-from control_plane.identities import MASTERS, SERVICE_ACCOUNT_PREFIX
+from rayplane.control_plane.api import selectors
+from rayplane.control_plane.api.errors import ApiError, quote
+from rayplane.control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.meta import Object, labels, name, namespace
+from rayplane.control_plane.identities import MASTERS, SERVICE_ACCOUNT_PREFIX
 
 UNCOVERED_MAX = 100
 RIGHTS_MAX = 20_000

@@ -349,7 +349,7 @@ def _resource(row: Mapping[str, Any]) -> ResourceInfo:
 
 @lru_cache(maxsize=1)
 def _builtin_resources() -> tuple[ResourceInfo, ...]:
-    data = package_files.files("control_plane.api").joinpath("data/resources.json").read_bytes()
+    data = package_files.files("rayplane.control_plane.api").joinpath("data/resources.json").read_bytes()
     return tuple(_resource(row) for row in orjson.loads(data)["resources"])
 
 

@@ -170,7 +170,7 @@ class Definition:
 
 def load_table(file: str, table: str) -> dict[str, Any]:
     """One table of the generated data, by file name."""
-    packed = package_files.files("control_plane.api").joinpath(f"data/{file}").read_bytes()
+    packed = package_files.files("rayplane.control_plane.api").joinpath(f"data/{file}").read_bytes()
     data: dict[str, Any] = orjson.loads(gzip.decompress(packed))[table]
     return data
 

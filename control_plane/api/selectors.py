@@ -13,10 +13,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from control_plane.api import budget
-from control_plane.api.errors import BadRequest, quote
-from control_plane.api.names import label_value_errors, qualified_name_errors
-from control_plane.api.remembering import remembered
+from rayplane.control_plane.api import budget
+from rayplane.control_plane.api.errors import BadRequest, quote
+from rayplane.control_plane.api.names import label_value_errors, qualified_name_errors
+from rayplane.control_plane.api.remembering import remembered
 
 _CACHE = 8_192
 _FEW = 8

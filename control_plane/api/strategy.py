@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from control_plane.api.meta import Object
-from control_plane.api.quantity import QuantityError, parse
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.quantity import QuantityError, parse
 
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_LENGTH = 5

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
-from control_plane.api import quantity
-from control_plane.api.schema import (
+from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.schema import (
     ANY,
     BOOL,
     BYTES,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from control_plane.api import errors, selectors
-from control_plane.api.errors import Conflict, FieldError, InternalError, TooManyRequests
-from control_plane.api.meta import (
+from rayplane.control_plane.api import errors, selectors
+from rayplane.control_plane.api.errors import Conflict, FieldError, InternalError, TooManyRequests
+from rayplane.control_plane.api.meta import (
     Object,
     format_time,
     name,

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from control_plane.api.jsonpath import JsonPathError, find
-from control_plane.api.meta import Object, name
-from control_plane.api.printers import PRINTERS
-from control_plane.api.printers.columns import AGE, CREATED_AT, NAME, Cell, Printer, age, since
-from control_plane.api.printers.pods import row_conditions
+from rayplane.control_plane.api.jsonpath import JsonPathError, find
+from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.printers import PRINTERS
+from rayplane.control_plane.api.printers.columns import AGE, CREATED_AT, NAME, Cell, Printer, age, since
+from rayplane.control_plane.api.printers.pods import row_conditions
 
 IncludeObject = Literal["Metadata", "Object", "None"]
 API_VERSION = "meta.k8s.io/v1"

@@ -15,8 +15,8 @@ from typing import Any, Final
 import orjson
 import yaml
 
-from control_plane.api import budget
-from control_plane.api.budget import LIMITS, Budget, Meter, TooDeep
+from rayplane.control_plane.api import budget
+from rayplane.control_plane.api.budget import LIMITS, Budget, Meter, TooDeep
 
 _DIGITS_MAX: Final = 400  # more are no float either
 

@@ -1,11 +1,11 @@
 """Who is calling: by client certificate, by bearer token, or nobody."""
 
-from control_plane.api.errors import Unauthorized
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
-from control_plane.apiserver.tokens import Find, Tokens
-from control_plane.rpc import Context, Identity
-from storage.env import Env
+from rayplane.control_plane.api.errors import Unauthorized
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
+from rayplane.control_plane.apiserver.tokens import Find, Tokens
+from rayplane.control_plane.rpc import Context, Identity
+from rayplane.storage.env import Env
 
 _NOBODY = User(ANONYMOUS, (UNAUTHENTICATED,))
 

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import node_authorization, rbac
-from control_plane.api.errors import Forbidden
-from control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
-from control_plane.api.meta import Object, name
-from control_plane.api.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
-from control_plane.apiserver import audit
-from control_plane.apiserver.following import Follower
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import Kinds
-from control_plane.apiserver.requests import Target, User
-from control_plane.identities import MASTERS
+from rayplane.control_plane.api import node_authorization, rbac
+from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.following import Follower
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.requests import Target, User
+from rayplane.control_plane.identities import MASTERS
 
 _GROUP = "rbac.authorization.k8s.io"
 _ROLES = f"clusterroles.{_GROUP}"

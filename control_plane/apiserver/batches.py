@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 Do = Callable[[pb.Operation], Awaitable[pb.Result]]
 

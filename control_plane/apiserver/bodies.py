@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from control_plane.api import decoding
-from control_plane.api.errors import BadRequest, Conflict, Invalid, invalid, too_long
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.requests import Target
+from rayplane.control_plane.api import decoding
+from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, invalid, too_long
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.requests import Target
 
 MANAGER_BYTES_MAX = 128
 

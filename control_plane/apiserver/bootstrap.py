@@ -4,13 +4,13 @@ import logging
 
 import orjson
 
-from control_plane.api.bootstrap import bootstrap_objects
-from control_plane.api.errors import AlreadyExists, ApiError
-from control_plane.api.meta import Object, annotations
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.endpoints import SERVICE, first_address
-from control_plane.apiserver.registry import ObjectRegistry
-from control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+from rayplane.control_plane.api.bootstrap import bootstrap_objects
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.meta import Object, annotations
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.endpoints import SERVICE, first_address
+from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
 
 log = logging.getLogger(__name__)
 

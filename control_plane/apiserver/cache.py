@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from sortedcontainers import SortedDict
 
-from control_plane.api.errors import Expired
-from control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.api.selectors import EVERYTHING, LabelSelector
-from control_plane.apiserver.encryption import Transformer
-from control_plane.apiserver.entries import Broken, Entry, Unreadable, read
+from rayplane.control_plane.api.errors import Expired
+from rayplane.control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.selectors import EVERYTHING, LabelSelector
+from rayplane.control_plane.apiserver.encryption import Transformer
+from rayplane.control_plane.apiserver.entries import Broken, Entry, Unreadable, read
 
 log = logging.getLogger(__name__)
 

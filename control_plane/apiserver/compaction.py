@@ -3,10 +3,10 @@
 import asyncio
 import logging
 
-from control_plane.apiserver.storage import put_op
-from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2
+from rayplane.control_plane.apiserver.storage import put_op
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2
 
 log = logging.getLogger(__name__)
 

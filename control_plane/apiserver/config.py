@@ -4,9 +4,9 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
-from control_plane.identities import ADMINISTRATOR, MASTERS
-from control_plane.rpc.gate import HttpLimits
+from rayplane.control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
+from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
+from rayplane.control_plane.rpc.gate import HttpLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,16 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import schema
-from control_plane.api.errors import ApiError, FieldError, invalid, required, too_many
-from control_plane.api.meta import Object, set_condition
-from control_plane.api.resources import ResourceInfo, SubresourceInfo
-from control_plane.api.subresources import ScalePaths
-from control_plane.api.validation.definitions import definition
-from control_plane.apiserver import custom_schema
-from control_plane.apiserver.cache import DELETED, Event, ResourceCache
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
+from rayplane.control_plane.api import schema
+from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required, too_many
+from rayplane.control_plane.api.meta import Object, set_condition
+from rayplane.control_plane.api.resources import ResourceInfo, SubresourceInfo
+from rayplane.control_plane.api.subresources import ScalePaths
+from rayplane.control_plane.api.validation.definitions import definition
+from rayplane.control_plane.apiserver import custom_schema
+from rayplane.control_plane.apiserver.cache import DELETED, Event, ResourceCache
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
 
 log = logging.getLogger(__name__)
 

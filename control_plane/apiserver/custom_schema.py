@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import patterns
-from control_plane.api.budget import LIMITS, Meter
-from control_plane.api.errors import (
+from rayplane.control_plane.api import patterns
+from rayplane.control_plane.api.budget import LIMITS, Meter
+from rayplane.control_plane.api.errors import (
     FINDINGS_MAX,
     TOO_LONG,
     TOO_MANY,
@@ -24,7 +24,7 @@ from control_plane.api.errors import (
     not_supported,
     required,
 )
-from control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object
 
 Schema = Mapping[str, Any]
 _JSON_TYPES = {

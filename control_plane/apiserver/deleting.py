@@ -7,19 +7,19 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import deletion
-from control_plane.api.errors import NotFound
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver import custom
-from control_plane.apiserver.admission import Admission, AdmissionRequest
-from control_plane.apiserver.admission.request import DELETE
-from control_plane.apiserver.entries import Broken, Entry
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import CRDS, Kinds
-from control_plane.apiserver.requests import Answer, DeleteOptions, Target, User
-from control_plane.apiserver.storage import DryRun, Storage, Write
-from storage.env import Env
+from rayplane.control_plane.api import deletion
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver import custom
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import DELETE
+from rayplane.control_plane.apiserver.entries import Broken, Entry
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User
+from rayplane.control_plane.apiserver.storage import DryRun, Storage, Write
+from rayplane.storage.env import Env
 
 # Kinds whose DELETE answers with the object that is gone instead of a Status.
 _RETURNS_DELETED = frozenset(

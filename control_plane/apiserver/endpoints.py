@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import orjson
 
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.api.meta import Object
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.registry import ObjectRegistry
-from control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
-from control_plane.apiserver.storage import prefix_end
-from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+from rayplane.control_plane.apiserver.storage import prefix_end
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import RpcError
 
 log = logging.getLogger(__name__)
 

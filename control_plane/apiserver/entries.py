@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NoReturn
 
 import orjson
 
-from control_plane.api.errors import InternalError
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.encryption import ENCRYPTED, Transformer, Untransformable
+from rayplane.control_plane.api.errors import InternalError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.encryption import ENCRYPTED, Transformer, Untransformable
 
 _METADATA = b'"metadata":{'
 _VERSION = b'"resourceVersion":"%d",'

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from control_plane.api.errors import TooManyRequests
-from control_plane.apiserver.requests import User
-from control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER
+from rayplane.control_plane.api.errors import TooManyRequests
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER
 
 AT_ONCE = 32
 _HEARTBEATS = frozenset({"leases", "nodes"})

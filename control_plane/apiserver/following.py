@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from control_plane.api.meta import Object
-from control_plane.apiserver.cache import DELETED, Event, ResourceCache
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.cache import DELETED, Event, ResourceCache
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import Kinds
 
 Change = Callable[[str, Object], None]
 """`change(resource, object)`."""

@@ -13,10 +13,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import RpcError
-from control_plane.rpc.errors import Code
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 # etcd takes 128 operations in a transaction by default.
 GROUP_MAX = 100

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from control_plane.api.decoding import JSON
-from control_plane.api.errors import ApiError
-from control_plane.apiserver.audit import Auditor, Trail
-from control_plane.apiserver.audit.trail import Asked, following
-from control_plane.apiserver.kinds import Kinds
-from control_plane.apiserver.registry import error_json
-from control_plane.apiserver.requests import User
-from control_plane.rpc import Context
+from rayplane.control_plane.api.decoding import JSON
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.apiserver.audit import Auditor, Trail
+from rayplane.control_plane.apiserver.audit.trail import Asked, following
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.registry import error_json
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.rpc import Context
 
 _BODIES = {"create": "json", "update": "json", "patch": "patch"}
 _PATH = "/rayplane.v1.Objects/"

@@ -12,22 +12,22 @@ from typing import Any, TypeVar
 
 import grpc
 
-from control_plane.api.errors import ApiError, InternalError, Timeout, UnsupportedMediaType
-from control_plane.api.patching import PatchKind
-from control_plane.apiserver.batches import Batches, resource_of
-from control_plane.apiserver.fairness import is_urgent
-from control_plane.apiserver.grpc_audit import CallAudit
-from control_plane.apiserver.registry import ObjectRegistry, error_json
-from control_plane.apiserver.requests import (
+from rayplane.control_plane.api.errors import ApiError, InternalError, Timeout, UnsupportedMediaType
+from rayplane.control_plane.api.patching import PatchKind
+from rayplane.control_plane.apiserver.batches import Batches, resource_of
+from rayplane.control_plane.apiserver.fairness import is_urgent
+from rayplane.control_plane.apiserver.grpc_audit import CallAudit
+from rayplane.control_plane.apiserver.registry import ObjectRegistry, error_json
+from rayplane.control_plane.apiserver.requests import (
     DeleteOptions,
     ListOptions,
     Target,
     User,
     WriteOptions,
 )
-from control_plane.rpc import Context, RpcError
-from control_plane.rpc.faults import FaultLog
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.rpc import Context, RpcError
+from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _faults = FaultLog(logging.getLogger(__name__))
 

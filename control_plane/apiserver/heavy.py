@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from storage.env import Env, SystemClock
+from rayplane.storage.env import Env, SystemClock
 
 LARGE_BYTES = 64 * 1024
 

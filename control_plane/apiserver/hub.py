@@ -17,18 +17,18 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 
-from control_plane.api.errors import Expired, ServiceUnavailable, Timeout
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.cache import ResourceCache
-from control_plane.apiserver.config import Limits, Timing
-from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.outcomes import shutting_down
-from control_plane.apiserver.storage import Storage, api_error
-from control_plane.client.etcd import EtcdClient
-from control_plane.client.singleflight import SingleFlight
-from control_plane.rpc import RpcError
-from proto.etcd import kv_pb2, rpc_pb2
-from storage.env import Env
+from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.cache import ResourceCache
+from rayplane.control_plane.apiserver.config import Limits, Timing
+from rayplane.control_plane.apiserver.entries import Entry
+from rayplane.control_plane.apiserver.outcomes import shutting_down
+from rayplane.control_plane.apiserver.storage import Storage, api_error
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import kv_pb2, rpc_pb2
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

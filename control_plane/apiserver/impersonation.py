@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from control_plane.api import names
-from control_plane.api.errors import BadRequest, quote
-from control_plane.api.rbac import Attributes
-from control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
-from control_plane.identities import SERVICE_ACCOUNT_PREFIX
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import BadRequest, quote
+from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
+from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
 
 _USER, _GROUP, _UID, _EXTRA = "impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-"
 _AUTHENTICATION = "authentication.k8s.io"

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.config import Timing
-from control_plane.apiserver.outcomes import shutting_down
-from control_plane.apiserver.storage import api_error
-from control_plane.client.etcd import EtcdClient
-from control_plane.client.singleflight import SingleFlight
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.apiserver.outcomes import shutting_down
+from rayplane.control_plane.apiserver.storage import api_error
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.control_plane.rpc import RpcError
 
 # One lease serves all events of this share of their time to live: a lease for each would be costly.
 _SHARE = 0.05

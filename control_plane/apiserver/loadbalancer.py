@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from control_plane.apiserver.balancing import (
+from rayplane.control_plane.apiserver.balancing import (
     Backend,
     Checked,
     Closed,
@@ -29,8 +29,8 @@ from control_plane.apiserver.balancing import (
     Retry,
     Ticked,
 )
-from control_plane.rpc.gate import Gate, GateLimits, fitting
-from control_plane.rpc.tls import INTERNAL_SERVER_NAME
+from rayplane.control_plane.rpc.gate import Gate, GateLimits, fitting
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

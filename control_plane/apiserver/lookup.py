@@ -1,10 +1,10 @@
 """Other objects, as admission and authentication look them up: from the caches, and never too stale to miss."""
 
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.cache import Selection
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.cache import Selection
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import Kinds
 
 
 class Lookup:

@@ -10,16 +10,16 @@ from typing import Any
 
 import orjson
 
-from control_plane.api.errors import NotFound
-from control_plane.api.meta import Object, annotations, labels, name
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.cache import Selection
-from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.lookup import Lookup
-from control_plane.apiserver.reading import Listing
-from control_plane.rpc import Network, RpcError, Stub
-from proto.rayplane.v1 import node_pb2
-from storage.env import Env
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.meta import Object, annotations, labels, name
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.cache import Selection
+from rayplane.control_plane.apiserver.entries import Entry
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.reading import Listing
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.rayplane.v1 import node_pb2
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import grpc
 
-from control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
-from control_plane.client.endpoints import never_sent
-from control_plane.client.etcd import EtcdClient
-from control_plane.client.singleflight import SingleFlight
-from control_plane.rpc import RpcError
-from proto.etcd import kv_pb2, rpc_pb2
+from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
+from rayplane.control_plane.client.endpoints import never_sent
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import kv_pb2, rpc_pb2
 
 Code = grpc.StatusCode
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import selectors
-from control_plane.api.errors import (
+from rayplane.control_plane.api import selectors
+from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
     Expired,
@@ -26,22 +26,22 @@ from control_plane.api.errors import (
     Timeout,
     forbidden,
 )
-from control_plane.api.field_selectors import parse_fields
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.cache import (
+from rayplane.control_plane.api.field_selectors import parse_fields
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.cache import (
     BOOKMARK,
     ERROR,
     ResourceCache,
     Selection,
     Watcher,
 )
-from control_plane.apiserver.config import Timing
-from control_plane.apiserver.entries import Broken, Entry
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import Kinds
-from control_plane.apiserver.requests import ListOptions, Target
-from control_plane.apiserver.storage import CONTINUE_TOO_OLD, Storage
-from storage.env import Env
+from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.apiserver.entries import Broken, Entry
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.requests import ListOptions, Target
+from rayplane.control_plane.apiserver.storage import CONTINUE_TOO_OLD, Storage
+from rayplane.storage.env import Env
 
 _PAGE = 500
 _TOKEN_VERSION = "meta.k8s.io/v1"

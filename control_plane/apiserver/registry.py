@@ -8,29 +8,29 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
-from control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
-from control_plane.api.field_selectors import ALL_FIELDS
-from control_plane.api.meta import Object
-from control_plane.api.names import path_segment_errors
-from control_plane.api.patching import PatchKind
-from control_plane.apiserver import metrics
-from control_plane.apiserver.admission import Admission
-from control_plane.apiserver.audit import Auditor, allowed
-from control_plane.apiserver.authn import Authenticator
-from control_plane.apiserver.authz import Authorizer
-from control_plane.apiserver.bodies import check_manager
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.custom import Cleaner, CustomResources, without_finalizer
-from control_plane.apiserver.encryption import Encryption
-from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.fairness import Fairness
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import CRDS, Kinds
-from control_plane.apiserver.leases import EventLeases
-from control_plane.apiserver.lookup import Lookup
-from control_plane.apiserver.metrics import Metrics
-from control_plane.apiserver.reading import Listing, Reader, WatchItem
-from control_plane.apiserver.requests import (
+from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from rayplane.control_plane.api.field_selectors import ALL_FIELDS
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.names import path_segment_errors
+from rayplane.control_plane.api.patching import PatchKind
+from rayplane.control_plane.apiserver import metrics
+from rayplane.control_plane.apiserver.admission import Admission
+from rayplane.control_plane.apiserver.audit import Auditor, allowed
+from rayplane.control_plane.apiserver.authn import Authenticator
+from rayplane.control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.apiserver.bodies import check_manager
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.custom import Cleaner, CustomResources, without_finalizer
+from rayplane.control_plane.apiserver.encryption import Encryption
+from rayplane.control_plane.apiserver.entries import Entry
+from rayplane.control_plane.apiserver.fairness import Fairness
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.leases import EventLeases
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.metrics import Metrics
+from rayplane.control_plane.apiserver.reading import Listing, Reader, WatchItem
+from rayplane.control_plane.apiserver.requests import (
     SYSTEM,
     Answer,
     DeleteOptions,
@@ -39,14 +39,14 @@ from control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
-from control_plane.apiserver.reviews import Reviews
-from control_plane.apiserver.storage import Storage
-from control_plane.apiserver.subresources import Subresources
-from control_plane.apiserver.token_requests import TokenRequests
-from control_plane.apiserver.writing import Writer
-from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import Network
-from storage.env import Env
+from rayplane.control_plane.apiserver.reviews import Reviews
+from rayplane.control_plane.apiserver.storage import Storage
+from rayplane.control_plane.apiserver.subresources import Subresources
+from rayplane.control_plane.apiserver.token_requests import TokenRequests
+from rayplane.control_plane.apiserver.writing import Writer
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import Network
+from rayplane.storage.env import Env
 
 _DELETES_AT_ONCE = 16
 # Subresources that are another view of the object and are read and written like it.

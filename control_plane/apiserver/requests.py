@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import nodes_of
-from control_plane.api.rbac import Attributes
-from control_plane.api.resources import ResourceInfo
-from control_plane.identities import API_SERVER, MASTERS
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import nodes_of
+from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.identities import API_SERVER, MASTERS
 
 ANONYMOUS = "system:anonymous"
 UNAUTHENTICATED = "system:unauthenticated"

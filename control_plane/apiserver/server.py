@@ -3,17 +3,17 @@
 import asyncio
 import logging
 
-from control_plane.api.errors import ApiError
-from control_plane.apiserver import bootstrap, callers
-from control_plane.apiserver.compaction import Compactor
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
-from control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService
-from control_plane.apiserver.registry import ObjectRegistry
-from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import Network, Server, Service
-from proto.rayplane.v1 import objects_pb2
-from storage.env import Env
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.apiserver import bootstrap, callers
+from rayplane.control_plane.apiserver.compaction import Compactor
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
+from rayplane.control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService
+from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.proto.rayplane.v1 import objects_pb2
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class ApiServer:
 
     async def _start_rest(self) -> None:
         # Imported here: a simulated server has no sockets and needs none of it.
-        from control_plane.apiserver.rest.server import RestServer
+        from rayplane.control_plane.apiserver.rest.server import RestServer
 
         rest = RestServer(self.config, self._env, self._network, self)
         bound = await rest.start()

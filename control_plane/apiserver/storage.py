@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from control_plane.api.errors import (
+from rayplane.control_plane.api.errors import (
     AlreadyExists,
     ApiError,
     Conflict,
@@ -23,15 +23,15 @@ from control_plane.api.errors import (
     Timeout,
     TooManyRequests,
 )
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.encryption import Encryption
-from control_plane.apiserver.entries import Entry, encode, read
-from control_plane.apiserver.grouping import GroupedTxns
-from control_plane.apiserver.outcomes import Fence, Tries, shutting_down, unknown
-from control_plane.client.etcd import EtcdClient
-from control_plane.rpc import RpcError
-from proto.etcd import kv_pb2, rpc_pb2
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.encryption import Encryption
+from rayplane.control_plane.apiserver.entries import Entry, encode, read
+from rayplane.control_plane.apiserver.grouping import GroupedTxns
+from rayplane.control_plane.apiserver.outcomes import Fence, Tries, shutting_down, unknown
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import kv_pb2, rpc_pb2
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "

@@ -4,24 +4,24 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import decoding, patching
-from control_plane.api import subresources as rules
-from control_plane.api.errors import (
+from rayplane.control_plane.api import decoding, patching
+from rayplane.control_plane.api import subresources as rules
+from rayplane.control_plane.api.errors import (
     BadRequest,
     Invalid,
     MethodNotAllowed,
     invalid,
 )
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.api.schema import definition_of
-from control_plane.api.validation.pods import validate_pod_parts
-from control_plane.apiserver.admission import Admission, AdmissionRequest
-from control_plane.apiserver.admission.request import CREATE
-from control_plane.apiserver.kinds import Kinds
-from control_plane.apiserver.lookup import Lookup
-from control_plane.apiserver.reading import Reader
-from control_plane.apiserver.requests import (
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.schema import definition_of
+from rayplane.control_plane.api.validation.pods import validate_pod_parts
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CREATE
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.reading import Reader
+from rayplane.control_plane.apiserver.requests import (
     SYSTEM,
     Answer,
     DeleteOptions,
@@ -29,10 +29,10 @@ from control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
-from control_plane.apiserver.reviews import Reviews
-from control_plane.apiserver.token_requests import TokenRequests
-from control_plane.apiserver.writing import Writer
-from storage.env import Env
+from rayplane.control_plane.apiserver.reviews import Reviews
+from rayplane.control_plane.apiserver.token_requests import TokenRequests
+from rayplane.control_plane.apiserver.writing import Writer
+from rayplane.storage.env import Env
 
 _SUCCESS = orjson.dumps({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 _WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finalize"})

@@ -2,14 +2,14 @@
 
 import orjson
 
-from control_plane.api.errors import BadRequest, Conflict, Invalid, NotFound, invalid
-from control_plane.api.meta import Object
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.lookup import Lookup
-from control_plane.apiserver.reading import Reader
-from control_plane.apiserver.requests import Answer, Target
-from control_plane.apiserver.tokens import Bound, Tokens
-from storage.env import Env
+from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, NotFound, invalid
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.reading import Reader
+from rayplane.control_plane.apiserver.requests import Answer, Target
+from rayplane.control_plane.apiserver.tokens import Bound, Tokens
+from rayplane.storage.env import Env
 
 _SECONDS_MIN, _SECONDS_USUAL, _SECONDS_MAX = 600, 3600, 1 << 32
 _BINDABLE = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}

@@ -12,12 +12,12 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 
-from control_plane.api.errors import BadRequest, Unauthorized
-from control_plane.api.meta import Object, format_time, parse_time
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.requests import AUTHENTICATED, User
-from control_plane.identities import SERVICE_ACCOUNT_PREFIX
-from storage.env import Env
+from rayplane.control_plane.api.errors import BadRequest, Unauthorized
+from rayplane.control_plane.api.meta import Object, format_time, parse_time
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.requests import AUTHENTICATED, User
+from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
+from rayplane.storage.env import Env
 
 _ALGORITHM = "ES256"
 _CLAIMS = "kubernetes.io"

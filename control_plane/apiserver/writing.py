@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import (
+from rayplane.control_plane.api import (
     apply,
     decoding,
     defaulting,
@@ -20,7 +20,7 @@ from control_plane.api import (
     strategy,
     validation,
 )
-from control_plane.api.errors import (
+from rayplane.control_plane.api.errors import (
     AlreadyExists,
     ApiError,
     BadRequest,
@@ -30,27 +30,27 @@ from control_plane.api.errors import (
     NotFound,
     invalid,
 )
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver import custom, custom_schema
-from control_plane.apiserver.admission import Admission, AdmissionRequest
-from control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
-from control_plane.apiserver.bodies import (
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver import custom, custom_schema
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
+from rayplane.control_plane.apiserver.bodies import (
     check_same,
     fields_of_others,
     set_namespace,
     validation_mode,
     wrong_name,
 )
-from control_plane.apiserver.deleting import Deleter
-from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.heavy import Heavy
-from control_plane.apiserver.hub import WatchHub
-from control_plane.apiserver.kinds import CRDS, Kinds
-from control_plane.apiserver.leases import EventLeases
-from control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
-from control_plane.apiserver.storage import DryRun, GuardFailed, Storage, Write
-from storage.env import Env
+from rayplane.control_plane.apiserver.deleting import Deleter
+from rayplane.control_plane.apiserver.entries import Entry
+from rayplane.control_plane.apiserver.heavy import Heavy
+from rayplane.control_plane.apiserver.hub import WatchHub
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.leases import EventLeases
+from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
+from rayplane.control_plane.apiserver.storage import DryRun, GuardFailed, Storage, Write
+from rayplane.storage.env import Env
 
 _NAME_TRIES = 8
 _RESERVE_TRIES = 16

@@ -6,14 +6,14 @@ import sys
 
 import typer
 
-from control_plane.api.errors import ApiError
-from control_plane.cli import chaos, cluster, objects, simulate
-from control_plane.cli.printing import error_line
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.rpc import RpcError
-from storage.backup import BackupError
-from storage.env import DiskError
-from storage.env.private import UMASK
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cli import chaos, cluster, objects, simulate
+from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.rpc import RpcError
+from rayplane.storage.backup import BackupError
+from rayplane.storage.env import DiskError
+from rayplane.storage.env.private import UMASK
 
 app = typer.Typer(
     name="rayplane",

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.cli.kinds import resource_of
-from control_plane.cli.manifests import Manifest
-from control_plane.cli.printing import error_line, name_of
-from control_plane.cli.session import FIELD_MANAGER, Session
-from control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.cli.kinds import resource_of
+from rayplane.control_plane.cli.manifests import Manifest
+from rayplane.control_plane.cli.printing import error_line, name_of
+from rayplane.control_plane.cli.session import FIELD_MANAGER, Session
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
 POLL_S = 0.1
 

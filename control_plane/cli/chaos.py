@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli.options import Name, State, console, run, state_dir
-from control_plane.cluster import chaos as chaos_actions
-from control_plane.cluster.access import access
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
+from rayplane.control_plane.cluster import chaos as chaos_actions
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.errors import UsageError
 
 
 class Target(StrEnum):
@@ -65,7 +65,7 @@ def run_scenario(
     state: State = None,
 ) -> None:
     """Take the steps of a file on the running cluster, and tell of each."""
-    from control_plane.cluster import scenario
+    from rayplane.control_plane.cluster import scenario
 
     try:
         found = scenario.parse(file.read_bytes(), str(file))

@@ -9,19 +9,19 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from control_plane.api.audit import default_policy
-from control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
-from control_plane.cluster import launch, ray_cluster
-from control_plane.cluster.access import access, endpoints, refresh
-from control_plane.cluster.config import NO_AUDIT, ClusterConfig
-from control_plane.cluster.errors import UsageError
-from control_plane.cluster.listening import Listener, listeners
-from control_plane.cluster.patience import stretched
-from control_plane.cluster.renewal import renew_admin
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.status import status as cluster_status
-from proto.rayplane.v1 import supervisor_pb2 as pb
-from storage.env import SystemClock
+from rayplane.control_plane.api.audit import default_policy
+from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
+from rayplane.control_plane.cluster import launch, ray_cluster
+from rayplane.control_plane.cluster.access import access, endpoints, refresh
+from rayplane.control_plane.cluster.config import NO_AUDIT, ClusterConfig
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.listening import Listener, listeners
+from rayplane.control_plane.cluster.patience import stretched
+from rayplane.control_plane.cluster.renewal import renew_admin
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.status import status as cluster_status
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import SystemClock
 
 # On an idle machine; a busy one gets more, up to so many times.
 CHANGE_TIMEOUT_S = 180.0
@@ -225,7 +225,7 @@ def backup(
 ) -> None:
     """Write the cluster's state to a file."""
     # Imported here: it brings etcd's store along, half of what any other command would load.
-    from control_plane.cluster import backup as backups
+    from rayplane.control_plane.cluster import backup as backups
 
     with progress() as say:
         header = run(backups.backup(state_dir(name, state), file, say))
@@ -245,7 +245,7 @@ def restore(
     """Bring a fresh cluster (up already or not) to a backup's state, and go on from it."""
     directory = state_dir(name, state)
     key = _read("--encryption-key", encryption_key)
-    from control_plane.cluster import backup as backups
+    from rayplane.control_plane.cluster import backup as backups
 
     with progress() as say:
         found, header = run(backups.restore(directory, name, file, say, force=force, key=key))

@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, BadRequest, ServiceUnavailable
-from control_plane.api.errors import NotFound as Missing
-from control_plane.api.meta import Object
-from control_plane.api.selectors import label_selector_text
-from control_plane.cli.kinds import resource_of
-from control_plane.cli.session import Session
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.rpc import RpcError, Stub
-from proto.rayplane.v1 import node_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, BadRequest, ServiceUnavailable
+from rayplane.control_plane.api.errors import NotFound as Missing
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import label_selector_text
+from rayplane.control_plane.cli.kinds import resource_of
+from rayplane.control_plane.cli.session import Session
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 HOST_ADDRESS = "rayplane.io/host-address"
 

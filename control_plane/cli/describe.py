@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.printers.columns import since
-from control_plane.cli.printing import aligned
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.printers.columns import since
+from rayplane.control_plane.cli.printing import aligned
 
 NONE = "<none>"
 _INDENT = "  "

@@ -9,8 +9,8 @@ import threading
 import tty
 from collections.abc import AsyncIterator, Iterator
 
-from control_plane.cli.containers import Input
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cli.containers import Input
+from rayplane.control_plane.cluster.errors import UsageError
 
 CHUNK_BYTES = 16 * 1024
 # Chunks read ahead of what the node takes.

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.resources import Registry, ResourceInfo, UnknownResource, builtin_registry
-from control_plane.client import ApiClient
-from control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import Registry, ResourceInfo, UnknownResource, builtin_registry
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
 _DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
 _VERBS = ("create", "delete", "get", "list", "patch", "update", "watch")

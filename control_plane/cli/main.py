@@ -7,7 +7,7 @@ def main() -> None:
     """Run the command of sys.argv and exit."""
     try:
         # Takes a second, or three on a busy machine: Ctrl-C may come before there is anything to interrupt.
-        from control_plane.cli.app import run
+        from rayplane.control_plane.cli.app import run
     except KeyboardInterrupt:
         print("rayplane: interrupted", file=sys.stderr)
         sys.exit(130)

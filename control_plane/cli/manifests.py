@@ -8,9 +8,9 @@ from pathlib import Path
 
 import orjson
 
-from control_plane.api import yaml_reader
-from control_plane.api.meta import Object
-from control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.api import yaml_reader
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.cluster.errors import ClusterError
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _SEPARATOR = re.compile(rb"^---(?:[ \t].*)?$", re.MULTILINE)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli import changing, containers, manifests, reading
-from control_plane.cli.keyboard import typed
-from control_plane.cli.options import Name, State, run, state_dir
-from control_plane.cli.printing import check_format
-from control_plane.cli.session import Session, session
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cli import changing, containers, manifests, reading
+from rayplane.control_plane.cli.keyboard import typed
+from rayplane.control_plane.cli.options import Name, State, run, state_dir
+from rayplane.control_plane.cli.printing import check_format
+from rayplane.control_plane.cli.session import Session, session
+from rayplane.control_plane.cluster.errors import UsageError
 
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace.  [default: default]")]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import StateDir
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.api.jsonpath import JsonPathError, find
-from control_plane.api.meta import Object
-from control_plane.api.printers.columns import labels_text
-from control_plane.api.resources import ResourceInfo
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.jsonpath import JsonPathError, find
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.printers.columns import labels_text
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.cluster.errors import UsageError
 
 FORMATS = ("json", "yaml", "wide", "name")
 JSONPATH = "jsonpath="

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, Expired, ServiceUnavailable
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.api.tables import to_table
-from control_plane.cli.describe import described
-from control_plane.cli.kinds import Chosen, resource_of
-from control_plane.cli.printing import TableWriter, check_format, formatted, listed, name_of
-from control_plane.cli.session import Session
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavailable
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.tables import to_table
+from rayplane.control_plane.cli.describe import described
+from rayplane.control_plane.cli.kinds import Chosen, resource_of
+from rayplane.control_plane.cli.printing import TableWriter, check_format, formatted, listed, name_of
+from rayplane.control_plane.cli.session import Session
+from rayplane.control_plane.cluster.errors import UsageError
 
 # A watch asks for another server this often before it gives up.
 WATCH_TRIES = 30

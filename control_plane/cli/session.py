@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from control_plane.api.errors import ApiError
-from control_plane.api.resources import ResourceInfo
-from control_plane.cli.kinds import Kinds
-from control_plane.cli.printing import error_line
-from control_plane.client import ApiClient
-from control_plane.cluster.access import access
-from control_plane.cluster.state import StateDir
-from control_plane.rpc import Network
-from storage.env import Clock, SystemClock
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.cli.kinds import Kinds
+from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.rpc import Network
+from rayplane.storage.env import Clock, SystemClock
 
 FIELD_MANAGER = "rayplane"
 # Control characters but for the end of a line and the tabulator.

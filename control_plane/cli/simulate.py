@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli.options import console, errors
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cli.options import console, errors
+from rayplane.control_plane.cluster.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +19,7 @@ def simulate(
     seeds: Annotated[int, typer.Option(help="How many seeds to run, from --seed on.")] = 1,
 ) -> None:
     """Run a cluster and its faults in one process, in virtual time, the same for the same seed."""
-    from control_plane.cluster import simulation
+    from rayplane.control_plane.cluster import simulation
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: use 1 or more")

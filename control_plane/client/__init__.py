@@ -5,12 +5,12 @@ recorder, and work that is done once for all who ask for it at the same time. Ow
 Everything runs on the caller's event loop; every object here that starts tasks has a `stop`.
 """
 
-from control_plane.client.api import ApiClient, ObjectList, WatchEvent
-from control_plane.client.election import ElectionTiming, LeaderElector
-from control_plane.client.etcd import EtcdClient
-from control_plane.client.events import EventRecorder
-from control_plane.client.informer import Informer
-from control_plane.client.workqueue import WorkQueue
+from rayplane.control_plane.client.api import ApiClient, ObjectList, WatchEvent
+from rayplane.control_plane.client.election import ElectionTiming, LeaderElector
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.events import EventRecorder
+from rayplane.control_plane.client.informer import Informer
+from rayplane.control_plane.client.workqueue import WorkQueue
 
 __all__ = [
     "ApiClient",

@@ -11,13 +11,13 @@ import grpc
 import orjson
 from google.protobuf.message import Message
 
-from control_plane.api import errors
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.client import ops
-from control_plane.client.endpoints import Endpoints, call_any
-from control_plane.rpc import Network, RpcError, Stub
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ops
+from rayplane.control_plane.client.endpoints import Endpoints, call_any
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
 # The class below has a method `list`, which hides the type inside it.

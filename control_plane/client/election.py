@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
-from control_plane.api.meta import Object, copy_for_write
-from control_plane.client.api import ApiClient
-from storage.env import Env
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
+from rayplane.control_plane.api.meta import Object, copy_for_write
+from rayplane.control_plane.client.api import ApiClient
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

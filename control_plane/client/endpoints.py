@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import grpc
 
-from control_plane.rpc import RpcError
+from rayplane.control_plane.rpc import RpcError
 
 T = TypeVar("T")
 

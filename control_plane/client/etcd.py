@@ -7,9 +7,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from control_plane.client.endpoints import Endpoints, call_any
-from control_plane.rpc import Network, RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.client.endpoints import Endpoints, call_any
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
 TIMEOUT_S = 5.0

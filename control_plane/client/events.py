@@ -9,12 +9,12 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ops
-from control_plane.client.api import ApiClient
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ops
+from rayplane.control_plane.client.api import ApiClient
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

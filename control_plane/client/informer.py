@@ -8,10 +8,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, Gone
-from control_plane.api.meta import Object
-from control_plane.client.api import ApiClient, WatchEvent
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, Gone
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client.api import ApiClient, WatchEvent
 
 log = logging.getLogger(__name__)
 

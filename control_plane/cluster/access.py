@@ -7,15 +7,15 @@ from typing import Any
 
 import orjson
 
-from control_plane.client import ApiClient, EtcdClient
-from control_plane.cluster.renewal import renew_admin
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import TOPOLOGY_KEY, Role, Topology
-from control_plane.rpc import RpcError, Stub
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Credentials
-from proto.rayplane.v1 import supervisor_pb2 as pb
-from storage.env import Clock, SystemClock
+from rayplane.control_plane.client import ApiClient, EtcdClient
+from rayplane.control_plane.cluster.renewal import renew_admin
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Role, Topology
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import Clock, SystemClock
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,15 @@ from typing import Any
 import ray
 import uvloop
 
-from control_plane.cluster import processes
-from control_plane.cluster.components import Component, Spec, StopsItself
-from control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
-from control_plane.cluster.patience import Patience, slowdown
-from control_plane.cluster.ray_host import RayHost
-from control_plane.cluster.renewal import newest
-from control_plane.rpc.grpc_network import GrpcNetwork
-from storage.env import settle_heap
-from storage.env.private import UMASK
+from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster.components import Component, Spec, StopsItself
+from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.ray_host import RayHost
+from rayplane.control_plane.cluster.renewal import newest
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.storage.env import settle_heap
+from rayplane.storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from control_plane.apiserver.encryption import (
+from rayplane.control_plane.apiserver.encryption import (
     ENCRYPTED,
     BadEncryptionConfig,
     Transformer,
@@ -23,21 +23,21 @@ from control_plane.apiserver.encryption import (
     all_keys,
     key_name_of,
 )
-from control_plane.cluster import launch
-from control_plane.cluster.access import access
-from control_plane.cluster.components import member_config
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.launch import Progress
-from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.supervisor import spec_for
-from control_plane.cluster.topology import TOPOLOGY_KEY, Role
-from control_plane.etcd.server import restore_member
-from proto.etcd.kv_pb2 import KeyValue
-from storage.backup import BackupHeader, NotABackup, read_backup, write_backup
-from storage.env import LocalDisk, SystemClock
-from storage.mvcc import MemoryBackend, Store
+from rayplane.control_plane.cluster import launch
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.components import member_config
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.launch import Progress
+from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.supervisor import spec_for
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Role
+from rayplane.control_plane.etcd.server import restore_member
+from rayplane.proto.etcd.kv_pb2 import KeyValue
+from rayplane.storage.backup import BackupHeader, NotABackup, read_backup, write_backup
+from rayplane.storage.env import LocalDisk, SystemClock
+from rayplane.storage.mvcc import MemoryBackend, Store
 
 _OBJECTS = b"/registry/"
 # What belongs to the place a cluster runs in.

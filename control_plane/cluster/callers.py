@@ -1,6 +1,6 @@
 """Who may call the supervisor."""
 
-from control_plane.rpc import ADMINISTRATORS, EVERYONE, each
+from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, each
 
 SUPERVISOR = {
     **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"),

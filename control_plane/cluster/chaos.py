@@ -2,12 +2,12 @@
 
 import asyncio
 
-from control_plane.cluster.access import Access, current_topology
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.readiness import LEADERS, LEASES
-from control_plane.cluster.topology import Instance, Role, Topology
-from control_plane.rpc import RpcError
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.cluster.access import Access, current_topology
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.readiness import LEADERS, LEASES
+from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 KILL_TIMEOUT_S = 60.0
 LOOK_UP_S = 1.0

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.topology import Instance, Role, Topology
-from control_plane.rpc import Network
-from control_plane.rpc.tls import Credentials
-from storage.env import Env
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.storage.env import Env
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server import MemberConfig
+    from rayplane.control_plane.etcd.server import MemberConfig
 
 
 class Component(Protocol):
@@ -68,7 +68,7 @@ def first_endpoint(spec: Spec, count: int) -> int:
 
 def member_config(spec: Spec) -> "MemberConfig":
     """How the member of a spec is configured."""
-    from control_plane.etcd.server import MemberConfig
+    from rayplane.control_plane.etcd.server import MemberConfig
 
     scheme = "https" if spec.credentials else "http"
     founding = not (spec.instance.joins or spec.restarted)
@@ -86,14 +86,14 @@ def member_config(spec: Spec) -> "MemberConfig":
 
 
 def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from control_plane.etcd.server import Member
+    from rayplane.control_plane.etcd.server import Member
 
     return Member(member_config(spec), env, network)
 
 
 def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
-    from control_plane.apiserver.server import ApiServer
+    from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
+    from rayplane.control_plane.apiserver.server import ApiServer
 
     fast = spec.config.timing == "fast"
     config = ApiServerConfig(
@@ -114,8 +114,8 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
 
 
 def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
-    from control_plane.client import ApiClient
+    from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+    from rayplane.control_plane.client import ApiClient
 
     client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
     config = LoadBalancerConfig(
@@ -131,9 +131,9 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None) 
 
 
 def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from control_plane.client import ElectionTiming
-    from control_plane.scheduler.config import SchedulerConfig
-    from control_plane.scheduler.service import Scheduler
+    from rayplane.control_plane.client import ElectionTiming
+    from rayplane.control_plane.scheduler.config import SchedulerConfig
+    from rayplane.control_plane.scheduler.service import Scheduler
 
     config = SchedulerConfig(
         identity=_identity(spec, env),
@@ -144,8 +144,8 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
 
 
 def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from control_plane.controllers.config import PROFILES, ControllersConfig
-    from control_plane.controllers.manager import ControllerManager
+    from rayplane.control_plane.controllers.config import PROFILES, ControllersConfig
+    from rayplane.control_plane.controllers.manager import ControllerManager
 
     config = ControllersConfig(
         identity=_identity(spec, env),
@@ -160,8 +160,8 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None) ->
 
 
 def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from node.config import NodeConfig, NodeHostConfig, NodeTiming
-    from node.host import NodeHost
+    from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
+    from rayplane.node.host import NodeHost
 
     nodes = tuple(
         NodeConfig(

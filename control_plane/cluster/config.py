@@ -4,9 +4,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from control_plane.api import quantity
-from control_plane.api.audit import PolicyError, read_policy
-from control_plane.cluster.errors import UsageError
+from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.audit import PolicyError, read_policy
+from rayplane.control_plane.cluster.errors import UsageError
 
 RAY, PROCESS = "ray", "process"
 NO_AUDIT = "none"

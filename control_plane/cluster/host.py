@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from control_plane.cluster.components import Spec
-from control_plane.cluster.errors import DataLost, StartFailed
-from control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.topology import Machine, Role
 
 log = logging.getLogger(__name__)
 

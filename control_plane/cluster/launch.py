@@ -17,19 +17,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import replace
 from typing import Any
 
-from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
-from control_plane.cluster import processes, ray_cluster
-from control_plane.cluster.access import access
-from control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
-from control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
-from control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
-from control_plane.cluster.ports import can_bind, free_port
-from control_plane.cluster.readiness import await_ready
-from control_plane.cluster.renewal import write_admin
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
-from storage.env import LockHeld, SystemClock
-from storage.env.private import write_private
+from rayplane.control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
+from rayplane.control_plane.cluster import processes, ray_cluster
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
+from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
+from rayplane.control_plane.cluster.ports import can_bind, free_port
+from rayplane.control_plane.cluster.readiness import await_ready
+from rayplane.control_plane.cluster.renewal import write_admin
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
+from rayplane.storage.env import LockHeld, SystemClock
+from rayplane.storage.env.private import write_private
 
 # In fair time (`patience`) without progress.
 READY_TIMEOUT_S = 60.0
@@ -39,7 +39,7 @@ STOP_TIMEOUT_S = 30.0
 SETTLED_S = 1.0
 FREE_TIMEOUT_S = 5.0
 POLL_S = 0.05
-_HOST_MODULE = "control_plane.cluster.process_host"
+_HOST_MODULE = "rayplane.control_plane.cluster.process_host"
 
 Progress = Callable[[str], None]
 Prepare = Callable[[ClusterState, Secrets], Awaitable[None]]
@@ -291,7 +291,7 @@ class _Driver:
 @contextlib.asynccontextmanager
 async def _ray_driver(directory: StateDir, command: str) -> AsyncIterator[_Driver]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "control_plane.cluster.ray_driver", str(directory.path.resolve()), command),
+        *(sys.executable, "-m", "rayplane.control_plane.cluster.ray_driver", str(directory.path.resolve()), command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.cluster.access import Access
-from control_plane.cluster.callers import SUPERVISOR
-from control_plane.cluster.config import AddressPlan
-from control_plane.cluster.topology import Role
-from control_plane.etcd import callers as etcd
-from control_plane.rpc import Callers
-from node import callers as node
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.callers import SUPERVISOR
+from rayplane.control_plane.cluster.config import AddressPlan
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.etcd import callers as etcd
+from rayplane.control_plane.rpc import Callers
+from rayplane.node import callers as node
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 TIMEOUT_S = 30.0
 NODE_PORTS = "30000-32767"

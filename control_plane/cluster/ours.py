@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from storage.env.private import make_private_dir, write_private
+from rayplane.storage.env.private import make_private_dir, write_private
 
 MARKER = ".rayplane"
 MARKED = b"rayplane made this directory; see `rayplane down --purge`\n"

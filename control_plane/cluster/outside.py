@@ -6,16 +6,16 @@ import logging.handlers
 import random
 from pathlib import Path
 
-from control_plane.cluster.components import Component, Spec, build
-from control_plane.cluster.host import Host
-from control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, ask_supervisor, tls_dir
-from control_plane.cluster.supervisor import Supervisor
-from control_plane.cluster.topology import Role
-from control_plane.rpc import Network
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.shared import SharedNetwork
-from storage.env import Env, LocalDisk, SystemClock
-from storage.env.private import make_private_dir
+from rayplane.control_plane.cluster.components import Component, Spec, build
+from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, ask_supervisor, tls_dir
+from rayplane.control_plane.cluster.supervisor import Supervisor
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.shared import SharedNetwork
+from rayplane.storage.env import Env, LocalDisk, SystemClock
+from rayplane.storage.env.private import make_private_dir
 
 LOG_BYTES_MAX = 8 * 1024 * 1024
 LOG_FILES = 2

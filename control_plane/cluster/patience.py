@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from control_plane.rpc import RpcError
+from rayplane.control_plane.rpc import RpcError
 
 T = TypeVar("T")
 RETRY_S = 0.2

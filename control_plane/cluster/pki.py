@@ -10,10 +10,10 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane.api.node_identity import host_identity
-from control_plane.apiserver import encryption
-from control_plane.cluster.topology import Instance, Role
-from control_plane.identities import (
+from rayplane.control_plane.api.node_identity import host_identity
+from rayplane.control_plane.apiserver import encryption
+from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.identities import (
     ADMINISTRATOR,
     API_SERVER,
     API_SERVERS,
@@ -22,9 +22,9 @@ from control_plane.identities import (
     MEMBERS,
     SCHEDULER,
 )
-from control_plane.rpc import Identity
-from control_plane.rpc.tls import CA_VALIDITY, Authority, Credentials
-from storage.env.private import make_private_dir, write_private
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.tls import CA_VALIDITY, Authority, Credentials
+from rayplane.storage.env.private import make_private_dir, write_private
 
 # Renewed at two thirds of it.
 ACTOR_VALIDITY = timedelta(days=90)

@@ -8,7 +8,7 @@ import random
 import socket
 from collections.abc import Collection
 
-from control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError
 
 RANGE = range(20_100, 29_900)
 TRIES = 2000

@@ -1,6 +1,6 @@
 """All actors in one process: the one-machine mode.
 
-    python -m control_plane.cluster.process_host STATE_DIR
+    python -m rayplane.control_plane.cluster.process_host STATE_DIR
 
 runs the cluster that STATE_DIR/cluster.json describes until SIGTERM. Components call each other in memory and listen
 on the same ports as on Ray. Killing an actor here closes its connections at once and drops what it had in memory;
@@ -17,21 +17,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from control_plane.cluster.components import Component, Spec, StopsItself
-from control_plane.cluster.errors import ClusterError, StartFailed
-from control_plane.cluster.host import HostSocket, not_started, start_all
-from control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.renewal import newest
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.supervisor import founding_specs
-from control_plane.cluster.topology import Machine, Role
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.memory import Fabric
-from control_plane.rpc.shared import SharedNetwork
-from control_plane.rpc.tls import identity_of
-from storage.env import settle_heap
-from storage.env.private import UMASK
+from rayplane.control_plane.cluster.components import Component, Spec, StopsItself
+from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
+from rayplane.control_plane.cluster.host import HostSocket, not_started, start_all
+from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.renewal import newest
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.supervisor import founding_specs
+from rayplane.control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.control_plane.rpc.shared import SharedNetwork
+from rayplane.control_plane.rpc.tls import identity_of
+from rayplane.storage.env import settle_heap
+from rayplane.storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from storage.env.private import make_private_dir, write_private
+from rayplane.storage.env.private import make_private_dir, write_private
 
 SUFFIX = "-process"
 # Among the fields after a process's name (proc_pid_stat(5)).

@@ -17,14 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from control_plane.cluster import processes
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.ours import is_marked, mark, remove_known
-from control_plane.cluster.patience import Patience, slowdown
-from control_plane.cluster.ports import can_bind, free_port
-from control_plane.rpc.tls import Credentials
-from storage.env.private import UMASK, narrow
-from storage.env.sockets import short_directory
+import rayplane
+from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.ours import is_marked, mark, remove_known
+from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.ports import can_bind, free_port
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.storage.env.private import UMASK, narrow
+from rayplane.storage.env.sockets import short_directory
 
 LOOPBACK = "127.0.0.1"
 # In fair time (`patience`).
@@ -92,7 +93,7 @@ def start(host: dict[str, Any], log_file: Path) -> int:
             stderr=log,
             start_new_session=True,
             umask=UMASK,
-            env=os.environ | environment(host) | {"RAY_START_HOOK": "control_plane.cluster.ray_hook.settle"},
+            env=os.environ | environment(host) | {"RAY_START_HOOK": "rayplane.control_plane.cluster.ray_hook.settle"},
         )
     return process.pid
 
@@ -148,7 +149,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
         _await_port(host, timeout)
     options: dict[str, Any] = {"_node_ip_address": LOOPBACK} if host["owned"] else {}
     if not host["owned"]:
-        options["runtime_env"] = {"py_modules": _own_packages()}
+        options["runtime_env"] = {"py_modules": [str(Path(rayplane.__file__).parent)]}
     patience = Patience(timeout, time.monotonic())
     while True:
         try:
@@ -237,11 +238,6 @@ def is_alive(host: dict[str, Any]) -> bool:
 def processes_of(host: dict[str, Any]) -> list[int]:
     """What still runs of that process and all that it started."""
     return processes.of_session(host["pid"]) if host["pid"] and _leads_session(host) else []
-
-
-def _own_packages() -> list[str]:
-    root = Path(__file__).parents[2]
-    return [str(root / name) for name in ("control_plane", "node", "storage", "proto")]
 
 
 def _leads_session(host: dict[str, Any]) -> bool:

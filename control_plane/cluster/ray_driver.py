@@ -1,6 +1,6 @@
 """The process that talks to Ray for the command line.
 
-    python -m control_plane.cluster.ray_driver STATE_DIR start|stop
+    python -m rayplane.control_plane.cluster.ray_driver STATE_DIR start|stop
 
 Ray takes over a driver's signals and may end the whole process, so a command that must clean up after itself keeps
 it out: it starts this process, and ends it when it is interrupted.
@@ -17,15 +17,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from control_plane.cluster import ray_cluster
-from control_plane.cluster.config import ClusterConfig
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.host import start_all
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.state import StateDir
-from control_plane.cluster.supervisor import founding_specs
-from control_plane.cluster.topology import Role
-from storage.env.private import UMASK
+from rayplane.control_plane.cluster import ray_cluster
+from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.host import start_all
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.supervisor import founding_specs
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.storage.env.private import UMASK
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 async def _start(directory: StateDir, config: ClusterConfig) -> None:
-    from control_plane.cluster.ray_host import RayHost
+    from rayplane.control_plane.cluster.ray_host import RayHost
 
     host = RayHost(config)
     print(json.dumps([asdict(m) for m in await host.machines()]), flush=True)
@@ -60,7 +60,7 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
 
 
 async def _stop(config: ClusterConfig) -> None:
-    from control_plane.cluster.ray_host import RayHost
+    from rayplane.control_plane.cluster.ray_host import RayHost
 
     host = RayHost(config)
     names = await host.running()

@@ -20,14 +20,14 @@ from ray._private.state import actors
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from control_plane.cluster import processes
-from control_plane.cluster.components import Spec
-from control_plane.cluster.config import ClusterConfig
-from control_plane.cluster.errors import StartFailed
-from control_plane.cluster.host import HostSocket, not_started
-from control_plane.cluster.patience import Patience, slowdown
-from control_plane.cluster.ray_cluster import LOOPBACK, namespace
-from control_plane.cluster.topology import Machine, Role
+from rayplane.control_plane.cluster import processes
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.host import HostSocket, not_started
+from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
+from rayplane.control_plane.cluster.topology import Machine, Role
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class RayHost:
 
     def _start(self, spec: Spec) -> int:
         # Imported here: the actor's module imports this one.
-        from control_plane.cluster.actor import ComponentActor
+        from rayplane.control_plane.cluster.actor import ComponentActor
 
         instance = spec.instance
         placement = NodeAffinitySchedulingStrategy(instance.machine.id, soft=instance.role not in _TIED)

@@ -5,14 +5,14 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.cluster.access import Access
-from control_plane.cluster.errors import StartFailed
-from control_plane.cluster.patience import Patience, slowdown, stretched
-from control_plane.cluster.state import StateDir
-from control_plane.cluster.topology import Role
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.patience import Patience, slowdown, stretched
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import RpcError
 
 POLL_S = 0.05
 # On an idle machine; on a busy one a call gets as many times more as the machine is slower, up to a limit.

@@ -12,15 +12,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from control_plane.cluster.components import Spec
-from control_plane.cluster.pki import Secrets, issue_for_admin, kubeconfig
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import Role
-from control_plane.rpc import Network, RpcError, Stub
-from control_plane.rpc.tls import Credentials, Request
-from proto.rayplane.v1 import supervisor_pb2 as pb
-from storage.env import Clock
-from storage.env.private import write_private
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.pki import Secrets, issue_for_admin, kubeconfig
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.control_plane.rpc.tls import Credentials, Request
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import Clock
+from rayplane.storage.env.private import write_private
 
 log = logging.getLogger(__name__)
 

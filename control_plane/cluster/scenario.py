@@ -24,12 +24,12 @@ from typing import Any, Protocol
 
 import yaml
 
-from control_plane.api.errors import ApiError
-from control_plane.cluster import chaos
-from control_plane.cluster.access import Access, current_topology
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.status import status
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster import chaos
+from rayplane.control_plane.cluster.access import Access, current_topology
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.rpc import RpcError
 
 TARGETS = ("leader", "member", "apiserver", "scheduler", "controllers", "node")
 SIGNALS = ("KILL", "STOP", "CONT")

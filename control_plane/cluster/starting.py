@@ -7,9 +7,9 @@ import asyncio
 import logging
 from collections.abc import Collection
 
-from control_plane.cluster.components import Spec
-from control_plane.cluster.errors import DataLost, StartFailed
-from control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.host import Host
 
 log = logging.getLogger(__name__)
 

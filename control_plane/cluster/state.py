@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
-from control_plane.cluster.errors import ClusterError, NotUp
-from control_plane.cluster.ours import is_marked, mark, remove, remove_known
-from control_plane.cluster.topology import Topology
-from storage.env import DiskError, LocalDisk
-from storage.env.private import make_private_dir, narrow, write_private
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig, check_name
+from rayplane.control_plane.cluster.errors import ClusterError, NotUp
+from rayplane.control_plane.cluster.ours import is_marked, mark, remove, remove_known
+from rayplane.control_plane.cluster.topology import Topology
+from rayplane.storage.env import DiskError, LocalDisk
+from rayplane.storage.env.private import make_private_dir, narrow, write_private
 
 _NAMES = ("cluster.json", "cluster.json.tmp", "kubeconfig", "pki", "data", "lock", "logs")
 _LOGS_OF_START = {"ray.log", "process.out", "process.log"}

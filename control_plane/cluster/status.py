@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import NODE_LEASES
-from control_plane.client import ApiClient
-from control_plane.cluster.access import Access
-from control_plane.cluster.diagnosis import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import NODE_LEASES
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.diagnosis import (
     ActorFacts,
     Facts,
     LeadFacts,
@@ -29,12 +29,12 @@ from control_plane.cluster.diagnosis import (
     ServerFacts,
     judge,
 )
-from control_plane.cluster.patience import stretched
-from control_plane.cluster.readiness import LEADERS, LEASES, ask_ready, client_ssl
-from control_plane.cluster.state import StateDir
-from control_plane.cluster.topology import Role
-from control_plane.rpc import RpcError
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.cluster.patience import stretched
+from rayplane.control_plane.cluster.readiness import LEADERS, LEASES, ask_ready, client_ssl
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 # Of each part, on an idle machine; on a busy one more, up to a limit.
 LIMIT_S = 5.0

@@ -19,23 +19,31 @@ from typing import TypeVar
 
 import orjson
 
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.client import ApiClient, EtcdClient
-from control_plane.cluster import callers
-from control_plane.cluster.components import Spec
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.host import Host
-from control_plane.cluster.patience import is_passing, until
-from control_plane.cluster.pki import Secrets, identity_of_actor, issue, renewed
-from control_plane.cluster.ports import free_port
-from control_plane.cluster.starting import Starter
-from control_plane.cluster.state import ClusterState
-from control_plane.cluster.topology import PORTS, RETIRED_PREFIX, TOPOLOGY_KEY, Instance, Machine, Role, Topology
-from control_plane.rpc import Context, Network, RpcError, Server, Service
-from control_plane.rpc.errors import Code
-from proto.rayplane.v1 import supervisor_pb2 as pb
-from storage.env import Clock, Disk, SystemClock
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.client import ApiClient, EtcdClient
+from rayplane.control_plane.cluster import callers
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.patience import is_passing, until
+from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor, issue, renewed
+from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.cluster.starting import Starter
+from rayplane.control_plane.cluster.state import ClusterState
+from rayplane.control_plane.cluster.topology import (
+    PORTS,
+    RETIRED_PREFIX,
+    TOPOLOGY_KEY,
+    Instance,
+    Machine,
+    Role,
+    Topology,
+)
+from rayplane.control_plane.rpc import Context, Network, RpcError, Server, Service
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import Clock, Disk, SystemClock
 
 log = logging.getLogger(__name__)
 # The class below has a method `Topology`, which hides the type inside it.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from control_plane.cluster.config import ClusterConfig
-from control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
 TOPOLOGY_KEY = b"/rayplane/topology"
 # Below it, the names of members that were removed: their data may still lie somewhere and must not be found again.

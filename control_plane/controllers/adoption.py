@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.selectors import LabelSelector, from_label_selector
-from control_plane.controllers.core import Patch, View, controlled
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import LabelSelector, from_label_selector
+from rayplane.control_plane.controllers.core import Patch, View, controlled
 
 
 @dataclass(frozen=True, slots=True)

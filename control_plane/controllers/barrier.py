@@ -10,8 +10,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 
 
 @dataclass(slots=True)

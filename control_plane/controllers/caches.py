@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, Informer
-from control_plane.controllers.indexes import indexes_of
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.control_plane.controllers.indexes import indexes_of
 
 
 class CacheView:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from control_plane.controllers.claims import ClaimController
-from control_plane.controllers.config import ControllersConfig
-from control_plane.controllers.core import Controller
-from control_plane.controllers.cronjob import CronJobController
-from control_plane.controllers.daemonset import DaemonSetController
-from control_plane.controllers.deployment import DeploymentController
-from control_plane.controllers.endpoints import EndpointsController
-from control_plane.controllers.endpointslice import EndpointSliceController
-from control_plane.controllers.garbagecollector import GarbageCollector
-from control_plane.controllers.job import JobController
-from control_plane.controllers.loadbalancer import LoadBalancerController
-from control_plane.controllers.namespace import NamespaceController
-from control_plane.controllers.nodeipam import NodeIpamController
-from control_plane.controllers.nodelifecycle import NodeLifecycleController
-from control_plane.controllers.persistentvolumes import VolumeController
-from control_plane.controllers.podgc import PodGCController
-from control_plane.controllers.replicaset import ReplicaSetController
-from control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
-from control_plane.controllers.statefulset import StatefulSetController
-from control_plane.controllers.tainteviction import TaintEvictionController
-from control_plane.controllers.volumeprotection import ProtectionController
+from rayplane.control_plane.controllers.claims import ClaimController
+from rayplane.control_plane.controllers.config import ControllersConfig
+from rayplane.control_plane.controllers.core import Controller
+from rayplane.control_plane.controllers.cronjob import CronJobController
+from rayplane.control_plane.controllers.daemonset import DaemonSetController
+from rayplane.control_plane.controllers.deployment import DeploymentController
+from rayplane.control_plane.controllers.endpoints import EndpointsController
+from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
+from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
+from rayplane.control_plane.controllers.job import JobController
+from rayplane.control_plane.controllers.loadbalancer import LoadBalancerController
+from rayplane.control_plane.controllers.namespace import NamespaceController
+from rayplane.control_plane.controllers.nodeipam import NodeIpamController
+from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
+from rayplane.control_plane.controllers.persistentvolumes import VolumeController
+from rayplane.control_plane.controllers.podgc import PodGCController
+from rayplane.control_plane.controllers.replicaset import ReplicaSetController
+from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
+from rayplane.control_plane.controllers.statefulset import StatefulSetController
+from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
+from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 
 
 def build_controllers(config: ControllersConfig) -> list[Controller]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -27,8 +27,8 @@ from control_plane.controllers.core import (
     own_key,
     result,
 )
-from control_plane.controllers.provisioning import NO_PROVISIONER, plan
-from control_plane.controllers.volume_match import (
+from rayplane.control_plane.controllers.provisioning import NO_PROVISIONER, plan
+from rayplane.control_plane.controllers.volume_match import (
     BIND_COMPLETED,
     BOUND_BY_CONTROLLER,
     SELECTED_NODE,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.selectors import LabelSelector
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import LabelSelector
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -30,7 +30,7 @@ from control_plane.controllers.core import (
     controller_key,
     result,
 )
-from control_plane.controllers.job import JOBS, is_finished
+from rayplane.control_plane.controllers.job import JOBS, is_finished
 
 CRONJOBS = "cronjobs.batch"
 _MACROS = {

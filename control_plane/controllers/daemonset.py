@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_label_selector, from_node_expressions
-from control_plane.controllers import history
-from control_plane.controllers.adoption import claim, orphan_matches
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_label_selector, from_node_expressions
+from rayplane.control_plane.controllers import history
+from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -30,9 +30,9 @@ from control_plane.controllers.core import (
     controller_key,
     result,
 )
-from control_plane.controllers.rollout import int_or_percent
-from control_plane.controllers.tainteviction import tolerates
-from control_plane.controllers.templates import is_available, next_available, pod_from, replica_changed
+from rayplane.control_plane.controllers.rollout import int_or_percent
+from rayplane.control_plane.controllers.tainteviction import tolerates
+from rayplane.control_plane.controllers.templates import is_available, next_available, pod_from, replica_changed
 
 SETS = "daemonsets.apps"
 HASH = "controller-revision-hash"

@@ -9,12 +9,12 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_label_selector
-from control_plane.controllers import rollout
-from control_plane.controllers.adoption import claim, orphan_matches
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_label_selector
+from rayplane.control_plane.controllers import rollout
+from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -32,10 +32,10 @@ from control_plane.controllers.core import (
     controller_key,
     result,
 )
-from control_plane.controllers.deployment_status import deadline_in, is_complete, status_of
-from control_plane.controllers.replicaset import wanted
-from control_plane.controllers.rollout import DESIRED, MAX, REVISION, REVISION_HISTORY, Scale
-from control_plane.controllers.templates import replica_changed, safe_hash, with_labels, without_label
+from rayplane.control_plane.controllers.deployment_status import deadline_in, is_complete, status_of
+from rayplane.control_plane.controllers.replicaset import wanted
+from rayplane.control_plane.controllers.rollout import DESIRED, MAX, REVISION, REVISION_HISTORY, Scale
+from rayplane.control_plane.controllers.templates import replica_changed, safe_hash, with_labels, without_label
 
 HASH = "pod-template-hash"
 SETS = "replicasets.apps"

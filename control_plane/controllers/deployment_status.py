@@ -9,11 +9,11 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import Moment
-from control_plane.controllers.replicaset import wanted
-from control_plane.controllers.rollout import REVISION_HISTORY, bounds_of
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import Moment
+from rayplane.control_plane.controllers.replicaset import wanted
+from rayplane.control_plane.controllers.rollout import REVISION_HISTORY, bounds_of
 
 NEVER_S = 2**31 - 1  # a progress deadline that means "none"
 

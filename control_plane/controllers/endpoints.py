@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Create,
@@ -24,7 +24,7 @@ from control_plane.controllers.core import (
     result,
     spec_or_meta_changed,
 )
-from control_plane.controllers.service_targets import (
+from rayplane.control_plane.controllers.service_targets import (
     HEADLESS,
     Port,
     Target,

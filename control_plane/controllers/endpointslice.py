@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -27,7 +27,7 @@ from control_plane.controllers.core import (
     result,
     spec_or_meta_changed,
 )
-from control_plane.controllers.service_targets import (
+from rayplane.control_plane.controllers.service_targets import (
     HEADLESS,
     Port,
     Target,

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, EventRecorder, ops
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, EventRecorder, ops
+from rayplane.control_plane.controllers.core import (
     Action,
     Create,
     Delete,
@@ -26,7 +26,7 @@ from control_plane.controllers.core import (
     View,
     Write,
 )
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 log = logging.getLogger(__name__)
 BATCH_TIMEOUT_S = 30.0

@@ -9,10 +9,10 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import Create, Delete, Update
-from control_plane.controllers.templates import normalized, safe_hash
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import Create, Delete, Update
+from rayplane.control_plane.controllers.templates import normalized, safe_hash
 
 REVISIONS = "controllerrevisions.apps"
 _NOT_COPIED = frozenset({"deprecated.daemonset.template.generation"})

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 
 Index = Callable[[Object], Iterable[str]]
 

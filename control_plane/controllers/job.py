@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -33,8 +33,8 @@ from control_plane.controllers.core import (
     result,
     soonest,
 )
-from control_plane.controllers.replicaset import BURST
-from control_plane.controllers.templates import pod_from
+from rayplane.control_plane.controllers.replicaset import BURST
+from rayplane.control_plane.controllers.templates import pod_from
 
 JOBS = "jobs.batch"
 INDEX = "batch.kubernetes.io/job-completion-index"

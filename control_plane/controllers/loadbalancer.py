@@ -10,9 +10,9 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     Action,
     BaseController,
     Event,

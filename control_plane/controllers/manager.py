@@ -6,20 +6,20 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, ElectionTiming, EventRecorder, LeaderElector
-from control_plane.controllers.caches import Caches
-from control_plane.controllers.catalog import build_controllers
-from control_plane.controllers.config import LEASE_NAME, ControllersConfig
-from control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
-from control_plane.controllers.executor import Executor
-from control_plane.controllers.garbagecollector import CRDS, GarbageCollector
-from control_plane.controllers.namespace_purger import NamespacePurger
-from control_plane.controllers.provisioner import Provisioner
-from control_plane.controllers.runner import ControllerRunner
-from control_plane.rpc import Network
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, ElectionTiming, EventRecorder, LeaderElector
+from rayplane.control_plane.controllers.caches import Caches
+from rayplane.control_plane.controllers.catalog import build_controllers
+from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
+from rayplane.control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
+from rayplane.control_plane.controllers.executor import Executor
+from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
+from rayplane.control_plane.controllers.namespace_purger import NamespacePurger
+from rayplane.control_plane.controllers.provisioner import Provisioner
+from rayplane.control_plane.controllers.runner import ControllerRunner
+from rayplane.control_plane.rpc import Network
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

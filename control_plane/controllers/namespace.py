@@ -5,8 +5,8 @@ Source: Kubernetes API reference core/v1 Namespace (spec.finalizers, finalize su
 
 from __future__ import annotations
 
-from control_plane.api import meta
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, MethodNotAllowed, NotFound
-from control_plane.api.resources import builtin_registry
-from control_plane.client import ApiClient, ops
-from control_plane.controllers.core import Action, PurgeNamespace, Write
-from control_plane.controllers.executor import ActionFailed
-from control_plane.controllers.namespace import FINALIZER
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, NotFound
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.client import ApiClient, ops
+from rayplane.control_plane.controllers.core import Action, PurgeNamespace, Write
+from rayplane.control_plane.controllers.executor import ActionFailed
+from rayplane.control_plane.controllers.namespace import FINALIZER
 
 BATCH = 200
 RETRY_S = 0.25

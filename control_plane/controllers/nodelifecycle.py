@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import NODE_LEASES
-from control_plane.controllers.config import LEASE_NAME, Timing
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import NODE_LEASES
+from rayplane.control_plane.controllers.config import LEASE_NAME, Timing
+from rayplane.control_plane.controllers.core import (
     Action,
     BaseController,
     Event,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     DeleteVolume,
@@ -22,9 +22,9 @@ from control_plane.controllers.core import (
     own_key,
     result,
 )
-from control_plane.controllers.nodelifecycle import ready_status
-from control_plane.controllers.provisioning import HOST_ADDRESS
-from control_plane.controllers.volume_match import PROVISIONED_BY, nodes_of
+from rayplane.control_plane.controllers.nodelifecycle import ready_status
+from rayplane.control_plane.controllers.provisioning import HOST_ADDRESS
+from rayplane.control_plane.controllers.volume_match import PROVISIONED_BY, nodes_of
 
 CLAIMS = "persistentvolumeclaims"
 VOLUMES = "persistentvolumes"

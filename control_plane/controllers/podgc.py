@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.config import Timing
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.config import Timing
+from rayplane.control_plane.controllers.core import (
     Action,
     BaseController,
     Delete,
@@ -28,8 +28,8 @@ from control_plane.controllers.core import (
     Watch,
     result,
 )
-from control_plane.controllers.nodelifecycle import UNREACHABLE, ready_status
-from control_plane.controllers.tainteviction import no_execute
+from rayplane.control_plane.controllers.nodelifecycle import UNREACHABLE, ready_status
+from rayplane.control_plane.controllers.tainteviction import no_execute
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 KEY = "all"

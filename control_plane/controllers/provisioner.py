@@ -14,8 +14,8 @@ import functools
 import logging
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.core import (
     Action,
     Create,
     Delete,
@@ -24,10 +24,10 @@ from control_plane.controllers.core import (
     Provision,
     Write,
 )
-from control_plane.controllers.executor import ActionFailed
-from control_plane.controllers.volume_match import HOSTNAME
-from control_plane.rpc import Network, RpcError, Stub
-from proto.csi import csi_pb2 as csi
+from rayplane.control_plane.controllers.executor import ActionFailed
+from rayplane.control_plane.controllers.volume_match import HOSTNAME
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.csi import csi_pb2 as csi
 
 log = logging.getLogger(__name__)
 _CONTROLLER = csi.DESCRIPTOR.services_by_name["Controller"]

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import Provision, View
-from control_plane.controllers.nodelifecycle import ready_status
-from control_plane.controllers.volume_match import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import Provision, View
+from rayplane.control_plane.controllers.nodelifecycle import ready_status
+from rayplane.control_plane.controllers.volume_match import (
     HOSTNAME,
     PROVISIONED_BY,
     REPLICAS,

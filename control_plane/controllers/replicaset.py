@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.selectors import LabelSelector, from_label_selector, from_map
-from control_plane.controllers.adoption import claim, orphan_matches
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import LabelSelector, from_label_selector, from_map
+from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -29,7 +29,7 @@ from control_plane.controllers.core import (
     controller_key,
     result,
 )
-from control_plane.controllers.templates import (
+from rayplane.control_plane.controllers.templates import (
     is_available,
     next_available,
     pod_from,

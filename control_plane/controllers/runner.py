@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import WorkQueue
-from control_plane.controllers.barrier import Barrier
-from control_plane.controllers.caches import Caches
-from control_plane.controllers.core import Controller, Moment, Watch
-from control_plane.controllers.executor import Executor
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import WorkQueue
+from rayplane.control_plane.controllers.barrier import Barrier
+from rayplane.control_plane.controllers.caches import Caches
+from rayplane.control_plane.controllers.core import Controller, Moment, Watch
+from rayplane.control_plane.controllers.executor import Executor
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 REST_FACTOR = 15

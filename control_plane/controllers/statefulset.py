@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_label_selector
-from control_plane.controllers import history
-from control_plane.controllers.adoption import claim, orphan_matches
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_label_selector
+from rayplane.control_plane.controllers import history
+from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
     BaseController,
@@ -31,9 +31,9 @@ from control_plane.controllers.core import (
     result,
     soonest,
 )
-from control_plane.controllers.replicaset import BURST, wanted
-from control_plane.controllers.rollout import int_or_percent
-from control_plane.controllers.statefulset_identity import (
+from rayplane.control_plane.controllers.replicaset import BURST, wanted
+from rayplane.control_plane.controllers.rollout import int_or_percent
+from rayplane.control_plane.controllers.statefulset_identity import (
     CLAIMS,
     REVISION_LABEL,
     claims_for,
@@ -42,7 +42,7 @@ from control_plane.controllers.statefulset_identity import (
     retention_patches,
     sets_of_claim,
 )
-from control_plane.controllers.templates import is_available, next_available, replica_changed
+from rayplane.control_plane.controllers.templates import is_available, next_available, replica_changed
 
 SETS = "statefulsets.apps"
 HASH_LABEL = "controller.kubernetes.io/hash"

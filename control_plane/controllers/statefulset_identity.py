@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import Patch, View
-from control_plane.controllers.replicaset import BURST
-from control_plane.controllers.templates import pod_from
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import Patch, View
+from rayplane.control_plane.controllers.replicaset import BURST
+from rayplane.control_plane.controllers.templates import pod_from
 
 CLAIMS = "persistentvolumeclaims"
 REVISION_LABEL = "controller-revision-hash"

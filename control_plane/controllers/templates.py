@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import Moment
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import Moment
 
 _SAFE = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 

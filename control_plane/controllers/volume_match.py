@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from control_plane.api import meta, quantity
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_label_selector, from_node_expressions
-from control_plane.controllers.core import View
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_label_selector, from_node_expressions
+from rayplane.control_plane.controllers.core import View
 
 HOSTNAME = "kubernetes.io/hostname"
 CAPACITY = "rayplane.io/volume-capacity"

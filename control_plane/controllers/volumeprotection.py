@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
     Moment,
@@ -20,7 +20,7 @@ from control_plane.controllers.core import (
     own_key,
     result,
 )
-from control_plane.controllers.indexes import claims_of
+from rayplane.control_plane.controllers.indexes import claims_of
 
 PVC_PROTECTION = "kubernetes.io/pvc-protection"
 PV_PROTECTION = "kubernetes.io/pv-protection"

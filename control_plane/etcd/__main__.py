@@ -1,6 +1,6 @@
-"""`python -m control_plane.etcd`: one member as a process of its own, without Ray. See `standalone`."""
+"""`python -m rayplane.control_plane.etcd`: one member as a process of its own, without Ray. See `standalone`."""
 
-from control_plane.etcd.standalone import main
+from rayplane.control_plane.etcd.standalone import main
 
 if __name__ == "__main__":
     main()

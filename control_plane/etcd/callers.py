@@ -1,7 +1,7 @@
 """Who may call what a member serves: clients on one port, the other members on the other."""
 
-from control_plane.identities import API_SERVERS, MASTERS, MEMBERS
-from control_plane.rpc import Callers
+from rayplane.control_plane.identities import API_SERVERS, MASTERS, MEMBERS
+from rayplane.control_plane.rpc import Callers
 
 #: API servers, the supervisor and administrators.
 CLIENTS = Callers.of(groups=(API_SERVERS, MASTERS))

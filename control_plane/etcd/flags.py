@@ -7,7 +7,7 @@ lest somebody relies on it.
 import re
 from collections.abc import Iterator
 
-from control_plane.etcd.server import RefusedToStart
+from rayplane.control_plane.etcd.server import RefusedToStart
 
 #: As etcd demands: a heartbeat must have several chances to arrive before an election.
 ELECTION_HEARTBEATS_MIN = 5

@@ -1,6 +1,6 @@
 """One member as a process of its own: its command line, its event loop, its end.
 
-    python -m control_plane.etcd --name n1 --data-dir D --listen-client-urls http://127.0.0.1:2379
+    python -m rayplane.control_plane.etcd --name n1 --data-dir D --listen-client-urls http://127.0.0.1:2379
 
 Prints one line of JSON when it listens: name, member_id and cluster_id (decimal), client_url, peer_url. Everything
 else goes to standard error. SIGTERM and SIGINT stop it in order. Exit codes: 0 stopped or removed from the cluster,
@@ -22,15 +22,15 @@ import orjson
 import typer
 import uvloop
 
-from control_plane.etcd.flags import UsageError, election_ticks, parse_cluster, parse_duration, parse_url
-from control_plane.etcd.flags import with_bare_booleans as bare
-from control_plane.etcd.server import Member, MemberConfig, RefusedToStart
-from control_plane.rpc import EVERYONE
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Credentials
-from storage.env import DiskError, Env, LocalDisk, SystemClock, failpoints, settle_heap
-from storage.mvcc import MvccError
-from storage.wal import WalError
+from rayplane.control_plane.etcd.flags import UsageError, election_ticks, parse_cluster, parse_duration, parse_url
+from rayplane.control_plane.etcd.flags import with_bare_booleans as bare
+from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToStart
+from rayplane.control_plane.rpc import EVERYONE
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.storage.env import DiskError, Env, LocalDisk, SystemClock, failpoints, settle_heap
+from rayplane.storage.mvcc import MvccError
+from rayplane.storage.wal import WalError
 
 log = logging.getLogger(__name__)
 
@@ -294,12 +294,12 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code."""
     try:
-        app(args=list(bare(arguments)), prog_name="python -m control_plane.etcd", standalone_mode=False)
+        app(args=list(bare(arguments)), prog_name="python -m rayplane.control_plane.etcd", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except typer.TyperException as e:
         text = e.format_message() if hasattr(e, "format_message") else str(e)
-        return _fail(f"{text.rstrip('.')}; see `python -m control_plane.etcd --help`", EXIT_USAGE)
+        return _fail(f"{text.rstrip('.')}; see `python -m rayplane.control_plane.etcd --help`", EXIT_USAGE)
     except UsageError as e:
         return _fail(str(e), EXIT_USAGE)
     except _FAILURES as e:

@@ -6,11 +6,11 @@ type of calls. Does not own any service. A handler runs as its own task on the s
 cancels the handlers that are left.
 """
 
-from control_plane.rpc.callers import ADMINISTRATORS, EVERYONE, Callers, Identity, each
-from control_plane.rpc.errors import RpcError
-from control_plane.rpc.network import Channel, Network, Server, Stub, Traffic, WebHandler
-from control_plane.rpc.service import Context, Encoded, Method, Service, methods_of
-from control_plane.rpc.tls import expiry, identity_of_transport
+from rayplane.control_plane.rpc.callers import ADMINISTRATORS, EVERYONE, Callers, Identity, each
+from rayplane.control_plane.rpc.errors import RpcError
+from rayplane.control_plane.rpc.network import Channel, Network, Server, Stub, Traffic, WebHandler
+from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service, methods_of
+from rayplane.control_plane.rpc.tls import expiry, identity_of_transport
 
 __all__ = [
     "ADMINISTRATORS",

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from control_plane.identities import MASTERS
-from control_plane.rpc.errors import RpcError
+from rayplane.control_plane.identities import MASTERS
+from rayplane.control_plane.rpc.errors import RpcError
 
 
 @dataclass(frozen=True, slots=True)

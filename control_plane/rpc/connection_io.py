@@ -10,10 +10,10 @@ from typing import cast
 
 import grpc
 
-from control_plane.rpc.errors import RpcError
-from control_plane.rpc.faults import FaultLog
-from control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolError, Stream
-from control_plane.rpc.network import Traffic
+from rayplane.control_plane.rpc.errors import RpcError
+from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.rpc.http2 import Connection, HeaderBlock, ProtocolError, Stream
+from rayplane.control_plane.rpc.network import Traffic
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)

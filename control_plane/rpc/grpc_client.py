@@ -20,12 +20,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from control_plane.rpc import grpc_wire as wire
-from control_plane.rpc.connection_io import ConnectionIO
-from control_plane.rpc.errors import RpcError, error_of
-from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
-from control_plane.rpc.service import Method
-from control_plane.rpc.tls import INTERNAL_SERVER_NAME
+from rayplane.control_plane.rpc import grpc_wire as wire
+from rayplane.control_plane.rpc.connection_io import ConnectionIO
+from rayplane.control_plane.rpc.errors import RpcError, error_of
+from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from rayplane.control_plane.rpc.service import Method
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
-from control_plane.rpc.grpc_client import GrpcChannel
-from control_plane.rpc.listener import GrpcListener
-from control_plane.rpc.network import Channel, Server, WebHandler
-from control_plane.rpc.service import Service
-from control_plane.rpc.tls import Credentials
+from rayplane.control_plane.rpc.grpc_client import GrpcChannel
+from rayplane.control_plane.rpc.listener import GrpcListener
+from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
+from rayplane.control_plane.rpc.service import Service
+from rayplane.control_plane.rpc.tls import Credentials
 
 #: More than a cluster has actors: addresses come from what others write too, and may be new ones each time.
 CHANNELS_KEPT = 4096

@@ -10,15 +10,15 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from control_plane.rpc import grpc_wire as wire
-from control_plane.rpc.callers import Callers, Identity
-from control_plane.rpc.connection_io import ConnectionIO
-from control_plane.rpc.errors import RpcError, error_of
-from control_plane.rpc.faults import FaultLog
-from control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
-from control_plane.rpc.network import Traffic
-from control_plane.rpc.service import Context, Encoded, Method, Service
-from control_plane.rpc.tls import expiry, identity_of_transport
+from rayplane.control_plane.rpc import grpc_wire as wire
+from rayplane.control_plane.rpc.callers import Callers, Identity
+from rayplane.control_plane.rpc.connection_io import ConnectionIO
+from rayplane.control_plane.rpc.errors import RpcError, error_of
+from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
+from rayplane.control_plane.rpc.network import Traffic
+from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service
+from rayplane.control_plane.rpc.tls import expiry, identity_of_transport
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)

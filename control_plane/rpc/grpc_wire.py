@@ -14,9 +14,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import grpc
 
-from control_plane.rpc.errors import RpcError
-from control_plane.rpc.http2 import HeaderBlock, encode_headers
-from control_plane.rpc.service import MESSAGE_BYTES_MAX
+from rayplane.control_plane.rpc.errors import RpcError
+from rayplane.control_plane.rpc.http2 import HeaderBlock, encode_headers
+from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
 
 #: Trailing metadata that carries `RpcError.details`.
 DETAILS = b"rayplane-status-bin"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Collection
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
-from control_plane.rpc.errors import RpcError
-from control_plane.rpc.service import Context
+from rayplane.control_plane.rpc.errors import RpcError
+from rayplane.control_plane.rpc.service import Context
 
 
 class HealthService:

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from control_plane.rpc.faults import FaultLog
-from control_plane.rpc.gate import Gate, HttpLimits, fitting
+from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.rpc.gate import Gate, HttpLimits, fitting
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)

@@ -15,13 +15,13 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from control_plane.rpc.callers import EVERYONE, each
-from control_plane.rpc.gate import GateLimits, fitting
-from control_plane.rpc.grpc_server import Registry, ServerConnection
-from control_plane.rpc.health import HealthService
-from control_plane.rpc.http2.frames import PREFACE
-from control_plane.rpc.network import WebHandler
-from control_plane.rpc.service import Service
+from rayplane.control_plane.rpc.callers import EVERYONE, each
+from rayplane.control_plane.rpc.gate import GateLimits, fitting
+from rayplane.control_plane.rpc.grpc_server import Registry, ServerConnection
+from rayplane.control_plane.rpc.health import HealthService
+from rayplane.control_plane.rpc.http2.frames import PREFACE
+from rayplane.control_plane.rpc.network import WebHandler
+from rayplane.control_plane.rpc.service import Service
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -207,6 +207,6 @@ def standard_services(names: Sequence[str]) -> list[Service]:
 
 def _web_server(handler: WebHandler) -> "web.Server":
     # Most processes serve no HTTP/1.1 here, and aiohttp takes them a sixth of a second and six megabytes.
-    from control_plane.rpc import http1
+    from rayplane.control_plane.rpc import http1
 
     return http1.server(handler)

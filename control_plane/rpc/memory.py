@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import Message
 
-from control_plane.rpc.callers import Identity
-from control_plane.rpc.errors import RpcError, error_of
-from control_plane.rpc.network import Channel, Server, Traffic, WebHandler
-from control_plane.rpc.service import Context, Encoded, Method, Service
+from rayplane.control_plane.rpc.callers import Identity
+from rayplane.control_plane.rpc.errors import RpcError, error_of
+from rayplane.control_plane.rpc.network import Channel, Server, Traffic, WebHandler
+from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service
 
 STREAM_BUFFER_MESSAGES = 64
 # How often a sender looks whether a broken link has healed; TCP would retransmit.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from control_plane.rpc.service import Method, Service, methods_of
+from rayplane.control_plane.rpc.service import Method, Service, methods_of
 
 if TYPE_CHECKING:
     from aiohttp import web

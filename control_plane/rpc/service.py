@@ -9,7 +9,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from control_plane.rpc.callers import Callers, Identity
+from rayplane.control_plane.rpc.callers import Callers, Identity
 
 
 @dataclass(frozen=True, slots=True)

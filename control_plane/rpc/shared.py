@@ -4,12 +4,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from control_plane.rpc.callers import Identity
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.memory import Fabric, MemoryNetwork, MemoryServer
-from control_plane.rpc.network import Channel, Server, WebHandler
-from control_plane.rpc.service import Method, Service
-from control_plane.rpc.tls import Credentials, identity_of
+from rayplane.control_plane.rpc.callers import Identity
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork, MemoryServer
+from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
+from rayplane.control_plane.rpc.service import Method, Service
+from rayplane.control_plane.rpc.tls import Credentials, identity_of
 
 
 class SharedNetwork:

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from control_plane.rpc.callers import Identity
-from control_plane.rpc.errors import RpcError
-from storage.env.private import make_private_dir, write_private
+from rayplane.control_plane.rpc.callers import Identity
+from rayplane.control_plane.rpc.errors import RpcError
+from rayplane.storage.env.private import make_private_dir, write_private
 
 # Every server certificate carries this name, so that components may meet at any address.
 INTERNAL_SERVER_NAME = "rayplane.internal"

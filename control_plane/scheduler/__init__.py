@@ -17,10 +17,10 @@ with the least percentage of use. Ties go to the node whose name sorts first: th
 placements.
 """
 
-from control_plane.scheduler.config import Profile, SchedulerConfig, Strategy
-from control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
-from control_plane.scheduler.service import Scheduler
-from control_plane.scheduler.snapshot import Snapshot
+from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig, Strategy
+from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from rayplane.control_plane.scheduler.service import Scheduler
+from rayplane.control_plane.scheduler.snapshot import Snapshot
 
 __all__ = [
     "Cycle",

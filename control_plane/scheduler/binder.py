@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, EventRecorder, ops
-from control_plane.scheduler import report
-from control_plane.scheduler.cycle import Failure, Placement
-from control_plane.scheduler.pods import PodInfo
-from control_plane.scheduler.volumes import SELECTED_NODE, VolumeIndex, is_bound
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, EventRecorder, ops
+from rayplane.control_plane.scheduler import report
+from rayplane.control_plane.scheduler.cycle import Failure, Placement
+from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.volumes import SELECTED_NODE, VolumeIndex, is_bound
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 _Results = list[Object | ApiError]

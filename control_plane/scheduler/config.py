@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from control_plane.client.election import ElectionTiming
+from rayplane.control_plane.client.election import ElectionTiming
 
 
 class Strategy(Enum):

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from control_plane.scheduler import filters, interpod, preemption, report, scores
-from control_plane.scheduler.config import Profile, SchedulerConfig
-from control_plane.scheduler.filters import PodView, Refusal
-from control_plane.scheduler.pods import PodInfo, Shape
-from control_plane.scheduler.preemption import Preemption
-from control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
-from control_plane.scheduler.volumes import VolumeIndex
+from rayplane.control_plane.scheduler import filters, interpod, preemption, report, scores
+from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig
+from rayplane.control_plane.scheduler.filters import PodView, Refusal
+from rayplane.control_plane.scheduler.pods import PodInfo, Shape
+from rayplane.control_plane.scheduler.preemption import Preemption
+from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
+from rayplane.control_plane.scheduler.volumes import VolumeIndex
 
 log = logging.getLogger(__name__)
 

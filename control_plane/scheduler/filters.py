@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from control_plane.scheduler import interpod
-from control_plane.scheduler.interpod import Refusals, SpreadRefusals
-from control_plane.scheduler.nodes import UNSCHEDULABLE, NodeInfo
-from control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, Shape, ports_conflict
-from control_plane.scheduler.snapshot import Bools, Snapshot
-from control_plane.scheduler.volumes import NO_SPACE, VolumeIndex, VolumeNeeds
+from rayplane.control_plane.scheduler import interpod
+from rayplane.control_plane.scheduler.interpod import Refusals, SpreadRefusals
+from rayplane.control_plane.scheduler.nodes import UNSCHEDULABLE, NodeInfo
+from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, Shape, ports_conflict
+from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
+from rayplane.control_plane.scheduler.volumes import NO_SPACE, VolumeIndex, VolumeNeeds
 
 _HARD_EFFECTS = ("NoSchedule", "NoExecute")
 _RESOURCE_ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from control_plane.scheduler.pods import PodInfo, PodTerm, SpreadRule
-from control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
+from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm, SpreadRule
+from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
 
 AFFINITY = "node(s) didn't match pod affinity rules"
 ANTI_AFFINITY = "node(s) didn't match pod anti-affinity rules"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from control_plane.api import meta, quantity
-from control_plane.api.meta import Object
-from control_plane.scheduler.pods import amount
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.scheduler.pods import amount
 
 UNSCHEDULABLE = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
 HOSTNAME = "kubernetes.io/hostname"

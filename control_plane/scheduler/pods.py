@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import meta, quantity
-from control_plane.api.meta import Object
-from control_plane.api.selectors import LabelSelector, Requirement, from_label_selector, from_node_expressions
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import LabelSelector, Requirement, from_label_selector, from_node_expressions
 
 CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
 #: What a pod without requests counts for in scores (not in filters), as in Kubernetes.

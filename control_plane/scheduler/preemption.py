@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from control_plane.scheduler import report
-from control_plane.scheduler.filters import PodView, Refusal
-from control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler import report
+from rayplane.control_plane.scheduler.filters import PodView, Refusal
+from rayplane.control_plane.scheduler.pods import PodInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import heapq
 from dataclasses import dataclass
 from enum import Enum
 
-from control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.pods import PodInfo
 
 
 class Place(Enum):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from control_plane.scheduler.config import Strategy
-from control_plane.scheduler.pods import Shape
-from control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
+from rayplane.control_plane.scheduler.config import Strategy
+from rayplane.control_plane.scheduler.pods import Shape
+from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
 
 SCORE_MAX = 100.0
 

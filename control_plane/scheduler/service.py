@@ -7,20 +7,20 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, Conflict, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, EventRecorder, Informer, LeaderElector
-from control_plane.rpc import Network
-from control_plane.scheduler.binder import Binder, VolumeWaits
-from control_plane.scheduler.config import SchedulerConfig
-from control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
-from control_plane.scheduler.nodes import NodeInfo
-from control_plane.scheduler.pods import PodInfo, PodParser
-from control_plane.scheduler.queue import Place, SchedulingQueue
-from control_plane.scheduler.snapshot import Snapshot
-from control_plane.scheduler.volumes import VolumeIndex
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, EventRecorder, Informer, LeaderElector
+from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
+from rayplane.control_plane.scheduler.config import SchedulerConfig
+from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
+from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
+from rayplane.control_plane.scheduler.snapshot import Snapshot
+from rayplane.control_plane.scheduler.volumes import VolumeIndex
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 LEASE_NAME = "kube-scheduler"

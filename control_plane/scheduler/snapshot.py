@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from control_plane.api.selectors import LabelSelector
-from control_plane.scheduler.nodes import NodeInfo
-from control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, PodTerm, Shape
+from rayplane.control_plane.api.selectors import LabelSelector
+from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, PodTerm, Shape
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from control_plane.api import meta, quantity
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_label_selector
-from control_plane.scheduler.nodes import HOSTNAME, NodeInfo
-from control_plane.scheduler.pods import NodeTerm, PodInfo, node_terms
-from control_plane.scheduler.snapshot import Bools, Snapshot
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_label_selector
+from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
+from rayplane.control_plane.scheduler.pods import NodeTerm, PodInfo, node_terms
+from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"

@@ -9,17 +9,17 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import Informer
-from control_plane.rpc import http1
-from node.ingress.routes import BackendRef, RoutingTable
-from node.ingress.status import INGRESSES
-from node.proxy.proxy import ServiceProxy, listening_socket
-from node.proxy.rules import Endpoint, endpoints_of, service_port
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import Informer
+from rayplane.control_plane.rpc import http1
+from rayplane.node.ingress.routes import BackendRef, RoutingTable
+from rayplane.node.ingress.status import INGRESSES
+from rayplane.node.proxy.proxy import ServiceProxy, listening_socket
+from rayplane.node.proxy.rules import Endpoint, endpoints_of, service_port
 
 if TYPE_CHECKING:
-    from node.host import NodeHost
+    from rayplane.node.host import NodeHost
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 
 INGRESS_CLASS = "rayplane"
 _CLASS_ANNOTATION = "kubernetes.io/ingress.class"

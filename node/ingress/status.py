@@ -3,12 +3,12 @@
 import asyncio
 import logging
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, Informer, WorkQueue
-from node.ingress.routes import is_served
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, Informer, WorkQueue
+from rayplane.node.ingress.routes import is_served
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 

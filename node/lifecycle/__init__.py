@@ -8,8 +8,8 @@ events. No I/O, clock or randomness: the same events with the same moments give 
 Concurrency: none. One `PodMachine` is stepped by one caller.
 """
 
-from node.lifecycle.machine import PodMachine
-from node.lifecycle.model import (
+from rayplane.node.lifecycle.machine import PodMachine
+from rayplane.node.lifecycle.model import (
     KUBERNETES_RESTARTS,
     Effect,
     Event,
@@ -37,7 +37,7 @@ from node.lifecycle.model import (
     TimerKey,
     Vanished,
 )
-from node.lifecycle.status import render_status
+from rayplane.node.lifecycle.status import render_status
 
 __all__ = [
     "KUBERNETES_RESTARTS",

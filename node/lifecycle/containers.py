@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from node.lifecycle.model import Container, Role, Run, Termination
+from rayplane.node.lifecycle.model import Container, Role, Run, Termination
 
 _LOST = ("The container could not be located when the node came back", "Unknown", 255)
 

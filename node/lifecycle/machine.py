@@ -7,10 +7,10 @@ Source: Kubernetes documentation, "Pod Lifecycle", "Init Containers" and "Sideca
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from control_plane.api.meta import Object, parse_time
-from node.errors import LifecycleError
-from node.lifecycle.containers import containers_of, has_initialized, recall, restarts
-from node.lifecycle.model import (
+from rayplane.control_plane.api.meta import Object, parse_time
+from rayplane.node.errors import LifecycleError
+from rayplane.node.lifecycle.containers import containers_of, has_initialized, recall, restarts
+from rayplane.node.lifecycle.model import (
     Container,
     Effect,
     Event,

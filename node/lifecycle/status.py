@@ -3,12 +3,12 @@
 import hashlib
 from typing import Any
 
-from control_plane.api.meta import Object
-from control_plane.api.quantity import compare
-from control_plane.api.remembering import remembered
-from node.lifecycle.containers import has_initialized
-from node.lifecycle.machine import PodMachine
-from node.lifecycle.model import Container, Role, Run, Stage, Termination
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.quantity import compare
+from rayplane.control_plane.api.remembering import remembered
+from rayplane.node.lifecycle.containers import has_initialized
+from rayplane.node.lifecycle.machine import PodMachine
+from rayplane.node.lifecycle.model import Container, Role, Run, Stage, Termination
 
 _OWNED = (
     "PodReadyToStartContainers",

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Protocol
 
-from control_plane.rpc import RpcError, Stub
-from proto.rayplane.v1 import node_pb2 as pb
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 CHUNK = 64 * 1024
 QUEUE_MAX = 16

@@ -9,17 +9,17 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import Informer
-from control_plane.rpc import Stub
-from node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
-from node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, plan_service
-from node.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
-from proto.rayplane.v1 import node_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import Informer
+from rayplane.control_plane.rpc import Stub
+from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
+from rayplane.node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, plan_service
+from rayplane.node.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 if TYPE_CHECKING:
-    from node.host import NodeHost
+    from rayplane.node.host import NodeHost
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 DEFAULT_AFFINITY_S = 10800

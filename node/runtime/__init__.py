@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from control_plane.api import meta
-from node.environment import expand
-from node.runtime import StartOrder
-from node.runtime.shim import MARK
+from rayplane.control_plane.api import meta
+from rayplane.node.environment import expand
+from rayplane.node.runtime import StartOrder
+from rayplane.node.runtime.shim import MARK
 
 PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"

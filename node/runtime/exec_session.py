@@ -9,9 +9,9 @@ import termios
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
-from node.errors import RuntimeFailed
-from node.runtime.command import CommandLine
-from node.runtime.shim_client import ShimClient
+from rayplane.node.errors import RuntimeFailed
+from rayplane.node.runtime.command import CommandLine
+from rayplane.node.runtime.shim_client import ShimClient
 
 CHUNK = 32 * 1024
 QUEUE_MAX = 16

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from node.errors import RuntimeFailed
-from node.runtime import ContainerRun
-from node.runtime.ports import port_number
+from rayplane.node.errors import RuntimeFailed
+from rayplane.node.runtime import ContainerRun
+from rayplane.node.runtime.ports import port_number
 
 
 async def run_hook(hook: dict[str, Any], run: ContainerRun, container: dict[str, Any], *, ip: str) -> None:

@@ -9,10 +9,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 
-from control_plane.api.meta import parse_time
-from node.runtime import LogOptions
-from node.runtime.logs import LogLine, parse_line, render
-from storage.env import Beneath
+from rayplane.control_plane.api.meta import parse_time
+from rayplane.node.runtime import LogOptions
+from rayplane.node.runtime.logs import LogLine, parse_line, render
+from rayplane.storage.env import Beneath
 
 LOG_BYTES_MAX = 5 * 1024 * 1024
 CHUNK = 256 * 1024

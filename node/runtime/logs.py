@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from control_plane.api.meta import parse_time
-from node.runtime import LogOptions
+from rayplane.control_plane.api.meta import parse_time
+from rayplane.node.runtime import LogOptions
 
 
 class LogLine(NamedTuple):

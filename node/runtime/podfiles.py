@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from control_plane.api.meta import Object
-from node.projections import VolumeFile, mount_failed
-from storage.env import Beneath, LeavesRoot, is_whole, one_name
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.projections import VolumeFile, mount_failed
+from rayplane.storage.env import Beneath, LeavesRoot, is_whole, one_name
 
 log = logging.getLogger(__name__)
 

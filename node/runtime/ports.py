@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from control_plane.api.names import is_number_of_port
-from node.errors import NodeError
+from rayplane.control_plane.api.names import is_number_of_port
+from rayplane.node.errors import NodeError
 
 
 def port_number(port: int | str | None, container: dict[str, Any]) -> int:

@@ -13,17 +13,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.errors import ContainerConfigError, NotRunning, RuntimeFailed
-from node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
-from node.runtime.command import CommandLine, Layout, command_line, has_command, localizer, own_paths
-from node.runtime.copying import copy_command
-from node.runtime.exec_session import ProcessExec
-from node.runtime.hooks import run_hook
-from node.runtime.logfile import LOG_BYTES_MAX, LogFile
-from node.runtime.shim_client import ShimClient
-from node.runtime.simulated import SimulatedRuntime
-from node.runtime.tree import TERMINATION_LOG, ContainerTree
-from node.runtime.usage import ProcessTable, UsageMeter
+from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
+from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime.command import CommandLine, Layout, command_line, has_command, localizer, own_paths
+from rayplane.node.runtime.copying import copy_command
+from rayplane.node.runtime.exec_session import ProcessExec
+from rayplane.node.runtime.hooks import run_hook
+from rayplane.node.runtime.logfile import LOG_BYTES_MAX, LogFile
+from rayplane.node.runtime.shim_client import ShimClient
+from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
+from rayplane.node.runtime.usage import ProcessTable, UsageMeter
 
 log = logging.getLogger(__name__)
 

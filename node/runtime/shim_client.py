@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from node.errors import RuntimeFailed
+from rayplane.node.errors import RuntimeFailed
 
 log = logging.getLogger(__name__)
 

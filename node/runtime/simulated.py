@@ -23,11 +23,11 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from control_plane.api import meta, quantity
-from control_plane.api.meta import Object
-from node.errors import Unsupported
-from node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
-from node.runtime.logs import LogLine, select_lines
+from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.errors import Unsupported
+from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime.logs import LogLine, select_lines
 
 PREFIX = "rayplane.io/"
 JOB_RUN_S = 1.0

@@ -14,9 +14,9 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import replace
 
-from node.errors import ContainerConfigError
-from node.runtime import Mount
-from storage.env import Beneath
+from rayplane.node.errors import ContainerConfigError
+from rayplane.node.runtime import Mount
+from rayplane.storage.env import Beneath
 
 TERMINATION_LOG = "termination-log"
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from node.runtime import Usage
+from rayplane.node.runtime import Usage
 
 FRESH_S = 1.0
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-from proto.etcd import rpc_pb2 as _rpc_pb2
+from rayplane.proto.etcd import rpc_pb2 as _rpc_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping

@@ -4,9 +4,9 @@ import sys
 
 import typer
 
-from control_plane.api.errors import ApiError
-from control_plane.cluster.errors import ClusterError
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.endurance import endurance
 from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv

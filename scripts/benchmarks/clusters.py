@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from control_plane.client import EtcdClient
-from control_plane.cluster import launch
-from control_plane.cluster.access import Access, access
-from control_plane.cluster.config import ClusterConfig
-from control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster import launch
+from rayplane.control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from scripts.benchmarks.machine import Usage, usage
 
 say = Console(stderr=True, highlight=False)

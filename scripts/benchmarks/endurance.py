@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import grpc
 import typer
 
-from control_plane.cli.options import run
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.cli.options import run
+from rayplane.proto.etcd import rpc_pb2 as pb
 from scripts.benchmarks.clusters import say
 from scripts.benchmarks.machine import description
 from scripts.benchmarks.members import MemberProcess, running_members

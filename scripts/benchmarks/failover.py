@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from control_plane.cli.options import run
-from control_plane.client import EtcdClient
-from control_plane.cluster import chaos
-from control_plane.cluster.access import Access
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.topology import Role
-from control_plane.rpc import RpcError
+from rayplane.control_plane.cli.options import run
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster import chaos
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.clusters import Running, cluster, say
 from scripts.benchmarks.machine import description
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from control_plane.cli.options import run
-from control_plane.client import EtcdClient
+from rayplane.control_plane.cli.options import run
+from rayplane.control_plane.client import EtcdClient
 from scripts.benchmarks.client_process import run_clients
 from scripts.benchmarks.clusters import cluster, leader_of, say
 from scripts.benchmarks.machine import Usage, description, usage

@@ -16,8 +16,8 @@ from typing import Any
 
 import grpc
 
-from control_plane.rpc.tls import INTERNAL_SERVER_NAME, Credentials
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Credentials
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 KEYS = 1000
 # Real clients multiplex calls over few connections, too.

@@ -19,10 +19,10 @@ from typing import IO, Any
 
 import orjson
 
-from control_plane.client import EtcdClient
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.ports import free_port
-from control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 
 LOOPBACK = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,7 +71,13 @@ class MemberProcess:
                 certificates += [f"--{prefix}cert-file={self._tls}/tls.crt", f"--{prefix}key-file={self._tls}/tls.key"]
                 certificates += [f"--{prefix}trusted-ca-file={self._tls}/ca.crt"]
         return [
-            *(sys.executable, "-m", "control_plane.etcd", f"--name={self.name}", f"--data-dir={self.data_dir}"),
+            *(
+                sys.executable,
+                "-m",
+                "rayplane.control_plane.etcd",
+                f"--name={self.name}",
+                f"--data-dir={self.data_dir}",
+            ),
             *(f"--listen-client-urls={self._scheme}://{self.client}", f"--listen-peer-urls={self.peer_url}"),
             *(f"--initial-cluster={self._cluster}", *certificates, *self.flags),
         ]

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.cli.options import run
-from control_plane.client import Informer
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.cli.options import run
+from rayplane.control_plane.client import Informer
 from scripts.benchmarks.clusters import Running, cluster, say
 from scripts.benchmarks.machine import cpu_between, cpu_by_name, description
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane.client import EtcdClient
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.ports import free_port
-from control_plane.rpc import RpcError
-from control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from scripts.benchmarks.clusters import leader_of
 
 LOOPBACK = "127.0.0.1"

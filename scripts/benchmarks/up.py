@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from control_plane.cli.options import run
+from rayplane.control_plane.cli.options import run
 from scripts.benchmarks.clusters import Running, cluster, say
 from scripts.benchmarks.machine import cpu_between, description
 from scripts.benchmarks.report import Hosts, Json, hosts, show

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from control_plane.cli.options import run
+from rayplane.control_plane.cli.options import run
 from scripts.benchmarks.client_process import run_clients
 from scripts.benchmarks.clusters import say
 from scripts.benchmarks.kv import System, system_of

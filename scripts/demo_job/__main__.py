@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from control_plane.api.errors import ApiError
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.state import StateDir
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.rpc import RpcError
 from scripts.demo_job.commands import Cluster, CommandFailed, leftovers
 from scripts.demo_job.job import Job, JobFailed
 

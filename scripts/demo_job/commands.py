@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.state import StateDir
 
 
 class CommandFailed(Exception):
@@ -50,14 +50,16 @@ class Cluster:
 
     async def rayplane(self, *arguments: str, timeout_s: float = 120) -> str:
         where = ("--name", self.name, "--state-dir", str(self.state.path))
-        return await run(sys.executable, "-m", "control_plane.cli.main", *arguments, *where, timeout_s=timeout_s)
+        return await run(
+            sys.executable, "-m", "rayplane.control_plane.cli.main", *arguments, *where, timeout_s=timeout_s
+        )
 
     async def apply(self, client: Sequence[str], manifests: bytes) -> str:
         """`client` as `find_client` found it."""
         if not client:
             return await run(
                 sys.executable,
-                *("-m", "control_plane.cli.main", "apply", "-f", "-"),
+                *("-m", "rayplane.control_plane.cli.main", "apply", "-f", "-"),
                 *("--name", self.name, "--state-dir", str(self.state.path)),
                 stdin=manifests,
             )

@@ -4,11 +4,11 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient
-from control_plane.cluster.backup import move_addresses
-from control_plane.cluster.config import AddressPlan
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.backup import move_addresses
+from rayplane.control_plane.cluster.config import AddressPlan
 
 RESOURCES = (
     "namespaces",

@@ -12,12 +12,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.cluster.access import Access, access, endpoints
-from control_plane.cluster.readiness import client_ssl
-from control_plane.cluster.status import status as cluster_status
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.access import Access, access, endpoints
+from rayplane.control_plane.cluster.readiness import client_ssl
+from rayplane.control_plane.cluster.status import status as cluster_status
+from rayplane.control_plane.rpc import RpcError
 from scripts.demo_job.commands import Cluster, find_client
 from scripts.demo_job.comparison import differences, moved, objects
 from scripts.demo_job.traffic import PASSING, Load, all_in_etcd

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from control_plane.client import EtcdClient
-from control_plane.rpc import RpcError
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.rpc import RpcError
 
 REQUEST_TIMEOUT_S = 3.0
 PAUSE_S = 0.02

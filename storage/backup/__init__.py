@@ -13,7 +13,7 @@ bytes before it; integers are big-endian.
 Concurrency: plain calls; `write_backup` awaits its source and the disk. Two writers of one path: the last one wins.
 """
 
-from storage.backup.file import (
+from rayplane.storage.backup.file import (
     BackupError,
     BackupHeader,
     CorruptBackup,

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from storage.env import Disk
-from storage.env.private import own_name
+from rayplane.storage.env import Disk
+from rayplane.storage.env.private import own_name
 
 VERSION = 1
 CHUNK_BYTES = 1024 * 1024

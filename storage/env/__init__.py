@@ -7,11 +7,11 @@ a serving process. The simulation brings its own disk. Time spans are never here
 time.
 """
 
-from storage.env.beneath import Beneath, LeavesRoot, is_whole, one_name
-from storage.env.clock import Clock, Env, SystemClock
-from storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
-from storage.env.heap import settle_heap
-from storage.env.simulated import SimulatedDisk, SimulatedFile
+from rayplane.storage.env.beneath import Beneath, LeavesRoot, is_whole, one_name
+from rayplane.storage.env.clock import Clock, Env, SystemClock
+from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
+from rayplane.storage.env.heap import settle_heap
+from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
 
 __all__ = [
     "Beneath",

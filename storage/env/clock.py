@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from storage.env.disk import Disk
+from rayplane.storage.env.disk import Disk
 
 
 class Clock(Protocol):

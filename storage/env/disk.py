@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from storage.env.beneath import Beneath
-from storage.env.private import drop_left, make_private_dir, sync_folder, write_private
+from rayplane.storage.env.beneath import Beneath
+from rayplane.storage.env.private import drop_left, make_private_dir, sync_folder, write_private
 
 
 class DiskError(Exception):

@@ -17,7 +17,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.env.disk import DiskError
+from rayplane.storage.env.disk import DiskError
 
 ENVIRONMENT = "RAYPLANE_FAILPOINTS"
 

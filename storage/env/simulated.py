@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from storage.env.disk import DiskError, LockHeld
+from rayplane.storage.env.disk import DiskError, LockHeld
 
 SECTOR = 512
 

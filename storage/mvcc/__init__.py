@@ -20,8 +20,8 @@ on a view of its own. A write
 transaction must end before the next begins. Messages handed out are shared: copy before changing one.
 """
 
-from storage.mvcc.backend import BUCKETS, Backend
-from storage.mvcc.errors import (
+from rayplane.storage.mvcc.backend import BUCKETS, Backend
+from rayplane.storage.mvcc.errors import (
     BackendError,
     CompactedError,
     CorruptSnapshot,
@@ -29,11 +29,11 @@ from storage.mvcc.errors import (
     FutureRevisionError,
     MvccError,
 )
-from storage.mvcc.lmdb_backend import LmdbBackend
-from storage.mvcc.memory_backend import MemoryBackend
-from storage.mvcc.records import Change
-from storage.mvcc.store import Applied, EventBatch, Found, RangeResult, Store, contains
-from storage.mvcc.write_txn import WriteTxn
+from rayplane.storage.mvcc.lmdb_backend import LmdbBackend
+from rayplane.storage.mvcc.memory_backend import MemoryBackend
+from rayplane.storage.mvcc.records import Change
+from rayplane.storage.mvcc.store import Applied, EventBatch, Found, RangeResult, Store, contains
+from rayplane.storage.mvcc.write_txn import WriteTxn
 
 __all__ = [
     "BUCKETS",

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import lmdb
 
-from storage.env.disk import DiskError
-from storage.env.failpoints import hit
-from storage.env.private import make_private_dir
-from storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
-from storage.mvcc.errors import BackendError, CorruptStore
-from storage.mvcc.lmdb_check import check_file
-from storage.mvcc.lmdb_file import DATA, NEW, LmdbFile, LmdbReader, new_directory, sync_directory, take_over
-from storage.mvcc.seals import seal
-from storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, gently
+from rayplane.storage.env.disk import DiskError
+from rayplane.storage.env.failpoints import hit
+from rayplane.storage.env.private import make_private_dir
+from rayplane.storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
+from rayplane.storage.mvcc.errors import BackendError, CorruptStore
+from rayplane.storage.mvcc.lmdb_check import check_file
+from rayplane.storage.mvcc.lmdb_file import DATA, NEW, LmdbFile, LmdbReader, new_directory, sync_directory, take_over
+from rayplane.storage.mvcc.seals import seal
+from rayplane.storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, gently
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import lmdb
 
-from storage.env.private import make_private_dir
-from storage.mvcc.backend import Record
-from storage.mvcc.errors import CorruptStore
-from storage.mvcc.seals import unseal
+from rayplane.storage.env.private import make_private_dir
+from rayplane.storage.mvcc.backend import Record
+from rayplane.storage.mvcc.errors import CorruptStore
+from rayplane.storage.mvcc.seals import unseal
 
 DATA = "data.mdb"
 NEW = "new"

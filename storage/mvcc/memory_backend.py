@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from sortedcontainers import SortedDict
 
-from storage.env import Disk
-from storage.mvcc import stream
-from storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
+from rayplane.storage.env import Disk
+from rayplane.storage.mvcc import stream
+from rayplane.storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
 
 
 class MemoryBackend:

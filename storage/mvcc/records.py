@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
 
 REVISION = struct.Struct(">QQB")
 _KEY_TAG = 0x0A  # field 1, length-delimited

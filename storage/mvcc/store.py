@@ -15,15 +15,15 @@ from zlib import crc32
 
 from google.protobuf.message import DecodeError
 
-from proto.etcd.kv_pb2 import KeyValue
-from storage.env.failpoints import hit
-from storage.mvcc import stream
-from storage.mvcc.backend import Backend, Reader, Record, Replacement
-from storage.mvcc.errors import BackendError, CompactedError, CorruptSnapshot, FutureRevisionError
-from storage.mvcc.key_index import FROM_KEY, KeyIndex
-from storage.mvcc.records import Change, key_of, pack, unpack
-from storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
-from storage.mvcc.write_txn import WriteTxn
+from rayplane.proto.etcd.kv_pb2 import KeyValue
+from rayplane.storage.env.failpoints import hit
+from rayplane.storage.mvcc import stream
+from rayplane.storage.mvcc.backend import Backend, Reader, Record, Replacement
+from rayplane.storage.mvcc.errors import BackendError, CompactedError, CorruptSnapshot, FutureRevisionError
+from rayplane.storage.mvcc.key_index import FROM_KEY, KeyIndex
+from rayplane.storage.mvcc.records import Change, key_of, pack, unpack
+from rayplane.storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
+from rayplane.storage.mvcc.write_txn import WriteTxn
 
 COMMIT_OPS = 10_000
 """Backend writes after which `set_applied` commits by itself."""

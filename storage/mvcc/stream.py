@@ -11,8 +11,8 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from storage.mvcc.backend import BUCKETS, Record
-from storage.mvcc.errors import CorruptSnapshot
+from rayplane.storage.mvcc.backend import BUCKETS, Record
+from rayplane.storage.mvcc.errors import CorruptSnapshot
 
 MAGIC = b"RPKV\x00\x01"
 CHUNK_BYTES = 256 * 1024

@@ -3,12 +3,12 @@
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from proto.etcd.kv_pb2 import KeyValue
-from storage.mvcc.key_index import SUB_MAX, Head
-from storage.mvcc.records import REVISION, Change, pack
+from rayplane.proto.etcd.kv_pb2 import KeyValue
+from rayplane.storage.mvcc.key_index import SUB_MAX, Head
+from rayplane.storage.mvcc.records import REVISION, Change, pack
 
 if TYPE_CHECKING:
-    from storage.mvcc.store import RangeResult, Store
+    from rayplane.storage.mvcc.store import RangeResult, Store
 
 
 class WriteTxn:

@@ -16,10 +16,10 @@ fencing work, volumes stay empty.
 Concurrency: one event loop; files are read and written in worker threads; calls for one volume wait for each other.
 """
 
-from storage.volumes.backend import Backend, Published, Usage, VolumeInfo
-from storage.volumes.csi import CsiDriver
-from storage.volumes.directory import Directory, MemoryDirectory, VolumeRecord
-from storage.volumes.errors import (
+from rayplane.storage.volumes.backend import Backend, Published, Usage, VolumeInfo
+from rayplane.storage.volumes.csi import CsiDriver
+from rayplane.storage.volumes.directory import Directory, MemoryDirectory, VolumeRecord
+from rayplane.storage.volumes.errors import (
     CorruptVolume,
     Fenced,
     InvalidVolume,
@@ -33,11 +33,11 @@ from storage.volumes.errors import (
     VolumeNotFound,
     WrongNode,
 )
-from storage.volumes.local import LocalBackend
-from storage.volumes.publication import Publication, ReplicationTiming
-from storage.volumes.replica import ReplicaService, ReplicaStore
-from storage.volumes.replicated import ReplicatedBackend, ReplicatedConfig
-from storage.volumes.reservations import Reservations
+from rayplane.storage.volumes.local import LocalBackend
+from rayplane.storage.volumes.publication import Publication, ReplicationTiming
+from rayplane.storage.volumes.replica import ReplicaService, ReplicaStore
+from rayplane.storage.volumes.replicated import ReplicatedBackend, ReplicatedConfig
+from rayplane.storage.volumes.reservations import Reservations
 
 __all__ = [
     "Backend",

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from storage.volumes.errors import InvalidVolume
+from rayplane.storage.volumes.errors import InvalidVolume
 
 _VOLUME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 

@@ -11,8 +11,8 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 
-from storage.env.sockets import ADDRESS_BYTES_MAX
-from storage.volumes.errors import VolumeError
+from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX
+from rayplane.storage.volumes.errors import VolumeError
 
 CONNECTIONS_MAX = 256
 """Further ones are closed at once."""

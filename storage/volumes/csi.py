@@ -15,10 +15,10 @@ from typing import Any
 
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from proto.csi import csi_pb2 as csi
-from storage.env import is_whole
-from storage.volumes.backend import Backend, Published, VolumeInfo
-from storage.volumes.errors import InvalidVolume, VolumeNotFound
+from rayplane.proto.csi import csi_pb2 as csi
+from rayplane.storage.env import is_whole
+from rayplane.storage.volumes.backend import Backend, Published, VolumeInfo
+from rayplane.storage.volumes.errors import InvalidVolume, VolumeNotFound
 
 DEFAULT_CAPACITY_BYTES = 1024**3
 """Of a volume created without a size."""

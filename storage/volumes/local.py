@@ -3,10 +3,10 @@
 import asyncio
 import os
 
-from storage.env import Beneath, Disk
-from storage.volumes.backend import Published, Usage, VolumeInfo, check_volume
-from storage.volumes.errors import VolumeNotFound, WrongNode
-from storage.volumes.reservations import Reservations
+from rayplane.storage.env import Beneath, Disk
+from rayplane.storage.volumes.backend import Published, Usage, VolumeInfo, check_volume
+from rayplane.storage.volumes.errors import VolumeNotFound, WrongNode
+from rayplane.storage.volumes.reservations import Reservations
 
 _KIND = "local"
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from proto.rayplane.v1.volumes_pb2 import DIRECTORY, FILE, SYMLINK, VolumeFile, VolumeFileKind, VolumeVersion
+from rayplane.proto.rayplane.v1.volumes_pb2 import DIRECTORY, FILE, SYMLINK, VolumeFile, VolumeFileKind, VolumeVersion
 
 BLOCK_BYTES = 64 * 1024
 LARGE_BLOCK_BYTES = 1024 * 1024

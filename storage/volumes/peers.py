@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from proto.rayplane.v1 import volumes_pb2 as pb
-from storage.volumes.directory import Directory
-from storage.volumes.errors import PeerError, called
-from storage.volumes.manifest import BATCH_BYTES, BLOCK_BYTES, Difference, Entry, Version, batches
+from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
+from rayplane.storage.volumes.directory import Directory
+from rayplane.storage.volumes.errors import PeerError, called
+from rayplane.storage.volumes.manifest import BATCH_BYTES, BLOCK_BYTES, Difference, Entry, Version, batches
 
 Stubs = Callable[[str], Any]
 """Address (host:port) -> a stub of VolumeReplica: `await stub.Prepare(request, timeout=seconds)`."""

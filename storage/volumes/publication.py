@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from storage.volumes.directory import Directory, VolumeRecord
-from storage.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
-from storage.volumes.manifest import EMPTY, Difference, Manifest, Version, difference, majority
-from storage.volumes.peers import Replica, block_batches
+from rayplane.storage.volumes.directory import Directory, VolumeRecord
+from rayplane.storage.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
+from rayplane.storage.volumes.manifest import EMPTY, Difference, Manifest, Version, difference, majority
+from rayplane.storage.volumes.peers import Replica, block_batches
 
 log = logging.getLogger(__name__)
 

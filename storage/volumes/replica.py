@@ -9,13 +9,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from proto.rayplane.v1 import volumes_pb2 as pb
-from storage.env import Disk
-from storage.mvcc import Backend, LmdbBackend, MemoryBackend
-from storage.volumes.backend import check_volume
-from storage.volumes.errors import CorruptVolume, Fenced, InvalidVolume, StaleReplica, VolumeFull, VolumeNotFound
-from storage.volumes.manifest import BATCH_BYTES, EMPTY, Entry, Version, check_path, hash_block
-from storage.volumes.reservations import Reservations
+from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
+from rayplane.storage.env import Disk
+from rayplane.storage.mvcc import Backend, LmdbBackend, MemoryBackend
+from rayplane.storage.volumes.backend import check_volume
+from rayplane.storage.volumes.errors import (
+    CorruptVolume,
+    Fenced,
+    InvalidVolume,
+    StaleReplica,
+    VolumeFull,
+    VolumeNotFound,
+)
+from rayplane.storage.volumes.manifest import BATCH_BYTES, EMPTY, Entry, Version, check_path, hash_block
+from rayplane.storage.volumes.reservations import Reservations
 
 _KIND = "replicated"
 _BUCKETS = ("volume", "file", "block", "count")

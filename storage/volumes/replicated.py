@@ -8,12 +8,12 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from storage.env import Clock, Disk
-from storage.env.sockets import short_directory
-from storage.volumes.backend import Published, Usage, VolumeInfo, check_volume
-from storage.volumes.barrier import SyncBarrier
-from storage.volumes.directory import Directory, VolumeRecord
-from storage.volumes.errors import (
+from rayplane.storage.env import Clock, Disk
+from rayplane.storage.env.sockets import short_directory
+from rayplane.storage.volumes.backend import Published, Usage, VolumeInfo, check_volume
+from rayplane.storage.volumes.barrier import SyncBarrier
+from rayplane.storage.volumes.directory import Directory, VolumeRecord
+from rayplane.storage.volumes.errors import (
     Fenced,
     NoCapacity,
     NoQuorum,
@@ -24,12 +24,12 @@ from storage.volumes.errors import (
     WrongNode,
     called,
 )
-from storage.volumes.local import measure
-from storage.volumes.manifest import EMPTY, Version, majority
-from storage.volumes.peers import Replica, Stubs
-from storage.volumes.publication import Publication, ReplicationTiming
-from storage.volumes.replica import ReplicaStore
-from storage.volumes.workdir import WorkDirectory
+from rayplane.storage.volumes.local import measure
+from rayplane.storage.volumes.manifest import EMPTY, Version, majority
+from rayplane.storage.volumes.peers import Replica, Stubs
+from rayplane.storage.volumes.publication import Publication, ReplicationTiming
+from rayplane.storage.volumes.replica import ReplicaStore
+from rayplane.storage.volumes.workdir import WorkDirectory
 
 WRITE_ATTEMPTS = 5
 """Of a record that others change at the same time."""

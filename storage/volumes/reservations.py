@@ -2,8 +2,8 @@
 
 import json
 
-from storage.env import Disk, DiskError
-from storage.volumes.errors import CorruptVolume, NoCapacity, VolumeConflict
+from rayplane.storage.env import Disk, DiskError
+from rayplane.storage.volumes.errors import CorruptVolume, NoCapacity, VolumeConflict
 
 
 class Reservations:

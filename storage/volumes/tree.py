@@ -11,9 +11,9 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from storage.env import Beneath, LeavesRoot
-from storage.volumes.errors import CorruptVolume
-from storage.volumes.manifest import (
+from rayplane.storage.env import Beneath, LeavesRoot
+from rayplane.storage.volumes.errors import CorruptVolume
+from rayplane.storage.volumes.manifest import (
     DIRECTORY,
     FILE,
     SYMLINK,

@@ -5,11 +5,11 @@ import json
 import os
 from collections.abc import AsyncIterator
 
-from storage.env import Clock, Disk
-from storage.volumes.errors import CorruptVolume
-from storage.volumes.manifest import BLOCK_BYTES, Manifest, batches
-from storage.volumes.peers import Replica
-from storage.volumes.tree import TreeScanner, TreeWriter
+from rayplane.storage.env import Clock, Disk
+from rayplane.storage.volumes.errors import CorruptVolume
+from rayplane.storage.volumes.manifest import BLOCK_BYTES, Manifest, batches
+from rayplane.storage.volumes.peers import Replica
+from rayplane.storage.volumes.tree import TreeScanner, TreeWriter
 
 _ROOT = "volumes/work"
 

@@ -28,10 +28,10 @@ Concurrency: single-threaded; calls of `save` are written in call order by one w
 is work. After a failed write or sync the log refuses everything until it is opened again.
 """
 
-from storage.wal.errors import CorruptLog, CorruptSnapshotFile, LogExists, LogFailed, LogMissing, WalError
-from storage.wal.frames import LogEntry, SnapshotMark
-from storage.wal.log import Recovered, Wal
-from storage.wal.snapshots import SnapshotFiles
+from rayplane.storage.wal.errors import CorruptLog, CorruptSnapshotFile, LogExists, LogFailed, LogMissing, WalError
+from rayplane.storage.wal.frames import LogEntry, SnapshotMark
+from rayplane.storage.wal.log import Recovered, Wal
+from rayplane.storage.wal.snapshots import SnapshotFiles
 
 __all__ = [
     "CorruptLog",

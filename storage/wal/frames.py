@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
-from storage.wal.errors import CorruptLog
+from rayplane.storage.wal.errors import CorruptLog
 
 SECTOR = 512
 ALIGNMENT = 8

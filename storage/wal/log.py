@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Self
 
-from storage.env import Disk, DiskError, File
-from storage.env.failpoints import hit
-from storage.wal.errors import CorruptLog, LogExists, LogFailed, LogMissing
-from storage.wal.frames import (
+from rayplane.storage.env import Disk, DiskError, File
+from rayplane.storage.env.failpoints import hit
+from rayplane.storage.wal.errors import CorruptLog, LogExists, LogFailed, LogMissing
+from rayplane.storage.wal.frames import (
     Frame,
     FrameType,
     Head,

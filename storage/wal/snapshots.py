@@ -11,10 +11,10 @@ import re
 import struct
 from collections.abc import AsyncIterable, Iterable, Iterator
 
-from storage.env import Disk
-from storage.env.failpoints import hit
-from storage.wal.errors import CorruptSnapshotFile
-from storage.wal.frames import SnapshotMark
+from rayplane.storage.env import Disk
+from rayplane.storage.env.failpoints import hit
+from rayplane.storage.wal.errors import CorruptSnapshotFile
+from rayplane.storage.wal.frames import SnapshotMark
 
 DIRECTORY = "snap"
 CHUNK_BYTES = 256 * 1024

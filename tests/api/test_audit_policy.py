@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from control_plane.api.audit import Level, PolicyError, Stage, default_policy, read_policy
-from control_plane.api.rbac import Attributes
+from rayplane.control_plane.api.audit import Level, PolicyError, Stage, default_policy, read_policy
+from rayplane.control_plane.api.rbac import Attributes
 
 HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\n"
 

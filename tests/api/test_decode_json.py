@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api.decoding import (
+from rayplane.control_plane.api.decoding import (
     JSON,
     YAML,
     Decoded,
@@ -19,9 +19,9 @@ from control_plane.api.decoding import (
     decode_options,
     go_format,
 )
-from control_plane.api.errors import ApiError, BadRequest, Invalid, UnsupportedMediaType
-from control_plane.api.schema import definition_of, from_openapi
-from control_plane.api.strict import conform, json_duplicates, prune
+from rayplane.control_plane.api.errors import ApiError, BadRequest, Invalid, UnsupportedMediaType
+from rayplane.control_plane.api.schema import definition_of, from_openapi
+from rayplane.control_plane.api.strict import conform, json_duplicates, prune
 
 POD = definition_of("v1", "Pod")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from control_plane.api import errors
-from control_plane.api.errors import ApiError, FieldError, Invalid, from_status
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.errors import ApiError, FieldError, Invalid, from_status
 
 
 @pytest.mark.parametrize("row", errors.REASONS, ids=lambda row: row.reason)

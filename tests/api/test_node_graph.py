@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api.meta import Object
-from control_plane.api.node_graph import CLAIMS, VOLUMES, NodeGraph, Ref, pod_references
-from control_plane.api.node_identity import host_identity, nodes_of
-from control_plane.rpc import tls
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_graph import CLAIMS, VOLUMES, NodeGraph, Ref, pod_references
+from rayplane.control_plane.api.node_identity import host_identity, nodes_of
+from rayplane.control_plane.rpc import tls
 
 NAMES = ("a", "b")
 NODES = ("", "n1", "n2")

@@ -4,18 +4,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from control_plane.api import podsecurity, tables
-from control_plane.api.defaulting import default
-from control_plane.api.errors import ApiError
-from control_plane.api.podsecurity import Level, LevelVersion
-from control_plane.api.schema import definition_of
-from control_plane.api.strategy import prepare_for_create
-from control_plane.api.strict import DecodeError, conform
-from control_plane.api.validation import validate_create, validate_update
-from control_plane.scheduler.nodes import NodeInfo
-from control_plane.scheduler.pods import PodParser
-from control_plane.scheduler.snapshot import Snapshot
-from node.admission import pod_requests
+from rayplane.control_plane.api import podsecurity, tables
+from rayplane.control_plane.api.defaulting import default
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.podsecurity import Level, LevelVersion
+from rayplane.control_plane.api.schema import definition_of
+from rayplane.control_plane.api.strategy import prepare_for_create
+from rayplane.control_plane.api.strict import DecodeError, conform
+from rayplane.control_plane.api.validation import validate_create, validate_update
+from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import PodParser
+from rayplane.control_plane.scheduler.snapshot import Snapshot
+from rayplane.node.admission import pod_requests
 from tests.api.odd_values import fields, placed
 from tests.api.test_validation_kinds import GOOD, REGISTRY
 

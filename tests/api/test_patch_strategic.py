@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.api.errors import BadRequest
-from control_plane.api.patching import PatchFailed, apply_patch, strategic_merge
-from control_plane.api.schema import definition_of
+from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.patching import PatchFailed, apply_patch, strategic_merge
+from rayplane.control_plane.api.schema import definition_of
 
 DEPLOYMENT = definition_of("apps/v1", "Deployment")
 POD = definition_of("v1", "Pod")

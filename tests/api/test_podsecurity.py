@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api.podsecurity import LATEST, Level, LevelVersion, Policy, details, parse_labels, violations
-from control_plane.api.podsecurity.evaluation import CHECKS
+from rayplane.control_plane.api.podsecurity import (
+    LATEST,
+    Level,
+    LevelVersion,
+    Policy,
+    details,
+    parse_labels,
+    violations,
+)
+from rayplane.control_plane.api.podsecurity.evaluation import CHECKS
 
 BASELINE, RESTRICTED = LevelVersion(Level.BASELINE), LevelVersion(Level.RESTRICTED)
 SAFE_CONTEXT = {

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api import selectors
-from control_plane.api.errors import BadRequest
-from control_plane.api.field_selectors import parse_fields
-from control_plane.api.selectors import (
+from rayplane.control_plane.api import selectors
+from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.field_selectors import parse_fields
+from rayplane.control_plane.api.selectors import (
     EVERYTHING,
     NOTHING,
     Requirement,

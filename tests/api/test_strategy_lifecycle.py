@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import meta, strategy, subresources
-from control_plane.api.cron import CronError, parse_schedule
-from control_plane.api.defaulting import default
-from control_plane.api.deletion import begin_deletion, check_preconditions, removable
-from control_plane.api.errors import BadRequest, Conflict, InternalError, Invalid, TooManyRequests
-from control_plane.api.resources import builtin_registry
-from control_plane.api.strategy import (
+from rayplane.control_plane.api import meta, strategy, subresources
+from rayplane.control_plane.api.cron import CronError, parse_schedule
+from rayplane.control_plane.api.defaulting import default
+from rayplane.control_plane.api.deletion import begin_deletion, check_preconditions, removable
+from rayplane.control_plane.api.errors import BadRequest, Conflict, InternalError, Invalid, TooManyRequests
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.strategy import (
     prepare_for_create,
     prepare_for_status_update,
     prepare_for_update,

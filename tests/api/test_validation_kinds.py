@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from control_plane.api.bootstrap import bootstrap_objects
-from control_plane.api.defaulting import default
-from control_plane.api.resources import builtin_registry
-from control_plane.api.strategy import prepare_for_create, prepare_for_update
-from control_plane.api.validation import validate_create, validate_update
+from rayplane.control_plane.api.bootstrap import bootstrap_objects
+from rayplane.control_plane.api.defaulting import default
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.strategy import prepare_for_create, prepare_for_update
+from rayplane.control_plane.api.validation import validate_create, validate_update
 
 REGISTRY = builtin_registry()
 Change = Callable[[dict[str, Any]], Any]

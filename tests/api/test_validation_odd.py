@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import conversion, names
-from control_plane.api.apply import UPDATERS_MAX, track_update
-from control_plane.api.defaulting import default
-from control_plane.api.jsonpath import find
-from control_plane.api.meta import Object
-from control_plane.api.resources import builtin_registry
-from control_plane.api.validation import validate_create
-from control_plane.api.validation.definitions import definition
+from rayplane.control_plane.api import conversion, names
+from rayplane.control_plane.api.apply import UPDATERS_MAX, track_update
+from rayplane.control_plane.api.defaulting import default
+from rayplane.control_plane.api.jsonpath import find
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.validation import validate_create
+from rayplane.control_plane.api.validation.definitions import definition
 
 REGISTRY = builtin_registry()
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.api.errors import FieldError
-from control_plane.api.validation.pods import validate_pod_spec
-from control_plane.api.validation.storage import persistent_volume
+from rayplane.control_plane.api.errors import FieldError
+from rayplane.control_plane.api.validation.pods import validate_pod_spec
+from rayplane.control_plane.api.validation.storage import persistent_volume
 
 CLIMBS = "must not contain '..'"
 STARTS = "must not start with '..'"

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest_asyncio
 
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.server import ApiServer
-from control_plane.client.api import ApiClient
-from control_plane.rpc import Identity
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from storage.env import Env, SystemClock
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.server import ApiServer
+from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.storage.env import Env, SystemClock
 from tests.apiserver.fake_etcd import FakeEtcd
 
 

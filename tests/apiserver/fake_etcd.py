@@ -7,10 +7,10 @@ from typing import Any
 import grpc
 from sortedcontainers import SortedDict
 
-from control_plane.client.endpoints import Endpoints
-from control_plane.rpc import RpcError
-from proto.etcd import kv_pb2
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.client.endpoints import Endpoints
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import kv_pb2
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 
 class FakeEtcd:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest_asyncio
 import yaml
 
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
-from control_plane.apiserver.server import ApiServer
-from control_plane.client.api import ApiClient
-from control_plane.rpc import Context
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from control_plane.rpc.tls import Authority
-from proto.rayplane.v1 import node_pb2
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.apiserver.server import ApiServer
+from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.rpc import Context
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.proto.rayplane.v1 import node_pb2
 from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 from tests.rpc.open_service import open_service

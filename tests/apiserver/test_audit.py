@@ -11,11 +11,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from control_plane.api import errors
-from control_plane.apiserver.audit.log import AuditLog
-from control_plane.apiserver.config import AuditConfig
-from control_plane.client import ops
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.audit.log import AuditLog
+from rayplane.control_plane.apiserver.config import AuditConfig
+from rayplane.control_plane.client import ops
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest
 

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
-from control_plane.apiserver.batches import ANYTHING, Batches
-from control_plane.apiserver.grouping import GROUP_MAX, GroupedTxns
-from control_plane.apiserver.storage import absent, at_revision, put_op
-from control_plane.client import ops
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as etcd_pb
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.apiserver.batches import ANYTHING, Batches
+from rayplane.control_plane.apiserver.grouping import GROUP_MAX, GroupedTxns
+from rayplane.control_plane.apiserver.storage import absent, at_revision, put_op
+from rayplane.control_plane.client import ops
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as etcd_pb
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.apiserver.fake_etcd import FakeEtcd
 
 

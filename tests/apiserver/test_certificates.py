@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from control_plane.api import errors
-from control_plane.client import ApiClient
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.client import ApiClient
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rights import BINDINGS, ROLES, binding, role
 

@@ -5,8 +5,8 @@ from contextlib import aclosing
 
 import pytest
 
-from control_plane.api import errors
-from control_plane.apiserver import custom_schema
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver import custom_schema
 from tests.apiserver.conftest import Stack
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api import errors
-from control_plane.apiserver.encryption import (
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.encryption import (
     BadEncryptionConfig,
     Encryption,
     Transformer,
@@ -20,8 +20,8 @@ from control_plane.apiserver.encryption import (
     generate,
     key_name_of,
 )
-from control_plane.apiserver.kinds import Kinds
-from proto.etcd import kv_pb2
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.proto.etcd import kv_pb2
 from tests.apiserver.conftest import Stack
 
 WORD = b"correct horse battery staple"

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from control_plane.api import errors
-from control_plane.apiserver.fairness import AT_ONCE, Fairness, is_urgent
-from control_plane.apiserver.requests import User
-from control_plane.client import ops
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.fairness import AT_ONCE, Fairness, is_urgent
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.client import ops
 from tests.apiserver.conftest import Stack
 
 ALICE = User("alice")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import apply, decoding
-from control_plane.apiserver.heavy import LARGE_BYTES, Heavy
+from rayplane.control_plane.api import apply, decoding
+from rayplane.control_plane.apiserver.heavy import LARGE_BYTES, Heavy
 from tests.apiserver.conftest import Stack, make_env
 
 

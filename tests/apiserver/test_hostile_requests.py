@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from control_plane.apiserver.rest.resources import warning_texts
+from rayplane.control_plane.apiserver.rest.resources import warning_texts
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest, rest  # noqa: F401
 
 WAIT_S = 20

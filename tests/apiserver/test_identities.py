@@ -9,13 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from control_plane.api import errors
-from control_plane.apiserver.impersonation import asked_for
-from control_plane.apiserver.requests import User
-from control_plane.rpc import Context, Identity, RpcError, Stub
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Credentials
-from proto.rayplane.v1 import objects_pb2
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.impersonation import asked_for
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.rpc import Context, Identity, RpcError, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.proto.rayplane.v1 import objects_pb2
 from tests.apiserver.conftest import Stack
 from tests.apiserver.secure import Cluster, cluster  # noqa: F401
 from tests.apiserver.test_rest import Rest, rest  # noqa: F401

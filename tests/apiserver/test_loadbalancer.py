@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from control_plane.apiserver.balancing import Health
-from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
-from control_plane.rpc.gate import GateLimits
+from rayplane.control_plane.apiserver.balancing import Health
+from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.rpc.gate import GateLimits
 
 
 class Backend:

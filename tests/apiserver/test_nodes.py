@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from control_plane.api import errors
-from control_plane.api.meta import Object
-from control_plane.api.node_identity import host_identity
-from control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions, Target, User, WriteOptions
-from control_plane.client import ApiClient, Informer, ops
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_identity import host_identity
+from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions, Target, User, WriteOptions
+from rayplane.control_plane.client import ApiClient, Informer, ops
 from tests.apiserver.conftest import Stack
 
 RBAC = "rbac.authorization.k8s.io"

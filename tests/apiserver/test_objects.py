@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from control_plane.api import errors
+from rayplane.control_plane.api import errors
 from tests.apiserver.conftest import Stack
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import orjson
 import pytest
 
-from control_plane.api import errors, rbac
-from control_plane.api.resources import builtin_registry
-from control_plane.client import ElectionTiming, Informer, LeaderElector
-from control_plane.controllers.config import ControllersConfig
-from control_plane.controllers.manager import ControllerManager
-from control_plane.scheduler.config import SchedulerConfig
-from control_plane.scheduler.service import Scheduler
+from rayplane.control_plane.api import errors, rbac
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.client import ElectionTiming, Informer, LeaderElector
+from rayplane.control_plane.controllers.config import ControllersConfig
+from rayplane.control_plane.controllers.manager import ControllerManager
+from rayplane.control_plane.scheduler.config import SchedulerConfig
+from rayplane.control_plane.scheduler.service import Scheduler
 from tests.apiserver.conftest import Stack, make_env
 
 RESOURCES = [

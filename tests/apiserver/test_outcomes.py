@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import grpc
 import pytest
 
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound, ServiceUnavailable, Timeout
-from control_plane.api.meta import Object
-from control_plane.api.resources import builtin_registry
-from control_plane.apiserver.encryption import Encryption
-from control_plane.apiserver.entries import Entry
-from control_plane.apiserver.outcomes import SPAN_S, surely_not_done
-from control_plane.apiserver.storage import Storage, Write
-from control_plane.cluster.simulation import VirtualLoop
-from control_plane.etcd.server import errors as etcd_errors
-from control_plane.rpc import RpcError
-from proto.etcd import kv_pb2
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.apiserver.encryption import Encryption
+from rayplane.control_plane.apiserver.entries import Entry
+from rayplane.control_plane.apiserver.outcomes import SPAN_S, surely_not_done
+from rayplane.control_plane.apiserver.storage import Storage, Write
+from rayplane.control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.etcd.server import errors as etcd_errors
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import kv_pb2
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.apiserver.fake_etcd import FakeEtcd
 
 MAPS = builtin_registry().by_name("configmaps")

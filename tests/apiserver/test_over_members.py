@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 
-from control_plane.api import errors
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.server import ApiServer
-from control_plane.client.api import ApiClient
-from control_plane.client.informer import Informer
-from control_plane.rpc.memory import MemoryNetwork
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.server import ApiServer
+from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.client.informer import Informer
+from rayplane.control_plane.rpc.memory import MemoryNetwork
 from tests.apiserver.conftest import make_env
 from tests.etcd.harness import etcd_cluster
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import errors
-from control_plane.apiserver.config import PodSecurityConfig
-from control_plane.client.api import ApiClient
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.config import PodSecurityConfig
+from rayplane.control_plane.client.api import ApiClient
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import Rest, rest  # noqa: F401
 

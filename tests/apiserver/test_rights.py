@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import errors
-from control_plane.client import ApiClient, ops
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.client import ApiClient, ops
 from tests.apiserver.conftest import Stack
 
 GROUP = "rbac.authorization.k8s.io"

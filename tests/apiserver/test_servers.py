@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from control_plane.api import errors
-from control_plane.apiserver.compaction import Compactor
-from control_plane.apiserver.config import ApiServerConfig, Limits
-from control_plane.client import ops
-from control_plane.rpc import Stub
-from proto.rayplane.v1 import objects_pb2 as pb
-from storage.env import Env
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.compaction import Compactor
+from rayplane.control_plane.apiserver.config import ApiServerConfig, Limits
+from rayplane.control_plane.client import ops
+from rayplane.control_plane.rpc import Stub
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.storage.env import Env
 from tests.apiserver.conftest import Stack, make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 

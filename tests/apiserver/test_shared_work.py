@@ -6,15 +6,15 @@ from collections.abc import Awaitable
 import grpc
 import pytest
 
-from control_plane.api.errors import ApiError, Conflict, ServiceUnavailable
-from control_plane.api.resources import builtin_registry
-from control_plane.apiserver.grouping import GroupedTxns
-from control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
-from control_plane.apiserver.storage import absent, put_op
-from control_plane.client import ops
-from control_plane.client.singleflight import SingleFlight
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.api.errors import ApiError, Conflict, ServiceUnavailable
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.apiserver.grouping import GroupedTxns
+from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
+from rayplane.control_plane.apiserver.storage import absent, put_op
+from rayplane.control_plane.client import ops
+from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.apiserver.conftest import Stack
 from tests.apiserver.fake_etcd import FakeEtcd
 

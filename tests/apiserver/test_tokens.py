@@ -9,12 +9,12 @@ import jwt
 import pytest
 import pytest_asyncio
 
-from control_plane.api import errors
-from control_plane.api.meta import Object, parse_time
-from control_plane.apiserver.requests import User
-from control_plane.client import ApiClient
-from control_plane.rpc.tls import Authority
-from storage.env import SystemClock
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.meta import Object, parse_time
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.storage.env import SystemClock
 from tests.apiserver.conftest import Stack, make_env
 
 EXTRA = "authentication.kubernetes.io/"

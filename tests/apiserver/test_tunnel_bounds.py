@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.apiserver.rest import spdy
-from control_plane.apiserver.rest.portforward import _Tunnel
-from proto.rayplane.v1 import node_pb2
+from rayplane.control_plane.apiserver.rest import spdy
+from rayplane.control_plane.apiserver.rest.portforward import _Tunnel
+from rayplane.proto.rayplane.v1 import node_pb2
 
 
 def syn(block: bytes) -> bytes:

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import selectors
-from control_plane.api.errors import Expired, ServiceUnavailable, Timeout
-from control_plane.api.field_selectors import parse_fields
-from control_plane.api.resources import builtin_registry
-from control_plane.apiserver.cache import DELETED, ResourceCache, Selection
-from control_plane.apiserver.config import Limits, Timing
-from control_plane.apiserver.reading import INITIAL_EVENTS_END
-from control_plane.apiserver.requests import ListOptions, Target
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api import selectors
+from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.field_selectors import parse_fields
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.apiserver.cache import DELETED, ResourceCache, Selection
+from rayplane.control_plane.apiserver.config import Limits, Timing
+from rayplane.control_plane.apiserver.reading import INITIAL_EVENTS_END
+from rayplane.control_plane.apiserver.requests import ListOptions, Target
+from rayplane.control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack
 from tests.apiserver.fake_etcd import FakeEtcd
 
@@ -243,7 +243,7 @@ async def test_limits_of_history_are_respected_at_start() -> None:
 
 def test_fake_etcd_is_used_as_an_etcd_client() -> None:
     """The stand-in has the methods that the API server calls."""
-    from control_plane.client.etcd import EtcdClient
+    from rayplane.control_plane.client.etcd import EtcdClient
 
     for name in ("range", "txn", "put", "watch", "lease_grant", "lease_keep_alive", "compact"):
         assert hasattr(EtcdClient, name)
@@ -281,7 +281,7 @@ class CompactingEtcd(FakeEtcd):
 
 
 async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("control_plane.apiserver.hub._PAGE", 2)
+    monkeypatch.setattr("rayplane.control_plane.apiserver.hub._PAGE", 2)
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()
@@ -296,8 +296,8 @@ async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatc
 
 
 async def test_a_load_that_compaction_outruns_is_told_to_come_again_and_comes_back(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("control_plane.apiserver.hub._PAGE", 1)
-    monkeypatch.setattr("control_plane.apiserver.hub._RETRY_S", (0.001, 0.01))
+    monkeypatch.setattr("rayplane.control_plane.apiserver.hub._PAGE", 1)
+    monkeypatch.setattr("rayplane.control_plane.apiserver.hub._RETRY_S", (0.001, 0.01))
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()

@@ -4,9 +4,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane.cli.kinds import Kinds
-from control_plane.cli.session import Session, Terminal
-from storage.env import SystemClock
+from rayplane.control_plane.cli.kinds import Kinds
+from rayplane.control_plane.cli.session import Session, Terminal
+from rayplane.storage.env import SystemClock
 from tests.cluster.harness import Cluster
 
 

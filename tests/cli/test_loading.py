@@ -3,11 +3,18 @@
 import subprocess
 import sys
 
-HEAVY = ("aiohttp", "ray", "lmdb", "numpy", "control_plane.etcd.server", "control_plane.apiserver.registry")
+HEAVY = (
+    "aiohttp",
+    "ray",
+    "lmdb",
+    "numpy",
+    "rayplane.control_plane.etcd.server",
+    "rayplane.control_plane.apiserver.registry",
+)
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
-    code = f"import sys, control_plane.cli.app; print([m for m in {HEAVY!r} if m in sys.modules])"
+    code = f"import sys, rayplane.control_plane.cli.app; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -19,7 +26,7 @@ def test_an_interruption_while_it_loads_is_one_line() -> None:
         "    if name == 'typer': raise KeyboardInterrupt\n"
         "    return load(name, *rest)\n"
         "builtins.__import__ = interrupted\n"
-        "from control_plane.cli.main import main; main()\n"
+        "from rayplane.control_plane.cli.main import main; main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "rayplane: interrupted\n")

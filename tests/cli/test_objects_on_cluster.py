@@ -9,12 +9,12 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from control_plane.api import meta
-from control_plane.api.errors import NotFound
-from control_plane.cli import changing, containers, manifests, reading
-from control_plane.cli.containers import Input, LogOptions
-from control_plane.cli.reading import GetOptions
-from control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.cli import changing, containers, manifests, reading
+from rayplane.control_plane.cli.containers import Input, LogOptions
+from rayplane.control_plane.cli.reading import GetOptions
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from tests.cli.screen import Screen, screen, write
 from tests.cluster.harness import Cluster, cluster
 

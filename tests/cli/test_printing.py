@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from control_plane.api import yaml_reader
-from control_plane.api.resources import builtin_registry
-from control_plane.api.tables import to_table
-from control_plane.cli.cluster import ports_table
-from control_plane.cli.describe import described
-from control_plane.cli.kinds import Kinds, resource_of
-from control_plane.cli.printing import TableWriter, formatted, listed, name_of
-from control_plane.cli.session import Terminal
-from control_plane.client import ObjectList
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.listening import Listener
+from rayplane.control_plane.api import yaml_reader
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.tables import to_table
+from rayplane.control_plane.cli.cluster import ports_table
+from rayplane.control_plane.cli.describe import described
+from rayplane.control_plane.cli.kinds import Kinds, resource_of
+from rayplane.control_plane.cli.printing import TableWriter, formatted, listed, name_of
+from rayplane.control_plane.cli.session import Terminal
+from rayplane.control_plane.client import ObjectList
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.listening import Listener
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PODS = builtin_registry().by_name("pods")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.api.errors import Invalid, NotFound
-from control_plane.cli import app
-from control_plane.cli.printing import error_line
-from control_plane.cluster.state import StateDir
+from rayplane.control_plane.api.errors import Invalid, NotFound
+from rayplane.control_plane.cli import app
+from rayplane.control_plane.cli.printing import error_line
+from rayplane.control_plane.cluster.state import StateDir
 
 WRONG = [
     ("frob", "No such command 'frob'"),

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, Gone, NotFound, ServiceUnavailable
-from control_plane.api.meta import Object
-from control_plane.client import ObjectList, WatchEvent
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, Gone, NotFound, ServiceUnavailable
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ObjectList, WatchEvent
 
 # The class below has a method `list`, which hides the type inside it.
 _Answers = list[Object | ApiError]

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from control_plane.client import ElectionTiming, LeaderElector
-from control_plane.cluster.simulation import VirtualLoop
-from control_plane.cluster.simulation.cell import VirtualClock
-from control_plane.cluster.simulation.loop import LIFE, Life
-from storage.env import Env, SimulatedDisk
+from rayplane.control_plane.client import ElectionTiming, LeaderElector
+from rayplane.control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.cluster.simulation.cell import VirtualClock
+from rayplane.control_plane.cluster.simulation.loop import LIFE, Life
+from rayplane.storage.env import Env, SimulatedDisk
 from tests.client.fakes import FakeClient, Store
 
 FAST = ElectionTiming.profile("fast")

@@ -3,12 +3,12 @@
 import asyncio
 import random
 
-from control_plane.api.meta import Object
-from control_plane.client import EventRecorder
-from control_plane.client import events as module
-from control_plane.cluster.simulation import VirtualLoop
-from control_plane.cluster.simulation.cell import VirtualClock
-from storage.env import Env, SimulatedDisk
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import EventRecorder
+from rayplane.control_plane.client import events as module
+from rayplane.control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.cluster.simulation.cell import VirtualClock
+from rayplane.storage.env import Env, SimulatedDisk
 from tests.client.fakes import FakeClient, Store
 
 POD: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web", "uid": "u1"}}

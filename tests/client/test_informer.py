@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import Informer
-from control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import Informer
+from rayplane.control_plane.cluster.simulation import VirtualLoop
 from tests.client.fakes import FakeClient, Store
 
 

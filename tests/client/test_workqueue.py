@@ -5,8 +5,8 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.client import WorkQueue
-from control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.client import WorkQueue
+from rayplane.control_plane.cluster.simulation import VirtualLoop
 
 KEYS = st.sampled_from("abcd")
 ACTIONS = st.one_of(

@@ -6,23 +6,23 @@ from typing import Any
 
 import orjson
 
-from control_plane.api.errors import NotFound
-from control_plane.apiserver.grpc_face import rpc_error
-from control_plane.client import EtcdClient
-from control_plane.cluster.components import Component, Spec, build
-from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
-from control_plane.cluster.errors import StartFailed
-from control_plane.cluster.host import HostSocket, not_started
-from control_plane.cluster.launch import with_ports
-from control_plane.cluster.pki import Secrets, identity_of_actor
-from control_plane.cluster.ports import can_bind
-from control_plane.cluster.supervisor import Supervisor, spec_for
-from control_plane.cluster.topology import Instance, Machine, Role, Topology, founding
-from control_plane.rpc import Identity, Stub
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.rayplane.v1 import objects_pb2, supervisor_pb2
-from storage.env import Env, SystemClock
-from storage.env.simulated import SimulatedDisk
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.apiserver.grpc_face import rpc_error
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster.components import Component, Spec, build
+from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.host import HostSocket, not_started
+from rayplane.control_plane.cluster.launch import with_ports
+from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
+from rayplane.control_plane.cluster.ports import can_bind
+from rayplane.control_plane.cluster.supervisor import Supervisor, spec_for
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, founding
+from rayplane.control_plane.rpc import Identity, Stub
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.rayplane.v1 import objects_pb2, supervisor_pb2
+from rayplane.storage.env import Env, SystemClock
+from rayplane.storage.env.simulated import SimulatedDisk
 from tests.rpc.open_service import open_service
 
 A, B = Machine("127.0.0.1", "a"), Machine("127.0.0.1", "b")

@@ -19,23 +19,23 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, EtcdClient
-from control_plane.cluster import outside
-from control_plane.cluster.access import Access, access, current_topology
-from control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.launch import _write_access, with_ports
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.ports import can_bind
-from control_plane.cluster.process_host import ProcessHost
-from control_plane.cluster.readiness import await_ready
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.supervisor import spec_for
-from control_plane.cluster.topology import Machine, Role, Topology, founding
-from control_plane.rpc import Network, RpcError
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, EtcdClient
+from rayplane.control_plane.cluster import outside
+from rayplane.control_plane.cluster.access import Access, access, current_topology
+from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.launch import _write_access, with_ports
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.ports import can_bind
+from rayplane.control_plane.cluster.process_host import ProcessHost
+from rayplane.control_plane.cluster.readiness import await_ready
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.supervisor import spec_for
+from rayplane.control_plane.cluster.topology import Machine, Role, Topology, founding
+from rayplane.control_plane.rpc import Network, RpcError
 
 READY_S = 40.0
 UNTIL_S = 30.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from control_plane.cluster import actor
+from rayplane.control_plane.cluster import actor
 
 
 @pytest.fixture

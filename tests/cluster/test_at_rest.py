@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from control_plane.apiserver.encryption import generate
-from control_plane.cluster.backup import backup
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.launch import _secrets
-from control_plane.cluster.state import StateDir
+from rayplane.control_plane.apiserver.encryption import generate
+from rayplane.control_plane.cluster.backup import backup
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.launch import _secrets
+from rayplane.control_plane.cluster.state import StateDir
 from tests.cluster.harness import cluster
 
 WORD = b"a word that stands nowhere else"

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.apiserver.encryption import API_VERSION, KIND, Encryption, all_keys
-from control_plane.cluster.backup import adapt, find_keys, move_addresses, restore
-from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.state import StateDir
-from control_plane.cluster.topology import TOPOLOGY_KEY
-from storage.backup import BackupHeader, write_backup
-from storage.env import LocalDisk
-from storage.mvcc import MemoryBackend, Store
+from rayplane.control_plane.apiserver.encryption import API_VERSION, KIND, Encryption, all_keys
+from rayplane.control_plane.cluster.backup import adapt, find_keys, move_addresses, restore
+from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY
+from rayplane.storage.backup import BackupHeader, write_backup
+from rayplane.storage.env import LocalDisk
+from rayplane.storage.mvcc import MemoryBackend, Store
 
 OLD, NEW = AddressPlan(0), AddressPlan(2)
 

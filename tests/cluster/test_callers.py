@@ -19,11 +19,11 @@ from cryptography.x509.oid import NameOID
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 
-from control_plane.cluster.pki import identity_of_actor
-from control_plane.cluster.topology import Instance, Machine, Role
-from control_plane.rpc import Method, RpcError, Stub, methods_of
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Authority, Credentials
+from rayplane.control_plane.cluster.pki import identity_of_actor
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role
+from rayplane.control_plane.rpc import Method, RpcError, Stub, methods_of
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Authority, Credentials
 from tests.cluster.harness import Cluster, cluster
 
 OTHERS = ("scheduler", "controllers", "lb", "kubelet", "nameless")

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError
-from control_plane.apiserver import endpoints as api_endpoints
-from control_plane.client import api as client_api
-from control_plane.cluster import supervisor
-from control_plane.cluster.access import access, current_topology, refresh
-from control_plane.cluster.scenario import ClusterActions, Runner, parse
-from control_plane.cluster.status import status
-from control_plane.cluster.topology import Role
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.apiserver import endpoints as api_endpoints
+from rayplane.control_plane.client import api as client_api
+from rayplane.control_plane.cluster import supervisor
+from rayplane.control_plane.cluster.access import access, current_topology, refresh
+from rayplane.control_plane.cluster.scenario import ClusterActions, Runner, parse
+from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import Cluster, cluster, deployment
 
 CHANGE_S = 60.0

@@ -15,25 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from control_plane.api.audit import default_policy
-from control_plane.apiserver.config import AuditConfig
-from control_plane.apiserver.server import ApiServer
-from control_plane.cli.app import app
-from control_plane.cluster import ray_cluster
-from control_plane.cluster.components import build
-from control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError, NotUp, UsageError
-from control_plane.cluster.launch import down, going_on
-from control_plane.cluster.pki import Secrets, issue, kubeconfig
-from control_plane.cluster.ports import RANGE, can_bind, free_port
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.supervisor import spec_for
-from control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
-from control_plane.controllers.config import PROFILES
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from control_plane.rpc.tls import identity_of
-from node.config import NodeTiming
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.api.audit import default_policy
+from rayplane.control_plane.apiserver.config import AuditConfig
+from rayplane.control_plane.apiserver.server import ApiServer
+from rayplane.control_plane.cli.app import app
+from rayplane.control_plane.cluster import ray_cluster
+from rayplane.control_plane.cluster.components import build
+from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, NotUp, UsageError
+from rayplane.control_plane.cluster.launch import down, going_on
+from rayplane.control_plane.cluster.pki import Secrets, issue, kubeconfig
+from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.supervisor import spec_for
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
+from rayplane.control_plane.controllers.config import PROFILES
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.rpc.tls import identity_of
+from rayplane.node.config import NodeTiming
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 
 MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.cluster import starting
-from control_plane.cluster import supervisor as supervisor_module
-from control_plane.cluster.errors import DataLost, StartFailed
-from control_plane.cluster.host import not_started, start_all
-from control_plane.cluster.supervisor import founding_specs
-from control_plane.cluster.topology import Role
-from control_plane.rpc import RpcError
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.cluster import starting
+from rayplane.control_plane.cluster import supervisor as supervisor_module
+from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.host import not_started, start_all
+from rayplane.control_plane.cluster.supervisor import founding_specs
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.fake_host import World
 from tests.cluster.harness import cluster
 
@@ -77,7 +77,7 @@ async def test_a_member_whose_data_was_put_back_is_replaced(world: World) -> Non
 async def test_a_damaged_log_is_lost_data_too_and_other_errors_are_not(world: World) -> None:
     (instance,) = (i for i in world.topology.of(Role.MEMBER) if i.name == "member-1")
     spec = world.spec(instance)
-    lost = "control_plane.etcd.server.errors.DataLost: it was put back"
+    lost = "rayplane.control_plane.etcd.server.errors.DataLost: it was put back"
     assert type(not_started(spec, lost)) is DataLost
     assert type(not_started(spec, "CorruptLog: wal/1 is damaged at offset 3")) is DataLost
     assert type(not_started(spec, "DiskError: cannot write: No space left on device")) is StartFailed

@@ -6,11 +6,11 @@ from unittest import mock
 
 import pytest
 
-from control_plane.api.errors import ServiceUnavailable
-from control_plane.apiserver.storage import Storage
-from control_plane.cluster import patience
-from control_plane.cluster import status as measuring
-from control_plane.cluster.diagnosis import (
+from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.apiserver.storage import Storage
+from rayplane.control_plane.cluster import patience
+from rayplane.control_plane.cluster import status as measuring
+from rayplane.control_plane.cluster.diagnosis import (
     ActorFacts,
     Facts,
     LeadFacts,
@@ -19,7 +19,7 @@ from control_plane.cluster.diagnosis import (
     ServerFacts,
     judge,
 )
-from control_plane.cluster.status import measure, status
+from rayplane.control_plane.cluster.status import measure, status
 from tests.cluster.harness import cluster
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.cluster import chaos, processes
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.topology import Instance, Machine, Role, Topology
-from control_plane.rpc import RpcError
+from rayplane.control_plane.cluster import chaos, processes
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.rpc import RpcError
 
 MEMBERS = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
 
@@ -70,7 +70,8 @@ def test_the_process_of_an_actor_is_known_while_it_lives(tmp_path: Path) -> None
     processes.write(data)
     assert processes.read(data) == os.getpid()
     assert [p.stat().st_mode & 0o777 for p in data.parent.iterdir()] == [0o600]
-    code = "import pathlib, sys; from control_plane.cluster import processes as p; p.write(pathlib.Path(sys.argv[1]))"
+    program = "from rayplane.control_plane.cluster import processes as p"
+    code = f"import pathlib, sys; {program}; p.write(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(data)], check=True, timeout=60)
     assert processes.read(data) == 0
     # Another process that got the number of the one that ended.
@@ -83,7 +84,7 @@ def test_a_process_that_was_stopped_stands_still_until_it_is_continued(tmp_path:
     data = tmp_path / "data" / "member-0"
     assert not processes.stands_still(data)
     code = """import os, pathlib, signal, sys
-from control_plane.cluster import processes as p
+from rayplane.control_plane.cluster import processes as p
 p.write(pathlib.Path(sys.argv[1]))
 os.kill(os.getpid(), signal.SIGSTOP)
 input()"""

@@ -2,10 +2,10 @@
 
 import pytest
 
-from control_plane.cluster.config import AddressPlan
-from control_plane.cluster.listening import RULES, Listener, listeners, of_traffic, who
-from control_plane.cluster.topology import PORTS
-from control_plane.rpc import EVERYONE, Callers, each
+from rayplane.control_plane.cluster.config import AddressPlan
+from rayplane.control_plane.cluster.listening import RULES, Listener, listeners, of_traffic, who
+from rayplane.control_plane.cluster.topology import PORTS
+from rayplane.control_plane.rpc import EVERYONE, Callers, each
 from tests.cluster.harness import cluster
 
 

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from control_plane.cluster import outside
+from rayplane.control_plane.cluster import outside
 
 
 def test_what_a_client_wrote_forges_no_line(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from unittest import mock
 
 import pytest
 
-from control_plane.cluster import launch, ray_cluster, readiness
-from control_plane.cluster.errors import ClusterError, StartFailed
-from control_plane.cluster.patience import Patience, slowdown
-from control_plane.cluster.readiness import Check, await_ready
-from control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster import launch, ray_cluster, readiness
+from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
+from rayplane.control_plane.cluster.patience import Patience, slowdown
+from rayplane.control_plane.cluster.readiness import Check, await_ready
+from rayplane.control_plane.cluster.state import StateDir
 
 
 @pytest.mark.parametrize(

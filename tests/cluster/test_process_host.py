@@ -5,8 +5,8 @@ from unittest import mock
 
 import pytest
 
-from control_plane.cluster import chaos, process_host
-from control_plane.rpc import RpcError
+from rayplane.control_plane.cluster import chaos, process_host
+from rayplane.control_plane.rpc import RpcError
 from tests.cluster.harness import cluster
 
 

@@ -12,19 +12,19 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2
 
-from control_plane.client import ApiClient
-from control_plane.cluster import outside, supervisor
-from control_plane.cluster.access import access
-from control_plane.cluster.components import Spec
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
-from control_plane.cluster.renewal import RENEW_AT, Renewal, newest, renew_admin, tls_dir
-from control_plane.cluster.supervisor import spec_for
-from control_plane.cluster.topology import Instance, Machine, Role, Topology
-from control_plane.rpc import Identity, RpcError, Stub
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority, Credentials, Request, identity_of
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster import outside, supervisor
+from rayplane.control_plane.cluster.access import access
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
+from rayplane.control_plane.cluster.renewal import RENEW_AT, Renewal, newest, renew_admin, tls_dir
+from rayplane.control_plane.cluster.supervisor import spec_for
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.rpc import Identity, RpcError, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority, Credentials, Request, identity_of
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import cluster
 
 NOW = datetime.now(UTC)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.cluster import scenario
-from control_plane.cluster.errors import ClusterError, UsageError
-from control_plane.cluster.scenario import AwaitHealthy, Choose, Pause, Repeat, Runner, Strike, parse
+from rayplane.control_plane.cluster import scenario
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.scenario import AwaitHealthy, Choose, Pause, Repeat, Runner, Strike, parse
 
 ALL = b"""
 name: everything

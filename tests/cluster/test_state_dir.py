@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.cluster import launch, ray_cluster
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.launch import down
-from control_plane.cluster.ours import MARKER
-from control_plane.cluster.pki import Secrets
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import Machine, Topology, founding
-from storage.env.private import wider
+from rayplane.control_plane.cluster import launch, ray_cluster
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.launch import down
+from rayplane.control_plane.cluster.ours import MARKER
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import Machine, Topology, founding
+from rayplane.storage.env.private import wider
 
 
 def quiet(_: str) -> None:
@@ -223,7 +223,9 @@ def test_the_process_of_another_cluster_is_not_ended(tmp_path: Path) -> None:
     """Its number may have been given to another cluster's process since."""
     directory = filled(tmp_path / "x")
     code = "import time; time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", code, "control_plane.cluster.process_host", str(tmp_path / "y")])
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, "rayplane.control_plane.cluster.process_host", str(tmp_path / "y")]
+    )
     try:
         directory.write(state({"pid": other.pid}))
         text = json.loads((directory.path / "cluster.json").read_text())

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
-from control_plane.cluster import starting
-from control_plane.cluster import supervisor as supervisor_module
-from control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
-from control_plane.rpc import RpcError
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.cluster import starting
+from rayplane.control_plane.cluster import supervisor as supervisor_module
+from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.fake_host import A, B, World
 
 LIMIT_S = 20.0
@@ -78,7 +78,7 @@ async def test_a_killed_actor_comes_back_and_knows_that_it_has_run_before(world:
 
 
 async def _value(world: World, endpoint: str) -> bytes | None:
-    from control_plane.client import EtcdClient
+    from rayplane.control_plane.client import EtcdClient
 
     try:
         return bytes((await EtcdClient(world.network, [endpoint]).range(b"/k")).kvs[0].value)

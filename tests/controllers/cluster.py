@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from control_plane.api import errors, meta
-from control_plane.api.meta import Object
-from control_plane.api.resources import builtin_registry
-from control_plane.controllers.core import (
+from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.controllers.core import (
     Action,
     Controller,
     Create,
@@ -23,7 +23,7 @@ from control_plane.controllers.core import (
     Update,
     UpdateStatus,
 )
-from control_plane.controllers.indexes import indexes_of
+from rayplane.control_plane.controllers.indexes import indexes_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS_MAX = 20_000

@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import errors, meta
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.client import ObjectList, WatchEvent
-from control_plane.controllers.core import Patch
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ObjectList, WatchEvent
+from rayplane.control_plane.controllers.core import Patch
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.controllers.cluster import Store
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.controllers.cronjob import BadSchedule, CronJobController, next_time, parse_schedule
-from control_plane.controllers.daemonset import DaemonSetController
-from control_plane.controllers.job import JobController
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.cronjob import BadSchedule, CronJobController, next_time, parse_schedule
+from rayplane.control_plane.controllers.daemonset import DaemonSetController
+from rayplane.control_plane.controllers.job import JobController
 from tests.controllers.cluster import Cluster
 
 JOBS, CRONJOBS, DAEMONS = "jobs.batch", "cronjobs.batch", "daemonsets.apps"

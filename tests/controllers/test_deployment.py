@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.controllers.deployment import DeploymentController
-from control_plane.controllers.replicaset import ReplicaSetController, wanted
-from control_plane.controllers.rollout import bounds_of, int_or_percent
-from control_plane.controllers.templates import safe_hash
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.deployment import DeploymentController
+from rayplane.control_plane.controllers.replicaset import ReplicaSetController, wanted
+from rayplane.control_plane.controllers.rollout import bounds_of, int_or_percent
+from rayplane.control_plane.controllers.templates import safe_hash
 from tests.controllers.cluster import Cluster
 
 DEPLOYMENTS, SETS = "deployments.apps", "replicasets.apps"

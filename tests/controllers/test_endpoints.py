@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.endpoints import EndpointsController
-from control_plane.controllers.endpointslice import MOST_ENDPOINTS, SLICES, EndpointSliceController
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.endpoints import EndpointsController
+from rayplane.control_plane.controllers.endpointslice import MOST_ENDPOINTS, SLICES, EndpointSliceController
 from tests.controllers.cluster import Cluster
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from control_plane.api.meta import Object
-from control_plane.controllers.catalog import build_controllers
-from control_plane.controllers.config import ControllersConfig
-from control_plane.controllers.job import _numbers
-from control_plane.controllers.replicaset import BURST
-from control_plane.controllers.statefulset import StatefulSetController
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.catalog import build_controllers
+from rayplane.control_plane.controllers.config import ControllersConfig
+from rayplane.control_plane.controllers.job import _numbers
+from rayplane.control_plane.controllers.replicaset import BURST
+from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from tests.api.odd_values import fields, placed
 from tests.api.test_validation_kinds import GOOD, REGISTRY, make, problems, put
 from tests.controllers.cluster import Cluster

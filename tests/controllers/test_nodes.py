@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.config import FAST
-from control_plane.controllers.nodeipam import NodeIpamController
-from control_plane.controllers.nodelifecycle import NodeLifecycleController
-from control_plane.controllers.podgc import PodGCController
-from control_plane.controllers.statefulset import StatefulSetController
-from control_plane.controllers.tainteviction import TaintEvictionController
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.config import FAST
+from rayplane.control_plane.controllers.nodeipam import NodeIpamController
+from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
+from rayplane.control_plane.controllers.podgc import PodGCController
+from rayplane.control_plane.controllers.statefulset import StatefulSetController
+from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
 from tests.controllers.cluster import Cluster
 from tests.controllers.test_statefulset import create as create_statefulset
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.garbagecollector import GarbageCollector
-from control_plane.controllers.loadbalancer import LoadBalancerController, addresses
-from control_plane.controllers.serviceaccount import ROOT_CA, RootCAController, ServiceAccountController
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
+from rayplane.control_plane.controllers.loadbalancer import LoadBalancerController, addresses
+from rayplane.control_plane.controllers.serviceaccount import ROOT_CA, RootCAController, ServiceAccountController
 from tests.controllers.cluster import Cluster
 
 KINDS = ["pods", "replicasets.apps", "deployments.apps", "configmaps", "secrets", "namespaces"]

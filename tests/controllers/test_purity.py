@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 
-import control_plane.controllers
+import rayplane.control_plane.controllers
 
-ROOT = Path(control_plane.controllers.__file__).parent
+ROOT = Path(rayplane.control_plane.controllers.__file__).parent
 SHELL = {"caches", "executor", "manager", "namespace_purger", "provisioner", "runner", "catalog"}
-BANNED = ("asyncio", "time", "random", "uuid", "os", "threading", "control_plane.client", "control_plane.rpc", "grpc")
+BANNED = (
+    "asyncio",
+    "time",
+    "random",
+    "uuid",
+    "os",
+    "threading",
+    "rayplane.control_plane.client",
+    "rayplane.control_plane.rpc",
+    "grpc",
+)
 
 
 @pytest.mark.parametrize("path", sorted(p for p in ROOT.glob("*.py") if p.stem not in SHELL), ids=lambda p: p.stem)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import errors, meta
-from control_plane.controllers.barrier import Barrier
-from control_plane.controllers.config import ControllersConfig, Timing
-from control_plane.controllers.manager import Term
-from storage.env import Env, SystemClock
+from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.controllers.barrier import Barrier
+from rayplane.control_plane.controllers.config import ControllersConfig, Timing
+from rayplane.control_plane.controllers.manager import Term
+from rayplane.storage.env import Env, SystemClock
 from tests.controllers.cluster import Store
 from tests.controllers.shell import SlowClient
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.controllers.garbagecollector import GarbageCollector
-from control_plane.controllers.statefulset import StatefulSetController
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
+from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from tests.controllers.cluster import Cluster
 
 SETS, CLAIMS, REVISIONS = "statefulsets.apps", "persistentvolumeclaims", "controllerrevisions.apps"

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.controllers.claims import ClaimController
-from control_plane.controllers.core import Action, Create, DeleteVolume, Provision
-from control_plane.controllers.persistentvolumes import VolumeController
-from control_plane.controllers.provisioner import Provisioner
-from control_plane.controllers.volumeprotection import ProtectionController
-from control_plane.rpc import RpcError
-from proto.csi import csi_pb2 as csi
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.controllers.claims import ClaimController
+from rayplane.control_plane.controllers.core import Action, Create, DeleteVolume, Provision
+from rayplane.control_plane.controllers.persistentvolumes import VolumeController
+from rayplane.control_plane.controllers.provisioner import Provisioner
+from rayplane.control_plane.controllers.volumeprotection import ProtectionController
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.csi import csi_pb2 as csi
 from tests.controllers.cluster import Cluster
 
 CLAIMS, VOLUMES, CLASSES = "persistentvolumeclaims", "persistentvolumes", "storageclasses.storage.k8s.io"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest_asyncio
 
-from control_plane.api import meta
-from control_plane.api.errors import Conflict, NotFound
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient
-from control_plane.controllers.config import ControllersConfig, Timing
-from control_plane.controllers.manager import ControllerManager
-from proto.csi import csi_pb2 as csi
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.controllers.config import ControllersConfig, Timing
+from rayplane.control_plane.controllers.manager import ControllerManager
+from rayplane.proto.csi import csi_pb2 as csi
 from tests.apiserver.conftest import Stack, make_env
 from tests.rpc.open_service import open_service
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from control_plane.cluster.listening import Listener
+from rayplane.control_plane.cluster.listening import Listener
 
 ROOT = Path(__file__).parents[2]
 OWN_BIN = Path(sys.executable).parent
@@ -66,7 +66,7 @@ class Cluster:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """A rayplane command that is not waited for."""
         return subprocess.Popen(
-            [sys.executable, "-m", "control_plane.cli.main", *arguments, "--name", self.name],
+            [sys.executable, "-m", "rayplane.control_plane.cli.main", *arguments, "--name", self.name],
             cwd=ROOT,
             env=self.env,
             stdout=subprocess.PIPE,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.cluster import ours
-from storage.env.private import wider
+from rayplane.control_plane.cluster import ours
+from rayplane.storage.env.private import wider
 from tests.e2e.harness import Cluster, Traces, listeners, processes_in, until
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130

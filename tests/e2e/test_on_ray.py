@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from control_plane.rpc.tls import Credentials
-from storage.env.private import wider
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.storage.env.private import wider
 from tests.e2e.harness import Cluster, Traces, listeners, processes_of, unlisted, until
 
 SMALL = ("--members", "3", "--apiservers", "2", "--schedulers", "1", "--controllers", "1", "--nodes", "2")

@@ -20,13 +20,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from control_plane.client import EtcdClient
-from control_plane.rpc import RpcError, Stub
-from control_plane.rpc.grpc_network import GrpcNetwork
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd.kv_pb2 import Event
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd.kv_pb2 import Event
+from rayplane.storage.env.failpoints import ENVIRONMENT, POINTS
 from scripts.benchmarks.members import MemberFailed, MemberProcess, end_members, new_members
-from storage.env.failpoints import ENVIRONMENT, POINTS
 
 FLAGS = (
     "--heartbeat-interval=50",

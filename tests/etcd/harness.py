@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control_plane.etcd.server import Member, MemberConfig
-from control_plane.identities import MEMBERS
-from control_plane.rpc import EVERYONE, Identity, Network, RpcError, Stub
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.etcd import rpc_pb2 as pb
-from storage.env import Env, SystemClock
-from storage.env.simulated import SimulatedDisk
+from rayplane.control_plane.etcd.server import Member, MemberConfig
+from rayplane.control_plane.identities import MEMBERS
+from rayplane.control_plane.rpc import EVERYONE, Identity, Network, RpcError, Stub
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env import Env, SystemClock
+from rayplane.storage.env.simulated import SimulatedDisk
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 #: Fast enough for tests, slow enough for a busy machine.

@@ -28,12 +28,12 @@ import pytest
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from control_plane.etcd.server import Member, MemberConfig
-from control_plane.rpc import EVERYONE
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.service import Method, methods_of
-from proto.etcd import rpc_pb2 as pb
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.etcd.server import Member, MemberConfig
+from rayplane.control_plane.rpc import EVERYONE
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.service import Method, methods_of
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 
 LOOPBACK = "127.0.0.1"
 START_S = 30.0

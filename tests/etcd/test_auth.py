@@ -14,18 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.etcd.server import MemberConfig, RefusedToStart, errors
-from control_plane.etcd.server.apply import StateMachine
-from control_plane.etcd.server.auth.checks import authorize
-from control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
-from control_plane.etcd.server.auth.secrets import ProcessSecrets, SimulatedSecrets
-from control_plane.etcd.server.auth.store import INTERNAL, NOBODY, AuthStore, Caller, as_caller
-from control_plane.etcd.server.auth.tokens import SimpleTokens, number_of, parse_auth_token
-from control_plane.etcd.server.codec import CorruptEntry, Kind
-from control_plane.etcd.server.lease import Lessor
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd.auth_pb2 import Permission
-from storage.mvcc import MemoryBackend, Store
+from rayplane.control_plane.etcd.server import MemberConfig, RefusedToStart, errors
+from rayplane.control_plane.etcd.server.apply import StateMachine
+from rayplane.control_plane.etcd.server.auth.checks import authorize
+from rayplane.control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
+from rayplane.control_plane.etcd.server.auth.secrets import ProcessSecrets, SimulatedSecrets
+from rayplane.control_plane.etcd.server.auth.store import INTERNAL, NOBODY, AuthStore, Caller, as_caller
+from rayplane.control_plane.etcd.server.auth.tokens import SimpleTokens, number_of, parse_auth_token
+from rayplane.control_plane.etcd.server.codec import CorruptEntry, Kind
+from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd.auth_pb2 import Permission
+from rayplane.storage.mvcc import MemoryBackend, Store
 
 READ, WRITE, BOTH = Permission.READ, Permission.WRITE, Permission.READWRITE
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from control_plane.etcd.server import Member, MemberConfig
-from control_plane.rpc import EVERYONE
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Authority
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd.auth_pb2 import Permission, UserAddOptions
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.etcd.server import Member, MemberConfig
+from rayplane.control_plane.rpc import EVERYONE
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd.auth_pb2 import Permission, UserAddOptions
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.etcd.side_by_side import OwnSide, Pair, RealSide, Side, etcd_binary, free_ports
 
 pytestmark = [

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from control_plane.etcd.server import errors, restore_member
-from control_plane.rpc import Identity, RpcError
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd.auth_pb2 import Permission, UserAddOptions
+from rayplane.control_plane.etcd.server import errors, restore_member
+from rayplane.control_plane.rpc import Identity, RpcError
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd.auth_pb2 import Permission, UserAddOptions
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 from tests.etcd.test_auth import BOTH, GET, PUT, op
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from control_plane.etcd import raft
-from control_plane.etcd.server import Member, errors
-from control_plane.etcd.server.recovery import LOST_FILE
-from control_plane.rpc.memory import Fabric
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server import Member, errors
+from rayplane.control_plane.etcd.server.recovery import LOST_FILE
+from rayplane.control_plane.rpc.memory import Fabric
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 from tests.etcd.test_failover import Cut
 

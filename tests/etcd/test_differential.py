@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.side_by_side import Answer, Pair, Stream, etcd_binary, must_equal, start_pair
 
 pytestmark = [

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.side_by_side import Answer, Pair, Side, etcd_binary, free_ports, must_equal, start_pair
 
 pytestmark = [

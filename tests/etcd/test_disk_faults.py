@@ -15,15 +15,15 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.etcd.server import RefusedToStart
-from control_plane.etcd.server.corruption import minority
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server import RefusedToStart
+from rayplane.control_plane.etcd.server.corruption import minority
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env import DiskError, LocalDisk, failpoints
+from rayplane.storage.env.failpoints import POINTS
+from rayplane.storage.mvcc import LmdbBackend, MvccError, Store
+from rayplane.storage.wal import WalError
 from scripts.benchmarks.members import REPOSITORY, MemberFailed, new_members
-from storage.env import DiskError, LocalDisk, failpoints
-from storage.env.failpoints import POINTS
-from storage.mvcc import LmdbBackend, MvccError, Store
-from storage.wal import WalError
 from tests.etcd.harness import SETTLE_S, TICK_S, EtcdCluster, etcd_cluster
 
 TYPED = (RefusedToStart, WalError, MvccError, DiskError)
@@ -254,7 +254,7 @@ async def test_a_directory_that_cannot_be_written_is_refused_in_one_line(tmp_pat
 
 def test_an_unknown_failpoint_is_wrong_usage() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "control_plane.etcd"],
+        [sys.executable, "-m", "rayplane.control_plane.etcd"],
         env={failpoints.ENVIRONMENT: "wal.never=kill"},
         cwd=REPOSITORY,
         capture_output=True,

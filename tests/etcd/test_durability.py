@@ -2,7 +2,7 @@
 
 import asyncio
 
-from storage.env.simulated import SimulatedDisk
+from rayplane.storage.env.simulated import SimulatedDisk
 from tests.etcd.harness import SYNC_S, etcd_cluster
 
 # Far longer than anything else in these clusters takes, and shorter than a client waits.

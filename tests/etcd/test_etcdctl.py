@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.side_by_side import Answer, Pair, Side, answer_of, etcd_binary, must_equal, start_pair
 
 pytestmark = [

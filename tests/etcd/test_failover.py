@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from control_plane.etcd.server import Member
-from control_plane.rpc import RpcError
-from control_plane.rpc.memory import DirectLink, Fabric
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server import Member
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.memory import DirectLink, Fabric
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import TICK_S, EtcdCluster, etcd_cluster
 
 

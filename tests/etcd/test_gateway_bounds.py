@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.etcd.server.gateway import calls, syntax
-from control_plane.etcd.server.gateway.calls import Requests
-from control_plane.etcd.server.gateway.syntax import Extent, JsonError
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server.gateway import calls, syntax
+from rayplane.control_plane.etcd.server.gateway.calls import Requests
+from rayplane.control_plane.etcd.server.gateway.syntax import Extent, JsonError
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 
 def reader(chunks: list[bytes]) -> Callable[[], object]:

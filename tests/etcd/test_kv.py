@@ -5,9 +5,9 @@ import asyncio
 import grpc
 import pytest
 
-from control_plane.etcd.server import errors
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 Compare = pb.Compare

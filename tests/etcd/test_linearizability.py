@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.rpc import RpcError, Stub
-from control_plane.rpc.grpc_network import GrpcNetwork
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
 from scripts.benchmarks.members import MemberProcess, end_members, new_members
 from tests.linearizability.checker import assert_linearizable
 from tests.linearizability.clients import KvClient

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd import v3election_pb2 as election_pb
-from proto.etcd import v3lock_pb2 as lock_pb
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import v3election_pb2 as election_pb
+from rayplane.proto.etcd import v3lock_pb2 as lock_pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 LOCK = lock_pb.DESCRIPTOR.services_by_name["Lock"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.etcd.callers import CLIENTS
-from control_plane.etcd.server import Member, MemberConfig, RefusedToStart, restore_member
-from control_plane.rpc import Identity, RpcError
-from control_plane.rpc.errors import Code
-from control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
-from proto.etcd import rpc_pb2 as pb
-from storage.env import LocalDisk, LockHeld
+from rayplane.control_plane.etcd.callers import CLIENTS
+from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToStart, restore_member
+from rayplane.control_plane.rpc import Identity, RpcError
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env import LocalDisk, LockHeld
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 

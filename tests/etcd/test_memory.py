@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
-from proto.etcd import rpc_pb2 as pb
-from storage.mvcc import BackendError
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.mvcc import BackendError
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 VALUE_BYTES = 2_000

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.etcd.server.health import Health
-from control_plane.etcd.server.metrics.text import Histogram, Text, labels
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server.health import Health
+from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 from tests.etcd.side_by_side import Pair, start_pair
 from tests.etcd.web_client import ask

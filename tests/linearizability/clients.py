@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
-from control_plane.client.endpoints import never_sent
-from control_plane.rpc import Network, RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.client.endpoints import never_sent
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.guarantees import PastRead
 from tests.linearizability.history import Recorder, kv_of
 from tests.linearizability.kv_model import Compare, Delete, Get, Kv, Op, Put, Request, Response

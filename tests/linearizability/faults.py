@@ -5,10 +5,10 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
-from control_plane.etcd import raft
-from control_plane.rpc import RpcError, Stub
-from control_plane.rpc.memory import MemoryNetwork
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.memory import MemoryNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.processes import Processes
 
 SERVICES = pb.DESCRIPTOR.services_by_name

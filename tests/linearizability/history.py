@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
 from tests.linearizability.checker import Operation
 from tests.linearizability.kv_model import Kv, Put, Response, State
 

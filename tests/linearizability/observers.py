@@ -5,8 +5,8 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from control_plane.rpc import Network, RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.history import Change, Recorder, change_of
 from tests.linearizability.leasing import LeaseStory, Renewal
 from tests.linearizability.watching import Batch, Progress, Segment, Wanted

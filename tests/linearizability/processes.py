@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
-from control_plane.etcd.server import Member, MemberConfig
-from control_plane.identities import MEMBERS
-from control_plane.rpc import EVERYONE, Identity
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.etcd.kv_pb2 import Event
-from storage.env import Env
-from storage.env.simulated import SimulatedDisk
-from storage.mvcc import Change
+from rayplane.control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
+from rayplane.control_plane.etcd.server import Member, MemberConfig
+from rayplane.control_plane.identities import MEMBERS
+from rayplane.control_plane.rpc import EVERYONE, Identity
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.etcd.kv_pb2 import Event
+from rayplane.storage.env import Env
+from rayplane.storage.env.simulated import SimulatedDisk
+from rayplane.storage.mvcc import Change
 
 
 class JumpingClock:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from control_plane.etcd.server import watch
-from control_plane.rpc import Identity
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.etcd.kv_pb2 import Event
+from rayplane.control_plane.etcd.server import watch
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.etcd.kv_pb2 import Event
 from tests.linearizability.checker import assert_linearizable
 from tests.linearizability.clients import KvClient
 from tests.linearizability.faults import Faults, Weather

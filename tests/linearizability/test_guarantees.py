@@ -2,7 +2,7 @@
 
 import pytest
 
-from proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
 from tests.linearizability.checker import Operation
 from tests.linearizability.guarantees import PastRead, check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Truth, change_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.mvcc import MemoryBackend, Store
+from rayplane.storage.mvcc import MemoryBackend, Store
 from tests.linearizability.checker import NotLinearizable, Operation, Verdict, assert_linearizable, check
 from tests.linearizability.history import Truth, kv_of, resolved
 from tests.linearizability.kv_model import Compare, Delete, Get, Kv, KvModel, Op, Put, Request, Response

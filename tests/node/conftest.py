@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from control_plane.api.meta import Object
-from control_plane.identities import MASTERS, NODE_HOSTS
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Authority
-from node.config import NodeConfig, NodeHostConfig
-from node.host import NodeHost
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.identities import MASTERS, NODE_HOSTS
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.node.config import NodeConfig, NodeHostConfig
+from rayplane.node.host import NodeHost
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.node.fake_api import FakeApi
 
 #: Of the host under test and of its test, who calls it as an API server and as another node would.

@@ -11,12 +11,12 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import errors, meta
-from control_plane.api.errors import ApiError
-from control_plane.api.field_selectors import parse_fields
-from control_plane.api.meta import Object
-from control_plane.client import ObjectList, WatchEvent, ops
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.field_selectors import parse_fields
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ObjectList, WatchEvent, ops
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 # The class below has a method `list`, which hides the type inside it.
 _Answers = list[Object | ApiError]

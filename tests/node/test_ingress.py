@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from node.config import NodeConfig
-from node.host import NodeHost
-from node.ingress.routes import BackendRef, RoutingTable
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.config import NodeConfig
+from rayplane.node.host import NodeHost
+from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 from tests.node.test_proxy import endpoint, free_port, service, slices

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import errors, meta
-from node.config import NodeConfig, NodeTiming
-from node.host import NodeHost
-from node.lifecycle import RestartTiming
+from rayplane.control_plane.api import errors, meta
+from rayplane.node.config import NodeConfig, NodeTiming
+from rayplane.node.host import NodeHost
+from rayplane.node.lifecycle import RestartTiming
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 
@@ -270,7 +270,7 @@ async def test_writes_that_are_put_off_come_later_and_not_all_the_time(
 ) -> None:
     await make_host(NodeConfig("n1"))
     tries, patch = 0, api.patch
-    monkeypatch.setattr("node.writer.RETRY_S", 0.2)
+    monkeypatch.setattr("rayplane.node.writer.RETRY_S", 0.2)
 
     async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
         nonlocal tries

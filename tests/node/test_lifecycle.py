@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.errors import LifecycleError
-from node.lifecycle import (
+from rayplane.node.errors import LifecycleError
+from rayplane.node.lifecycle import (
     KUBERNETES_RESTARTS,
     Effect,
     Event,
@@ -35,8 +35,8 @@ from node.lifecycle import (
     Vanished,
     render_status,
 )
-from node.lifecycle.model import Run, Stage
-from node.lifecycle.status import qos_class
+from rayplane.node.lifecycle.model import Run, Stage
+from rayplane.node.lifecycle.status import qos_class
 
 STAMP = "2026-01-01T00:00:00Z"
 

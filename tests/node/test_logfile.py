@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.runtime import LogOptions
-from node.runtime import logfile as module
-from node.runtime.logfile import LogFile
-from node.runtime.logs import parse_line, select_lines
-from node.runtime.shim import Log
-from storage.env import Beneath
+from rayplane.node.runtime import LogOptions
+from rayplane.node.runtime import logfile as module
+from rayplane.node.runtime.logfile import LogFile
+from rayplane.node.runtime.logs import parse_line, select_lines
+from rayplane.node.runtime.shim import Log
+from rayplane.storage.env import Beneath
 
 
 async def read(file: LogFile, **options: object) -> bytes:

@@ -17,17 +17,17 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.rpc import RpcError, Stub
-from node.config import NodeConfig, NodeTiming
-from node.host import NodeHost
-from node.lifecycle import RestartTiming
-from node.runtime import StartOrder
-from node.runtime.logfile import LOG_BYTES_MAX
-from node.runtime.process import ProcessRuntime
-from node.runtime.simulated import SimulatedRuntime
-from proto.rayplane.v1 import node_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.node.config import NodeConfig, NodeTiming
+from rayplane.node.host import NodeHost
+from rayplane.node.lifecycle import RestartTiming
+from rayplane.node.runtime import StartOrder
+from rayplane.node.runtime.logfile import LOG_BYTES_MAX
+from rayplane.node.runtime.process import ProcessRuntime
+from rayplane.node.runtime.simulated import SimulatedRuntime
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 
@@ -262,9 +262,9 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
         import asyncio, random, sys
-        from node.runtime import StartOrder
-        from node.runtime.process import ProcessRuntime
-        from node.runtime.simulated import SimulatedRuntime
+        from rayplane.node.runtime import StartOrder
+        from rayplane.node.runtime.process import ProcessRuntime
+        from rayplane.node.runtime.simulated import SimulatedRuntime
 
         class Listener:
             def started(self): print("started", flush=True)
@@ -489,8 +489,8 @@ async def test_planted_termination_logs_are_not_read(api: FakeApi, make_host: Ma
 async def test_sessions_of_a_pod_are_bounded_and_probes_find_room(
     api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sessions.PER_POD", 2)
-    monkeypatch.setattr("node.sessions.PER_HOST", 3)
+    monkeypatch.setattr("rayplane.node.sessions.PER_POD", 2)
+    monkeypatch.setattr("rayplane.node.sessions.PER_HOST", 3)
     host = await make_host(NODE)
     for name in ("a", "b"):
         api.put("pods", shell(name, "echo up; sleep 1000"))

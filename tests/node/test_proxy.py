@@ -6,12 +6,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from node.config import NodeConfig
-from node.host import NodeHost
-from node.proxy.proxy import SLICES
-from node.proxy.rules import Endpoint, HostView, endpoints_of, plan_service
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.config import NodeConfig
+from rayplane.node.host import NodeHost
+from rayplane.node.proxy.proxy import SLICES
+from rayplane.node.proxy.rules import Endpoint, HostView, endpoints_of, plan_service
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 

@@ -7,19 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.api.meta import Object
-from node.addresses import AddressPool
-from node.admission import NOTHING, Room, pod_requests, refuse
-from node.config import NodeConfig, NodeHostConfig, NodeTiming
-from node.environment import PodFacts, container_env, env_references, expand, field_value, resource_value, service_links
-from node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
-from node.probes import ProbeCounter, Thresholds
-from node.projections import TokenWanted, tokens_wanted, volume_files
-from node.runtime import LogOptions, Mount, StartOrder
-from node.runtime.command import Layout, command_line, has_command
-from node.runtime.logs import LogLine, parse_line, select_lines
-from node.runtime.shim import MARK
-from node.runtime.simulated import seconds
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.addresses import AddressPool
+from rayplane.node.admission import NOTHING, Room, pod_requests, refuse
+from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
+from rayplane.node.environment import (
+    PodFacts,
+    container_env,
+    env_references,
+    expand,
+    field_value,
+    resource_value,
+    service_links,
+)
+from rayplane.node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
+from rayplane.node.probes import ProbeCounter, Thresholds
+from rayplane.node.projections import TokenWanted, tokens_wanted, volume_files
+from rayplane.node.runtime import LogOptions, Mount, StartOrder
+from rayplane.node.runtime.command import Layout, command_line, has_command
+from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
+from rayplane.node.runtime.shim import MARK
+from rayplane.node.runtime.simulated import seconds
 
 FACTS = PodFacts("10.0.0.2", "10.0.0.1", "n1", "4", "8Gi")
 POD: Object = {

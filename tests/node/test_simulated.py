@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from node.runtime import LogOptions, StartOrder
-from node.runtime.simulated import SimulatedRuntime
+from rayplane.node.runtime import LogOptions, StartOrder
+from rayplane.node.runtime.simulated import SimulatedRuntime
 
 
 class _Selector(selectors.DefaultSelector):

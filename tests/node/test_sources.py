@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from node.environment import Reference
-from node.sources import Sources
+from rayplane.node.environment import Reference
+from rayplane.node.sources import Sources
 from tests.node.fake_api import FakeApi
 
 SECRET = Reference("secrets", "s")

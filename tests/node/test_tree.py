@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.errors import ContainerConfigError, NodeError
-from node.projections import VolumeFile
-from node.runtime import Mount
-from node.runtime.copying import copy_command
-from node.runtime.podfiles import PodFiles
-from node.runtime.tree import ContainerTree
-from storage.env import LeavesRoot
+from rayplane.node.errors import ContainerConfigError, NodeError
+from rayplane.node.projections import VolumeFile
+from rayplane.node.runtime import Mount
+from rayplane.node.runtime.copying import copy_command
+from rayplane.node.runtime.podfiles import PodFiles
+from rayplane.node.runtime.tree import ContainerTree
+from rayplane.storage.env import LeavesRoot
 from tests.storage.test_beneath import picture
 
 Pod = tuple[PodFiles, str]

@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from control_plane.api.meta import Object
-from control_plane.rpc import Stub
-from node.config import NodeConfig
-from node.host import NodeHost
-from proto.csi import csi_pb2 as csi
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.rpc import Stub
+from rayplane.node.config import NodeConfig
+from rayplane.node.host import NodeHost
+from rayplane.proto.csi import csi_pb2 as csi
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 from tests.node.test_process import logs, phase, shell
@@ -116,6 +116,6 @@ async def test_a_host_that_comes_back_releases_volumes_nobody_uses(api: FakeApi,
 
 
 def _all() -> Any:
-    from node.runtime import LogOptions
+    from rayplane.node.runtime import LogOptions
 
     return LogOptions()

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from control_plane.etcd.raft import (
+from rayplane.control_plane.etcd.raft import (
     ConfChange,
     Config,
     ConfState,

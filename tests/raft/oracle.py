@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.raft import (
+from rayplane.control_plane.etcd.raft import (
     ConfChange,
     ConfChangeType,
     ConfState,

@@ -14,7 +14,7 @@ import random
 import sys
 from collections.abc import Callable
 
-from control_plane.etcd.raft import (
+from rayplane.control_plane.etcd.raft import (
     NONE,
     ConfChange,
     ConfChangeRefused,

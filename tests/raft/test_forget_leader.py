@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane.etcd.raft import Message, MessageType, Role
+from rayplane.control_plane.etcd.raft import Message, MessageType, Role
 from tests.raft.harness import Group
 
 ELECTION_TICKS = 8

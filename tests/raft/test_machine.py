@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from control_plane.etcd.raft import ConfChange, ConfChangeType, MessageType
+from rayplane.control_plane.etcd.raft import ConfChange, ConfChangeType, MessageType
 from tests.raft.harness import Group, Member
 from tests.raft.schedule import CRASHES, MEMBERS_MAX, REFUSALS
 

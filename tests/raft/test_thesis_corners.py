@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from control_plane.etcd.raft import (
+from rayplane.control_plane.etcd.raft import (
     ConfChange,
     ConfChangeRefused,
     ConfChangeType,

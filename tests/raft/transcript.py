@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from control_plane.etcd.raft import (
+from rayplane.control_plane.etcd.raft import (
     ConfChange,
     ConfChangeType,
     Entry,

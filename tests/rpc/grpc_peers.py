@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc
 
-from control_plane.rpc import Context, RpcError, Service
-from control_plane.rpc.grpc_wire import frame
-from proto.etcd import kv_pb2
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import Context, RpcError, Service
+from rayplane.control_plane.rpc.grpc_wire import frame
+from rayplane.proto.etcd import kv_pb2
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.http2_peer import REQUEST, H2Peer
 from tests.rpc.open_service import open_service
 

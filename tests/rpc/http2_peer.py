@@ -12,8 +12,8 @@ import h2.exceptions
 import h2.settings
 import hyperframe.frame
 
-from control_plane.rpc.http2 import Connection, HeaderBlock, Stream, encode_headers
-from control_plane.rpc.http2 import frames as f
+from rayplane.control_plane.rpc.http2 import Connection, HeaderBlock, Stream, encode_headers
+from rayplane.control_plane.rpc.http2 import frames as f
 
 REQUEST = [
     (b":method", b"POST"),

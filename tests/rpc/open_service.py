@@ -2,7 +2,7 @@
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from control_plane.rpc import EVERYONE, Service, each, methods_of
+from rayplane.control_plane.rpc import EVERYONE, Service, each, methods_of
 
 
 def open_service(descriptor: ServiceDescriptor, handler: object) -> Service:

@@ -3,9 +3,9 @@
 import pytest
 from grpc import StatusCode
 
-from control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, Identity, RpcError, Service, Stub, each
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, Identity, RpcError, Service, Stub, each
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 LEASE = pb.DESCRIPTOR.services_by_name["Lease"]
 OPERATORS = Callers.of(users=("olga",), groups=("operators",))

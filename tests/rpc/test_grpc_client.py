@@ -11,14 +11,14 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import RpcError, Stub, grpc_client, grpc_network
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.grpc_wire import DETAILS, frame
-from control_plane.rpc.http2 import ErrorCode
-from control_plane.rpc.http2 import frames as f
-from control_plane.rpc.tls import Authority
-from proto.etcd import kv_pb2
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import RpcError, Stub, grpc_client, grpc_network
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.grpc_wire import DETAILS, frame
+from rayplane.control_plane.rpc.http2 import ErrorCode
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.proto.etcd import kv_pb2
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.grpc_peers import SERVICES, Handler, ScriptedServer, Wire, answer_calls, services, watch
 from tests.rpc.http2_peer import RESPONSE, TRAILERS
 

@@ -12,14 +12,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from control_plane.rpc import Identity, RpcError, Server, Stub, connection_io, tls
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.grpc_server import Registry, ServerConnection
-from control_plane.rpc.grpc_wire import DETAILS, frame
-from control_plane.rpc.http2 import encode_headers
-from control_plane.rpc.http2 import frames as f
-from control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import Identity, RpcError, Server, Stub, connection_io, tls
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.grpc_server import Registry, ServerConnection
+from rayplane.control_plane.rpc.grpc_wire import DETAILS, frame
+from rayplane.control_plane.rpc.http2 import encode_headers
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.grpc_peers import (
     RANGE,
     SERVICES,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.rpc import RpcError
-from control_plane.rpc import grpc_wire as wire
-from control_plane.rpc.http2 import HeaderBlock
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc import grpc_wire as wire
+from rayplane.control_plane.rpc.http2 import HeaderBlock
 
 
 @given(st.lists(st.binary(max_size=50)), st.lists(st.integers(1, 60), min_size=1))

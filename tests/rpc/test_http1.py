@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from control_plane.rpc import http1
-from control_plane.rpc.faults import LINES_BURST, FaultLog
-from control_plane.rpc.gate import Gate, GateLimits, HttpLimits
+from rayplane.control_plane.rpc import http1
+from rayplane.control_plane.rpc.faults import LINES_BURST, FaultLog
+from rayplane.control_plane.rpc.gate import Gate, GateLimits, HttpLimits
 
 QUICK = HttpLimits(header_s=0.05, body_grace_s=0.05, untaken_s=0.1, check_s=0.02)
 PATIENT = HttpLimits(check_s=0.02)

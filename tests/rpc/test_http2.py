@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from control_plane.rpc.http2 import Connection, ErrorCode, HeaderBlock, ProtocolError, encode_headers
-from control_plane.rpc.http2 import frames as f
-from control_plane.rpc.http2.headers import HEADERS_BYTES_MAX, HeaderDecoder, Kind
+from rayplane.control_plane.rpc.http2 import Connection, ErrorCode, HeaderBlock, ProtocolError, encode_headers
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.control_plane.rpc.http2.headers import HEADERS_BYTES_MAX, HeaderDecoder, Kind
 from tests.rpc.http2_peer import (
     REQUEST,
     RESPONSE,

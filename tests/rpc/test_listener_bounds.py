@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from control_plane.rpc import RpcError, Stub, connection_io, grpc_server, listener
-from control_plane.rpc.faults import LINES_BURST, FaultLog
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.http2.frames import PREFACE
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import RpcError, Stub, connection_io, grpc_server, listener
+from rayplane.control_plane.rpc.faults import LINES_BURST, FaultLog
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.http2.frames import PREFACE
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.grpc_peers import SERVICES, Handler, services
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")

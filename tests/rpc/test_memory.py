@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from control_plane.cluster.simulation import VirtualLoop
-from control_plane.rpc import RpcError, Stub
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.open_service import open_service
 from tests.rpc.test_network_contract import SERVICES, Handler, _held_open
 

@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import Context, Identity, Network, RpcError, Server, Stub
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from control_plane.rpc.tls import Authority
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2
+from rayplane.control_plane.rpc import Context, Identity, Network, RpcError, Server, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2
 from tests.rpc.open_service import open_service
 
 SERVICES = pb.DESCRIPTOR.services_by_name

@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from control_plane.rpc import RpcError, Stub, identity_of_transport, listener
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.tls import Authority
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc import RpcError, Stub, identity_of_transport, listener
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.grpc_peers import SERVICES, Handler, Transport, services
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")

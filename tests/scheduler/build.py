@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from control_plane.scheduler import Cycle, Failure, Placement, SchedulerConfig, Snapshot
-from control_plane.scheduler.nodes import NodeInfo
-from control_plane.scheduler.pods import PodInfo, PodParser
-from control_plane.scheduler.volumes import VolumeIndex
+from rayplane.control_plane.scheduler import Cycle, Failure, Placement, SchedulerConfig, Snapshot
+from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
+from rayplane.control_plane.scheduler.volumes import VolumeIndex
 
 PARSER = PodParser()
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
-from control_plane.client.api import ObjectList, WatchEvent
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.client.api import ObjectList, WatchEvent
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 
 class FakeApi:

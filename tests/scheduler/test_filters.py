@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane.scheduler import Failure, Placement
+from rayplane.control_plane.scheduler import Failure, Placement
 from tests.scheduler.build import World, claim, info, node, on, pod, storage_class, volume
 
 HOST = "kubernetes.io/hostname"
@@ -138,7 +138,7 @@ def test_host_ports_exclude_each_other() -> None:
 
 
 def test_a_node_that_changes_or_goes_is_seen() -> None:
-    from control_plane.scheduler.nodes import NodeInfo
+    from rayplane.control_plane.scheduler.nodes import NodeInfo
 
     world = World(node("a"))
     assert "Insufficient" in world.fail(pod("p", cpu="8"))

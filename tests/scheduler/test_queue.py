@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.scheduler.queue import Place, SchedulingQueue
+from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
 from tests.scheduler.build import info, pod
 
 

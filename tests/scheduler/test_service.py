@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from control_plane.api import meta
-from control_plane.api.errors import ServiceUnavailable
-from control_plane.client import ApiClient
-from control_plane.scheduler import Scheduler, SchedulerConfig
-from control_plane.scheduler.queue import Place
-from storage.env import Env, SystemClock
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
+from rayplane.control_plane.scheduler.queue import Place
+from rayplane.storage.env import Env, SystemClock
 from tests.scheduler.build import claim, node, on, pod, storage_class, volume
 from tests.scheduler.fake_api import FakeApi
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane.api import quantity
-from control_plane.api.selectors import from_map
-from control_plane.scheduler import Placement
-from control_plane.scheduler.filters import PodView
-from control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.selectors import from_map
+from rayplane.control_plane.scheduler import Placement
+from rayplane.control_plane.scheduler.filters import PodView
+from rayplane.control_plane.scheduler.nodes import NodeInfo
 from tests.scheduler.build import World, info, node, on, pod
 
 ZONE = "topology.kubernetes.io/zone"

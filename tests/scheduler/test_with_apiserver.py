@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import meta
-from control_plane.client import ApiClient
-from control_plane.scheduler import Scheduler, SchedulerConfig
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from tests.apiserver.conftest import Stack, make_env
 from tests.scheduler.build import claim, node, pod
 

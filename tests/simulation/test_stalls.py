@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from control_plane.api import meta
-from control_plane.client import LeaderElector
-from control_plane.cluster.components import Component
-from control_plane.cluster.simulation import Planted, VirtualLoop, parse_scenario, simulate
-from control_plane.cluster.simulation.loop import LIFE, Life
-from control_plane.controllers.nodelifecycle import NodeLifecycleController
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.client import LeaderElector
+from rayplane.control_plane.cluster.components import Component
+from rayplane.control_plane.cluster.simulation import Planted, VirtualLoop, parse_scenario, simulate
+from rayplane.control_plane.cluster.simulation.loop import LIFE, Life
+from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.env import LocalDisk, SimulatedDisk
-from storage.mvcc import BUCKETS, Backend, BackendError, LmdbBackend, MemoryBackend
+from rayplane.storage.env import LocalDisk, SimulatedDisk
+from rayplane.storage.mvcc import BUCKETS, Backend, BackendError, LmdbBackend, MemoryBackend
 
 
 @pytest.fixture(params=["memory", "lmdb"])
@@ -104,7 +104,7 @@ def test_lmdb_is_not_trusted_after_the_machine_stopped_uncleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (boot := tmp_path / "boot_id").write_text("first\n")
-    monkeypatch.setattr("storage.mvcc.lmdb_backend._BOOT_ID", boot)
+    monkeypatch.setattr("rayplane.storage.mvcc.lmdb_backend._BOOT_ID", boot)
     path = tmp_path / "store"
     clean = LmdbBackend(path)
     clean.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.backup import (
+from rayplane.storage.backup import (
     BackupError,
     BackupHeader,
     CorruptBackup,
@@ -17,8 +17,8 @@ from storage.backup import (
     verify_backup,
     write_backup,
 )
-from storage.env import LocalDisk, SimulatedDisk
-from storage.mvcc import MemoryBackend, Store
+from rayplane.storage.env import LocalDisk, SimulatedDisk
+from rayplane.storage.mvcc import MemoryBackend, Store
 
 HEADER = BackupHeader(cluster="default", revision=7, created="2026-01-02T03:04:05Z")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.env import beneath
-from storage.env.beneath import Beneath, LeavesRoot
+from rayplane.storage.env import beneath
+from rayplane.storage.env.beneath import Beneath, LeavesRoot
 
 
 @pytest.fixture(params=["kernel", "by component"], autouse=True)

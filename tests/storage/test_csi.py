@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from control_plane.rpc import RpcError, Stub
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from proto.csi import csi_pb2 as csi
-from storage.env import LocalDisk
-from storage.volumes import CsiDriver, LocalBackend, Reservations
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.proto.csi import csi_pb2 as csi
+from rayplane.storage.env import LocalDisk
+from rayplane.storage.volumes import CsiDriver, LocalBackend, Reservations
 from tests.rpc.open_service import open_service
 from tests.storage.volume_cluster import GIB, Cluster
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.env.failpoints import arm, disarm
-from storage.mvcc import BackendError, LmdbBackend, Store
-from storage.mvcc.lmdb_file import DATA, NEW
+from rayplane.storage.env.failpoints import arm, disarm
+from rayplane.storage.mvcc import BackendError, LmdbBackend, Store
+from rayplane.storage.mvcc.lmdb_file import DATA, NEW
 from tests.storage.test_mvcc import put
 
 KEYS = 200

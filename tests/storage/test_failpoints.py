@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.env import DiskError, failpoints
-from storage.env.failpoints import POINTS, UnknownFailpoint
+from rayplane.storage.env import DiskError, failpoints
+from rayplane.storage.env.failpoints import POINTS, UnknownFailpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.env import LocalDisk
+from rayplane.storage.env import LocalDisk
 
 SIZE = 1 << 20
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proto.etcd.kv_pb2 import Event, KeyValue
-from storage.mvcc import (
+from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.storage.mvcc import (
     Backend,
     Change,
     CompactedError,
@@ -22,7 +22,7 @@ from storage.mvcc import (
     Store,
     key_index,
 )
-from storage.mvcc.key_index import KeyIndex, revision
+from rayplane.storage.mvcc.key_index import KeyIndex, revision
 from tests.storage.mvcc_twin import Kv, Twin
 
 Open = Callable[[], Backend]

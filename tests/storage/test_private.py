@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.env import LocalDisk
-from storage.env.private import make_private_dir, narrow, wider, write_private
-from storage.mvcc import LmdbBackend
+from rayplane.storage.env import LocalDisk
+from rayplane.storage.env.private import make_private_dir, narrow, wider, write_private
+from rayplane.storage.mvcc import LmdbBackend
 
 
 @pytest.fixture(autouse=True)

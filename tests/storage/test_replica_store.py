@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proto.rayplane.v1 import volumes_pb2 as pb
-from storage.env import LocalDisk, SimulatedDisk
-from storage.volumes import CorruptVolume, Fenced, ReplicaStore, Reservations, StaleReplica, VolumeFull
-from storage.volumes.errors import InvalidVolume
-from storage.volumes.manifest import DIRECTORY, EMPTY, FILE, Entry, Version, difference, hash_block
+from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
+from rayplane.storage.env import LocalDisk, SimulatedDisk
+from rayplane.storage.volumes import CorruptVolume, Fenced, ReplicaStore, Reservations, StaleReplica, VolumeFull
+from rayplane.storage.volumes.errors import InvalidVolume
+from rayplane.storage.volumes.manifest import DIRECTORY, EMPTY, FILE, Entry, Version, difference, hash_block
 
 CONTENT = [b"one", b"two", b"three", b""]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.env import Disk, DiskError, LocalDisk, LockHeld, SimulatedDisk
+from rayplane.storage.env import Disk, DiskError, LocalDisk, LockHeld, SimulatedDisk
 
 SEEDS = st.integers(0, 2**32)
 

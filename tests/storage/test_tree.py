@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from storage.volumes.errors import CorruptVolume
-from storage.volumes.local import measure
-from storage.volumes.manifest import DIRECTORY, FILE, SYMLINK, Entry, block_bytes, difference, hash_block
-from storage.volumes.tree import TreeScanner, TreeWriter
+from rayplane.storage.volumes.errors import CorruptVolume
+from rayplane.storage.volumes.local import measure
+from rayplane.storage.volumes.manifest import DIRECTORY, FILE, SYMLINK, Entry, block_bytes, difference, hash_block
+from rayplane.storage.volumes.tree import TreeScanner, TreeWriter
 
 
 def scanner(root: Path) -> TreeScanner:
@@ -21,7 +21,7 @@ def scanner(root: Path) -> TreeScanner:
 
 def test_every_rewrite_is_seen_however_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A clock that ticks too slowly to tell one write from the next.
-    monkeypatch.setattr("storage.volumes.tree._signature", lambda status: (status.st_size,))
+    monkeypatch.setattr("rayplane.storage.volumes.tree._signature", lambda status: (status.st_size,))
     scan = scanner(tmp_path)
     for n in range(100):
         (tmp_path / "file").write_bytes(b"%04d" % n)

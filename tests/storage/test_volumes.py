@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.env import Disk, LocalDisk, SimulatedDisk
-from storage.volumes import (
+from rayplane.storage.env import Disk, LocalDisk, SimulatedDisk
+from rayplane.storage.volumes import (
     Fenced,
     InvalidVolume,
     LocalBackend,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.env import Disk, DiskError, LocalDisk, SimulatedDisk, failpoints
-from storage.wal import (
+from rayplane.storage.env import Disk, DiskError, LocalDisk, SimulatedDisk, failpoints
+from rayplane.storage.wal import (
     CorruptLog,
     CorruptSnapshotFile,
     LogEntry,

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage.env import Disk, LocalDisk, SystemClock
-from storage.volumes import (
+from rayplane.storage.env import Disk, LocalDisk, SystemClock
+from rayplane.storage.volumes import (
     MemoryDirectory,
     PeerError,
     ReplicaService,

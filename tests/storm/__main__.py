@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from control_plane.cluster.config import PROCESS, RAY
+from rayplane.control_plane.cluster.config import PROCESS, RAY
 from tests.storm.cycles import cycles
 from tests.storm.plan import Plan
 from tests.storm.storm import storm

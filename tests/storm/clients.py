@@ -9,11 +9,11 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from typing import Any
 
-from control_plane.api.errors import ApiError
-from control_plane.client import ApiClient
-from control_plane.cluster.access import Access
-from control_plane.cluster.readiness import client_ssl
-from control_plane.cluster.topology import Role
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.readiness import client_ssl
+from rayplane.control_plane.cluster.topology import Role
 from tests.storm.load import CONFIG_MAPS, LEASES, NAMESPACE, ConfigMaps, probed
 
 OPEN_TIMEOUT_S = 5.0

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from control_plane.cluster.access import access
+from rayplane.control_plane.cluster.access import access
 from tests.storm import workload
 from tests.storm.live import Place, place
 from tests.storm.load import ConfigMaps, EtcdKeys

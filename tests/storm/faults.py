@@ -8,12 +8,12 @@ import resource
 import signal
 from collections.abc import Callable, Sequence
 
-from control_plane.api.errors import ApiError
-from control_plane.cluster.access import Access
-from control_plane.cluster.config import PROCESS
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.scenario import ClusterActions, Runner, Strike
-from control_plane.rpc import RpcError
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.scenario import ClusterActions, Runner, Strike
+from rayplane.control_plane.rpc import RpcError
 from tests.e2e.harness import Cluster, processes_of
 from tests.storm import clients
 from tests.storm.live import process_of

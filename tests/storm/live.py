@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from control_plane.cluster import launch, processes
-from control_plane.cluster.access import Access
-from control_plane.cluster.config import PROCESS, ClusterConfig
-from control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster import launch, processes
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from tests.e2e.harness import Cluster, Traces, processes_of
 from tests.storm.plan import Plan
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import (
     AlreadyExists,
     ApiError,
     Conflict,
@@ -16,12 +16,12 @@ from control_plane.api.errors import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from control_plane.client import ApiClient, EtcdClient
-from control_plane.cluster.access import Access
-from control_plane.cluster.status import status
-from control_plane.cluster.topology import Role
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.client import ApiClient, EtcdClient
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.storm.oracle import Answer, Ledger, Value
 from tests.storm.truth import Attempt, Report
 

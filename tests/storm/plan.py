@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from control_plane.cluster.config import PROCESS, RAY
-from control_plane.cluster.scenario import Strike
+from rayplane.control_plane.cluster.config import PROCESS, RAY
+from rayplane.control_plane.cluster.scenario import Strike
 
 SECONDS_MIN = 5.0
 #: Spans for which something is broken; some longer than leases last and elections take.

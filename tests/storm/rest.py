@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from control_plane.api import meta
-from control_plane.api.errors import ApiError
-from control_plane.cluster import patience
-from control_plane.cluster.access import Access, current_topology
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.readiness import LEADERS, LEASES
-from control_plane.cluster.status import status
-from control_plane.cluster.topology import Role, Topology
-from control_plane.rpc import RpcError, Stub
-from proto.etcd import rpc_pb2
-from proto.rayplane.v1 import node_pb2
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster import patience
+from rayplane.control_plane.cluster.access import Access, current_topology
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.readiness import LEADERS, LEASES
+from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.cluster.topology import Role, Topology
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2
+from rayplane.proto.rayplane.v1 import node_pb2
 from tests.storm import workload
 
 #: Without progress, in fair time.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.cluster.access import Access, access
+from rayplane.control_plane.cluster.access import Access, access
 from tests.storm import workload
 from tests.storm.faults import Faults
 from tests.storm.live import Place, place

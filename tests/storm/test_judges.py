@@ -2,8 +2,8 @@
 
 import pytest
 
-from control_plane.cluster.config import PROCESS, RAY
-from control_plane.cluster.scenario import Strike
+from rayplane.control_plane.cluster.config import PROCESS, RAY
+from rayplane.control_plane.cluster.scenario import Strike
 from tests.storm.oracle import Answer, Ledger
 from tests.storm.plan import Compact, Plan, Timed
 from tests.storm.truth import Attempt, Held, Report, failing, lies

@@ -2,8 +2,8 @@
 
 import pytest
 
-from control_plane.cluster.config import PROCESS
-from control_plane.cluster.scenario import Strike
+from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.cluster.scenario import Strike
 from tests.storm.plan import Cancel, Compact, Freeze, Plan, Timed
 from tests.storm.storm import storm
 

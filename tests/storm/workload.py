@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists
-from control_plane.cluster.access import Access
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists
+from rayplane.control_plane.cluster.access import Access
 from tests.storm.load import NAMESPACE
 
 #: Name and first size by resource.

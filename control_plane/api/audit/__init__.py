@@ -7,7 +7,7 @@ Source: Kubernetes tasks "Auditing" and reference "kube-apiserver Audit Configur
 Concurrency: pure functions over immutable values.
 """
 
-from control_plane.api.audit.policy import Decision, Level, Policy, Stage
-from control_plane.api.audit.reading import PolicyError, default_policy, read_policy
+from rayplane.control_plane.api.audit.policy import Decision, Level, Policy, Stage
+from rayplane.control_plane.api.audit.reading import PolicyError, default_policy, read_policy
 
 __all__ = ["Decision", "Level", "Policy", "PolicyError", "Stage", "default_policy", "read_policy"]

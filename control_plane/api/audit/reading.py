@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from importlib import resources as package_files
 from typing import Any
 
-from control_plane.api import decoding, names
-from control_plane.api.audit.policy import Level, Policy, Resources, Rule, Stage
-from control_plane.api.errors import ApiError, FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api import decoding, names
+from rayplane.control_plane.api.audit.policy import Level, Policy, Resources, Rule, Stage
+from rayplane.control_plane.api.errors import ApiError, FieldError, forbidden, invalid, not_supported, required
 
 _LEVELS = {level.text: level for level in Level}
 _STAGES = [str(stage) for stage in Stage]
@@ -41,7 +41,7 @@ class PolicyError(ValueError):
 
 def default_policy() -> str:
     """A policy that records who changed what, and leaves out heartbeats, secrets' contents and what is only noise."""
-    return package_files.files("control_plane.api").joinpath("data/audit-policy.yaml").read_text()
+    return package_files.files("rayplane.control_plane.api").joinpath("data/audit-policy.yaml").read_text()
 
 
 def read_policy(text: str) -> Policy:

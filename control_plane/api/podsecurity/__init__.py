@@ -7,8 +7,8 @@ Source: Kubernetes concepts "Pod Security Standards" and "Pod Security Admission
 Concurrency: pure functions over JSON objects; nothing is changed or kept.
 """
 
-from control_plane.api.podsecurity.evaluation import details, reasons, violations
-from control_plane.api.podsecurity.levels import (
+from rayplane.control_plane.api.podsecurity.evaluation import details, reasons, violations
+from rayplane.control_plane.api.podsecurity.levels import (
     LATEST,
     Level,
     LevelVersion,

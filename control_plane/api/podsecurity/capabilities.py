@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from control_plane.api.podsecurity.check import (
+from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Spec,
     Violation,
@@ -14,7 +14,7 @@ from control_plane.api.podsecurity.check import (
     unless_windows,
     where,
 )
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 _DEFAULT = frozenset(
     {

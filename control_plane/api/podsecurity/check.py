@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 Spec = Mapping[str, Any]
 """A PodSpec."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from control_plane.api.podsecurity import (
+from rayplane.control_plane.api.podsecurity import (
     capabilities,
     host,
     identity,
@@ -16,8 +16,8 @@ from control_plane.api.podsecurity import (
     sysctls,
     volumes,
 )
-from control_plane.api.podsecurity.check import Check, Look, Violation
-from control_plane.api.podsecurity.levels import Level, LevelVersion
+from rayplane.control_plane.api.podsecurity.check import Check, Look, Violation
+from rayplane.control_plane.api.podsecurity.levels import Level, LevelVersion
 
 CHECKS: tuple[Check, ...] = tuple(
     check

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from control_plane.api.podsecurity.check import Check, Spec, Violation, containers, plural, quoted, some, where
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.check import Check, Spec, Violation, containers, plural, quoted, some, where
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 
 def _namespaces(annotations: Mapping[str, str], spec: Spec) -> Violation | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api.podsecurity.check import (
+from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Spec,
     Violation,
@@ -13,7 +13,7 @@ from control_plane.api.podsecurity.check import (
     unless_in_user_namespace,
     where,
 )
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 
 def _non_root(annotations: Mapping[str, str], spec: Spec) -> Violation | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeVar
 
-from control_plane.api.errors import FieldError, invalid
+from rayplane.control_plane.api.errors import FieldError, invalid
 
 T = TypeVar("T", bound=int)
 PREFIX = "pod-security.kubernetes.io/"

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from control_plane.api.errors import quote
-from control_plane.api.podsecurity.check import (
+from rayplane.control_plane.api.errors import quote
+from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Look,
     Spec,
@@ -17,7 +17,7 @@ from control_plane.api.podsecurity.check import (
     some,
     where,
 )
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 _ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 _PROFILES = ("RuntimeDefault", "Localhost")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api.errors import quote
-from control_plane.api.podsecurity.check import (
+from rayplane.control_plane.api.errors import quote
+from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Spec,
     Violation,
@@ -18,7 +18,7 @@ from control_plane.api.podsecurity.check import (
     unless_windows,
     where,
 )
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 _POD = "seccomp.security.alpha.kubernetes.io/pod"
 _CONTAINER = "container.seccomp.security.alpha.kubernetes.io/"

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
-from control_plane.api.podsecurity.check import Check, Look, Spec, Violation, context, names
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.check import Check, Look, Spec, Violation, context, names
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 _V0 = frozenset(
     {

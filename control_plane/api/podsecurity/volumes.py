@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api.podsecurity.check import Check, Spec, Violation, names, plural, quoted, some
-from control_plane.api.podsecurity.levels import Level
+from rayplane.control_plane.api.podsecurity.check import Check, Spec, Violation, names, plural, quoted, some
+from rayplane.control_plane.api.podsecurity.levels import Level
 
 _ALLOWED = (
     "configMap",

@@ -7,8 +7,8 @@ Concurrency: pure functions; the time rows are aged by is an argument.
 
 from __future__ import annotations
 
-from control_plane.api.printers import cluster, network, pods, storage, workloads
-from control_plane.api.printers.columns import Printer
+from rayplane.control_plane.api.printers import cluster, network, pods, storage, workloads
+from rayplane.control_plane.api.printers.columns import Printer
 
 PRINTERS: dict[tuple[str, str], Printer] = {
     **pods.PRINTERS,

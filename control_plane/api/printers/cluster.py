@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from control_plane.api.meta import Object, get_condition, labels, name
-from control_plane.api.printers.columns import (
+from rayplane.control_plane.api.meta import Object, get_condition, labels, name
+from rayplane.control_plane.api.printers.columns import (
     AGE,
     CREATED_AT,
     NAME,

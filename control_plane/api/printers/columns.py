@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from control_plane.api.errors import BadRequest
-from control_plane.api.meta import Object, parse_time
-from control_plane.api.selectors import label_selector_text
+from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.meta import Object, parse_time
+from rayplane.control_plane.api.selectors import label_selector_text
 
 NONE = "<none>"
 UNKNOWN = "<unknown>"

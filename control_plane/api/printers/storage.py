@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from control_plane.api import meta
-from control_plane.api.meta import Object, is_deleting, name
-from control_plane.api.printers.columns import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object, is_deleting, name
+from rayplane.control_plane.api.printers.columns import (
     AGE,
     NAME,
     NONE,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from control_plane.api.meta import Object, condition_is, controller_of, name, parse_time
-from control_plane.api.printers.columns import (
+from rayplane.control_plane.api.meta import Object, condition_is, controller_of, name, parse_time
+from rayplane.control_plane.api.printers.columns import (
     AGE,
     NAME,
     NONE,

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError
-from control_plane.api.meta import Object
-from control_plane.api.validation import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.validation import (
     config,
     events,
     networking,
@@ -24,12 +24,12 @@ from control_plane.api.validation import (
     storage,
     workloads,
 )
-from control_plane.api.validation.metadata import (
+from rayplane.control_plane.api.validation.metadata import (
     NameCheck,
     validate_metadata,
     validate_metadata_update,
 )
-from control_plane.api.validation.pods import validate_pod, validate_pod_update, validate_template
+from rayplane.control_plane.api.validation.pods import validate_pod, validate_pod_update, validate_template
 
 Errors = list[FieldError]
 

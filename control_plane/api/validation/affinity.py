@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
-from control_plane.api.validation.metadata import checked, one_of, validate_selector
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
+from rayplane.control_plane.api.validation.metadata import checked, one_of, validate_selector
 
 Errors = list[FieldError]
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"

@@ -7,8 +7,8 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import (
     FieldError,
     duplicate,
     forbidden,
@@ -17,10 +17,10 @@ from control_plane.api.errors import (
     required,
     too_long,
 )
-from control_plane.api.meta import Object
-from control_plane.api.quantity import Quantity
-from control_plane.api.validation.metadata import checked, immutable, one_of
-from control_plane.api.validation.resources import STANDARD, validate_quantity
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.quantity import Quantity
+from rayplane.control_plane.api.validation.metadata import checked, immutable, one_of
+from rayplane.control_plane.api.validation.resources import STANDARD, validate_quantity
 
 Errors = list[FieldError]
 DATA_MAX_BYTES = 1024 * 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import (
     FieldError,
     duplicate,
     forbidden,
@@ -15,8 +15,8 @@ from control_plane.api.errors import (
     not_supported,
     required,
 )
-from control_plane.api.validation.metadata import checked, in_range, not_negative, one_of
-from control_plane.api.validation.resources import validate_requirements
+from rayplane.control_plane.api.validation.metadata import checked, in_range, not_negative, one_of
+from rayplane.control_plane.api.validation.resources import validate_requirements
 
 Errors = list[FieldError]
 PROTOCOLS = ("SCTP", "TCP", "UDP")

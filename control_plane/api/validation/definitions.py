@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import jsonpath, names
-from control_plane.api.errors import FieldError, duplicate, invalid, required
-from control_plane.api.meta import Object
-from control_plane.api.validation.metadata import checked
+from rayplane.control_plane.api import jsonpath, names
+from rayplane.control_plane.api.errors import FieldError, duplicate, invalid, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.validation.metadata import checked
 
 Errors = list[FieldError]
 COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")

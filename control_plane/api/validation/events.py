@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from control_plane.api.errors import FieldError, invalid, required
-from control_plane.api.meta import Object
-from control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.errors import FieldError, invalid, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import builtin_registry
 
 _MISMATCH = "does not match event.namespace"
 # Where events about objects without a namespace are.

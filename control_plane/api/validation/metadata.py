@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import (
     FieldError,
     duplicate,
     forbidden,
@@ -19,8 +19,8 @@ from control_plane.api.errors import (
     required,
     too_long,
 )
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_label_selector
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_label_selector
 
 Errors = list[FieldError]
 NameCheck = Callable[[str], Sequence[str]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
-from control_plane.api.meta import Object
-from control_plane.api.validation.containers import PROTOCOLS, validate_port_reference
-from control_plane.api.validation.metadata import checked, immutable, one_of, validate_selector
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.validation.containers import PROTOCOLS, validate_port_reference
+from rayplane.control_plane.api.validation.metadata import checked, immutable, one_of, validate_selector
 
 Errors = list[FieldError]
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")

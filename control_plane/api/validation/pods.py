@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import (
     FieldError,
     duplicate,
     forbidden,
@@ -15,21 +15,21 @@ from control_plane.api.errors import (
     quote,
     required,
 )
-from control_plane.api.meta import Object
-from control_plane.api.validation.affinity import validate_affinity, validate_spread
-from control_plane.api.validation.containers import (
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.validation.affinity import validate_affinity, validate_spread
+from rayplane.control_plane.api.validation.containers import (
     validate_container,
     validate_ephemeral_container,
     validate_init_container,
 )
-from control_plane.api.validation.metadata import (
+from rayplane.control_plane.api.validation.metadata import (
     checked,
     not_negative,
     one_of,
     validate_labels,
 )
-from control_plane.api.validation.resources import validate_requirements
-from control_plane.api.validation.volumes import validate_volumes
+from rayplane.control_plane.api.validation.resources import validate_requirements
+from rayplane.control_plane.api.validation.volumes import validate_volumes
 
 Errors = list[FieldError]
 _RESTART = ("Always", "OnFailure", "Never")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
-from control_plane.api.meta import Object
-from control_plane.api.validation.metadata import (
+from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.validation.metadata import (
     immutable,
     not_negative,
     one_of,
     validate_selector,
 )
-from control_plane.api.validation.workloads import int_or_percent
+from rayplane.control_plane.api.validation.workloads import int_or_percent
 
 Errors = list[FieldError]
 _RBAC = "rbac.authorization.k8s.io"

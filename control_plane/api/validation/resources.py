@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError, invalid, required
-from control_plane.api.quantity import Quantity, QuantityError, parse
-from control_plane.api.validation.metadata import NOT_NEGATIVE, checked
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError, invalid, required
+from rayplane.control_plane.api.quantity import Quantity, QuantityError, parse
+from rayplane.control_plane.api.validation.metadata import NOT_NEGATIVE, checked
 
 STANDARD = frozenset({"cpu", "memory", "ephemeral-storage"})
 _STANDARD_NAME = "must be a standard resource type or fully qualified"

@@ -6,11 +6,11 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
-from control_plane.api.meta import Object
-from control_plane.api.validation.containers import PROTOCOLS, validate_port_reference
-from control_plane.api.validation.metadata import checked, one_of, validate_labels
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.validation.containers import PROTOCOLS, validate_port_reference
+from rayplane.control_plane.api.validation.metadata import checked, one_of, validate_labels
 
 Errors = list[FieldError]
 TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
-from control_plane.api.meta import Object
-from control_plane.api.quantity import QuantityError, compare
-from control_plane.api.validation.affinity import validate_node_selector
-from control_plane.api.validation.metadata import checked, immutable, one_of, validate_selector
-from control_plane.api.validation.resources import validate_quantity
-from control_plane.api.validation.volumes import SOURCES, validate_source
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.quantity import QuantityError, compare
+from rayplane.control_plane.api.validation.affinity import validate_node_selector
+from rayplane.control_plane.api.validation.metadata import checked, immutable, one_of, validate_selector
+from rayplane.control_plane.api.validation.resources import validate_quantity
+from rayplane.control_plane.api.validation.volumes import SOURCES, validate_source
 
 Errors = list[FieldError]
 ACCESS_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")

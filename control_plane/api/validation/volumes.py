@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
-from control_plane.api.validation.containers import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, required
+from rayplane.control_plane.api.validation.containers import (
     validate_field_path,
     validate_local_path,
     validate_no_backsteps,
     validate_own_path,
 )
-from control_plane.api.validation.metadata import checked, one_of
-from control_plane.api.validation.resources import validate_quantity
+from rayplane.control_plane.api.validation.metadata import checked, one_of
+from rayplane.control_plane.api.validation.resources import validate_quantity
 
 Errors = list[FieldError]
 SOURCES = frozenset(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from control_plane.api import names
-from control_plane.api.cron import CronError, parse_schedule
-from control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
-from control_plane.api.meta import Object
-from control_plane.api.selectors import from_map
-from control_plane.api.validation.metadata import (
+from rayplane.control_plane.api import names
+from rayplane.control_plane.api.cron import CronError, parse_schedule
+from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.selectors import from_map
+from rayplane.control_plane.api.validation.metadata import (
     immutable,
     in_range,
     not_negative,
@@ -18,8 +18,8 @@ from control_plane.api.validation.metadata import (
     validate_required_selector,
     validate_selector,
 )
-from control_plane.api.validation.pods import validate_template
-from control_plane.api.validation.storage import validate_claim_spec
+from rayplane.control_plane.api.validation.pods import validate_template
+from rayplane.control_plane.api.validation.storage import validate_claim_spec
 
 Errors = list[FieldError]
 _ALWAYS = ("Always",)

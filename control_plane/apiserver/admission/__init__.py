@@ -7,7 +7,7 @@ request and may change the new object, refuse it, or reserve something: reservat
 transaction that stores the object, so that a failed write reserves nothing.
 """
 
-from control_plane.apiserver.admission.chain import Admission
-from control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.admission.chain import Admission
+from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 
 __all__ = ["Admission", "AdmissionRequest"]

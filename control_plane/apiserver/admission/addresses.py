@@ -7,13 +7,13 @@ can never hand out the same address. It goes away in the transaction that remove
 import ipaddress
 from collections.abc import Iterable
 
-from control_plane.api.errors import FieldError, Invalid, invalid
-from control_plane.api.meta import Object, key
-from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.lookup import Lookup
-from control_plane.apiserver.storage import absent, delete_op, put_op
-from storage.env import Env
+from rayplane.control_plane.api.errors import FieldError, Invalid, invalid
+from rayplane.control_plane.api.meta import Object, key
+from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.storage import absent, delete_op, put_op
+from rayplane.storage.env import Env
 
 _ROOT = "/rayplane/allocations/"
 _NO_ADDRESS = ("", "None")

@@ -11,11 +11,11 @@ import binascii
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from control_plane.api import meta
-from control_plane.api.errors import Forbidden, quote
-from control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
-from control_plane.apiserver.authz import Authorizer
-from control_plane.identities import MASTERS
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import Forbidden, quote
+from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
+from rayplane.control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.identities import MASTERS
 
 _GROUP = "certificates.k8s.io"
 _REQUESTS = f"certificatesigningrequests.{_GROUP}"

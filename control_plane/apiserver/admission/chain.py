@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from weakref import WeakValueDictionary
 
-from control_plane.apiserver import audit
-from control_plane.apiserver.admission import (
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.admission import (
     addresses,
     certificates,
     classes,
@@ -18,11 +18,11 @@ from control_plane.apiserver.admission import (
     quota,
     rights,
 )
-from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
-from control_plane.apiserver.authz import Authorizer
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.lookup import Lookup
-from storage.env import Env
+from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.storage.env import Env
 
 Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 

@@ -1,9 +1,9 @@
 """Default classes: of storage for claims, of ingresses."""
 
-from control_plane.api.errors import Forbidden
-from control_plane.api.meta import Object, annotations, name
-from control_plane.apiserver.admission.request import AdmissionRequest
-from control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.meta import Object, annotations, name
+from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.lookup import Lookup
 
 _STORAGE = (
     "storageclass.kubernetes.io/is-default-class",

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from control_plane.api.errors import Forbidden
-from control_plane.api.meta import Object
-from control_plane.api.quantity import parse
-from control_plane.apiserver.admission.request import AdmissionRequest
-from control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.quantity import parse
+from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.lookup import Lookup
 
 _ANNOTATION = "kubernetes.io/limit-ranger"
 

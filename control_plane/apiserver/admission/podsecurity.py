@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import podsecurity
-from control_plane.api.errors import Forbidden, InternalError, Invalid
-from control_plane.api.meta import Object, labels
-from control_plane.api.podsecurity.levels import MODES, PREFIX, Level, LevelVersion, Policy
-from control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
-from control_plane.apiserver.config import PodSecurityConfig
-from control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.api import podsecurity
+from rayplane.control_plane.api.errors import Forbidden, InternalError, Invalid
+from rayplane.control_plane.api.meta import Object, labels
+from rayplane.control_plane.api.podsecurity.levels import MODES, PREFIX, Level, LevelVersion, Policy
+from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.config import PodSecurityConfig
+from rayplane.control_plane.apiserver.lookup import Lookup
 
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "podtemplates": ("template",),

@@ -7,14 +7,14 @@ beyond it together. A controller recounts when objects go away.
 from collections.abc import Callable
 from typing import Any
 
-from control_plane.api.errors import Forbidden
-from control_plane.api.meta import Object, name, pod_is_terminated
-from control_plane.api.quantity import parse
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.admission.request import CREATE, AdmissionRequest
-from control_plane.apiserver.entries import encode
-from control_plane.apiserver.lookup import Lookup
-from control_plane.apiserver.storage import at_revision, put_op
+from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.meta import Object, name, pod_is_terminated
+from rayplane.control_plane.api.quantity import parse
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.admission.request import CREATE, AdmissionRequest
+from rayplane.control_plane.apiserver.entries import encode
+from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.storage import at_revision, put_op
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 # These resources are also counted under a short name.

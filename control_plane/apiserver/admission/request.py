@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from control_plane.api.meta import Object
-from control_plane.api.podsecurity.levels import PREFIX
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.requests import User
-from proto.etcd import rpc_pb2
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.podsecurity.levels import PREFIX
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.proto.etcd import rpc_pb2
 
 CREATE, UPDATE, DELETE = "CREATE", "UPDATE", "DELETE"
 

@@ -6,11 +6,11 @@ Any change of a role is checked, not only one of its rules: a label alone can ha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control_plane.api import rbac
-from control_plane.api.errors import Forbidden, NotFound
-from control_plane.api.meta import Object
-from control_plane.apiserver.admission.request import DELETE, AdmissionRequest
-from control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.api import rbac
+from rayplane.control_plane.api.errors import Forbidden, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.authz import Authorizer
 
 _GROUP = "rbac.authorization.k8s.io"
 _PLURALS = {"Role": "roles", "ClusterRole": "clusterroles"}

@@ -8,8 +8,8 @@ Concurrency: a trail belongs to the task that answers its request. Nothing waits
 queue, and a thread encodes and writes them; when the queue is full, events are dropped and counted, as in Kubernetes.
 """
 
-from control_plane.apiserver.audit.auditor import Auditor
-from control_plane.apiserver.audit.trail import (
+from rayplane.control_plane.apiserver.audit.auditor import Auditor
+from rayplane.control_plane.apiserver.audit.trail import (
     Trail,
     allowed,
     annotate,

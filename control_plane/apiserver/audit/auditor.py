@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 
-from control_plane.api.audit import Level, read_policy
-from control_plane.apiserver.audit.encoding import encode
-from control_plane.apiserver.audit.log import AuditLog
-from control_plane.apiserver.audit.trail import Asked, Record, Trail
-from control_plane.apiserver.config import AuditConfig
-from storage.env import Env
+from rayplane.control_plane.api.audit import Level, read_policy
+from rayplane.control_plane.apiserver.audit.encoding import encode
+from rayplane.control_plane.apiserver.audit.log import AuditLog
+from rayplane.control_plane.apiserver.audit.trail import Asked, Record, Trail
+from rayplane.control_plane.apiserver.config import AuditConfig
+from rayplane.storage.env import Env
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import orjson
 
-from control_plane.api import decoding
-from control_plane.api.audit import Level
-from control_plane.api.errors import ApiError
-from control_plane.api.meta import Object
-from control_plane.apiserver.audit.trail import Record
-from control_plane.apiserver.requests import User
+from rayplane.control_plane.api import decoding
+from rayplane.control_plane.api.audit import Level
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.audit.trail import Record
+from rayplane.control_plane.apiserver.requests import User
 
 
 def encode(record: Record) -> bytes:

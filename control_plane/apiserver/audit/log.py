@@ -5,9 +5,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from control_plane.apiserver.audit.trail import Record
-from control_plane.apiserver.config import AuditConfig
-from storage.env import Disk, DiskError, Env, File
+from rayplane.control_plane.apiserver.audit.trail import Record
+from rayplane.control_plane.apiserver.config import AuditConfig
+from rayplane.storage.env import Disk, DiskError, Env, File
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
-from control_plane.api.audit import Decision, Level, Stage
-from control_plane.api.rbac import Attributes
-from control_plane.apiserver.requests import User
+from rayplane.control_plane.api.audit import Decision, Level, Stage
+from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.apiserver.requests import User
 
 HEADER = "Audit-Id"
 _DECISION = "authorization.k8s.io/decision"

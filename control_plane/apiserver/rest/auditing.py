@@ -6,9 +6,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from control_plane.apiserver.audit import Auditor
-from control_plane.apiserver.audit.trail import HEADER, Asked, following
-from control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.audit import Auditor
+from rayplane.control_plane.apiserver.audit.trail import HEADER, Asked, following
+from rayplane.control_plane.apiserver.rest import paths
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 # Nobody saw the answer: the client closed the connection first.

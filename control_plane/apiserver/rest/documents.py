@@ -6,14 +6,14 @@ from collections.abc import Callable
 import orjson
 from aiohttp import web
 
-from control_plane.api import openapi_v2
-from control_plane.api.discovery import Discovery, Document
-from control_plane.api.errors import ApiError
-from control_plane.api.openapi import OpenAPI
-from control_plane.apiserver.cache import ResourceCache
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.registry import ObjectRegistry
-from control_plane.apiserver.request_counts import RequestCounts
+from rayplane.control_plane.api import openapi_v2
+from rayplane.control_plane.api.discovery import Discovery, Document
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.openapi import OpenAPI
+from rayplane.control_plane.apiserver.cache import ResourceCache
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.request_counts import RequestCounts
 
 GIT_VERSION = "v1.37.0+rayplane"
 _VERSION = {

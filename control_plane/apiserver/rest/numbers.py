@@ -2,7 +2,7 @@
 
 import re
 
-from control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.errors import BadRequest
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _SHOWN = 100

@@ -14,7 +14,7 @@ import grpc
 import orjson
 from aiohttp import WSMsgType, web
 
-from control_plane.api.errors import (
+from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
     InternalError,
@@ -25,15 +25,15 @@ from control_plane.api.errors import (
     forbidden,
     invalid,
 )
-from control_plane.api.meta import Object, annotations
-from control_plane.apiserver import audit
-from control_plane.apiserver.metrics import HOST_ADDRESS
-from control_plane.apiserver.registry import ObjectRegistry
-from control_plane.apiserver.requests import Target, User
-from control_plane.apiserver.rest.numbers import integer
-from control_plane.apiserver.rest.portforward import serve_tunnel
-from control_plane.rpc import Network, RpcError, Stub
-from proto.rayplane.v1 import node_pb2
+from rayplane.control_plane.api.meta import Object, annotations
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.metrics import HOST_ADDRESS
+from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import Target, User
+from rayplane.control_plane.apiserver.rest.numbers import integer
+from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.rayplane.v1 import node_pb2
 
 _NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")

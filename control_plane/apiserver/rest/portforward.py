@@ -14,10 +14,10 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from control_plane.api.names import is_number_of_port
-from control_plane.apiserver.rest import spdy
-from control_plane.rpc import RpcError, Stub
-from proto.rayplane.v1 import node_pb2
+from rayplane.control_plane.api.names import is_number_of_port
+from rayplane.control_plane.apiserver.rest import spdy
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.rayplane.v1 import node_pb2
 
 _QUEUE_MAX = 64
 _CONNECTIONS_MAX = 256

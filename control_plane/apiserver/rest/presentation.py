@@ -8,12 +8,12 @@ from typing import Any, Literal
 import orjson
 import yaml
 
-from control_plane.api import tables
-from control_plane.api.errors import NotAcceptable
-from control_plane.api.meta import Object
-from control_plane.api.resources import ResourceInfo
-from control_plane.apiserver.kinds import Kinds
-from control_plane.apiserver.reading import Listing
+from rayplane.control_plane.api import tables
+from rayplane.control_plane.api.errors import NotAcceptable
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.reading import Listing
 
 Form = Literal["object", "table", "metadata"]
 JSON = "application/json"

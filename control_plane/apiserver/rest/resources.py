@@ -8,19 +8,19 @@ from urllib.parse import unquote
 import orjson
 from aiohttp import web
 
-from control_plane.api import decoding, patching
-from control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
-from control_plane.apiserver import audit
-from control_plane.apiserver.bodies import program
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.reading import WatchItem
-from control_plane.apiserver.registry import (
+from rayplane.control_plane.api import decoding, patching
+from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.bodies import program
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.reading import WatchItem
+from rayplane.control_plane.apiserver.registry import (
     ObjectRegistry,
     check_dry_run,
     error_json,
     parse_delete_options,
 )
-from control_plane.apiserver.requests import (
+from rayplane.control_plane.apiserver.requests import (
     Answer,
     DeleteOptions,
     ListOptions,
@@ -28,12 +28,12 @@ from control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
-from control_plane.apiserver.rest.numbers import integer
-from control_plane.apiserver.rest.paths import ResourcePath
-from control_plane.apiserver.rest.pods import PodStreams
-from control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
-from control_plane.rpc import Network
-from storage.env import Env
+from rayplane.control_plane.apiserver.rest.numbers import integer
+from rayplane.control_plane.apiserver.rest.paths import ResourcePath
+from rayplane.control_plane.apiserver.rest.pods import PodStreams
+from rayplane.control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
+from rayplane.control_plane.rpc import Network
+from rayplane.storage.env import Env
 
 _NO_CACHE = {"Cache-Control": "no-cache, private"}
 # As Kubernetes cuts them.

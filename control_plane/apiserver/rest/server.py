@@ -8,8 +8,8 @@ from typing import Protocol
 
 from aiohttp import web
 
-from control_plane.api import rbac
-from control_plane.api.errors import (
+from rayplane.control_plane.api import rbac
+from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
     Forbidden,
@@ -18,20 +18,20 @@ from control_plane.api.errors import (
     RequestEntityTooLarge,
     Timeout,
 )
-from control_plane.apiserver import audit
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.fairness import is_urgent
-from control_plane.apiserver.impersonation import asked_for
-from control_plane.apiserver.registry import ObjectRegistry, error_json
-from control_plane.apiserver.requests import User
-from control_plane.apiserver.rest import paths
-from control_plane.apiserver.rest.auditing import audited
-from control_plane.apiserver.rest.documents import Documents, not_found_paths
-from control_plane.apiserver.rest.resources import ResourceHandler
-from control_plane.rpc import Identity, Network, http1, identity_of_transport
-from control_plane.rpc.faults import FaultLog
-from control_plane.rpc.tls import Credentials
-from storage.env import Env
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.fairness import is_urgent
+from rayplane.control_plane.apiserver.impersonation import asked_for
+from rayplane.control_plane.apiserver.registry import ObjectRegistry, error_json
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.rest.auditing import audited
+from rayplane.control_plane.apiserver.rest.documents import Documents, not_found_paths
+from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
+from rayplane.control_plane.rpc import Identity, Network, http1, identity_of_transport
+from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)

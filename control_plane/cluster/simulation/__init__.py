@@ -8,10 +8,15 @@ Concurrency: one thread, one event loop whose clock jumps from timer to timer. A
 component asks for raises `NotSimulated`; the order of everything follows from the seed.
 """
 
-from control_plane.cluster.simulation.cluster import Planted
-from control_plane.cluster.simulation.loop import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
-from control_plane.cluster.simulation.run import SimulationResult, simulate
-from control_plane.cluster.simulation.scenario import Scenario, builtin_scenarios, load_scenario, parse_scenario
+from rayplane.control_plane.cluster.simulation.cluster import Planted
+from rayplane.control_plane.cluster.simulation.loop import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
+from rayplane.control_plane.cluster.simulation.run import SimulationResult, simulate
+from rayplane.control_plane.cluster.simulation.scenario import (
+    Scenario,
+    builtin_scenarios,
+    load_scenario,
+    parse_scenario,
+)
 
 __all__ = [
     "Deadlock",

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from control_plane.cluster.components import Component
-from control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
-from control_plane.rpc import Identity, Network
-from control_plane.rpc.memory import Fabric, MemoryNetwork
-from storage.env import Disk, Env, SimulatedDisk
+from rayplane.control_plane.cluster.components import Component
+from rayplane.control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
+from rayplane.control_plane.rpc import Identity, Network
+from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.storage.env import Disk, Env, SimulatedDisk
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 CLOCK_SKEW_MAX_S = 0.1

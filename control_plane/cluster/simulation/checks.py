@@ -11,15 +11,15 @@
 import asyncio
 from dataclasses import dataclass
 
-from control_plane.api import meta
-from control_plane.api.meta import Object
-from control_plane.client import ApiClient, EtcdClient, Informer
-from control_plane.cluster.simulation.cluster import SimulatedCluster
-from control_plane.cluster.topology import Role
-from control_plane.rpc import Network, RpcError
-from node.host import NodeHost
-from node.lifecycle.model import Run
-from storage.env import Env
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, EtcdClient, Informer
+from rayplane.control_plane.cluster.simulation.cluster import SimulatedCluster
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import Network, RpcError
+from rayplane.node.host import NodeHost
+from rayplane.node.lifecycle.model import Run
+from rayplane.storage.env import Env
 
 PREFIX, PREFIX_END = b"/rayplane/simulation/", b"/rayplane/simulation0"
 LOOK_EVERY_S = 0.25

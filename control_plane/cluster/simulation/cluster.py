@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from control_plane.cluster.components import Component, Spec, build
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.pki import identity_of_actor
-from control_plane.cluster.simulation.cell import Cell, Killed, derived_rng
-from control_plane.cluster.simulation.trace import Trace
-from control_plane.cluster.simulation.weather import Climate, Weather
-from control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
-from control_plane.etcd.server import Member
-from control_plane.identities import ADMINISTRATOR, MASTERS
-from control_plane.rpc import Identity, Network, RpcError
-from control_plane.rpc.memory import Fabric
-from node.host import NodeHost
-from storage.env import Disk, Env
+from rayplane.control_plane.cluster.components import Component, Spec, build
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.pki import identity_of_actor
+from rayplane.control_plane.cluster.simulation.cell import Cell, Killed, derived_rng
+from rayplane.control_plane.cluster.simulation.trace import Trace
+from rayplane.control_plane.cluster.simulation.weather import Climate, Weather
+from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
+from rayplane.control_plane.etcd.server import Member
+from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
+from rayplane.control_plane.rpc import Identity, Network, RpcError
+from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.node.host import NodeHost
+from rayplane.storage.env import Disk, Env
 
 log = logging.getLogger(__name__)
 

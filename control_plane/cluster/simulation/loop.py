@@ -16,7 +16,7 @@ from asyncio import base_events, events
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import ClusterError
 
 # Collecting at fixed virtual times keeps finalizers out of the order of events.
 COLLECT_EVERY_S = 300.0

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from control_plane.api import meta
-from control_plane.api.errors import AlreadyExists, ApiError
-from control_plane.api.resources import builtin_registry
-from control_plane.cluster.errors import UsageError
-from control_plane.cluster.simulation.checks import Client, InsideChecks, Violations
-from control_plane.cluster.simulation.cluster import Planted, SimulatedCluster
-from control_plane.cluster.simulation.loop import LIFE, VirtualLoop
-from control_plane.cluster.simulation.scenario import (
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.simulation.checks import Client, InsideChecks, Violations
+from rayplane.control_plane.cluster.simulation.cluster import Planted, SimulatedCluster
+from rayplane.control_plane.cluster.simulation.loop import LIFE, VirtualLoop
+from rayplane.control_plane.cluster.simulation.scenario import (
     WORKLOADS,
     Apply,
     Await,
@@ -32,8 +32,8 @@ from control_plane.cluster.simulation.scenario import (
     Sleep,
     Step,
 )
-from control_plane.cluster.simulation.trace import Trace
-from control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.simulation.trace import Trace
+from rayplane.control_plane.cluster.topology import Role
 
 Progress = Callable[[str], None]
 

@@ -87,8 +87,8 @@ to each member, an append, a Ready's committed entries, waiting reads. `MemorySt
 log holds and `compaction_point` where to cut it; when to do so is the driver's decision.
 """
 
-from control_plane.etcd.raft.config import Config
-from control_plane.etcd.raft.errors import (
+from rayplane.control_plane.etcd.raft.config import Config
+from rayplane.control_plane.etcd.raft.errors import (
     Compacted,
     ConfChangeRefused,
     ConfigError,
@@ -103,9 +103,9 @@ from control_plane.etcd.raft.errors import (
     TransferRefused,
     Unavailable,
 )
-from control_plane.etcd.raft.rawnode import RawNode, bootstrap
-from control_plane.etcd.raft.storage import MemoryStorage
-from control_plane.etcd.raft.types import (
+from rayplane.control_plane.etcd.raft.rawnode import RawNode, bootstrap
+from rayplane.control_plane.etcd.raft.storage import MemoryStorage
+from rayplane.control_plane.etcd.raft.types import (
     NONE,
     ConfChange,
     ConfChangeType,

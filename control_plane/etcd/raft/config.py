@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from control_plane.etcd.raft.errors import ConfigError
-from control_plane.etcd.raft.types import NONE
+from rayplane.control_plane.etcd.raft.errors import ConfigError
+from rayplane.control_plane.etcd.raft.types import NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.raft import election, follower, leader
-from control_plane.etcd.raft.config import Config
-from control_plane.etcd.raft.errors import InvariantViolated, invariant
-from control_plane.etcd.raft.log import RaftLog
-from control_plane.etcd.raft.progress import Progress
-from control_plane.etcd.raft.reads import ReadQueue
-from control_plane.etcd.raft.storage import MemoryStorage
-from control_plane.etcd.raft.types import (
+from rayplane.control_plane.etcd.raft import election, follower, leader
+from rayplane.control_plane.etcd.raft.config import Config
+from rayplane.control_plane.etcd.raft.errors import InvariantViolated, invariant
+from rayplane.control_plane.etcd.raft.log import RaftLog
+from rayplane.control_plane.etcd.raft.progress import Progress
+from rayplane.control_plane.etcd.raft.reads import ReadQueue
+from rayplane.control_plane.etcd.raft.storage import MemoryStorage
+from rayplane.control_plane.etcd.raft.types import (
     NONE,
     ConfState,
     Entry,
@@ -27,7 +27,7 @@ from control_plane.etcd.raft.types import (
     ReadState,
     Role,
 )
-from control_plane.etcd.raft.witness import Witness
+from rayplane.control_plane.etcd.raft.witness import Witness
 
 if TYPE_CHECKING:
     from random import Random

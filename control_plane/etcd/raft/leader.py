@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.raft.errors import Compacted, SnapshotUnavailable
-from control_plane.etcd.raft.progress import Progress
-from control_plane.etcd.raft.quorum import committed_index, majority
-from control_plane.etcd.raft.reads import round_of
-from control_plane.etcd.raft.types import (
+from rayplane.control_plane.etcd.raft.errors import Compacted, SnapshotUnavailable
+from rayplane.control_plane.etcd.raft.progress import Progress
+from rayplane.control_plane.etcd.raft.quorum import committed_index, majority
+from rayplane.control_plane.etcd.raft.reads import round_of
+from rayplane.control_plane.etcd.raft.types import (
     NONE,
     ConfChange,
     ConfChangeType,
@@ -26,7 +26,7 @@ from control_plane.etcd.raft.types import (
 )
 
 if TYPE_CHECKING:
-    from control_plane.etcd.raft.core import Raft
+    from rayplane.control_plane.etcd.raft.core import Raft
 
 #: By first index: entries that fit one message, and their payload.
 _Cut = dict[int, tuple[tuple[Entry, ...], int]]

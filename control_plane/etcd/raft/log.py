@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from control_plane.etcd.raft.errors import Compacted, InvariantViolated, Unavailable, invariant
-from control_plane.etcd.raft.storage import MemoryStorage
-from control_plane.etcd.raft.types import Entry, EntryType, Snapshot, payload
+from rayplane.control_plane.etcd.raft.errors import Compacted, InvariantViolated, Unavailable, invariant
+from rayplane.control_plane.etcd.raft.storage import MemoryStorage
+from rayplane.control_plane.etcd.raft.types import Entry, EntryType, Snapshot, payload
 
 CONF_CHANGE = EntryType.CONF_CHANGE
 _UNLIMITED = 1 << 62

@@ -4,8 +4,8 @@ majority.
 
 from __future__ import annotations
 
-from control_plane.etcd.raft.errors import ConfChangeRefused
-from control_plane.etcd.raft.types import NONE, ConfChange, ConfChangeType, ConfState
+from rayplane.control_plane.etcd.raft.errors import ConfChangeRefused
+from rayplane.control_plane.etcd.raft.types import NONE, ConfChange, ConfChangeType, ConfState
 
 
 def changed(conf: ConfState, change: ConfChange) -> ConfState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from control_plane.etcd.raft.types import PeerProgress, ProgressState
+from rayplane.control_plane.etcd.raft.types import PeerProgress, ProgressState
 
 PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, ProgressState.SNAPSHOT
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.raft import election, leader
-from control_plane.etcd.raft.config import Config
-from control_plane.etcd.raft.core import Raft
-from control_plane.etcd.raft.errors import (
+from rayplane.control_plane.etcd.raft import election, leader
+from rayplane.control_plane.etcd.raft.config import Config
+from rayplane.control_plane.etcd.raft.core import Raft
+from rayplane.control_plane.etcd.raft.errors import (
     ConfChangeRefused,
     InvariantViolated,
     ProposalDropped,
     ReadIndexDropped,
     TransferRefused,
 )
-from control_plane.etcd.raft.membership import changed
-from control_plane.etcd.raft.storage import MemoryStorage
-from control_plane.etcd.raft.types import (
+from rayplane.control_plane.etcd.raft.membership import changed
+from rayplane.control_plane.etcd.raft.storage import MemoryStorage
+from rayplane.control_plane.etcd.raft.types import (
     NONE,
     ConfChange,
     ConfChangeType,

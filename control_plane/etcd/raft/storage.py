@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from control_plane.etcd.raft.errors import (
+from rayplane.control_plane.etcd.raft.errors import (
     Compacted,
     InvariantViolated,
     SnapshotOutOfDate,
@@ -16,7 +16,7 @@ from control_plane.etcd.raft.errors import (
     Unavailable,
     invariant,
 )
-from control_plane.etcd.raft.types import ConfState, Entry, HardState, Snapshot, payload
+from rayplane.control_plane.etcd.raft.types import ConfState, Entry, HardState, Snapshot, payload
 
 
 class MemoryStorage:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from control_plane.etcd.raft.errors import RaftError
+from rayplane.control_plane.etcd.raft.errors import RaftError
 
 #: "No member": no leader is known, no vote is cast. Never the id of a member.
 NONE = 0

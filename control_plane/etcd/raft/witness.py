@@ -5,7 +5,7 @@ In memory only: it is lost when this node's process ends.
 
 from __future__ import annotations
 
-from control_plane.etcd.raft.types import MessageType
+from rayplane.control_plane.etcd.raft.types import MessageType
 
 #: A message of one of these types leaves only when the term that it carries is durable at its sender.
 _PROVE_TERM = frozenset(

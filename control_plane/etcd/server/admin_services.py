@@ -5,14 +5,14 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.cluster import check_url_syntax
-from control_plane.etcd.server.codec import Kind
-from control_plane.etcd.server.config import ETCD_VERSION
-from control_plane.etcd.server.services import Base
-from control_plane.rpc import Context
-from proto.etcd import rpc_pb2 as pb
-from storage.env.failpoints import hit
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.cluster import check_url_syntax
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.config import ETCD_VERSION
+from rayplane.control_plane.etcd.server.services import Base
+from rayplane.control_plane.rpc import Context
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.storage.env.failpoints import hit
 
 SNAPSHOT_BLOB_BYTES = 32 * 1024
 SNAPSHOT_ALIGNMENT = 512

@@ -9,23 +9,23 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from control_plane.etcd.raft import ConfChange, ConfState
-from control_plane.etcd.server import errors, kv
-from control_plane.etcd.server.auth.checks import authorize
-from control_plane.etcd.server.auth.store import NOBODY, AuthStore, Caller
-from control_plane.etcd.server.auth.tokens import SimpleTokens
-from control_plane.etcd.server.cluster import Membership
-from control_plane.etcd.server.codec import (
+from rayplane.control_plane.etcd.raft import ConfChange, ConfState
+from rayplane.control_plane.etcd.server import errors, kv
+from rayplane.control_plane.etcd.server.auth.checks import authorize
+from rayplane.control_plane.etcd.server.auth.store import NOBODY, AuthStore, Caller
+from rayplane.control_plane.etcd.server.auth.tokens import SimpleTokens
+from rayplane.control_plane.etcd.server.cluster import Membership
+from rayplane.control_plane.etcd.server.codec import (
     CorruptEntry,
     Kind,
     conf_state_from_wire,
     conf_state_to_wire,
     parse_request,
 )
-from control_plane.etcd.server.lease import Lessor
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.mvcc import Change, CompactedError, FutureRevisionError, Store
+from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.mvcc import Change, CompactedError, FutureRevisionError, Store
 
 _CONF_STATE = b"conf_state"
 _ALARMS = frozenset(pb.AlarmType.values())

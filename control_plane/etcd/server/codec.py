@@ -11,10 +11,10 @@ from enum import IntEnum
 
 from google.protobuf.message import DecodeError, Message
 
-from control_plane.etcd import raft
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.wal import LogEntry
+from rayplane.control_plane.etcd import raft
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.wal import LogEntry
 
 _HEAD = struct.Struct(">QB")
 _HARD_STATE = struct.Struct(">QQQ")

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from control_plane.etcd.callers import CLIENTS, PEERS
-from control_plane.etcd.server.errors import RefusedToStart
-from control_plane.rpc import Callers
+from rayplane.control_plane.etcd.callers import CLIENTS, PEERS
+from rayplane.control_plane.etcd.server.errors import RefusedToStart
+from rayplane.control_plane.rpc import Callers
 
 #: Version reported to clients; API servers look at it before they rely on progress requests.
 ETCD_VERSION = "3.5.21"

@@ -13,15 +13,15 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.cluster import address_of
-from control_plane.etcd.server.codec import Kind
-from control_plane.etcd.server.peer import DESCRIPTOR
-from control_plane.rpc import Network, RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.cluster import address_of
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.peer import DESCRIPTOR
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 log = logging.getLogger(__name__)
 

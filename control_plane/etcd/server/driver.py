@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from google.protobuf.message import Message
 
-from control_plane.etcd import raft
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.apply import StateMachine
-from control_plane.etcd.server.codec import (
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.apply import StateMachine
+from rayplane.control_plane.etcd.server.codec import (
     Kind,
     decode_head,
     decode_member,
@@ -26,15 +26,15 @@ from control_plane.etcd.server.codec import (
     encode_hard_state,
     to_record,
 )
-from control_plane.etcd.server.config import MemberConfig
-from control_plane.etcd.server.peer import PeerTransport
-from control_plane.etcd.server.pending import Proposals, ReadRounds
-from control_plane.etcd.server.recovery import Recovery, shorten
-from control_plane.rpc import RpcError
-from proto.etcd.rpc_pb2 import MemberListResponse
-from storage.env.failpoints import hit
-from storage.mvcc.stream import decode
-from storage.wal import SnapshotMark
+from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.etcd.server.peer import PeerTransport
+from rayplane.control_plane.etcd.server.pending import Proposals, ReadRounds
+from rayplane.control_plane.etcd.server.recovery import Recovery, shorten
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd.rpc_pb2 import MemberListResponse
+from rayplane.storage.env.failpoints import hit
+from rayplane.storage.mvcc.stream import decode
+from rayplane.storage.wal import SnapshotMark
 
 log = logging.getLogger(__name__)
 

@@ -8,17 +8,17 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.lock import Contest, Place, as_client, or_leave
-from control_plane.etcd.server.services import Base
-from control_plane.etcd.server.watch import prefix_end
-from control_plane.rpc import Context, RpcError
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd import v3election_pb2 as election_pb
-from proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.lock import Contest, Place, as_client, or_leave
+from rayplane.control_plane.etcd.server.services import Base
+from rayplane.control_plane.etcd.server.watch import prefix_end
+from rayplane.control_plane.rpc import Context, RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import v3election_pb2 as election_pb
+from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 
 def _refusal(text: str) -> RpcError:

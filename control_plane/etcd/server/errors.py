@@ -5,8 +5,8 @@ Source: etcd's public v3 error table (rpctypes). One row per error; nothing else
 
 import grpc
 
-from control_plane.rpc import RpcError
-from storage.mvcc import CompactedError, FutureRevisionError
+from rayplane.control_plane.rpc import RpcError
+from rayplane.storage.mvcc import CompactedError, FutureRevisionError
 
 Code = grpc.StatusCode
 PREFIX = "etcdserver: "

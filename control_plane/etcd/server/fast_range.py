@@ -7,12 +7,12 @@ is decoded unless it must be compared or cut. All slices read the store as it wa
 import asyncio
 from collections.abc import Callable
 
-from control_plane.etcd.server import kv
-from control_plane.rpc import Encoded
-from proto.etcd.kv_pb2 import KeyValue
-from proto.etcd.rpc_pb2 import RangeRequest, RangeResponse, ResponseHeader
-from storage.mvcc import Found, Store
-from storage.mvcc.records import fields, pack
+from rayplane.control_plane.etcd.server import kv
+from rayplane.control_plane.rpc import Encoded
+from rayplane.proto.etcd.kv_pb2 import KeyValue
+from rayplane.proto.etcd.rpc_pb2 import RangeRequest, RangeResponse, ResponseHeader
+from rayplane.storage.mvcc import Found, Store
+from rayplane.storage.mvcc.records import fields, pack
 
 #: Keys from which on a range is answered in slices.
 LARGE_KEYS = 512

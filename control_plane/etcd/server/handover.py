@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from control_plane.etcd import raft
+from rayplane.control_plane.etcd import raft
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 #: Ticks that a stopping leader waits for its heir.
 HAND_OVER_TICKS = 5

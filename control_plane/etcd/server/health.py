@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server.metrics.metrics import Metrics
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 #: The checks of each kind, in the order they run.
 CHECKS: dict[str, tuple[str, ...]] = {

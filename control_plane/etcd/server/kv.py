@@ -7,10 +7,10 @@ the revision only; the service fills in the rest. A request that is refused chan
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.lease import Lessor
-from proto.etcd.kv_pb2 import KeyValue
-from proto.etcd.rpc_pb2 import (
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.proto.etcd.kv_pb2 import KeyValue
+from rayplane.proto.etcd.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
@@ -24,7 +24,7 @@ from proto.etcd.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from storage.mvcc import CompactedError, FutureRevisionError, RangeResult, Store, WriteTxn
+from rayplane.storage.mvcc import CompactedError, FutureRevisionError, RangeResult, Store, WriteTxn
 
 _SORT_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
     RangeRequest.KEY: lambda kv: kv.key,

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.codec import Kind
-from control_plane.rpc import RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.services import Base, KVService, LeaseService, WatchService
-from control_plane.etcd.server.watch import prefix_end
-from control_plane.rpc import Context, Encoded, RpcError
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd import v3lock_pb2 as lock_pb
-from proto.etcd.kv_pb2 import Event
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.services import Base, KVService, LeaseService, WatchService
+from rayplane.control_plane.etcd.server.watch import prefix_end
+from rayplane.control_plane.rpc import Context, Encoded, RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import v3lock_pb2 as lock_pb
+from rayplane.proto.etcd.kv_pb2 import Event
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 log = logging.getLogger(__name__)
 

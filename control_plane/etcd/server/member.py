@@ -15,35 +15,35 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from control_plane.etcd import raft
-from control_plane.etcd.callers import PEER_METHODS
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.auth.service import Callers
-from control_plane.etcd.server.auth.store import INTERNAL, as_caller
-from control_plane.etcd.server.cluster import address_of
-from control_plane.etcd.server.codec import Kind, encode_request
-from control_plane.etcd.server.config import MemberConfig
-from control_plane.etcd.server.corruption import CorruptionCheck
-from control_plane.etcd.server.driver import Driver
-from control_plane.etcd.server.handover import hand_over
-from control_plane.etcd.server.leasing import LeaseClock
-from control_plane.etcd.server.metrics.metrics import Metrics
-from control_plane.etcd.server.peer import DESCRIPTOR as PEER
-from control_plane.etcd.server.peer import PeerService, PeerTransport
-from control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
-from control_plane.etcd.server.presence import Presence, first_addresses
-from control_plane.etcd.server.quota import Quota
-from control_plane.etcd.server.reading import Reading
-from control_plane.etcd.server.reconfigure import Reconfiguration
-from control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, default_backend, recover, take_lock
-from control_plane.etcd.server.services import services_of
-from control_plane.etcd.server.watch import WatchHub
-from control_plane.etcd.server.web import Web
-from control_plane.rpc import Context, Network, Server, Service, each
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.env import DiskError, Env
-from storage.mvcc import Change
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.callers import PEER_METHODS
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.auth.service import Callers
+from rayplane.control_plane.etcd.server.auth.store import INTERNAL, as_caller
+from rayplane.control_plane.etcd.server.cluster import address_of
+from rayplane.control_plane.etcd.server.codec import Kind, encode_request
+from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.etcd.server.corruption import CorruptionCheck
+from rayplane.control_plane.etcd.server.driver import Driver
+from rayplane.control_plane.etcd.server.handover import hand_over
+from rayplane.control_plane.etcd.server.leasing import LeaseClock
+from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
+from rayplane.control_plane.etcd.server.peer import DESCRIPTOR as PEER
+from rayplane.control_plane.etcd.server.peer import PeerService, PeerTransport
+from rayplane.control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
+from rayplane.control_plane.etcd.server.presence import Presence, first_addresses
+from rayplane.control_plane.etcd.server.quota import Quota
+from rayplane.control_plane.etcd.server.reading import Reading
+from rayplane.control_plane.etcd.server.reconfigure import Reconfiguration
+from rayplane.control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, default_backend, recover, take_lock
+from rayplane.control_plane.etcd.server.services import services_of
+from rayplane.control_plane.etcd.server.watch import WatchHub
+from rayplane.control_plane.etcd.server.web import Web
+from rayplane.control_plane.rpc import Context, Network, Server, Service, each
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.env import DiskError, Env
+from rayplane.storage.mvcc import Change
 
 log = logging.getLogger(__name__)
 

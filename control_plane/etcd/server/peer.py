@@ -12,13 +12,13 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Protocol
 
-from control_plane.etcd import raft
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.codec import CorruptEntry, decode_member, message_from_wire, message_to_wire
-from control_plane.etcd.server.config import MemberConfig
-from control_plane.rpc import Context, Network, RpcError, Stub
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.codec import CorruptEntry, decode_member, message_from_wire, message_to_wire
+from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.rpc import Context, Network, RpcError, Stub
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 log = logging.getLogger(__name__)
 

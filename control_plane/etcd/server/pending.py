@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from control_plane.etcd import raft
-from control_plane.etcd.server import errors
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server import errors
 
 
 @dataclass(slots=True)

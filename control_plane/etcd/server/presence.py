@@ -8,15 +8,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.cluster import address_of
-from control_plane.etcd.server.config import MemberConfig
-from control_plane.etcd.server.recovery import Recovery, initial_addresses
-from control_plane.rpc import Network, RpcError
-from proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.cluster import address_of
+from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.etcd.server.recovery import Recovery, initial_addresses
+from rayplane.control_plane.rpc import Network, RpcError
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 log = logging.getLogger(__name__)
 

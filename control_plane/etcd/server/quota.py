@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.codec import Kind
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 
 class Quota:

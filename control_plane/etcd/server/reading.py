@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from control_plane.etcd.server import errors, kv
-from control_plane.etcd.server.fast_range import is_large, run_large_range
-from control_plane.rpc import Context, Encoded
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.etcd.server import errors, kv
+from rayplane.control_plane.etcd.server.fast_range import is_large, run_large_range
+from rayplane.control_plane.rpc import Context, Encoded
+from rayplane.proto.etcd import rpc_pb2 as pb
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 
 class Reading:

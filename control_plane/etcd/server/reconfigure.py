@@ -8,18 +8,18 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from control_plane.etcd import raft
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.cluster import check_url_syntax
-from control_plane.etcd.server.codec import Kind, encode_member
-from control_plane.etcd.server.config import member_id
-from control_plane.etcd.server.pending import Proposal, Proposals
-from control_plane.rpc import RpcError
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.cluster import check_url_syntax
+from rayplane.control_plane.etcd.server.codec import Kind, encode_member
+from rayplane.control_plane.etcd.server.config import member_id
+from rayplane.control_plane.etcd.server.pending import Proposal, Proposals
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 #: A learner is in sync when it has this share of the leader's log, as in etcd.
 READY_SHARE = 0.9

@@ -11,26 +11,26 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from control_plane.etcd import raft
-from control_plane.etcd.server.apply import Notify, StateMachine
-from control_plane.etcd.server.cluster import address_of
-from control_plane.etcd.server.codec import (
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server.apply import Notify, StateMachine
+from rayplane.control_plane.etcd.server.cluster import address_of
+from rayplane.control_plane.etcd.server.codec import (
     decode_hard_state,
     encode_hard_state,
     encode_member,
     from_record,
     to_record,
 )
-from control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
-from control_plane.etcd.server.errors import DataLost, RefusedToStart
-from control_plane.etcd.server.peer import DESCRIPTOR
-from control_plane.rpc import Network, RpcError, Stub
-from proto.etcd.rpc_pb2 import Member
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.env import Disk, Env, LockHeld
-from storage.env.failpoints import hit
-from storage.mvcc import Backend, CorruptStore, LmdbBackend, MemoryBackend, Store
-from storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
+from rayplane.control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
+from rayplane.control_plane.etcd.server.errors import DataLost, RefusedToStart
+from rayplane.control_plane.etcd.server.peer import DESCRIPTOR
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.etcd.rpc_pb2 import Member
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.env import Disk, Env, LockHeld
+from rayplane.storage.env.failpoints import hit
+from rayplane.storage.mvcc import Backend, CorruptStore, LmdbBackend, MemoryBackend, Store
+from rayplane.storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
 
 log = logging.getLogger(__name__)
 

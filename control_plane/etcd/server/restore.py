@@ -6,16 +6,16 @@ those of the new cluster.
 
 from collections.abc import Iterable
 
-from control_plane.etcd import raft
-from control_plane.etcd.server.apply import StateMachine
-from control_plane.etcd.server.codec import encode_hard_state
-from control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
-from control_plane.etcd.server.errors import RefusedToStart
-from proto.etcd.rpc_pb2 import Member
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.env import Disk
-from storage.mvcc import MemoryBackend, Store
-from storage.wal import SnapshotFiles, SnapshotMark, Wal
+from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.etcd.server.apply import StateMachine
+from rayplane.control_plane.etcd.server.codec import encode_hard_state
+from rayplane.control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
+from rayplane.control_plane.etcd.server.errors import RefusedToStart
+from rayplane.proto.etcd.rpc_pb2 import Member
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.env import Disk
+from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.wal import SnapshotFiles, SnapshotMark, Wal
 
 _NOT_RESTORED = ("members", "removed_members", "alarm")
 _TERM = 1

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from control_plane.etcd.callers import CLIENT_METHODS
-from control_plane.etcd.server import errors, kv
-from control_plane.etcd.server.codec import Kind
-from control_plane.etcd.server.watch import WatchStream
-from control_plane.rpc import Context, Encoded, RpcError, Service, each
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd import v3election_pb2 as election_pb
-from proto.etcd import v3lock_pb2 as lock_pb
+from rayplane.control_plane.etcd.callers import CLIENT_METHODS
+from rayplane.control_plane.etcd.server import errors, kv
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.watch import WatchStream
+from rayplane.control_plane.rpc import Context, Encoded, RpcError, Service, each
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import v3election_pb2 as election_pb
+from rayplane.proto.etcd import v3lock_pb2 as lock_pb
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 #: What etcd's envelope adds to a request besides its length.
 ENVELOPE_BYTES = 15
@@ -223,10 +223,10 @@ class LeaseService(Base):
 
 def services_of(member: "Member") -> Sequence[Service]:
     """Everything that a member serves to clients."""
-    from control_plane.etcd.server.admin_services import ClusterService, MaintenanceService
-    from control_plane.etcd.server.auth.service import AuthService
-    from control_plane.etcd.server.election import ElectionService
-    from control_plane.etcd.server.lock import LockService
+    from rayplane.control_plane.etcd.server.admin_services import ClusterService, MaintenanceService
+    from rayplane.control_plane.etcd.server.auth.service import AuthService
+    from rayplane.control_plane.etcd.server.election import ElectionService
+    from rayplane.control_plane.etcd.server.lock import LockService
 
     etcd = pb.DESCRIPTOR.services_by_name
     handlers: list[tuple[ServiceDescriptor, Base]] = [

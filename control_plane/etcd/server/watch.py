@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.watch_groups import FROM_KEY, Batch, Watcher, WatchGroup, WatchIndex, prefix_end
-from control_plane.rpc import Encoded
-from proto.etcd.kv_pb2 import Event
-from proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse
-from storage.mvcc import Change, CompactedError, Store
-from storage.mvcc.records import field, fields, varint
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.watch_groups import FROM_KEY, Batch, Watcher, WatchGroup, WatchIndex, prefix_end
+from rayplane.control_plane.rpc import Encoded
+from rayplane.proto.etcd.kv_pb2 import Event
+from rayplane.proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse
+from rayplane.storage.mvcc import Change, CompactedError, Store
+from rayplane.storage.mvcc.records import field, fields, varint
 
 __all__ = ["WatchCounts", "WatchHub", "WatchStream", "prefix_end"]
 

@@ -7,11 +7,11 @@ watcher is a few bytes of its answer.
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from proto.etcd.rpc_pb2 import WatchCreateRequest
-from storage.mvcc import Change
+from rayplane.proto.etcd.rpc_pb2 import WatchCreateRequest
+from rayplane.storage.mvcc import Change
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.watch import WatchStream
+    from rayplane.control_plane.etcd.server.watch import WatchStream
 
 #: What an event takes besides its keys and values.
 EVENT_BYTES = 64

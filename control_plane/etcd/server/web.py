@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from control_plane.etcd.server.config import ETCD_VERSION
-from control_plane.etcd.server.gateway.gateway import JSON_HEADERS, Gateway
-from control_plane.etcd.server.gateway.messages import dump
-from control_plane.etcd.server.health import CHECKS, Health
-from control_plane.etcd.server.metrics.metrics import Metrics
-from control_plane.rpc import Service
+from rayplane.control_plane.etcd.server.config import ETCD_VERSION
+from rayplane.control_plane.etcd.server.gateway.gateway import JSON_HEADERS, Gateway
+from rayplane.control_plane.etcd.server.gateway.messages import dump
+from rayplane.control_plane.etcd.server.health import CHECKS, Health
+from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
+from rayplane.control_plane.rpc import Service
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 #: etcd allows every origin unless told otherwise.
 CORS = {

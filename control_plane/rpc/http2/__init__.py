@@ -19,9 +19,9 @@ Bounds: frames (`FRAME_BYTES_MAX`), header blocks (`HEADERS_BYTES_MAX`), streams
 owner of the socket to bound.
 """
 
-from control_plane.rpc.http2.connection import Connection
-from control_plane.rpc.http2.errors import ErrorCode, ProtocolError
-from control_plane.rpc.http2.headers import HeaderBlock, encode_headers
-from control_plane.rpc.http2.stream import Handler, Stream
+from rayplane.control_plane.rpc.http2.connection import Connection
+from rayplane.control_plane.rpc.http2.errors import ErrorCode, ProtocolError
+from rayplane.control_plane.rpc.http2.headers import HeaderBlock, encode_headers
+from rayplane.control_plane.rpc.http2.stream import Handler, Stream
 
 __all__ = ["Connection", "ErrorCode", "Handler", "HeaderBlock", "ProtocolError", "Stream", "encode_headers"]

@@ -8,10 +8,10 @@ message ends its stream; what concerns a stream that is over already is ignored,
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from control_plane.rpc.http2 import frames as f
-from control_plane.rpc.http2.errors import ErrorCode, ProtocolError
-from control_plane.rpc.http2.headers import HEADERS_BYTES_MAX, HeaderBlock, HeaderDecoder, Kind
-from control_plane.rpc.http2.stream import Handler, Stream
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.control_plane.rpc.http2.errors import ErrorCode, ProtocolError
+from rayplane.control_plane.rpc.http2.headers import HEADERS_BYTES_MAX, HeaderBlock, HeaderDecoder, Kind
+from rayplane.control_plane.rpc.http2.stream import Handler, Stream
 
 #: What a part of a header block counts at least: many empty ones cost nothing to send.
 _PART_BYTES_MIN = 64

@@ -2,7 +2,7 @@
 
 import struct
 
-from control_plane.rpc.http2.errors import ErrorCode, ProtocolError
+from rayplane.control_plane.rpc.http2.errors import ErrorCode, ProtocolError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 

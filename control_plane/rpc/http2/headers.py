@@ -12,7 +12,7 @@ from typing import Any
 from hpack import Decoder, HPACKError
 from hpack.table import HeaderTable
 
-from control_plane.rpc.http2.errors import ErrorCode, ProtocolError
+from rayplane.control_plane.rpc.http2.errors import ErrorCode, ProtocolError
 
 #: Decoded size of the headers of one message (RFC 9113 section 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE).
 HEADERS_BYTES_MAX = 64 * 1024

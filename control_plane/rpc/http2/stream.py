@@ -3,8 +3,8 @@
 from collections import deque
 from typing import Any, Protocol
 
-from control_plane.rpc.http2.frames import STREAM_WINDOW
-from control_plane.rpc.http2.headers import HeaderBlock
+from rayplane.control_plane.rpc.http2.frames import STREAM_WINDOW
+from rayplane.control_plane.rpc.http2.headers import HeaderBlock
 
 
 class Stream:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from control_plane.rpc import Identity, Service
-from control_plane.rpc.service import Method, methods_of
+from rayplane.control_plane.rpc import Identity, Service
+from rayplane.control_plane.rpc.service import Method, methods_of
 from tests.fuzz import mutate
 from tests.fuzz.targets._wire import calling, registry_of, sizes_of
 

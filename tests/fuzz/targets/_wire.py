@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from control_plane.rpc import Identity, Service
-from control_plane.rpc.grpc_server import Registry, ServerConnection
-from control_plane.rpc.grpc_wire import frame
-from control_plane.rpc.http2 import Stream, encode_headers
-from control_plane.rpc.listener import standard_services
-from control_plane.rpc.memory import MemoryNetwork, MemoryServer
-from control_plane.rpc.network import Server, WebHandler
+from rayplane.control_plane.rpc import Identity, Service
+from rayplane.control_plane.rpc.grpc_server import Registry, ServerConnection
+from rayplane.control_plane.rpc.grpc_wire import frame
+from rayplane.control_plane.rpc.http2 import Stream, encode_headers
+from rayplane.control_plane.rpc.listener import standard_services
+from rayplane.control_plane.rpc.memory import MemoryNetwork, MemoryServer
+from rayplane.control_plane.rpc.network import Server, WebHandler
 from tests.rpc.grpc_peers import Transport
 from tests.rpc.http2_peer import REQUEST, Recorder
 

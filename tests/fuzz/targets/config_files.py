@@ -13,20 +13,20 @@ from typing import Any
 
 import yaml
 
-from control_plane.api.audit.reading import PolicyError, default_policy, read_policy
-from control_plane.apiserver.encryption import BadEncryptionConfig, Encryption
-from control_plane.cli.manifests import ManifestError
-from control_plane.cli.manifests import parse as parse_manifests
-from control_plane.cluster import scenario
-from control_plane.cluster.config import AddressPlan, ClusterConfig
-from control_plane.cluster.errors import ClusterError
-from control_plane.cluster.simulation.scenario import _package as scenarios
-from control_plane.cluster.simulation.scenario import builtin_scenarios, parse_scenario
-from control_plane.cluster.state import ClusterState, StateDir
-from control_plane.cluster.topology import Machine, founding
-from storage.env import SimulatedDisk
-from storage.volumes.errors import VolumeError
-from storage.volumes.reservations import Reservations
+from rayplane.control_plane.api.audit.reading import PolicyError, default_policy, read_policy
+from rayplane.control_plane.apiserver.encryption import BadEncryptionConfig, Encryption
+from rayplane.control_plane.cli.manifests import ManifestError
+from rayplane.control_plane.cli.manifests import parse as parse_manifests
+from rayplane.control_plane.cluster import scenario
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.simulation.scenario import _package as scenarios
+from rayplane.control_plane.cluster.simulation.scenario import builtin_scenarios, parse_scenario
+from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import Machine, founding
+from rayplane.storage.env import SimulatedDisk
+from rayplane.storage.volumes.errors import VolumeError
+from rayplane.storage.volumes.reservations import Reservations
 from tests.apiserver.test_encryption import aesgcm, config
 from tests.cluster.test_scenario import ALL
 from tests.fuzz import mutate

@@ -8,11 +8,11 @@ import json
 import random
 from collections.abc import AsyncIterator
 
-from control_plane.etcd.server import Member
-from control_plane.identities import MEMBERS
-from control_plane.rpc import Identity, http1
-from control_plane.rpc.memory import Fabric
-from storage.env import Env, SystemClock
+from rayplane.control_plane.etcd.server import Member
+from rayplane.control_plane.identities import MEMBERS
+from rayplane.control_plane.rpc import Identity, http1
+from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.storage.env import Env, SystemClock
 from tests.etcd import gateway_requests as known
 from tests.etcd.harness import SETTLE_S, member_config, simulated_disk
 from tests.fuzz import mutate

@@ -8,12 +8,12 @@ import json
 import random
 from collections.abc import AsyncIterator
 
-from control_plane.apiserver.config import ApiServerConfig
-from control_plane.apiserver.server import ApiServer
-from control_plane.identities import MASTERS
-from control_plane.rpc import Identity
-from control_plane.rpc.memory import Fabric
-from proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.server import ApiServer
+from rayplane.control_plane.identities import MASTERS
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 from tests.fuzz import mutate

@@ -7,14 +7,14 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 
-from control_plane.etcd.server import Member
-from control_plane.identities import MASTERS, MEMBERS
-from control_plane.rpc import Identity
-from control_plane.rpc.memory import Fabric
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd import v3election_pb2, v3lock_pb2
-from proto.rayplane.v1 import raft_pb2
-from storage.env import Env, SystemClock
+from rayplane.control_plane.etcd.server import Member
+from rayplane.control_plane.identities import MASTERS, MEMBERS
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd import v3election_pb2, v3lock_pb2
+from rayplane.proto.rayplane.v1 import raft_pb2
+from rayplane.storage.env import Env, SystemClock
 from tests.etcd.harness import SETTLE_S, member_config, simulated_disk
 from tests.fuzz.targets._grpc import Case, Served, make_calls
 from tests.fuzz.targets._wire import RecordingNetwork, calling

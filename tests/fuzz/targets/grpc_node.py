@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES
-from control_plane.rpc import Identity
-from control_plane.rpc.memory import Fabric
-from node.config import NodeConfig, NodeHostConfig
-from node.host import NodeHost
-from proto.csi import csi_pb2
-from proto.rayplane.v1 import node_pb2, volumes_pb2
-from storage.env import Env, LocalDisk, SystemClock
+from rayplane.control_plane.identities import API_SERVERS, CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.node.config import NodeConfig, NodeHostConfig
+from rayplane.node.host import NodeHost
+from rayplane.proto.csi import csi_pb2
+from rayplane.proto.rayplane.v1 import node_pb2, volumes_pb2
+from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.fuzz import mutate
 from tests.fuzz.targets._grpc import Call, Served, make_calls
 from tests.fuzz.targets._wire import RecordingNetwork, calling

@@ -11,14 +11,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from control_plane.cluster import supervisor as supervisor_module
-from control_plane.cluster.pki import identity_of_actor
-from control_plane.cluster.topology import Role
-from control_plane.identities import MASTERS
-from control_plane.rpc import Identity
-from control_plane.rpc.grpc_server import Registry, Route
-from control_plane.rpc.service import MESSAGE_BYTES_MAX
-from proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.control_plane.cluster import supervisor as supervisor_module
+from rayplane.control_plane.cluster.pki import identity_of_actor
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.identities import MASTERS
+from rayplane.control_plane.rpc import Identity
+from rayplane.control_plane.rpc.grpc_server import Registry, Route
+from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.fake_host import World as FakeCluster
 from tests.fuzz import mutate
 from tests.fuzz.targets._grpc import Call, Served, make_calls

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 from hpack import Encoder
 
-from control_plane.rpc.grpc_wire import frame as message_of
-from control_plane.rpc.http2 import ProtocolError, encode_headers
-from control_plane.rpc.http2 import frames as f
-from proto.etcd import rpc_pb2 as pb
+from rayplane.control_plane.rpc.grpc_wire import frame as message_of
+from rayplane.control_plane.rpc.http2 import ProtocolError, encode_headers
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.fuzz import mutate
 from tests.fuzz.targets._wire import calling, joined, registry_of, sizes_of
 from tests.rpc.grpc_peers import RANGE, WATCH, Handler, services, watch

@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
-from control_plane.rpc.grpc_network import GrpcNetwork
-from control_plane.rpc.http2 import frames as f
-from control_plane.rpc.tls import Authority
-from node.proxy.pipes import TcpPipe, splice
+from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.rpc.http2 import frames as f
+from rayplane.control_plane.rpc.tls import Authority
+from rayplane.node.proxy.pipes import TcpPipe, splice
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_loadbalancer import Backend
 from tests.fuzz import mutate

@@ -7,9 +7,9 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 
-from storage.backup import BackupError, BackupHeader, read_backup, verify_backup, write_backup
-from storage.env import SimulatedDisk
-from storage.wal import CorruptSnapshotFile, LogEntry, SnapshotFiles, SnapshotMark, Wal, WalError
+from rayplane.storage.backup import BackupError, BackupHeader, read_backup, verify_backup, write_backup
+from rayplane.storage.env import SimulatedDisk
+from rayplane.storage.wal import CorruptSnapshotFile, LogEntry, SnapshotFiles, SnapshotMark, Wal, WalError
 from tests.fuzz import mutate
 
 CASES = 200

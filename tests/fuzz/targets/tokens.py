@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import NameOID
 
-from control_plane.api.errors import Unauthorized
-from control_plane.apiserver.requests import User
-from control_plane.client import ApiClient
-from control_plane.rpc import identity_of_transport
-from control_plane.rpc.tls import Authority
+from rayplane.control_plane.api.errors import Unauthorized
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.rpc import identity_of_transport
+from rayplane.control_plane.rpc.tls import Authority
 from tests.apiserver.conftest import Stack
 from tests.fuzz import mutate
 from tests.rpc.grpc_peers import Transport

@@ -8,9 +8,9 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-from control_plane.apiserver.rest import spdy
-from control_plane.apiserver.rest.portforward import _Tunnel
-from proto.rayplane.v1 import node_pb2
+from rayplane.control_plane.apiserver.rest import spdy
+from rayplane.control_plane.apiserver.rest.portforward import _Tunnel
+from rayplane.proto.rayplane.v1 import node_pb2
 from tests.apiserver.test_tunnel_bounds import Socket
 from tests.fuzz import mutate
 

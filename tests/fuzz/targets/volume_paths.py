@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from node.errors import NodeError
-from node.runtime import Mount
-from node.runtime.podfiles import PodFiles
-from node.runtime.tree import ContainerTree
-from storage.env import LeavesRoot
+from rayplane.node.errors import NodeError
+from rayplane.node.runtime import Mount
+from rayplane.node.runtime.podfiles import PodFiles
+from rayplane.node.runtime.tree import ContainerTree
+from rayplane.storage.env import LeavesRoot
 from tests.fuzz import mutate
 from tests.storage.test_beneath import picture
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import bcrypt
 
-from control_plane.etcd.server.errors import PasswordTooLong
-from storage.env import Env
+from rayplane.control_plane.etcd.server.errors import PasswordTooLong
+from rayplane.storage.env import Env
 
 #: bcrypt looks at no more bytes of a password than these.
 PASSWORD_BYTES_MAX = 72

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.auth.checks import check_lease_read, check_lease_write, check_txn
-from control_plane.etcd.server.auth.secrets import Secrets, default_secrets
-from control_plane.etcd.server.auth.store import INTERNAL, NOBODY, Caller, as_caller
-from control_plane.etcd.server.auth.tokens import number_of, parse_auth_token
-from control_plane.etcd.server.codec import Kind
-from control_plane.etcd.server.services import Base
-from control_plane.rpc import Context
-from proto.etcd import rpc_pb2 as pb
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.env import Env
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.auth.checks import check_lease_read, check_lease_write, check_txn
+from rayplane.control_plane.etcd.server.auth.secrets import Secrets, default_secrets
+from rayplane.control_plane.etcd.server.auth.store import INTERNAL, NOBODY, Caller, as_caller
+from rayplane.control_plane.etcd.server.auth.tokens import number_of, parse_auth_token
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.services import Base
+from rayplane.control_plane.rpc import Context
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.env import Env
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 #: Times a password is checked anew because users or roles changed meanwhile.
 ATTEMPTS = 10

@@ -23,14 +23,14 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
-from control_plane.etcd.server.auth.tokens import SimpleTokens
-from control_plane.etcd.server.codec import Kind
-from proto.etcd import rpc_pb2 as pb
-from proto.etcd.auth_pb2 import Permission, Role, User
-from proto.rayplane.v1 import raft_pb2 as wire
-from storage.mvcc import Backend
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
+from rayplane.control_plane.etcd.server.auth.tokens import SimpleTokens
+from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.etcd.auth_pb2 import Permission, Role, User
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.storage.mvcc import Backend
 
 ROOT = "root"
 _ENABLED, _REVISION, _ISSUED = b"authEnabled", b"authRevision", b"tokensIssued"

@@ -14,8 +14,8 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from control_plane.etcd.server.errors import RefusedToStart, VerifyOnly
-from storage.env import Clock
+from rayplane.control_plane.etcd.server.errors import RefusedToStart, VerifyOnly
+from rayplane.storage.env import Clock
 
 #: Simple tokens kept; beyond that the one unused for longest ends early.
 TOKENS_MAX = 100_000

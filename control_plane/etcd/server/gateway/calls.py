@@ -11,12 +11,12 @@ from typing import Any
 from aiohttp import web
 from google.protobuf.message import Message
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.gateway.messages import fill
-from control_plane.etcd.server.gateway.syntax import Extent, Incomplete, JsonError, first_value, skip_space
-from control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
-from control_plane.rpc.errors import error_of
-from control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.gateway.messages import fill
+from rayplane.control_plane.etcd.server.gateway.syntax import Extent, Incomplete, JsonError, first_value, skip_space
+from rayplane.control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
+from rayplane.control_plane.rpc.errors import error_of
+from rayplane.control_plane.rpc.faults import FaultLog
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)

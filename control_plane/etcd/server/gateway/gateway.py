@@ -15,8 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.gateway.calls import (
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.gateway.calls import (
     Requests,
     break_of,
     context_of,
@@ -25,10 +25,10 @@ from control_plane.etcd.server.gateway.calls import (
     refusal_of,
     told,
 )
-from control_plane.etcd.server.gateway.messages import as_object, dump
-from control_plane.etcd.server.gateway.syntax import JsonError
-from control_plane.etcd.server.gateway.websocket import is_socket, serve_socket
-from control_plane.rpc import Callers, Method, RpcError, Service, expiry, identity_of_transport
+from rayplane.control_plane.etcd.server.gateway.messages import as_object, dump
+from rayplane.control_plane.etcd.server.gateway.syntax import JsonError
+from rayplane.control_plane.etcd.server.gateway.websocket import is_socket, serve_socket
+from rayplane.control_plane.rpc import Callers, Method, RpcError, Service, expiry, identity_of_transport
 
 #: Paths below /v3/ of each call, by its gRPC path.
 ROUTES: dict[str, tuple[str, ...]] = {

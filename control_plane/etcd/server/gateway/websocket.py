@@ -12,11 +12,18 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from control_plane.etcd.server import errors
-from control_plane.etcd.server.gateway.calls import Requests, break_of, context_of, message_of, refusal_of, told
-from control_plane.etcd.server.gateway.messages import as_object, dump
-from control_plane.etcd.server.gateway.syntax import JsonError
-from control_plane.rpc import Context, Method, RpcError
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.gateway.calls import (
+    Requests,
+    break_of,
+    context_of,
+    message_of,
+    refusal_of,
+    told,
+)
+from rayplane.control_plane.etcd.server.gateway.messages import as_object, dump
+from rayplane.control_plane.etcd.server.gateway.syntax import JsonError
+from rayplane.control_plane.rpc import Context, Method, RpcError
 
 #: Messages of the client that wait to be read.
 MESSAGES_WAITING_MAX = 16

@@ -13,16 +13,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from control_plane.etcd.server.config import ETCD_VERSION
-from control_plane.etcd.server.errors import Code
-from control_plane.etcd.server.metrics.process import add_process
-from control_plane.etcd.server.metrics.text import Histogram, Text, labels
-from control_plane.rpc import Context, Method, RpcError, Service, Traffic
-from control_plane.rpc.errors import error_of
-from proto.rayplane.v1 import raft_pb2 as wire
+from rayplane.control_plane.etcd.server.config import ETCD_VERSION
+from rayplane.control_plane.etcd.server.errors import Code
+from rayplane.control_plane.etcd.server.metrics.process import add_process
+from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
+from rayplane.control_plane.rpc import Context, Method, RpcError, Service, Traffic
+from rayplane.control_plane.rpc.errors import error_of
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 if TYPE_CHECKING:
-    from control_plane.etcd.server.member import Member
+    from rayplane.control_plane.etcd.server.member import Member
 
 _RANGE = "/etcdserverpb.KV/Range"
 #: Seconds that a peer has to answer before its round trip counts as failed.

@@ -8,7 +8,7 @@ import os
 import resource
 from pathlib import Path
 
-from control_plane.etcd.server.metrics.text import Text
+from rayplane.control_plane.etcd.server.metrics.text import Text
 
 _PROC = Path("/proc")
 _SELF = _PROC / "self"
