@@ -14,18 +14,18 @@ from rayplane.control_plane.rpc import Network, Service
 from rayplane.node import callers
 from rayplane.node.config import PROCESS, NodeHostConfig
 from rayplane.node.errors import ConfigError, NotHere
-from rayplane.node.heartbeats import Heartbeats
 from rayplane.node.ingress.status import IngressStatus
-from rayplane.node.kubelet import Kubelet
-from rayplane.node.probes import Prober
+from rayplane.node.kubelet.heartbeats import Heartbeats
+from rayplane.node.kubelet.kubelet import Kubelet
+from rayplane.node.kubelet.prober import Prober
+from rayplane.node.kubelet.sources import Sources
+from rayplane.node.kubelet.status_manager import StatusManager
 from rayplane.node.runtime import Runtime
-from rayplane.node.runtime.podfiles import PodFiles
 from rayplane.node.runtime.simulated import SimulatedRuntime
-from rayplane.node.service import NodeService
-from rayplane.node.sessions import Sessions
-from rayplane.node.sources import Sources
-from rayplane.node.volumes import VolumeBackends
-from rayplane.node.writer import StatusWriter
+from rayplane.node.streaming.service import NodeService
+from rayplane.node.streaming.sessions import Sessions
+from rayplane.node.volumes.pod_files import PodFiles
+from rayplane.node.volumes.volume_manager import VolumeManager
 from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env
 
@@ -51,13 +51,13 @@ class NodeHost:
         self.network = network
         self.client = client or ApiClient(network, config.apiservers)
         self.recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
-        self.writer = StatusWriter(self.client, window_s=config.batch_window_s)
+        self.writer = StatusManager(self.client, window_s=config.batch_window_s)
         self.sources = Sources(self.client)
         self.prober = Prober()
         self.sessions = Sessions()
         self.advertised = ""
         self.pod_files: PodFiles | None = None
-        self.volumes: VolumeBackends | None = None
+        self.volumes: VolumeManager | None = None
         self.proxy: ServiceProxy | None = None
         self._runtimes: dict[str, Runtime] = {}
         self.kubelets: dict[str, Kubelet] = {}
@@ -80,7 +80,7 @@ class NodeHost:
         stack.push_async_callback(self.recorder.stop)
         self.nodes.start()
         stack.push_async_callback(self.nodes.stop)
-        self.volumes = VolumeBackends(self)
+        self.volumes = VolumeManager(self)
         services = [
             Service(node_pb2.DESCRIPTOR.services_by_name["Node"], NodeService(self), callers=callers.NODE),
             *self.volumes.services(),

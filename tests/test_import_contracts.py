@@ -13,7 +13,7 @@ PLANTED = {
     "rayplane.control_plane.controllers.job": "random",
     "rayplane.control_plane.rpc.gate": "grpc",
     "rayplane.control_plane.scheduler.cycle": "os",
-    "rayplane.node.worker": "ray",
+    "rayplane.node.kubelet.pod_worker": "ray",
     "rayplane.storage.env.private": "rayplane.control_plane.rpc",
 }
 

@@ -13,9 +13,9 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import Informer
 from rayplane.control_plane.rpc import Stub
+from rayplane.node.kubelet.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
 from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
 from rayplane.node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, plan_service
-from rayplane.node.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from rayplane.storage.env.clock import Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
 from rayplane.storage.env.heap import settle_heap
 from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
+from rayplane.storage.env.subdisk import SubDisk
 
 __all__ = [
     "Beneath",
@@ -25,6 +26,7 @@ __all__ = [
     "LockHeld",
     "SimulatedDisk",
     "SimulatedFile",
+    "SubDisk",
     "SystemClock",
     "is_whole",
     "one_name",

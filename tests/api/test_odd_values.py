@@ -15,7 +15,7 @@ from rayplane.control_plane.api.validation import validate_create, validate_upda
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodParser
 from rayplane.control_plane.scheduler.snapshot import Snapshot
-from rayplane.node.admission import pod_requests
+from rayplane.node.kubelet.admission import pod_requests
 from tests.api.odd_values import fields, placed
 from tests.api.test_validation_kinds import GOOD, REGISTRY
 

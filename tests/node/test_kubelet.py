@@ -270,7 +270,7 @@ async def test_writes_that_are_put_off_come_later_and_not_all_the_time(
 ) -> None:
     await make_host(NodeConfig("n1"))
     tries, patch = 0, api.patch
-    monkeypatch.setattr("rayplane.node.writer.RETRY_S", 0.2)
+    monkeypatch.setattr("rayplane.node.kubelet.status_manager.RETRY_S", 0.2)
 
     async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
         nonlocal tries

@@ -489,8 +489,8 @@ async def test_planted_termination_logs_are_not_read(api: FakeApi, make_host: Ma
 async def test_sessions_of_a_pod_are_bounded_and_probes_find_room(
     api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayplane.node.sessions.PER_POD", 2)
-    monkeypatch.setattr("rayplane.node.sessions.PER_HOST", 3)
+    monkeypatch.setattr("rayplane.node.streaming.sessions.PER_POD", 2)
+    monkeypatch.setattr("rayplane.node.streaming.sessions.PER_HOST", 3)
     host = await make_host(NODE)
     for name in ("a", "b"):
         api.put("pods", shell(name, "echo up; sleep 1000"))

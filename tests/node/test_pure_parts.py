@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.addresses import AddressPool
-from rayplane.node.admission import NOTHING, Room, pod_requests, refuse
 from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
 from rayplane.node.environment import (
     PodFacts,
@@ -21,13 +19,15 @@ from rayplane.node.environment import (
     service_links,
 )
 from rayplane.node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
-from rayplane.node.probes import ProbeCounter, Thresholds
-from rayplane.node.projections import TokenWanted, tokens_wanted, volume_files
+from rayplane.node.kubelet.addresses import AddressPool
+from rayplane.node.kubelet.admission import NOTHING, Room, pod_requests, refuse
+from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line, has_command
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
 from rayplane.node.runtime.shim import MARK
 from rayplane.node.runtime.simulated import seconds
+from rayplane.node.volumes.projected import TokenWanted, tokens_wanted, volume_files
 
 FACTS = PodFacts("10.0.0.2", "10.0.0.1", "n1", "4", "8Gi")
 POD: Object = {

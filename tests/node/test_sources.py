@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from rayplane.node.environment import Reference
-from rayplane.node.sources import Sources
+from rayplane.node.kubelet.sources import Sources
 from tests.node.fake_api import FakeApi
 
 SECRET = Reference("secrets", "s")

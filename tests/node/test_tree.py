@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayplane.node.errors import ContainerConfigError, NodeError
-from rayplane.node.projections import VolumeFile
 from rayplane.node.runtime import Mount
 from rayplane.node.runtime.copying import copy_command
-from rayplane.node.runtime.podfiles import PodFiles
 from rayplane.node.runtime.tree import ContainerTree
+from rayplane.node.volumes.pod_files import PodFiles
+from rayplane.node.volumes.projected import VolumeFile
 from rayplane.storage.env import LeavesRoot
 from tests.storage.test_beneath import picture
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.node.volumes import Reservations
 from rayplane.storage.env import Disk, DiskError, LocalDisk, SimulatedDisk
-from rayplane.storage.volumes import Reservations
 
 
 @pytest.fixture(params=["local", "simulated"])

@@ -24,9 +24,9 @@ from rayplane.control_plane.cluster.simulation.scenario import _package as scena
 from rayplane.control_plane.cluster.simulation.scenario import builtin_scenarios, parse_scenario
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, founding
+from rayplane.node.volumes.errors import VolumeError
+from rayplane.node.volumes.reservations import Reservations
 from rayplane.storage.env import SimulatedDisk
-from rayplane.storage.volumes.errors import VolumeError
-from rayplane.storage.volumes.reservations import Reservations
 from tests.apiserver.test_encryption import aesgcm, config
 from tests.cluster.test_scenario import ALL
 from tests.fuzz import mutate

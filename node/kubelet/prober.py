@@ -1,0 +1,177 @@
+"""Probes of real containers: HTTP, TCP, gRPC and commands, with Kubernetes' periods and thresholds.
+
+One task per probe, for as long as the container's run lasts. Results go to the pod's life cycle when they change.
+Until its first success a readiness probe is tried every second even if its period is longer: more tries cannot do
+harm then, and a pod that is ready should be seen to be.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rayplane.node.lifecycle import Probed, StartProbe
+from rayplane.node.lifecycle.model import Run
+from rayplane.node.runtime import ContainerRun
+from rayplane.node.runtime.ports import port_number
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from rayplane.node.kubelet.pod_worker import PodWorker
+
+OUTPUT_MAX = 10 * 1024
+UNREADY_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Numbers of a core/v1 Probe with their defaults."""
+
+    initial_delay_s: float
+    period_s: float
+    timeout_s: float
+    successes: int
+    failures: int
+
+    @staticmethod
+    def of(probe: dict[str, Any]) -> "Thresholds":
+        return Thresholds(
+            float(probe.get("initialDelaySeconds") or 0),
+            float(probe.get("periodSeconds") or 10),
+            float(probe.get("timeoutSeconds") or 1),
+            int(probe.get("successThreshold") or 1),
+            int(probe.get("failureThreshold") or 3),
+        )
+
+
+class ProbeCounter:
+    """Pure: turns single results into changes. `add` gives the new verdict when it changes, else None."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self._thresholds = thresholds
+        self._verdict: bool | None = None
+        self._same: tuple[bool, int] = (True, 0)
+
+    def add(self, ok: bool) -> bool | None:
+        last, count = self._same
+        self._same = (ok, count + 1 if last == ok else 1)
+        needed = self._thresholds.successes if ok else self._thresholds.failures
+        if self._same[1] < needed or self._verdict is ok:
+            return None
+        self._verdict = ok
+        return ok
+
+
+class Prober:
+    """Runs probes; `close` when the host stops."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def run(self, worker: "PodWorker", effect: StartProbe) -> None:
+        """Probe one run of a container until it ends, or until the result is final."""
+        container = worker.machine.by_name[effect.container]
+        spec = container.spec[f"{effect.probe}Probe"]
+        thresholds = Thresholds.of(spec)
+        counter = ProbeCounter(thresholds)
+        await asyncio.sleep(thresholds.initial_delay_s)
+        ever = False
+        while container.attempt == effect.attempt and container.run is Run.RUNNING:
+            run = worker.runs[effect.container]
+            ok, message = await self._try(spec, run, container.spec, ip=worker.machine.ip, timeout=thresholds.timeout_s)
+            ever |= ok
+            verdict = counter.add(ok)
+            if verdict is not None:
+                worker.post(Probed(effect.container, effect.attempt, effect.probe, verdict, message))
+                if effect.probe == "startup" or (effect.probe == "liveness" and not verdict):
+                    return
+            hurry = effect.probe == "readiness" and not ever
+            await asyncio.sleep(min(UNREADY_PERIOD_S, thresholds.period_s) if hurry else thresholds.period_s)
+
+    async def _try(
+        self,
+        probe: dict[str, Any],
+        run: ContainerRun,
+        container: dict[str, Any],
+        *,
+        ip: str,
+        timeout: float,
+    ) -> tuple[bool, str]:
+        try:
+            async with asyncio.timeout(timeout):
+                if "exec" in probe:
+                    return await _try_command(run, probe["exec"].get("command") or [])
+                if "httpGet" in probe:
+                    return await self._try_http(probe["httpGet"], container, ip)
+                if "tcpSocket" in probe:
+                    return await _try_tcp(probe["tcpSocket"], container, ip)
+                if "grpc" in probe:
+                    return await _try_grpc(probe["grpc"], ip)
+        except TimeoutError:
+            return False, f"probe timed out after {timeout:g}s"
+        except Exception as e:  # also one that cannot be made at all, of words that no address is made of
+            return False, str(e)
+        return False, "the probe names no handler"
+
+    async def _try_http(self, action: dict[str, Any], container: dict[str, Any], ip: str) -> tuple[bool, str]:
+        import aiohttp
+
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=False, force_close=True, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector)
+        port = port_number(action.get("port"), container)
+        host = action.get("host") or ip
+        path = "/" + (action.get("path") or "").lstrip("/")
+        url = f"{(action.get('scheme') or 'HTTP').lower()}://{host}:{port}{path}"
+        headers = {"User-Agent": "kube-probe/1.37", "Accept": "*/*"}
+        headers.update({h["name"]: h["value"] for h in action.get("httpHeaders") or ()})
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                if 200 <= response.status < 400:
+                    return True, ""
+                return False, f"HTTP probe failed with statuscode: {response.status}"
+        except (aiohttp.ClientError, OSError) as e:
+            return False, f'Get "{url}": {e}'
+
+
+async def _try_command(run: ContainerRun, command: list[str]) -> tuple[bool, str]:
+    session = await run.exec(command, tty=False, stdin=False)
+    output = bytearray()
+    try:
+        async with contextlib.aclosing(session.output()) as chunks:  # type: ignore[type-var]
+            async for out, err in chunks:
+                output += (out + err)[: OUTPUT_MAX - len(output)]
+        code = await session.wait()
+    except asyncio.CancelledError:
+        session.kill()
+        raise
+    return code == 0, output.decode(errors="replace").strip()
+
+
+async def _try_tcp(action: dict[str, Any], container: dict[str, Any], ip: str) -> tuple[bool, str]:
+    host, port = action.get("host") or ip, port_number(action.get("port"), container)
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError as e:
+        return False, f"dial tcp {host}:{port}: connect: {(e.strerror or str(e)).lower()}"
+    writer.close()
+    return True, ""
+
+
+async def _try_grpc(action: dict[str, Any], ip: str) -> tuple[bool, str]:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with grpc.aio.insecure_channel(f"{ip}:{action['port']}") as channel:
+        request = health_pb2.HealthCheckRequest(service=action.get("service") or "")
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request)
+        except grpc.aio.AioRpcError as e:
+            return False, f"rpc failed: {e.details()}"
+    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+    return serving, "" if serving else "service unhealthy"

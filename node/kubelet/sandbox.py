@@ -1,0 +1,259 @@
+"""What surrounds the containers of one pod on its node: address, directory, volumes, environment.
+
+On a node with real processes every volume becomes a directory; on a simulated node only what can fail is looked at
+(missing ConfigMaps and Secrets, claims that are not bound), so that a pod hangs where a real one would.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.environment import PodFacts, Reference, container_env, env_references, expand
+from rayplane.node.errors import ContainerConfigError, MountError, NodeError
+from rayplane.node.kubelet.sources import SourceUnavailable
+from rayplane.node.runtime import Mount
+from rayplane.node.volumes.projected import (
+    PROJECTED,
+    TokenWanted,
+    mount_failed,
+    tokens_wanted,
+    volume_files,
+    volume_references,
+)
+
+if TYPE_CHECKING:
+    from rayplane.node.kubelet.kubelet import Kubelet
+
+ROOT_CA = "kube-root-ca.crt"
+_CLAIMS = ("persistentVolumeClaim", "ephemeral")
+
+
+def needs_lookup(container: dict[str, Any]) -> bool:
+    """Whether its variables come from other objects."""
+    if container.get("envFrom"):
+        return True
+    return any(v.get("valueFrom") for v in container.get("env") or ())
+
+
+class Sandbox:
+    """`mount` once, then `environment` and `mounts` for each container, `unmount` at the end."""
+
+    __slots__ = (
+        "_kubelet",
+        "_paths",
+        "_pod",
+        "_refreshing",
+        "_sync_sockets",
+        "_tokens",
+        "_volumes",
+        "_watched",
+        "directory",
+        "ip",
+        "live",
+        "own_address",
+    )
+
+    def __init__(self, pod: Object, ip: str, *, own_address: bool, kubelet: "Kubelet") -> None:
+        self.ip = ip
+        self.own_address = own_address
+        self.directory = ""
+        self.live = False  # whether files of it follow the API
+        self._pod = pod
+        self._kubelet = kubelet
+        self._volumes: list[dict[str, Any]] = pod["spec"].get("volumes") or []
+        self._paths: dict[str, str] = {}
+        self._sync_sockets: dict[str, str] = {}
+        self._tokens: dict[TokenWanted, str] = {}
+        self._watched: list[Reference] = []
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def is_trivial(self) -> bool:
+        """Nothing has to be waited for."""
+        if self._kubelet.runs_processes:
+            return False
+        return not any(self._checked(v) or _is_claim(v) for v in self._volumes)
+
+    # --- mount ------------------------------------------------------------------------------------
+
+    async def mount(self) -> None:
+        """Raises NodeError or OSError; what was mounted until then stays for `unmount`."""
+        try:
+            if self._kubelet.runs_processes:
+                await self._mount_files()
+            else:
+                await self._check()
+            for volume in self._volumes:
+                if _is_claim(volume):
+                    await self._publish(volume)
+        except SourceUnavailable as e:
+            raise MountError(str(e)) from e
+
+    async def _check(self) -> None:
+        for volume in self._volumes:
+            refs = self._checked(volume)
+            found = await self._kubelet.host.sources.find(meta.namespace(self._pod), refs)
+            for ref in refs:
+                if found[ref.resource, ref.name] is None:
+                    kind = ref.resource.removesuffix("s")
+                    raise mount_failed(self._pod, volume["name"], f'{kind} "{ref.name}" not found')
+
+    @staticmethod
+    def _checked(volume: dict[str, Any]) -> list[Reference]:
+        # Every pod mounts the cluster's root certificate; as data it needs none.
+        return [r for r in volume_references(volume) if not r.optional and r.name != ROOT_CA]
+
+    async def _publish(self, volume: dict[str, Any]) -> None:
+        backends = self._kubelet.host.volumes
+        if backends is None:
+            return
+        published = await backends.publish(self._pod, volume, node=self._kubelet.name)
+        if self._kubelet.runs_processes:
+            os.makedirs(published.path, exist_ok=True)  # a hostPath volume made by hand: container runtimes do so too
+        self._paths[volume["name"]] = published.path
+        if published.sync_socket:
+            self._sync_sockets[volume["name"]] = published.sync_socket
+
+    async def _mount_files(self) -> None:
+        files = self._kubelet.host.pod_files
+        assert files is not None
+        self.directory = files.create(meta.uid(self._pod))
+        for volume in self._volumes:
+            name = volume["name"]
+            if "emptyDir" in volume:
+                self._paths[name] = files.volume_dir(self.directory, name)
+            elif "hostPath" in volume:
+                self._paths[name] = files.host_path(self._pod, volume)
+            elif any(kind in volume for kind in PROJECTED):
+                self._paths[name] = files.volume_dir(self.directory, name)
+                self._watched += volume_references(volume)
+            elif not _is_claim(volume):
+                kind = next((k for k in volume if k != "name"), "none")
+                raise mount_failed(self._pod, name, f"volumes of type {kind} are not supported")
+        await self._project()
+        self.live = True
+        namespace = meta.namespace(self._pod)
+        self._kubelet.host.sources.watch(namespace, self._watched, self._source_changed)
+
+    async def _project(self) -> None:
+        """Bring the files of projected volumes up to date."""
+        host = self._kubelet.host
+        assert host.pod_files is not None
+        for volume in self._volumes:
+            if not any(kind in volume for kind in PROJECTED):
+                continue
+            await self._fetch_tokens(volume)
+            found = await host.sources.find(meta.namespace(self._pod), volume_references(volume))
+            content = volume_files(volume, self._pod, self.facts(), found=found, tokens=self._tokens)
+            host.pod_files.project(self._paths[volume["name"]], content)
+
+    async def _fetch_tokens(self, volume: dict[str, Any]) -> None:
+        for wanted in tokens_wanted(volume):
+            if wanted not in self._tokens:
+                self._tokens[wanted] = await self._fetch_token(volume, wanted)
+
+    async def _fetch_token(self, volume: dict[str, Any], wanted: TokenWanted) -> str:
+        pod = self._pod
+        account = pod["spec"].get("serviceAccountName") or "default"
+        bound = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": meta.name(pod),
+            "uid": meta.uid(pod),
+        }
+        request: Object = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "metadata": {"name": account, "namespace": meta.namespace(pod)},
+            "spec": {
+                "audiences": [wanted.audience] if wanted.audience else [],
+                "expirationSeconds": wanted.seconds,
+                "boundObjectRef": bound,
+            },
+        }
+        try:
+            answer = await self._kubelet.host.client.create("serviceaccounts", request, subresource="token")
+        except ApiError as e:
+            why = f"failed to fetch token: {e.message}"
+            raise mount_failed(pod, volume["name"], why) from e
+        return str(meta.status(answer).get("token") or "")
+
+    # --- changes ----------------------------------------------------------------------------------
+
+    def refresh(self, pod: Object) -> None:
+        """The pod's object changed: labels and annotations may show in files."""
+        old, self._pod = self._pod, pod
+        if any("downwardAPI" in v or "projected" in v for v in self._volumes) and (
+            meta.labels(old) != meta.labels(pod) or meta.annotations(old) != meta.annotations(pod)
+        ):
+            self._source_changed()
+
+    def _source_changed(self) -> None:
+        # One pass at a time; a change during a pass is seen by the pass that follows it.
+        previous = self._refreshing
+
+        async def again() -> None:
+            if previous is not None and not previous.done():
+                await asyncio.wait([previous])
+            try:
+                await self._project()
+            except (NodeError, OSError, SourceUnavailable) as e:
+                # As in Kubernetes, files that were there stay when their source is gone.
+                self._kubelet.host.record(self._pod, "Warning", "FailedMount", str(e))
+
+        self._refreshing = self._kubelet.host.spawn(again(), "refresh volumes")
+
+    # --- containers -------------------------------------------------------------------------------
+
+    def facts(self) -> PodFacts:
+        kubelet = self._kubelet
+        return PodFacts(self.ip, kubelet.node_ip, kubelet.name, kubelet.config.cpu, kubelet.config.memory)
+
+    async def environment(self, pod: Object, container: dict[str, Any]) -> dict[str, str]:
+        """Raises ContainerConfigError."""
+        sources, namespace = self._kubelet.host.sources, meta.namespace(pod)
+        try:
+            found = await sources.find(namespace, env_references(container))
+            services = await sources.services(namespace) if self._kubelet.runs_processes else []
+        except SourceUnavailable as e:
+            raise ContainerConfigError(str(e)) from e
+        env = container_env(container, pod, self.facts(), found=found, services=services)
+        for mount in container.get("volumeMounts") or ():
+            if mount["name"] in self._sync_sockets:
+                env["RAYPLANE_VOLUME_SYNC"] = self._sync_sockets[mount["name"]]
+        return env
+
+    def mounts(self, container: dict[str, Any], env: Mapping[str, str]) -> tuple[Mount, ...]:
+        """`env`: the container's variables, for subPathExpr."""
+        if not self._paths:
+            return ()
+        scratch = {v["name"] for v in self._volumes if "emptyDir" in v}
+        return tuple(
+            Mount(
+                m["name"],
+                m["mountPath"],
+                self._paths[m["name"]],
+                sub_path=m.get("subPath") or expand(m.get("subPathExpr") or "", env),
+                read_only=bool(m.get("readOnly")),
+                scratch=m["name"] in scratch,
+            )
+            for m in container.get("volumeMounts") or ()
+            if m["name"] in self._paths
+        )
+
+    async def unmount(self) -> None:
+        """Give back what `mount` took. Containers have ended."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        self.live = False
+        self._kubelet.host.sources.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
+        if self._kubelet.host.volumes is not None:
+            await self._kubelet.host.volumes.unpublish(self._pod, node=self._kubelet.name)
+
+
+def _is_claim(volume: dict[str, Any]) -> bool:
+    return any(kind in volume for kind in _CLAIMS)

@@ -1,0 +1,167 @@
+"""Writes the status of pods, and deletes pods that have ended: all pods of a host in shared batches.
+
+A pod that changes again before its write has left is written once. One batch is under way at a time; while it is, the
+next one fills. At most `BATCH_MAX` operations travel together. What could not be written stays marked and is tried
+again, as often as it takes: the marks are bounded by the number of pods on the host.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, ops
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 256
+RETRY_S = 0.5
+RETRY_MAX_S = 5.0
+
+
+class WrittenPod(Protocol):
+    """What the writer needs of a pod."""
+
+    pod: Object
+    written: bytes
+    """Digest of the status last written."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    @property
+    def wants_final_delete(self) -> bool: ...
+
+    @property
+    def wants_final_status(self) -> bool:
+        """Whether the last status is written even though the object is about to go."""
+
+    def final_delete_done(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Write:
+    subject: WrittenPod
+    operation: Any
+    digest: bytes = b""  # of the status; empty: this is the final delete
+
+
+class StatusManager:
+    """`mark` a pod whenever its status may have changed."""
+
+    def __init__(self, client: ApiClient, *, window_s: float) -> None:
+        self._client = client
+        self._window_s = window_s
+        self._marked: dict[WrittenPod, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="pod status writer")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def mark(self, subject: WrittenPod) -> None:
+        self._marked[subject] = None
+        self._wake.set()
+
+    def forget(self, subject: WrittenPod) -> None:
+        self._marked.pop(subject, None)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._write_for_ever()
+            except Exception:
+                # Nobody else writes for the pods of this host: whatever one of them has done to this, go on.
+                log.exception("pods cannot be written; trying again in %.1f s", RETRY_MAX_S)
+                await asyncio.sleep(RETRY_MAX_S)
+
+    async def _write_for_ever(self) -> None:
+        pause = RETRY_S
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._window_s)
+            writes = self._take()
+            if not self._marked:
+                self._wake.clear()
+            if not writes:
+                continue
+            try:
+                answers: Sequence[Object | ApiError] = await self._client.batch([w.operation for w in writes])
+            except ApiError as e:
+                answers = [e] * len(writes)
+            except Exception:
+                for write in writes:
+                    self.mark(write.subject)
+                raise
+            late = [w for w, answer in zip(writes, answers, strict=True) if not self._settle(w, answer)]
+            if not late:
+                pause = RETRY_S
+                continue
+            log.info("%d of %d writes of pods are late", len(late), len(writes))
+            for write in late:
+                self.mark(write.subject)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_MAX_S)
+
+    def _take(self) -> list[_Write]:
+        writes: list[_Write] = []
+        while self._marked and len(writes) < BATCH_MAX:
+            subject = next(iter(self._marked))
+            del self._marked[subject]
+            try:
+                write = _write(subject)
+            except Exception:
+                # Its next change is written anew; the others must not wait for it.
+                log.exception("the status of pod %s cannot be made", meta.key(subject.pod))
+                continue
+            if write is not None:
+                writes.append(write)
+        return writes
+
+    def _settle(self, write: _Write, answer: Object | ApiError) -> bool:
+        """Take an answer in; False when the write is to be tried again."""
+        subject = write.subject
+        if isinstance(answer, NotFound | Conflict):
+            # Gone, or another pod has the name now; the informer tells the kubelet.
+            if not write.digest:
+                subject.final_delete_done()
+            return True
+        if isinstance(answer, ApiError):
+            if answer.retryable:
+                return False
+            # The same status would be refused again; the pod's next change is written anew.
+            log.warning("cannot write pod %s: %s", meta.key(subject.pod), answer.message)
+        if not write.digest:
+            subject.final_delete_done()
+            return True
+        subject.written = write.digest
+        if subject.wants_final_delete:
+            self.mark(subject)
+        return True
+
+
+def _write(subject: WrittenPod) -> _Write | None:
+    """The next write a pod needs: its status if that changed, then its deletion if it ended."""
+    pod = subject.pod
+    name, namespace, uid = meta.name(pod), meta.namespace(pod), meta.uid(pod)
+    if not subject.wants_final_delete or subject.wants_final_status:
+        status = subject.status()
+        digest = hashlib.blake2b(orjson.dumps(status), digest_size=16).digest()
+        if digest != subject.written:
+            body = {"metadata": {"uid": uid}, "status": status}
+            return _Write(subject, ops.patch("pods", name, namespace, body, subresource="status"), digest)
+    if not subject.wants_final_delete:
+        return None
+    return _Write(subject, ops.delete("pods", name, namespace, uid=uid, grace_period_s=0))

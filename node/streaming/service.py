@@ -1,0 +1,221 @@
+"""gRPC service `rayplane.v1.Node`: logs, exec, port-forward and stats of the pods of a host."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.rpc import Context
+from rayplane.node.errors import Malformed, NodeError, NotHere, NotRunning
+from rayplane.node.kubelet.pod_worker import PodWorker
+from rayplane.node.runtime import ContainerRun, ExecSession, LogOptions
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
+
+if TYPE_CHECKING:
+    from rayplane.node.host import NodeHost
+
+M = TypeVar("M")
+
+CHUNK = 64 * 1024
+_SINCE_MAX_S = 10 * 365 * 86_400
+_PREFERRED = "kubectl.kubernetes.io/default-container"
+
+
+class ConnectFailed(NodeError):
+    """Nobody listens on that port of the pod."""
+
+    code = "UNAVAILABLE"
+
+
+class NodeService:
+    """Handlers of `rayplane.v1.Node`. Failures are NodeErrors, whose `code` travels as the gRPC status."""
+
+    def __init__(self, host: "NodeHost") -> None:
+        self._host = host
+
+    # --- logs -------------------------------------------------------------------------------------
+
+    async def Logs(self, request: pb.LogsRequest, context: Context) -> AsyncIterator[pb.LogChunk]:
+        worker = self._worker(request.ref)
+        name = _container_name(worker, request.ref.container)
+        runs = worker.previous if request.previous else worker.runs
+        run = runs.get(name)
+        if run is None:
+            pod = meta.name(worker.pod)
+            if request.previous:
+                raise NotHere(f'previous terminated container "{name}" in pod "{pod}" not found')
+            waiting = f'container "{name}" in pod "{pod}" is waiting to start'
+            fault = worker.machine.by_name[name].fault
+            raise NotRunning(f"{waiting}: {fault[0] if fault else 'ContainerCreating'}")
+        with self._host.sessions.one(meta.key(worker.pod)):
+            async with contextlib.aclosing(run.logs(self._options(request))) as chunks:  # type: ignore[type-var]
+                async for data in chunks:
+                    yield pb.LogChunk(data=data)
+
+    def _options(self, request: pb.LogsRequest) -> LogOptions:
+        since = request.since_time
+        if request.HasField("since_seconds"):
+            moment = self._host.env.clock.now() - timedelta(seconds=min(max(request.since_seconds, 0), _SINCE_MAX_S))
+            since = meta.format_micro_time(moment)
+        elif since:
+            try:
+                meta.parse_time(since)
+            except ValueError as e:
+                raise Malformed(f"since_time: {e}") from e
+        return LogOptions(
+            follow=request.follow and not request.previous,
+            timestamps=request.timestamps,
+            tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
+            since=since,
+            limit_bytes=max(0, request.limit_bytes) if request.HasField("limit_bytes") else None,
+        )
+
+    # --- exec -------------------------------------------------------------------------------------
+
+    async def Exec(self, requests: AsyncIterator[pb.ExecRequest], context: Context) -> AsyncIterator[pb.ExecResponse]:
+        first = await _first(requests)
+        with self._host.sessions.one(meta.key(self._worker(first.ref).pod)):
+            async with contextlib.aclosing(self._exec(first, requests)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _exec(
+        self, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]
+    ) -> AsyncGenerator[pb.ExecResponse, None]:
+        run = self._running(first.ref)
+        session = await run.exec(
+            list(first.command), tty=first.tty, stdin=first.stdin_open, size=(first.width, first.height)
+        )
+        feeder = asyncio.create_task(_feed(session, first, requests), name="exec input")
+        try:
+            async with contextlib.aclosing(session.output()) as chunks:  # type: ignore[type-var]
+                async for out, err in chunks:
+                    yield pb.ExecResponse(stdout=out, stderr=err)
+            yield pb.ExecResponse(exit_code=await session.wait())
+        finally:
+            session.kill()
+            feeder.cancel()
+            await asyncio.gather(feeder, return_exceptions=True)
+
+    # --- port-forward -----------------------------------------------------------------------------
+
+    async def PortForward(
+        self, requests: AsyncIterator[pb.PortForwardRequest], context: Context
+    ) -> AsyncIterator[pb.PortForwardResponse]:
+        first = await _first(requests)
+        if not 0 < first.port < 65536:
+            raise Malformed(f"port {first.port} is not between 1 and 65535")
+        worker = self._worker(first.ref)
+        with self._host.sessions.one(meta.key(worker.pod)):
+            async with contextlib.aclosing(self._port_forward(worker, first, requests)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _port_forward(
+        self, worker: PodWorker, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
+    ) -> AsyncGenerator[pb.PortForwardResponse, None]:
+        ip = worker.machine.ip
+        if not any(run.real for run in worker.runs.values()):
+            raise NotRunning(f"pod {meta.key(worker.pod)} has no real process that could listen")
+        try:
+            reader, writer = await asyncio.open_connection(ip, first.port)
+        except OSError as e:
+            why = e.strerror or str(e)
+            raise ConnectFailed(f"cannot connect to {ip}:{first.port}: {why}") from e
+        # An empty answer says that the connection stands.
+        yield pb.PortForwardResponse()
+        feeder = asyncio.create_task(_forward(writer, first, requests), name="port-forward input")
+        try:
+            while data := await reader.read(CHUNK):
+                yield pb.PortForwardResponse(data=data)
+            yield pb.PortForwardResponse(closed=True)
+            await feeder
+        except OSError as e:
+            raise ConnectFailed(f"connection to {ip}:{first.port} broke: {e.strerror}") from e
+        finally:
+            feeder.cancel()
+            await asyncio.gather(feeder, return_exceptions=True)
+            writer.close()
+
+    # --- stats ------------------------------------------------------------------------------------
+
+    async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
+        response = pb.StatsResponse()
+        for worker in self._host.kubelet(request.node).workers:
+            namespace, name = meta.namespace(worker.pod), meta.name(worker.pod)
+            for container, run in worker.runs.items():
+                if not worker.machine.by_name[container].started_stamp:
+                    continue
+                usage = run.usage()
+                response.containers.add(
+                    namespace=namespace,
+                    pod=name,
+                    container=container,
+                    cpu_nanocores=usage.cpu_nanocores,
+                    memory_bytes=usage.memory_bytes,
+                )
+                response.cpu_nanocores += usage.cpu_nanocores
+                response.memory_bytes += usage.memory_bytes
+        return response
+
+    # --- look-up ----------------------------------------------------------------------------------
+
+    def _worker(self, ref: pb.ContainerRef) -> PodWorker:
+        return self._host.kubelet(ref.node).worker(ref.namespace, ref.pod)
+
+    def _running(self, ref: pb.ContainerRef) -> ContainerRun:
+        worker = self._worker(ref)
+        name = _container_name(worker, ref.container)
+        run = worker.runs.get(name)
+        if run is None or not worker.machine.by_name[name].started_stamp:
+            raise NotRunning(f'container "{name}" of pod {meta.key(worker.pod)} does not run')
+        return run
+
+
+async def _first(requests: AsyncIterator[M]) -> M:
+    async for request in requests:
+        return request
+    raise Malformed("the first message must name the container")
+
+
+def _container_name(worker: PodWorker, name: str) -> str:
+    if not name:
+        preferred = meta.annotations(worker.pod).get(_PREFERRED)
+        first = worker.machine.spec["containers"][0]["name"]
+        name = preferred if preferred in worker.machine.by_name else first
+    if name not in worker.machine.by_name:
+        raise NotHere(f"container {name} is not valid for pod {meta.name(worker.pod)}")
+    return name
+
+
+async def _feed(session: ExecSession, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]) -> None:
+    message: pb.ExecRequest | None = first
+    while message is not None:
+        if message.width and message.height:
+            session.resize(message.width, message.height)
+        if message.stdin:
+            await session.write(message.stdin)
+        if message.stdin_closed:
+            session.close_input()
+        message = await anext(requests, None)
+    session.close_input()
+
+
+async def _forward(
+    writer: asyncio.StreamWriter,
+    first: pb.PortForwardRequest,
+    requests: AsyncIterator[pb.PortForwardRequest],
+) -> None:
+    message: pb.PortForwardRequest | None = first
+    while message is not None:
+        if message.data:
+            writer.write(message.data)
+            await writer.drain()
+        if message.closed:
+            break
+        message = await anext(requests, None)
+    # The pod may have closed the connection meanwhile: then there is nobody to tell.
+    with contextlib.suppress(OSError):
+        writer.write_eof()

@@ -1,0 +1,87 @@
+"""What every volume backend does, whatever keeps the bytes."""
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from rayplane.node.volumes.errors import InvalidVolume
+
+_VOLUME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """A volume as created. `nodes` are those that can use it (empty means every node), `replicas` those that hold
+    replicas of its bytes."""
+
+    volume_id: str
+    capacity_bytes: int
+    nodes: tuple[str, ...] = ()
+    replicas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A volume ready on this node. `path` is a directory (an imaginary one in simulation).
+
+    `sync_socket`, where there is one, is a Unix socket for the pod's processes (their RAYPLANE_VOLUME_SYNC): a line
+    "sync" is answered "ok <generation>" once every change made before is durable on a majority of replicas, or
+    "error <reason>".
+    """
+
+    path: str
+    sync_socket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a volume holds and may hold."""
+
+    used_bytes: int
+    capacity_bytes: int
+    files: int
+
+
+class Backend(Protocol):
+    """One node's end of a kind of volume. All calls may be repeated: what is done already is not an error."""
+
+    @property
+    def node(self) -> str: ...
+
+    async def start(self) -> None:
+        """Read what is on the disk."""
+
+    async def stop(self) -> None:
+        """Bring published volumes to rest; their directories stay."""
+
+    async def create(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
+        """Reserve space for a volume. Raises NoCapacity, VolumeConflict, InvalidVolume."""
+
+    async def delete(self, volume_id: str) -> None:
+        """Remove a volume, its bytes and its reservation. Raises WrongNode while it is in use."""
+
+    async def find(self, volume_id: str) -> VolumeInfo:
+        """Raises VolumeNotFound."""
+
+    def published_at(self, volume_id: str) -> Published:
+        """Where a volume is while it is published here. Raises InvalidVolume."""
+
+    async def publish(self, volume_id: str) -> Published:
+        """Make a volume usable on this node. Raises VolumeNotFound, WrongNode, NoQuorum."""
+
+    async def unpublish(self, volume_id: str) -> None:
+        """The reverse; changes are durable when it returns."""
+
+    async def usage(self, volume_id: str) -> Usage:
+        """Raises VolumeNotFound."""
+
+    async def free_bytes(self) -> int:
+        """What could still be reserved on this node."""
+
+
+def check_volume(volume_id: str, capacity_bytes: int = 1) -> None:
+    """Raises InvalidVolume."""
+    if not _VOLUME_ID.fullmatch(volume_id):
+        raise InvalidVolume(f"volume id {volume_id!r} must be of letters, digits, dots, dashes and underscores")
+    if capacity_bytes <= 0:
+        raise InvalidVolume(f"volume {volume_id} must have a size above zero, not {capacity_bytes}")

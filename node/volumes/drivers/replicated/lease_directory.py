@@ -1,0 +1,98 @@
+"""The records of replicated volumes, kept as Leases at the API.
+
+A volume's record is a Lease in kube-system: its holder is the writing node, its transitions are the epoch, and the
+whole record is in an annotation. The API server compares resource versions, so the Lease is as linearizable as etcd.
+"""
+
+import contextlib
+from dataclasses import asdict
+
+import orjson
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.node.kubelet.registration import HOST_ANNOTATION
+from rayplane.node.volumes.drivers.replicated.directory import VolumeRecord
+from rayplane.node.volumes.errors import PeerError
+
+LEASES = "leases.coordination.k8s.io"
+NAMESPACE = "kube-system"
+RECORD = "rayplane.io/volume-record"
+
+
+class LeaseDirectory:
+    """The `Directory` of a cluster: one Lease per volume. Failing calls raise PeerError."""
+
+    def __init__(self, client: ApiClient, nodes: Informer) -> None:
+        self._client = client
+        self._nodes = nodes
+
+    async def read(self, volume_id: str) -> tuple[VolumeRecord, int] | None:
+        try:
+            lease = await self._client.get(LEASES, _name(volume_id), NAMESPACE)
+        except NotFound:
+            return None
+        except ApiError as e:
+            raise PeerError("UNAVAILABLE", e.message) from e
+        return _record(lease), int(meta.resource_version(lease))
+
+    async def records(self) -> list[VolumeRecord]:
+        """All of them. Raises ApiError."""
+        leases = (await self._client.list(LEASES, NAMESPACE)).items
+        return [_record(lease) for lease in leases if RECORD in meta.annotations(lease)]
+
+    async def write(self, record: VolumeRecord, revision: int) -> int | None:
+        lease = _lease(record, revision)
+        try:
+            if revision:
+                written = await self._client.update(LEASES, lease)
+            else:
+                written = await self._client.create(LEASES, lease)
+        except (AlreadyExists, Conflict, NotFound):
+            return None
+        except ApiError as e:
+            raise PeerError("UNAVAILABLE", e.message) from e
+        return int(meta.resource_version(written))
+
+    async def remove(self, volume_id: str) -> None:
+        try:
+            with contextlib.suppress(NotFound):
+                await self._client.delete(LEASES, _name(volume_id), NAMESPACE)
+        except ApiError as e:
+            raise PeerError("UNAVAILABLE", e.message) from e
+
+    async def nodes(self) -> dict[str, str]:
+        await self._nodes.synced()
+        ready = (n for n in self._nodes.list() if meta.condition_is(n, "Ready") and not meta.is_deleting(n))
+        found = {meta.name(n): meta.annotations(n).get(HOST_ANNOTATION) for n in ready}
+        return {name: address for name, address in sorted(found.items()) if address}
+
+    async def address(self, node: str) -> str | None:
+        await self._nodes.synced()
+        found = self._nodes.get("", node)
+        return meta.annotations(found).get(HOST_ANNOTATION) if found is not None else None
+
+
+def _name(volume_id: str) -> str:
+    return f"volume-{volume_id.lower()}"
+
+
+def _record(lease: Object) -> VolumeRecord:
+    record = orjson.loads(meta.annotations(lease)[RECORD])
+    return VolumeRecord(**{**record, "replicas": tuple(record["replicas"])})
+
+
+def _lease(record: VolumeRecord, revision: int) -> Object:
+    metadata: Object = {
+        "name": _name(record.volume_id),
+        "namespace": NAMESPACE,
+        "annotations": {RECORD: orjson.dumps(asdict(record)).decode()},
+    }
+    if revision:
+        metadata["resourceVersion"] = str(revision)
+    spec: Object = {"leaseTransitions": record.epoch}
+    if record.writer:
+        spec["holderIdentity"] = record.writer
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}

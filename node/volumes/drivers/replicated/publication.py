@@ -1,0 +1,447 @@
+"""A replicated volume in use on this node: finds changes, ships them, and knows what is durable.
+
+One task scans the directory every `scan_interval_s` (at once when someone waits at the barrier) and makes a new
+generation of what changed. One task per replica brings it to the newest generation, over and over; generations may be
+skipped. A generation is durable once a majority of the replicas has committed it or a later one.
+
+A replica that refuses with ABORTED has promised itself to a newer writer: this publication is fenced for good, its
+barrier answers errors and `fenced` is set. A replica that fails for `repair_after_s` is replaced: another node gets a
+replica, and takes its place in the record once majorities of both the old and the new set hold everything.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
+from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
+from rayplane.node.volumes.drivers.replicated.peers import Replica, block_batches
+from rayplane.node.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
+
+log = logging.getLogger(__name__)
+
+WAITERS_MAX = 1024
+"""Barrier calls that may wait at once; further ones are refused."""
+_LOST = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "DATA_LOSS"})
+"""Failures of the replica, not of what is asked of it: if they last, it is replaced."""
+UNSTABLE_ROUNDS_MAX = 5
+"""Scans of a directory that never rests before it is shipped as it was found, unasked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationTiming:
+    """Spans in seconds."""
+
+    scan_interval_s: float = 0.2
+    """Between two looks at the directory."""
+    call_timeout_s: float = 5.0
+    """Of one call to a replica."""
+    barrier_timeout_s: float = 10.0
+    """After this long without a majority the barrier answers an error."""
+    repair_after_s: float = 10.0
+    """A replica that fails this long is replaced."""
+    retry_min_s: float = 0.1
+    retry_max_s: float = 2.0
+
+
+class Content(Protocol):
+    """Where a publication's bytes are."""
+
+    async def scan(self) -> tuple[Manifest, bool]:
+        """The content now, and whether it is of one moment. Raises OSError."""
+
+    async def block(self, wanted: bytes, path: bytes, offset: int, length: int) -> bytes | None:
+        """A block of the last scan; None if it has changed since."""
+
+
+@dataclass(slots=True)
+class _Target:
+    version: Version
+    manifest: Manifest
+
+
+@dataclass(slots=True)
+class _Follower:
+    """What is known of one replica."""
+
+    replica: Replica
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    known: _Target | None = None
+    acked: Version = EMPTY
+    failing_since: float | None = None
+    error: str = ""
+    code: str = ""
+    task: "asyncio.Task[None] | None" = None
+
+
+class Publication:
+    """See the module. `generation` is the newest one found on the replicas when publishing."""
+
+    def __init__(
+        self,
+        record: VolumeRecord,
+        revision: int,
+        *,
+        generation: int,
+        content: Content,
+        directory: Directory,
+        replica: Callable[[str], Replica],
+        timing: ReplicationTiming,
+    ) -> None:
+        self.record = record
+        self.fenced = asyncio.Event()
+        self._revision = revision
+        self._content, self._directory, self._replica, self._timing = content, directory, replica, timing
+        self._target = _Target(Version(record.epoch, generation), {})
+        self._first = True
+        self._sets: list[tuple[str, ...]] = [record.replicas]  # two while the record changes
+        self._followers: dict[str, _Follower] = {}
+        self._durable_waiters: list[tuple[Version, asyncio.Future[None]]] = []
+        self._barrier: list[asyncio.Future[int]] = []
+        self._wanted = asyncio.Event()
+        self._unstable_rounds = 0
+        self._reason = ""
+        self._loop_task: asyncio.Task[None] | None = None
+        self._repair_task: asyncio.Task[None] | None = None
+
+    # Life cycle
+
+    async def start(self) -> None:
+        """Bring a majority to this epoch; returns once the content is durable. Raises NoQuorum, Fenced."""
+        for node in self.record.replicas:
+            self._follow(node)
+        self._loop_task = asyncio.get_running_loop().create_task(self._run())
+        await self.sync()
+
+    async def stop(self) -> None:
+        """Stop shipping; nothing is waited for."""
+        tasks = [self._loop_task, self._repair_task, *(f.task for f in self._followers.values())]
+        running = [task for task in tasks if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._fail_waiters(VolumeError("the volume is being unpublished"))
+
+    async def sync(self) -> int:
+        """Make every change present now durable on a majority; the generation that holds them.
+
+        Raises Fenced, NoQuorum, VolumeFull (as PeerError), OSError of the scan.
+        """
+        self._check_fenced()
+        if len(self._barrier) >= WAITERS_MAX:
+            raise NoQuorum(f"volume {self.record.volume_id}: {WAITERS_MAX} calls wait for the replicas already")
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._barrier.append(done)
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(self._timing.barrier_timeout_s):
+                return await done
+        except TimeoutError:
+            failing = "; ".join(f"{f.replica.node}: {f.error}" for f in self._followers.values() if f.error)
+            raise NoQuorum(
+                f"volume {self.record.volume_id}: no majority of {', '.join(self.record.replicas)} stored the changes "
+                f"within {self._timing.barrier_timeout_s:g} s ({failing or 'they are slow'}); it is retried"
+            ) from None
+
+    @property
+    def version(self) -> Version:
+        """The newest generation, durable or not."""
+        return self._target.version
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its content."""
+        return self._target.manifest
+
+    @property
+    def lagging(self) -> dict[str, str]:
+        """Replicas that are behind, and why."""
+        return {n: f.error for n, f in sorted(self._followers.items()) if f.acked < self._target.version}
+
+    # Finding changes
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._timing.scan_interval_s):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            waiters, self._barrier = self._barrier, []
+            try:
+                await self._round(asked=bool(waiters))
+            except Exception as e:
+                # Whatever it was: without this task nobody's changes would be stored any more.
+                if not isinstance(e, OSError):
+                    log.exception("a round of volume %s failed", self.record.volume_id)
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_exception(VolumeError(f"the volume's directory cannot be read: {e}"))
+                continue
+            self._check_durable()  # drops those that gave up
+            for waiter in waiters:
+                self._answer_when_durable(waiter)
+            self._consider_repair()
+
+    async def _round(self, *, asked: bool) -> None:
+        """Scan, and make a generation of what changed. The first is made in any case: it seals the epoch."""
+        manifest, stable = await self._content.scan()
+        if manifest == self._target.manifest and not self._first:
+            return
+        if not stable and not asked and self._unstable_rounds < UNSTABLE_ROUNDS_MAX:
+            self._unstable_rounds += 1
+            return
+        self._unstable_rounds = 0
+        self._first = False
+        self._target = _Target(Version(self.record.epoch, self._target.version.generation + 1), manifest)
+        for follower in self._followers.values():
+            follower.wake.set()
+
+    def _answer_when_durable(self, waiter: "asyncio.Future[int]") -> None:
+        version = self._target.version
+
+        def answer(durable: "asyncio.Future[None]") -> None:
+            if waiter.done() or durable.cancelled():
+                return
+            error = durable.exception()
+            if error is not None:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(version.generation)
+
+        durable = self._when_durable(version)
+        durable.add_done_callback(answer)
+        # One that has given up waits no more, be there a majority again or not.
+        waiter.add_done_callback(lambda _: durable.cancel())
+
+    # Shipping
+
+    def _follow(self, node: str) -> _Follower:
+        follower = self._followers[node] = _Follower(self._replica(node))
+        follower.wake.set()
+        follower.task = asyncio.get_running_loop().create_task(self._keep_up(follower))
+        return follower
+
+    async def _keep_up(self, follower: _Follower) -> None:
+        """Bring one replica to the newest generation whenever there is a newer one."""
+        delay = self._timing.retry_min_s
+        while True:
+            await follower.wake.wait()
+            follower.wake.clear()
+            while follower.acked < self._target.version and not self._first:
+                target = self._target
+                try:
+                    await self._ship(follower, target)
+                except Exception as e:
+                    if not isinstance(e, (PeerError, OSError)):
+                        log.exception("bringing volume %s to %s failed", self.record.volume_id, follower.replica.node)
+                    error = e if isinstance(e, PeerError) else PeerError("INTERNAL", f"cannot read a file: {e}")
+                    if error.code == "ABORTED":
+                        self._fence(str(error))
+                        return
+                    self._failed(follower, error)
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, self._timing.retry_max_s)
+                else:
+                    follower.error, follower.code, follower.failing_since = "", "", None
+                    delay = self._timing.retry_min_s
+                    self._check_durable()
+
+    def _failed(self, follower: _Follower, error: PeerError) -> None:
+        follower.known = None
+        follower.error, follower.code = str(error), error.code
+        if error.code not in _LOST:
+            follower.failing_since = None
+        elif follower.failing_since is None:
+            follower.failing_since = asyncio.get_running_loop().time()
+        full = sum(1 for f in self._followers.values() if f.code == "RESOURCE_EXHAUSTED")
+        if full >= majority(self.record.replicas):
+            # Waiting does not help: whoever waits must hear that the volume is full.
+            self._fail_durable_waiters(error)
+
+    async def _ship(self, follower: _Follower, target: _Target) -> None:
+        replica = follower.replica
+        if follower.known is None:
+            follower.known = await self._meet(replica)
+        changes = difference(follower.known.manifest, target.manifest)
+        await replica.apply_files(changes, version=target.version)
+        for batch in block_batches(changes):
+            blocks = await self._blocks(batch, changes)
+            if blocks is None:
+                return  # overtaken: what is there now comes with the next generation
+            await replica.apply_blocks(blocks, version=target.version)
+        await replica.commit(base=follower.known.version, version=target.version)
+        follower.known, follower.acked = target, target.version
+
+    async def _meet(self, replica: Replica) -> _Target:
+        """Have a replica promise itself to this epoch, and learn what it holds."""
+        try:
+            await replica.prepare(self.record.epoch, self.record.writer)
+        except PeerError as e:
+            if e.code != "NOT_FOUND":
+                raise
+            # It lost everything, or is the new one of a repair: it begins empty and counts once it holds all.
+            await replica.create(self.record.capacity_bytes)
+            await replica.prepare(self.record.epoch, self.record.writer)
+        return _Target(*await replica.manifest())
+
+    async def _blocks(self, batch: list[bytes], changes: Difference) -> list[bytes] | None:
+        blocks = []
+        for wanted in batch:
+            path, offset = changes.new_blocks[wanted]
+            data = await self._content.block(wanted, path, offset, changes.files[path].block_bytes)
+            if data is None:
+                self._wanted.set()
+                await asyncio.sleep(self._timing.retry_min_s)
+                return None
+            blocks.append(data)
+        return blocks
+
+    # What is durable
+
+    def _is_durable(self, version: Version) -> bool:
+        return all(
+            sum(1 for node in nodes if node in self._followers and self._followers[node].acked >= version)
+            >= majority(nodes)
+            for nodes in self._sets
+        )
+
+    def _when_durable(self, version: Version) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.fenced.is_set():
+            done.set_exception(Fenced(self._reason))
+        elif self._is_durable(version):
+            done.set_result(None)
+        else:
+            self._durable_waiters.append((version, done))
+        return done
+
+    def _check_durable(self) -> None:
+        waiting = []
+        for version, done in self._durable_waiters:
+            if done.done():
+                continue
+            if self._is_durable(version):
+                done.set_result(None)
+            else:
+                waiting.append((version, done))
+        self._durable_waiters = waiting
+
+    def _fail_durable_waiters(self, error: VolumeError) -> None:
+        waiting, self._durable_waiters = self._durable_waiters, []
+        for _, done in waiting:
+            if not done.done():
+                done.set_exception(error)
+                done.exception()  # its waiter may be gone
+
+    def _fail_waiters(self, error: VolumeError) -> None:
+        self._fail_durable_waiters(error)
+        waiting, self._barrier = self._barrier, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _fence(self, reason: str) -> None:
+        self._reason = reason
+        self.fenced.set()
+        self._fail_waiters(Fenced(reason))
+
+    def _check_fenced(self) -> None:
+        if self.fenced.is_set():
+            raise Fenced(self._reason)
+
+    # Repair
+
+    def _consider_repair(self) -> None:
+        """Replace the replica that has failed longest, if it has failed long enough."""
+        if self._repair_task is not None or self.fenced.is_set():
+            return
+        now = asyncio.get_running_loop().time()
+        lost = [
+            (f.failing_since, node)
+            for node, f in self._followers.items()
+            if f.failing_since is not None and now - f.failing_since >= self._timing.repair_after_s
+        ]
+        if lost:
+            self._repair_task = asyncio.get_running_loop().create_task(self._repair(min(lost)[1]))
+
+    async def _repair(self, lost: str) -> None:
+        joining = ""
+        try:
+            joining = await self._candidate()
+            if joining:
+                await self._replace(lost, joining)
+                joining = ""
+        except (PeerError, NoQuorum, TimeoutError):
+            pass  # the lost one still fails, so it is tried again
+        finally:
+            if joining and joining not in self.record.replicas:
+                await self._forget(joining)
+            self._repair_task = None
+
+    async def _candidate(self) -> str:
+        """The ready node without a replica that has most space left; empty if none has enough."""
+        free: list[tuple[int, str]] = []
+        for node in sorted(await called(self._directory.nodes())):
+            if node not in self._followers:
+                try:
+                    free.append((-await self._replica(node).free_bytes(), node))
+                except PeerError:
+                    continue
+        for size, node in sorted(free):
+            if -size >= self.record.capacity_bytes:
+                return node
+        return ""
+
+    async def _replace(self, lost: str, joining: str) -> None:
+        follower = self._follow(joining)
+        replicas = tuple(joining if node == lost else node for node in self.record.replicas)
+        # From here on both sets must agree, so that whichever record is read finds all that was promised.
+        self._sets = [self.record.replicas, replicas]
+        try:
+            async with asyncio.timeout(self._timing.repair_after_s + self._timing.barrier_timeout_s):
+                while follower.acked < self._target.version:
+                    await self._when_durable(self._target.version)
+                    await asyncio.sleep(self._timing.retry_min_s)
+                await self._when_durable(self._target.version)
+            await self._record(replace(self.record, replicas=replicas))
+        finally:
+            self._sets = [self.record.replicas]
+            self._check_durable()
+        if lost not in self.record.replicas:
+            await self._forget(lost)
+
+    async def _record(self, record: VolumeRecord) -> None:
+        """Write the record; returns when it is known which one stands, however long that takes."""
+        try:
+            revision = await called(self._directory.write(record, self._revision))
+        except PeerError:
+            revision = None
+        if revision is not None:
+            self.record, self._revision = record, revision
+            return
+        while True:
+            try:
+                found = await called(self._directory.read(record.volume_id))
+                break
+            except PeerError:
+                await asyncio.sleep(self._timing.retry_max_s)
+        if found is None or found[0].epoch != self.record.epoch:
+            self._fence(f"volume {record.volume_id} was published on another node or deleted")
+        else:
+            self.record, self._revision = found
+
+    async def _forget(self, node: str) -> None:
+        """Stop following a node that isn't in the record, and free its space if it answers."""
+        follower = self._followers.pop(node, None)
+        if follower is None:
+            return
+        if follower.task is not None:
+            follower.task.cancel()
+            await asyncio.gather(follower.task, return_exceptions=True)
+        with contextlib.suppress(PeerError):  # it looks for replicas it should not have when it comes back
+            await follower.replica.delete()

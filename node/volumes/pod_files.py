@@ -1,0 +1,112 @@
+"""Directories of real pods on this machine: volumes as files, logs.
+
+Layout below the root: `<uid>/volumes/<name>/...`, `<uid>/containers/<name>/...`. Files of ConfigMaps and
+the like change all at once, through a symbolic link `..data` that is replaced atomically, as Kubernetes' volumes do.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rayplane.control_plane.api.meta import Object
+from rayplane.node.volumes.projected import VolumeFile, mount_failed
+from rayplane.storage.env import Beneath, LeavesRoot, is_whole, one_name
+
+log = logging.getLogger(__name__)
+
+_DATA = "..data"
+_VERSION = "..v"
+
+
+class PodFiles:
+    """`root` is this host's own. Pods write below it, so that nothing there is followed out of it."""
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(os.path.realpath(root))
+        self._versions = 0
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files = Beneath(self.root)
+
+    def create(self, uid: str) -> str:
+        """The pod's directory. Raises OSError."""
+        for part in ("volumes", "containers"):
+            self._files.make_dirs(f"{one_name(uid)}/{part}")
+        return str(self.root / uid)
+
+    async def remove(self, uid: str) -> None:
+        """However much a pod has left: in a thread."""
+        await asyncio.get_running_loop().run_in_executor(None, self._remove, uid)
+
+    def _remove(self, uid: str) -> None:
+        try:
+            self._files.remove(one_name(uid))
+        except OSError as e:
+            log.warning("files of pod %s stay until the next start: %s", uid, e)
+
+    async def keep_only(self, uids: Iterable[str]) -> None:
+        """Remove what pods of an earlier life left behind."""
+        known = frozenset(uids)
+        for name in self._files.names():
+            if name not in known:
+                await self.remove(name)
+
+    def volume_dir(self, directory: str, volume: str) -> str:
+        """A directory for a volume of the pod; what it holds survives restarts of containers and host, as the pod does.
+        Raises OSError."""
+        path = f"{os.path.basename(directory)}/volumes/{one_name(volume)}"
+        self._files.make_dirs(path)
+        return f"{self.root}/{path}"
+
+    def host_path(self, pod: Object, volume: dict[str, Any]) -> str:
+        """A path of the machine. Raises MountError when it is not what the volume's type says."""
+        path, kind = volume["hostPath"]["path"], volume["hostPath"].get("type") or ""
+        if not is_whole(path):
+            raise mount_failed(pod, volume["name"], f"hostPath {path} must be absolute and must not contain '..'")
+        if kind == "FileOrCreate" and not os.path.exists(path):
+            Path(path).touch()
+        elif kind == "Directory" and not os.path.isdir(path):
+            raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not a directory")
+        elif kind == "File" and not os.path.isfile(path):
+            raise mount_failed(pod, volume["name"], f"hostPath type check failed: {path} is not a file")
+        elif kind in ("", "DirectoryOrCreate") and not os.path.exists(path):
+            os.makedirs(path)  # without a type container runtimes make it too
+        return os.path.realpath(path)
+
+    def project(self, directory: str, files: Mapping[str, VolumeFile]) -> None:
+        """Make a volume of a pod show exactly `files` (relative path to file). Raises OSError."""
+        base = self._files.below(os.path.relpath(directory, self.root))
+        for path in files:
+            if path.startswith(("/", "..")) or ".." in path.split("/"):
+                raise LeavesRoot(path, base.root, "must be relative, not contain '..' and not start with '..'")
+        fresh = self._write_version(base, files)
+        base.remove("..data_tmp")
+        base.symlink(fresh, "..data_tmp")
+        if base.readlink(_DATA) is None:
+            base.remove(_DATA)
+        base.rename("..data_tmp", _DATA)
+        wanted = {os.path.normpath(path).split("/")[0] for path in files}
+        for name in sorted(wanted):
+            if base.readlink(name) != f"{_DATA}/{name}":
+                base.remove(name)
+                base.symlink(f"{_DATA}/{name}", name)
+        for name in base.names():
+            stale = name.startswith(_VERSION) and name != fresh
+            if stale or (name not in wanted and not name.startswith("..")):
+                base.remove(name)
+
+    def _write_version(self, base: Beneath, files: Mapping[str, VolumeFile]) -> str:
+        """A new directory with the files."""
+        while True:
+            self._versions += 1
+            fresh = f"{_VERSION}{self._versions}"
+            if base.lstat(fresh) is None:
+                break
+        base.make_dirs(fresh)
+        for path, file in files.items():
+            if "/" in path:
+                base.make_dirs(f"{fresh}/{os.path.dirname(path)}")
+            base.write_new(f"{fresh}/{path}", file.data, file.mode)
+        return fresh
