@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.etcd.server import MemberConfig, RefusedToStart, errors
-from rayplane.control_plane.etcd.server.apply import StateMachine
-from rayplane.control_plane.etcd.server.auth.checks import authorize
-from rayplane.control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
-from rayplane.control_plane.etcd.server.auth.secrets import ProcessSecrets, SimulatedSecrets
-from rayplane.control_plane.etcd.server.auth.store import INTERNAL, NOBODY, AuthStore, Caller, as_caller
-from rayplane.control_plane.etcd.server.auth.tokens import SimpleTokens, number_of, parse_auth_token
 from rayplane.control_plane.etcd.server.codec import CorruptEntry, Kind
-from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.control_plane.etcd.server.services.passwords import ProcessSecrets, SimulatedSecrets
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
+from rayplane.control_plane.etcd.server.state_machine.auth.checks import authorize
+from rayplane.control_plane.etcd.server.state_machine.auth.ranges import Ranges, is_valid_grant
+from rayplane.control_plane.etcd.server.state_machine.auth.store import INTERNAL, NOBODY, AuthStore, Caller, as_caller
+from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens, number_of, parse_auth_token
+from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.auth_pb2 import Permission
 from rayplane.storage.mvcc import MemoryBackend, Store

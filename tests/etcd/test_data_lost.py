@@ -10,7 +10,7 @@ import pytest
 
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server import Member, errors
-from rayplane.control_plane.etcd.server.recovery import LOST_FILE
+from rayplane.control_plane.etcd.server.bootstrap.recovery import LOST_FILE
 from rayplane.control_plane.rpc.memory import Fabric
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 from tests.etcd.test_failover import Cut

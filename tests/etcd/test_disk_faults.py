@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from rayplane.control_plane.etcd.server import RefusedToStart
-from rayplane.control_plane.etcd.server.corruption import minority
+from rayplane.control_plane.etcd.server.upkeep.corruption_check import minority
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import DiskError, LocalDisk, failpoints

@@ -12,8 +12,8 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server.gateway.messages import as_object, dump, fill
-from rayplane.control_plane.etcd.server.gateway.syntax import JsonError, first_value, only_value
+from rayplane.control_plane.etcd.server.web.gateway.messages import as_object, dump, fill
+from rayplane.control_plane.etcd.server.web.gateway.syntax import JsonError, first_value, only_value
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd import gateway_requests as requests
 from tests.etcd.side_by_side import OwnSide, Pair, start_pair

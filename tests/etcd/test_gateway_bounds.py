@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server.gateway import calls, syntax
-from rayplane.control_plane.etcd.server.gateway.calls import Requests
-from rayplane.control_plane.etcd.server.gateway.syntax import Extent, JsonError
+from rayplane.control_plane.etcd.server.web.gateway import calls, syntax
+from rayplane.control_plane.etcd.server.web.gateway.calls import Requests
+from rayplane.control_plane.etcd.server.web.gateway.syntax import Extent, JsonError
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.lease import CHECKPOINT_INTERVAL_S, STALE_ENTRIES_MAX, Lessor
+from rayplane.control_plane.etcd.server.state_machine.lessor import CHECKPOINT_INTERVAL_S, STALE_ENTRIES_MAX, Lessor
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server.health import Health
 from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
+from rayplane.control_plane.etcd.server.web.health import Health
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster

@@ -3,7 +3,7 @@
 import asyncio
 
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server.pending import ReadRounds
+from rayplane.control_plane.etcd.server.replication.pending import ReadRounds
 
 
 class Raft:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server import kv
-from rayplane.control_plane.etcd.server.fast_range import LARGE_KEYS, is_large, run_large_range
+from rayplane.control_plane.etcd.server.state_machine import kv
+from rayplane.control_plane.etcd.server.state_machine.large_range import LARGE_KEYS, is_large, run_large_range
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.mvcc import LmdbBackend, MemoryBackend, Store
 

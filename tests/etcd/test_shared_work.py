@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.etcd.server.peer import PeerTransport
+from rayplane.control_plane.etcd.server.replication.transport import PeerTransport
 from rayplane.control_plane.rpc import RpcError
 from tests.etcd.harness import TICK_S, EtcdCluster, etcd_cluster
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.etcd.server import config, watch
+from rayplane.control_plane.etcd.server import config
+from rayplane.control_plane.etcd.server.state_machine import watchable_store
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import Event
@@ -186,7 +187,7 @@ async def test_fragments_split_a_large_revision(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_slow_client_costs_a_bounded_buffer_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "EVENTS_BUFFERED_MAX", 10)
+    monkeypatch.setattr(watchable_store, "EVENTS_BUFFERED_MAX", 10)
     async with etcd_cluster(1) as cluster:
         hub = cluster.members[0].hub
         stream = hub.open()
@@ -205,8 +206,8 @@ async def test_a_slow_client_costs_a_bounded_buffer_and_misses_nothing(monkeypat
 
 
 async def test_a_slow_client_costs_bounded_bytes_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "BYTES_BUFFERED_MAX", 100_000)
-    monkeypatch.setattr(watch, "ANSWER_BYTES_MAX", 30_000)
+    monkeypatch.setattr(watchable_store, "BYTES_BUFFERED_MAX", 100_000)
+    monkeypatch.setattr(watchable_store, "ANSWER_BYTES_MAX", 30_000)
     async with etcd_cluster(1) as cluster:
         stream = cluster.members[0].hub.open()
         stream.create(pb.WatchCreateRequest(key=b"k", prev_kv=True))
@@ -294,7 +295,7 @@ async def test_progress_notes_do_not_pile_up_for_a_client_that_does_not_read() -
 
 
 async def test_a_client_that_asks_on_without_reading_loses_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "ANSWERS_WAITING_MAX", 10)
+    monkeypatch.setattr(watchable_store, "ANSWERS_WAITING_MAX", 10)
     async with etcd_cluster(1) as cluster, watching(cluster) as client:
         await client.create(b"k")
         for number in range(1_000):
@@ -346,7 +347,7 @@ async def test_watchers_that_want_the_same_share_it_and_each_hear_it_once() -> N
             assert revisions == list(range(since[name], last + 1)), name
 
 
-async def _collect(stream: watch.WatchStream, number: int, got: dict[tuple[int, int], list[int]]) -> None:
+async def _collect(stream: watchable_store.WatchStream, number: int, got: dict[tuple[int, int], list[int]]) -> None:
     """What waits on a stream."""
     while stream.buffered or stream.counts()[1]:
         for answer in await stream.next_encoded():

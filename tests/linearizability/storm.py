@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from rayplane.control_plane.etcd.server import watch
+from rayplane.control_plane.etcd.server.state_machine import watchable_store
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.proto.etcd.kv_pb2 import Event
@@ -50,7 +50,7 @@ class Plan:
     leases: int = 2
     options: dict[str, Any] = field(default_factory=dict)
     member_type: type[ObservedMember] = ObservedMember
-    events_buffered: int = watch.EVENTS_BUFFERED_MAX
+    events_buffered: int = watchable_store.EVENTS_BUFFERED_MAX
     """Events that wait for one client before it must read the store; few let clients fall behind soon."""
 
 
@@ -73,7 +73,7 @@ def run_storm(plan: Plan) -> str:
 def _run(plan: Plan) -> str:
     loop = ObservedLoop()
     few = plan.events_buffered
-    with mock.patch.multiple(watch, EVENTS_BUFFERED_MAX=few, CATCH_UP_EVENTS_MAX=few):
+    with mock.patch.multiple(watchable_store, EVENTS_BUFFERED_MAX=few, CATCH_UP_EVENTS_MAX=few):
         digest: str = loop.run(Storm(plan, loop).run())
     return digest
 

@@ -18,27 +18,33 @@ from google.protobuf.message import Message
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.callers import PEER_METHODS
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.auth.service import Callers
-from rayplane.control_plane.etcd.server.auth.store import INTERNAL, as_caller
-from rayplane.control_plane.etcd.server.cluster import address_of
+from rayplane.control_plane.etcd.server.bootstrap.recovery import (
+    LOST_FILE,
+    BackendFactory,
+    default_backend,
+    recover,
+    take_lock,
+)
 from rayplane.control_plane.etcd.server.codec import Kind, encode_request
 from rayplane.control_plane.etcd.server.config import MemberConfig
-from rayplane.control_plane.etcd.server.corruption import CorruptionCheck
-from rayplane.control_plane.etcd.server.driver import Driver
-from rayplane.control_plane.etcd.server.handover import hand_over
-from rayplane.control_plane.etcd.server.leasing import LeaseClock
 from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
-from rayplane.control_plane.etcd.server.peer import DESCRIPTOR as PEER
-from rayplane.control_plane.etcd.server.peer import PeerService, PeerTransport
-from rayplane.control_plane.etcd.server.pending import Proposal, Proposals, ReadRounds
-from rayplane.control_plane.etcd.server.presence import Presence, first_addresses
-from rayplane.control_plane.etcd.server.quota import Quota
-from rayplane.control_plane.etcd.server.reading import Reading
-from rayplane.control_plane.etcd.server.reconfigure import Reconfiguration
-from rayplane.control_plane.etcd.server.recovery import LOST_FILE, BackendFactory, default_backend, recover, take_lock
-from rayplane.control_plane.etcd.server.services import services_of
-from rayplane.control_plane.etcd.server.watch import WatchHub
-from rayplane.control_plane.etcd.server.web import Web
+from rayplane.control_plane.etcd.server.replication.driver import Driver
+from rayplane.control_plane.etcd.server.replication.leadership import hand_over
+from rayplane.control_plane.etcd.server.replication.membership_changes import Reconfiguration
+from rayplane.control_plane.etcd.server.replication.pending import Proposal, Proposals, ReadRounds
+from rayplane.control_plane.etcd.server.replication.transport import DESCRIPTOR as PEER
+from rayplane.control_plane.etcd.server.replication.transport import PeerService, PeerTransport
+from rayplane.control_plane.etcd.server.services.auth import Callers
+from rayplane.control_plane.etcd.server.services.kv import services_of
+from rayplane.control_plane.etcd.server.services.quota import Quota
+from rayplane.control_plane.etcd.server.services.reading import Reading
+from rayplane.control_plane.etcd.server.state_machine.auth.store import INTERNAL, as_caller
+from rayplane.control_plane.etcd.server.state_machine.membership import address_of
+from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchHub
+from rayplane.control_plane.etcd.server.upkeep.corruption_check import CorruptionCheck
+from rayplane.control_plane.etcd.server.upkeep.lease_clock import LeaseClock
+from rayplane.control_plane.etcd.server.upkeep.publication import Presence, first_addresses
+from rayplane.control_plane.etcd.server.web.endpoints import Web
 from rayplane.control_plane.rpc import Context, Network, Server, Service, each
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire

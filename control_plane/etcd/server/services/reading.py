@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from rayplane.control_plane.etcd.server import errors, kv
-from rayplane.control_plane.etcd.server.fast_range import is_large, run_large_range
+from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.state_machine import kv
+from rayplane.control_plane.etcd.server.state_machine.large_range import is_large, run_large_range
 from rayplane.control_plane.rpc import Context, Encoded
 from rayplane.proto.etcd import rpc_pb2 as pb
 

@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.watch_groups import FROM_KEY, Batch, Watcher, WatchGroup, WatchIndex, prefix_end
+from rayplane.control_plane.etcd.server.state_machine.watcher_group import (
+    FROM_KEY,
+    Batch,
+    Watcher,
+    WatchGroup,
+    WatchIndex,
+    prefix_end,
+)
 from rayplane.control_plane.rpc import Encoded
 from rayplane.proto.etcd.kv_pb2 import Event
 from rayplane.proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.gateway.calls import (
+from rayplane.control_plane.etcd.server.web.gateway.calls import (
     Requests,
     break_of,
     context_of,
@@ -21,8 +21,8 @@ from rayplane.control_plane.etcd.server.gateway.calls import (
     refusal_of,
     told,
 )
-from rayplane.control_plane.etcd.server.gateway.messages import as_object, dump
-from rayplane.control_plane.etcd.server.gateway.syntax import JsonError
+from rayplane.control_plane.etcd.server.web.gateway.messages import as_object, dump
+from rayplane.control_plane.etcd.server.web.gateway.syntax import JsonError
 from rayplane.control_plane.rpc import Context, Method, RpcError
 
 #: Messages of the client that wait to be read.

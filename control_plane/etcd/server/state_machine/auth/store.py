@@ -24,9 +24,9 @@ from typing import Any
 from google.protobuf.message import Message
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.auth.ranges import Ranges, is_valid_grant
-from rayplane.control_plane.etcd.server.auth.tokens import SimpleTokens
 from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.state_machine.auth.ranges import Ranges, is_valid_grant
+from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.auth_pb2 import Permission, Role, User
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire

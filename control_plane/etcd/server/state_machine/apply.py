@@ -10,11 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from rayplane.control_plane.etcd.raft import ConfChange, ConfState
-from rayplane.control_plane.etcd.server import errors, kv
-from rayplane.control_plane.etcd.server.auth.checks import authorize
-from rayplane.control_plane.etcd.server.auth.store import NOBODY, AuthStore, Caller
-from rayplane.control_plane.etcd.server.auth.tokens import SimpleTokens
-from rayplane.control_plane.etcd.server.cluster import Membership
+from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import (
     CorruptEntry,
     Kind,
@@ -22,7 +18,12 @@ from rayplane.control_plane.etcd.server.codec import (
     conf_state_to_wire,
     parse_request,
 )
-from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.control_plane.etcd.server.state_machine import kv
+from rayplane.control_plane.etcd.server.state_machine.auth.checks import authorize
+from rayplane.control_plane.etcd.server.state_machine.auth.store import NOBODY, AuthStore, Caller
+from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens
+from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
+from rayplane.control_plane.etcd.server.state_machine.membership import Membership
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.mvcc import Change, CompactedError, FutureRevisionError, Store

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.lock import Contest, Place, as_client, or_leave
-from rayplane.control_plane.etcd.server.services import Base
-from rayplane.control_plane.etcd.server.watch import prefix_end
+from rayplane.control_plane.etcd.server.services.kv import Base
+from rayplane.control_plane.etcd.server.services.lock import Contest, Place, as_client, or_leave
+from rayplane.control_plane.etcd.server.state_machine.watchable_store import prefix_end
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb

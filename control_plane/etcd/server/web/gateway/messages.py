@@ -16,7 +16,7 @@ import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from rayplane.control_plane.etcd.server.gateway.syntax import JsonError, Number, base64_bytes, only_value, quoted
+from rayplane.control_plane.etcd.server.web.gateway.syntax import JsonError, Number, base64_bytes, only_value, quoted
 
 _INTEGERS: dict[int, tuple[str, int, int]] = {
     FieldDescriptor.TYPE_INT64: ("int64", -(1 << 63), (1 << 63) - 1),

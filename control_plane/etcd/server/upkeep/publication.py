@@ -9,9 +9,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.cluster import address_of
+from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery, initial_addresses
 from rayplane.control_plane.etcd.server.config import MemberConfig
-from rayplane.control_plane.etcd.server.recovery import Recovery, initial_addresses
+from rayplane.control_plane.etcd.server.state_machine.membership import address_of
 from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 

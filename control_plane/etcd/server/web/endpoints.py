@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
-from rayplane.control_plane.etcd.server.gateway.gateway import JSON_HEADERS, Gateway
-from rayplane.control_plane.etcd.server.gateway.messages import dump
-from rayplane.control_plane.etcd.server.health import CHECKS, Health
 from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
+from rayplane.control_plane.etcd.server.web.gateway.gateway import JSON_HEADERS, Gateway
+from rayplane.control_plane.etcd.server.web.gateway.messages import dump
+from rayplane.control_plane.etcd.server.web.health import CHECKS, Health
 from rayplane.control_plane.rpc import Service
 
 if TYPE_CHECKING:

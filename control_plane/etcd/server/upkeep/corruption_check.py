@@ -14,9 +14,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.cluster import address_of
 from rayplane.control_plane.etcd.server.codec import Kind
-from rayplane.control_plane.etcd.server.peer import DESCRIPTOR
+from rayplane.control_plane.etcd.server.replication.transport import DESCRIPTOR
+from rayplane.control_plane.etcd.server.state_machine.membership import address_of
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
 

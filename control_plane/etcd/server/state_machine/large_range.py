@@ -7,7 +7,7 @@ is decoded unless it must be compared or cut. All slices read the store as it wa
 import asyncio
 from collections.abc import Callable
 
-from rayplane.control_plane.etcd.server import kv
+from rayplane.control_plane.etcd.server.state_machine import kv
 from rayplane.control_plane.rpc import Encoded
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.proto.etcd.rpc_pb2 import RangeRequest, RangeResponse, ResponseHeader

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.proto.etcd.rpc_pb2 import (
     Compare,

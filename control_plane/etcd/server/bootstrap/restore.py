@@ -7,10 +7,10 @@ those of the new cluster.
 from collections.abc import Iterable
 
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server.apply import StateMachine
 from rayplane.control_plane.etcd.server.codec import encode_hard_state
 from rayplane.control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
 from rayplane.control_plane.etcd.server.errors import RefusedToStart
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.proto.etcd.rpc_pb2 import Member
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.env import Disk

@@ -15,9 +15,9 @@ releases but the latest: monitors and clients that look for endpoints do it with
 from collections.abc import Callable
 from typing import Any
 
-from rayplane.control_plane.etcd.server.auth.store import AuthStore, Caller
 from rayplane.control_plane.etcd.server.codec import Kind
-from rayplane.control_plane.etcd.server.lease import Lessor
+from rayplane.control_plane.etcd.server.state_machine.auth.store import AuthStore, Caller
+from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.proto.etcd import rpc_pb2 as pb
 
 _Check = Callable[[AuthStore, Lessor, Caller, Any], None]

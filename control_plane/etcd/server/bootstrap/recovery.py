@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server.apply import Notify, StateMachine
-from rayplane.control_plane.etcd.server.cluster import address_of
 from rayplane.control_plane.etcd.server.codec import (
     decode_hard_state,
     encode_hard_state,
@@ -23,7 +21,9 @@ from rayplane.control_plane.etcd.server.codec import (
 )
 from rayplane.control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
 from rayplane.control_plane.etcd.server.errors import DataLost, RefusedToStart
-from rayplane.control_plane.etcd.server.peer import DESCRIPTOR
+from rayplane.control_plane.etcd.server.replication.transport import DESCRIPTOR
+from rayplane.control_plane.etcd.server.state_machine.apply import Notify, StateMachine
+from rayplane.control_plane.etcd.server.state_machine.membership import address_of
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd.rpc_pb2 import Member
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire

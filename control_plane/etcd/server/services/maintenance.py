@@ -6,10 +6,10 @@ import re
 from collections.abc import AsyncIterator
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.cluster import check_url_syntax
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
-from rayplane.control_plane.etcd.server.services import Base
+from rayplane.control_plane.etcd.server.services.kv import Base
+from rayplane.control_plane.etcd.server.state_machine.membership import check_url_syntax
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env.failpoints import hit

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from rayplane.control_plane.etcd.callers import CLIENT_METHODS
-from rayplane.control_plane.etcd.server import errors, kv
+from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import Kind
-from rayplane.control_plane.etcd.server.watch import WatchStream
+from rayplane.control_plane.etcd.server.state_machine import kv
+from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchStream
 from rayplane.control_plane.rpc import Context, Encoded, RpcError, Service, each
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb
@@ -223,10 +224,10 @@ class LeaseService(Base):
 
 def services_of(member: "Member") -> Sequence[Service]:
     """Everything that a member serves to clients."""
-    from rayplane.control_plane.etcd.server.admin_services import ClusterService, MaintenanceService
-    from rayplane.control_plane.etcd.server.auth.service import AuthService
-    from rayplane.control_plane.etcd.server.election import ElectionService
-    from rayplane.control_plane.etcd.server.lock import LockService
+    from rayplane.control_plane.etcd.server.services.auth import AuthService
+    from rayplane.control_plane.etcd.server.services.election import ElectionService
+    from rayplane.control_plane.etcd.server.services.lock import LockService
+    from rayplane.control_plane.etcd.server.services.maintenance import ClusterService, MaintenanceService
 
     etcd = pb.DESCRIPTOR.services_by_name
     handlers: list[tuple[ServiceDescriptor, Base]] = [

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.auth.checks import check_lease_read, check_lease_write, check_txn
-from rayplane.control_plane.etcd.server.auth.secrets import Secrets, default_secrets
-from rayplane.control_plane.etcd.server.auth.store import INTERNAL, NOBODY, Caller, as_caller
-from rayplane.control_plane.etcd.server.auth.tokens import number_of, parse_auth_token
 from rayplane.control_plane.etcd.server.codec import Kind
-from rayplane.control_plane.etcd.server.services import Base
+from rayplane.control_plane.etcd.server.services.kv import Base
+from rayplane.control_plane.etcd.server.services.passwords import Secrets, default_secrets
+from rayplane.control_plane.etcd.server.state_machine.auth.checks import check_lease_read, check_lease_write, check_txn
+from rayplane.control_plane.etcd.server.state_machine.auth.store import INTERNAL, NOBODY, Caller, as_caller
+from rayplane.control_plane.etcd.server.state_machine.auth.tokens import number_of, parse_auth_token
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire

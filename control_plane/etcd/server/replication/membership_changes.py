@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.cluster import check_url_syntax
 from rayplane.control_plane.etcd.server.codec import Kind, encode_member
 from rayplane.control_plane.etcd.server.config import member_id
-from rayplane.control_plane.etcd.server.pending import Proposal, Proposals
+from rayplane.control_plane.etcd.server.replication.pending import Proposal, Proposals
+from rayplane.control_plane.etcd.server.state_machine.membership import check_url_syntax
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.services import Base, KVService, LeaseService, WatchService
-from rayplane.control_plane.etcd.server.watch import prefix_end
+from rayplane.control_plane.etcd.server.services.kv import Base, KVService, LeaseService, WatchService
+from rayplane.control_plane.etcd.server.state_machine.watchable_store import prefix_end
 from rayplane.control_plane.rpc import Context, Encoded, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3lock_pb2 as lock_pb

@@ -11,7 +11,7 @@ from rayplane.proto.etcd.rpc_pb2 import WatchCreateRequest
 from rayplane.storage.mvcc import Change
 
 if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.watch import WatchStream
+    from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchStream
 
 #: What an event takes besides its keys and values.
 EVENT_BYTES = 64

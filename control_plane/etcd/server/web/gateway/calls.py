@@ -12,8 +12,8 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.gateway.messages import fill
-from rayplane.control_plane.etcd.server.gateway.syntax import Extent, Incomplete, JsonError, first_value, skip_space
+from rayplane.control_plane.etcd.server.web.gateway.messages import fill
+from rayplane.control_plane.etcd.server.web.gateway.syntax import Extent, Incomplete, JsonError, first_value, skip_space
 from rayplane.control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
 from rayplane.control_plane.rpc.errors import error_of
 from rayplane.control_plane.rpc.faults import FaultLog

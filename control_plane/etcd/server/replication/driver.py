@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.apply import StateMachine
+from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery, shorten
 from rayplane.control_plane.etcd.server.codec import (
     Kind,
     decode_head,
@@ -27,9 +27,9 @@ from rayplane.control_plane.etcd.server.codec import (
     to_record,
 )
 from rayplane.control_plane.etcd.server.config import MemberConfig
-from rayplane.control_plane.etcd.server.peer import PeerTransport
-from rayplane.control_plane.etcd.server.pending import Proposals, ReadRounds
-from rayplane.control_plane.etcd.server.recovery import Recovery, shorten
+from rayplane.control_plane.etcd.server.replication.pending import Proposals, ReadRounds
+from rayplane.control_plane.etcd.server.replication.transport import PeerTransport
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd.rpc_pb2 import MemberListResponse
 from rayplane.storage.env.failpoints import hit

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.gateway.calls import (
+from rayplane.control_plane.etcd.server.web.gateway.calls import (
     Requests,
     break_of,
     context_of,
@@ -25,9 +25,9 @@ from rayplane.control_plane.etcd.server.gateway.calls import (
     refusal_of,
     told,
 )
-from rayplane.control_plane.etcd.server.gateway.messages import as_object, dump
-from rayplane.control_plane.etcd.server.gateway.syntax import JsonError
-from rayplane.control_plane.etcd.server.gateway.websocket import is_socket, serve_socket
+from rayplane.control_plane.etcd.server.web.gateway.messages import as_object, dump
+from rayplane.control_plane.etcd.server.web.gateway.syntax import JsonError
+from rayplane.control_plane.etcd.server.web.gateway.websocket import is_socket, serve_socket
 from rayplane.control_plane.rpc import Callers, Method, RpcError, Service, expiry, identity_of_transport
 
 #: Paths below /v3/ of each call, by its gRPC path.

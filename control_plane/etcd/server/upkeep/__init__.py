@@ -1,0 +1,1 @@
+"""What a member does without being asked: lease expiry, comparing stores, telling where it is."""
