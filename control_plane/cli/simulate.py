@@ -19,7 +19,7 @@ def simulate(
     seeds: Annotated[int, typer.Option(help="How many seeds to run, from --seed on.")] = 1,
 ) -> None:
     """Run a cluster and its faults in one process, in virtual time, the same for the same seed."""
-    from rayplane.control_plane.cluster import simulation
+    from rayplane.control_plane import simulation
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: use 1 or more")

@@ -114,8 +114,8 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
 
 
 def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
-    from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
     from rayplane.control_plane.client import ApiClient
+    from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 
     client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
     config = LoadBalancerConfig(

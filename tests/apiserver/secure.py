@@ -10,9 +10,9 @@ import pytest_asyncio
 import yaml
 
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 from rayplane.control_plane.rpc import Context
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import Authority

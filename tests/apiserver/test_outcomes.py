@@ -14,9 +14,9 @@ from rayplane.control_plane.apiserver.encryption import Encryption
 from rayplane.control_plane.apiserver.entries import Entry
 from rayplane.control_plane.apiserver.outcomes import SPAN_S, surely_not_done
 from rayplane.control_plane.apiserver.storage import Storage, Write
-from rayplane.control_plane.cluster.simulation import VirtualLoop
 from rayplane.control_plane.etcd.server import errors as etcd_errors
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.etcd import kv_pb2
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.apiserver.fake_etcd import FakeEtcd

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from rayplane.control_plane.client import ElectionTiming, LeaderElector
-from rayplane.control_plane.cluster.simulation import VirtualLoop
-from rayplane.control_plane.cluster.simulation.cell import VirtualClock
-from rayplane.control_plane.cluster.simulation.loop import LIFE, Life
+from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.control_plane.simulation.cell import VirtualClock
+from rayplane.control_plane.simulation.loop import LIFE, Life
 from rayplane.storage.env import Env, SimulatedDisk
 from tests.client.fakes import FakeClient, Store
 

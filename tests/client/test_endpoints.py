@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from rayplane.control_plane.client.endpoints import PENALTY_S, Endpoints, call_any, never_sent
-from rayplane.control_plane.cluster.simulation import VirtualLoop
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.simulation import VirtualLoop
 
 REFUSED = RpcError(grpc.StatusCode.UNAVAILABLE, "failed to connect to b: connection refused", refused=True)
 LOST = RpcError(grpc.StatusCode.UNAVAILABLE, "the connection was lost")

@@ -6,8 +6,8 @@ import random
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import EventRecorder
 from rayplane.control_plane.client import events as module
-from rayplane.control_plane.cluster.simulation import VirtualLoop
-from rayplane.control_plane.cluster.simulation.cell import VirtualClock
+from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.control_plane.simulation.cell import VirtualClock
 from rayplane.storage.env import Env, SimulatedDisk
 from tests.client.fakes import FakeClient, Store
 

@@ -9,7 +9,7 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import Informer
-from rayplane.control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.simulation import VirtualLoop
 from tests.client.fakes import FakeClient, Store
 
 

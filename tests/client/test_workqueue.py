@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.client import WorkQueue
-from rayplane.control_plane.cluster.simulation import VirtualLoop
+from rayplane.control_plane.simulation import VirtualLoop
 
 KEYS = st.sampled_from("abcd")
 ACTIONS = st.one_of(

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rayplane.control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
 from rayplane.control_plane.etcd.server import Member, MemberConfig
 from rayplane.control_plane.identities import MEMBERS
 from rayplane.control_plane.rpc import EVERYONE, Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.simulation.loop import LIFE, Life, VirtualLoop
 from rayplane.proto.etcd.kv_pb2 import Event
 from rayplane.storage.env import Env
 from rayplane.storage.env.simulated import SimulatedDisk

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from rayplane.control_plane.cluster.simulation import VirtualLoop
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.open_service import open_service
 from tests.rpc.test_network_contract import SERVICES, Handler, _held_open

@@ -5,9 +5,9 @@ import contextvars
 
 import pytest
 
-from rayplane.control_plane.cluster.simulation import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
-from rayplane.control_plane.cluster.simulation import loop as loop_module
-from rayplane.control_plane.cluster.simulation.loop import LIFE, LOOP_STEPS, Life, check_asyncio
+from rayplane.control_plane.simulation import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
+from rayplane.control_plane.simulation import loop as loop_module
+from rayplane.control_plane.simulation.loop import LIFE, LOOP_STEPS, Life, check_asyncio
 
 
 def test_an_hour_passes_at_once_and_timers_keep_their_order() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.simulation import builtin_scenarios, load_scenario, parse_scenario, simulate
-from rayplane.control_plane.cluster.simulation.scenario import Await, Condition, Kill, Partition
+from rayplane.control_plane.simulation import builtin_scenarios, load_scenario, parse_scenario, simulate
+from rayplane.control_plane.simulation.scenario import Await, Condition, Kill, Partition
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.cluster.components import Component
-from rayplane.control_plane.cluster.simulation import Planted, SimulationResult, load_scenario, parse_scenario, simulate
+from rayplane.control_plane.simulation import Planted, SimulationResult, load_scenario, parse_scenario, simulate
 from rayplane.storage.env import SimulatedDisk
 from rayplane.storage.env.simulated import SimulatedFile
 
@@ -40,7 +40,7 @@ expect:
 
 _AGAIN = """
 import sys
-from rayplane.control_plane.cluster.simulation import parse_scenario, simulate
+from rayplane.control_plane.simulation import parse_scenario, simulate
 print(simulate(parse_scenario(sys.stdin.read(), source="short"), 3).trace_hash)
 """
 
@@ -147,7 +147,7 @@ def _answer_first(member: Any) -> None:
 
 
 def test_a_pod_that_is_bound_twice_is_found() -> None:
-    from rayplane.control_plane.cluster.simulation.checks import Client, Violations
+    from rayplane.control_plane.simulation.checks import Client, Violations
 
     class _Cluster:
         class trace:

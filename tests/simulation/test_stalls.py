@@ -9,9 +9,9 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.client import LeaderElector
 from rayplane.control_plane.cluster.components import Component
-from rayplane.control_plane.cluster.simulation import Planted, VirtualLoop, parse_scenario, simulate
-from rayplane.control_plane.cluster.simulation.loop import LIFE, Life
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
+from rayplane.control_plane.simulation import Planted, VirtualLoop, parse_scenario, simulate
+from rayplane.control_plane.simulation.loop import LIFE, Life
 
 pytestmark = pytest.mark.timeout(300)
 

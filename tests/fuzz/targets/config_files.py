@@ -20,10 +20,10 @@ from rayplane.control_plane.cli.manifests import parse as parse_manifests
 from rayplane.control_plane.cluster import scenario
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.simulation.scenario import _package as scenarios
-from rayplane.control_plane.cluster.simulation.scenario import builtin_scenarios, parse_scenario
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, founding
+from rayplane.control_plane.simulation.scenario import _package as scenarios
+from rayplane.control_plane.simulation.scenario import builtin_scenarios, parse_scenario
 from rayplane.node.volumes.errors import VolumeError
 from rayplane.node.volumes.reservations import Reservations
 from rayplane.storage.env import SimulatedDisk

@@ -13,16 +13,16 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.http2 import frames as f
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.node.proxy.pipes import TcpPipe, splice
 from tests.apiserver.conftest import Stack
-from tests.apiserver.test_loadbalancer import Backend
 from tests.fuzz import mutate
 from tests.fuzz.targets import http2
 from tests.fuzz.targets._http import ask, code_of, request
+from tests.loadbalancer.test_balancer import Backend
 from tests.rpc.grpc_peers import Handler, services
 from tests.rpc.http2_peer import request as call
 from tests.rpc.http2_peer import settings

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from rayplane.control_plane.apiserver.balancing import Health
-from rayplane.control_plane.apiserver.loadbalancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
+from rayplane.control_plane.loadbalancer.backends import Health
 from rayplane.control_plane.rpc.gate import GateLimits
 
 

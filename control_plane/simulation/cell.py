@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rayplane.control_plane.cluster.components import Component
-from rayplane.control_plane.cluster.simulation.loop import LIFE, Life, VirtualLoop
 from rayplane.control_plane.rpc import Identity, Network
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.simulation.loop import LIFE, Life, VirtualLoop
 from rayplane.storage.env import Disk, Env, SimulatedDisk
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

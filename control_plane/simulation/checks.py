@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EtcdClient, Informer
-from rayplane.control_plane.cluster.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network, RpcError
+from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle.model import Run
 from rayplane.storage.env import Env

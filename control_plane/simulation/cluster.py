@@ -14,14 +14,14 @@ from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.pki import identity_of_actor
-from rayplane.control_plane.cluster.simulation.cell import Cell, Killed, derived_rng
-from rayplane.control_plane.cluster.simulation.trace import Trace
-from rayplane.control_plane.cluster.simulation.weather import Climate, Weather
 from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc import Identity, Network, RpcError
 from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.control_plane.simulation.cell import Cell, Killed, derived_rng
+from rayplane.control_plane.simulation.trace import Trace
+from rayplane.control_plane.simulation.weather import Climate, Weather
 from rayplane.node.host import NodeHost
 from rayplane.storage.env import Disk, Env
 

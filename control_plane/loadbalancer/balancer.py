@@ -1,7 +1,7 @@
 """A TCP load balancer: the one stable address in front of the API servers' HTTPS ports.
 
 It passes bytes on and reads none of them (TLS ends at the servers). A new connection goes to the ready server with
-the fewest; if that cannot be reached, to the next. `balancing` decides; a check that fails never ends a connection.
+the fewest; if that cannot be reached, to the next. `backends` decides; a check that fails never ends a connection.
 Each connection is a task with one more for each direction; one task checks the servers. Time in which this process's
 own loop stood still is nobody's failure: it does not count against what is waited for. Buffers are bounded: a slow
 reader slows its writer.
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rayplane.control_plane.apiserver.balancing import (
+from rayplane.control_plane.loadbalancer.backends import (
     Backend,
     Checked,
     Closed,

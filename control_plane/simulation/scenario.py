@@ -32,7 +32,7 @@ import yaml
 
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.simulation.weather import Climate
+from rayplane.control_plane.simulation.weather import Climate
 
 Object = dict[str, Any]
 
@@ -141,7 +141,7 @@ def builtin_scenarios() -> list[str]:
 
 
 def _package() -> Any:
-    return resources.files("rayplane.control_plane.cluster.simulation") / SCENARIOS
+    return resources.files("rayplane.control_plane.simulation") / SCENARIOS
 
 
 def parse_scenario(text: str, *, source: str) -> Scenario:

@@ -8,10 +8,10 @@ Concurrency: one thread, one event loop whose clock jumps from timer to timer. A
 component asks for raises `NotSimulated`; the order of everything follows from the seed.
 """
 
-from rayplane.control_plane.cluster.simulation.cluster import Planted
-from rayplane.control_plane.cluster.simulation.loop import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
-from rayplane.control_plane.cluster.simulation.run import SimulationResult, simulate
-from rayplane.control_plane.cluster.simulation.scenario import (
+from rayplane.control_plane.simulation.cluster import Planted
+from rayplane.control_plane.simulation.loop import Deadlock, Livelock, NotSimulated, UnknownAsyncio, VirtualLoop
+from rayplane.control_plane.simulation.run import SimulationResult, simulate
+from rayplane.control_plane.simulation.scenario import (
     Scenario,
     builtin_scenarios,
     load_scenario,

@@ -16,10 +16,11 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.simulation.checks import Client, InsideChecks, Violations
-from rayplane.control_plane.cluster.simulation.cluster import Planted, SimulatedCluster
-from rayplane.control_plane.cluster.simulation.loop import LIFE, VirtualLoop
-from rayplane.control_plane.cluster.simulation.scenario import (
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
+from rayplane.control_plane.simulation.cluster import Planted, SimulatedCluster
+from rayplane.control_plane.simulation.loop import LIFE, VirtualLoop
+from rayplane.control_plane.simulation.scenario import (
     WORKLOADS,
     Apply,
     Await,
@@ -32,8 +33,7 @@ from rayplane.control_plane.cluster.simulation.scenario import (
     Sleep,
     Step,
 )
-from rayplane.control_plane.cluster.simulation.trace import Trace
-from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.simulation.trace import Trace
 
 Progress = Callable[[str], None]
 

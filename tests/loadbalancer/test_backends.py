@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.apiserver.balancing import (
+from rayplane.control_plane.loadbalancer.backends import (
     Checked,
     Closed,
     Cut,
