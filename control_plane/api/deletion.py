@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rayplane.control_plane.api.errors import BadRequest, Conflict
-from rayplane.control_plane.api.meta import TERMINAL_PHASES, Object, format_time, parse_time
+from rayplane.control_plane.api.meta import Object, format_time, parse_time
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
@@ -43,7 +44,7 @@ def grace_period(obj: Object, requested: int | None) -> int:
         seconds = POD_GRACE_SECONDS if seconds is None else seconds
     if seconds < 0:
         seconds = 1
-    if not spec.get("nodeName") or (obj.get("status") or {}).get("phase") in TERMINAL_PHASES:
+    if not spec.get("nodeName") or pod_is_terminated(obj):
         return 0
     return min(int(seconds), GRACE_SECONDS_MAX)
 

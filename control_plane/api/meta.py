@@ -1,4 +1,4 @@
-"""Access to object metadata: names, labels, owners, conditions, times, and the state of pods.
+"""Access to object metadata: names, labels, owners, conditions and times.
 
 Objects are Kubernetes JSON as plain dicts. Getters never fail on a missing part and never add one.
 Times are aware UTC `datetime`s in Python and RFC 3339 strings in objects (seconds, or microseconds
@@ -13,7 +13,6 @@ from typing import Any, Final
 Object = dict[str, Any]
 
 _EMPTY: Final[dict[str, Any]] = {}
-TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 
 def metadata(o: Object) -> dict[str, Any]:
@@ -201,25 +200,6 @@ def set_condition(conditions: list[dict[str, Any]], condition: dict[str, Any], n
 
 
 # --- pods ---------------------------------------------------------------------------------------
-
-
-def pod_phase(pod: Object) -> str:
-    return status(pod).get("phase") or ""
-
-
-def pod_is_ready(pod: Object) -> bool:
-    """True when the Ready condition is True."""
-    return condition_is(pod, "Ready")
-
-
-def pod_is_terminated(pod: Object) -> bool:
-    """True when all containers have stopped for good (phase Succeeded or Failed)."""
-    return pod_phase(pod) in TERMINAL_PHASES
-
-
-def pod_is_active(pod: Object) -> bool:
-    """Neither terminated nor being deleted: counts as a replica."""
-    return not pod_is_terminated(pod) and not is_deleting(pod)
 
 
 def node_name(pod: Object) -> str:

@@ -12,15 +12,8 @@ from typing import Any
 
 from rayplane.control_plane.api import errors, selectors
 from rayplane.control_plane.api.errors import Conflict, FieldError, InternalError, TooManyRequests
-from rayplane.control_plane.api.meta import (
-    Object,
-    format_time,
-    name,
-    namespace,
-    pod_is_ready,
-    pod_phase,
-    set_condition,
-)
+from rayplane.control_plane.api.meta import Object, format_time, name, namespace, set_condition
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +164,7 @@ def check_eviction(pod: Object, budgets: Sequence[Object], *, now: datetime) -> 
 
     TooManyRequests when a budget forbids it, InternalError when several budgets select the pod.
     """
-    if pod_phase(pod) in ("Succeeded", "Failed", "Pending") or pod["metadata"].get("deletionTimestamp"):
+    if not pod_is_active(pod) or pod_phase(pod) == "Pending":
         return None
     matching = matching_budgets(pod, budgets)
     if not matching:

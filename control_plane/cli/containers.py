@@ -8,6 +8,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, BadRequest, ServiceUnavailable
 from rayplane.control_plane.api.errors import NotFound as Missing
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_phase
 from rayplane.control_plane.api.selectors import label_selector_text
 from rayplane.control_plane.cli.kinds import resource_of
 from rayplane.control_plane.cli.session import Session
@@ -112,7 +113,7 @@ async def _pod(session: Session, what: str) -> Object:
     if not pods:
         raise ClusterError(f"{what} has no pods now")
     # One that runs before one that does not; else the order of names.
-    return min(pods, key=lambda p: (meta.pod_phase(p) != "Running", meta.name(p)))
+    return min(pods, key=lambda p: (pod_phase(p) != "Running", meta.name(p)))
 
 
 def _ref(pod: Object, container: str) -> pb.ContainerRef:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.selectors import LabelSelector, from_label_selector
 from rayplane.control_plane.controllers.core import Patch, View, controlled
 
@@ -37,9 +38,7 @@ def claim(view: View, resource: str, owner: Object, *, selector: LabelSelector) 
         patches += [
             _adopt(resource, o, owner)
             for o in view.indexed(resource, "orphan", meta.namespace(owner))
-            if selector.matches(meta.labels(o))
-            and not meta.is_deleting(o)
-            and meta.pod_phase(o) not in meta.TERMINAL_PHASES
+            if selector.matches(meta.labels(o)) and not meta.is_deleting(o) and not pod_is_terminated(o)
         ]
     owned.sort(key=meta.name)
     patches.sort(key=lambda p: p.name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.api.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.controllers import history
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
@@ -32,7 +33,7 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.rollout import int_or_percent
 from rayplane.control_plane.controllers.tainteviction import tolerates
-from rayplane.control_plane.controllers.templates import is_available, next_available, pod_from, replica_changed
+from rayplane.control_plane.controllers.templates import next_available, pod_from, replica_changed
 
 SETS = "daemonsets.apps"
 HASH = "controller-revision-hash"
@@ -153,9 +154,9 @@ class _Sync:
             if name not in self.wanted and name not in self.kept:
                 steps += [self._delete(pod) for pod in staying]
                 continue
-            ended = [pod for pod in staying if meta.pod_is_terminated(pod)]
+            ended = [pod for pod in staying if pod_is_terminated(pod)]
             for pod in ended:
-                if meta.pod_phase(pod) == "Failed":
+                if pod_phase(pod) == "Failed":
                     text = f"Found failed daemon pod {meta.key(pod)} on node {name}, will try to kill it"
                     steps.append(Event(self.ds, "Warning", "FailedDaemonPod", text))
                 steps.append(self._delete(pod))
@@ -191,10 +192,10 @@ class _Sync:
             pods = [p for p in self.pods.get(name, []) if not meta.is_deleting(p)]
             new = [p for p in pods if meta.labels(p).get(HASH) == self.hash]
             old = [p for p in pods if meta.labels(p).get(HASH) != self.hash]
-            if not any(is_available(p, self.min_ready, self.now) for p in pods):
+            if not any(pod_is_available(p, self.min_ready, self.now.wall) for p in pods):
                 budget -= 1
                 steps += [self._delete(p) for p in old]  # replacing what is down costs nothing
-            elif any(is_available(p, self.min_ready, self.now) for p in new):
+            elif any(pod_is_available(p, self.min_ready, self.now.wall) for p in new):
                 steps += [self._delete(p) for p in old]
             elif new and old:
                 surge -= 1
@@ -232,15 +233,15 @@ class _Sync:
     def _status(self) -> dict[str, Any]:
         scheduled = ready = available = updated = misplaced = 0
         for name in self.nodes:
-            pods = [p for p in self.pods.get(name, []) if not meta.pod_is_terminated(p)]
+            pods = [p for p in self.pods.get(name, []) if not pod_is_terminated(p)]
             if not pods:
                 continue
             if name not in self.wanted:
                 misplaced += 1
                 continue
             scheduled += 1
-            ready += any(meta.pod_is_ready(p) for p in pods)
-            available += any(is_available(p, self.min_ready, self.now) for p in pods)
+            ready += any(pod_is_ready(p) for p in pods)
+            available += any(pod_is_available(p, self.min_ready, self.now.wall) for p in pods)
             updated += any(meta.labels(p).get(HASH) == self.hash for p in pods)
         want = len(self.wanted)
         status: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.selectors import from_label_selector
 from rayplane.control_plane.controllers import rollout
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
@@ -250,7 +251,7 @@ class _Sync:
         return []
 
     def _has_running_pods(self, rs: Object) -> bool:
-        return any(not meta.pod_is_terminated(pod) for pod in controlled(self.view, "pods", rs))
+        return any(not pod_is_terminated(pod) for pod in controlled(self.view, "pods", rs))
 
     # --- status ---------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -78,9 +79,9 @@ class _Sync:
         self.completions: int | None = spec.get("completions")
         self.parallelism = 1 if spec.get("parallelism") is None else int(spec["parallelism"])
         self.suspended = bool(spec.get("suspend"))
-        self.active = [p for p in pods if meta.pod_is_active(p)]
-        self.succeeded = [p for p in pods if meta.pod_phase(p) == "Succeeded"]
-        self.failed = [p for p in pods if meta.pod_phase(p) == "Failed"]
+        self.active = [p for p in pods if pod_is_active(p)]
+        self.succeeded = [p for p in pods if pod_phase(p) == "Succeeded"]
+        self.failed = [p for p in pods if pod_phase(p) == "Failed"]
         self.done_indexes = _numbers(meta.status(job).get("completedIndexes") or "", below=self.completions or 0)
         self.done_indexes |= {i for p in self.succeeded if (i := _index_of(p)) is not None}
 
@@ -193,10 +194,10 @@ class _Sync:
             wanted = len(self.active)  # a work queue: once one has succeeded no new ones start
         surplus = len(self.active) - wanted
         if surplus > 0:
-            ranked = sorted(self.active, key=lambda p: (meta.pod_is_ready(p), meta.name(p)))
+            ranked = sorted(self.active, key=lambda p: (pod_is_ready(p), meta.name(p)))
             return [self._delete(pod) for pod in ranked[: min(surplus, BURST)]], None
         # Terminating pods are waited for: their number must not exceed the parallelism either.
-        leaving = sum(meta.is_deleting(p) and not meta.pod_is_terminated(p) for p in self.pods)
+        leaving = sum(meta.is_deleting(p) and not pod_is_terminated(p) for p in self.pods)
         missing = -surplus - leaving
         if missing <= 0:
             return [], None
@@ -246,7 +247,7 @@ class _Sync:
     # --- status ---------------------------------------------------------------------------------
 
     def _count(self, status: dict[str, Any]) -> None:
-        terminating = sum(meta.is_deleting(p) and not meta.pod_is_terminated(p) for p in self.pods)
+        terminating = sum(meta.is_deleting(p) and not pod_is_terminated(p) for p in self.pods)
         counts = {
             "active": len(self.active),
             "succeeded": self._succeeded_count(),
@@ -256,7 +257,7 @@ class _Sync:
             status.pop(field, None)
             if count:
                 status[field] = count
-        status["ready"] = sum(map(meta.pod_is_ready, self.active))
+        status["ready"] = sum(map(pod_is_ready, self.active))
         status["terminating"] = terminating
         status["uncountedTerminatedPods"] = {}
         if self.indexed and self.done_indexes:

@@ -22,6 +22,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_identity import NODE_LEASES
+from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.controllers.config import LEASE_NAME, Timing
 from rayplane.control_plane.controllers.core import (
     Action,
@@ -67,7 +68,7 @@ def ready_status(node: Object) -> str:
 def _pod_keys(pod: Object, view: View) -> Iterable[str]:
     """A pod still ready on a node that is lost."""
     node = view.get("nodes", "", meta.node_name(pod))
-    if node is None or ready_status(node) != "Unknown" or not meta.pod_is_ready(pod):
+    if node is None or ready_status(node) != "Unknown" or not pod_is_ready(pod):
         return ()
     return (meta.name(node),)
 
@@ -202,7 +203,7 @@ class NodeLifecycleController(BaseController):
     def _mark_pods(self, view: View, node: str, now: Moment) -> list[Action]:
         steps: list[Action] = []
         for pod in sorted(view.indexed("pods", "node", node), key=meta.key):
-            if not meta.pod_is_ready(pod) or meta.pod_is_terminated(pod):
+            if not pod_is_ready(pod) or pod_is_terminated(pod):
                 continue
             conditions = list(meta.status(pod).get("conditions") or ())
             old = meta.get_condition(conditions, "Ready") or {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_available, pod_is_ready
 from rayplane.control_plane.api.selectors import LabelSelector, from_label_selector, from_map
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
 from rayplane.control_plane.controllers.core import (
@@ -30,7 +31,6 @@ from rayplane.control_plane.controllers.core import (
     result,
 )
 from rayplane.control_plane.controllers.templates import (
-    is_available,
     next_available,
     pod_from,
     ranked_for_deletion,
@@ -68,7 +68,7 @@ class ReplicaSetController(BaseController):
         claimed = claim(view, "pods", rs, selector=self._selector(rs))
         if claimed.patches:
             return result(claimed.patches)
-        pods = [pod for pod in claimed.owned if meta.pod_is_active(pod)]
+        pods = [pod for pod in claimed.owned if pod_is_active(pod)]
         terminating = sum(meta.is_deleting(pod) for pod in claimed.owned)
         changes = () if meta.is_deleting(rs) else self._scale(rs, pods, view)
         wait = next_available(pods, meta.spec(rs).get("minReadySeconds") or 0, now)
@@ -109,7 +109,7 @@ class ReplicaSetController(BaseController):
         owner = meta.controller_of(rs)
         group = view.indexed(self._resource, "controller", owner["uid"]) if owner else (rs,)
         for one in group:
-            yield from (p for p in controlled(view, "pods", one) if meta.pod_is_active(p))
+            yield from (p for p in controlled(view, "pods", one) if pod_is_active(p))
 
     def _status(self, rs: Object, pods: Sequence[Object], terminating: int, now: Moment) -> dict[str, Any]:
         spec = meta.spec(rs)
@@ -117,8 +117,8 @@ class ReplicaSetController(BaseController):
         min_ready = spec.get("minReadySeconds") or 0
         counts = {
             "fullyLabeledReplicas": sum(template_labels.items() <= meta.labels(pod).items() for pod in pods),
-            "readyReplicas": sum(meta.pod_is_ready(pod) for pod in pods),
-            "availableReplicas": sum(is_available(pod, min_ready, now) for pod in pods),
+            "readyReplicas": sum(pod_is_ready(pod) for pod in pods),
+            "availableReplicas": sum(pod_is_available(pod, min_ready, now.wall) for pod in pods),
         }
         status: dict[str, Any] = {"replicas": len(pods)}
         status.update({field: count for field, count in counts.items() if count})

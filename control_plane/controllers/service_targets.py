@@ -11,6 +11,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.selectors import from_map
 from rayplane.control_plane.controllers.core import View, in_namespace, selected
 
@@ -62,9 +63,9 @@ def targets_of(service: Object, view: View) -> list[Target]:
     found = []
     for pod in sorted(pods, key=meta.name):
         address = meta.status(pod).get("podIP")
-        if not address or meta.pod_is_terminated(pod):
+        if not address or pod_is_terminated(pod):
             continue
-        serving, leaving = meta.pod_is_ready(pod), meta.is_deleting(pod)
+        serving, leaving = pod_is_ready(pod), meta.is_deleting(pod)
         hostname = meta.spec(pod).get("hostname") or ""
         node = view.get("nodes", "", meta.node_name(pod))
         found.append(
@@ -128,8 +129,8 @@ def pod_target_changed(old: Object, new: Object) -> bool:
     """True when a change of a pod can matter to the Services it belongs to."""
     return (
         meta.status(old).get("podIP") != meta.status(new).get("podIP")
-        or meta.pod_is_ready(old) != meta.pod_is_ready(new)
-        or meta.pod_is_terminated(old) != meta.pod_is_terminated(new)
+        or pod_is_ready(old) != pod_is_ready(new)
+        or pod_is_terminated(old) != pod_is_terminated(new)
         or meta.is_deleting(old) != meta.is_deleting(new)
         or meta.labels(old) != meta.labels(new)
         or meta.node_name(old) != meta.node_name(new)

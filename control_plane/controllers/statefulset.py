@@ -11,6 +11,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.api.selectors import from_label_selector
 from rayplane.control_plane.controllers import history
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
@@ -42,7 +43,7 @@ from rayplane.control_plane.controllers.statefulset_identity import (
     retention_patches,
     sets_of_claim,
 )
-from rayplane.control_plane.controllers.templates import is_available, next_available, replica_changed
+from rayplane.control_plane.controllers.templates import next_available, replica_changed
 
 SETS = "statefulsets.apps"
 HASH_LABEL = "controller.kubernetes.io/hash"
@@ -190,10 +191,8 @@ class _Sync:
                 pods.append(create)
                 if len(pods) >= BURST:
                     break
-            elif meta.pod_is_terminated(pod) and not meta.is_deleting(pod):
-                text = (
-                    f"StatefulSet {meta.key(self.sts)} is recreating {meta.pod_phase(pod).lower()} Pod {meta.name(pod)}"
-                )
+            elif pod_is_terminated(pod) and not meta.is_deleting(pod):
+                text = f"StatefulSet {meta.key(self.sts)} is recreating {pod_phase(pod).lower()} Pod {meta.name(pod)}"
                 pods.append(Event(self.sts, "Warning", "RecreatingFailedPod", text))
                 pods.append(self._delete(pod))
             elif self._settled(pod) or not self.ordered:
@@ -208,7 +207,7 @@ class _Sync:
         return not meta.is_deleting(pod) and self._healthy(pod)
 
     def _healthy(self, pod: Object) -> bool:
-        return meta.pod_phase(pod) == "Running" and is_available(pod, self.min_ready, self.now)
+        return pod_phase(pod) == "Running" and pod_is_available(pod, self.min_ready, self.now.wall)
 
     def _create(self, ordinal: int) -> tuple[list[Action], Create]:
         revision = self.update
@@ -291,9 +290,9 @@ class _Sync:
     # --- status ---------------------------------------------------------------------------------
 
     def _status(self) -> dict[str, Any]:
-        pods = [pod for pod in self.pods.values() if meta.pod_phase(pod)]
+        pods = [pod for pod in self.pods.values() if pod_phase(pod)]
         staying = [pod for pod in pods if not meta.is_deleting(pod)]
-        ready = [p for p in pods if meta.pod_phase(p) == "Running" and meta.pod_is_ready(p)]
+        ready = [p for p in pods if pod_phase(p) == "Running" and pod_is_ready(p)]
         current, update = meta.name(self.current), meta.name(self.update)
         counts = {
             "readyReplicas": len(ready),
@@ -306,7 +305,7 @@ class _Sync:
         status: dict[str, Any] = {
             "observedGeneration": meta.generation(self.sts),
             "replicas": len(pods),
-            "availableReplicas": sum(is_available(p, self.min_ready, self.now) for p in ready),
+            "availableReplicas": sum(pod_is_available(p, self.min_ready, self.now.wall) for p in ready),
             "currentRevision": current,
             "updateRevision": update,
             "collisionCount": meta.status(self.sts).get("collisionCount") or 0,

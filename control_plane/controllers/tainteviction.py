@@ -10,6 +10,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_active
 from rayplane.control_plane.controllers.config import Timing
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -66,7 +67,7 @@ class TaintEvictionController(BaseController):
             return NOTHING
         deletes, waits = [], []
         for pod in sorted(view.indexed("pods", "node", key), key=meta.key):
-            if not meta.pod_is_active(pod):
+            if not pod_is_active(pod):
                 continue
             left = time_left(pod, taints, now)
             if left is None:

@@ -14,6 +14,7 @@ import orjson
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import available_in, pod_phase, ready_since
 from rayplane.control_plane.controllers.core import Moment
 
 _SAFE = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
@@ -86,38 +87,16 @@ def generate_prefix(name: str) -> str:
 # --- state of pods ------------------------------------------------------------------------------
 
 
-def ready_since(pod: Object) -> str | None:
-    """When the pod became ready (RFC 3339), if it is."""
-    condition = meta.get_condition(pod, "Ready")
-    if condition is None or condition.get("status") != "True":
-        return None
-    return condition.get("lastTransitionTime") or ""
-
-
-def is_available(pod: Object, min_ready_seconds: int, now: Moment) -> bool:
-    """Ready for at least `min_ready_seconds`."""
-    since = ready_since(pod)
-    if since is None:
-        return False
-    return not min_ready_seconds or now.seconds_since(since) >= min_ready_seconds
-
-
 def next_available(pods: Iterable[Object], min_ready_seconds: int, now: Moment) -> float | None:
     """Seconds until the next ready pod becomes available; None when none will."""
-    if not min_ready_seconds:
-        return None
-    waits = [
-        min_ready_seconds - now.seconds_since(since)
-        for pod in pods
-        if (since := ready_since(pod)) and now.seconds_since(since) < min_ready_seconds
-    ]
-    return min(waits, default=None)
+    waits = (available_in(pod, min_ready_seconds, now.wall) for pod in pods)
+    return min((wait for wait in waits if wait), default=None)
 
 
 def replica_changed(old: Object, new: Object) -> bool:
     """True when a change of a pod can matter to whoever counts it as a replica."""
     return (
-        meta.pod_phase(old) != meta.pod_phase(new)
+        pod_phase(old) != pod_phase(new)
         or meta.get_condition(old, "Ready") != meta.get_condition(new, "Ready")
         or meta.is_deleting(old) != meta.is_deleting(new)
         or meta.labels(old) != meta.labels(new)
@@ -150,7 +129,7 @@ def ranked_for_deletion(pods: Sequence[Object], *, companions: Callable[[Object]
         since = ready_since(pod)
         return (
             bool(meta.node_name(pod)),
-            _PHASE_ORDER.get(meta.pod_phase(pod), 1),
+            _PHASE_ORDER.get(pod_phase(pod), 1),
             since is not None,
             _deletion_cost(pod),
             -companions(pod),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
@@ -31,7 +32,7 @@ def _used_claims(pod: Object, _view: View) -> Iterable[str]:
 
 
 def _usage_changed(old: Object, new: Object) -> bool:
-    return meta.pod_is_terminated(old) != meta.pod_is_terminated(new)
+    return pod_is_terminated(old) != pod_is_terminated(new)
 
 
 class ProtectionController(BaseController):
@@ -63,7 +64,7 @@ class ProtectionController(BaseController):
         if self._resource == "persistentvolumes":
             return meta.status(o).get("phase") == "Bound"
         pods = view.indexed("pods", "claim", meta.key(o))
-        return any(meta.node_name(pod) and not meta.pod_is_terminated(pod) for pod in pods)
+        return any(meta.node_name(pod) and not pod_is_terminated(pod) for pod in pods)
 
     def _write(self, o: Object, finalizers: list[str]) -> Result:
         guard = {"uid": meta.uid(o), "resourceVersion": meta.resource_version(o)}

@@ -10,6 +10,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer, LeaderElector
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
@@ -298,7 +299,7 @@ class Term:
 
     def _on_pod(self, kind: str, old: Object | None, pod: Object) -> None:
         key = meta.key(pod)
-        gone = kind == "DELETED" or meta.pod_is_terminated(pod)
+        gone = kind == "DELETED" or pod_is_terminated(pod)
         if not gone and meta.node_name(pod):
             self._on_assigned(old, pod)
         elif gone:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
 from rayplane.control_plane.client import ApiClient, EtcdClient, Informer
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network, RpcError
@@ -273,8 +274,8 @@ def _summary(resource: str, obj: Object) -> str:
     status = meta.status(obj)
     match resource:
         case "pods":
-            ready = "ready" if meta.pod_is_ready(obj) else "unready"
-            return f"{meta.pod_phase(obj)} {ready} {meta.node_name(obj)} {status.get('podIP', '')}"
+            ready = "ready" if pod_is_ready(obj) else "unready"
+            return f"{pod_phase(obj)} {ready} {meta.node_name(obj)} {status.get('podIP', '')}"
         case "nodes":
             return "Ready" if meta.condition_is(obj, "Ready") else "NotReady"
         case "persistentvolumeclaims":

@@ -22,6 +22,7 @@ from unittest import mock
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster import outside
 from rayplane.control_plane.cluster.access import Access, access, current_topology
@@ -112,7 +113,7 @@ class Cluster:
 
         async def ready() -> list[Object] | None:
             pods = await self.pods(selector, namespace)
-            return pods if len(pods) == count and all(meta.pod_is_ready(p) for p in pods) else None
+            return pods if len(pods) == count and all(pod_is_ready(p) for p in pods) else None
 
         if count == 0:
             await self.until(lambda: self._none(selector, namespace), f"no pods of {selector!r}")

@@ -10,6 +10,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.apiserver import endpoints as api_endpoints
 from rayplane.control_plane.client import api as client_api
 from rayplane.control_plane.cluster import supervisor
@@ -129,7 +130,7 @@ async def test_nodes_come_and_go_and_pods_move() -> None:
 
 async def _elsewhere(c: Cluster, nodes: set[str]) -> list[dict[str, Any]] | None:
     pods = [p for p in await c.pods("app=web") if not meta.is_deleting(p)]
-    good = len(pods) == 4 and all(meta.pod_is_ready(p) and meta.node_name(p) in nodes for p in pods)
+    good = len(pods) == 4 and all(pod_is_ready(p) and meta.node_name(p) in nodes for p in pods)
     return pods if good else None
 
 

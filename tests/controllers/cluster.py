@@ -9,6 +9,7 @@ from typing import Any
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.resources import builtin_registry
 from rayplane.control_plane.controllers.core import (
     Action,
@@ -124,7 +125,7 @@ class Store:
             new["metadata"].setdefault("finalizers", [])
             if finalizer not in new["metadata"]["finalizers"]:
                 new["metadata"]["finalizers"].append(finalizer)
-        placed = resource == "pods" and meta.node_name(old) and not meta.pod_is_terminated(old)
+        placed = resource == "pods" and meta.node_name(old) and not pod_is_terminated(old)
         if meta.finalizers(new) or resource == "namespaces" or (placed and grace != 0):
             new["metadata"].setdefault("deletionTimestamp", self.now.stamp)
             if new != old:
@@ -313,7 +314,7 @@ class Cluster(Store):
 
     def pods(self, *, active: bool = True) -> list[Object]:
         found = sorted(self.list("pods"), key=meta.name)
-        return [pod for pod in found if meta.pod_is_active(pod)] if active else found
+        return [pod for pod in found if pod_is_active(pod)] if active else found
 
     def place(self, pod: Object, node: str = "n1") -> Object:
         changed = copy.deepcopy(self._require("pods", pod))
@@ -334,7 +335,7 @@ class Cluster(Store):
         for pod in list(self.list("pods") if pods is None else pods):
             if meta.is_deleting(pod):
                 self.remove("pods", pod)
-            elif not meta.pod_is_terminated(pod) and not meta.pod_is_ready(pod):
+            elif not pod_is_terminated(pod) and not pod_is_ready(pod):
                 if not meta.node_name(pod):
                     pod = self.place(pod, node)
                 self.set_pod(pod, ready=True)

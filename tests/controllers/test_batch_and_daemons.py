@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.controllers.cronjob import BadSchedule, CronJobController, next_time, parse_schedule
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.job import JobController
@@ -91,7 +92,7 @@ def test_indexed_job_runs_each_index_once() -> None:
     indexes = [p["spec"]["containers"][0]["env"][0]["value"] for p in cluster.pods()]
     assert sorted(indexes) == ["0", "1", "2"]
     end(cluster, "Succeeded", 2)
-    cluster.remove("pods", next(p for p in cluster.list("pods") if meta.pod_is_terminated(p)))
+    cluster.remove("pods", next(p for p in cluster.list("pods") if pod_is_terminated(p)))
     cluster.settle()
     assert len(cluster.pods()) == 1  # what was counted is not run again
     end(cluster, "Succeeded")
@@ -214,7 +215,7 @@ def run(cluster: Cluster) -> None:
         for pod in list(cluster.list("pods")):
             if meta.is_deleting(pod):
                 cluster.remove("pods", pod)
-            elif not meta.pod_is_ready(pod):
+            elif not pod_is_ready(pod):
                 cluster.set_pod(cluster.place(pod, pinned(pod)), ready=True)
         cluster.settle()
         if cluster.version == before:
@@ -285,7 +286,7 @@ def test_rolling_update_of_daemons_one_node_at_a_time(rolling: dict[str, Any]) -
 
     def check(resource: str, *_: Any) -> None:
         if resource == "pods":
-            up = {pinned(p) for p in cluster.pods() if meta.pod_is_ready(p)}
+            up = {pinned(p) for p in cluster.pods() if pod_is_ready(p)}
             assert len(up) >= least
 
     cluster.listeners.append(check)

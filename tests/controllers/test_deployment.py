@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.deployment import DeploymentController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController, wanted
 from rayplane.control_plane.controllers.rollout import bounds_of, int_or_percent
@@ -284,8 +285,8 @@ def test_rolling_updates_stay_within_bounds(replicas: int, surge: Any, unavailab
         while cluster.step():
             pods = cluster.pods()
             assert len(pods) <= bounds.most
-            assert sum(map(meta.pod_is_ready, pods)) >= bounds.least_available
-        waiting = [p for p in cluster.list("pods") if meta.is_deleting(p) or not meta.pod_is_ready(p)]
+            assert sum(map(pod_is_ready, pods)) >= bounds.least_available
+        waiting = [p for p in cluster.list("pods") if meta.is_deleting(p) or not pod_is_ready(p)]
         if not waiting:
             break
         some = data.draw(st.sets(st.integers(0, len(waiting) - 1), min_size=1))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import MOST_ENDPOINTS, SLICES, EndpointSliceController
 from tests.controllers.cluster import Cluster
@@ -184,7 +185,7 @@ def test_slices_and_endpoints_always_agree_with_pods(changes: list[tuple[int, st
             cluster.settle()
     cluster.settle()
     expected = {
-        meta.name(p): (meta.pod_is_ready(p) and not meta.is_deleting(p), meta.pod_is_ready(p), meta.is_deleting(p))
+        meta.name(p): (pod_is_ready(p) and not meta.is_deleting(p), pod_is_ready(p), meta.is_deleting(p))
         for p in cluster.list("pods")
     }
     assert conditions(cluster) == expected

@@ -8,6 +8,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.config import FAST
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
@@ -86,7 +87,7 @@ def test_a_silent_node_is_unknown_tainted_and_its_pods_not_ready(cluster: Cluste
     assert condition["message"] == "Kubelet stopped posting node status."
     assert taints(cluster, "n1") == {("unreachable", "NoSchedule"), ("unreachable", "NoExecute")}
     left = cluster.get("pods", "default", "a")
-    assert left and not meta.pod_is_ready(left)
+    assert left and not pod_is_ready(left)
     assert "NodeNotReady" in cluster.reasons()
     assert [ready(cluster, name) for name in without("n1")] == ["True"] * 3
 

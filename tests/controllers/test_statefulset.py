@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from tests.controllers.cluster import Cluster
@@ -136,7 +137,7 @@ def test_a_failed_pod_is_made_anew(cluster: Cluster) -> None:
     cluster.set_pod(pod, ready=False, phase="Failed")
     cluster.converge()
     again = cluster.get("pods", "default", "db-0")
-    assert again and meta.uid(again) != meta.uid(pod) and meta.pod_is_ready(again)
+    assert again and meta.uid(again) != meta.uid(pod) and pod_is_ready(again)
     assert "RecreatingFailedPod" in cluster.reasons()
 
 
@@ -305,7 +306,7 @@ def test_order_holds_whatever_happens(data: st.DataObject) -> None:
             ordinal = int(meta.name(obj).rpartition("-")[2])
             for n in range(ordinal):
                 below = cluster.get("pods", "default", f"db-{n}")
-                assert below and meta.pod_is_ready(below) and not meta.is_deleting(below)
+                assert below and pod_is_ready(below) and not meta.is_deleting(below)
 
     cluster.listeners.append(check)
     create(cluster)

@@ -12,6 +12,7 @@ import pytest_asyncio
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_phase
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.manager import ControllerManager
@@ -107,7 +108,7 @@ class Cluster:
             target = {"kind": "Node", "name": "n1"}
             binding = {"metadata": {"name": name, "namespace": space}, "target": target}
             await self.client.create("pods", binding, subresource="binding")
-        elif not meta.pod_is_ready(pod):
+        elif not pod_is_ready(pod):
             status = {
                 "phase": "Running",
                 "podIP": f"127.64.0.{number + 2}",
@@ -177,7 +178,7 @@ async def test_deployment_service_rollout_and_removal(cluster: Cluster) -> None:
     await client.patch("deployments.apps", "web", "default", {"spec": images})
     await cluster.until(complete)
     pods = (await client.list("pods", "default")).items
-    assert {p["spec"]["containers"][0]["image"] for p in pods if meta.pod_is_active(p)} == {"web:2"}
+    assert {p["spec"]["containers"][0]["image"] for p in pods if pod_is_active(p)} == {"web:2"}
     sets = (await client.list("replicasets.apps", "default")).items
     assert sorted(s["spec"]["replicas"] for s in sets) == [0, 3]
     await client.delete("deployments.apps", "web", "default", propagation="Foreground")
@@ -272,7 +273,7 @@ async def test_job_and_nodes(cluster: Cluster) -> None:
 
     async def complete() -> bool:
         for pod in (await client.list("pods", "default")).items:
-            if meta.pod_phase(pod) == "Running":
+            if pod_phase(pod) == "Running":
                 body = {"status": {"phase": "Succeeded"}}
                 await client.patch("pods", meta.name(pod), "default", body, subresource="status")
         return meta.condition_is(await cluster.find("jobs.batch", "j"), "Complete")

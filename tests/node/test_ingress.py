@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
@@ -135,7 +136,7 @@ async def test_requests_reach_pods(api: FakeApi, make_host: MakeHost, address: s
         while await status("/api") != 503:
             await asyncio.sleep(0.01)
         assert await status("/other") == 404
-        await api.until(lambda: all(meta.pod_is_ready(api.pod(n)) for n in ("a", "b")))
+        await api.until(lambda: all(pod_is_ready(api.pod(n)) for n in ("a", "b")))
         pods = [endpoint(api.pod(n)["status"]["podIP"]) for n in ("a", "b")]
         api.put("endpointslices.discovery.k8s.io", slices(*pods, port=18082)[0])
         while await status("/api") != 202:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle import RestartTiming
@@ -18,7 +19,7 @@ QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
 
 
 def ready(api: FakeApi, name: str) -> bool:
-    return meta.pod_is_ready(api.pod(name))
+    return pod_is_ready(api.pod(name))
 
 
 def status(api: FakeApi, name: str) -> dict[str, Any]:

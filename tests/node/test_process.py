@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 import pytest
 
-from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
@@ -42,7 +42,7 @@ def shell(name: str, script: str, **spec: Any) -> Object:
 
 
 def phase(api: FakeApi, name: str) -> str:
-    return meta.pod_phase(api.pod(name))
+    return pod_phase(api.pod(name))
 
 
 def state(api: FakeApi, name: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ async def test_pods_listen_on_their_own_addresses(api: FakeApi, make_host: MakeH
     arguments = {"a": ["--bind", "$(POD_IP)"], "b": ["--bind", "0.0.0.0"], "c": [], "d": ["--bind", "::"]}
     for name, args in arguments.items():
         api.put("pods", make_pod(name, container={"command": serve, "args": args, **probe}))
-    await api.until(lambda: all(meta.pod_is_ready(api.pod(name)) for name in arguments))
+    await api.until(lambda: all(pod_is_ready(api.pod(name)) for name in arguments))
     assert all(api.pod(name)["status"]["containerStatuses"][0]["restartCount"] == 0 for name in arguments)
 
 
@@ -215,7 +215,7 @@ async def test_a_container_without_command_is_simulated(api: FakeApi, make_host:
     host = await make_host(NODE)
     probe = {"readinessProbe": {"httpGet": {"port": 80}}}
     api.put("pods", make_pod("nginx", container={"image": "nginx", **probe}))
-    await api.until(lambda: meta.pod_is_ready(api.pod("nginx")))
+    await api.until(lambda: pod_is_ready(api.pod("nginx")))
     assert b"simulated" in await logs(host, "nginx")
 
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.proxy.proxy import SLICES
@@ -126,7 +126,7 @@ async def start_echo(api: FakeApi, *names: str) -> list[Object]:
     for name in names:
         probe = {"readinessProbe": {"tcpSocket": {"port": 18081}, "periodSeconds": 1}}
         api.put("pods", make_pod(name, container={"command": [sys.executable, "-c", ECHO], **probe}))
-    await api.until(lambda: all(meta.pod_is_ready(api.pod(n)) for n in names))
+    await api.until(lambda: all(pod_is_ready(api.pod(n)) for n in names))
     return [endpoint(api.pod(n)["status"]["podIP"]) for n in names]
 
 

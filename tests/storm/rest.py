@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.cluster import patience
 from rayplane.control_plane.cluster.access import Access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -117,7 +118,7 @@ async def _not_on_nodes(admin: Access) -> str:
     """Every pod that is there runs on its node and on no other, and nothing else does."""
     topology = await current_topology(admin)
     pods = (await admin.api.list("pods")).items
-    wanted = sorted((meta.node_name(p), meta.namespace(p), meta.name(p)) for p in pods if not meta.pod_is_terminated(p))
+    wanted = sorted((meta.node_name(p), meta.namespace(p), meta.name(p)) for p in pods if not pod_is_terminated(p))
     found = await _running(admin, topology)
     return "" if found == wanted else f"on the nodes are {found}, wanted are {wanted}"
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.cluster.access import Access
 from tests.storm.load import NAMESPACE
 
@@ -61,8 +62,8 @@ async def missing(admin: Access, wanted: dict[str, int]) -> str:
         if (ready := int(said.get("readyReplicas") or 0)) != size:
             return f"{ready} of {size} replicas of {name} are ready"
         pods = (await admin.api.list("pods", NAMESPACE, label_selector=f"app={name}")).items
-        if len(pods) != size or not all(meta.pod_is_ready(p) and meta.node_name(p) for p in pods):
-            return f"{name} has {len(pods)} pods, {sum(map(meta.pod_is_ready, pods))} of them ready, not {size}"
+        if len(pods) != size or not all(pod_is_ready(p) and meta.node_name(p) for p in pods):
+            return f"{name} has {len(pods)} pods, {sum(map(pod_is_ready, pods))} of them ready, not {size}"
     return await _claims_missing(admin, wanted["statefulsets.apps"])
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rayplane.control_plane.api.meta import TERMINAL_PHASES, Object, condition_is, get_condition, name
+from rayplane.control_plane.api.meta import Object, condition_is, get_condition, is_deleting, name
+from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.printers.columns import (
     AGE,
     NAME,
@@ -101,11 +102,11 @@ def pod_row(pod: Object, now: datetime) -> list[Cell]:
         reason, running = _main_reason(status, restarts, reason)
         ready += running
         if reason == "Completed" and running:
-            reason = "Running" if condition_is(pod, "Ready") else "NotReady"
-    if (pod.get("metadata") or {}).get("deletionTimestamp"):
+            reason = "Running" if pod_is_ready(pod) else "NotReady"
+    if is_deleting(pod):
         if status.get("reason") == "NodeLost":
             reason = "Unknown"
-        elif status.get("phase") not in TERMINAL_PHASES:
+        elif not pod_is_terminated(pod):
             reason = "Terminating"
     return [
         name(pod),
