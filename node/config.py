@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.node.errors import ConfigError
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 

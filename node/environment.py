@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PLANTED = {
-    "rayplane.control_plane.api.budget": "asyncio",
+    "rayplane.control_plane.api.machinery.budget": "asyncio",
     "rayplane.control_plane.api.podsecurity.host": "socket",
     "rayplane.control_plane.cluster.diagnosis": "time",
     "rayplane.control_plane.controllers.job": "random",

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayplane.control_plane.api.bootstrap_policy import cluster_role_bindings, cluster_roles, role_bindings, roles
+from rayplane.control_plane.api.authorization.bootstrap_policy import (
+    cluster_role_bindings,
+    cluster_roles,
+    role_bindings,
+    roles,
+)
+from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import NODE_LEASES
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
 LOCAL_PROVISIONER = "rayplane.io/local"

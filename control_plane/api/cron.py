@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rayplane.control_plane.api.budget import LIMITS
-from rayplane.control_plane.api.remembering import remembered
+from rayplane.control_plane.api.machinery.budget import LIMITS
+from rayplane.control_plane.api.machinery.remembering import remembered
 
 _BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayplane.control_plane.api import node_authorization, rbac
+from rayplane.control_plane.api.authorization import node as node_authorization
+from rayplane.control_plane.api.authorization import rbac
+from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
 from rayplane.control_plane.api.errors import Forbidden
-from rayplane.control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
 from rayplane.control_plane.api.meta import Object, name
-from rayplane.control_plane.api.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.following import Follower
 from rayplane.control_plane.apiserver.hub import WatchHub

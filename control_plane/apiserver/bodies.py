@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from rayplane.control_plane.api import decoding
 from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, invalid, too_long
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery import decoding
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.requests import Target
 
 MANAGER_BYTES_MAX = 128

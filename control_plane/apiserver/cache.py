@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from sortedcontainers import SortedDict
 
 from rayplane.control_plane.api.errors import Expired
-from rayplane.control_plane.api.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
-from rayplane.control_plane.api.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.apiserver.encryption import Transformer
 from rayplane.control_plane.apiserver.entries import Broken, Entry, Unreadable, read
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import schema
 from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required, too_many
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
+from rayplane.control_plane.api.kinds.subresources import ScalePaths
+from rayplane.control_plane.api.machinery import schema
+from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo
 from rayplane.control_plane.api.meta import Object, set_condition
-from rayplane.control_plane.api.resources import ResourceInfo, SubresourceInfo
-from rayplane.control_plane.api.subresources import ScalePaths
-from rayplane.control_plane.api.validation.definitions import definition
 from rayplane.control_plane.apiserver import custom_schema
 from rayplane.control_plane.apiserver.cache import DELETED, Event, ResourceCache
 from rayplane.control_plane.apiserver.hub import WatchHub

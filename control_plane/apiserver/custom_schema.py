@@ -12,8 +12,6 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import patterns
-from rayplane.control_plane.api.budget import LIMITS, Meter
 from rayplane.control_plane.api.errors import (
     FINDINGS_MAX,
     TOO_LONG,
@@ -24,6 +22,8 @@ from rayplane.control_plane.api.errors import (
     not_supported,
     required,
 )
+from rayplane.control_plane.api.machinery import patterns
+from rayplane.control_plane.api.machinery.budget import LIMITS, Meter
 from rayplane.control_plane.api.meta import Object
 
 Schema = Mapping[str, Any]

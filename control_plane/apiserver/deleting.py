@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import deletion
 from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.kinds import deletion
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver import custom
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import DELETE

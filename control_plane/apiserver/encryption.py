@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 if TYPE_CHECKING:
-    from rayplane.control_plane.api.resources import ResourceInfo
+    from rayplane.control_plane.api.machinery.resources import ResourceInfo
 
 API_VERSION, KIND = "apiserver.config.k8s.io/v1", "EncryptionConfiguration"
 #: How everything begins that any provider but `identity` has stored.

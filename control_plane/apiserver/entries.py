@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NoReturn
 import orjson
 
 from rayplane.control_plane.api.errors import InternalError
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.encryption import ENCRYPTED, Transformer, Untransformable
 
 _METADATA = b'"metadata":{'

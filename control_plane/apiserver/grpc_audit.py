@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from rayplane.control_plane.api.decoding import JSON
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.machinery.decoding import JSON
 from rayplane.control_plane.apiserver.audit import Auditor, Trail
 from rayplane.control_plane.apiserver.audit.trail import Asked, following
 from rayplane.control_plane.apiserver.kinds import Kinds

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc
 
 from rayplane.control_plane.api.errors import ApiError, InternalError, Timeout, UnsupportedMediaType
-from rayplane.control_plane.api.patching import PatchKind
+from rayplane.control_plane.api.machinery.patching import PatchKind
 from rayplane.control_plane.apiserver.batches import Batches, resource_of
 from rayplane.control_plane.apiserver.fairness import is_urgent
 from rayplane.control_plane.apiserver.grpc_audit import CallAudit

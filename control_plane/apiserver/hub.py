@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.cache import ResourceCache
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.entries import Entry

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from rayplane.control_plane.api import names
+from rayplane.control_plane.api.authorization.rbac import Attributes
 from rayplane.control_plane.api.errors import BadRequest, quote
-from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
 from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
 

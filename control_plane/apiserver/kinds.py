@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import conversion, schema
 from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.kinds.subresources import WORKLOAD_PATHS, ScalePaths
+from rayplane.control_plane.api.machinery import conversion, schema
+from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, builtin_registry
+from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import Registry, ResourceInfo, builtin_registry
-from rayplane.control_plane.api.schema import Definition
-from rayplane.control_plane.api.subresources import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.apiserver.entries import Entry, head_of
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"

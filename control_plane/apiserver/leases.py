@@ -2,7 +2,7 @@
 
 import asyncio
 
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.apiserver.outcomes import shutting_down
 from rayplane.control_plane.apiserver.storage import api_error

@@ -1,7 +1,7 @@
 """Other objects, as admission and authentication look them up: from the caches, and never too stale to miss."""
 
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.cache import Selection
 from rayplane.control_plane.apiserver.hub import WatchHub
 from rayplane.control_plane.apiserver.kinds import Kinds

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, annotations, labels, name
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.cache import Selection
 from rayplane.control_plane.apiserver.entries import Entry
 from rayplane.control_plane.apiserver.lookup import Lookup

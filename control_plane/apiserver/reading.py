@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import selectors
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
@@ -26,8 +25,9 @@ from rayplane.control_plane.api.errors import (
     Timeout,
     forbidden,
 )
-from rayplane.control_plane.api.field_selectors import parse_fields
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.machinery.field_selectors import parse_fields
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.cache import (
     BOOKMARK,
     ERROR,

@@ -9,10 +9,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import orjson
 
 from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
-from rayplane.control_plane.api.field_selectors import ALL_FIELDS
+from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
+from rayplane.control_plane.api.machinery.names import path_segment_errors
+from rayplane.control_plane.api.machinery.patching import PatchKind
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.names import path_segment_errors
-from rayplane.control_plane.api.patching import PatchKind
 from rayplane.control_plane.apiserver import metrics
 from rayplane.control_plane.apiserver.admission import Admission
 from rayplane.control_plane.apiserver.audit import Auditor, allowed

@@ -4,7 +4,7 @@ Keys come from what this server serves, never from what a client writes: a path 
 under no name. Definitions come and go, so the custom resources that have a count of their own are bounded, too.
 """
 
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 
 _VERBS = frozenset({"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rayplane.control_plane.api.authorization.node_identity import nodes_of
+from rayplane.control_plane.api.authorization.rbac import Attributes
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import nodes_of
-from rayplane.control_plane.api.rbac import Attributes
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.identities import API_SERVER, MASTERS
 
 ANONYMOUS = "system:anonymous"

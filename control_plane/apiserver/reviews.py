@@ -1,8 +1,8 @@
 """Access, rules, subject and token reviews: questions about who is who and who may do what."""
 
 from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, Unauthorized
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.authz import Authorizer
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.tokens import Tokens

@@ -23,8 +23,8 @@ from rayplane.control_plane.api.errors import (
     Timeout,
     TooManyRequests,
 )
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.encryption import Encryption
 from rayplane.control_plane.apiserver.entries import Entry, encode, read
 from rayplane.control_plane.apiserver.grouping import GroupedTxns

@@ -4,18 +4,18 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import decoding, patching
-from rayplane.control_plane.api import subresources as rules
 from rayplane.control_plane.api.errors import (
     BadRequest,
     Invalid,
     MethodNotAllowed,
     invalid,
 )
+from rayplane.control_plane.api.kinds import subresources as rules
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_parts
+from rayplane.control_plane.api.machinery import decoding, patching
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
-from rayplane.control_plane.api.schema import definition_of
-from rayplane.control_plane.api.validation.pods import validate_pod_parts
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE
 from rayplane.control_plane.apiserver.kinds import Kinds

@@ -11,15 +11,6 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import (
-    apply,
-    decoding,
-    defaulting,
-    deletion,
-    patching,
-    strategy,
-    validation,
-)
 from rayplane.control_plane.api.errors import (
     AlreadyExists,
     ApiError,
@@ -30,8 +21,10 @@ from rayplane.control_plane.api.errors import (
     NotFound,
     invalid,
 )
+from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
+from rayplane.control_plane.api.machinery import apply, decoding, patching
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver import custom, custom_schema
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE

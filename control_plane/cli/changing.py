@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.cli.kinds import resource_of
 from rayplane.control_plane.cli.manifests import Manifest
 from rayplane.control_plane.cli.printing import error_line, name_of

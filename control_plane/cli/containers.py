@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, BadRequest, ServiceUnavailable
 from rayplane.control_plane.api.errors import NotFound as Missing
+from rayplane.control_plane.api.machinery.selectors import label_selector_text
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_phase
-from rayplane.control_plane.api.selectors import label_selector_text
 from rayplane.control_plane.cli.kinds import resource_of
 from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.columns import since
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.printers.columns import since
 from rayplane.control_plane.cli.printing import aligned
 
 NONE = "<none>"

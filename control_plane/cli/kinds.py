@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, UnknownResource, builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import Registry, ResourceInfo, UnknownResource, builtin_registry
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from rayplane.control_plane.api import yaml_reader
+from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cluster.errors import ClusterError
 

@@ -9,10 +9,10 @@ import yaml
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.jsonpath import JsonPathError, find
+from rayplane.control_plane.api.machinery.columns import labels_text
+from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.printers.columns import labels_text
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.cluster.errors import UsageError
 
 FORMATS = ("json", "yaml", "wide", "name")

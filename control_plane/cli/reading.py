@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavailable
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
-from rayplane.control_plane.api.tables import to_table
 from rayplane.control_plane.cli.describe import described
 from rayplane.control_plane.cli.kinds import Chosen, resource_of
 from rayplane.control_plane.cli.printing import TableWriter, check_format, formatted, listed, name_of

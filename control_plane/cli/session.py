@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.cli.kinds import Kinds
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.client import ApiClient

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import builtin_registry
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _PATCH_TYPES = {"merge": pb.MERGE, "json": pb.JSON, "strategic": pb.STRATEGIC, "apply": pb.APPLY}

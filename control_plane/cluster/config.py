@@ -4,8 +4,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rayplane.control_plane.api import quantity
 from rayplane.control_plane.api.audit import PolicyError, read_policy
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
 
 RAY, PROCESS = "ray", "process"

@@ -10,7 +10,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from rayplane.control_plane.api.node_identity import host_identity
+from rayplane.control_plane.api.authorization.node_identity import host_identity
 from rayplane.control_plane.apiserver import encryption
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.identities import (

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import NODE_LEASES
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.diagnosis import (

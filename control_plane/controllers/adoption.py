@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.api.selectors import LabelSelector, from_label_selector
 from rayplane.control_plane.controllers.core import Patch, View, controlled
 
 

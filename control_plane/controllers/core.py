@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.selectors import LabelSelector
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.selectors import LabelSelector
 
 
 @dataclass(frozen=True, slots=True)

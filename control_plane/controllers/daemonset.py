@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
-from rayplane.control_plane.api.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.controllers import history
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
 from rayplane.control_plane.controllers.core import (

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import builtin_registry
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,

@@ -10,7 +10,7 @@ import contextlib
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, NotFound
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.client import ApiClient, ops
 from rayplane.control_plane.controllers.core import Action, PurgeNamespace, Write
 from rayplane.control_plane.controllers.executor import ActionFailed

@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import NODE_LEASES
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.controllers.config import LEASE_NAME, Timing
 from rayplane.control_plane.controllers.core import (

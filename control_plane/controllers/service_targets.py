@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.selectors import from_map
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
-from rayplane.control_plane.api.selectors import from_map
 from rayplane.control_plane.controllers.core import View, in_namespace, selected
 
 HEADLESS = "service.kubernetes.io/headless"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.controllers.core import View
 
 HOSTNAME = "kubernetes.io/hostname"

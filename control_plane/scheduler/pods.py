@@ -16,9 +16,15 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.selectors import (
+    LabelSelector,
+    Requirement,
+    from_label_selector,
+    from_node_expressions,
+)
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.selectors import LabelSelector, Requirement, from_label_selector, from_node_expressions
 
 CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
 #: What a pod without requests counts for in scores (not in filters), as in Kubernetes.

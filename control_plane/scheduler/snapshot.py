@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from rayplane.control_plane.api.selectors import LabelSelector
+from rayplane.control_plane.api.machinery.selectors import LabelSelector
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, PodTerm, Shape
 

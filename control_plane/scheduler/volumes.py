@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.selectors import from_label_selector
 from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
 from rayplane.control_plane.scheduler.pods import NodeTerm, PodInfo, node_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot

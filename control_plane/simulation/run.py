@@ -14,7 +14,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations

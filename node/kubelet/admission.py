@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.node.lifecycle import Rejected
 
 

@@ -8,9 +8,9 @@ import asyncio
 import logging
 from typing import Any
 
+from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import NODE_LEASES
 from rayplane.control_plane.client import ApiClient, ops
 from rayplane.node.config import NodeTiming
 from rayplane.node.kubelet import registration

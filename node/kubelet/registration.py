@@ -3,9 +3,9 @@
 import hashlib
 from typing import Any
 
-from rayplane.control_plane.api import quantity
+from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import NODE_LEASES
 from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"

@@ -3,9 +3,9 @@
 import hashlib
 from typing import Any
 
+from rayplane.control_plane.api.machinery.quantity import compare
+from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.quantity import compare
-from rayplane.control_plane.api.remembering import remembered
 from rayplane.node.lifecycle.containers import has_initialized
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.model import Container, Role, Run, Stage, Termination

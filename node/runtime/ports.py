@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rayplane.control_plane.api.names import is_number_of_port
+from rayplane.control_plane.api.machinery.names import is_number_of_port
 from rayplane.node.errors import NodeError
 
 

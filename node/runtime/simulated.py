@@ -23,7 +23,8 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage

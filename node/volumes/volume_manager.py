@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rayplane.control_plane.api import meta, quantity
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.rpc import RpcError, Service, Stub
 from rayplane.node import callers

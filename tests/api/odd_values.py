@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from rayplane.control_plane.api.machinery.schema import Definition, Type, definition_of
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.schema import Definition, Type, definition_of
 
 _LONG = "a" * 5000
 TEXTS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayplane.control_plane.api.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 
 
 def custom(version: str = "v1", plural: str = "foos", kind: str = "Foo") -> ResourceInfo:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rayplane.control_plane.api.audit import Level, PolicyError, Stage, default_policy, read_policy
-from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.api.authorization.rbac import Attributes
 
 HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\n"
 

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from rayplane.control_plane.api import budget, yaml_reader
-from rayplane.control_plane.api.budget import Budget, TooDeep, TooManyValues
-from rayplane.control_plane.api.decoding import JSON, PROTOBUF, YAML, decode_object
 from rayplane.control_plane.api.errors import ApiError, BadRequest, Invalid, RequestEntityTooLarge
-from rayplane.control_plane.api.patching import apply_patch, parse_patch
-from rayplane.control_plane.api.schema import definition_of
+from rayplane.control_plane.api.machinery import budget, yaml_reader
+from rayplane.control_plane.api.machinery.budget import Budget, TooDeep, TooManyValues
+from rayplane.control_plane.api.machinery.decoding import JSON, PROTOBUF, YAML, decode_object
+from rayplane.control_plane.api.machinery.patching import apply_patch, parse_patch
+from rayplane.control_plane.api.machinery.schema import definition_of
 from tests import bounded
 
 REVIEW = ("authorization.k8s.io/v1", "SelfSubjectAccessReview")
@@ -48,7 +48,7 @@ def answer(setup: str, statement: str) -> str:
 @pytest.mark.parametrize("merge", ["", "<<: "])
 def test_yaml_of_nested_aliases_is_refused(merge: str) -> None:
     setup = f"""
-from rayplane.control_plane.api.decoding import decode
+from rayplane.control_plane.api.machinery.decoding import decode
 merge = {merge!r}
 levels = ["a0: &a0 " + ("{{k: v}}" if merge else "[x,x,x,x,x,x,x,x]")]
 for n in range(1, 10):
@@ -61,7 +61,7 @@ body = "\\n".join(levels).encode()
 
 def test_a_json_patch_whose_copies_double_a_map_is_refused() -> None:
     setup = """
-from rayplane.control_plane.api.patching import apply_patch
+from rayplane.control_plane.api.machinery.patching import apply_patch
 operations = [{"op": "add", "path": "/data", "value": {"a": "x" * 1000}}]
 operations += [{"op": "copy", "from": "/data", "path": f"/data/c{n}"} for n in range(25)]
 """
@@ -73,7 +73,7 @@ operations += [{"op": "copy", "from": "/data", "path": f"/data/c{n}"} for n in r
 
 def test_base_sixty_and_long_numbers_of_yaml_cost_nothing() -> None:
     setup = """
-from rayplane.control_plane.api.decoding import decode
+from rayplane.control_plane.api.machinery.decoding import decode
 body = b"a: !!int '" + b"1:" * 700_000 + b"1'"
 """
     assert "unsupported value" in answer(setup, "decode(body, 'application/yaml')")

@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from rayplane.control_plane.api import cron, field_selectors, jsonpath, names, quantity, selectors
-from rayplane.control_plane.api.decoding import decode_object
+from rayplane.control_plane.api import cron
 from rayplane.control_plane.api.errors import BadRequest, FieldError
-from rayplane.control_plane.api.remembering import LONGEST, remembered
-from rayplane.control_plane.api.schema import definition_of
-from rayplane.control_plane.api.validation.containers import validate_port_reference
+from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
+from rayplane.control_plane.api.machinery import field_selectors, jsonpath, names, quantity, selectors
+from rayplane.control_plane.api.machinery.decoding import decode_object
+from rayplane.control_plane.api.machinery.remembering import LONGEST, remembered
+from rayplane.control_plane.api.machinery.schema import definition_of
 from tests import bounded
 
 
@@ -65,7 +66,7 @@ def test_a_selector_has_a_thousand_requirements() -> None:
 
 def test_names_are_judged_in_time_linear_in_their_length() -> None:
     shown = bounded.run("""
-from rayplane.control_plane.api import names
+from rayplane.control_plane.api.machinery import names
 for text in ("a" * 2_000_000 + "!", "a." * 1_000_000 + "!", "-" * 2_000_000, "a-" * 1_000_000, "1." * 1_000_000):
     for judge in (names.subdomain_errors, names.label_errors, names.dns1035_errors, names.qualified_name_errors,
                   names.label_value_errors, names.config_key_errors, names.port_name_errors):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api.decoding import (
+from rayplane.control_plane.api.errors import ApiError, BadRequest, Invalid, UnsupportedMediaType
+from rayplane.control_plane.api.machinery.decoding import (
     JSON,
     YAML,
     Decoded,
@@ -19,9 +20,8 @@ from rayplane.control_plane.api.decoding import (
     decode_options,
     go_format,
 )
-from rayplane.control_plane.api.errors import ApiError, BadRequest, Invalid, UnsupportedMediaType
-from rayplane.control_plane.api.schema import definition_of, from_openapi
-from rayplane.control_plane.api.strict import conform, json_duplicates, prune
+from rayplane.control_plane.api.machinery.schema import definition_of, from_openapi
+from rayplane.control_plane.api.machinery.strict import conform, json_duplicates, prune
 
 POD = definition_of("v1", "Pod")
 

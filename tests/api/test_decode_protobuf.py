@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api import protobuf
-from rayplane.control_plane.api.decoding import PROTOBUF, decode_object
 from rayplane.control_plane.api.errors import ApiError, BadRequest
-from rayplane.control_plane.api.schema import definition_of
+from rayplane.control_plane.api.machinery import protobuf
+from rayplane.control_plane.api.machinery.decoding import PROTOBUF, decode_object
+from rayplane.control_plane.api.machinery.schema import definition_of
 
 # Bodies of `kubectl create deployment web --image=nginx --replicas=0 --port=80` and the like.
 BODIES = Path(__file__).with_name("test_decode_bodies.json")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api.defaulting import DEFAULTERS, default
-from rayplane.control_plane.api.defaults_pod import image_pull_policy
+from rayplane.control_plane.api.kinds.defaulting import DEFAULTERS, default
+from rayplane.control_plane.api.kinds.pod_template.defaults import image_pull_policy
 
 CONTAINER = {
     "name": "c",

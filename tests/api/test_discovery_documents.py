@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api.discovery import Discovery, negotiate
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.api.openapi import OpenAPI
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.machinery.discovery import Discovery, negotiate
+from rayplane.control_plane.api.machinery.openapi import OpenAPI
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from tests.api.schema_samples import custom
 
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"

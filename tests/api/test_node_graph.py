@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayplane.control_plane.api.authorization.node_graph import CLAIMS, VOLUMES, NodeGraph, Ref, pod_references
+from rayplane.control_plane.api.authorization.node_identity import host_identity, nodes_of
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_graph import CLAIMS, VOLUMES, NodeGraph, Ref, pod_references
-from rayplane.control_plane.api.node_identity import host_identity, nodes_of
 from rayplane.control_plane.rpc import tls
 
 NAMES = ("a", "b")

@@ -4,14 +4,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rayplane.control_plane.api import podsecurity, tables
-from rayplane.control_plane.api.defaulting import default
+from rayplane.control_plane.api import podsecurity
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.kinds.defaulting import default
+from rayplane.control_plane.api.kinds.strategy import prepare_for_create
+from rayplane.control_plane.api.kinds.validation import validate_create, validate_update
+from rayplane.control_plane.api.machinery import tables
+from rayplane.control_plane.api.machinery.schema import definition_of
+from rayplane.control_plane.api.machinery.strict import DecodeError, conform
 from rayplane.control_plane.api.podsecurity import Level, LevelVersion
-from rayplane.control_plane.api.schema import definition_of
-from rayplane.control_plane.api.strategy import prepare_for_create
-from rayplane.control_plane.api.strict import DecodeError, conform
-from rayplane.control_plane.api.validation import validate_create, validate_update
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodParser
 from rayplane.control_plane.scheduler.snapshot import Snapshot

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api import openapi_v2
-from rayplane.control_plane.api.openapi import OpenAPI
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.machinery import openapi_v2
+from rayplane.control_plane.api.machinery.openapi import OpenAPI
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from tests.api.schema_samples import custom
 from tests.api.test_discovery_documents import references
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api.apply import BEFORE_FIRST_APPLY, LAST_APPLIED, apply, track_update
 from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid
-from rayplane.control_plane.api.fieldsets import TypedError, from_fields_v1, to_fields_v1
-from rayplane.control_plane.api.schema import definition_of
+from rayplane.control_plane.api.machinery.apply import BEFORE_FIRST_APPLY, LAST_APPLIED, apply, track_update
+from rayplane.control_plane.api.machinery.fieldsets import TypedError, from_fields_v1, to_fields_v1
+from rayplane.control_plane.api.machinery.schema import definition_of
 
 CONFIG_MAP = definition_of("v1", "ConfigMap")
 DEPLOYMENT = definition_of("apps/v1", "Deployment")

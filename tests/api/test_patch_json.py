@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.errors import BadRequest, Invalid, UnsupportedMediaType
-from rayplane.control_plane.api.patching import apply_patch, parse_patch, patch_kind
+from rayplane.control_plane.api.machinery.patching import apply_patch, parse_patch, patch_kind
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab", max_size=2),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.errors import BadRequest
-from rayplane.control_plane.api.patching import PatchFailed, apply_patch, strategic_merge
-from rayplane.control_plane.api.schema import definition_of
+from rayplane.control_plane.api.machinery.patching import PatchFailed, apply_patch, strategic_merge
+from rayplane.control_plane.api.machinery.schema import definition_of
 
 DEPLOYMENT = definition_of("apps/v1", "Deployment")
 POD = definition_of("v1", "Pod")

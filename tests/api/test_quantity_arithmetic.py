@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api import quantity
-from rayplane.control_plane.api.quantity import QuantityError, parse
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 
 _POWERS = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.authorization.rbac import Attributes, Policy, aggregated_rules, denied_message
 from rayplane.control_plane.api.bootstrap import bootstrap_objects
-from rayplane.control_plane.api.rbac import Attributes, Policy, aggregated_rules, denied_message
 
 
 def role(name: str, *rules: dict[str, Any], namespace: str = "") -> dict[str, Any]:

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api.conversion import to_served, to_stored
-from rayplane.control_plane.api.resources import (
+from rayplane.control_plane.api.machinery.conversion import to_served, to_stored
+from rayplane.control_plane.api.machinery.resources import (
     Registry,
     ResourceInfo,
     UnknownResource,
     builtin_registry,
     version_priority,
 )
-from rayplane.control_plane.api.schema import (
+from rayplane.control_plane.api.machinery.schema import (
     MAP,
     STRUCT,
     definition,

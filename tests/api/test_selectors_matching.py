@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api import selectors
 from rayplane.control_plane.api.errors import BadRequest
-from rayplane.control_plane.api.field_selectors import parse_fields
-from rayplane.control_plane.api.selectors import (
+from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.machinery.field_selectors import parse_fields
+from rayplane.control_plane.api.machinery.selectors import (
     EVERYTHING,
     NOTHING,
     Requirement,

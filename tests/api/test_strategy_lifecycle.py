@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api import meta, strategy, subresources
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.cron import CronError, parse_schedule
-from rayplane.control_plane.api.defaulting import default
-from rayplane.control_plane.api.deletion import begin_deletion, check_preconditions, removable
 from rayplane.control_plane.api.errors import BadRequest, Conflict, InternalError, Invalid, TooManyRequests
-from rayplane.control_plane.api.resources import builtin_registry
-from rayplane.control_plane.api.strategy import (
+from rayplane.control_plane.api.kinds import strategy, subresources
+from rayplane.control_plane.api.kinds.defaulting import default
+from rayplane.control_plane.api.kinds.deletion import begin_deletion, check_preconditions, removable
+from rayplane.control_plane.api.kinds.strategy import (
     prepare_for_create,
     prepare_for_status_update,
     prepare_for_update,
     qos_class,
 )
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=10)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api.jsonpath import JsonPathError, find
-from rayplane.control_plane.api.printers import PRINTERS
-from rayplane.control_plane.api.printers.columns import human_duration
-from rayplane.control_plane.api.resources import ResourceInfo, builtin_registry
-from rayplane.control_plane.api.tables import partial_metadata_list, to_table
+from rayplane.control_plane.api.kinds.printers import PRINTERS
+from rayplane.control_plane.api.machinery.columns import human_duration
+from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
+from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
+from rayplane.control_plane.api.machinery.tables import partial_metadata_list, to_table
 
 REGISTRY = builtin_registry()
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.bootstrap import bootstrap_objects
-from rayplane.control_plane.api.defaulting import default
-from rayplane.control_plane.api.resources import builtin_registry
-from rayplane.control_plane.api.strategy import prepare_for_create, prepare_for_update
-from rayplane.control_plane.api.validation import validate_create, validate_update
+from rayplane.control_plane.api.kinds.defaulting import default
+from rayplane.control_plane.api.kinds.strategy import prepare_for_create, prepare_for_update
+from rayplane.control_plane.api.kinds.validation import validate_create, validate_update
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 
 REGISTRY = builtin_registry()
 Change = Callable[[dict[str, Any]], Any]

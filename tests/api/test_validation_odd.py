@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api import conversion, names
-from rayplane.control_plane.api.apply import UPDATERS_MAX, track_update
-from rayplane.control_plane.api.defaulting import default
-from rayplane.control_plane.api.jsonpath import find
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
+from rayplane.control_plane.api.kinds.defaulting import default
+from rayplane.control_plane.api.kinds.validation import validate_create
+from rayplane.control_plane.api.machinery import conversion, names
+from rayplane.control_plane.api.machinery.apply import UPDATERS_MAX, track_update
+from rayplane.control_plane.api.machinery.jsonpath import find
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import builtin_registry
-from rayplane.control_plane.api.validation import validate_create
-from rayplane.control_plane.api.validation.definitions import definition
 
 REGISTRY = builtin_registry()
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.errors import FieldError
-from rayplane.control_plane.api.validation.pods import validate_pod_spec
-from rayplane.control_plane.api.validation.storage import persistent_volume
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_spec
+from rayplane.control_plane.api.kinds.validation_storage import persistent_volume
 
 CLIMBS = "must not contain '..'"
 STARTS = "must not start with '..'"

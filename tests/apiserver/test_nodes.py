@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.authorization.node_identity import host_identity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_identity import host_identity
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions, Target, User, WriteOptions
 from rayplane.control_plane.client import ApiClient, Informer, ops
 from tests.apiserver.conftest import Stack

@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from rayplane.control_plane.api import errors, rbac
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.authorization import rbac
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.client import ElectionTiming, Informer, LeaderElector
 from rayplane.control_plane.controllers.config import ControllersConfig
 from rayplane.control_plane.controllers.manager import ControllerManager

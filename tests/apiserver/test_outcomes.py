@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import builtin_registry
 from rayplane.control_plane.apiserver.encryption import Encryption
 from rayplane.control_plane.apiserver.entries import Entry
 from rayplane.control_plane.apiserver.outcomes import SPAN_S, surely_not_done

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api import errors, patterns
-from rayplane.control_plane.api.budget import TooManyValues
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.machinery import patterns
+from rayplane.control_plane.api.machinery.budget import TooManyValues
 from rayplane.control_plane.apiserver import custom_schema
 from tests import bounded
 from tests.apiserver.conftest import Stack

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from rayplane.control_plane.api.errors import ApiError, Conflict, ServiceUnavailable
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.grouping import GroupedTxns
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
 from rayplane.control_plane.apiserver.storage import absent, put_op

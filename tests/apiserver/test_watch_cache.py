@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api import selectors
 from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
-from rayplane.control_plane.api.field_selectors import parse_fields
-from rayplane.control_plane.api.resources import builtin_registry
+from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.machinery.field_selectors import parse_fields
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.cache import DELETED, ResourceCache, Selection
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.reading import INITIAL_EVENTS_END

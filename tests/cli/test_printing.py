@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rayplane.control_plane.api import yaml_reader
-from rayplane.control_plane.api.resources import builtin_registry
-from rayplane.control_plane.api.tables import to_table
+from rayplane.control_plane.api.machinery import yaml_reader
+from rayplane.control_plane.api.machinery.resources import builtin_registry
+from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.cli.cluster import ports_table
 from rayplane.control_plane.cli.describe import described
 from rayplane.control_plane.cli.kinds import Kinds, resource_of

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated
-from rayplane.control_plane.api.resources import builtin_registry
 from rayplane.control_plane.controllers.core import (
     Action,
     Controller,

@@ -13,7 +13,7 @@ import orjson
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.field_selectors import parse_fields
+from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ObjectList, WatchEvent, ops
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayplane.control_plane.api import quantity
-from rayplane.control_plane.api.selectors import from_map
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.selectors import from_map
 from rayplane.control_plane.scheduler import Placement
 from rayplane.control_plane.scheduler.filters import PodView
 from rayplane.control_plane.scheduler.nodes import NodeInfo

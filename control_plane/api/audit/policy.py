@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.api.authorization.rbac import Attributes
 
 Names = Collection[str]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from importlib import resources as package_files
 from typing import Any
 
-from rayplane.control_plane.api import decoding, names
 from rayplane.control_plane.api.audit.policy import Level, Policy, Resources, Rule, Stage
 from rayplane.control_plane.api.errors import ApiError, FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.api.machinery import decoding, names
 
 _LEVELS = {level.text: level for level in Level}
 _STAGES = [str(stage) for stage in Stage]

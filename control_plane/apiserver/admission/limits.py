@@ -3,8 +3,8 @@
 from typing import Any
 
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.machinery.quantity import parse
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.quantity import parse
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.lookup import Lookup
 

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import Forbidden, NotFound, quote
-from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_graph import CLAIMS, MIRROR, pod_references
-from rayplane.control_plane.api.node_identity import (
+from rayplane.control_plane.api.authorization.node_graph import CLAIMS, MIRROR, pod_references
+from rayplane.control_plane.api.authorization.node_identity import (
     NODE_LEASES,
     VOLUME_RECORDS_NAMESPACE,
     VOLUME_RECORDS_PREFIX,
     nodes_text,
 )
+from rayplane.control_plane.api.errors import Forbidden, NotFound, quote
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.lookup import Lookup
 from rayplane.control_plane.identities import NODE_HOSTS

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.machinery.quantity import parse
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.api.quantity import parse
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.admission.request import CREATE, AdmissionRequest
 from rayplane.control_plane.apiserver.entries import encode
 from rayplane.control_plane.apiserver.lookup import Lookup

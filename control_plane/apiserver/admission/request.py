@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.podsecurity.levels import PREFIX
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.proto.etcd import rpc_pb2
 

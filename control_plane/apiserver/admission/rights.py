@@ -6,7 +6,7 @@ Any change of a role is checked, not only one of its rules: a label alone can ha
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayplane.control_plane.api import rbac
+from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.errors import Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest

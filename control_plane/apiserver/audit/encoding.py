@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api import decoding
 from rayplane.control_plane.api.audit import Level
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.machinery import decoding
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.audit.trail import Record
 from rayplane.control_plane.apiserver.requests import User

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.audit import Decision, Level, Stage
-from rayplane.control_plane.api.rbac import Attributes
+from rayplane.control_plane.api.authorization.rbac import Attributes
 from rayplane.control_plane.apiserver.requests import User
 
 HEADER = "Audit-Id"

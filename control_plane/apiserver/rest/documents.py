@@ -6,10 +6,10 @@ from collections.abc import Callable
 import orjson
 from aiohttp import web
 
-from rayplane.control_plane.api import openapi_v2
-from rayplane.control_plane.api.discovery import Discovery, Document
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.api.openapi import OpenAPI
+from rayplane.control_plane.api.machinery import openapi_v2
+from rayplane.control_plane.api.machinery.discovery import Discovery, Document
+from rayplane.control_plane.api.machinery.openapi import OpenAPI
 from rayplane.control_plane.apiserver.cache import ResourceCache
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry import ObjectRegistry

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from rayplane.control_plane.api.names import is_number_of_port
+from rayplane.control_plane.api.machinery.names import is_number_of_port
 from rayplane.control_plane.apiserver.rest import spdy
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.rayplane.v1 import node_pb2

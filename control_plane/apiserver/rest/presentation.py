@@ -8,10 +8,10 @@ from typing import Any, Literal
 import orjson
 import yaml
 
-from rayplane.control_plane.api import tables
 from rayplane.control_plane.api.errors import NotAcceptable
+from rayplane.control_plane.api.machinery import tables
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.resources import ResourceInfo
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.reading import Listing
 

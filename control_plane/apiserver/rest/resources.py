@@ -8,8 +8,8 @@ from urllib.parse import unquote
 import orjson
 from aiohttp import web
 
-from rayplane.control_plane.api import decoding, patching
 from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
+from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.bodies import program
 from rayplane.control_plane.apiserver.config import ApiServerConfig

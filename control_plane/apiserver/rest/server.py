@@ -8,7 +8,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from rayplane.control_plane.api import rbac
+from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,

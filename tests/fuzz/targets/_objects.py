@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.schema import definition_of
 from tests.api import odd_values
 from tests.fuzz import mutate
 

@@ -1,0 +1,338 @@
+"""The RBAC roles and bindings every cluster starts with, as data.
+
+Differences from Kubernetes: controllers share one identity here, so its role covers what Kubernetes
+spreads over a role per controller; and hosts of nodes run the service proxy, the ingress and volume
+replicas too, for which their group has roles.
+Source: Kubernetes reference "Using RBAC Authorization", default roles and role bindings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rayplane.control_plane.api.authorization.node_identity import VOLUME_RECORDS_NAMESPACE
+from rayplane.control_plane.api.authorization.rbac import aggregated_rules
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, SCHEDULER
+
+API_VERSION = "rbac.authorization.k8s.io/v1"
+GROUP = "rbac.authorization.k8s.io"
+INGRESS, VOLUMES = "rayplane:ingress", "rayplane:volumes"
+_READ = ("get", "list", "watch")
+_WRITE = ("create", "delete", "deletecollection", "patch", "update")
+_ALL = ("*",)
+_APPS = ("daemonsets", "deployments", "replicasets", "statefulsets")
+_APPS_SCALE = ("deployments/scale", "replicasets/scale", "statefulsets/scale")
+_AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+
+
+def _rule(verbs: Sequence[str], groups: str, resources: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
+    """A resource rule; `groups` are separated by spaces, `core` is the empty one."""
+    rule: dict[str, Any] = {
+        "verbs": list(verbs),
+        "apiGroups": ["" if one == "core" else one for one in groups.split()],
+        "resources": list(resources),
+    }
+    if names:
+        rule["resourceNames"] = list(names)
+    return rule
+
+
+def _paths(verbs: Sequence[str], *paths: str) -> dict[str, Any]:
+    return {"verbs": list(verbs), "nonResourceURLs": list(paths)}
+
+
+_EVENTS = _rule(("create", "patch", "update"), "core events.k8s.io", ("events",))
+_DISCOVERY_PATHS = (
+    "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*",
+    "/readyz", "/version", "/version/",
+)  # fmt: skip
+
+_VIEW_RULES = (
+    _rule(_READ, "core", (
+        "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumeclaims/status",
+        "pods", "replicationcontrollers", "replicationcontrollers/scale", "serviceaccounts",
+        "services", "services/status",
+    )),
+    _rule(_READ, "core", (
+        "bindings", "events", "limitranges", "namespaces/status", "pods/log", "pods/status",
+        "replicationcontrollers/status", "resourcequotas", "resourcequotas/status",
+    )),
+    _rule(_READ, "core", ("namespaces",)),
+    _rule(_READ, "discovery.k8s.io", ("endpointslices",)),
+    _rule(_READ, "apps", (
+        "controllerrevisions", *_APPS, *(f"{one}/status" for one in _APPS), *_APPS_SCALE,
+    )),
+    _rule(_READ, "autoscaling", (
+        "horizontalpodautoscalers", "horizontalpodautoscalers/status",
+    )),
+    _rule(_READ, "batch", ("cronjobs", "cronjobs/status", "jobs", "jobs/status")),
+    _rule(_READ, "policy", ("poddisruptionbudgets", "poddisruptionbudgets/status")),
+    _rule(_READ, "networking.k8s.io", ("ingresses", "ingresses/status", "networkpolicies")),
+)  # fmt: skip
+_EDIT_RULES = (
+    _rule(_READ, "core", (
+        "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy",
+    )),
+    _rule(("impersonate",), "core", ("serviceaccounts",)),
+    _rule(_WRITE, "core", (
+        "pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy",
+    )),
+    _rule(("create",), "core", ("pods/eviction",)),
+    _rule(_WRITE, "core", (
+        "configmaps", "events", "persistentvolumeclaims", "replicationcontrollers",
+        "replicationcontrollers/scale", "secrets", "serviceaccounts", "services",
+        "services/proxy",
+    )),
+    _rule(("create",), "core", ("serviceaccounts/token",)),
+    _rule(_WRITE, "apps", (
+        "daemonsets", "deployments", "deployments/rollback", "deployments/scale", "replicasets",
+        "replicasets/scale", "statefulsets", "statefulsets/scale",
+    )),
+    _rule(_WRITE, "autoscaling", ("horizontalpodautoscalers",)),
+    _rule(_WRITE, "batch", ("cronjobs", "jobs")),
+    _rule(_WRITE, "policy", ("poddisruptionbudgets",)),
+    _rule(_WRITE, "networking.k8s.io", ("ingresses", "networkpolicies")),
+    _rule((*_WRITE, *_READ), "coordination.k8s.io", ("leases",)),
+)  # fmt: skip
+_ADMIN_RULES = (
+    _rule(("create",), "authorization.k8s.io", ("localsubjectaccessreviews",)),
+    _rule((*_WRITE, *_READ), GROUP, ("rolebindings", "roles")),
+)
+_SCHEDULER_RULES = (
+    _EVENTS,
+    _rule(("create",), "coordination.k8s.io", ("leases",)),
+    _rule(("get", "list", "watch", "update"), "coordination.k8s.io", ("leases",)),
+    _rule(_READ, "core", (
+        "namespaces", "nodes", "persistentvolumes", "replicationcontrollers", "services",
+    )),
+    _rule(("delete", "get", "list", "watch"), "core", ("pods",)),
+    _rule(("create",), "core", ("bindings", "pods/binding")),
+    _rule(("patch", "update"), "core", ("pods/status",)),
+    _rule(_READ, "apps", ("replicasets", "statefulsets")),
+    _rule(_READ, "policy", ("poddisruptionbudgets",)),
+    _rule(("get", "list", "watch", "patch", "update"), "core", ("persistentvolumeclaims",)),
+    _rule(("patch", "update"), "core", ("persistentvolumes",)),
+    _rule(_READ, "scheduling.k8s.io", ("priorityclasses",)),
+    _rule(_READ, "storage.k8s.io", (
+        "csidrivers", "csinodes", "csistoragecapacities", "storageclasses", "volumeattachments",
+    )),
+    _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
+    _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
+)  # fmt: skip
+# The garbage collector and the deletion of namespaces have to do with all there is; nobody is impersonated, no right
+# granted, no token made and no command run by controllers.
+_CONTROLLER_RULES = (
+    _rule(("delete", "deletecollection", "get", "list", "patch", "update", "watch"), "*", _ALL),
+    _EVENTS,
+    _rule(("create",), "core", (
+        "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumes", "pods", "serviceaccounts",
+    )),
+    _rule(("create",), "apps", ("controllerrevisions", "replicasets")),
+    _rule(("create",), "batch", ("jobs",)),
+    _rule(("create",), "coordination.k8s.io", ("leases",)),
+    _rule(("create",), "discovery.k8s.io", ("endpointslices",)),
+    _paths(("get",), "*"),
+)  # fmt: skip
+NODE_RULES = (
+    _EVENTS,
+    _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
+    _rule(("create",), "authorization.k8s.io", (
+        "localsubjectaccessreviews", "subjectaccessreviews",
+    )),
+    _rule(_READ, "core", ("services", "secrets", "configmaps", "pods", "nodes")),
+    _rule(("create", "patch", "update"), "core", ("nodes",)),
+    _rule(("patch", "update"), "core", ("nodes/status",)),
+    _rule(("create", "delete"), "core", ("pods",)),
+    _rule(("patch", "update"), "core", ("pods/status",)),
+    _rule(("create",), "core", ("pods/eviction", "serviceaccounts/token")),
+    _rule(("get",), "core", ("endpoints", "persistentvolumeclaims", "persistentvolumes")),
+    _rule(("get", "patch", "update"), "core", ("persistentvolumeclaims/status",)),
+    _rule(("create", "get", "list", "watch"), "certificates.k8s.io", (
+        "certificatesigningrequests",
+    )),
+    _rule(("create", "delete", "get", "patch", "update"), "coordination.k8s.io", ("leases",)),
+    _rule(("create", "delete", "get", "patch", "update"), "storage.k8s.io", ("csinodes",)),
+    _rule(("get",), "storage.k8s.io", ("volumeattachments",)),
+    _rule(_READ, "storage.k8s.io", ("csidrivers",)),
+    _rule(_READ, "node.k8s.io", ("runtimeclasses",)),
+)  # fmt: skip
+"""What a node may do at most: the node authorizer leaves of most of it only what the node's own pods need."""
+_PROXY_RULES = (
+    _EVENTS,
+    _rule(("list", "watch"), "core", ("services", "endpoints")),
+    _rule(_READ, "core", ("nodes",)),
+    _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
+    _rule(("list", "watch"), "networking.k8s.io", ("servicecidrs",)),
+)
+_INGRESS_RULES = (
+    _rule(_READ, "networking.k8s.io", ("ingresses", "ingressclasses")),
+    _rule(("patch", "update"), "networking.k8s.io", ("ingresses/status",)),
+    _rule(("list", "watch"), "core", ("services",)),
+    _rule(("list", "watch"), "discovery.k8s.io", ("endpointslices",)),
+)
+_VOLUMES_RULES = (_rule(("get", "list"), "core", ("persistentvolumes",)),)
+# Where the replicas of a volume write down who they are. NodeRestriction looks at the names.
+_VOLUME_RECORDS_RULES = (
+    _rule(("create", "delete", "get", "list", "patch", "update"), "coordination.k8s.io", ("leases",)),
+)
+_ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
+    ("cluster-admin", (_rule(_ALL, "*", _ALL), _paths(_ALL, "*")), {}),
+    ("system:aggregate-to-view", _VIEW_RULES, {_AGGREGATE + "view": "true"}),
+    ("system:aggregate-to-edit", _EDIT_RULES, {_AGGREGATE + "edit": "true"}),
+    ("system:aggregate-to-admin", _ADMIN_RULES, {_AGGREGATE + "admin": "true"}),
+    ("system:discovery", (_paths(("get",), *_DISCOVERY_PATHS),), {}),
+    (
+        "system:public-info-viewer",
+        (_paths(("get",), "/healthz", "/livez", "/readyz", "/version", "/version/"),),
+        {},
+    ),
+    (
+        "system:basic-user",
+        (
+            _rule(("create",), "authorization.k8s.io", (
+                "selfsubjectaccessreviews", "selfsubjectrulesreviews",
+            )),
+            _rule(("create",), "authentication.k8s.io", ("selfsubjectreviews",)),
+        ),
+        {},
+    ),
+    ("system:monitoring", (_paths(("get",), "/healthz", "/healthz/*", "/livez", "/livez/*",
+                                  "/metrics", "/metrics/slis", "/readyz", "/readyz/*"),), {}),
+    ("system:kube-scheduler", _SCHEDULER_RULES, {}),
+    ("system:kube-controller-manager", _CONTROLLER_RULES, {}),
+    ("system:node", NODE_RULES, {}),
+    ("system:node-proxier", _PROXY_RULES, {}),
+    (INGRESS, _INGRESS_RULES, {}),
+    (VOLUMES, _VOLUMES_RULES, {}),
+    (
+        "system:node-bootstrapper",
+        (_rule(("create", "get", "list", "watch"), "certificates.k8s.io", (
+            "certificatesigningrequests",
+        )),),
+        {},
+    ),
+    (
+        "system:auth-delegator",
+        (
+            _rule(("create",), "authentication.k8s.io", ("tokenreviews",)),
+            _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
+        ),
+        {},
+    ),
+    ("system:service-account-issuer-discovery",
+     (_paths(("get",), "/.well-known/openid-configuration", "/openid/v1/jwks"),), {}),
+    (
+        "system:persistent-volume-provisioner",
+        (
+            _rule(("create", "delete", "get", "list", "watch"), "core", ("persistentvolumes",)),
+            _rule(("get", "list", "watch", "update"), "core", ("persistentvolumeclaims",)),
+            _rule(_READ, "storage.k8s.io", ("storageclasses",)),
+            _EVENTS,
+        ),
+        {},
+    ),
+)  # fmt: skip
+_BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("cluster-admin", "cluster-admin", (("Group", MASTERS),)),
+    ("system:discovery", "system:discovery", (("Group", "system:authenticated"),)),
+    ("system:basic-user", "system:basic-user", (("Group", "system:authenticated"),)),
+    (
+        "system:public-info-viewer",
+        "system:public-info-viewer",
+        (("Group", "system:authenticated"), ("Group", "system:unauthenticated")),
+    ),
+    ("system:monitoring", "system:monitoring", (("Group", "system:monitoring"),)),
+    ("system:kube-scheduler", "system:kube-scheduler", (("User", SCHEDULER),)),
+    (
+        "system:kube-controller-manager",
+        "system:kube-controller-manager",
+        (("User", CONTROLLER_MANAGER),),
+    ),
+    # Nobody: the node authorizer grants nodes what they need.
+    ("system:node", "system:node", ()),
+    (
+        "system:node-proxier",
+        "system:node-proxier",
+        (("User", "system:kube-proxy"), ("Group", NODE_HOSTS)),
+    ),
+    (INGRESS, INGRESS, (("Group", NODE_HOSTS),)),
+    (VOLUMES, VOLUMES, (("Group", NODE_HOSTS),)),
+    (
+        "system:service-account-issuer-discovery",
+        "system:service-account-issuer-discovery",
+        (("Group", "system:serviceaccounts"),),
+    ),
+)
+
+
+def _metadata(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults", **(labels or {})},
+        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
+    }
+
+
+def _cluster_role(name: str, rules: Sequence[Any], labels: dict[str, str]) -> Object:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ClusterRole",
+        "metadata": _metadata(name, labels),
+        "rules": [dict(rule) for rule in rules],
+    }
+
+
+def _aggregated() -> list[Object]:
+    """admin, edit and view, whose rules are those of the roles labelled for them."""
+    found = []
+    for name, parts, upward in (
+        ("view", ("view",), {_AGGREGATE + "edit": "true"}),
+        ("edit", ("edit",), {_AGGREGATE + "admin": "true"}),
+        ("admin", ("admin",), {}),
+    ):
+        role = _cluster_role(name, (), upward)
+        role["aggregationRule"] = {
+            "clusterRoleSelectors": [{"matchLabels": {_AGGREGATE + one: "true"}} for one in parts]
+        }
+        found.append(role)
+    return found
+
+
+def cluster_roles() -> list[Object]:
+    """All default ClusterRoles, new objects on every call; aggregated ones carry their rules."""
+    roles = [_cluster_role(name, rules, labels) for name, rules, labels in _ROLES]
+    for role in _aggregated():
+        role["rules"] = aggregated_rules(role, roles)
+        roles.append(role)
+    return roles
+
+
+def cluster_role_bindings() -> list[Object]:
+    """All default ClusterRoleBindings, new objects on every call."""
+    return [_binding("ClusterRoleBinding", name, "ClusterRole", role, subjects) for name, role, subjects in _BINDINGS]
+
+
+def _binding(kind: str, name: str, role_kind: str, role: str, subjects: Sequence[tuple[str, str]]) -> Object:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": _metadata(name),
+        "roleRef": {"apiGroup": GROUP, "kind": role_kind, "name": role},
+        "subjects": [{"apiGroup": GROUP, "kind": subject, "name": who} for subject, who in subjects],
+    }
+
+
+def roles() -> list[Object]:
+    """All default Roles, new objects on every call."""
+    role = _cluster_role(VOLUMES, _VOLUME_RECORDS_RULES, {})
+    role["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
+    return [{**role, "kind": "Role"}]
+
+
+def role_bindings() -> list[Object]:
+    """All default RoleBindings, new objects on every call."""
+    binding = _binding("RoleBinding", VOLUMES, "Role", VOLUMES, (("Group", NODE_HOSTS),))
+    binding["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
+    return [binding]

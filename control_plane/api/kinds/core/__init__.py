@@ -1,0 +1,1 @@
+"""Kinds of the group without a name: one module each."""

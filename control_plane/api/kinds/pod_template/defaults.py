@@ -1,0 +1,204 @@
+"""Defaults of pods and pod templates: containers, probes, ports, volumes, resources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
+from rayplane.control_plane.api.meta import Object
+
+_MILLI = 1_000_000
+_MODE_SOURCES = ("secret", "configMap", "downwardAPI", "projected")
+
+
+def image_pull_policy(image: str) -> str:
+    """`Always` for the tag `latest` (also when the tag is left out), else `IfNotPresent`."""
+    last = image.rpartition("/")[2]
+    if "@" in last:
+        return "IfNotPresent"
+    tag = last.partition(":")[2]
+    return "Always" if tag in ("", "latest") else "IfNotPresent"
+
+
+def canonical_resources(resources: dict[str, Any] | None) -> None:
+    """Rewrite the quantities of a resource list in canonical text, rounded up to thousandths.
+
+    What is no quantity stays as it is, for validation to report.
+    """
+    if not resources:
+        return
+    for name, amount in resources.items():
+        try:
+            quantity = parse(amount)
+        except QuantityError:
+            continue
+        if quantity.nano % _MILLI:
+            quantity = type(quantity)(-(-quantity.nano // _MILLI) * _MILLI, quantity.format)
+        resources[name] = str(quantity)
+
+
+def _requirements(resources: dict[str, Any]) -> None:
+    canonical_resources(resources.get("limits"))
+    canonical_resources(resources.get("requests"))
+
+
+def _http_get(action: dict[str, Any] | None) -> None:
+    if action:
+        if not action.get("path"):
+            action["path"] = "/"
+        if not action.get("scheme"):
+            action["scheme"] = "HTTP"
+
+
+def _probe(probe: dict[str, Any] | None) -> None:
+    if probe is None:
+        return
+    if not probe.get("timeoutSeconds"):
+        probe["timeoutSeconds"] = 1
+    if not probe.get("periodSeconds"):
+        probe["periodSeconds"] = 10
+    if not probe.get("successThreshold"):
+        probe["successThreshold"] = 1
+    if not probe.get("failureThreshold"):
+        probe["failureThreshold"] = 3
+    _http_get(probe.get("httpGet"))
+    grpc = probe.get("grpc")
+    if grpc is not None:
+        grpc.setdefault("service", "")
+
+
+def _env(env: list[dict[str, Any]]) -> None:
+    for variable in env:
+        source = variable.get("valueFrom")
+        if source:
+            _field_refs(source)
+
+
+def _field_refs(source: dict[str, Any]) -> None:
+    field = source.get("fieldRef")
+    if field is not None and not field.get("apiVersion"):
+        field["apiVersion"] = "v1"
+    resource = source.get("resourceFieldRef")
+    if resource is not None and not resource.get("divisor"):
+        resource["divisor"] = "0"
+
+
+def default_container(container: dict[str, Any]) -> None:
+    if not container.get("imagePullPolicy"):
+        container["imagePullPolicy"] = image_pull_policy(container.get("image") or "")
+    if not container.get("terminationMessagePath"):
+        container["terminationMessagePath"] = "/dev/termination-log"
+    if not container.get("terminationMessagePolicy"):
+        container["terminationMessagePolicy"] = "File"
+    resources = container.get("resources")
+    if resources:
+        _requirements(resources)
+    elif resources is None:
+        container["resources"] = {}
+    for port in container.get("ports") or ():
+        if not port.get("protocol"):
+            port["protocol"] = "TCP"
+    env = container.get("env")
+    if env:
+        _env(env)
+    for kind in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if kind in container:
+            _probe(container[kind])
+    for hook in (container.get("lifecycle") or {}).values():
+        if isinstance(hook, dict):
+            _http_get(hook.get("httpGet"))
+
+
+def default_volume(volume: dict[str, Any]) -> None:
+    """Modes, types and nested defaults of one volume; a volume without a source is an emptyDir."""
+    if len(volume) == 1 and "name" in volume:
+        volume["emptyDir"] = {}
+        return
+    for kind in _MODE_SOURCES:
+        source = volume.get(kind)
+        if source is not None:
+            if source.get("defaultMode") is None:
+                source["defaultMode"] = 420
+            for item in source.get("items") or ():
+                _field_refs(item)
+    for source in (volume.get("projected") or {}).get("sources") or ():
+        token = source.get("serviceAccountToken")
+        if token is not None and not token.get("expirationSeconds"):
+            token["expirationSeconds"] = 3600
+        for item in (source.get("downwardAPI") or {}).get("items") or ():
+            _field_refs(item)
+    host_path = volume.get("hostPath")
+    if host_path is not None:
+        host_path.setdefault("type", "")
+    iscsi = volume.get("iscsi")
+    if iscsi is not None and not iscsi.get("iscsiInterface"):
+        iscsi["iscsiInterface"] = "default"
+    image = volume.get("image")
+    if image is not None and not image.get("pullPolicy"):
+        image["pullPolicy"] = image_pull_policy(image.get("reference") or "")
+    claim = (volume.get("ephemeral") or {}).get("volumeClaimTemplate")
+    if claim is not None:
+        claim_spec = claim.setdefault("spec", {})
+        claim_spec.setdefault("volumeMode", "Filesystem")
+        _requirements(claim_spec.get("resources") or {})
+
+
+def default_pod_spec(spec: dict[str, Any]) -> None:
+    if not spec.get("dnsPolicy"):
+        spec["dnsPolicy"] = "ClusterFirst"
+    if not spec.get("restartPolicy"):
+        spec["restartPolicy"] = "Always"
+    if not spec.get("schedulerName"):
+        spec["schedulerName"] = "default-scheduler"
+    if spec.get("terminationGracePeriodSeconds") is None:
+        spec["terminationGracePeriodSeconds"] = 30
+    if spec.get("securityContext") is None:
+        spec["securityContext"] = {}
+    account = spec.get("serviceAccountName") or spec.get("serviceAccount")
+    if account:
+        spec["serviceAccountName"] = spec["serviceAccount"] = account
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if spec.get(field) is False:
+            del spec[field]
+    for container in spec.get("initContainers") or ():
+        default_container(container)
+    for container in spec.get("containers") or ():
+        default_container(container)
+    for container in spec.get("ephemeralContainers") or ():
+        default_container(container)
+    for volume in spec.get("volumes") or ():
+        default_volume(volume)
+    canonical_resources(spec.get("overhead"))
+    pod_resources = spec.get("resources")
+    if pod_resources:
+        _requirements(pod_resources)
+
+
+def default_pod_template(template: dict[str, Any]) -> None:
+    """Defaults of a PodTemplateSpec."""
+    template.setdefault("metadata", {})
+    default_pod_spec(template.setdefault("spec", {}))
+
+
+def _requests_from_limits(container: dict[str, Any]) -> None:
+    limits = container["resources"].get("limits")
+    if limits:
+        requests = container["resources"].setdefault("requests", {})
+        for name, amount in limits.items():
+            requests.setdefault(name, amount)
+
+
+def default_pod(pod: Object) -> None:
+    """What only real pods get, not templates: service links, host ports, requests from limits."""
+    spec = pod.setdefault("spec", {})
+    default_pod_spec(spec)
+    if spec.get("enableServiceLinks") is None:
+        spec["enableServiceLinks"] = True
+    host_network = spec.get("hostNetwork")
+    for kind in ("containers", "initContainers"):
+        for container in spec.get(kind) or ():
+            _requests_from_limits(container)
+            if host_network:
+                for port in container.get("ports") or ():
+                    if not port.get("hostPort"):
+                        port["hostPort"] = port.get("containerPort")

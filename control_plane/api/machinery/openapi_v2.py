@@ -1,0 +1,112 @@
+"""OpenAPI v2 (Swagger 2.0): one document of all group-versions, made of their OpenAPI v3 documents.
+
+kubectl asks for it before it validates a `kind: List`, and gives up when there is none; the server checks each item
+anyway, so the protobuf form that kubectl takes has no definitions. Programs that generate clients take JSON.
+Sources: OpenAPI 2.0; what Kubernetes leaves out of the v2 form of a custom resource's schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from rayplane.control_plane.api.machinery.discovery import Document
+
+PROTOBUF_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+_JSON: Final = "application/json"
+# What v2 cannot say, or says of everything: a client would refuse what the server takes.
+_DROPPED: Final = frozenset(
+    {"allOf", "oneOf", "anyOf", "not", "nullable", "properties", "items", "additionalProperties"}
+)
+_PROTOBUF_ASKED: Final = ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", PROTOBUF_TYPE)
+
+
+def wants_protobuf(accept: str) -> bool:
+    """Whether the first form named in `Accept` that is served is protobuf."""
+    for named in accept.split(","):
+        form = named.partition(";")[0].strip().lower()
+        if form in (_JSON, "*/*", "application/*"):
+            return False
+        if form in _PROTOBUF_ASKED:
+            return True
+    return False
+
+
+def protobuf(version: str) -> Document:
+    """A gnostic `openapi.v2.Document` with `swagger` and `info`, and nothing else."""
+    info = _field(1, b"Kubernetes") + _field(2, version.encode())
+    return Document.of(_field(1, b"2.0") + _field(2, info), PROTOBUF_TYPE)
+
+
+def document(bodies: Iterable[bytes], *, version: str) -> Document:
+    """All of the OpenAPI v3 documents, as one in JSON. Takes a quarter of a second."""
+    paths: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    for body in bodies:
+        v3 = orjson.loads(body)
+        paths |= {path: _path_item(item) for path, item in v3["paths"].items()}
+        definitions |= {name: _schema(schema) for name, schema in v3["components"]["schemas"].items()}
+    made = {
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": version},
+        "paths": dict(sorted(paths.items())),
+        "definitions": dict(sorted(definitions.items())),
+    }
+    return Document.of(orjson.dumps(made), _JSON)
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A length-delimited field of fewer than 128 bytes."""
+    return bytes((number << 3 | 2, len(value))) + value
+
+
+def _reference(reference: str) -> dict[str, str]:
+    return {"$ref": "#/definitions/" + reference.rpartition("/")[2]}
+
+
+def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        return _reference(schema["$ref"])
+    made = {key: value for key, value in schema.items() if key not in _DROPPED}
+    match schema.get("allOf"):
+        case [{"$ref": reference}]:
+            return made | _reference(reference)
+    if schema.get("nullable"):
+        made.pop("type", None)
+        return made
+    if "oneOf" in schema and "type" not in schema and not schema.get("x-kubernetes-int-or-string"):
+        made["type"] = "string"  # a quantity, or an int-or-string: numbers in quotes are taken too
+    if "properties" in schema:
+        made["properties"] = {name: _schema(value) for name, value in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            made[key] = _schema(schema[key]) if isinstance(schema[key], dict) else schema[key]
+    return made
+
+
+def _path_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    made = {method: _operation(operation) for method, operation in item.items() if method != "parameters"}
+    return made | {"parameters": [_parameter(p) for p in item["parameters"]]}
+
+
+def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameter.items() if key != "schema"} | parameter["schema"]
+
+
+def _operation(operation: Mapping[str, Any]) -> dict[str, Any]:
+    made = {key: value for key, value in operation.items() if key.startswith("x-")}
+    made["parameters"] = [_parameter(p) for p in operation["parameters"]]
+    made["produces"] = [_JSON]
+    if body := operation.get("requestBody"):
+        made["consumes"] = list(body["content"])
+        schema = _schema(next(iter(body["content"].values()))["schema"])
+        made["parameters"].append(
+            {"name": "body", "in": "body", "required": body.get("required", False), "schema": schema}
+        )
+    made["responses"] = {
+        code: {"description": said["description"], "schema": _schema(said["content"][_JSON]["schema"])}
+        for code, said in operation["responses"].items()
+    }
+    return made

@@ -1,0 +1,166 @@
+"""`meta.k8s.io/v1` Table and PartialObjectMetadata forms of objects.
+
+Kinds without a printer get Name and Created At; custom resources the columns their definition
+lists.
+Source: Kubernetes API concepts, "Receiving resources as Tables".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from rayplane.control_plane.api.kinds.core.pod_printer import row_conditions
+from rayplane.control_plane.api.kinds.printers import PRINTERS
+from rayplane.control_plane.api.machinery.columns import AGE, CREATED_AT, NAME, Cell, Printer, age, since
+from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
+from rayplane.control_plane.api.meta import Object, name
+
+IncludeObject = Literal["Metadata", "Object", "None"]
+API_VERSION = "meta.k8s.io/v1"
+
+
+class Resource(Protocol):
+    """What is needed to know of a resource here (see `resources.ResourceInfo`)."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+def _unknown_row(obj: Object, now: datetime) -> list[Cell]:
+    return [name(obj), (obj.get("metadata") or {}).get("creationTimestamp")]
+
+
+_UNKNOWN = Printer((NAME, CREATED_AT), _unknown_row)
+
+
+def partial_metadata(obj: Object) -> Object:
+    """The PartialObjectMetadata of an object; shares its metadata."""
+    return {
+        "kind": "PartialObjectMetadata",
+        "apiVersion": API_VERSION,
+        "metadata": obj.get("metadata") or {},
+    }
+
+
+def partial_metadata_list(objs: Sequence[Object], metadata: Mapping[str, Any]) -> Object:
+    """A PartialObjectMetadataList with the metadata of the list it stands for."""
+    return {
+        "kind": "PartialObjectMetadataList",
+        "apiVersion": API_VERSION,
+        "metadata": dict(metadata),
+        "items": [partial_metadata(obj) for obj in objs],
+    }
+
+
+def to_table(
+    info: Resource,
+    objs: Sequence[Object],
+    *,
+    now: datetime,
+    include_object: str = "Metadata",
+    metadata: Mapping[str, Any] | None = None,
+    columns: Sequence[Mapping[str, Any]] | None = None,
+    header: bool = True,
+) -> Object:
+    """A Table of `objs`, all of the kind `info` describes.
+
+    `metadata` is that of the list (resourceVersion, continue); a single object's own is used when
+    it is left out. `columns` are a custom resource's additionalPrinterColumns. In a watch, only
+    the first event of a stream has a `header`.
+    """
+    if columns is not None:
+        definitions, rows = _custom(objs, columns, now)
+    else:
+        printer = PRINTERS.get((info.group, info.kind), _UNKNOWN)
+        definitions = [column.definition() for column in printer.columns]
+        rows = [printer.row(obj, now) for obj in objs]
+    is_pod = (info.group, info.kind) == ("", "Pod")
+    if metadata is None:
+        own = (objs[0].get("metadata") or {}).get("resourceVersion") if objs else None
+        metadata = {"resourceVersion": own} if own else {}
+    return {
+        "kind": "Table",
+        "apiVersion": API_VERSION,
+        "metadata": dict(metadata),
+        "columnDefinitions": definitions if header else None,
+        "rows": [
+            _row(obj, cells, include_object=include_object, is_pod=is_pod)
+            for obj, cells in zip(objs, rows, strict=True)
+        ],
+    }
+
+
+def _row(obj: Object, cells: list[Cell], *, include_object: str, is_pod: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"cells": cells}
+    if is_pod:
+        conditions = row_conditions(obj)
+        if conditions:
+            row["conditions"] = conditions
+    if include_object == "Object":
+        row["object"] = obj
+    elif include_object == "None":
+        row["object"] = None
+    else:
+        row["object"] = partial_metadata(obj)
+    return row
+
+
+# --- custom resources ---------------------------------------------------------------------------
+
+
+def _custom(
+    objs: Sequence[Object], columns: Sequence[Mapping[str, Any]], now: datetime
+) -> tuple[list[dict[str, Any]], list[list[Cell]]]:
+    definitions = [NAME.definition()]
+    if not columns:
+        definitions.append(AGE.definition())
+        return definitions, [[name(obj), age(obj, now)] for obj in objs]
+    for column in columns:
+        definitions.append(
+            {
+                "name": column.get("name") or "",
+                "type": column.get("type") or "string",
+                "format": column.get("format") or "",
+                "description": column.get("description") or "",
+                "priority": column.get("priority") or 0,
+            }
+        )
+    rows = [[name(obj), *(_custom_cell(obj, column, now) for column in columns)] for obj in objs]
+    return definitions, rows
+
+
+def _custom_cell(obj: Object, column: Mapping[str, Any], now: datetime) -> Cell:
+    """The value at the column's path; None when there is none or it is of another type."""
+    try:
+        found = find(obj, column.get("jsonPath") or "")
+    except JsonPathError:
+        return None
+    if not found:
+        return None
+    value, kind = found[0], column.get("type")
+    if kind == "date":
+        return _date_cell(value, now)
+    if kind == "integer":
+        return int(value) if isinstance(value, (int, float)) else None
+    if kind == "boolean":
+        return value if isinstance(value, bool) else None
+    if kind == "number":
+        return value if isinstance(value, (int, float)) else None  # type: ignore[return-value]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or isinstance(value, (dict, list)):
+        return None if value is None else str(value)
+    return str(value) if len(found) == 1 else ",".join(str(one) for one in found)
+
+
+def _date_cell(value: Any, now: datetime) -> Cell:
+    if not isinstance(value, str):
+        return None
+    try:
+        return since(value, now)
+    except ValueError:
+        return "<invalid>"
