@@ -22,6 +22,7 @@ from rayplane.control_plane.rpc.health import HealthService
 from rayplane.control_plane.rpc.http2.frames import PREFACE
 from rayplane.control_plane.rpc.network import WebHandler
 from rayplane.control_plane.rpc.service import Service
+from rayplane.proto import pool
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,6 +41,10 @@ DRAIN_CHECK_S = 0.01
 BACKLOG = 1024
 #: Those of HTTP/1.1 have bounds of their own; see `http1`.
 CONNECTIONS_MAX = GateLimits().connections
+
+# Clients ask for their descriptions too.
+for standard in (health_pb2, reflection_pb2):
+    pool.add(standard.DESCRIPTOR.serialized_pb)
 
 
 class GrpcListener:
@@ -201,7 +206,7 @@ def standard_services(names: Sequence[str]) -> list[Service]:
     every = [*names, health.full_name, reflected.full_name]
     return [
         Service(health, HealthService(["", *names]), callers=each(EVERYONE, "Check", "Watch")),
-        Service(reflected, ReflectionServicer(every), callers=each(EVERYONE, "ServerReflectionInfo")),
+        Service(reflected, ReflectionServicer(every, pool.POOL), callers=each(EVERYONE, "ServerReflectionInfo")),
     ]
 
 

@@ -13,8 +13,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from google.protobuf.wrappers_pb2 import BoolValue
-
 from rayplane.node.volumes.backend import Backend, Published, VolumeInfo
 from rayplane.node.volumes.errors import InvalidVolume, VolumeNotFound
 from rayplane.proto.csi import csi_pb2 as csi
@@ -72,7 +70,7 @@ class CsiDriver:
         )
 
     async def Probe(self, request: csi.ProbeRequest, context: Any) -> csi.ProbeResponse:
-        return csi.ProbeResponse(ready=BoolValue(value=True))
+        return csi.ProbeResponse(ready={"value": True})
 
     # Controller
 

@@ -16,7 +16,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2
 
 from rayplane.control_plane.cluster.pki import identity_of_actor
@@ -24,6 +23,7 @@ from rayplane.control_plane.cluster.topology import Instance, Machine, Role
 from rayplane.control_plane.rpc import Method, RpcError, Stub, methods_of
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Authority, Credentials
+from rayplane.proto.pool import POOL
 from tests.cluster.harness import Cluster, cluster
 
 OTHERS = ("scheduler", "controllers", "lb", "kubelet", "nameless")
@@ -128,8 +128,7 @@ async def served(network: GrpcNetwork, address: str) -> list[Method]:
         yield reflection_pb2.ServerReflectionRequest(list_services="*")
 
     answers = [a async for a in stub.ServerReflectionInfo(ask(), timeout=10)]
-    pool = descriptor_pool.Default()
-    found = [pool.FindServiceByName(s.name) for s in answers[0].list_services_response.service]
+    found = [POOL.FindServiceByName(s.name) for s in answers[0].list_services_response.service]
     return [m for descriptor in found for m in methods_of(descriptor)]
 
 
@@ -183,7 +182,7 @@ async def check_strangers(c: Cluster) -> None:
     ):
         network = GrpcNetwork(stranger)
         for port, address in grpc_ports(c):
-            health = methods_of(descriptor_pool.Default().FindServiceByName("grpc.health.v1.Health"))[0]
+            health = methods_of(POOL.FindServiceByName("grpc.health.v1.Health"))[0]
             assert (port, await verdict(network, address, health)) == (port, CUT_OFF)
         await network.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -154,9 +155,15 @@ async def test_health_and_reflection_answer_the_standard_clients(channel: grpc.a
     watching = health.Watch(health_pb2.HealthCheckRequest(service=""))
     assert (await watching.read()).status == 1
     watching.cancel()
+    symbols = ("etcdserverpb.KV", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
     ask = [reflection_pb2.ServerReflectionRequest(list_services="")]
-    [answer] = [r async for r in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter(ask))]
-    assert {"etcdserverpb.KV", "grpc.health.v1.Health"} <= {s.name for s in answer.list_services_response.service}
+    ask += [reflection_pb2.ServerReflectionRequest(file_containing_symbol=s) for s in symbols]
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    services, *files = [r async for r in stub.ServerReflectionInfo(iter(ask))]
+    assert set(symbols) <= {s.name for s in services.list_services_response.service}
+    for answer, symbol in zip(files, symbols, strict=True):
+        described = map(FileDescriptorProto.FromString, answer.file_descriptor_response.file_descriptor_proto)
+        assert symbol in {f"{f.package}.{s.name}" for f in described for s in f.service}
 
 
 async def test_the_certificate_names_the_caller() -> None:

@@ -1,0 +1,1 @@
+"""What is installed, and how it lives beside other packages."""
