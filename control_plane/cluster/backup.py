@@ -37,7 +37,8 @@ from rayplane.control_plane.etcd.server import restore_member
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.backup import BackupHeader, NotABackup, read_backup, write_backup
 from rayplane.storage.env import LocalDisk, SystemClock
-from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 
 _OBJECTS = b"/registry/"
 # What belongs to the place a cluster runs in.
@@ -102,7 +103,7 @@ async def restore(
     """
     header, chunks = _read(file)
     # Before anything is taken down or deleted: the file may be damaged.
-    store = Store(MemoryBackend())
+    store = Store(MemoryBackend(BUCKETS))
     store.restore(chunks)
     progress(f"read a backup of {header.cluster!r} at revision {header.revision}")
     encryption = find_keys(store, header, directory, key)

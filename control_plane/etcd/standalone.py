@@ -28,15 +28,14 @@ from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToSt
 from rayplane.control_plane.rpc import EVERYONE
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.storage.env import DiskError, Env, LocalDisk, SystemClock, failpoints, settle_heap
-from rayplane.storage.mvcc import MvccError
-from rayplane.storage.wal import WalError
+from rayplane.storage.env import Env, LocalDisk, SystemClock, failpoints, settle_heap
+from rayplane.storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _DEFAULTS = MemberConfig(name="", client_address="", peer_address="")
-_FAILURES = (RefusedToStart, WalError, MvccError, DiskError, OSError)
+_FAILURES = (RefusedToStart, StorageError, OSError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rayplane.storage.env import Disk
 from rayplane.storage.env.private import own_name
+from rayplane.storage.errors import StorageError
 
 VERSION = 1
 CHUNK_BYTES = 1024 * 1024
@@ -18,8 +19,8 @@ _PREFIX = struct.Struct(">8sHI")
 _TAIL = struct.Struct(">Q32s")
 
 
-class BackupError(Exception):
-    """Root of this package's errors."""
+class BackupError(StorageError):
+    """A backup file cannot be read."""
 
 
 class NotABackup(BackupError):

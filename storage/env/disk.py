@@ -19,9 +19,10 @@ from typing import Protocol
 
 from rayplane.storage.env.beneath import Beneath
 from rayplane.storage.env.private import drop_left, make_private_dir, sync_folder, write_private
+from rayplane.storage.errors import StorageError
 
 
-class DiskError(Exception):
+class DiskError(StorageError):
     """The disk refused: full, unwritable or failing. The data written so far stays as it was."""
 
 

@@ -3,7 +3,7 @@
 Owns revisions, key history, compaction, events of the past, the snapshot stream and the buckets that sit beside the
 keys (meta, lease, members, alarm, auth). Does not own replication, leases' time, watch delivery or the log.
 
-    store = Store(LmdbBackend(path))                 # or Store(MemoryBackend())
+    store = Store(LmdbBackend(path, BUCKETS))        # or Store(MemoryBackend(BUCKETS))
     with store.write() as txn:                       # no await inside
         txn.put(b"a", b"1", lease=0)
         txn.delete_range(b"b", b"c")
@@ -20,17 +20,12 @@ on a view of its own. A write
 transaction must end before the next begins. Messages handed out are shared: copy before changing one.
 """
 
-from rayplane.storage.mvcc.backend import BUCKETS, Backend
+from rayplane.storage.mvcc.buckets import BUCKETS
 from rayplane.storage.mvcc.errors import (
-    BackendError,
     CompactedError,
-    CorruptSnapshot,
-    CorruptStore,
     FutureRevisionError,
     MvccError,
 )
-from rayplane.storage.mvcc.lmdb_backend import LmdbBackend
-from rayplane.storage.mvcc.memory_backend import MemoryBackend
 from rayplane.storage.mvcc.records import Change
 from rayplane.storage.mvcc.store import Applied, EventBatch, Found, RangeResult, Store, contains
 from rayplane.storage.mvcc.write_txn import WriteTxn
@@ -38,17 +33,11 @@ from rayplane.storage.mvcc.write_txn import WriteTxn
 __all__ = [
     "BUCKETS",
     "Applied",
-    "Backend",
-    "BackendError",
     "Change",
     "CompactedError",
-    "CorruptSnapshot",
-    "CorruptStore",
     "EventBatch",
     "Found",
     "FutureRevisionError",
-    "LmdbBackend",
-    "MemoryBackend",
     "MvccError",
     "RangeResult",
     "Store",

@@ -17,12 +17,12 @@ from google.protobuf.message import DecodeError
 
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.env.failpoints import hit
-from rayplane.storage.mvcc import stream
-from rayplane.storage.mvcc.backend import Backend, Reader, Record, Replacement
-from rayplane.storage.mvcc.errors import BackendError, CompactedError, CorruptSnapshot, FutureRevisionError
+from rayplane.storage.keyvalue import Backend, BackendError, CorruptSnapshot, Reader, Record, Replacement, stream
+from rayplane.storage.keyvalue.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
+from rayplane.storage.mvcc.buckets import BUCKETS
+from rayplane.storage.mvcc.errors import CompactedError, FutureRevisionError
 from rayplane.storage.mvcc.key_index import FROM_KEY, KeyIndex
 from rayplane.storage.mvcc.records import Change, key_of, pack, unpack
-from rayplane.storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
 from rayplane.storage.mvcc.write_txn import WriteTxn
 
 COMMIT_OPS = 10_000
@@ -349,7 +349,7 @@ class Store:
     def snapshot(self) -> Iterator[bytes]:
         """The whole backend as of this call, as a stream that checks itself (see `stream`); writes may go on."""
         self._save_meta()
-        return stream.encode(self.backend.view())
+        return stream.encode(self.backend.view(), BUCKETS)
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace everything with a snapshot. Raises CorruptSnapshot, with the content as at the last commit."""
@@ -357,7 +357,7 @@ class Store:
         hit("store.before_replace")
         new, index = self.backend.replacement(), KeyIndex()
         try:
-            at_once(_index_steps(index, stream.decode(chunks), new))
+            at_once(_index_steps(index, stream.decode(chunks, BUCKETS), new))
             hit("store.in_replace")
             new.finish()
         finally:
@@ -374,7 +374,7 @@ class Store:
         hit("store.before_replace")
         new, index = self.backend.replacement(), KeyIndex()
         try:
-            await gently(_index_steps(index, stream.decode(chunks), new))
+            await gently(_index_steps(index, stream.decode(chunks, BUCKETS), new))
             hit("store.in_replace")
             await new.finish_durable()
         finally:

@@ -1,8 +1,10 @@
-"""What the write-ahead log refuses, and what to do then."""
+"""Errors of the write-ahead log."""
+
+from rayplane.storage.errors import StorageError
 
 
-class WalError(Exception):
-    """Root of this package's errors."""
+class WalError(StorageError):
+    """The log cannot be opened, read or written."""
 
 
 class LogMissing(WalError):

@@ -18,13 +18,14 @@ from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY
 from rayplane.storage.backup import BackupHeader, write_backup
 from rayplane.storage.env import LocalDisk
-from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 
 OLD, NEW = AddressPlan(0), AddressPlan(2)
 
 
 def store_with(**values: bytes) -> Store:
-    store = Store(MemoryBackend())
+    store = Store(MemoryBackend(BUCKETS))
     with store.write() as txn:
         for key, value in values.items():
             txn.put(key.encode(), value)

@@ -25,7 +25,8 @@ from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleT
 from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.auth_pb2 import Permission
-from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 
 READ, WRITE, BOTH = Permission.READ, Permission.WRITE, Permission.READWRITE
 
@@ -72,7 +73,7 @@ class Rules:
     """A store of users by itself, with requests applied to it at once."""
 
     def __init__(self) -> None:
-        self.backend = MemoryBackend()
+        self.backend = MemoryBackend(BUCKETS)
         self.tokens = SimpleTokens(300)
         self.auth = AuthStore(self.backend, self.tokens)
         self.lessor = Lessor()
@@ -313,7 +314,7 @@ def test_a_granted_range_is_changed_by_granting_it_again() -> None:
 
 
 def test_a_request_is_judged_where_it_is_applied() -> None:
-    store = Store(MemoryBackend())
+    store = Store(MemoryBackend(BUCKETS))
     machine = StateMachine(store, lambda revision, events: None)
     put = pb.PutRequest(key=b"a", value=b"1")
     hashed = base64.b64encode(b"x").decode()

@@ -19,14 +19,15 @@ from rayplane.control_plane.etcd.server import RefusedToStart
 from rayplane.control_plane.etcd.server.upkeep.corruption_check import minority
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
-from rayplane.storage.env import DiskError, LocalDisk, failpoints
+from rayplane.storage.env import LocalDisk, failpoints
 from rayplane.storage.env.failpoints import POINTS
-from rayplane.storage.mvcc import LmdbBackend, MvccError, Store
-from rayplane.storage.wal import WalError
+from rayplane.storage.errors import StorageError
+from rayplane.storage.keyvalue import LmdbBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 from scripts.benchmarks.members import REPOSITORY, MemberFailed, new_members
 from tests.etcd.harness import SETTLE_S, TICK_S, EtcdCluster, etcd_cluster
 
-TYPED = (RefusedToStart, WalError, MvccError, DiskError)
+TYPED = (RefusedToStart, StorageError)
 #: Small enough that a short life fills several segments and snapshots.
 SMALL: dict[str, Any] = {"snapshot_count": 40, "catch_up_entries": 20, "wal_segment_bytes": 16 * 1024}
 
@@ -158,7 +159,7 @@ async def test_damage_while_it_runs_is_not_served_and_is_healed_by_a_restart(tmp
         assert caught.value.code is not grpc.StatusCode.OK
         async with asyncio.timeout(SETTLE_S):
             await member.wait_stopped()
-        assert "damaged" in str(member.failure) and "restart this member" in str(member.failure)
+        assert "damaged" in str(member.failure) and "restart its process" in str(member.failure)
         cluster.nodes["m0"].member = None
         await cluster.start("m0")
         assert (await cluster.get(b"k")).kvs[0].value == value
@@ -307,7 +308,7 @@ async def test_a_member_that_differs_refuses_to_start_when_asked_to_compare(tmp_
         await cluster.stop(name)
         await cluster.start(name)  # it is as the others
         await cluster.stop(name)
-        backend = LmdbBackend(tmp_path / f"d{name[1:]}" / "mvcc")
+        backend = LmdbBackend(tmp_path / f"d{name[1:]}" / "mvcc", BUCKETS)
         store = Store(backend)
         await tamper(store)
         store.close()

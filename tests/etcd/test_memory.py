@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from rayplane.proto.etcd import rpc_pb2 as pb
-from rayplane.storage.mvcc import BackendError
+from rayplane.storage.keyvalue import BackendError
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 
 VALUE_BYTES = 2_000

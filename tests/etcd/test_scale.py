@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rayplane.control_plane.etcd.server.state_machine import kv
 from rayplane.control_plane.etcd.server.state_machine.large_range import LARGE_KEYS, is_large, run_large_range
 from rayplane.proto.etcd import rpc_pb2 as pb
-from rayplane.storage.mvcc import LmdbBackend, MemoryBackend, Store
+from rayplane.storage.keyvalue import LmdbBackend, MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 
 KEYS = 3_000
 R = pb.RangeRequest
@@ -25,7 +26,7 @@ def header(revision: int) -> pb.ResponseHeader:
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     rng = random.Random(1)
     path = tmp_path_factory.mktemp("scale")
-    made = Store(MemoryBackend() if request.param == "memory" else LmdbBackend(path))
+    made = Store(MemoryBackend(BUCKETS) if request.param == "memory" else LmdbBackend(path, BUCKETS))
     for number in range(KEYS):
         with made.write() as txn:
             txn.put(b"k%04d" % rng.randrange(KEYS), rng.randbytes(rng.choice((0, 1, 127, 128, 300))), number % 3)

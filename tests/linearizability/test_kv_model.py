@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 from tests.linearizability.checker import NotLinearizable, Operation, Verdict, assert_linearizable, check
 from tests.linearizability.history import Truth, kv_of, resolved
 from tests.linearizability.kv_model import Compare, Delete, Get, Kv, KvModel, Op, Put, Request, Response
@@ -62,7 +63,7 @@ def requests(values: list[bytes]) -> st.SearchStrategy[Request]:
 @given(st.lists(requests([b"1", b"2"]), max_size=12))
 @settings(max_examples=150, deadline=None)
 def test_accepts_what_a_store_answers_and_no_other_number(asked: list[Request]) -> None:
-    store, model, state = Store(MemoryBackend()), KvModel(), KvModel().init()
+    store, model, state = Store(MemoryBackend(BUCKETS)), KvModel(), KvModel().init()
     for request in asked:
         response = on_store(store, request)
         for wrong in _wrong(response):
@@ -93,7 +94,7 @@ def _wrong(response: Response) -> list[Response]:
 @given(st.lists(requests([b"1"]), min_size=1, max_size=9), st.randoms(use_true_random=False), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_accepts_overlaps_and_unknown_outcomes(asked: list[Request], rng: random.Random, tell: bool) -> None:
-    store, truth, history = Store(MemoryBackend()), Truth(), []
+    store, truth, history = Store(MemoryBackend(BUCKETS)), Truth(), []
     for moment, request in enumerate(asked):
         # Every put has a value of its own.
         ops = tuple(op._replace(value=b"%d" % moment) if isinstance(op, Put) else op for op in request.ops)

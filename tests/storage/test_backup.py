@@ -18,21 +18,22 @@ from rayplane.storage.backup import (
     write_backup,
 )
 from rayplane.storage.env import LocalDisk, SimulatedDisk
-from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 
 HEADER = BackupHeader(cluster="default", revision=7, created="2026-01-02T03:04:05Z")
 
 
 async def test_a_store_comes_back_from_a_backup(tmp_path: Path) -> None:
     disk = LocalDisk(tmp_path)
-    store = Store(MemoryBackend())
+    store = Store(MemoryBackend(BUCKETS))
     for n in range(3000):
         with store.write() as txn:
             txn.put(b"key-%d" % n, bytes(500))
     size = await write_backup(disk, "full.rpbackup", HEADER, store.snapshot())
     assert size == (tmp_path / "full.rpbackup").stat().st_size
     header, chunks = read_backup(disk, "full.rpbackup")
-    restored = Store(MemoryBackend())
+    restored = Store(MemoryBackend(BUCKETS))
     restored.restore(chunks)
     assert (header, restored.hash_kv()) == (HEADER, store.hash_kv())
     assert disk.list() == ["full.rpbackup"]

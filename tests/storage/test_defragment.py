@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from rayplane.storage.env.failpoints import arm, disarm
-from rayplane.storage.mvcc import BackendError, LmdbBackend, Store
-from rayplane.storage.mvcc.lmdb_file import DATA, NEW
+from rayplane.storage.keyvalue import BackendError, LmdbBackend
+from rayplane.storage.keyvalue.lmdb_file import DATA, NEW
+from rayplane.storage.mvcc import BUCKETS, Store
 from tests.storage.test_mvcc import put
 
 KEYS = 200
@@ -19,7 +20,7 @@ VALUE = bytes(3_000)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(LmdbBackend(tmp_path / "store"))
+    made = Store(LmdbBackend(tmp_path / "store", BUCKETS))
     yield made
     disarm()
     made.close()
@@ -87,7 +88,7 @@ async def test_writes_during_a_defragmentation_are_kept(store: Store, tmp_path: 
     expected = store.hash_kv()
     store.backend._file.env.close()  # type: ignore[attr-defined]  # the process dies
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
-    again = Store(LmdbBackend(tmp_path / "copy"))
+    again = Store(LmdbBackend(tmp_path / "copy", BUCKETS))
     assert (content(again), again.hash_kv()) == (wanted, expected)
     again.close()
     store.backend._failed = "closed"  # type: ignore[attr-defined]
@@ -103,7 +104,7 @@ async def test_readers_of_the_old_file_see_it_to_the_end(store: Store) -> None:
     put(store, b"later", b"2")
     assert list(reader.records()) == whole
     reader.close()
-    other = Store(LmdbBackend(store.backend._path.parent / "other"))  # type: ignore[attr-defined]
+    other = Store(LmdbBackend(store.backend._path.parent / "other", BUCKETS))  # type: ignore[attr-defined]
     other.restore([first, *chunks])
     assert other.get(b"later") is None
     assert len(content(other)) == KEYS
@@ -120,7 +121,7 @@ async def test_a_crash_while_files_are_changed_leaves_one_whole_store(store: Sto
     disarm()
     # What the disk has at this moment is what a killed process leaves.
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
-    again = Store(LmdbBackend(tmp_path / "copy"))
+    again = Store(LmdbBackend(tmp_path / "copy", BUCKETS))
     assert (content(again), again.hash_kv()) == (held, was)
     assert not (tmp_path / "copy" / NEW).exists()
     put(again, b"new", b"1")
@@ -146,7 +147,7 @@ async def test_a_cancelled_defragmentation_changes_nothing(store: Store) -> None
 
 async def test_a_restore_during_a_defragmentation_wins(store: Store, tmp_path: Path) -> None:
     fill(store)
-    other = Store(LmdbBackend(tmp_path / "other"))
+    other = Store(LmdbBackend(tmp_path / "other", BUCKETS))
     put(other, b"only", b"1")
     chunks = list(other.snapshot())
     other.close()
@@ -161,7 +162,7 @@ async def test_a_restore_during_a_defragmentation_wins(store: Store, tmp_path: P
 
 
 async def test_a_gentle_restore_shows_the_old_content_until_it_is_done(store: Store, tmp_path: Path) -> None:
-    other = Store(LmdbBackend(tmp_path / "other"))
+    other = Store(LmdbBackend(tmp_path / "other", BUCKETS))
     for number in range(600):
         put(other, b"%04d" % number, VALUE)
     chunks, wanted = list(other.snapshot()), content(other)
@@ -190,7 +191,7 @@ def test_a_failed_store_is_not_replaced(store: Store) -> None:
 
 
 async def test_a_restore_and_a_defragmentation_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
-    backend = LmdbBackend(tmp_path / "store")
+    backend = LmdbBackend(tmp_path / "store", BUCKETS)
     backend.put("key", b"old", b"1")
     restored = backend.replacement()
     restored.add("key", b"new", b"2")
@@ -199,4 +200,4 @@ async def test_a_restore_and_a_defragmentation_at_the_same_time_do_not_disturb_e
     await restored.finish_durable()
     assert list(backend.scan("key")) == [(b"new", b"2")]
     backend.close()
-    assert list(LmdbBackend(tmp_path / "store").scan("key")) == [(b"new", b"2")]
+    assert list(LmdbBackend(tmp_path / "store", BUCKETS).scan("key")) == [(b"new", b"2")]

@@ -11,17 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
-from rayplane.storage.mvcc import (
-    Backend,
-    Change,
-    CompactedError,
-    CorruptSnapshot,
-    FutureRevisionError,
-    LmdbBackend,
-    MemoryBackend,
-    Store,
-    key_index,
-)
+from rayplane.storage.keyvalue import Backend, CorruptSnapshot, LmdbBackend, MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Change, CompactedError, FutureRevisionError, Store, key_index
 from rayplane.storage.mvcc.key_index import KeyIndex, revision
 from tests.storage.mvcc_twin import Kv, Twin
 
@@ -34,7 +25,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
 
     def make() -> Store:
         path = tmp_path / f"store-{len(stores)}"
-        backend = MemoryBackend() if request.param == "memory" else LmdbBackend(path)
+        backend = MemoryBackend(BUCKETS) if request.param == "memory" else LmdbBackend(path, BUCKETS)
         stores.append(Store(backend))
         return stores[-1]
 
@@ -122,7 +113,7 @@ def same(store: Store, twin: Twin, key: bytes, end: bytes, limit: int) -> None:
 def test_store_does_what_a_store_of_all_states_does(
     steps: list[tuple[str, object]], key: bytes, end: bytes, limit: int
 ) -> None:
-    backend = MemoryBackend()
+    backend = MemoryBackend(BUCKETS)
     store, twin = Store(backend), Twin()
     for kind, argument in steps:
         if kind == "write":
@@ -143,7 +134,7 @@ def test_store_does_what_a_store_of_all_states_does(
         else:
             chunks = list(store.snapshot())
             before = store.hash_kv()
-            store = Store(backend := MemoryBackend())
+            store = Store(backend := MemoryBackend(BUCKETS))
             store.restore(chunks)
             assert store.hash_kv() == before
         same(store, twin, key, end, limit)
@@ -213,12 +204,12 @@ def test_lease_attachments_survive_a_restart(make_store: Callable[[], Store]) ->
 
 
 def test_applied_index_and_writes_are_one(tmp_path: Path) -> None:
-    store = Store(LmdbBackend(tmp_path), commit_ops=4)
+    store = Store(LmdbBackend(tmp_path, BUCKETS), commit_ops=4)
     for index in range(1, 11):
         put(store, b"%d" % index)
         store.set_applied(index, 1)
     store.backend._file.env.close()  # the process dies: what was not committed is gone
-    again = Store(LmdbBackend(tmp_path))
+    again = Store(LmdbBackend(tmp_path, BUCKETS))
     assert 4 <= again.applied.index < 10
     assert again.range(b"", b"\0").count == again.applied.index
     assert again.revision == again.applied.index + 1
@@ -366,7 +357,7 @@ def test_a_compaction_hides_at_once_what_it_removes_later(make_store: Callable[[
 
 def test_the_value_before_is_that_of_the_revision_before() -> None:
     """Changes of one revision are seen at once: a watch never shows what was there in between."""
-    store = Store(MemoryBackend())
+    store = Store(MemoryBackend(BUCKETS))
     with store.write() as txn:
         txn.put(b"k", b"old")
     with store.write() as txn:
@@ -382,7 +373,7 @@ def test_the_value_before_is_that_of_the_revision_before() -> None:
 
 
 def test_frequent_compactions_starve_no_key_of_its_scrubbing() -> None:
-    backend = MemoryBackend()
+    backend = MemoryBackend(BUCKETS)
     store = Store(backend)
     for _ in range(200):
         for key in range(20):

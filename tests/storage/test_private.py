@@ -9,7 +9,8 @@ import pytest
 
 from rayplane.storage.env import LocalDisk
 from rayplane.storage.env.private import make_private_dir, narrow, wider, write_private
-from rayplane.storage.mvcc import LmdbBackend
+from rayplane.storage.keyvalue import LmdbBackend
+from rayplane.storage.mvcc import BUCKETS
 
 
 @pytest.fixture(autouse=True)
@@ -79,5 +80,5 @@ async def test_what_a_component_keeps_on_its_disk_is_private(tmp_path: Path) -> 
     await disk.write_atomic("state/now", b"x")
     disk.make_dir("volumes/a")
     with disk.lock("lock"):
-        LmdbBackend(tmp_path / "data" / "store").close()
+        LmdbBackend(tmp_path / "data" / "store", BUCKETS).close()
     assert wider(tmp_path / "data") == []

@@ -29,7 +29,8 @@ from rayplane.proto.etcd.rpc_pb2 import Member
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.env import Disk, Env, LockHeld
 from rayplane.storage.env.failpoints import hit
-from rayplane.storage.mvcc import Backend, CorruptStore, LmdbBackend, MemoryBackend, Store
+from rayplane.storage.keyvalue import Backend, CorruptStore, LmdbBackend, MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 from rayplane.storage.wal import Recovered, SnapshotFiles, SnapshotMark, Wal
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ LISTED_ATTEMPTS = 5
 def default_backend(disk: Disk) -> Backend:
     """LMDB where the disk has real paths, memory where it has none (the log rebuilds it)."""
     path = disk.local_path(STORE_DIRECTORY)
-    return LmdbBackend(path) if path is not None else MemoryBackend()
+    return LmdbBackend(path, BUCKETS) if path is not None else MemoryBackend(BUCKETS)
 
 
 async def take_lock(context: contextlib.AsyncExitStack, disk: Disk) -> None:

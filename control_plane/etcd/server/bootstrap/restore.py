@@ -14,7 +14,8 @@ from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.proto.etcd.rpc_pb2 import Member
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.env import Disk
-from rayplane.storage.mvcc import MemoryBackend, Store
+from rayplane.storage.keyvalue import MemoryBackend
+from rayplane.storage.mvcc import BUCKETS, Store
 from rayplane.storage.wal import SnapshotFiles, SnapshotMark, Wal
 
 _NOT_RESTORED = ("members", "removed_members", "alarm")
@@ -30,7 +31,7 @@ async def restore_member(config: MemberConfig, disk: Disk, chunks: Iterable[byte
     config.validate()
     if Wal.exists(disk):
         raise RefusedToStart("there is a member in this data directory already: restore into an empty one")
-    store = Store(MemoryBackend())
+    store = Store(MemoryBackend(BUCKETS))
     store.restore(chunks)
     for bucket in _NOT_RESTORED:
         for key in [key for key, _ in store.backend.scan(bucket)]:

@@ -33,7 +33,8 @@ from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd.rpc_pb2 import MemberListResponse
 from rayplane.storage.env.failpoints import hit
-from rayplane.storage.mvcc.stream import decode
+from rayplane.storage.keyvalue.stream import decode
+from rayplane.storage.mvcc import BUCKETS
 from rayplane.storage.wal import SnapshotMark
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class Driver:
             await self._snapshots.write(mark, chunks)
             # Once it is marked in the log there is no way back: be sure that it can be restored.
             await self._snapshots.verify(mark)
-            for number, _ in enumerate(decode(self._snapshots.content(mark))):
+            for number, _ in enumerate(decode(self._snapshots.content(mark), BUCKETS)):
                 if number % VERIFY_RECORDS == 0:
                     await asyncio.sleep(0)
             self.step([message])

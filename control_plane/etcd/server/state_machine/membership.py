@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from rayplane.control_plane.etcd.raft import ConfChange, ConfChangeType
 from rayplane.control_plane.etcd.server import errors
 from rayplane.proto.etcd.rpc_pb2 import Member
-from rayplane.storage.mvcc import Backend
+from rayplane.storage.keyvalue import Backend
 
 #: Learners at a time, as in etcd.
 LEARNERS_MAX = 1

@@ -22,7 +22,7 @@ from rayplane.node.volumes.errors import (
 from rayplane.node.volumes.reservations import Reservations
 from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
 from rayplane.storage.env import Disk
-from rayplane.storage.mvcc import Backend, LmdbBackend, MemoryBackend
+from rayplane.storage.keyvalue import Backend, LmdbBackend, MemoryBackend
 
 _KIND = "replicated"
 _BUCKETS = ("volume", "file", "block", "count")
@@ -68,9 +68,9 @@ class ReplicaStore:
         path = disk.local_path(directory)
         self._backend: Backend
         if path is None:
-            self._backend = MemoryBackend(disk, f"{directory}.image", buckets=_BUCKETS)
+            self._backend = MemoryBackend(_BUCKETS, disk, f"{directory}.image")
         else:
-            self._backend = LmdbBackend(path, buckets=_BUCKETS, durable=True)
+            self._backend = LmdbBackend(path, _BUCKETS, durable=True)
         self._staged: dict[str, _Staged] = {}
         self._states: dict[str, _State] = {}
         for _, value in self._backend.scan("volume"):

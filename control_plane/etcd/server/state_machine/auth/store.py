@@ -30,7 +30,7 @@ from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleT
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.auth_pb2 import Permission, Role, User
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
-from rayplane.storage.mvcc import Backend
+from rayplane.storage.keyvalue import Backend
 
 ROOT = "root"
 _ENABLED, _REVISION, _ISSUED = b"authEnabled", b"authRevision", b"tokensIssued"

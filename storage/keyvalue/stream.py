@@ -11,8 +11,8 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from rayplane.storage.mvcc.backend import BUCKETS, Record
-from rayplane.storage.mvcc.errors import CorruptSnapshot
+from rayplane.storage.keyvalue.backend import Record
+from rayplane.storage.keyvalue.errors import CorruptSnapshot
 
 MAGIC = b"RPKV\x00\x01"
 CHUNK_BYTES = 256 * 1024
@@ -22,7 +22,7 @@ _END = struct.Struct(">BQ")
 _END_MARK = 0xFF
 
 
-def encode(records: Iterable[Record], buckets: Sequence[str] = BUCKETS) -> Iterator[bytes]:
+def encode(records: Iterable[Record], buckets: Sequence[str]) -> Iterator[bytes]:
     """Records as chunks of about `CHUNK_BYTES`."""
     numbers = {name: number for number, name in enumerate(buckets)}
     digest = hashlib.sha256()
@@ -43,7 +43,7 @@ def encode(records: Iterable[Record], buckets: Sequence[str] = BUCKETS) -> Itera
     yield bytes(buffer + digest.digest())
 
 
-def decode(chunks: Iterable[bytes], buckets: Sequence[str] = BUCKETS) -> Iterator[Record]:
+def decode(chunks: Iterable[bytes], buckets: Sequence[str]) -> Iterator[Record]:
     """Records of a stream. Whoever keeps them must drop them if CorruptSnapshot comes, be it after the last one."""
     reader = _Reader(chunks)
     if reader.take(len(MAGIC)) != MAGIC:

@@ -1,4 +1,4 @@
-"""The port between the store and what keeps its bytes.
+"""The port between a store and the file that keeps its bytes.
 
 A backend is a set of ordered maps (buckets) and one open write transaction that every call goes through: reads see
 all writes at once, a killed process loses only what came after the last `commit`, a lost machine what came after
@@ -7,9 +7,6 @@ the last `flush`.
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
-
-BUCKETS = ("key", "meta", "lease", "members", "removed_members", "alarm", "auth", "auth_users", "auth_roles")
-"""Every bucket there is; order is part of the snapshot format, so append only."""
 
 PENDING_SHIFT = 12
 """A write counts as pending once, and once more for each `1 << PENDING_SHIFT` bytes."""

@@ -8,12 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayplane.storage.env import LocalDisk, SimulatedDisk
-from rayplane.storage.mvcc import BUCKETS, Backend, BackendError, LmdbBackend, MemoryBackend
+from rayplane.storage.keyvalue import Backend, BackendError, LmdbBackend, MemoryBackend
+from rayplane.storage.mvcc import BUCKETS
 
 
 @pytest.fixture(params=["memory", "lmdb"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made: Backend = MemoryBackend() if request.param == "memory" else LmdbBackend(tmp_path)
+    made: Backend = MemoryBackend(BUCKETS) if request.param == "memory" else LmdbBackend(tmp_path, BUCKETS)
     yield made
     made.close()
 
@@ -81,20 +82,20 @@ def test_pending_counts_writes_since_the_commit(backend: Backend) -> None:
 @pytest.mark.parametrize("simulated", [False, True])
 async def test_the_memory_backend_starts_from_its_last_flush(tmp_path: Path, simulated: bool) -> None:
     disk = SimulatedDisk() if simulated else LocalDisk(tmp_path)
-    backend = MemoryBackend(disk)
+    backend = MemoryBackend(BUCKETS, disk)
     backend.put("meta", b"a", b"1")
     await backend.flush()
     backend.put("meta", b"a", b"2")
-    assert MemoryBackend(disk).get("meta", b"a") == b"1"
+    assert MemoryBackend(BUCKETS, disk).get("meta", b"a") == b"1"
 
 
 async def test_lmdb_keeps_what_was_committed_when_the_process_dies(tmp_path: Path) -> None:
-    backend = LmdbBackend(tmp_path)
+    backend = LmdbBackend(tmp_path, BUCKETS)
     backend.put("meta", b"a", b"1")
     backend.commit()
     backend.put("meta", b"a", b"2")
     backend._file.env.close()
-    again = LmdbBackend(tmp_path)
+    again = LmdbBackend(tmp_path, BUCKETS)
     assert again.trusted
     assert again.get("meta", b"a") == b"1"
     again.close()
@@ -104,27 +105,27 @@ def test_lmdb_is_not_trusted_after_the_machine_stopped_uncleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (boot := tmp_path / "boot_id").write_text("first\n")
-    monkeypatch.setattr("rayplane.storage.mvcc.lmdb_backend._BOOT_ID", boot)
+    monkeypatch.setattr("rayplane.storage.keyvalue.lmdb_backend._BOOT_ID", boot)
     path = tmp_path / "store"
-    clean = LmdbBackend(path)
+    clean = LmdbBackend(path, BUCKETS)
     clean.close()
     boot.write_text("second\n")
-    backend = LmdbBackend(path)
+    backend = LmdbBackend(path, BUCKETS)
     assert backend.trusted  # it was closed before the machine stopped
     backend._file.env.close()
     boot.write_text("third\n")
     for _ in range(2):  # the verdict lasts until something good is restored
-        backend = LmdbBackend(path)
+        backend = LmdbBackend(path, BUCKETS)
         assert not backend.trusted
         backend.close()
-    backend = LmdbBackend(path)
+    backend = LmdbBackend(path, BUCKETS)
     backend.replace(iter([("meta", b"a", b"1")]))
     backend._file.env.close()
-    assert LmdbBackend(path).trusted
+    assert LmdbBackend(path, BUCKETS).trusted
 
 
 def test_lmdb_grows_its_map(tmp_path: Path) -> None:
-    backend = LmdbBackend(tmp_path, map_bytes=1 << 20)
+    backend = LmdbBackend(tmp_path, BUCKETS, map_bytes=1 << 20)
     for n in range(64):
         backend.put("key", b"%04d" % n, bytes(64 * 1024))
         backend.commit()
@@ -134,7 +135,7 @@ def test_lmdb_grows_its_map(tmp_path: Path) -> None:
 
 
 def test_a_full_lmdb_serves_nothing_any_more(tmp_path: Path) -> None:
-    backend = LmdbBackend(tmp_path, map_bytes=1 << 20)
+    backend = LmdbBackend(tmp_path, BUCKETS, map_bytes=1 << 20)
     with pytest.raises(BackendError, match="free disk space"):
         for n in range(64):
             backend.put("key", b"%04d" % n, bytes(64 * 1024))

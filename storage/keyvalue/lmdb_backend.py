@@ -20,12 +20,20 @@ import lmdb
 from rayplane.storage.env.disk import DiskError
 from rayplane.storage.env.failpoints import hit
 from rayplane.storage.env.private import make_private_dir
-from rayplane.storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
-from rayplane.storage.mvcc.errors import BackendError, CorruptStore
-from rayplane.storage.mvcc.lmdb_check import check_file
-from rayplane.storage.mvcc.lmdb_file import DATA, NEW, LmdbFile, LmdbReader, new_directory, sync_directory, take_over
-from rayplane.storage.mvcc.seals import seal
-from rayplane.storage.mvcc.slices import RECORD_BYTES, SLICE_BYTES, gently
+from rayplane.storage.keyvalue.backend import PENDING_SHIFT, Record
+from rayplane.storage.keyvalue.errors import BackendError, CorruptStore
+from rayplane.storage.keyvalue.lmdb_check import check_file
+from rayplane.storage.keyvalue.lmdb_file import (
+    DATA,
+    NEW,
+    LmdbFile,
+    LmdbReader,
+    new_directory,
+    sync_directory,
+    take_over,
+)
+from rayplane.storage.keyvalue.seals import seal
+from rayplane.storage.keyvalue.slices import RECORD_BYTES, SLICE_BYTES, gently
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +56,9 @@ class LmdbBackend:
     def __init__(
         self,
         path: str | Path,
+        buckets: Sequence[str],
         *,
         map_bytes: int = MAP_BYTES,
-        buckets: Sequence[str] = BUCKETS,
         durable: bool = False,
     ) -> None:
         """`durable`: each commit survives a lost machine, for some milliseconds each."""

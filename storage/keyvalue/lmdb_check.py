@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rayplane.storage.mvcc.errors import CorruptStore
+from rayplane.storage.keyvalue.errors import CorruptStore
 
 _PAGE = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper (of overflow pages: count u32)
 _COUNT = struct.Struct("<I")

@@ -14,9 +14,9 @@ from typing import Any, cast
 import lmdb
 
 from rayplane.storage.env.private import make_private_dir
-from rayplane.storage.mvcc.backend import Record
-from rayplane.storage.mvcc.errors import CorruptStore
-from rayplane.storage.mvcc.seals import unseal
+from rayplane.storage.keyvalue.backend import Record
+from rayplane.storage.keyvalue.errors import CorruptStore
+from rayplane.storage.keyvalue.seals import unseal
 
 DATA = "data.mdb"
 NEW = "new"

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from sortedcontainers import SortedDict
 
 from rayplane.storage.env import Disk
-from rayplane.storage.mvcc import stream
-from rayplane.storage.mvcc.backend import BUCKETS, PENDING_SHIFT, Record
+from rayplane.storage.keyvalue import stream
+from rayplane.storage.keyvalue.backend import PENDING_SHIFT, Record
 
 
 class MemoryBackend:
     """Ordered dicts."""
 
-    def __init__(self, disk: Disk | None = None, path: str = "mvcc.image", *, buckets: Sequence[str] = BUCKETS) -> None:
+    def __init__(self, buckets: Sequence[str], disk: Disk | None = None, path: str = "mvcc.image") -> None:
         self._names = tuple(buckets)
         self._disk, self._path = disk, path
         self._buckets: dict[str, SortedDict[bytes, bytes]] = {name: SortedDict() for name in self._names}

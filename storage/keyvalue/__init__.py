@@ -1,0 +1,29 @@
+"""Key-value files: ordered buckets of bytes, written in transactions.
+
+Owns the port `Backend`, its two kinds (`LmdbBackend` on real disks, `MemoryBackend` for simulation and tests), the
+checksum of each record, the check of a file before it is used, and the stream that carries a whole content elsewhere.
+Does not own what the buckets are called or what they hold.
+
+    backend = LmdbBackend(path, ("pages", "counts"), durable=True)
+    backend.put("pages", b"a", b"1")
+    await backend.flush()                            # survives a lost machine
+
+Concurrency: single-threaded; what awaits says so, and works on a view of its own.
+"""
+
+from rayplane.storage.keyvalue.backend import Backend, Reader, Record, Replacement
+from rayplane.storage.keyvalue.errors import BackendError, CorruptSnapshot, CorruptStore
+from rayplane.storage.keyvalue.lmdb_backend import LmdbBackend
+from rayplane.storage.keyvalue.memory_backend import MemoryBackend
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "CorruptSnapshot",
+    "CorruptStore",
+    "LmdbBackend",
+    "MemoryBackend",
+    "Reader",
+    "Record",
+    "Replacement",
+]
