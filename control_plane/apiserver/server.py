@@ -12,6 +12,7 @@ from rayplane.control_plane.apiserver.grpc_face import DiscoveryService, Objects
 from rayplane.control_plane.apiserver.registry import ObjectRegistry
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.storage.env import Env
 
@@ -30,7 +31,7 @@ _START_PAUSE_S = 0.2
 
 
 class ApiServer:
-    """A replica. `etcd` may be given in place of a client of `config.etcd_endpoints`."""
+    """A replica. In place of a client of `config.etcd_endpoints` and the system's sockets others may be given."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class ApiServer:
         network: Network,
         *,
         etcd: EtcdClient | None = None,
+        sockets: Sockets | None = None,
     ) -> None:
         if etcd is None:
             config.validate()
@@ -51,6 +53,7 @@ class ApiServer:
         self.https_address = ""
         self._env = env
         self._network = network
+        self._sockets = sockets
         self._keeper = EndpointKeeper(config, self.registry, self.etcd)
         self._compactor = Compactor(self.etcd, config.timing.compaction_interval_s)
         self._server: Server | None = None
@@ -87,10 +90,10 @@ class ApiServer:
         self.ready = True
 
     async def _start_rest(self) -> None:
-        # Imported here: a simulated server has no sockets and needs none of it.
+        # Imported here: a server of gRPC alone needs none of it.
         from rayplane.control_plane.apiserver.rest.server import RestServer
 
-        rest = RestServer(self.config, self._env, self._network, self)
+        rest = RestServer(self.config, self._env, self._network, self, sockets=self._sockets)
         bound = await rest.start()
         self._rest = rest
         self.https_address = self._advertised(bound)

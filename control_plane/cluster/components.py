@@ -12,6 +12,7 @@ from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.storage.env import Env
 
@@ -55,9 +56,11 @@ class Spec:
     """Whether this actor has run before, so that empty data would mean lost data."""
 
 
-def build(spec: Spec, env: Env, network: Network, *, tls_dir: str | None) -> Component:
-    """The component of a spec; not yet started. `tls_dir`: where the credentials' files stand."""
-    return _BUILDERS[spec.instance.role](spec, env, network, tls_dir)
+def build(spec: Spec, env: Env, network: Network, *, tls_dir: str | None, sockets: Sockets | None = None) -> Component:
+    """The component of a spec; not yet started. `tls_dir`: where the credentials' files stand. `sockets`: None is the
+    operating system's.
+    """
+    return _BUILDERS[spec.instance.role](spec, env, network, tls_dir, sockets)
 
 
 def first_endpoint(spec: Spec, count: int) -> int:
@@ -85,13 +88,13 @@ def member_config(spec: Spec) -> "MemberConfig":
     )
 
 
-def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.etcd.server import Member
 
     return Member(member_config(spec), env, network)
 
 
-def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
     from rayplane.control_plane.apiserver.server import ApiServer
 
@@ -100,8 +103,8 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
         name=spec.instance.name,
         etcd_endpoints=spec.topology.endpoints(Role.MEMBER, "client"),
         grpc_address=spec.instance.endpoint("grpc"),
-        # Without certificates nobody could be told from anybody: no REST then.
-        https_address=spec.instance.endpoint("https") if tls_dir else None,
+        # Without certificates nobody can be told from anybody: no REST then where anybody could connect.
+        https_address=spec.instance.endpoint("https") if tls_dir or sockets else None,
         tls_dir=tls_dir,
         token_key=spec.secrets.token_key if spec.secrets else b"",
         encryption=spec.secrets.encryption if spec.secrets else b"",
@@ -110,10 +113,10 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
         timing=Timing() if fast else Timing.kubernetes(),
         audit=AuditConfig(spec.config.audit_policy) if spec.config.audit_policy else None,
     )
-    return ApiServer(config, env, network)
+    return ApiServer(config, env, network, sockets=sockets)
 
 
-def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.client import ApiClient
     from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 
@@ -127,10 +130,10 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None) 
     async def backends() -> list[str]:
         return list((await client.discover()).https)
 
-    return LoadBalancer(config, find_backends=backends)
+    return LoadBalancer(config, find_backends=backends, sockets=sockets)
 
 
-def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.client import ElectionTiming
     from rayplane.control_plane.scheduler.config import SchedulerConfig
     from rayplane.control_plane.scheduler.service import Scheduler
@@ -143,7 +146,7 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> C
     return Scheduler(config, env, network)
 
 
-def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.controllers.config import PROFILES, ControllersConfig
     from rayplane.control_plane.controllers.manager import ControllerManager
 
@@ -159,7 +162,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None) ->
     return ControllerManager(config, env, network)
 
 
-def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None) -> Component:
+def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
     from rayplane.node.host import NodeHost
 
@@ -196,7 +199,7 @@ def _api_endpoints(spec: Spec) -> tuple[str, ...]:
     return endpoints[first:] + endpoints[:first]
 
 
-_Builder = Callable[[Spec, Env, Network, str | None], Component]
+_Builder = Callable[[Spec, Env, Network, str | None, Sockets | None], Component]
 _BUILDERS: dict[Role, _Builder] = {
     Role.MEMBER: _member,
     Role.APISERVER: _apiserver,

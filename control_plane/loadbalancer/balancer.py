@@ -30,13 +30,19 @@ from rayplane.control_plane.loadbalancer.backends import (
     Ticked,
 )
 from rayplane.control_plane.rpc.gate import Gate, GateLimits, fitting
+from rayplane.control_plane.rpc.sockets import (
+    STREAM_BYTES,
+    Listening,
+    Sockets,
+    SystemSockets,
+    accepting,
+    streams,
+)
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_BUFFER_BYTES = 64 * 1024
-_BACKLOG = 1024
 _SLICES = 10
 # A peer whose machine is gone sends nothing more: the kernel finds out (tcp(7)), within about half a minute.
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
@@ -80,12 +86,19 @@ class LoadBalancerConfig:
 class LoadBalancer:
     """`address` is where it listens, once started. `find_backends` tells of servers that came and went."""
 
-    def __init__(self, config: LoadBalancerConfig, *, find_backends: FindBackends | None = None) -> None:
+    def __init__(
+        self,
+        config: LoadBalancerConfig,
+        *,
+        find_backends: FindBackends | None = None,
+        sockets: Sockets | None = None,
+    ) -> None:
         self.address = ""
         self._config = config
         self._find_backends = find_backends
         self._pool = Pool(config.silent_to_doubt, config.leave_s)
-        self._server: asyncio.Server | None = None
+        self._sockets = sockets or SystemSockets()
+        self._listening: Listening | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[asyncio.Task[None], str] = {}
         self._gate = Gate(fitting(config.gate, files_each=2))
@@ -95,10 +108,8 @@ class LoadBalancer:
     async def start(self) -> None:
         """Listen. OSError when the address cannot be had."""
         self.set_backends(self._config.backends)
-        host, _, port = self._config.address.rpartition(":")
-        self._server = await asyncio.start_server(self._accept, host, int(port), limit=_BUFFER_BYTES, backlog=_BACKLOG)
-        bound = self._server.sockets[0].getsockname()
-        self.address = f"{bound[0]}:{bound[1]}"
+        self._listening = await self._sockets.listen(self._config.address, accepting(self._accept))
+        self.address = self._listening.address
         await self._check_all()
         loop = asyncio.get_running_loop()
         self._tasks.append(loop.create_task(self._check_for_ever()))
@@ -107,9 +118,9 @@ class LoadBalancer:
 
     async def stop(self) -> None:
         """Stop listening, let open connections end for a little, then cut them."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -173,9 +184,8 @@ class LoadBalancer:
         self._feed(Checked(address, finding))
 
     async def _is_ready(self, address: str) -> bool:
-        host, _, port = address.rpartition(":")
         name = INTERNAL_SERVER_NAME if self._tls is not None else None
-        reader, writer = await asyncio.open_connection(host, int(port), ssl=self._tls, server_hostname=name)
+        reader, writer = await streams(self._sockets, address, tls=self._tls, server_name=name)
         try:
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")
             await writer.drain()
@@ -233,8 +243,7 @@ class LoadBalancer:
             changed = self._changed
             last_chance = loop.time() >= deadline
             for address in self._pool.candidates(last_chance=last_chance):
-                host, _, port = address.rpartition(":")
-                dial = asyncio.open_connection(host, int(port), limit=_BUFFER_BYTES)
+                dial = streams(self._sockets, address)
                 try:
                     return address, *await _while_running(dial, self._config.connect_timeout_s)
                 except TimeoutError:
@@ -284,7 +293,7 @@ async def _splice(
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_BUFFER_BYTES):
+    while data := await reader.read(STREAM_BYTES):
         writer.write(data)
         await writer.drain()
     if writer.can_write_eof():

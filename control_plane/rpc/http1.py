@@ -11,6 +11,8 @@ Bodies are handed on as they come: none is decompressed. CONNECT is never answer
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from email.utils import format_datetime
 from typing import Any, cast
 
 from aiohttp import web
@@ -24,9 +26,28 @@ _faults = FaultLog(log)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def server(handler: Handler, limits: HttpLimits | None = None, **options: Any) -> "GuardedServer":
-    """`options` are those of aiohttp's RequestHandler, such as max_line_size."""
-    return GuardedServer(handler, limits or HttpLimits(), **options)
+def server(
+    handler: Handler, limits: HttpLimits | None = None, *, now: Callable[[], datetime] | None = None, **options: Any
+) -> "GuardedServer":
+    """`now`: the clock of the answers' Date (RFC 9110, section 6.6.1); a handler that begins its answer itself writes
+    that header itself, see `date`. `options` are those of aiohttp's RequestHandler, such as max_line_size.
+    """
+    return GuardedServer(handler if now is None else _dated(handler, now), limits or HttpLimits(), **options)
+
+
+def date(now: datetime) -> str:
+    """A Date header's text."""
+    return format_datetime(now, usegmt=True)
+
+
+def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["Date"] = date(now())
+        return response
+
+    return answer
 
 
 class GuardedServer(web.Server):

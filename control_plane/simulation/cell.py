@@ -18,6 +18,8 @@ from typing import Any
 from rayplane.control_plane.cluster.components import Component
 from rayplane.control_plane.rpc import Identity, Network
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.rpc.memory_sockets import MemorySockets, Wires
+from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.loop import LIFE, Life, VirtualLoop
 from rayplane.storage.env import Disk, Env, SimulatedDisk
 
@@ -25,7 +27,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 CLOCK_SKEW_MAX_S = 0.1
 _SYNC_MIN_S, _SYNC_MEAN_S = 0.0002, 0.0005
 
-Make = Callable[[Env, Network], Component]
+Make = Callable[[Env, Network, Sockets], Component]
 
 
 class Killed(Exception):
@@ -55,6 +57,7 @@ class _Incarnation:
 
     life: Life
     network: MemoryNetwork
+    sockets: MemorySockets
     component: Component | None = None
     ended: "asyncio.Future[None] | None" = None
 
@@ -62,13 +65,16 @@ class _Incarnation:
 class Cell:
     """`disk` may be given in place of an honest one."""
 
-    def __init__(self, name: str, fabric: Fabric, identity: Identity, *, seed: int, disk: Disk | None = None) -> None:
+    def __init__(
+        self, name: str, fabric: Fabric, wires: Wires, identity: Identity, *, seed: int, disk: Disk | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.name = name
         self.starts = 0
         self._loop = loop
         self._fabric = fabric
+        self._wires = wires
         self._identity = identity
         self._seed = seed
         self._rng = derived_rng(seed, "cell", name)
@@ -104,20 +110,20 @@ class Cell:
             self.kill()
             raise
 
-    async def run(self, work: Callable[[Env, Network], Awaitable[None]]) -> None:
+    async def run(self, work: Callable[[Env, Network, Sockets], Awaitable[None]]) -> None:
         """Run a coroutine as a process of its own until it ends. Raises what it raises, or Killed."""
         self.starts += 1
         now = self._begin()
         env = Env(self._clock, derived_rng(self._seed, "env", self.name, self.starts), self.disk)
-        await self._within(now, lambda: work(env, now.network))
+        await self._within(now, lambda: work(env, now.network, now.sockets))
 
     def _begin(self) -> _Incarnation:
         network = MemoryNetwork(self._fabric, self.name, self._identity)
-        self._now = _Incarnation(Life(self.name), network)
+        self._now = _Incarnation(Life(self.name), network, MemorySockets(self._wires, self.name))
         return self._now
 
     async def _bring_up(self, now: _Incarnation, make: Make, env: Env) -> None:
-        component = make(env, now.network)
+        component = make(env, now.network, now.sockets)
         await component.start()
         now.component = component
 
@@ -151,6 +157,7 @@ class Cell:
         now.life.dead = True
         self._graveyard.append((now, now.life.held, self._loop.tasks_of(now.life)))
         now.network.detach()
+        now.sockets.detach()
         if isinstance(self.disk, SimulatedDisk):
             self.disk.crash(self._rng)
         if now.ended is not None and not now.ended.done():

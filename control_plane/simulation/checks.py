@@ -17,6 +17,7 @@ from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
 from rayplane.control_plane.client import ApiClient, EtcdClient, Informer
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network, RpcError
+from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle.model import Run
@@ -150,7 +151,7 @@ class Client:
     def get(self, resource: str, namespace: str, name: str) -> Object | None:
         return self._informers[resource].get(namespace, name)
 
-    async def run(self, env: Env, network: Network) -> None:
+    async def run(self, env: Env, network: Network, sockets: Sockets) -> None:
         """Until the cell dies."""
         self.etcd = EtcdClient(network, self._cluster.endpoints(Role.MEMBER))
         self.api = ApiClient(network, self._cluster.endpoints(Role.APISERVER))

@@ -5,6 +5,7 @@ here with a seeded delay; everything else is the components' own code.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc import Identity, Network, RpcError
 from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.control_plane.rpc.memory_sockets import Wires
+from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import Cell, Killed, derived_rng
 from rayplane.control_plane.simulation.trace import Trace
 from rayplane.control_plane.simulation.weather import Climate, Weather
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 CLIENT = "client"
 ADMIN = Identity(ADMINISTRATOR, (MASTERS,))
 _NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
-_SIMULATED = (Role.MEMBER, Role.APISERVER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
+_SIMULATED = (Role.MEMBER, Role.APISERVER, Role.LOAD_BALANCER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
 # How long the supervisor and the operating system take to have a killed actor run again.
 RESTART_MIN_S, RESTART_MAX_S = 0.3, 2.0
 RETRY_S, RETRY_MAX_S = 0.5, 30.0
@@ -58,17 +61,18 @@ class SimulatedCluster:
         names = {i.machine.address: i.name for i in self.topology.instances}
         self.weather = Weather(derived_rng(seed, "weather"), climate, names)
         self.fabric = Fabric(self.weather, tap=trace.message)
-        self.weather.sever = self.fabric.sever
+        self.wires = Wires(self.weather, tap=trace.message)
+        self.weather.sever = self._sever
         self.rng = derived_rng(seed, "faults")
         self._planted = planted or Planted()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._started: dict[str, None] = {}
         self._away: dict[str, None] = {}
         self.cells = {
-            i.name: Cell(i.name, self.fabric, identity_of_actor(i), seed=seed, disk=self._disk(i.name))
+            i.name: Cell(i.name, self.fabric, self.wires, identity_of_actor(i), seed=seed, disk=self._disk(i.name))
             for i in self.topology.instances
         }
-        self.client = Cell(CLIENT, self.fabric, ADMIN, seed=seed)
+        self.client = Cell(CLIENT, self.fabric, self.wires, ADMIN, seed=seed)
         self.failures: list[str] = []
         """Actors that cannot run for a reason that is not a fault of the scenario."""
 
@@ -114,7 +118,7 @@ class SimulatedCluster:
             spec = self._spec(instance, restarted=instance.name in self._started)
             self.trace.event("start", instance.name)
             try:
-                await cell.start(lambda env, network, spec=spec: self._build(spec, env, network))  # type: ignore[misc]
+                await cell.start(functools.partial(self._build, spec))
             except Killed:
                 return
             except Exception as e:
@@ -130,8 +134,8 @@ class SimulatedCluster:
                 self._started[instance.name] = None
                 self.trace.event("started", instance.name)
 
-    def _build(self, spec: Spec, env: Env, network: Network) -> Component:
-        component = build(spec, env, network, tls_dir=None)
+    def _build(self, spec: Spec, env: Env, network: Network, sockets: Sockets) -> Component:
+        component = build(spec, env, network, tls_dir=None, sockets=sockets)
         if self._planted.wrap is not None:
             self._planted.wrap(spec.instance.name, component)
         return component
@@ -175,6 +179,10 @@ class SimulatedCluster:
     def in_charge(self, role: Role) -> str | None:
         """The scheduler or controller manager that leads."""
         return next((name for name, c in self.components(role) if c.is_leader), None)
+
+    def _sever(self, parted: Callable[[str, str], bool]) -> None:
+        self.fabric.sever(parted)
+        self.wires.sever(parted)
 
     def partition(self, groups: Iterable[Iterable[str]]) -> None:
         sides = [list(g) for g in groups]

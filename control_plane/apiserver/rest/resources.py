@@ -33,6 +33,7 @@ from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
 from rayplane.control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
 from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc.http1 import date
 from rayplane.storage.env import Env
 
 _NO_CACHE = {"Cache-Control": "no-cache, private"}
@@ -99,7 +100,7 @@ class ResourceHandler:
             target = Target(target.info, target.namespace, target.name)
         items = self._registry.watch(user, target, options)
         # What is refused at once is a plain error; only a stream that has begun ends with an ERROR event.
-        response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON})
+        response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON, "Date": date(self._now())})
         response.enable_chunked_encoding()
         include = request.query.get("includeObject", "")
         await self._registry.allow(user, "watch", target, options)

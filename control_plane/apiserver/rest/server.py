@@ -30,6 +30,7 @@ from rayplane.control_plane.apiserver.rest.documents import Documents, not_found
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
 from rayplane.control_plane.rpc import Identity, Network, http1, identity_of_transport
 from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.storage.env import Env
 
@@ -38,8 +39,6 @@ _faults = FaultLog(log)
 
 _STREAMING = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
-_BACKLOG = 1024
-_HANDSHAKE_S = 10.0
 _STOP_S = 0.5
 _HEADER_BYTES_MAX = 256 * 1024
 
@@ -54,37 +53,32 @@ class Owner(Protocol):
 class RestServer:
     """Listens on `config.https_address`: TLS where `config.tls_dir` is set, plain HTTP otherwise."""
 
-    def __init__(self, config: ApiServerConfig, env: Env, network: Network, owner: Owner) -> None:
+    def __init__(
+        self, config: ApiServerConfig, env: Env, network: Network, owner: Owner, *, sockets: Sockets | None = None
+    ) -> None:
         self._config = config
+        self._env = env
+        self._sockets = sockets or SystemSockets()
         self._registry = owner.registry
         self._documents = Documents(config, owner.registry, lambda: owner.ready)
         self._resources = ResourceHandler(config, env, owner.registry, network)
-        self._listening: asyncio.Server | None = None
+        self._listening: Listening | None = None
         self._server: http1.GuardedServer | None = None
 
     async def start(self) -> str:
         """Listen; host:port as bound. OSError when the address cannot be had."""
         assert self._config.https_address is not None
-        host, _, port = self._config.https_address.rpartition(":")
         server = http1.server(
             self._handle if self._registry.auditor is None else audited(self._handle, self._registry.auditor),
             self._config.http,
+            now=self._env.clock.now,
             # Commands of exec and selectors travel in the URL, tokens in headers.
             max_line_size=_HEADER_BYTES_MAX,
             max_field_size=_HEADER_BYTES_MAX,
         )
-        tls = self._ssl()
-        self._listening = await asyncio.get_running_loop().create_server(
-            server,
-            host,
-            int(port),
-            ssl=tls,
-            backlog=_BACKLOG,
-            ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
-        )
+        self._listening = await self._sockets.listen(self._config.https_address, server, tls=self._ssl())
         self._server = server
-        bound = self._listening.sockets[0].getsockname()
-        return f"{bound[0]}:{bound[1]}"
+        return self._listening.address
 
     async def stop(self) -> None:
         if self._listening is not None and self._server is not None:

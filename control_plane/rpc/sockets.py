@@ -1,0 +1,91 @@
+"""The seam between components and connections of bytes.
+
+What speaks gRPC goes through `Network`; this is for HTTP/1.1 and for what carries bytes without reading them. Protocols
+are asyncio's (`asyncio.Protocol`); `streams` and `accepting` are for who prefers its readers and writers.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+#: A peer that has not shaken hands after so long is turned away.
+HANDSHAKE_S = 10.0
+BACKLOG = 1024
+#: Bytes that wait for a stream's reader before its peer is held back.
+STREAM_BYTES = 64 * 1024
+
+MakeProtocol = Callable[[], asyncio.BaseProtocol]
+Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Listening(Protocol):
+    """A port that takes connections."""
+
+    address: str
+    """host:port as bound."""
+
+    def close(self) -> None:
+        """Take no more connections; those there are go on."""
+
+
+class Sockets(Protocol):
+    """Where a component listens and whom it connects to. Addresses are host:port."""
+
+    async def listen(self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None) -> Listening:
+        """Give each connection a protocol (port 0: any free one). OSError when the address cannot be had."""
+
+    async def connect(
+        self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None, server_name: str | None = None
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Connect. OSError when nobody answers there; how long that may take is the caller's to bound."""
+
+
+class SystemSockets:
+    """The operating system's (TCP)."""
+
+    async def listen(self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None) -> Listening:
+        host, _, port = address.rpartition(":")
+        handshake_s = HANDSHAKE_S if tls is not None else None
+        server = await asyncio.get_running_loop().create_server(
+            make, host, int(port), ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s
+        )
+        return _Port(server)
+
+    async def connect(
+        self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None, server_name: str | None = None
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        host, _, port = address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        return await loop.create_connection(make, host, int(port), ssl=tls, server_hostname=server_name)
+
+
+class _Port:
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        host, port = server.sockets[0].getsockname()[:2]
+        self.address = f"{host}:{port}"
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def accepting(accept: Accept) -> MakeProtocol:
+    """Protocols that call `accept` with each connection's reader and writer, in a task of its own."""
+
+    def make() -> asyncio.BaseProtocol:
+        loop = asyncio.get_running_loop()
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(STREAM_BYTES, loop), accept, loop=loop)
+
+    return make
+
+
+async def streams(
+    sockets: Sockets, address: str, *, tls: ssl.SSLContext | None = None, server_name: str | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The reader and writer of a new connection. OSError, as `Sockets.connect`."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(STREAM_BYTES, loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await sockets.connect(address, lambda: protocol, tls=tls, server_name=server_name)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
