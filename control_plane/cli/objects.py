@@ -12,6 +12,7 @@ from rayplane.control_plane.cli.options import Name, State, run, state_dir
 from rayplane.control_plane.cli.printing import check_format
 from rayplane.control_plane.cli.session import Session, session
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.durations import DurationError, parse_span
 
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace.  [default: default]")]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="In all namespaces.")]
@@ -20,8 +21,6 @@ Container = Annotated[str, typer.Option("-c", "--container", help="Which contain
 Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file, a directory, or - for standard input.")]
 What = Annotated[list[str], typer.Argument(metavar="KIND [NAME..] | KIND/NAME..", help="What.")]
 SomeOf = Annotated[list[str] | None, typer.Argument(metavar="[KIND NAME.. | KIND/NAME..]", help="What.")]
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 def register(app: typer.Typer) -> None:
@@ -198,12 +197,7 @@ def _with_session(name: str, state: str | None, namespace: str, work: Callable[[
 
 
 def _seconds(flag: str, text: str) -> float:
-    """`30`, `30s`, `5m` or `1h` in seconds."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS_S else (text, "s")
     try:
-        seconds = float(number) * _UNITS_S[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise UsageError(f"{flag} {text!r}: use a time such as 30s, 5m or 1h")
-    return seconds
+        return parse_span(text)
+    except DurationError as e:
+        raise UsageError(f"{flag}: {e}") from e

@@ -7,13 +7,12 @@ lest somebody relies on it.
 import re
 from collections.abc import Iterator
 
+from rayplane.control_plane import durations
 from rayplane.control_plane.etcd.server import RefusedToStart
 
 #: As etcd demands: a heartbeat must have several chances to arrive before an election.
 ELECTION_HEARTBEATS_MIN = 5
 ELECTION_MS_MAX = 50_000
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _URL = re.compile(r"(https?)://(\[[0-9a-fA-F:.]+\]|[^/:,]+):(\d{1,5})/?")
 
 
@@ -23,10 +22,13 @@ class UsageError(RefusedToStart):
 
 def parse_duration(flag: str, text: str) -> float:
     """Seconds of a duration as Go writes it ("1m30s", "500ms"; "0" is none)."""
-    parts = list(_DURATION.finditer(text))
-    if text != "0" and (not parts or "".join(p.group() for p in parts) != text):
+    try:
+        span_s = durations.parse_duration(text)
+    except durations.DurationError:
+        span_s = -1.0
+    if span_s < 0:
         raise UsageError(f"--{flag} {text!r} must be a duration like 500ms, 10s or 1m30s")
-    return sum(float(p.group(1)) * _SECONDS[p.group(2)] for p in parts)
+    return span_s
 
 
 def parse_url(flag: str, text: str) -> tuple[str, str]:

@@ -21,7 +21,6 @@ expect:
   - {claims: 3}                   # bound PersistentVolumeClaims
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -32,6 +31,7 @@ import yaml
 
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.durations import DurationError, parse_span
 from rayplane.control_plane.simulation.weather import Climate
 
 Object = dict[str, Any]
@@ -41,8 +41,6 @@ TARGETS = ("leader", "member", "apiserver", "scheduler", "controllers", "node")
 WORKLOADS = {"deployment": "deployments.apps", "statefulset": "statefulsets.apps"}
 WITHIN_S = 120.0
 DURATION_MAX_S = 7 * 86_400.0
-_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,10 +316,12 @@ def _count(value: Any, at: str) -> int:
 
 
 def _span(value: Any, at: str) -> float:
-    match = _SPAN.fullmatch(str(value)) if isinstance(value, (str, int, float)) else None
-    if match is None:
+    if not isinstance(value, (str, int, float)):
         raise UsageError(f"{at}: give a time span such as 500ms, 30s, 5m or 1h, not {value!r}")
-    return float(match[1]) * _UNITS[match[2]]
+    try:
+        return parse_span(str(value))
+    except DurationError as e:
+        raise UsageError(f"{at}: {e}") from e
 
 
 def _mapping(value: Any, at: str) -> Object:

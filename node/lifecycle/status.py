@@ -6,6 +6,7 @@ from typing import Any
 from rayplane.control_plane.api.machinery.quantity import compare
 from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.durations import format_duration
 from rayplane.node.lifecycle.containers import has_initialized
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.model import Container, Role, Run, Stage, Termination
@@ -158,7 +159,7 @@ def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
     if c.run is Run.BACKOFF:
         name, space = machine.pod_name
         text = (
-            f"back-off {_duration(c.waited_s)} restarting failed container={c.name} "
+            f"back-off {format_duration(c.waited_s)} restarting failed container={c.name} "
             f"pod={name}_{space}({machine.pod_uid})"
         )
         return {"waiting": {"reason": "CrashLoopBackOff", "message": text}}
@@ -181,12 +182,6 @@ def _terminated(end: Termination) -> dict[str, Any]:
         if value:
             state[key] = value
     return state
-
-
-def _duration(seconds: float) -> str:
-    """As Go prints a whole number of seconds: 40s, 1m20s, 5m0s."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 @remembered(4096)

@@ -26,26 +26,13 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.logs import LogLine, select_lines
 
 PREFIX = "rayplane.io/"
 JOB_RUN_S = 1.0
-_UNITS = (("ms", 0.001), ("us", 1e-6), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
-
-
-def seconds(text: str) -> float:
-    """`1.5`, `500ms`, `2s`, `1m`, `1h` in seconds; ValueError for anything else or below zero."""
-    for unit, factor in _UNITS:
-        if text.endswith(unit):
-            value = float(text[: -len(unit)]) * factor
-            break
-    else:
-        value = float(text)
-    if not value >= 0:
-        raise ValueError(f"{text!r} is no time span")
-    return value
 
 
 class SimulatedRuntime:
@@ -185,7 +172,7 @@ class SimulatedRun:
 
     def _span(self, name: str, default: float) -> float:
         text = self._text(name)
-        return seconds(text) if text else default
+        return parse_span(text) if text else default
 
     def _after(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
         if delay <= 0:

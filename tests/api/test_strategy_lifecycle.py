@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.cron import CronError, parse_schedule
 from rayplane.control_plane.api.errors import BadRequest, Conflict, InternalError, Invalid, TooManyRequests
 from rayplane.control_plane.api.kinds import strategy, subresources
 from rayplane.control_plane.api.kinds.defaulting import default
@@ -384,37 +383,3 @@ def test_owners() -> None:
     assert meta.controller_of(made) == ref
     assert meta.is_controlled_by(made, owner)
     assert meta.key(made) == "ns/x" and meta.split_key("ns/x") == ("ns", "x")
-
-
-# --- schedules ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "following"),
-    [
-        ("* * * * *", "2026-01-01T00:01:00Z"),
-        ("*/15 * * * *", "2026-01-01T00:15:00Z"),
-        ("30 4 * * *", "2026-01-01T04:30:00Z"),
-        ("0 0 29 2 *", "2028-02-29T00:00:00Z"),
-        ("0 9 * * mon-fri", "2026-01-01T09:00:00Z"),
-        ("0 9 * * 7", "2026-01-04T09:00:00Z"),
-        ("0 0 13 * 5", "2026-01-02T00:00:00Z"),
-        ("5,10-12/2 1 * jan *", "2026-01-01T01:05:00Z"),
-        ("@hourly", "2026-01-01T01:00:00Z"),
-        ("@weekly", "2026-01-04T00:00:00Z"),
-        ("@every 1h30m", "2026-01-01T01:30:00Z"),
-    ],
-)
-def test_next_time_of_a_schedule(text: str, following: str) -> None:
-    found = parse_schedule(text).next_after(NOW)
-    assert found is not None and meta.format_time(found) == following
-
-
-def test_a_schedule_that_never_comes() -> None:
-    assert parse_schedule("0 0 31 2 *").next_after(NOW) is None
-
-
-@pytest.mark.parametrize("text", ["", "* * * *", "60 * * * *", "* 24 * * *", "5-1 * * * *", "*/0 * * * *", "@often"])
-def test_what_is_no_schedule(text: str) -> None:
-    with pytest.raises(CronError):
-        parse_schedule(text)

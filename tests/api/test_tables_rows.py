@@ -1,15 +1,15 @@
 """Tables: the cells kubectl shows, the object beside each row, custom columns."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from rayplane.control_plane.api.kinds.printers import PRINTERS
-from rayplane.control_plane.api.machinery.columns import human_duration
 from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.tables import partial_metadata_list, to_table
+from rayplane.control_plane.durations import human_duration
 
 REGISTRY = builtin_registry()
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -42,7 +42,7 @@ def cells(api_version: str, kind: str, **rest: Any) -> list[Any]:
     ],
 )  # fmt: skip
 def test_durations(span: int, text: str) -> None:
-    assert human_duration(timedelta(seconds=span)) == text
+    assert human_duration(span) == text
 
 
 def pod_cells(status: dict[str, Any], **rest: Any) -> list[Any]:

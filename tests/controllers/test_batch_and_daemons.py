@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
-from rayplane.control_plane.controllers.cronjob import BadSchedule, CronJobController, next_time, parse_schedule
+from rayplane.control_plane.controllers.cronjob import CronJobController
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.job import JobController
 from tests.controllers.cluster import Cluster
@@ -150,43 +147,16 @@ def test_cronjob_keeps_a_few_finished_jobs() -> None:
     assert len([j for j in cluster.list(JOBS) if meta.condition_is(j, "Complete")]) == 2
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("*/15 * * * *", "2026-03-14T09:30"),
-        ("0 0 * * *", "2026-03-15T00:00"),
-        ("@hourly", "2026-03-14T10:00"),
-        ("30 4 1,15 * *", "2026-03-15T04:30"),
-        ("0 12 * * mon-fri", "2026-03-16T12:00"),
-        ("0 12 * * 7", "2026-03-15T12:00"),
-        ("0 0 29 feb *", "2028-02-29T00:00"),
-        ("0 0 13 * 5", "2026-03-20T00:00"),  # either day field will do
-        ("0 0 31 2 *", None),
-    ],
-)
-def test_next_scheduled_time(schedule: str, expected: str | None) -> None:
-    found = next_time(schedule, datetime(2026, 3, 14, 9, 26, 53, tzinfo=UTC))
-    assert (found and found.strftime("%Y-%m-%dT%H:%M")) == expected
-
-
-@pytest.mark.parametrize("schedule", ["", "* * * *", "60 * * * *", "a * * * *", "*/0 * * * *", "5-1 * * * *"])
-def test_bad_schedules_are_refused(schedule: str) -> None:
-    with pytest.raises(BadSchedule):
-        parse_schedule(schedule)
-
-
-@given(
-    st.tuples(st.integers(0, 59), st.integers(0, 23), st.integers(1, 28)),
-    st.integers(0, 60 * 24 * 40),
-)
-@settings(max_examples=40, deadline=None)
-def test_next_time_agrees_with_counting_minutes(fields: tuple[int, int, int], offset: int) -> None:
-    minute, hour, day = fields
-    start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=offset)
-    moment = start + timedelta(minutes=1)
-    while (moment.minute, moment.hour, moment.day) != (minute, hour, day):
-        moment += timedelta(minutes=1)
-    assert next_time(f"{minute} {hour} {day} * *", start) == moment
+def test_cronjob_serves_the_latest_of_the_times_it_missed() -> None:
+    cluster = Cluster(CronJobController())
+    cron(cluster, schedule="@every 1m", suspend=True)
+    cluster.advance(7000)
+    assert not cluster.list(JOBS)
+    cluster.change(CRONJOBS, "c", spec={**meta.spec(cluster.list(CRONJOBS)[0]), "suspend": False})
+    cluster.settle()
+    assert len(cluster.list(JOBS)) == 1
+    assert "TooManyMissedTimes" in cluster.reasons()
+    assert status(cluster, CRONJOBS, "c")["lastScheduleTime"] == "2026-01-01T01:56:00Z"
 
 
 # --- DaemonSet ----------------------------------------------------------------------------------

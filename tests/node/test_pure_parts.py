@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.durations import parse_span
 from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
 from rayplane.node.environment import (
     PodFacts,
@@ -26,7 +27,6 @@ from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line, has_command
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
 from rayplane.node.runtime.shim import MARK
-from rayplane.node.runtime.simulated import seconds
 from rayplane.node.volumes.projected import TokenWanted, tokens_wanted, volume_files
 
 FACTS = PodFacts("10.0.0.2", "10.0.0.1", "n1", "4", "8Gi")
@@ -254,10 +254,10 @@ def test_log_selection() -> None:
 
 
 def test_time_spans() -> None:
-    assert [seconds(t) for t in ("2", "0.5", "250ms", "3s", "2m", "1h")] == [2, 0.5, 0.25, 3, 120, 3600]
+    assert [parse_span(t) for t in ("2", "0.5", "250ms", "3s", "2m", "1h")] == [2, 0.5, 0.25, 3, 120, 3600]
     for text in ("", "x", "-1", "nan"):
         with pytest.raises(ValueError):
-            seconds(text)
+            parse_span(text)
 
 
 def test_bad_configurations_are_refused() -> None:

@@ -16,13 +16,13 @@ from rayplane.control_plane.api.machinery.columns import (
     Printer,
     age,
     containers_and_images,
-    human_duration,
     labels_text,
     selector_text,
     since,
     template_spec,
 )
 from rayplane.control_plane.api.meta import Object, condition_is, controller_of, name, parse_time
+from rayplane.control_plane.durations import human_duration
 
 _WIDE = (Column("Containers", priority=1), Column("Images", priority=1))
 _WIDE_SELECTOR = (*_WIDE, Column("Selector", priority=1))
@@ -101,7 +101,7 @@ def _job(obj: Object, now: datetime) -> list[Cell]:
     if status.get("startTime"):
         end = status.get("completionTime")
         until = parse_time(end) if end else now
-        duration = human_duration(until - parse_time(status["startTime"]))
+        duration = human_duration((until - parse_time(status["startTime"])).total_seconds())
     return [
         name(obj),
         _job_status(obj),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rayplane.control_plane.api.cron import CronError, parse_schedule
+from rayplane.control_plane.api.cron import CronError, parse_schedule, time_zone
 from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.metadata import (
     immutable,
@@ -287,6 +287,10 @@ def cron_job(obj: Object) -> Errors:
             parse_schedule(schedule)
         except CronError as error:
             errs.append(invalid("spec.schedule", schedule, str(error)))
+    try:
+        time_zone(spec.get("timeZone"))
+    except CronError as error:
+        errs.append(invalid("spec.timeZone", spec["timeZone"], str(error)))
     supported = ("Allow", "Forbid", "Replace")
     one_of(spec.get("concurrencyPolicy"), supported, "spec.concurrencyPolicy", errs)
     for field in (

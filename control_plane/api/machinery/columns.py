@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.machinery.selectors import label_selector_text
 from rayplane.control_plane.api.meta import Object, parse_time
+from rayplane.control_plane.durations import human_duration
 
 NONE = "<none>"
 UNKNOWN = "<unknown>"
 UNSET = "<unset>"
 Cell = str | int | bool | None
 RowPrinter = Callable[[Object, datetime], list[Cell]]
-_MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 24, 365
 
 
 class Column(NamedTuple):
@@ -49,39 +49,9 @@ AGE = Column("Age", description="Time since the object was created.")
 CREATED_AT = Column("Created At", "date", description="Time the object was created.")
 
 
-def human_duration(span: timedelta) -> str:
-    """A span in at most two units, coarser the longer it is: 5s, 3m20s, 2h, 3d4h, 1y20d."""
-    seconds = int(span.total_seconds())
-    if seconds < -1:
-        return "<invalid>"
-    if seconds < 2 * _MINUTE:
-        return f"{max(0, seconds)}s"
-    minutes, hours = seconds // _MINUTE, seconds // _HOUR
-    if minutes < 10:
-        return _two(minutes, "m", seconds % _MINUTE, "s")
-    if minutes < 180:
-        return f"{minutes}m"
-    if hours < 8:
-        return _two(hours, "h", minutes % _MINUTE, "m")
-    if hours < 48:
-        return f"{hours}h"
-    days = hours // _DAY
-    if days < 8:
-        return _two(days, "d", hours % _DAY, "h")
-    if days < 2 * _YEAR:
-        return f"{days}d"
-    if days < 8 * _YEAR:
-        return _two(days // _YEAR, "y", days % _YEAR, "d")
-    return f"{days // _YEAR}y"
-
-
-def _two(large: int, unit: str, small: int, subunit: str) -> str:
-    return f"{large}{unit}{small}{subunit}" if small else f"{large}{unit}"
-
-
 def since(text: str | None, now: datetime) -> str:
     """The age of a time stamp, or `<unknown>`."""
-    return human_duration(now - parse_time(text)) if text else UNKNOWN
+    return human_duration((now - parse_time(text)).total_seconds()) if text else UNKNOWN
 
 
 def age(obj: Object, now: datetime) -> str:

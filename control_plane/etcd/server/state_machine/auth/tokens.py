@@ -5,7 +5,6 @@ all tokens when they stop. A JWT carries its user, auth revision and end; nothin
 change of users or roles makes its revision old.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,13 +13,12 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from rayplane.control_plane.durations import DurationError, parse_duration
 from rayplane.control_plane.etcd.server.errors import RefusedToStart, VerifyOnly
 from rayplane.storage.env import Clock
 
 #: Simple tokens kept; beyond that the one unused for longest ends early.
 TOKENS_MAX = 100_000
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)")
-_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _JWT_OPTIONS = ("sign-method", "pub-key", "priv-key", "ttl")
 _SYMMETRIC = ("HS256", "HS384", "HS512")
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
@@ -152,8 +150,10 @@ def _keys(method: str, private: bytes | None, public: bytes | None) -> tuple[Any
 
 
 def _seconds(text: str, option: str) -> float:
-    if not _DURATION.sub("", text):
-        total = sum(float(n) * _UNITS_S[unit] for n, unit in _DURATION.findall(text))
-        if total > 0:
-            return total
+    try:
+        span_s = parse_duration(text)
+    except DurationError:
+        span_s = 0.0
+    if span_s > 0:
+        return span_s
     raise RefusedToStart(f"auth_token {option!r}: ttl must be a duration such as 5m, 1h30m or 300s")
