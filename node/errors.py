@@ -1,16 +1,18 @@
-"""Errors of nodes. All are `NodeError`; each says what to do or whom to ask."""
+"""Errors of a node host: what it refuses, and the code with which its services answer."""
+
+from rayplane.storage.errors import Code
 
 
 class NodeError(Exception):
-    """Root of this package's errors."""
+    """A node host refuses or fails; the message says what to do or whom to ask."""
 
-    code = "INTERNAL"  # gRPC status a caller sees
+    code: Code = Code.INTERNAL
 
 
 class ConfigError(NodeError):
     """A node host cannot run with this configuration."""
 
-    code = "INVALID_ARGUMENT"
+    code = Code.INVALID_ARGUMENT
 
 
 class LifecycleError(NodeError):
@@ -20,31 +22,31 @@ class LifecycleError(NodeError):
 class Malformed(NodeError):
     """What the caller sent makes no sense; the message says which part."""
 
-    code = "INVALID_ARGUMENT"
+    code = Code.INVALID_ARGUMENT
 
 
 class NotHere(NodeError):
     """The pod or container asked for does not run on this host."""
 
-    code = "NOT_FOUND"
+    code = Code.NOT_FOUND
 
 
 class NotRunning(NodeError):
     """The container exists, but does not run now."""
 
-    code = "FAILED_PRECONDITION"
+    code = Code.FAILED_PRECONDITION
 
 
 class TooMany(NodeError):
     """As many are open as one pod, or one node host, may have."""
 
-    code = "RESOURCE_EXHAUSTED"
+    code = Code.RESOURCE_EXHAUSTED
 
 
 class Unsupported(NodeError):
     """The container's runtime cannot do this."""
 
-    code = "UNIMPLEMENTED"
+    code = Code.UNIMPLEMENTED
 
 
 class ContainerConfigError(NodeError):

@@ -96,7 +96,7 @@ class PodWorker:
         """Start the pod, or take it over from an earlier life of this node. `suspended`: not before `Resumed`."""
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
-        self.machine.adopt(status)
+        self.machine.adopt(status, self._kubelet.host.env.timestamp())
         self.machine.suspended = suspended
         if had_run and self.machine.stage is not Stage.ENDED:
             text = "Pod sandbox changed, it will be killed and re-created."

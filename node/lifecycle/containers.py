@@ -37,16 +37,16 @@ def restarts(c: Container, exit_code: int) -> bool:
     return c.policy == "Always" or (c.policy == "OnFailure" and exit_code != 0)
 
 
-def recall(c: Container, known: dict[str, Any]) -> None:
-    """Fill `c` from its last container status."""
+def recall(c: Container, known: dict[str, Any], stamp: str) -> None:
+    """Fill `c` from its last container status. A run that it shows has ended by `stamp`: when exactly nobody knows."""
     c.restart_count = known.get("restartCount") or 0
     state = known.get("state") or {}
     running, terminated = state.get("running"), state.get("terminated")
     last = (known.get("lastState") or {}).get("terminated")
     if running is not None:
         message, reason, code = _LOST
-        started = running.get("startedAt") or ""
-        c.ended = Termination(code, reason, started, started, known.get("containerID") or "", message=message)
+        started, container_id = running.get("startedAt") or "", known.get("containerID") or ""
+        c.ended = Termination(code, reason, started, stamp, container_id, message=message)
     elif (end := terminated or last) is not None:
         c.ended = Termination(
             exit_code=end.get("exitCode") or 0,

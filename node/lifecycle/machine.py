@@ -120,19 +120,18 @@ class PodMachine:
 
     # --- start ------------------------------------------------------------------------------------
 
-    def adopt(self, status: dict[str, Any]) -> None:
-        """Take over a pod whose status an earlier life of this node wrote; nothing of it runs any more."""
+    def adopt(self, status: dict[str, Any], stamp: str) -> None:
+        """Take over a pod whose status an earlier life of this node wrote; nothing of it runs any more at `stamp`."""
         self.phase = status.get("phase") or "Pending"
         self.start_stamp = status.get("startTime") or ""
         self.reason, self.message = status.get("reason") or "", status.get("message") or ""
         for condition in status.get("conditions") or ():
-            stamp = condition.get("lastTransitionTime") or ""
-            self.conditions[condition["type"]] = (condition["status"], stamp)
+            self.conditions[condition["type"]] = (condition["status"], condition.get("lastTransitionTime") or "")
         for part in ("initContainerStatuses", "containerStatuses"):
             for known in status.get(part) or ():
                 container = self.by_name.get(known["name"])
                 if container is not None:
-                    recall(container, known)
+                    recall(container, known, stamp)
         if self.phase in ("Succeeded", "Failed"):
             self.stage = Stage.ENDED
             for container in self.containers:

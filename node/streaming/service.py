@@ -12,6 +12,7 @@ from rayplane.node.errors import Malformed, NodeError, NotHere, NotRunning
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.runtime import ContainerRun, ExecSession, LogOptions
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
+from rayplane.storage.errors import Code
 
 if TYPE_CHECKING:
     from rayplane.node.host import NodeHost
@@ -26,7 +27,7 @@ _PREFERRED = "kubectl.kubernetes.io/default-container"
 class ConnectFailed(NodeError):
     """Nobody listens on that port of the pod."""
 
-    code = "UNAVAILABLE"
+    code = Code.UNAVAILABLE
 
 
 class NodeService:

@@ -1,81 +1,88 @@
-"""What volume backends refuse. `code` names the gRPC status that a caller sees."""
+"""Errors of volume drivers."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from rayplane.node.errors import NodeError
+from rayplane.storage.errors import Code
+
 T = TypeVar("T")
 
 
-class VolumeError(Exception):
-    """Root of this package's errors."""
-
-    code: str = "INTERNAL"
+class VolumeError(NodeError):
+    """A volume driver refuses or fails."""
 
 
 class CorruptVolume(VolumeError):
     """Bytes do not match their hash: this replica is damaged and must be replaced."""
 
-    code = "DATA_LOSS"
+    code = Code.DATA_LOSS
 
 
 class VolumeNotFound(VolumeError):
     """There is no such volume, or no replica of it here."""
 
-    code = "NOT_FOUND"
+    code = Code.NOT_FOUND
 
 
 class VolumeConflict(VolumeError):
     """A volume of this name exists with another size: use another name."""
 
-    code = "ALREADY_EXISTS"
+    code = Code.ALREADY_EXISTS
 
 
 class NoCapacity(VolumeError):
     """The node (or every node) has too little unreserved space: delete volumes or configure a larger capacity."""
 
-    code = "RESOURCE_EXHAUSTED"
+    code = Code.RESOURCE_EXHAUSTED
 
 
 class VolumeFull(VolumeError):
     """The files are larger than the volume's capacity: remove some or claim a larger volume."""
 
-    code = "RESOURCE_EXHAUSTED"
+    code = Code.RESOURCE_EXHAUSTED
 
 
 class Fenced(VolumeError):
     """Another node has taken over writing this volume; nothing this writer does counts any more."""
 
-    code = "ABORTED"
+    code = Code.ABORTED
+
+
+class NotTheWriter(VolumeError):
+    """The caller's certificate is not that of the node which it names, or which writes this volume."""
+
+    code = Code.PERMISSION_DENIED
 
 
 class StaleReplica(VolumeError):
     """The replica's content is not what the call builds on: read its inventory and send the difference again."""
 
-    code = "FAILED_PRECONDITION"
+    code = Code.FAILED_PRECONDITION
 
 
 class WrongNode(VolumeError):
     """The volume cannot be used on this node now: its bytes are elsewhere, or another node is using it."""
 
-    code = "FAILED_PRECONDITION"
+    code = Code.FAILED_PRECONDITION
 
 
 class NoQuorum(VolumeError):
     """Too few replicas answer for a majority: bring their nodes back; retried meanwhile."""
 
-    code = "UNAVAILABLE"
+    code = Code.UNAVAILABLE
 
 
 class InvalidVolume(VolumeError):
     """A malformed volume id, size or capability."""
 
-    code = "INVALID_ARGUMENT"
+    code = Code.INVALID_ARGUMENT
 
 
 class PeerError(VolumeError):
     """A call to another node failed; `code` is the status it failed with."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -85,5 +92,6 @@ async def called(call: Awaitable[T]) -> T:
     try:
         return await call
     except Exception as e:
-        code = getattr(e, "code", "UNAVAILABLE")
-        raise PeerError(str(getattr(code, "name", code)), str(e)) from e
+        code = getattr(e, "code", Code.UNAVAILABLE)
+        name = getattr(code, "name", "")
+        raise PeerError(Code[name] if name in Code.__members__ else Code.UNKNOWN, str(e)) from e

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.identities import MASTERS, NODE_HOSTS
+from rayplane.control_plane.identities import MASTERS, NODE_HOSTS, NODES
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.node.config import NodeConfig, NodeHostConfig
@@ -16,7 +16,9 @@ from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.node.fake_api import FakeApi
 
 #: Of the host under test and of its test, who calls it as an API server and as another node would.
-CREDENTIALS = Authority.create("test").issue("system:node:n1", [NODE_HOSTS, MASTERS], hosts=["127.0.0.1"])
+CREDENTIALS = Authority.create("test").issue(
+    "system:node:n1", [NODES, NODE_HOSTS, MASTERS, "system:node:n2"], hosts=["127.0.0.1"]
+)
 _MakeHost = Callable[..., Awaitable[NodeHost]]
 
 

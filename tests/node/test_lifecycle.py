@@ -324,7 +324,7 @@ def test_taking_over_a_pod_of_an_earlier_life() -> None:
     life.exit("i", 0)
     status = life.status
     again = Life(initContainers=[{"name": "i"}])
-    again.machine.adopt(status)
+    again.machine.adopt(status, STAMP)
     again.step()
     assert again.status["phase"] == "Running"
     again.exit("i", 0)
@@ -334,12 +334,23 @@ def test_taking_over_a_pod_of_an_earlier_life() -> None:
     assert again.status["startTime"] == status["startTime"]
 
 
+def test_a_lost_run_ended_when_it_was_found_missing() -> None:
+    """What kubectl shows behind the number of restarts is the time since the last one, not the age of the pod."""
+    life = Life()
+    life.step()
+    again = Life()
+    again.machine.adopt(life.status, "2026-01-01T00:10:00Z")
+    again.step()
+    ended = again.container()["lastState"]["terminated"]
+    assert (ended["startedAt"], ended["finishedAt"]) == (STAMP, "2026-01-01T00:10:00Z")
+
+
 def test_a_completed_pod_of_an_earlier_life_stays_completed() -> None:
     life = Life(restartPolicy="Never")
     life.step()
     life.exit("c", 0)
     again = Life(restartPolicy="Never")
-    again.machine.adopt(life.status)
+    again.machine.adopt(life.status, STAMP)
     assert again.step() == []
     assert again.status["phase"] == "Succeeded"
     assert again.step(StopRequested(30.0)) == [FinalizePod()]

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rayplane.control_plane.api.authorization.node_identity import host_identity
+from rayplane.control_plane.rpc import Context, Identity
 from rayplane.node.volumes import (
     MemoryDirectory,
     PeerError,
@@ -19,6 +21,7 @@ from rayplane.node.volumes import (
     Reservations,
 )
 from rayplane.storage.env import Disk, LocalDisk, SystemClock
+from rayplane.storage.errors import Code
 
 GIB = 1024**3
 FAST = ReplicationTiming(
@@ -110,6 +113,11 @@ class Cluster:
             await self.backends[node].stop()
 
 
+def caller(*nodes: str) -> Context:
+    """A call by the host of these nodes."""
+    return Context(identity=Identity(*host_identity(nodes, fallback="")))
+
+
 class Stub:
     """Calls a node's handlers, unless the way is cut."""
 
@@ -122,9 +130,9 @@ class Stub:
             cluster.calls.append((self._target, name))
             await asyncio.sleep(0)
             if (self._source, self._target) in cluster.cut or self._target in cluster.dead:
-                raise PeerError("UNAVAILABLE", f"no way from {self._source} to {self._target}")
+                raise PeerError(Code.UNAVAILABLE, f"no way from {self._source} to {self._target}")
             copy = type(request).FromString(request.SerializeToString())
-            return await getattr(cluster.services[self._target], name)(copy, None)
+            return await getattr(cluster.services[self._target], name)(copy, caller(self._source))
 
         return call
 

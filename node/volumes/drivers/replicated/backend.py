@@ -30,6 +30,7 @@ from rayplane.node.volumes.errors import (
 )
 from rayplane.storage.env import Clock, Disk
 from rayplane.storage.env.sockets import short_directory
+from rayplane.storage.errors import Code
 
 WRITE_ATTEMPTS = 5
 """Of a record that others change at the same time."""
@@ -317,7 +318,7 @@ class ReplicatedBackend:
             if isinstance(answer, Version):
                 versions.append((answer, replica.node == self.node, replica))
             elif isinstance(answer, PeerError):
-                if answer.code == "ABORTED":
+                if answer.code is Code.ABORTED:
                     raise Fenced(str(answer)) from answer
                 errors.append(f"{replica.node}: {answer}")
             elif isinstance(answer, BaseException):

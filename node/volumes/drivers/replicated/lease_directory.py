@@ -16,6 +16,7 @@ from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.node.kubelet.registration import HOST_ANNOTATION
 from rayplane.node.volumes.drivers.replicated.directory import VolumeRecord
 from rayplane.node.volumes.errors import PeerError
+from rayplane.storage.errors import Code
 
 LEASES = "leases.coordination.k8s.io"
 NAMESPACE = "kube-system"
@@ -35,7 +36,7 @@ class LeaseDirectory:
         except NotFound:
             return None
         except ApiError as e:
-            raise PeerError("UNAVAILABLE", e.message) from e
+            raise PeerError(Code.UNAVAILABLE, e.message) from e
         return _record(lease), int(meta.resource_version(lease))
 
     async def records(self) -> list[VolumeRecord]:
@@ -53,7 +54,7 @@ class LeaseDirectory:
         except (AlreadyExists, Conflict, NotFound):
             return None
         except ApiError as e:
-            raise PeerError("UNAVAILABLE", e.message) from e
+            raise PeerError(Code.UNAVAILABLE, e.message) from e
         return int(meta.resource_version(written))
 
     async def remove(self, volume_id: str) -> None:
@@ -61,7 +62,7 @@ class LeaseDirectory:
             with contextlib.suppress(NotFound):
                 await self._client.delete(LEASES, _name(volume_id), NAMESPACE)
         except ApiError as e:
-            raise PeerError("UNAVAILABLE", e.message) from e
+            raise PeerError(Code.UNAVAILABLE, e.message) from e
 
     async def nodes(self) -> dict[str, str]:
         await self._nodes.synced()

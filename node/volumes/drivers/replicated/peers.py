@@ -14,6 +14,7 @@ from rayplane.node.volumes.drivers.replicated.manifest import (
 )
 from rayplane.node.volumes.errors import PeerError, called
 from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
+from rayplane.storage.errors import Code
 
 Stubs = Callable[[str], Any]
 """Address (host:port) -> a stub of VolumeReplica: `await stub.Prepare(request, timeout=seconds)`."""
@@ -30,7 +31,7 @@ class Replica:
     async def _call(self, name: str, request: Any) -> Any:
         address = await called(self._directory.address(self.node))
         if address is None:
-            raise PeerError("UNAVAILABLE", f"node {self.node} has no known address")
+            raise PeerError(Code.UNAVAILABLE, f"node {self.node} has no known address")
         return await called(getattr(self._stubs(address), name)(request, timeout=self._timeout_s))
 
     async def free_bytes(self) -> int:
@@ -58,7 +59,7 @@ class Replica:
         while True:
             page = await self._call("Inventory", pb.InventoryRequest(ref=self._ref, files=True, after=after))
             if version is not None and version != Version.of(page.committed):
-                raise PeerError("FAILED_PRECONDITION", f"the replica on node {self.node} changed while it was read")
+                raise PeerError(Code.FAILED_PRECONDITION, f"the replica on node {self.node} changed while it was read")
             version = Version.of(page.committed)
             for file in page.files:
                 found[file.path] = Entry.of(file)

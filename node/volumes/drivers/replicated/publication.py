@@ -20,12 +20,13 @@ from rayplane.node.volumes.drivers.replicated.directory import Directory, Volume
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
 from rayplane.node.volumes.drivers.replicated.peers import Replica, block_batches
 from rayplane.node.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
+from rayplane.storage.errors import Code
 
 log = logging.getLogger(__name__)
 
 WAITERS_MAX = 1024
 """Barrier calls that may wait at once; further ones are refused."""
-_LOST = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "DATA_LOSS"})
+_LOST = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN, Code.DATA_LOSS})
 """Failures of the replica, not of what is asked of it: if they last, it is replaced."""
 UNSTABLE_ROUNDS_MAX = 5
 """Scans of a directory that never rests before it is shipped as it was found, unasked."""
@@ -73,7 +74,7 @@ class _Follower:
     acked: Version = EMPTY
     failing_since: float | None = None
     error: str = ""
-    code: str = ""
+    code: Code | None = None
     task: "asyncio.Task[None] | None" = None
 
 
@@ -239,15 +240,15 @@ class Publication:
                 except Exception as e:
                     if not isinstance(e, (PeerError, OSError)):
                         log.exception("bringing volume %s to %s failed", self.record.volume_id, follower.replica.node)
-                    error = e if isinstance(e, PeerError) else PeerError("INTERNAL", f"cannot read a file: {e}")
-                    if error.code == "ABORTED":
+                    error = e if isinstance(e, PeerError) else PeerError(Code.INTERNAL, f"cannot read a file: {e}")
+                    if error.code is Code.ABORTED:
                         self._fence(str(error))
                         return
                     self._failed(follower, error)
                     await asyncio.sleep(delay)
                     delay = min(2 * delay, self._timing.retry_max_s)
                 else:
-                    follower.error, follower.code, follower.failing_since = "", "", None
+                    follower.error, follower.code, follower.failing_since = "", None, None
                     delay = self._timing.retry_min_s
                     self._check_durable()
 
@@ -258,7 +259,7 @@ class Publication:
             follower.failing_since = None
         elif follower.failing_since is None:
             follower.failing_since = asyncio.get_running_loop().time()
-        full = sum(1 for f in self._followers.values() if f.code == "RESOURCE_EXHAUSTED")
+        full = sum(1 for f in self._followers.values() if f.code is Code.RESOURCE_EXHAUSTED)
         if full >= majority(self.record.replicas):
             # Waiting does not help: whoever waits must hear that the volume is full.
             self._fail_durable_waiters(error)
@@ -282,7 +283,7 @@ class Publication:
         try:
             await replica.prepare(self.record.epoch, self.record.writer)
         except PeerError as e:
-            if e.code != "NOT_FOUND":
+            if e.code is not Code.NOT_FOUND:
                 raise
             # It lost everything, or is the new one of a repair: it begins empty and counts once it holds all.
             await replica.create(self.record.capacity_bytes)

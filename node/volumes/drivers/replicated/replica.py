@@ -1,4 +1,4 @@
-"""Replicas held by one node: the receiving end of `rayplane.v1.VolumeReplica`.
+"""The store of one node's replicas.
 
 Everything is in one ordered store: a state per volume, an entry per file, and blocks named by their hash with a count
 of the entries that use them. A commit is one durable transaction; blocks that arrived for a commit that never came
@@ -6,7 +6,6 @@ have a count of zero and go when the next writer prepares or the node starts.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from rayplane.node.volumes.backend import check_volume
@@ -118,6 +117,13 @@ class ReplicaStore:
 
     # Writing
 
+    def writer(self, volume: str, epoch: int) -> str:
+        """The node that writes with this epoch. Raises Fenced when it is not the promised one."""
+        state = self._state(volume)
+        if epoch != state.promised:
+            raise self._fenced(state, epoch)
+        return state.writer
+
     async def prepare(self, volume: str, epoch: int, writer: str) -> Version:
         state = self._state(volume)
         if epoch < state.promised or (epoch == state.promised and writer != state.writer):
@@ -143,9 +149,7 @@ class ReplicaStore:
 
     async def apply(self, request: pb.ApplyRequest) -> None:
         volume = request.ref.volume
-        state = self._state(volume)
-        if request.epoch != state.promised:
-            raise self._fenced(state, request.epoch)
+        self.writer(volume, request.epoch)
         version = Version.of(request.version)
         staged = self._staged.get(volume)
         if staged is None or staged.version != version:
@@ -171,9 +175,8 @@ class ReplicaStore:
             await self._backend.flush()
 
     async def commit(self, volume: str, epoch: int, *, base: Version, version: Version) -> None:
+        self.writer(volume, epoch)
         state = self._state(volume)
-        if epoch != state.promised:
-            raise self._fenced(state, epoch)
         if state.committed == version:
             return
         staged = self._staged.get(volume)
@@ -280,56 +283,6 @@ class ReplicaStore:
     def capacity(self) -> tuple[int, int]:
         """Total and free bytes of the node."""
         return self._reservations.total_bytes, self._reservations.free_bytes
-
-
-class ReplicaService:
-    """Handler of `rayplane.v1.VolumeReplica` for all nodes of a host."""
-
-    def __init__(self, stores: Mapping[str, ReplicaStore]) -> None:
-        self.stores = stores
-
-    def _store(self, node: str) -> ReplicaStore:
-        try:
-            return self.stores[node]
-        except KeyError:
-            raise VolumeNotFound(f"node {node} is not on this host") from None
-
-    async def Capacity(self, request: pb.NodeCapacityRequest, context: object) -> pb.NodeCapacityResponse:
-        total, free = self._store(request.node).capacity()
-        return pb.NodeCapacityResponse(total_bytes=total, free_bytes=free)
-
-    async def Create(self, request: pb.CreateReplicaRequest, context: object) -> pb.CreateReplicaResponse:
-        await self._store(request.ref.node).create(request.ref.volume, request.capacity_bytes)
-        return pb.CreateReplicaResponse()
-
-    async def Delete(self, request: pb.DeleteReplicaRequest, context: object) -> pb.DeleteReplicaResponse:
-        await self._store(request.ref.node).delete(request.ref.volume)
-        return pb.DeleteReplicaResponse()
-
-    async def Prepare(self, request: pb.PrepareRequest, context: object) -> pb.PrepareResponse:
-        store = self._store(request.ref.node)
-        committed = await store.prepare(request.ref.volume, request.epoch, request.writer)
-        return pb.PrepareResponse(committed=committed.message())
-
-    async def Apply(self, request: pb.ApplyRequest, context: object) -> pb.ApplyResponse:
-        await self._store(request.ref.node).apply(request)
-        return pb.ApplyResponse()
-
-    async def Commit(self, request: pb.CommitRequest, context: object) -> pb.CommitResponse:
-        await self._store(request.ref.node).commit(
-            request.ref.volume,
-            request.epoch,
-            base=Version.of(request.base),
-            version=Version.of(request.version),
-        )
-        return pb.CommitResponse()
-
-    async def Inventory(self, request: pb.InventoryRequest, context: object) -> pb.InventoryResponse:
-        store = self._store(request.ref.node)
-        return store.inventory(request.ref.volume, files=request.files, after=request.after)
-
-    async def Fetch(self, request: pb.FetchRequest, context: object) -> pb.FetchResponse:
-        return pb.FetchResponse(blocks=self._store(request.ref.node).fetch(request.ref.volume, list(request.hashes)))
 
 
 def _prefix(volume: str) -> bytes:
