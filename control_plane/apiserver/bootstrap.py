@@ -9,7 +9,7 @@ from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.meta import Object, annotations
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import SERVICE, first_address
-from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
 
 log = logging.getLogger(__name__)

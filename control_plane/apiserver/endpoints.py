@@ -13,9 +13,9 @@ import orjson
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
-from rayplane.control_plane.apiserver.storage import prefix_end
+from rayplane.control_plane.apiserver.storage.store import prefix_end
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.machinery import conversion, schema
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.entries import Entry, head_of
+from rayplane.control_plane.apiserver.storage.entries import Entry, head_of
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 

@@ -5,11 +5,11 @@ import logging
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.apiserver import bootstrap, callers
-from rayplane.control_plane.apiserver.compaction import Compactor
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
-from rayplane.control_plane.apiserver.grpc_face import DiscoveryService, ObjectsService
-from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.grpc.objects import DiscoveryService, ObjectsService
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.rpc.sockets import Sockets

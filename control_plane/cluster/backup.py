@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rayplane.control_plane.apiserver.encryption import (
+from rayplane.control_plane.apiserver.storage.encryption import (
     ENCRYPTED,
     BadEncryptionConfig,
     Transformer,

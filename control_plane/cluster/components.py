@@ -148,7 +148,7 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
 
 def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.controllers.config import PROFILES, ControllersConfig
-    from rayplane.control_plane.controllers.manager import ControllerManager
+    from rayplane.control_plane.controllers.manager.manager import ControllerManager
 
     config = ControllersConfig(
         identity=_identity(spec, env),

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import replace
 from typing import Any
 
-from rayplane.control_plane.apiserver.encryption import BadEncryptionConfig, Encryption, generate
+from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption, generate
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from rayplane.control_plane.api.authorization.node_identity import host_identity
-from rayplane.control_plane.apiserver import encryption
+from rayplane.control_plane.apiserver.storage import encryption
 from rayplane.control_plane.cluster.topology import Instance, Role
 from rayplane.control_plane.identities import (
     ADMINISTRATOR,

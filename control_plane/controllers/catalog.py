@@ -12,13 +12,13 @@ from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.job import JobController
-from rayplane.control_plane.controllers.loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.namespace import NamespaceController
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
 from rayplane.control_plane.controllers.podgc import PodGCController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
+from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
-from rayplane.control_plane.apiserver.batches import ANYTHING, Batches
-from rayplane.control_plane.apiserver.grouping import GROUP_MAX, GroupedTxns
-from rayplane.control_plane.apiserver.storage import absent, at_revision, put_op
+from rayplane.control_plane.apiserver.flowcontrol.batches import ANYTHING, Batches
+from rayplane.control_plane.apiserver.storage.grouping import GROUP_MAX, GroupedTxns
+from rayplane.control_plane.apiserver.storage.store import absent, at_revision, put_op
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as etcd_pb

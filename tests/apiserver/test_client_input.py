@@ -3,7 +3,7 @@
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.request_counts import CUSTOM_MAX
+from rayplane.control_plane.apiserver.rest.request_counts import CUSTOM_MAX
 from rayplane.control_plane.client.api import ApiClient
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import Rest, rest  # noqa: F401
@@ -35,7 +35,7 @@ async def test_requests_are_counted_by_what_is_served(rest: Rest) -> None:  # no
 async def test_custom_resources_that_come_and_go_are_counted_within_a_bound(stack: Stack) -> None:
     from dataclasses import replace
 
-    from rayplane.control_plane.apiserver.request_counts import RequestCounts
+    from rayplane.control_plane.apiserver.rest.request_counts import RequestCounts
 
     pods = stack.servers[0].registry.kinds.named("pods")
     counts = RequestCounts()

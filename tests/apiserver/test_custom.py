@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver import custom_schema
+from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
 from tests.apiserver.conftest import Stack
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"

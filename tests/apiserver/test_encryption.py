@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.encryption import (
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.storage.encryption import (
     BadEncryptionConfig,
     Encryption,
     Transformer,
@@ -20,7 +21,6 @@ from rayplane.control_plane.apiserver.encryption import (
     generate,
     key_name_of,
 )
-from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.proto.etcd import kv_pb2
 from tests.apiserver.conftest import Stack
 

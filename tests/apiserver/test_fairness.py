@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.fairness import AT_ONCE, Fairness, is_urgent
+from rayplane.control_plane.apiserver.flowcontrol.fairness import AT_ONCE, Fairness, is_urgent
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.client import ops
 from tests.apiserver.conftest import Stack

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.machinery import apply, decoding
-from rayplane.control_plane.apiserver.heavy import LARGE_BYTES, Heavy
+from rayplane.control_plane.apiserver.flowcontrol.heavy import LARGE_BYTES, Heavy
 from tests.apiserver.conftest import Stack, make_env
 
 

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.impersonation import asked_for
+from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.rpc import Context, Identity, RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork

@@ -11,7 +11,7 @@ from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.client import ElectionTiming, Informer, LeaderElector
 from rayplane.control_plane.controllers.config import ControllersConfig
-from rayplane.control_plane.controllers.manager import ControllerManager
+from rayplane.control_plane.controllers.manager.manager import ControllerManager
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.service import Scheduler
 from tests.apiserver.conftest import Stack, make_env

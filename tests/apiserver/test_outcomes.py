@@ -10,10 +10,10 @@ import pytest
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.encryption import Encryption
-from rayplane.control_plane.apiserver.entries import Entry
-from rayplane.control_plane.apiserver.outcomes import SPAN_S, surely_not_done
-from rayplane.control_plane.apiserver.storage import Storage, Write
+from rayplane.control_plane.apiserver.storage.encryption import Encryption
+from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.outcomes import SPAN_S, surely_not_done
+from rayplane.control_plane.apiserver.storage.store import Storage, Write
 from rayplane.control_plane.etcd.server import errors as etcd_errors
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop

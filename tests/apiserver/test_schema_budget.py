@@ -9,7 +9,7 @@ import pytest
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.machinery import patterns
 from rayplane.control_plane.api.machinery.budget import TooManyValues
-from rayplane.control_plane.apiserver import custom_schema
+from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
 from tests import bounded
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_custom import CRDS, FOOS, definition, foo
@@ -24,7 +24,7 @@ def with_pattern(pattern: str) -> dict[str, Any]:
 
 def test_a_pattern_that_doubles_its_work_with_each_letter_is_answered() -> None:
     shown = bounded.run("""
-from rayplane.control_plane.apiserver.custom_schema import validate
+from rayplane.control_plane.apiserver.apiextensions.schema import validate
 schema = {"properties": {"spec": {"type": "string", "pattern": "^(a+)+$"}}}
 print(validate({"spec": "a" * 100_000 + "b"}, schema)[0].detail)
 """)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.compaction import Compactor
 from rayplane.control_plane.apiserver.config import ApiServerConfig, Limits
+from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.rpc import Stub
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb

@@ -8,9 +8,9 @@ import pytest
 
 from rayplane.control_plane.api.errors import ApiError, Conflict, ServiceUnavailable
 from rayplane.control_plane.api.machinery.resources import builtin_registry
-from rayplane.control_plane.apiserver.grouping import GroupedTxns
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
-from rayplane.control_plane.apiserver.storage import absent, put_op
+from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
+from rayplane.control_plane.apiserver.storage.store import absent, put_op
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.control_plane.rpc import RpcError

@@ -13,10 +13,10 @@ from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeo
 from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.machinery.resources import builtin_registry
-from rayplane.control_plane.apiserver.cache import DELETED, ResourceCache, Selection
 from rayplane.control_plane.apiserver.config import Limits, Timing
-from rayplane.control_plane.apiserver.reading import INITIAL_EVENTS_END
+from rayplane.control_plane.apiserver.registry.reading import INITIAL_EVENTS_END
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
+from rayplane.control_plane.apiserver.watch_cache.cache import DELETED, ResourceCache, Selection
 from rayplane.control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack
 from tests.apiserver.fake_etcd import FakeEtcd
@@ -281,7 +281,7 @@ class CompactingEtcd(FakeEtcd):
 
 
 async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("rayplane.control_plane.apiserver.hub._PAGE", 2)
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._PAGE", 2)
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()
@@ -296,8 +296,8 @@ async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatc
 
 
 async def test_a_load_that_compaction_outruns_is_told_to_come_again_and_comes_back(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("rayplane.control_plane.apiserver.hub._PAGE", 1)
-    monkeypatch.setattr("rayplane.control_plane.apiserver.hub._RETRY_S", (0.001, 0.01))
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._PAGE", 1)
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._RETRY_S", (0.001, 0.01))
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()

@@ -9,7 +9,7 @@ HEAVY = (
     "lmdb",
     "numpy",
     "rayplane.control_plane.etcd.server",
-    "rayplane.control_plane.apiserver.registry",
+    "rayplane.control_plane.apiserver.registry.registry",
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.apiserver.grpc_face import rpc_error
+from rayplane.control_plane.apiserver.grpc.objects import rpc_error
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rayplane.control_plane.apiserver.encryption import generate
+from rayplane.control_plane.apiserver.storage.encryption import generate
 from rayplane.control_plane.cluster.backup import backup
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.launch import _secrets

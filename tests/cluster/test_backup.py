@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.apiserver.encryption import API_VERSION, KIND, Encryption, all_keys
+from rayplane.control_plane.apiserver.storage.encryption import API_VERSION, KIND, Encryption, all_keys
 from rayplane.control_plane.cluster.backup import adapt, find_keys, move_addresses, restore
 from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from rayplane.control_plane.api.errors import ServiceUnavailable
-from rayplane.control_plane.apiserver.storage import Storage
+from rayplane.control_plane.apiserver.storage.store import Storage
 from rayplane.control_plane.cluster import patience
 from rayplane.control_plane.cluster import status as measuring
 from rayplane.control_plane.cluster.diagnosis import (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
-from rayplane.control_plane.controllers.loadbalancer import LoadBalancerController, addresses
+from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController, addresses
 from rayplane.control_plane.controllers.serviceaccount import ROOT_CA, RootCAController, ServiceAccountController
 from tests.controllers.cluster import Cluster
 

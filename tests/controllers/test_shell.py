@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors, meta
-from rayplane.control_plane.controllers.barrier import Barrier
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.manager import Term
+from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.storage.env import Env, SystemClock
 from tests.controllers.cluster import Store
 from tests.controllers.shell import SlowClient

@@ -13,8 +13,8 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.core import Action, Create, DeleteVolume, Provision
+from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
-from rayplane.control_plane.controllers.provisioner import Provisioner
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.csi import csi_pb2 as csi

@@ -15,7 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_phase
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.manager import ControllerManager
+from rayplane.control_plane.controllers.manager.manager import ControllerManager
 from rayplane.proto.csi import csi_pb2 as csi
 from tests.apiserver.conftest import Stack, make_env
 from tests.rpc.open_service import open_service

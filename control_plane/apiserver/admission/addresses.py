@@ -11,8 +11,8 @@ from rayplane.control_plane.api.errors import FieldError, Invalid, invalid
 from rayplane.control_plane.api.meta import Object, key
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.lookup import Lookup
-from rayplane.control_plane.apiserver.storage import absent, delete_op, put_op
+from rayplane.control_plane.apiserver.storage.store import absent, delete_op, put_op
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
 _ROOT = "/rayplane/allocations/"

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden, quote
 from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
-from rayplane.control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.identities import MASTERS
 
 _GROUP = "certificates.k8s.io"

@@ -19,9 +19,9 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
 )
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
-from rayplane.control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
 Plugin = Callable[[AdmissionRequest], Awaitable[None]]

@@ -3,7 +3,7 @@
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import Object, annotations, name
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
-from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 _STORAGE = (
     "storageclass.kubernetes.io/is-default-class",

@@ -3,7 +3,7 @@
 from rayplane.control_plane.api.errors import Forbidden, NotFound
 from rayplane.control_plane.api.meta import is_deleting
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
-from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 _IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
 # Reviews are answered, not stored: they need no namespace to live in.

@@ -19,7 +19,7 @@ from rayplane.control_plane.api.authorization.node_identity import (
 from rayplane.control_plane.api.errors import Forbidden, NotFound, quote
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
-from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.identities import NODE_HOSTS
 
 _KUBELET_LABELS = frozenset(

@@ -6,7 +6,7 @@ from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.config import Timing
-from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 _MIRROR = "kubernetes.io/config.mirror"
 # The account `default` of a new namespace is made by a controller: wait for it a little.

@@ -10,7 +10,7 @@ from rayplane.control_plane.api.meta import Object, labels
 from rayplane.control_plane.api.podsecurity.levels import MODES, PREFIX, Level, LevelVersion, Policy
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.config import PodSecurityConfig
-from rayplane.control_plane.apiserver.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "podtemplates": ("template",),

@@ -13,9 +13,9 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.apiserver.admission.request import CREATE, AdmissionRequest
-from rayplane.control_plane.apiserver.entries import encode
-from rayplane.control_plane.apiserver.lookup import Lookup
-from rayplane.control_plane.apiserver.storage import at_revision, put_op
+from rayplane.control_plane.apiserver.storage.entries import encode
+from rayplane.control_plane.apiserver.storage.store import at_revision, put_op
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 # These resources are also counted under a short name.

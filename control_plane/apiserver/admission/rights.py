@@ -10,7 +10,7 @@ from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.errors import Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
-from rayplane.control_plane.apiserver.authz import Authorizer
+from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 
 _GROUP = "rbac.authorization.k8s.io"
 _PLURALS = {"Role": "roles", "ClusterRole": "clusterroles"}

@@ -10,10 +10,10 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import openapi_v2
 from rayplane.control_plane.api.machinery.discovery import Discovery, Document
 from rayplane.control_plane.api.machinery.openapi import OpenAPI
-from rayplane.control_plane.apiserver.cache import ResourceCache
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.registry import ObjectRegistry
-from rayplane.control_plane.apiserver.request_counts import RequestCounts
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.rest.request_counts import RequestCounts
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 
 GIT_VERSION = "v1.37.0+rayplane"
 _VERSION = {

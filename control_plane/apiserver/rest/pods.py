@@ -27,8 +27,8 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.meta import Object, annotations
 from rayplane.control_plane.apiserver import audit
-from rayplane.control_plane.apiserver.metrics import HOST_ADDRESS
-from rayplane.control_plane.apiserver.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.registry.metrics import HOST_ADDRESS
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest.numbers import integer
 from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel

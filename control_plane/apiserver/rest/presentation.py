@@ -13,7 +13,7 @@ from rayplane.control_plane.api.machinery import tables
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
-from rayplane.control_plane.apiserver.reading import Listing
+from rayplane.control_plane.apiserver.registry.reading import Listing
 
 Form = Literal["object", "table", "metadata"]
 JSON = "application/json"

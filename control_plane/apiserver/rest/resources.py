@@ -11,10 +11,10 @@ from aiohttp import web
 from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.apiserver import audit
-from rayplane.control_plane.apiserver.bodies import program
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.reading import WatchItem
-from rayplane.control_plane.apiserver.registry import (
+from rayplane.control_plane.apiserver.registry.bodies import program
+from rayplane.control_plane.apiserver.registry.reading import WatchItem
+from rayplane.control_plane.apiserver.registry.registry import (
     ObjectRegistry,
     check_dry_run,
     error_json,

@@ -19,10 +19,10 @@ from rayplane.control_plane.api.errors import (
     Timeout,
 )
 from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.fairness import is_urgent
-from rayplane.control_plane.apiserver.impersonation import asked_for
-from rayplane.control_plane.apiserver.registry import ObjectRegistry, error_json
+from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.auditing import audited

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from rayplane.control_plane.api.audit.reading import PolicyError, default_policy, read_policy
-from rayplane.control_plane.apiserver.encryption import BadEncryptionConfig, Encryption
+from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption
 from rayplane.control_plane.cli.manifests import ManifestError
 from rayplane.control_plane.cli.manifests import parse as parse_manifests
 from rayplane.control_plane.cluster import scenario

@@ -1,0 +1,69 @@
+"""Who is calling: by client certificate, by bearer token, or nobody."""
+
+from rayplane.control_plane.api.errors import Unauthorized
+from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
+from rayplane.control_plane.rpc import Context, Identity
+from rayplane.storage.env import Env
+
+_NOBODY = User(ANONYMOUS, (UNAUTHENTICATED,))
+
+
+class Authenticator:
+    """Turns what a caller shows into a User. `find` looks up what tokens are bound to."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, find: Find) -> None:
+        self.tokens = Tokens(config, env, find)
+        self._config = config
+        self._env = env
+
+    async def of_call(self, context: Context) -> User:
+        """The caller of a gRPC method: by a bearer token, else by its certificate."""
+        token = bearer_token(context.metadata.get("authorization") or "")
+        if token:
+            return await self.of_token(token)
+        if context.identity is not None:
+            return self._of_certificate(context.identity) or _NOBODY
+        if self._config.tls_dir is None:
+            user, groups = self._config.anonymous_grpc_user
+            return of_identity(Identity(user, groups))
+        return _NOBODY
+
+    async def of_request(self, identity: Identity | None, authorization: str) -> User:
+        """The caller of a REST request; anonymous when nothing is shown, Unauthorized when it is wrong."""
+        user = self._of_certificate(identity) if identity is not None else None
+        if user is not None:
+            return user
+        token = bearer_token(authorization)
+        return await self.of_token(token) if token else _NOBODY
+
+    def _of_certificate(self, identity: Identity) -> User | None:
+        """None for a certificate that names nobody. Unauthorized when it has expired since the connection began."""
+        if not identity.user:
+            return None
+        if identity.not_after <= self._env.clock.now().timestamp():
+            raise Unauthorized()
+        return of_identity(identity)
+
+    async def of_token(self, token: str) -> User:
+        """The owner of a bearer token. Unauthorized."""
+        static = self._config.static_tokens.get(token)
+        if static is not None:
+            return of_identity(Identity(static[0], tuple(static[1])))
+        claims = self.tokens.claims(token)
+        if self._config.issuer not in (claims.get("aud") or ()):
+            raise Unauthorized()
+        return await self.tokens.user(claims)
+
+
+def of_identity(identity: Identity) -> User:
+    groups = identity.groups
+    if AUTHENTICATED not in groups:
+        groups = (*groups, AUTHENTICATED)
+    return User(identity.user, groups)
+
+
+def bearer_token(authorization: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

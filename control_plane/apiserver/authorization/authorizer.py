@@ -1,0 +1,155 @@
+"""Who may do what: nodes by what their pods need, everybody by RBAC over the cached roles and bindings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rayplane.control_plane.api.authorization import node as node_authorization
+from rayplane.control_plane.api.authorization import rbac
+from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
+from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.requests import Target, User
+from rayplane.control_plane.apiserver.watch_cache.following import Follower
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.identities import MASTERS
+
+_GROUP = "rbac.authorization.k8s.io"
+_ROLES = f"clusterroles.{_GROUP}"
+_RESOURCES = (_ROLES, f"roles.{_GROUP}", f"rolebindings.{_GROUP}", f"clusterrolebindings.{_GROUP}")
+
+
+class Authorizer:
+    """Decides requests. What it knows follows the caches; a denial is decided again on fresh caches."""
+
+    def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
+        self._hub = hub
+        self._policy = rbac.Policy()
+        self._roles: dict[str, Object] = {}
+        """ClusterRoles as they are stored, by name."""
+        self._stale = False
+        self._graph = NodeGraph()
+        self._rules = Follower(kinds, hub, _RESOURCES, clear=self._clear, put=self._put, remove=self._remove)
+        self._nodes = Follower(
+            kinds, hub, ("pods", VOLUMES, ATTACHMENTS), clear=self._clear_nodes, put=self._put_node, remove=self._drop
+        )
+
+    async def load(self) -> None:
+        """Bring the policy in step with the caches. Cheap when it is."""
+        await self._rules.load()
+        if self._stale:
+            self._aggregate()
+
+    def _clear(self) -> None:
+        self._policy = rbac.Policy()
+        self._roles.clear()
+
+    def _put(self, resource: str, o: Object) -> None:
+        self._policy.put(o)
+        if resource == _ROLES:
+            self._stale = True
+            self._roles[name(o)] = o
+
+    def _remove(self, resource: str, o: Object) -> None:
+        self._policy.remove(o)
+        if resource == _ROLES:
+            self._stale = True
+            self._roles.pop(name(o), None)
+
+    def _aggregate(self) -> None:
+        """Aggregated roles have the rules of the roles they select, whatever is stored in them."""
+        self._stale = False
+        aggregated = {key: role for key, role in self._roles.items() if role.get("aggregationRule")}
+        made: dict[str, Object] = {}
+        # A role may select another aggregated one: two rounds settle admin, edit and view.
+        for _ in range(2 if aggregated else 0):
+            known = [made.get(key, role) for key, role in self._roles.items()]
+            made = {key: {**role, "rules": rbac.aggregated_rules(role, known)} for key, role in aggregated.items()}
+        for role in made.values():
+            self._policy.put(role)
+
+    def _clear_nodes(self) -> None:
+        self._graph = NodeGraph()
+
+    def _put_node(self, resource: str, o: Object) -> None:
+        self._graph.put(resource, o)
+
+    def _drop(self, resource: str, o: Object) -> None:
+        self._graph.remove(resource, o)
+
+    async def decide(self, attributes: rbac.Attributes) -> rbac.Decision:
+        if MASTERS in attributes.groups:
+            return rbac.Decision(True)
+        decision = await self._decide(attributes)
+        if not decision.allowed:
+            # Maybe what was granted just now, or the pod that was bound just now, has not arrived yet.
+            await self._hub.fresh()
+            decision = await self._decide(attributes)
+        return decision
+
+    async def _decide(self, attributes: rbac.Attributes) -> rbac.Decision:
+        """By what is known here: nodes by what they need, everybody by roles."""
+        reasons = []
+        if attributes.nodes is not None:
+            await self._nodes.load()
+            decision = node_authorization.decide(attributes, attributes.nodes, self._graph)
+            if decision.allowed:
+                return decision
+            reasons.append(decision.reason)
+        await self.load()
+        decision = self._policy.authorize(attributes)
+        reasons.append(decision.reason)
+        return rbac.Decision(decision.allowed, "\n".join(r for r in reasons if r))
+
+    async def check(self, user: User, verb: str, target: Target, fields: FieldSelector = ALL_FIELDS) -> None:
+        """Forbidden, in Kubernetes' words, unless `user` may. `fields`: what a list or watch is limited to."""
+        if user.all_powerful:
+            return
+        info = target.info
+        attributes = user.asks(
+            verb,
+            group=info.group,
+            resource=info.plural,
+            subresource=target.subresource,
+            namespace=target.namespace,
+            name=target.name or fields.requires("metadata.name") or "",
+            fields=fields,
+        )
+        decision = await self.decide(attributes)
+        if not decision.allowed:
+            audit.denied(decision.reason)
+            text = rbac.denied_message(attributes, decision.reason)
+            raise Forbidden.of(info.plural, target.name, text, group=info.group)
+        audit.allowed(decision.reason)
+
+    async def check_path(self, user: User, verb: str, path: str) -> None:
+        """As `check`, for paths that are no resources."""
+        attributes = user.asks(verb, path=path)
+        decision = await self.decide(attributes)
+        if not decision.allowed:
+            audit.denied(decision.reason)
+            text = f"forbidden: {rbac.denied_message(attributes)}"
+            raise Forbidden(text, details={})
+        audit.allowed(decision.reason)
+
+    async def rules(self, user: User, namespace: str) -> list[dict[str, object]]:
+        """Every rule that holds for the user in a namespace."""
+        await self.load()
+        return [dict(rule) for rule in self._policy.rules(user.name, user.groups, namespace)]
+
+    async def role_rules(self, name: str, namespace: str = "") -> list[Mapping[str, Any]] | None:
+        """What a Role, or without a namespace a ClusterRole, grants now, aggregation included; None: no such role."""
+        await self._catch_up()
+        return self._policy.role_rules(name, namespace)
+
+    async def _catch_up(self) -> None:
+        """Bring the policy in step with etcd: who grants rights is not judged by old ones."""
+        await self._hub.fresh()
+        await self.load()
+
+    async def missing_rights(self, user: User, rules: Sequence[Mapping[str, Any]], scope: str) -> list[rbac.Attributes]:
+        """The rights in `rules` (of a role in namespace `scope`, "" for the cluster) that `user` does not have."""
+        await self._catch_up()
+        return self._policy.uncovered(user.name, user.groups, scope=scope, rules=rules)

@@ -1,0 +1,97 @@
+"""Access, rules, subject and token reviews: questions about who is who and who may do what."""
+
+from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, Unauthorized
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.authentication.tokens import Tokens
+from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
+from rayplane.control_plane.apiserver.requests import User
+
+
+class Reviews:
+    """`answer` fills in the status of a review."""
+
+    def __init__(self, authorizer: Authorizer, tokens: Tokens, issuer: str) -> None:
+        self._authorizer = authorizer
+        self._tokens = tokens
+        self._issuer = issuer
+
+    async def answer(self, user: User, info: ResourceInfo, namespace: str, o: Object) -> Object:
+        spec = o.get("spec") or {}
+        o["metadata"] = {"creationTimestamp": None, **(o.get("metadata") or {})}
+        match info.plural:
+            case "selfsubjectaccessreviews":
+                o["status"] = await self._access(user, spec)
+            case "subjectaccessreviews" | "localsubjectaccessreviews":
+                asked = User(spec.get("user") or "", tuple(spec.get("groups") or ()), uid=spec.get("uid") or "")
+                if info.plural.startswith("local"):
+                    given = (spec.get("resourceAttributes") or {}).get("namespace") or ""
+                    if given != namespace:
+                        raise BadRequest(
+                            f'spec.resourceAttributes.namespace "{given}" must match namespace "{namespace}"'
+                        )
+                o["status"] = await self._access(asked, spec)
+            case "selfsubjectrulesreviews":
+                o["status"] = await self._rules(user, spec.get("namespace") or "")
+                o["spec"] = {}
+            case "selfsubjectreviews":
+                o["status"] = {"userInfo": user.info}
+            case "tokenreviews":
+                o["status"] = await self._token(spec)
+            case _:
+                raise MethodNotAllowed(details={})
+        return o
+
+    async def _access(self, user: User, spec: Object) -> Object:
+        resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+        if (resource is None) == (other is None):
+            raise BadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+        if resource is not None:
+            attributes = user.asks(
+                resource.get("verb") or "",
+                group=resource.get("group") or "",
+                resource=resource.get("resource") or "",
+                subresource=resource.get("subresource") or "",
+                namespace=resource.get("namespace") or "",
+                name=resource.get("name") or "",
+            )
+        else:
+            attributes = user.asks((other or {}).get("verb") or "", path=(other or {}).get("path") or "")
+        decision = await self._authorizer.decide(attributes)
+        status: Object = {"allowed": decision.allowed}
+        if decision.reason:
+            status["reason"] = decision.reason
+        return status
+
+    async def _rules(self, user: User, namespace: str) -> Object:
+        if not namespace:
+            raise BadRequest("no namespace on request")
+        resources: list[Object] = []
+        paths: list[Object] = []
+        for rule in await self._authorizer.rules(user, namespace):
+            if rule.get("nonResourceURLs"):
+                path = {k: rule[k] for k in ("verbs", "nonResourceURLs")}
+                if path not in paths:
+                    paths.append(path)
+            else:
+                fields = ("verbs", "apiGroups", "resources", "resourceNames")
+                resource = {k: rule[k] for k in fields if k in rule}
+                if resource not in resources:
+                    resources.append(resource)
+        answer: Object = {"resourceRules": resources, "nonResourceRules": paths, "incomplete": False}
+        if user.nodes is not None:
+            answer["incomplete"] = True
+            answer["evaluationError"] = "node authorizer does not support user rule resolution"
+        return answer
+
+    async def _token(self, spec: Object) -> Object:
+        audiences = spec.get("audiences") or [self._issuer]
+        try:
+            claims = self._tokens.claims(spec.get("token") or "")
+            user = await self._tokens.user(claims)
+        except Unauthorized:
+            return {"user": {}, "error": "token lookup failed: the token is invalid or has expired"}
+        accepted = [a for a in audiences if a in (claims.get("aud") or ())]
+        if not accepted:
+            return {"user": {}, "error": "token audiences do not match the requested audiences"}
+        return {"authenticated": True, "user": user.info, "audiences": accepted}

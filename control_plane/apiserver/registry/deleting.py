@@ -1,0 +1,121 @@
+"""Delete, for every kind in the same way: preconditions, admission, then gone at once or marked as being deleted.
+
+What cannot be read as an object can be deleted too. Authorisation comes before all of it and is the caller's.
+"""
+
+from typing import Any
+
+import orjson
+
+from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.kinds import deletion
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import DELETE
+from rayplane.control_plane.apiserver.apiextensions import definitions as custom
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User
+from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
+from rayplane.control_plane.apiserver.storage.store import DryRun, Storage, Write
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.storage.env import Env
+
+# Kinds whose DELETE answers with the object that is gone instead of a Status.
+_RETURNS_DELETED = frozenset(
+    {
+        "pods",
+        "podtemplates",
+        "services",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "resourcequotas",
+        "serviceaccounts",
+    }
+)
+
+
+class Deleter:
+    """All deletes of the registry."""
+
+    def __init__(self, kinds: Kinds, storage: Storage, hub: WatchHub, admission: Admission, *, env: Env) -> None:
+        self._kinds = kinds
+        self._storage = storage
+        self._hub = hub
+        self._admission = admission
+        self._env = env
+
+    async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
+        """Remove an object, or mark it as being deleted while something holds it back."""
+        info = target.info
+        stored = self._kinds.stored(info)
+        cache = self._hub.peek(stored)
+        known = cache.get(target.namespace, target.name) if cache is not None else None
+        removed = False
+
+        async def change(entry: Entry | None) -> Write:
+            nonlocal removed
+            assert entry is not None
+            if isinstance(entry, Broken):
+                removed = True
+                return self._without_broken(entry, stored, options)
+            o = entry.fresh_object()
+            deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
+            request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=entry.object)
+            await self._admission.admit(request)
+            if stored.name == CRDS:
+                custom.mark_for_cleanup(o, self._env.timestamp())
+            done = deletion.begin_deletion(
+                o,
+                now=self._env.clock.now(),
+                grace_seconds=options.grace_period_s,
+                propagation=options.propagation_policy,
+                orphan_dependents=options.orphan_dependents,
+            )
+            removed = done.remove
+            if options.dry_run:
+                raise DryRun(o)
+            if done.remove:
+                await self._admission.reserve(request)
+            return Write(o, delete=done.remove, keep=not done.changed, effects=request.effects)
+
+        try:
+            entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
+        except DryRun as dry:
+            o = self._kinds.from_stored(info, dry.object)
+            json = orjson.dumps(o)
+        except NotFound as e:
+            raise NotFound.of(info.plural, target.name, group=info.group) from e
+        else:
+            o = entry.object
+            json = self._kinds.json(info, entry)
+        if not removed or info.name in _RETURNS_DELETED:
+            return Answer(json)
+        return Answer(orjson.dumps(_deleted_status(info, o)))
+
+    @staticmethod
+    def _without_broken(entry: Broken, info: ResourceInfo, options: DeleteOptions) -> Write:
+        """Remove what is no object. Raises its error when the caller wants to be sure which one it removes."""
+        if options.uid or options.resource_version not in ("", str(entry.revision)):
+            raise entry.error
+        meta = {"name": entry.name, "namespace": entry.namespace}
+        o = {"kind": info.kind, "apiVersion": info.stored_api_version, "metadata": meta}
+        if options.dry_run:
+            raise DryRun(o)
+        return Write(o, delete=True)
+
+
+def _deleted_status(info: ResourceInfo, o: Object) -> Object:
+    """The Status that tells of an object that is gone."""
+    details: dict[str, Any] = {"name": o["metadata"]["name"]}
+    if info.group:
+        details["group"] = info.group
+    details["kind"] = info.plural
+    details["uid"] = o["metadata"].get("uid") or ""
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    }

@@ -1,0 +1,374 @@
+"""Get, list and watch.
+
+Reads are linearizable unless the client asks for less: the caches are first brought up to etcd's present revision. If
+they cannot be (the stream from etcd hangs), the read goes to etcd itself. Continue tokens pin the revision of the first
+page; later pages are read from etcd's history.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    BadRequest,
+    Expired,
+    FieldError,
+    Invalid,
+    NotFound,
+    Timeout,
+    forbidden,
+)
+from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.machinery.field_selectors import parse_fields
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.requests import ListOptions, Target
+from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
+from rayplane.control_plane.apiserver.storage.store import CONTINUE_TOO_OLD, Storage
+from rayplane.control_plane.apiserver.watch_cache.cache import (
+    BOOKMARK,
+    ERROR,
+    ResourceCache,
+    Selection,
+    Watcher,
+)
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.storage.env import Env
+
+_PAGE = 500
+_TOKEN_VERSION = "meta.k8s.io/v1"
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The answer to a list, before it is put into bytes."""
+
+    info: ResourceInfo
+    entries: list[Entry]
+    revision: int
+    continue_token: str = ""
+    remaining: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchItem:
+    """One event of a watch. `line` is the JSON line of a REST stream, made once for all who share it."""
+
+    type: str
+    json: bytes
+    entry: Entry | None = None
+    line: bytes = b""
+
+
+# The class below has a method `list`, which hides the type inside it.
+_Items = list[WatchItem]
+_Entries = list[Entry]
+
+
+class Reader:
+    """All reads of the registry. Authorisation is the caller's."""
+
+    def __init__(self, kinds: Kinds, storage: Storage, hub: WatchHub, *, env: Env, timing: Timing) -> None:
+        self._kinds = kinds
+        self._storage = storage
+        self._hub = hub
+        self._env = env
+        self._timing = timing
+
+    # --- get ----------------------------------------------------------------------------------
+
+    async def get(self, target: Target, resource_version: str = "") -> Entry:
+        """The stored object. NotFound."""
+        info = self._kinds.stored(target.info)
+        entry = await self.find(info, target.namespace, target.name, resource_version)
+        if entry is None:
+            raise NotFound.of(target.info.plural, target.name, group=target.info.group)
+        return entry
+
+    async def find(self, info: ResourceInfo, namespace: str, name: str, resource_version: str = "") -> Entry | None:
+        """As `get`, None where there is none."""
+        try:
+            cache = await self._reached(info, resource_version)
+        except Timeout:
+            if _version(resource_version):
+                raise
+            return await self._storage.get(info, namespace, name)
+        return cache.get(namespace, name)
+
+    async def _reached(self, info: ResourceInfo, resource_version: str) -> ResourceCache:
+        """The cache, brought up to what a read with this resourceVersion may see at the oldest.
+
+        In this order: a cache may be dropped while one waits, but a loaded one is as fresh as the hub.
+        """
+        await self._reach(resource_version)
+        return await self._hub.cache(info)
+
+    async def _reach(self, resource_version: str) -> None:
+        """Bring the caches to what a read with this resourceVersion may see at the oldest."""
+        if not resource_version:
+            await self._hub.fresh()
+        else:
+            await self._hub.reached(_version(resource_version))
+
+    # --- list ---------------------------------------------------------------------------------
+
+    def selection(self, target: Target, options: ListOptions) -> Selection:
+        """What the selectors of a request select. BadRequest when they cannot be parsed."""
+        info = target.info
+        custom = self._kinds.custom(info)
+        selectable = custom.selectable if custom is not None else ()
+        fields = parse_fields(options.field_selector, info.kind, info.group, selectable=selectable)
+        kinds = self._kinds
+        convert = None
+        if not info.is_storage_version and not fields.everything:
+
+            def convert(o: Any) -> Any:
+                return kinds.from_stored(info, o)
+
+        return Selection(
+            namespace=target.namespace,
+            name=target.name,
+            labels=selectors.parse_labels(options.label_selector),
+            fields=fields,
+            convert=convert,
+        )
+
+    async def list(self, target: Target, options: ListOptions) -> Listing:
+        """Expired when the pinned revision is compacted, Timeout when a future one is asked for."""
+        _check_match(options)
+        selection = self.selection(target, options)
+        info = self._kinds.stored(target.info)
+        if options.continue_token:
+            if options.resource_version not in ("", "0"):
+                raise BadRequest("specifying resource version is not allowed when using continue")
+            revision, start = _parse_token(options.continue_token, info.key_prefix(target.namespace))
+            return await self._pages(target.info, selection, start=start, revision=revision, limit=options.limit)
+        version = _version(options.resource_version)
+        match = options.resource_version_match
+        if version and (match == "Exact" or (not match and options.limit)):
+            start = info.key_prefix(target.namespace)
+            return await self._pages(target.info, selection, start=start, revision=version, limit=options.limit)
+        try:
+            cache = await self._reached(info, options.resource_version)
+        except Timeout:
+            if version:
+                raise
+            start = info.key_prefix(target.namespace)
+            return await self._pages(target.info, selection, start=start, revision=0, limit=options.limit)
+        return self._from_cache(target.info, cache, selection, options.limit)
+
+    def _from_cache(self, info: ResourceInfo, cache: ResourceCache, selection: Selection, limit: int) -> Listing:
+        entries = list(cache.select(selection))
+        revision = self._hub.revision
+        if limit <= 0 or len(entries) <= limit:
+            return Listing(info, entries, revision)
+        shown = entries[:limit]
+        prefix = cache.info.key_prefix(selection.namespace)
+        left = len(entries) - limit if selection.content_free else None
+        token = _make_token(revision, shown[-1].key + "\0", prefix)
+        return Listing(info, shown, revision, token, left)
+
+    async def _pages(
+        self, info: ResourceInfo, selection: Selection, *, start: str, revision: int, limit: int
+    ) -> Listing:
+        """Read at a revision of the past (0: now) from etcd, until `limit` entries match."""
+        stored = self._kinds.stored(info)
+        prefix = stored.key_prefix(selection.namespace)
+        found: _Entries = []
+        size = limit if limit and selection.content_free else max(limit, _PAGE)
+        while True:
+            try:
+                page = await self._storage.page(stored, prefix, start=start, limit=size, revision=revision)
+            except Expired as e:
+                fresh = _make_token(-1, start, prefix) if start != prefix else ""
+                raise _ExpiredPage(fresh) from e
+            revision, left, start = page.revision, page.left, page.last_key + "\0"
+            for index, entry in enumerate(page.entries):
+                if not isinstance(entry, Broken) and selection.matches(entry):
+                    found.append(entry)
+                if limit and len(found) == limit:
+                    left += len(page.entries) - index - 1
+                    start = entry.key + "\0"
+                    break
+            if left <= 0:
+                return Listing(info, found, revision)
+            if limit and len(found) >= limit:
+                remaining = left if selection.content_free else None
+                return Listing(info, found, revision, _make_token(revision, start, prefix), remaining)
+
+    # --- watch --------------------------------------------------------------------------------
+
+    async def watch(self, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
+        """Groups of events that were ready together. Ends after the timeout, or when the watcher is too slow.
+
+        What goes wrong at the beginning or later comes as a last ERROR item, as in Kubernetes.
+        """
+        _check_initial_events(options)
+        selection = self.selection(target, options)
+        info = self._kinds.stored(target.info)
+        try:
+            cache, watcher, initial_end = await self._join(info, selection, options)
+        except ApiError as e:
+            yield [_error_item(e)]
+            return
+        try:
+            events = self._events(target.info, watcher, options, initial_end)
+            async with contextlib.aclosing(events):
+                async for items in events:
+                    yield items
+        finally:
+            cache.leave(watcher)
+
+    async def _join(
+        self, info: ResourceInfo, selection: Selection, options: ListOptions
+    ) -> tuple[ResourceCache, Watcher, int | None]:
+        """A watcher, and the revision at which its initial events end, where the client wants to know."""
+        version = _version(options.resource_version)
+        if version and not options.send_initial_events:
+            cache = await self._hub.cache(info)
+            return cache, cache.watch(selection, version), None
+        cache = await self._reached(info, options.resource_version)
+        revision = self._hub.revision
+        initial = options.send_initial_events is not False
+        watcher = cache.watch_from_now(selection, revision, initial=initial)
+        return cache, watcher, revision if options.send_initial_events else None
+
+    async def _events(
+        self, info: ResourceInfo, watcher: Watcher, options: ListOptions, initial_end: int | None
+    ) -> AsyncGenerator[_Items, None]:
+        loop = asyncio.get_running_loop()
+        limit = options.timeout_s
+        if limit is None:
+            limit = self._timing.watch_timeout_s * (1 + self._env.rng.random())
+        end = loop.time() + limit
+        interval = self._timing.bookmark_interval_s if options.allow_bookmarks else limit
+        bookmark_at = loop.time() + interval
+        if initial_end is not None:
+            items = [self._item(info, *seen) for seen in await watcher.take(0) or ()]
+            if options.allow_bookmarks:
+                items.append(_bookmark(info, initial_end, initial_end=True))
+            yield items
+        while (now := loop.time()) < end:
+            position = self._hub.revision
+            taken = await watcher.take(max(min(bookmark_at, end) - now, 0.0))
+            if taken is None:
+                break
+            if taken:
+                yield [self._item(info, *seen) for seen in taken]
+            elif options.allow_bookmarks and loop.time() >= bookmark_at:
+                # Nothing waits, so everything up to where the hub was before the wait has been sent.
+                yield [_bookmark(info, position)]
+                bookmark_at = loop.time() + interval
+        if isinstance(watcher.error, ApiError):
+            yield [_error_item(watcher.error)]
+
+    def _item(self, info: ResourceInfo, type_: str, entry: Entry, event: Any) -> WatchItem:
+        if info.is_storage_version and not info.custom:
+            line = event.line(type_, entry) if event is not None else b""
+            return WatchItem(type_, entry.json, entry, line)
+        return WatchItem(type_, self._kinds.json(info, entry), entry)
+
+
+def _version(text: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        shown = text[:100]
+        raise BadRequest(
+            f'resourceVersion: Invalid value: "{shown}": strconv.ParseUint: parsing "{shown}": invalid syntax'
+        )
+    if len(text) > 18:
+        raise BadRequest(f'resourceVersion: Invalid value: "{text[:100]}": value out of range')
+    return int(text)
+
+
+def _check_match(options: ListOptions) -> None:
+    match = options.resource_version_match
+    found: list[FieldError] = []
+    if match:
+        if match not in ("Exact", "NotOlderThan"):
+            raise BadRequest(f'resourceVersionMatch: Unsupported value: "{match}"')
+        if not options.resource_version:
+            text = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+            found.append(forbidden("resourceVersionMatch", text))
+        elif options.continue_token:
+            text = "resourceVersionMatch is forbidden when continue is provided"
+            found.append(forbidden("resourceVersionMatch", text))
+        elif match == "Exact" and options.resource_version == "0":
+            text = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+            found.append(forbidden("resourceVersionMatch", text))
+    if options.send_initial_events is not None:
+        found.append(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"))
+    if found:
+        raise Invalid.of("ListOptions", "", found, group="meta.k8s.io")
+
+
+def _check_initial_events(options: ListOptions) -> None:
+    match = options.resource_version_match
+    found: list[FieldError] = []
+    if options.send_initial_events is None:
+        if match:
+            text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            found.append(forbidden("resourceVersionMatch", text))
+    elif match != "NotOlderThan":
+        text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+        found.append(forbidden("resourceVersionMatch", text))
+    if found:
+        raise Invalid.of("ListOptions", "", found, group="meta.k8s.io")
+
+
+def _make_token(revision: int, start: str, prefix: str) -> str:
+    relative = start.removeprefix(prefix)
+    raw = orjson.dumps({"v": _TOKEN_VERSION, "rv": revision, "start": relative})
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _parse_token(token: str, prefix: str) -> tuple[int, str]:
+    """(revision, key to start at). The key is relative to the listed prefix and cannot leave it."""
+    try:
+        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        value = orjson.loads(raw)
+        if value["v"] != _TOKEN_VERSION:
+            raise BadRequest("continue key is not valid: server does not recognize this encoded version")
+        revision, start = value["rv"], value["start"]
+        if type(revision) is not int or type(start) is not str or not -1 <= revision < 1 << 63:
+            raise BadRequest("continue key is not valid: incorrect encoded start or resourceVersion")
+    except (binascii.Error, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
+        raise BadRequest(f"continue key is not valid: {e}") from e
+    if not start or revision == 0 or start.startswith("/") or ".." in start.split("/"):
+        raise BadRequest("continue key is not valid: incorrect encoded start or resourceVersion")
+    return max(revision, 0), prefix + start
+
+
+class _ExpiredPage(Expired):
+    """Tells with which token the list may go on, at the price of consistency."""
+
+    def __init__(self, fresh_token: str) -> None:
+        super().__init__(CONTINUE_TOO_OLD)
+        self._fresh_token = fresh_token
+
+    @property
+    def status(self) -> dict[str, Any]:
+        meta = {"continue": self._fresh_token} if self._fresh_token else {}
+        return {**super().status, "metadata": meta}
+
+
+def _error_item(error: ApiError) -> WatchItem:
+    return WatchItem(ERROR, orjson.dumps(error.status))
+
+
+def _bookmark(info: ResourceInfo, revision: int, *, initial_end: bool = False) -> WatchItem:
+    meta: dict[str, Any] = {"resourceVersion": str(revision), "creationTimestamp": None}
+    if initial_end:
+        meta["annotations"] = {INITIAL_EVENTS_END: "true"}
+    body = {"kind": info.kind, "apiVersion": info.api_version, "metadata": meta}
+    return WatchItem(BOOKMARK, orjson.dumps(body))

@@ -1,0 +1,327 @@
+"""The one path to objects for both faces: authorise, then read or write, then let subresources have their way."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import orjson
+
+from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
+from rayplane.control_plane.api.machinery.names import path_segment_errors
+from rayplane.control_plane.api.machinery.patching import PatchKind
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission import Admission
+from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
+from rayplane.control_plane.apiserver.audit import Auditor, allowed
+from rayplane.control_plane.apiserver.authentication.authenticator import Authenticator
+from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
+from rayplane.control_plane.apiserver.authorization.reviews import Reviews
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.flowcontrol.fairness import Fairness
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.registry import metrics
+from rayplane.control_plane.apiserver.registry.bodies import check_manager
+from rayplane.control_plane.apiserver.registry.metrics import Metrics
+from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, WatchItem
+from rayplane.control_plane.apiserver.registry.subresources import Subresources
+from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
+from rayplane.control_plane.apiserver.registry.writing import Writer
+from rayplane.control_plane.apiserver.requests import (
+    SYSTEM,
+    Answer,
+    DeleteOptions,
+    ListOptions,
+    Target,
+    User,
+    WriteOptions,
+)
+from rayplane.control_plane.apiserver.storage.encryption import Encryption
+from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.leases import EventLeases
+from rayplane.control_plane.apiserver.storage.store import Storage
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.rpc import Network
+from rayplane.storage.env import Env
+
+_DELETES_AT_ONCE = 16
+# Subresources that are another view of the object and are read and written like it.
+_PLAIN = frozenset({"", "status"})
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The class below has a method `list`, which hides the type inside it.
+_Items = list[WatchItem]
+
+
+def _in_turn(
+    operation: "Callable[Concatenate[ObjectRegistry, User, Target, P], Awaitable[T]]",
+) -> "Callable[Concatenate[ObjectRegistry, User, Target, P], Coroutine[Any, Any, T]]":
+    """An operation that waits for its turn when much is to do."""
+
+    @functools.wraps(operation)
+    async def in_turn(self: "ObjectRegistry", user: User, target: Target, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self.fairness.turn(user, target.info.plural):
+            return await operation(self, user, target, *args, **kwargs)
+
+    return in_turn
+
+
+class ObjectRegistry:
+    """All operations on objects. Every method raises ApiError."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient, network: Network) -> None:
+        self.fairness = Fairness(config.limits.requests_in_flight)
+        self.kinds = Kinds()
+        self.env = env
+        encryption = Encryption.parse(config.encryption, env.rng.randbytes)
+        attempts = config.limits.update_attempts
+        self.storage = Storage(etcd, server=config.name, update_attempts=attempts, encryption=encryption)
+        self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
+        self.lookup = Lookup(self.kinds, self.hub)
+        self.metrics = Metrics(self.lookup, network, env)
+        for info in metrics.RESOURCES:
+            self.kinds.registry.add(info)
+        self.cleaner = Cleaner()
+        self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
+        self.authorizer = Authorizer(self.kinds, self.hub)
+
+        self.auditor = Auditor(config.audit, env) if config.audit is not None else None
+        self.authenticator = Authenticator(config, env, self.lookup.get)
+        self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
+        self._leases = EventLeases(etcd, config.timing)
+        admission = Admission(config, env, self.lookup, self.authorizer, to_storage=self.storage.to_storage)
+        self.writer = Writer(
+            self.kinds,
+            self.storage,
+            self.hub,
+            admission,
+            env=env,
+            leases=self._leases,
+        )
+        tokens = self.authenticator.tokens
+        self.subresources = Subresources(
+            self.kinds,
+            self.reader,
+            self.writer,
+            self.lookup,
+            admission=admission,
+            reviews=Reviews(self.authorizer, tokens, config.issuer),
+            token_requests=TokenRequests(config, env, reader=self.reader, lookup=self.lookup, tokens=tokens),
+            env=env,
+        )
+
+    async def target(
+        self,
+        group: str,
+        version: str,
+        plural: str,
+        *,
+        namespace: str = "",
+        name: str = "",
+        subresource: str = "",
+    ) -> Target:
+        """What a request names. NotFound for what is not served, BadRequest for what can be no name."""
+        try:
+            info = self.kinds.find(group, version, plural)
+        except NotFound:
+            if "." not in group:
+                raise
+            # It may have been defined just now, through another server.
+            await self.custom.catch_up()
+            info = self.kinds.find(group, version, plural)
+        if subresource and subresource not in info.subresources:
+            raise NotFound("the server could not find the requested resource", details={})
+        for what, value in (("Name", name), ("Namespace", namespace)):
+            problems = path_segment_errors(value)
+            if problems:
+                raise BadRequest(f'{what} parameter invalid: "{value}": {", ".join(problems)}')
+        if not info.namespaced:
+            namespace = name if info.name == "namespaces" else ""
+        return Target(info, namespace, name, subresource)
+
+    async def start(self) -> None:
+        """Serve custom resources and look after deleted definitions. The hub must run."""
+        await self.custom.load()
+        self.cleaner.start(self._empty, self._release)
+
+    async def stop(self) -> None:
+        await self.cleaner.stop()
+        await self.hub.stop()
+        await self._leases.stop()
+        await self.storage.stop()
+
+    async def _empty(self, definition: str) -> bool:
+        """Delete the objects of a custom resource; True when none is left."""
+        try:
+            info = self.kinds.named(definition)
+        except LookupError:
+            return True
+        target = Target(info)
+        listing = await self.delete_collection(SYSTEM, target, ListOptions(), DeleteOptions())
+        if not listing.entries:
+            return True
+        return not (await self.reader.list(target, ListOptions())).entries
+
+    async def _release(self, definition: str) -> None:
+        async def make(current: Object) -> Object:
+            return without_finalizer(current)
+
+        target = Target(self.kinds.named(CRDS), "", definition)
+        # Another server may have been faster.
+        with contextlib.suppress(NotFound):
+            await self.writer.change(SYSTEM, target, make, WriteOptions())
+
+    # --- reads --------------------------------------------------------------------------------
+
+    @_in_turn
+    async def get(self, user: User, target: Target, resource_version: str = "") -> bytes:
+        """One object as JSON."""
+        await self.allow(user, "get", target)
+        if target.info.group == metrics.GROUP:
+            return (await self.metrics.get(target.info, target.namespace, target.name, self.hub.revision)).json
+        if target.subresource not in _PLAIN:
+            return await self.subresources.get(_plain(target), resource_version)
+        entry = await self.reader.get(_plain(target), resource_version)
+        return self.kinds.json(target.info, entry)
+
+    @_in_turn
+    async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
+        await self.allow(user, "list", target, options)
+        if target.info.group == metrics.GROUP:
+            selection = self.reader.selection(_plain(target), options)
+            return await self.metrics.list(target.info, selection, self.hub.revision)
+        return await self.reader.list(_plain(target), options)
+
+    async def watch(self, user: User, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
+        """See `Reader.watch`. Refusals come with the first item asked for."""
+        await self.allow(user, "watch", target, options)
+        async with contextlib.aclosing(self.reader.watch(_plain(target), options)) as groups:
+            async for items in groups:
+                yield items
+
+    # --- writes -------------------------------------------------------------------------------
+
+    @_in_turn
+    async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        await self.allow(user, "create", target)
+        check_manager(options.field_manager, "CreateOptions")
+        plain = _plain(target)
+        if target.subresource:
+            return await self.subresources.create(user, plain, body, content_type, options)
+        if not target.info.persisted:
+            return await self.subresources.review(user, plain, body, content_type, options)
+        return await self.writer.create(user, plain, body, content_type, options)
+
+    @_in_turn
+    async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        await self.allow(user, "update", target)
+        check_manager(options.field_manager, "UpdateOptions")
+        plain = _plain(target)
+        if target.subresource not in _PLAIN:
+            return await self.subresources.update(user, plain, body, content_type, options)
+        return await self.writer.update(user, plain, body, content_type, options)
+
+    @_in_turn
+    async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:
+        await self.allow(user, "patch", target)
+        check_manager(options.field_manager, "PatchOptions")
+        plain = _plain(target)
+        if target.subresource not in _PLAIN:
+            return await self.subresources.patch(user, plain, kind, body, options)
+
+        async def may_create() -> None:
+            await self.authorizer.check(user, "create", target)
+
+        return await self.writer.patch(user, plain, kind, body, options, may_create=may_create)
+
+    @_in_turn
+    async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
+        await self.allow(user, "delete", target)
+        if target.subresource:
+            raise MethodNotAllowed(details={})
+        return await self.writer.delete(user, _plain(target), options)
+
+    @_in_turn
+    async def delete_collection(
+        self, user: User, target: Target, options: ListOptions, delete: DeleteOptions
+    ) -> Listing:
+        """Delete everything that is selected; the answer lists what it was."""
+        await self.allow(user, "deletecollection", target, options)
+        plain = _plain(target)
+        listing = await self.reader.list(plain, options)
+        slots = asyncio.Semaphore(_DELETES_AT_ONCE)
+
+        async def one(entry: Entry) -> None:
+            async with slots:
+                single = Target(target.info, entry.namespace, entry.name)
+                # Somebody else may have been faster.
+                with contextlib.suppress(NotFound):
+                    await self.writer.delete(user, single, delete)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for entry in listing.entries:
+                    group.create_task(one(entry))
+        except BaseExceptionGroup as failed:
+            # The client, and who cleans up after definitions, understands the errors of single objects.
+            raise failed.exceptions[0] from None
+        return listing
+
+    async def allow(self, user: User, verb: str, target: Target, options: ListOptions | None = None) -> None:
+        """MethodNotAllowed for a verb that is not served here, Forbidden for a user who may not."""
+        info = target.info
+        served = info.subresources[target.subresource].verbs if target.subresource else info.verbs
+        computed = verb == "create" or info.group == metrics.GROUP
+        if verb not in served or not (info.persisted or computed):
+            raise MethodNotAllowed(details={})
+        if user.all_powerful:
+            allowed()
+            return
+        if verb == "create" and not target.subresource:
+            target = Target(info, target.namespace)
+        fields = ALL_FIELDS
+        if options is not None and options.field_selector:
+            # What cannot be understood limits nothing: who may ask is told what is wrong with it.
+            with contextlib.suppress(BadRequest):
+                fields = self.reader.selection(
+                    _plain(target), ListOptions(field_selector=options.field_selector)
+                ).fields
+        await self.authorizer.check(user, verb, target, fields)
+
+
+def _plain(target: Target) -> Target:
+    """The target as storage sees it: authorisation looks at a namespace as being in itself."""
+    if target.info.namespaced or not target.namespace:
+        return target
+    return Target(target.info, "", target.name, target.subresource)
+
+
+def error_json(error: ApiError) -> bytes:
+    return orjson.dumps(error.status)
+
+
+def parse_delete_options(o: Object) -> DeleteOptions:
+    """meta/v1 DeleteOptions as they come in a body."""
+    preconditions = o.get("preconditions") or {}
+    dry_run = o.get("dryRun") or []
+    check_dry_run(dry_run)
+    return DeleteOptions(
+        grace_period_s=o.get("gracePeriodSeconds"),
+        propagation_policy=o.get("propagationPolicy") or "",
+        orphan_dependents=o.get("orphanDependents"),
+        uid=preconditions.get("uid") or "",
+        resource_version=preconditions.get("resourceVersion") or "",
+        dry_run=bool(dry_run),
+    )
+
+
+def check_dry_run(values: list[str]) -> None:
+    for value in values:
+        if value != "All":
+            raise BadRequest(f'invalid dryRun "{value}": the only supported value is "All"')

@@ -1,0 +1,300 @@
+"""Subresources with a meaning of their own, and the kinds that are only questions (reviews)."""
+
+from typing import Any
+
+import orjson
+
+from rayplane.control_plane.api.errors import (
+    BadRequest,
+    Invalid,
+    MethodNotAllowed,
+    invalid,
+)
+from rayplane.control_plane.api.kinds import subresources as rules
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_parts
+from rayplane.control_plane.api.machinery import decoding, patching
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.schema import definition_of
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CREATE
+from rayplane.control_plane.apiserver.authorization.reviews import Reviews
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.registry.reading import Reader
+from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
+from rayplane.control_plane.apiserver.registry.writing import Writer
+from rayplane.control_plane.apiserver.requests import (
+    SYSTEM,
+    Answer,
+    DeleteOptions,
+    Target,
+    User,
+    WriteOptions,
+)
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.storage.env import Env
+
+_SUCCESS = orjson.dumps({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+_WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finalize"})
+
+
+class Subresources:
+    """`get`, `create`, `update` and `patch` of subresources, and `review`. Authorisation was before."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        reader: Reader,
+        writer: Writer,
+        lookup: Lookup,
+        *,
+        admission: Admission,
+        reviews: Reviews,
+        token_requests: TokenRequests,
+        env: Env,
+    ) -> None:
+        self._kinds = kinds
+        self._reader = reader
+        self._writer = writer
+        self._lookup = lookup
+        self._admission = admission
+        self._reviews = reviews
+        self._token_requests = token_requests
+        self._env = env
+
+    # --- reads --------------------------------------------------------------------------------
+
+    async def get(self, target: Target, resource_version: str) -> bytes:
+        entry = await self._reader.get(target, resource_version)
+        if target.subresource == "scale":
+            return orjson.dumps(rules.get_scale(entry.object, self._kinds.scale_paths(target.info)))
+        if target.subresource in _WHOLE_OBJECT:
+            return self._kinds.json(target.info, entry)
+        raise MethodNotAllowed(details={})
+
+    # --- writes -------------------------------------------------------------------------------
+
+    async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        sub = target.subresource
+        if sub not in ("binding", "eviction", "token"):
+            raise MethodNotAllowed(details={})
+        o = self._body(target, body, content_type)
+        request = AdmissionRequest(CREATE, target.info, user, target.namespace, target.name, o, subresource=sub)
+        await self._admission.admit(request)
+        name = (o.get("metadata") or {}).get("name") or target.name
+        if name != target.name:
+            raise BadRequest(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
+        if sub == "binding":
+            return await self._bind(user, target, o, options)
+        if sub == "eviction":
+            return await self._evict(user, target, o, options)
+        return await self._token_requests.answer(target, o)
+
+    async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        if target.subresource == "scale":
+            return await self._scale(user, target, self._body(target, body, content_type), options)
+        if target.subresource not in _WHOLE_OBJECT:
+            raise MethodNotAllowed(details={})
+        whole = self._writer.decode(target.info, body, content_type, options).object
+        if target.subresource == "finalize":
+            # Without finalizers means none left, not the default ones.
+            whole.setdefault("spec", {}).setdefault("finalizers", [])
+
+        async def make(_: Object) -> Object:
+            copy: Object = orjson.loads(orjson.dumps(whole))
+            return copy
+
+        return await self._change_part(user, target, make, options)
+
+    async def patch(
+        self,
+        user: User,
+        target: Target,
+        kind: patching.PatchKind,
+        body: bytes,
+        options: WriteOptions,
+    ) -> Answer:
+        document = patching.parse_patch(kind, body)
+        if target.subresource == "scale":
+            entry = await self._reader.get(target)
+            scale = rules.get_scale(entry.object, self._kinds.scale_paths(target.info))
+            shape = definition_of("autoscaling/v1", "Scale")
+            patched = patching.apply_patch(kind, scale, document, shape)
+            decoding.conform_patched(patched, shape)
+            if "resourceVersion" not in _given_metadata(document):
+                (patched.get("metadata") or {}).pop("resourceVersion", None)
+            return await self._scale(user, target, patched, options)
+        if target.subresource not in _WHOLE_OBJECT:
+            raise MethodNotAllowed(details={})
+        definition = self._kinds.definition(target.info)
+
+        async def make(current: Object) -> Object:
+            new = patching.apply_patch(kind, current, document, definition)
+            decoding.conform_patched(new, definition)
+            return new
+
+        return await self._change_part(user, target, make, options)
+
+    async def _change_part(self, user: User, target: Target, make: Any, options: WriteOptions) -> Answer:
+        prepare = _PREPARE[target.subresource]
+        status = target.subresource in ("approval", "finalize", "resize", "ephemeralcontainers")
+        return await self._writer.change(user, target, make, options, prepare=prepare, status=status)
+
+    # --- scale --------------------------------------------------------------------------------
+
+    async def _scale(self, user: User, target: Target, scale: Object, options: WriteOptions) -> Answer:
+        paths = self._kinds.scale_paths(target.info)
+
+        async def make(current: Object) -> Object:
+            rules.set_scale(current, scale, paths)
+            return current
+
+        plain = Target(target.info, target.namespace, target.name)
+        answer = await self._writer.change(user, plain, make, options)
+        shown = rules.get_scale(orjson.loads(answer.json), paths)
+        return Answer(orjson.dumps(shown), warnings=answer.warnings)
+
+    # --- binding, eviction, token -------------------------------------------------------------
+
+    async def _bind(self, user: User, target: Target, binding: Object, options: WriteOptions) -> Answer:
+        now = self._env.clock.now()
+
+        async def make(current: Object) -> Object:
+            rules.bind(current, binding, now=now)
+            return current
+
+        plain = Target(target.info, target.namespace, target.name)
+        await self._writer.change(user, plain, make, options, prepare=_keep_as_made, status=True)
+        return Answer(_SUCCESS, created=True)
+
+    async def _evict(self, user: User, target: Target, eviction: Object, options: WriteOptions) -> Answer:
+        now = self._env.clock.now()
+        plain = Target(target.info, target.namespace, target.name)
+        pod = (await self._reader.get(plain)).object
+        budgets = await self._lookup.list("poddisruptionbudgets.policy", target.namespace)
+        counted = rules.check_eviction(pod, budgets, now=now)
+        delete = eviction.get("deleteOptions") or {}
+        dry_run = options.dry_run or bool(delete.get("dryRun"))
+        if counted is not None and not dry_run:
+            await self._count_disruption(counted)
+        preconditions = delete.get("preconditions") or {}
+        await self._writer.delete(
+            user,
+            plain,
+            DeleteOptions(
+                grace_period_s=delete.get("gracePeriodSeconds"),
+                propagation_policy=delete.get("propagationPolicy") or "",
+                uid=preconditions.get("uid") or pod["metadata"].get("uid") or "",
+                resource_version=preconditions.get("resourceVersion") or "",
+                dry_run=dry_run,
+            ),
+        )
+        return Answer(_SUCCESS, created=True)
+
+    async def _count_disruption(self, budget: Object) -> None:
+        """Store the budget that was counted down; a Conflict when somebody else changed it meanwhile."""
+        info = self._kinds.named("poddisruptionbudgets.policy")
+        meta = budget["metadata"]
+
+        async def make(_: Object) -> Object:
+            copy: Object = orjson.loads(orjson.dumps(budget))
+            return copy
+
+        target = Target(info, meta["namespace"], meta["name"], "status")
+        await self._writer.change(SYSTEM, target, make, WriteOptions())
+
+    # --- reviews and other questions ----------------------------------------------------------
+
+    async def review(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        """Answer a kind that is not stored."""
+        info = target.info
+        o = self._writer.decode(info, body, content_type, options).object
+        if info.name == "bindings":
+            name = (o.get("metadata") or {}).get("name") or ""
+            pods = self._kinds.named("pods")
+            return await self._bind(user, Target(pods, target.namespace, name), o, options)
+        answered = await self._reviews.answer(user, info, target.namespace, o)
+        return Answer(orjson.dumps(answered), created=True, object=answered)
+
+    def _body(self, target: Target, body: bytes, content_type: str) -> Object:
+        sub = target.info.subresources[target.subresource]
+        o = decoding.decode(body, content_type, kind=sub.kind) if body else {}
+        o.setdefault("kind", sub.kind)
+        if o["kind"] != sub.kind:
+            raise BadRequest(f"expected a {sub.kind} in the body, got {o['kind']}")
+        o.setdefault("apiVersion", sub.api_version)
+        # Older versions of a request mean the same.
+        o["apiVersion"] = sub.api_version
+        definition = definition_of(sub.api_version, sub.kind)
+        decoding.conform_patched(o, definition, field_validation="Ignore")
+        return o
+
+
+def _given_metadata(document: Any) -> dict[str, Any]:
+    if isinstance(document, dict) and isinstance(document.get("metadata"), dict):
+        return document["metadata"]
+    return {}
+
+
+def _keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
+    """The change was made on the stored object itself: nothing to take back."""
+
+
+def _ephemeral(new: Object, old: Object, info: ResourceInfo) -> None:
+    wanted = (new.get("spec") or {}).get("ephemeralContainers") or []
+    kept = {c["name"]: c for c in (old.get("spec") or {}).get("ephemeralContainers") or ()}
+    given = {c.get("name") for c in wanted}
+    for name, container in kept.items():
+        if name not in given or container not in wanted:
+            errors = [invalid("spec.ephemeralContainers", name, "existing ephemeral containers may not be changed")]
+            raise Invalid.of("Pod", old["metadata"]["name"], errors)
+    _replace(new, old, {"spec": {**old["spec"], "ephemeralContainers": wanted}})
+    _must_be_valid(new)
+
+
+def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
+    wanted = {c.get("name"): c.get("resources") for c in (new.get("spec") or {}).get("containers") or ()}
+    containers = [
+        {**c, "resources": wanted[c["name"]]} if wanted.get(c["name"]) is not None else c
+        for c in old["spec"]["containers"]
+    ]
+    _replace(new, old, {"spec": {**old["spec"], "containers": containers}})
+    _must_be_valid(new)
+
+
+def _must_be_valid(pod: Object) -> None:
+    errors = validate_pod_parts(pod)
+    if errors:
+        raise Invalid.of("Pod", pod["metadata"]["name"], errors)
+
+
+def _approval(new: Object, old: Object, info: ResourceInfo) -> None:
+    conditions = (new.get("status") or {}).get("conditions") or []
+    _replace(new, old, {"status": {**(old.get("status") or {}), "conditions": conditions}})
+
+
+def _finalize(new: Object, old: Object, info: ResourceInfo) -> None:
+    finalizers = (new.get("spec") or {}).get("finalizers") or []
+    spec = {k: v for k, v in (old.get("spec") or {}).items() if k != "finalizers"}
+    if finalizers:
+        spec["finalizers"] = finalizers
+    _replace(new, old, {"spec": spec})
+
+
+def _replace(new: Object, old: Object, parts: Object) -> None:
+    """Make `new` the old object with only `parts` changed."""
+    given = new.get("metadata") or {}
+    version = given.get("resourceVersion")
+    new.clear()
+    new.update({**old, **parts})
+    new["metadata"] = dict(old["metadata"])
+    if version:
+        new["metadata"]["resourceVersion"] = version
+
+
+_PREPARE = {
+    "ephemeralcontainers": _ephemeral,
+    "resize": _resize,
+    "approval": _approval,
+    "finalize": _finalize,
+}

@@ -1,0 +1,460 @@
+"""Create, update and patch, for every kind in the same way.
+
+Order of a create: decode, metadata of the system, defaults, admission, preparation by the kind's strategy, validation,
+reservations, transaction. An update or patch does the same against what is stored, again after a race. Authorisation
+comes before all of it and is the caller's.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from rayplane.control_plane.api.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    FieldError,
+    Invalid,
+    NotFound,
+    invalid,
+)
+from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
+from rayplane.control_plane.api.machinery import apply, decoding, patching
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
+from rayplane.control_plane.apiserver.apiextensions import definitions as custom
+from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
+from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.registry.bodies import (
+    check_same,
+    fields_of_others,
+    set_namespace,
+    validation_mode,
+    wrong_name,
+)
+from rayplane.control_plane.apiserver.registry.deleting import Deleter
+from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
+from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.leases import EventLeases
+from rayplane.control_plane.apiserver.storage.store import DryRun, GuardFailed, Storage, Write
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.storage.env import Env
+
+_NAME_TRIES = 8
+_RESERVE_TRIES = 16
+# Kinds whose objects are only replaced by who has seen them.
+_NEEDS_VERSION = frozenset(
+    {
+        "leases.coordination.k8s.io",
+        "poddisruptionbudgets.policy",
+        "customresourcedefinitions.apiextensions.k8s.io",
+    }
+)
+
+Prepare = Callable[[Object, Object, ResourceInfo], None]
+MakeNew = Callable[[Object], Awaitable[Object]]
+"""From the stored object in the requested form (owned by the callee) to the wanted one."""
+
+
+class Writer:
+    """All writes of the registry."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        storage: Storage,
+        hub: WatchHub,
+        admission: Admission,
+        *,
+        env: Env,
+        leases: EventLeases,
+    ) -> None:
+        self._kinds = kinds
+        self._storage = storage
+        self._hub = hub
+        self._admission = admission
+        self._env = env
+        self._leases = leases
+        self._heavy = Heavy(env)
+        self._deleter = Deleter(kinds, storage, hub, admission, env=env)
+
+    # --- create -------------------------------------------------------------------------------
+
+    async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        """Store a new object. Raises what decoding, admission, validation and storage refuse."""
+        info = target.info
+        size = len(body)
+        decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
+        return await self.create_object(user, target, decoded.object, options, warnings=decoded.warnings, size=size)
+
+    def decode(self, info: ResourceInfo, body: bytes, content_type: str, options: WriteOptions) -> decoding.Decoded:
+        """A body of the resource's kind."""
+        return decoding.decode_object(
+            body,
+            content_type,
+            api_version=info.api_version,
+            kind=info.kind,
+            definition=self._kinds.definition(info),
+            field_validation=validation_mode(options.field_validation),
+        )
+
+    async def create_object(
+        self,
+        user: User,
+        target: Target,
+        o: Object,
+        options: WriteOptions,
+        *,
+        warnings: list[str] | None = None,
+        size: int = 0,
+    ) -> Answer:
+        """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known."""
+        info = target.info
+        meta = self._new_metadata(target, o)
+        prefix = meta.get("generateName") if not meta.get("name") else ""
+        await self._heavy.run(size, self._default, info, o)
+        stored_info = self._kinds.stored(info)
+        stored = self._kinds.to_stored(info, o)
+        # What a try has changed must not leak into the next: keep the object as it was asked for.
+        original = orjson.dumps(stored) if prefix else b""
+        request = AdmissionRequest(
+            CREATE, stored_info, user, meta.get("namespace") or "", meta.get("name") or "", stored
+        )
+        request.dry_run, request.manager, request.size = options.dry_run, options.manager, size
+        tries = _NAME_TRIES if prefix else 1
+        for left in range(tries - 1, -1, -1):
+            if prefix:
+                suffix = "".join(self._env.rng.choice(strategy.SUFFIX_ALPHABET) for _ in range(strategy.SUFFIX_LENGTH))
+                request.object["metadata"]["name"] = strategy.generated_name(prefix, suffix)
+            try:
+                entry = await self._create_once(request)
+            except AlreadyExists:
+                if not left:
+                    raise
+                request.object = orjson.loads(original)
+                continue
+            break
+        found = [*(warnings or ()), *request.warnings]
+        if entry is None:
+            shown = self._kinds.from_stored(info, request.object)
+            return Answer(orjson.dumps(shown), created=True, warnings=found, object=shown)
+        return Answer(self._kinds.json(info, entry), created=True, warnings=found)
+
+    async def _create_once(self, request: AdmissionRequest) -> Entry | None:
+        """One name: None for a dry run that would have been stored."""
+        info = request.info
+        await self._admission.admit(request)
+        o = request.object
+        strategy.prepare_for_create(o, info)
+        if info.name == CRDS:
+            custom.complete(o, self._env.timestamp())
+        errors = await self._heavy.run(request.size, self._create_errors, o, info)
+        if errors:
+            raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
+        await self._admission.validate(request)
+        await self._heavy.run(request.size, self._track, None, o, info, request)
+        lease = await self._leases.lease(info)
+        spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
+        async with self._admission.turn(request):
+            return await self._reserve_and_store(request, spec, lease)
+
+    async def _reserve_and_store(self, request: AdmissionRequest, spec: bytes, lease: int) -> Entry | None:
+        info, o = request.info, request.object
+        for _ in range(_RESERVE_TRIES):
+            await self._admission.reserve(request)
+            if request.dry_run:
+                if await self._storage.get(info, request.namespace, o["metadata"]["name"]):
+                    raise AlreadyExists.of(info.plural, o["metadata"]["name"], group=info.group)
+                return None
+            write = Write(o, lease=lease, guards=request.guards, effects=request.effects)
+            try:
+                return await self._storage.create(info, write)
+            except GuardFailed:
+                # Somebody else took what was chosen: choose again from fresh caches.
+                await self._hub.fresh()
+                if spec:
+                    o["spec"] = orjson.loads(spec)
+        raise Conflict.of(info.plural, o["metadata"]["name"], group=info.group)
+
+    def _default(self, info: ResourceInfo, o: Object) -> None:
+        """Defaults of the kind, or of a custom resource's schema, in place."""
+        found = self._kinds.custom(info)
+        if found is not None:
+            custom_schema.default(o, found.schema)
+            return
+        defaulting.default(o)
+
+    def _extra_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
+        """What is wrong with a definition of custom resources, or with a custom resource by its schema."""
+        found = self._kinds.custom(info)
+        if found is not None:
+            return custom_schema.validate(o, found.schema)
+        return custom.errors_of(o, self._kinds) if info.name == CRDS else []
+
+    def _new_metadata(self, target: Target, o: Object) -> dict[str, Any]:
+        meta = o.get("metadata")
+        if not isinstance(meta, dict):
+            meta = o["metadata"] = {}
+        if meta.get("resourceVersion"):
+            text = "resourceVersion should not be set on objects to be created"
+            raise ApiError(text, reason="", code=500)
+        meta.pop("resourceVersion", None)
+        set_namespace(target, meta)
+        if target.name and meta.get("name") != target.name:
+            if meta.get("name"):
+                raise wrong_name(meta["name"], target.name)
+            meta["name"] = target.name
+        meta["uid"] = self._env.uuid()
+        meta["creationTimestamp"] = self._env.timestamp()
+        return meta
+
+    # --- update and patch ---------------------------------------------------------------------
+
+    async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
+        """Replace an object (or its status) by the one in the body."""
+        info, size = target.info, self._size(target, body)
+        decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
+        asked: Object | None = decoded.object
+        meta: dict[str, Any] = decoded.object.setdefault("metadata", {})
+        set_namespace(target, meta)
+        name = meta.get("name") or ""
+        if name != target.name:
+            raise wrong_name(name, target.name)
+        if not meta.get("resourceVersion") and (info.custom or info.name in _NEEDS_VERSION):
+            text = "must be specified for an update"
+            errors = [invalid("metadata.resourceVersion", 0, text)]
+            raise Invalid.of(info.kind, target.name, errors, group=info.group)
+
+        async def make(_: Object) -> Object:
+            nonlocal asked
+            first, asked = asked, None
+            if first is None:
+                first = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
+            return first
+
+        return await self.change(user, target, make, options, warnings=decoded.warnings, size=size)
+
+    def _size(self, target: Target, body: bytes) -> int:
+        """Bytes of the larger of a body and, where it is known, the stored object."""
+        cache = self._hub.peek(self._kinds.stored(target.info))
+        known = cache.get(target.namespace, target.name) if cache is not None else None
+        return max(len(body), len(known.json) if known is not None else 0)
+
+    async def patch(
+        self,
+        user: User,
+        target: Target,
+        kind: patching.PatchKind,
+        body: bytes,
+        options: WriteOptions,
+        *,
+        may_create: Callable[[], Awaitable[None]],
+    ) -> Answer:
+        """Change an object by a patch; run again after a race unless the patch names a version.
+
+        What is applied and not there is made, if `may_create` raises nothing.
+        """
+        if kind == "apply":
+            return await self._apply(user, target, body, options, may_create)
+        info, size = target.info, self._size(target, body)
+        document = await self._heavy.run(size, patching.parse_patch, kind, body)
+        definition = self._kinds.definition(info)
+        warnings: list[str] = []
+
+        def patched(current: Object) -> Object:
+            new = patching.apply_patch(kind, current, document, definition)
+            found = decoding.conform_patched(
+                new,
+                definition,
+                field_validation=validation_mode(options.field_validation),
+                patch=document if kind == "strategic" else None,
+            )
+            warnings[:] = found
+            meta = new.setdefault("metadata", {})
+            if meta.get("name") != target.name:
+                raise wrong_name(meta.get("name") or "", target.name)
+            set_namespace(target, meta)
+            if new.get("kind") != info.kind or new.get("apiVersion") != info.api_version:
+                raise BadRequest("apiVersion and kind cannot be changed by a patch")
+            return new
+
+        async def make(current: Object) -> Object:
+            return await self._heavy.run(size, patched, current)
+
+        answer = await self.change(user, target, make, options, size=size)
+        answer.warnings = [*warnings, *answer.warnings]
+        return answer
+
+    async def _apply(
+        self,
+        user: User,
+        target: Target,
+        body: bytes,
+        options: WriteOptions,
+        may_create: Callable[[], Awaitable[None]],
+    ) -> Answer:
+        """Server-side apply: make the object have the fields of the body, and own them."""
+        info, definition = target.info, self._kinds.definition(target.info)
+        mode, size = validation_mode(options.field_validation), self._size(target, body)
+
+        def parsed() -> tuple[Object, list[str]]:
+            config = patching.parse_patch("apply", body)
+            return config, decoding.conform_patched(config, definition, field_validation=mode)
+
+        config, warnings = await self._heavy.run(size, parsed)
+        if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
+            raise BadRequest(
+                f"the object to apply must be a {info.kind} of {info.api_version}, "
+                f"not a {config.get('kind')} of {config.get('apiVersion')}"
+            )
+        meta = config.setdefault("metadata", {})
+        set_namespace(target, meta)
+        if meta.setdefault("name", target.name) != target.name:
+            raise wrong_name(meta["name"], target.name)
+        ignored = fields_of_others(target.info, target.subresource)
+
+        def merged(live: Object | None) -> Object:
+            return apply.apply(
+                live,
+                config,
+                definition,
+                manager=options.field_manager,
+                time=self._env.timestamp(),
+                force=options.force,
+                subresource=target.subresource,
+                ignore=ignored,
+            )
+
+        async def make(current: Object) -> Object:
+            return await self._heavy.run(size, merged, current)
+
+        untracked = replace(options, field_manager="", user_agent="")
+        try:
+            answer = await self.change(user, target, make, untracked, size=size)
+        except NotFound:
+            if target.subresource:
+                raise
+            await may_create()
+            # Validated before the namespace is looked for, and then made like any other object.
+            place = Target(info, target.namespace)
+            made = await self._heavy.run(size, merged, None)
+            answer = await self.create_object(user, place, made, untracked, size=size)
+        answer.warnings = [*warnings, *answer.warnings]
+        return answer
+
+    def _track(self, old: Object | None, new: Object, info: ResourceInfo, request: AdmissionRequest) -> None:
+        """Record who manages the fields that change; without a manager, keep what is recorded."""
+        if not request.manager:
+            kept = old["metadata"].get("managedFields") if old is not None else None
+            if kept and "managedFields" not in new["metadata"]:
+                new["metadata"]["managedFields"] = kept
+            return
+        apply.track_update(
+            old,
+            new,
+            self._kinds.definition(info),
+            manager=request.manager,
+            time=self._env.timestamp(),
+            subresource=request.subresource,
+            ignore=fields_of_others(info, request.subresource),
+        )
+
+    async def change(
+        self,
+        user: User,
+        target: Target,
+        make: MakeNew,
+        options: WriteOptions,
+        *,
+        prepare: Prepare | None = None,
+        warnings: list[str] | None = None,
+        status: bool | None = None,
+        size: int = 0,
+    ) -> Answer:
+        """The common part of all changes: `make` gives the wanted object in the requested form.
+
+        `prepare(new, old, info)` replaces the kind's strategy, for subresources with a meaning of their own;
+        `status`: validate as a change of status.
+        """
+        info = target.info
+        stored = self._kinds.stored(info)
+        if status is None:
+            status = target.subresource == "status"
+        chosen = prepare or (strategy.prepare_for_status_update if status else strategy.prepare_for_update)
+        cache = self._hub.peek(stored)
+        known = cache.get(target.namespace, target.name) if cache is not None else None
+        lease = await self._leases.lease(stored)
+        found: list[str] = []
+
+        async def change(entry: Entry | None) -> Write:
+            assert entry is not None
+            old = entry.object
+            # Patches may share parts with what they start from, and strategies write in place: start from a copy.
+            wanted = await make(self._kinds.from_stored(info, entry.fresh_object()))
+            request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
+            request.subresource, request.dry_run = target.subresource, options.dry_run
+            request.manager, request.size = options.manager, size
+            new = await self._changed(target, request, chosen, status=status)
+            found[:] = request.warnings
+            write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
+            if old["metadata"].get("deletionTimestamp") and deletion.removable(new):
+                write.delete = True
+                gone = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, new, old=old)
+                await self._admission.reserve(gone)
+                write.guards, write.effects = (), gone.effects
+            if options.dry_run:
+                raise DryRun(new)
+            return write
+
+        try:
+            entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
+        except DryRun as dry:
+            shown = self._kinds.from_stored(info, dry.object)
+            return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *found])
+        except NotFound as e:
+            raise NotFound.of(info.plural, target.name, group=info.group) from e
+        return Answer(self._kinds.json(info, entry), warnings=[*(warnings or ()), *found])
+
+    async def _changed(self, target: Target, request: AdmissionRequest, prepare: Prepare, *, status: bool) -> Object:
+        """The object to store, in stored form, from the wanted one in the requested form."""
+        info, stored, old, wanted = target.info, request.info, request.old, request.object
+        assert old is not None
+        meta = wanted["metadata"]
+        check_same(info, meta, old["metadata"])
+        await self._heavy.run(request.size, self._default, info, wanted)
+        new = request.object = self._kinds.to_stored(info, wanted)
+        meta = new["metadata"]
+        prepare(new, old, stored)
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+        if stored.name == CRDS and not status:
+            custom.complete(new, self._env.timestamp())
+        await self._admission.admit(request)
+        new = request.object
+        await self._heavy.run(request.size, self._track, old, new, stored, request)
+        errors = await self._heavy.run(request.size, self._update_errors, new, old, stored, status)
+        if errors:
+            raise Invalid.of(info.kind, target.name, errors, group=info.group)
+        await self._admission.validate(request)
+        if not status:
+            await self._admission.reserve(request)
+        return new
+
+    def _create_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
+        return validation.validate_create(o, info) + self._extra_errors(o, info)
+
+    def _update_errors(self, new: Object, old: Object, stored: ResourceInfo, status: bool) -> list[FieldError]:
+        if status:
+            errors = validation.validate_metadata_update(new, old)
+        else:
+            errors = validation.validate_update(new, old, stored)
+        return errors + self._extra_errors(new, stored) if not status or stored.custom else errors
+
+    async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
+        """See `deleting`."""
+        return await self._deleter.delete(user, target, options)

@@ -1,0 +1,371 @@
+"""Keeps all caches of a server in step with etcd.
+
+One etcd watch over the whole key space feeds every cache. Since each revision of etcd has at least one event in it,
+the position of the stream alone tells how fresh all caches are: a linearizable read asks etcd for its revision (one
+small read shared by everybody who asks at the same time) and waits until the stream has passed it. No progress
+notifications are needed, all caches show the same moment, and the member serves one watcher per API server.
+
+Tasks: one reads the stream, one answers revision queries. A cache is loaded when it is first used: the objects as
+they were where the kept history begins, then the history on top, so that even its first watcher may start in the past.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.apiserver.config import Limits, Timing
+from rayplane.control_plane.apiserver.storage.entries import Entry
+from rayplane.control_plane.apiserver.storage.outcomes import shutting_down
+from rayplane.control_plane.apiserver.storage.store import Storage, api_error
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
+from rayplane.control_plane.client.etcd import EtcdClient
+from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.control_plane.rpc import RpcError
+from rayplane.proto.etcd import kv_pb2, rpc_pb2
+from rayplane.storage.env import Env
+
+log = logging.getLogger(__name__)
+
+_ALL = b"\0"
+_ROOT = "/registry/"
+_PAGE = 1000
+_RETRY_S = (0.05, 1.0)
+# A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
+_LOAD_TRIES = 20
+_REVISION_KEY = b"/rayplane/revision"
+
+
+class WatchHub:
+    """All caches of one server. `await cache(info)` gives a loaded one; `await fresh()` makes all current."""
+
+    def __init__(self, etcd: EtcdClient, storage: Storage, *, env: Env, limits: Limits, timing: Timing) -> None:
+        self.revision = 0
+        """All changes up to this revision are in the caches."""
+        self._etcd = etcd
+        self._storage = storage
+        self._env = env
+        self._limits = limits
+        self._timing = timing
+        self._caches: dict[str, ResourceCache] = {}
+        self._loads: SingleFlight[ResourceCache] = SingleFlight(shutting_down)
+        self._reloads: dict[asyncio.Task[None], None] = {}
+        self._history: deque[tuple[int, str, bytes | None]] = deque()
+        self._history_floor = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+        self._asked: asyncio.Future[int] | None = None
+        self._ask = asyncio.Event()
+        self._restart = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Find etcd's revision and begin to follow it. ApiError when etcd cannot be reached."""
+        try:
+            now = await self._revision()
+            # Revision 1 is the empty store: the only one without an event.
+            begin = max(now - self._limits.history_at_start, 1)
+            if begin < now and not await self._is_kept(begin):
+                begin = now
+        except RpcError as e:
+            raise api_error(e) from e
+        self._begin_at(begin)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._follow()), loop.create_task(self._answer())]
+
+    async def _revision(self) -> int:
+        """etcd's revision now (linearizable). Raises RpcError."""
+        return int((await self._etcd.range(_REVISION_KEY, count_only=True)).header.revision)
+
+    async def _is_kept(self, revision: int) -> bool:
+        """Whether etcd has not compacted a revision yet. Raises RpcError."""
+        try:
+            await self._etcd.range(_REVISION_KEY, count_only=True, revision=revision)
+        except RpcError as e:
+            if e.code.name == "OUT_OF_RANGE":
+                return False
+            raise
+        return True
+
+    async def stop(self) -> None:
+        self._stopped = True
+        await self._loads.stop()
+        tasks = [*self._tasks, *self._reloads]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        for cache in self._caches.values():
+            cache.reset(None)
+        for _, _, future in self._waiting:
+            if not future.done():
+                future.set_exception(shutting_down())
+        self._waiting.clear()
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_exception(shutting_down())
+            self._asked.exception()
+
+    def _begin_at(self, revision: int) -> None:
+        self._history.clear()
+        self._history_floor = revision
+        self._advance(revision)
+
+    # --- freshness ----------------------------------------------------------------------------
+
+    async def current_revision(self) -> int:
+        """etcd's revision at some moment after this call (linearizable). ApiError when there is no quorum."""
+        if self._stopped:
+            raise shutting_down()
+        if self._asked is None:
+            self._asked = asyncio.get_running_loop().create_future()
+            self._ask.set()
+        return await asyncio.shield(self._asked)
+
+    async def _answer(self) -> None:
+        while True:
+            await self._ask.wait()
+            self._ask.clear()
+            asked, self._asked = self._asked, None
+            assert asked is not None
+            try:
+                revision = await self._revision()
+            except asyncio.CancelledError:
+                if not asked.done():
+                    asked.set_exception(shutting_down())
+                    asked.exception()
+                raise
+            except Exception as e:
+                error = api_error(e) if isinstance(e, RpcError) else e
+                if not asked.cancelled():
+                    asked.set_exception(error)
+                    asked.exception()
+            else:
+                if not asked.cancelled():
+                    asked.set_result(revision)
+
+    async def fresh(self) -> int:
+        """Return when the caches hold everything acknowledged before this call; the revision they are at."""
+        revision = await self.current_revision()
+        try:
+            await self.reached(revision)
+        except Timeout:
+            # That revision exists: the stream hangs, and another one may be better.
+            self._restart.set()
+            raise
+        return self.revision
+
+    async def reached(self, revision: int) -> None:
+        """Wait until the caches are at `revision`. Timeout (with Kubernetes' words) if that takes too long."""
+        if self.revision >= revision:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (revision, next(self._numbers), future))
+        try:
+            async with asyncio.timeout(self._timing.fresh_timeout_s):
+                await future
+        except TimeoutError:
+            self._waiting = [w for w in self._waiting if w[2] is not future]
+            heapq.heapify(self._waiting)
+            text = f"Too large resource version: {revision}, current: {self.revision}"
+            cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+            details = {"causes": [cause], "retryAfterSeconds": 1}
+            raise Timeout(text, details=details) from None
+
+    def _advance(self, revision: int) -> None:
+        if revision <= self.revision:
+            return
+        self.revision = revision
+        while self._waiting and self._waiting[0][0] <= revision:
+            _, _, future = heapq.heappop(self._waiting)
+            if not future.done():
+                future.set_result(None)
+
+    # --- the stream ---------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        delay = _RETRY_S[0]
+        while True:
+            before = self.revision
+            self._restart.clear()
+            try:
+                if await self._stream():
+                    await self._start_over()
+            except RpcError as e:
+                log.info("the watch on etcd broke and is opened anew: %s", e)
+            except Exception:
+                log.exception("following etcd failed; the watch is opened anew")
+            if self.revision > before:
+                delay = _RETRY_S[0]
+            await asyncio.sleep(delay * self._env.rng.uniform(0.5, 1.0))
+            delay = min(delay * 2, _RETRY_S[1])
+
+    async def _stream(self) -> bool:
+        """Follow until the stream ends; True when the changes that come next are compacted."""
+        responses = self._etcd.watch(_ALL, _ALL, start_revision=self.revision + 1)
+        async with contextlib.aclosing(responses):  # type: ignore[type-var]
+            restart = asyncio.ensure_future(self._restart.wait())
+            following: asyncio.Future[rpc_pb2.WatchResponse] | None = None
+            try:
+                while True:
+                    following = asyncio.ensure_future(anext(responses))  # type: ignore[arg-type]
+                    await asyncio.wait((following, restart), return_when=asyncio.FIRST_COMPLETED)
+                    if not following.done():
+                        return False
+                    try:
+                        response = following.result()
+                    except StopAsyncIteration:
+                        return False
+                    except RpcError as e:
+                        if e.code.name == "OUT_OF_RANGE":
+                            return True
+                        raise
+                    if response.canceled:
+                        return bool(response.compact_revision)
+                    self._take(response)
+            finally:
+                # The generator can only be closed when nobody waits for its next item.
+                pending = [f for f in (following, restart) if f is not None and not f.done()]
+                for future in pending:
+                    future.cancel()
+                await asyncio.gather(*pending, return_exceptions=True)
+
+    def _take(self, response: rpc_pb2.WatchResponse) -> None:
+        """Put the events of a response into the caches. Whole revisions only: etcd keeps them together."""
+        revision = 0
+        for event in response.events:
+            kv = event.kv
+            revision = kv.mod_revision
+            if revision <= self.revision:
+                continue
+            key = kv.key.decode(errors="surrogateescape")
+            if not key.startswith(_ROOT):
+                continue
+            value = None if event.type == kv_pb2.Event.DELETE else kv.value
+            if len(self._history) >= self._limits.history_events:
+                self._history_floor = self._history.popleft()[0]
+            self._history.append((revision, key, value))
+            cache = self._cache_of(key)
+            if cache is not None and cache.ready:
+                self._apply(cache, key, value, revision)
+        if revision:
+            self._advance(revision)
+
+    @staticmethod
+    def _apply(cache: ResourceCache, key: str, value: bytes | None, revision: int) -> None:
+        try:
+            cache.apply(key, value, revision)
+        except Exception:
+            # One object that trips over a bug must not stop the rest.
+            log.exception("the change of %r at revision %d is lost", key, revision)
+
+    def _cache_of(self, key: str) -> ResourceCache | None:
+        cut = key.find("/", len(_ROOT)) + 1
+        found = self._caches.get(key[:cut])
+        if found is None:
+            found = self._caches.get(key[: key.find("/", cut) + 1])
+        return found
+
+    async def _start_over(self) -> None:
+        """The history that was missed is compacted: drop everything and load the caches again when used."""
+        revision = await self._revision()
+        log.warning("changes after revision %d are compacted: all watchers start over", self.revision)
+        error = Expired(f"too old resource version: {self.revision}")
+        for cache in self._caches.values():
+            cache.reset(error)
+        self._begin_at(revision)
+        # Whoever follows a cache learns what it missed without having to ask.
+        for cache in self._caches.values():
+            if cache.installed:
+                task = asyncio.get_running_loop().create_task(self._reload(cache.info))
+                self._reloads[task] = None
+                task.add_done_callback(lambda done: self._reloads.pop(done, None))
+
+    async def _reload(self, info: ResourceInfo) -> None:
+        delay = _RETRY_S[0]
+        while True:
+            try:
+                await self.cache(info)
+                return
+            except Exception as e:
+                log.info("%s cannot be loaded yet: %s", info.name, e)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_S[1])
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def peek(self, info: ResourceInfo) -> ResourceCache | None:
+        """The cache of a stored resource, if it is loaded."""
+        found = self._caches.get(info.storage_prefix)
+        return found if found is not None and found.ready else None
+
+    async def cache(self, info: ResourceInfo) -> ResourceCache:
+        """The loaded cache of a resource (stored form)."""
+        prefix = info.storage_prefix
+        found = self._caches.get(prefix)
+        if found is not None and found.ready:
+            return found
+        return await self._loads.run(prefix, lambda: self._load(info))
+
+    async def _load(self, info: ResourceInfo) -> ResourceCache:
+        entries, revision = await self._read(info)
+        cache = self._caches.get(info.storage_prefix)
+        if cache is None:
+            cache = self._caches[info.storage_prefix] = ResourceCache(
+                info,
+                events_max=self._limits.resource_events,
+                watcher_events_max=self._limits.watcher_events,
+                transformer=self._storage.encryption.of(info),
+            )
+        cache.info = info
+        cache.install(entries, revision)
+        for at, key, value in self._history:
+            if at > revision and self._cache_of(key) is cache:
+                self._apply(cache, key, value, at)
+        for tell in cache.installed:
+            tell()
+        return cache
+
+    async def _read(self, info: ResourceInfo) -> tuple[list[Entry], int]:
+        """All objects at a revision from which on the history is here.
+
+        As they were where the kept history begins; where etcd has compacted that, now or while the pages are read, as
+        they are where the stream is by then. ServiceUnavailable when compaction is faster every time.
+        """
+        revision = self._history_floor
+        for attempt in range(_LOAD_TRIES):
+            try:
+                entries = await self._snapshot(info, revision)
+            except Expired:
+                # The stream, too, finds out and goes on from now: until then its position may be compacted as well.
+                await asyncio.sleep(min(_RETRY_S[0] * attempt, _RETRY_S[1]))
+                revision = self.revision
+                continue
+            if revision >= self._history_floor:
+                return entries, revision
+            revision = self._history_floor
+        raise ServiceUnavailable(f"{info.name} cannot be loaded: etcd's history is compacted too fast", retry_after=1)
+
+    async def _snapshot(self, info: ResourceInfo, revision: int) -> list[Entry]:
+        prefix = info.storage_prefix
+        start, entries = prefix, []
+        while True:
+            page = await self._storage.page(info, prefix, start=start, limit=_PAGE, revision=revision)
+            entries.extend(page.entries)
+            if page.left <= 0:
+                return entries
+            start = page.last_key + "\0"
+
+    def forget(self, prefix: str) -> None:
+        """Drop a cache (a custom resource is no longer served); its watchers end."""
+        cache = self._caches.pop(prefix, None)
+        if cache is not None:
+            cache.reset(Expired("the resource is no longer served"))
+
+    def loaded(self) -> Iterable[ResourceCache]:
+        return list(self._caches.values())

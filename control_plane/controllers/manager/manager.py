@@ -1,0 +1,132 @@
+"""The controller manager: leads by Lease, and while it leads runs every controller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, ElectionTiming, EventRecorder, LeaderElector
+from rayplane.control_plane.controllers.catalog import build_controllers
+from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
+from rayplane.control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
+from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
+from rayplane.control_plane.controllers.manager.caches import Caches
+from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
+from rayplane.control_plane.controllers.manager.provisioner import Provisioner
+from rayplane.control_plane.controllers.manager.runner import ControllerRunner
+from rayplane.control_plane.rpc import Network
+from rayplane.storage.env import Env
+
+log = logging.getLogger(__name__)
+
+
+class ControllerManager:
+    """One replica. `start` returns at once; the controllers run from the time this replica leads."""
+
+    def __init__(self, config: ControllersConfig, env: Env, network: Network) -> None:
+        self._config = config
+        self._env = env
+        self._network = network
+        self._client = ApiClient(network, config.api_endpoints)
+        timing = config.timing
+        self._elector = LeaderElector(
+            self._client,
+            env,
+            name=LEASE_NAME,
+            identity=config.identity,
+            timing=ElectionTiming(timing.lease_duration, timing.renew_deadline, timing.retry_period),
+        )
+
+    @property
+    def is_leader(self) -> bool:
+        return self._elector.is_leader
+
+    async def start(self) -> None:
+        self._elector.start(self._lead)
+
+    async def stop(self) -> None:
+        """Stop all controllers, then give the Lease back."""
+        await self._elector.stop()
+
+    async def _lead(self) -> None:
+        term = Term(self._config, self._env, self._network, client=self._elector.fenced(self._client))
+        try:
+            await term.run()
+        finally:
+            await term.stop()
+
+
+class Term:
+    """What runs while this replica leads: caches, recorders and runners, made new for each term."""
+
+    def __init__(self, config: ControllersConfig, env: Env, network: Network, *, client: ApiClient) -> None:
+        self._config, self._env, self._client = config, env, client
+        self._caches = Caches(client)
+        self._recorders: list[EventRecorder] = []
+        self._provisioner = Provisioner(network, timeout_s=config.csi_timeout)
+        self._purger = NamespacePurger(client)
+        self._controllers: Sequence[Controller] = build_controllers(config)
+        self._runners = [self._runner(c) for c in self._controllers]
+        self._crds: asyncio.Queue[tuple[str, Object]] = asyncio.Queue()  # bounded by the number of definitions
+
+    def _runner(self, controller: Controller) -> ControllerRunner:
+        recorder = EventRecorder(self._client, self._env, component=controller.component)
+        self._recorders.append(recorder)
+        executor = Executor(
+            self._client,
+            recorder,
+            self._caches.view,
+            batch_size=self._config.batch_size,
+            specials={
+                Provision: self._provisioner.provision,
+                DeleteVolume: self._provisioner.delete_volume,
+                PurgeNamespace: self._purger.purge,
+            },
+        )
+        return ControllerRunner(
+            controller,
+            self._caches,
+            executor,
+            env=self._env,
+            workers=self._config.workers,
+            barrier_timeout_s=self._config.barrier_timeout,
+        )
+
+    async def run(self) -> None:
+        for recorder in self._recorders:
+            recorder.start()
+        for controller in self._controllers:
+            for watch in controller.watches:
+                self._caches.informer(watch.resource)
+        await self._caches.start([CRDS])
+        for runner in self._runners:
+            runner.attach()
+            runner.start()
+        log.info("%s runs %d controllers", self._config.identity, len(self._runners))
+        await self._follow_custom_resources()
+
+    async def _follow_custom_resources(self) -> None:
+        """Have the garbage collector watch custom resources as they are defined and removed."""
+        self._caches.informer(CRDS).add_handler(lambda kind, _, crd: self._crds.put_nowait((kind, crd)))
+        pairs = zip(self._controllers, self._runners, strict=True)
+        collector, runner = next((c, r) for c, r in pairs if isinstance(c, GarbageCollector))
+        while True:
+            kind, crd = await self._crds.get()
+            try:
+                if kind == "DELETED":
+                    await self._caches.drop(collector.remove_custom(crd))
+                else:
+                    collector.add_custom(crd)
+                runner.attach()
+            except Exception:
+                # A definition that nobody can make sense of must not end the term, again and again.
+                log.exception("objects of %s are not garbage-collected", meta.name(crd))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(runner.stop() for runner in self._runners))
+        await self._caches.stop()
+        await asyncio.gather(*(recorder.stop() for recorder in self._recorders))

@@ -1,0 +1,149 @@
+"""The shell around one controller: informer events to keys, workers, reconcile, execution, back-off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import WorkQueue
+from rayplane.control_plane.controllers.core import Controller, Moment, Watch
+from rayplane.control_plane.controllers.manager.caches import Caches
+from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.storage.env import Env
+
+log = logging.getLogger(__name__)
+REST_FACTOR = 15
+"""Gathered changes of a key wait at least this many times as long as its last reconcile took: large objects that
+change all the time are looked at less often, and never take more than a small share of the loop."""
+REST_MAX_S = 1.0
+CHEAP_S = 0.001  # reconciles shorter than this need no rest
+
+
+class ControllerRunner:
+    """Runs one controller. `start` once the caches have synced; `stop` ends its workers."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        caches: Caches,
+        executor: Executor,
+        *,
+        env: Env,
+        workers: int,
+        barrier_timeout_s: float,
+    ) -> None:
+        self._controller = controller
+        self._caches = caches
+        self._executor = executor
+        self._env = env
+        self._workers = workers
+        self._queue = WorkQueue()
+        self._barrier = Barrier(barrier_timeout_s)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._attached: set[str] = set()
+        self._cost_s: dict[str, float] = {}  # of keys whose last reconcile was not cheap
+
+    def attach(self) -> None:
+        """Listen to the caches of what the controller watches now; call again when that has changed."""
+        self._attached &= {watch.resource for watch in self._controller.watches}
+        for watch in self._controller.watches:
+            if watch.resource not in self._attached:
+                self._attached.add(watch.resource)
+                self._listen(watch.resource)
+
+    def _listen(self, resource: str) -> None:
+        watches = [w for w in self._controller.watches if w.resource == resource]
+
+        def handle(kind: str, old: Object | None, obj: Object) -> None:
+            for key in self._barrier.seen(resource, kind, obj):
+                self._queue.add(key)
+            for watch in watches:
+                try:
+                    self._map(watch, kind, old, obj)
+                except Exception:
+                    # An object that cannot be mapped must not stop the cache that all controllers share.
+                    log.exception("%s: cannot map %s to keys", self._controller.name, resource)
+
+        self._caches.informer(resource).add_handler(handle)
+
+    def _map(self, watch: Watch, kind: str, old: Object | None, obj: Object) -> None:
+        if watch.observe is not None and kind != "DELETED":
+            watch.observe(obj, asyncio.get_running_loop().time())
+        if watch.keys is None:
+            return
+        if kind == "MODIFIED" and old is not None and not watch.changed(old, obj):
+            return
+        view = self._caches.view
+        keys = dict.fromkeys(watch.keys(obj, view))
+        if kind == "MODIFIED" and old is not None:
+            keys.update(dict.fromkeys(watch.keys(old, view)))
+        for key in keys:
+            delay = watch.delay_s
+            if delay and key in self._cost_s:
+                delay = max(delay, min(REST_MAX_S, self._cost_s[key] * REST_FACTOR))
+            self._queue.add_after(key, delay)
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        for key in self._controller.resync_keys:
+            self._queue.add(key)
+        for n in range(self._workers):
+            self._tasks.append(loop.create_task(self._work(), name=f"{self._controller.name}/{n}"))
+
+    async def stop(self) -> None:
+        self._queue.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            try:
+                await self._process(key)
+            except Exception:
+                # A fault in one object's reconcile is retried and must not end the worker of all others.
+                log.exception("%s: reconcile of %s failed", self._controller.name, key)
+                self._queue.add_rate_limited(key)
+            finally:
+                self._queue.done(key)
+
+    async def _process(self, key: str) -> None:
+        now = asyncio.get_running_loop().time()
+        wait = self._barrier.wait_for(key, now)
+        if wait > 0:
+            self._queue.add_after(key, wait)
+            return
+        moment = Moment(self._env.clock.now(), now)
+        wanted = self._controller.reconcile(key, self._caches.view, moment)
+        self._note_cost(key, asyncio.get_running_loop().time() - now)
+        outcome = await self._executor.run(wanted)
+        now = asyncio.get_running_loop().time()
+        for resource, answer in outcome.written:
+            if self._caches.watches(resource):
+                self._barrier.wrote(key, resource, answer, now=now)
+        for resource, gone in outcome.deleted:
+            if self._caches.watches(resource):
+                cached = self._caches.view.get(resource, meta.namespace(gone), meta.name(gone))
+                self._barrier.deleted(key, resource, gone, cached=cached, now=now)
+        # The contract of reconcile: it is called again when the caches show what it wrote.
+        if (outcome.written or outcome.deleted) and not self._barrier.wait_for(key, now):
+            self._queue.add(key)
+        if outcome.failed and outcome.retry_s is not None:
+            self._queue.add_after(key, outcome.retry_s)
+        elif outcome.failed:
+            self._queue.add_rate_limited(key)
+        else:
+            self._queue.forget(key)
+            if wanted.requeue_after is not None:
+                self._queue.add_after(key, wanted.requeue_after)
+
+    def _note_cost(self, key: str, seconds: float) -> None:
+        if seconds > CHEAP_S:
+            self._cost_s[key] = seconds
+        else:
+            self._cost_s.pop(key, None)
