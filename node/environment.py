@@ -13,6 +13,8 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import named
+from rayplane.control_plane.api.pods.resources import container_limits, container_requests
 from rayplane.node.errors import ContainerConfigError
 
 #: No system takes a longer argument, or more of them together, than these.
@@ -167,8 +169,7 @@ def _value_from(
         ref = value_from["resourceFieldRef"]
         chosen = container
         if ref.get("containerName"):
-            parts = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
-            chosen = next((c for c in parts if c["name"] == ref["containerName"]), container)
+            chosen = named(pod["spec"], ref["containerName"]) or container
         return resource_value(ref, chosen, facts)
     raise ContainerConfigError("valueFrom names no source that this node knows")
 
@@ -202,8 +203,7 @@ def field_value(path: str, pod: Object, facts: PodFacts) -> str:
 def resource_value(ref: dict[str, Any], container: dict[str, Any], facts: PodFacts) -> str:
     """limits.* and requests.* divided by the divisor, rounded up; without a limit the node's allocatable."""
     kind, _, resource = ref["resource"].partition(".")
-    resources = container.get("resources") or {}
-    amount = (resources.get(kind) or {}).get(resource)
+    amount = (container_limits if kind == "limits" else container_requests)(container).get(resource)
     if amount is None and kind == "limits":
         amount = {"cpu": facts.node_cpu, "memory": facts.node_memory}.get(resource)
     divisor = ref.get("divisor") or "1"

@@ -13,6 +13,18 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
+from rayplane.control_plane.api.taints import (
+    DISK_PRESSURE,
+    MEMORY_PRESSURE,
+    NETWORK_UNAVAILABLE,
+    NO_EXECUTE,
+    NO_SCHEDULE,
+    NOT_READY,
+    PID_PRESSURE,
+    UNREACHABLE,
+    UNSCHEDULABLE,
+    tolerates,
+)
 from rayplane.control_plane.controllers import history
 from rayplane.control_plane.controllers.adoption import claim, orphan_matches
 from rayplane.control_plane.controllers.core import (
@@ -32,14 +44,13 @@ from rayplane.control_plane.controllers.core import (
     result,
 )
 from rayplane.control_plane.controllers.rollout import int_or_percent
-from rayplane.control_plane.controllers.tainteviction import tolerates
 from rayplane.control_plane.controllers.templates import next_available, pod_from, replica_changed
 
 SETS = "daemonsets.apps"
 HASH = "controller-revision-hash"
 GENERATION = "deprecated.daemonset.template.generation"
-_KEPT_ON = ("not-ready", "unreachable")
-_SCHEDULED_ON = ("disk-pressure", "memory-pressure", "pid-pressure", "unschedulable")
+_KEPT_ON = (NOT_READY, UNREACHABLE)
+_SCHEDULED_ON = (DISK_PRESSURE, MEMORY_PRESSURE, PID_PRESSURE, UNSCHEDULABLE)
 _owner = controller_key("DaemonSet", "apps")
 
 
@@ -120,12 +131,12 @@ class _Sync:
         self.wanted = {
             name
             for name, node in self.nodes.items()
-            if _fits(template, node) and _tolerated(node, tolerations, "NoSchedule", "NoExecute")
+            if _fits(template, node) and _tolerated(node, tolerations, NO_SCHEDULE, NO_EXECUTE)
         }
         self.kept = {
             name
             for name, node in self.nodes.items()
-            if _fits(template, node) and _tolerated(node, tolerations, "NoExecute")
+            if _fits(template, node) and _tolerated(node, tolerations, NO_EXECUTE)
         }
         self.min_ready = meta.spec(ds).get("minReadySeconds") or 0
 
@@ -290,11 +301,11 @@ def _pinned(affinity: Mapping[str, Any] | None, node: str) -> dict[str, Any]:
 
 def _tolerations(pod_spec: Mapping[str, Any]) -> list[dict[str, str]]:
     """What pods of DaemonSets tolerate without being told."""
-    names = [(name, "NoExecute") for name in _KEPT_ON]
-    names += [(name, "NoSchedule") for name in _SCHEDULED_ON]
+    taints = [(key, NO_EXECUTE) for key in _KEPT_ON]
+    taints += [(key, NO_SCHEDULE) for key in _SCHEDULED_ON]
     if pod_spec.get("hostNetwork"):
-        names.append(("network-unavailable", "NoSchedule"))
-    return [{"key": f"node.kubernetes.io/{name}", "operator": "Exists", "effect": effect} for name, effect in names]
+        taints.append((NETWORK_UNAVAILABLE, NO_SCHEDULE))
+    return [{"key": key, "operator": "Exists", "effect": effect} for key, effect in taints]
 
 
 def _fits(pod_spec: Mapping[str, Any], node: Object) -> bool:
@@ -328,5 +339,4 @@ def _tolerated(node: Object, tolerations: Sequence[Mapping[str, Any]], *effects:
 
 
 def _is_transient(taint: Mapping[str, Any]) -> bool:
-    names = {f"node.kubernetes.io/{name}" for name in _KEPT_ON}
-    return taint.get("key") in names
+    return taint.get("key") in _KEPT_ON

@@ -16,6 +16,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -230,7 +231,7 @@ class _Sync:
             own.setdefault("annotations", {})[INDEX] = str(index)
             own.setdefault("labels", {})[INDEX] = str(index)
             spec.setdefault("hostname", f"{meta.name(self.job)}-{index}"[:63])
-            for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
+            for container in lifecycled(spec):
                 variable = {"name": "JOB_COMPLETION_INDEX", "value": str(index)}
                 container["env"] = [*(container.get("env") or ()), variable]
         return Create(

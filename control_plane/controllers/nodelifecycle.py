@@ -23,6 +23,17 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
+from rayplane.control_plane.api.taints import (
+    DISK_PRESSURE,
+    MEMORY_PRESSURE,
+    NETWORK_UNAVAILABLE,
+    NO_EXECUTE,
+    NO_SCHEDULE,
+    NOT_READY,
+    PID_PRESSURE,
+    UNREACHABLE,
+    UNSCHEDULABLE,
+)
 from rayplane.control_plane.controllers.config import LEASE_NAME, Timing
 from rayplane.control_plane.controllers.core import (
     Action,
@@ -41,19 +52,16 @@ from rayplane.control_plane.controllers.core import (
 
 LEASES = "leases.coordination.k8s.io"
 OWN_LEASE = ("kube-system", LEASE_NAME)
-NOT_READY = "node.kubernetes.io/not-ready"
-UNREACHABLE = "node.kubernetes.io/unreachable"
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 # Condition and value -> taint with effect NoSchedule.
 _NO_SCHEDULE = {
     ("Ready", "False"): NOT_READY,
     ("Ready", "Unknown"): UNREACHABLE,
-    ("MemoryPressure", "True"): "node.kubernetes.io/memory-pressure",
-    ("DiskPressure", "True"): "node.kubernetes.io/disk-pressure",
-    ("PIDPressure", "True"): "node.kubernetes.io/pid-pressure",
-    ("NetworkUnavailable", "True"): "node.kubernetes.io/network-unavailable",
+    ("MemoryPressure", "True"): MEMORY_PRESSURE,
+    ("DiskPressure", "True"): DISK_PRESSURE,
+    ("PIDPressure", "True"): PID_PRESSURE,
+    ("NetworkUnavailable", "True"): NETWORK_UNAVAILABLE,
 }
-UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 _OWN_NO_SCHEDULE = frozenset(_NO_SCHEDULE.values()) | {UNSCHEDULABLE}
 _OWN_NO_EXECUTE = frozenset({NOT_READY, UNREACHABLE})
 PARTIAL_DISRUPTION = 0.55
@@ -182,16 +190,16 @@ class NodeLifecycleController(BaseController):
         for (kind, value), taint in _NO_SCHEDULE.items():
             actual = (meta.get_condition(node, kind) or {}).get("status")
             if value == (ready_status(node) if kind == "Ready" else actual):
-                wanted[taint, "NoSchedule"] = None
+                wanted[taint, NO_SCHEDULE] = None
         if meta.spec(node).get("unschedulable"):
-            wanted[UNSCHEDULABLE, "NoSchedule"] = None
+            wanted[UNSCHEDULABLE, NO_SCHEDULE] = None
         status = ready_status(node)
         if status != "True" and evict:
-            wanted[NOT_READY if status == "False" else UNREACHABLE, "NoExecute"] = None
+            wanted[NOT_READY if status == "False" else UNREACHABLE, NO_EXECUTE] = None
         kept = []
         for taint in meta.spec(node).get("taints") or ():
             ident = (taint.get("key") or "", taint.get("effect") or "")
-            ours = ident[0] in (_OWN_NO_SCHEDULE if ident[1] == "NoSchedule" else _OWN_NO_EXECUTE)
+            ours = ident[0] in (_OWN_NO_SCHEDULE if ident[1] == NO_SCHEDULE else _OWN_NO_EXECUTE)
             if ident in wanted:
                 kept.append(taint)
                 del wanted[ident]

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.taints import OUT_OF_SERVICE, UNREACHABLE
 from rayplane.control_plane.controllers.config import Timing
 from rayplane.control_plane.controllers.core import (
     Action,
@@ -28,10 +29,9 @@ from rayplane.control_plane.controllers.core import (
     Watch,
     result,
 )
-from rayplane.control_plane.controllers.nodelifecycle import UNREACHABLE, ready_status
+from rayplane.control_plane.controllers.nodelifecycle import ready_status
 from rayplane.control_plane.controllers.tainteviction import no_execute
 
-OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 KEY = "all"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import from_map
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.ports import named_port
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.controllers.core import View, in_namespace, selected
 
@@ -89,19 +90,9 @@ def _ports(ports: Iterable[Mapping[str, Any]], pod: Object) -> Iterable[Port]:
     for port in ports:
         protocol = port.get("protocol") or "TCP"
         target = port.get("targetPort") or port["port"]
-        number = target if isinstance(target, int) else _named(pod, target, protocol)
+        number = target if isinstance(target, int) else named_port(meta.spec(pod), target, protocol)
         if number is not None:
             yield (port.get("name") or "", number, protocol, port.get("appProtocol") or "")
-
-
-def _named(pod: Object, name: str, protocol: str) -> int | None:
-    spec = meta.spec(pod)
-    sidecars = [c for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"]
-    for container in (*(spec.get("containers") or ()), *sidecars):
-        for port in container.get("ports") or ():
-            if port.get("name") == name and (port.get("protocol") or "TCP") == protocol:
-                return int(port["containerPort"])
-    return None
 
 
 def port_object(port: Port) -> dict[str, Any]:

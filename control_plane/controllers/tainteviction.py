@@ -11,6 +11,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active
+from rayplane.control_plane.api.taints import NO_EXECUTE, tolerates
 from rayplane.control_plane.controllers.config import Timing
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -29,20 +30,7 @@ Taint = Mapping[str, Any]
 
 
 def no_execute(node: Object) -> list[Taint]:
-    return [t for t in meta.spec(node).get("taints") or () if t.get("effect") == "NoExecute"]
-
-
-def tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
-    """Whether one toleration covers a taint (empty key with Exists covers all, empty effect any effect)."""
-    if toleration.get("effect") and toleration["effect"] != taint.get("effect"):
-        return False
-    operator = toleration.get("operator") or "Equal"
-    if toleration.get("key"):
-        if toleration["key"] != taint.get("key"):
-            return False
-    elif operator != "Exists":
-        return False
-    return operator == "Exists" or (toleration.get("value") or "") == (taint.get("value") or "")
+    return [t for t in meta.spec(node).get("taints") or () if t.get("effect") == NO_EXECUTE]
 
 
 def _pod_keys(pod: Object, view: View) -> Iterable[str]:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rayplane.control_plane.api.pods.ports import ports_conflict
+from rayplane.control_plane.api.taints import HARD_EFFECTS, NO_SCHEDULE, UNSCHEDULABLE, Taint
 from rayplane.control_plane.scheduler import interpod
 from rayplane.control_plane.scheduler.interpod import Refusals, SpreadRefusals
-from rayplane.control_plane.scheduler.nodes import UNSCHEDULABLE, NodeInfo
-from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, Shape, ports_conflict
+from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, Shape
 from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
 from rayplane.control_plane.scheduler.volumes import NO_SPACE, VolumeIndex, VolumeNeeds
 
-_HARD_EFFECTS = ("NoSchedule", "NoExecute")
+_UNSCHEDULABLE = Taint(UNSCHEDULABLE, "", NO_SCHEDULE)
 _RESOURCE_ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}
 
 
@@ -30,21 +32,21 @@ class Refusal:
     resolvable: bool
 
 
-def untolerated(shape: Shape, node: NodeInfo) -> tuple[str, str, str] | None:
+def untolerated(shape: Shape, node: NodeInfo) -> Taint | None:
     """The first taint that keeps the pod away."""
     for taint in node.taints:
-        if taint[2] in _HARD_EFFECTS and not shape.tolerates(taint):
+        if taint.effect in HARD_EFFECTS and not shape.tolerates(taint):
             return taint
     return None
 
 
 def refused_by_node(shape: Shape, node: NodeInfo) -> Refusal | None:
     """Rules that only look at what the node is, not at its pods."""
-    if node.unschedulable and not shape.tolerates(UNSCHEDULABLE):
+    if node.unschedulable and not shape.tolerates(_UNSCHEDULABLE):
         return Refusal("NodeUnschedulable", ("node(s) were unschedulable",), False)
     taint = untolerated(shape, node)
     if taint is not None:
-        text = f"node(s) had untolerated taint {{{taint[0]}: {taint[1]}}}"
+        text = f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"
         return Refusal("TaintToleration", (text,), False)
     if not shape.admits_labels(node.labels, node.name):
         return Refusal("NodeAffinity", ("node(s) didn't match Pod's node affinity/selector",), False)

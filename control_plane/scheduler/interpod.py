@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rayplane.control_plane.api.taints import HARD_EFFECTS
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm, SpreadRule
 from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
 
@@ -116,7 +117,7 @@ def _eligible(pod: PodInfo, snapshot: Snapshot, rules: list[SpreadRule], rule: S
         for _, row in snapshot.nodes():
             if found[row]:
                 taints = snapshot.info(row).taints
-                found[row] = all(t[2] not in ("NoSchedule", "NoExecute") or pod.shape.tolerates(t) for t in taints)
+                found[row] = all(t.effect not in HARD_EFFECTS or pod.shape.tolerates(t) for t in taints)
     return found
 
 

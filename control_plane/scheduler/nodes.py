@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.taints import Taint
 from rayplane.control_plane.scheduler.pods import amount
 
-UNSCHEDULABLE = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
 HOSTNAME = "kubernetes.io/hostname"
 VOLUME_CAPACITY = "rayplane.io/volume-capacity"
-
-Taint = tuple[str, str, str]  # key, value, effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,7 @@ class NodeInfo:
         return NodeInfo(
             name=meta.name(node),
             labels=meta.labels(node),
-            taints=tuple(
-                (t.get("key") or "", t.get("value") or "", t.get("effect") or "") for t in spec.get("taints") or ()
-            ),
+            taints=tuple(Taint.of(t) for t in spec.get("taints") or ()),
             unschedulable=bool(spec.get("unschedulable")),
             allocatable={resource: amount(resource, text) for resource, text in resources.items()},
             volume_bytes=quantity.value(room) if room else None,

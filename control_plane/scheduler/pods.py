@@ -3,14 +3,13 @@
 Pods of one template differ in their names only: everything else is one shared `Shape`, found again by its bytes, so
 that what is computed for a shape serves thousands of pods.
 
-Source: Kubernetes API reference core/v1 PodSpec; "Resource management for pods and containers" and "Sidecar
-containers" for a pod's effective request.
+Source: Kubernetes API reference core/v1 PodSpec.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +24,13 @@ from rayplane.control_plane.api.machinery.selectors import (
     from_node_expressions,
 )
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.ports import HostPort, host_ports
+from rayplane.control_plane.api.pods.resources import Amounts, has_pod_level_requests, pod_requests, report_of, whole
+from rayplane.control_plane.api.taints import Taint, Toleration, any_tolerates
 
 CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
 #: What a pod without requests counts for in scores (not in filters), as in Kubernetes.
-DEFAULT_CPU_MILLI = 100
-DEFAULT_MEMORY_BYTES = 200 * 1024 * 1024
+_SCORED_DEFAULTS = {CPU: quantity.parse("100m"), MEMORY: quantity.parse("200Mi")}
 #: Larger amounts are cut to this, so that sums stay within 64 bits.
 AMOUNT_MAX = 1 << 52
 SHAPES_MAX = 4096
@@ -38,8 +39,7 @@ DEFAULT_SCHEDULER = "default-scheduler"
 
 def amount(resource: str, text: quantity.QuantityLike) -> int:
     """Thousandths of a core for cpu, whole units for all else."""
-    found = quantity.milli(text) if resource == CPU else quantity.value(text)
-    return min(found, AMOUNT_MAX)
+    return min(whole(resource, text), AMOUNT_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +54,6 @@ class NodeTerm:
         if self.empty or not self.labels.matches(labels):
             return False
         return all(rule.matches({"metadata.name": name}) for rule in self.name_rules)
-
-
-@dataclass(frozen=True, slots=True)
-class Toleration:
-    key: str
-    operator: str
-    value: str
-    effect: str
-
-    def tolerates(self, taint: tuple[str, str, str]) -> bool:
-        """`taint` is (key, value, effect)."""
-        key, value, effect = taint
-        if self.effect and self.effect != effect:
-            return False
-        if self.key and self.key != key:
-            return False
-        return self.operator == "Exists" or self.value == value
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +87,14 @@ class Shape:
     requests: Mapping[str, int]
     scored_cpu: int
     scored_memory: int
-    ports: tuple[tuple[str, str, int], ...]
+    ports: tuple[HostPort, ...]
     node_selector: LabelSelector
     required: tuple[NodeTerm, ...] | None
     preferred: tuple[tuple[int, NodeTerm], ...]
     tolerations: tuple[Toleration, ...]
 
-    def tolerates(self, taint: tuple[str, str, str]) -> bool:
-        return any(toleration.tolerates(taint) for toleration in self.tolerations)
+    def tolerates(self, taint: Taint) -> bool:
+        return any_tolerates(self.tolerations, taint)
 
     def admits_labels(self, labels: Mapping[str, str], name: str) -> bool:
         """nodeSelector and required node affinity."""
@@ -172,7 +155,7 @@ class PodParser:
             priority=spec.get("priority") or 0,
             may_preempt=spec.get("preemptionPolicy") != "Never",
             scheduler=spec.get("schedulerName") or DEFAULT_SCHEDULER,
-            shape=self._shape(spec),
+            shape=self._shape(pod, spec),
             claims=_claims(spec, namespace, name),
             affinity=_required_terms(near, namespace, labels),
             anti_affinity=_required_terms(apart, namespace, labels),
@@ -183,7 +166,7 @@ class PodParser:
             node=spec.get("nodeName") or "",
         )
 
-    def _shape(self, spec: dict[str, Any]) -> Shape:
+    def _shape(self, pod: Object, spec: dict[str, Any]) -> Shape:
         containers = spec.get("containers") or ()
         inits = spec.get("initContainers") or ()
         key = orjson.dumps(
@@ -196,12 +179,13 @@ class PodParser:
                 (spec.get("affinity") or {}).get("nodeAffinity"),
                 spec.get("tolerations"),
                 bool(spec.get("hostNetwork")),
+                report_of(pod),
             ),
             option=orjson.OPT_SORT_KEYS,
         )
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = make_shape(spec)
+            shape = self._shapes[key] = make_shape(pod)
             if len(self._shapes) > SHAPES_MAX:
                 self._shapes.popitem(last=False)
         else:
@@ -209,90 +193,36 @@ class PodParser:
         return shape
 
 
-def make_shape(spec: dict[str, Any]) -> Shape:
-    requests = effective_requests(spec, {})
-    scored = effective_requests(spec, {CPU: DEFAULT_CPU_MILLI, MEMORY: DEFAULT_MEMORY_BYTES})
+def make_shape(pod: Object) -> Shape:
+    spec = meta.spec(pod)
+    requests = pod_requests(pod)
+    scored = _scored(pod, requests)
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     return Shape(
-        requests={**{k: v for k, v in requests.items() if v}, PODS: 1},
-        scored_cpu=scored.get(CPU, 0),
-        scored_memory=scored.get(MEMORY, 0),
-        ports=tuple(_host_ports(spec)),
+        requests={**{k: amount(k, q) for k, q in requests.items() if q.nano > 0}, PODS: 1},
+        scored_cpu=amount(CPU, scored.get(CPU, 0)),
+        scored_memory=amount(MEMORY, scored.get(MEMORY, 0)),
+        ports=tuple(host_ports(spec)),
         node_selector=LabelSelector(Requirement(k, "=", (v,)) for k, v in (spec.get("nodeSelector") or {}).items()),
         required=None if required is None else tuple(_node_term(t) for t in required.get("nodeSelectorTerms") or ()),
         preferred=tuple(
             (item.get("weight") or 0, _node_term(item.get("preference") or {}))
             for item in affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
         ),
-        tolerations=tuple(
-            Toleration(t.get("key") or "", t.get("operator") or "Equal", t.get("value") or "", t.get("effect") or "")
-            for t in spec.get("tolerations") or ()
-        ),
+        tolerations=tuple(Toleration.of(t) for t in spec.get("tolerations") or ()),
     )
 
 
-# -- requests --------------------------------------------------------------------------------------------------
+def _scored(pod: Object, requests: Amounts) -> Amounts:
+    """What the pod counts for in scores: containers that ask for no cpu or memory are taken to need a little.
 
-
-def _add(into: dict[str, int], more: Mapping[str, int]) -> None:
-    for resource, count in more.items():
-        into[resource] = into.get(resource, 0) + count
-
-
-def _most(into: dict[str, int], other: Mapping[str, int]) -> None:
-    for resource, count in other.items():
-        if count > into.get(resource, 0):
-            into[resource] = count
-
-
-def effective_requests(spec: Mapping[str, Any], absent: Mapping[str, int]) -> dict[str, int]:
-    """What the pod needs of a node: its containers together, or its greediest init container if that is more.
-
-    Init containers that restart (sidecars) run on beside all that start after them. `absent` stands for what a
-    container does not ask for.
+    A pod with requests of its own has them counted as they are.
     """
-
-    def of(container: Mapping[str, Any]) -> dict[str, int]:
-        asked = (container.get("resources") or {}).get("requests") or {}
-        return {**absent, **{resource: amount(resource, text) for resource, text in asked.items()}}
-
-    total: dict[str, int] = {}
-    for container in spec.get("containers") or ():
-        _add(total, of(container))
-    sidecars: dict[str, int] = {}
-    greediest: dict[str, int] = {}
-    for container in spec.get("initContainers") or ():
-        needs = of(container)
-        if container.get("restartPolicy") == "Always":
-            _add(sidecars, needs)
-            _most(greediest, sidecars)
-        else:
-            _add(needs, sidecars)
-            _most(greediest, needs)
-    _add(total, sidecars)
-    _most(total, greediest)
-    for resource, text in ((spec.get("resources") or {}).get("requests") or {}).items():
-        total[resource] = amount(resource, text)  # pod-level requests stand for all containers
-    _add(total, {resource: amount(resource, text) for resource, text in (spec.get("overhead") or {}).items()})
-    return total
-
-
-def _host_ports(spec: Mapping[str, Any]) -> Iterable[tuple[str, str, int]]:
-    host = bool(spec.get("hostNetwork"))
-    sidecars = (c for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always")
-    for container in (*(spec.get("containers") or ()), *sidecars):
-        for port in container.get("ports") or ():
-            number = port.get("hostPort") or (port.get("containerPort") if host else 0)
-            if number:
-                yield port.get("protocol") or "TCP", port.get("hostIP") or "0.0.0.0", number
-
-
-def ports_conflict(one: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
-    """Same protocol and port, on the same address or on all."""
-    if one[0] != other[0] or one[2] != other[2]:
-        return False
-    return one[1] == other[1] or "0.0.0.0" in (one[1], other[1])
+    absent = _SCORED_DEFAULTS
+    if has_pod_level_requests(meta.spec(pod)):
+        absent = {resource: little for resource, little in absent.items() if resource not in requests}
+    return pod_requests(pod, absent=absent) if absent else requests
 
 
 # -- terms -----------------------------------------------------------------------------------------------------

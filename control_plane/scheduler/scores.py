@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rayplane.control_plane.api.taints import PREFER_NO_SCHEDULE
 from rayplane.control_plane.scheduler.config import Strategy
 from rayplane.control_plane.scheduler.pods import Shape
 from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Snapshot
@@ -41,7 +42,7 @@ def soft_taints(snapshot: Snapshot, shape: Shape) -> Floats | None:
     found = np.zeros(snapshot.rows, dtype=np.float64)
     for _, row in snapshot.nodes():
         for taint in snapshot.info(row).taints:
-            if taint[2] == "PreferNoSchedule" and not shape.tolerates(taint):
+            if taint.effect == PREFER_NO_SCHEDULE and not shape.tolerates(taint):
                 found[row] += 1
     return found if found.any() else None
 

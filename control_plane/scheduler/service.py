@@ -10,6 +10,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.resources import resources_changed
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer, LeaderElector
 from rayplane.control_plane.rpc import Network
@@ -315,7 +316,7 @@ class Term:
         known = self.snapshot.pods.get(key)
         if known is not None and known.node == meta.node_name(pod) and known.uid == meta.uid(pod):
             same = known.terminating >= meta.is_deleting(pod) and known.labels == meta.labels(pod)
-            if same and old is not None and meta.spec(old).get("containers") == meta.spec(pod).get("containers"):
+            if same and old is not None and not resources_changed(old, pod):
                 known.obj = pod
                 self.queue.remove(key)
                 return

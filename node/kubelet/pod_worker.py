@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError
-from rayplane.node.kubelet.admission import pod_requests
+from rayplane.node.kubelet.admission import room_of
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
 from rayplane.node.lifecycle import (
     Effect,
@@ -86,7 +86,7 @@ class PodWorker:
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
-        self.room = pod_requests(pod["spec"])
+        self.room = room_of(pod)
         self.removed = False  # the API object is gone
         self.written = b""
 

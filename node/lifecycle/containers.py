@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rayplane.control_plane.api.pods.containers import is_sidecar
 from rayplane.node.lifecycle.model import Container, Role, Run, Termination
 
 _LOST = ("The container could not be located when the node came back", "Unknown", 255)
@@ -12,7 +13,7 @@ def containers_of(spec: dict[str, Any]) -> list[Container]:
     pod_policy = spec.get("restartPolicy") or "Always"
     found = []
     for part in spec.get("initContainers") or ():
-        if part.get("restartPolicy") == "Always":
+        if is_sidecar(part):
             found.append(Container(part["name"], Role.SIDECAR, part, "Always"))
         else:
             # A completed init container is never run again in the same sandbox.

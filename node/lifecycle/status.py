@@ -3,9 +3,9 @@
 import hashlib
 from typing import Any
 
-from rayplane.control_plane.api.machinery.quantity import compare
 from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.qos import qos_class
 from rayplane.control_plane.durations import format_duration
 from rayplane.node.lifecycle.containers import has_initialized
 from rayplane.node.lifecycle.machine import PodMachine
@@ -27,11 +27,10 @@ def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str)
 
     `stamp`: now, for conditions whose status changes; the machine remembers when each last did.
     """
-    known = pod.get("status") or {}
     status: dict[str, Any] = {
         "phase": machine.phase,
         "conditions": _conditions(machine, pod, stamp),
-        "qosClass": known.get("qosClass") or qos_class(machine.spec),
+        "qosClass": qos_class(pod),
     }
     if host_ip:
         status["hostIP"] = host_ip
@@ -191,23 +190,3 @@ def _image_id(image: str) -> str:
     head, _, tail = name.rpartition("/")
     name = f"{head}/{tail.split(':')[0]}" if head else tail.split(":")[0]
     return f"{name}@sha256:{hashlib.sha256(image.encode()).hexdigest()}"
-
-
-# --- quality of service ---------------------------------------------------------------------------
-
-
-def qos_class(spec: dict[str, Any]) -> str:
-    """Guaranteed, Burstable or BestEffort, by the requests and limits of cpu and memory."""
-    containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
-    named = False
-    guaranteed = True
-    for c in containers:
-        resources = c.get("resources") or {}
-        requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
-        for resource in ("cpu", "memory"):
-            request, limit = requests.get(resource), limits.get(resource)
-            named |= request is not None or limit is not None
-            guaranteed &= limit is not None and (request is None or not compare(request, limit))
-    if not named:
-        return "BestEffort"
-    return "Guaranteed" if guaranteed else "Burstable"

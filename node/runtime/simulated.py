@@ -26,6 +26,8 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import is_sidecar
+from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
@@ -152,7 +154,7 @@ class SimulatedRun:
     def usage(self) -> Usage:
         if self._over:
             return Usage()
-        requests = (self._order.container.get("resources") or {}).get("requests") or {}
+        requests = container_requests(self._order.container)
         cpu = self._text("cpu-usage") or requests.get("cpu") or "0"
         memory = self._text("memory-usage") or requests.get("memory") or "0"
         return Usage(quantity.milli(cpu) * 1_000_000, quantity.value(memory))
@@ -163,7 +165,7 @@ class SimulatedRun:
             return self._span("run-duration", 0.0)
         inits = pod["spec"].get("initContainers") or ()
         if any(c is container or c["name"] == container["name"] for c in inits):
-            return None if container.get("restartPolicy") == "Always" else 0.0
+            return None if is_sidecar(container) else 0.0
         owner = meta.controller_of(pod)
         return JOB_RUN_S if owner is not None and owner.get("kind") == "Job" else None
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import named
 from rayplane.node.environment import Found, PodFacts, Reference, binary_data, field_value, resource_value
 from rayplane.node.errors import MountError
 
@@ -112,8 +113,7 @@ def _downward(item: dict[str, Any], pod: Object, facts: PodFacts) -> str:
     if "fieldRef" in item:
         return field_value(item["fieldRef"]["fieldPath"], pod, facts)
     ref = item["resourceFieldRef"]
-    parts = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
-    container = next((c for c in parts if c["name"] == ref.get("containerName")), parts[0])
+    container = named(pod["spec"], ref.get("containerName")) or pod["spec"]["containers"][0]
     return resource_value(ref, container, facts)
 
 

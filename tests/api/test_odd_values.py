@@ -16,7 +16,7 @@ from rayplane.control_plane.api.podsecurity import Level, LevelVersion
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodParser
 from rayplane.control_plane.scheduler.snapshot import Snapshot
-from rayplane.node.kubelet.admission import pod_requests
+from rayplane.node.kubelet.admission import room_of
 from tests.api.odd_values import fields, placed
 from tests.api.test_validation_kinds import GOOD, REGISTRY
 
@@ -57,7 +57,7 @@ def _read(kind: str, o: dict) -> None:
     if kind == "Pod":
         snapshot = Snapshot()
         snapshot.set_pod(PodParser().parse(o))
-        pod_requests(o["spec"])
+        room_of(o)
         podsecurity.violations(LevelVersion(Level.RESTRICTED), o["metadata"], o["spec"])
         podsecurity.violations(LevelVersion(Level.RESTRICTED, 0), o["metadata"], o["spec"])
     elif kind == "Node":

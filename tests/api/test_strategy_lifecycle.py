@@ -15,7 +15,6 @@ from rayplane.control_plane.api.kinds.strategy import (
     prepare_for_create,
     prepare_for_status_update,
     prepare_for_update,
-    qos_class,
 )
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 
@@ -192,7 +191,9 @@ def test_services_drop_what_their_new_type_has_no_use_for() -> None:
 def test_quality_of_service(resources: dict[str, Any], expected: str) -> None:
     made = pod()
     made["spec"]["containers"][0]["resources"] = resources
-    assert qos_class(made) == expected
+    default(made)
+    prepare_for_create(made)
+    assert made["status"]["qosClass"] == expected
 
 
 def test_generated_names_stay_within_a_label() -> None:

@@ -36,7 +36,6 @@ from rayplane.node.lifecycle import (
     render_status,
 )
 from rayplane.node.lifecycle.model import Run, Stage
-from rayplane.node.lifecycle.status import qos_class
 
 STAMP = "2026-01-01T00:00:00Z"
 
@@ -365,15 +364,6 @@ def test_an_impossible_event_is_refused() -> None:
     life.step(Started("c", 1, "id"))
     with pytest.raises(LifecycleError):
         life.step(Started("c", 1, "id"))
-
-
-def test_quality_of_service() -> None:
-    full = {"cpu": "1", "memory": "1Gi"}
-    assert qos_class({"containers": [{"resources": {"limits": full}}]}) == "Guaranteed"
-    assert qos_class({"containers": [{"resources": {"limits": full, "requests": {"cpu": "1000m"}}}]}) == "Guaranteed"
-    assert qos_class({"containers": [{"resources": {"requests": full}}]}) == "Burstable"
-    assert qos_class({"containers": [{"resources": {"limits": full}}, {}]}) == "Burstable"
-    assert qos_class({"containers": [{}]}) == "BestEffort"
 
 
 # --- random lives ---------------------------------------------------------------------------------

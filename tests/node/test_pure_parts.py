@@ -21,7 +21,7 @@ from rayplane.node.environment import (
 )
 from rayplane.node.errors import AddressesExhausted, ConfigError, ContainerConfigError, MountError
 from rayplane.node.kubelet.addresses import AddressPool
-from rayplane.node.kubelet.admission import NOTHING, Room, pod_requests, refuse
+from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
 from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
 from rayplane.node.runtime.command import Layout, command_line, has_command
@@ -227,7 +227,7 @@ def test_admission_counts_init_containers_once() -> None:
         "containers": [asks("1"), asks("500m")],
         "initContainers": [asks("100m", restartPolicy="Always"), asks("1900m"), asks("1")],
     }
-    assert pod_requests(spec).cpu == 2000  # the second init container beside the sidecar
+    assert room_of({"spec": spec}).cpu == 2000  # the second init container beside the sidecar
     assert refuse(Room(2000, 0), NOTHING, Room(2000, 0, 1)) is None
     refused = refuse(Room(1, 0), Room(2000, 0, 1), Room(2000, 0, 5))
     assert refused is not None

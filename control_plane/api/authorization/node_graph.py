@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import every
+from rayplane.control_plane.api.pods.state import is_mirror
 
-MIRROR = "kubernetes.io/config.mirror"
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
 ATTACHMENTS = "volumeattachments.storage.k8s.io"
 # Of a CSI volume's secrets the controller's are none of the node's business.
@@ -98,7 +99,7 @@ class NodeGraph:
             return
         self._forget_pod(ref)
         # A mirror pod was written by its node: it opens nothing.
-        refs = frozenset() if MIRROR in meta.annotations(pod) else frozenset(pod_references(pod))
+        refs = frozenset() if is_mirror(pod) else frozenset(pod_references(pod))
         self._pods[ref] = _Pod(node, mark, refs)
         for one in refs:
             self._users.setdefault(one, Counter())[node] += 1
@@ -144,9 +145,8 @@ def pod_references(pod: Object) -> Iterator[Ref]:
     spec, namespace = meta.spec(pod), meta.namespace(pod)
     found = [("serviceaccounts", spec.get("serviceAccountName"))]
     found += [("secrets", one.get("name")) for one in spec.get("imagePullSecrets") or ()]
-    for part in ("initContainers", "containers", "ephemeralContainers"):
-        for container in spec.get(part) or ():
-            found += _of_environment(container)
+    for container in every(spec):
+        found += _of_environment(container)
     for volume in spec.get("volumes") or ():
         found += _of_volume(volume, meta.name(pod))
     for resource, name in found:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.qos import computed_qos_class
 
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_LENGTH = 5
@@ -166,7 +166,7 @@ def _fresh(value: Any) -> Any:
 
 
 def _create_pod(pod: Object) -> None:
-    pod["status"] = {"phase": "Pending", "qosClass": qos_class(pod)}
+    pod["status"] = {"phase": "Pending", "qosClass": computed_qos_class(pod.get("spec") or {})}
     gates = pod["spec"].get("schedulingGates")
     if gates:
         pod["status"]["conditions"] = [
@@ -373,42 +373,3 @@ def prepare_for_status_update(new: Object, old: Object, info: Resource | None = 
         qos = (old.get("status") or {}).get("qosClass")
         if qos:
             new.setdefault("status", {})["qosClass"] = qos
-
-
-# --- quality of service -------------------------------------------------------------------------
-
-_QOS_RESOURCES = ("cpu", "memory")
-
-
-def _positive(amounts: Mapping[str, Any] | None) -> dict[str, int]:
-    out = {}
-    for name in _QOS_RESOURCES:
-        try:
-            nano = parse(amounts[name]).nano if amounts and name in amounts else 0
-        except QuantityError:
-            continue
-        if nano > 0:
-            out[name] = nano
-    return out
-
-
-def qos_class(pod: Object) -> str:
-    """`Guaranteed`, `Burstable` or `BestEffort` (Kubernetes concepts, "Pod QoS Classes")."""
-    spec = pod.get("spec") or {}
-    if spec.get("resources"):
-        parts = [spec["resources"]]
-    else:
-        parts = [
-            container.get("resources") or {}
-            for field in ("containers", "initContainers")
-            for container in spec.get(field) or ()
-        ]
-    any_set, guaranteed = False, True
-    for part in parts:
-        limits, requests = _positive(part.get("limits")), _positive(part.get("requests"))
-        any_set = any_set or bool(limits or requests)
-        if len(limits) != len(_QOS_RESOURCES) or (requests or limits) != limits:
-            guaranteed = False
-    if not any_set:
-        return "BestEffort"
-    return "Guaranteed" if guaranteed else "Burstable"

@@ -21,6 +21,7 @@ from rayplane.control_plane.api.kinds.pod_template.resources import STANDARD, va
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.quantity import Quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.taints import NO_EXECUTE, NO_SCHEDULE, PREFER_NO_SCHEDULE
 
 Errors = list[FieldError]
 DATA_MAX_BYTES = 1024 * 1024
@@ -31,7 +32,7 @@ _SECRET_KEYS: Mapping[str, tuple[str, ...]] = {
     "kubernetes.io/ssh-auth": ("ssh-privatekey",),
     "kubernetes.io/tls": ("tls.crt", "tls.key"),
 }
-_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+_EFFECTS = (NO_SCHEDULE, PREFER_NO_SCHEDULE, NO_EXECUTE)
 _FIXED = "field is immutable when `immutable` is set"
 
 

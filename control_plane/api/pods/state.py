@@ -11,6 +11,14 @@ from rayplane.control_plane.api.meta import Object
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 
+MIRROR = "kubernetes.io/config.mirror"
+
+
+def is_mirror(pod: Object) -> bool:
+    """Whether the pod only shows what a node runs by itself (a static pod)."""
+    return MIRROR in meta.annotations(pod)
+
+
 def pod_phase(pod: Object) -> str:
     return meta.status(pod).get("phase") or ""
 

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Spec,
     Violation,
-    containers,
     context,
     quoted,
     some,
@@ -49,7 +49,7 @@ def _adding(spec: Spec, allowed: Collection[str]) -> str:
     bad = where(spec, lambda c: bool(extra(c)))
     if not bad:
         return ""
-    added = sorted({one for container in containers(spec) for one in extra(container)})
+    added = sorted({one for container in every(spec) for one in extra(container)})
     return f"{some('container', bad)} must not include {quoted(added)} in securityContext.capabilities.add"
 
 

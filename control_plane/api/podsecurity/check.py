@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.podsecurity.levels import Level
 
 Spec = Mapping[str, Any]
@@ -43,12 +44,6 @@ class Check:
         return found
 
 
-def containers(spec: Spec) -> Iterator[Mapping[str, Any]]:
-    """Every container, in the order in which violations name them."""
-    for field in ("initContainers", "containers", "ephemeralContainers"):
-        yield from spec.get(field) or ()
-
-
 def context(holder: Mapping[str, Any]) -> Mapping[str, Any]:
     """The securityContext of a pod's spec or of a container."""
     return holder.get("securityContext") or {}
@@ -60,7 +55,7 @@ def names(found: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def where(spec: Spec, bad: Callable[[Mapping[str, Any]], bool]) -> list[str]:
     """The names of the containers that are bad."""
-    return names(c for c in containers(spec) if bad(c))
+    return names(c for c in every(spec) if bad(c))
 
 
 def quoted(items: Iterable[str]) -> str:

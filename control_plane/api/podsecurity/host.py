@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rayplane.control_plane.api.podsecurity.check import Check, Spec, Violation, containers, plural, quoted, some, where
+from rayplane.control_plane.api.pods.containers import every
+from rayplane.control_plane.api.podsecurity.check import Check, Spec, Violation, plural, quoted, some, where
 from rayplane.control_plane.api.podsecurity.levels import Level
 
 
@@ -20,7 +21,7 @@ def _ports(annotations: Mapping[str, str], spec: Spec) -> Violation | None:
     bad = where(spec, lambda c: bool(_host_ports(c)))
     if not bad:
         return None
-    ports = sorted({port for container in containers(spec) for port in _host_ports(container)})
+    ports = sorted({port for container in every(spec) for port in _host_ports(container)})
     verb, word = plural("uses", len(bad), "use"), plural("hostPort", len(ports))
     return Violation("hostPort", f"{some('container', bad)} {verb} {word} {', '.join(ports)}")
 
@@ -40,7 +41,7 @@ def _probes(annotations: Mapping[str, str], spec: Spec) -> Violation | None:
     bad = sorted(set(where(spec, lambda c: any(_hosts(c)))))
     if not bad:
         return None
-    hosts = sorted({host for container in containers(spec) for host in _hosts(container)})
+    hosts = sorted({host for container in every(spec) for host in _hosts(container)})
     verb, word = plural("uses", len(bad), "use"), plural("probe or lifecycle host", len(hosts))
     return Violation("probe or lifecycle host", f"{some('container', bad)} {verb} {word} {quoted(hosts)}")
 

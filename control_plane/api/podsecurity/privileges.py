@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Spec,
     Violation,
-    containers,
     context,
     quoted,
     setters,
@@ -44,7 +44,7 @@ def _proc_mount(annotations: Mapping[str, str], spec: Spec) -> Violation | None:
     bad = where(spec, lambda c: _bad_mount(c) is not None)
     if not bad:
         return None
-    mounts = sorted({mount for c in containers(spec) if (mount := _bad_mount(c)) is not None})
+    mounts = sorted({mount for c in every(spec) if (mount := _bad_mount(c)) is not None})
     return Violation(
         "procMount", f"{some('container', bad)} must not set securityContext.procMount to {quoted(mounts)}"
     )

@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from rayplane.control_plane.api.errors import quote
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Look,
     Spec,
     Violation,
-    containers,
     context,
     plural,
     quoted,
@@ -31,7 +31,7 @@ def _bad_profile(holder: Mapping[str, Any]) -> str | None:
 
 
 def _apparmor(annotations: Mapping[str, str], spec: Spec) -> Violation | None:
-    holders = [spec, *containers(spec)]
+    holders = [spec, *every(spec)]
     values = sorted({kind for holder in holders if (kind := _bad_profile(holder)) is not None})
     who = setters(_bad_profile(spec) is not None, where(spec, lambda c: _bad_profile(c) is not None))
     old = sorted(
@@ -61,7 +61,7 @@ def _selinux(allowed: Collection[str]) -> Look:
         who = setters(bad(spec), where(spec, bad))
         if not who:
             return None
-        all_options = [_options(holder) for holder in (spec, *containers(spec))]
+        all_options = [_options(holder) for holder in (spec, *every(spec))]
         types = sorted({o.get("type") or "" for o in all_options} - set(allowed))
         what = [some("type", types)] if types else []
         what += [f"{field} may not be set" for field in ("user", "role") if any(o.get(field) for o in all_options)]

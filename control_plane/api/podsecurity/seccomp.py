@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayplane.control_plane.api.errors import quote
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.podsecurity.check import (
     Check,
     Spec,
     Violation,
-    containers,
     context,
     names,
     plural,
@@ -28,7 +28,7 @@ _PROFILES = ("RuntimeDefault", "Localhost")
 def _annotated(annotations: Mapping[str, str], spec: Spec) -> Violation | None:
     """Versions before v1.19, where annotations chose the profile."""
     bad = set()
-    for key in (_POD, *(_CONTAINER + name for name in names(containers(spec)))):
+    for key in (_POD, *(_CONTAINER + name for name in names(every(spec)))):
         value = annotations.get(key)
         if value is None or value in ("runtime/default", "docker/default") or value.startswith("localhost/"):
             continue
@@ -53,7 +53,7 @@ def _baseline(annotations: Mapping[str, str], spec: Spec) -> Violation | None:
     who = setters(_bad(spec), where(spec, _bad))
     if not who:
         return None
-    kinds = sorted({_kind(holder) or "" for holder in (spec, *containers(spec)) if _bad(holder)})
+    kinds = sorted({_kind(holder) or "" for holder in (spec, *every(spec)) if _bad(holder)})
     return Violation("seccompProfile", f"{who} must not set securityContext.seccompProfile.type to {quoted(kinds)}")
 
 

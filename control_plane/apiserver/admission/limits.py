@@ -1,13 +1,16 @@
 """LimitRanger: default requests and limits of containers, and the bounds set for a namespace."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rayplane.control_plane.api.errors import Forbidden
-from rayplane.control_plane.api.machinery.quantity import parse
+from rayplane.control_plane.api.machinery.quantity import QuantityLike, parse
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.resources import container_limits, container_requests, pod_limits, pod_requests
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
+Given = Mapping[str, QuantityLike]
 _ANNOTATION = "kubernetes.io/limit-ranger"
 
 
@@ -68,7 +71,7 @@ def _apply_defaults(pod: Object, limit_range: Object) -> list[str]:
     return done
 
 
-def _bound_errors(kind: str, limit: dict[str, Any], requests: dict[str, Any], limits: dict[str, Any]) -> list[str]:
+def _bound_errors(kind: str, limit: dict[str, Any], requests: Given, limits: Given) -> list[str]:
     errors = []
     for resource, minimum in sorted((limit.get("min") or {}).items()):
         asked = requests.get(resource)
@@ -101,20 +104,15 @@ def _pod_errors(pod: Object, limits: list[dict[str, Any]]) -> list[str]:
     for limit in limits:
         if limit.get("type") == "Container":
             for _, container in _containers(pod):
-                resources = container.get("resources") or {}
-                errors += _bound_errors(
-                    "Container", limit, resources.get("requests") or {}, resources.get("limits") or {}
-                )
+                errors += _bound_errors("Container", limit, container_requests(container), container_limits(container))
         elif limit.get("type") == "Pod":
-            errors += _bound_errors("Pod", limit, _sums(pod, "requests"), _sums(pod, "limits"))
+            errors += _bound_errors("Pod", limit, *_of_pod(pod))
     return errors
 
 
-def _sums(pod: Object, section: str) -> dict[str, Any]:
-    """Sums over containers, for the resources that every container names."""
-    lists = [(c.get("resources") or {}).get(section) or {} for c in pod["spec"].get("containers") or ()]
-    common = set(lists[0]).intersection(*lists[1:]) if lists else set()
-    return {r: str(sum((parse(one[r]) for one in lists[1:]), parse(lists[0][r]))) for r in sorted(common)}
+def _of_pod(pod: Object) -> tuple[Given, Given]:
+    """Requests and limits of the pod as asked for: what its runtime adds, or a node reports, is not the user's."""
+    return pod_requests(pod, overhead=False, reported=False), pod_limits(pod, overhead=False, reported=False)
 
 
 def _claim_errors(claim: Object, limits: list[dict[str, Any]]) -> list[str]:

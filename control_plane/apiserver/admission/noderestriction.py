@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.authorization.node_graph import CLAIMS, MIRROR, pod_references
+from rayplane.control_plane.api.authorization.node_graph import CLAIMS, pod_references
 from rayplane.control_plane.api.authorization.node_identity import (
     NODE_LEASES,
     VOLUME_RECORDS_NAMESPACE,
@@ -18,6 +18,7 @@ from rayplane.control_plane.api.authorization.node_identity import (
 )
 from rayplane.control_plane.api.errors import Forbidden, NotFound, quote
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import MIRROR, is_mirror
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.identities import NODE_HOSTS
@@ -124,7 +125,7 @@ class _Check:
 
     async def _mirror_pod(self, pod: Object) -> None:
         request, who = self._request, self._who
-        if MIRROR not in meta.annotations(pod):
+        if not is_mirror(pod):
             only = f"node {who} can only create mirror pods"
             _refuse(request, f"pod does not have {quote(MIRROR)} annotation, {only}")
         self._must_run_here(pod, f"node {who} can only create pods with spec.nodeName set to itself")

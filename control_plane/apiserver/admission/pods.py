@@ -4,16 +4,15 @@ import asyncio
 
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import is_mirror
+from rayplane.control_plane.api.taints import NO_EXECUTE, NOT_READY, UNREACHABLE
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
-_MIRROR = "kubernetes.io/config.mirror"
 # The account `default` of a new namespace is made by a controller: wait for it a little.
 _DEFAULT_ACCOUNT_TRIES = 20
 _DEFAULT_ACCOUNT_PAUSE_S = 0.1
-_NOT_READY = "node.kubernetes.io/not-ready"
-_UNREACHABLE = "node.kubernetes.io/unreachable"
 _DEFAULT_PREEMPTION = "PreemptLowerPriority"
 
 
@@ -27,7 +26,7 @@ class ServiceAccounts:
         if not request.creates("pods"):
             return
         pod = request.object
-        if _MIRROR in (pod["metadata"].get("annotations") or {}):
+        if is_mirror(pod):
             return
         spec = pod["spec"]
         name = spec.get("serviceAccountName") or "default"
@@ -108,14 +107,14 @@ class DefaultTolerations:
             return
         spec = request.object["spec"]
         tolerations = spec.get("tolerations") or []
-        for taint in (_NOT_READY, _UNREACHABLE):
+        for taint in (NOT_READY, UNREACHABLE):
             if not any(_tolerates(t, taint) for t in tolerations):
                 tolerations = [
                     *tolerations,
                     {
                         "key": taint,
                         "operator": "Exists",
-                        "effect": "NoExecute",
+                        "effect": NO_EXECUTE,
                         "tolerationSeconds": self._seconds,
                     },
                 ]
@@ -133,7 +132,7 @@ def _keep(request: AdmissionRequest, fields: tuple[str, ...]) -> None:
 
 def _tolerates(toleration: Object, taint: str) -> bool:
     return toleration.get("key") in (taint, None, "") and toleration.get("effect") in (
-        "NoExecute",
+        NO_EXECUTE,
         None,
         "",
     )

@@ -4,13 +4,24 @@ The quota's status is a guard and an effect of that transaction, so concurrent c
 beyond it together. A controller recounts when objects go away.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.machinery.quantity import parse
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.pods.containers import lifecycled
+from rayplane.control_plane.api.pods.qos import BEST_EFFORT, qos_class
+from rayplane.control_plane.api.pods.resources import (
+    HUGE_PAGES,
+    container_limits,
+    container_requests,
+    has_pod_level,
+    pod_limits,
+    pod_requests,
+)
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.apiserver.admission.request import CREATE, AdmissionRequest
 from rayplane.control_plane.apiserver.storage.entries import encode
@@ -18,6 +29,7 @@ from rayplane.control_plane.apiserver.storage.store import at_revision, put_op
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
+_DEMANDED = frozenset(f"{section}{r}" for section in ("", "requests.", "limits.") for r in ("cpu", "memory"))
 # These resources are also counted under a short name.
 _SHORT = frozenset(
     {
@@ -60,10 +72,9 @@ class Quotas:
         asked = {r: parse(usage[r]) for r in sorted(usage) if r in hard}
         info = request.info
         if info.name == "pods":
-            missing = [r for r in sorted(hard) if r.partition(".")[0] in ("requests", "limits", *_COMPUTE)
-                       and r not in usage and "storage" not in r]  # fmt: skip
+            missing = _unspecified(request.object, hard)
             if missing:
-                text = f"failed quota: {name(quota)}: must specify {','.join(missing)}"
+                text = f"failed quota: {name(quota)}: must specify {missing}"
                 raise Forbidden.of(info.plural, request.name, text, group=info.group)
         if not asked:
             return
@@ -90,16 +101,19 @@ class Quotas:
         """What is used now, for a quota that no controller has counted yet."""
         total: dict[str, Any] = {}
         for o in await self._lookup.list(request.info.name, request.namespace):
-            if request.info.name == "pods" and pod_is_terminated(o):
-                continue
             for r, amount in usage_of(o, request.info.name).items():
                 total[r] = total[r] + parse(amount) if r in total else parse(amount)
         return total
 
 
 def usage_of(o: Object, resource: str) -> dict[str, Any]:
-    """What one new object of `resource` (plural[.group]) counts for, by the names quotas use."""
+    """What one object of `resource` (plural[.group]) counts for, by the names quotas use.
+
+    A pod that has ended uses nothing any more, but it is still stored.
+    """
     usage: dict[str, Any] = {f"count/{resource}": "1"}
+    if resource == "pods" and pod_is_terminated(o):
+        return usage
     if resource in _SHORT:
         usage[resource] = "1"
     if resource == "pods":
@@ -122,21 +136,29 @@ def usage_of(o: Object, resource: str) -> dict[str, Any]:
 
 
 def _pod_usage(pod: Object) -> dict[str, Any]:
-    usage: dict[str, Any] = {}
-    spec = pod.get("spec") or {}
-    for section in ("requests", "limits"):
-        totals: dict[str, Any] = {}
-        for container in spec.get("containers") or ():
-            for r, amount in ((container.get("resources") or {}).get(section) or {}).items():
-                totals[r] = totals[r] + parse(amount) if r in totals else parse(amount)
-        for container in spec.get("initContainers") or ():
-            for r, amount in ((container.get("resources") or {}).get(section) or {}).items():
-                totals[r] = max(totals.get(r, parse("0")), parse(amount))
-        for r, amount in totals.items():
-            usage[f"{section}.{r}"] = str(amount)
-            if section == "requests" and r in _COMPUTE:
-                usage[r] = str(amount)
+    requests, limits = pod_requests(pod), pod_limits(pod)
+    usage: dict[str, Any] = {f"limits.{r}": str(limits[r]) for r in _COMPUTE if r in limits}
+    for r, amount in requests.items():
+        if r in _COMPUTE or r.startswith(HUGE_PAGES):
+            usage[r] = usage[f"requests.{r}"] = str(amount)
+        elif is_extended(r):
+            usage[f"requests.{r}"] = str(amount)
     return usage
+
+
+def _unspecified(pod: Object, hard: Mapping[str, Any]) -> str:
+    """Quotas of cpu and memory want an amount from every container, unless the pod as a whole has some."""
+    spec = pod.get("spec") or {}
+    if has_pod_level(spec):
+        return ""
+    missing: dict[str, set[str]] = {}
+    for container in lifecycled(spec):
+        requests, limits = container_requests(container), container_limits(container)
+        given = {*requests, *(f"requests.{r}" for r in requests), *(f"limits.{r}" for r in limits)}
+        for r in _DEMANDED - given:
+            if r in hard:
+                missing.setdefault(r, set()).add(container.get("name") or "")
+    return "; ".join(f"{r} for: {','.join(sorted(missing[r]))}" for r in sorted(missing))
 
 
 def _in_scope(quota: Object, request: AdmissionRequest) -> bool:
@@ -159,7 +181,7 @@ def _has_scope(pod: Object, scope: str, expression: Object | None) -> bool:
     if scope == "NotTerminating":
         return spec.get("activeDeadlineSeconds") is None
     if scope in ("BestEffort", "NotBestEffort"):
-        best = (pod.get("status") or {}).get("qosClass") == "BestEffort"
+        best = qos_class(pod) == BEST_EFFORT
         return best is (scope == "BestEffort")
     if scope == "PriorityClass":
         actual = spec.get("priorityClassName") or ""

@@ -26,6 +26,7 @@ from rayplane.control_plane.api.errors import (
     invalid,
 )
 from rayplane.control_plane.api.meta import Object, annotations
+from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.registry.metrics import HOST_ADDRESS
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
@@ -97,12 +98,11 @@ class PodStreams:
 
     def _ref(self, pod: Object, node: str, container: str) -> node_pb2.ContainerRef:
         spec, meta = pod.get("spec") or {}, pod["metadata"]
-        fields = ("containers", "initContainers", "ephemeralContainers")
-        names = [c["name"] for field in fields for c in spec.get(field) or ()]
+        names = [c["name"] for c in every(spec)]
         if not container:
             # kubectl reads the same annotation before it asks.
             container = annotations(pod).get("kubectl.kubernetes.io/default-container", "")
-            container = container if container in names else names[0]
+            container = container if container in names else spec["containers"][0]["name"]
         if container not in names:
             raise BadRequest(f"container {container} is not valid for pod {meta['name']}")
         return node_pb2.ContainerRef(node=node, namespace=meta["namespace"], pod=meta["name"], container=container)

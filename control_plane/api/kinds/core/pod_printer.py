@@ -19,6 +19,7 @@ from rayplane.control_plane.api.machinery.columns import (
     since,
 )
 from rayplane.control_plane.api.meta import Object, condition_is, get_condition, is_deleting, name
+from rayplane.control_plane.api.pods.containers import lasting, sidecars
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 
 COLUMNS = (
@@ -78,8 +79,8 @@ def _init_reason(status: Mapping[str, Any], *, sidecar: bool, index: int, total:
 def pod_row(pod: Object, now: datetime) -> list[Cell]:
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     init_specs = spec.get("initContainers") or ()
-    sidecars = {c.get("name") for c in init_specs if c.get("restartPolicy") == "Always"}
-    total = len(spec.get("containers") or ()) + len(sidecars)
+    of_pod = {c.get("name") for c in sidecars(spec)}
+    total = len(lasting(spec))
     ready = 0
     reason = status.get("reason") or status.get("phase") or ""
     gated = get_condition(pod, "PodScheduled")
@@ -88,7 +89,7 @@ def pod_row(pod: Object, now: datetime) -> list[Cell]:
     restarts, of_sidecars = _Restarts(), _Restarts()
     initializing = False
     for index, container in enumerate(status.get("initContainerStatuses") or ()):
-        sidecar = container.get("name") in sidecars
+        sidecar = container.get("name") in of_pod
         restarts.add(container)
         if sidecar:
             of_sidecars.add(container)

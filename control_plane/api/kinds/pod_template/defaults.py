@@ -6,6 +6,8 @@ from typing import Any
 
 from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import lifecycled
+from rayplane.control_plane.api.pods.resources import HUGE_PAGES, container_limits, is_pod_level, pod_requests
 
 _MILLI = 1_000_000
 _MODE_SOURCES = ("secret", "configMap", "downwardAPI", "projected")
@@ -181,11 +183,31 @@ def default_pod_template(template: dict[str, Any]) -> None:
 
 
 def _requests_from_limits(container: dict[str, Any]) -> None:
-    limits = container["resources"].get("limits")
+    limits = container_limits(container)
     if limits:
         requests = container["resources"].setdefault("requests", {})
         for name, amount in limits.items():
             requests.setdefault(name, amount)
+
+
+def _pod_level_requests(pod: Object) -> None:
+    """Limits of the pod as a whole without requests: what its containers ask for together, else the limits."""
+    resources = pod["spec"].get("resources")
+    if not resources or not resources.get("limits"):
+        return
+    try:
+        asked = pod_requests({"spec": {**pod["spec"], "resources": None}}, overhead=False, reported=False)
+    except QuantityError:
+        return  # for validation to report
+    requests = dict(resources.get("requests") or {})
+    for name, amount in asked.items():
+        if is_pod_level(name) and not name.startswith(HUGE_PAGES):
+            requests.setdefault(name, str(amount))
+    for name, amount in resources["limits"].items():
+        if is_pod_level(name):
+            requests.setdefault(name, amount)
+    if requests:
+        resources["requests"] = requests
 
 
 def default_pod(pod: Object) -> None:
@@ -195,10 +217,10 @@ def default_pod(pod: Object) -> None:
     if spec.get("enableServiceLinks") is None:
         spec["enableServiceLinks"] = True
     host_network = spec.get("hostNetwork")
-    for kind in ("containers", "initContainers"):
-        for container in spec.get(kind) or ():
-            _requests_from_limits(container)
-            if host_network:
-                for port in container.get("ports") or ():
-                    if not port.get("hostPort"):
-                        port["hostPort"] = port.get("containerPort")
+    for container in lifecycled(spec):
+        _requests_from_limits(container)
+        if host_network:
+            for port in container.get("ports") or ():
+                if not port.get("hostPort"):
+                    port["hostPort"] = port.get("containerPort")
+    _pod_level_requests(pod)

@@ -25,11 +25,12 @@ from rayplane.control_plane.api.kinds.pod_template.resources import validate_req
 from rayplane.control_plane.api.kinds.pod_template.volumes import validate_volumes
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.taints import NO_EXECUTE, NO_SCHEDULE, PREFER_NO_SCHEDULE
 
 Errors = list[FieldError]
 _RESTART = ("Always", "OnFailure", "Never")
 _DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
-_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+_EFFECTS = (NO_SCHEDULE, PREFER_NO_SCHEDULE, NO_EXECUTE)
 _NO_VOLUMES: dict[str, Mapping[str, Any]] = {}
 _SUBDOMAIN_FIELDS = ("serviceAccountName", "nodeName", "priorityClassName", "schedulerName")
 _LABEL_FIELDS = ("hostname", "subdomain")

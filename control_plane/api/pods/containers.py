@@ -1,0 +1,42 @@
+"""Containers of a pod by the part they play.
+
+An init container with restartPolicy Always is a sidecar: it starts in its turn among the init containers, and then runs
+beside all that come after it, as long as the pod does. Ephemeral containers have no part in resources and ports.
+
+Source: Kubernetes concepts "Init Containers", "Sidecar Containers", "Ephemeral Containers".
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Container = Mapping[str, Any]
+Spec = Mapping[str, Any]
+
+
+def is_sidecar(init_container: Container) -> bool:
+    return init_container.get("restartPolicy") == "Always"
+
+
+def sidecars(spec: Spec) -> list[Any]:
+    return [one for one in spec.get("initContainers") or () if is_sidecar(one)]
+
+
+def lasting(spec: Spec) -> list[Any]:
+    """Those that run as long as the pod: its containers, then its sidecars."""
+    return [*(spec.get("containers") or ()), *sidecars(spec)]
+
+
+def lifecycled(spec: Spec) -> list[Any]:
+    """Those of the pod's own life: its containers, then its init containers and sidecars."""
+    return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
+
+
+def named(spec: Spec, name: str | None) -> Any | None:
+    """The container, init container or sidecar of that name."""
+    return next((one for one in lifecycled(spec) if one.get("name") == name), None)
+
+
+def every(spec: Spec) -> Iterator[Any]:
+    """Init containers and sidecars, containers, ephemeral containers."""
+    for field in ("initContainers", "containers", "ephemeralContainers"):
+        yield from spec.get(field) or ()

@@ -1,0 +1,70 @@
+"""Taints of nodes and the tolerations of pods.
+
+Source: Kubernetes concepts "Taints and Tolerations"; API reference core/v1 Taint, Toleration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+NOT_READY = "node.kubernetes.io/not-ready"
+UNREACHABLE = "node.kubernetes.io/unreachable"
+UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+DISK_PRESSURE = "node.kubernetes.io/disk-pressure"
+MEMORY_PRESSURE = "node.kubernetes.io/memory-pressure"
+PID_PRESSURE = "node.kubernetes.io/pid-pressure"
+NETWORK_UNAVAILABLE = "node.kubernetes.io/network-unavailable"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+
+NO_SCHEDULE, NO_EXECUTE, PREFER_NO_SCHEDULE = "NoSchedule", "NoExecute", "PreferNoSchedule"
+#: Effects that keep a pod without a toleration off a node.
+HARD_EFFECTS = frozenset({NO_SCHEDULE, NO_EXECUTE})
+
+
+class Taint(NamedTuple):
+    key: str
+    value: str
+    effect: str
+
+    @staticmethod
+    def of(taint: Mapping[str, Any]) -> Taint:
+        return Taint(taint.get("key") or "", taint.get("value") or "", taint.get("effect") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """An empty key stands for every key, an empty effect for every effect."""
+
+    key: str
+    operator: str
+    value: str
+    effect: str
+
+    @staticmethod
+    def of(toleration: Mapping[str, Any]) -> Toleration:
+        return Toleration(
+            toleration.get("key") or "",
+            toleration.get("operator") or "Equal",
+            toleration.get("value") or "",
+            toleration.get("effect") or "",
+        )
+
+    def tolerates(self, taint: Taint) -> bool:
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.key and self.key != taint.key:
+            return False
+        if self.operator == "Exists":
+            return True
+        return self.operator == "Equal" and self.value == taint.value
+
+
+def tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
+    """Whether one toleration of a pod's spec covers one taint of a node's."""
+    return Toleration.of(toleration).tolerates(Taint.of(taint))
+
+
+def any_tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
+    return any(toleration.tolerates(taint) for toleration in tolerations)
