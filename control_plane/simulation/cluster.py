@@ -30,7 +30,7 @@ from rayplane.storage.env import Disk, Env
 
 log = logging.getLogger(__name__)
 
-CLIENT = "client"
+CLIENT, KUBECTL = "client", "kubectl"
 ADMIN = Identity(ADMINISTRATOR, (MASTERS,))
 _NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
 _SIMULATED = (Role.MEMBER, Role.APISERVER, Role.LOAD_BALANCER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
@@ -73,6 +73,7 @@ class SimulatedCluster:
             for i in self.topology.instances
         }
         self.client = Cell(CLIENT, self.fabric, self.wires, ADMIN, seed=seed)
+        self.kubectl = Cell(KUBECTL, self.fabric, self.wires, ADMIN, seed=seed)
         self.failures: list[str] = []
         """Actors that cannot run for a reason that is not a fault of the scenario."""
 
@@ -91,7 +92,7 @@ class SimulatedCluster:
         """Everything dies at once."""
         for task in [*self._tasks]:
             task.cancel()
-        for cell in (*self.cells.values(), self.client):
+        for cell in (*self.cells.values(), self.client, self.kubectl):
             cell.kill()
         await asyncio.sleep(0)
 
@@ -192,6 +193,12 @@ class SimulatedCluster:
     def heal(self) -> None:
         self.trace.event("heal")
         self.weather.heal()
+
+    @property
+    def balancer(self) -> str:
+        """host:port of the load balancer."""
+        [instance] = self.topology.of(Role.LOAD_BALANCER)
+        return instance.endpoint("https")
 
     def endpoints(self, role: Role) -> tuple[str, ...]:
         """Where clients reach the actors of a role."""

@@ -17,9 +17,13 @@ from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc.sockets import Sockets
+from rayplane.control_plane.simulation.cell import derived_rng
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
 from rayplane.control_plane.simulation.cluster import Planted, SimulatedCluster
 from rayplane.control_plane.simulation.loop import LIFE, VirtualLoop
+from rayplane.control_plane.simulation.rest import RestClient
 from rayplane.control_plane.simulation.scenario import (
     WORKLOADS,
     Apply,
@@ -34,6 +38,7 @@ from rayplane.control_plane.simulation.scenario import (
     Step,
 )
 from rayplane.control_plane.simulation.trace import Trace
+from rayplane.storage.env import Env
 
 Progress = Callable[[str], None]
 
@@ -179,6 +184,8 @@ class _Run:
         loop = asyncio.get_running_loop()
         inside = loop.create_task(InsideChecks(cluster, violations).run())
         user = loop.create_task(cluster.client.run(self._client.run))
+        self._rest = RestClient(cluster.balancer, derived_rng(self._seed, "rest"), self._trace, violations)
+        asker = loop.create_task(cluster.kubectl.run(self._ask))
         await cluster.start()
         try:
             await self._client.up.wait()
@@ -187,13 +194,17 @@ class _Run:
         except StepFailed as e:
             self._trace.event("failed", e)
             self.failures.append(f"{loop.time():.3f} s: {e}")
-        for task in (inside, user):
+        for task in (inside, user, asker):
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 self.failures.append(f"the simulation itself failed: {type(error).__name__}: {error}")
             task.cancel()
         self.failures = [*violations.found, *self.failures]
-        self.acknowledged = self._client.acknowledged
+        self.acknowledged = self._client.acknowledged + self._rest.ledger.acknowledged
         await cluster.stop()
+
+    async def _ask(self, env: Env, network: Network, sockets: Sockets) -> None:
+        self._rest.open(sockets)
+        await self._rest.run(self._scenario.ask_every_s)
 
     def _check_names(self) -> None:
         """Before anything runs: names in the scenario must be of actors of its cluster."""
@@ -358,6 +369,17 @@ class _Run:
                 raise StepFailed("etcd does not answer at the end")
             await asyncio.sleep(1.0)
         self._client.verify_watched()
+        await self._finish_rest()
+
+    async def _finish_rest(self) -> None:
+        deadline = asyncio.get_running_loop().time() + FINAL_TIMEOUT_S
+        finished = False
+        while not finished:
+            with self._cluster.kubectl.inside():
+                finished = await self._rest.finish()
+            if not finished and asyncio.get_running_loop().time() > deadline:
+                raise StepFailed("the REST face does not answer at the end")
+            await asyncio.sleep(1.0)
 
 
 def _describe(step: Step) -> str:

@@ -4,7 +4,7 @@ name: failures
 duration: 1h                      # of cluster time; the run idles on after its last step
 cluster: {members: 3, nodes: 3, timing: kubernetes}        # as the flags of `rayplane up`
 network: {latency_mean: 0.6ms, loss: 0.0005}
-client: {write_every: 5s}         # acknowledged writes, each of which must be found again at the end
+client: {write_every: 5s, ask_every: 2s}   # writes to etcd, commands to the REST face; what was acknowledged must hold
 steps:
   - await: {ready: cluster, within: 60s}
   - apply: [{apiVersion: apps/v1, kind: Deployment, ...}]
@@ -118,6 +118,7 @@ class Scenario:
     cluster: ClusterConfig
     climate: Climate = field(default_factory=Climate)
     write_every_s: float = 5.0
+    ask_every_s: float = 5.0
     steps: tuple[Step, ...] = ()
     expect: tuple[Condition, ...] = ()
 
@@ -161,17 +162,19 @@ def _scenario(data: Object, source: str) -> Scenario:
     if not 0 < duration <= DURATION_MAX_S:
         raise UsageError("duration: give more than nothing and at most 168h")
     client = _mapping(data.get("client", {}), "client")
-    _only(client, {"write_every"}, "client")
-    write_every = _span(client.get("write_every", "5s"), "client.write_every")
-    if write_every <= 0:
-        raise UsageError("client.write_every: give more than nothing")
+    _only(client, {"write_every", "ask_every"}, "client")
+    every = {key: _span(client.get(key, "5s"), f"client.{key}") for key in ("write_every", "ask_every")}
+    for key, span in every.items():
+        if span <= 0:
+            raise UsageError(f"client.{key}: give more than nothing")
     return Scenario(
         name=str(data.get("name", source)),
         source=source,
         duration_s=duration,
         cluster=_cluster(_mapping(data.get("cluster", {}), "cluster")),
         climate=_climate(_mapping(data.get("network", {}), "network")),
-        write_every_s=write_every,
+        write_every_s=every["write_every"],
+        ask_every_s=every["ask_every"],
         steps=tuple(_step(s, f"steps[{i}]") for i, s in enumerate(_list(data.get("steps", []), "steps"))),
         expect=tuple(
             _condition(_mapping(c, f"expect[{i}]"), f"expect[{i}]")
