@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import BIND_COMPLETED, class_of, refers_to
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -29,14 +30,11 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.provisioning import NO_PROVISIONER, plan
 from rayplane.control_plane.controllers.volume_match import (
-    BIND_COMPLETED,
     BOUND_BY_CONTROLLER,
     SELECTED_NODE,
     best_match,
-    class_of,
     default_class,
     is_bound_to,
-    refers_to,
     storage_class,
     waits_for_consumer,
 )

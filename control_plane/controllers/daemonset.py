@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.selectors import from_label_selector, from_node_expressions
+from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_affinity import admits, required_terms
 from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.api.taints import (
     DISK_PRESSURE,
@@ -315,17 +316,7 @@ def _fits(pod_spec: Mapping[str, Any], node: Object) -> bool:
     labels = meta.labels(node)
     if not (pod_spec.get("nodeSelector") or {}).items() <= labels.items():
         return False
-    node_affinity = (pod_spec.get("affinity") or {}).get("nodeAffinity") or {}
-    required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
-    if not required:
-        return True
-    fields = {"metadata.name": meta.name(node)}
-    return any(
-        from_node_expressions(term.get("matchExpressions")).matches(labels)
-        and from_node_expressions(term.get("matchFields")).matches(fields)
-        for term in required.get("nodeSelectorTerms") or ()
-        if term.get("matchExpressions") or term.get("matchFields")
-    )
+    return admits(required_terms(pod_spec), labels, meta.name(node))
 
 
 def _tolerated(node: Object, tolerations: Sequence[Mapping[str, Any]], *effects: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import requested_bytes, requested_storage
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Provision, View
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
@@ -16,7 +17,6 @@ from rayplane.control_plane.controllers.volume_match import (
     REPLICAS,
     SELECTED_NODE,
     free_bytes,
-    requested_bytes,
 )
 
 LOCAL = "rayplane.io/local"
@@ -95,7 +95,7 @@ def _volume(claim: Object, storage: Object, node: str, *, replicated: bool) -> O
     handle = f"pvc-{meta.uid(claim)}"
     attributes = {"storage.kubernetes.io/csiProvisionerIdentity": driver_of(storage)}
     body: dict[str, Any] = {
-        "capacity": {"storage": spec["resources"]["requests"]["storage"]},
+        "capacity": {"storage": requested_storage(claim)},
         "accessModes": list(spec.get("accessModes") or ()),
         "persistentVolumeReclaimPolicy": storage.get("reclaimPolicy") or "Delete",
         "storageClassName": meta.name(storage),

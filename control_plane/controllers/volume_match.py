@@ -8,46 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import capacity_bytes, fits, is_free, refers_to
 from rayplane.control_plane.api.machinery import quantity
-from rayplane.control_plane.api.machinery.selectors import from_label_selector, from_node_expressions
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_affinity import admits, node_terms
 from rayplane.control_plane.controllers.core import View
 
 HOSTNAME = "kubernetes.io/hostname"
 CAPACITY = "rayplane.io/volume-capacity"
 REPLICAS = "replicas"
-BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
-
-
-def class_of(o: Object) -> str:
-    """Storage class of a claim or volume; empty for none."""
-    beta = meta.annotations(o).get(_BETA_CLASS)
-    return beta or meta.spec(o).get("storageClassName") or ""
-
-
-def requested_bytes(claim: Object) -> int:
-    requests = (meta.spec(claim).get("resources") or {}).get("requests") or {}
-    return quantity.value(requests.get("storage") or "0")
-
-
-def capacity_bytes(volume: Object) -> int:
-    return quantity.value((meta.spec(volume).get("capacity") or {}).get("storage") or "0")
-
-
-def refers_to(volume: Object, claim: Object) -> bool:
-    """The volume's claimRef names this claim (one without a uid was written by a user)."""
-    ref = meta.spec(volume).get("claimRef") or {}
-    return (
-        bool(ref)
-        and ref.get("name") == meta.name(claim)
-        and ref.get("namespace") == meta.namespace(claim)
-        and ref.get("uid") in (None, "", meta.uid(claim))
-    )
 
 
 def is_bound_to(volume: Object, claim: Object) -> bool:
@@ -57,41 +30,19 @@ def is_bound_to(volume: Object, claim: Object) -> bool:
 
 def admits_node(volume: Object, node: Object) -> bool:
     """The volume's node affinity allows use on a node."""
-    required = (meta.spec(volume).get("nodeAffinity") or {}).get("required")
-    if not required:
-        return True
-    labels = {HOSTNAME: meta.name(node), **meta.labels(node)}
-    return any(
-        from_node_expressions(term.get("matchExpressions")).matches(labels)
-        for term in required.get("nodeSelectorTerms") or ()
-        if term.get("matchExpressions")
-    )
-
-
-def fits(volume: Object, claim: Object) -> bool:
-    """Class, size, access modes, mode and labels of a volume are what a claim asks for."""
-    wanted, has = meta.spec(claim), meta.spec(volume)
-    selector = wanted.get("selector")
-    return (
-        class_of(volume) == class_of(claim)
-        and capacity_bytes(volume) >= requested_bytes(claim)
-        and set(wanted.get("accessModes") or ()) <= set(has.get("accessModes") or ())
-        and (wanted.get("volumeMode") or "Filesystem") == (has.get("volumeMode") or "Filesystem")
-        and (selector is None or from_label_selector(selector).matches(meta.labels(volume)))
-    )
+    terms = node_terms((meta.spec(volume).get("nodeAffinity") or {}).get("required"))
+    return admits(terms, {HOSTNAME: meta.name(node), **meta.labels(node)}, meta.name(node))
 
 
 def best_match(volumes: Iterable[Object], claim: Object, *, node: Object | None) -> Object | None:
     """The smallest free volume that fits; one that was made for the claim goes first."""
     found = []
     for volume in volumes:
-        if meta.is_deleting(volume) or not fits(volume, claim):
+        if not fits(volume, claim):
             continue
         if refers_to(volume, claim):
             return volume
-        free = not meta.spec(volume).get("claimRef")
-        usable = meta.status(volume).get("phase") in (None, "", "Pending", "Available")
-        if free and usable and (node is None or admits_node(volume, node)):
+        if is_free(volume) and (node is None or admits_node(volume, node)):
             found.append(volume)
     return min(found, key=lambda v: (capacity_bytes(v), meta.name(v)), default=None)
 

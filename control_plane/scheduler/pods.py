@@ -21,11 +21,18 @@ from rayplane.control_plane.api.machinery.selectors import (
     LabelSelector,
     Requirement,
     from_label_selector,
-    from_node_expressions,
 )
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_affinity import NodeTerm, admits, required_terms
+from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.ports import HostPort, host_ports
-from rayplane.control_plane.api.pods.resources import Amounts, has_pod_level_requests, pod_requests, report_of, whole
+from rayplane.control_plane.api.pods.resources import (
+    Amounts,
+    has_pod_level_requests,
+    pod_requests,
+    resource_facts,
+    whole,
+)
 from rayplane.control_plane.api.taints import Taint, Toleration, any_tolerates
 
 CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
@@ -40,20 +47,6 @@ DEFAULT_SCHEDULER = "default-scheduler"
 def amount(resource: str, text: quantity.QuantityLike) -> int:
     """Thousandths of a core for cpu, whole units for all else."""
     return min(whole(resource, text), AMOUNT_MAX)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeTerm:
-    """One term of a node selector: labels and fields must match; an empty one matches nothing."""
-
-    labels: LabelSelector
-    name_rules: tuple[Requirement, ...]
-    empty: bool
-
-    def matches(self, labels: Mapping[str, str], name: str) -> bool:
-        if self.empty or not self.labels.matches(labels):
-            return False
-        return all(rule.matches({"metadata.name": name}) for rule in self.name_rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +93,7 @@ class Shape:
         """nodeSelector and required node affinity."""
         if not self.node_selector.matches(labels):
             return False
-        return self.required is None or any(term.matches(labels, name) for term in self.required)
+        return admits(self.required, labels, name)
 
 
 @dataclass(slots=True, eq=False)
@@ -167,19 +160,14 @@ class PodParser:
         )
 
     def _shape(self, pod: Object, spec: dict[str, Any]) -> Shape:
-        containers = spec.get("containers") or ()
-        inits = spec.get("initContainers") or ()
         key = orjson.dumps(
             (
-                [(c.get("resources"), c.get("ports")) for c in containers],
-                [(c.get("resources"), c.get("ports"), c.get("restartPolicy")) for c in inits],
-                spec.get("resources"),
-                spec.get("overhead"),
+                resource_facts(pod),
+                [c.get("ports") for c in lifecycled(spec)],
                 spec.get("nodeSelector"),
                 (spec.get("affinity") or {}).get("nodeAffinity"),
                 spec.get("tolerations"),
                 bool(spec.get("hostNetwork")),
-                report_of(pod),
             ),
             option=orjson.OPT_SORT_KEYS,
         )
@@ -198,16 +186,15 @@ def make_shape(pod: Object) -> Shape:
     requests = pod_requests(pod)
     scored = _scored(pod, requests)
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     return Shape(
         requests={**{k: amount(k, q) for k, q in requests.items() if q.nano > 0}, PODS: 1},
         scored_cpu=amount(CPU, scored.get(CPU, 0)),
         scored_memory=amount(MEMORY, scored.get(MEMORY, 0)),
         ports=tuple(host_ports(spec)),
         node_selector=LabelSelector(Requirement(k, "=", (v,)) for k, v in (spec.get("nodeSelector") or {}).items()),
-        required=None if required is None else tuple(_node_term(t) for t in required.get("nodeSelectorTerms") or ()),
+        required=required_terms(spec),
         preferred=tuple(
-            (item.get("weight") or 0, _node_term(item.get("preference") or {}))
+            (item.get("weight") or 0, NodeTerm.of(item.get("preference") or {}))
             for item in affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
         ),
         tolerations=tuple(Toleration.of(t) for t in spec.get("tolerations") or ()),
@@ -226,23 +213,6 @@ def _scored(pod: Object, requests: Amounts) -> Amounts:
 
 
 # -- terms -----------------------------------------------------------------------------------------------------
-
-
-def _node_term(term: Mapping[str, Any]) -> NodeTerm:
-    expressions, fields = term.get("matchExpressions") or (), term.get("matchFields") or ()
-    names = {"In": "in", "NotIn": "notin"}
-    rules = tuple(
-        Requirement(f.get("key") or "", names.get(f.get("operator") or "", "!"), tuple(f.get("values") or ()))
-        for f in fields
-    )
-    return NodeTerm(from_node_expressions(expressions), rules, not expressions and not fields)
-
-
-def node_terms(selector: Mapping[str, Any] | None) -> tuple[NodeTerm, ...] | None:
-    """A core/v1 NodeSelector (of a volume); None when there is none."""
-    if not selector:
-        return None
-    return tuple(_node_term(term) for term in selector.get("nodeSelectorTerms") or ())
 
 
 def _with_label_keys(selector: LabelSelector, item: Mapping[str, Any], labels: Mapping[str, str]) -> LabelSelector:

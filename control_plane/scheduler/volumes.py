@@ -15,18 +15,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import (
+    capacity_bytes,
+    class_of,
+    fits,
+    is_bound,
+    is_free,
+    refers_to,
+    requested_bytes,
+)
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_affinity import NodeTerm, admits, node_terms
 from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
-from rayplane.control_plane.scheduler.pods import NodeTerm, PodInfo, node_terms
+from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
-BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
 REPLICATED = "rayplane.io/replicated"
-_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
 
 NO_AFFINITY = "node(s) didn't match PersistentVolume's node affinity"
 NOTHING_TO_BIND = "node(s) didn't find available persistent volumes to bind"
@@ -54,14 +62,10 @@ class Volume:
         if not nodes and terms:
             pinned = (r for t in terms for r in t.labels.requirements if r.key == HOSTNAME and r.operator == "in")
             nodes = tuple(value for r in pinned for value in r.values)
-        size = quantity.value((spec.get("capacity") or {}).get("storage") or "0")
-        return Volume(obj, meta.name(obj), terms, size, nodes)
+        return Volume(obj, meta.name(obj), terms, capacity_bytes(obj), nodes)
 
     def admits(self, node: NodeInfo) -> bool:
-        if self.terms is None:
-            return True
-        labels = {HOSTNAME: node.name, **node.labels}
-        return any(term.matches(labels, node.name) for term in self.terms)
+        return self.terms is None or admits(self.terms, {HOSTNAME: node.name, **node.labels}, node.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,38 +235,8 @@ class VolumeIndex:
         )
 
 
-def is_bound(claim: Object) -> bool:
-    """The claim has its volume, and both sides know."""
-    if not meta.spec(claim).get("volumeName"):
-        return False
-    return BIND_COMPLETED in meta.annotations(claim) or meta.status(claim).get("phase") == "Bound"
-
-
-def class_of(o: Object) -> str:
-    return meta.annotations(o).get(_BETA_CLASS) or meta.spec(o).get("storageClassName") or ""
-
-
-def requested_bytes(claim: Object) -> int:
-    requests = (meta.spec(claim).get("resources") or {}).get("requests") or {}
-    return quantity.value(requests.get("storage") or "0")
-
-
 def _fits(volume: Volume, claim: Object) -> bool:
-    wanted, has = meta.spec(claim), meta.spec(volume.obj)
-    ref = has.get("claimRef")
-    if ref:
-        mine = ref.get("namespace") == meta.namespace(claim) and ref.get("name") == meta.name(claim)
-        return mine and ref.get("uid") in (None, "", meta.uid(claim))
-    selector = wanted.get("selector")
-    return (
-        class_of(volume.obj) == class_of(claim)
-        and meta.status(volume.obj).get("phase") in (None, "", "Pending", "Available")
-        and not meta.is_deleting(volume.obj)
-        and volume.size >= requested_bytes(claim)
-        and set(wanted.get("accessModes") or ()) <= set(has.get("accessModes") or ())
-        and (wanted.get("volumeMode") or "Filesystem") == (has.get("volumeMode") or "Filesystem")
-        and (selector is None or from_label_selector(selector).matches(meta.labels(volume.obj)))
-    )
+    return (is_free(volume.obj) or refers_to(volume.obj, claim)) and fits(volume.obj, claim)
 
 
 def _allows(storage: Object, node: NodeInfo) -> bool:

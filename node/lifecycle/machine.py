@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rayplane.control_plane.api.meta import Object, parse_time
+from rayplane.control_plane.api.pods.state import TERMINAL_PHASES
 from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle.containers import containers_of, has_initialized, recall, restarts
 from rayplane.node.lifecycle.model import (
@@ -132,7 +133,7 @@ class PodMachine:
                 container = self.by_name.get(known["name"])
                 if container is not None:
                     recall(container, known, stamp)
-        if self.phase in ("Succeeded", "Failed"):
+        if self.phase in TERMINAL_PHASES:
             self.stage = Stage.ENDED
             for container in self.containers:
                 container.run = Run.DONE

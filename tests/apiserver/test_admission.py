@@ -202,3 +202,28 @@ async def test_generated_names_do_not_collide(stack: Stack) -> None:
     names = await asyncio.gather(*(one() for _ in range(50)))
     assert len(set(names)) == 50
     assert all(len(n) == 7 and n.startswith("x-") for n in names)
+
+
+async def test_a_quota_of_cpu_wants_requests_from_every_container_or_from_the_pod(stack: Stack) -> None:
+    client = stack.client()
+    quota = {"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": {"requests.cpu": "3"}}}
+    await client.create("resourcequotas", quota)
+    asking = {**CONTAINER, "name": "asks", "resources": {"requests": {"cpu": "1"}}}
+    with pytest.raises(errors.Forbidden, match=r"must specify requests\.cpu for: c$"):
+        await client.create("pods", pod("no", containers=[CONTAINER, asking]))
+    sidecar = {**asking, "name": "side", "restartPolicy": "Always"}
+    await client.create("pods", pod("beside", containers=[asking], initContainers=[sidecar]))
+    assert (await client.get("resourcequotas", "q", "default"))["status"]["used"] == {"requests.cpu": "2"}
+    await client.create("pods", pod("whole", containers=[CONTAINER], resources={"requests": {"cpu": "1"}}))
+    assert (await client.get("resourcequotas", "q", "default"))["status"]["used"] == {"requests.cpu": "3"}
+
+
+async def test_a_limit_range_bounds_what_all_containers_of_a_pod_ask_for(stack: Stack) -> None:
+    client = stack.client()
+    limit = {"type": "Pod", "max": {"cpu": "2"}}
+    limits = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"limits": [limit]}}
+    await client.create("limitranges", limits)
+    one = {**CONTAINER, "resources": {"limits": {"cpu": "1500m"}}}
+    await client.create("pods", pod("fits", containers=[one, {**CONTAINER, "name": "free"}]))
+    with pytest.raises(errors.Forbidden, match="maximum cpu usage per Pod is 2, but limit is 3"):
+        await client.create("pods", pod("big", containers=[one, {**one, "name": "other"}]))

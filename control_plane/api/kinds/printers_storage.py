@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import class_of
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, UNSET, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, is_deleting, name
 
@@ -16,7 +17,6 @@ _MODES = {
     "ReadWriteOncePod": "RWOP",
 }
 _MODE_ORDER = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
-_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
 _DEFAULT_CLASS = (
     "storageclass.kubernetes.io/is-default-class",
     "storageclass.beta.kubernetes.io/is-default-class",
@@ -28,11 +28,6 @@ def access_modes(modes: Sequence[str] | None) -> str:
     return ",".join(_MODES[mode] for mode in _MODE_ORDER if mode in (modes or ()))
 
 
-def _class_of(obj: Object) -> str:
-    """Of a claim or a volume; the annotation from before there was a field goes first."""
-    return meta.annotations(obj).get(_BETA_CLASS) or (obj.get("spec") or {}).get("storageClassName") or ""
-
-
 def _claim(obj: Object, now: datetime) -> list[Cell]:
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
     bound = bool(spec.get("volumeName"))
@@ -42,7 +37,7 @@ def _claim(obj: Object, now: datetime) -> list[Cell]:
         spec.get("volumeName") or "",
         ((status.get("capacity") or {}).get("storage") or "") if bound else "",
         access_modes(status.get("accessModes")) if bound else "",
-        _class_of(obj),
+        class_of(obj),
         status.get("currentVolumeAttributesClassName") or UNSET,
         age(obj, now),
         spec.get("volumeMode") or UNSET,
@@ -59,7 +54,7 @@ def _volume(obj: Object, now: datetime) -> list[Cell]:
         spec.get("persistentVolumeReclaimPolicy") or "",
         "Terminating" if is_deleting(obj) else status.get("phase") or "",
         f"{claim.get('namespace')}/{claim.get('name')}" if claim else "",
-        _class_of(obj),
+        class_of(obj),
         spec.get("volumeAttributesClassName") or UNSET,
         status.get("reason") or "",
         age(obj, now),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rayplane.control_plane.api.claims import requested_storage
 from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.metadata import checked, immutable, one_of, validate_selector
 from rayplane.control_plane.api.kinds.pod_template.affinity import validate_node_selector
@@ -40,7 +41,7 @@ def _access_modes(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
 def validate_claim_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
     _access_modes(spec, path, errs)
     validate_selector(spec.get("selector"), f"{path}.selector", errs)
-    size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+    size = requested_storage({"spec": spec})
     if size is None:
         errs.append(required(f"{path}.resources[storage]"))
     else:
@@ -73,7 +74,7 @@ def persistent_volume_claim_update(new: Object, old: Object) -> Errors:
     if before.get("storageClassName") is None:
         spec.pop("storageClassName", None)
     bound = (old.get("status") or {}).get("phase") == "Bound"
-    size, earlier = _storage(spec), _storage(before)
+    size, earlier = requested_storage({"spec": spec}), requested_storage({"spec": before})
     if size != earlier:
         try:
             shrinks = compare(size or 0, earlier or 0) < 0
@@ -88,10 +89,6 @@ def persistent_volume_claim_update(new: Object, old: Object) -> Errors:
     if spec != before or (size != earlier and not bound):
         errs.append(forbidden("spec", _CLAIM_UPDATE))
     return errs
-
-
-def _storage(spec: Mapping[str, Any]) -> Any:
-    return ((spec.get("resources") or {}).get("requests") or {}).get("storage")
 
 
 def persistent_volume(obj: Object) -> Errors:

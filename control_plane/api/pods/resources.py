@@ -79,11 +79,21 @@ def pod_limits(pod: Object, *, overhead: bool = True, reported: bool = True) -> 
     return total
 
 
+def resource_facts(pod: Object) -> tuple[Any, ...]:
+    """All that requests and limits follow from, comparable and made of JSON."""
+    spec = pod.get("spec") or {}
+    return (
+        [one.get("resources") for one in spec.get("containers") or ()],
+        [(one.get("resources"), one.get("restartPolicy")) for one in spec.get("initContainers") or ()],
+        spec.get("resources"),
+        spec.get("overhead"),
+        report_of(pod),
+    )
+
+
 def resources_changed(old: Object, new: Object) -> bool:
     """True when a change of a pod can matter to its effective requests."""
-    before, after = old.get("spec") or {}, new.get("spec") or {}
-    fields = ("containers", "initContainers", "resources", "overhead")
-    return any(before.get(field) != after.get(field) for field in fields) or report_of(old) != report_of(new)
+    return resource_facts(old) != resource_facts(new)
 
 
 # --- pod-level resources ------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Default classes: of storage for claims, of ingresses."""
 
+from rayplane.control_plane.api.claims import CLASS_ANNOTATION
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import Object, annotations, name
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
@@ -10,7 +11,6 @@ _STORAGE = (
     "storageclass.beta.kubernetes.io/is-default-class",
 )
 _INGRESS = "ingressclass.kubernetes.io/is-default-class"
-_BETA_CLASS = "volume.beta.kubernetes.io/storage-class"
 
 
 class DefaultClasses:
@@ -27,7 +27,7 @@ class DefaultClasses:
 
     async def _claim(self, claim: Object) -> None:
         spec = claim["spec"]
-        if spec.get("storageClassName") is not None or _BETA_CLASS in annotations(claim):
+        if spec.get("storageClassName") is not None or CLASS_ANNOTATION in annotations(claim):
             return
         classes = await self._lookup.list("storageclasses.storage.k8s.io")
         marked = [c for c in classes if any(annotations(c).get(a) == "true" for a in _STORAGE)]

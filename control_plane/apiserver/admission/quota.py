@@ -7,6 +7,7 @@ beyond it together. A controller recounts when objects go away.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rayplane.control_plane.api.claims import requested_storage
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.machinery.quantity import parse
@@ -127,7 +128,7 @@ def usage_of(o: Object, resource: str) -> dict[str, Any]:
             usage["services.nodeports"] = str(ports)
     elif resource == "persistentvolumeclaims":
         spec = o.get("spec") or {}
-        size = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+        size = requested_storage(o)
         if size:
             usage["requests.storage"] = size
             if cls := spec.get("storageClassName"):

@@ -1,0 +1,70 @@
+"""Claims and persistent volumes: what a claim asks for, whether a volume is fit for it, whose a volume is.
+
+Source: Kubernetes API reference core/v1 PersistentVolumeClaim; concepts "Persistent Volumes" (binding).
+"""
+
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.machinery.selectors import from_label_selector
+from rayplane.control_plane.api.meta import Object
+
+CLASS_ANNOTATION = "volume.beta.kubernetes.io/storage-class"
+BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
+_USABLE = (None, "", "Pending", "Available")
+
+
+def class_of(o: Object) -> str:
+    """Storage class of a claim or volume; empty for none."""
+    return meta.annotations(o).get(CLASS_ANNOTATION) or meta.spec(o).get("storageClassName") or ""
+
+
+def requested_storage(claim: Object) -> Any:
+    """The quantity a claim asks for, as written; None when it asks for none."""
+    return ((meta.spec(claim).get("resources") or {}).get("requests") or {}).get("storage")
+
+
+def requested_bytes(claim: Object) -> int:
+    return quantity.value(requested_storage(claim) or "0")
+
+
+def capacity_bytes(volume: Object) -> int:
+    return quantity.value((meta.spec(volume).get("capacity") or {}).get("storage") or "0")
+
+
+def is_bound(claim: Object) -> bool:
+    """The claim has its volume, and both sides know."""
+    if not meta.spec(claim).get("volumeName"):
+        return False
+    return BIND_COMPLETED in meta.annotations(claim) or meta.status(claim).get("phase") == "Bound"
+
+
+def refers_to(volume: Object, claim: Object) -> bool:
+    """The volume's claimRef names this claim (one without a uid was written by a user)."""
+    ref = meta.spec(volume).get("claimRef") or {}
+    return (
+        bool(ref)
+        and ref.get("name") == meta.name(claim)
+        and ref.get("namespace") == meta.namespace(claim)
+        and ref.get("uid") in (None, "", meta.uid(claim))
+    )
+
+
+def is_free(volume: Object) -> bool:
+    """Nobody's, and ready to become somebody's."""
+    return not meta.spec(volume).get("claimRef") and meta.status(volume).get("phase") in _USABLE
+
+
+def fits(volume: Object, claim: Object) -> bool:
+    """Class, size, access modes, mode and labels of a volume are what a claim asks for, and it is there to stay."""
+    wanted, has = meta.spec(claim), meta.spec(volume)
+    selector = wanted.get("selector")
+    return (
+        class_of(volume) == class_of(claim)
+        and not meta.is_deleting(volume)
+        and capacity_bytes(volume) >= requested_bytes(claim)
+        and set(wanted.get("accessModes") or ()) <= set(has.get("accessModes") or ())
+        and (wanted.get("volumeMode") or "Filesystem") == (has.get("volumeMode") or "Filesystem")
+        and (selector is None or from_label_selector(selector).matches(meta.labels(volume)))
+    )
