@@ -1,7 +1,7 @@
 """Spans of time as text: Go's durations, as flags and manifests write them, and the short ages that kubectl prints.
 
-Pure. Spans are seconds. Sources: Go package `time` (ParseDuration, Duration.String); apimachinery's package
-`duration` (HumanDuration).
+Pure. Spans are seconds, exact to the nanosecond up to some hundred days. Sources: Go package `time` (ParseDuration,
+Duration.String); apimachinery's package `duration` (HumanDuration).
 """
 
 import re

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.backoff import Backoff
 from rayplane.node.errors import ConfigError
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 
@@ -38,7 +39,7 @@ class NodeTiming:
 
 _PROFILES = {
     # NotReady after 4 s and eviction 5 s later.
-    "fast": NodeTiming(1.0, 4, 8.0, 60.0, RestartTiming(1.0, 30.0, 60.0, 1.0)),
+    "fast": NodeTiming(1.0, 4, 8.0, 60.0, RestartTiming(Backoff(1.0, 30.0), 60.0, 1.0)),
     # NotReady after 40 s and eviction 300 s later.
     "kubernetes": NodeTiming(10.0, 40, 330.0, 300.0, KUBERNETES_RESTARTS),
 }

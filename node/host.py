@@ -11,6 +11,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer
 from rayplane.control_plane.rpc import Network, Service
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node import callers
 from rayplane.node.config import PROCESS, NodeHostConfig
 from rayplane.node.errors import ConfigError, NotHere
@@ -120,9 +121,7 @@ class NodeHost:
 
     async def _cancel_tasks(self) -> None:
         tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     async def stop(self) -> None:
         """May be called again."""

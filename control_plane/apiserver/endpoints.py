@@ -15,9 +15,10 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
-from rayplane.control_plane.apiserver.storage.store import prefix_end
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.storage.mvcc.ranges import prefix_end
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,7 @@ class EndpointKeeper:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
             self._task = None
         if self._lease:
             try:
@@ -82,7 +82,7 @@ class EndpointKeeper:
         return self._servers
 
     async def _follow_servers(self) -> None:
-        response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX), serializable=True)
+        response = await self._etcd.range(_PREFIX.encode(), prefix_end(_PREFIX.encode()), serializable=True)
         found = []
         for kv in response.kvs:
             try:

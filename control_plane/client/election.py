@@ -19,6 +19,7 @@ from typing import Any
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
 from rayplane.control_plane.api.meta import Object, copy_for_write
 from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,7 @@ class LeaderElector:
         if self._task is None:
             return
         led = self._leading
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_and_wait(self._task)
         self._task = None
         if led:
             await self.release()
@@ -159,8 +159,8 @@ class LeaderElector:
                     return
         finally:
             self._leading = False
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            if not work.done():
+                await cancel_and_wait(work)
 
     async def _try(self) -> bool:
         """Take or renew the Lease; whether this candidate holds it (or may still, when no server answered)."""

@@ -14,6 +14,7 @@ from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class EventRecorder:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
             self._task = None
 
     def event(self, about: Object, kind: str, reason: str, message: str) -> None:

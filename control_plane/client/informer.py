@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Gone
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client.api import ApiClient, WatchEvent
+from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +23,7 @@ Indexer = Callable[[Object], Iterable[str]]
 _Objects = list[Object]
 _Values = list[str]
 
-RETRY_FIRST_S = 0.1
-RETRY_MAX_S = 5.0
+RETRIES = Backoff(0.1, 5.0)
 
 
 class Informer:
@@ -57,8 +58,7 @@ class Informer:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
             self._task = None
 
     async def synced(self) -> None:
@@ -89,25 +89,25 @@ class Informer:
             self._tell(handler, "ADDED", None, obj, key=key)
 
     async def _run(self) -> None:
-        pause = RETRY_FIRST_S
+        pauses = Pauses(RETRIES)
         while True:
             try:
                 if not self._version:
                     await self._relist()
                 await self._watch()
-                pause = RETRY_FIRST_S
+                pauses.reset()
             except Gone:
                 self._version = ""
             except ApiError as e:
-                log.debug("%s: %s; trying again in %.1f s", self.resource, e.message, pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MAX_S)
+                pause_s = pauses.next_s()
+                log.debug("%s: %s; trying again in %.1f s", self.resource, e.message, pause_s)
+                await asyncio.sleep(pause_s)
             except Exception:
                 # Nobody else would ever fill this copy: whatever it is, begin anew.
-                log.exception("%s: listing and watching failed; trying again in %.1f s", self.resource, pause)
+                pause_s = pauses.next_s()
+                log.exception("%s: listing and watching failed; trying again in %.1f s", self.resource, pause_s)
                 self._version = ""
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MAX_S)
+                await asyncio.sleep(pause_s)
 
     async def _relist(self) -> None:
         answer = await self._client.list(

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from rayplane.control_plane.tasks import cancel_and_wait
+
 T = TypeVar("T")
 
 
@@ -49,9 +51,7 @@ class SingleFlight(Generic[T]):
         """End what is under way; nothing begins any more."""
         self._closed = True
         tasks = list(self._flying.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 async def _run(work: Callable[[], Awaitable[T]]) -> T:

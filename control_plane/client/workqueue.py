@@ -6,16 +6,16 @@ afterwards. The number of keys bounds it.
 
 import asyncio
 
-BACKOFF_FIRST_S = 0.005
-BACKOFF_MAX_S = 30.0
+from rayplane.control_plane.backoff import Backoff
+
+BACKOFF = Backoff(0.005, 30.0)
 
 
 class WorkQueue:
     """Keys in the order they were first added; delayed and rate-limited adding by the loop's timers."""
 
-    def __init__(self, *, first_s: float = BACKOFF_FIRST_S, max_s: float = BACKOFF_MAX_S) -> None:
-        self._first_s = first_s
-        self._max_s = max_s
+    def __init__(self, *, backoff: Backoff = BACKOFF) -> None:
+        self._backoff = backoff
         self._queue: dict[str, None] = {}
         self._working: set[str] = set()
         self._again: dict[str, None] = {}
@@ -49,9 +49,8 @@ class WorkQueue:
 
     def add_rate_limited(self, key: str) -> None:
         """Add after a pause that doubles with each failure since `forget`."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        self.add_after(key, min(self._first_s * 2 ** min(failures, 30), self._max_s))
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self.add_after(key, self._backoff.pause_s(failures))
 
     def failures(self, key: str) -> int:
         return self._failures.get(key, 0)

@@ -7,14 +7,15 @@ import asyncio
 import logging
 from collections.abc import Collection
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
 from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
-RESTART_PAUSE_FIRST_S = 0.5
-RESTART_PAUSE_MAX_S = 30.0
+RESTARTS = Backoff(1.0, 30.0)
 # What ends sooner after its start has failed too; the first time may be a mere accident.
 LIFE_S = 10.0
 # How long the others wait for those that are being started now.
@@ -80,9 +81,7 @@ class Starter:
 
     async def stop(self) -> None:
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task.get_name(), None)
@@ -110,6 +109,6 @@ class Starter:
         self.reasons[name] = reason
         if failures <= free:
             return
-        pause = min(RESTART_PAUSE_FIRST_S * 2 ** min(failures, 10), RESTART_PAUSE_MAX_S)
+        pause = RESTARTS.pause_s(failures)
         self._not_before[name] = asyncio.get_running_loop().time() + pause
         log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause)

@@ -42,6 +42,7 @@ from rayplane.control_plane.cluster.topology import (
 )
 from rayplane.control_plane.rpc import Context, Network, RpcError, Server, Service
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, Disk, SystemClock
 
@@ -151,9 +152,7 @@ class Supervisor:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_and_wait(self._task)
         await self._starter.stop()
         if self._server is not None:
             await self._server.stop()

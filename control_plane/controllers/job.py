@@ -18,6 +18,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated, pod_phase
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -40,8 +41,7 @@ from rayplane.control_plane.controllers.templates import pod_from
 
 JOBS = "jobs.batch"
 INDEX = "batch.kubernetes.io/job-completion-index"
-BACKOFF_FIRST_S = 10.0
-BACKOFF_MAX_S = 600.0
+BACKOFF = Backoff(10.0, 600.0)
 _CREATED_MESSAGE = "Created pod: {name}"
 _RANGE = re.compile(r"(?<![^,])([0-9]{1,10})(?:-([0-9]{1,10}))?(?![^,])")
 
@@ -54,8 +54,8 @@ class JobController(BaseController):
     name = "job"
     component = "job-controller"
 
-    def __init__(self, *, coalesce_s: float = 0.05, backoff_first_s: float = BACKOFF_FIRST_S) -> None:
-        self._backoff_first_s = backoff_first_s
+    def __init__(self, *, coalesce_s: float = 0.05, backoff: Backoff = BACKOFF) -> None:
+        self._backoff = backoff
         self.watches = (
             Watch(JOBS),
             Watch("pods", controller_key("Job", "batch"), delay_s=coalesce_s),
@@ -67,14 +67,14 @@ class JobController(BaseController):
             return NOTHING
         # By owner reference alone: the selector of a Job is made by the API server and matches no others' pods.
         pods = sorted(controlled(view, "pods", job), key=meta.name)
-        return _Sync(job, pods, now, backoff_first_s=self._backoff_first_s).run()
+        return _Sync(job, pods, now, backoff=self._backoff).run()
 
 
 class _Sync:
     """One reconcile of one Job."""
 
-    def __init__(self, job: Object, pods: Sequence[Object], now: Moment, *, backoff_first_s: float) -> None:
-        self.job, self.pods, self.now, self.backoff_first_s = job, pods, now, backoff_first_s
+    def __init__(self, job: Object, pods: Sequence[Object], now: Moment, *, backoff: Backoff) -> None:
+        self.job, self.pods, self.now, self.backoff = job, pods, now, backoff
         spec = meta.spec(job)
         self.indexed = spec.get("completionMode") == "Indexed"
         self.completions: int | None = spec.get("completions")
@@ -218,8 +218,7 @@ class _Sync:
         since = [p for p in self.failed if _ended(p) > max(map(_ended, self.succeeded), default="")]
         if not since:
             return 0.0
-        pause = min(self.backoff_first_s * 2 ** (len(since) - 1), BACKOFF_MAX_S)
-        return max(0.0, pause - self.now.seconds_since(max(map(_ended, since))))
+        return max(0.0, self.backoff.pause_s(len(since)) - self.now.seconds_since(max(map(_ended, since))))
 
     def _create(self, index: int | None) -> Create:
         pod = pod_from(meta.spec(self.job).get("template") or {}, self.job)

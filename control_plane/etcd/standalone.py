@@ -28,6 +28,7 @@ from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToSt
 from rayplane.control_plane.rpc import EVERYONE
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env, LocalDisk, SystemClock, failpoints, settle_heap
 from rayplane.storage.errors import StorageError
 
@@ -268,8 +269,7 @@ async def _start_unless(told: asyncio.Event, running: Member) -> None:
     await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     if not start.done():
-        start.cancel()
-        await asyncio.gather(start, return_exceptions=True)
+        await cancel_and_wait(start)
         return
     start.result()
 

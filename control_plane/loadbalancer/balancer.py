@@ -39,6 +39,7 @@ from rayplane.control_plane.rpc.sockets import (
     streams,
 )
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
+from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -121,15 +122,11 @@ class LoadBalancer:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         self._tasks.clear()
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=self._config.drain_s)
-        for connection in list(self._connections):
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await cancel_and_wait(*self._connections)
 
     def set_backends(self, addresses: Sequence[str]) -> None:
         """From now on these are the servers; the connections of others may go on for a while."""
@@ -271,8 +268,7 @@ async def _while_running(work: Coroutine[Any, Any, T], seconds: float) -> T:
         raise TimeoutError
     finally:
         if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_and_wait(task)
 
 
 async def _splice(

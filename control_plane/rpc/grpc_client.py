@@ -20,6 +20,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import grpc_wire as wire
 from rayplane.control_plane.rpc.connection_io import ConnectionIO
 from rayplane.control_plane.rpc.errors import RpcError, error_of
@@ -33,9 +34,8 @@ Code = grpc.StatusCode
 
 CONNECT_TIMEOUT_S = 5.0
 #: A killed peer is back within a second: look for it often. A refusal costs nothing, so even more often.
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 1.0
-BACKOFF_REFUSED_MAX_S = 0.2
+BACKOFF = Backoff(0.05, 1.0, factor=1.6)
+BACKOFF_REFUSED = Backoff(0.05, 0.2, factor=1.6)
 #: Between two looks at a connection; see `ConnectionIO.check_silence`. Finds a stopped process or a lost machine.
 SILENCE_CHECK_S = 2.0
 #: A connection without calls is closed after so many of them.
@@ -255,7 +255,7 @@ class GrpcChannel:
         self._connecting: asyncio.Task[_ClientConnection | RpcError] | None = None
         self._failure: RpcError | None = None
         self._retry_at = 0.0
-        self._backoff = BACKOFF_FIRST_S
+        self._pause_s = 0.0  # after the failures so far
         self._headers: dict[tuple[str, bytes], bytes] = {}
         self._closed = False
 
@@ -304,14 +304,14 @@ class GrpcChannel:
             self._connecting = None
         if lost:
             return self._failed(lost, refused=False)
-        self._connection, self._failure, self._backoff = connection, None, BACKOFF_FIRST_S
+        self._connection, self._failure, self._pause_s = connection, None, 0.0
         return connection
 
     def _failed(self, reason: str, *, refused: bool) -> RpcError:
         text = f"cannot connect to {self._address}: {reason}"
         self._failure = RpcError(Code.UNAVAILABLE, text, refused=refused, unsent=True)
-        self._retry_at = asyncio.get_running_loop().time() + self._backoff
-        self._backoff = min(self._backoff * 1.6, BACKOFF_REFUSED_MAX_S if refused else BACKOFF_MAX_S)
+        self._pause_s = (BACKOFF_REFUSED if refused else BACKOFF).after_s(self._pause_s)
+        self._retry_at = asyncio.get_running_loop().time() + self._pause_s
         return self._failure
 
     @property

@@ -20,6 +20,7 @@ from rayplane.control_plane.rpc.callers import Identity
 from rayplane.control_plane.rpc.errors import RpcError, error_of
 from rayplane.control_plane.rpc.network import Channel, Server, Traffic, WebHandler
 from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service
+from rayplane.control_plane.tasks import cancel_and_wait
 
 STREAM_BUFFER_MESSAGES = 64
 # How often a sender looks whether a broken link has healed; TCP would retransmit.
@@ -111,9 +112,7 @@ class MemoryServer:
         if self.tasks and grace > 0:
             await asyncio.wait(self.tasks, timeout=grace)
         tasks = list(self.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 class MemoryNetwork:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client.election import ElectionTiming
 
 
@@ -51,22 +52,17 @@ class SchedulerConfig:
     #: Calls with bindings on their way at the same time; further cycles wait.
     bind_calls_max: int = 8
     #: A pod that found no node waits so long, doubling up to the maximum, before it may try again.
-    backoff_first: float = 1.0
-    backoff_max: float = 10.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 10.0))
     #: A pod that no event concerned tries again after this.
-    unschedulable_retry: float = 60.0
+    unschedulable_retry_s: float = 60.0
     #: A placed pod's volumes must be bound within this.
-    volume_bind_timeout: float = 600.0
+    volume_bind_timeout_s: float = 600.0
     #: Nodes looked at for victims of one preemption.
     preemption_nodes_max: int = 100
 
     def __post_init__(self) -> None:
         if not self.profiles or len({p.name for p in self.profiles}) != len(self.profiles):
             raise ValueError("profiles must have different names, and there must be one at least")
-        if not 0 < self.backoff_first <= self.backoff_max:
-            raise ValueError(
-                f"backoff_first {self.backoff_first} must be positive and at most backoff_max {self.backoff_max}"
-            )
         for name in ("cycle_pods_max", "bind_batch_max", "bind_calls_max", "preemption_nodes_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")

@@ -10,6 +10,7 @@ import heapq
 from dataclasses import dataclass
 from enum import Enum
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler.pods import PodInfo
 
 
@@ -37,10 +38,9 @@ class QueuedPod:
 class SchedulingQueue:
     """Order of trying: higher priority first, then first come. Every pod is in exactly one place."""
 
-    def __init__(self, *, backoff_first: float, backoff_max: float, retry_after: float) -> None:
-        self._backoff_first = backoff_first
-        self._backoff_max = backoff_max
-        self._retry_after = retry_after
+    def __init__(self, *, backoff: Backoff, retry_after_s: float) -> None:
+        self._pauses = backoff
+        self._retry_after_s = retry_after_s
         self._pods: dict[str, QueuedPod] = {}
         self._active: list[tuple[int, int, int, str]] = []  # -priority, order, stamp, key
         self._backoff: list[tuple[float, int, int, str]] = []  # ready_at, order, stamp, key
@@ -147,7 +147,7 @@ class SchedulingQueue:
         if self._backoff:
             times.append(self._backoff[0][0])
         if self._unschedulable:
-            times.append(self._pods[next(iter(self._unschedulable))].since + self._retry_after)
+            times.append(self._pods[next(iter(self._unschedulable))].since + self._retry_after_s)
         return max(0.0, min(times) - now) if times else None
 
     def _next_stamp(self) -> int:
@@ -161,8 +161,7 @@ class SchedulingQueue:
         return queued is not None and queued.stamp == stamp and queued.place is place
 
     def _backoff_of(self, queued: QueuedPod) -> float:
-        doublings = min(max(queued.attempts - 1, 0), 30)
-        return min(self._backoff_first * 2.0**doublings, self._backoff_max)
+        return self._pauses.pause_s(max(queued.attempts, 1))
 
     def _activate(self, queued: QueuedPod) -> None:
         self._unschedulable.pop(queued.pod.key, None)
@@ -189,6 +188,6 @@ class SchedulingQueue:
                 self._activate(self._pods[key])
         while self._unschedulable:
             queued = self._pods[next(iter(self._unschedulable))]
-            if queued.since + self._retry_after > now:
+            if queued.since + self._retry_after_s > now:
                 break
             self._activate(queued)

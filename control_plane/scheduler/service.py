@@ -79,9 +79,8 @@ class Term:
         self.volumes = VolumeIndex()
         self.cycle = Cycle(config, self.snapshot, self.volumes)
         self.queue = SchedulingQueue(
-            backoff_first=config.backoff_first,
-            backoff_max=config.backoff_max,
-            retry_after=config.unschedulable_retry,
+            backoff=config.backoff,
+            retry_after_s=config.unschedulable_retry_s,
         )
         self._parser = PodParser()
         self._recorder = EventRecorder(client, env, component="default-scheduler")
@@ -158,7 +157,7 @@ class Term:
                 failures.append(decision)
                 self._failed(decision, now)
             elif decision.claims:
-                self._waits.add(decision, now + self._config.volume_bind_timeout)
+                self._waits.add(decision, now + self._config.volume_bind_timeout_s)
                 await self._start(tasks, self._select_node(decision))
             else:
                 self._ready.append(decision)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
@@ -36,7 +37,7 @@ _NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
 _SIMULATED = (Role.MEMBER, Role.APISERVER, Role.LOAD_BALANCER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
 # How long the supervisor and the operating system take to have a killed actor run again.
 RESTART_MIN_S, RESTART_MAX_S = 0.3, 2.0
-RETRY_S, RETRY_MAX_S = 0.5, 30.0
+RETRIES = Backoff(0.5, 30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ class SimulatedCluster:
     async def _bring_up(self, instance: Instance, pause: float = 0.0) -> None:
         cell = self.cells[instance.name]
         await asyncio.sleep(pause)
-        retry = RETRY_S
+        pauses = Pauses(RETRIES)
         while not cell.alive and instance.name not in self._away:
             spec = self._spec(instance, restarted=instance.name in self._started)
             self.trace.event("start", instance.name)
@@ -129,8 +130,7 @@ class SimulatedCluster:
                     # A member needs nothing but its disk, and what it left there must be good enough.
                     self.failures.append(f"{instance.name} does not start again: {type(e).__name__}: {e}")
                     return
-                await asyncio.sleep(retry)
-                retry = min(2 * retry, RETRY_MAX_S)
+                await asyncio.sleep(pauses.next_s())
             else:
                 self._started[instance.name] = None
                 self.trace.event("started", instance.name)

@@ -1,7 +1,6 @@
 """The reverse proxy of one host."""
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import Informer
 from rayplane.control_plane.rpc import http1
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from rayplane.node.ingress.status import INGRESSES
 from rayplane.node.proxy.proxy import ServiceProxy, listening_socket
@@ -239,10 +239,7 @@ async def _join_websockets(a: web.WebSocketResponse, b: aiohttp.ClientWebSocketR
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 def _request_headers(request: web.BaseRequest) -> CIMultiDict[str]:

@@ -7,6 +7,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer, WorkQueue
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.ingress.routes import is_served
 from rayplane.storage.env import Env
 
@@ -33,9 +34,7 @@ class IngressStatus:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="ingress status")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_and_wait(self._task)
         self._queue.close()
         await self._ingresses.stop()
 

@@ -12,6 +12,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.config import NodeTiming
 from rayplane.node.kubelet import registration
 from rayplane.node.kubelet.kubelet import Kubelet
@@ -47,9 +48,7 @@ class Heartbeats:
 
     async def stop(self) -> None:
         tasks = [*self._tasks, *self._resuming.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def mark_status(self, kubelet: Kubelet) -> None:
         self._marked[kubelet] = None

@@ -17,13 +17,14 @@ import orjson
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client import ApiClient, ops
+from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 256
-RETRY_S = 0.5
-RETRY_MAX_S = 5.0
+RETRIES = Backoff(0.5, 5.0)
 
 
 class WrittenPod(Protocol):
@@ -67,8 +68,7 @@ class StatusManager:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
             self._task = None
 
     def mark(self, subject: WrittenPod) -> None:
@@ -84,11 +84,11 @@ class StatusManager:
                 await self._write_for_ever()
             except Exception:
                 # Nobody else writes for the pods of this host: whatever one of them has done to this, go on.
-                log.exception("pods cannot be written; trying again in %.1f s", RETRY_MAX_S)
-                await asyncio.sleep(RETRY_MAX_S)
+                log.exception("pods cannot be written; trying again in %.1f s", RETRIES.max_s)
+                await asyncio.sleep(RETRIES.max_s)
 
     async def _write_for_ever(self) -> None:
-        pause = RETRY_S
+        pauses = Pauses(RETRIES)
         while True:
             await self._wake.wait()
             await asyncio.sleep(self._window_s)
@@ -107,13 +107,12 @@ class StatusManager:
                 raise
             late = [w for w, answer in zip(writes, answers, strict=True) if not self._settle(w, answer)]
             if not late:
-                pause = RETRY_S
+                pauses.reset()
                 continue
             log.info("%d of %d writes of pods are late", len(late), len(writes))
             for write in late:
                 self.mark(write.subject)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, RETRY_MAX_S)
+            await asyncio.sleep(pauses.next_s())
 
     def _take(self) -> list[_Write]:
         writes: list[_Write] = []

@@ -230,9 +230,8 @@ class PodMachine:
         self._back_off(c, ran_s)
 
     def _back_off(self, c: Container, ran_s: float) -> None:
-        timing = self._timing
-        c.waited_s = 0.0 if ran_s >= timing.reset_after_s else c.backoff_s
-        c.backoff_s = min(timing.backoff_max_s, 2 * c.waited_s or timing.backoff_base_s)
+        c.waited_s = 0.0 if ran_s >= self._timing.reset_after_s else c.backoff_s
+        c.backoff_s = self._timing.backoff.after_s(c.waited_s)
         if c.waited_s == 0:
             c.run = Run.IDLE
             return

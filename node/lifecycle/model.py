@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
+from rayplane.control_plane.backoff import Backoff
+
 # --- time -----------------------------------------------------------------------------------------
 
 
@@ -23,16 +25,15 @@ class Moment:
 class RestartTiming:
     """How long to wait before trying again, in seconds."""
 
-    backoff_base_s: float
-    """Wait before the second restart; the first one is immediate, as in Kubernetes."""
-    backoff_max_s: float
+    backoff: Backoff
+    """Waits before the second and further restarts; the first one is immediate, as in Kubernetes."""
     reset_after_s: float
     """A container which ran this long starts over with the shortest wait."""
     retry_s: float
     """Wait after a failure that is not the container's own (missing ConfigMap, volume, address)."""
 
 
-KUBERNETES_RESTARTS = RestartTiming(10.0, 300.0, 600.0, 10.0)
+KUBERNETES_RESTARTS = RestartTiming(Backoff(10.0, 300.0), 600.0, 10.0)
 
 
 # --- states ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import Informer
 from rayplane.control_plane.rpc import Stub
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.kubelet.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
 from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
 from rayplane.node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, plan_service
@@ -55,9 +56,7 @@ class ServiceProxy:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="service proxy")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_and_wait(self._task)
         for listener in self._listeners.values():
             listener.close()
         await self._slices.stop()

@@ -9,6 +9,7 @@ import termios
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.errors import RuntimeFailed
 from rayplane.node.runtime.command import CommandLine
 from rayplane.node.runtime.shim_client import ShimClient
@@ -155,9 +156,7 @@ class ProcessExec:
                 else:
                     yield chunk
         finally:
-            for task in pumps:
-                task.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            await cancel_and_wait(*pumps)
 
     async def wait(self) -> int:
         return await self._exit

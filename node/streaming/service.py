@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.rpc import Context
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.errors import Malformed, NodeError, NotHere, NotRunning
 from rayplane.node.kubelet.pod_worker import PodWorker
 from rayplane.node.runtime import ContainerRun, ExecSession, LogOptions
@@ -97,8 +98,7 @@ class NodeService:
             yield pb.ExecResponse(exit_code=await session.wait())
         finally:
             session.kill()
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
+            await cancel_and_wait(feeder)
 
     # --- port-forward -----------------------------------------------------------------------------
 
@@ -136,8 +136,7 @@ class NodeService:
         except OSError as e:
             raise ConnectFailed(f"connection to {ip}:{first.port} broke: {e.strerror}") from e
         finally:
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
+            await cancel_and_wait(feeder)
             writer.close()
 
     # --- stats ------------------------------------------------------------------------------------

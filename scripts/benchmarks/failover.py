@@ -13,6 +13,7 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 from scripts.benchmarks.clusters import Running, cluster, say
 from scripts.benchmarks.machine import description
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show
@@ -88,9 +89,7 @@ async def _kills(running: Running, kills: int, host: str) -> dict[str, Any]:
                 await _whole(running.admin, acknowledged, count)
             gaps.append(round(acknowledged.longest() * 1000, 1))
     finally:
-        for writer in writers:
-            writer.cancel()
-        await asyncio.gather(*writers, return_exceptions=True)
+        await cancel_and_wait(*writers)
     return {
         "p50_ms": percentile(gaps, 50),
         "p90_ms": percentile(gaps, 90),

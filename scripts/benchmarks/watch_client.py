@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Credentials
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 
 PREFIX, END = b"/bench/watch/", b"/bench/watch0"
@@ -151,9 +152,7 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         "lags_ms": [round(lag, 2) for lag in watchers.lags],
         "client_cores": (time.process_time() - cpu) / (end - begin),
     }
-    for stream in streams:
-        stream.cancel()
-    await asyncio.gather(*streams, return_exceptions=True)
+    await cancel_and_wait(*streams)
     for channel in channels:
         await channel.close()
     return figures

@@ -18,8 +18,9 @@ from itertools import islice
 
 from sortedcontainers import SortedList
 
+from rayplane.storage.mvcc.ranges import FROM_KEY
+
 SUB_MAX = (1 << 31) - 1
-FROM_KEY = b"\0"
 RUN_KEYS = 1 << 15
 """Keys that `load` sorts at once."""
 

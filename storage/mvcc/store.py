@@ -21,7 +21,8 @@ from rayplane.storage.keyvalue import Backend, BackendError, CorruptSnapshot, Re
 from rayplane.storage.keyvalue.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
 from rayplane.storage.mvcc.buckets import BUCKETS
 from rayplane.storage.mvcc.errors import CompactedError, FutureRevisionError
-from rayplane.storage.mvcc.key_index import FROM_KEY, KeyIndex
+from rayplane.storage.mvcc.key_index import KeyIndex
+from rayplane.storage.mvcc.ranges import FROM_KEY
 from rayplane.storage.mvcc.records import Change, key_of, pack, unpack
 from rayplane.storage.mvcc.write_txn import WriteTxn
 

@@ -11,6 +11,7 @@ from rayplane.control_plane.apiserver.storage.grouping import GROUP_MAX, Grouped
 from rayplane.control_plane.apiserver.storage.store import absent, at_revision, put_op
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as etcd_pb
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.apiserver.fake_etcd import FakeEtcd
@@ -84,9 +85,7 @@ async def test_a_cancelled_batch_leaves_room_for_others() -> None:
     batches, work = Batches(), Work()
     stuck = [asyncio.ensure_future(batches.run(operations("pods", 100), work.stuck)) for _ in range(5)]
     await asyncio.sleep(0)
-    for batch in stuck:
-        batch.cancel()
-    await asyncio.gather(*stuck, return_exceptions=True)
+    await cancel_and_wait(*stuck)
     assert len(await batches.run(operations("pods", 40), work.turn)) == 40
 
 

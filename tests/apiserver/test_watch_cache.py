@@ -17,6 +17,7 @@ from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.registry.reading import INITIAL_EVENTS_END
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
 from rayplane.control_plane.apiserver.watch_cache.cache import DELETED, ResourceCache, Selection
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack
 from tests.apiserver.fake_etcd import FakeEtcd
@@ -297,7 +298,7 @@ async def test_a_load_whose_pages_are_compacted_under_it_begins_again(monkeypatc
 
 async def test_a_load_that_compaction_outruns_is_told_to_come_again_and_comes_back(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._PAGE", 1)
-    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._RETRY_S", (0.001, 0.01))
+    monkeypatch.setattr("rayplane.control_plane.apiserver.watch_cache.hub._RETRIES", Backoff(0.001, 0.01))
     stack = Stack()
     stack.etcd = CompactingEtcd(0)
     await stack.add_server()

@@ -15,6 +15,7 @@ from rayplane.control_plane.cli import changing, containers, manifests, reading
 from rayplane.control_plane.cli.containers import Input, LogOptions
 from rayplane.control_plane.cli.reading import GetOptions
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
+from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cli.screen import Screen, screen, write
 from tests.cluster.harness import Cluster, cluster
 
@@ -171,8 +172,7 @@ async def test_watch_shows_each_change_under_the_first_header(live: Cluster, at:
         await live.api.delete("configmaps", "watched", "default")
         await live.until(lambda: _lines(at, 4), "the end")
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        await cancel_and_wait(watch)
     lines = at.take().splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["NAME", "DATA"],

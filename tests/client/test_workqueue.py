@@ -5,6 +5,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import WorkQueue
 from rayplane.control_plane.simulation import VirtualLoop
 
@@ -37,7 +38,7 @@ def test_every_key_is_worked_on_after_it_was_added_and_never_twice_at_once(
             queue.done(key)
 
     async def main(loop: VirtualLoop) -> None:
-        queue = WorkQueue(first_s=0.05, max_s=2.0)
+        queue = WorkQueue(backoff=Backoff(0.05, 2.0))
         tasks = [asyncio.ensure_future(work(queue, loop)) for _ in range(workers)]
         for action, key in actions:
             if action == "wait":
@@ -83,7 +84,7 @@ def test_a_key_added_while_in_work_comes_again_once() -> None:
 def test_failures_wait_longer_until_forgotten() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        queue = WorkQueue(first_s=1.0, max_s=5.0)
+        queue = WorkQueue(backoff=Backoff(1.0, 5.0))
         pauses = []
         for _ in range(5):
             begun = loop.time()

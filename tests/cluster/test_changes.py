@@ -18,6 +18,7 @@ from rayplane.control_plane.cluster.access import access, current_topology, refr
 from rayplane.control_plane.cluster.scenario import ClusterActions, Runner, parse
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import Cluster, cluster, deployment
 
@@ -65,8 +66,7 @@ async def writing(c: Cluster) -> AsyncIterator[Writer]:
         yield writer
         await writer.progress()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
     names = {meta.name(o) for o in (await c.api.list("configmaps", "default")).items}
     assert set(writer.acknowledged) <= names
 

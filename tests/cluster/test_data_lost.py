@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster import starting
 from rayplane.control_plane.cluster import supervisor as supervisor_module
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
@@ -25,7 +26,7 @@ LIMIT_S = 40.0
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
     monkeypatch.setattr(supervisor_module, "LEARN_S", 0.0)
-    monkeypatch.setattr(starting, "RESTART_PAUSE_FIRST_S", 0.02)
+    monkeypatch.setattr(starting, "RESTARTS", Backoff(0.04, 30.0))
     made = World()
     await made.start_members()
     yield made

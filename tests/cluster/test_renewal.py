@@ -24,6 +24,7 @@ from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Top
 from rayplane.control_plane.rpc import Identity, RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority, Credentials, Request, identity_of
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import cluster
 
@@ -117,8 +118,7 @@ async def test_a_supervisor_that_is_away_is_asked_again(authority: Authority, tm
     async with asyncio.timeout(20):
         while not shown.credentials:
             await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancel_and_wait(task)
     assert asked == 3
 
 

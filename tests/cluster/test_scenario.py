@@ -9,6 +9,7 @@ import pytest
 from rayplane.control_plane.cluster import scenario
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.scenario import AwaitHealthy, Choose, Pause, Repeat, Runner, Strike, parse
+from rayplane.control_plane.tasks import cancel_and_wait
 
 ALL = b"""
 name: everything
@@ -137,8 +138,7 @@ async def test_a_stopped_actor_goes_on_even_when_the_run_is_interrupted() -> Non
     async with asyncio.timeout(10):
         while not actions.struck:
             await asyncio.sleep(0)
-    run.cancel()
-    await asyncio.gather(run, return_exceptions=True)
+    await cancel_and_wait(run)
     assert actions.struck == [("STOP", "member", "member-0"), ("CONT", "member", "member-0")]
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster import starting
 from rayplane.control_plane.cluster import supervisor as supervisor_module
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.fake_host import A, B, World
 
@@ -24,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
     monkeypatch.setattr(supervisor_module, "LEARN_S", 0.0)
     monkeypatch.setattr(supervisor_module, "LOAD_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(starting, "RESTART_PAUSE_FIRST_S", 0.02)
+    monkeypatch.setattr(starting, "RESTARTS", Backoff(0.04, 30.0))
 
 
 @pytest.fixture
@@ -208,8 +210,7 @@ async def test_a_member_joins_without_stopping_writes_and_leaves_again(world: Wo
         before = written
         await _until(lambda: written > before)
     finally:
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
+        await cancel_and_wait(writer)
     assert (removed.name, await _members(world)) == ("member-0", [(n, False) for n in names[1:]])
     assert "member-0" not in world.host.actors
     # Its data may still be where it was: the name is not given again.

@@ -14,6 +14,7 @@ from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.controllers.manager.manager import Term
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env, SystemClock
 from tests.controllers.cluster import Store
 from tests.controllers.shell import SlowClient
@@ -39,8 +40,7 @@ async def controllers(client: SlowClient) -> AsyncIterator[Term]:
     try:
         yield term
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
         await term.stop()
 
 

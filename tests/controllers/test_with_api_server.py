@@ -16,6 +16,7 @@ from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, p
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.manager.manager import ControllerManager
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.csi import csi_pb2 as csi
 from tests.apiserver.conftest import Stack, make_env
 from tests.rpc.open_service import open_service
@@ -75,8 +76,7 @@ class Cluster:
 
     async def stop(self) -> None:
         if self._kubelet:
-            self._kubelet.cancel()
-            await asyncio.gather(self._kubelet, return_exceptions=True)
+            await cancel_and_wait(self._kubelet)
         for manager in self.managers:
             await manager.stop()
 

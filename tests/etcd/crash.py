@@ -23,6 +23,7 @@ from pathlib import Path
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import Event
 from rayplane.storage.env.failpoints import ENVIRONMENT, POINTS
@@ -294,8 +295,7 @@ class CrashRun:
             self.kills["late"] += 1
             await member.wait()
         finally:
-            provoke.cancel()
-            await asyncio.gather(provoke, return_exceptions=True)
+            await cancel_and_wait(provoke)
 
     async def _provoke(self, member: MemberProcess, point: str) -> None:
         work: Callable[[], Awaitable[object]]
@@ -439,9 +439,7 @@ class CrashRun:
                 await asyncio.sleep(0.05)
 
     async def _end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         await end_members(self.members)
         await self.network.close()
 

@@ -10,6 +10,7 @@ import pytest
 
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from scripts.benchmarks.members import MemberProcess, end_members, new_members
 from tests.linearizability.checker import assert_linearizable
@@ -114,8 +115,7 @@ class RealStorm:
         async with asyncio.timeout(SETTLE_S):
             while historian.position <= last:
                 await asyncio.sleep(0.1)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
         truth = Truth()
         for item in historian.segments[0].seen:
             events = item.events if isinstance(item, Batch) else ()

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb
 from rayplane.proto.etcd import v3lock_pb2 as lock_pb
@@ -182,8 +183,7 @@ async def test_a_call_that_ends_at_any_moment_leaves_no_key_of_its_own() -> None
             call = begin(c.lock(b"l", await c.lease()))
             for _ in range(steps):
                 await asyncio.sleep(0)
-            call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
+            await cancel_and_wait(call)
             await c.lease()  # by now the log has what the call began
             await c.entered(b"l", 1)
         assert await c.keys(b"l") == [held.key]
@@ -267,8 +267,7 @@ async def test_observers_see_every_proclamation_of_a_leader_across_compactions()
         await c.cluster.stub("KV").Compact(pb.CompactionRequest(revision=revision))
         await c.proclaim(leader, b"40")
         await _until(lambda: seen[-1:] == [40])
-        observer.cancel()
-        await asyncio.gather(observer, return_exceptions=True)
+        await cancel_and_wait(observer)
         await c.nothing_waits()
 
 

@@ -15,6 +15,7 @@ from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToSt
 from rayplane.control_plane.rpc import Identity, RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.rpc.memory import DirectLink, Fabric, MemoryNetwork
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import LocalDisk, LockHeld
 from tests.etcd.harness import EtcdCluster, etcd_cluster
@@ -60,9 +61,7 @@ class Writers:
                 await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
 
 async def test_the_leader_dies_again_and_again() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.pods.state import pod_is_ready
+from rayplane.control_plane.backoff import Backoff
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle import RestartTiming
@@ -15,7 +16,7 @@ from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
-QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
+QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
 
 
 def ready(api: FakeApi, name: str) -> bool:
@@ -167,7 +168,7 @@ async def test_a_host_that_comes_back_restarts_its_pods(api: FakeApi, make_host:
 
 
 async def test_a_node_that_lost_the_cluster_stops_its_pods(api: FakeApi, make_host: MakeHost) -> None:
-    timing = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
+    timing = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
     host = await make_host(NodeConfig("n1"), timing=timing)
     api.put("pods", make_pod("stays"))
     api.put("pods", make_pod("moves"))
@@ -271,7 +272,7 @@ async def test_writes_that_are_put_off_come_later_and_not_all_the_time(
 ) -> None:
     await make_host(NodeConfig("n1"))
     tries, patch = 0, api.patch
-    monkeypatch.setattr("rayplane.node.kubelet.status_manager.RETRY_S", 0.2)
+    monkeypatch.setattr("rayplane.node.kubelet.status_manager.RETRIES", Backoff(0.2, 5.0))
 
     async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
         nonlocal tries

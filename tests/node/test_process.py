@@ -19,6 +19,7 @@ import pytest
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
@@ -33,7 +34,7 @@ from tests.node.fake_api import FakeApi
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 NODE = NodeConfig("n1", runtime="process")
-QUICK = NodeTiming(0.05, 1, 30.0, 60.0, RestartTiming(0.05, 0.2, 60.0, 0.05))
+QUICK = NodeTiming(0.05, 1, 30.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
 
 
 def shell(name: str, script: str, **spec: Any) -> Object:

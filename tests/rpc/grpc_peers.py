@@ -9,6 +9,7 @@ import grpc
 
 from rayplane.control_plane.rpc import Context, RpcError, Service
 from rayplane.control_plane.rpc.grpc_wire import frame
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import kv_pb2
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.rpc.http2_peer import REQUEST, H2Peer
@@ -158,9 +159,7 @@ class ScriptedServer:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -481,8 +481,8 @@ async def test_after_a_failure_nothing_is_tried_for_a_while(
             now = channel._retry_at
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (
-        pytest.approx(grpc_client.BACKOFF_FIRST_S),
-        pytest.approx(grpc_client.BACKOFF_REFUSED_MAX_S),
+        pytest.approx(grpc_client.BACKOFF.first_s),
+        pytest.approx(grpc_client.BACKOFF_REFUSED.max_s),
     )
 
 

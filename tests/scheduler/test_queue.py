@@ -5,12 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
 from tests.scheduler.build import info, pod
 
 
 def queue() -> SchedulingQueue:
-    return SchedulingQueue(backoff_first=1.0, backoff_max=10.0, retry_after=60.0)
+    return SchedulingQueue(backoff=Backoff(1.0, 10.0), retry_after_s=60.0)
 
 
 def names(found: list) -> list[str]:  # type: ignore[type-arg]

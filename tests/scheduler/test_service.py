@@ -11,6 +11,7 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from rayplane.control_plane.scheduler.queue import Place
@@ -46,7 +47,7 @@ def api() -> FakeApi:
 
 
 def make(api: FakeApi, **config: Any) -> Scheduler:
-    settings = {"backoff_first": 0.01, "backoff_max": 0.02, **config}
+    settings = {"backoff": Backoff(0.01, 0.02), **config}
     env = Env(SystemClock(), random.Random(1), cast(Any, None))
     return Scheduler(SchedulerConfig(identity="s0", **settings), env, cast(Any, None), client=cast(ApiClient, api))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from tests.apiserver.conftest import Stack, make_env
@@ -21,7 +22,7 @@ async def client() -> AsyncIterator[ApiClient]:
     await stack.add_server()
     client = stack.client()
     await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
-    config = SchedulerConfig(identity="s0", api_endpoints=(stack.servers[0].grpc_address,), backoff_first=0.05)
+    config = SchedulerConfig(identity="s0", api_endpoints=(stack.servers[0].grpc_address,), backoff=Backoff(0.05, 10.0))
     scheduler = Scheduler(config, make_env(9), stack.network)
     await scheduler.start()
     yield client

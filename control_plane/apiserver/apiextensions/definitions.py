@@ -23,6 +23,8 @@ from rayplane.control_plane.apiserver.apiextensions import schema as custom_sche
 from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
 from rayplane.control_plane.apiserver.watch_cache.cache import DELETED, Event, ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +250,7 @@ class Cleaner:
     `empty(name)` deletes the objects and tells whether none is left; `release(name)` drops the finalizer.
     """
 
-    PAUSE_S = 0.2
+    BACKOFF = Backoff(0.2, 5.0)
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
@@ -265,8 +267,7 @@ class Cleaner:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
             self._task = None
 
     async def _run(self, empty: Any, release: Any) -> None:
@@ -289,7 +290,7 @@ class Cleaner:
                 log.exception("the objects of %s are not all removed yet", name)
             # Objects with finalizers of their own may take their time.
             tries[name] = tries.get(name, 0) + 1
-            await asyncio.sleep(self.PAUSE_S * min(tries[name], 25))
+            await asyncio.sleep(self.BACKOFF.pause_s(tries[name]))
             self._names[name] = None
 
 

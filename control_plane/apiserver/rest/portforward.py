@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 from rayplane.control_plane.api.machinery.names import is_number_of_port
 from rayplane.control_plane.apiserver.rest import spdy
 from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import node_pb2
 
 _QUEUE_MAX = 64
@@ -69,9 +70,7 @@ class _Tunnel:
 
     async def close(self) -> None:
         tasks = [c.task for c in self._connections.values() if c.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     async def _handle(self, frame: spdy.Frame) -> None:
         if frame.type == spdy.SYN_STREAM:

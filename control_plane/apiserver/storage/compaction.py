@@ -6,6 +6,7 @@ import logging
 from rayplane.control_plane.apiserver.storage.store import put_op
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,7 @@ class Compactor:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
             self._task = None
 
     async def _run(self) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 
 # etcd takes 128 operations in a transaction by default.
@@ -68,9 +69,7 @@ class GroupedTxns:
         """End what is under way: what has become of it is unknown."""
         self._stopped = True
         tasks = list(self._sending)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         _fail(self._waiting, _given_up())
 
     def _sent(self, task: "asyncio.Task[None]") -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import grpc
 
 from rayplane.control_plane.api.errors import ApiError, ServiceUnavailable, Timeout
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client.endpoints import never_sent
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.singleflight import SingleFlight
@@ -25,8 +26,7 @@ Code = grpc.StatusCode
 
 # How long a write is tried again while etcd has no leader, and the pauses in between.
 SPAN_S = 15.0
-_PAUSE_S = 0.05
-_PAUSE_MAX_S = 0.5
+_BACKOFF = Backoff(0.05, 0.5)
 # A member says so when it takes no request in the first place; what it says of a request it has taken is another
 # matter (a change of the leader, a time that ran out).
 _NO_LEADER = "etcdserver: no leader"
@@ -48,7 +48,7 @@ class Tries:
         self.uncertain = False
         self._writes = writes
         self._deadline = asyncio.get_running_loop().time() + SPAN_S
-        self._pause = _PAUSE_S
+        self._pause_s = _BACKOFF.first_s
 
     async def failed(self, error: RpcError, give_up: ApiError) -> None:
         """Wait until the next try. Raises `give_up` when there is none and nothing was done, else Timeout."""
@@ -57,12 +57,12 @@ class Tries:
         if error.code not in _SILENT and not self.uncertain:
             raise give_up
         self.go_on(give_up)
-        await asyncio.sleep(self._pause)
-        self._pause = min(self._pause * 2, _PAUSE_MAX_S)
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = _BACKOFF.after_s(self._pause_s)
 
     def go_on(self, give_up: ApiError | None = None) -> None:
         """Raises what `failed` raises when the time is up."""
-        if asyncio.get_running_loop().time() + self._pause >= self._deadline:
+        if asyncio.get_running_loop().time() + self._pause_s >= self._deadline:
             raise unknown(give_up) if self.uncertain or give_up is None else give_up
 
 

@@ -32,6 +32,7 @@ from rayplane.control_plane.apiserver.storage.outcomes import Fence, Tries, shut
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
+from rayplane.storage.mvcc.ranges import prefix_end
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "
@@ -112,12 +113,6 @@ def delete_op(key: str) -> rpc_pb2.RequestOp:
 
 def _get_op(key: str) -> rpc_pb2.RequestOp:
     return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key.encode()))
-
-
-def prefix_end(prefix: str) -> bytes:
-    """The first key after all keys with this prefix."""
-    raw = prefix.encode()
-    return raw[:-1] + bytes((raw[-1] + 1,))
 
 
 def api_error(error: RpcError) -> ApiError:
@@ -316,7 +311,7 @@ class Storage:
         """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
         try:
             first = start.encode(errors="surrogateescape")
-            response = await self._etcd.range(first, prefix_end(prefix), limit=limit, revision=revision)
+            response = await self._etcd.range(first, prefix_end(prefix.encode()), limit=limit, revision=revision)
         except RpcError as e:
             raise api_error(e) from e
         transformer = self.encryption.of(info)

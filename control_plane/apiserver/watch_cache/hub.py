@@ -24,9 +24,11 @@ from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.outcomes import shutting_down
 from rayplane.control_plane.apiserver.storage.store import Storage, api_error
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
+from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
 from rayplane.storage.env import Env
 
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 _ALL = b"\0"
 _ROOT = "/registry/"
 _PAGE = 1000
-_RETRY_S = (0.05, 1.0)
+_RETRIES = Backoff(0.05, 1.0)
 # A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
 _LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
@@ -97,9 +99,7 @@ class WatchHub:
         self._stopped = True
         await self._loads.stop()
         tasks = [*self._tasks, *self._reloads]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         self._tasks.clear()
         for cache in self._caches.values():
             cache.reset(None)
@@ -189,7 +189,7 @@ class WatchHub:
     # --- the stream ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        delay = _RETRY_S[0]
+        pauses = Pauses(_RETRIES, rng=self._env.rng, jitter=0.5)
         while True:
             before = self.revision
             self._restart.clear()
@@ -201,9 +201,8 @@ class WatchHub:
             except Exception:
                 log.exception("following etcd failed; the watch is opened anew")
             if self.revision > before:
-                delay = _RETRY_S[0]
-            await asyncio.sleep(delay * self._env.rng.uniform(0.5, 1.0))
-            delay = min(delay * 2, _RETRY_S[1])
+                pauses.reset()
+            await asyncio.sleep(pauses.next_s())
 
     async def _stream(self) -> bool:
         """Follow until the stream ends; True when the changes that come next are compacted."""
@@ -231,9 +230,7 @@ class WatchHub:
             finally:
                 # The generator can only be closed when nobody waits for its next item.
                 pending = [f for f in (following, restart) if f is not None and not f.done()]
-                for future in pending:
-                    future.cancel()
-                await asyncio.gather(*pending, return_exceptions=True)
+                await cancel_and_wait(*pending)
 
     def _take(self, response: rpc_pb2.WatchResponse) -> None:
         """Put the events of a response into the caches. Whole revisions only: etcd keeps them together."""
@@ -287,15 +284,14 @@ class WatchHub:
                 task.add_done_callback(lambda done: self._reloads.pop(done, None))
 
     async def _reload(self, info: ResourceInfo) -> None:
-        delay = _RETRY_S[0]
+        pauses = Pauses(_RETRIES)
         while True:
             try:
                 await self.cache(info)
                 return
             except Exception as e:
                 log.info("%s cannot be loaded yet: %s", info.name, e)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _RETRY_S[1])
+            await asyncio.sleep(pauses.next_s())
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -343,7 +339,7 @@ class WatchHub:
                 entries = await self._snapshot(info, revision)
             except Expired:
                 # The stream, too, finds out and goes on from now: until then its position may be compacted as well.
-                await asyncio.sleep(min(_RETRY_S[0] * attempt, _RETRY_S[1]))
+                await asyncio.sleep(_RETRIES.pause_s(attempt))
                 revision = self.revision
                 continue
             if revision >= self._history_floor:

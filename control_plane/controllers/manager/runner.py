@@ -12,6 +12,7 @@ from rayplane.control_plane.controllers.core import Controller, Moment, Watch
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.executor import Executor
 from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -95,9 +96,7 @@ class ControllerRunner:
 
     async def stop(self) -> None:
         self._queue.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         self._tasks.clear()
 
     async def _work(self) -> None:

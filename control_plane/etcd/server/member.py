@@ -46,6 +46,7 @@ from rayplane.control_plane.etcd.server.upkeep.lease_clock import LeaseClock
 from rayplane.control_plane.etcd.server.upkeep.publication import Presence, first_addresses
 from rayplane.control_plane.etcd.server.web.endpoints import Web
 from rayplane.control_plane.rpc import Context, Network, Server, Service, each
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.env import DiskError, Env
@@ -214,9 +215,7 @@ class Member:
         for server in self._servers:
             await server.stop()
         tasks = [t for t in self._tasks if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         try:
             await self._context.aclose()
         finally:

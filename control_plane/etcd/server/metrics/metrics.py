@@ -19,6 +19,7 @@ from rayplane.control_plane.etcd.server.metrics.process import add_process
 from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
 from rayplane.control_plane.rpc import Context, Method, RpcError, Service, Traffic
 from rayplane.control_plane.rpc.errors import error_of
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 if TYPE_CHECKING:
@@ -114,9 +115,7 @@ class Metrics:
     async def stop(self) -> None:
         """End the measurements under way."""
         probes = list(self._probes.values())
-        for probe in probes:
-            probe.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        await cancel_and_wait(*probes)
 
     # What is told
 

@@ -31,6 +31,7 @@ from rayplane.control_plane.etcd.server.replication.pending import Proposals, Re
 from rayplane.control_plane.etcd.server.replication.transport import PeerTransport
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd.rpc_pb2 import MemberListResponse
 from rayplane.storage.env.failpoints import hit
 from rayplane.storage.keyvalue.stream import decode
@@ -308,9 +309,7 @@ class Driver:
     async def _install(self, snapshot: raft.Snapshot) -> None:
         """The leader's state replaces this member's."""
         mark = SnapshotMark(snapshot.index, snapshot.term)
-        if self._checkpoint is not None:
-            self._checkpoint.cancel()
-            await asyncio.gather(self._checkpoint, return_exceptions=True)
+        await cancel_and_wait(self._checkpoint)
         hit("install.before_mark")
         await self._mark_durable(mark)
         self._log_bytes = 0
@@ -360,9 +359,7 @@ class Driver:
         After a failure the store may hold half of an entry's effect: it is left as it was committed last.
         """
         tasks = [t for t in (self._checkpoint, *self._sending.values()) if t is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         if self.abandoned:
             return
         await self._wal.close()

@@ -12,11 +12,13 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Protocol
 
+from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import CorruptEntry, decode_member, message_from_wire, message_to_wire
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.rpc import Context, Network, RpcError, Stub
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
@@ -28,7 +30,7 @@ BATCH_BYTES_MAX = 4 << 20
 PROPOSALS_QUEUED_MAX = 5_000
 #: Waits between attempts to connect double from the first to the second. The first is short: whether the port of a
 #: lost leader refuses connections tells a dead process from a bad line, and starts an election.
-RECONNECT_FIRST_S, RECONNECT_S = 0.01, 0.1
+RECONNECTS = Backoff(0.01, 0.1)
 SNAPSHOT_TIMEOUT_S = 600.0
 #: `RpcError.details` that tells a member it was removed from the cluster.
 REMOVED = b"removed"
@@ -110,12 +112,11 @@ class _Link:
         return True
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_and_wait(self._task)
 
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time
-        wait = RECONNECT_FIRST_S
+        pauses = Pauses(RECONNECTS)
         while True:
             connection, began = _Connection(), now()
             self._connection, self._began = connection, began
@@ -142,8 +143,9 @@ class _Link:
             self._transport.owner.unreachable(self._peer)
             if self._refused >= len(self.addresses):
                 self._transport.owner.gone(self._peer)
-            wait = RECONNECT_FIRST_S if now() - began > RECONNECT_S else min(2 * wait, RECONNECT_S)
-            await asyncio.sleep(wait)
+            if now() - began > RECONNECTS.max_s:
+                pauses.reset()
+            await asyncio.sleep(pauses.next_s())
 
     async def _batches(self, connection: _Connection) -> AsyncIterator[wire.Batch]:
         while True:

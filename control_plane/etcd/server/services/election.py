@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.services.kv import Base
 from rayplane.control_plane.etcd.server.services.lock import Contest, Place, as_client, or_leave
-from rayplane.control_plane.etcd.server.state_machine.watchable_store import prefix_end
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb
 from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.storage.mvcc.ranges import prefix_end
 
 if TYPE_CHECKING:
     from rayplane.control_plane.etcd.server.member import Member

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.services.kv import Base, KVService, LeaseService, WatchService
-from rayplane.control_plane.etcd.server.state_machine.watchable_store import prefix_end
 from rayplane.control_plane.rpc import Context, Encoded, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3lock_pb2 as lock_pb
 from rayplane.proto.etcd.kv_pb2 import Event
+from rayplane.storage.mvcc.ranges import prefix_end
 
 if TYPE_CHECKING:
     from rayplane.control_plane.etcd.server.member import Member

@@ -17,20 +17,19 @@ from typing import NamedTuple
 
 from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.state_machine.watcher_group import (
-    FROM_KEY,
     Batch,
     Watcher,
     WatchGroup,
     WatchIndex,
-    prefix_end,
 )
 from rayplane.control_plane.rpc import Encoded
 from rayplane.proto.etcd.kv_pb2 import Event
 from rayplane.proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse
 from rayplane.storage.mvcc import Change, CompactedError, Store
+from rayplane.storage.mvcc.ranges import FROM_KEY
 from rayplane.storage.mvcc.records import field, fields, varint
 
-__all__ = ["WatchCounts", "WatchHub", "WatchStream", "prefix_end"]
+__all__ = ["WatchCounts", "WatchHub", "WatchStream"]
 
 #: Events waiting for one client before its watchers fall back to reading the store.
 EVENTS_BUFFERED_MAX = 1024

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rayplane.proto.etcd.rpc_pb2 import WatchCreateRequest
 from rayplane.storage.mvcc import Change
+from rayplane.storage.mvcc.ranges import FROM_KEY, prefix_end
 
 if TYPE_CHECKING:
     from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchStream
 
 #: What an event takes besides its keys and values.
 EVENT_BYTES = 64
-FROM_KEY = b"\0"
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
@@ -199,9 +199,3 @@ def _drop(groups: dict[_K, dict[tuple[Hashable, ...], _V]], key: _K, name: tuple
     del group[name]
     if not group:
         del groups[key]
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """The least key after all keys with this prefix; b"\\0" (from key) when there is none."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else FROM_KEY

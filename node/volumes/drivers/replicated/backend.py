@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.backend import Published, Usage, VolumeInfo, check_volume
 from rayplane.node.volumes.drivers.local import measure
 from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier
@@ -366,9 +367,7 @@ class ReplicatedBackend:
     async def _deactivate(self, volume_id: str) -> None:
         active = self._active.pop(volume_id, None)
         watcher = self._watchers.pop(volume_id, None)
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+        await cancel_and_wait(watcher)
         if active is not None:
             if active.barrier is not None:
                 await active.barrier.stop()

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.errors import VolumeError
 from rayplane.storage.env.sockets import ADDRESS_BYTES_MAX
 
@@ -43,9 +44,7 @@ class SyncBarrier:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await cancel_and_wait(*self._connections)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 

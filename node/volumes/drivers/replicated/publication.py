@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from rayplane.control_plane.backoff import Backoff, Pauses
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
 from rayplane.node.volumes.drivers.replicated.peers import Replica, block_batches
@@ -121,9 +123,7 @@ class Publication:
         """Stop shipping; nothing is waited for."""
         tasks = [self._loop_task, self._repair_task, *(f.task for f in self._followers.values())]
         running = [task for task in tasks if task is not None]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancel_and_wait(*running)
         self._fail_waiters(VolumeError("the volume is being unpublished"))
 
     async def sync(self) -> int:
@@ -229,7 +229,7 @@ class Publication:
 
     async def _keep_up(self, follower: _Follower) -> None:
         """Bring one replica to the newest generation whenever there is a newer one."""
-        delay = self._timing.retry_min_s
+        pauses = Pauses(Backoff(self._timing.retry_min_s, self._timing.retry_max_s))
         while True:
             await follower.wake.wait()
             follower.wake.clear()
@@ -245,11 +245,10 @@ class Publication:
                         self._fence(str(error))
                         return
                     self._failed(follower, error)
-                    await asyncio.sleep(delay)
-                    delay = min(2 * delay, self._timing.retry_max_s)
+                    await asyncio.sleep(pauses.next_s())
                 else:
                     follower.error, follower.code, follower.failing_since = "", None, None
-                    delay = self._timing.retry_min_s
+                    pauses.reset()
                     self._check_durable()
 
     def _failed(self, follower: _Follower, error: PeerError) -> None:
@@ -441,8 +440,6 @@ class Publication:
         follower = self._followers.pop(node, None)
         if follower is None:
             return
-        if follower.task is not None:
-            follower.task.cancel()
-            await asyncio.gather(follower.task, return_exceptions=True)
+        await cancel_and_wait(follower.task)
         with contextlib.suppress(PeerError):  # it looks for replicas it should not have when it comes back
             await follower.replica.delete()

@@ -7,12 +7,12 @@ count as their union: [a, b) and [b, c) together permit [a, c), as in etcd.
 from bisect import bisect_right
 from collections.abc import Iterable
 
-_FROM_KEY = b"\0"
+from rayplane.storage.mvcc.ranges import FROM_KEY
 
 
 def is_valid_grant(key: bytes, end: bytes) -> bool:
     """Whether a permission may be on this range: not empty, and not turned around."""
-    return bool(key) and (not end or end == _FROM_KEY or key < end)
+    return bool(key) and (not end or end == FROM_KEY or key < end)
 
 
 class Ranges:
@@ -48,7 +48,7 @@ def _stop(key: bytes, end: bytes) -> bytes | None:
     """The first key behind the range."""
     if not end:
         return key + b"\0"
-    return None if end == _FROM_KEY else end
+    return None if end == FROM_KEY else end
 
 
 def _later(a: bytes | None, b: bytes | None) -> bytes | None:

@@ -24,6 +24,7 @@ from rayplane.control_plane.etcd.server.web.gateway.calls import (
 from rayplane.control_plane.etcd.server.web.gateway.messages import as_object, dump
 from rayplane.control_plane.etcd.server.web.gateway.syntax import JsonError
 from rayplane.control_plane.rpc import Context, Method, RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
 
 #: Messages of the client that wait to be read.
 MESSAGES_WAITING_MAX = 16
@@ -54,9 +55,7 @@ async def serve_socket(request: web.BaseRequest, method: Method, function: Calla
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
     await socket.close()
     return socket
 

@@ -52,7 +52,7 @@ def test_what_go_writes(span_s: float, text: str) -> None:
     assert format_duration(span_s) == text
 
 
-@given(st.integers(-(10**15), 10**15).map(lambda micros: micros / 10**6))
+@given(st.integers(-(10**12), 10**12).map(lambda micros: micros / 10**6))
 def test_what_is_written_is_read_again(span_s: float) -> None:
     assert parse_duration(format_duration(span_s)) == span_s
 

@@ -1,0 +1,46 @@
+"""Ends of asyncio tasks: the one way in which whoever started tasks brings them to their end."""
+
+import asyncio
+import logging
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: A task that goes on so long after it was cancelled is named in the log and cancelled again. What a task does at its
+#: end (give back a Lease, close connections) takes less.
+CANCEL_AGAIN_S = 10.0
+
+
+async def cancel_and_wait(*tasks: asyncio.Future[Any] | None) -> None:
+    """Cancel what still runs, and return when all of it has ended.
+
+    None stands for a task that was never started; whoever calls may be among the tasks and is left out. What a task
+    failed with is logged, not raised: the others are ended all the same. One that swallows its cancellation is
+    cancelled again. A caller that is cancelled meanwhile still waits for them, lest they outlive what they
+    use, and is told then.
+    """
+    current = asyncio.current_task()
+    ending = [task for task in tasks if task is not None and task is not current]
+    for task in ending:
+        task.cancel()
+    interrupted: asyncio.CancelledError | None = None
+    while pending := [task for task in ending if not task.done()]:
+        try:
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        except asyncio.CancelledError as e:
+            interrupted = e
+            continue
+        for task in pending:
+            if not task.done():
+                log.warning("%s goes on after it was cancelled: it is cancelled again", _name(task))
+                task.cancel()
+    for task in ending:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("%s had failed: %s: %s", _name(task), type(error).__name__, error)
+            log.debug("the failure of %s", _name(task), exc_info=error)
+    if interrupted is not None:
+        raise interrupted
+
+
+def _name(task: asyncio.Future[Any]) -> str:
+    return f"task {task.get_name()!r}" if isinstance(task, asyncio.Task) else repr(task)

@@ -1,0 +1,92 @@
+"""The end of tasks: all of them end, whatever they do, and whoever ends them."""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from rayplane.control_plane import tasks
+from rayplane.control_plane.tasks import cancel_and_wait
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def _started(*coroutines: object) -> list[asyncio.Task[None]]:
+    made = [asyncio.ensure_future(c) for c in coroutines]  # type: ignore[call-overload]
+    await asyncio.sleep(0)
+    return made
+
+
+async def test_what_runs_ends_and_what_was_never_started_is_nothing() -> None:
+    made = await _started(_for_ever(), _for_ever())
+    await cancel_and_wait(None, *made)
+    assert all(task.cancelled() for task in made)
+    await cancel_and_wait(*made)
+    await cancel_and_wait()
+
+
+async def test_a_failure_is_logged_and_the_others_end_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing() -> None:
+        try:
+            await _for_ever()
+        finally:
+            raise OSError("no room")
+
+    made = await _started(failing(), _for_ever())
+    made[0].set_name("writer")
+    with caplog.at_level(logging.WARNING):
+        await cancel_and_wait(*made)
+    assert all(task.done() for task in made)
+    assert "task 'writer' had failed: OSError: no room" in caplog.text
+
+
+async def test_one_that_swallows_its_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN_S", 0.01)
+
+    async def stubborn() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await _for_ever()
+        await _for_ever()
+
+    [task] = await _started(stubborn())
+    async with asyncio.timeout(20):
+        await cancel_and_wait(task)
+    assert task.cancelled()
+
+
+async def test_a_caller_that_is_cancelled_still_sees_them_end() -> None:
+    may_end, ended = asyncio.Event(), False
+
+    async def slow() -> None:
+        nonlocal ended
+        try:
+            await _for_ever()
+        finally:
+            await may_end.wait()
+            ended = True
+
+    [task] = await _started(slow())
+    [caller] = await _started(cancel_and_wait(task))
+    caller.cancel()
+    await asyncio.sleep(0)
+    assert not caller.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended
+
+
+async def test_a_task_may_end_its_own_group() -> None:
+    group: list[asyncio.Task[None]] = []
+
+    async def leader() -> None:
+        await cancel_and_wait(*group)
+
+    group += await _started(_for_ever())
+    group.append(asyncio.ensure_future(leader()))
+    await group[1]
+    assert group[0].cancelled()
