@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.api.kinds.subresources import WORKLOAD_PATHS, ScalePaths
+from rayplane.control_plane.api.kinds.registry import load_all
+from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.api.machinery import conversion, schema
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.schema import Definition
@@ -36,6 +37,7 @@ class Kinds:
     """Look-ups by name, schema definitions, and conversion between the served and the stored form."""
 
     def __init__(self) -> None:
+        load_all()
         self.registry: Registry = builtin_registry().copy()
         self.custom_schemas: dict[tuple[str, str], dict[str, Any]] = {}
         """OpenAPI v3 schemas of custom resources by (apiVersion, kind)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavailable
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.api.meta import Object
@@ -139,7 +140,13 @@ def _writer(info: ResourceInfo, options: GetOptions) -> TableWriter:
 def _table_lines(
     session: Session, writer: TableWriter, info: ResourceInfo, objs: Sequence[Object], *, prefix: str = ""
 ) -> list[str]:
-    table = to_table(info, objs, now=session.clock.now(), include_object="None", columns=session.kinds.columns(info))
+    table = to_table(
+        rules_for(info).printer,
+        objs,
+        now=session.clock.now(),
+        include_object="None",
+        columns=session.kinds.columns(info),
+    )
     return writer.lines(table, objs, prefix=prefix)
 
 

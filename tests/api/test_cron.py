@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api import cron, meta
 from rayplane.control_plane.api.cron import CronError, parse_schedule, time_zone
-from rayplane.control_plane.api.kinds import validation_workloads
+from rayplane.control_plane.api.kinds.registry import rules_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -84,7 +84,7 @@ def test_what_is_refused_and_how(text: str, message: str) -> None:
 )
 def test_the_api_server_refuses_a_zone_by_its_field(zone: str, message: str) -> None:
     spec = {"schedule": "0 0 * * 7", "timeZone": zone, "jobTemplate": {}}
-    errors = {e.field: e for e in validation_workloads.cron_job({"metadata": {"name": "c"}, "spec": spec})}
+    errors = {e.field: e for e in rules_of("batch", "CronJob").validate({"metadata": {"name": "c"}, "spec": spec})}
     assert errors["spec.timeZone"].detail == message
     assert errors["spec.schedule"].detail == "end of range (7) above maximum (6): 7"
 

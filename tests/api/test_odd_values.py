@@ -7,6 +7,7 @@ import pytest
 from rayplane.control_plane.api import podsecurity
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.defaulting import default
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.kinds.strategy import prepare_for_create
 from rayplane.control_plane.api.kinds.validation import validate_create, validate_update
 from rayplane.control_plane.api.machinery import tables
@@ -48,7 +49,7 @@ def test_odd_values_are_refused_or_harm_nobody(kind: str) -> None:
             # Written through its subresource it is validated by the schema only.
             o["status"] = status
         if not errors:
-            tables.to_table(info, [o], now=NOW)
+            tables.to_table(rules_for(info).printer, [o], now=NOW)
             validate_update(o, o, info)
             _read(kind, o)
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.kinds.registry import rules_of
 from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.machinery.selectors import (
@@ -159,42 +160,44 @@ POD = {
     ],
 )
 def test_fields_of_pods(text: str, matches: bool) -> None:
-    assert parse_fields(text, "Pod").matches(POD) is matches
+    assert parse_fields(text, rules_of("", "Pod").fields).matches(POD) is matches
 
 
 def test_fields_of_other_kinds() -> None:
-    assert parse_fields("spec.unschedulable=false", "Node").matches({"spec": {}})
-    assert parse_fields("type=Opaque", "Secret").matches({"type": "Opaque"})
+    assert parse_fields("spec.unschedulable=false", rules_of("", "Node").fields).matches({"spec": {}})
+    assert parse_fields("type=Opaque", rules_of("", "Secret").fields).matches({"type": "Opaque"})
     event = {"involvedObject": {"name": "p"}, "source": {"component": "kubelet"}}
-    assert parse_fields("involvedObject.name=p,source=kubelet", "Event").matches(event)
+    assert parse_fields("involvedObject.name=p,source=kubelet", rules_of("", "Event").fields).matches(event)
     job = {"status": {"succeeded": 2}}
-    assert parse_fields("status.successful=2", "Job", "batch").matches(job)
-    custom = parse_fields("spec.color=red", "Foo", "x.io", selectable=(".spec.color",))
+    assert parse_fields("status.successful=2", rules_of("batch", "Job").fields).matches(job)
+    custom = parse_fields("spec.color=red", rules_of("x.io", "Foo").fields, selectable=(".spec.color",))
     assert custom.matches({"spec": {"color": "red"}}) and custom.requires("spec.color") == "red"
 
 
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(BadRequest, match=r"^field label not supported: spec\.bogus$"):
-        parse_fields("spec.bogus=x", "Pod")
+        parse_fields("spec.bogus=x", rules_of("", "Pod").fields)
     with pytest.raises(BadRequest, match=r'"spec\.x" is not a known field selector: only'):
-        parse_fields("spec.x=1", "Deployment", "apps")
+        parse_fields("spec.x=1", rules_of("apps", "Deployment").fields)
     with pytest.raises(BadRequest, match=r"^field label not supported: spec\.bogus$"):
-        parse_fields("spec.bogus in (x)", "Pod")
+        parse_fields("spec.bogus in (x)", rules_of("", "Pod").fields)
     for text in ("metadata.name", "metadata.name in (x", "metadata.name in x)", "metadata.name in (x)y"):
         with pytest.raises(BadRequest, match="can't understand"):
-            parse_fields(text, "Pod")
+            parse_fields(text, rules_of("", "Pod").fields)
 
 
 def test_what_a_field_is_limited_to() -> None:
-    assert parse_fields("spec.nodeName in (n1,n2)", "Pod").allowed("spec.nodeName") == {"n1", "n2"}
-    assert parse_fields("spec.nodeName=n1,spec.nodeName in (n1,n2)", "Pod").allowed("spec.nodeName") == {"n1"}
+    assert parse_fields("spec.nodeName in (n1,n2)", rules_of("", "Pod").fields).allowed("spec.nodeName") == {"n1", "n2"}
+    assert parse_fields("spec.nodeName=n1,spec.nodeName in (n1,n2)", rules_of("", "Pod").fields).allowed(
+        "spec.nodeName"
+    ) == {"n1"}
     for text in ("spec.nodeName!=n1", "metadata.name=p", ""):
-        assert parse_fields(text, "Pod").allowed("spec.nodeName") is None
+        assert parse_fields(text, rules_of("", "Pod").fields).allowed("spec.nodeName") is None
     text = "metadata.name=p,spec.nodeName in (n1,n2)"
-    assert str(parse_fields(text, "Pod")) == text
+    assert str(parse_fields(text, rules_of("", "Pod").fields)) == text
 
 
 def test_escaped_field_values() -> None:
-    found = parse_fields(r"metadata.name=a\,b\=c", "Pod")
+    found = parse_fields(r"metadata.name=a\,b\=c", rules_of("", "Pod").fields)
     assert found.requires("metadata.name") == "a,b=c"
     assert str(found) == r"metadata.name=a\,b\=c"

@@ -8,10 +8,15 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import BadRequest, Conflict, InternalError, Invalid, TooManyRequests
-from rayplane.control_plane.api.kinds import strategy, subresources
+from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale, set_scale
+from rayplane.control_plane.api.kinds.batch.job import JOB_UID_LABEL
+from rayplane.control_plane.api.kinds.core.binding import bind
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.deletion import begin_deletion, check_preconditions, removable
+from rayplane.control_plane.api.kinds.policy.eviction import check_eviction
+from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.kinds.strategy import (
+    generated_name,
     prepare_for_create,
     prepare_for_status_update,
     prepare_for_update,
@@ -67,7 +72,7 @@ def test_initial_status_is_not_shared() -> None:
 def test_jobs_select_their_pods_by_uid() -> None:
     job = obj("batch/v1", "Job", spec={"template": {"spec": {"containers": []}}})
     prepare_for_create(job)
-    assert job["spec"]["selector"] == {"matchLabels": {strategy.JOB_UID_LABEL: "u1"}}
+    assert job["spec"]["selector"] == {"matchLabels": {JOB_UID_LABEL: "u1"}}
     assert job["spec"]["template"]["metadata"]["labels"] == {
         "batch.kubernetes.io/controller-uid": "u1",
         "controller-uid": "u1",
@@ -197,8 +202,8 @@ def test_quality_of_service(resources: dict[str, Any], expected: str) -> None:
 
 
 def test_generated_names_stay_within_a_label() -> None:
-    assert strategy.generated_name("web-", "x2z4b") == "web-x2z4b"
-    assert len(strategy.generated_name("a" * 80, "x2z4b")) == 63
+    assert generated_name("web-", "x2z4b") == "web-x2z4b"
+    assert len(generated_name("a" * 80, "x2z4b")) == 63
 
 
 # --- deletion -------------------------------------------------------------------------------------
@@ -281,37 +286,37 @@ def deployment() -> dict[str, Any]:
 
 
 def test_scale() -> None:
-    scale = subresources.get_scale(deployment())
+    scale = get_scale(deployment())
     assert scale["spec"] == {"replicas": 3}
     assert scale["status"] == {"replicas": 2, "selector": "a=web"}
     target = deployment()
-    subresources.set_scale(target, {"spec": {"replicas": 7}})
+    set_scale(target, {"spec": {"replicas": 7}})
     assert target["spec"]["replicas"] == 7
     with pytest.raises(Invalid, match=r'Scale.autoscaling "x" is invalid: spec.replicas'):
-        subresources.set_scale(target, {"spec": {"replicas": -1}})
+        set_scale(target, {"spec": {"replicas": -1}})
     with pytest.raises(Conflict):
         stale = {"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}}
-        subresources.set_scale(target, stale)
+        set_scale(target, stale)
 
 
 def test_scale_of_a_custom_resource() -> None:
     made = obj("x.io/v1", "Foo", spec={"size": 2}, status={"n": 1, "sel": "a=b"})
-    paths = subresources.ScalePaths(".spec.size", ".status.n", ".status.sel")
-    scale = subresources.get_scale(made, paths)
+    paths = ScalePaths(".spec.size", ".status.n", ".status.sel")
+    scale = get_scale(made, paths)
     assert scale["spec"] == {"replicas": 2}
     assert scale["status"] == {"replicas": 1, "selector": "a=b"}
-    subresources.set_scale(made, {"spec": {"replicas": 4}}, paths)
+    set_scale(made, {"spec": {"replicas": 4}}, paths)
     assert made["spec"]["size"] == 4
 
 
 def test_binding() -> None:
     made = pod()
     binding = {"metadata": {"name": "x"}, "target": {"kind": "Node", "name": "n1"}}
-    subresources.bind(made, binding, now=NOW)
+    bind(made, binding, now=NOW)
     assert made["spec"]["nodeName"] == "n1"
     assert meta.condition_is(made, "PodScheduled")
     with pytest.raises(Conflict, match='pod x is already assigned to node "n1"'):
-        subresources.bind(made, binding, now=NOW)
+        bind(made, binding, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +326,7 @@ def test_binding() -> None:
 )
 def test_some_pods_are_not_bound(made: dict[str, Any]) -> None:
     with pytest.raises(Conflict):
-        subresources.bind(made, {"target": {"name": "n1"}}, now=NOW)
+        bind(made, {"target": {"name": "n1"}}, now=NOW)
 
 
 def budget(**status: int) -> dict[str, Any]:
@@ -332,7 +337,7 @@ READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]
 
 
 def test_an_eviction_is_counted_against_the_budget() -> None:
-    counted = subresources.check_eviction(pod(status=READY), [budget(disruptionsAllowed=1)], now=NOW)
+    counted = check_eviction(pod(status=READY), [budget(disruptionsAllowed=1)], now=NOW)
     assert counted is not None
     assert counted["status"]["disruptionsAllowed"] == 0
     assert counted["status"]["disruptedPods"] == {"x": "2026-01-01T00:00:00Z"}
@@ -341,7 +346,7 @@ def test_an_eviction_is_counted_against_the_budget() -> None:
 def test_a_spent_budget_refuses_evictions() -> None:
     spent = budget(disruptionsAllowed=0, desiredHealthy=2, currentHealthy=2)
     with pytest.raises(TooManyRequests, match="would violate the pod's disruption budget") as error:
-        subresources.check_eviction(pod(status=READY), [spent], now=NOW)
+        check_eviction(pod(status=READY), [spent], now=NOW)
     assert "needs 2 healthy pods and has 2 currently" in str(error.value.details)
 
 
@@ -349,11 +354,11 @@ def test_evictions_without_a_budget_pass() -> None:
     spent = budget(disruptionsAllowed=0)
     other = copy.deepcopy(spent)
     other["metadata"]["namespace"] = "other"
-    assert subresources.check_eviction(pod(status=READY), [other], now=NOW) is None
+    assert check_eviction(pod(status=READY), [other], now=NOW) is None
     pending = pod(status={"phase": "Pending"})
-    assert subresources.check_eviction(pending, [spent], now=NOW) is None
+    assert check_eviction(pending, [spent], now=NOW) is None
     with pytest.raises(InternalError):
-        subresources.check_eviction(pod(status=READY), [spent, spent], now=NOW)
+        check_eviction(pod(status=READY), [spent, spent], now=NOW)
 
 
 # --- metadata -------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.api.kinds.printers import PRINTERS
+from rayplane.control_plane.api.kinds.registry import ROOMS, rules_for, rules_of
+from rayplane.control_plane.api.kinds.rules import PLAIN
 from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.tables import partial_metadata_list, to_table
@@ -25,7 +26,7 @@ def info_of(obj: dict[str, Any]) -> ResourceInfo:
 def cells(api_version: str, kind: str, **rest: Any) -> list[Any]:
     metadata = {"name": "x", "creationTimestamp": CREATED, **rest.pop("metadata", {})}
     obj = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **rest}
-    table = to_table(info_of(obj), [obj], now=NOW)
+    table = to_table(rules_for(info_of(obj)).printer, [obj], now=NOW)
     row: list[Any] = table["rows"][0]["cells"]
     assert len(row) == len(table["columnDefinitions"])
     return row
@@ -123,7 +124,7 @@ def test_ended_pods_carry_a_row_condition() -> None:
         "metadata": {"name": "x"},
         "status": {"phase": "Failed"},
     }
-    (row,) = to_table(info_of(obj), [obj], now=NOW)["rows"]
+    (row,) = to_table(rules_for(info_of(obj)).printer, [obj], now=NOW)["rows"]
     assert row["conditions"][0]["type"] == "Completed"
     assert row["conditions"][0]["reason"] == "Failed"
 
@@ -235,9 +236,9 @@ def test_small_kinds() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sorted(PRINTERS), ids=lambda kind: "/".join(kind))
+@pytest.mark.parametrize("kind", sorted(ROOMS), ids=lambda kind: "/".join(kind))
 def test_every_printer_copes_with_an_empty_object(kind: tuple[str, str]) -> None:
-    printer = PRINTERS[kind]
+    printer = rules_of(*kind).printer
     assert len(printer.row({"metadata": {"name": "x"}}, NOW)) == len(printer.columns)
     assert [column.format for column in printer.columns].count("name") >= 1
 
@@ -249,24 +250,20 @@ def test_what_comes_beside_the_cells() -> None:
         "metadata": {"name": "x", "resourceVersion": "7"},
         "data": {},
     }
-    info = info_of(obj)
-    table = to_table(info, [obj], now=NOW)
+    printer = rules_for(info_of(obj)).printer
+    table = to_table(printer, [obj], now=NOW)
     assert table["metadata"] == {"resourceVersion": "7"}
     assert table["rows"][0]["object"] == {
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": obj["metadata"],
     }
-    assert to_table(info, [obj], now=NOW, include_object="Object")["rows"][0]["object"] is obj
-    assert to_table(info, [obj], now=NOW, include_object="None")["rows"][0]["object"] is None
-    assert to_table(info, [obj], now=NOW, header=False)["columnDefinitions"] is None
-    listed = to_table(info, [], now=NOW, metadata={"resourceVersion": "9", "continue": "c"})
+    assert to_table(printer, [obj], now=NOW, include_object="Object")["rows"][0]["object"] is obj
+    assert to_table(printer, [obj], now=NOW, include_object="None")["rows"][0]["object"] is None
+    assert to_table(printer, [obj], now=NOW, header=False)["columnDefinitions"] is None
+    listed = to_table(printer, [], now=NOW, metadata={"resourceVersion": "9", "continue": "c"})
     assert listed["metadata"] == {"resourceVersion": "9", "continue": "c"} and listed["rows"] == []
     assert partial_metadata_list([obj], {"resourceVersion": "9"})["items"][0]["metadata"] == (obj["metadata"])
-
-
-class Foo:
-    group, kind = "x.io", "Foo"
 
 
 def test_custom_columns() -> None:
@@ -286,10 +283,10 @@ def test_custom_columns() -> None:
         {"name": "Missing", "type": "string", "jsonPath": ".spec.none"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]
-    table = to_table(Foo, [obj], now=NOW, columns=columns)
+    table = to_table(PLAIN.printer, [obj], now=NOW, columns=columns)
     assert table["rows"][0]["cells"] == ["x", 3, True, "True", None, "2s"]
     assert [one["name"] for one in table["columnDefinitions"]][1] == "Size"
-    assert to_table(Foo, [obj], now=NOW, columns=[])["rows"][0]["cells"] == ["x", "2s"]
+    assert to_table(PLAIN.printer, [obj], now=NOW, columns=[])["rows"][0]["cells"] == ["x", "2s"]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.errors import FieldError
+from rayplane.control_plane.api.kinds.core.persistent_volume import validate_volume
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_spec
-from rayplane.control_plane.api.kinds.validation_storage import persistent_volume
 
 CLIMBS = "must not contain '..'"
 STARTS = "must not start with '..'"
@@ -75,7 +75,7 @@ def test_files_of_volumes_stay_in_them(kind: str, path: str, said: str) -> None:
 def test_paths_of_the_machine_do_not_climb() -> None:
     assert problems({"hostPath": {"path": "/a/../b"}}) == [("volumes[0].hostPath.path", CLIMBS)]
     spec = {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "local": {"path": "/a/../b"}}
-    assert ("spec.local.path", CLIMBS) in {(e.field, e.detail) for e in persistent_volume({"spec": spec})}
+    assert ("spec.local.path", CLIMBS) in {(e.field, e.detail) for e in validate_volume({"spec": spec})}
 
 
 def test_devices_are_no_mounts() -> None:

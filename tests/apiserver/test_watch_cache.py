@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.kinds.registry import rules_of
 from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.machinery.resources import builtin_registry
@@ -46,9 +47,9 @@ selections = st.sampled_from(
     [
         Selection(),
         Selection(namespace="d", labels=selectors.parse_labels("app=x")),
-        Selection(fields=parse_fields("spec.nodeName=n1", "Pod")),
-        Selection(fields=parse_fields("spec.nodeName!=n1", "Pod")),
-        Selection(fields=parse_fields("spec.nodeName in (n1,n2)", "Pod")),
+        Selection(fields=parse_fields("spec.nodeName=n1", rules_of("", "Pod").fields)),
+        Selection(fields=parse_fields("spec.nodeName!=n1", rules_of("", "Pod").fields)),
+        Selection(fields=parse_fields("spec.nodeName in (n1,n2)", rules_of("", "Pod").fields)),
         Selection(namespace="d", name="b"),
     ]
 )
@@ -82,7 +83,7 @@ def test_list_then_watch_equals_list_later(changes: list, start: int, joined: in
 async def test_who_watches_two_nodes_hears_once_of_what_concerns_both() -> None:
     cache = ResourceCache(PODS, events_max=10, watcher_events_max=10)
     cache.install([], 0)
-    both = Selection(fields=parse_fields("spec.nodeName in (n1,n2)", "Pod"))
+    both = Selection(fields=parse_fields("spec.nodeName in (n1,n2)", rules_of("", "Pod").fields))
     watcher = cache.watch(both, 0)
     for revision, node in enumerate(("n1", "n2", "n3"), 1):
         cache.apply("/registry/pods/d/a", pod_bytes("a", "x", node), revision)

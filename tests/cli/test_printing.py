@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import yaml_reader
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.machinery.tables import to_table
@@ -43,7 +44,7 @@ def _pod(name: str, **labels: str) -> dict[str, Any]:
 
 
 def _lines(writer: TableWriter, objs: list[dict[str, Any]], prefix: str = "") -> list[str]:
-    return writer.lines(to_table(PODS, objs, now=NOW), objs, prefix=prefix)
+    return writer.lines(to_table(rules_for(PODS).printer, objs, now=NOW), objs, prefix=prefix)
 
 
 def test_columns_are_upper_case_and_three_blanks_apart() -> None:

@@ -13,6 +13,7 @@ import orjson
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.kinds.registry import rules_of
 from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ObjectList, WatchEvent, ops
@@ -176,7 +177,7 @@ class FakeApi:
 
 
 def _selected(obj: Object, selector: str) -> bool:
-    fields = parse_fields(selector, "Pod" if "spec.nodeName" in selector else "")
+    fields = parse_fields(selector, rules_of("", "Pod" if "spec.nodeName" in selector else "").fields)
     return fields.matches(obj)
 
 

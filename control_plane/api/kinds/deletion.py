@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rayplane.control_plane.api.errors import BadRequest, Conflict
+from rayplane.control_plane.api.kinds.registry import rules_by_object
 from rayplane.control_plane.api.meta import Object, format_time, parse_time
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 
@@ -17,8 +18,6 @@ ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
 POD_GRACE_SECONDS = 30
 _PROPAGATION = frozenset({"", "Orphan", "Background", "Foreground"})
-# Kinds whose dependents stay when a client does not say what to do with them.
-_ORPHAN_BY_DEFAULT = frozenset({("", "ReplicationController"), ("batch", "Job")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,7 @@ def _propagate(obj: Object, propagation: str, orphan_dependents: bool | None) ->
     if not propagation:
         if ORPHAN in before or FOREGROUND in before:
             return False
-        group = (obj.get("apiVersion") or "").rpartition("/")[0]
-        if (group, obj.get("kind") or "") in _ORPHAN_BY_DEFAULT:
+        if rules_by_object(obj).orphans:
             propagation = "Orphan"
     after = [one for one in before if one not in (ORPHAN, FOREGROUND)]
     if propagation == "Orphan":

@@ -14,7 +14,10 @@ from rayplane.control_plane.durations import human_duration
 NONE = "<none>"
 UNKNOWN = "<unknown>"
 UNSET = "<unset>"
+SHOWN = 3
+"""How many of a list are shown in a cell."""
 Cell = str | int | bool | None
+RowConditions = Callable[[Object], list[dict[str, str]]]
 RowPrinter = Callable[[Object, datetime], list[Cell]]
 
 
@@ -42,11 +45,26 @@ class Printer(NamedTuple):
 
     columns: tuple[Column, ...]
     row: RowPrinter
+    conditions: RowConditions | None = None
+    """Conditions of the row itself: whether the object is done with."""
 
 
 NAME = Column("Name", format="name", description="Name of the object, unique in its namespace.")
 AGE = Column("Age", description="Time since the object was created.")
 CREATED_AT = Column("Created At", "date", description="Time the object was created.")
+
+
+def _created(obj: Object, now: datetime) -> list[Cell]:
+    metadata = obj.get("metadata") or {}
+    return [metadata.get("name") or "", metadata.get("creationTimestamp")]
+
+
+def _aged(obj: Object, now: datetime) -> list[Cell]:
+    return [(obj.get("metadata") or {}).get("name") or "", age(obj, now)]
+
+
+NAME_AND_CREATED_AT = Printer((NAME, CREATED_AT), _created)
+NAME_AND_AGE = Printer((NAME, AGE), _aged)
 
 
 def since(text: str | None, now: datetime) -> str:
@@ -94,6 +112,16 @@ def containers_and_images(pod_spec: Mapping[str, Any]) -> tuple[str, str]:
         ",".join(one.get("name") or "" for one in found),
         ",".join(one.get("image") or "" for one in found),
     )
+
+
+WIDE = (Column("Containers", priority=1), Column("Images", priority=1))
+WIDE_SELECTOR = (*WIDE, Column("Selector", priority=1))
+COUNTS = (Column("Desired", "integer"), Column("Current", "integer"), Column("Ready", "integer"))
+"""Columns of the kinds that make pods."""
+
+
+def spec_and_status(obj: Object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    return obj.get("spec") or {}, obj.get("status") or {}
 
 
 def template_spec(obj: Object) -> Mapping[str, Any]:

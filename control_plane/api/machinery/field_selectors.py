@@ -16,32 +16,8 @@ from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.meta import Object
 
 _CACHE = 8_192
-_META = ("metadata.name", "metadata.namespace")
-_EVENT = ("reason", "type", *_META)
-FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("", "Pod"): (
-        *_META, "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.hostNetwork",
-        "spec.serviceAccountName", "status.phase", "status.podIP", "status.podIPs",
-        "status.nominatedNodeName",
-    ),
-    ("", "Node"): ("metadata.name", "spec.unschedulable"),
-    ("", "Namespace"): ("metadata.name", "status.phase"),
-    ("", "ReplicationController"): (*_META, "status.replicas"),
-    ("", "Secret"): (*_META, "type"),
-    ("", "Service"): (*_META, "spec.clusterIP", "spec.type"),
-    ("", "Event"): (
-        *_EVENT, "involvedObject.kind", "involvedObject.namespace", "involvedObject.name",
-        "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion",
-        "involvedObject.fieldPath", "reportingComponent", "source",
-    ),
-    ("events.k8s.io", "Event"): (
-        *_EVENT, "regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid",
-        "regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath",
-        "reportingController",
-    ),
-    ("batch", "Job"): (*_META, "status.successful"),
-    ("certificates.k8s.io", "CertificateSigningRequest"): ("metadata.name", "spec.signerName"),
-}  # fmt: skip
+METADATA_FIELDS = ("metadata.name", "metadata.namespace")
+"""What may be selected by in every kind."""
 _ABSENT = {
     "spec.unschedulable": "false",
     "spec.hostNetwork": "false",
@@ -154,8 +130,10 @@ def _split_terms(text: str) -> list[str]:
 
 
 @remembered(_CACHE)
-def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str, ...] = ()) -> FieldSelector:
-    """The selector of a `fieldSelector` query parameter for objects of `kind`.
+def parse_fields(
+    text: str, known: tuple[str, ...] = METADATA_FIELDS, *, selectable: tuple[str, ...] = ()
+) -> FieldSelector:
+    """The selector of a `fieldSelector` query parameter for objects of a kind whose selectable paths are `known`.
 
     `selectable` are the extra paths a custom resource declares (`.spec.color` or `spec.color`). Beside the comparisons
     of Kubernetes, `path in (a,b)` is known: hosts of many nodes watch the pods of all of them with it.
@@ -165,7 +143,7 @@ def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str
         return ALL_FIELDS
     sets = [FieldSet(path, frozenset(values.split(","))) for path, values in _SET.findall(text)]
     for one in sets:
-        _check_field(one.path, kind, group, selectable=selectable)
+        _check_field(one.path, known, selectable)
     terms = []
     parts = _split_terms(_SET.sub("", text) if sets else text)
     budget.check_requirements(len(parts) + len(sets))
@@ -174,21 +152,16 @@ def parse_fields(text: str, kind: str, group: str = "", *, selectable: tuple[str
         if found is None:
             raise BadRequest(f"invalid selector: '{text}'; can't understand '{part}'")
         path = part[: found.start()]
-        _check_field(path, kind, group, selectable=selectable)
+        _check_field(path, known, selectable)
         value = _ESCAPED.sub(r"\1", part[found.end() :])
         terms.append(FieldTerm(path, found.group(1) != "!=", value))
     return FieldSelector(terms, sets)
 
 
-def _check_field(path: str, kind: str, group: str, *, selectable: tuple[str, ...]) -> None:
-    known = FIELDS.get((group, kind))
-    if known is not None:
-        if path not in known:
-            raise BadRequest(f"field label not supported: {path}")
+def _check_field(path: str, known: tuple[str, ...], selectable: tuple[str, ...]) -> None:
+    if path in known or path in selectable or f".{path}" in selectable:
         return
-    if path in _META or path in selectable or f".{path}" in selectable:
-        return
-    if selectable:
+    if selectable or known != METADATA_FIELDS:
         raise BadRequest(f"field label not supported: {path}")
-    only = ", ".join(quote(one) for one in _META)
+    only = ", ".join(quote(one) for one in METADATA_FIELDS)
     raise BadRequest(f"{quote(path)} is not a known field selector: only {only}")

@@ -1,7 +1,6 @@
 """`meta.k8s.io/v1` Table and PartialObjectMetadata forms of objects.
 
-Kinds without a printer get Name and Created At; custom resources the columns their definition
-lists.
+Custom resources get the columns their definition lists, other kinds those of their printer.
 Source: Kubernetes API concepts, "Receiving resources as Tables".
 """
 
@@ -9,32 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from rayplane.control_plane.api.kinds.core.pod_printer import row_conditions
-from rayplane.control_plane.api.kinds.printers import PRINTERS
-from rayplane.control_plane.api.machinery.columns import AGE, CREATED_AT, NAME, Cell, Printer, age, since
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Printer, RowConditions, age, since
 from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
 from rayplane.control_plane.api.meta import Object, name
 
 IncludeObject = Literal["Metadata", "Object", "None"]
 API_VERSION = "meta.k8s.io/v1"
-
-
-class Resource(Protocol):
-    """What is needed to know of a resource here (see `resources.ResourceInfo`)."""
-
-    @property
-    def group(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-
-
-def _unknown_row(obj: Object, now: datetime) -> list[Cell]:
-    return [name(obj), (obj.get("metadata") or {}).get("creationTimestamp")]
-
-
-_UNKNOWN = Printer((NAME, CREATED_AT), _unknown_row)
 
 
 def partial_metadata(obj: Object) -> Object:
@@ -57,7 +38,7 @@ def partial_metadata_list(objs: Sequence[Object], metadata: Mapping[str, Any]) -
 
 
 def to_table(
-    info: Resource,
+    printer: Printer,
     objs: Sequence[Object],
     *,
     now: datetime,
@@ -66,7 +47,7 @@ def to_table(
     columns: Sequence[Mapping[str, Any]] | None = None,
     header: bool = True,
 ) -> Object:
-    """A Table of `objs`, all of the kind `info` describes.
+    """A Table of `objs`, all of the kind that `printer` is for.
 
     `metadata` is that of the list (resourceVersion, continue); a single object's own is used when
     it is left out. `columns` are a custom resource's additionalPrinterColumns. In a watch, only
@@ -75,10 +56,8 @@ def to_table(
     if columns is not None:
         definitions, rows = _custom(objs, columns, now)
     else:
-        printer = PRINTERS.get((info.group, info.kind), _UNKNOWN)
         definitions = [column.definition() for column in printer.columns]
         rows = [printer.row(obj, now) for obj in objs]
-    is_pod = (info.group, info.kind) == ("", "Pod")
     if metadata is None:
         own = (objs[0].get("metadata") or {}).get("resourceVersion") if objs else None
         metadata = {"resourceVersion": own} if own else {}
@@ -88,18 +67,17 @@ def to_table(
         "metadata": dict(metadata),
         "columnDefinitions": definitions if header else None,
         "rows": [
-            _row(obj, cells, include_object=include_object, is_pod=is_pod)
+            _row(obj, cells, include_object=include_object, conditions=printer.conditions)
             for obj, cells in zip(objs, rows, strict=True)
         ],
     }
 
 
-def _row(obj: Object, cells: list[Cell], *, include_object: str, is_pod: bool) -> dict[str, Any]:
+def _row(obj: Object, cells: list[Cell], *, include_object: str, conditions: RowConditions | None) -> dict[str, Any]:
     row: dict[str, Any] = {"cells": cells}
-    if is_pod:
-        conditions = row_conditions(obj)
-        if conditions:
-            row["conditions"] = conditions
+    found = conditions(obj) if conditions is not None else None
+    if found:
+        row["conditions"] = found
     if include_object == "Object":
         row["object"] = obj
     elif include_object == "None":

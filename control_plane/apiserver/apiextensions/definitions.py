@@ -15,7 +15,7 @@ import orjson
 
 from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required, too_many
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
-from rayplane.control_plane.api.kinds.subresources import ScalePaths
+from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.machinery import schema
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo
 from rayplane.control_plane.api.meta import Object, set_condition

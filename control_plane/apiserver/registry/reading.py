@@ -25,6 +25,7 @@ from rayplane.control_plane.api.errors import (
     Timeout,
     forbidden,
 )
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -126,7 +127,7 @@ class Reader:
         info = target.info
         custom = self._kinds.custom(info)
         selectable = custom.selectable if custom is not None else ()
-        fields = parse_fields(options.field_selector, info.kind, info.group, selectable=selectable)
+        fields = parse_fields(options.field_selector, rules_for(info).fields, selectable=selectable)
         kinds = self._kinds
         convert = None
         if not info.is_storage_version and not fields.everything:

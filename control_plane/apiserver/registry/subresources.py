@@ -10,8 +10,10 @@ from rayplane.control_plane.api.errors import (
     MethodNotAllowed,
     invalid,
 )
-from rayplane.control_plane.api.kinds import subresources as rules
+from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale, set_scale
+from rayplane.control_plane.api.kinds.core.binding import bind
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_parts
+from rayplane.control_plane.api.kinds.policy.eviction import check_eviction
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import definition_of
@@ -67,7 +69,7 @@ class Subresources:
     async def get(self, target: Target, resource_version: str) -> bytes:
         entry = await self._reader.get(target, resource_version)
         if target.subresource == "scale":
-            return orjson.dumps(rules.get_scale(entry.object, self._kinds.scale_paths(target.info)))
+            return orjson.dumps(get_scale(entry.object, self._kinds.scale_paths(target.info)))
         if target.subresource in _WHOLE_OBJECT:
             return self._kinds.json(target.info, entry)
         raise MethodNotAllowed(details={})
@@ -117,7 +119,7 @@ class Subresources:
         document = patching.parse_patch(kind, body)
         if target.subresource == "scale":
             entry = await self._reader.get(target)
-            scale = rules.get_scale(entry.object, self._kinds.scale_paths(target.info))
+            scale = get_scale(entry.object, self._kinds.scale_paths(target.info))
             shape = definition_of("autoscaling/v1", "Scale")
             patched = patching.apply_patch(kind, scale, document, shape)
             decoding.conform_patched(patched, shape)
@@ -146,12 +148,12 @@ class Subresources:
         paths = self._kinds.scale_paths(target.info)
 
         async def make(current: Object) -> Object:
-            rules.set_scale(current, scale, paths)
+            set_scale(current, scale, paths)
             return current
 
         plain = Target(target.info, target.namespace, target.name)
         answer = await self._writer.change(user, plain, make, options)
-        shown = rules.get_scale(orjson.loads(answer.json), paths)
+        shown = get_scale(orjson.loads(answer.json), paths)
         return Answer(orjson.dumps(shown), warnings=answer.warnings)
 
     # --- binding, eviction, token -------------------------------------------------------------
@@ -160,7 +162,7 @@ class Subresources:
         now = self._env.clock.now()
 
         async def make(current: Object) -> Object:
-            rules.bind(current, binding, now=now)
+            bind(current, binding, now=now)
             return current
 
         plain = Target(target.info, target.namespace, target.name)
@@ -172,7 +174,7 @@ class Subresources:
         plain = Target(target.info, target.namespace, target.name)
         pod = (await self._reader.get(plain)).object
         budgets = await self._lookup.list("poddisruptionbudgets.policy", target.namespace)
-        counted = rules.check_eviction(pod, budgets, now=now)
+        counted = check_eviction(pod, budgets, now=now)
         delete = eviction.get("deleteOptions") or {}
         dry_run = options.dry_run or bool(delete.get("dryRun"))
         if counted is not None and not dry_run:

@@ -9,6 +9,7 @@ import orjson
 import yaml
 
 from rayplane.control_plane.api.errors import NotAcceptable
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import tables
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
@@ -123,7 +124,7 @@ class Presenter:
         """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object."""
         custom = self._kinds.custom(info)
         table = tables.to_table(
-            info,
+            rules_for(info).printer,
             objects,
             now=now,
             include_object=include or "Metadata",

@@ -12,10 +12,7 @@ from rayplane.control_plane.api.machinery.columns import (
     NONE,
     Cell,
     Column,
-    Printer,
     age,
-    containers_and_images,
-    labels_text,
     since,
 )
 from rayplane.control_plane.api.meta import Object, condition_is, get_condition, is_deleting, name
@@ -162,22 +159,3 @@ def row_conditions(pod: Object) -> list[dict[str, str]]:
     if phase not in texts:
         return []
     return [{"type": "Completed", "status": "True", "reason": phase, "message": texts[phase]}]
-
-
-def pod_template_row(obj: Object, now: datetime) -> list[Cell]:
-    template = obj.get("template") or {}
-    containers, images = containers_and_images(template.get("spec") or {})
-    return [
-        name(obj),
-        containers,
-        images,
-        labels_text((template.get("metadata") or {}).get("labels")),
-    ]
-
-
-PRINTERS = {
-    ("", "Pod"): Printer(COLUMNS, pod_row),
-    ("", "PodTemplate"): Printer(
-        (NAME, Column("Containers"), Column("Images"), Column("Pod Labels")), pod_template_row
-    ),
-}

@@ -1,0 +1,127 @@
+"""Deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import forbidden, invalid
+from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.workloads import (
+    default_template,
+    int_or_percent,
+    is_zero,
+    selector_and_template,
+    selector_immutable,
+    set_missing,
+)
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import (
+    AGE,
+    NAME,
+    WIDE_SELECTOR,
+    Cell,
+    Column,
+    Printer,
+    age,
+    containers_and_images,
+    selector_text,
+    spec_and_status,
+    template_spec,
+)
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _default(obj: Object) -> None:
+    spec = default_template(obj)
+    set_missing(spec, "replicas", 1)
+    set_missing(spec, "revisionHistoryLimit", 10)
+    set_missing(spec, "progressDeadlineSeconds", 600)
+    strategy = spec.setdefault("strategy", {})
+    if not strategy.get("type"):
+        strategy["type"] = "RollingUpdate"
+    if strategy["type"] == "RollingUpdate":
+        if strategy.get("rollingUpdate") is None:
+            strategy["rollingUpdate"] = {}
+        set_missing(strategy["rollingUpdate"], "maxUnavailable", "25%")
+        set_missing(strategy["rollingUpdate"], "maxSurge", "25%")
+
+
+def _over_hundred(value: Any, path: str, errs: Errors) -> None:
+    if isinstance(value, str) and names.is_percent(value) and int(value[:-1]) > 100:
+        errs.append(invalid(path, value, "must not be greater than 100%"))
+
+
+def _rolling(rolling: Mapping[str, Any], path: str, errs: Errors) -> None:
+    unavailable, surge = rolling.get("maxUnavailable"), rolling.get("maxSurge")
+    int_or_percent(unavailable, f"{path}.maxUnavailable", errs)
+    int_or_percent(surge, f"{path}.maxSurge", errs)
+    if is_zero(unavailable) and is_zero(surge):
+        text = "may not be 0 when `maxSurge` is 0"
+        errs.append(invalid(f"{path}.maxUnavailable", unavailable, text))
+    _over_hundred(unavailable, f"{path}.maxUnavailable", errs)
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = meta.spec(obj)
+    not_negative(spec.get("replicas"), "spec.replicas", errs)
+    selector_and_template(spec, "deployment", errs)
+    strategy = spec.get("strategy") or {}
+    if strategy.get("type") == "Recreate":
+        if strategy.get("rollingUpdate") is not None:
+            text = "may not be specified when strategy `type` is 'Recreate'"
+            errs.append(forbidden("spec.strategy.rollingUpdate", text))
+    elif strategy.get("type") == "RollingUpdate":
+        _rolling(strategy.get("rollingUpdate") or {}, "spec.strategy.rollingUpdate", errs)
+    else:
+        one_of(strategy.get("type"), ("Recreate", "RollingUpdate"), "spec.strategy.type", errs)
+    for field in ("minReadySeconds", "revisionHistoryLimit"):
+        not_negative(spec.get(field), f"spec.{field}", errs)
+    deadline = spec.get("progressDeadlineSeconds")
+    if deadline is not None:
+        not_negative(deadline, "spec.progressDeadlineSeconds", errs)
+        if deadline <= (spec.get("minReadySeconds") or 0):
+            text = "must be greater than minReadySeconds"
+            errs.append(invalid("spec.progressDeadlineSeconds", deadline, text))
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    spec, status = spec_and_status(obj)
+    return [
+        name(obj),
+        f"{status.get('readyReplicas') or 0}/{spec.get('replicas') or 0}",
+        status.get("updatedReplicas") or 0,
+        status.get("availableReplicas") or 0,
+        age(obj, now),
+        *containers_and_images(template_spec(obj)),
+        selector_text(spec.get("selector")),
+    ]
+
+
+_COLUMNS = (
+    NAME, Column("Ready"), Column("Up-to-date"), Column("Available"), AGE, *WIDE_SELECTOR,
+)  # fmt: skip
+
+
+RULES = {
+    "Deployment": Rules(
+        name=names.subdomain_errors,
+        defaults=_default,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=selector_immutable,
+        status=Status({}),
+        generation=True,
+        printer=Printer(_COLUMNS, _row),
+        fields=METADATA_FIELDS,
+        scale=WORKLOAD_PATHS,
+    ),
+}

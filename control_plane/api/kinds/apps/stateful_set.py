@@ -1,0 +1,168 @@
+"""Stateful sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import forbidden, invalid, required
+from rayplane.control_plane.api.kinds.core.persistent_volume_claim import default_claim, validate_claim_spec
+from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of, validate_required_selector
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.workloads import (
+    ALWAYS,
+    default_template,
+    int_or_percent,
+    is_zero,
+    set_missing,
+    template_labels,
+)
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import (
+    AGE,
+    NAME,
+    WIDE,
+    Cell,
+    Column,
+    Printer,
+    age,
+    containers_and_images,
+    spec_and_status,
+    template_spec,
+)
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+_STATEFUL_FREE = frozenset(
+    {
+        "minReadySeconds",
+        "ordinals",
+        "persistentVolumeClaimRetentionPolicy",
+        "replicas",
+        "revisionHistoryLimit",
+        "template",
+        "updateStrategy",
+    }
+)
+STATEFUL_UPDATE_TEXT = (
+    "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "
+    "'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and "
+    "'minReadySeconds' are forbidden"
+)
+
+
+def _default(obj: Object) -> None:
+    spec = default_template(obj)
+    set_missing(spec, "replicas", 1)
+    set_missing(spec, "revisionHistoryLimit", 10)
+    if not spec.get("podManagementPolicy"):
+        spec["podManagementPolicy"] = "OrderedReady"
+    strategy = spec.setdefault("updateStrategy", {})
+    if not strategy.get("type"):
+        strategy["type"] = "RollingUpdate"
+        set_missing(strategy, "rollingUpdate", {})
+    if strategy["type"] == "RollingUpdate" and strategy.get("rollingUpdate") is not None:
+        set_missing(strategy["rollingUpdate"], "partition", 0)
+    retention = spec.setdefault("persistentVolumeClaimRetentionPolicy", {})
+    for field in ("whenDeleted", "whenScaled"):
+        if not retention.get(field):
+            retention[field] = "Retain"
+    for claim in spec.get("volumeClaimTemplates") or ():
+        claim.setdefault("apiVersion", "v1")
+        claim.setdefault("kind", "PersistentVolumeClaim")
+        default_claim(claim)
+        claim.setdefault("status", {"phase": "Pending"})
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = meta.spec(obj)
+    supported = ("OrderedReady", "Parallel")
+    one_of(spec.get("podManagementPolicy"), supported, "spec.podManagementPolicy", errs)
+    strategy = spec.get("updateStrategy") or {}
+    if strategy.get("type") == "OnDelete":
+        if strategy.get("rollingUpdate") is not None:
+            text = "only allowed for updateStrategy 'RollingUpdate'"
+            at = "spec.updateStrategy.rollingUpdate"
+            errs.append(invalid(at, strategy["rollingUpdate"], text))
+    elif strategy.get("type") == "RollingUpdate":
+        rolling = strategy.get("rollingUpdate") or {}
+        at = "spec.updateStrategy.rollingUpdate"
+        not_negative(rolling.get("partition"), f"{at}.partition", errs)
+        unavailable = rolling.get("maxUnavailable")
+        if unavailable is not None:
+            int_or_percent(unavailable, f"{at}.maxUnavailable", errs)
+            if is_zero(unavailable):
+                errs.append(invalid(f"{at}.maxUnavailable", unavailable, "cannot be 0"))
+    else:
+        text = "must be 'RollingUpdate' or 'OnDelete'"
+        errs.append(invalid("spec.updateStrategy", strategy, text))
+    for field in ("replicas", "minReadySeconds"):
+        not_negative(spec.get(field), f"spec.{field}", errs)
+    not_negative((spec.get("ordinals") or {}).get("start"), "spec.ordinals.start", errs)
+    retention = spec.get("persistentVolumeClaimRetentionPolicy") or {}
+    for field in ("whenDeleted", "whenScaled"):
+        at = f"spec.persistentVolumeClaimRetentionPolicy.{field}"
+        one_of(retention.get(field), ("Delete", "Retain"), at, errs)
+    claims = spec.get("volumeClaimTemplates") or ()
+    for index, claim in enumerate(claims):
+        at = f"spec.volumeClaimTemplates[{index}]"
+        if not (claim.get("metadata") or {}).get("name"):
+            errs.append(required(f"{at}.metadata.name"))
+        validate_claim_spec(claim.get("spec") or {}, f"{at}.spec", errs)
+    labels = template_labels(spec)
+    validate_required_selector(spec.get("selector"), labels, kind="statefulset", errs=errs)
+    validate_template(_with_claims(spec), "spec.template", errs, restart=ALWAYS)
+    return errs
+
+
+def _with_claims(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The template with a volume per claim template, which its containers may mount."""
+    template = spec.get("template") or {}
+    claims = spec.get("volumeClaimTemplates")
+    if not claims:
+        return template
+    names_ = [(claim.get("metadata") or {}).get("name") or "" for claim in claims]
+    pod = template.get("spec") or {}
+    kept = [one for one in pod.get("volumes") or () if one.get("name") not in names_]
+    made = [{"name": n, "persistentVolumeClaim": {"claimName": n}} for n in names_ if n]
+    return {**template, "spec": {**pod, "volumes": kept + made}}
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    spec, before = meta.spec(new), meta.spec(old)
+    for field in spec.keys() | before.keys():
+        if field not in _STATEFUL_FREE and spec.get(field) != before.get(field):
+            return [forbidden("spec", STATEFUL_UPDATE_TEXT)]
+    return []
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    spec, status = spec_and_status(obj)
+    return [
+        name(obj),
+        f"{status.get('readyReplicas') or 0}/{spec.get('replicas') or 0}",
+        age(obj, now),
+        *containers_and_images(template_spec(obj)),
+    ]
+
+
+RULES = {
+    "StatefulSet": Rules(
+        name=names.subdomain_errors,
+        defaults=_default,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=_validate_update,
+        status=Status({"replicas": 0, "availableReplicas": 0}),
+        generation=True,
+        printer=Printer((NAME, Column("Ready"), AGE, *WIDE), _row),
+        fields=METADATA_FIELDS,
+        scale=WORKLOAD_PATHS,
+    ),
+}

@@ -1,0 +1,87 @@
+"""Scale: the number of replicas of another object, as a body of its own.
+
+Source: Kubernetes API reference, autoscaling/v1 Scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.errors import Conflict, FieldError
+from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
+from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _get(obj: Object, path: str) -> Any:
+    found: Any = obj
+    for part in path.strip(".").split("."):
+        if not isinstance(found, dict):
+            return None
+        found = found.get(part)
+    return found
+
+
+def get_scale(obj: Object, paths: ScalePaths = WORKLOAD_PATHS) -> Object:
+    """The autoscaling/v1 Scale of a deployment, replica set, stateful set, RC or custom object."""
+    metadata = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    status: dict[str, Any] = {"replicas": _get(obj, paths.status) or 0}
+    text = _selector_text(obj, paths)
+    if text:
+        status["selector"] = text
+    replicas = _get(obj, paths.spec)
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {field: metadata[field] for field in kept if field in metadata},
+        "spec": {"replicas": replicas} if replicas else {},
+        "status": status,
+    }
+
+
+def _selector_text(obj: Object, paths: ScalePaths) -> str:
+    selector = _get(obj, paths.selector) if paths.selector else None
+    if isinstance(selector, str):
+        return selector
+    if not selector:
+        return ""
+    if obj.get("kind") == "ReplicationController":
+        return str(selectors.from_map(selector))
+    return selectors.label_selector_text(selector)
+
+
+def scale_errors(scale: Object) -> list[FieldError]:
+    replicas = (scale.get("spec") or {}).get("replicas") or 0
+    if replicas < 0:
+        text = "must be greater than or equal to 0"
+        return [errors.invalid("spec.replicas", replicas, text)]
+    return []
+
+
+def set_scale(obj: Object, scale: Object, paths: ScalePaths = WORKLOAD_PATHS) -> None:
+    """Write the replicas a Scale asks for into `obj`, in place; Invalid when negative.
+
+    Conflict when the Scale carries another resourceVersion or uid than the object.
+    """
+    found = scale_errors(scale)
+    if found:
+        raise errors.Invalid.of("Scale", name(obj), found, group="autoscaling")
+    given = scale.get("metadata") or {}
+    for field in ("resourceVersion", "uid"):
+        if given.get(field) and given[field] != obj["metadata"].get(field):
+            raise Conflict.of(_plural(obj), name(obj), group=_group(obj))
+    *parents, last = paths.spec.strip(".").split(".")
+    target = obj
+    for part in parents:
+        target = target.setdefault(part, {})
+    target[last] = (scale.get("spec") or {}).get("replicas") or 0
+
+
+def _group(obj: Object) -> str:
+    return (obj.get("apiVersion") or "").rpartition("/")[0]
+
+
+def _plural(obj: Object) -> str:
+    return (obj.get("kind") or "").lower() + "s"

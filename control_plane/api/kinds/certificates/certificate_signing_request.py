@@ -1,0 +1,76 @@
+"""Certificate signing requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.kinds.metadata import Errors, immutable
+from rayplane.control_plane.api.kinds.rules import NO_DEFAULTS, NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = obj.get("spec") or {}
+    for field in ("request", "signerName"):
+        if not spec.get(field):
+            errs.append(required(f"spec.{field}"))
+    if not spec.get("usages"):
+        errs.append(required("spec.usages", "usages must contain at least one value"))
+    seconds = spec.get("expirationSeconds")
+    if seconds is not None and seconds < 600:
+        text = "may not specify a duration less than 600 seconds (10 minutes)"
+        errs.append(invalid("spec.expirationSeconds", seconds, text))
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    immutable(new.get("spec"), old.get("spec"), "spec", errs)
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    given = [one.get("type") for one in status.get("conditions") or ()]
+    words = [one for one in ("Denied", "Approved", "Failed") if one in given][:1] or ["Pending"]
+    if "Approved" in words and "Failed" in given:
+        words.append("Failed")
+    if status.get("certificate"):
+        words.append("Issued")
+    seconds = spec.get("expirationSeconds")
+    return [
+        name(obj),
+        age(obj, now),
+        spec.get("signerName") or NONE,
+        spec.get("username") or "",
+        f"{seconds}s" if seconds else NONE,
+        ",".join(words),
+    ]
+
+
+_COLUMNS = (
+    NAME, AGE, Column("SignerName"), Column("Requestor"), Column("RequestedDuration"),
+    Column("Condition"),
+)  # fmt: skip
+
+
+RULES = {
+    "CertificateSigningRequest": Rules(
+        name=names.subdomain_errors,
+        defaults=NO_DEFAULTS,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=_validate_update,
+        status=Status({}),
+        generation=False,
+        printer=Printer(_COLUMNS, _row),
+        fields=("metadata.name", "spec.signerName"),
+        scale=NO_SCALE,
+    ),
+}

@@ -1,0 +1,71 @@
+"""Namespaces."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import invalid
+from rayplane.control_plane.api.kinds.metadata import Errors, checked
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_UPDATE_RULES, Rules, Status
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
+from rayplane.control_plane.api.meta import Object, name
+
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+
+
+def _default(obj: Object) -> None:
+    metadata = obj.setdefault("metadata", {})
+    own = metadata.get("name")
+    if own:
+        labels = metadata.get("labels")
+        if not labels:
+            metadata["labels"] = {NAMESPACE_LABEL: own}
+        elif NAMESPACE_LABEL not in labels:
+            labels[NAMESPACE_LABEL] = own
+    spec = obj.setdefault("spec", {})
+    if spec.get("finalizers") is None:
+        spec["finalizers"] = ["kubernetes"]
+
+
+def _prepare_create(obj: Object) -> None:
+    finalizers = obj.setdefault("spec", {}).setdefault("finalizers", [])
+    if "kubernetes" not in finalizers:
+        finalizers.append("kubernetes")
+
+
+def _prepare_update(new: Object, old: Object) -> None:
+    """Only the finalize subresource changes spec.finalizers."""
+    new["spec"] = old.get("spec") or {}
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    for finalizer in (obj.get("spec") or {}).get("finalizers") or ():
+        checked(names.qualified_name_errors(finalizer), finalizer, "spec.finalizers", errs)
+        if "/" not in finalizer and finalizer not in ("kubernetes",):
+            text = "name is neither a standard finalizer name nor is it fully qualified"
+            errs.append(invalid("spec.finalizers", finalizer, text))
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    return [name(obj), (obj.get("status") or {}).get("phase") or "", age(obj, now)]
+
+
+RULES = {
+    "Namespace": Rules(
+        name=names.label_errors,
+        defaults=_default,
+        prepare_create=_prepare_create,
+        prepare_update=_prepare_update,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=NO_UPDATE_RULES,
+        status=Status({"phase": "Active"}),
+        generation=False,
+        printer=Printer((NAME, Column("Status"), AGE), _row),
+        fields=("metadata.name", "status.phase"),
+        scale=NO_SCALE,
+    ),
+}

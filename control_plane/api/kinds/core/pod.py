@@ -1,0 +1,66 @@
+"""Pods: their strategy, and the rules that stand in `pod_template` and `pod_printer`."""
+
+from __future__ import annotations
+
+from rayplane.control_plane.api.kinds.core.pod_printer import COLUMNS, pod_row, row_conditions
+from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod, validate_pod_update
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import Printer
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.qos import computed_qos_class
+
+
+def _prepare_create(pod: Object) -> None:
+    pod["status"] = {"phase": "Pending", "qosClass": computed_qos_class(pod.get("spec") or {})}
+    gates = pod["spec"].get("schedulingGates")
+    if gates:
+        pod["status"]["conditions"] = [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastProbeTime": None,
+                "lastTransitionTime": None,
+            }
+        ]
+
+
+def _prepare_status_update(new: Object, old: Object) -> None:
+    """The class of service is decided once, from the spec."""
+    qos = (old.get("status") or {}).get("qosClass")
+    if qos:
+        new.setdefault("status", {})["qosClass"] = qos
+
+
+RULES = {
+    "Pod": Rules(
+        name=names.subdomain_errors,
+        defaults=default_pod,
+        prepare_create=_prepare_create,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=_prepare_status_update,
+        validate=validate_pod,
+        validate_update=validate_pod_update,
+        revalidates=False,
+        status=Status(with_labels=True),
+        generation=True,
+        printer=Printer(COLUMNS, pod_row, row_conditions),
+        fields=(
+            *METADATA_FIELDS,
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.hostNetwork",
+            "spec.serviceAccountName",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ),
+        scale=NO_SCALE,
+    ),
+}

@@ -1,0 +1,57 @@
+"""Pod templates as objects of their own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.control_plane.api.kinds.metadata import Errors
+from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, NO_UPDATE_RULES, Rules
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer, containers_and_images, labels_text
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _default(obj: Object) -> None:
+    default_pod_template(obj.setdefault("template", {}))
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    restart = ("Always", "OnFailure", "Never")
+    validate_template(obj.get("template"), "template", errs, restart=restart)
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    template = obj.get("template") or {}
+    containers, images = containers_and_images(template.get("spec") or {})
+    return [
+        name(obj),
+        containers,
+        images,
+        labels_text((template.get("metadata") or {}).get("labels")),
+    ]
+
+
+_COLUMNS = (NAME, Column("Containers"), Column("Images"), Column("Pod Labels"))  # fmt: skip
+
+
+RULES = {
+    "PodTemplate": Rules(
+        name=names.subdomain_errors,
+        defaults=_default,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=NO_UPDATE_RULES,
+        status=NO_STATUS,
+        generation=False,
+        printer=Printer(_COLUMNS, _row),
+        fields=METADATA_FIELDS,
+        scale=NO_SCALE,
+    ),
+}

@@ -1,0 +1,62 @@
+"""Replication controllers."""
+
+from __future__ import annotations
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.kinds.apps.replica_set import replica_row
+from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_UPDATE_RULES, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.workloads import ALWAYS, default_template, set_missing, template_labels
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, COUNTS, NAME, WIDE_SELECTOR, Printer
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.machinery.selectors import from_map
+from rayplane.control_plane.api.meta import Object
+
+
+def _default(obj: Object) -> None:
+    spec = default_template(obj)
+    set_missing(spec, "replicas", 1)
+    labels = spec["template"]["metadata"].get("labels")
+    if labels:
+        if not spec.get("selector"):
+            spec["selector"] = dict(labels)
+        metadata = obj.setdefault("metadata", {})
+        if not metadata.get("labels"):
+            metadata["labels"] = dict(labels)
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = meta.spec(obj)
+    selector, labels = spec.get("selector"), template_labels(spec)
+    if not selector:
+        errs.append(required("spec.selector"))
+    for field in ("replicas", "minReadySeconds"):
+        not_negative(spec.get(field), f"spec.{field}", errs)
+    if selector and not from_map(selector).matches(labels):
+        text = "`selector` does not match template `labels`"
+        errs.append(invalid("spec.template.metadata.labels", dict(labels), text))
+    validate_template(spec.get("template"), "spec.template", errs, restart=ALWAYS)
+    return errs
+
+
+RULES = {
+    "ReplicationController": Rules(
+        name=names.subdomain_errors,
+        defaults=_default,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=NO_UPDATE_RULES,
+        status=Status({"replicas": 0}),
+        generation=True,
+        printer=Printer((NAME, *COUNTS, AGE, *WIDE_SELECTOR), replica_row),
+        fields=(*METADATA_FIELDS, "status.replicas"),
+        scale=WORKLOAD_PATHS,
+        orphans=True,
+    ),
+}

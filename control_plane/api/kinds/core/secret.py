@@ -1,0 +1,91 @@
+"""Secrets."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import invalid, required, too_long
+from rayplane.control_plane.api.kinds.core.config_map import DATA_MAX_BYTES, fixed_data
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, Rules
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+_SECRET_KEYS: Mapping[str, tuple[str, ...]] = {
+    "kubernetes.io/dockercfg": (".dockercfg",),
+    "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
+    "kubernetes.io/ssh-auth": ("ssh-privatekey",),
+    "kubernetes.io/tls": ("tls.crt", "tls.key"),
+}
+
+
+def _default(obj: Object) -> None:
+    """Type Opaque; `stringData`, which is only ever written, goes into `data`."""
+    if not obj.get("type"):
+        obj["type"] = "Opaque"
+    plain = obj.pop("stringData", None)
+    if plain:
+        data = obj.setdefault("data", {}) or {}
+        obj["data"] = data
+        for name, text in plain.items():
+            data[name] = base64.b64encode((text or "").encode()).decode()
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    data = obj.get("data") or {}
+    size = 0
+    for key, value in data.items():
+        checked(names.config_key_errors(key), key, f"data[{key}]", errs)
+        try:
+            size += len(base64.b64decode(value or "", validate=True))
+        except (binascii.Error, ValueError):
+            text = "must be base64 (RFC 4648); use stringData for plain text"
+            errs.append(invalid(f"data[{key}]", "<redacted>", text))
+    if size > DATA_MAX_BYTES:
+        errs.append(too_long("data", DATA_MAX_BYTES))
+    kind = obj.get("type") or ""
+    for key in _SECRET_KEYS.get(kind, ()):
+        if key not in data:
+            errs.append(required(f"data[{key}]"))
+    if kind == "kubernetes.io/basic-auth" and not {"username", "password"} & data.keys():
+        errs.append(required("data[username]"))
+        errs.append(required("data[password]"))
+    if kind == "kubernetes.io/service-account-token":
+        account = "kubernetes.io/service-account.name"
+        if not ((obj.get("metadata") or {}).get("annotations") or {}).get(account):
+            errs.append(required(f"metadata.annotations[{account}]"))
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    immutable(new.get("type"), old.get("type"), "type", errs)
+    return errs + fixed_data(new, old, ("data",))
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    return [name(obj), obj.get("type") or "", len(obj.get("data") or ()), age(obj, now)]
+
+
+RULES = {
+    "Secret": Rules(
+        name=names.subdomain_errors,
+        defaults=_default,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=_validate_update,
+        status=NO_STATUS,
+        generation=False,
+        printer=Printer((NAME, Column("Type"), Column("Data"), AGE), _row),
+        fields=(*METADATA_FIELDS, "type"),
+        scale=NO_SCALE,
+    ),
+}

@@ -1,0 +1,43 @@
+"""IP addresses: who holds an address of a service."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.control_plane.api.kinds.rules import (
+    NO_DEFAULTS,
+    NO_PREPARATION,
+    NO_SCALE,
+    NO_STATUS,
+    NO_UPDATE_RULES,
+    NO_VALIDATION,
+    Rules,
+)
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    ref = (obj.get("spec") or {}).get("parentRef") or {}
+    parts = (ref.get("resource"), ref.get("namespace"), ref.get("name"))
+    return [name(obj), "/".join(str(one) for one in parts if one), age(obj, now)]
+
+
+RULES = {
+    "IPAddress": Rules(
+        name=names.subdomain_errors,
+        defaults=NO_DEFAULTS,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=NO_VALIDATION,
+        validate_update=NO_UPDATE_RULES,
+        status=NO_STATUS,
+        generation=False,
+        printer=Printer((NAME, Column("ParentRef"), AGE), _row),
+        fields=METADATA_FIELDS,
+        scale=NO_SCALE,
+    ),
+}

@@ -1,0 +1,75 @@
+"""Pod disruption budgets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import invalid
+from rayplane.control_plane.api.kinds.metadata import Errors, one_of, validate_selector
+from rayplane.control_plane.api.kinds.rules import NO_DEFAULTS, NO_PREPARATION, NO_SCALE, NO_UPDATE_RULES, Rules, Status
+from rayplane.control_plane.api.kinds.workloads import int_or_percent
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = obj.get("spec") or {}
+    least, most = spec.get("minAvailable"), spec.get("maxUnavailable")
+    if least is not None and most is not None:
+        text = "minAvailable and maxUnavailable cannot be both set"
+        errs.append(invalid("spec", spec, text))
+    for field, value in (("minAvailable", least), ("maxUnavailable", most)):
+        if value is not None:
+            int_or_percent(value, f"spec.{field}", errs)
+    validate_selector(spec.get("selector"), "spec.selector", errs)
+    policy = spec.get("unhealthyPodEvictionPolicy")
+    if policy is not None:
+        supported = ("AlwaysAllow", "IfHealthyBudget")
+        one_of(policy, supported, "spec.unhealthyPodEvictionPolicy", errs)
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    spec, status = spec_and_status(obj)
+    least, most = spec.get("minAvailable"), spec.get("maxUnavailable")
+    return [
+        name(obj),
+        "N/A" if least is None else str(least),
+        "N/A" if most is None else str(most),
+        status.get("disruptionsAllowed") or 0,
+        age(obj, now),
+    ]
+
+
+_COLUMNS = (
+    NAME, Column("Min Available"), Column("Max Unavailable"),
+    Column("Allowed Disruptions", "integer"), AGE,
+)  # fmt: skip
+
+
+RULES = {
+    "PodDisruptionBudget": Rules(
+        name=names.subdomain_errors,
+        defaults=NO_DEFAULTS,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=NO_UPDATE_RULES,
+        status=Status(
+            {
+                "currentHealthy": 0,
+                "desiredHealthy": 0,
+                "disruptionsAllowed": 0,
+                "expectedPods": 0,
+            }
+        ),
+        generation=True,
+        printer=Printer(_COLUMNS, _row),
+        fields=METADATA_FIELDS,
+        scale=NO_SCALE,
+    ),
+}

@@ -1,0 +1,121 @@
+"""Rules of one kind: a value that names everything that is special to it.
+
+A room (`kinds/<group>/<kind>.py`) holds the functions and one `Rules` per kind. A rule that a kind does not have is
+said to be absent, with the reason: a rule that nobody thought of is `FORGOTTEN`, which the tests refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rayplane.control_plane.api.errors import FieldError
+from rayplane.control_plane.api.kinds.metadata import NameCheck
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT, Printer
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object
+
+Errors = list[FieldError]
+
+
+class Absent:
+    """A rule that a kind does not have, and why; called, it does nothing and finds nothing."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __call__(self, *_: Object) -> Any:
+        return ()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"Absent({self.reason!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A status that ordinary writes cannot change."""
+
+    initial: Mapping[str, Any] | None = None
+    """What a new object starts with; None for no status at all."""
+    given_on_create: bool = False
+    """Whether a client may set it when it creates the object: kubelets register nodes in one request."""
+    with_labels: bool = False
+    """Whether a write of the status may also change labels and annotations, as kubelets do."""
+
+
+FORGOTTEN: Final[Any] = Absent("nobody has said so far")
+NO_DEFAULTS: Final = Absent("no field of it has a default")
+NO_STATUS: Final = Absent("it has no status, or one that is its content")
+NO_PREPARATION: Final = Absent("what a client writes is kept as it is")
+NO_VALIDATION: Final = Absent("its schema and metadata are all that is looked at")
+NO_UPDATE_RULES: Final = Absent("what may be created may also be changed to")
+NO_SCALE: Final = Absent("it has no number of replicas")
+REQUEST_ONLY: Final = Absent("it is a question, answered at once and never stored")
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePaths:
+    """JSON paths (with a leading dot) of a kind's replica counts; `selector` may be empty."""
+
+    spec: str = ".spec.replicas"
+    status: str = ".status.replicas"
+    selector: str = ".spec.selector"
+
+
+WORKLOAD_PATHS: Final = ScalePaths()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What is special to one kind. `defaults` and `prepare_*` change objects in place."""
+
+    name: NameCheck = field(default=FORGOTTEN)
+    """Problems of `metadata.name`."""
+    defaults: Callable[[Object], None] = field(default=FORGOTTEN)
+    """Fill in the fields that a client left out. Twice is as good as once."""
+    prepare_create: Callable[[Object], None] = field(default=FORGOTTEN)
+    """Make of a client's object what a new object of the kind looks like."""
+    prepare_update: Callable[[Object, Object], None] = field(default=FORGOTTEN)
+    """(new, old): keep what an ordinary update cannot change."""
+    prepare_status_update: Callable[[Object, Object], None] = field(default=FORGOTTEN)
+    """(new, old): keep what a write of the status cannot change in it."""
+    validate: Callable[[Object], Errors] = field(default=FORGOTTEN)
+    """Problems of a new object, and of what an update makes of one where `revalidates`."""
+    validate_update: Callable[[Object, Object], Errors] = field(default=FORGOTTEN)
+    """(new, old): problems of the change itself."""
+    revalidates: bool = True
+    """False where the rules for updates say all: validating the unchanged rest again would refuse old objects."""
+    status: Status | Absent = field(default=FORGOTTEN)
+    generation: bool = field(default=FORGOTTEN)
+    """Whether metadata.generation counts the changes of the kind."""
+    printer: Printer = field(default=FORGOTTEN)
+    """Columns of tables."""
+    fields: tuple[str, ...] = field(default=FORGOTTEN)
+    """Paths that a field selector may name."""
+    scale: ScalePaths | Absent = field(default=FORGOTTEN)
+    orphans: bool = field(default=False)
+    """Whether dependents stay when a client does not say what to do with them."""
+
+
+PLAIN: Final = Rules(
+    name=names.subdomain_errors,
+    defaults=Absent("not known"),
+    prepare_create=NO_PREPARATION,
+    prepare_update=NO_PREPARATION,
+    prepare_status_update=NO_PREPARATION,
+    validate=Absent("its schema is all that is known of it"),
+    validate_update=NO_UPDATE_RULES,
+    status=NO_STATUS,
+    generation=False,
+    printer=NAME_AND_CREATED_AT,
+    fields=METADATA_FIELDS,
+    scale=NO_SCALE,
+)
+"""Rules of kinds that are not Kubernetes' own."""

@@ -1,0 +1,79 @@
+"""Priority classes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import forbidden
+from rayplane.control_plane.api.kinds.metadata import Errors, immutable, one_of
+from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, Rules
+from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+_HIGHEST_USER_PRIORITY = 1_000_000_000
+
+
+def _default(obj: Object) -> None:
+    if not obj.get("preemptionPolicy"):
+        obj["preemptionPolicy"] = "PreemptLowerPriority"
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    own = (obj.get("metadata") or {}).get("name") or ""
+    value = obj.get("value") or 0
+    if own.startswith("system-"):
+        known = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+        if known.get(own) != value:
+            text = "priority class names with 'system-' prefix are reserved for system use only"
+            errs.append(forbidden("metadata.name", text))
+    elif value > _HIGHEST_USER_PRIORITY:
+        text = f"maximum allowed value of a user defined priority is {_HIGHEST_USER_PRIORITY}"
+        errs.append(forbidden("value", text))
+    policy = obj.get("preemptionPolicy")
+    one_of(policy, ("Never", "PreemptLowerPriority"), "preemptionPolicy", errs)
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    if (new.get("value") or 0) != (old.get("value") or 0):
+        errs.append(forbidden("value", "may not be changed in an update."))
+    immutable(new.get("preemptionPolicy"), old.get("preemptionPolicy"), "preemptionPolicy", errs)
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    return [
+        name(obj),
+        obj.get("value") or 0,
+        bool(obj.get("globalDefault")),
+        age(obj, now),
+        obj.get("preemptionPolicy") or "",
+    ]
+
+
+_COLUMNS = (
+    NAME, Column("Value", "integer"), Column("Global-Default", "boolean"), AGE,
+    Column("PreemptionPolicy"),
+)  # fmt: skip
+
+
+RULES = {
+    "PriorityClass": Rules(
+        name=names.subdomain_errors,
+        defaults=_default,
+        prepare_create=NO_PREPARATION,
+        prepare_update=NO_PREPARATION,
+        prepare_status_update=NO_PREPARATION,
+        validate=_validate,
+        validate_update=_validate_update,
+        status=NO_STATUS,
+        generation=True,
+        printer=Printer(_COLUMNS, _row),
+        fields=METADATA_FIELDS,
+        scale=NO_SCALE,
+    ),
+}
