@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.timings import FAST, KUBERNETES, Timings
 from rayplane.node.errors import ConfigError
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, RestartTiming
 
@@ -29,20 +30,17 @@ class NodeTiming:
     """Back-off of containers."""
 
     @staticmethod
-    def profile(name: str) -> "NodeTiming":
-        """The timing profile `fast` or `kubernetes`."""
-        try:
-            return _PROFILES[name]
-        except KeyError:
-            raise ConfigError(f"no timing profile {name!r}: use fast or kubernetes") from None
-
-
-_PROFILES = {
-    # NotReady after 4 s and eviction 5 s later.
-    "fast": NodeTiming(1.0, 4, 8.0, 60.0, RestartTiming(Backoff(1.0, 30.0), 60.0, 1.0)),
-    # NotReady after 40 s and eviction 300 s later.
-    "kubernetes": NodeTiming(10.0, 40, 330.0, 300.0, KUBERNETES_RESTARTS),
-}
+    def of(timings: Timings) -> "NodeTiming":
+        """A node's part of a cluster's timings."""
+        leases = timings.nodes
+        fast = leases.grace_s < KUBERNETES.nodes.grace_s
+        return NodeTiming(
+            lease_renew_s=leases.renew_s,
+            lease_duration_s=leases.duration_s,
+            fence_after_s=leases.fence_s,
+            status_every_s=60.0 if fast else 300.0,
+            restarts=RestartTiming(Backoff(1.0, 30.0), 60.0, 1.0) if fast else KUBERNETES_RESTARTS,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class NodeHostConfig:
     """Where the host's gRPC services listen; port 0 is any free one."""
     advertise_host: str = ""
     """The machine's address as others dial it; empty means the host part of `address`."""
-    timing: NodeTiming = _PROFILES["fast"]
+    timing: NodeTiming = field(default_factory=lambda: NodeTiming.of(FAST))
     volume_dir: str = "volumes"
     """Volume backends' directory, on the injected disk."""
     volume_capacity: str = "64Gi"

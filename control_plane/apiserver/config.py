@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from rayplane.control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc.gate import HttpLimits
+from rayplane.control_plane.timings import Timings
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Spans in seconds. The defaults fit the `fast` profile of a cluster; see `kubernetes`."""
+    """Spans in seconds. The defaults fit the `fast` profile of a cluster."""
 
     bookmark_interval_s: float = 60.0
     """How often a watcher that asked for bookmarks gets one."""
@@ -38,9 +39,9 @@ class Timing:
     """How long pods by default stay on a node that is not ready or unreachable."""
 
     @staticmethod
-    def kubernetes() -> "Timing":
-        """The spans of a stock cluster."""
-        return Timing(toleration_seconds=300, endpoint_lease_s=15)
+    def of(timings: Timings) -> "Timing":
+        """An API server's part of a cluster's timings."""
+        return Timing(toleration_seconds=timings.nodes.toleration_s, endpoint_lease_s=timings.endpoint_lease_s)
 
 
 @dataclass(frozen=True, slots=True)

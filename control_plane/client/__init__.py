@@ -6,7 +6,7 @@ Everything runs on the caller's event loop; every object here that starts tasks 
 """
 
 from rayplane.control_plane.client.api import ApiClient, ObjectList, WatchEvent
-from rayplane.control_plane.client.election import ElectionTiming, LeaderElector
+from rayplane.control_plane.client.election import LeaderElector
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.events import EventRecorder
 from rayplane.control_plane.client.informer import Informer
@@ -14,7 +14,6 @@ from rayplane.control_plane.client.workqueue import WorkQueue
 
 __all__ = [
     "ApiClient",
-    "ElectionTiming",
     "EtcdClient",
     "EventRecorder",
     "Informer",

@@ -13,13 +13,13 @@ goes on. What was on its way before the stop is refused by the objects' resource
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
 from rayplane.control_plane.api.meta import Object, copy_for_write
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.timings import ElectionTiming
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -27,24 +27,6 @@ log = logging.getLogger(__name__)
 LEASES = "leases.coordination.k8s.io"
 RELEASE_TIMEOUT_S = 1.0
 _UNREADABLE = ("", "unreadable")
-
-
-@dataclass(frozen=True, slots=True)
-class ElectionTiming:
-    """Seconds; `retry_s` < `renew_deadline_s` < `duration_s`."""
-
-    duration_s: float = 15.0
-    renew_deadline_s: float = 10.0
-    retry_s: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.retry_s < self.renew_deadline_s < self.duration_s:
-            raise ValueError(f"election timing must rise: retry < renew deadline < duration, not {self}")
-
-    @staticmethod
-    def profile(name: str) -> "ElectionTiming":
-        """`fast` for test clusters, `kubernetes` for Kubernetes' own figures."""
-        return {"fast": ElectionTiming(4.0, 3.0, 0.5), "kubernetes": ElectionTiming()}[name]
 
 
 class LeaderElector:

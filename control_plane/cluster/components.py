@@ -83,8 +83,8 @@ def member_config(spec: Spec) -> "MemberConfig":
         initial_cluster_token=spec.config.name,
         cluster_state="new" if founding else "existing",
         scheme=scheme,
-        # Heartbeats are most of what an idle cluster does; who waits 40 s for a node can wait 2 s for a leader.
-        tick_s=0.1 if spec.config.timing == "fast" else 0.25,
+        tick_s=spec.config.timings.tick_s,
+        election_ticks=spec.config.timings.election_ticks,
     )
 
 
@@ -98,7 +98,6 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
     from rayplane.control_plane.apiserver.server import ApiServer
 
-    fast = spec.config.timing == "fast"
     config = ApiServerConfig(
         name=spec.instance.name,
         etcd_endpoints=spec.topology.endpoints(Role.MEMBER, "client"),
@@ -110,7 +109,7 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         encryption=spec.secrets.encryption if spec.secrets else b"",
         service_cidr=spec.plan.service_cidr,
         external_cidr=spec.plan.external_cidr,
-        timing=Timing() if fast else Timing.kubernetes(),
+        timing=Timing.of(spec.config.timings),
         audit=AuditConfig(spec.config.audit_policy) if spec.config.audit_policy else None,
     )
     return ApiServer(config, env, network, sockets=sockets)
@@ -134,26 +133,25 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
 
 
 def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
-    from rayplane.control_plane.client import ElectionTiming
     from rayplane.control_plane.scheduler.config import SchedulerConfig
     from rayplane.control_plane.scheduler.service import Scheduler
 
     config = SchedulerConfig(
         identity=_identity(spec, env),
         api_endpoints=_api_endpoints(spec),
-        election=ElectionTiming.profile(spec.config.timing),
+        election=spec.config.timings.election,
     )
     return Scheduler(config, env, network)
 
 
 def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
-    from rayplane.control_plane.controllers.config import PROFILES, ControllersConfig
+    from rayplane.control_plane.controllers.config import ControllersConfig, Timing
     from rayplane.control_plane.controllers.manager.manager import ControllerManager
 
     config = ControllersConfig(
         identity=_identity(spec, env),
         api_endpoints=_api_endpoints(spec),
-        timing=PROFILES[spec.config.timing],
+        timing=Timing.of(spec.config.timings),
         pod_cidr=spec.plan.pod_cidr,
         external_cidr=spec.plan.external_cidr,
         reserved_addresses=(spec.plan.ingress_address.partition(":")[0], spec.plan.claim_address[0]),
@@ -180,7 +178,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         nodes=nodes,
         apiservers=_api_endpoints(spec),
         address=spec.instance.endpoint("grpc"),
-        timing=NodeTiming.profile(spec.config.timing),
+        timing=NodeTiming.of(spec.config.timings),
         loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
         # Without certificates this is a simulation, which has no sockets for an ingress to listen on.
         ingress_address=spec.plan.ingress_address if spec.credentials else "",

@@ -7,6 +7,7 @@ from typing import Any
 from rayplane.control_plane.api.audit import PolicyError, read_policy
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.timings import PROFILES, Timings
 
 RAY, PROCESS = "ray", "process"
 NO_AUDIT = "none"
@@ -101,7 +102,7 @@ class ClusterConfig:
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
             ("--runtime", self.runtime, ("simulated", "process")),
-            ("--timing", self.timing, ("fast", "kubernetes")),
+            ("--timing", self.timing, tuple(PROFILES)),
         ):
             if value not in allowed:
                 raise UsageError(f"{flag} {value!r}: use {' or '.join(allowed)}")
@@ -133,6 +134,10 @@ class ClusterConfig:
                 read_policy(self.audit_policy)
             except PolicyError as e:
                 raise UsageError(f"--audit-policy is no Policy of audit.k8s.io/v1: {e}") from e
+
+    @property
+    def timings(self) -> Timings:
+        return PROFILES[self.timing]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -28,7 +28,7 @@ from rayplane.control_plane.controllers.volumeprotection import ProtectionContro
 def build_controllers(config: ControllersConfig) -> list[Controller]:
     """New controllers, in the order in which they start."""
     timing = config.timing
-    coalesce = timing.coalesce
+    coalesce = timing.coalesce_s
     found: list[Controller] = [
         NodeIpamController(cluster_cidr=config.pod_cidr, mask=config.node_cidr_mask),
         NodeLifecycleController(timing),

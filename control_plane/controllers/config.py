@@ -5,55 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 #: Of the Lease that the manager which leads holds.
+from rayplane.control_plane.timings import FAST, KUBERNETES, ElectionTiming, NodeLeases, Timings
+
 LEASE_NAME = "kube-controller-manager"
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Spans in seconds. Source of the `kubernetes` profile: kube-controller-manager's defaults."""
+    """The part of a cluster's `Timings` that concerns controllers, and their own spans, in seconds."""
 
-    node_monitor_period: float = 0.5
-    """How often leases of nodes are looked at."""
-    node_grace: float = 4.0
-    """A node whose lease did not change for this long is NotReady."""
-    eviction_after: float = 5.0
-    """How long admission lets pods tolerate a lost node by default; what is force-deleted counts from there on."""
-    force_delete_grace: float = 2.0
-    """How long after eviction a terminating pod on a lost node is deleted without its kubelet."""
-    lease_duration: float = 4.0
-    """Leader election: how long a lease is good without being renewed."""
-    renew_deadline: float = 3.0
-    """Leader election: a leader that could not renew for this long steps down."""
-    retry_period: float = 0.5
-    """Leader election: time between attempts."""
-    coalesce: float = 0.05
+    nodes: NodeLeases = FAST.nodes
+    election: ElectionTiming = FAST.election
+    coalesce_s: float = 0.05
     """Changes of pods are gathered for this long before their owner's status or endpoints are written."""
-    pod_gc_period: float = 2.0
+    pod_gc_s: float = 2.0
     """How often pods are checked for nodes that are gone."""
 
-    def __post_init__(self) -> None:
-        if not self.retry_period < self.renew_deadline < self.lease_duration:
-            raise ValueError(
-                "leader election needs retry_period < renew_deadline < lease_duration, got "
-                f"{self.retry_period}, {self.renew_deadline}, {self.lease_duration}"
-            )
-        if self.node_monitor_period >= self.node_grace:
-            raise ValueError("node_monitor_period must be shorter than node_grace")
-
-
-FAST = Timing()
-KUBERNETES = Timing(
-    node_monitor_period=5.0,
-    node_grace=40.0,
-    eviction_after=300.0,
-    force_delete_grace=60.0,
-    lease_duration=15.0,
-    renew_deadline=10.0,
-    retry_period=2.0,
-    coalesce=0.1,
-    pod_gc_period=20.0,
-)
-PROFILES = {"fast": FAST, "kubernetes": KUBERNETES}
+    @staticmethod
+    def of(timings: Timings) -> Timing:
+        """As often as suits a cluster with these timings."""
+        if timings.nodes.grace_s < KUBERNETES.nodes.grace_s:
+            return Timing(timings.nodes, timings.election)
+        return Timing(timings.nodes, timings.election, coalesce_s=0.1, pod_gc_s=20.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class NodeLifecycleController(BaseController):
 
     def _is_deaf(self, mono: float) -> bool:
         """Whether news are late. Never before the first: then there may be no such lease."""
-        return self._news_at is not None and mono - self._news_at > self._timing.node_grace / 2
+        return self._news_at is not None and mono - self._news_at > self._timing.nodes.grace_s / 2
 
     def _observe_node(self, node: Object, mono: float) -> None:
         reported = meta.get_condition(node, "Ready") or {}
@@ -142,14 +142,14 @@ class NodeLifecycleController(BaseController):
                 self._beats.pop(f"{source}/{key}", None)
             return Result()
         silence = self._silence(node, now)
-        left = self._timing.node_grace - silence
+        left = self._timing.nodes.grace_s - silence
         reported = meta.get_condition(node, "Ready")
         if left > 0 and reported is None:  # just registered: its first report is on the way
             return result(requeue_after=left + 0.001)
         if left <= 0 and (reported or {}).get("status") != "Unknown":
             if self._is_deaf(now.mono):
-                return result(requeue_after=self._timing.node_monitor_period)
-            return result(self._lost(node, now), requeue_after=self._timing.node_monitor_period)
+                return result(requeue_after=self._timing.nodes.monitor_s)
+            return result(self._lost(node, now), requeue_after=self._timing.nodes.monitor_s)
         status = ready_status(node)
         suspended = status != "True" and self.is_disrupted(view, now)
         taints = self._taints(node, evict=not suspended, now=now)
@@ -162,7 +162,7 @@ class NodeLifecycleController(BaseController):
         again = left + 0.001 if left > 0 else None
         return result(
             steps,
-            requeue_after=soonest(again, self._timing.node_monitor_period if status != "True" else None),
+            requeue_after=soonest(again, self._timing.nodes.monitor_s if status != "True" else None),
         )
 
     def _lost(self, node: Object, now: Moment) -> list[Action]:
@@ -225,7 +225,7 @@ class NodeLifecycleController(BaseController):
         """True when so many nodes seem lost that evicting their pods would do more harm than good."""
         healthy = sick = 0
         for node in view.list("nodes"):
-            fresh = self._silence(node, now) <= self._timing.node_grace / 2
+            fresh = self._silence(node, now) <= self._timing.nodes.grace_s / 2
             if ready_status(node) == "True" and fresh:
                 healthy += 1
             else:

@@ -63,7 +63,7 @@ class PodGCController(BaseController):
             name = meta.node_name(pod)
             if name and (name not in nodes or meta.is_deleting(pod)):
                 pods.setdefault(name, []).append(pod)
-        waits = [self._timing.pod_gc_period]
+        waits = [self._timing.pod_gc_s]
         for name, members in sorted(pods.items()):
             node = nodes.get(name)
             if node is None:
@@ -91,7 +91,7 @@ class PodGCController(BaseController):
             if taint.get("key") == OUT_OF_SERVICE:
                 return 0.0
             if taint.get("key") == UNREACHABLE and taint.get("timeAdded"):
-                span = self._timing.eviction_after + self._timing.force_delete_grace
+                span = self._timing.nodes.toleration_s + self._timing.nodes.force_delete_s
                 # The taint may be of an earlier loss, from which the node came back for a moment.
                 lost = (meta.get_condition(node, "Ready") or {}).get("lastTransitionTime") or ""
                 waits.append(span - now.seconds_since(max(taint["timeAdded"], lost)))

@@ -45,7 +45,7 @@ class TaintEvictionController(BaseController):
     def __init__(self, timing: Timing) -> None:
         self.watches = (
             Watch("nodes", own_key, changed=lambda old, new: no_execute(old) != no_execute(new)),
-            Watch("pods", _pod_keys, delay_s=timing.coalesce),
+            Watch("pods", _pod_keys, delay_s=timing.coalesce_s),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.client.election import ElectionTiming
+from rayplane.control_plane.timings import FAST, ElectionTiming
 
 
 class Strategy(Enum):
@@ -44,7 +44,7 @@ class SchedulerConfig:
     #: host:port of the API servers' gRPC.
     api_endpoints: tuple[str, ...] = ()
     profiles: tuple[Profile, ...] = DEFAULT_PROFILES
-    election: ElectionTiming = field(default_factory=lambda: ElectionTiming.profile("fast"))
+    election: ElectionTiming = FAST.election
     #: Pods decided in one go, without letting other tasks run.
     cycle_pods_max: int = 256
     #: Bindings in one call to the API server.

@@ -9,11 +9,12 @@ import pytest
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.machinery.resources import builtin_registry
-from rayplane.control_plane.client import ElectionTiming, Informer, LeaderElector
+from rayplane.control_plane.client import Informer, LeaderElector
 from rayplane.control_plane.controllers.config import ControllersConfig
 from rayplane.control_plane.controllers.manager.manager import ControllerManager
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.service import Scheduler
+from rayplane.control_plane.timings import ElectionTiming
 from tests.apiserver.conftest import Stack, make_env
 
 RESOURCES = [

@@ -6,14 +6,16 @@ import random
 
 import pytest
 
-from rayplane.control_plane.client import ElectionTiming, LeaderElector
+from rayplane.control_plane import timings
+from rayplane.control_plane.client import LeaderElector
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.simulation.cell import VirtualClock
 from rayplane.control_plane.simulation.loop import LIFE, Life
+from rayplane.control_plane.timings import ElectionTiming
 from rayplane.storage.env import Env, SimulatedDisk
 from tests.client.fakes import FakeClient, Store
 
-FAST = ElectionTiming.profile("fast")
+FAST = timings.FAST.election
 
 
 class Candidate:

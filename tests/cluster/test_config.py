@@ -29,10 +29,8 @@ from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.supervisor import spec_for
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
-from rayplane.control_plane.controllers.config import PROFILES
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import identity_of
-from rayplane.node.config import NodeTiming
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 
 MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
@@ -311,17 +309,6 @@ def test_the_kubeconfig_holds_all_it_needs(secrets: Secrets) -> None:
     assert found["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:1"
     assert set(found["clusters"][0]["cluster"]) == {"server", "certificate-authority-data"}
     assert set(found["users"][0]["user"]) == {"client-certificate-data", "client-key-data"}
-
-
-@pytest.mark.parametrize("profile", ["fast", "kubernetes"])
-def test_a_lost_node_stops_its_pods_before_they_are_started_elsewhere(profile: str) -> None:
-    """The node counts from sending its last renewal, the controllers from seeing it, and in whole seconds."""
-    node, control = NodeTiming.profile(profile), PROFILES[profile]
-    replaced_s = control.node_grace + control.eviction_after + control.force_delete_grace - 1.0
-    assert node.fence_after_s + node.lease_renew_s <= replaced_s
-    # Even pods without any grace, which eviction removes at once.
-    assert node.fence_after_s <= control.node_grace + control.eviction_after - 1.0
-    assert node.lease_duration_s <= control.node_grace <= node.fence_after_s
 
 
 async def test_a_state_nobody_can_read_can_be_purged(tmp_path: Path) -> None:

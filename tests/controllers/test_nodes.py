@@ -9,12 +9,13 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.control_plane.controllers.config import FAST
+from rayplane.control_plane.controllers.config import Timing
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
 from rayplane.control_plane.controllers.podgc import PodGCController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
+from rayplane.control_plane.timings import FAST
 from tests.controllers.cluster import Cluster
 from tests.controllers.test_statefulset import create as create_statefulset
 
@@ -28,9 +29,9 @@ DEFAULT_TOLERATIONS = [
 @pytest.fixture
 def cluster() -> Cluster:
     found = Cluster(
-        NodeLifecycleController(FAST),
-        TaintEvictionController(FAST),
-        PodGCController(FAST),
+        NodeLifecycleController(Timing()),
+        TaintEvictionController(Timing()),
+        PodGCController(Timing()),
         StatefulSetController(),
     )
     for name in NODES:
@@ -183,7 +184,7 @@ def test_statefulset_pods_of_a_lost_node_start_elsewhere(cluster: Cluster) -> No
 
 
 def test_a_taint_of_an_earlier_loss_does_not_hasten_the_next() -> None:
-    cluster = Cluster(PodGCController(FAST))
+    cluster = Cluster(PodGCController(Timing()))
     old = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": cluster.now.stamp}
     cluster.advance(60)
     lost = {"type": "Ready", "status": "Unknown", "lastTransitionTime": cluster.now.stamp}
@@ -249,7 +250,7 @@ def test_nobody_is_judged_while_news_are_late_and_all_have_a_whole_grace_period_
     _leads(cluster, 3, heartbeats=NODES)
     cluster.advance(30)
     assert [ready(cluster, name) for name in NODES] == ["True"] * 4
-    _leads(cluster, FAST.node_grace - 1)
+    _leads(cluster, FAST.nodes.grace_s - 1)
     assert [ready(cluster, name) for name in NODES] == ["True"] * 4
     _leads(cluster, 10, heartbeats=without("n1"))
     assert [ready(cluster, name) for name in NODES] == ["Unknown", "True", "True", "True"]
@@ -257,5 +258,5 @@ def test_nobody_is_judged_while_news_are_late_and_all_have_a_whole_grace_period_
 
 def test_a_silent_node_is_found_while_news_are_in_time(cluster: Cluster) -> None:
     _leads(cluster, 3, heartbeats=NODES)
-    _leads(cluster, FAST.node_grace + 1, heartbeats=without("n1"))
+    _leads(cluster, FAST.nodes.grace_s + 1, heartbeats=without("n1"))
     assert ready(cluster, "n1") == "Unknown"

@@ -34,7 +34,7 @@ class NoNetwork:
 @asynccontextmanager
 async def controllers(client: SlowClient) -> AsyncIterator[Term]:
     env = Env(SystemClock(), random.Random(1), None)  # type: ignore[arg-type]
-    config = ControllersConfig(identity="test", timing=Timing(coalesce=0.01), batch_size=25)
+    config = ControllersConfig(identity="test", timing=Timing(coalesce_s=0.01), batch_size=25)
     term = Term(config, env, NoNetwork(), client=client)  # type: ignore[arg-type]
     task = asyncio.create_task(term.run())
     try:

@@ -17,12 +17,16 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.manager.manager import ControllerManager
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.timings import NodeLeases
 from rayplane.proto.csi import csi_pb2 as csi
 from tests.apiserver.conftest import Stack, make_env
 from tests.rpc.open_service import open_service
 
 CONTAINERS = [{"name": "c", "image": "web:1", "ports": [{"name": "http", "containerPort": 80}]}]
-TIMING = Timing(node_monitor_period=0.1, node_grace=1.0, eviction_after=0.5, force_delete_grace=0.2, pod_gc_period=0.2)
+TIMING = Timing(
+    NodeLeases(renew_s=0.1, duration_s=1, monitor_s=0.1, grace_s=1.0, toleration_s=1, force_delete_s=0.2, fence_s=1.0),
+    pod_gc_s=0.2,
+)
 
 
 class Host:

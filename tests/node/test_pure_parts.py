@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.durations import parse_span
-from rayplane.node.config import NodeConfig, NodeHostConfig, NodeTiming
+from rayplane.node.config import NodeConfig, NodeHostConfig
 from rayplane.node.environment import (
     PodFacts,
     container_env,
@@ -274,8 +274,6 @@ def test_bad_configurations_are_refused() -> None:
     ):
         with pytest.raises(ConfigError):
             bad.validate()
-    with pytest.raises(ConfigError):
-        NodeTiming.profile("slow")
 
 
 def test_references_that_double_a_value_again_and_again_are_refused() -> None:

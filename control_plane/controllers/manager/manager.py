@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import ApiClient, ElectionTiming, EventRecorder, LeaderElector
+from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
 from rayplane.control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
@@ -38,7 +38,7 @@ class ControllerManager:
             env,
             name=LEASE_NAME,
             identity=config.identity,
-            timing=ElectionTiming(timing.lease_duration, timing.renew_deadline, timing.retry_period),
+            timing=timing.election,
         )
 
     @property
