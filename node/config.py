@@ -61,6 +61,10 @@ class NodeConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Further labels."""
 
+    @property
+    def runs_processes(self) -> bool:
+        return self.runtime == PROCESS
+
 
 @dataclass(frozen=True, slots=True)
 class NodeHostConfig:
@@ -119,4 +123,4 @@ class NodeHostConfig:
 
     @property
     def runs_processes(self) -> bool:
-        return any(n.runtime == PROCESS for n in self.nodes)
+        return any(n.runs_processes for n in self.nodes)

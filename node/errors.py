@@ -37,6 +37,12 @@ class NotRunning(NodeError):
     code = Code.FAILED_PRECONDITION
 
 
+class ConnectFailed(NodeError):
+    """Nobody listens on that port of the pod."""
+
+    code = Code.UNAVAILABLE
+
+
 class TooMany(NodeError):
     """As many are open as one pod, or one node host, may have."""
 
@@ -57,6 +63,12 @@ class ContainerConfigError(NodeError):
 
 class MountError(NodeError):
     """A volume of the pod cannot be set up now; the message names it."""
+
+
+class SourceUnavailable(NodeError):
+    """The API did not answer for an object that a pod refers to; it may well exist."""
+
+    code = Code.UNAVAILABLE
 
 
 class RuntimeFailed(NodeError):

@@ -3,46 +3,51 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer
 from rayplane.control_plane.rpc import Network, Service
-from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node import callers
-from rayplane.node.config import PROCESS, NodeHostConfig
-from rayplane.node.errors import ConfigError, NotHere
+from rayplane.node.config import PROCESS, NodeConfig, NodeHostConfig
+from rayplane.node.errors import ConfigError
+from rayplane.node.events import Events
 from rayplane.node.ingress.status import IngressStatus
-from rayplane.node.kubelet.heartbeats import Heartbeats
-from rayplane.node.kubelet.kubelet import Kubelet
+from rayplane.node.kubelet.host_pods import HostPods
+from rayplane.node.kubelet.kubelet import Kubelet, Shared
+from rayplane.node.kubelet.node_lease import NodeLeases
+from rayplane.node.kubelet.node_status import NodeStatuses
 from rayplane.node.kubelet.prober import Prober
-from rayplane.node.kubelet.sources import Sources
+from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from rayplane.node.kubelet.status_manager import StatusManager
+from rayplane.node.kubelet.token_manager import TokenManager
 from rayplane.node.runtime import Runtime
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
+from rayplane.node.tasks import Tasks
+from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirectory
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.volume_manager import VolumeManager
 from rayplane.proto.rayplane.v1 import node_pb2
-from rayplane.storage.env import Env
+from rayplane.storage.env import Env, SubDisk
 
 if TYPE_CHECKING:
     from rayplane.node.proxy.proxy import ServiceProxy
 
 log = logging.getLogger(__name__)
 
-EVENT_BURST_S = 5.0
 RETRY_S = 1.0
 
 
 class NodeHost:
-    """`start` registers the nodes and returns once their pods are being looked after; `stop` ends all pods.
+    """Composes the parts of a node host; none of them knows it.
 
-    `client`: how to reach the API; made from `config.apiservers` when not given.
+    `start` registers the nodes and returns once their pods are being looked after; `stop` ends all pods. `client`: how
+    to reach the API; made from `config.apiservers` when not given.
     """
 
     def __init__(self, config: NodeHostConfig, env: Env, network: Network, *, client: ApiClient | None = None) -> None:
@@ -51,24 +56,37 @@ class NodeHost:
         self.env = env
         self.network = network
         self.client = client or ApiClient(network, config.apiservers)
-        self.recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
-        self.writer = StatusManager(self.client, window_s=config.batch_window_s)
-        self.sources = Sources(self.client)
-        self.prober = Prober()
-        self.sessions = Sessions()
         self.advertised = ""
-        self.pod_files: PodFiles | None = None
-        self.volumes: VolumeManager | None = None
-        self.proxy: ServiceProxy | None = None
-        self._runtimes: dict[str, Runtime] = {}
         self.kubelets: dict[str, Kubelet] = {}
-        self.nodes = Informer(self.client, "nodes")
-        self._pods: list[Informer] = []
-        self._heartbeats: Heartbeats | None = None
+        self.sessions = Sessions()
+        self.pod_files: PodFiles | None = None
+        self.proxy: ServiceProxy | None = None
+        self._recorder = EventRecorder(self.client, env, component="kubelet", host=config.nodes[0].name)
+        self._events = Events(self._recorder, per_s=config.events_per_s)
+        self._tasks = Tasks()
+        self._nodes = Informer(self.client, "nodes")
+        self._objects = ReferencedObjects(self.client)
+        self._statuses = StatusManager(self.client, window_s=config.batch_window_s)
+        self._node_statuses = NodeStatuses(self.client, config.timing)
+        self._leases = NodeLeases(self.client, env, config.timing)
+        self._prober = Prober()
+        self._pods = HostPods(self.kubelets, self._events)
+        self._volumes = VolumeManager(
+            [n.name for n in config.nodes],
+            SubDisk(env.disk, config.volume_dir),
+            env.clock,
+            client=self.client,
+            directory=LeaseDirectory(self.client, self._nodes),
+            channel=network.channel,
+            pods=self._pods,
+            capacity_bytes=quantity.value(config.volume_capacity),
+        )
+        self._runtimes: dict[str, Runtime] = {}
         self._stack = contextlib.AsyncExitStack()
-        self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._event_tokens = config.events_per_s * EVENT_BURST_S
-        self._event_time = 0.0
+
+    def kubelet(self, name: str) -> Kubelet:
+        """Raises NotHere."""
+        return self._pods.kubelet(name)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -77,61 +95,79 @@ class NodeHost:
         # What is pushed last is stopped first: traffic, then pods, then what they need.
         stack = self._stack
         self._make_runtimes()
-        self.recorder.start()
-        stack.push_async_callback(self.recorder.stop)
-        self.nodes.start()
-        stack.push_async_callback(self.nodes.stop)
-        self.volumes = VolumeManager(self)
-        services = [
-            Service(node_pb2.DESCRIPTOR.services_by_name["Node"], NodeService(self), callers=callers.NODE),
-            *self.volumes.services(),
-        ]
-        server = await self.network.serve(self.config.address, services)
-        stack.push_async_callback(server.stop)
-        self.advertised = self._advertised(server.address)
-        stack.push_async_callback(self.volumes.stop)
-        await self.volumes.start()
+        self._recorder.start()
+        stack.push_async_callback(self._recorder.stop)
+        self._nodes.start()
+        stack.push_async_callback(self._nodes.stop)
+        await self._serve()
+        stack.push_async_callback(self._volumes.stop)
+        await self._volumes.start()
         for runtime in self._runtimes.values():
             stack.push_async_callback(runtime.close)
             await runtime.open()
-        stack.push_async_callback(self.prober.close)
-        stack.push_async_callback(self.sources.stop)
-        stack.push_async_callback(self._cancel_tasks)
+        stack.push_async_callback(self._prober.close)
+        stack.push_async_callback(self._objects.stop)
+        stack.push_async_callback(self._tasks.cancel)
         await self._start_kubelets()
-        self.spawn(self._release_volumes(), "release of volumes")
+        self._tasks.spawn(self._release_volumes(), "release of volumes")
         await self._start_traffic()
-
-    async def _start_kubelets(self) -> None:
-        for node in self.config.nodes:
-            self.kubelets[node.name] = Kubelet(self, node, self._runtimes[node.runtime])
-        kubelets = [*self.kubelets.values()]
-        self._stack.callback(self._close_kubelets)
-        self.writer.start()
-        self._stack.push_async_callback(self.writer.stop)
-        await asyncio.gather(*(k.register() for k in kubelets))
-        self._heartbeats = Heartbeats(self.client, self.env, self.config.timing, kubelets)
-        self._heartbeats.start()
-        self._stack.push_async_callback(self._heartbeats.stop)
-        self.nodes.add_handler(self._node_event)
-        await self._watch_pods()
-
-    def _close_kubelets(self) -> None:
-        for kubelet in self.kubelets.values():
-            kubelet.close()
-
-    async def _cancel_tasks(self) -> None:
-        tasks = [*self._tasks]
-        await cancel_and_wait(*tasks)
 
     async def stop(self) -> None:
         """May be called again."""
         await self._stack.aclose()
 
+    async def _serve(self) -> None:
+        handler = NodeService(self._pods, self.sessions, self.env.clock)
+        node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.NODE)
+        server = await self.network.serve(self.config.address, [node, *self._volumes.services()])
+        self._stack.push_async_callback(server.stop)
+        host, _, port = server.address.rpartition(":")
+        self.advertised = f"{self.config.advertise_host or host}:{port}"
+
+    async def _start_kubelets(self) -> None:
+        shared = self._shared()
+        for node in self.config.nodes:
+            self.kubelets[node.name] = self._kubelet(node, shared)
+        kubelets = [*self.kubelets.values()]
+        self._stack.callback(self._close_kubelets)
+        self._statuses.start()
+        self._stack.push_async_callback(self._statuses.stop)
+        await asyncio.gather(*(k.register() for k in kubelets))
+        self._leases.start([*kubelets])
+        self._stack.push_async_callback(self._leases.stop)
+        self._node_statuses.start([*kubelets])
+        self._stack.push_async_callback(self._node_statuses.stop)
+        self._nodes.add_handler(self._node_event)
+        await self._watch_pods()
+
+    def _kubelet(self, node: NodeConfig, shared: Shared) -> Kubelet:
+        return Kubelet(node, self._runtimes[node.runtime], shared, status_changed=self._node_statuses.mark)
+
+    def _shared(self) -> Shared:
+        return Shared(
+            client=self.client,
+            env=self.env,
+            timing=self.config.timing,
+            address=self.advertised,
+            volume_capacity=self.config.volume_capacity,
+            tasks=self._tasks,
+            events=self._events,
+            statuses=self._statuses,
+            prober=self._prober,
+            objects=self._objects,
+            tokens=TokenManager(self.client),
+            volumes=self._volumes,
+            files=self.pod_files,
+        )
+
+    def _close_kubelets(self) -> None:
+        for kubelet in self.kubelets.values():
+            kubelet.close()
+
     async def _release_volumes(self) -> None:
-        assert self.volumes is not None
         while True:
             try:
-                await self.volumes.release_unused()
+                await self._volumes.release_unused()
                 return
             except ApiError as e:
                 log.info("volumes of an earlier life are not released yet: %s", e.message)
@@ -148,14 +184,25 @@ class NodeHost:
             return
         # Imported here so that a simulation never loads what opens sockets.
         from rayplane.node.ingress.ingress import Ingress
-        from rayplane.node.proxy.proxy import ServiceProxy
+        from rayplane.node.proxy.proxy import ProxyConfig, ServiceProxy
 
-        await self.nodes.synced()
-        self.proxy = ServiceProxy(self)
+        await self._nodes.synced()
+        services = await self._objects.informer("services")
+        self.proxy = ServiceProxy(
+            ProxyConfig(self.advertised, config.loopback_networks, config.batch_window_s),
+            self.client,
+            services=services,
+            nodes=self._nodes,
+            node_ips=lambda: {name: kubelet.node_ip for name, kubelet in self.kubelets.items()},
+            channel=self.network.channel,
+            events=self._events,
+            tasks=self._tasks,
+            rng=self.env.rng,
+        )
         self._stack.push_async_callback(self.proxy.stop)
         await self.proxy.start()
         if config.ingress_address:
-            ingress = Ingress(self, self.proxy, config.ingress_address)
+            ingress = Ingress(config.ingress_address, self.client, services, self.proxy)
             self._stack.push_async_callback(ingress.stop)
             await ingress.start()
 
@@ -177,23 +224,18 @@ class NodeHost:
             self.pod_files = PodFiles(root)
             self._runtimes[name] = ProcessRuntime(simulated)
 
-    def _advertised(self, bound: str) -> str:
-        host, _, port = bound.rpartition(":")
-        return f"{self.config.advertise_host or host}:{port}"
-
     async def _watch_pods(self) -> None:
         names = [*self.kubelets]
         if len(names) >= self.config.shared_informer_from:
             selectors = [f"spec.nodeName in ({','.join(names)})"]
         else:
             selectors = [f"spec.nodeName={name}" for name in names]
-        for selector in selectors:
-            informer = Informer(self.client, "pods", field_selector=selector)
+        informers = [Informer(self.client, "pods", field_selector=selector) for selector in selectors]
+        for informer in informers:
             informer.add_handler(self._pod_event)
-            self._pods.append(informer)
             informer.start()
             self._stack.push_async_callback(informer.stop)
-        for informer in self._pods:
+        for informer in informers:
             await informer.synced()
         if self.pod_files is not None:
             await self.pod_files.keep_only(meta.uid(w.pod) for k in self.kubelets.values() for w in k.workers)
@@ -214,40 +256,3 @@ class NodeHost:
         kubelet = self.kubelets.get(meta.name(node))
         if kubelet is not None and kind != "DELETED":
             kubelet.node_event(node)
-
-    # --- for kubelets -----------------------------------------------------------------------------
-
-    def kubelet(self, name: str) -> Kubelet:
-        """Raises NotHere."""
-        kubelet = self.kubelets.get(name)
-        if kubelet is None:
-            raise NotHere(f"node {name} is not on this host")
-        return kubelet
-
-    def publish_status(self, kubelet: Kubelet) -> None:
-        if self._heartbeats is not None:
-            self._heartbeats.mark_status(kubelet)
-
-    def record(self, about: Object, kind: str, reason: str, message: str) -> None:
-        """Write an Event; Normal ones only as fast as the configuration allows, as they are but a courtesy."""
-        if kind == "Normal":
-            rate = self.config.events_per_s
-            now = asyncio.get_running_loop().time()
-            refilled = self._event_tokens + (now - self._event_time) * rate
-            self._event_tokens, self._event_time = min(rate * EVENT_BURST_S, refilled), now
-            if self._event_tokens < 1:
-                return
-            self._event_tokens -= 1
-        self.recorder.event(about, kind, reason, message)
-
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run as a task of this host, cancelled when the host stops."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks[task] = None
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.pop(task, None)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("%s failed", task.get_name(), exc_info=task.exception())

@@ -9,14 +9,13 @@ from rayplane.control_plane.api.errors import ApiError, BadRequest, ServiceUnava
 from rayplane.control_plane.api.errors import NotFound as Missing
 from rayplane.control_plane.api.machinery.selectors import label_selector_text
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.api.pods.state import pod_phase
 from rayplane.control_plane.cli.kinds import resource_of
 from rayplane.control_plane.cli.session import Session
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
-
-HOST_ADDRESS = "rayplane.io/host-address"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

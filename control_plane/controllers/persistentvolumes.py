@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
@@ -23,7 +24,6 @@ from rayplane.control_plane.controllers.core import (
     result,
 )
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
-from rayplane.control_plane.controllers.provisioning import HOST_ADDRESS
 from rayplane.control_plane.controllers.volume_match import PROVISIONED_BY, nodes_of
 
 CLAIMS = "persistentvolumeclaims"

@@ -9,6 +9,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import requested_bytes, requested_storage
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import Provision, View
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
 from rayplane.control_plane.controllers.volume_match import (
@@ -22,7 +23,6 @@ from rayplane.control_plane.controllers.volume_match import (
 LOCAL = "rayplane.io/local"
 REPLICATED = "rayplane.io/replicated"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
-HOST_ADDRESS = "rayplane.io/host-address"
 REPLICA_COUNT = 3
 PV_PROTECTION = "kubernetes.io/pv-protection"
 

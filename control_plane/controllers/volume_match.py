@@ -12,10 +12,10 @@ from rayplane.control_plane.api.claims import capacity_bytes, fits, is_free, ref
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import admits, node_terms
+from rayplane.control_plane.api.node_annotations import VOLUME_CAPACITY
 from rayplane.control_plane.controllers.core import View
 
 HOSTNAME = "kubernetes.io/hostname"
-CAPACITY = "rayplane.io/volume-capacity"
 REPLICAS = "replicas"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
@@ -64,7 +64,7 @@ def free_bytes(view: View) -> dict[str, float]:
     """Bytes free for volumes on each node; infinite on nodes that report no capacity."""
     free: dict[str, float] = {}
     for node in view.list("nodes"):
-        text = meta.annotations(node).get(CAPACITY)
+        text = meta.annotations(node).get(VOLUME_CAPACITY)
         free[meta.name(node)] = quantity.value(text) if text else float("inf")
     for volume in view.list("persistentvolumes"):
         for name in nodes_of(volume):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import VOLUME_CAPACITY
 from rayplane.control_plane.api.taints import Taint
 from rayplane.control_plane.scheduler.pods import amount
 
 HOSTNAME = "kubernetes.io/hostname"
-VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 
 
 @dataclass(frozen=True, slots=True)

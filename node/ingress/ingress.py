@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
@@ -10,16 +10,13 @@ from multidict import CIMultiDict
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import Informer
+from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import http1
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from rayplane.node.ingress.status import INGRESSES
-from rayplane.node.proxy.proxy import ServiceProxy, listening_socket
-from rayplane.node.proxy.rules import Endpoint, endpoints_of, service_port
-
-if TYPE_CHECKING:
-    from rayplane.node.host import NodeHost
+from rayplane.node.proxy.rules import Endpoint, service_port
+from rayplane.node.proxy.sockets import listening_socket
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +42,29 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-class Ingress:
-    """Listens on the cluster's ingress address. `proxy` knows the endpoints."""
+class ServiceEndpoints(Protocol):
+    """Where services are reached; see ServiceProxy."""
 
-    def __init__(self, host: "NodeHost", proxy: ServiceProxy, address: str) -> None:
-        self._host = host
-        self._proxy = proxy
+    def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]: ...
+
+    def is_near(self, endpoint: Endpoint) -> bool:
+        """Whether it can be dialled from this machine."""
+
+
+class Ingress:
+    """Listens on the cluster's ingress address, host:port. `services`: an informer that has been synced."""
+
+    def __init__(self, address: str, client: ApiClient, services: Informer, endpoints: ServiceEndpoints) -> None:
         self._address = address
-        self._ingresses = Informer(host.client, INGRESSES)
-        self._services: Informer | None = None
+        self._services = services
+        self._backends = endpoints
+        self._ingresses = Informer(client, INGRESSES)
         self._table: RoutingTable | None = None
         self._runner: web.ServerRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self._turn = 0
 
     async def start(self) -> None:
-        self._services = await self._host.sources.informer("services")
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -94,14 +98,13 @@ class Ingress:
 
     def _endpoints(self, backend: BackendRef) -> list[tuple[str, int]]:
         """Where to send a request, in the order to try; empty when the service has no ready endpoint."""
-        assert self._services is not None
         service = self._services.get(backend.namespace, backend.service)
         port = service_port(service, backend.port) if service is not None else None
         if service is None or port is None:
             return []
         key = f"{backend.namespace}/{backend.service}"
-        endpoints = endpoints_of(self._proxy.slices(key), port.get("name") or "", self._proxy.view())
-        near = [e for e in endpoints if self._proxy.is_near(e)]
+        endpoints = self._backends.endpoints(key, port.get("name") or "")
+        near = [e for e in endpoints if self._backends.is_near(e)]
         targets = [(e.ip, e.port) for e in self._in_turn(near)]
         if len(near) < len(endpoints):
             # Pods of other machines are reached through the service's own address, by the service proxy.

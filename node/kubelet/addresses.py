@@ -1,10 +1,11 @@
-"""Addresses of pods: one node's pool out of its pod CIDR. Pure.
+"""Addresses of one node's pods, out of its pod CIDR. Pure.
 
 The first address is the node's own; pods get the others in rotation, so that an address that was given back is not
 used again before all others were: a peer that still dials it finds nobody, never a stranger.
 """
 
 import ipaddress
+from collections.abc import Callable
 
 from rayplane.node.errors import AddressesExhausted
 
@@ -49,3 +50,55 @@ class AddressPool:
 
     def give_back(self, address: str) -> None:
         self._used.discard(int(ipaddress.ip_address(address)) - self._first)
+
+
+class NodeAddresses:
+    """A node's pool, from the moment on that its pod CIDR is known; until then pods wait for it."""
+
+    def __init__(self) -> None:
+        self._pool: AddressPool | None = None
+        self._stale: dict[str, None] = {}
+        self._waiting: dict[Callable[[], None], None] = {}
+
+    @property
+    def node_ip(self) -> str:
+        """The node's own address; empty until it is known."""
+        return self._pool.node_address if self._pool is not None else ""
+
+    @property
+    def known(self) -> bool:
+        return self._pool is not None
+
+    def assign(self, cidr: str, *, offset: int) -> None:
+        """The pod CIDR is known now. Raises ValueError when it is none."""
+        self._pool = AddressPool(cidr, offset=offset)
+        for address in self._stale:
+            self._pool.avoid(address)
+
+    def avoid(self, address: str) -> None:
+        """A pod of an earlier life of this node had this address."""
+        self._stale[address] = None
+        if self._pool is not None:
+            self._pool.avoid(address)
+
+    def take(self) -> str:
+        """An address nobody has. Raises AddressesExhausted."""
+        assert self._pool is not None
+        return self._pool.take()
+
+    def give_back(self, address: str) -> None:
+        if self._pool is not None:
+            self._pool.give_back(address)
+
+    def wait(self, waiter: Callable[[], None]) -> None:
+        """Call `waiter` at the first `tell` after the CIDR is known."""
+        self._waiting[waiter] = None
+
+    def forget(self, waiter: Callable[[], None]) -> None:
+        self._waiting.pop(waiter, None)
+
+    def tell(self) -> None:
+        if self._pool is not None and self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            for waiter in waiting:
+                waiter()

@@ -46,3 +46,21 @@ def refuse(wanted: Room, used: Room, capacity: Room) -> Rejected | None:
             text = f"Node didn't have enough resource: {name}, requested: {asked}, used: {taken}, capacity: {most}"
             return Rejected(f"OutOf{name}", f"Pod was rejected: {text}")
     return None
+
+
+class Allocations:
+    """What the pods of one node hold of its capacity."""
+
+    def __init__(self, capacity: Room) -> None:
+        self._capacity = capacity
+        self._held = NOTHING
+
+    def hold(self, room: Room) -> None:
+        self._held += room
+
+    def release(self, room: Room) -> None:
+        self._held -= room
+
+    def refuse(self, wanted: Room) -> Rejected | None:
+        """Why a pod does not fit beside the others; None when it does."""
+        return refuse(wanted, self._held, self._capacity)

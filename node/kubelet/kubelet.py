@@ -7,52 +7,114 @@ sandbox with a new address.
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.config import PROCESS, NodeConfig
+from rayplane.control_plane.client import ApiClient
+from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.errors import NotHere
+from rayplane.node.events import Events
 from rayplane.node.kubelet import registration
-from rayplane.node.kubelet.addresses import AddressPool
-from rayplane.node.kubelet.admission import NOTHING, Room, refuse
-from rayplane.node.kubelet.pod_worker import PodWorker
+from rayplane.node.kubelet.addresses import NodeAddresses
+from rayplane.node.kubelet.admission import Allocations, Room
+from rayplane.node.kubelet.fence import Fence
+from rayplane.node.kubelet.pod_worker import PodWorker, Probes, Statuses, WorkerParts
+from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
 from rayplane.node.lifecycle import Rejected, Resumed, Suspended
 from rayplane.node.runtime import Runtime
-
-if TYPE_CHECKING:
-    from rayplane.node.host import NodeHost
+from rayplane.node.tasks import Tasks
+from rayplane.node.volumes.pod_files import PodFiles
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 
 
-class Kubelet:
-    """`host` gives what all nodes of a process share."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the kubelets of one host share."""
 
-    def __init__(self, host: "NodeHost", config: NodeConfig, runtime: Runtime) -> None:
-        self.host = host
+    client: ApiClient
+    env: Env
+    timing: NodeTiming
+    address: str
+    """host:port of the host's gRPC services, as others dial it."""
+    volume_capacity: str
+    tasks: Tasks
+    events: Events
+    statuses: Statuses
+    prober: Probes
+    objects: ObjectLookup
+    tokens: Tokens
+    volumes: PodVolumes
+    files: PodFiles | None
+    """Directories of pods, where containers are processes."""
+
+
+class Kubelet:
+    """One node. `status_changed` is called when its status should be written."""
+
+    def __init__(
+        self, config: NodeConfig, runtime: Runtime, shared: Shared, *, status_changed: Callable[["Kubelet"], None]
+    ) -> None:
         self.config = config
         self.name = config.name
         self.runtime = runtime
-        self.runs_processes = config.runtime == PROCESS
-        self.pool: AddressPool | None = None
         self.node: Object | None = None
-        self.suspended = False
-        self.heard_at = 0.0  # loop time of the last renewal of the Lease
+        self.addresses = NodeAddresses()
+        self.fence = Fence(shared.timing.fence_after_s, self._suspend)
+        self._shared = shared
+        self._status_changed = status_changed
         self._workers: dict[str, PodWorker] = {}  # by uid
         self._by_key: dict[str, PodWorker] = {}
-        self._without_address: dict[PodWorker, None] = {}
-        self._capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
-        self._used = NOTHING
-        self._stale: dict[str, None] = {}  # addresses of pods of an earlier life
+        capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
+        self._room = Allocations(capacity)
+        self._files = shared.files if config.runs_processes else None
+        self._parts = self._worker_parts()
+
+    def _worker_parts(self) -> WorkerParts:
+        shared, config = self._shared, self.config
+        sandboxes = SandboxParts(
+            node=config,
+            addresses=self.addresses,
+            objects=shared.objects,
+            tokens=shared.tokens,
+            volumes=shared.volumes,
+            files=self._files,
+            events=shared.events,
+            tasks=shared.tasks,
+        )
+        return WorkerParts(
+            env=shared.env,
+            restarts=shared.timing.restarts,
+            runtime=self.runtime,
+            runs_processes=config.runs_processes,
+            addresses=self.addresses,
+            room=self._room,
+            fence=self.fence,
+            sandbox=partial(Sandbox, sandboxes),
+            statuses=shared.statuses,
+            prober=shared.prober,
+            events=shared.events,
+            tasks=shared.tasks,
+            gone=self._drop,
+        )
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the node has lost the cluster and runs nothing."""
+        return self.fence.closed
 
     @property
     def node_ip(self) -> str:
-        return self.pool.node_address if self.pool is not None else ""
+        return self.addresses.node_ip
 
     @property
     def workers(self) -> list[PodWorker]:
@@ -76,13 +138,13 @@ class Kubelet:
             except ApiError as e:
                 log.warning("cannot register node %s yet: %s", self.name, e.message)
                 await asyncio.sleep(RETRY_S)
-        self.host.recorder.event(self.node, "Normal", "Starting", "Starting kubelet.")
+        self._shared.events.announce(self.node, "Starting", "Starting kubelet.")
         self.node_event(self.node)
 
     async def _register_once(self) -> Object:
-        client, address = self.host.client, self.host.advertised
+        client = self._shared.client
         wanted = registration.node_object(
-            self.config, host_address=address, volume_capacity=self.host.config.volume_capacity
+            self.config, host_address=self._shared.address, volume_capacity=self._shared.volume_capacity
         )
         try:
             node = await client.create("nodes", wanted)
@@ -92,13 +154,13 @@ class Kubelet:
         self._take_cidr(node)
         return await client.patch("nodes", self.name, "", {"status": self.node_status(node)}, subresource="status")
 
-    def node_status(self, node: Object) -> Object:
+    def node_status(self, node: Object) -> dict[str, Any]:
         return registration.node_status(
             self.config,
             node,
             node_ip=self.node_ip,
-            port=int(self.host.advertised.rpartition(":")[2]),
-            stamp=self.host.env.timestamp(),
+            port=int(self._shared.address.rpartition(":")[2]),
+            stamp=self._shared.env.timestamp(),
         )
 
     def node_event(self, node: Object) -> None:
@@ -106,29 +168,21 @@ class Kubelet:
         self.node = node
         lost = meta.condition_is(node, "Ready", "Unknown")
         # Somebody has given this node up, and yet it hears of it: it is back.
-        if (self.pool is None and self._take_cidr(node)) or lost:
-            self.host.publish_status(self)
-        if self.pool is not None and self._without_address:
-            waiting, self._without_address = [*self._without_address], {}
-            for worker in waiting:
-                worker.prepare()
+        if self._take_cidr(node) or lost:
+            self._status_changed(self)
+        self.addresses.tell()
 
     def _take_cidr(self, node: Object) -> bool:
         cidr = meta.spec(node).get("podCIDR")
-        if not cidr or self.pool is not None:
+        if not cidr or self.addresses.known:
             return False
         try:
-            self.pool = AddressPool(cidr, offset=self.host.env.rng.getrandbits(24))
+            self.addresses.assign(cidr, offset=self._shared.env.rng.getrandbits(24))
         except ValueError as e:
             # Written past the API's validation: its pods wait, but the other nodes of this host must start.
             log.error("node %s has no addresses for its pods: podCIDR: %s", self.name, e)
             return False
-        for address in self._stale:
-            self.pool.avoid(address)
         return True
-
-    def await_addresses(self, worker: PodWorker) -> None:
-        self._without_address[worker] = None
 
     # --- pods -------------------------------------------------------------------------------------
 
@@ -149,59 +203,46 @@ class Kubelet:
     def _add(self, key: str, uid: str, pod: Object) -> None:
         address = meta.status(pod).get("podIP")
         if address and not meta.spec(pod).get("hostNetwork"):
-            self._stale[address] = None
-            if self.pool is not None:
-                self.pool.avoid(address)
-        worker = self._workers[uid] = self._by_key[key] = PodWorker(self, pod)
+            self.addresses.avoid(address)
+        worker = self._workers[uid] = self._by_key[key] = PodWorker(pod, self._parts)
         worker.begin(suspended=self.suspended, refusal=self._refusal(worker))
 
     def _refusal(self, worker: PodWorker) -> Rejected | None:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
         if meta.status(worker.pod).get("startTime") or meta.is_deleting(worker.pod):
             return None
-        return refuse(worker.room, self._used, self._capacity)
+        return self._room.refuse(worker.room)
 
-    def hold(self, room: Room) -> None:
-        self._used += room
-
-    def release(self, room: Room) -> None:
-        self._used -= room
-
-    def drop(self, worker: PodWorker) -> None:
+    def _drop(self, worker: PodWorker) -> None:
         """The pod is gone from the API and from here."""
         worker.close()
         uid, key = meta.uid(worker.pod), meta.key(worker.pod)
         self._workers.pop(uid, None)
-        self._without_address.pop(worker, None)
         if self._by_key.get(key) is worker:
             del self._by_key[key]
-        if self.runs_processes and self.host.pod_files is not None:
-            self.host.spawn(self.host.pod_files.remove(uid), f"removal of the files of {key}")
+        if self._files is not None:
+            self._shared.tasks.spawn(self._files.remove(uid), f"removal of the files of {key}")
 
     # --- fencing ----------------------------------------------------------------------------------
 
-    def fence_if_late(self) -> None:
-        """Suspend when the Lease is too old, whoever notices first: a process that was stopped may find events of
-        its containers before its timers."""
-        late = asyncio.get_running_loop().time() >= self.heard_at + self.host.config.timing.fence_after_s
-        if late and not self.suspended:
-            self.suspend()
+    def keep_alive(self, seconds: float) -> None:
+        """The cluster was heard: containers may run this long without another word."""
+        self.runtime.keep_alive(seconds)
 
-    def suspend(self) -> None:
+    def _suspend(self) -> None:
         """Stop every pod: the cluster may be about to start them elsewhere."""
         log.warning("node %s has lost the cluster and stops its pods", self.name)
-        self.suspended = True
         for worker in self.workers:
             worker.post(Suspended())
 
     async def resume(self) -> None:
         """The cluster is back: run again what is still bound here. Raises ApiError when it went away again."""
         known = set(self._workers)
-        answer = await self.host.client.list("pods", field_selector=f"spec.nodeName={self.name}")
+        answer = await self._shared.client.list("pods", field_selector=f"spec.nodeName={self.name}")
         bound = {meta.uid(pod) for pod in answer.items}
-        if asyncio.get_running_loop().time() >= self.heard_at + self.host.config.timing.fence_after_s:
+        if self.fence.is_late():
             return  # the cluster went away again while it was asked
-        self.suspended = False
+        self.fence.open()
         for worker in self.workers:
             # A pod that came meanwhile may be younger than the list.
             if meta.uid(worker.pod) in bound or meta.uid(worker.pod) not in known:

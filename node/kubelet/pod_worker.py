@@ -9,13 +9,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError
-from rayplane.node.kubelet.admission import room_of
+from rayplane.node.events import Events
+from rayplane.node.kubelet.addresses import NodeAddresses
+from rayplane.node.kubelet.admission import Allocations, room_of
+from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
+from rayplane.node.kubelet.status_manager import WrittenPod
 from rayplane.node.lifecycle import (
     Effect,
     Event,
@@ -27,6 +32,7 @@ from rayplane.node.lifecycle import (
     Probed,
     Record,
     Rejected,
+    RestartTiming,
     SandboxFailed,
     SandboxReady,
     SetTimer,
@@ -42,12 +48,59 @@ from rayplane.node.lifecycle import (
     render_status,
 )
 from rayplane.node.lifecycle.model import Run, Stage
-from rayplane.node.runtime import ContainerRun, StartOrder
-
-if TYPE_CHECKING:
-    from rayplane.node.kubelet.kubelet import Kubelet
+from rayplane.node.runtime import ContainerRun, Runtime, StartOrder
+from rayplane.node.tasks import Tasks
+from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
+
+
+class Statuses(Protocol):
+    """Takes note of pods whose status may have changed."""
+
+    def mark(self, subject: WrittenPod) -> None: ...
+
+    def forget(self, subject: WrittenPod) -> None: ...
+
+
+class Probes(Protocol):
+    """Probes containers; see Prober."""
+
+    async def run(
+        self,
+        probe: str,
+        container: dict[str, Any],
+        run: ContainerRun,
+        *,
+        ip: str,
+        runs: Callable[[], bool],
+        report: Callable[[bool, str], None],
+    ) -> None: ...
+
+
+class MakeSandbox(Protocol):
+    """Makes the sandbox of a pod; see Sandbox."""
+
+    def __call__(self, pod: Object, ip: str, *, own_address: bool) -> Sandbox: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What the workers of one node share. `gone`: told of a worker whose pod is no more."""
+
+    env: Env
+    restarts: RestartTiming
+    runtime: Runtime
+    runs_processes: bool
+    addresses: NodeAddresses
+    room: Allocations
+    fence: Fence
+    sandbox: MakeSandbox
+    statuses: Statuses
+    prober: Probes
+    events: Events
+    tasks: Tasks
+    gone: "Callable[[PodWorker], None]"
 
 
 class PodWorker:
@@ -59,7 +112,7 @@ class PodWorker:
         "_finalize",
         "_holds_room",
         "_inbox",
-        "_kubelet",
+        "_parts",
         "_tasks",
         "_timers",
         "machine",
@@ -72,8 +125,8 @@ class PodWorker:
         "written",
     )
 
-    def __init__(self, kubelet: "Kubelet", pod: Object) -> None:
-        self._kubelet = kubelet
+    def __init__(self, pod: Object, parts: WorkerParts) -> None:
+        self._parts = parts
         self._inbox: deque[Event | None] = deque()
         self._draining = False
         self._holds_room = False
@@ -82,7 +135,7 @@ class PodWorker:
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self.pod = pod
-        self.machine = PodMachine(pod, kubelet.host.config.timing.restarts)
+        self.machine = PodMachine(pod, parts.restarts)
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
@@ -96,17 +149,17 @@ class PodWorker:
         """Start the pod, or take it over from an earlier life of this node. `suspended`: not before `Resumed`."""
         status = meta.status(self.pod)
         had_run = any("running" in c.get("state", {}) for c in status.get("containerStatuses") or ())
-        self.machine.adopt(status, self._kubelet.host.env.timestamp())
+        self.machine.adopt(status, self._parts.env.timestamp())
         self.machine.suspended = suspended
         if had_run and self.machine.stage is not Stage.ENDED:
             text = "Pod sandbox changed, it will be killed and re-created."
-            self._kubelet.host.record(self.pod, "Normal", "SandboxChanged", text)
+            self._parts.events.record(self.pod, "Normal", "SandboxChanged", text)
         if meta.is_deleting(self.pod):
             self.post(StopRequested(self._grace()))
         else:
             if self.machine.stage is not Stage.ENDED:
                 self._holds_room = True
-                self._kubelet.hold(self.room)
+                self._parts.room.hold(self.room)
             self.post(refusal)
 
     @property
@@ -117,7 +170,7 @@ class PodWorker:
     def _give_up_room(self) -> None:
         if self._holds_room:
             self._holds_room = False
-            self._kubelet.release(self.room)
+            self._parts.room.release(self.room)
 
     def update(self, pod: Object) -> None:
         old, self.pod = self.pod, pod
@@ -125,7 +178,7 @@ class PodWorker:
             self.post(StopRequested(self._grace()))
         elif self.machine.spec.get("readinessGates") or self._is_overruled():
             self.written = b""
-            self._kubelet.host.writer.mark(self)
+            self._parts.statuses.mark(self)
         if self.sandbox is not None and self.sandbox.live:
             self.sandbox.refresh(pod)
 
@@ -148,7 +201,8 @@ class PodWorker:
         self._timers.clear()
         for task in [*self._tasks]:
             task.cancel()
-        self._kubelet.host.writer.forget(self)
+        self._parts.addresses.forget(self.prepare)
+        self._parts.statuses.forget(self)
 
     def prepare(self) -> None:
         """Make the sandbox, now that the node has addresses."""
@@ -159,14 +213,14 @@ class PodWorker:
     def post(self, event: Event | None) -> None:
         if self._closed:
             return  # a timer of a container whose host has stopped
-        self._kubelet.fence_if_late()
+        self._parts.fence.check()
         self._inbox.append(event)
         if not self._draining:
             self._drain()
 
     def _drain(self) -> None:
         self._draining = True
-        loop, clock = asyncio.get_running_loop(), self._kubelet.host.env
+        loop, clock = asyncio.get_running_loop(), self._parts.env
         try:
             while self._inbox:
                 now = Moment(loop.time(), clock.timestamp())
@@ -177,9 +231,9 @@ class PodWorker:
         finally:
             self._draining = False
         if self.removed and self.machine.stage is Stage.GONE:
-            self._kubelet.drop(self)
+            self._parts.gone(self)
         else:
-            self._kubelet.host.writer.mark(self)
+            self._parts.statuses.mark(self)
 
     def _carry_out(self, effect: Effect) -> None:
         _CARRY_OUT[type(effect)](self, effect)
@@ -187,19 +241,19 @@ class PodWorker:
     # --- effects ----------------------------------------------------------------------------------
 
     def _prepare_sandbox(self, _: PrepareSandbox) -> None:
-        pool = self._kubelet.pool
-        if pool is None:
-            self._kubelet.await_addresses(self)
+        addresses = self._parts.addresses
+        if not addresses.known:
+            addresses.wait(self.prepare)
             return
         if self.sandbox is not None:
             return  # it is being made; its end will be told
         host_network = bool(self.machine.spec.get("hostNetwork"))
         try:
-            ip = pool.node_address if host_network else pool.take()
+            ip = addresses.node_ip if host_network else addresses.take()
         except AddressesExhausted as e:
             self.post(SandboxFailed("FailedCreatePodSandBox", str(e)))
             return
-        self.sandbox = Sandbox(self.pod, ip, own_address=not host_network, kubelet=self._kubelet)
+        self.sandbox = self._parts.sandbox(self.pod, ip, own_address=not host_network)
         if self.sandbox.is_trivial:
             self.post(SandboxReady(ip))
         else:
@@ -218,7 +272,7 @@ class PodWorker:
 
     def _start_container(self, effect: StartContainer) -> None:
         container = self.machine.by_name[effect.container]
-        if self._kubelet.runs_processes or needs_lookup(container.spec):
+        if self._parts.runs_processes or needs_lookup(container.spec):
             self._spawn(self._look_up_and_start(effect), f"start {effect.container}")
         else:
             self._start_now(effect, {})
@@ -238,7 +292,7 @@ class PodWorker:
         self._start_now(effect, env)
 
     def _start_now(self, effect: StartContainer, env: dict[str, str]) -> None:
-        host = self._kubelet.host
+        outside = self._parts.env
         name = effect.container
         spec = self.machine.by_name[name].spec
         assert self.sandbox is not None
@@ -246,12 +300,12 @@ class PodWorker:
             pod=self.pod,
             container=spec,
             attempt=effect.attempt,
-            container_id=f"rayplane://{host.env.rng.getrandbits(256):064x}",
+            container_id=f"rayplane://{outside.rng.getrandbits(256):064x}",
             pod_ip=self.sandbox.ip,
             env=env,
             mounts=self.sandbox.mounts(spec, env),
             directory=self.sandbox.directory,
-            stamp=host.env.timestamp(),
+            stamp=outside.timestamp(),
         )
         if name in self.runs:
             self.previous[name] = self.runs[name]
@@ -259,7 +313,7 @@ class PodWorker:
         # A simulated container calls back at once: its events wait until the run is known.
         nested, self._draining = self._draining, True
         try:
-            self.runs[name] = self._kubelet.runtime.start(order, listener)
+            self.runs[name] = self._parts.runtime.start(order, listener)
         finally:
             self._draining = nested
         if not nested:
@@ -275,7 +329,7 @@ class PodWorker:
     def _start_probe(self, effect: StartProbe) -> None:
         delay = self.runs[effect.container].probe_delay(effect.probe)
         if delay is None:
-            self._spawn(self._kubelet.host.prober.run(self, effect), f"{effect.probe} {effect.container}")
+            self._spawn(self._probe(effect), f"{effect.probe} {effect.container}")
             return
         wait, ok = delay
         result = Probed(effect.container, effect.attempt, effect.probe, ok, "simulated")
@@ -285,11 +339,26 @@ class PodWorker:
             at = asyncio.get_running_loop().time() + wait
             self._timer((effect.container, effect.probe), at, result)
 
+    async def _probe(self, effect: StartProbe) -> None:
+        container = self.machine.by_name[effect.container]
+
+        def report(ok: bool, message: str) -> None:
+            self.post(Probed(effect.container, effect.attempt, effect.probe, ok, message))
+
+        await self._parts.prober.run(
+            effect.probe,
+            container.spec,
+            self.runs[effect.container],
+            ip=self.machine.ip,
+            runs=lambda: container.attempt == effect.attempt and container.run is Run.RUNNING,
+            report=report,
+        )
+
     def _set_timer(self, effect: SetTimer) -> None:
         self._timer(effect.key[:2], effect.at, TimerFired(effect.key))
 
     def _record(self, effect: Record) -> None:
-        self._kubelet.host.record(self.pod, effect.type, effect.reason, effect.message)
+        self._parts.events.record(self.pod, effect.type, effect.reason, effect.message)
 
     def _tear_down(self, _: TearDown) -> None:
         self._give_up_room()
@@ -303,11 +372,11 @@ class PodWorker:
             return
         self._give_back(sandbox)
         if not sandbox.is_trivial:
-            self._kubelet.host.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
+            self._parts.tasks.spawn(sandbox.unmount(), f"unmount {meta.key(self.pod)}")
 
     def _give_back(self, sandbox: Sandbox) -> None:
-        if sandbox.own_address and self._kubelet.pool is not None:
-            self._kubelet.pool.give_back(sandbox.ip)
+        if sandbox.own_address:
+            self._parts.addresses.give_back(sandbox.ip)
 
     def _finalize_pod(self, _: FinalizePod) -> None:
         self._finalize = True
@@ -315,8 +384,8 @@ class PodWorker:
     # --- what the status writer asks --------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        stamp = self._kubelet.host.env.timestamp()
-        return render_status(self.machine, self.pod, host_ip=self._kubelet.node_ip, stamp=stamp)
+        stamp = self._parts.env.timestamp()
+        return render_status(self.machine, self.pod, host_ip=self._parts.addresses.node_ip, stamp=stamp)
 
     @property
     def wants_final_delete(self) -> bool:
@@ -325,7 +394,7 @@ class PodWorker:
     @property
     def wants_final_status(self) -> bool:
         # Whoever keeps the object by a finalizer wants to read how the pod ended.
-        return self._kubelet.runs_processes or bool(meta.finalizers(self.pod))
+        return self._parts.runs_processes or bool(meta.finalizers(self.pod))
 
     def final_delete_done(self) -> None:
         self._finalize = False
@@ -347,14 +416,14 @@ class PodWorker:
         self.post(event)
 
     def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        task = self._kubelet.host.spawn(work, f"{what} of {meta.key(self.pod)}")
+        task = self._parts.tasks.spawn(work, f"{what} of {meta.key(self.pod)}")
         self._tasks[task] = None
         done: Callable[[asyncio.Task[None]], object] = lambda t: self._tasks.pop(t, None)  # noqa: E731
         task.add_done_callback(done)
 
 
 class _RunListener:
-    """Turns the runtime's callbacks into events of the run they are about."""
+    """Turns the runtime's callbacks into events of the run they are about, as Kubernetes' PLEG does."""
 
     __slots__ = ("_effect", "_id", "_worker")
 

@@ -7,18 +7,15 @@ harm then, and a pod that is ready should be seen to be.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rayplane.node.lifecycle import Probed, StartProbe
-from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import ContainerRun
 from rayplane.node.runtime.ports import port_number
 
 if TYPE_CHECKING:
     import aiohttp
-
-    from rayplane.node.kubelet.pod_worker import PodWorker
 
 OUTPUT_MAX = 10 * 1024
 UNREADY_PERIOD_S = 1.0
@@ -73,24 +70,35 @@ class Prober:
         if self._session is not None:
             await self._session.close()
 
-    async def run(self, worker: "PodWorker", effect: StartProbe) -> None:
-        """Probe one run of a container until it ends, or until the result is final."""
-        container = worker.machine.by_name[effect.container]
-        spec = container.spec[f"{effect.probe}Probe"]
+    async def run(
+        self,
+        probe: str,
+        container: dict[str, Any],
+        run: ContainerRun,
+        *,
+        ip: str,
+        runs: Callable[[], bool],
+        report: Callable[[bool, str], None],
+    ) -> None:
+        """Probe one run of a container until it ends, or until the result is final.
+
+        `probe`: startup, readiness or liveness; `container`: its part of the pod's spec; `runs`: whether this run goes
+        on; `report`: told the result and a message when the result has changed.
+        """
+        spec = container[f"{probe}Probe"]
         thresholds = Thresholds.of(spec)
         counter = ProbeCounter(thresholds)
         await asyncio.sleep(thresholds.initial_delay_s)
         ever = False
-        while container.attempt == effect.attempt and container.run is Run.RUNNING:
-            run = worker.runs[effect.container]
-            ok, message = await self._try(spec, run, container.spec, ip=worker.machine.ip, timeout=thresholds.timeout_s)
+        while runs():
+            ok, message = await self._try(spec, run, container, ip=ip, timeout=thresholds.timeout_s)
             ever |= ok
             verdict = counter.add(ok)
             if verdict is not None:
-                worker.post(Probed(effect.container, effect.attempt, effect.probe, verdict, message))
-                if effect.probe == "startup" or (effect.probe == "liveness" and not verdict):
+                report(verdict, message)
+                if probe == "startup" or (probe == "liveness" and not verdict):
                     return
-            hurry = effect.probe == "readiness" and not ever
+            hurry = probe == "readiness" and not ever
             await asyncio.sleep(min(UNREADY_PERIOD_S, thresholds.period_s) if hurry else thresholds.period_s)
 
     async def _try(

@@ -3,15 +3,13 @@
 import hashlib
 from typing import Any
 
+from rayplane.control_plane.api import node_annotations
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
-RUNTIME_ANNOTATION = "rayplane.io/runtime"
-HOST_ANNOTATION = "rayplane.io/host-address"
-CAPACITY_ANNOTATION = "rayplane.io/volume-capacity"
 _DISK = "100Gi"
 _HEALTHY = (
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
@@ -30,9 +28,9 @@ def node_object(config: NodeConfig, *, host_address: str, volume_capacity: str) 
             "name": config.name,
             "labels": node_labels(config),
             "annotations": {
-                RUNTIME_ANNOTATION: config.runtime,
-                HOST_ANNOTATION: host_address,
-                CAPACITY_ANNOTATION: volume_capacity,
+                node_annotations.RUNTIME: config.runtime,
+                node_annotations.HOST_ADDRESS: host_address,
+                node_annotations.VOLUME_CAPACITY: volume_capacity,
             },
         },
         "spec": {},

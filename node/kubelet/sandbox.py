@@ -6,16 +6,22 @@ On a node with real processes every volume becomes a directory; on a simulated n
 
 import asyncio
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
-from rayplane.node.environment import PodFacts, Reference, container_env, env_references, expand
-from rayplane.node.errors import ContainerConfigError, MountError, NodeError
-from rayplane.node.kubelet.sources import SourceUnavailable
+from rayplane.node.config import NodeConfig
+from rayplane.node.environment import Found, PodFacts, Reference, container_env, env_references, expand
+from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
+from rayplane.node.events import Events
+from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.runtime import Mount
+from rayplane.node.tasks import Tasks
+from rayplane.node.volumes.backend import Published
+from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.projected import (
     PROJECTED,
     TokenWanted,
@@ -24,9 +30,6 @@ from rayplane.node.volumes.projected import (
     volume_files,
     volume_references,
 )
-
-if TYPE_CHECKING:
-    from rayplane.node.kubelet.kubelet import Kubelet
 
 ROOT_CA = "kube-root-ca.crt"
 _CLAIMS = ("persistentVolumeClaim", "ephemeral")
@@ -39,11 +42,56 @@ def needs_lookup(container: dict[str, Any]) -> bool:
     return any(v.get("valueFrom") for v in container.get("env") or ())
 
 
+class ObjectLookup(Protocol):
+    """Finds what pods refer to, and calls back when it changes."""
+
+    async def find(self, namespace: str, references: Iterable[Reference]) -> Found:
+        """Raises SourceUnavailable."""
+
+    async def services(self, namespace: str) -> list[Object]:
+        """The services whose variables a pod gets. Raises SourceUnavailable."""
+
+    def watch(self, namespace: str, references: Iterable[Reference], watcher: Callable[[], None]) -> None: ...
+
+    def unwatch(self, namespace: str, references: Iterable[Reference], watcher: Callable[[], None]) -> None: ...
+
+
+class PodVolumes(Protocol):
+    """Makes claims of pods usable on a node."""
+
+    async def publish(self, pod: Object, volume: dict[str, Any], *, node: str) -> Published:
+        """Raises MountError."""
+
+    async def unpublish(self, pod: Object, *, node: str) -> None:
+        """The pod has ended: give back what it was the last to use."""
+
+
+class Tokens(Protocol):
+    """Gets tokens for pods."""
+
+    async def fetch(self, pod: Object, *, audience: str, seconds: int) -> str:
+        """Raises ApiError."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxParts:
+    """What the sandboxes of one node share. `files`: where pods have directories, else None."""
+
+    node: NodeConfig
+    addresses: NodeAddresses
+    objects: ObjectLookup
+    tokens: Tokens
+    volumes: PodVolumes
+    files: PodFiles | None
+    events: Events
+    tasks: Tasks
+
+
 class Sandbox:
     """`mount` once, then `environment` and `mounts` for each container, `unmount` at the end."""
 
     __slots__ = (
-        "_kubelet",
+        "_parts",
         "_paths",
         "_pod",
         "_refreshing",
@@ -57,13 +105,13 @@ class Sandbox:
         "own_address",
     )
 
-    def __init__(self, pod: Object, ip: str, *, own_address: bool, kubelet: "Kubelet") -> None:
+    def __init__(self, parts: SandboxParts, pod: Object, ip: str, *, own_address: bool) -> None:
         self.ip = ip
         self.own_address = own_address
         self.directory = ""
         self.live = False  # whether files of it follow the API
         self._pod = pod
-        self._kubelet = kubelet
+        self._parts = parts
         self._volumes: list[dict[str, Any]] = pod["spec"].get("volumes") or []
         self._paths: dict[str, str] = {}
         self._sync_sockets: dict[str, str] = {}
@@ -74,7 +122,7 @@ class Sandbox:
     @property
     def is_trivial(self) -> bool:
         """Nothing has to be waited for."""
-        if self._kubelet.runs_processes:
+        if self._parts.files is not None:
             return False
         return not any(self._checked(v) or _is_claim(v) for v in self._volumes)
 
@@ -83,8 +131,8 @@ class Sandbox:
     async def mount(self) -> None:
         """Raises NodeError or OSError; what was mounted until then stays for `unmount`."""
         try:
-            if self._kubelet.runs_processes:
-                await self._mount_files()
+            if self._parts.files is not None:
+                await self._mount_files(self._parts.files)
             else:
                 await self._check()
             for volume in self._volumes:
@@ -96,7 +144,7 @@ class Sandbox:
     async def _check(self) -> None:
         for volume in self._volumes:
             refs = self._checked(volume)
-            found = await self._kubelet.host.sources.find(meta.namespace(self._pod), refs)
+            found = await self._parts.objects.find(meta.namespace(self._pod), refs)
             for ref in refs:
                 if found[ref.resource, ref.name] is None:
                     kind = ref.resource.removesuffix("s")
@@ -108,19 +156,14 @@ class Sandbox:
         return [r for r in volume_references(volume) if not r.optional and r.name != ROOT_CA]
 
     async def _publish(self, volume: dict[str, Any]) -> None:
-        backends = self._kubelet.host.volumes
-        if backends is None:
-            return
-        published = await backends.publish(self._pod, volume, node=self._kubelet.name)
-        if self._kubelet.runs_processes:
+        published = await self._parts.volumes.publish(self._pod, volume, node=self._parts.node.name)
+        if self._parts.files is not None:
             os.makedirs(published.path, exist_ok=True)  # a hostPath volume made by hand: container runtimes do so too
         self._paths[volume["name"]] = published.path
         if published.sync_socket:
             self._sync_sockets[volume["name"]] = published.sync_socket
 
-    async def _mount_files(self) -> None:
-        files = self._kubelet.host.pod_files
-        assert files is not None
+    async def _mount_files(self, files: PodFiles) -> None:
         self.directory = files.create(meta.uid(self._pod))
         for volume in self._volumes:
             name = volume["name"]
@@ -134,53 +177,31 @@ class Sandbox:
             elif not _is_claim(volume):
                 kind = next((k for k in volume if k != "name"), "none")
                 raise mount_failed(self._pod, name, f"volumes of type {kind} are not supported")
-        await self._project()
+        await self._project(files)
         self.live = True
         namespace = meta.namespace(self._pod)
-        self._kubelet.host.sources.watch(namespace, self._watched, self._source_changed)
+        self._parts.objects.watch(namespace, self._watched, self._source_changed)
 
-    async def _project(self) -> None:
+    async def _project(self, files: PodFiles) -> None:
         """Bring the files of projected volumes up to date."""
-        host = self._kubelet.host
-        assert host.pod_files is not None
         for volume in self._volumes:
             if not any(kind in volume for kind in PROJECTED):
                 continue
             await self._fetch_tokens(volume)
-            found = await host.sources.find(meta.namespace(self._pod), volume_references(volume))
+            found = await self._parts.objects.find(meta.namespace(self._pod), volume_references(volume))
             content = volume_files(volume, self._pod, self.facts(), found=found, tokens=self._tokens)
-            host.pod_files.project(self._paths[volume["name"]], content)
+            files.project(self._paths[volume["name"]], content)
 
     async def _fetch_tokens(self, volume: dict[str, Any]) -> None:
         for wanted in tokens_wanted(volume):
-            if wanted not in self._tokens:
-                self._tokens[wanted] = await self._fetch_token(volume, wanted)
-
-    async def _fetch_token(self, volume: dict[str, Any], wanted: TokenWanted) -> str:
-        pod = self._pod
-        account = pod["spec"].get("serviceAccountName") or "default"
-        bound = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": meta.name(pod),
-            "uid": meta.uid(pod),
-        }
-        request: Object = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "metadata": {"name": account, "namespace": meta.namespace(pod)},
-            "spec": {
-                "audiences": [wanted.audience] if wanted.audience else [],
-                "expirationSeconds": wanted.seconds,
-                "boundObjectRef": bound,
-            },
-        }
-        try:
-            answer = await self._kubelet.host.client.create("serviceaccounts", request, subresource="token")
-        except ApiError as e:
-            why = f"failed to fetch token: {e.message}"
-            raise mount_failed(pod, volume["name"], why) from e
-        return str(meta.status(answer).get("token") or "")
+            if wanted in self._tokens:
+                continue
+            audience, seconds = wanted.audience, wanted.seconds
+            try:
+                self._tokens[wanted] = await self._parts.tokens.fetch(self._pod, audience=audience, seconds=seconds)
+            except ApiError as e:
+                why = f"failed to fetch token: {e.message}"
+                raise mount_failed(self._pod, volume["name"], why) from e
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -194,31 +215,32 @@ class Sandbox:
 
     def _source_changed(self) -> None:
         # One pass at a time; a change during a pass is seen by the pass that follows it.
-        previous = self._refreshing
+        previous, files = self._refreshing, self._parts.files
+        assert files is not None
 
         async def again() -> None:
             if previous is not None and not previous.done():
                 await asyncio.wait([previous])
             try:
-                await self._project()
-            except (NodeError, OSError, SourceUnavailable) as e:
+                await self._project(files)
+            except (NodeError, OSError) as e:
                 # As in Kubernetes, files that were there stay when their source is gone.
-                self._kubelet.host.record(self._pod, "Warning", "FailedMount", str(e))
+                self._parts.events.record(self._pod, "Warning", "FailedMount", str(e))
 
-        self._refreshing = self._kubelet.host.spawn(again(), "refresh volumes")
+        self._refreshing = self._parts.tasks.spawn(again(), "refresh volumes")
 
     # --- containers -------------------------------------------------------------------------------
 
     def facts(self) -> PodFacts:
-        kubelet = self._kubelet
-        return PodFacts(self.ip, kubelet.node_ip, kubelet.name, kubelet.config.cpu, kubelet.config.memory)
+        node = self._parts.node
+        return PodFacts(self.ip, self._parts.addresses.node_ip, node.name, node.cpu, node.memory)
 
     async def environment(self, pod: Object, container: dict[str, Any]) -> dict[str, str]:
         """Raises ContainerConfigError."""
-        sources, namespace = self._kubelet.host.sources, meta.namespace(pod)
+        objects, namespace = self._parts.objects, meta.namespace(pod)
         try:
-            found = await sources.find(namespace, env_references(container))
-            services = await sources.services(namespace) if self._kubelet.runs_processes else []
+            found = await objects.find(namespace, env_references(container))
+            services = await objects.services(namespace) if self._parts.files is not None else []
         except SourceUnavailable as e:
             raise ContainerConfigError(str(e)) from e
         env = container_env(container, pod, self.facts(), found=found, services=services)
@@ -250,9 +272,8 @@ class Sandbox:
         if self._refreshing is not None:
             self._refreshing.cancel()
         self.live = False
-        self._kubelet.host.sources.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
-        if self._kubelet.host.volumes is not None:
-            await self._kubelet.host.volumes.unpublish(self._pod, node=self._kubelet.name)
+        self._parts.objects.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
+        await self._parts.volumes.unpublish(self._pod, node=self._parts.node.name)
 
 
 def _is_claim(volume: dict[str, Any]) -> bool:

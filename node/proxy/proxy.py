@@ -5,22 +5,23 @@ import contextlib
 import errno
 import ipaddress
 import logging
-import socket
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import Informer
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, RUNTIME
+from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import Stub
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.node.kubelet.registration import HOST_ANNOTATION, RUNTIME_ANNOTATION
+from rayplane.node.events import Events
 from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
-from rayplane.node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, plan_service
+from rayplane.node.proxy.rules import SERVICE_LABEL, Endpoint, HostView, Socket, Target, endpoints_of, plan_service
+from rayplane.node.proxy.sockets import listening_socket
+from rayplane.node.tasks import Tasks
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
-
-if TYPE_CHECKING:
-    from rayplane.node.host import NodeHost
 
 log = logging.getLogger(__name__)
 
@@ -32,27 +33,60 @@ AFFINITY_MAX = 10_000
 CONNECTIONS_MAX = 10_000
 
 
-class ServiceProxy:
-    """Listens for services with real endpoints and carries their connections."""
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """What the proxy must know of its host."""
 
-    def __init__(self, host: "NodeHost") -> None:
-        self._host = host
-        self._slices = Informer(host.client, SLICES, indexers={"service": _service_of})
-        self._services: Informer | None = None
+    address: str
+    """host:port of the host's gRPC services, as others dial it."""
+    loopback_networks: tuple[str, ...]
+    """See NodeHostConfig."""
+    batch_window_s: float
+    """How long changes wait for company."""
+
+
+class ServiceProxy:
+    """Listens for services with real endpoints and carries their connections.
+
+    `services` and `nodes`: informers that have been started and synced. `node_ips`: addresses of this host's nodes by
+    name. `channel`: an address (host:port) to a channel for stubs.
+    """
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        client: ApiClient,
+        *,
+        services: Informer,
+        nodes: Informer,
+        node_ips: Callable[[], Mapping[str, str]],
+        channel: Callable[[str], Any],
+        events: Events,
+        tasks: Tasks,
+        rng: random.Random,
+    ) -> None:
+        self._config = config
+        self._services = services
+        self._nodes = nodes
+        self._node_ips = node_ips
+        self._channel = channel
+        self._events = events
+        self._tasks = tasks
+        self._rng = rng
+        self._slices = Informer(client, SLICES, indexers={"service": _service_of})
         self._plans: dict[str, dict[Socket, Target]] = {}
         self._listeners: dict[Socket, _Listener] = {}
         self._dirty: dict[str, None] = {}
-        self._own = [ipaddress.ip_network(n) for n in host.config.loopback_networks]
+        self._own = [ipaddress.ip_network(n) for n in config.loopback_networks]
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._slices.start()
-        self._services = await self._host.sources.informer("services")
         await self._slices.synced()
         self._services.add_handler(lambda kind, old, new: self._mark(meta.key(new)))
         self._slices.add_handler(lambda kind, old, new: self._mark(*_service_of(new)))
-        self._host.nodes.add_handler(self._node_event)
+        self._nodes.add_handler(self._node_event)
         self._task = asyncio.get_running_loop().create_task(self._run(), name="service proxy")
 
     async def stop(self) -> None:
@@ -63,15 +97,9 @@ class ServiceProxy:
 
     # --- what others ask --------------------------------------------------------------------------
 
-    def slices(self, service: str) -> list[Object]:
-        """EndpointSlices of the service namespace/name."""
-        return self._slices.by_index("service", service)
-
-    def view(self) -> HostView:
-        simulated = (
-            meta.name(n) for n in self._host.nodes.list() if meta.annotations(n).get(RUNTIME_ANNOTATION) == "simulated"
-        )
-        return HostView({name: k.node_ip for name, k in self._host.kubelets.items()}, frozenset(simulated))
+    def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]:
+        """Where a port of the service namespace/name is reached, as `rules.endpoints_of` says."""
+        return endpoints_of(self._slices.by_index("service", service), port_name, self._view())
 
     def is_near(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint is on this machine, or on no node at all: it can be dialled."""
@@ -83,7 +111,7 @@ class ServiceProxy:
         if far is None:
             return await TcpPipe.connect(endpoint.ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
         namespace, name = meta.split_key(endpoint.pod)
-        stub = Stub(self._host.network.channel(far), pb.DESCRIPTOR.services_by_name["Node"])
+        stub = Stub(self._channel(far), pb.DESCRIPTOR.services_by_name["Node"])
         ref = pb.ContainerRef(node=endpoint.node, namespace=namespace, pod=name)
         pipe = ForwardPipe(stub, ref, endpoint.port)
         try:
@@ -93,10 +121,14 @@ class ServiceProxy:
             raise
         return pipe
 
+    def _view(self) -> HostView:
+        simulated = (meta.name(n) for n in self._nodes.list() if meta.annotations(n).get(RUNTIME) == "simulated")
+        return HostView(self._node_ips(), frozenset(simulated))
+
     def _far_host(self, endpoint: Endpoint) -> str | None:
-        node = self._host.nodes.get("", endpoint.node) if endpoint.node else None
-        address = meta.annotations(node).get(HOST_ANNOTATION) if node is not None else None
-        if address is None or _machine(address) == _machine(self._host.advertised) or not endpoint.pod:
+        node = self._nodes.get("", endpoint.node) if endpoint.node else None
+        address = meta.annotations(node).get(HOST_ADDRESS) if node is not None else None
+        if address is None or _machine(address) == _machine(self._config.address) or not endpoint.pod:
             return None
         return address
 
@@ -107,33 +139,32 @@ class ServiceProxy:
         self._wake.set()
 
     def _node_event(self, kind: str, old: Object | None, new: Object) -> None:
-        watched = (RUNTIME_ANNOTATION, HOST_ANNOTATION)
+        watched = (RUNTIME, HOST_ADDRESS)
         before = [meta.annotations(old).get(a) for a in watched] if old else []
-        own = meta.name(new) in self._host.kubelets
+        own = meta.name(new) in self._node_ips()
         if before != [meta.annotations(new).get(a) for a in watched] or own:
-            self._mark(*(meta.key(s) for s in self._services.list()) if self._services else ())
+            self._mark(*(meta.key(s) for s in self._services.list()))
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             # Changes come in groups: a roll-out touches one slice many times.
-            await asyncio.sleep(self._host.config.batch_window_s)
+            await asyncio.sleep(self._config.batch_window_s)
             dirty, self._dirty = self._dirty, {}
-            view = self.view()
+            view = self._view()
             for key in dirty:
                 self._plan(key, view)
             await self._apply()
 
     def _plan(self, key: str, view: HostView) -> None:
-        assert self._services is not None
         service = self._services.get_key(key)
         if service is None:
             self._plans.pop(key, None)
             return
-        plan = plan_service(service, self.slices(key), view)
+        plan = plan_service(service, self._slices.by_index("service", key), view)
         for address in [a for a in plan if self._is_foreign(a[0])]:
-            self._host.record(service, "Warning", "CannotListen", f"{address[0]} is no address of this cluster")
+            self._events.record(service, "Warning", "CannotListen", f"{address[0]} is no address of this cluster")
             del plan[address]
         self._plans[key] = plan
 
@@ -145,7 +176,7 @@ class ServiceProxy:
         ip = ipaddress.ip_address(address)
         if not self._own or any(ip in network for network in self._own):
             return False
-        return ip.is_loopback or _is_loopback(_machine(self._host.advertised).strip("[]"))
+        return ip.is_loopback or _is_loopback(_machine(self._config.address).strip("[]"))
 
     async def _apply(self) -> None:
         wanted: dict[Socket, Target] = {}
@@ -156,7 +187,7 @@ class ServiceProxy:
         for address, target in wanted.items():
             listener = self._listeners.get(address)
             if listener is None:
-                listener = _Listener(self, self._host, address)
+                listener = _Listener(address, self.dial, self._tasks, turn=self._rng.getrandbits(16))
                 if not await self._open(listener, target):
                     continue
                 self._listeners[address] = listener
@@ -178,22 +209,24 @@ class ServiceProxy:
             text += "; use a port from 1024 on, or set net.ipv4.ip_unprivileged_port_start=0 on the machine"
         else:
             asyncio.get_running_loop().call_later(BIND_RETRY_S, self._mark, target.service)
-        service = self._services.get_key(target.service) if self._services is not None else None
+        service = self._services.get_key(target.service)
         if service is not None:
-            self._host.record(service, "Warning", "CannotListen", text)
+            self._events.record(service, "Warning", "CannotListen", text)
         log.warning("service %s: %s", target.service, text)
 
 
 class _Listener:
     """One socket of a service."""
 
-    def __init__(self, proxy: ServiceProxy, host: "NodeHost", address: Socket) -> None:
+    def __init__(
+        self, address: Socket, dial: Callable[[Endpoint], Awaitable[Pipe]], tasks: Tasks, *, turn: int
+    ) -> None:
         self.address = address
         self.target: Target | None = None
-        self._proxy = proxy
-        self._host = host
+        self._dial = dial
+        self._tasks = tasks
         self._server: asyncio.Server | None = None
-        self._turn = host.env.rng.getrandbits(16)
+        self._turn = turn
         self._clients: dict[str, tuple[Endpoint, float]] = {}
         self._connections = 0
 
@@ -213,7 +246,7 @@ class _Listener:
             writer.transport.abort()
             return
         self._connections += 1
-        self._host.spawn(self._serve(TcpPipe(reader, writer), writer), f"connection to {self.address}")
+        self._tasks.spawn(self._serve(TcpPipe(reader, writer), writer), f"connection to {self.address}")
 
     async def _serve(self, client: TcpPipe, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
@@ -229,7 +262,7 @@ class _Listener:
     async def _connect(self, client: str) -> Pipe | None:
         for endpoint in self._choices(client):
             with contextlib.suppress(OSError):
-                pipe = await self._proxy.dial(endpoint)
+                pipe = await self._dial(endpoint)
                 self._remember(client, endpoint)
                 return pipe
         return None
@@ -254,20 +287,6 @@ class _Listener:
         if len(self._clients) >= AFFINITY_MAX:
             del self._clients[next(iter(self._clients))]
         self._clients[client] = (endpoint, asyncio.get_running_loop().time() + self.target.affinity_s)
-
-
-def listening_socket(ip: str, port: int) -> socket.socket:
-    """A TCP socket which others of this machine may open too. Raises OSError."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setblocking(False)
-        sock.bind((ip, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _service_of(one: Object) -> list[str]:

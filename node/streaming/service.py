@@ -2,21 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.rpc import Context
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.node.errors import Malformed, NodeError, NotHere, NotRunning
-from rayplane.node.kubelet.pod_worker import PodWorker
+from rayplane.node.errors import ConnectFailed, Malformed, NotHere, NotRunning
+from rayplane.node.lifecycle import PodMachine
 from rayplane.node.runtime import ContainerRun, ExecSession, LogOptions
+from rayplane.node.streaming.sessions import Sessions
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
-from rayplane.storage.errors import Code
-
-if TYPE_CHECKING:
-    from rayplane.node.host import NodeHost
+from rayplane.storage.env import Clock
 
 M = TypeVar("M")
 
@@ -25,17 +24,38 @@ _SINCE_MAX_S = 10 * 365 * 86_400
 _PREFERRED = "kubectl.kubernetes.io/default-container"
 
 
-class ConnectFailed(NodeError):
-    """Nobody listens on that port of the pod."""
+class StreamedPod(Protocol):
+    """A pod of this host: its object, its state, and the runs of its containers by name."""
 
-    code = Code.UNAVAILABLE
+    @property
+    def pod(self) -> Object: ...
+
+    @property
+    def machine(self) -> PodMachine: ...
+
+    @property
+    def runs(self) -> Mapping[str, ContainerRun]: ...
+
+    @property
+    def previous(self) -> Mapping[str, ContainerRun]:
+        """The runs before those."""
+
+
+class PodLookup(Protocol):
+    """Finds the pods of this host; NotHere for a node or a pod that is not here."""
+
+    def worker(self, node: str, namespace: str, name: str) -> StreamedPod: ...
+
+    def workers(self, node: str) -> Iterable[StreamedPod]: ...
 
 
 class NodeService:
     """Handlers of `rayplane.v1.Node`. Failures are NodeErrors, whose `code` travels as the gRPC status."""
 
-    def __init__(self, host: "NodeHost") -> None:
-        self._host = host
+    def __init__(self, pods: PodLookup, sessions: Sessions, clock: Clock) -> None:
+        self._pods = pods
+        self._sessions = sessions
+        self._clock = clock
 
     # --- logs -------------------------------------------------------------------------------------
 
@@ -51,7 +71,7 @@ class NodeService:
             waiting = f'container "{name}" in pod "{pod}" is waiting to start'
             fault = worker.machine.by_name[name].fault
             raise NotRunning(f"{waiting}: {fault[0] if fault else 'ContainerCreating'}")
-        with self._host.sessions.one(meta.key(worker.pod)):
+        with self._sessions.one(meta.key(worker.pod)):
             async with contextlib.aclosing(run.logs(self._options(request))) as chunks:  # type: ignore[type-var]
                 async for data in chunks:
                     yield pb.LogChunk(data=data)
@@ -59,7 +79,7 @@ class NodeService:
     def _options(self, request: pb.LogsRequest) -> LogOptions:
         since = request.since_time
         if request.HasField("since_seconds"):
-            moment = self._host.env.clock.now() - timedelta(seconds=min(max(request.since_seconds, 0), _SINCE_MAX_S))
+            moment = self._clock.now() - timedelta(seconds=min(max(request.since_seconds, 0), _SINCE_MAX_S))
             since = meta.format_micro_time(moment)
         elif since:
             try:
@@ -78,7 +98,7 @@ class NodeService:
 
     async def Exec(self, requests: AsyncIterator[pb.ExecRequest], context: Context) -> AsyncIterator[pb.ExecResponse]:
         first = await _first(requests)
-        with self._host.sessions.one(meta.key(self._worker(first.ref).pod)):
+        with self._sessions.one(meta.key(self._worker(first.ref).pod)):
             async with contextlib.aclosing(self._exec(first, requests)) as responses:
                 async for response in responses:
                     yield response
@@ -109,13 +129,13 @@ class NodeService:
         if not 0 < first.port < 65536:
             raise Malformed(f"port {first.port} is not between 1 and 65535")
         worker = self._worker(first.ref)
-        with self._host.sessions.one(meta.key(worker.pod)):
+        with self._sessions.one(meta.key(worker.pod)):
             async with contextlib.aclosing(self._port_forward(worker, first, requests)) as responses:
                 async for response in responses:
                     yield response
 
     async def _port_forward(
-        self, worker: PodWorker, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
+        self, worker: StreamedPod, first: pb.PortForwardRequest, requests: AsyncIterator[pb.PortForwardRequest]
     ) -> AsyncGenerator[pb.PortForwardResponse, None]:
         ip = worker.machine.ip
         if not any(run.real for run in worker.runs.values()):
@@ -143,7 +163,7 @@ class NodeService:
 
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         response = pb.StatsResponse()
-        for worker in self._host.kubelet(request.node).workers:
+        for worker in self._pods.workers(request.node):
             namespace, name = meta.namespace(worker.pod), meta.name(worker.pod)
             for container, run in worker.runs.items():
                 if not worker.machine.by_name[container].started_stamp:
@@ -162,8 +182,8 @@ class NodeService:
 
     # --- look-up ----------------------------------------------------------------------------------
 
-    def _worker(self, ref: pb.ContainerRef) -> PodWorker:
-        return self._host.kubelet(ref.node).worker(ref.namespace, ref.pod)
+    def _worker(self, ref: pb.ContainerRef) -> StreamedPod:
+        return self._pods.worker(ref.node, ref.namespace, ref.pod)
 
     def _running(self, ref: pb.ContainerRef) -> ContainerRun:
         worker = self._worker(ref)
@@ -180,7 +200,7 @@ async def _first(requests: AsyncIterator[M]) -> M:
     raise Malformed("the first message must name the container")
 
 
-def _container_name(worker: PodWorker, name: str) -> str:
+def _container_name(worker: StreamedPod, name: str) -> str:
     if not name:
         preferred = meta.annotations(worker.pod).get(_PREFERRED)
         first = worker.machine.spec["containers"][0]["name"]

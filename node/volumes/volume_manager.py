@@ -1,24 +1,23 @@
-"""Persistent volumes of the pods of a host: from a claim to a directory.
+"""The volume manager: persistent volumes of the pods of a host, from a claim to a directory.
 
-Builds the backends of each node (local and replicated) on a part of the host's disk of its own, serves them as CSI and
+Makes the drivers of each node (local and replicated) on a part of the host's disk of its own, serves them as CSI and
 to other hosts' replicas, and publishes volumes for pods. A volume which several pods of a node use is
-published once. Backends are made when first used: a host with hundreds of simulated nodes opens no store for each.
+published once. Drivers are made when first used: a host with hundreds of simulated nodes opens no store for each.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
-from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.rpc import RpcError, Service, Stub
 from rayplane.node import callers
 from rayplane.node.errors import MountError
-from rayplane.node.lifecycle import Suspended
 from rayplane.node.volumes import (
     Backend,
     CsiDriver,
@@ -34,11 +33,7 @@ from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirect
 from rayplane.node.volumes.projected import mount_failed
 from rayplane.proto.csi import csi_pb2
 from rayplane.proto.rayplane.v1 import volumes_pb2
-from rayplane.storage.env import SubDisk, is_whole
-
-if TYPE_CHECKING:
-    from rayplane.node.host import NodeHost
-    from rayplane.node.kubelet.pod_worker import PodWorker
+from rayplane.storage.env import Clock, Disk, SubDisk, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +43,37 @@ VERSION = "1.0.0"
 T = TypeVar("T")
 
 
-class VolumeManager:
-    """All backends of a host. `start` before the host serves, `stop` after its pods have ended."""
+class NodePods(Protocol):
+    """The pods of the nodes of a host."""
 
-    def __init__(self, host: "NodeHost") -> None:
-        self._host = host
-        names = [n.name for n in host.config.nodes]
-        self._directory = LeaseDirectory(host.client, host.nodes)
-        self._disks = {name: SubDisk(host.env.disk, f"{host.config.volume_dir}/{name}") for name in names}
+    def live(self, node: str) -> Iterable[Object]:
+        """Those that run or are going to."""
+
+    def stop(self, node: str, uids: Collection[str], reason: str, message: str) -> None:
+        """Stop the containers of these pods; the Event on each says why."""
+
+
+class VolumeManager:
+    """Volumes of the nodes `names`. `start` before the host serves, `stop` after its pods have ended.
+
+    `channel`: an address (host:port) to a channel for stubs; `capacity_bytes`: what one node's volumes may hold.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        disk: Disk,
+        clock: Clock,
+        *,
+        client: ApiClient,
+        directory: LeaseDirectory,
+        channel: Callable[[str], Any],
+        pods: NodePods,
+        capacity_bytes: int,
+    ) -> None:
+        self._client, self._directory, self._channel, self._pods = client, directory, channel, pods
+        self._clock, self._capacity_bytes = clock, capacity_bytes
+        self._disks = {name: SubDisk(disk, name) for name in names}
         self._ledgers: dict[str, Reservations] = {}
         self._stores: _Lazy[ReplicaStore] = _Lazy(names, self._make_store)
         self._local: _Lazy[LocalBackend] = _Lazy(names, self._make_local)
@@ -119,11 +137,11 @@ class VolumeManager:
         held = [(node, record) for record in await self._directory.records() if (node := record.writer) in self._disks]
         if not held:
             return
-        volumes = (await self._host.client.list("persistentvolumes")).items
+        volumes = (await self._client.list("persistentvolumes")).items
         claims = {_handle(v): meta.spec(v).get("claimRef") or {} for v in volumes}
         for node, record in held:
             claim = claims.get(record.volume_id, {})
-            wanted = _claimed(self._host.kubelet(node).workers)
+            wanted = _claimed(self._pods.live(node))
             if (claim.get("namespace"), claim.get("name")) in wanted or (node, record.volume_id) in self._users:
                 continue
             try:
@@ -146,7 +164,7 @@ class VolumeManager:
     async def _source(self, pod: Object, volume: dict[str, Any]) -> dict[str, Any]:
         """Spec of the PersistentVolume behind a volume of a pod."""
         name = _claim_name(pod, volume)
-        client, namespace = self._host.client, meta.namespace(pod)
+        client, namespace = self._client, meta.namespace(pod)
         try:
             claim = await client.get("persistentvolumeclaims", name, namespace)
             if meta.status(claim).get("phase") != "Bound":
@@ -168,8 +186,7 @@ class VolumeManager:
 
     def _ledger(self, node: str) -> Reservations:
         if node not in self._ledgers:
-            total = quantity.value(self._host.config.volume_capacity)
-            self._ledgers[node] = Reservations(self._disks[node], node, total)
+            self._ledgers[node] = Reservations(self._disks[node], node, self._capacity_bytes)
         return self._ledgers[node]
 
     def _make_local(self, node: str) -> LocalBackend:
@@ -183,26 +200,22 @@ class VolumeManager:
         return ReplicatedBackend(
             self._stores[node],
             self._disks[node],
-            self._host.env.clock,
+            self._clock,
             directory=self._directory,
-            stubs=lambda address: Stub(self._host.network.channel(address), descriptor),
+            stubs=lambda address: Stub(self._channel(address), descriptor),
             on_fenced=lambda volume_id: self._fenced(node, volume_id),
         )
 
     def _fenced(self, node: str, volume_id: str) -> None:
         """Another node has taken the volume over: its pods here must not go on."""
-        users = self._users.get((node, volume_id), {})
-        for worker in self._host.kubelet(node).workers:
-            if meta.uid(worker.pod) in users:
-                text = f"volume {volume_id} is used by another node now: the containers are stopped"
-                self._host.record(worker.pod, "Warning", "VolumeTakenOver", text)
-                worker.post(Suspended())
+        text = f"volume {volume_id} is used by another node now: the containers are stopped"
+        self._pods.stop(node, self._users.get((node, volume_id), {}), "VolumeTakenOver", text)
 
 
 class _Lazy(Mapping[str, T]):
     """A backend for each of `names`, made when it is asked for."""
 
-    def __init__(self, names: list[str], make: Callable[[str], T]) -> None:
+    def __init__(self, names: Sequence[str], make: Callable[[str], T]) -> None:
         self._names = names
         self._make = make
         self._made: dict[str, T] = {}
@@ -245,13 +258,12 @@ def _claim_name(pod: Object, volume: dict[str, Any]) -> str:
     return str(reference["claimName"]) if reference else f"{meta.name(pod)}-{volume['name']}"
 
 
-def _claimed(workers: "Iterable[PodWorker]") -> set[tuple[str, str]]:
-    """(namespace, name) of the claims of pods that run or are going to."""
+def _claimed(pods: Iterable[Object]) -> set[tuple[str, str]]:
+    """(namespace, name) of the claims of pods."""
     return {
-        (meta.namespace(w.pod), _claim_name(w.pod, volume))
-        for w in workers
-        if w.takes_room
-        for volume in w.machine.spec.get("volumes") or ()
+        (meta.namespace(pod), _claim_name(pod, volume))
+        for pod in pods
+        for volume in pod["spec"].get("volumes") or ()
         if "persistentVolumeClaim" in volume or "ephemeral" in volume
     }
 

@@ -247,7 +247,7 @@ async def test_a_pod_that_comes_while_its_node_resumes_is_kept(
     await api.until(lambda: host.kubelet("n1").suspended)
     api.down = False
     # The watch is back before the node asks which pods it still has.
-    monkeypatch.setattr(host.kubelet("n1").host.client, "list", slow)
+    monkeypatch.setattr(host.client, "list", slow)
     await api.until(lambda: "default/late" in api.objects.get("pods", {}) and ready(api, "late"))
 
 
@@ -261,8 +261,8 @@ async def test_a_pod_whose_volumes_fail_again_and_again_takes_one_address(api: F
         return sum(e.get("count", 1) for e in found)
 
     await api.until(lambda: failures() >= 3)
-    assert kubelet.pool is not None
-    assert len(kubelet.pool._used) <= 1
+    assert kubelet.addresses._pool is not None
+    assert len(kubelet.addresses._pool._used) <= 1
     api.put("configmaps", {"metadata": {"name": "settings", "namespace": "default"}, "data": {"A": "1"}})
     await api.until(lambda: ready(api, "web"))
 

@@ -13,6 +13,7 @@ import orjson
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, annotations, labels, name
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.apiserver.registry.reading import Listing
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.watch_cache.cache import Selection
@@ -24,7 +25,6 @@ from rayplane.storage.env import Env
 log = logging.getLogger(__name__)
 
 GROUP = "metrics.k8s.io"
-HOST_ADDRESS = "rayplane.io/host-address"
 _NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
 _TIMEOUT_S = 3.0
 _WINDOW = "10s"

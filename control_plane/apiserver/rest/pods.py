@@ -26,9 +26,9 @@ from rayplane.control_plane.api.errors import (
     invalid,
 )
 from rayplane.control_plane.api.meta import Object, annotations
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.apiserver import audit
-from rayplane.control_plane.apiserver.registry.metrics import HOST_ADDRESS
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest.numbers import integer

@@ -12,8 +12,8 @@ import orjson
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.client import ApiClient, Informer
-from rayplane.node.kubelet.registration import HOST_ANNOTATION
 from rayplane.node.volumes.drivers.replicated.directory import VolumeRecord
 from rayplane.node.volumes.errors import PeerError
 from rayplane.storage.errors import Code
@@ -67,13 +67,13 @@ class LeaseDirectory:
     async def nodes(self) -> dict[str, str]:
         await self._nodes.synced()
         ready = (n for n in self._nodes.list() if meta.condition_is(n, "Ready") and not meta.is_deleting(n))
-        found = {meta.name(n): meta.annotations(n).get(HOST_ANNOTATION) for n in ready}
+        found = {meta.name(n): meta.annotations(n).get(HOST_ADDRESS) for n in ready}
         return {name: address for name, address in sorted(found.items()) if address}
 
     async def address(self, node: str) -> str | None:
         await self._nodes.synced()
         found = self._nodes.get("", node)
-        return meta.annotations(found).get(HOST_ANNOTATION) if found is not None else None
+        return meta.annotations(found).get(HOST_ADDRESS) if found is not None else None
 
 
 def _name(volume_id: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from rayplane.node.environment import Reference
-from rayplane.node.kubelet.sources import Sources
+from rayplane.node.kubelet.referenced_objects import ReferencedObjects
 from tests.node.fake_api import FakeApi
 
 SECRET = Reference("secrets", "s")
@@ -41,7 +41,7 @@ async def until(condition: Any) -> None:
 
 async def test_what_a_pod_shows_is_watched_alone_until_it_ends() -> None:
     api, changes = Counting(), []
-    sources = Sources(api)  # type: ignore[arg-type]
+    sources = ReferencedObjects(api)  # type: ignore[arg-type]
     api.put("secrets", secret("old"))
     found = await sources.find("d", [SECRET])
     sources.watch("d", [SECRET], lambda: changes.append("changed"))
@@ -63,7 +63,7 @@ async def test_what_a_pod_shows_is_watched_alone_until_it_ends() -> None:
 
 async def test_pods_that_start_together_ask_once() -> None:
     api = Counting()
-    sources = Sources(api)  # type: ignore[arg-type]
+    sources = ReferencedObjects(api)  # type: ignore[arg-type]
     api.put("secrets", secret("x"))
     api.answering.clear()
     first, *others = [asyncio.ensure_future(sources.find("d", [SECRET])) for _ in range(5)]
@@ -80,7 +80,7 @@ async def test_pods_that_start_together_ask_once() -> None:
 async def test_an_answer_of_nothing_is_not_shared() -> None:
     """The secret may have been made between the first question and the second."""
     api = Counting()
-    sources = Sources(api)  # type: ignore[arg-type]
+    sources = ReferencedObjects(api)  # type: ignore[arg-type]
     api.answering.clear()
     asking = [asyncio.ensure_future(sources.find("d", [SECRET])) for _ in range(2)]
     await until(lambda: api.asked)

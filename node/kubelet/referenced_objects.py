@@ -1,4 +1,4 @@
-"""ConfigMaps, Secrets and Services that pods of a host refer to.
+"""ConfigMaps, Secrets and Services that pods of a host refer to, as the API has them.
 
 A node may read single ConfigMaps and Secrets only, and only those of its pods: each is asked for when it is needed,
 and watched by itself while a pod shows it as files. Services are watched all together.
@@ -14,15 +14,12 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.node.environment import Reference
+from rayplane.node.errors import SourceUnavailable
 
 Watcher = Callable[[], None]
 SEEN_MAX = 1024
 _Key = tuple[str, str, str]
 """(resource, namespace, name)."""
-
-
-class SourceUnavailable(Exception):
-    """The API did not answer; the object may well exist."""
 
 
 @dataclass(slots=True)
@@ -33,7 +30,7 @@ class _Followed:
     watchers: dict[Watcher, None] = field(default_factory=dict)
 
 
-class Sources:
+class ReferencedObjects:
     """Look-ups for all pods of a host. `watch` calls back when one of the objects changes."""
 
     def __init__(self, client: ApiClient) -> None:

@@ -1,0 +1,98 @@
+"""Statuses of the nodes of a host, written together: on change, and now and then."""
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.client import ApiClient, ops
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.node.config import NodeTiming
+
+log = logging.getLogger(__name__)
+
+
+class ReportedNode(Protocol):
+    """A registered node whose status is kept."""
+
+    name: str
+    node: Object | None
+    """The Node at the API, as last seen."""
+
+    def node_status(self, node: Object) -> dict[str, Any]:
+        """Its status now; `node`: what is known of it."""
+
+
+class NodeStatuses:
+    """`mark` asks for a write of one node's status soon."""
+
+    def __init__(self, client: ApiClient, timing: NodeTiming) -> None:
+        self._client = client
+        self._timing = timing
+        self._nodes: list[ReportedNode] = []
+        self._marked: dict[str, ReportedNode] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, nodes: list[ReportedNode]) -> None:
+        self._nodes = nodes
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="node statuses")
+
+    async def stop(self) -> None:
+        await cancel_and_wait(self._task)
+
+    def mark(self, node: ReportedNode) -> None:
+        self._marked[node.name] = node
+        self._wake.set()
+
+    def _mark_all(self, nodes: list[ReportedNode]) -> None:
+        self._marked.update((n.name, n) for n in nodes)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        refresh = loop.time() + self._timing.status_every_s
+        while True:
+            try:
+                async with asyncio.timeout_at(refresh):
+                    await self._wake.wait()
+            except TimeoutError:
+                refresh = loop.time() + self._timing.status_every_s
+                self._mark_all(self._nodes)
+            self._wake.clear()
+            try:
+                await self._write_marked()
+            except Exception:
+                log.exception("node statuses are late")
+                self._mark_all(self._nodes)
+                await self._pause()
+
+    async def _write_marked(self) -> None:
+        marked = [*self._marked.values()]
+        self._marked = {}
+        batch = []
+        for node in marked:
+            assert node.node is not None
+            body = {"status": node.node_status(node.node)}
+            batch.append(ops.patch("nodes", node.name, "", body, subresource="status"))
+        try:
+            answers = await self._client.batch(batch)
+        except ApiError as e:
+            log.info("node statuses are late: %s", e.message)
+            self._mark_all(marked)
+            await self._pause()
+            return
+        for node, answer in zip(marked, answers, strict=True):
+            if not isinstance(answer, ApiError):
+                node.node = answer
+            else:
+                log.warning("status of node %s was refused: %s", node.name, answer.message)
+                if answer.retryable:
+                    self._marked[node.name] = node
+        if self._marked:
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before what is marked is tried again."""
+        await asyncio.sleep(self._timing.lease_renew_s)
+        self._wake.set()
