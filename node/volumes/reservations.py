@@ -1,18 +1,17 @@
 """Who has reserved how much of a node's volume space. Claims are reserved in full, as a thick disk would be."""
 
-import json
-
 from rayplane.node.volumes.errors import CorruptVolume, NoCapacity, VolumeConflict
 from rayplane.storage.env import Disk, DiskError
+from rayplane.storage.keyvalue import CorruptFile, JsonFile
 
 
 class Reservations:
     """One node's ledger, shared by its backends and kept in a file. CorruptVolume when that is damaged."""
 
     def __init__(self, disk: Disk, node: str, total_bytes: int, *, path: str = "volumes/reservations.json") -> None:
-        self._disk, self._node, self._path = disk, node, path
+        self._file, self._node = JsonFile(disk, path), node
         self.total_bytes = total_bytes
-        self._reserved = _read(disk, path) if disk.exists(path) else {}
+        self._reserved = _checked(self._file)
 
     @property
     def free_bytes(self) -> int:
@@ -56,15 +55,15 @@ class Reservations:
             raise
 
     async def _save(self) -> None:
-        await self._disk.write_atomic(self._path, json.dumps(self._reserved, sort_keys=True).encode())
+        await self._file.write(self._reserved)
 
 
-def _read(disk: Disk, path: str) -> dict[str, int]:
+def _checked(file: JsonFile) -> dict[str, int]:
     try:
-        found = json.loads(disk.read(path))
-    except (ValueError, RecursionError):
-        found = None
-    # What is not counted would be given out twice.
-    if not isinstance(found, dict) or any(type(size) is not int or size < 0 for size in found.values()):
-        raise CorruptVolume(f"{path} is damaged: restore it, or remove it (volumes that exist are not counted then)")
+        found = file.read() or {}
+    except CorruptFile as e:
+        # What is not counted would be given out twice.
+        raise CorruptVolume(f"{e} (volumes that exist are not counted then)") from e
+    if any(type(size) is not int or size < 0 for size in found.values()):
+        raise CorruptVolume(f"{file.path} is damaged: it holds sizes that are none; restore it, or remove it")
     return found

@@ -27,3 +27,12 @@ class CorruptSnapshot(StorageError):
     """A snapshot stream is cut short or altered: fetch it again from its source. The store is as it was."""
 
     code = Code.DATA_LOSS
+
+
+class CorruptFile(StorageError):
+    """Bytes of a small file have changed: restore it, or remove it if what it holds can be done without."""
+
+    code = Code.DATA_LOSS
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} is damaged: {reason}; restore it, or remove it if you can do without what it holds")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayplane.node.volumes import Reservations
-from rayplane.storage.env import Disk, DiskError, LocalDisk, SimulatedDisk
+from rayplane.storage.env import Disk, LocalDisk, SimulatedDisk
 
 
 @pytest.fixture(params=["local", "simulated"])
@@ -27,14 +26,6 @@ async def test_the_last_one_asked_stays(disk: Disk) -> None:
     assert disk.list("dir") == ["file"]
 
 
-async def test_reservations_made_at_once_are_all_kept(disk: Disk) -> None:
-    ledger = Reservations(disk, "n", 1000)
-    await asyncio.gather(*(ledger.reserve("local", f"v{n}", 10) for n in range(20)))
-    await asyncio.gather(*(ledger.release("local", f"v{n}") for n in range(10)))
-    again = Reservations(disk, "n", 1000)
-    assert sorted(again.reserved("local")) == sorted(f"v{n}" for n in range(10, 20))
-
-
 async def test_two_hosts_share_a_directory(tmp_path: Path) -> None:
     disks = [LocalDisk(tmp_path) for _ in range(4)]
     await asyncio.gather(*(d.write_atomic("file", b"%d" % n) for n, d in enumerate(disks) for _ in range(10)))
@@ -49,17 +40,3 @@ async def test_what_killed_writers_left_goes(tmp_path: Path) -> None:
         os.utime(path, (time.time() - 7200, time.time() - 7200))
     await LocalDisk(tmp_path).write_atomic("file", b"new")
     assert sorted(os.listdir(tmp_path)) == [".file.y.tmp", ".other.x.tmp", "file"]
-
-
-async def test_a_reservation_that_could_not_be_written_is_none(tmp_path: Path) -> None:
-    disk = LocalDisk(tmp_path)
-    ledger = Reservations(disk, "n", 100)
-    await ledger.reserve("local", "kept", 10)
-    (tmp_path / "volumes").rename(tmp_path / "aside")
-    (tmp_path / "volumes").touch()
-    for _ in range(2):
-        with pytest.raises(DiskError):
-            await ledger.reserve("local", "v", 10)
-        with pytest.raises(DiskError):
-            await ledger.release("local", "kept")
-    assert ledger.reserved("local") == {"kept": 10}

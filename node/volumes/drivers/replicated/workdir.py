@@ -1,7 +1,6 @@
 """The directory that a published replicated volume's pods write to, on the publishing node."""
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 
@@ -10,6 +9,7 @@ from rayplane.node.volumes.drivers.replicated.peers import Replica
 from rayplane.node.volumes.drivers.replicated.tree import TreeScanner, TreeWriter
 from rayplane.node.volumes.errors import CorruptVolume
 from rayplane.storage.env import Clock, Disk
+from rayplane.storage.keyvalue import CorruptFile, JsonFile
 
 _ROOT = "volumes/work"
 
@@ -20,21 +20,23 @@ class WorkDirectory:
     def __init__(self, disk: Disk, volume_id: str, clock: Clock) -> None:
         self.volume_id = volume_id
         self._disk, self._name, self._clock = disk, f"{_ROOT}/{volume_id}", clock
+        self._marker = JsonFile(disk, f"{self._name}/epoch.json")
         self.path = disk.local_path(f"{self._name}/files")
         self._scanner: TreeScanner | None = None
 
     def epoch(self) -> int | None:
         """Of the publication that last wrote here; None if there is none."""
-        marker = f"{self._name}/epoch.json"
-        if not self._disk.exists(marker) or (self.path is not None and not os.path.isdir(self.path)):
+        if self.path is not None and not os.path.isdir(self.path):
             return None
         try:
-            return int(json.loads(self._disk.read(marker))["epoch"])
-        except (ValueError, KeyError, TypeError):
+            marker = self._marker.read()
+        except CorruptFile:
             return None  # nobody can say what it holds: it is filled from a replica
+        epoch = marker.get("epoch") if marker is not None else None
+        return epoch if type(epoch) is int else None
 
     async def mark(self, epoch: int) -> None:
-        await self._disk.write_atomic(f"{self._name}/epoch.json", json.dumps({"epoch": epoch}).encode())
+        await self._marker.write({"epoch": epoch})
 
     async def fill(self, manifest: Manifest, source: Replica) -> None:
         """Make the directory hold exactly a replica's content. Raises PeerError, CorruptVolume, OSError."""
