@@ -1,4 +1,4 @@
-"""Who may call what a node host serves.
+"""Callers of a node host's services: who may call which method.
 
 API servers stand between users and pods. Other hosts reach the ports of pods, as in every pod network, and the
 replicas of volumes; nothing else of this host is theirs. A kubelet that is no host of this project has nothing to ask

@@ -16,7 +16,7 @@ RUNTIMES = (SIMULATED, PROCESS)
 
 @dataclass(frozen=True, slots=True)
 class NodeTiming:
-    """How often a node reports and how long pods wait."""
+    """Spans of a node: how often it reports, how long pods wait."""
 
     lease_renew_s: float
     """Between two renewals of the node's Lease."""

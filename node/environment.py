@@ -28,7 +28,7 @@ _SINGULAR = {"configmaps": "configmap", "secrets": "secret"}
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """What the node knows of a pod besides its object. cpu and memory: the node's allocatable, quantities."""
+    """Facts that the node knows of a pod besides its object. cpu and memory: the node's allocatable, quantities."""
 
     pod_ip: str
     host_ip: str

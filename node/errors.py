@@ -20,7 +20,7 @@ class LifecycleError(NodeError):
 
 
 class Malformed(NodeError):
-    """What the caller sent makes no sense; the message says which part."""
+    """The caller's request makes no sense; the message says which part."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -44,7 +44,7 @@ class ConnectFailed(NodeError):
 
 
 class TooMany(NodeError):
-    """As many are open as one pod, or one node host, may have."""
+    """The limit of a pod, or of the node host, is reached."""
 
     code = Code.RESOURCE_EXHAUSTED
 

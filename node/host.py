@@ -85,13 +85,13 @@ class NodeHost:
         self._stack = contextlib.AsyncExitStack()
 
     def kubelet(self, name: str) -> Kubelet:
-        """Raises NotHere."""
+        """Return the kubelet of a node. Raises NotHere."""
         return self._pods.kubelet(name)
 
     # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Raises OSError when an address cannot be had; call `stop` then too."""
+        """Serve and run the nodes. Raises OSError when an address cannot be had; call `stop` then too."""
         # What is pushed last is stopped first: traffic, then pods, then what they need.
         stack = self._stack
         self._make_runtimes()
@@ -113,7 +113,7 @@ class NodeHost:
         await self._start_traffic()
 
     async def stop(self) -> None:
-        """May be called again."""
+        """End all pods and give everything back. May be called again."""
         await self._stack.aclose()
 
     async def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""The reverse proxy of one host."""
+"""Reverse proxy of one host."""
 
 import asyncio
 import logging
@@ -43,12 +43,12 @@ _HOP_BY_HOP = frozenset(
 
 
 class ServiceEndpoints(Protocol):
-    """Where services are reached; see ServiceProxy."""
+    """Finds the endpoints of services; see ServiceProxy."""
 
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]: ...
 
     def is_near(self, endpoint: Endpoint) -> bool:
-        """Whether it can be dialled from this machine."""
+        """Tell whether it can be dialled from this machine."""
 
 
 class Ingress:

@@ -1,4 +1,4 @@
-"""Which backend an HTTP request goes to (networking.k8s.io/v1 Ingress). Pure.
+"""Routes of HTTP requests to backends (networking.k8s.io/v1 Ingress). Pure.
 
 Exact hosts go before wildcards, wildcards before rules without a host; within a host exact paths go before prefixes,
 longer prefixes before shorter ones; the older Ingress wins what two of them claim.
@@ -77,7 +77,7 @@ class RoutingTable:
 
 
 def is_served(ingress: Object) -> bool:
-    """Whether this ingress implementation is meant."""
+    """Tell whether an Ingress is for this implementation."""
     name = meta.spec(ingress).get("ingressClassName") or meta.annotations(ingress).get(_CLASS_ANNOTATION)
     return name in (None, "", INGRESS_CLASS)
 

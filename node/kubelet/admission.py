@@ -1,4 +1,4 @@
-"""Whether a node has room for a pod. Pure.
+"""Admission of pods: a node takes those that it has room for. Pure.
 
 The scheduler has looked before, but two schedulers, or one that lost its lead, may have filled the same room; what
 does not fit is refused here, and its controller makes another pod.
@@ -30,13 +30,13 @@ NOTHING = Room(0, 0, 0)
 
 
 def room_of(pod: Object) -> Room:
-    """What a pod takes of a node."""
+    """Return what a pod takes of a node."""
     requests = pod_requests(pod)
     return Room(whole("cpu", requests.get("cpu", 0)), whole("memory", requests.get("memory", 0)))
 
 
 def refuse(wanted: Room, used: Room, capacity: Room) -> Rejected | None:
-    """None when it fits, else the reason Kubernetes' kubelet gives."""
+    """Compare requests with a node's room: None when they fit, else the reason that Kubernetes' kubelet gives."""
     for name, asked, taken, most in (
         ("pods", 1, used.pods, capacity.pods),
         ("cpu", wanted.cpu, used.cpu, capacity.cpu),
@@ -49,7 +49,7 @@ def refuse(wanted: Room, used: Room, capacity: Room) -> Rejected | None:
 
 
 class Allocations:
-    """What the pods of one node hold of its capacity."""
+    """Counts what the pods of one node hold of its capacity."""
 
     def __init__(self, capacity: Room) -> None:
         self._capacity = capacity
@@ -62,5 +62,5 @@ class Allocations:
         self._held -= room
 
     def refuse(self, wanted: Room) -> Rejected | None:
-        """Why a pod does not fit beside the others; None when it does."""
+        """Say why a pod does not fit beside the others; None when it does."""
         return refuse(wanted, self._held, self._capacity)

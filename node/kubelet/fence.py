@@ -1,4 +1,4 @@
-"""The fence of a node: when it must take itself for cut off from the cluster."""
+"""Fence of a node: it tells when the node must take itself for cut off from the cluster."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Fence:
 
     @property
     def due(self) -> float:
-        """When it closes unless the cluster is heard."""
+        """Moment at which it closes unless the cluster is heard."""
         return self.heard_at + self.after_s
 
     def is_late(self) -> bool:

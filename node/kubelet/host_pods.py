@@ -1,4 +1,4 @@
-"""The pods of all nodes of a host, as streams and volumes look them up."""
+"""Pods of all nodes of a host, as streams and volumes look them up."""
 
 from collections.abc import Collection, Mapping
 
@@ -19,18 +19,18 @@ class HostPods:
         self._events = events
 
     def kubelet(self, node: str) -> Kubelet:
-        """Raises NotHere."""
+        """Return the kubelet of a node. Raises NotHere."""
         kubelet = self._kubelets.get(node)
         if kubelet is None:
             raise NotHere(f"node {node} is not on this host")
         return kubelet
 
     def worker(self, node: str, namespace: str, name: str) -> PodWorker:
-        """Raises NotHere."""
+        """Return the worker of a pod. Raises NotHere."""
         return self.kubelet(node).worker(namespace, name)
 
     def workers(self, node: str) -> list[PodWorker]:
-        """Raises NotHere."""
+        """Return the workers of a node. Raises NotHere."""
         return self.kubelet(node).workers
 
     def live(self, node: str) -> list[Object]:

@@ -39,7 +39,7 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the kubelets of one host share."""
+    """Parts that the kubelets of one host share."""
 
     client: ApiClient
     env: Env
@@ -109,7 +109,7 @@ class Kubelet:
 
     @property
     def suspended(self) -> bool:
-        """Whether the node has lost the cluster and runs nothing."""
+        """Tells whether the node has lost the cluster and runs nothing."""
         return self.fence.closed
 
     @property
@@ -121,7 +121,7 @@ class Kubelet:
         return [*self._workers.values()]
 
     def worker(self, namespace: str, name: str) -> PodWorker:
-        """Raises NotHere."""
+        """Return the worker of a pod. Raises NotHere."""
         worker = self._by_key.get(f"{namespace}/{name}")
         if worker is None:
             raise NotHere(f"pod {namespace}/{name} is not on node {self.name}")

@@ -21,7 +21,7 @@ class ReportedNode(Protocol):
     """The Node at the API, as last seen."""
 
     def node_status(self, node: Object) -> dict[str, Any]:
-        """Its status now; `node`: what is known of it."""
+        """Return its status now; `node`: what is known of it."""
 
 
 class NodeStatuses:

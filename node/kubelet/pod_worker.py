@@ -1,4 +1,4 @@
-"""One pod on one node: carries out what the life cycle asks for and tells it what came of it.
+"""Pod worker: carries out what the life cycle of one pod asks for, and tells it what came of it.
 
 All on the event loop. Events are worked off in the order they came; an event that arises while effects are carried
 out waits for its turn, so the life cycle is never entered twice. A simulated pod whose start needs no look-up goes
@@ -86,7 +86,7 @@ class MakeSandbox(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
-    """What the workers of one node share. `gone`: told of a worker whose pod is no more."""
+    """Parts that the workers of one node share. `gone`: told of a worker whose pod is no more."""
 
     env: Env
     restarts: RestartTiming
@@ -164,7 +164,7 @@ class PodWorker:
 
     @property
     def takes_room(self) -> bool:
-        """Whether it runs or is going to."""
+        """Tells whether the pod runs or is going to."""
         return self._holds_room
 
     def _give_up_room(self) -> None:

@@ -1,4 +1,4 @@
-"""Probes of real containers: HTTP, TCP, gRPC and commands, with Kubernetes' periods and thresholds.
+"""Prober: probes real containers by HTTP, TCP, gRPC and commands, with Kubernetes' periods and thresholds.
 
 One task per probe, for as long as the container's run lasts. Results go to the pod's life cycle when they change.
 Until its first success a readiness probe is tried every second even if its period is longer: more tries cannot do

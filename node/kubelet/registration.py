@@ -1,4 +1,4 @@
-"""What a node says about itself (core/v1 Node). Pure."""
+"""Registration of a node: the Node and the Lease that a kubelet writes (core/v1 Node). Pure."""
 
 import hashlib
 from typing import Any

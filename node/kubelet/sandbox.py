@@ -1,4 +1,4 @@
-"""What surrounds the containers of one pod on its node: address, directory, volumes, environment.
+"""Sandbox of a pod: its address, directory, volumes and environment on its node.
 
 On a node with real processes every volume becomes a directory; on a simulated node only what can fail is looked at
 (missing ConfigMaps and Secrets, claims that are not bound), so that a pod hangs where a real one would.
@@ -36,7 +36,7 @@ _CLAIMS = ("persistentVolumeClaim", "ephemeral")
 
 
 def needs_lookup(container: dict[str, Any]) -> bool:
-    """Whether its variables come from other objects."""
+    """Tell whether a container's variables come from other objects."""
     if container.get("envFrom"):
         return True
     return any(v.get("valueFrom") for v in container.get("env") or ())
@@ -46,10 +46,10 @@ class ObjectLookup(Protocol):
     """Finds what pods refer to, and calls back when it changes."""
 
     async def find(self, namespace: str, references: Iterable[Reference]) -> Found:
-        """Raises SourceUnavailable."""
+        """Return the objects, None for one that is not there. Raises SourceUnavailable."""
 
     async def services(self, namespace: str) -> list[Object]:
-        """The services whose variables a pod gets. Raises SourceUnavailable."""
+        """Return the services whose variables a pod gets. Raises SourceUnavailable."""
 
     def watch(self, namespace: str, references: Iterable[Reference], watcher: Callable[[], None]) -> None: ...
 
@@ -60,7 +60,7 @@ class PodVolumes(Protocol):
     """Makes claims of pods usable on a node."""
 
     async def publish(self, pod: Object, volume: dict[str, Any], *, node: str) -> Published:
-        """Raises MountError."""
+        """Make a volume ready. Raises MountError."""
 
     async def unpublish(self, pod: Object, *, node: str) -> None:
         """The pod has ended: give back what it was the last to use."""
@@ -70,12 +70,12 @@ class Tokens(Protocol):
     """Gets tokens for pods."""
 
     async def fetch(self, pod: Object, *, audience: str, seconds: int) -> str:
-        """Raises ApiError."""
+        """Return a token of the pod's account. Raises ApiError."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxParts:
-    """What the sandboxes of one node share. `files`: where pods have directories, else None."""
+    """Parts that the sandboxes of one node share. `files`: where pods have directories, else None."""
 
     node: NodeConfig
     addresses: NodeAddresses
@@ -121,7 +121,7 @@ class Sandbox:
 
     @property
     def is_trivial(self) -> bool:
-        """Nothing has to be waited for."""
+        """Tells that nothing has to be waited for."""
         if self._parts.files is not None:
             return False
         return not any(self._checked(v) or _is_claim(v) for v in self._volumes)
@@ -129,7 +129,7 @@ class Sandbox:
     # --- mount ------------------------------------------------------------------------------------
 
     async def mount(self) -> None:
-        """Raises NodeError or OSError; what was mounted until then stays for `unmount`."""
+        """Set up the volumes. Raises NodeError or OSError; what was mounted until then stays for `unmount`."""
         try:
             if self._parts.files is not None:
                 await self._mount_files(self._parts.files)
@@ -236,7 +236,7 @@ class Sandbox:
         return PodFacts(self.ip, self._parts.addresses.node_ip, node.name, node.cpu, node.memory)
 
     async def environment(self, pod: Object, container: dict[str, Any]) -> dict[str, str]:
-        """Raises ContainerConfigError."""
+        """Return the variables of a container. Raises ContainerConfigError."""
         objects, namespace = self._parts.objects, meta.namespace(pod)
         try:
             found = await objects.find(namespace, env_references(container))

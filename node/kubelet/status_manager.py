@@ -1,4 +1,4 @@
-"""Writes the status of pods, and deletes pods that have ended: all pods of a host in shared batches.
+"""Status manager: writes the status of pods, and deletes pods that have ended, all of a host in shared batches.
 
 A pod that changes again before its write has left is written once. One batch is under way at a time; while it is, the
 next one fills. At most `BATCH_MAX` operations travel together. What could not be written stays marked and is tried
@@ -28,7 +28,7 @@ RETRIES = Backoff(0.5, 5.0)
 
 
 class WrittenPod(Protocol):
-    """What the writer needs of a pod."""
+    """A pod whose status is written."""
 
     pod: Object
     written: bytes
@@ -41,7 +41,7 @@ class WrittenPod(Protocol):
 
     @property
     def wants_final_status(self) -> bool:
-        """Whether the last status is written even though the object is about to go."""
+        """Tells whether the last status is written even though the object is about to go."""
 
     def final_delete_done(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Containers of a pod: from its spec, from its last known status, and what their restart policies say."""
+"""Containers of a pod, read from its spec and its last known status, and their restart policies."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def containers_of(spec: dict[str, Any]) -> list[Container]:
 
 
 def has_initialized(c: Container) -> bool:
-    """Whether the containers after this one need not wait for it."""
+    """Tell whether the containers after this one need not wait for it."""
     if c.role is Role.SIDECAR:
         return c.startup_passed
     completed = c.run is Run.DONE and c.ended is not None and c.ended.exit_code == 0

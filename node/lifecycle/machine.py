@@ -1,5 +1,7 @@
-"""The transitions. All of them: `_CONTAINER` says what an event does to a container in each state, `_POD` what an
-event does to a pod in each stage, and `_advance` draws the consequences until nothing changes.
+"""Transitions of a pod and its containers. All of them.
+
+`_CONTAINER` says what an event does to a container in each state, `_POD` what an event does to a pod in each stage, and
+`_advance` draws the consequences until nothing changes.
 
 Source: Kubernetes documentation, "Pod Lifecycle", "Init Containers" and "Sidecar Containers".
 """

@@ -1,4 +1,4 @@
-"""What goes into the pod life cycle (events), what comes out (effects), and its states.
+"""Events, effects and states of the pod life cycle.
 
 Containers are named by their name in the pod's spec and, for one run of it, by the attempt: a number that grows with
 every start asked for. An event of an older attempt is stale and changes nothing.
@@ -23,7 +23,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class RestartTiming:
-    """How long to wait before trying again, in seconds."""
+    """Waits before trying again, in seconds."""
 
     backoff: Backoff
     """Waits before the second and further restarts; the first one is immediate, as in Kubernetes."""
@@ -40,7 +40,7 @@ KUBERNETES_RESTARTS = RestartTiming(Backoff(10.0, 300.0), 600.0, 10.0)
 
 
 class Stage(Enum):
-    """Where the pod as a whole is."""
+    """Stage of the pod as a whole."""
 
     NEW = "new"
     PREPARING = "preparing"  # waits for its address and volumes
@@ -51,7 +51,7 @@ class Stage(Enum):
 
 
 class Run(Enum):
-    """Where one container is."""
+    """State of one container."""
 
     IDLE = "idle"  # never started in this sandbox, or to be started when its turn comes
     STARTING = "starting"
@@ -70,7 +70,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Termination:
-    """How one run ended; times as RFC 3339."""
+    """End of one run; times as RFC 3339."""
 
     exit_code: int
     reason: str

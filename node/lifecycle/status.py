@@ -1,4 +1,4 @@
-"""What a pod's status says, from the state of its machine (core/v1 PodStatus)."""
+"""Status of a pod, rendered from the state of its machine (core/v1 PodStatus)."""
 
 import hashlib
 from typing import Any

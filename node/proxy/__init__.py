@@ -1,4 +1,4 @@
-"""The service proxy: real TCP connections from a service's address to a ready pod.
+"""Service proxy (Kubernetes' kube-proxy): real TCP connections from a service's address to a ready pod.
 
 Owns which addresses this host listens on and where a connection goes (`rules`, pure), and the sockets and the
 splicing (`proxy`). Does not own service addresses (API server), endpoints (controllers) or HTTP routing

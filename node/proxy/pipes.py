@@ -35,7 +35,7 @@ class TcpPipe:
 
     @staticmethod
     async def connect(ip: str, port: int, *, timeout: float) -> "TcpPipe":
-        """Raises OSError, also when it takes longer than `timeout` seconds."""
+        """Open a connection. Raises OSError, also when it takes longer than `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 return TcpPipe(*await asyncio.open_connection(ip, port, limit=CHUNK))

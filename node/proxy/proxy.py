@@ -1,4 +1,4 @@
-"""The sockets of services on one host, kept as `rules` say."""
+"""Sockets of services on one host, kept as `rules` say."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ CONNECTIONS_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """What the proxy must know of its host."""
+    """Facts that the proxy must know of its host."""
 
     address: str
     """host:port of the host's gRPC services, as others dial it."""
@@ -98,15 +98,15 @@ class ServiceProxy:
     # --- what others ask --------------------------------------------------------------------------
 
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]:
-        """Where a port of the service namespace/name is reached, as `rules.endpoints_of` says."""
+        """Return the endpoints of a port of the service namespace/name, as `rules.endpoints_of` says."""
         return endpoints_of(self._slices.by_index("service", service), port_name, self._view())
 
     def is_near(self, endpoint: Endpoint) -> bool:
-        """Whether the endpoint is on this machine, or on no node at all: it can be dialled."""
+        """Tell whether the endpoint is on this machine, or on no node at all: it can be dialled."""
         return self._far_host(endpoint) is None
 
     async def dial(self, endpoint: Endpoint) -> Pipe:
-        """Raises OSError."""
+        """Connect to an endpoint, wherever it is. Raises OSError."""
         far = self._far_host(endpoint)
         if far is None:
             return await TcpPipe.connect(endpoint.ip, endpoint.port, timeout=CONNECT_TIMEOUT_S)
@@ -231,7 +231,7 @@ class _Listener:
         self._connections = 0
 
     async def open(self) -> None:
-        """Raises OSError."""
+        """Begin to listen. Raises OSError."""
         self._server = await asyncio.start_server(
             self._accept, sock=listening_socket(*self.address), backlog=BACKLOG, limit=64 * 1024
         )

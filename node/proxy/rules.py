@@ -1,4 +1,4 @@
-"""Which sockets a host needs for a service, and which endpoints stand behind each. Pure.
+"""Rules of the service proxy: the sockets a host needs for a service, and the endpoints behind each. Pure.
 
 Source: Kubernetes documentation, "Virtual IPs and Service Proxies" and "EndpointSlices".
 """
@@ -26,7 +26,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where connections to one socket go. `affinity_s`: how long a client stays with its endpoint; 0: not at all."""
+    """Destination of connections to one socket. `affinity_s`: how long a client keeps its endpoint; 0: not at all."""
 
     service: str  # namespace/name
     endpoints: tuple[Endpoint, ...]
@@ -39,7 +39,7 @@ Socket = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """What the rules must know of this host: its nodes with their addresses, and which nodes only simulate."""
+    """Facts that the rules must know of this host: its nodes with their addresses, and which nodes only simulate."""
 
     node_ips: Mapping[str, str] = field(default_factory=dict)
     simulated: frozenset[str] = frozenset()

@@ -41,7 +41,7 @@ class StartOrder:
 
 
 class Listener(Protocol):
-    """What a runtime calls back."""
+    """Receiver of a runtime's callbacks."""
 
     def started(self) -> None: ...
 
@@ -52,7 +52,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Which part of a log (core/v1 PodLogOptions). `since`: RFC 3339, lines older than it are left out."""
+    """Part of a log that a caller wants (core/v1 PodLogOptions). `since`: RFC 3339, older lines are left out."""
 
     follow: bool = False
     timestamps: bool = False
@@ -63,7 +63,7 @@ class LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a container uses now."""
+    """Resources that a container uses now."""
 
     cpu_nanocores: int = 0
     memory_bytes: int = 0
@@ -73,7 +73,7 @@ class ExecSession(Protocol):
     """A command that runs in a container beside its main process."""
 
     async def write(self, data: bytes) -> None:
-        """To its standard input."""
+        """Write to its standard input."""
 
     def close_input(self) -> None: ...
 
@@ -105,7 +105,7 @@ class ContainerRun(Protocol):
     def usage(self) -> Usage: ...
 
     def probe_delay(self, probe: str) -> "tuple[float, bool] | None":
-        """For a simulated run: (seconds until the probe gives its result, the result). None: probe it really."""
+        """Return (seconds until the probe gives its result, the result) for a simulated run. None: probe it really."""
 
 
 class Runtime(Protocol):

@@ -1,4 +1,4 @@
-"""How a container's spec becomes the command line of a process of this machine. Pure.
+"""Command lines of containers: a spec becomes what a process of this machine runs. Pure.
 
 There are no images and no chroot. What a manifest may rely on:
 
@@ -49,7 +49,7 @@ class CommandLine:
 
 
 def has_command(container: dict[str, Any]) -> bool:
-    """Whether there is anything to run; without one the container is simulated."""
+    """Tell whether a container names a command; without one it is simulated."""
     return bool(container.get("command"))
 
 

@@ -1,4 +1,4 @@
-"""What `kubectl cp` runs in a container, with the container's paths in place of the machine's. Pure.
+"""Commands of `kubectl cp`, with the container's paths in place of the machine's. Pure.
 
 kubectl copies by `tar` in the container, with paths of the container. Here a program sees the machine's files, so these
 commands, exactly as kubectl writes them, are given real paths; a directory to unpack into is made if it is not there.
@@ -15,7 +15,7 @@ _RETRIED = re.compile(r"tar cf - (?P<path>.+) \| tail -c\+(?P<start>\d+)")
 
 
 def copy_command(command: Sequence[str], place: Place) -> list[str] | None:
-    """What to run instead; None where it is no command of `kubectl cp`. Raises what `place` does."""
+    """Return what to run instead; None where it is no command of `kubectl cp`. Raises what `place` does."""
     match [*command]:
         case ["test", "-d", path]:
             return ["test", "-d", place(path, False)]

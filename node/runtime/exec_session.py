@@ -37,7 +37,7 @@ class ProcessExec:
         self._on_end: Callable[[], None] | None = None
 
     async def begin(self, command: list[str], line: CommandLine, *, stdin: bool, on_end: Callable[[], None]) -> None:
-        """Raises RuntimeFailed when the order cannot be given; a command that cannot run exits with 126 or 127."""
+        """Start the command; one that cannot run exits with 126 or 127. Raises RuntimeFailed when the order fails."""
         self._on_end = on_end
         theirs: list[int] = []
         try:

@@ -149,7 +149,7 @@ class _Cursor:
         self._todo = begin[::-1]
 
     def more(self) -> bytes:
-        """At most a chunk; empty when there is no more now."""
+        """Return at most a chunk; empty when there is no more now."""
         with self._lock:
             return self._next()
 

@@ -1,4 +1,4 @@
-"""Which lines of a container's log a caller wants. A stored line is its RFC 3339 stamp, a blank, and the text."""
+"""Selection of lines of a container's log. A stored line is its RFC 3339 stamp, a blank, and the text."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

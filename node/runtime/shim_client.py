@@ -73,7 +73,7 @@ class ShimClient:
             await asyncio.get_running_loop().run_in_executor(None, _wait, process)
 
     def order(self, ident: str, report: Report | None = None, *, fds: Sequence[int] = (), **message: Any) -> None:
-        """Raises RuntimeFailed when the order is too large. `fds` are copied; the caller closes its own."""
+        """Send an order. Raises RuntimeFailed when it is too large. `fds` are copied; the caller closes its own."""
         try:
             data = orjson.dumps({"id": ident, **message})
         except TypeError as e:

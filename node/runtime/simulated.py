@@ -45,10 +45,10 @@ class SimulatedRuntime:
         self._stamp = stamp
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there is nothing to open."""
 
     async def close(self) -> None:
-        """Nothing runs outside the event loop."""
+        """Do nothing: nothing runs outside the event loop."""
 
     def keep_alive(self, seconds: float) -> None:
         """Simulated containers need no watchdog: they live in the process that watches."""

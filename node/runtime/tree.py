@@ -122,7 +122,7 @@ class ContainerTree:
             return f"{below.root}/{rest}"
 
     def has(self, path: str) -> bool:
-        """Whether the container's own root holds something at an absolute path."""
+        """Tell whether the container's own root holds something at an absolute path."""
         try:
             return self.root.lstat(posixpath.normpath(path).strip("/")) is not None
         except OSError:

@@ -1,4 +1,4 @@
-"""How many commands, port-forwards and followed logs clients may have open at once, of one pod and of a host.
+"""Limits of streams: commands, port-forwards and followed logs that are open at once, of a pod and of a host.
 
 Fewer than the runtime allows, so that the commands of probes and hooks find room whatever clients do.
 """

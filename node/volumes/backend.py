@@ -1,4 +1,4 @@
-"""What every volume backend does, whatever keeps the bytes."""
+"""Port of volume drivers: what each does, whatever keeps the bytes."""
 
 import re
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a volume holds and may hold."""
+    """Bytes that a volume holds and may hold."""
 
     used_bytes: int
     capacity_bytes: int
@@ -61,26 +61,26 @@ class Backend(Protocol):
         """Remove a volume, its bytes and its reservation. Raises WrongNode while it is in use."""
 
     async def find(self, volume_id: str) -> VolumeInfo:
-        """Raises VolumeNotFound."""
+        """Return what is known of a volume. Raises VolumeNotFound."""
 
     def published_at(self, volume_id: str) -> Published:
-        """Where a volume is while it is published here. Raises InvalidVolume."""
+        """Return where a volume is while it is published here. Raises InvalidVolume."""
 
     async def publish(self, volume_id: str) -> Published:
         """Make a volume usable on this node. Raises VolumeNotFound, WrongNode, NoQuorum."""
 
     async def unpublish(self, volume_id: str) -> None:
-        """The reverse; changes are durable when it returns."""
+        """Take a volume out of use on this node; changes are durable when it returns."""
 
     async def usage(self, volume_id: str) -> Usage:
-        """Raises VolumeNotFound."""
+        """Return what a volume holds. Raises VolumeNotFound."""
 
     async def free_bytes(self) -> int:
-        """What could still be reserved on this node."""
+        """Return the bytes that could still be reserved on this node."""
 
 
 def check_volume(volume_id: str, capacity_bytes: int = 1) -> None:
-    """Raises InvalidVolume."""
+    """Check a volume's id and size. Raises InvalidVolume."""
     if not _VOLUME_ID.fullmatch(volume_id):
         raise InvalidVolume(f"volume id {volume_id!r} must be of letters, digits, dots, dashes and underscores")
     if capacity_bytes <= 0:

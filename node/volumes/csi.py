@@ -122,7 +122,7 @@ class CsiDriver:
     async def ControllerPublishVolume(
         self, request: csi.ControllerPublishVolumeRequest, context: Any
     ) -> csi.ControllerPublishVolumeResponse:
-        """Nothing to attach; says whether the node could use the volume."""
+        """Attach nothing; say whether the node could use the volume."""
         info = await (await self._holder(context, request.volume_id)).find(request.volume_id)
         if info.nodes and request.node_id not in info.nodes:
             raise InvalidVolume(f"volume {request.volume_id} is on node {', '.join(info.nodes)}, not {request.node_id}")
@@ -247,7 +247,7 @@ def _refusal(capabilities: Any, *, single_node: bool) -> str:
 
 
 def check_target(path: str) -> None:
-    """Raises InvalidVolume."""
+    """Check a target path. Raises InvalidVolume."""
     if not is_whole(path):
         raise InvalidVolume(f"target_path {path!r} must be absolute and must not contain '..'")
 

@@ -37,7 +37,7 @@ class PodFiles:
         return str(self.root / uid)
 
     async def remove(self, uid: str) -> None:
-        """However much a pod has left: in a thread."""
+        """Remove what a pod has left, in a thread: it may be much."""
         await asyncio.get_running_loop().run_in_executor(None, self._remove, uid)
 
     def _remove(self, uid: str) -> None:

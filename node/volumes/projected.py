@@ -1,4 +1,4 @@
-"""What files a volume of a pod holds: configMap, secret, downwardAPI and projected sources. Pure."""
+"""Files of a pod's volume from configMap, secret, downwardAPI and projected sources. Pure."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who has reserved how much of a node's volume space. Claims are reserved in full, as a thick disk would be."""
+"""Reservations of a node's volume space. Claims are reserved in full, as a thick disk would be."""
 
 from rayplane.node.volumes.errors import CorruptVolume, NoCapacity, VolumeConflict
 from rayplane.storage.env import Disk, DiskError
@@ -24,7 +24,7 @@ class Reservations:
         }
 
     async def reserve(self, kind: str, volume_id: str, capacity_bytes: int) -> None:
-        """Raises NoCapacity, or VolumeConflict if it is reserved with another size."""
+        """Reserve space. Raises NoCapacity, or VolumeConflict if it is reserved with another size."""
         name = f"{kind}/{volume_id}"
         present = self._reserved.get(name)
         if present == capacity_bytes:

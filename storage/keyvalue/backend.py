@@ -28,7 +28,7 @@ class Reader(Protocol):
         """Everything, by bucket and key."""
 
     def close(self) -> None:
-        """May be called again."""
+        """Give the reader's space back. May be called again."""
 
 
 class Replacement(Protocol):

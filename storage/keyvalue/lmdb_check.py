@@ -1,4 +1,4 @@
-"""Whether an LMDB file can be opened: a walk over every page of it, before the library maps it.
+"""Check of an LMDB file before it is opened: a walk over every page of it, before the library maps it.
 
 LMDB has no checksums and follows page numbers and offsets as it finds them: one flipped bit can lose records, mix
 buckets or end the process. So the pages are walked here with every number checked: each page is used once, by its
@@ -49,7 +49,7 @@ class _Tree:
 
 
 def check_file(path: Path) -> None:
-    """Raises CorruptStore when the file is not sound, OSError when it cannot be read."""
+    """Check a file. Raises CorruptStore when it is not sound, OSError when it cannot be read."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         if not size:

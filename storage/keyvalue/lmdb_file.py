@@ -103,7 +103,7 @@ class LmdbFile:
 
 
 class LmdbReader:
-    """What a file held when the reader was made."""
+    """Content of a file when the reader was made."""
 
     def __init__(self, file: LmdbFile) -> None:
         self._file = file

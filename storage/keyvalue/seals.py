@@ -9,7 +9,7 @@ SEAL_BYTES = 4
 
 
 def seal(key: bytes, value: bytes) -> bytes:
-    """What is stored under a key."""
+    """Return what is stored under a key."""
     return value + crc32(value, crc32(key)).to_bytes(SEAL_BYTES)
 
 

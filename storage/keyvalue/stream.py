@@ -89,11 +89,11 @@ class _Reader:
         return data
 
     def digest(self) -> bytes:
-        """Of all bytes taken so far."""
+        """Return the digest of all bytes taken so far."""
         digest = self._digest.copy()
         digest.update(self._buffer[: self._position])
         return digest.digest()
 
     def rest(self) -> bool:
-        """Whether bytes are left."""
+        """Tell whether bytes are left."""
         return self._position < len(self._buffer) or any(self._chunks)

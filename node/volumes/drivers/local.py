@@ -20,7 +20,7 @@ class LocalBackend:
         self._published: set[str] = set()
 
     async def start(self) -> None:
-        """Nothing to read beyond the reservations."""
+        """Do nothing: there is nothing to read beyond the reservations."""
 
     async def stop(self) -> None:
         self._published.clear()

@@ -14,9 +14,9 @@ from rayplane.node.volumes.drivers.local import measure
 from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Version, majority
-from rayplane.node.volumes.drivers.replicated.peers import Replica, Stubs
 from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
-from rayplane.node.volumes.drivers.replicated.replica import ReplicaStore
+from rayplane.node.volumes.drivers.replicated.replica_client import Replica, Stubs
+from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
 from rayplane.node.volumes.drivers.replicated.workdir import WorkDirectory
 from rayplane.node.volumes.errors import (
     Fenced,
@@ -39,7 +39,7 @@ WRITE_ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class ReplicatedConfig:
-    """How volumes of one node are replicated."""
+    """Replication of the volumes of one node."""
 
     replicas: int = 3
     """Nodes that hold a new volume's bytes, or fewer where there are fewer nodes."""

@@ -1,4 +1,4 @@
-"""Where it is agreed on which nodes hold a volume and who may write it: a port to something linearizable (etcd)."""
+"""Records of replicated volumes: which nodes hold one and who may write it. A port to something linearizable (etcd)."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class VolumeRecord:
-    """What all nodes agree on about a replicated volume."""
+    """Record of a replicated volume, on which all nodes agree."""
 
     volume_id: str
     capacity_bytes: int
@@ -35,7 +35,7 @@ class Directory(Protocol):
         """Address (host:port) of the host of every node that is ready to hold replicas, by node name."""
 
     async def address(self, node: str) -> str | None:
-        """Where a node's host was last known to be, ready or not."""
+        """Return the last known address of a node's host, ready or not."""
 
 
 class MemoryDirectory:

@@ -14,7 +14,7 @@ BATCH_BYTES = 2 * 1024 * 1024
 
 
 class Version(NamedTuple):
-    """See VolumeVersion; ordered."""
+    """Version of a volume's content (VolumeVersion); ordered."""
 
     epoch: int
     generation: int
@@ -63,7 +63,7 @@ Manifest = Mapping[bytes, Entry]
 
 
 class Difference(NamedTuple):
-    """What makes one manifest of another; `new_blocks` says where each unknown block is: path and position."""
+    """Change that makes one manifest of another; `new_blocks` says where each unknown block is: path and position."""
 
     files: dict[bytes, Entry]
     removed: list[bytes]
@@ -90,7 +90,7 @@ def hash_block(data: bytes) -> bytes:
 
 
 def block_bytes(size: int) -> int:
-    """How a file of this size is cut up."""
+    """Return the size of the blocks that a file of this size is cut into."""
     return BLOCK_BYTES if size <= LARGE_FILE_BYTES else LARGE_BLOCK_BYTES
 
 
@@ -99,12 +99,12 @@ def used_bytes(manifest: Manifest) -> int:
 
 
 def majority(replicas: Iterable[str]) -> int:
-    """How many of these make a majority."""
+    """Return how many of these make a majority."""
     return len(set(replicas)) // 2 + 1
 
 
 def check_path(path: bytes) -> bool:
-    """Whether a path stays inside the volume."""
+    """Tell whether a path stays inside the volume."""
     return bool(path) and all(part not in (b"", b".", b"..") for part in path.split(b"/")) and b"\0" not in path
 
 

@@ -20,7 +20,7 @@ from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Difference, Manifest, Version, difference, majority
-from rayplane.node.volumes.drivers.replicated.peers import Replica, block_batches
+from rayplane.node.volumes.drivers.replicated.replica_client import Replica, block_batches
 from rayplane.node.volumes.errors import Fenced, NoQuorum, PeerError, VolumeError, called
 from rayplane.storage.errors import Code
 
@@ -51,7 +51,7 @@ class ReplicationTiming:
 
 
 class Content(Protocol):
-    """Where a publication's bytes are."""
+    """Bytes of a publication."""
 
     async def scan(self) -> tuple[Manifest, bool]:
         """The content now, and whether it is of one moment. Raises OSError."""
@@ -81,7 +81,7 @@ class _Follower:
 
 
 class Publication:
-    """See the module. `generation` is the newest one found on the replicas when publishing."""
+    """Publication of a volume on this node. `generation` is the newest one found on the replicas when publishing."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Publication:
 
     @property
     def manifest(self) -> Manifest:
-        """Its content."""
+        """Content of the newest generation."""
         return self._target.manifest
 
     @property

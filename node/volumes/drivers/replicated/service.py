@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rayplane.control_plane.api.authorization.node_identity import nodes_of
 from rayplane.control_plane.rpc import Context
 from rayplane.node.volumes.drivers.replicated.manifest import Version
-from rayplane.node.volumes.drivers.replicated.replica import ReplicaStore
+from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
 from rayplane.node.volumes.errors import NotTheWriter, VolumeNotFound
 from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
 

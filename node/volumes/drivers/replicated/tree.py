@@ -54,7 +54,7 @@ class TreeScanner:
         self._kept_bytes = 0
 
     def scan(self) -> Scan:
-        """Raises OSError if something cannot be read."""
+        """Return the content now. Raises OSError if something cannot be read."""
         self._kept.clear()
         self._kept_bytes = 0
         scan = self._pass()

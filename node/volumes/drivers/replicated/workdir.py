@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator
 
 from rayplane.node.volumes.drivers.replicated.manifest import BLOCK_BYTES, Manifest, batches
-from rayplane.node.volumes.drivers.replicated.peers import Replica
+from rayplane.node.volumes.drivers.replicated.replica_client import Replica
 from rayplane.node.volumes.drivers.replicated.tree import TreeScanner, TreeWriter
 from rayplane.node.volumes.errors import CorruptVolume
 from rayplane.storage.env import Clock, Disk
@@ -25,7 +25,7 @@ class WorkDirectory:
         self._scanner: TreeScanner | None = None
 
     def epoch(self) -> int | None:
-        """Of the publication that last wrote here; None if there is none."""
+        """Return the epoch of the publication that last wrote here; None if there is none."""
         if self.path is not None and not os.path.isdir(self.path):
             return None
         try:

@@ -1,4 +1,4 @@
-"""The store of one node's replicas.
+"""Store of one node's replicas.
 
 Everything is in one ordered store: a state per volume, an entry per file, and blocks named by their hash with a count
 of the entries that use them. A commit is one durable transaction; blocks that arrived for a commit that never came
@@ -273,11 +273,11 @@ class ReplicaStore:
 
     @property
     def committed(self) -> dict[str, Version]:
-        """What each replica holds, for tests and status."""
+        """Versions that the replicas hold, for tests and status."""
         return {volume: state.committed for volume, state in sorted(self._states.items())}
 
     def is_empty(self, volume: str) -> bool:
-        """Whether nothing was ever committed to a replica."""
+        """Tell whether nothing was ever committed to a replica."""
         return self._state(volume).committed == EMPTY
 
     def capacity(self) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class Replica:
         return response
 
     async def manifest(self) -> tuple[Version, dict[bytes, Entry]]:
-        """What the replica holds. Raises FAILED_PRECONDITION if it changes meanwhile."""
+        """Return what the replica holds. Raises FAILED_PRECONDITION if it changes meanwhile."""
         found: dict[bytes, Entry] = {}
         version, after = None, b""
         while True:
