@@ -8,7 +8,7 @@ import grimp
 import pytest
 
 #: Packages without circles; the others follow.
-PACKAGES = ["rayplane.node"]
+PACKAGES = ["rayplane.node", "rayplane.storage"]
 
 
 @cache

@@ -27,7 +27,8 @@ from rayplane.storage.mvcc.errors import (
     MvccError,
 )
 from rayplane.storage.mvcc.records import Change
-from rayplane.storage.mvcc.store import Applied, EventBatch, Found, RangeResult, Store, contains
+from rayplane.storage.mvcc.results import Applied, EventBatch, Found, RangeResult
+from rayplane.storage.mvcc.store import Store, contains
 from rayplane.storage.mvcc.write_txn import WriteTxn
 
 __all__ = [

@@ -8,9 +8,7 @@ single key, b"\\0" all keys from `key` on.
 import asyncio
 import struct
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple
 from zlib import crc32
 
 from google.protobuf.message import DecodeError
@@ -24,6 +22,7 @@ from rayplane.storage.mvcc.errors import CompactedError, FutureRevisionError
 from rayplane.storage.mvcc.key_index import KeyIndex
 from rayplane.storage.mvcc.ranges import FROM_KEY
 from rayplane.storage.mvcc.records import Change, key_of, pack, unpack
+from rayplane.storage.mvcc.results import Applied, EventBatch, Found, RangeResult
 from rayplane.storage.mvcc.write_txn import WriteTxn
 
 COMMIT_OPS = 10_000
@@ -32,38 +31,6 @@ SLICE_NAMES = 4096
 """Keys whose past is looked at in one slice."""
 _APPLIED = struct.Struct(">QQ")
 _META_APPLIED, _META_REVISION, _META_COMPACTED = b"applied", b"revision", b"compacted"
-
-
-class Applied(NamedTuple):
-    """The last log entry whose effect is in the store."""
-
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    term: int
-
-
-@dataclass(frozen=True, slots=True)
-class RangeResult:
-    """`count` is the number of keys in the range whatever the limit; `more` says that the limit cut some off."""
-
-    kvs: list[KeyValue]
-    count: int
-    more: bool
-
-
-class Found(NamedTuple):
-    """The same as revisions, whose records are not read yet."""
-
-    revisions: list[int]
-    count: int  # type: ignore[assignment]  # hides tuple.count
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EventBatch:
-    """Changes by main revision, ascending; go on from `next_revision`, which is `Store.revision + 1` at the end."""
-
-    groups: list[tuple[int, list[Change]]] = field(default_factory=list)
-    next_revision: int = 0
 
 
 class Store:

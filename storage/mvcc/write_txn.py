@@ -1,14 +1,40 @@
 """A write transaction of the store: one main revision in the making."""
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from rayplane.proto.etcd.kv_pb2 import KeyValue
-from rayplane.storage.mvcc.key_index import SUB_MAX, Head
+from rayplane.storage.keyvalue import Backend
+from rayplane.storage.mvcc.key_index import SUB_MAX, Head, KeyIndex
 from rayplane.storage.mvcc.records import REVISION, Change, pack
+from rayplane.storage.mvcc.results import RangeResult
 
-if TYPE_CHECKING:
-    from rayplane.storage.mvcc.store import RangeResult, Store
+
+class WrittenStore(Protocol):
+    """The store that a transaction changes."""
+
+    backend: Backend
+    writing: bool
+    """Whether a transaction is open."""
+
+    @property
+    def index(self) -> KeyIndex: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    def advance(self, revision: int, changes: int) -> None:
+        """The transaction has ended: its revision is the store's now."""
+
+    def read(self, rev: int) -> bytes:
+        """Return the record of a revision."""
+
+    def record(self, rev: int) -> bytes | None:
+        """Return the record of a revision, if history still has it."""
+
+    def range(
+        self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
+    ) -> RangeResult: ...
 
 
 class WriteTxn:
@@ -16,7 +42,7 @@ class WriteTxn:
 
     __slots__ = ("_index", "_main", "_store", "_undo", "events")
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: WrittenStore) -> None:
         assert not store.writing, "a write transaction is open already"
         store.writing = True
         self._store = store
@@ -85,7 +111,7 @@ class WriteTxn:
 
     def range(
         self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
-    ) -> "RangeResult":
+    ) -> RangeResult:
         """As `Store.range`; revision 0 sees this transaction's writes, so does its own main revision."""
         now = revision == self.revision or revision <= 0
         return self._store.range(key, end, revision=0 if now else revision, limit=limit, count_only=count_only)
