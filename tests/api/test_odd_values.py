@@ -18,10 +18,13 @@ from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodParser
 from rayplane.control_plane.scheduler.snapshot import Snapshot
 from rayplane.node.kubelet.admission import room_of
+from tests.api.kinds.test_rules import CASES
+from tests.api.kinds.test_validation import GOOD as VALID
+from tests.api.kinds.test_validation import REGISTRY
 from tests.api.odd_values import fields, placed
-from tests.api.test_validation_kinds import GOOD, REGISTRY
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GOOD = VALID | {kind: {"apiVersion": api_version, **good} for api_version, kind, good, _ in CASES}
 # Of each kind; all together are 200 000 and take a minute.
 SAMPLES = 250
 

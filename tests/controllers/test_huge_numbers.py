@@ -10,8 +10,8 @@ from rayplane.control_plane.controllers.config import ControllersConfig
 from rayplane.control_plane.controllers.job import _numbers
 from rayplane.control_plane.controllers.replicaset import BURST
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
+from tests.api.kinds.test_validation import GOOD, REGISTRY, make, problems, put
 from tests.api.odd_values import fields, placed
-from tests.api.test_validation_kinds import GOOD, REGISTRY, make, problems, put
 from tests.controllers.cluster import Cluster
 
 HUGE = 2**31 - 1

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rayplane.control_plane.api.errors import not_supported, required
+from rayplane.control_plane.api.kinds.admissionregistration.match_resources import default_match, validate_match
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, validate_selector
 from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
     NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
-    NAME_AND_CREATED_AT,
     UNSET,
     Cell,
     Column,
@@ -35,28 +35,67 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), spec.get("policyName") or "", shown, age(obj, now)]
 
 
+_ACTIONS = ("Audit", "Deny", "Warn")
+
+
+def _default(obj: Object) -> None:
+    match = (obj.get("spec") or {}).get("matchResources")
+    if match is not None:
+        default_match(match)
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = obj.get("spec") or {}
+    policy, ref = spec.get("policyName") or "", spec.get("paramRef")
+    if not policy:
+        errs.append(required("spec.policyName"))
+    else:
+        checked(names.subdomain_errors(policy), policy, "spec.policyName", errs)
+    if ref is not None:
+        if bool(ref.get("name")) == (ref.get("selector") is not None):
+            errs.append(required("spec.paramRef", "one of name or selector must be specified"))
+        validate_selector(ref.get("selector"), "spec.paramRef.selector", errs)
+        if ref.get("parameterNotFoundAction") not in ("Allow", "Deny"):
+            errs.append(required("spec.paramRef.parameterNotFoundAction"))
+    if spec.get("matchResources") is not None:
+        validate_match(spec["matchResources"], "spec.matchResources", errs)
+    return errs
+
+
+def _validate_validating(obj: Object) -> Errors:
+    errs = _validate(obj)
+    actions = (obj.get("spec") or {}).get("validationActions") or ()
+    if not actions:
+        errs.append(required("spec.validationActions", "at least one validation action is required"))
+    for action in actions:
+        if action not in _ACTIONS:
+            errs.append(not_supported("spec.validationActions", action, _ACTIONS))
+    return errs
+
+
 RULES = {
     "MutatingAdmissionPolicyBinding": Rules(
         name=names.subdomain_errors,
-        defaults=NO_DEFAULTS,
+        defaults=_default,
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
+        validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
-        generation=False,
-        printer=NAME_AND_CREATED_AT,
+        generation=True,
+        printer=Printer((NAME, Column("PolicyName"), Column("ParamRef"), AGE), _row),
         fields=METADATA_FIELDS,
         scale=NO_SCALE,
     ),
     "ValidatingAdmissionPolicyBinding": Rules(
         name=names.subdomain_errors,
-        defaults=NO_DEFAULTS,
+        defaults=_default,
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
+        validate=_validate_validating,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
+from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import (
     NO_PREPARATION,
     NO_SCALE,
     NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
     Status,
 )
@@ -34,14 +37,57 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), where, state, age(obj, now)]
 
 
+_GROUP_PRIORITY_MAX, _VERSION_PRIORITY_MAX = 20_000, 1_000
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec, own = obj.get("spec") or {}, name(obj)
+    group, version = spec.get("group") or "", spec.get("version") or ""
+    if own and own != f"{version}.{group}":
+        text = f'must be `spec.version+"."+spec.group`: "{version}.{group}"'
+        errs.append(invalid("metadata.name", own, text))
+    if not group and version != "v1":
+        errs.append(required("spec.group", "only v1 may have an empty group and it better be legacy kube"))
+    if group:
+        checked(names.subdomain_errors(group), group, "spec.group", errs)
+    checked(names.dns1035_errors(version), version, "spec.version", errs)
+    for field, most in (("groupPriorityMinimum", _GROUP_PRIORITY_MAX), ("versionPriority", _VERSION_PRIORITY_MAX)):
+        value = spec.get(field) or 0
+        if not 0 < value <= most:
+            errs.append(invalid(f"spec.{field}", value, f"must be positive and less than or equal to {most}"))
+    _target(spec, errs)
+    return errs
+
+
+def _target(spec: Mapping[str, Any], errs: Errors) -> None:
+    target = spec.get("service")
+    if target is None:
+        if spec.get("caBundle"):
+            errs.append(invalid("spec.caBundle", "<value omitted>", "local APIServices may not have a caBundle"))
+        if spec.get("insecureSkipTLSVerify"):
+            text = "local APIServices may not have insecureSkipTLSVerify"
+            errs.append(invalid("spec.insecureSkipTLSVerify", True, text))
+        return
+    for field in ("namespace", "name"):
+        if not target.get(field):
+            errs.append(required(f"spec.service.{field}"))
+    port = target.get("port")
+    if port is not None and not 1 <= port <= 65535:
+        errs.append(invalid("spec.service.port", port, "port is not valid: must be between 1 and 65535, inclusive"))
+    if spec.get("insecureSkipTLSVerify") and spec.get("caBundle"):
+        text = "may not be true if caBundle is present"
+        errs.append(invalid("spec.insecureSkipTLSVerify", True, text))
+
+
 RULES = {
     "APIService": Rules(
-        name=names.subdomain_errors,
+        name=names.path_segment_errors,
         defaults=_default,
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
+        validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({}),
         generation=False,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rayplane.control_plane.api.errors import required
+from rayplane.control_plane.api.kinds.metadata import Errors, immutable, not_negative
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
@@ -29,6 +29,20 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), controller, obj.get("revision") or 0, age(obj, now)]
 
 
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    if obj.get("data") is None:
+        errs.append(required("data", "data is mandatory"))
+    not_negative(obj.get("revision"), "revision", errs)
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    immutable(new.get("data"), old.get("data"), "data", errs)
+    return errs
+
+
 RULES = {
     "ControllerRevision": Rules(
         name=names.subdomain_errors,
@@ -36,8 +50,8 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Controller"), Column("Revision"), AGE), _row),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid, required
-from rayplane.control_plane.api.kinds.metadata import Errors, immutable
-from rayplane.control_plane.api.kinds.rules import NO_DEFAULTS, NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.metadata import Errors
+from rayplane.control_plane.api.kinds.rules import NO_DEFAULTS, NO_PREPARATION, NO_SCALE, Absent, Rules, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
@@ -24,12 +24,6 @@ def _validate(obj: Object) -> Errors:
     if seconds is not None and seconds < 600:
         text = "may not specify a duration less than 600 seconds (10 minutes)"
         errs.append(invalid("spec.expirationSeconds", seconds, text))
-    return errs
-
-
-def _validate_update(new: Object, old: Object) -> Errors:
-    errs: Errors = []
-    immutable(new.get("spec"), old.get("spec"), "spec", errs)
     return errs
 
 
@@ -58,15 +52,20 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+def _prepare_update(new: Object, old: Object) -> None:
+    """Who asked for what never changes."""
+    new["spec"] = old.get("spec") or {}
+
+
 RULES = {
     "CertificateSigningRequest": Rules(
-        name=names.subdomain_errors,
+        name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
         prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
+        prepare_update=_prepare_update,
         prepare_status_update=NO_PREPARATION,
         validate=_validate,
-        validate_update=_validate_update,
+        validate_update=Absent("its spec is kept as it was made"),
         status=Status({}),
         generation=False,
         printer=Printer(_COLUMNS, _row),

@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import invalid
+from rayplane.control_plane.api.kinds.metadata import Errors, immutable
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec, own = obj.get("spec") or {}, name(obj)
+    signer = spec.get("signerName") or ""
+    prefix = signer.replace("/", ":") + ":"
+    if signer and not own.startswith(prefix):
+        text = f'ClusterTrustBundle for signerName {signer} must be named with prefix "{prefix}"'
+        errs.append(invalid("metadata.name", own, text))
+    elif not signer and ":" in own:
+        text = "ClusterTrustBundle without signer name must not have ':' in its name"
+        errs.append(invalid("metadata.name", own, text))
+    if "-----BEGIN CERTIFICATE-----" not in (spec.get("trustBundle") or ""):
+        errs.append(invalid("spec.trustBundle", "<value omitted>", "at least one trust anchor must be provided"))
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    spec, before = new.get("spec") or {}, old.get("spec") or {}
+    immutable(spec.get("signerName"), before.get("signerName"), "spec.signerName", errs)
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    return [name(obj), (obj.get("spec") or {}).get("signerName") or ""]
+
 
 RULES = {
     "ClusterTrustBundle": Rules(
-        name=names.subdomain_errors,
+        name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
-        printer=NAME_AND_CREATED_AT,
-        fields=METADATA_FIELDS,
+        printer=Printer((NAME, Column("SignerName")), _row),
+        fields=("metadata.name", "spec.signerName"),
         scale=NO_SCALE,
     ),
 }

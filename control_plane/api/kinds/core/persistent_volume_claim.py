@@ -111,6 +111,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 def _prepare_create(obj: Object) -> None:
     protect(obj, PVC_PROTECTION)
+    _same_source(obj)
 
 
 _COLUMNS = (
@@ -118,6 +119,16 @@ _COLUMNS = (
     Column("StorageClass"), Column("VolumeAttributesClass"), AGE,
     Column("VolumeMode", priority=1),
 )  # fmt: skip
+
+
+def _same_source(obj: Object) -> None:
+    """Where a new claim's bytes come from is said in two fields, of which clients may know only one."""
+    spec = obj["spec"]
+    source, reference = spec.get("dataSource"), spec.get("dataSourceRef")
+    if source and not reference:
+        spec["dataSourceRef"] = dict(source)
+    elif reference and not source and not reference.get("namespace"):
+        spec["dataSource"] = dict(reference)
 
 
 RULES = {

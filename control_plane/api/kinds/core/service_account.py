@@ -23,12 +23,23 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), len(obj.get("secrets") or ()), age(obj, now)]
 
 
+def _only_names(obj: Object) -> None:
+    """Of secrets only the name is kept."""
+    secrets = obj.get("secrets")
+    if secrets:
+        obj["secrets"] = [{"name": one["name"]} if one.get("name") else {} for one in secrets]
+
+
+def _prepare_update(new: Object, old: Object) -> None:
+    _only_names(new)
+
+
 RULES = {
     "ServiceAccount": Rules(
         name=names.subdomain_errors,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
+        prepare_create=_only_names,
+        prepare_update=_prepare_update,
         prepare_status_update=NO_PREPARATION,
         validate=NO_VALIDATION,
         validate_update=NO_UPDATE_RULES,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import datetime
 
+from rayplane.control_plane.api.errors import required
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
@@ -25,15 +26,47 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), "/".join(str(one) for one in parts if one), age(obj, now)]
 
 
+def _name_errors(own: str) -> tuple[str, ...]:
+    """The name is the address itself, in its canonical form."""
+    try:
+        canonical = str(ipaddress.ip_address(own))
+    except ValueError:
+        return ("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",)
+    return () if canonical == own else (f'must be in canonical form ("{canonical}")',)
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    ref = (obj.get("spec") or {}).get("parentRef")
+    if ref is None:
+        return [required("spec.parentRef")]
+    if ref.get("group"):
+        checked(names.subdomain_errors(ref["group"]), ref["group"], "spec.parentRef.group", errs)
+    for field in ("resource", "name"):
+        if not ref.get(field):
+            errs.append(required(f"spec.parentRef.{field}"))
+    for field in ("resource", "name", "namespace"):
+        if ref.get(field):
+            checked(names.path_segment_errors(ref[field]), ref[field], f"spec.parentRef.{field}", errs)
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    spec, before = new.get("spec") or {}, old.get("spec") or {}
+    immutable(spec.get("parentRef"), before.get("parentRef"), "spec.parentRef", errs)
+    return errs
+
+
 RULES = {
     "IPAddress": Rules(
-        name=names.subdomain_errors,
+        name=_name_errors,
         defaults=NO_DEFAULTS,
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("ParentRef"), AGE), _row),

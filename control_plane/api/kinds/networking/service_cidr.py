@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.kinds.metadata import Errors, immutable
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
+    Status,
 )
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
@@ -23,6 +23,31 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), ",".join((obj.get("spec") or {}).get("cidrs") or ()), age(obj, now)]
 
 
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = obj.get("spec") or {}
+    blocks = spec.get("cidrs") or []
+    if not blocks:
+        return [required("spec.cidrs", "at least one CIDR required")]
+    if len(blocks) > 2:
+        return [invalid("spec.cidrs", spec, "may only hold up to 2 values")]
+    for index, block in enumerate(blocks):
+        if not names.is_cidr(block):
+            text = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+            errs.append(invalid(f"spec.cidrs[{index}]", block, text))
+    if len(blocks) == 2 and (":" in blocks[0]) == (":" in blocks[1]):
+        text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
+        errs.append(invalid("spec.cidrs", spec, text))
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    spec, before = new.get("spec") or {}, old.get("spec") or {}
+    immutable(spec.get("cidrs"), before.get("cidrs"), "spec.cidrs", errs)
+    return errs
+
+
 RULES = {
     "ServiceCIDR": Rules(
         name=names.subdomain_errors,
@@ -30,9 +55,9 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
-        status=NO_STATUS,
+        validate=_validate,
+        validate_update=_validate_update,
+        status=Status({}),
         generation=False,
         printer=Printer((NAME, Column("CIDRs"), AGE), _row),
         fields=METADATA_FIELDS,

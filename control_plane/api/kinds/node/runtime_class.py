@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, validate_labels
+from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
+from rayplane.control_plane.api.kinds.pod_template.validation import validate_tolerations
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
@@ -23,6 +24,24 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), obj.get("handler") or "", age(obj, now)]
 
 
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    handler = obj.get("handler") or ""
+    checked(names.label_errors(handler), handler, "handler", errs)
+    for resource, amount in ((obj.get("overhead") or {}).get("podFixed") or {}).items():
+        validate_quantity(amount, f"overhead.limits[{resource}]", errs)
+    scheduling = obj.get("scheduling") or {}
+    validate_labels(scheduling.get("nodeSelector"), "scheduling.nodeSelector", errs)
+    validate_tolerations(scheduling.get("tolerations") or (), "scheduling.tolerations", errs)
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    immutable(new.get("handler"), old.get("handler"), "handler", errs)
+    return errs
+
+
 RULES = {
     "RuntimeClass": Rules(
         name=names.subdomain_errors,
@@ -30,8 +49,8 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Handler"), AGE), _row),

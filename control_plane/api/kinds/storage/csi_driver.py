@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from rayplane.control_plane.api.errors import duplicate, invalid, not_supported
+from rayplane.control_plane.api.kinds.metadata import Errors, immutable, one_of
 from rayplane.control_plane.api.kinds.rules import (
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
@@ -56,6 +58,53 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_FS_GROUP_POLICIES = ("File", "None", "ReadWriteOnceWithFSType")
+_LIFECYCLES = ("Persistent", "Ephemeral")
+_TOKEN_SECONDS_MIN, _TOKEN_SECONDS_MAX = 600, 1 << 32
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = obj.get("spec") or {}
+    if spec.get("fsGroupPolicy") is not None:
+        one_of(spec["fsGroupPolicy"], _FS_GROUP_POLICIES, "spec.fsGroupPolicy", errs)
+    _tokens(spec.get("tokenRequests") or (), errs)
+    for mode in spec.get("volumeLifecycleModes") or ():
+        if mode not in _LIFECYCLES:
+            errs.append(not_supported("spec.volumeLifecycleModes", mode, _LIFECYCLES))
+    period = spec.get("nodeAllocatableUpdatePeriodSeconds")
+    if period is not None and period < 10:
+        text = "must be greater than or equal to 10 seconds"
+        errs.append(invalid("spec.nodeAllocatableUpdatePeriodSeconds", period, text))
+    return errs
+
+
+def _tokens(requests: Sequence[Mapping[str, Any]], errs: Errors) -> None:
+    seen: set[str] = set()
+    for index, request in enumerate(requests):
+        at, audience = f"spec.tokenRequests[{index}]", request.get("audience") or ""
+        if audience in seen:
+            errs.append(duplicate(f"{at}.audience", audience))
+            continue
+        seen.add(audience)
+        seconds = request.get("expirationSeconds")
+        if seconds is not None and seconds < _TOKEN_SECONDS_MIN:
+            text = "may not specify a duration less than 10 minutes"
+            errs.append(invalid(f"{at}.expirationSeconds", seconds, text))
+        elif seconds is not None and seconds > _TOKEN_SECONDS_MAX:
+            text = "may not specify a duration larger than 2^32 seconds"
+            errs.append(invalid(f"{at}.expirationSeconds", seconds, text))
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    spec, before = new.get("spec") or {}, old.get("spec") or {}
+    immutable(spec.get("attachRequired"), before.get("attachRequired"), "spec.attachedRequired", errs)
+    now, then = spec.get("volumeLifecycleModes"), before.get("volumeLifecycleModes")
+    immutable(now, then, "spec.volumeLifecycleModes", errs)
+    return errs
+
+
 RULES = {
     "CSIDriver": Rules(
         name=names.subdomain_errors,
@@ -63,10 +112,10 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
-        generation=False,
+        generation=True,
         printer=Printer(_COLUMNS, _row),
         fields=METADATA_FIELDS,
         scale=NO_SCALE,

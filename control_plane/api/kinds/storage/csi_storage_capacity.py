@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, validate_selector
+from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
+from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    validate_selector(obj.get("nodeTopology"), "nodeTopology", errs)
+    own = obj.get("storageClassName") or ""
+    checked(names.subdomain_errors(own), own, "storageClassName", errs)
+    for field in ("capacity", "maximumVolumeSize"):
+        if obj.get(field) is not None:
+            validate_quantity(obj[field], field, errs)
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    for field in ("nodeTopology", "storageClassName"):
+        immutable(new.get(field), old.get(field), field, errs)
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    return [name(obj), obj.get("storageClassName") or "", obj.get("capacity") or ""]
+
 
 RULES = {
     "CSIStorageCapacity": Rules(
@@ -22,11 +48,11 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
-        printer=NAME_AND_CREATED_AT,
+        printer=Printer((NAME, Column("StorageClassName"), Column("Capacity")), _row),
         fields=METADATA_FIELDS,
         scale=NO_SCALE,
     ),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
     Status,
 )
@@ -37,6 +37,34 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    spec = obj.get("spec") or {}
+    attacher = spec.get("attacher") or ""
+    if not attacher:
+        errs.append(required("spec.attacher"))
+    else:
+        checked(names.subdomain_errors(attacher.lower()), attacher, "spec.attacher", errs)
+    node = spec.get("nodeName") or ""
+    checked(names.subdomain_errors(node), node, "spec.nodeName", errs)
+    source = spec.get("source") or {}
+    volume, inline = source.get("persistentVolumeName"), source.get("inlineVolumeSpec")
+    if not volume and inline is None:
+        errs.append(required("spec.source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+    elif volume and inline is not None:
+        text = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+        errs.append(invalid("spec.source", source, text))
+    elif volume:
+        checked(names.subdomain_errors(volume), volume, "spec.source.persistentVolumeName", errs)
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    immutable(new.get("spec"), old.get("spec"), "spec", errs)
+    return errs
+
+
 RULES = {
     "VolumeAttachment": Rules(
         name=names.subdomain_errors,
@@ -44,8 +72,8 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=Status({"attached": False}),
         generation=False,
         printer=Printer(_COLUMNS, _row),

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from rayplane.control_plane.api.errors import forbidden, required
+from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import (
     NO_DEFAULTS,
     NO_PREPARATION,
     NO_SCALE,
     NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
     Rules,
 )
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.meta import Object, name
+
+
+def _validate(obj: Object) -> Errors:
+    errs: Errors = []
+    driver = obj.get("driverName") or ""
+    if not driver:
+        errs.append(required("driverName"))
+    else:
+        checked(names.qualified_name_errors(driver.lower()), driver, "driverName", errs)
+    if not obj.get("parameters"):
+        errs.append(required("parameters", "must contain at least one key/value pair"))
+    return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    if new.get("driverName") != old.get("driverName"):
+        errs.append(forbidden("driverName", "updates to driverName are forbidden."))
+    if (new.get("parameters") or {}) != (old.get("parameters") or {}):
+        errs.append(forbidden("parameters", "updates to parameters are forbidden."))
+    return errs
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    return [name(obj), obj.get("driverName") or "", age(obj, now)]
+
 
 RULES = {
     "VolumeAttributesClass": Rules(
@@ -22,11 +51,11 @@ RULES = {
         prepare_create=NO_PREPARATION,
         prepare_update=NO_PREPARATION,
         prepare_status_update=NO_PREPARATION,
-        validate=NO_VALIDATION,
-        validate_update=NO_UPDATE_RULES,
+        validate=_validate,
+        validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
-        printer=NAME_AND_CREATED_AT,
+        printer=Printer((NAME, Column("DriverName"), AGE), _row),
         fields=METADATA_FIELDS,
         scale=NO_SCALE,
     ),
