@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object, copy_for_write
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -24,7 +25,6 @@ from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-LEASES = "leases.coordination.k8s.io"
 RELEASE_TIMEOUT_S = 1.0
 _UNREADABLE = ("", "unreadable")
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from rayplane.control_plane.api.meta import format_time
 from rayplane.control_plane.apiserver.storage.encryption import (
     ENCRYPTED,
     BadEncryptionConfig,
@@ -67,7 +68,7 @@ async def backup(directory: StateDir, file: Path, progress: Progress) -> BackupH
         header = BackupHeader(
             cluster=admin.state.config.name,
             revision=revision,
-            created=SystemClock().now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=format_time(SystemClock().now()),
             origin={
                 "config": admin.state.config.to_json(),
                 "slot": admin.state.plan.slot,

@@ -2,9 +2,10 @@
 
 import asyncio
 
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.cluster.access import Access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.readiness import LEADERS, LEASES
+from rayplane.control_plane.cluster.readiness import LEADERS
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb

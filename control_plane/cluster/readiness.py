@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.patience import Patience, slowdown, stretched
@@ -18,7 +19,6 @@ POLL_S = 0.05
 # On an idle machine; on a busy one a call gets as many times more as the machine is slower, up to a limit.
 CALL_TIMEOUT_S = 2.0
 SLOWDOWN_MAX = 10.0
-LEASES = "leases.coordination.k8s.io"
 #: The Lease of each component that has one leader.
 LEADERS = {Role.SCHEDULER: "kube-scheduler", Role.CONTROLLERS: "kube-controller-manager"}
 

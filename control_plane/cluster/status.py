@@ -17,6 +17,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.access import Access
@@ -30,7 +31,7 @@ from rayplane.control_plane.cluster.diagnosis import (
     judge,
 )
 from rayplane.control_plane.cluster.patience import stretched
-from rayplane.control_plane.cluster.readiness import LEADERS, LEASES, ask_ready, client_ssl
+from rayplane.control_plane.cluster.readiness import LEADERS, ask_ready, client_ssl
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
@@ -171,7 +172,7 @@ async def _probe(admin: Access, row: _Row, limit: float) -> str:
 
 async def _renew(api: ApiClient, name: str) -> Object:
     """Write the probe's Lease, over and over the same object. Two commands at once may both do so."""
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    stamp = meta.format_micro_time(datetime.now(UTC))
     spec = {"holderIdentity": "rayplane-status", "leaseDurationSeconds": 1, "renewTime": stamp}
     for _ in range(PROBE_TRIES):
         with contextlib.suppress(Conflict, AlreadyExists):

@@ -21,6 +21,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.api.taints import (
@@ -50,7 +51,6 @@ from rayplane.control_plane.controllers.core import (
     soonest,
 )
 
-LEASES = "leases.coordination.k8s.io"
 OWN_LEASE = ("kube-system", LEASE_NAME)
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 # Condition and value -> taint with effect NoSchedule.

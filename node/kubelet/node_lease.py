@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -20,7 +21,6 @@ from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-LEASES = "leases.coordination.k8s.io"
 CALL_TIMEOUT_MIN_S, CALL_TIMEOUT_MAX_S = 0.05, 2.0
 
 

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.cluster import patience
 from rayplane.control_plane.cluster.access import Access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.readiness import LEADERS, LEASES
+from rayplane.control_plane.cluster.readiness import LEADERS
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.cluster.topology import Role, Topology
 from rayplane.control_plane.rpc import RpcError, Stub

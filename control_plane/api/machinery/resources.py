@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+#: The resource by which nodes and leaders say that they live.
+LEASES = "leases.coordination.k8s.io"
 _SHORT_NAMES: Mapping[str, tuple[str, ...]] = {
     "componentstatuses": ("cs",),
     "configmaps": ("cm",),

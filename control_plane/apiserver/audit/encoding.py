@@ -1,7 +1,6 @@
 """Records as `audit.k8s.io/v1` Events, one JSON line each. Pure; runs in the log's thread."""
 
 import json
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -9,7 +8,7 @@ import orjson
 from rayplane.control_plane.api.audit import Level
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import decoding
-from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object, format_micro_time
 from rayplane.control_plane.apiserver.audit.trail import Record
 from rayplane.control_plane.apiserver.requests import User
 
@@ -43,8 +42,8 @@ def encode(record: Record) -> bytes:
         event["requestObject"] = _shown(request, record)
     if response is not None and level == Level.REQUEST_RESPONSE:
         event["responseObject"] = _shown(response, record)
-    event["requestReceivedTimestamp"] = _stamp(record.received)
-    event["stageTimestamp"] = _stamp(record.at)
+    event["requestReceivedTimestamp"] = format_micro_time(record.received)
+    event["stageTimestamp"] = format_micro_time(record.at)
     if record.annotations:
         event["annotations"] = dict(record.annotations)
     try:
@@ -52,10 +51,6 @@ def encode(record: Record) -> bytes:
     except TypeError:
         # Headers may hold half a character, which no UTF-8 can say: escaped it is JSON all the same.
         return json.dumps(event).encode() + b"\n"
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _user(user: User | None) -> Object:

@@ -11,6 +11,7 @@ import orjson
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.client import ApiClient, Informer
@@ -18,7 +19,6 @@ from rayplane.node.volumes.drivers.replicated.directory import VolumeRecord
 from rayplane.node.volumes.errors import PeerError
 from rayplane.storage.errors import Code
 
-LEASES = "leases.coordination.k8s.io"
 NAMESPACE = "kube-system"
 RECORD = "rayplane.io/volume-record"
 
