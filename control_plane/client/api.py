@@ -28,6 +28,7 @@ TIMEOUT_S = 10.0
 LIST_PAGE = 5000
 # How often a client that makes calls asks where the API servers are.
 DISCOVER_EVERY_S = 3.0
+DISCOVER_AGAIN_S = 0.2
 _DISCOVER_TIMEOUT_S = 1.0
 
 
@@ -242,6 +243,8 @@ class ApiClient:
         except RpcError as e:
             if not e.details:
                 self.endpoints.failed(address)  # lest the call itself goes to the one that is silent
+            # Servers may come and go faster than a few such looks: the next call asks another.
+            self._discover_at = now + DISCOVER_AGAIN_S
             return
         # Servers that are not reached by the names they give never are.
         known = set(response.grpc) & set(self.endpoints.addresses)

@@ -59,8 +59,9 @@ class SimulatedCluster:
         self.config = config
         self.trace = trace
         self.topology = simulated_topology(config)
-        names = {i.machine.address: i.name for i in self.topology.instances}
-        self.weather = Weather(derived_rng(seed, "weather"), climate, names)
+        self._seed = seed
+        self._names = {i.machine.address: i.name for i in self.topology.instances}
+        self.weather = Weather(derived_rng(seed, "weather"), climate, self._names)
         self.fabric = Fabric(self.weather, tap=trace.message)
         self.wires = Wires(self.weather, tap=trace.message)
         self.weather.sever = self._sever
@@ -69,14 +70,17 @@ class SimulatedCluster:
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._started: dict[str, None] = {}
         self._away: dict[str, None] = {}
-        self.cells = {
-            i.name: Cell(i.name, self.fabric, self.wires, identity_of_actor(i), seed=seed, disk=self._disk(i.name))
-            for i in self.topology.instances
-        }
+        self.cells = {i.name: self._cell(i) for i in self.topology.instances}
+        """Of every actor there has been: a name is used once."""
         self.client = Cell(CLIENT, self.fabric, self.wires, ADMIN, seed=seed)
         self.kubectl = Cell(KUBECTL, self.fabric, self.wires, ADMIN, seed=seed)
         self.failures: list[str] = []
         """Actors that cannot run for a reason that is not a fault of the scenario."""
+
+    def _cell(self, instance: Instance) -> Cell:
+        name = instance.name
+        identity = identity_of_actor(instance)
+        return Cell(name, self.fabric, self.wires, identity, seed=self._seed, disk=self._disk(name))
 
     def _disk(self, name: str) -> Disk | None:
         make = self._planted.disks.get(name)
@@ -111,6 +115,28 @@ class SimulatedCluster:
         """Start an actor again that was to stay away."""
         if self._away.pop(name, "") is None:
             self._spawn(self._bring_up(self.topology.get(name)), f"return {name}")
+
+    # Who there is
+
+    def add(self, role: Role) -> Instance:
+        """Another actor, on a new machine; not started yet. A member joins those there are."""
+        instance = Instance(self.topology.next_name(role, self.cells), role, Machine(), joins=role is Role.MEMBER)
+        instance = _placed(instance, len(self.cells))
+        self.topology = self.topology.with_instance(instance)
+        self._names[instance.machine.address] = instance.name
+        self.cells[instance.name] = self._cell(instance)
+        return instance
+
+    def begin(self, instance: Instance) -> None:
+        """Start an actor that was added."""
+        self._spawn(self._bring_up(instance), f"start {instance.name}")
+
+    def remove(self, name: str) -> None:
+        """End an actor for good."""
+        self.trace.event("remove", name)
+        self.topology = self.topology.without(name)
+        self._away[name] = None
+        self.cells[name].kill()
 
     async def _bring_up(self, instance: Instance, pause: float = 0.0) -> None:
         cell = self.cells[instance.name]
@@ -210,9 +236,14 @@ def simulated_topology(config: ClusterConfig) -> Topology:
     instances: list[Instance] = []
     for instance in founding(config, (Machine(),)).instances:
         if instance.role in _SIMULATED:
-            ports = {label: _NUMBERS[label] for label in PORTS[instance.role]}
-            machine = Machine(f"10.{len(instances) >> 8}.{len(instances) & 255}.1", instance.name)
-            instances.append(replace(instance, machine=machine, ports=ports))
+            instances.append(_placed(instance, len(instances)))
     if not instances:
         raise ClusterError("a cluster without actors cannot be simulated")
     return Topology(tuple(instances))
+
+
+def _placed(instance: Instance, number: int) -> Instance:
+    """On a machine of its own, the `number`th."""
+    ports = {label: _NUMBERS[label] for label in PORTS[instance.role]}
+    machine = Machine(f"10.{number >> 8}.{number & 255}.1", instance.name)
+    return replace(instance, machine=machine, ports=ports)

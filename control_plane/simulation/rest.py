@@ -22,7 +22,7 @@ from rayplane.control_plane.simulation.trace import Trace
 PATH = "/api/v1/namespaces/default/configmaps"
 LABEL = "simulation"
 ANSWER_S = 10.0
-WATCH_S = 12
+WATCH_S = 8
 RETRY_S = 0.5
 OBJECTS_MAX = 20
 PAGE = 7
@@ -74,7 +74,7 @@ class RestClient:
         return aiohttp.ClientSession(
             connector=_Connector(sockets, self._address, force_close=force_close),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_S),
+            timeout=aiohttp.ClientTimeout(total=WATCH_S + ANSWER_S, sock_read=ANSWER_S),
         )
 
     async def run(self, every_s: float) -> None:

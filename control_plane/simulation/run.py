@@ -20,6 +20,7 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import derived_rng
+from rayplane.control_plane.simulation.changes import ChangeFailed, Operator, Storm
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
 from rayplane.control_plane.simulation.cluster import Planted, SimulatedCluster
 from rayplane.control_plane.simulation.loop import LIFE, VirtualLoop
@@ -28,9 +29,11 @@ from rayplane.control_plane.simulation.scenario import (
     WORKLOADS,
     Apply,
     Await,
+    Change,
     Condition,
     Kill,
     Partition,
+    Rage,
     Remove,
     Scale,
     Scenario,
@@ -181,6 +184,7 @@ class _Run:
         self._check_names()
         violations = Violations(cluster)
         self._client = Client(cluster, violations, write_every_s=scenario.write_every_s)
+        self._operator = Operator(cluster, cluster.client, lambda: self._client.etcd)
         loop = asyncio.get_running_loop()
         inside = loop.create_task(InsideChecks(cluster, violations).run())
         user = loop.create_task(cluster.client.run(self._client.run))
@@ -209,12 +213,18 @@ class _Run:
     def _check_names(self) -> None:
         """Before anything runs: names in the scenario must be of actors of its cluster."""
         topology = self._cluster.topology
+        changes = False
         for step in self._scenario.steps:
             if isinstance(step, Partition):
                 for host in [h for g in step.groups for h in g]:
                     topology.get(host)
             elif isinstance(step, Kill) and step.target not in ("leader", *_ANY, *_IN_CHARGE):
                 topology.get(step.target)
+            elif isinstance(step, Change | Rage):
+                # From here on there may be others.
+                if isinstance(step, Change) and step.action != "add" and not changes:
+                    topology.get(step.target)
+                changes = True
             elif isinstance(step, Kill) and step.name:
                 self._named(step.name)
 
@@ -233,8 +243,8 @@ class _Run:
             self._trace.event("step", number, type(step).__name__)
             try:
                 await self._do(step)
-            except ApiError as e:
-                raise StepFailed(f"steps[{number}] ({_describe(step)}): {e.message}") from e
+            except (ApiError, ChangeFailed, UsageError) as e:
+                raise StepFailed(f"steps[{number}] ({_describe(step)}): {e}") from e
         rest = self._scenario.duration_s - loop.time()
         if rest > 0:
             self._progress(f"{loop.time():8.1f} s: idle")
@@ -251,6 +261,10 @@ class _Run:
                     await self._apply(obj)
             case Kill():
                 self._kill(step)
+            case Change(action, target):
+                await self._change(action, target)
+            case Rage(for_s, every_s):
+                await Storm(self._cluster, self._operator, self._strike).rage(for_s, every_s)
             case Partition(groups, for_s):
                 self._cluster.partition(groups)
                 asyncio.get_running_loop().call_later(for_s, self._cluster.heal)
@@ -260,6 +274,21 @@ class _Run:
                 await self._insist(lambda: self._client.api.patch(resource, condition.name, condition.namespace, body))
             case Remove(kind, name, namespace):
                 await self._insist(lambda: self._client.api.delete(WORKLOADS[kind], name, namespace))
+
+    async def _change(self, action: str, target: str) -> None:
+        match action:
+            case "add":
+                await self._operator.add(Role(target))
+            case "remove":
+                await self._operator.remove(target)
+            case "replace":
+                await self._operator.replace(target)
+
+    def _strike(self, target: str) -> None:
+        """Kill what a storm has drawn, where there is one."""
+        name = self._target(Kill(target))
+        if name is not None:
+            self._cluster.kill(name)
 
     def _kill(self, step: Kill) -> None:
         name = self._target(step)
@@ -390,6 +419,10 @@ def _describe(step: Step) -> str:
             return "apply " + ", ".join(f"{o['kind']} {o['metadata']['name']}" for o in objects)
         case Kill(target, name):
             return f"kill {target} {name}".rstrip()
+        case Change(action, target):
+            return f"{action} {target}"
+        case Rage(for_s, _):
+            return f"storm for {for_s:.0f} s"
         case Partition(groups, for_s):
             return f"part {'; '.join(', '.join(g) for g in groups)} from the rest for {for_s:.0f} s"
         case Scale(condition):

@@ -14,6 +14,10 @@ steps:
   - partition: {hosts: [[member-0, apiserver-0]], for: 20s}
   - scale: {statefulset: db, replicas: 5}
   - delete: {deployment: web}
+  - add: member                   # or apiserver
+  - remove: apiserver-1
+  - replace: member-0             # its machine is lost: it dies for good, and another takes its place
+  - storm: {for: 1m, every: 4s}   # all of these, drawn from the seed
   - sleep: 30s
 expect:
   - {deployment: web, replicas: 6}
@@ -39,6 +43,7 @@ Object = dict[str, Any]
 SCENARIOS = "scenarios"
 TARGETS = ("leader", "member", "apiserver", "scheduler", "controllers", "node")
 WORKLOADS = {"deployment": "deployments.apps", "statefulset": "statefulsets.apps"}
+CHANGEABLE = ("member", "apiserver")
 WITHIN_S = 120.0
 DURATION_MAX_S = 7 * 86_400.0
 
@@ -101,11 +106,27 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """`action`: add (a role), remove or replace (an actor)."""
+
+    action: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rage:
+    """A storm: faults and changes, one every `every_s` on average."""
+
+    for_s: float
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
     seconds: float
 
 
-Step = Await | Apply | Kill | Partition | Scale | Remove | Sleep
+Step = Await | Apply | Kill | Partition | Scale | Remove | Change | Rage | Sleep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +298,25 @@ def _delete(body: Any, at: str) -> Step:
     return Remove(kinds[0], str(data[kinds[0]]), str(data.get("namespace", "default")))
 
 
+def _change(action: str) -> Callable[[Any, str], Step]:
+    def read(body: Any, at: str) -> Step:
+        if not isinstance(body, str) or (action == "add" and body not in CHANGEABLE):
+            what = f"one of {', '.join(CHANGEABLE)}" if action == "add" else "an actor's name"
+            raise UsageError(f"{at}: give {what}, not {body!r:.80}")
+        return Change(action, body)
+
+    return read
+
+
+def _storm(body: Any, at: str) -> Step:
+    data = _mapping(body, at)
+    _only(data, {"for", "every"}, at)
+    every = _span(data.get("every", "5s"), f"{at}.every")
+    if every <= 0:
+        raise UsageError(f"{at}.every: give more than nothing")
+    return Rage(_span(data.get("for", "1m"), f"{at}.for"), every)
+
+
 def _sleep(body: Any, at: str) -> Step:
     return Sleep(_span(body, at))
 
@@ -288,6 +328,10 @@ _STEPS: dict[Any, Callable[[Any, str], Step]] = {
     "partition": _partition,
     "scale": _scale,
     "delete": _delete,
+    "add": _change("add"),
+    "remove": _change("remove"),
+    "replace": _change("replace"),
+    "storm": _storm,
     "sleep": _sleep,
 }
 

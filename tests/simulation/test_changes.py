@@ -1,0 +1,73 @@
+"""Members and API servers come and go while others die."""
+
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.etcd.server.replication.membership_changes import Reconfiguration
+from rayplane.control_plane.simulation import SimulationResult, load_scenario, parse_scenario, simulate
+from rayplane.control_plane.simulation.scenario import Change, Rage
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_cluster_changes_through_a_storm(seed: int) -> None:
+    result = simulate(load_scenario("changes"), seed)
+    assert result.ok, str(result)
+    assert result.acknowledged > 150
+
+
+def removed_while_another_is_down() -> SimulationResult:
+    text = """
+duration: 10s
+cluster: {timing: fast, nodes: 1, apiservers: 1, schedulers: 1, controllers: 1}
+client: {write_every: 1s, ask_every: 3s}
+steps:
+  - await: {ready: cluster}
+  - kill: {member: member-0, back: never}
+  - sleep: 1s
+  - remove: member-1
+  - await: {ready: cluster, within: 15s}
+"""
+    return simulate(parse_scenario(text, source="removal"), 1)
+
+
+def test_no_member_goes_while_the_rest_would_be_no_majority(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = removed_while_another_is_down()
+    [why] = refused.failures
+    assert "unhealthy cluster" in why
+    assert refused.acknowledged > 60  # it works on for the minute that the removal is tried
+
+    async def any_is_healthy(self: Reconfiguration, enough: Any) -> None:
+        pass
+
+    monkeypatch.setattr(Reconfiguration, "_check_health", any_is_healthy)
+    gone = removed_while_another_is_down()
+    assert not gone.ok
+    assert "unhealthy cluster" not in str(gone.failures)
+    assert gone.acknowledged < 20
+
+
+def test_steps_that_change_a_cluster_are_read() -> None:
+    steps = "[{add: member}, {remove: apiserver-1}, {replace: member-0}, {storm: {for: 1m, every: 2s}}]"
+    assert parse_scenario(f"steps: {steps}", source="x").steps == (
+        Change("add", "member"),
+        Change("remove", "apiserver-1"),
+        Change("replace", "member-0"),
+        Rage(60.0, 2.0),
+    )
+
+
+@pytest.mark.parametrize(
+    "step", ["{add: node}", "{add: [member]}", "{remove: 3}", "{storm: {every: 0s}}", "{storm: {of: x}}"]
+)
+def test_a_wrong_change_is_refused_with_its_place(step: str) -> None:
+    with pytest.raises(UsageError, match=r"steps\[0\]"):
+        parse_scenario(f"steps: [{step}]", source="x")
+
+
+def test_a_change_of_an_actor_that_is_not_there_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match="member-9"):
+        simulate(parse_scenario("steps: [{replace: member-9}]", source="x"), 1)
