@@ -429,7 +429,13 @@ async def test_a_host_runs_proxy_ingress_and_volumes(furnished: Stack) -> None:
         await client.list(resource)
     await client.list(LEASES, "kube-system")
     lease = await client.get(LEASES, "volume-v1", "kube-system")
-    await client.update(LEASES, lease)
+    # The holder of a volume's record is who writes the volume: no host names one that is not its own node.
+    own = await client.update(LEASES, lease | {"spec": {"holderIdentity": "n1"}})
+    with pytest.raises(errors.Forbidden, match="can only make itself the writer of a volume"):
+        await client.update(LEASES, own | {"spec": {"holderIdentity": "n3"}})
+    with pytest.raises(errors.Forbidden, match="can only make itself the writer of a volume"):
+        await client.create(LEASES, named("volume-v2", "kube-system", spec={"holderIdentity": "n3"}))
+    await client.update(LEASES, own | {"spec": {}})
     leader = await client.get(LEASES, "kube-scheduler", "kube-system")
     with pytest.raises(errors.Forbidden, match='can only access leases in the "kube-node-lease" system namespace'):
         await client.update(LEASES, leader)

@@ -198,10 +198,20 @@ class _Check:
         name = meta.name(request.object) if request.operation == CREATE else request.name
         hosts = NODE_HOSTS in request.user.groups
         if hosts and request.namespace == VOLUME_RECORDS_NAMESPACE and name.startswith(VOLUME_RECORDS_PREFIX):
+            self._volume_record()
             return
         if request.namespace != NODE_LEASES:
             _refuse(request, f"can only access leases in the {quote(NODE_LEASES)} system namespace")
         self.must_be_own("can only access node lease with the same name as the requesting node")
+
+    def _volume_record(self) -> None:
+        """The record's holder writes the volume: a host makes none but its own nodes writers, and may take any back."""
+        request = self._request
+        if request.operation == DELETE:
+            return
+        writer = meta.spec(request.object).get("holderIdentity")
+        if writer and writer not in self._nodes and writer != meta.spec(request.old or {}).get("holderIdentity"):
+            _refuse(request, f"node {self._who} can only make itself the writer of a volume")
 
     # --- what pods use ------------------------------------------------------------------------
 

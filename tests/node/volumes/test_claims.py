@@ -1,5 +1,6 @@
 """Claims of pods: real bytes that outlive pods, on one node and across nodes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -84,8 +85,10 @@ async def test_a_replicated_volume_follows_its_pod(api: FakeApi, make_host: Make
     hosts = {n: await make_host(NodeConfig(n, runtime="process"), proxy=False) for n in ("n1", "n2", "n3")}
     claim = await provision(api, hosts["n1"], "n1", "rayplane.io/replicated")
     api.put("persistentvolumeclaims", claim)
-    api.put("pods", user("writer", "echo moved > /var/data/file; sleep 1000", node="n1"))
+    api.put("pods", user("writer", "echo moved > /var/data/file; echo done; sleep 1000", node="n1"))
     await api.until(lambda: phase(api, "writer") == "Running")
+    while await logs(hosts["n1"], "writer") != b"done\n":
+        await asyncio.sleep(0.01)
     await api.delete("pods", "writer", "default", grace_period_s=1)
     await api.until(lambda: "default/writer" not in api.objects["pods"])
     api.put("pods", user("reader", "cat /var/data/file", node="n2"))

@@ -82,7 +82,9 @@ def _name(volume_id: str) -> str:
 
 def _record(lease: Object) -> VolumeRecord:
     record = orjson.loads(meta.annotations(lease)[RECORD])
-    return VolumeRecord(**{**record, "replicas": tuple(record["replicas"])})
+    # What the API server lets only a node's own host write: who writes the volume.
+    writer = meta.spec(lease).get("holderIdentity") or ""
+    return VolumeRecord(**{**record, "replicas": tuple(record["replicas"]), "writer": writer})
 
 
 def _lease(record: VolumeRecord, revision: int) -> Object:
