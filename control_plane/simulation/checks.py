@@ -88,12 +88,12 @@ class InsideChecks:
             await member.leader_changed()  # type: ignore[attr-defined]
 
     def _leads(self, name: str, member: object) -> None:
-        node = member.node  # type: ignore[attr-defined]
-        if not node.is_leader:
+        if not member.is_leader:  # type: ignore[attr-defined]
             return
-        other = self._leaders.setdefault(node.term, name)
+        term = member.term  # type: ignore[attr-defined]
+        other = self._leaders.setdefault(term, name)
         if other != name:
-            self._violations.add(f"{name} and {other} both lead in term {node.term}")
+            self._violations.add(f"{name} and {other} both lead in term {term}")
 
     def _pods(self) -> None:
         running: dict[str, str] = {}

@@ -200,7 +200,7 @@ class SimulatedCluster:
 
     def leader(self) -> str | None:
         """The member that leads, by its own account and at the highest term."""
-        leading = [(m.node.term, name) for name, m in self.members() if m.is_leader]
+        leading = [(m.term, name) for name, m in self.members() if m.is_leader]
         return max(leading)[1] if leading else None
 
     def in_charge(self, role: Role) -> str | None:

@@ -95,8 +95,11 @@ class Backend(Protocol):
     def size(self) -> tuple[int, int]:
         """Bytes on disk, and bytes of them in use."""
 
+    async def idle(self) -> None:
+        """Return when no thread works on the files any more: then close or abandon the backend."""
+
     def close(self) -> None:
-        """Commit and release the files; the backend cannot be used afterwards."""
+        """Commit and release the files; the backend cannot be used afterwards, nor what still reads it."""
 
     def abandon(self) -> None:
         """Release the files as they were committed last; the backend cannot be used afterwards."""

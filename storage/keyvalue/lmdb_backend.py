@@ -66,7 +66,8 @@ class LmdbBackend:
         self._names, self._durable = tuple(buckets), durable
         self._failed: str = ""
         self._pending = 0
-        self._syncs = 0
+        # Threads that sync a file of this backend.
+        self._syncing: dict[asyncio.Future[None], None] = {}
         # What is written while a defragmentation copies, to be repeated on its copy.
         self._journal: list[_Write] | None = None
         with self._opening():
@@ -212,11 +213,11 @@ class LmdbBackend:
 
     async def _sync(self, file: LmdbFile) -> None:
         file.enter()
-        self._syncs += 1
         syncing = asyncio.get_running_loop().run_in_executor(None, file.env.sync, True)
+        self._syncing[syncing] = None
 
         def ended(_: object) -> None:
-            self._syncs -= 1
+            del self._syncing[syncing]
             file.leave()
 
         # Even if the caller gives up: the file must not be closed under the thread.
@@ -304,15 +305,15 @@ class LmdbBackend:
     def size(self) -> tuple[int, int]:
         return self._file.used(self._txn)
 
+    async def idle(self) -> None:
+        await asyncio.gather(*self._syncing, return_exceptions=True)
+
     def close(self) -> None:
         sound = not self._failed and self._file.damaged is None
         if sound:
             self._txn.commit()
             self._file.env.sync(True)
-        if self._syncs:
-            self._file.retire()
-        else:
-            self._file.env.close()
+        self._file.close()
         if sound and self.trusted:
             self._mark("clean")
 

@@ -15,7 +15,7 @@ import lmdb
 
 from rayplane.storage.env.private import make_private_dir
 from rayplane.storage.keyvalue.backend import Record
-from rayplane.storage.keyvalue.errors import CorruptStore
+from rayplane.storage.keyvalue.errors import BackendError, CorruptStore
 from rayplane.storage.keyvalue.seals import unseal
 
 DATA = "data.mdb"
@@ -47,6 +47,7 @@ class LmdbFile:
         self.page_bytes: int = self.env.stat()["psize"]
         self.damaged: CorruptStore | None = None
         self._users = 0
+        self._readers: dict[LmdbReader, None] = {}
         self._retired = False
         self._held = -1
 
@@ -57,6 +58,14 @@ class LmdbFile:
             self.damaged = CorruptStore(str(self.directory), f"the record of key {key[:40]!r} is not what it was")
             raise self.damaged
         return value
+
+    def read_by(self, reader: "LmdbReader") -> None:
+        self._readers[reader] = None
+        self.enter()
+
+    def not_read_by(self, reader: "LmdbReader") -> None:
+        self._readers.pop(reader, None)
+        self.leave()
 
     def enter(self) -> None:
         """Somebody reads it outside the write transaction: until `leave` it is neither closed nor grown."""
@@ -76,6 +85,12 @@ class LmdbFile:
         self._retired = True
         if not self._users:
             self._end()
+
+    def close(self) -> None:
+        """End those that read it, and close it: at once, or when the thread that syncs it is done."""
+        for reader in list(self._readers):
+            reader.close()
+        self.retire()
 
     def _end(self) -> None:
         self.env.close()
@@ -108,19 +123,22 @@ class LmdbReader:
     def __init__(self, file: LmdbFile) -> None:
         self._file = file
         self._txn: lmdb.Transaction | None = file.env.begin()
-        file.enter()
+        file.read_by(self)
+
+    def _open(self) -> lmdb.Transaction:
+        if self._txn is None:
+            raise BackendError(f"the store in {self._file.directory} was closed while it was read: read it again")
+        return self._txn
 
     def get_many(self, bucket: str, keys: Sequence[bytes]) -> list[bytes]:
-        assert self._txn is not None, "the reader is closed"
-        with self._txn.cursor(db=self._file.databases[bucket]) as cursor:
+        with self._open().cursor(db=self._file.databases[bucket]) as cursor:
             found: list[Any] = cursor.getmulti(keys)
         if len(found) != len(keys):
             raise KeyError(f"{len(keys) - len(found)} of {len(keys)} keys are not in bucket {bucket}")
         return [self._file.opened(key, sealed) for key, sealed in found]
 
     def scan(self, bucket: str, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        assert self._txn is not None, "the reader is closed"
-        with self._txn.cursor(db=self._file.databases[bucket]) as cursor:
+        with self._open().cursor(db=self._file.databases[bucket]) as cursor:
             if not (cursor.set_range(start) if start else cursor.first()):
                 return
             opened, pairs = self._file.opened, cast(Iterator[tuple[bytes, bytes]], cursor.iternext())
@@ -138,7 +156,7 @@ class LmdbReader:
         if self._txn is not None:
             self._txn.abort()
             self._txn = None
-            self._file.leave()
+            self._file.not_read_by(self)
 
 
 def new_directory(directory: Path) -> Path:

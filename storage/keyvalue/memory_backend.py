@@ -83,6 +83,9 @@ class MemoryBackend:
         used = sum(len(k) + len(v) for content in self._buckets.values() for k, v in content.items())
         return used, used
 
+    async def idle(self) -> None:
+        pass
+
     def close(self) -> None:
         self.commit()
 

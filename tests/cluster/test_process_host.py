@@ -14,7 +14,7 @@ async def test_a_member_that_fails_comes_back_with_its_data() -> None:
     async with cluster(members=3, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
         await c.etcd.put(b"/k", b"v")
         failed: Any = c.host._actors["member-1"][0]
-        wal = failed._driver._wal
+        wal = failed.driver._wal
 
         def no_disk(*_: Any, **__: Any) -> Any:
             del wal.save

@@ -315,7 +315,7 @@ def test_a_granted_range_is_changed_by_granting_it_again() -> None:
 
 def test_a_request_is_judged_where_it_is_applied() -> None:
     store = Store(MemoryBackend(BUCKETS))
-    machine = StateMachine(store, lambda revision, events: None)
+    machine = StateMachine(store)
     put = pb.PutRequest(key=b"a", value=b"1")
     hashed = base64.b64encode(b"x").decode()
     for kind, request in (

@@ -41,8 +41,7 @@ async def test_a_follower_that_was_put_back_does_not_start_even_where_the_leader
         # The next leader never led the lost one; only the one before, a follower by now, knows.
         leader = await cluster.wait_leader()
         heir = next(m for m in cluster.members if m is not leader)
-        leader.node.transfer_leader(heir.member_id)
-        leader.wake()
+        leader.driver.transfer_leader(heir.member_id)
         async with asyncio.timeout(20):
             while not heir.is_leader:
                 await asyncio.sleep(0.01)
@@ -62,7 +61,7 @@ async def test_a_leader_that_was_put_back_does_not_start() -> None:
         member = cluster.nodes[lost].alive
         async with asyncio.timeout(20):
             while not member.is_leader:
-                (await cluster.wait_leader()).node.transfer_leader(member.member_id)
+                (await cluster.wait_leader()).driver.transfer_leader(member.member_id)
                 await asyncio.sleep(0.05)
         await cluster.put_retrying(b"k", b"v")
         last = member.applied
@@ -103,10 +102,10 @@ async def test_impossible_input_from_a_peer_ends_the_member_once(caplog: pytest.
     async with etcd_cluster(3) as cluster:
         leader = await cluster.wait_leader()
         member = next(m for m in cluster.members if m is not leader)
-        beat = raft.Message(raft.MessageType.HEARTBEAT, member.member_id, leader.member_id, leader.node.term)
+        beat = raft.Message(raft.MessageType.HEARTBEAT, member.member_id, leader.member_id, leader.term)
         for _ in range(5):
             with pytest.raises(errors.EtcdError, match="stopped"):
-                member.receive([beat._replace(commit=10_000)], [])
+                member.driver.receive([beat._replace(commit=10_000)], [])
         async with asyncio.timeout(20):
             await member.wait_stopped()
         assert isinstance(member.failure, raft.InvariantViolated)

@@ -281,9 +281,9 @@ def _head(pair: Pair) -> int:
 
 def _await_watcher(pair: Pair) -> None:
     """rayplane can be asked whether the watch is there; for etcd, wait a while longer than it took."""
-    hub = pair.own.members[0].hub
+    watches = pair.own.members[0].watches
     began = time.monotonic()
-    while not hub.counts().watchers:
+    while not watches.counts().watchers:
         time.sleep(0.01)
     time.sleep(0.3 + (time.monotonic() - began))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from rayplane.control_plane.etcd.server import Member
+from rayplane.control_plane.etcd.server.upkeep.ticker import Ticker
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.memory import DirectLink, Fabric
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -69,22 +70,22 @@ async def test_broken_connections_to_a_living_leader_change_nothing() -> None:
     fabric = Fabric()
     async with etcd_cluster(3, fabric=fabric) as cluster:
         leader = await settled(0, cluster)
-        term = leader.node.term
+        term = leader.term
         for _ in range(20):
             fabric.sever(lambda client, server: leader.config.name in (client, server))
             await asyncio.sleep(TICK_S * 4)
-        assert leader.is_leader and leader.node.term == term
+        assert leader.is_leader and leader.term == term
 
 
 async def test_a_wrong_report_of_the_leaders_death_changes_nothing() -> None:
     async with etcd_cluster(3) as cluster:
         leader = await settled(0, cluster)
-        term = leader.node.term
+        term = leader.term
         for _ in range(30):
             for member in cluster.members:
-                member.gone(leader.member_id)
+                member.driver.gone(leader.member_id)
             await asyncio.sleep(TICK_S * 1.1)
-        assert leader.is_leader and leader.node.term == term
+        assert leader.is_leader and leader.term == term
         response: pb.PutResponse = await cluster.put(b"k", b"w")
         assert response.header.raft_term == term
 
@@ -92,21 +93,21 @@ async def test_a_wrong_report_of_the_leaders_death_changes_nothing() -> None:
 async def test_a_follower_that_dies_is_nobodys_concern() -> None:
     async with etcd_cluster(3) as cluster:
         leader = await settled(0, cluster)
-        term = leader.node.term
+        term = leader.term
         await cluster.kill(next(m.config.name for m in cluster.members if m is not leader))
         await asyncio.sleep(TICK_S * 30)
-        assert leader.is_leader and leader.node.term == term
+        assert leader.is_leader and leader.term == term
 
 
 async def test_without_a_quorum_nobody_raises_the_term() -> None:
     async with etcd_cluster(3) as cluster:
         leader = await settled(0, cluster)
         survivor = next(m for m in cluster.members if m is not leader)
-        term = leader.node.term
+        term = leader.term
         for name in [m.config.name for m in cluster.members if m is not survivor]:
             await cluster.kill(name)
         await asyncio.sleep(TICK_S * 100)
-        assert survivor.node.term == term
+        assert survivor.term == term
         with pytest.raises(RpcError):
             await cluster.put(b"k", b"w", endpoint=survivor.client_address)
 
@@ -127,20 +128,18 @@ async def test_a_follower_whose_loop_stood_still_hears_its_leader_before_it_stan
     async with etcd_cluster(3, fabric=Fabric(held)) as cluster:
         leader = await settled(0, cluster)
         follower = next(m for m in cluster.members if m is not leader)
-        term, raft = leader.node.term, follower.node._raft
+        term, raft = leader.term, follower.driver._node._raft
         leaders: list[int] = []
-        seen = follower._driver._on_leader
-        follower._driver._on_leader = lambda state: (leaders.append(state.lead), seen(state))[1]
+        follower.driver.on_leader.append(lambda state: leaders.append(state.lead))
         held.host, held.until = follower.config.name, loop.time() + TICK_S * 30
         # Its loop stands still: no tick, no message; and then the tick that was due comes before the messages.
-        assert follower._ticker is not None
-        follower._ticker.cancel()
+        follower.ticker.stop()
         await asyncio.sleep(TICK_S * 29)
         raft.election_elapsed = min(elapsed, raft.election_timeout - 1)
-        follower._tick()
+        follower.ticker._tick()
         await asyncio.sleep(TICK_S * 40)
-        assert leader.is_leader and leader.node.term == term
-        assert follower.node.leader == leader.member_id and 0 not in leaders
+        assert leader.is_leader and leader.term == term
+        assert follower.leader_id == leader.member_id and 0 not in leaders
 
 
 async def test_a_loop_that_is_always_late_still_finds_a_lost_leader() -> None:
@@ -148,12 +147,12 @@ async def test_a_loop_that_is_always_late_still_finds_a_lost_leader() -> None:
     async with etcd_cluster(3, fabric=Fabric(cut)) as cluster:
         leader = await settled(0, cluster)
         for member in cluster.members:
-            tick = member._tick
+            tick = member.ticker._tick
 
-            def late(member: Member = member, tick: Callable[[], None] = tick) -> None:
-                member._tick_due -= TICK_S * 3
+            def late(ticker: Ticker = member.ticker, tick: Callable[[], None] = tick) -> None:
+                ticker._due -= TICK_S * 3
                 tick()
 
-            member._tick = late  # type: ignore[method-assign]
+            member.ticker._tick = late  # type: ignore[method-assign]
         cut.host = leader.config.name
         assert await ticks_until_another_leads(cluster, leader.member_id) <= 4 * leader.config.election_ticks

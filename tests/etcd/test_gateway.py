@@ -190,7 +190,7 @@ def test_who_leaves_leaves_nothing_behind(own: OwnSide) -> None:
     watching.close()
     waiting.close()
     own.run(_until(lambda: _count(own, b"l/", b"l0") == 1))
-    own.run(_until(lambda: own.members[0].hub.counts()[:2] == (0, 0)))
+    own.run(_until(lambda: own.members[0].watches.counts()[:2] == (0, 0)))
     for lease in (31, 32):
         ask(address(own), "/v3/lease/revoke", f'{{"ID":{lease}}}')
 
@@ -217,8 +217,8 @@ def test_calls_over_a_websocket(own: OwnSide) -> None:
                 await session.post("kv/put", data='{"key":"d3M=","value":"MQ=="}')
                 event = (await watch.receive_json(timeout=10))["result"]["events"][0]
                 assert event["kv"]["value"] == "MQ=="
-                assert own.members[0].hub.counts()[:2] == (1, 1)
-            await _until(lambda: own.members[0].hub.counts()[:2] == (0, 0))
+                assert own.members[0].watches.counts()[:2] == (1, 1)
+            await _until(lambda: own.members[0].watches.counts()[:2] == (0, 0))
             async with session.ws_connect("lease/keepalive") as lease:
                 for number in (5, 6):
                     await lease.send_str(f'{{"ID":"{number}"}}')

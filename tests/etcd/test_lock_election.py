@@ -77,7 +77,7 @@ class Contestants:
     async def nothing_waits(self) -> None:
         """Wait until no member watches anything for anybody."""
         async with asyncio.timeout(20):
-            while any(m.hub.counts().streams for m in self.cluster.members):
+            while any(m.watches.counts().streams for m in self.cluster.members):
                 await asyncio.sleep(0.02)
 
 

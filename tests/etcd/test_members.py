@@ -133,7 +133,7 @@ async def test_watches_of_a_member_that_was_cut_off_miss_nothing() -> None:
         lagging = next(m for m in cluster.members if m is not leader)
         await cluster.put(b"k", b"first")
         await cluster.applied_everywhere()
-        stream = lagging.hub.open()
+        stream = lagging.watches.open()
         stream.create(pb.WatchCreateRequest(key=b"k"))
         link.cut = {lagging.config.name}
         for number in range(200):
@@ -327,10 +327,10 @@ async def test_leadership_moves_on_request() -> None:
 async def test_a_leader_that_stops_in_order_hands_over_at_once() -> None:
     async with etcd_cluster(3) as cluster:
         leader = await cluster.wait_leader()
-        term = leader.node.term
+        term = leader.term
         others = [m for m in cluster.members if m is not leader]
         await cluster.stop(leader.config.name)
-        assert [m.node.term for m in others] == [term + 1] * 2, "no election timeout, no second try"
+        assert [m.term for m in others] == [term + 1] * 2, "no election timeout, no second try"
         assert sum(m.is_leader for m in others) == 1
 
 

@@ -19,7 +19,7 @@ ROUNDS = 8
 async def _round(cluster: EtcdCluster, rng: random.Random) -> None:
     """Everything clients do: writes, deletes, leases that come and go, watches, reads, and a compaction."""
     lease, kv = cluster.stub("Lease"), cluster.stub("KV")
-    stream = cluster.members[0].hub.open()
+    stream = cluster.members[0].watches.open()
     stream.create(pb.WatchCreateRequest(key=b"k", range_end=b"l", progress_notify=True))
     for number in range(PUTS):
         await kv.Put(pb.PutRequest(key=b"k%d" % (number % 10), value=rng.randbytes(VALUE_BYTES)))

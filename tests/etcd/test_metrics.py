@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
-from rayplane.control_plane.etcd.server.web.health import Health
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
@@ -170,7 +169,7 @@ async def test_a_member_without_a_leader_is_not_healthy() -> None:
     async with etcd_cluster(3) as cluster:
         await cluster.put(b"a", b"1")
         member = cluster.members[0]
-        health = Health(member, member.metrics)
+        health = member.health
         assert await health.overall(serializable=False, exclude=()) == ""
         changes = (await scraped(cluster))["etcd_server_leader_changes_seen_total"]
         others = [name for name, node in cluster.nodes.items() if node.member is not member]

@@ -3,7 +3,7 @@
 import asyncio
 
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server.replication.pending import ReadRounds
+from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
 
 
 class Raft:
@@ -19,7 +19,7 @@ class Raft:
         self.contexts.append(context)
 
 
-def read(rounds: ReadRounds) -> "asyncio.Future[None]":
+def read(rounds: ReadIndex) -> "asyncio.Future[None]":
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     rounds.add(future, 100.0)
     return future
@@ -27,7 +27,7 @@ def read(rounds: ReadRounds) -> "asyncio.Future[None]":
 
 async def test_an_answer_that_comes_after_the_round_was_asked_again_still_counts() -> None:
     raft_, now = Raft(), 0.0
-    rounds = ReadRounds(raft_.ask, first=7)
+    rounds = ReadIndex(raft_.ask, first=7, timeout_s=5)
     first = read(rounds)
     for _ in range(10):
         rounds.sweep(now, retry_after=4)
@@ -38,7 +38,7 @@ async def test_an_answer_that_comes_after_the_round_was_asked_again_still_counts
 
 async def test_a_read_waits_for_a_round_that_began_after_it() -> None:
     raft_ = Raft()
-    rounds = ReadRounds(raft_.ask, first=7)
+    rounds = ReadIndex(raft_.ask, first=7, timeout_s=5)
     first, second = read(rounds), read(rounds)
     asked = raft_.contexts[0]
     rounds.confirmed(raft.ReadState(5, asked), applied=5)
@@ -54,7 +54,7 @@ async def test_a_read_waits_for_a_round_that_began_after_it() -> None:
 async def test_a_round_without_a_leader_is_asked_at_the_next_tick() -> None:
     raft_ = Raft()
     raft_.leaderless = True
-    rounds = ReadRounds(raft_.ask, first=7)
+    rounds = ReadIndex(raft_.ask, first=7, timeout_s=5)
     first = read(rounds)
     raft_.leaderless = False
     rounds.sweep(0.0, retry_after=1000)

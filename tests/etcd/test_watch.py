@@ -1,4 +1,4 @@
-"""Watch semantics as an etcd client sees them, and the hub's bounds."""
+"""Watch semantics as an etcd client sees them, and the bounds of the watchable store."""
 
 import asyncio
 import contextlib
@@ -189,8 +189,8 @@ async def test_fragments_split_a_large_revision(monkeypatch: pytest.MonkeyPatch)
 async def test_a_slow_client_costs_a_bounded_buffer_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchable_store, "EVENTS_BUFFERED_MAX", 10)
     async with etcd_cluster(1) as cluster:
-        hub = cluster.members[0].hub
-        stream = hub.open()
+        watches = cluster.members[0].watches
+        stream = watches.open()
         stream.create(pb.WatchCreateRequest(key=b"k"))
         for number in range(100):
             await cluster.put(b"k", b"%d" % number)
@@ -209,7 +209,7 @@ async def test_a_slow_client_costs_bounded_bytes_and_misses_nothing(monkeypatch:
     monkeypatch.setattr(watchable_store, "BYTES_BUFFERED_MAX", 100_000)
     monkeypatch.setattr(watchable_store, "ANSWER_BYTES_MAX", 30_000)
     async with etcd_cluster(1) as cluster:
-        stream = cluster.members[0].hub.open()
+        stream = cluster.members[0].watches.open()
         stream.create(pb.WatchCreateRequest(key=b"k", prev_kv=True))
         largest = 0
         for number in range(60):
@@ -228,7 +228,7 @@ async def test_a_slow_client_costs_bounded_bytes_and_misses_nothing(monkeypatch:
 
 async def test_a_removed_watch_says_no_more_of_what_it_had_buffered() -> None:
     async with etcd_cluster(1) as cluster:
-        stream = cluster.members[0].hub.open()
+        stream = cluster.members[0].watches.open()
         for watch_id in (1, 2):
             stream.create(pb.WatchCreateRequest(key=b"k", watch_id=watch_id))
         await cluster.put(b"k", b"v")
@@ -281,12 +281,12 @@ async def test_a_stream_that_demands_a_leader_ends_without_one() -> None:
 
 async def test_progress_notes_do_not_pile_up_for_a_client_that_does_not_read() -> None:
     async with etcd_cluster(1) as cluster:
-        hub = cluster.members[0].hub
-        stream = hub.open()
+        watches = cluster.members[0].watches
+        stream = watches.open()
         stream.create(pb.WatchCreateRequest(key=b"k", progress_notify=True))
         await stream.next()
         for _ in range(10):
-            hub.note_progress()
+            watches.note_progress()
         assert len(await stream.next()) == 1
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
@@ -311,8 +311,8 @@ async def test_watchers_that_want_the_same_share_it_and_each_hear_it_once() -> N
     """Streams of watchers that come, go, lag and start in the past, all on one prefix."""
     rng = random.Random(2)
     async with etcd_cluster(1) as cluster:
-        hub = cluster.members[0].hub
-        streams = [hub.open() for _ in range(3)]
+        watches = cluster.members[0].watches
+        streams = [watches.open() for _ in range(3)]
         since: dict[tuple[int, int], int] = {}
         got: dict[tuple[int, int], list[int]] = {}
         for step in range(300):
@@ -320,7 +320,7 @@ async def test_watchers_that_want_the_same_share_it_and_each_hear_it_once() -> N
             kind = rng.random()
             if kind < 0.2:
                 watch_id = 100 + step
-                start = rng.choice((0, 0, 2, hub.store.revision + 3))
+                start = rng.choice((0, 0, 2, watches.store.revision + 3))
                 streams[number].create(
                     pb.WatchCreateRequest(
                         key=b"k",
@@ -330,14 +330,14 @@ async def test_watchers_that_want_the_same_share_it_and_each_hear_it_once() -> N
                         prev_kv=rng.random() < 0.3,
                     )
                 )
-                since[number, watch_id] = start or hub.store.revision + 1
+                since[number, watch_id] = start or watches.store.revision + 1
                 got[number, watch_id] = []
             elif kind < 0.9:
                 await cluster.put(b"k%d" % rng.randrange(3), b"%d" % step)
             else:
                 await _collect(streams[number], number, got)
         await cluster.put(b"k0", b"last")
-        last = hub.store.revision
+        last = watches.store.revision
         for number, stream in enumerate(streams):
             while any(n == number and since[n, i] <= last and got[n, i][-1:] != [last] for n, i in got):
                 await _collect(stream, number, got)
@@ -357,8 +357,8 @@ async def _collect(stream: watchable_store.WatchStream, number: int, got: dict[t
 
 async def test_what_many_watchers_get_is_what_one_gets() -> None:
     async with etcd_cluster(1) as cluster:
-        hub = cluster.members[0].hub
-        stream = hub.open()
+        watches = cluster.members[0].watches
+        stream = watches.open()
         for watch_id in (3, -7):
             stream.create(pb.WatchCreateRequest(key=b"k", watch_id=watch_id, prev_kv=True))
         for value in (b"1", b"2"):

@@ -171,8 +171,7 @@ class Faults:
         if leader is None or (member := self.processes.all[leader].member) is None:
             return
         with contextlib.suppress(raft.TransferRefused):
-            member.node.transfer_leader(self.rng.choice(member.machine.conf_state.voters))
-            member.wake()
+            member.driver.transfer_leader(self.rng.choice(member.machine.conf_state.voters))
         await asyncio.sleep(self.rng.choice([0.0, 0.001, 0.01]))
         self.weather.cut([leader], self.processes.all)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rayplane.control_plane.etcd.server import Member, MemberConfig
+from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery
 from rayplane.control_plane.identities import MEMBERS
 from rayplane.control_plane.rpc import EVERYONE, Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
@@ -52,9 +53,15 @@ class ObservedMember(Member):
 
     observer: Callable[[int, Sequence[Event]], None]
 
-    def _notify(self, revision: int, events: list[Change]) -> None:
-        self.observer(revision, [change.message(prev_kv=True) for change in events])
-        super()._notify(revision, events)
+    def _replicate(self, recovery: Recovery, first_request: int) -> None:
+        super()._replicate(recovery, first_request)
+        told = self.machine.notify
+
+        def notify(revision: int, changes: list[Change]) -> None:
+            self.observer(revision, [change.message(prev_kv=True) for change in changes])
+            told(revision, changes)
+
+        self.machine.notify = notify
 
 
 @dataclass
@@ -191,7 +198,7 @@ class Processes:
 
     def leader(self) -> str | None:
         """The one that leads in the newest term."""
-        leading = [(p.member.node.term, n) for n, p in self.all.items() if p.member is not None and p.member.is_leader]
+        leading = [(p.member.term, n) for n, p in self.all.items() if p.member is not None and p.member.is_leader]
         return max(leading)[1] if leading else None
 
     def observe(self) -> None:
@@ -200,9 +207,8 @@ class Processes:
             member = process.member
             if member is None:
                 continue
-            node = member.node
-            if node.is_leader and self.leaders.setdefault(node.term, member.member_id) != member.member_id:
-                self.faults.append(f"two leaders in term {node.term}")
+            if member.is_leader and self.leaders.setdefault(member.term, member.member_id) != member.member_id:
+                self.faults.append(f"two leaders in term {member.term}")
             if member.failure is not None:
                 self.faults.append(f"{process.name} gave up: {member.failure!r}")
                 process.member = None

@@ -316,6 +316,10 @@ class RawNode:
         return self._raft.role is Role.LEADER
 
     @property
+    def is_learner(self) -> bool:
+        return self._raft.id in self._raft.conf.learners
+
+    @property
     def leader(self) -> int:
         """The leader's id as far as this node knows, or NONE."""
         return self._raft.lead

@@ -16,6 +16,8 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.wal import LogEntry
 
+#: The service that members have for each other.
+PEER = wire.DESCRIPTOR.services_by_name["Peer"]
 _HEAD = struct.Struct(">QB")
 _HARD_STATE = struct.Struct(">QQQ")
 _REQUEST_ID = struct.Struct(">Q")

@@ -103,6 +103,11 @@ class MemberConfig:
         return self.max_request_bytes + OVERHEAD_BYTES
 
     @property
+    def election_timeout_s(self) -> float:
+        """Seconds, the least without a leader before a campaign."""
+        return self.election_ticks * self.tick_s
+
+    @property
     def min_lease_ttl(self) -> int:
         """Seconds, the least that a lease is granted for: one and a half election timeouts, rounded up, as in etcd."""
         return math.ceil(3 * self.election_ticks // 2 * self.tick_s)

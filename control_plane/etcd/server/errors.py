@@ -6,7 +6,7 @@ Source: etcd's public v3 error table (rpctypes). One row per error; nothing else
 import grpc
 
 from rayplane.control_plane.rpc import RpcError
-from rayplane.storage.mvcc import CompactedError, FutureRevisionError
+from rayplane.storage.mvcc import CompactedError, FutureRevisionError, MvccError
 
 Code = grpc.StatusCode
 PREFIX = "etcdserver: "
@@ -282,8 +282,8 @@ class DataLost(RefusedToStart):
         )
 
 
-def from_store(error: Exception) -> Exception:
-    """The table's row for an error of the MVCC store; other exceptions as they are."""
+def from_store(error: MvccError) -> Exception:
+    """The table's row for an error of the MVCC store; others as they are."""
     if isinstance(error, CompactedError):
         return Compacted()
     if isinstance(error, FutureRevisionError):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server.codec import (
+    PEER,
     decode_hard_state,
     encode_hard_state,
     encode_member,
@@ -21,8 +22,7 @@ from rayplane.control_plane.etcd.server.codec import (
 )
 from rayplane.control_plane.etcd.server.config import MemberConfig, cluster_id, member_id
 from rayplane.control_plane.etcd.server.errors import DataLost, RefusedToStart
-from rayplane.control_plane.etcd.server.replication.transport import DESCRIPTOR
-from rayplane.control_plane.etcd.server.state_machine.apply import Notify, StateMachine
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.control_plane.etcd.server.state_machine.membership import address_of
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd.rpc_pb2 import Member
@@ -85,9 +85,7 @@ class Recovery:
     """Of entries since `mark`; `storage` may hold fewer."""
 
 
-async def recover(
-    config: MemberConfig, env: Env, network: Network, backend_factory: BackendFactory, notify: Notify
-) -> Recovery:
+async def recover(config: MemberConfig, env: Env, network: Network, backend_factory: BackendFactory) -> Recovery:
     """Open or make the data directory (locked by the caller). Raises RefusedToStart and the storage's errors."""
     if env.disk.exists(LOST_FILE):
         raise DataLost(env.disk.read(LOST_FILE).decode(errors="replace"))
@@ -114,7 +112,7 @@ async def recover(
                 hit("identity.before_claim")
                 await _claim(config, network, identity.member_id)
                 hit("identity.after_claim")
-        machine = _open_machine(config, env.disk, backend_factory, snapshots, recovered.snapshot, notify)
+        machine = _open_machine(config, env.disk, backend_factory, snapshots, recovered.snapshot)
         try:
             storage = _raft_storage(recovered, machine)
             lost = await _lost(config, network, identity, storage, machine)
@@ -151,7 +149,6 @@ def _open_machine(
     backend_factory: BackendFactory,
     snapshots: SnapshotFiles,
     mark: SnapshotMark | None,
-    notify: Notify,
 ) -> StateMachine:
     """The state machine over the store; a store that cannot be trusted is rebuilt from snapshot and log."""
     for anew in (False, True):
@@ -163,7 +160,6 @@ def _open_machine(
             if backend.trusted:
                 return StateMachine(
                     _fill_store(backend, snapshots, mark),
-                    notify,
                     min_lease_ttl=config.min_lease_ttl,
                     auth_token_ttl_s=config.auth_token_ttl_s,
                 )
@@ -298,7 +294,7 @@ def _lost_directory(config: MemberConfig, own: int) -> DataLost:
 
 
 async def _ask(network: Network, address: str, request: wire.MembersRequest) -> wire.MembersResponse | None:
-    stub = Stub(network.channel(address), DESCRIPTOR)
+    stub = Stub(network.channel(address), PEER)
     try:
         answer: wire.MembersResponse = await stub.Members(request, timeout=PROBE_TIMEOUT_S)
     except RpcError as e:
@@ -331,7 +327,7 @@ async def _claim(config: MemberConfig, network: Network, own: int) -> None:
     request = wire.Attributes(id=own, name=config.name, peer_urls=[config.peer_url])
     for _ in range(JOIN_ATTEMPTS):
         for address in others:
-            stub = Stub(network.channel(address), DESCRIPTOR)
+            stub = Stub(network.channel(address), PEER)
             try:
                 await stub.Claim(request, timeout=config.request_timeout_s)
                 return

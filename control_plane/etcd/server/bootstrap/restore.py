@@ -36,7 +36,7 @@ async def restore_member(config: MemberConfig, disk: Disk, chunks: Iterable[byte
     for bucket in _NOT_RESTORED:
         for key in [key for key, _ in store.backend.scan(bucket)]:
             store.backend.delete(bucket, key)
-    machine = StateMachine(store, lambda revision, events: None)
+    machine = StateMachine(store)
     founders = config.founders
     for id_, (_, url) in sorted(founders.items()):
         change = raft.ConfChange(raft.ConfChangeType.ADD_NODE, id_)

@@ -1,6 +1,6 @@
 """What a member counts, and the page of metrics for Prometheus, under etcd's names.
 
-Most is read from the member when it is asked for. Counted as it happens: calls (`metered` wraps the services),
+Most is read from its parts when it is asked for. Counted as it happens: calls (`metered` wraps the services),
 durations of log syncs and store commits, and what the parts count by themselves (`StateMachine`, `Lessor`,
 `Proposals`, the links to peers). Round trips to peers are measured by a small call to each, begun at each scrape for
 the next one.
@@ -11,19 +11,23 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from rayplane.control_plane.etcd.raft import SoftState
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
 from rayplane.control_plane.etcd.server.errors import Code
 from rayplane.control_plane.etcd.server.metrics.process import add_process
 from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
+from rayplane.control_plane.etcd.server.ports import PeerStubs, RaftStatus
+from rayplane.control_plane.etcd.server.replication.proposals import Proposals
+from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
+from rayplane.control_plane.etcd.server.replication.transport import Traffic as PeerTraffic
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
+from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchableStore
 from rayplane.control_plane.rpc import Context, Method, RpcError, Service, Traffic
 from rayplane.control_plane.rpc.errors import error_of
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.member import Member
 
 _RANGE = "/etcdserverpb.KV/Range"
 #: Seconds that a peer has to answer before its round trip counts as failed.
@@ -32,6 +36,21 @@ _GO_CODES = {code: "".join(part.capitalize() for part in code.name.split("_")) f
     Code.OK: "OK",
     Code.CANCELLED: "Canceled",
 }
+
+
+class Counted(RaftStatus, Protocol):
+    """The driver, and what it counts."""
+
+    proposals: Proposals
+    reads: ReadIndex
+
+
+class Links(PeerStubs, Protocol):
+    """The links to peers, and what they count."""
+
+    traffic: PeerTraffic
+
+    def is_connected(self, peer: int) -> bool: ...
 
 
 class Calls:
@@ -62,9 +81,15 @@ class Calls:
 class Metrics:
     """One member's. `log_synced` and `store_committed` are told durations in seconds."""
 
-    def __init__(self, member: "Member") -> None:
+    def __init__(
+        self, raft: Counted, machine: StateMachine, watches: WatchableStore, links: Links, *, quota_bytes: int
+    ) -> None:
         self.client_traffic = Traffic()
-        self._member = member
+        self._raft = raft
+        self._machine = machine
+        self._watches = watches
+        self._links = links
+        self._quota_bytes = quota_bytes
         self._calls: list[Calls] = []
         self._ranges: Calls | None = None
         self._log_sync = Histogram(0.001, 14)
@@ -99,11 +124,11 @@ class Metrics:
     def store_committed(self, seconds: float) -> None:
         self._commit.observe(seconds)
 
-    def leader_seen(self, leader: int) -> None:
-        """The leader as this member knows it now; 0 for none."""
-        if leader and leader != self._leader:
+    def leader_seen(self, state: SoftState) -> None:
+        """There is another leader, or none."""
+        if state.lead and state.lead != self._leader:
             self._leader_changes += 1
-        self._leader = leader or self._leader
+        self._leader = state.lead or self._leader
 
     def note_health(self, healthy: bool) -> None:
         self._health[healthy] += 1
@@ -129,14 +154,14 @@ class Metrics:
         self._add_peers(text)
         self._add_calls(text)
         add_process(text)
-        for peer in self._member.transport.peers:
+        for peer in self._links.peers:
             if peer not in self._probes:
                 self._probes[peer] = asyncio.get_running_loop().create_task(self._probe(peer))
         return text.page()
 
     async def _probe(self, peer: int) -> None:
         try:
-            stub = self._member.transport.stub_of(peer)
+            stub = self._links.stub_of(peer)
             began = perf_counter()
             if stub is not None:
                 with contextlib.suppress(RpcError):
@@ -146,23 +171,23 @@ class Metrics:
             del self._probes[peer]
 
     def _add_server(self, text: Text) -> None:
-        member = self._member
-        status, proposals = member.node.status(), member.proposals
+        raft = self._raft
+        status, proposals = raft.status(), raft.proposals
         text.gauge("etcd_cluster_version", "1 for the cluster's version.", 1, labels(cluster_version=_minor()))
         text.gauge("etcd_server_version", "1 for the server's version.", 1, labels(server_version=ETCD_VERSION))
-        text.gauge("etcd_server_id", "1 for the member's id.", 1, labels(server_id=f"{member.member_id:x}"))
+        text.gauge("etcd_server_id", "1 for the member's id.", 1, labels(server_id=f"{raft.member_id:x}"))
         text.gauge("etcd_server_has_leader", "Whether the member knows a leader.", bool(status.lead))
-        text.gauge("etcd_server_is_leader", "Whether the member leads.", member.is_leader)
-        text.gauge("etcd_server_is_learner", "Whether the member is a learner.", member.is_learner)
+        text.gauge("etcd_server_is_leader", "Whether the member leads.", raft.is_leader)
+        text.gauge("etcd_server_is_learner", "Whether the member is a learner.", raft.is_learner)
         text.counter("etcd_server_leader_changes_seen_total", "Changes of the leader.", self._leader_changes)
         text.gauge("etcd_server_proposals_committed_total", "Index of the last committed entry.", status.commit)
-        text.gauge("etcd_server_proposals_applied_total", "Index of the last applied entry.", member.applied)
+        text.gauge("etcd_server_proposals_applied_total", "Index of the last applied entry.", raft.applied)
         text.gauge("etcd_server_proposals_pending", "Proposals that wait for their outcome.", len(proposals))
         text.counter("etcd_server_proposals_failed_total", "Proposals without a known outcome.", proposals.failed)
-        reads = member.reads
+        reads = raft.reads
         text.counter("etcd_server_slow_read_indexes_total", "Rounds of reads that were asked again.", reads.slow)
         text.counter("etcd_server_read_indexes_failed_total", "Reads that timed out.", reads.failed)
-        text.gauge("etcd_server_quota_backend_bytes", "Size that the store may have.", member.config.quota_bytes)
+        text.gauge("etcd_server_quota_backend_bytes", "Size that the store may have.", self._quota_bytes)
         text.counter("etcd_server_health_success", "Health checks that succeeded.", self._health[True])
         text.counter("etcd_server_health_failures", "Health checks that failed.", self._health[False])
         last = {labels(name=n, type=f"/{k}"): float(ok) for (k, n), ok in sorted(self._last_checks.items())}
@@ -174,9 +199,8 @@ class Metrics:
         text.family("etcd_server_healthchecks_total", "Checks by their outcome.", "counter", checks)
 
     def _add_store(self, text: Text) -> None:
-        store = self._member.store
+        machine, store = self._machine, self._machine.store
         size, in_use = store.backend.size()
-        machine = self._member.machine
         ranges = self._ranges.ok if self._ranges is not None else 0
         text.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store's file.", size)
         text.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the store in use.", in_use)
@@ -191,13 +215,13 @@ class Metrics:
         text.gauge("etcd_debugging_mvcc_compact_revision", "Revision compacted last.", store.compacted_revision)
 
     def _add_watches_and_leases(self, text: Text) -> None:
-        hub, lessor = self._member.hub, self._member.lessor
-        counts = hub.counts()
+        watches, lessor = self._watches, self._machine.lessor
+        counts = watches.counts()
         text.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", counts.streams)
         text.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", counts.watchers)
         text.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that catch up.", counts.unsynced)
         text.gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait for clients.", counts.pending)
-        text.counter("etcd_debugging_mvcc_events_total", "Events sent to clients.", hub.events_sent)
+        text.counter("etcd_debugging_mvcc_events_total", "Events sent to clients.", watches.events_sent)
         text.counter("etcd_debugging_lease_granted_total", "Leases granted.", lessor.granted)
         text.counter("etcd_debugging_lease_revoked_total", "Leases revoked.", lessor.revoked)
         text.counter("etcd_debugging_lease_renewed_total", "Leases renewed by this leader.", lessor.renewed)
@@ -209,15 +233,15 @@ class Metrics:
         text.histogram("etcd_disk_backend_commit_duration_seconds", "Time to commit the store.", {"": self._commit})
 
     def _add_peers(self, text: Text) -> None:
-        traffic = self._member.transport.traffic
-        local = f"{self._member.member_id:x}"
+        traffic = self._links.traffic
+        local = f"{self._raft.member_id:x}"
         sent, received, failed, active = {}, {}, {}, {}
-        for peer in self._member.transport.peers:
+        for peer in self._links.peers:
             to, name = labels(To=f"{peer:x}"), f"{peer:x}"
             sent[to] = float(traffic.sent_bytes[peer])
             failed[to] = float(traffic.send_failures[peer])
             received[labels(From=name)] = float(traffic.received_bytes[peer])
-            active[labels(Local=local, Remote=name)] = float(self._member.transport.is_connected(peer))
+            active[labels(Local=local, Remote=name)] = float(self._links.is_connected(peer))
         text.family("etcd_network_active_peers", "Whether there is a connection.", "gauge", active)
         text.family("etcd_network_peer_sent_bytes_total", "Bytes of entries sent.", "counter", sent)
         text.family("etcd_network_peer_received_bytes_total", "Bytes of entries received.", "counter", received)

@@ -15,16 +15,13 @@ from typing import Protocol
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.codec import CorruptEntry, decode_member, message_from_wire, message_to_wire
-from rayplane.control_plane.etcd.server.config import MemberConfig
-from rayplane.control_plane.rpc import Context, Network, RpcError, Stub
+from rayplane.control_plane.etcd.server.codec import PEER, message_to_wire
+from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 log = logging.getLogger(__name__)
 
-DESCRIPTOR = wire.DESCRIPTOR.services_by_name["Peer"]
 #: Encoded entries and proposals in one batch, about; the connection's limit is far above.
 BATCH_BYTES_MAX = 4 << 20
 PROPOSALS_QUEUED_MAX = 5_000
@@ -36,14 +33,17 @@ SNAPSHOT_TIMEOUT_S = 600.0
 REMOVED = b"removed"
 
 
-class Owner(Protocol):
-    """What the transport tells its member."""
+class Observer(Protocol):
+    """What the transport tells."""
 
-    def unreachable(self, peer: int) -> None: ...
+    def unreachable(self, peer: int) -> None:
+        """Messages to a peer were lost."""
 
-    def gone(self, peer: int) -> None: ...
+    def gone(self, peer: int) -> None:
+        """Nothing listens any more where a peer did."""
 
-    def told_removed(self) -> None: ...
+    def told_removed(self) -> None:
+        """A peer says that this member is none any more."""
 
 
 class _Connection:
@@ -129,7 +129,7 @@ class _Link:
                 log.debug("stream to %x at %s ended: %s", self._peer, self.address, e)
                 self._refused = self._refused + 1 if e.refused else 0
                 if e.details == REMOVED:
-                    self._transport.owner.told_removed()
+                    self._transport.observer.told_removed()
             except Exception:
                 # Without this task the peer would never hear from this member again.
                 log.exception("the stream to %x at %s broke", self._peer, self.address)
@@ -140,9 +140,9 @@ class _Link:
                 self._proposals.clear()
             self._attempt += 1
             self._transport.traffic.send_failures[self._peer] += 1
-            self._transport.owner.unreachable(self._peer)
+            self._transport.observer.unreachable(self._peer)
             if self._refused >= len(self.addresses):
-                self._transport.owner.gone(self._peer)
+                self._transport.observer.gone(self._peer)
             if now() - began > RECONNECTS.max_s:
                 pauses.reset()
             await asyncio.sleep(pauses.next_s())
@@ -173,10 +173,11 @@ class _Link:
 
 
 class PeerTransport:
-    """All links of one member."""
+    """All links of one member. `observer` must be there before the first link is (`set_peers`)."""
 
-    def __init__(self, network: Network, owner: Owner, *, member_id: int, cluster_id: int, queue_max: int) -> None:
-        self.owner = owner
+    observer: Observer
+
+    def __init__(self, network: Network, *, member_id: int, cluster_id: int, queue_max: int) -> None:
         self.member_id = member_id
         self.cluster_id = cluster_id
         self.queue_max = queue_max
@@ -186,7 +187,7 @@ class PeerTransport:
         self._retired: dict[asyncio.Task[None], None] = {}
 
     def stub(self, address: str) -> Stub:
-        return Stub(self._network.channel(address), DESCRIPTOR)
+        return Stub(self._network.channel(address), PEER)
 
     @property
     def peers(self) -> list[int]:
@@ -227,7 +228,7 @@ class PeerTransport:
         for message in messages:
             link = self._links.get(message.to)
             if (link is None or not link.send(message)) and message.entries:
-                self.owner.unreachable(message.to)
+                self.observer.unreachable(message.to)
 
     def propose(self, peer: int, data: bytes) -> bool:
         """Hand a proposal to the leader; False when it cannot be reached now."""
@@ -257,133 +258,3 @@ async def _snapshot_chunks(
     yield wire.SnapshotChunk(cluster_id=cluster_id, message=message_to_wire(message))
     for chunk in chunks:
         yield wire.SnapshotChunk(data=chunk)
-
-
-class LeaseTime(Protocol):
-    """What the leader knows of time."""
-
-    async def renew(self, lease_id: int) -> int: ...
-
-    async def remaining(self, lease_id: int) -> int: ...
-
-
-class Receiver(Protocol):
-    """What the peer service asks its member for."""
-
-    member_id: int
-    cluster_id: int
-    config: MemberConfig
-    transport: PeerTransport
-
-    @property
-    def leases(self) -> LeaseTime: ...
-
-    def receive(self, messages: list[raft.Message], proposals: Iterable[bytes]) -> None: ...
-
-    async def receive_snapshot(self, message: raft.Message, chunks: AsyncIterator[bytes]) -> None: ...
-
-    def members(self) -> list[pb.Member]: ...
-
-    def removed_members(self) -> list[int]: ...
-
-    async def set_attributes(self, attributes: wire.Attributes) -> None: ...
-
-    async def promote_member(self, member_id: int, *, forward: bool) -> list[pb.Member]: ...
-
-    def propose_change(self, change: raft.ConfChange) -> None: ...
-
-    async def hash_kv(self, revision: int) -> pb.HashKVResponse: ...
-
-    def acknowledged(self, member_id: int, term: int) -> tuple[int, int]: ...
-
-
-class PeerService:
-    """Answers the other members."""
-
-    def __init__(self, member: Receiver) -> None:
-        self._member = member
-
-    async def Send(self, requests: AsyncIterator[wire.Batch], context: Context) -> wire.StreamEnd:
-        async for batch in requests:
-            self._check(batch.cluster_id)
-            if batch.to != self._member.member_id:
-                raise RpcError(
-                    errors.Code.FAILED_PRECONDITION, f"this is member {self._member.member_id:x}, not {batch.to:x}"
-                )
-            self._check_removed(getattr(batch, "from"))
-            self._member.transport.received(getattr(batch, "from"), batch)
-            self._member.receive([message_from_wire(m) for m in batch.messages], batch.proposals)
-        return wire.StreamEnd()
-
-    async def Snapshot(self, requests: AsyncIterator[wire.SnapshotChunk], context: Context) -> wire.SnapshotReceived:
-        first = await anext(aiter(requests), None)
-        if first is None:
-            raise RpcError(errors.Code.INVALID_ARGUMENT, "an empty snapshot stream")
-        self._check(first.cluster_id)
-        await self._member.receive_snapshot(message_from_wire(first.message), _data(requests))
-        return wire.SnapshotReceived()
-
-    def _check(self, cluster_id: int) -> None:
-        if cluster_id != self._member.cluster_id:
-            raise RpcError(
-                errors.Code.FAILED_PRECONDITION,
-                f"this is cluster {self._member.cluster_id:x}, not {cluster_id:x}: check initial_cluster",
-            )
-
-    def _check_removed(self, sender: int) -> None:
-        if sender in self._member.removed_members():
-            raise RpcError(
-                errors.Code.FAILED_PRECONDITION, f"member {sender:x} has been removed from the cluster", REMOVED
-            )
-
-    async def Renew(self, request: wire.RenewRequest, context: Context) -> wire.RenewResponse:
-        try:
-            return wire.RenewResponse(ttl=await self._member.leases.renew(request.id))
-        except errors.LeaseNotFound:
-            return wire.RenewResponse(ttl=0)
-
-    async def Remaining(self, request: wire.RemainingRequest, context: Context) -> wire.RemainingResponse:
-        try:
-            return wire.RemainingResponse(remaining=await self._member.leases.remaining(request.id))
-        except errors.LeaseNotFound:
-            return wire.RemainingResponse(remaining=-1)
-
-    async def Members(self, request: wire.MembersRequest, context: Context) -> wire.MembersResponse:
-        term, index = self._member.acknowledged(request.asker, request.term) if request.asker else (0, 0)
-        return wire.MembersResponse(
-            cluster_id=self._member.cluster_id,
-            members=self._member.members(),
-            removed=self._member.removed_members(),
-            asker_term=term,
-            asker_index=index,
-        )
-
-    async def Claim(self, request: wire.Attributes, context: Context) -> wire.AttributesSet:
-        await self._member.set_attributes(request)
-        return wire.AttributesSet()
-
-    async def Promote(self, request: pb.MemberPromoteRequest, context: Context) -> pb.MemberPromoteResponse:
-        members = await self._member.promote_member(request.ID, forward=False)
-        return pb.MemberPromoteResponse(members=members)
-
-    async def ProposeChange(self, request: wire.Change, context: Context) -> wire.ChangeProposed:
-        self._member.propose_change(_change_of(request.data))
-        return wire.ChangeProposed()
-
-    async def HashKV(self, request: pb.HashKVRequest, context: Context) -> pb.HashKVResponse:
-        return await self._member.hash_kv(request.revision)
-
-
-def _change_of(data: bytes) -> raft.ConfChange:
-    """Raises RpcError for what no member could apply: once it is in the log, it ends them all."""
-    try:
-        change = raft.ConfChange.decode(data)
-        decode_member(change.context)
-    except (raft.RaftError, CorruptEntry) as e:
-        raise RpcError(errors.Code.INVALID_ARGUMENT, f"not a change of membership: {e}") from e
-    return change
-
-
-async def _data(requests: AsyncIterator[wire.SnapshotChunk]) -> AsyncIterator[bytes]:
-    async for chunk in requests:
-        yield chunk.data

@@ -1,4 +1,4 @@
-"""v3electionpb.Election: the owner of a contest (see `lock`) is the leader, its key's value what it proclaims.
+"""The Election service: the owner of a contest (see `contest`) leads, its key's value is what it proclaims.
 
 A leader is known by its `LeaderKey`: key and creation revision. Who has lost the key, with its lease or by resigning,
 is refused ("election: not leader").
@@ -6,19 +6,18 @@ is refused ("election: not leader").
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.services.kv import Base
-from rayplane.control_plane.etcd.server.services.lock import Contest, Place, as_client, or_leave
+from rayplane.control_plane.etcd.server.ports import RaftStatus
+from rayplane.control_plane.etcd.server.services.base import Base
+from rayplane.control_plane.etcd.server.services.callers import Callers
+from rayplane.control_plane.etcd.server.services.contest import Contest, Place, as_client, or_leave
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb
 from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.storage.mvcc import Store
 from rayplane.storage.mvcc.ranges import prefix_end
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.member import Member
 
 
 def _refusal(text: str) -> RpcError:
@@ -28,9 +27,9 @@ def _refusal(text: str) -> RpcError:
 class ElectionService(Base):
     """v3electionpb.Election."""
 
-    def __init__(self, member: "Member") -> None:
-        super().__init__(member)
-        self._contest = Contest(member)
+    def __init__(self, raft: RaftStatus, callers: Callers, store: Store, contest: Contest) -> None:
+        super().__init__(raft, callers, store)
+        self._contest = contest
 
     async def Campaign(self, request: election_pb.CampaignRequest, context: Context) -> election_pb.CampaignResponse:
         """Waits to be elected as long as the call lives.

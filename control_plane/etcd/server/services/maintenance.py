@@ -1,4 +1,4 @@
-"""The etcd v3 services for operators: Cluster, Maintenance."""
+"""The Maintenance service: alarms, status, hashes, snapshots, moving the leader."""
 
 import asyncio
 import hashlib
@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
-from rayplane.control_plane.etcd.server.services.kv import Base
-from rayplane.control_plane.etcd.server.state_machine.membership import check_url_syntax
+from rayplane.control_plane.etcd.server.ports import LeaderMoves, Proposer, RaftStatus, ReadBarrier
+from rayplane.control_plane.etcd.server.services.base import Base
+from rayplane.control_plane.etcd.server.services.callers import Callers
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
+from rayplane.control_plane.etcd.server.state_machine.hashing import Hasher
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env.failpoints import hit
@@ -18,78 +21,59 @@ SNAPSHOT_BLOB_BYTES = 32 * 1024
 SNAPSHOT_ALIGNMENT = 512
 
 
-class ClusterService(Base):
-    """etcdserverpb.Cluster. As in etcd, the headers have no revision."""
-
-    def header(self) -> pb.ResponseHeader:
-        return self.member.header(0)
-
-    async def MemberAdd(self, request: pb.MemberAddRequest, context: Context) -> pb.MemberAddResponse:
-        self.gate(context)
-        check_url_syntax(request.peerURLs)
-        await self.require_admin(context)
-        added, members = await self.member.reconfiguration.add(list(request.peerURLs), learner=request.isLearner)
-        return pb.MemberAddResponse(header=self.header(), member=added, members=members)
-
-    async def MemberRemove(self, request: pb.MemberRemoveRequest, context: Context) -> pb.MemberRemoveResponse:
-        self.gate(context)
-        await self.require_admin(context)
-        members = await self.member.reconfiguration.remove(request.ID)
-        return pb.MemberRemoveResponse(header=self.header(), members=members)
-
-    async def MemberUpdate(self, request: pb.MemberUpdateRequest, context: Context) -> pb.MemberUpdateResponse:
-        self.gate(context)
-        await self.require_admin(context)
-        response = await self.member.reconfiguration.update(request.ID, list(request.peerURLs))
-        return pb.MemberUpdateResponse(header=self.header(), members=response.members)
-
-    async def MemberList(self, request: pb.MemberListRequest, context: Context) -> pb.MemberListResponse:
-        self.gate(context, learner=not request.linearizable)
-        if request.linearizable:
-            await self.member.barrier()
-        return pb.MemberListResponse(header=self.header(), members=self.member.members())
-
-    async def MemberPromote(self, request: pb.MemberPromoteRequest, context: Context) -> pb.MemberPromoteResponse:
-        self.gate(context)
-        await self.require_admin(context)
-        members = await self.member.promote_member(request.ID, forward=True)
-        return pb.MemberPromoteResponse(header=self.header(), members=members)
-
-
 class MaintenanceService(Base):
     """etcdserverpb.Maintenance."""
+
+    def __init__(
+        self,
+        raft: RaftStatus,
+        callers: Callers,
+        machine: StateMachine,
+        *,
+        proposer: Proposer,
+        reads: ReadBarrier,
+        leadership: LeaderMoves,
+        hasher: Hasher,
+        quota_bytes: int,
+    ) -> None:
+        super().__init__(raft, callers, machine.store)
+        self._alarms = machine.alarms
+        self._proposer = proposer
+        self._reads = reads
+        self._leadership = leadership
+        self._hasher = hasher
+        self._quota_bytes = quota_bytes
 
     async def Alarm(self, request: pb.AlarmRequest, context: Context) -> pb.AlarmResponse:
         self.gate(context)
         if request.action == pb.AlarmRequest.GET:
-            await self.member.barrier()
+            await self._reads.barrier()
             # Whichever member it asks for, as in etcd.
-            alarms = [a for a in self.member.machine.alarms if request.alarm in (pb.NONE, a.alarm)]
+            alarms = [a for a in self._alarms.all() if request.alarm in (pb.NONE, a.alarm)]
             return pb.AlarmResponse(header=self.header(), alarms=alarms)
         await self.require_admin(context)
-        response: pb.AlarmResponse = self.stamp(await self.member.propose(Kind.ALARM, request))
+        response: pb.AlarmResponse = self.stamp(await self._proposer.propose(Kind.ALARM, request))
         return response
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         self.gate(context, learner=True)
-        member = self.member
-        status = member.node.status()
-        size, in_use = member.store.backend.size()
+        status = self.raft.status()
+        size, in_use = self.store.backend.size()
         problems = [] if status.lead else [errors.PREFIX + errors.NoLeader.text]
-        problems += [f"memberID:{a.memberID} alarm:{pb.AlarmType.Name(a.alarm)} " for a in member.machine.alarms]
+        problems += [f"memberID:{a.memberID} alarm:{pb.AlarmType.Name(a.alarm)} " for a in self._alarms.all()]
         return pb.StatusResponse(
             header=self.header(),
             version=ETCD_VERSION,
             storageVersion=ETCD_VERSION.rpartition(".")[0],
             dbSize=size,
             dbSizeInUse=in_use,
-            dbSizeQuota=member.config.quota_bytes,
+            dbSizeQuota=self._quota_bytes,
             leader=status.lead,
             raftIndex=status.last_index,
             raftTerm=status.term,
-            raftAppliedIndex=member.applied,
+            raftAppliedIndex=self.raft.applied,
             errors=problems,
-            isLearner=member.is_learner,
+            isLearner=self.raft.is_learner,
         )
 
     async def Defragment(self, request: pb.DefragmentRequest, context: Context) -> pb.DefragmentResponse:
@@ -97,20 +81,20 @@ class MaintenanceService(Base):
         self.gate(context, learner=True)
         await self.require_admin(context)
         hit("defrag.before")
-        await self.member.store.defragment()
+        await self.store.defragment()
         hit("defrag.after")
         return pb.DefragmentResponse()
 
     async def Hash(self, request: pb.HashRequest, context: Context) -> pb.HashResponse:
         self.gate(context, learner=True)
         await self.require_admin(context)
-        value, _, _ = await self.member.store.hash_kv_gently()
+        value, _, _ = await self.store.hash_kv_gently()
         return pb.HashResponse(header=self.header(), hash=value)
 
     async def HashKV(self, request: pb.HashKVRequest, context: Context) -> pb.HashKVResponse:
         self.gate(context, learner=True)
         await self.require_admin(context)
-        return await self.member.hash_kv(request.revision)
+        return await self._hasher.hash_kv(request.revision)
 
     async def Snapshot(self, request: pb.SnapshotRequest, context: Context) -> AsyncIterator[pb.SnapshotResponse]:
         """The store's snapshot stream (`storage.mvcc` restores it), 1 to 512 zeros, and their SHA-256.
@@ -122,7 +106,7 @@ class MaintenanceService(Base):
         await self.require_admin(context)
         digest = hashlib.sha256()
         # Both of the same moment: the first is for the length.
-        measured, chunks = self.member.store.snapshot(), self.member.store.snapshot()
+        measured, chunks = self.store.snapshot(), self.store.snapshot()
         size = 0
         for chunk in measured:
             size += len(chunk)
@@ -148,7 +132,7 @@ class MaintenanceService(Base):
     async def MoveLeader(self, request: pb.MoveLeaderRequest, context: Context) -> pb.MoveLeaderResponse:
         self.gate(context)
         await self.require_admin(context)
-        await self.member.reconfiguration.move_leader(request.targetID)
+        await self._leadership.move_leader(request.targetID)
         return pb.MoveLeaderResponse()
 
     async def Downgrade(self, request: pb.DowngradeRequest, context: Context) -> pb.DowngradeResponse:

@@ -19,6 +19,7 @@ from rayplane.control_plane.etcd.server.codec import (
     parse_request,
 )
 from rayplane.control_plane.etcd.server.state_machine import kv
+from rayplane.control_plane.etcd.server.state_machine.alarms import Alarms
 from rayplane.control_plane.etcd.server.state_machine.auth.checks import authorize
 from rayplane.control_plane.etcd.server.state_machine.auth.store import NOBODY, AuthStore, Caller
 from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens
@@ -29,22 +30,19 @@ from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 from rayplane.storage.mvcc import Change, CompactedError, FutureRevisionError, Store
 
 _CONF_STATE = b"conf_state"
-_ALARMS = frozenset(pb.AlarmType.values())
 Notify = Callable[[int, list[Change]], None]
 
 
 class StateMachine:
-    """Everything a member knows by the log. `notify` is told each revision's events as they happen."""
+    """Everything a member knows by the log. `notify` is told each revision's events as they happen; nobody at first."""
 
-    def __init__(
-        self, store: Store, notify: Notify, *, min_lease_ttl: int = 1, auth_token_ttl_s: float = 300.0
-    ) -> None:
+    def __init__(self, store: Store, *, min_lease_ttl: int = 1, auth_token_ttl_s: float = 300.0) -> None:
         self.store = store
         self.lessor = Lessor(min_lease_ttl)
         self.members = Membership(store.backend)
+        self.alarms = Alarms(store.backend)
         self.auth = AuthStore(store.backend, SimpleTokens(auth_token_ttl_s))
-        self._notify = notify
-        self._alarms: dict[tuple[int, int], None] = {}
+        self.notify: Notify = lambda revision, changes: None
         # For the metrics.
         self.puts = self.deletes = self.txns = 0
         self._appliers: dict[int, Callable[[Any, float], Message]] = {
@@ -72,8 +70,7 @@ class StateMachine:
         self.lessor.load(leases, attached)
         self.members.load()
         self.auth.load()
-        alarms = [_decode_alarm(key) for key, _ in backend.scan("alarm")]
-        self._alarms = {alarm: None for alarm in alarms if alarm[1] in _ALARMS}
+        self.alarms.load()
 
     @property
     def conf_state(self) -> ConfState:
@@ -84,18 +81,6 @@ class StateMachine:
     def save_conf_state(self, state: ConfState) -> None:
         encoded = conf_state_to_wire(state).SerializeToString()
         self.store.backend.put("meta", _CONF_STATE, encoded)
-
-    @property
-    def alarms(self) -> list[pb.AlarmMember]:
-        return [pb.AlarmMember(memberID=m, alarm=a) for m, a in sorted(self._alarms)]  # type: ignore[arg-type]
-
-    @property
-    def out_of_space(self) -> bool:
-        return any(alarm == pb.NOSPACE for _, alarm in self._alarms)
-
-    def is_corrupt(self, member: int) -> bool:
-        """Whether there is a CORRUPT alarm that names this member."""
-        return (member, pb.CORRUPT) in self._alarms
 
     def apply(self, kind: int, request: Message, now: float) -> Message:
         """Apply one request; the response has the header's revision set. Raises EtcdError when it is refused."""
@@ -133,24 +118,24 @@ class StateMachine:
     # Keys
 
     def _put(self, request: pb.PutRequest, now: float) -> Message:
-        self._check_space()
+        self.alarms.check_space()
         with self.store.write() as txn:
             response = kv.run_put(txn, request, self.lessor)
         self._written(txn.revision, txn.events)
         return response
 
     def _delete_range(self, request: pb.DeleteRangeRequest, now: float) -> Message:
-        self._check_sound()
+        self.alarms.check_sound()
         with self.store.write() as txn:
             response = kv.run_delete(txn, request)
         self._written(txn.revision, txn.events)
         return response
 
     def _txn(self, request: pb.TxnRequest, now: float) -> Message:
-        if self._alarms:
-            self._check_sound()
+        if self.alarms:
+            self.alarms.check_sound()
             if kv.puts_anything(request):
-                self._check_space()
+                self.alarms.check_space()
         with self.store.write() as txn:
             response = kv.run_txn(txn, self.store, request, self.lessor)
         self.txns += 1
@@ -169,35 +154,24 @@ class StateMachine:
             # A put hangs the key on its lease or on none; a delete event's lease is 0.
             if event.lease or lessor.is_attached(event.key):
                 lessor.attach(event.key, event.lease)
-        self._notify(revision, events)
-
-    def _check_sound(self) -> None:
-        """As in etcd, no member takes writes while any is known to be corrupt."""
-        if any(alarm == pb.CORRUPT for _, alarm in self._alarms):
-            raise errors.Corrupt
-
-    def _check_space(self) -> None:
-        if self._alarms:
-            self._check_sound()
-            if self.out_of_space:
-                raise errors.NoSpace
+        self.notify(revision, events)
 
     def _compact(self, request: pb.CompactionRequest, now: float) -> Message:
-        self._check_sound()
+        self.alarms.check_sound()
         self.store.compact(request.revision)
         return pb.CompactionResponse(header=self._header())
 
     # Leases
 
     def _lease_grant(self, request: pb.LeaseGrantRequest, now: float) -> Message:
-        self._check_space()
+        self.alarms.check_space()
         ttl = self.lessor.check_grant(request.ID, request.TTL)
         lease = self.lessor.grant(request.ID, ttl, now)
         self._save_lease(lease.id)
         return pb.LeaseGrantResponse(header=self._header(), ID=request.ID, TTL=ttl)
 
     def _lease_revoke(self, request: pb.LeaseRevokeRequest, now: float) -> Message:
-        self._check_sound()
+        self.alarms.check_sound()
         lease = self.lessor.get(request.ID)
         with self.store.write() as txn:
             for key in sorted(lease.keys):
@@ -205,7 +179,7 @@ class StateMachine:
         self.lessor.revoke(request.ID)
         self.store.backend.delete("lease", _lease_key(request.ID))
         if txn.events:
-            self._notify(txn.revision, txn.events)
+            self.notify(txn.revision, txn.events)
         return pb.LeaseRevokeResponse(header=self._header())
 
     def _lease_checkpoint(self, request: pb.LeaseCheckpointRequest, now: float) -> Message:
@@ -222,20 +196,7 @@ class StateMachine:
     # Alarms and members
 
     def _alarm(self, request: pb.AlarmRequest, now: float) -> Message:
-        alarm = (request.memberID, request.alarm)
-        response = pb.AlarmResponse(header=self._header())
-        if request.alarm not in _ALARMS:
-            return response  # of a newer version, or of nobody: no member knows what it means
-        if request.action == pb.AlarmRequest.ACTIVATE and request.alarm != pb.NONE:
-            if alarm not in self._alarms:
-                self._alarms[alarm] = None
-                self.store.backend.put("alarm", _alarm_key(alarm), b"1")
-            response.alarms.add(memberID=request.memberID, alarm=request.alarm)
-        elif request.action == pb.AlarmRequest.DEACTIVATE and alarm in self._alarms:
-            del self._alarms[alarm]
-            self.store.backend.delete("alarm", _alarm_key(alarm))
-            response.alarms.add(memberID=request.memberID, alarm=request.alarm)
-        return response
+        return pb.AlarmResponse(header=self._header(), alarms=self.alarms.apply(request))
 
     def _attributes(self, request: wire.Attributes, now: float) -> Message:
         self.members.set_attributes(request.id, request.name, request.client_urls, request.peer_urls)
@@ -259,11 +220,3 @@ def _decode_lease(key: bytes, value: bytes) -> tuple[int, int, int]:
         int.from_bytes(value[:8], "big"),
         int.from_bytes(value[8:], "big"),
     )
-
-
-def _alarm_key(alarm: tuple[int, int]) -> bytes:
-    return alarm[0].to_bytes(8, "big") + alarm[1].to_bytes(1, "big")
-
-
-def _decode_alarm(key: bytes) -> tuple[int, int]:
-    return int.from_bytes(key[:8], "big"), key[8]

@@ -1,4 +1,4 @@
-"""Watches: who wants which key's events from which revision, and handing them out.
+"""The watchable store: who wants which key's events from which revision, and handing them out.
 
 A watcher is synced (it gets each revision's events as they are applied) or unsynced (it reads the past from the
 store until it has caught up). A stream buffers at most `EVENTS_BUFFERED_MAX` events and `BYTES_BUFFERED_MAX` bytes
@@ -6,7 +6,7 @@ for its client: a watcher of a stream that is full becomes unsynced, and reads o
 taken what was buffered. So a slow client costs memory only once, and never misses an event unless the history it
 needs is compacted meanwhile.
 
-Concurrency: `WatchHub.notify` runs inside the apply step and never waits. A stream's reader pulls by `next`.
+Concurrency: `WatchableStore.notify` runs inside the apply step and never waits. A stream's reader pulls by `next`.
 """
 
 import asyncio
@@ -28,8 +28,6 @@ from rayplane.proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, Watc
 from rayplane.storage.mvcc import Change, CompactedError, Store
 from rayplane.storage.mvcc.ranges import FROM_KEY
 from rayplane.storage.mvcc.records import field, fields, varint
-
-__all__ = ["WatchCounts", "WatchHub", "WatchStream"]
 
 #: Events waiting for one client before its watchers fall back to reading the store.
 EVENTS_BUFFERED_MAX = 1024
@@ -63,7 +61,7 @@ class WatchCounts(NamedTuple):
     pending: int
 
 
-class WatchHub:
+class WatchableStore:
     """All watchers of one member. `header` makes a response header with the given revision."""
 
     def __init__(self, store: Store, header: Callable[[int], ResponseHeader], max_response_bytes: int) -> None:
@@ -147,10 +145,10 @@ class WatchHub:
 class WatchStream:
     """The watches of one client connection and what is on its way to it."""
 
-    def __init__(self, hub: WatchHub, seq: int) -> None:
+    def __init__(self, watches: WatchableStore, seq: int) -> None:
         self.seq = seq
         self.requires_leader = False
-        self._hub = hub
+        self._watches = watches
         self._watchers: dict[int, Watcher] = {}
         # Watches that ended because their past was compacted: their ids are taken until the client cancels them.
         self._compacted: dict[int, None] = {}
@@ -201,13 +199,13 @@ class WatchStream:
         watch_id = request.watch_id
         if not watch_id:
             watch_id = next(i for i in self._ids if i not in self._watchers and i not in self._compacted)
-        watcher = Watcher(request, watch_id, self, self._hub.next_seq())
+        watcher = Watcher(request, watch_id, self, self._watches.next_seq())
         self._watchers[watch_id] = watcher
         self._push(WatchResponse(header=self._header(), watch_id=watch_id, created=True))
-        current = self._hub.notified
+        current = self._watches.notified
         watcher.next_revision = request.start_revision or current + 1
         if watcher.next_revision > current:
-            self._hub.sync(watcher)
+            self._watches.sync(watcher)
         else:
             self.catch_up(watcher)
 
@@ -253,7 +251,7 @@ class WatchStream:
             or self._buffered_bytes + batch.size > BYTES_BUFFERED_MAX
         ):
             for watcher in batch.targets:
-                self._hub.unsync(watcher)
+                self._watches.unsync(watcher)
                 watcher.next_revision = batch.revision
                 self.catch_up(watcher)
             return
@@ -274,7 +272,7 @@ class WatchStream:
         for watcher in list(self._watchers.values()):
             self._remove(watcher)
         self._queue.clear()
-        self._hub.forget(self)
+        self._watches.forget(self)
 
     async def next(self) -> list[WatchResponse]:
         """What to send now; waits until there is something. Raises what `fail` was given."""
@@ -289,7 +287,7 @@ class WatchStream:
         if item.targets[0].fragment and len(item.changes) > 1:
             return [Encoded(message.SerializeToString()) for message in self._messages(item)]
         prev_kv = item.targets[0].prev_kv
-        header = field(_HEADER, self._hub.header(item.revision).SerializeToString())
+        header = field(_HEADER, self._watches.header(item.revision).SerializeToString())
         events = b"".join(fields(_EVENTS, [change.encoded(prev_kv=prev_kv) for change in item.changes]))
         return [Encoded(header + _numbered(watcher.id) + events) for watcher in item.targets if not watcher.removed]
 
@@ -317,7 +315,7 @@ class WatchStream:
 
     def _read_past(self, watcher: Watcher) -> None:
         try:
-            past = self._hub.store.events(
+            past = self._watches.store.events(
                 watcher.next_revision,
                 watcher.key,
                 watcher.end,
@@ -330,7 +328,7 @@ class WatchStream:
             self._push(
                 WatchResponse(
                     # As etcd does: the header of this answer has no revision.
-                    header=self._hub.header(0),
+                    header=self._watches.header(0),
                     watch_id=watcher.id,
                     canceled=True,
                     compact_revision=error.compacted,
@@ -345,8 +343,8 @@ class WatchStream:
         if changes:
             self._enqueue(Batch(alike, changes, past.next_revision - 1))
         for each in alike:
-            if each.next_revision > self._hub.notified:
-                self._hub.sync(each)
+            if each.next_revision > self._watches.notified:
+                self._watches.sync(each)
             else:
                 # To the end of the line: watchers catch up by turns.
                 self._unsynced[each.seq] = each
@@ -384,7 +382,7 @@ class WatchStream:
         for watcher in item.targets:
             if not watcher.removed:
                 watcher.quiet = False
-                self._hub.events_sent += len(item.changes)
+                self._watches.events_sent += len(item.changes)
         if item.fan_out >= PACED_WATCHERS:
             pause = min(PACE_MAX_S, PACE_S * item.fan_out)
             self._events_from = asyncio.get_running_loop().time() + pause
@@ -392,7 +390,7 @@ class WatchStream:
 
     def _messages(self, batch: Batch) -> Iterator[WatchResponse]:
         """A batch as it is told to each of its watchers that are still there."""
-        header = self._hub.header(batch.revision)
+        header = self._watches.header(batch.revision)
         for watcher in batch.targets:
             if watcher.removed:
                 continue
@@ -404,7 +402,7 @@ class WatchStream:
 
     def _fragments(self, header: ResponseHeader, watch_id: int, events: list[Event]) -> Iterator[WatchResponse]:
         """Answers that are smaller than the limit each, or have one event."""
-        limit = self._hub.max_response_bytes
+        limit = self._watches.max_response_bytes
         part = WatchResponse(header=header, watch_id=watch_id, fragment=True)
         size = part.ByteSize()
         for event in events:
@@ -422,12 +420,12 @@ class WatchStream:
     def _remove(self, watcher: Watcher) -> None:
         self._watchers.pop(watcher.id, None)
         self._unsynced.pop(watcher.seq, None)
-        self._hub.unsync(watcher)
+        self._watches.unsync(watcher)
         # What it has in the queue is passed over.
         watcher.removed = True
 
     def _header(self) -> ResponseHeader:
-        return self._hub.header(self._hub.notified)
+        return self._watches.header(self._watches.notified)
 
 
 def _numbered(watch_id: int) -> bytes:

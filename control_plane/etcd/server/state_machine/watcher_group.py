@@ -1,23 +1,32 @@
-"""Who watches what: watchers, those of one stream that want the same together, and the changes that wait for them.
+"""Watchers, in groups: those of one stream that want the same, and the changes that wait for them.
 
 A thousand watchers on one prefix get the same events: what is done per event is done per group, and what is left per
 watcher is a few bytes of its answer.
 """
 
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from rayplane.proto.etcd.rpc_pb2 import WatchCreateRequest
 from rayplane.storage.mvcc import Change
 from rayplane.storage.mvcc.ranges import FROM_KEY, prefix_end
 
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchStream
-
 #: What an event takes besides its keys and values.
 EVENT_BYTES = 64
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
+
+
+class Stream(Protocol):
+    """Where watchers' events go."""
+
+    seq: int
+
+    def offer(self, batch: "Batch") -> None:
+        """A revision's events for one group."""
+
+    def catch_up(self, watcher: "Watcher") -> None:
+        """The watcher must read its past."""
 
 
 class Watcher:
@@ -39,7 +48,7 @@ class Watcher:
         "stream",
     )
 
-    def __init__(self, request: WatchCreateRequest, watch_id: int, stream: "WatchStream", seq: int) -> None:
+    def __init__(self, request: WatchCreateRequest, watch_id: int, stream: "Stream", seq: int) -> None:
         self.id = watch_id
         self.key = request.key or b"\0"
         # b"" is the single key; b"\0" is every key from `key` on.

@@ -1,1 +1,1 @@
-"""What a member does without being asked: lease expiry, comparing stores, telling where it is."""
+"""What a member does without being asked: its tick, lease expiry, telling where it is, comparing stores."""

@@ -11,17 +11,16 @@ Hashes can be compared only at one revision and behind one compaction; where the
 import asyncio
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from rayplane.control_plane.etcd.server import errors
-from rayplane.control_plane.etcd.server.codec import Kind
-from rayplane.control_plane.etcd.server.replication.transport import DESCRIPTOR
+from rayplane.control_plane.etcd.server.codec import PEER, Kind
+from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.etcd.server.ports import Proposer, RaftStatus, ReadBarrier
+from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
+from rayplane.control_plane.etcd.server.state_machine.hashing import Hasher
 from rayplane.control_plane.etcd.server.state_machine.membership import address_of
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.member import Member
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +31,23 @@ HASH_TIMEOUT_S = 60.0
 class CorruptionCheck:
     """One member's checks. No tasks of its own: the member runs `run`."""
 
-    def __init__(self, member: "Member", network: Network) -> None:
-        self._member = member
+    def __init__(
+        self,
+        config: MemberConfig,
+        raft: RaftStatus,
+        machine: StateMachine,
+        *,
+        hasher: Hasher,
+        proposer: Proposer,
+        reads: ReadBarrier,
+        network: Network,
+    ) -> None:
+        self._config = config
+        self._raft = raft
+        self._machine = machine
+        self._hasher = hasher
+        self._proposer = proposer
+        self._reads = reads
         self._network = network
 
     async def before_serving(self) -> None:
@@ -43,7 +57,7 @@ class CorruptionCheck:
         if len(differing) > len(others) - len(differing):
             names = ", ".join(f"{i:x}" for i in differing)
             raise errors.RefusedToStart(
-                f"the store of member {self._member.config.name} differs from that of {names} at revision "
+                f"the store of member {self._config.name} differs from that of {names} at revision "
                 f"{own.hash_revision}: it is damaged; remove this member from the cluster, delete its data directory "
                 "and add it again"
             )
@@ -51,29 +65,28 @@ class CorruptionCheck:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(self._member.config.corrupt_check_s)
-            if self._member.is_leader:
+            await asyncio.sleep(self._config.corrupt_check_s)
+            if self._raft.is_leader:
                 try:
                     await self._check_all()
                 except RpcError as e:
                     log.info("the members could not be compared, will be repeated: %s", e)
 
     async def _check_all(self) -> None:
-        await self._member.barrier()
+        await self._reads.barrier()
         own, others = await self._hashes()
-        for corrupt in minority({self._member.member_id: own.hash, **others}, self._member.member_id):
-            if not self._member.machine.is_corrupt(corrupt):
+        for corrupt in minority({self._raft.member_id: own.hash, **others}, self._raft.member_id):
+            if not self._machine.alarms.is_corrupt(corrupt):
                 log.critical(
                     "member %x holds something else at revision %d: raising an alarm", corrupt, own.hash_revision
                 )
                 alarm = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=corrupt, alarm=pb.CORRUPT)
-                await self._member.propose(Kind.ALARM, alarm)
+                await self._proposer.propose(Kind.ALARM, alarm)
 
     async def _hashes(self) -> tuple[pb.HashKVResponse, dict[int, int]]:
         """This member's hash now, and those of the others that can be compared with it, by member id."""
-        member = self._member
-        own = await member.hash_kv(0)
-        peers = [m for m in member.members() if member.member_id != m.ID and m.peerURLs]
+        own = await self._hasher.hash_kv(0)
+        peers = [m for m in self._machine.members.all() if self._raft.member_id != m.ID and m.peerURLs]
         answers = await asyncio.gather(*(self._ask(address_of(m.peerURLs[0]), own.hash_revision) for m in peers))
         return own, {
             peer.ID: answer.hash
@@ -82,7 +95,7 @@ class CorruptionCheck:
         }
 
     async def _ask(self, address: str, revision: int) -> pb.HashKVResponse | None:
-        stub = Stub(self._network.channel(address), DESCRIPTOR)
+        stub = Stub(self._network.channel(address), PEER)
         try:
             answer: pb.HashKVResponse = await stub.HashKV(pb.HashKVRequest(revision=revision), timeout=HASH_TIMEOUT_S)
         except RpcError as e:

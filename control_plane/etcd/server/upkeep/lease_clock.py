@@ -8,41 +8,56 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
+from rayplane.control_plane.etcd.raft import Role, SoftState
 from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import Kind
+from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.etcd.server.ports import PeerStubs, Proposer, RaftStatus, ReadBarrier
+from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.rayplane.v1 import raft_pb2 as wire
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.member import Member
 
 log = logging.getLogger(__name__)
 
 
 class LeaseClock:
-    """Time of one member's leases."""
+    """Time of one member's leases. `chance` gives as many random bits as it is asked for."""
 
-    def __init__(self, member: "Member") -> None:
-        self._member = member
-        self._lessor = member.lessor
+    def __init__(
+        self,
+        config: MemberConfig,
+        raft: RaftStatus,
+        lessor: Lessor,
+        *,
+        proposer: Proposer,
+        reads: ReadBarrier,
+        peers: PeerStubs,
+        chance: Callable[[int], int],
+    ) -> None:
+        self._config = config
+        self._raft = raft
+        self._lessor = lessor
+        self._proposer = proposer
+        self._reads = reads
+        self._peers = peers
+        self._chance = chance
 
     def tick(self, now: float) -> None:
         """On the leader: propose what time has brought about."""
         if not self._lessor.primary:
             return
-        member = self._member
         for lease_id in self._lessor.expired(now):
-            member.propose_unwatched(Kind.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=lease_id))
+            self._proposer.propose_unwatched(Kind.LEASE_REVOKE, pb.LeaseRevokeRequest(ID=lease_id))
         if due := self._lessor.due_checkpoints(now):
             self._checkpoint(due)
 
-    def lead(self, leads: bool) -> None:
-        """This member has become the leader, or is one no more."""
+    def leader_seen(self, state: SoftState) -> None:
+        """This member may have become the leader, or be one no more."""
+        leads = state.role is Role.LEADER
         if leads and not self._lessor.primary:
-            self._lessor.promote(self._now(), self._member.election_timeout_s)
+            self._lessor.promote(self._now(), self._config.election_timeout_s)
         elif not leads and self._lessor.primary:
             self._lessor.demote()
 
@@ -55,7 +70,6 @@ class LeaseClock:
         The answer is a promise: another that leads already would not know of it and end the lease before. So a quorum
         must say, after the renewal, that this member leads still: a later leader gives the lease its time anew.
         """
-        member = self._member
         term = self._leading_term()
         try:
             ttl = self._lessor.renew(lease_id, self._now())
@@ -68,7 +82,7 @@ class LeaseClock:
         if self._lessor.get(lease_id).remaining:
             # Else the next leader would give it only what was left at its last checkpoint.
             checkpoint = pb.LeaseCheckpoint(ID=lease_id, remaining_TTL=0)
-            await member.propose(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=[checkpoint]))
+            await self._proposer.propose(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=[checkpoint]))
         await self._confirm(term)
         # An earlier leader's revocation may have come through the log just now.
         self._lessor.get(lease_id)
@@ -77,17 +91,17 @@ class LeaseClock:
     def _leading_term(self) -> int:
         if not self._lessor.primary:
             raise errors.NotLeader
-        return self._member.node.term
+        return self._raft.term
 
     async def _confirm(self, term: int) -> None:
         """Return when this member has led in `term` until now, and has applied what was committed. Raises NotLeader."""
-        await self._member.barrier()
-        if not self._member.is_leader or self._member.node.term != term:
+        await self._reads.barrier()
+        if not self._raft.is_leader or self._raft.term != term:
             raise errors.NotLeader
 
     def _checkpoint(self, remaining: list[tuple[int, int]]) -> None:
         checkpoints = [pb.LeaseCheckpoint(ID=i, remaining_TTL=r) for i, r in remaining]
-        self._member.propose_unwatched(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=checkpoints))
+        self._proposer.propose_unwatched(Kind.LEASE_CHECKPOINT, pb.LeaseCheckpointRequest(checkpoints=checkpoints))
 
     async def remaining(self, lease_id: int) -> int:
         """On the leader. Raises NotLeader, LeaseNotFound, Timeout."""
@@ -96,13 +110,13 @@ class LeaseClock:
 
     def new_id(self) -> int:
         """For a grant that leaves the choice to the server."""
-        return self._member.random_bits(62) or 1
+        return self._chance(62) or 1
 
     async def keep_alive(self, lease_id: int) -> int:
         """The TTL that the lease has again; 0 when there is no such lease. Raises Timeout."""
 
         async def ask(stub: Stub) -> int:
-            answer = await stub.Renew(wire.RenewRequest(id=lease_id), timeout=self._member.election_timeout_s)
+            answer = await stub.Renew(wire.RenewRequest(id=lease_id), timeout=self._config.election_timeout_s)
             return int(answer.ttl)
 
         try:
@@ -115,7 +129,7 @@ class LeaseClock:
 
         async def ask(stub: Stub) -> int:
             request = wire.RemainingRequest(id=lease_id)
-            answer = await stub.Remaining(request, timeout=self._member.election_timeout_s)
+            answer = await stub.Remaining(request, timeout=self._config.election_timeout_s)
             return int(answer.remaining)
 
         try:
@@ -125,10 +139,9 @@ class LeaseClock:
 
     async def _from_leader(self, local: Callable[[], Awaitable[int]], ask: Callable[[Stub], Awaitable[int]]) -> int:
         """What the leader, this member or another, says; asked again while leadership changes. Raises Timeout."""
-        member = self._member
-        deadline = self._now() + member.config.request_timeout_s
+        deadline = self._now() + self._config.request_timeout_s
         while self._now() < deadline:
-            stub = member.transport.stub_of(member.leader_id)
+            stub = self._peers.stub_of(self._raft.leader_id)
             if self._lessor.primary:
                 with contextlib.suppress(errors.NotLeader):
                     return await local()
@@ -137,5 +150,5 @@ class LeaseClock:
                     return await ask(stub)
                 except RpcError as e:
                     log.debug("asking the leader failed: %s", e)
-            await asyncio.sleep(member.config.tick_s)
-        raise errors.Timeout if member.leader_id else errors.NoLeader
+            await asyncio.sleep(self._config.tick_s)
+        raise errors.Timeout if self._raft.leader_id else errors.NoLeader

@@ -1,12 +1,11 @@
-"""HTTP/1.1 on the client port: the JSON gateway, /health, /livez, /readyz, /version, /metrics.
+"""Paths of the client port over HTTP/1.1: the JSON gateway, /health, /livez, /readyz, /version, /metrics.
 
-    network.serve(address, services, web=Web(member, services, metrics))
+    network.serve(address, services, web=Web(services, health, metrics))
 
 Health, version and metrics are for anyone who can connect; calls of the gateway are checked by their services.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -16,9 +15,6 @@ from rayplane.control_plane.etcd.server.web.gateway.gateway import JSON_HEADERS,
 from rayplane.control_plane.etcd.server.web.gateway.messages import dump
 from rayplane.control_plane.etcd.server.web.health import CHECKS, Health
 from rayplane.control_plane.rpc import Service
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.member import Member
 
 #: etcd allows every origin unless told otherwise.
 CORS = {
@@ -34,9 +30,9 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Web:
     """Answers what comes to a member's client port as HTTP/1.1."""
 
-    def __init__(self, member: "Member", services: Sequence[Service], metrics: Metrics) -> None:
+    def __init__(self, services: Sequence[Service], health: Health, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._health = Health(member, metrics)
+        self._health = health
         self._gateway = Gateway(services, CORS)
         self._version = {"etcdserver": ETCD_VERSION, "etcdcluster": ETCD_VERSION.rpartition(".")[0] + ".0"}
 

@@ -1,14 +1,13 @@
-"""Whether a member is well: the checks behind /health, /livez and /readyz, with etcd's texts."""
+"""Health of a member: the checks behind /health, /livez and /readyz, with etcd's texts."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
+from rayplane.control_plane.etcd.server.ports import RaftStatus
+from rayplane.control_plane.etcd.server.state_machine.alarms import Alarms
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.server.member import Member
 
 #: The checks of each kind, in the order they run.
 CHECKS: dict[str, tuple[str, ...]] = {
@@ -17,11 +16,20 @@ CHECKS: dict[str, tuple[str, ...]] = {
 }
 
 
+class Reads(Protocol):
+    """The member's own questions to itself."""
+
+    async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        """Raises EtcdError."""
+
+
 class Health:
     """One member's health. Every check ends within the member's request timeout."""
 
-    def __init__(self, member: "Member", metrics: Metrics) -> None:
-        self._member = member
+    def __init__(self, raft: RaftStatus, alarms: Alarms, ranges: Reads, metrics: Metrics) -> None:
+        self._raft = raft
+        self._alarms = alarms
+        self._ranges = ranges
         self._metrics = metrics
         self._checks: dict[str, Callable[[], Awaitable[str]]] = {
             "data_corruption": self._data_corruption,
@@ -37,11 +45,11 @@ class Health:
         return reason
 
     async def _first_problem(self, serializable: bool, exclude: Collection[str]) -> str:
-        for alarm in self._member.machine.alarms:
+        for alarm in self._alarms.all():
             name = pb.AlarmType.Name(alarm.alarm)
             if name not in exclude:
                 return f"ALARM {name}"
-        if not serializable and not self._member.leader_id:
+        if not serializable and not self._raft.leader_id:
             return "RAFT NO LEADER"
         problem = await self._read(serializable=serializable)
         return problem.replace("range error: ", "RANGE ERROR:", 1)
@@ -58,16 +66,14 @@ class Health:
 
     async def _read(self, *, serializable: bool) -> str:
         try:
-            await self._member.reading.range(
-                pb.RangeRequest(key=b"\0", limit=1, keys_only=True, serializable=serializable)
-            )
+            await self._ranges.range(pb.RangeRequest(key=b"\0", limit=1, keys_only=True, serializable=serializable))
         except RpcError as e:
             return f"range error: {e.message}"
         return ""
 
     async def _data_corruption(self) -> str:
-        corrupt = any(a.alarm == pb.CORRUPT for a in self._member.machine.alarms)
+        corrupt = any(a.alarm == pb.CORRUPT for a in self._alarms.all())
         return "alarm activated: CORRUPT" if corrupt else ""
 
     async def _non_learner(self) -> str:
-        return "not supported for learner" if self._member.is_learner else ""
+        return "not supported for learner" if self._raft.is_learner else ""

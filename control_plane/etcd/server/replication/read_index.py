@@ -1,84 +1,14 @@
-"""What waits: proposals for their outcome, reads for a quorum's word. No tasks and no timers of their own.
+"""Linearizable reads: those that wait for a quorum's word that this member's state is new enough (ReadIndex).
 
-Both are swept by the member's tick: everything has the same time limit, so the oldest come first and nothing needs a
-timer per request.
+No timers of its own: the member's tick ends what waited too long, and asks again.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from google.protobuf.message import Message
-
 from rayplane.control_plane.etcd import raft
 from rayplane.control_plane.etcd.server import errors
-
-
-@dataclass(slots=True)
-class Proposal:
-    """One request on its way through the log. `term` is that in which it was handed over; 0 while it is parked."""
-
-    data: bytes
-    request: Message | None
-    future: asyncio.Future[Message]
-    deadline: float
-    term: int = 0
-    forwarded_to: int = 0
-
-
-class Proposals:
-    """Requests by id, oldest first."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, Proposal] = {}
-        self.failed = 0  # ended without a known outcome
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, request_id: int, proposal: Proposal) -> None:
-        self._waiting[request_id] = proposal
-
-    def take(self, request_id: int) -> Proposal | None:
-        """The proposal whose outcome is known now, if it is of this member and still waited for."""
-        return self._waiting.pop(request_id, None)
-
-    def parked(self) -> list[Proposal]:
-        """Proposals that no leader was there for, oldest first."""
-        return [p for p in self._waiting.values() if not p.term]
-
-    def fail_before(self, term: int) -> None:
-        """An entry of `term` was applied: what was handed over in an earlier one and is not applied yet is lost."""
-        self._fail(lambda p: 0 < p.term < term, errors.LeaderChanged)
-
-    def fail_forwarded(self, peer: int) -> None:
-        """The connection to the leader broke: the outcome is unknown."""
-        self._fail(lambda p: p.forwarded_to == peer, errors.TimeoutConnectionLost)
-
-    def fail_handed_over(self) -> None:
-        """The log jumped over entries of which some may be these: the outcome is unknown."""
-        self._fail(lambda p: p.term > 0, errors.Timeout)
-
-    def fail_all(self, error: Callable[[], Exception]) -> None:
-        self._fail(lambda p: True, error)
-
-    def expire(self, now: float) -> None:
-        while self._waiting:
-            request_id, proposal = next(iter(self._waiting.items()))
-            if proposal.deadline > now and not proposal.future.done():
-                return
-            del self._waiting[request_id]
-            if not proposal.future.done():
-                self.failed += 1
-                proposal.future.set_exception(errors.Timeout())
-
-    def _fail(self, chosen: Callable[[Proposal], bool], error: Callable[[], Exception]) -> None:
-        for request_id, proposal in list(self._waiting.items()):
-            if chosen(proposal):
-                del self._waiting[request_id]
-                if not proposal.future.done():
-                    self.failed += 1
-                    proposal.future.set_exception(error())
 
 
 @dataclass(slots=True)
@@ -87,15 +17,17 @@ class _Read:
     deadline: float
 
 
-class ReadRounds:
+class ReadIndex:
     """Linearizable reads (thesis §6.4): one round of ReadIndex serves all reads that wait when it starts.
 
     `ask` sends a round's context to raft; it raises ReadIndexDropped when nobody leads, and the round is asked
     again later (`retry`), as it is when its answer does not come: reads may be repeated freely.
     """
 
-    def __init__(self, ask: Callable[[bytes], None], *, first: int) -> None:
+    def __init__(self, ask: Callable[[bytes], None], *, first: int, timeout_s: float) -> None:
         """`first` numbers the first context: random, lest a late answer to an earlier life of this member fits."""
+        self._timeout_s = timeout_s
+        self._draining = False
         self._ask = ask
         self._next: list[_Read] = []
         self._asked: list[_Read] = []
@@ -104,6 +36,19 @@ class ReadRounds:
         self._confirmed: list[tuple[int, list[_Read]]] = []
         self._idle_sweeps = 0
         self.slow = self.failed = 0  # rounds asked again, reads timed out
+
+    async def barrier(self) -> None:
+        """Return when the applied state is linearizable with respect to the call. Raises Timeout, Stopped."""
+        if self._draining:
+            raise errors.Stopped
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self.add(future, loop.time() + self._timeout_s)
+        await future
+
+    def drain(self) -> None:
+        """Take nothing more; what waits may still come to its end."""
+        self._draining = True
 
     def add(self, future: asyncio.Future[None], deadline: float) -> None:
         """Resolve the future when a read of the applied state is linearizable with respect to this moment."""
@@ -126,6 +71,11 @@ class ReadRounds:
             self._asking = True
         except raft.ReadIndexDropped:
             self._asking = False
+
+    def leader_seen(self, state: raft.SoftState) -> None:
+        """There may be somebody to ask now."""
+        if state.lead != raft.NONE:
+            self.retry()
 
     def confirmed(self, state: raft.ReadState, applied: int) -> None:
         """Raft's answer; one to an earlier round is late."""
