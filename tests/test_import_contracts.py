@@ -5,12 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
+
 ROOT = Path(__file__).parents[1]
 PLANTED = {
     "rayplane.control_plane.api.machinery.budget": "asyncio",
     "rayplane.control_plane.api.podsecurity.host": "socket",
     "rayplane.control_plane.cluster.diagnosis": "time",
     "rayplane.control_plane.controllers.job": "random",
+    "rayplane.control_plane.etcd.server.state_machine.apply": "rayplane.control_plane.etcd.server.replication.driver",
+    "rayplane.control_plane.etcd.server.services.kv": "rayplane.control_plane.etcd.server.member",
     "rayplane.control_plane.rpc.gate": "grpc",
     "rayplane.control_plane.scheduler.cycle": "os",
     "rayplane.node.kubelet.pod_worker": "ray",
@@ -42,3 +46,16 @@ def test_a_forbidden_import_breaks_the_contract_that_is_for_it(tmp_path: Path) -
         file.write_text(f"{file.read_text()}\nimport {imported}\n")
     said = contracts_of(tmp_path)
     assert [f for f in PLANTED.items() if f"{f[0]} -> {f[1]} " not in said] == []
+
+
+def circles(package: str) -> list[set[str]]:
+    """Modules of a package that import each other in a circle, be it for their types only."""
+    graph = grimp.build_graph("rayplane", exclude_type_checking_imports=False)
+    modules = {m for m in graph.modules if m == package or m.startswith(f"{package}.")}
+    reached = {m: graph.find_upstream_modules(m) & modules for m in modules}
+    alike = {frozenset({m, *(n for n in reached[m] if m in reached[n])}) for m in modules}
+    return [set(circle) for circle in alike if len(circle) > 1]
+
+
+def test_nothing_in_etcd_imports_each_other_in_a_circle() -> None:
+    assert circles("rayplane.control_plane.etcd") == []

@@ -66,7 +66,7 @@ async def test_a_leader_that_was_put_back_does_not_start() -> None:
         await cluster.put_retrying(b"k", b"v")
         last = member.applied
         async with asyncio.timeout(20):
-            while any(m.acknowledged(member.member_id, 0)[1] < last for m in cluster.members if m is not member):
+            while any(m.driver.acknowledged(member.member_id, 0)[1] < last for m in cluster.members if m is not member):
                 await asyncio.sleep(0.01)
         await cluster.kill(lost)
         node = cluster.nodes[lost]

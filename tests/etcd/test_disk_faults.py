@@ -284,9 +284,9 @@ async def test_the_leader_finds_a_member_that_differs_and_raises_an_alarm(tmp_pa
         bad = next(m for m in cluster.members if m is not leader)
         await tamper(bad.store)
         async with asyncio.timeout(SETTLE_S):
-            while not all(m.machine.is_corrupt(bad.member_id) for m in cluster.members):
+            while not all(m.machine.alarms.is_corrupt(bad.member_id) for m in cluster.members):
                 await asyncio.sleep(TICK_S)
-        assert [a.memberID for a in leader.machine.alarms] == [bad.member_id]
+        assert [a.memberID for a in leader.machine.alarms.all()] == [bad.member_id]
         for member in cluster.members:
             with pytest.raises(RpcError, match="etcdserver: corrupt cluster") as caught:
                 await cluster.put(b"k1", b"w", endpoint=member.client_address)

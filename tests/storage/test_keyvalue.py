@@ -1,8 +1,12 @@
 """One contract, every backend of the MVCC store."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -142,3 +146,78 @@ def test_a_full_lmdb_serves_nothing_any_more(tmp_path: Path) -> None:
     with pytest.raises(BackendError):
         backend.commit()
     backend.close()
+
+
+class SlowSync:
+    """An LMDB environment whose sync lasts until it may end; tells what was done, in its order."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self.done: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def sync(self, force: bool) -> None:
+        self.began.set()
+        assert self.may_end.wait(20)
+        self._env.sync(force)
+        self.done.append("synced")
+
+    def close(self) -> None:
+        self.done.append("closed")
+        self._env.close()
+
+
+async def given_up_flush(backend: LmdbBackend) -> SlowSync:
+    """A flush whose caller has gone while a thread still syncs the file."""
+    backend.put("meta", b"a", b"1")
+    backend._file.env = env = SlowSync(backend._file.env)
+    flush = asyncio.get_running_loop().create_task(backend.flush())
+    await asyncio.to_thread(env.began.wait, 20)
+    flush.cancel()
+    await asyncio.gather(flush, return_exceptions=True)
+    return env
+
+
+async def test_who_closes_lmdb_can_wait_for_the_thread_that_syncs_it(tmp_path: Path) -> None:
+    backend = LmdbBackend(tmp_path, BUCKETS)
+    env = await given_up_flush(backend)
+    idle = asyncio.get_running_loop().create_task(backend.idle())
+    await asyncio.sleep(0)
+    assert not idle.done()
+    env.may_end.set()
+    await idle
+    backend.close()
+    assert env.done == ["synced", "synced", "closed"]
+    again = LmdbBackend(tmp_path, BUCKETS)
+    assert again.get("meta", b"a") == b"1"
+    again.close()
+
+
+async def test_lmdb_is_not_closed_under_a_thread_that_syncs_it(tmp_path: Path) -> None:
+    backend = LmdbBackend(tmp_path, BUCKETS)
+    env = await given_up_flush(backend)
+    backend.abandon()
+    assert env.done == []
+    env.may_end.set()
+    await backend.idle()
+    assert env.done == ["synced", "closed"]
+
+
+def test_what_still_reads_lmdb_when_it_is_closed_is_refused(tmp_path: Path) -> None:
+    backend = LmdbBackend(tmp_path, BUCKETS)
+    for number in range(10):
+        backend.put("meta", b"%d" % number, b"v")
+    reader, begun, view = backend.reader(), backend.reader(), backend.view()
+    pairs = begun.scan("meta")
+    next(pairs)
+    backend.close()
+    for read in (lambda: reader.get_many("meta", [b"1"]), lambda: list(reader.scan("meta")), lambda: list(view)):
+        with pytest.raises(BackendError, match="closed while it was read"):
+            read()
+    with pytest.raises((BackendError, lmdb.Error)):
+        list(pairs)
+    reader.close()
+    begun.close()

@@ -1,29 +1,30 @@
-"""State of one raft node and its transitions: roles, terms, ticks, and which handler gets a
-message.
+"""State of one raft node, and its changes of role.
 
-Owns everything that is the same in all roles. `election`, `leader` and `follower` hold each role's
-rules and change the state through this class.
+Owns everything that is the same in all roles. `election`, `leader` and `follower` hold each role's rules and change
+the state through this class; `steps` tells them of time and messages.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rayplane.control_plane.etcd.raft import election, follower, leader
 from rayplane.control_plane.etcd.raft.config import Config
-from rayplane.control_plane.etcd.raft.errors import InvariantViolated, invariant
+from rayplane.control_plane.etcd.raft.errors import invariant
 from rayplane.control_plane.etcd.raft.log import RaftLog
 from rayplane.control_plane.etcd.raft.progress import Progress
 from rayplane.control_plane.etcd.raft.reads import ReadQueue
 from rayplane.control_plane.etcd.raft.storage import MemoryStorage
 from rayplane.control_plane.etcd.raft.types import (
     NONE,
+    ConfChange,
+    ConfChangeType,
     ConfState,
     Entry,
     EntryType,
     HardState,
     Message,
     MessageType,
+    ProgressState,
     ReadState,
     Role,
 )
@@ -44,8 +45,6 @@ _AFTER_APPEND = frozenset(
         MessageType.PRE_VOTE_RESP,
     }
 )
-_FROM_LEADER = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
-_UNBOUND_TO_TERM = frozenset({MessageType.READ_INDEX, MessageType.TRANSFER_LEADER})
 
 
 class Raft:
@@ -93,7 +92,7 @@ class Raft:
             self.term = term
             self.vote = NONE
         if self.role is Role.LEADER:
-            leader.remember(self)
+            self._remember()
         self.lead = NONE
         self.heartbeat_elapsed = 0
         self.votes = {}
@@ -141,12 +140,57 @@ class Raft:
         self.restart_election_timer()
         self.role = Role.LEADER
         self.lead = self.id
-        leader.track_members(self, active=False)
-        self.own_removal_index = leader.last_own_removal(self)
+        self.track_members(active=False)
+        self.own_removal_index = self._last_own_removal()
         self.term_start = self.append_entry(EntryType.NORMAL, b"")
         # An older membership change may be anywhere in the uncommitted tail, and none may follow before this term has
         # committed something (Ongaro's correction of single-server changes, raft-dev, July 2015).
         self.pending_conf_index = self.term_start
+
+    def track_members(self, *, active: bool) -> None:
+        """Make `progress` follow the configuration; known members keep theirs, new ones begin as `active` or not."""
+        known, config = self.progress, self.config
+        self.progress = {}
+        for member in sorted((*self.conf.voters, *self.conf.learners)):
+            progress = known.get(member)
+            if progress is None:
+                progress = Progress(
+                    self.log.last_index + 1,
+                    max_inflight=config.max_inflight_messages,
+                    max_inflight_bytes=config.max_inflight_bytes,
+                )
+                progress.recent_active = active
+            progress.is_learner = member in self.conf.learners
+            self.progress[member] = progress
+        own = self.progress.get(self.id)
+        if own is not None:
+            own.state, own.recent_active = ProgressState.REPLICATE, True
+            own.acknowledged(self.log.offset - 1)
+
+    def _remember(self) -> None:
+        """Before this node leads no more: what each member has acknowledged stays known, as far as it is committed.
+
+        What is not may be replaced by another leader's entries, and then is rightly gone.
+        """
+        for member, progress in self.progress.items():
+            self.witness.acknowledged(member, min(progress.match, self.log.committed))
+
+    def removes(self, change: ConfChange) -> bool:
+        """Whether the change takes this node's vote."""
+        return change.node_id == self.id and change.type is not ConfChangeType.ADD_NODE
+
+    def _last_own_removal(self) -> int:
+        """Index of the newest change in the uncommitted tail that takes this node's vote; 0 when there is none."""
+        log = self.log
+        tail = log.entries(max(log.applied + 1, log.first_index), log.last_index + 1, 1 << 62)
+        return max(
+            (
+                entry.index
+                for entry in tail
+                if entry.type is EntryType.CONF_CHANGE and self.removes(ConfChange.decode(entry.data))
+            ),
+            default=0,
+        )
 
     # -- shared actions
     # ------------------------------------------------------------------------------------
@@ -171,76 +215,3 @@ class Raft:
 
     def hard_state(self) -> HardState:
         return HardState(self.term, self.vote, self.log.committed)
-
-    # -- time
-    # ----------------------------------------------------------------------------------------------
-
-    def tick(self) -> None:
-        self.election_elapsed += 1
-        if self.role is Role.LEADER:
-            leader.on_tick(self)
-        elif self.election_elapsed >= self.election_timeout and self.is_promotable():
-            self.election_elapsed = 0
-            election.hup(self)
-
-    # -- messages
-    # ------------------------------------------------------------------------------------------
-
-    def step(self, message: Message) -> None:
-        """One message from another member. What is stale or not for this role is dropped, as the
-        network may do.
-        """
-        kind = message.type
-        if message.term > self.witness.terms.get(message.from_, 0) and self.conf.holds(message.from_):
-            self.witness.heard(message.from_, kind, message.term)
-        if kind in _UNBOUND_TO_TERM:
-            if self.role is Role.LEADER:
-                leader.step(self, message)
-            return
-        if message.term > self.term:
-            if not self._meet_higher_term(message):
-                return
-        elif message.term < self.term:
-            self._answer_lower_term(message)
-            return
-        if kind is MessageType.VOTE or kind is MessageType.PRE_VOTE:
-            election.on_vote_request(self, message)
-        elif self.role is Role.LEADER:
-            if kind in _FROM_LEADER:
-                raise InvariantViolated(
-                    f"two leaders in term {self.term}: {self.id} and {message.from_}; a member lost its disk"
-                )
-            leader.step(self, message)
-        elif kind in _FROM_LEADER:
-            if self.role is not Role.FOLLOWER:
-                self.become_follower(self.term, message.from_)
-            follower.step(self, message)
-        elif self.role is Role.FOLLOWER:
-            follower.step(self, message)
-        else:
-            election.step(self, message)
-
-    def _meet_higher_term(self, message: Message) -> bool:
-        """Adopt the term (§5.1) unless the message only asks; False when it must be ignored."""
-        kind = message.type
-        if kind is MessageType.VOTE or kind is MessageType.PRE_VOTE:
-            in_lease = (
-                self.config.check_quorum and self.lead != NONE and self.election_elapsed < self.config.election_ticks
-            )
-            if in_lease and message.context != election.TRANSFER:
-                return False  # thesis §4.2.3: a member that hears its leader is not disturbed
-        if kind is MessageType.PRE_VOTE or (kind is MessageType.PRE_VOTE_RESP and not message.reject):
-            return True
-        self.become_follower(message.term, message.from_ if kind in _FROM_LEADER else NONE)
-        return True
-
-    def _answer_lower_term(self, message: Message) -> None:
-        """Stale, but some senders must learn it or they would never catch up."""
-        kind = message.type
-        if kind is MessageType.APP or kind is MessageType.HEARTBEAT:
-            # This node's term is ahead (it campaigned while cut off); with leases nobody would
-            # listen to its campaigns, so it asks the leader to step down.
-            if self.config.check_quorum or self.config.pre_vote:
-                self.send(Message(MessageType.APP_RESP, message.from_, self.id, self.term))
-        elif kind is MessageType.PRE_VOTE:
-            self.send(Message(MessageType.PRE_VOTE_RESP, message.from_, self.id, self.term, reject=True))

@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rayplane.control_plane.etcd.raft.core import Raft
 from rayplane.control_plane.etcd.raft.quorum import VoteResult, vote_result
 from rayplane.control_plane.etcd.raft.types import NONE, Message, MessageType, Role
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.raft.core import Raft
 
 #: Context of a vote request that the old leader itself asked for: leases do not hold against it.
 TRANSFER = b"transfer"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rayplane.control_plane.etcd.raft import election
+from rayplane.control_plane.etcd.raft.core import Raft
 from rayplane.control_plane.etcd.raft.errors import LostEntries
 from rayplane.control_plane.etcd.raft.types import Message, MessageType, ReadState, Snapshot
-
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.raft.core import Raft
 
 
 def step(raft: Raft, message: Message) -> None:

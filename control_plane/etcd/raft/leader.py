@@ -6,18 +6,14 @@ proposals, acks and commits becomes one message per member.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rayplane.control_plane.etcd.raft.core import Raft
 from rayplane.control_plane.etcd.raft.errors import Compacted, SnapshotUnavailable
 from rayplane.control_plane.etcd.raft.progress import Progress
 from rayplane.control_plane.etcd.raft.quorum import committed_index, majority
 from rayplane.control_plane.etcd.raft.reads import round_of
 from rayplane.control_plane.etcd.raft.types import (
     NONE,
-    ConfChange,
-    ConfChangeType,
     Entry,
-    EntryType,
     Message,
     MessageType,
     ProgressState,
@@ -25,32 +21,8 @@ from rayplane.control_plane.etcd.raft.types import (
     payload,
 )
 
-if TYPE_CHECKING:
-    from rayplane.control_plane.etcd.raft.core import Raft
-
 #: By first index: entries that fit one message, and their payload.
 _Cut = dict[int, tuple[tuple[Entry, ...], int]]
-
-
-def track_members(raft: Raft, *, active: bool) -> None:
-    """Make `progress` follow the configuration; known members keep theirs, new ones begin as `active` or not."""
-    known, config = raft.progress, raft.config
-    raft.progress = {}
-    for member in sorted((*raft.conf.voters, *raft.conf.learners)):
-        progress = known.get(member)
-        if progress is None:
-            progress = Progress(
-                raft.log.last_index + 1,
-                max_inflight=config.max_inflight_messages,
-                max_inflight_bytes=config.max_inflight_bytes,
-            )
-            progress.recent_active = active
-        progress.is_learner = member in raft.conf.learners
-        raft.progress[member] = progress
-    own = raft.progress.get(raft.id)
-    if own is not None:
-        own.state, own.recent_active = ProgressState.REPLICATE, True
-        own.acknowledged(raft.log.offset - 1)
 
 
 # -- time
@@ -95,15 +67,6 @@ def broadcast_heartbeat(raft: Raft) -> None:
             commit = min(progress.match, committed)
             beat = Message(MessageType.HEARTBEAT, member, raft.id, raft.term, commit=commit, context=context)
             raft.send(beat._replace(index=progress.match, durable=durable))
-
-
-def remember(raft: Raft) -> None:
-    """Before this node leads no more: what each member has acknowledged stays known, as far as it is committed.
-
-    What is not may be replaced by another leader's entries, and then is rightly gone.
-    """
-    for member, progress in raft.progress.items():
-        raft.witness.acknowledged(member, min(progress.match, raft.log.committed))
 
 
 # -- replication
@@ -337,7 +300,7 @@ def _complete_transfer(raft: Raft, member: int, progress: Progress) -> None:
 
 def configuration_changed(raft: Raft) -> None:
     """The leader has applied a membership change: majorities may have shrunk, new members want feeding."""
-    track_members(raft, active=True)  # no reason yet to think that a new member is away
+    raft.track_members(active=True)  # no reason yet to think that a new member is away
     if raft.lead_transferee not in raft.conf.voters:
         raft.lead_transferee = NONE
     raft.broadcast_wanted = True
@@ -354,22 +317,3 @@ def _hand_over_if_removed(raft: Raft) -> None:
     """
     if raft.id not in raft.conf.voters and raft.lead_transferee == NONE:
         transfer(raft, max(raft.conf.voters, key=lambda voter: (raft.progress[voter].match, -voter)))
-
-
-def removes(raft: Raft, change: ConfChange) -> bool:
-    """Whether the change takes this node's vote."""
-    return change.node_id == raft.id and change.type is not ConfChangeType.ADD_NODE
-
-
-def last_own_removal(raft: Raft) -> int:
-    """Index of the newest change in the uncommitted tail that takes this node's vote; 0 when there is none."""
-    log = raft.log
-    tail = log.entries(max(log.applied + 1, log.first_index), log.last_index + 1, 1 << 62)
-    return max(
-        (
-            entry.index
-            for entry in tail
-            if entry.type is EntryType.CONF_CHANGE and removes(raft, ConfChange.decode(entry.data))
-        ),
-        default=0,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rayplane.control_plane.etcd.raft import election, leader
+from rayplane.control_plane.etcd.raft import election, leader, steps
 from rayplane.control_plane.etcd.raft.config import Config
 from rayplane.control_plane.etcd.raft.core import Raft
 from rayplane.control_plane.etcd.raft.errors import (
@@ -71,13 +71,13 @@ class RawNode:
 
     def tick(self) -> None:
         """One unit of logical time has passed."""
-        self._raft.tick()
+        steps.tick(self._raft)
 
     def step(self, message: Message) -> None:
         """A message from another member arrived. Stale ones are dropped. InvariantViolated on
         impossible ones.
         """
-        self._raft.step(message)
+        steps.step(self._raft, message)
 
     def propose(self, data: bytes) -> int:
         """Append to the leader's log; the index it will have if it commits in this term.
@@ -127,7 +127,7 @@ class RawNode:
         data = change.encode()
         raft.pending_conf_index = raft.append_entry(EntryType.CONF_CHANGE, data)
         raft.uncommitted_size += len(data)
-        if leader.removes(raft, change):
+        if raft.removes(change):
             raft.own_removal_index = raft.pending_conf_index
         return raft.pending_conf_index
 
