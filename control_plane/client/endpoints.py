@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import grpc
 
+from rayplane.control_plane.etcd_errors import LearnerRefuses, recognised
 from rayplane.control_plane.rpc import RpcError
 
 T = TypeVar("T")
@@ -59,10 +60,8 @@ class Endpoints:
 
 def never_sent(error: RpcError) -> bool:
     """Whether a failed call surely had no effect, so that even a write may be tried again on another replica."""
-    if error.code is grpc.StatusCode.FAILED_PRECONDITION:
-        # An etcd member that has not caught up yet refuses everything but the plainest reads.
-        return error.message.endswith("rpc not supported for learner")
-    return error.unsent
+    # An etcd member that has not caught up yet refuses everything but the plainest reads.
+    return error.unsent or isinstance(recognised(error), LearnerRefuses)
 
 
 async def call_any(

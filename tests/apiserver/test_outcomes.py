@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import grpc
 import pytest
 
+from rayplane.control_plane import etcd_errors
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
@@ -14,7 +15,6 @@ from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.outcomes import SPAN_S, surely_not_done
 from rayplane.control_plane.apiserver.storage.store import Storage, Write
-from rayplane.control_plane.etcd.server import errors as etcd_errors
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.etcd import kv_pb2

@@ -12,6 +12,7 @@ REAL_TIME = (
     "test_auth_clients.py",
     "test_crash.py",
     "test_disk_faults.py",
+    "test_errors.py",
     "test_odd_directories.py",
     "test_real_clients.py",
     "test_scale_members.py",

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server import MemberConfig, RefusedToStart, errors
+from rayplane.control_plane import etcd_errors as errors
+from rayplane.control_plane.etcd.server import MemberConfig, RefusedToStart
 from rayplane.control_plane.etcd.server.codec import CorruptEntry, Kind
 from rayplane.control_plane.etcd.server.services.passwords import ProcessSecrets, SimulatedSecrets
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rayplane.control_plane.etcd.server import errors, restore_member
+from rayplane.control_plane import etcd_errors as errors
+from rayplane.control_plane.etcd.server import restore_member
 from rayplane.control_plane.rpc import Identity, RpcError
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.proto.etcd import rpc_pb2 as pb

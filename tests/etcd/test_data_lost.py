@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import Member, errors
+from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.etcd.server.bootstrap.recovery import LOST_FILE
+from rayplane.control_plane.etcd.server.errors import DataLost
 from rayplane.control_plane.rpc.memory import Fabric
 from tests.etcd.harness import EtcdCluster, etcd_cluster
 from tests.etcd.test_failover import Cut
@@ -46,7 +48,7 @@ async def test_a_follower_that_was_put_back_does_not_start_even_where_the_leader
             while not heir.is_leader:
                 await asyncio.sleep(0.01)
         for _ in range(2):
-            with pytest.raises(errors.DataLost, match=r"put back to an older state; .* remove it from the cluster"):
+            with pytest.raises(DataLost, match=r"put back to an older state; .* remove it from the cluster"):
                 await cluster.start(lost)
         assert cluster.nodes[lost].disk.exists(LOST_FILE)
         await cluster.put_retrying(b"still", b"writable")
@@ -71,7 +73,7 @@ async def test_a_leader_that_was_put_back_does_not_start() -> None:
         await cluster.kill(lost)
         node = cluster.nodes[lost]
         node.env = replace(node.env, disk=before)
-        with pytest.raises(errors.DataLost, match="put back"):
+        with pytest.raises(DataLost, match="put back"):
             await cluster.start(lost)
 
 
@@ -94,7 +96,7 @@ async def test_one_that_could_ask_nobody_stops_at_the_first_word_of_the_leader(
         assert isinstance(member.failure, raft.LostEntries)
         said = [r for r in caplog.records if r.levelno >= logging.ERROR]
         assert len(said) == 1 and said[0].exc_info is None and "put back to an older state" in said[0].message
-        with pytest.raises(errors.DataLost):
+        with pytest.raises(DataLost):
             await cluster.start(lost)
 
 
@@ -134,7 +136,7 @@ async def test_a_member_that_failed_to_start_can_be_aborted_and_stopped() -> Non
         await cluster.stop("m0")
         await node.disk.write_atomic(LOST_FILE, b"gone")
         member = Member(node.config, node.env, node.network)
-        with pytest.raises(errors.DataLost, match="gone"):
+        with pytest.raises(DataLost, match="gone"):
             await member.start()
         await member.abort()
         await member.stop()

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster

@@ -19,6 +19,7 @@ from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client.endpoints import never_sent
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.singleflight import SingleFlight
+from rayplane.control_plane.etcd_errors import EtcdError, recognised
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
 
@@ -27,18 +28,16 @@ Code = grpc.StatusCode
 # How long a write is tried again while etcd has no leader, and the pauses in between.
 SPAN_S = 15.0
 _BACKOFF = Backoff(0.05, 0.5)
-# A member says so when it takes no request in the first place; what it says of a request it has taken is another
-# matter (a change of the leader, a time that ran out).
-_NO_LEADER = "etcdserver: no leader"
 _SILENT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 
 
 def surely_not_done(error: RpcError) -> bool:
     """Whether a failed transaction cannot have been applied, now or later."""
-    if never_sent(error) or error.message == _NO_LEADER:
+    if never_sent(error):
         return True
-    # A member's own refusal. Connections and channels that end say nothing of what became of a request.
-    return error.message.startswith("etcdserver: ") and error.code not in (*_SILENT, Code.CANCELLED, Code.UNKNOWN)
+    # A member's own word. Connections and channels that end say nothing of what became of a request.
+    said = recognised(error)
+    return isinstance(said, EtcdError) and not said.taken
 
 
 class Tries:

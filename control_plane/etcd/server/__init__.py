@@ -21,8 +21,9 @@ wait (`max_pending_proposals`, refused), messages for a peer (`peer_queue_messag
 from rayplane.control_plane.etcd.server.bootstrap.recovery import BackendFactory, default_backend
 from rayplane.control_plane.etcd.server.bootstrap.restore import restore_member
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION, MemberConfig
-from rayplane.control_plane.etcd.server.errors import EtcdError, RefusedToStart
+from rayplane.control_plane.etcd.server.errors import RefusedToStart
 from rayplane.control_plane.etcd.server.member import Member
+from rayplane.control_plane.etcd_errors import EtcdError
 
 __all__ = [
     "ETCD_VERSION",

@@ -17,8 +17,8 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.bootstrap.recovery import (
     LOST_FILE,
     BackendFactory,

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from rayplane.control_plane.etcd.raft import SoftState
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
-from rayplane.control_plane.etcd.server.errors import Code
 from rayplane.control_plane.etcd.server.metrics.process import add_process
 from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
 from rayplane.control_plane.etcd.server.ports import PeerStubs, RaftStatus
@@ -24,6 +23,7 @@ from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
 from rayplane.control_plane.etcd.server.replication.transport import Traffic as PeerTraffic
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.control_plane.etcd.server.state_machine.watchable_store import WatchableStore
+from rayplane.control_plane.etcd_errors import Code
 from rayplane.control_plane.rpc import Context, Method, RpcError, Service, Traffic
 from rayplane.control_plane.rpc.errors import error_of
 from rayplane.control_plane.tasks import cancel_and_wait

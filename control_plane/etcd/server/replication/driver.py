@@ -17,8 +17,8 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery, shorten
 from rayplane.control_plane.etcd.server.codec import (
     Kind,

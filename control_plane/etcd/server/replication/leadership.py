@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.ports import RaftStatus
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine

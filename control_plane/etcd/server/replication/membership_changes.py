@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import Kind, encode_member
 from rayplane.control_plane.etcd.server.config import MemberConfig, member_id
 from rayplane.control_plane.etcd.server.ports import PeerStubs, RaftStatus

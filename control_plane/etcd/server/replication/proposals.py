@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import Kind, encode_request
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.state_machine.auth.store import INTERNAL, AuthStore, as_caller

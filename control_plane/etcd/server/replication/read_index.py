@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 
 
 @dataclass(slots=True)

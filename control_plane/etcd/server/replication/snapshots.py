@@ -9,8 +9,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.rpc import RpcError

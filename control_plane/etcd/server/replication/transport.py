@@ -12,9 +12,9 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Protocol
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import PEER, message_to_wire
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.tasks import cancel_and_wait

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.ports import Proposer, RaftStatus, ReadBarrier
 from rayplane.control_plane.etcd.server.services.base import Base

@@ -6,7 +6,7 @@ leader is known. A learner answers serializable reads and status only.
 
 from typing import Any
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.ports import RaftStatus
 from rayplane.control_plane.etcd.server.services.callers import Callers
 from rayplane.control_plane.rpc import Context

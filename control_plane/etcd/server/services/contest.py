@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.services.kv import KVService
 from rayplane.control_plane.etcd.server.services.lease import LeaseService
 from rayplane.control_plane.etcd.server.services.watch import WatchService

@@ -1,6 +1,6 @@
 """The KV service: the first and the last step of a put, a range, a transaction."""
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.ports import Proposer, RaftStatus, ReadBarrier
@@ -72,7 +72,7 @@ class KVService(Base):
             try:
                 response: pb.TxnResponse = kv.run_read_only_txn(self.store, request)
             except MvccError as e:
-                raise errors.from_store(e) from None
+                raise kv.from_store(e) from None
         else:
             self._check_size(request)
             response = await self.callers.propose(Kind.TXN, request, context)

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.ports import RaftStatus, ReadBarrier
 from rayplane.control_plane.etcd.server.services.base import Base

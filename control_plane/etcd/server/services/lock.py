@@ -1,6 +1,6 @@
 """The Lock service: the owner of a contest (see `contest`) holds the lock."""
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.ports import RaftStatus
 from rayplane.control_plane.etcd.server.services.base import Base
 from rayplane.control_plane.etcd.server.services.callers import Callers

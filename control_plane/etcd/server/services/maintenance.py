@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
 from rayplane.control_plane.etcd.server.ports import LeaderMoves, Proposer, RaftStatus, ReadBarrier

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import bcrypt
 
-from rayplane.control_plane.etcd.server.errors import PasswordTooLong
+from rayplane.control_plane.etcd_errors import PasswordTooLong
 from rayplane.storage.env import Env
 
 #: bcrypt looks at no more bytes of a password than these.

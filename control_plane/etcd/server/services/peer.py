@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import CorruptEntry, Kind, decode_member, message_from_wire
 from rayplane.control_plane.etcd.server.ports import MembershipChanges, Proposer
 from rayplane.control_plane.etcd.server.replication.transport import REMOVED

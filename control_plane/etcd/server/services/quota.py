@@ -1,6 +1,6 @@
 """The space that a member's store may take: more is refused before it is proposed."""
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.ports import Proposer
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.ports import RaftStatus, ReadBarrier
 from rayplane.control_plane.etcd.server.state_machine import kv
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
@@ -43,7 +43,7 @@ class Ranges:
         try:
             return kv.run_range(self._store, request)
         except MvccError as e:
-            raise errors.from_store(e) from None
+            raise kv.from_store(e) from None
 
     async def range_encoded(self, request: pb.RangeRequest, context: Context) -> pb.RangeResponse | Encoded:
         """As `range`; a large answer comes encoded, its header complete. Raises EtcdError."""
@@ -53,7 +53,7 @@ class Ranges:
                 return await run_large_range(self._store, request, self._raft.header)
             return kv.run_range(self._store, request)
         except MvccError as e:
-            raise errors.from_store(e) from None
+            raise kv.from_store(e) from None
 
     async def _ready(self, request: pb.RangeRequest, context: Context | None) -> None:
         self.check_sound()

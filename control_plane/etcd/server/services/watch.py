@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.ports import RaftStatus
 from rayplane.control_plane.etcd.server.services.base import Base
 from rayplane.control_plane.etcd.server.services.callers import Callers

@@ -3,7 +3,7 @@
 Raised and cleared through the log; kept in the store's bucket "alarm".
 """
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.proto.etcd.rpc_pb2 import CORRUPT, NONE, NOSPACE, AlarmMember, AlarmRequest, AlarmType
 from rayplane.storage.keyvalue import Backend
 

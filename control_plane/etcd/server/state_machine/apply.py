@@ -10,7 +10,6 @@ from typing import Any
 from google.protobuf.message import Message
 
 from rayplane.control_plane.etcd.raft import ConfChange, ConfState
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import (
     CorruptEntry,
     Kind,
@@ -89,7 +88,7 @@ class StateMachine:
                 authorize(self.auth, self.lessor, NOBODY, kind, request)
             return self._appliers[kind](request, now)
         except (CompactedError, FutureRevisionError) as e:
-            raise errors.from_store(e) from None
+            raise kv.from_store(e) from None
 
     def apply_conf_change(self, change: ConfChange, member: pb.Member) -> None:
         """Raises EtcdError when the change does not fit (any more); the caller then tells raft of a change of NONE."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane.etcd.server.state_machine import kv
 from rayplane.proto.etcd.rpc_pb2 import HashKVResponse, ResponseHeader
 from rayplane.storage.mvcc import MvccError, Store
 
@@ -19,6 +19,6 @@ class Hasher:
         try:
             value, compacted, hashed = await self._store.hash_kv_gently(revision)
         except MvccError as e:
-            raise errors.from_store(e) from None
+            raise kv.from_store(e) from None
         header = self._header(self._store.revision)
         return HashKVResponse(header=header, hash=value, compact_revision=compacted, hash_revision=hashed)

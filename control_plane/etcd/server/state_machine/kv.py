@@ -7,7 +7,7 @@ the revision only; the service fills in the rest. A request that is refused chan
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.state_machine.lessor import Lessor
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.proto.etcd.rpc_pb2 import (
@@ -24,7 +24,7 @@ from rayplane.proto.etcd.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from rayplane.storage.mvcc import CompactedError, FutureRevisionError, RangeResult, Store, WriteTxn
+from rayplane.storage.mvcc import CompactedError, FutureRevisionError, MvccError, RangeResult, Store, WriteTxn
 
 _SORT_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
     RangeRequest.KEY: lambda kv: kv.key,
@@ -48,6 +48,15 @@ _COMPARE_WITH: dict[int, Callable[[Compare], int | bytes]] = {
     Compare.LEASE: lambda c: c.lease,
 }
 _MISSING = KeyValue()
+
+
+def from_store(error: MvccError) -> Exception:
+    """The API's error for one of the MVCC store; others as they are."""
+    if isinstance(error, CompactedError):
+        return errors.Compacted()
+    if isinstance(error, FutureRevisionError):
+        return errors.FutureRevision()
+    return error
 
 
 class View(Protocol):

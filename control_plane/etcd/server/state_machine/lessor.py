@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rayplane.control_plane.etcd.server.errors import LeaseExists, LeaseNotFound, LeaseTTLTooLarge
+from rayplane.control_plane.etcd_errors import LeaseExists, LeaseNotFound, LeaseTTLTooLarge
 
 #: Largest TTL in seconds, as in etcd.
 TTL_MAX_S = 9_000_000_000

@@ -7,8 +7,8 @@ all members alike.
 
 from collections.abc import Iterable
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.raft import ConfChange, ConfChangeType
-from rayplane.control_plane.etcd.server import errors
 from rayplane.proto.etcd.rpc_pb2 import Member
 from rayplane.storage.keyvalue import Backend
 

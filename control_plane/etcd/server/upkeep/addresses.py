@@ -8,7 +8,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.bootstrap.recovery import Recovery, initial_addresses
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import MemberConfig

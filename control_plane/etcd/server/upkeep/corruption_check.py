@@ -12,9 +12,9 @@ import asyncio
 import logging
 from collections import Counter
 
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import PEER, Kind
 from rayplane.control_plane.etcd.server.config import MemberConfig
+from rayplane.control_plane.etcd.server.errors import RefusedToStart
 from rayplane.control_plane.etcd.server.ports import Proposer, RaftStatus, ReadBarrier
 from rayplane.control_plane.etcd.server.state_machine.apply import StateMachine
 from rayplane.control_plane.etcd.server.state_machine.hashing import Hasher
@@ -56,7 +56,7 @@ class CorruptionCheck:
         differing = sorted(i for i, other in others.items() if other != own.hash)
         if len(differing) > len(others) - len(differing):
             names = ", ".join(f"{i:x}" for i in differing)
-            raise errors.RefusedToStart(
+            raise RefusedToStart(
                 f"the store of member {self._config.name} differs from that of {names} at revision "
                 f"{own.hash_revision}: it is damaged; remove this member from the cluster, delete its data directory "
                 "and add it again"

@@ -9,8 +9,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.raft import Role, SoftState
-from rayplane.control_plane.etcd.server import errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.config import MemberConfig
 from rayplane.control_plane.etcd.server.ports import PeerStubs, Proposer, RaftStatus, ReadBarrier

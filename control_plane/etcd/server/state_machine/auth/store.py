@@ -23,7 +23,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.codec import Kind
 from rayplane.control_plane.etcd.server.state_machine.auth.ranges import Ranges, is_valid_grant
 from rayplane.control_plane.etcd.server.state_machine.auth.tokens import SimpleTokens

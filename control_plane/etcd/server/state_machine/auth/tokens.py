@@ -14,7 +14,8 @@ import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from rayplane.control_plane.durations import DurationError, parse_duration
-from rayplane.control_plane.etcd.server.errors import RefusedToStart, VerifyOnly
+from rayplane.control_plane.etcd.server.errors import RefusedToStart
+from rayplane.control_plane.etcd_errors import VerifyOnly
 from rayplane.storage.env import Clock
 
 #: Simple tokens kept; beyond that the one unused for longest ends early.

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from google.protobuf.message import Message
 
-from rayplane.control_plane.etcd.server import errors
+from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd.server.web.gateway.messages import fill
 from rayplane.control_plane.etcd.server.web.gateway.syntax import Extent, Incomplete, JsonError, first_value, skip_space
 from rayplane.control_plane.rpc import Context, Encoded, Method, RpcError, identity_of_transport
