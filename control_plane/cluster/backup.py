@@ -31,8 +31,8 @@ from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.launch import Progress
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, read_encryption
+from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.supervisor import spec_for
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Role
 from rayplane.control_plane.etcd.server import restore_member
 from rayplane.proto.etcd.kv_pb2 import KeyValue
@@ -213,18 +213,11 @@ async def _check_fresh(directory: StateDir, state: ClusterState) -> None:
 
 
 async def _seed(directory: StateDir, state: ClusterState, secrets: Secrets, chunks: Iterable[bytes]) -> None:
+    maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.path))
     for instance in state.topology.of(Role.MEMBER):
         if not _is_local(instance.machine.address):
             raise ClusterError(f"{instance.name} would run on {instance.machine.address}: restore on one machine only")
-        spec = spec_for(
-            instance,
-            state.topology,
-            config=state.config,
-            plan=state.plan,
-            secrets=secrets,
-            state_dir=str(directory.path),
-            restarted=False,
-        )
+        spec = maker.make(instance, state.topology, restarted=False)
         await restore_member(member_config(spec), LocalDisk(spec.data_dir), chunks)
 
 

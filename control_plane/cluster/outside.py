@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.ports import claim
 from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, ask_supervisor, tls_dir
-from rayplane.control_plane.cluster.supervisor import Supervisor
+from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
@@ -37,7 +38,9 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
         directory = str(tls_dir(spec))
         spec.credentials.write(tls_dir(spec))
     if spec.instance.role is Role.SUPERVISOR:
-        component: Component = Supervisor(spec, network, host, disk=env.disk, clock=env.clock)
+        component: Component = Supervisor(
+            spec, network, host, disk=env.disk, clock=env.clock, claim=lambda: claim(*spec.plan.claim_address)
+        )
     else:
         component = build(spec, env, network, tls_dir=directory)
     try:

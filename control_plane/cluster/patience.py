@@ -76,7 +76,10 @@ def is_passing(error: RpcError) -> bool:
 
 
 async def until(
-    attempt: Callable[[], Awaitable[T]], span_s: float, retry: Callable[[RpcError], bool] = lambda _: True
+    attempt: Callable[[], Awaitable[T]],
+    span_s: float,
+    retry: Callable[[RpcError], bool] = lambda _: True,
+    slow: Callable[[], float] = slowdown,
 ) -> T:
     """Try until it works; the last RpcError when it did not in that span, or when `retry` says that it never will."""
     loop = asyncio.get_running_loop()
@@ -85,7 +88,7 @@ async def until(
         try:
             return await attempt()
         except RpcError as e:
-            patience.passed(loop.time(), slowdown())
+            patience.passed(loop.time(), slow())
             if not retry(e) or patience.over:
                 raise
         await asyncio.sleep(RETRY_S)

@@ -4,6 +4,7 @@ They lie below the range from which the kernel gives ports to outgoing connectio
 actor's port while it is being restarted.
 """
 
+import asyncio
 import random
 import socket
 from collections.abc import Collection
@@ -21,6 +22,15 @@ def free_port(host: str, taken: Collection[int], rng: random.Random) -> int:
         if port not in taken and can_bind(host, port):
             return port
     raise ClusterError(f"found no free port from {RANGE.start} to {RANGE.stop} on {host}; close some servers")
+
+
+async def claim(host: str, port: int) -> asyncio.Server:
+    """Listen, and hang up on whoever calls: that somebody listens is all that it says."""
+    return await asyncio.start_server(_hang_up, host, port)
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
 
 
 def can_bind(host: str, port: int) -> bool:

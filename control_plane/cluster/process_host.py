@@ -23,8 +23,8 @@ from rayplane.control_plane.cluster.host import HostSocket, not_started, start_a
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.renewal import newest
+from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.supervisor import founding_specs
 from rayplane.control_plane.cluster.topology import Machine, Role
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.memory import Fabric

@@ -22,8 +22,8 @@ from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.host import start_all
 from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.state import StateDir
-from rayplane.control_plane.cluster.supervisor import founding_specs
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.storage.env.private import UMASK
 

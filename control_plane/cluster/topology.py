@@ -4,7 +4,7 @@ The topology is the supervisor's wish list. It is kept in etcd under `TOPOLOGY_K
 where another ended.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -41,6 +41,16 @@ PORTS: Mapping[Role, tuple[str, ...]] = {
 }
 
 
+class Phase(StrEnum):
+    """How far an actor has come. Any supervisor goes on from here."""
+
+    JOINING = "joining"
+    """A member that is to become a voter: it is added as a learner, started, promoted."""
+    ACTIVE = "active"
+    LEAVING = "leaving"
+    """It is taken out of etcd, stopped, its nodes are deleted; then nothing of it is wanted any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Where an actor runs: an address others reach, and the host's own name for it (a Ray node id)."""
@@ -61,6 +71,9 @@ class Instance:
     """A node host's nodes."""
     joins: bool = False
     """A member that was added to a running cluster."""
+    phase: Phase = Phase.ACTIVE
+    replaces: str = ""
+    """The member whose place one that joins takes; that one leaves when this one votes."""
 
     def endpoint(self, port: str) -> str:
         return f"{self.machine.address}:{self.ports[port]}"
@@ -73,6 +86,8 @@ class Instance:
             "ports": dict(self.ports),
             "nodes": list(self.nodes),
             "joins": self.joins,
+            "phase": self.phase.value,
+            "replaces": self.replaces,
         }
 
     @staticmethod
@@ -84,6 +99,9 @@ class Instance:
             ports=data["ports"],
             nodes=tuple(data["nodes"]),
             joins=data["joins"],
+            # Earlier versions wrote neither.
+            phase=Phase(data.get("phase", Phase.ACTIVE)),
+            replaces=data.get("replaces", ""),
         )
 
 
@@ -98,6 +116,9 @@ class Topology:
     def of(self, role: Role) -> tuple[Instance, ...]:
         return tuple(i for i in self.instances if i.role is role)
 
+    def has(self, name: str) -> bool:
+        return any(i.name == name for i in self.instances)
+
     def get(self, name: str) -> Instance:
         for instance in self.instances:
             if instance.name == name:
@@ -109,7 +130,7 @@ class Topology:
         return tuple(i.endpoint(port) for i in self.of(role))
 
     def with_instance(self, instance: Instance) -> "Topology":
-        if any(i.name == instance.name for i in self.instances):
+        if self.has(instance.name):
             raise UsageError(f"there is an actor called {instance.name!r} already; choose another name")
         return replace(self, instances=(*self.instances, instance))
 
@@ -134,6 +155,14 @@ class Topology:
     def next_node(self) -> str:
         taken = {n for i in self.instances for n in i.nodes}
         return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
+
+    def least_used(self, machines: Sequence[Machine]) -> Machine:
+        """Of some machines, of which there is at least one, the first that carries the fewest actors."""
+        load = dict.fromkeys(machines, 0)
+        for instance in self.instances:
+            if instance.machine in load:
+                load[instance.machine] += 1
+        return min(machines, key=lambda m: load[m])
 
     def to_json(self) -> dict[str, Any]:
         return {"run": self.run, "instances": [i.to_json() for i in self.instances]}

@@ -16,7 +16,8 @@ from rayplane.control_plane.cluster.host import HostSocket, not_started
 from rayplane.control_plane.cluster.launch import with_ports
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
 from rayplane.control_plane.cluster.ports import can_bind
-from rayplane.control_plane.cluster.supervisor import Supervisor, spec_for
+from rayplane.control_plane.cluster.specs import SpecMaker
+from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, founding
 from rayplane.control_plane.rpc import Identity, Stub
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
@@ -105,7 +106,8 @@ class FakeHost:
         self._machines = tuple(m for m in self._machines if m != machine)
         for name in [n for n, s in self.actors.items() if s.instance.machine == machine]:
             self._disks.pop(name, None)
-            await self.kill(name, "KILL")
+            if name in self.actors:
+                await self.kill(name, "KILL")
 
     async def Delete(self, request: objects_pb2.DeleteRequest, context: object) -> objects_pb2.Object:
         """The part of the API that a supervisor uses."""
@@ -134,15 +136,9 @@ class World:
         self._supervisor_network: MemoryNetwork | None = None
 
     def spec(self, instance: Instance, topology: Topology | None = None) -> Spec:
-        return spec_for(
-            instance,
-            topology or self.topology,
-            config=self.config,
-            plan=AddressPlan(next(s for s in range(SLOTS - 1, -1, -1) if can_bind(*AddressPlan(s).claim_address))),
-            secrets=self.secrets,
-            state_dir="/nowhere",
-            restarted=False,
-        )
+        slot = next(s for s in range(SLOTS - 1, -1, -1) if can_bind(*AddressPlan(s).claim_address))
+        maker = SpecMaker(config=self.config, plan=AddressPlan(slot), secrets=self.secrets, state_dir="/nowhere")
+        return maker.make(instance, topology or self.topology, restarted=False)
 
     async def start_members(self) -> None:
         await asyncio.gather(*(self.host.start(self.spec(m)) for m in self.topology.of(Role.MEMBER)))

@@ -33,8 +33,8 @@ from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.ports import can_bind
 from rayplane.control_plane.cluster.process_host import ProcessHost
 from rayplane.control_plane.cluster.readiness import await_ready
+from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.supervisor import spec_for
 from rayplane.control_plane.cluster.topology import Machine, Role, Topology, founding
 from rayplane.control_plane.rpc import Network, RpcError
 
@@ -202,18 +202,8 @@ async def _running(config: ClusterConfig, directory: StateDir) -> AsyncIterator[
     _write_access(directory, state, secrets)
 
     def spec(role: Role) -> list[Any]:
-        return [
-            spec_for(
-                instance,
-                topology,
-                config=config,
-                plan=state.plan,
-                secrets=secrets,
-                state_dir=str(directory.path),
-                restarted=False,
-            )
-            for instance in topology.of(role)
-        ]
+        maker = SpecMaker(config=config, plan=state.plan, secrets=secrets, state_dir=str(directory.path))
+        return [maker.make(instance, topology, restarted=False) for instance in topology.of(role)]
 
     try:
         # The supervisor claims the addresses; it finds the others already there or being started.

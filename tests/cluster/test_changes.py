@@ -13,10 +13,10 @@ from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.apiserver import endpoints as api_endpoints
 from rayplane.control_plane.client import api as client_api
-from rayplane.control_plane.cluster import supervisor
 from rayplane.control_plane.cluster.access import access, current_topology, refresh
 from rayplane.control_plane.cluster.scenario import ClusterActions, Runner, parse
 from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.cluster.supervisor import reconciler
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -90,7 +90,7 @@ async def _healthy(c: Cluster) -> None:
 async def test_every_member_and_api_server_can_be_replaced_while_a_client_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "LEARN_S", 1.5)
+    monkeypatch.setattr(reconciler, "LEARN_S", 1.5)
     monkeypatch.setattr(client_api, "DISCOVER_EVERY_S", 0.5)
     monkeypatch.setattr(api_endpoints, "_FOLLOW_S", 0.3)
     async with cluster(nodes=2, schedulers=1, controllers=1) as c:
@@ -107,8 +107,9 @@ async def test_every_member_and_api_server_can_be_replaced_while_a_client_writes
         # The others have found the new ones: pods are made, placed and run.
         await c.api.create("deployments.apps", deployment("web", 4))
         await c.pods_ready(4, "app=web")
+        # The load balancer learns of new servers by asking now and then.
+        await _healthy(c)
         async with access(c.directory) as admin:
-            assert (await status(admin))["healthy"]
             topology = await current_topology(admin)
         names = [i.name for i in topology.instances if i.role in (Role.MEMBER, Role.APISERVER)]
         assert sorted(names) == ["front-0", "front-1", "member-3", "member-4", "member-5"]

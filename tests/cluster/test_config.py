@@ -26,9 +26,9 @@ from rayplane.control_plane.cluster.errors import ClusterError, NotUp, UsageErro
 from rayplane.control_plane.cluster.launch import down, going_on
 from rayplane.control_plane.cluster.pki import Secrets, issue, kubeconfig
 from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port
+from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.supervisor import spec_for
-from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, crowded, founding
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, crowded, founding
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import identity_of
 from rayplane.storage.env import Env, LocalDisk, SystemClock
@@ -141,6 +141,8 @@ _INSTANCES = st.builds(
     ports=st.dictionaries(_NAMES, st.integers(1, 65535), max_size=2),
     nodes=st.lists(_NAMES, max_size=3).map(tuple),
     joins=st.booleans(),
+    phase=st.sampled_from(Phase),
+    replaces=_NAMES,
 )
 
 
@@ -148,6 +150,13 @@ _INSTANCES = st.builds(
 def test_a_topology_survives_json(instances: list[Instance]) -> None:
     topology = Topology(tuple(instances))
     assert Topology.from_json(json.loads(json.dumps(topology.to_json()))) == topology
+
+
+def test_a_topology_that_an_earlier_version_wrote_is_read() -> None:
+    written = Instance("member-0", Role.MEMBER, MACHINES[0], {"client": 1}, joins=True).to_json()
+    del written["phase"], written["replaces"]
+    (member,) = Topology.from_json({"run": "r", "instances": [written]}).instances
+    assert (member.phase, member.replaces, member.joins) == (Phase.ACTIVE, "", True)
 
 
 # --- ports --------------------------------------------------------------------------------------
@@ -257,16 +266,9 @@ def test_who_an_actor_is(secrets: Secrets, role: Role, user: str, groups: tuple[
 
 def test_only_who_needs_a_secret_gets_it(secrets: Secrets) -> None:
     topology = founding(ClusterConfig(), MACHINES)
+    maker = SpecMaker(config=ClusterConfig(), plan=AddressPlan(0), secrets=secrets, state_dir="/x")
     for instance in topology.instances:
-        spec = spec_for(
-            instance,
-            topology,
-            config=ClusterConfig(),
-            plan=AddressPlan(0),
-            secrets=secrets,
-            state_dir="/x",
-            restarted=False,
-        )
+        spec = maker.make(instance, topology, restarted=False)
         has_authority = spec.secrets is not None and spec.secrets.ca_key != b""
         assert has_authority == (instance.role is Role.SUPERVISOR)
         has_tokens = spec.secrets is not None and spec.secrets.token_key != b""
@@ -287,15 +289,8 @@ def test_an_audit_policy_stays_with_the_cluster_until_another_is_asked_for(secre
     member = Instance("member-0", Role.MEMBER, MACHINES[0], {"client": 1})
     placed = Instance("apiserver-0", Role.APISERVER, MACHINES[0], {"grpc": 2, "https": 3})
     topology = Topology((member, placed), "run")
-    spec = spec_for(
-        placed,
-        topology,
-        config=kept,
-        plan=AddressPlan(0),
-        secrets=secrets,
-        state_dir=str(tmp_path),
-        restarted=True,
-    )
+    maker = SpecMaker(config=kept, plan=AddressPlan(0), secrets=secrets, state_dir=str(tmp_path))
+    spec = maker.make(placed, topology, restarted=True)
     env = Env(SystemClock(), random.Random(1), LocalDisk(tmp_path))
     server = build(spec, env, MemoryNetwork(Fabric(), "a"), tls_dir=None)
     assert isinstance(server, ApiServer)

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.cluster import starting
-from rayplane.control_plane.cluster import supervisor as supervisor_module
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
 from rayplane.control_plane.cluster.host import not_started, start_all
-from rayplane.control_plane.cluster.supervisor import founding_specs
+from rayplane.control_plane.cluster.specs import founding_specs
+from rayplane.control_plane.cluster.supervisor import reconciler, starts
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -24,9 +23,9 @@ LIMIT_S = 40.0
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
-    monkeypatch.setattr(supervisor_module, "LEARN_S", 0.0)
-    monkeypatch.setattr(starting, "RESTARTS", Backoff(0.04, 30.0))
+    monkeypatch.setattr(reconciler, "CHECK_EVERY_S", 0.02)
+    monkeypatch.setattr(reconciler, "LEARN_S", 0.0)
+    monkeypatch.setattr(starts, "RESTARTS", Backoff(0.04, 30.0))
     made = World()
     await made.start_members()
     yield made

@@ -13,13 +13,13 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2
 
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.cluster import outside, supervisor
+from rayplane.control_plane.cluster import outside, specs
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity_of_actor, issue
 from rayplane.control_plane.cluster.renewal import RENEW_AT, Renewal, newest, renew_admin, tls_dir
-from rayplane.control_plane.cluster.supervisor import spec_for
+from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 from rayplane.control_plane.rpc import Identity, RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
@@ -149,15 +149,8 @@ def test_an_actor_of_a_newer_version_does_not_show_what_an_older_one_issued(tmp_
 
 def _spec(secrets: Secrets, directory: Path) -> Spec:
     instance = Instance("member-0", Role.MEMBER, Machine())
-    return spec_for(
-        instance,
-        Topology((instance,)),
-        config=ClusterConfig(),
-        plan=AddressPlan(0),
-        secrets=secrets,
-        state_dir=str(directory),
-        restarted=False,
-    )
+    maker = SpecMaker(config=ClusterConfig(), plan=AddressPlan(0), secrets=secrets, state_dir=str(directory))
+    return maker.make(instance, Topology((instance,)), restarted=False)
 
 
 # --- servers and clients ------------------------------------------------------------------------
@@ -262,7 +255,7 @@ async def test_a_running_cluster_renews_all_certificates(monkeypatch: pytest.Mon
         first.add(serial(made.cert))
         return made
 
-    monkeypatch.setattr(supervisor, "issue", issued_long_ago)
+    monkeypatch.setattr(specs, "issue", issued_long_ago)
     monkeypatch.setattr(outside, "CHECK_EVERY_S", 0.1)
     async with cluster(members=1, apiservers=1, nodes=1) as running:
         admin = Credentials.read(running.directory.admin)

@@ -10,8 +10,7 @@ import orjson
 import pytest
 
 from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.cluster import starting
-from rayplane.control_plane.cluster import supervisor as supervisor_module
+from rayplane.control_plane.cluster.supervisor import etcd, reconciler, service, starts
 from rayplane.control_plane.cluster.topology import TOPOLOGY_KEY, Instance, Role, Topology
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -23,10 +22,10 @@ LIMIT_S = 20.0
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "CHECK_EVERY_S", 0.02)
-    monkeypatch.setattr(supervisor_module, "LEARN_S", 0.0)
-    monkeypatch.setattr(supervisor_module, "LOAD_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(starting, "RESTARTS", Backoff(0.04, 30.0))
+    monkeypatch.setattr(reconciler, "CHECK_EVERY_S", 0.02)
+    monkeypatch.setattr(reconciler, "LEARN_S", 0.0)
+    monkeypatch.setattr(etcd, "LOAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(starts, "RESTARTS", Backoff(0.04, 30.0))
 
 
 @pytest.fixture
@@ -99,8 +98,7 @@ async def test_an_actor_that_does_not_start_is_tried_ever_more_rarely(world: Wor
     assert set(world.host.actors) == world.names
 
 
-async def test_a_start_that_hangs_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "ROUND_S", 0.05)
+async def test_a_start_that_hangs_holds_up_no_other(world: World) -> None:
     world.host.hanging = {"scheduler-0"}
     await world.supervise()
     await _until(lambda: set(world.host.actors) == world.names - {"scheduler-0"})
@@ -110,7 +108,7 @@ async def test_a_start_that_hangs_holds_up_no_other(world: World, monkeypatch: p
 
 
 async def test_the_reason_of_a_failed_start_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "LIFE_S", 0.1)
+    monkeypatch.setattr(starts, "LIFE_S", 0.1)
     world.host.broken = {"scheduler-0"}
     await world.supervise()
 
@@ -132,7 +130,7 @@ async def test_the_reason_of_a_failed_start_is_told(world: World, monkeypatch: p
 async def test_the_topology_is_told_and_actors_are_killed_while_the_host_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "GLANCE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(service, "GLANCE_TIMEOUT_S", 0.05)
     await world.supervise()
     await _until(lambda: set(world.host.actors) == world.names)
     assert {r.name for r in (await world.stub.Topology(pb.TopologyRequest())).instances if r.running} == world.names

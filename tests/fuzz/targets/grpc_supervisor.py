@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from rayplane.control_plane.cluster import supervisor as supervisor_module
 from rayplane.control_plane.cluster.pki import identity_of_actor
+from rayplane.control_plane.cluster.supervisor import reconciler
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import Identity
@@ -75,7 +75,7 @@ class OneSupervisor(Served):
 
 @contextlib.asynccontextmanager
 async def world() -> AsyncIterator[OneSupervisor]:
-    with mock.patch.object(supervisor_module, "LEARN_S", 0.0):
+    with mock.patch.object(reconciler, "LEARN_S", 0.0):
         cluster = FakeCluster(members=1)
         try:
             await cluster.start_members()

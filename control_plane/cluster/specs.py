@@ -1,0 +1,50 @@
+"""Makes the specs that actors start with: with their certificates, and of the cluster's secrets what they need."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.pki import Secrets, issue
+from rayplane.control_plane.cluster.state import ClusterState
+from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecMaker:
+    """Makes specs of one cluster's actors. `secrets` is None where the network itself knows who calls."""
+
+    config: ClusterConfig
+    plan: AddressPlan
+    secrets: Secrets | None
+    state_dir: str
+
+    def make(self, instance: Instance, topology: Topology, *, restarted: bool) -> Spec:
+        """The spec of one actor. `restarted`: whether it has run before, so that empty data would be lost data."""
+        return Spec(
+            instance=instance,
+            config=self.config,
+            plan=self.plan,
+            topology=topology,
+            credentials=issue(self.secrets.authority, instance, self.plan.first_service) if self.secrets else None,
+            secrets=_needed(self.secrets, instance.role),
+            data_dir=str(Path(self.state_dir) / "data" / instance.name),
+            log_file=str(Path(self.state_dir) / "logs" / f"{instance.name}.log"),
+            restarted=restarted,
+        )
+
+
+def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> list[Spec]:
+    """The specs of all actors when a cluster is brought up; those that have data go on from it."""
+    maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.resolve()))
+    return [
+        maker.make(instance, state.topology, restarted=(directory / "data" / instance.name).exists())
+        for instance in state.topology.instances
+    ]
+
+
+def _needed(secrets: Secrets | None, role: Role) -> Secrets | None:
+    """Only who needs a secret gets it."""
+    if secrets is None or role not in (Role.SUPERVISOR, Role.APISERVER):
+        return None
+    return secrets if role is Role.SUPERVISOR else replace(secrets, ca_key=b"")

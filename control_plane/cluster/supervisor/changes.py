@@ -1,0 +1,72 @@
+"""What people ask for: actors to be added and removed, as changes of the topology. Pure."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ROLES = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
+
+
+def added(topology: Topology, kind: str, name: str, machines: Sequence[Machine], retired: Collection[str]) -> Instance:
+    """The instance to add, without ports; an empty name picks the next free one. Raises UsageError."""
+    role = _role(kind)
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r}: use lower-case letters, digits and '-', at most 63")
+    nodes: tuple[str, ...] = ()
+    if role is Role.NODE_HOST:
+        nodes = (name or topology.next_node(),)
+        name = topology.next_name(role)
+        if any(nodes[0] in i.nodes for i in topology.instances):
+            raise UsageError(f"there is a node called {nodes[0]!r} already; choose another name")
+    if role is Role.MEMBER and name in retired:
+        raise UsageError(f"{name!r} was a member that was removed; choose another name")
+    if topology.has(name):
+        raise UsageError(f"there is an actor called {name!r} already; choose another name")
+    joins = role is Role.MEMBER
+    return Instance(
+        name=name or topology.next_name(role, retired if joins else ()),
+        role=role,
+        machine=topology.least_used(machines),
+        nodes=nodes,
+        joins=joins,
+        phase=Phase.JOINING if joins else Phase.ACTIVE,
+    )
+
+
+def removed(topology: Topology, kind: str, name: str) -> Instance:
+    """The instance to remove, LEAVING; an empty name picks the last one. Raises UsageError."""
+    role = _role(kind)
+    instance = _choose(topology, role, name)
+    left = sum(i.phase is not Phase.LEAVING for i in topology.of(role) if i.name != instance.name)
+    if role in (Role.MEMBER, Role.APISERVER) and left < 1:
+        raise UsageError(f"{instance.name} is the last {kind}; a cluster needs one")
+    return replace(instance, phase=Phase.LEAVING)
+
+
+def called(instance: Instance) -> str:
+    """How people call it: a node host that was added by the name of its node."""
+    return instance.nodes[0] if instance.nodes else instance.name
+
+
+def _choose(topology: Topology, role: Role, name: str) -> Instance:
+    if not name:
+        found = [i for i in topology.of(role) if i.phase is not Phase.LEAVING]
+        if not found:
+            raise UsageError("there is none to remove")
+        return found[-1]
+    instance = topology.node_host(name) if role is Role.NODE_HOST else topology.get(name)
+    if instance.role is not role:
+        raise UsageError(f"{name} is a {instance.role.value}")
+    if len(instance.nodes) > 1:
+        raise UsageError(f"{instance.name} carries {len(instance.nodes)} nodes, which go only together")
+    return instance
+
+
+def _role(kind: str) -> Role:
+    if kind not in _ROLES:
+        raise UsageError(f"{kind!r} cannot be added or removed; use {', '.join(_ROLES)}")
+    return _ROLES[kind]

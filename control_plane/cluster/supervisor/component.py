@@ -1,0 +1,97 @@
+"""The supervisor as an actor's component: its parts put together."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from rayplane.control_plane.client import ApiClient, EtcdClient
+from rayplane.control_plane.cluster import callers
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
+from rayplane.control_plane.cluster.pki import renewed
+from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.cluster.specs import SpecMaker
+from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
+from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
+from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
+from rayplane.control_plane.cluster.supervisor.service import SupervisorService
+from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.env import Clock, Disk, SystemClock
+
+Claim = Callable[[], Awaitable[asyncio.Server]]
+
+
+class Supervisor:
+    """Reconciles the cluster that its spec is of, on a host, and serves its API.
+
+    `disk` remembers the topology over a restart. `claim` keeps the cluster's addresses from being given to another.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        network: Network,
+        host: Host,
+        *,
+        disk: Disk | None = None,
+        clock: Clock | None = None,
+        claim: Claim | None = None,
+        allot: AllotPort | None = None,
+        slowdown: Callable[[], float] = of_this_machine,
+    ) -> None:
+        self._spec = spec
+        self._network = network
+        self._clock = clock or SystemClock()
+        self._claim = claim
+        self._claimed: asyncio.Server | None = None
+        self._server: Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        etcd = EtcdClient(network, spec.topology.endpoints(Role.MEMBER, "client"))
+        api = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
+        now = asyncio.get_running_loop().time
+        rng = random.Random()
+        clients = Clients(etcd, api, disk)
+        ports = Ports(
+            host=host,
+            store=EtcdTopologyStore(etcd),
+            members=EtcdMembers(etcd, "https" if spec.credentials else "http"),
+            nodes=ApiNodes(api),
+            specs=SpecMaker(
+                config=spec.config,
+                plan=spec.plan,
+                secrets=spec.secrets,
+                state_dir=str(Path(spec.data_dir).parent.parent),
+            ),
+            directory=clients,
+            allot=allot or (lambda address, taken: free_port(address, taken, rng)),
+            now=now,
+            slowdown=slowdown,
+        )
+        self._reconciler = Reconciler(clients.recall(spec.topology), ports)
+        self._service = SupervisorService(self._reconciler, host, self._renew, now=now, slowdown=slowdown)
+
+    async def start(self) -> None:
+        if self._claim is not None:
+            self._claimed = await self._claim()
+        service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self._service, callers=callers.SUPERVISOR)
+        self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
+        self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
+
+    async def stop(self) -> None:
+        await cancel_and_wait(self._task)
+        await self._reconciler.stop()
+        if self._server is not None:
+            await self._server.stop()
+        if self._claimed is not None:
+            self._claimed.close()
+
+    def _renew(self, instance: Instance, request: bytes) -> bytes:
+        if self._spec.secrets is None:
+            raise ValueError("this cluster has no certificates")
+        authority, service = self._spec.secrets.authority, self._spec.plan.first_service
+        return renewed(authority, instance, service, request=request, now=self._clock.now())

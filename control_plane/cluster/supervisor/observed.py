@@ -1,0 +1,51 @@
+"""What a supervisor sees of a cluster at one moment. Pure: values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rayplane.control_plane.cluster.topology import Instance, Machine
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A row of etcd's own list of members."""
+
+    id: int
+    peers: tuple[str, ...]
+    """host:port of each of its peer URLs: by these it is told which instance it is."""
+    learner: bool = False
+    healthy: bool = False
+    """Whether it answers and knows a leader."""
+
+    def is_of(self, instance: Instance) -> bool:
+        return instance.endpoint("peer") in self.peers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Names are of actors. Times are seconds of the same clock that `plan` is given."""
+
+    running: frozenset[str] = frozenset()
+    """Those that exist, as their host says; also those that it restarts by itself."""
+    starting: frozenset[str] = frozenset()
+    stopping: frozenset[str] = frozenset()
+    machines: tuple[Machine, ...] = ()
+    """Those that are alive; empty when that is not known."""
+    not_before: Mapping[str, float] = field(default_factory=dict)
+    """When one that failed may be started again."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """How many starts in a row have failed."""
+    lost: frozenset[str] = frozenset()
+    """Members whose data is not what they acknowledged."""
+    overdue: frozenset[str] = frozenset()
+    """Those that have been in their phase for longer than whoever asked for it waits."""
+    deregistered: frozenset[str] = frozenset()
+    """Nodes whose objects are known to be deleted."""
+    current: bool = True
+    """Whether the topology is the stored one; another is good enough only to start what is missing."""
+    members: tuple[MemberStatus, ...] | None = None
+    """None when etcd was not asked, empty when it does not answer."""
+    retired: frozenset[str] = frozenset()
+    """Names that were members': never given again."""
+    learnt_at: float = 0.0
+    """When all clients know of the actors that came last, so that others may go."""

@@ -1,0 +1,370 @@
+"""Observes, plans, carries out: the loop that alone holds the whole supervisor.
+
+Calls of hosts may hang for as long as they like: they are tasks of their own, one for each name at a time. Calls of
+etcd and the API have limits of their own and are made one after the other.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.cluster.errors import ClusterError, DataLost, StartFailed
+from rayplane.control_plane.cluster.patience import Patience, is_passing, until
+from rayplane.control_plane.cluster.supervisor.actions import (
+    Action,
+    AddLearner,
+    DeleteNode,
+    Promote,
+    RemoveMember,
+    Start,
+    Stop,
+    StoreTopology,
+    WaitUntil,
+)
+from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
+from rayplane.control_plane.cluster.supervisor.plan import is_settled, plan
+from rayplane.control_plane.cluster.supervisor.ports import Ports
+from rayplane.control_plane.cluster.supervisor.starts import StartRecords
+from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.tasks import cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY_S = 1.0
+# Before the next step after one that has been taken, and after one that has failed.
+STEP_PAUSE_S = 0.02
+RETRY_S = 0.2
+# How long a call of the host that only looks may take; one that hangs must not keep the rest from being done.
+LOOK_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 30.0
+# A new member copies the data before it may vote; one that leaves may wait for another to be well. In fair time.
+JOIN_TIMEOUT_S = 60.0
+LEAVE_TIMEOUT_S = 30.0
+# How long a change waits for etcd to have a leader again.
+CHANGE_TIMEOUT_S = 30.0
+# Whoever talks to members and API servers asks this often who they are; one may go only when all know its successor.
+LEARN_S = 4.0
+
+Edit = Callable[[Topology, frozenset[str]], Topology]
+"""The changed topology, of the desired one and the names that are never given again. May be asked more than once."""
+
+
+class Reconciler:
+    """The topology is first the one that it is given; the one in etcd counts as soon as it can be read."""
+
+    def __init__(self, topology: Topology, ports: Ports) -> None:
+        self.records = StartRecords()
+        self.loaded = asyncio.Event()
+        self.running: frozenset[str] = frozenset()
+        """What ran when the host was asked last."""
+        self._topology = topology
+        self._ports = ports
+        self._current = False
+        self._revision = 0
+        self._storing = asyncio.Lock()
+        self._checked = False  # whether etcd's members have been compared with the topology
+        self._joined_at = -LEARN_S
+        self._deregistered: set[str] = set()
+        self._refusals: dict[str, str] = {}
+        self._patience: dict[tuple[str, Phase], Patience] = {}
+        self._tasks: dict[str, tuple[type[Start | Stop], asyncio.Task[None]]] = {}
+        self._operated: dict[str, type[Start | Stop]] = {}  # what was being done at any time in this round
+        self._wake = asyncio.Event()
+        self._turned = asyncio.Event()
+
+    @property
+    def topology(self) -> Topology:
+        return self._topology
+
+    def reason(self, name: str) -> str:
+        """Why an actor is not as it is wanted, if anything is known of that."""
+        return self.records.reasons.get(name) or self._refusals.get(name, "")
+
+    def wake(self) -> None:
+        """Something has changed: look at once."""
+        self._wake.set()
+
+    async def turn(self) -> None:
+        """Return after the next round."""
+        await self._turned.wait()
+
+    async def look(self, timeout: float) -> None:
+        """See what runs. TimeoutError when the host does not say."""
+        async with asyncio.timeout(timeout):
+            self.running = frozenset(await self._ports.host.running())
+
+    async def change(self, edit: Edit, why: str) -> None:
+        """Change the stored topology; the loop goes on from there. Raises what `edit` raises, or RpcError."""
+        await self.loaded.wait()
+        await until(lambda: self._change(edit, why), CHANGE_TIMEOUT_S, is_passing, self._ports.slowdown)
+        self.wake()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            pause = CHECK_EVERY_S
+            try:
+                pause = await self._round()
+            except TimeoutError:
+                log.warning("the host does not answer in time")
+            except (ClusterError, RpcError) as e:
+                log.warning("the topology is not as wanted yet: %s", e)
+            except Exception:
+                log.exception("reconciling the topology failed")
+            self._turned.set()
+            self._turned = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def stop(self) -> None:
+        """End what is being started or stopped."""
+        await cancel_and_wait(*(task for _, task in self._tasks.values()))
+
+    async def _round(self) -> float:
+        """Seconds until the next round."""
+        self._operated = {name: kind for name, (kind, _) in self._tasks.items()}
+        await self._try_to_load()
+        await self.look(LOOK_TIMEOUT_S)
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            machines = tuple(await self._ports.host.machines())
+        # Whoever does not tell the topology does not tell of members either.
+        observed = self._observe(machines, None if self._current else ())
+        pause = await self._act(observed)
+        if not self._current or (self._checked and is_settled(self._topology, observed)):
+            return pause
+        members, retired = await self._ask_etcd()
+        return min(pause, await self._act(replace(self._observe(machines, members), retired=retired)))
+
+    # Observed state
+
+    def _observe(self, machines: tuple[Machine, ...], members: tuple[MemberStatus, ...] | None) -> Observed:
+        now = self._ports.now()
+        records = self.records
+        records.look(self.running | set(self._operated), now)
+        return Observed(
+            running=self.running,
+            starting=frozenset(n for n, kind in self._operated.items() if kind is Start),
+            stopping=frozenset(n for n, kind in self._operated.items() if kind is Stop),
+            machines=machines,
+            not_before=dict(records.not_before),
+            failures=dict(records.failures),
+            lost=frozenset(records.lost),
+            overdue=self._overdue(now),
+            deregistered=frozenset(self._deregistered),
+            current=self._current,
+            members=members,
+            learnt_at=self._joined_at + LEARN_S,
+        )
+
+    async def _ask_etcd(self) -> tuple[tuple[MemberStatus, ...], frozenset[str]]:
+        """Members and names of former ones; none when there is no answer."""
+        try:
+            return await self._ports.members.members(), await self._ports.store.retired()
+        except RpcError as e:
+            self._say("etcd", f"its members cannot be listed: {e}")
+            return (), frozenset()
+
+    def _overdue(self, now: float) -> frozenset[str]:
+        """Who is in its phase for too long: a change is given up when it gets no further."""
+        pending = {(i.name, i.phase): i for i in self._topology.instances if i.phase is not Phase.ACTIVE}
+        if not pending:
+            self._patience.clear()
+            return frozenset()
+        slowdown = self._ports.slowdown()
+        for key, instance in pending.items():
+            span = JOIN_TIMEOUT_S if instance.phase is Phase.JOINING else LEAVE_TIMEOUT_S
+            patience = self._patience.setdefault(key, Patience(span, now))
+            if instance.name in self._operated:
+                # Hosts have limits of their own.
+                patience.now = now
+            patience.passed(now, slowdown)
+            patience.reached(int(self.records.has_started(instance.name)))
+        self._patience = {key: patience for key, patience in self._patience.items() if key in pending}
+        return frozenset(name for (name, _), patience in self._patience.items() if patience.over)
+
+    # The stored topology
+
+    async def _try_to_load(self) -> None:
+        if self._current:
+            return
+        try:
+            async with self._storing:
+                await self._load()
+        except RpcError as e:
+            # Members may be missing just because nobody started them: what can be done is done meanwhile.
+            self._say("the stored topology", f"it cannot be read yet: {e}")
+
+    async def _load(self) -> None:
+        """Take the topology from etcd, or put it there when the cluster has just been brought up."""
+        if self._current:
+            return
+        stored, self._revision = await self._ports.store.load()
+        if stored is None or stored.run != self._topology.run:
+            await self._save(self._topology, "the cluster was brought up")
+        else:
+            if any(i.phase is not Phase.ACTIVE for i in stored.instances):
+                # When the last came is not known.
+                self._joined_at = self._ports.now()
+            await self._adopt(stored)
+        self._current, self._checked = True, False
+        self.loaded.set()
+
+    async def _change(self, edit: Edit, why: str) -> None:
+        async with self._storing:
+            await self._load()
+            changed = edit(self._topology, await self._ports.store.retired())
+            if changed != self._topology:
+                await self._save(changed, why)
+
+    async def _save(self, topology: Topology, why: str) -> None:
+        log.info("new topology: %s", why)
+        before = self._topology
+        topology = self._with_ports(topology)
+        retire = {i.name for i in before.of(Role.MEMBER)} - {i.name for i in topology.of(Role.MEMBER)}
+        try:
+            self._revision = await self._ports.store.save(topology, revision=self._revision, retire=sorted(retire))
+        except RpcError:
+            # It may have been stored all the same.
+            self._current = False
+            raise
+        await self._adopt(topology)
+        voted = {i.name for i in topology.of(Role.MEMBER) if i.phase is Phase.ACTIVE}
+        if any(i.name in voted for i in before.instances if i.phase is Phase.JOINING):
+            self._joined_at = self._ports.now()
+
+    async def _adopt(self, topology: Topology) -> None:
+        self._topology = topology
+        self.records.keep({i.name for i in topology.instances})
+        self._refusals = {name: why for name, why in self._refusals.items() if topology.has(name)}
+        self._deregistered.intersection_update(n for i in topology.instances for n in i.nodes)
+        await self._ports.directory.adopt(topology)
+
+    def _with_ports(self, topology: Topology) -> Topology:
+        for instance in topology.instances:
+            if len(instance.ports) < len(PORTS[instance.role]):
+                taken = {p for i in topology.instances if i.machine == instance.machine for p in i.ports.values()}
+                topology = topology.replaced(replace(instance, ports=self._allotted(instance, taken)))
+        return topology
+
+    def _allotted(self, instance: Instance, taken: set[int]) -> Mapping[str, int]:
+        ports: dict[str, int] = {}
+        for label in PORTS[instance.role]:
+            ports[label] = self._ports.allot(instance.machine.address, taken | set(ports.values()))
+        return ports
+
+    # Actions
+
+    async def _act(self, observed: Observed) -> float:
+        """Carry out what is planned; seconds until the next look."""
+        desired, now = self._topology, self._ports.now()
+        pause, quiet = CHECK_EVERY_S, True
+        for action in plan(desired, observed, now):
+            quiet &= isinstance(action, (Start, Stop, WaitUntil))
+            try:
+                pause = min(pause, await self._carry_out(action, desired))
+                self._refusals.pop(_subject(action), None)
+            except (RpcError, ApiError, ClusterError) as e:
+                self._refused(action, e)
+                pause = min(pause, RETRY_S)
+        if observed.members:
+            self._checked = quiet and not any(m.learner for m in observed.members)
+        return pause
+
+    async def _carry_out(self, action: Action, desired: Topology) -> float:
+        match action:
+            case Start(instance):
+                self._begin(action, instance.name, self._start(instance))
+                return CHECK_EVERY_S
+            case Stop(name, why):
+                log.warning("stopping %s: %s", name, why)
+                self._begin(action, name, self._stop(name, self._tasks.get(name)))
+                return CHECK_EVERY_S
+            case WaitUntil(time):
+                return max(time - self._ports.now(), STEP_PAUSE_S)
+            case StoreTopology(topology, why):
+                async with self._storing:
+                    # Somebody may have asked for a change since this was planned.
+                    if self._topology is desired:
+                        await self._save(topology, why)
+            case AddLearner(_, peer):
+                await self._ports.members.add_learner(peer)
+            case Promote(_, member_id):
+                await self._ports.members.promote(member_id)
+            case RemoveMember(_, member_id):
+                await self._ports.members.remove(member_id)
+            case DeleteNode(node):
+                await self._ports.nodes.delete(node)
+                self._deregistered.add(node)
+        log.info("done: %s", action if not isinstance(action, StoreTopology) else action.why)
+        return STEP_PAUSE_S
+
+    def _begin(self, action: Start | Stop, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{type(action).__name__.lower()} {name}")
+        self._tasks[name] = (type(action), task)
+        self._operated[name] = type(action)
+        task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(name, (None, None))[1] is task:
+            del self._tasks[name]
+        self.wake()
+
+    async def _start(self, instance: Instance) -> None:
+        name, records, now = instance.name, self.records, self._ports.now
+        records.began(name)
+        log.info("starting %s", name)
+        try:
+            spec = self._ports.specs.make(instance, self._topology, restarted=not instance.joins)
+            await self._ports.host.start(spec)
+        except StartFailed as e:
+            self._failed(name, str(e), lost=isinstance(e, DataLost))
+        except Exception as e:
+            log.exception("starting %s failed", name)
+            self._failed(name, f"{type(e).__name__}: {e}")
+        else:
+            if instance.role is not Role.MEMBER and records.counts.get(name) == 1:
+                self._joined_at = now()
+            records.succeeded(name, now())
+
+    def _failed(self, name: str, reason: str, *, lost: bool = False) -> None:
+        pause = self.records.failed(name, reason, self._ports.now(), lost=lost)
+        log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause)
+
+    async def _stop(self, name: str, before: tuple[type[Start | Stop], asyncio.Task[None]] | None) -> None:
+        """End an actor. `before`: what is being done to it already."""
+        if before is not None:
+            await cancel_and_wait(before[1])
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._ports.host.stop(name)
+        except TimeoutError:
+            log.warning("%s does not stop in time", name)
+        except Exception:
+            log.exception("stopping %s failed", name)
+
+    def _refused(self, action: Action, error: Exception) -> None:
+        # That a learner has not caught up yet is how most of its first promotions end.
+        self._say(_subject(action), f"{type(action).__name__}: {error}", expected=isinstance(action, Promote))
+
+    def _say(self, subject: str, why: str, *, expected: bool = False) -> None:
+        """Log what went wrong once, not at every try."""
+        if self._refusals.get(subject) != why:
+            self._refusals[subject] = why
+            log.log(logging.INFO if expected else logging.WARNING, "%s: %s", subject, why)
+
+
+def _subject(action: Action) -> str:
+    """What an action is about."""
+    match action:
+        case Start(instance):
+            return instance.name
+        case Stop(name) | AddLearner(name) | Promote(name) | RemoveMember(name) | DeleteNode(name):
+            return name
+    return "the topology"

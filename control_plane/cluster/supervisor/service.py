@@ -1,0 +1,180 @@
+"""The gRPC service `rayplane.v1.Supervisor`: tells the topology, changes it, kills, renews certificates."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Protocol
+
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.host import Host
+from rayplane.control_plane.cluster.patience import Patience
+from rayplane.control_plane.cluster.pki import identity_of_actor
+from rayplane.control_plane.cluster.supervisor.changes import added, called, removed
+from rayplane.control_plane.cluster.supervisor.starts import StartRecords
+from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
+from rayplane.control_plane.rpc import Context, RpcError
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+
+# How long somebody who waits for an answer waits for the host; then what was seen last counts.
+GLANCE_TIMEOUT_S = 2.0
+# In fair time: joins and departures are given up earlier.
+CHANGE_WAIT_S = 240.0
+
+_STILL = "its process stands still (SIGSTOP)"
+# The classes below have methods of the same name, which hide the type inside them.
+_Topology = Topology
+
+
+class Control(Protocol):
+    """What the service needs of whoever reconciles."""
+
+    records: StartRecords
+    running: frozenset[str]
+
+    @property
+    def topology(self) -> Topology: ...
+
+    def reason(self, name: str) -> str: ...
+
+    def wake(self) -> None: ...
+
+    async def turn(self) -> None: ...
+
+    async def look(self, timeout: float) -> None: ...
+
+    async def change(self, edit: Callable[[Topology, frozenset[str]], Topology], why: str) -> None: ...
+
+
+Renew = Callable[[Instance, bytes], bytes]
+"""A certificate for an actor, for the key of a request (PKCS #10, PEM). Raises ValueError when it is none."""
+
+
+class SupervisorService:
+    """The methods; each is told who calls by its context."""
+
+    def __init__(
+        self,
+        control: Control,
+        host: Host,
+        renew: Renew,
+        *,
+        now: Callable[[], float],
+        slowdown: Callable[[], float],
+    ) -> None:
+        self._control = control
+        self._host = host
+        self._renew = renew
+        self._now = now
+        self._slowdown = slowdown
+
+    async def Topology(self, request: pb.TopologyRequest, context: Context) -> pb.TopologyResponse:
+        with contextlib.suppress(TimeoutError):
+            await self._control.look(GLANCE_TIMEOUT_S)
+        still = await self._host.suspended()
+        rows = [self._row(instance, still) for instance in self._control.topology.instances]
+        sockets = await self._host.sockets() if request.host_sockets else []
+        return pb.TopologyResponse(instances=rows, host_sockets=[pb.HostSocket(**asdict(s)) for s in sockets])
+
+    async def Add(self, request: pb.AddRequest, context: Context) -> pb.ChangeResponse:
+        machines = await self._host.machines()
+        instance: Instance | None = None
+
+        def edit(topology: _Topology, retired: frozenset[str]) -> _Topology:
+            nonlocal instance
+            if instance is None:
+                instance = added(topology, request.role, request.name, machines, retired)
+            # It may have been stored though nobody heard of it.
+            return topology if topology.has(instance.name) else topology.with_instance(instance)
+
+        await self._control.change(edit, f"a {request.role} is added")
+        assert instance is not None
+        if instance.role is Role.MEMBER:
+            await self._joined(instance.name)
+        else:
+            await self._started(instance.name)
+        return pb.ChangeResponse(name=called(instance))
+
+    async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.ChangeResponse:
+        instance: Instance | None = None
+
+        def edit(topology: _Topology, retired: frozenset[str]) -> _Topology:
+            nonlocal instance
+            if instance is None:
+                instance = removed(topology, request.role, request.name)
+            return topology.replaced(instance)
+
+        await self._control.change(edit, f"a {request.role} is removed")
+        assert instance is not None
+        name = instance.name
+        await self._until(lambda: self._phase(name) is not Phase.LEAVING, f"{name} has not left yet")
+        if self._phase(name) is not None:
+            raise ClusterError(f"{name} stays: not all other members are healthy; see `rayplane status`")
+        return pb.ChangeResponse(name=called(instance))
+
+    async def Kill(self, request: pb.KillRequest, context: Context) -> pb.KillResponse:
+        instance = self._control.topology.get(request.name)
+        self._control.records.forgive(instance.name)
+        pid = await self._host.kill(instance.name, request.signal or "KILL")
+        self._control.wake()
+        return pb.KillResponse(name=instance.name, pid=pid)
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
+        instance = self._control.topology.get(request.name)
+        if context.identity != identity_of_actor(instance):
+            raise RpcError(Code.PERMISSION_DENIED, f"only {instance.name} itself may renew its certificate")
+        try:
+            return pb.RenewResponse(certificate=self._renew(instance, request.csr))
+        except ValueError as e:
+            raise RpcError(Code.INVALID_ARGUMENT, f"this is no request for a certificate: {e}") from e
+
+    def _row(self, instance: Instance, still: set[str]) -> pb.InstanceStatus:
+        name, records = instance.name, self._control.records
+        is_self = instance.role is Role.SUPERVISOR
+        return pb.InstanceStatus(
+            name=name,
+            role=instance.role.value,
+            machine=instance.machine.address,
+            running=(name in self._control.running and name not in still) or is_self,
+            pid=os.getpid() if is_self else 0,
+            starts=records.counts.get(name, 0),
+            ports=dict(instance.ports),
+            failures=records.failures.get(name, 0),
+            reason=_STILL if name in still else records.reasons.get(name, ""),
+        )
+
+    def _phase(self, name: str) -> Phase | None:
+        topology = self._control.topology
+        return topology.get(name).phase if topology.has(name) else None
+
+    async def _joined(self, name: str) -> None:
+        """Return when a member votes. ClusterError with the reason when nothing is left of it instead."""
+        why = ""
+
+        def is_decided() -> bool:
+            nonlocal why
+            why = self._control.reason(name) or why
+            return self._phase(name) in (Phase.ACTIVE, None)
+
+        await self._until(is_decided, f"{name} has not joined yet")
+        if self._phase(name) is None:
+            raise ClusterError(f"{name} could not join: {why or 'it was removed'}")
+
+    async def _started(self, name: str) -> None:
+        """Return when an actor serves. ClusterError when its first start failed; it is tried again all the same."""
+        records = self._control.records
+        await self._until(
+            lambda: records.has_started(name) or name in records.failures or self._phase(name) is None,
+            f"{name} has not started yet",
+        )
+        if not records.has_started(name):
+            raise ClusterError(records.reasons.get(name) or f"{name} was removed")
+
+    async def _until(self, done: Callable[[], bool], missing: str) -> None:
+        patience = Patience(CHANGE_WAIT_S, self._now())
+        while not done():
+            await self._control.turn()
+            patience.passed(self._now(), self._slowdown())
+            if patience.over:
+                raise ClusterError(f"{missing}; the supervisor goes on with it")

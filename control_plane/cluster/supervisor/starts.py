@@ -1,0 +1,79 @@
+"""How the starts of each actor went: what fails is tried again ever more rarely. Pure: callers tell the time."""
+
+from collections.abc import Collection, Mapping
+
+from rayplane.control_plane.backoff import Backoff
+
+RESTARTS = Backoff(1.0, 30.0)
+# What ends sooner after its start has failed too; the first time may be a mere accident.
+LIFE_S = 10.0
+
+
+class StartRecords:
+    """`counts`, `failures` and `reasons` are by actor name: how often it was started, how many starts in a row have
+    failed, and why the last did. `lost`: members whose data is not what they acknowledged."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.failures: dict[str, int] = {}
+        self.reasons: dict[str, str] = {}
+        self.lost: set[str] = set()
+        self._not_before: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
+
+    @property
+    def not_before(self) -> Mapping[str, float]:
+        return self._not_before
+
+    def has_started(self, name: str) -> bool:
+        """Whether its last start has succeeded, and it has not been seen to end since."""
+        return name in self._started_at
+
+    def began(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def succeeded(self, name: str, now: float) -> None:
+        self.lost.discard(name)
+        self._started_at[name] = now
+
+    def failed(self, name: str, reason: str, now: float, *, lost: bool = False, free: int = 0) -> float:
+        """The seconds after which it may be tried again. `free`: so many failures in a row cost no pause."""
+        if lost:
+            self.lost.add(name)
+        failures = self.failures[name] = self.failures.get(name, 0) + 1
+        self.reasons[name] = reason
+        if failures <= free:
+            return 0.0
+        pause = RESTARTS.pause_s(failures)
+        self._not_before[name] = now + pause
+        return pause
+
+    def look(self, present: Collection[str], now: float) -> None:
+        """These exist now, or are about to. Who has lived for a while is forgiven; who ended too soon has failed."""
+        for name, started_at in list(self._started_at.items()):
+            lived = now - started_at >= LIFE_S
+            if name in present:
+                if lived and name in self.failures:
+                    self._forgive(name)
+                continue
+            del self._started_at[name]
+            if lived:
+                self._forgive(name)
+            else:
+                self.failed(name, "it ended soon after its start; see its log", now, free=1)
+
+    def forgive(self, name: str) -> None:
+        """Its end was wanted: nothing of before counts."""
+        self._forgive(name)
+        self._started_at.pop(name, None)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all others."""
+        for kept in (self.counts, self.failures, self.reasons, self._not_before, self._started_at):
+            for name in [n for n in kept if n not in names]:
+                del kept[name]  # type: ignore[attr-defined]
+        self.lost.intersection_update(names)
+
+    def _forgive(self, name: str) -> None:
+        for kept in (self.failures, self.reasons, self._not_before):
+            kept.pop(name, None)  # type: ignore[attr-defined]

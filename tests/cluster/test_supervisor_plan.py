@@ -1,0 +1,507 @@
+"""The supervisor's plan: what is done next from every state, and that doing it over and over gets there safely."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.supervisor.actions import (
+    Action,
+    AddLearner,
+    DeleteNode,
+    Promote,
+    RemoveMember,
+    Start,
+    Stop,
+    StoreTopology,
+    WaitUntil,
+)
+from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
+from rayplane.control_plane.cluster.supervisor.plan import HEIR_STARTS_MAX, is_settled, plan
+from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology, founding
+
+A, B, C = Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"), Machine("10.0.0.3", "c")
+MACHINES = (A, B, C)
+
+
+def with_ports(topology: Topology) -> Topology:
+    """Every port a number that no other has."""
+    used = [p for i in topology.instances for p in i.ports.values()]
+    following = max(used, default=1000)
+    for instance in topology.instances:
+        if len(instance.ports) < len(PORTS[instance.role]):
+            ports = {}
+            for label in PORTS[instance.role]:
+                following += 1
+                ports[label] = following
+            topology = topology.replaced(replace(instance, ports=ports))
+    return topology
+
+
+def small(**flags: int) -> Topology:
+    sizes = {"members": 3, "apiservers": 2, "schedulers": 1, "controllers": 1, "nodes": 1}
+    return with_ports(founding(ClusterConfig(**(sizes | flags)), MACHINES))
+
+
+TOPOLOGY = small()
+ALL = frozenset(i.name for i in TOPOLOGY.instances)
+HEIR = Instance("member-3", Role.MEMBER, A, {"client": 1, "peer": 2}, joins=True, phase=Phase.JOINING)
+
+
+def status(instance: Instance, *, learner: bool = False, healthy: bool = True) -> MemberStatus:
+    number = int(instance.name.rpartition("-")[2]) + 100
+    return MemberStatus(number, (instance.endpoint("peer"),), learner, healthy)
+
+
+def listed(topology: Topology = TOPOLOGY, *, ill: str = "", learner: str = "", without: str = "") -> Any:
+    """Etcd's list of a topology's members."""
+    return tuple(
+        status(i, learner=i.name == learner, healthy=i.name != ill)
+        for i in topology.of(Role.MEMBER)
+        if i.name != without
+    )
+
+
+def seen(**changes: Any) -> Observed:
+    return replace(Observed(running=ALL, machines=MACHINES, members=listed()), **changes)
+
+
+def phased(name: str, phase: Phase, topology: Topology = TOPOLOGY) -> Topology:
+    return topology.replaced(replace(topology.get(name), phase=phase))
+
+
+def stored(actions: list[Action]) -> Topology:
+    """The topology that the only such action stores."""
+    (found,) = (a.topology for a in actions if isinstance(a, StoreTopology))
+    return found
+
+
+# --- actors -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_to_be_done_when_all_is_as_desired() -> None:
+    assert plan(TOPOLOGY, seen(), 0.0) == []
+    assert is_settled(TOPOLOGY, seen(members=None))
+
+
+def test_what_is_missing_is_started_once_and_not_before_its_time() -> None:
+    gone = ALL - {"scheduler-0", "member-1", "supervisor"}
+    missing = [Start(TOPOLOGY.get("member-1")), Start(TOPOLOGY.get("scheduler-0"))]
+    assert plan(TOPOLOGY, seen(running=gone), 0.0) == missing
+    assert plan(TOPOLOGY, seen(running=gone, starting=frozenset({"member-1"})), 0.0) == missing[1:]
+    later = seen(running=gone, not_before={"scheduler-0": 5.0})
+    assert plan(TOPOLOGY, later, 4.9) == missing[:1]
+    assert plan(TOPOLOGY, later, 5.0) == missing
+
+
+def test_until_the_stored_topology_is_known_only_what_is_missing_is_started() -> None:
+    odd = seen(running=ALL - {"lb"} | {"stray"}, machines=(A, B), members=None, current=False)
+    homes = {i.name for i in TOPOLOGY.instances if i.machine is C}
+    assert "lb" not in homes
+    assert plan(TOPOLOGY, odd, 0.0) == [Start(TOPOLOGY.get("lb"))]
+
+
+def test_what_is_not_wanted_is_stopped_even_while_it_starts_but_once() -> None:
+    stray = Stop("stray", "it is not wanted")
+    assert plan(TOPOLOGY, seen(running=ALL | {"stray"}), 0.0) == [stray]
+    assert plan(TOPOLOGY, seen(starting=frozenset({"stray"})), 0.0) == [stray]
+    assert plan(TOPOLOGY, seen(running=ALL | {"stray"}, stopping=frozenset({"stray"})), 0.0) == []
+
+
+def test_what_was_on_a_lost_machine_is_stopped_then_moved_then_started() -> None:
+    left = seen(machines=(A, C))
+    instance = TOPOLOGY.get("apiserver-1")
+    assert instance.machine is B
+    assert Stop("apiserver-1", "its machine 10.0.0.2 is gone") in plan(TOPOLOGY, left, 0.0)
+    gone = replace(left, running=ALL - {"apiserver-1"}, members=None)
+    moved = stored(plan(TOPOLOGY, gone, 0.0))
+    assert moved.get("apiserver-1").machine in (A, C) and moved.get("apiserver-1").ports == {}
+    assert moved.get("member-1").machine is B, "data does not move"
+    assert Start(moved.get("apiserver-1")) in plan(moved, gone, 0.0)
+
+
+def test_a_leaving_api_server_goes_when_all_know_the_newest() -> None:
+    leaving = phased("apiserver-1", Phase.LEAVING)
+    early = plan(leaving, seen(learnt_at=7.0), 6.0)
+    assert [type(a) for a in early] == [WaitUntil] and early[0].time == 7.0  # type: ignore[union-attr]
+    assert plan(leaving, seen(learnt_at=7.0), 7.0) == [Stop("apiserver-1", "it leaves")]
+    gone = seen(running=ALL - {"apiserver-1"})
+    assert stored(plan(leaving, gone, 0.0)) == TOPOLOGY.without("apiserver-1")
+
+
+def test_a_leaving_node_host_takes_the_objects_of_its_nodes_with_it() -> None:
+    leaving = phased("node-host-0", Phase.LEAVING)
+    assert plan(leaving, seen(), 0.0) == [Stop("node-host-0", "it leaves")]
+    gone = seen(running=ALL - {"node-host-0"})
+    assert plan(leaving, gone, 0.0) == [DeleteNode("node-0")]
+    deleted = replace(gone, deregistered=frozenset({"node-0"}))
+    assert stored(plan(leaving, deleted, 0.0)) == TOPOLOGY.without("node-host-0")
+
+
+# --- a replacement, from every point ------------------------------------------------------------
+
+_LOST = phased("member-1", Phase.ACTIVE)
+_JOINING = TOPOLOGY.with_instance(replace(HEIR, replaces="member-1"))
+_VOTES = phased("member-1", Phase.LEAVING, TOPOLOGY.with_instance(replace(HEIR, phase=Phase.ACTIVE)))
+_HEIR, _OLD = _JOINING.get("member-3"), TOPOLOGY.get("member-1")
+_RUNS = ALL - {"member-1"}
+
+
+def _members(*, heir: bool | None = None, old: bool = True) -> Any:
+    """`heir`: not listed, or whether it votes."""
+    found = listed(TOPOLOGY, ill="member-1", without="" if old else "member-1")
+    return found if heir is None else (*found, status(_HEIR, learner=not heir))
+
+
+_GONE_DATA = frozenset({"member-1"})
+_STEPS: dict[str, tuple[Topology, Observed, list[Action] | Topology]] = {
+    "found out": (_LOST, seen(lost=_GONE_DATA, running=_RUNS, members=_members()), _JOINING),
+    "to be added": (
+        _JOINING,
+        seen(lost=_GONE_DATA, running=_RUNS, members=_members()),
+        [AddLearner("member-3", "10.0.0.1:2")],
+    ),
+    "to be started": (_JOINING, seen(lost=_GONE_DATA, running=_RUNS, members=_members(heir=False)), [Start(_HEIR)]),
+    "starting": (
+        _JOINING,
+        seen(lost=_GONE_DATA, running=_RUNS, starting=frozenset({"member-3"}), members=_members(heir=False)),
+        [],
+    ),
+    "to be promoted": (
+        _JOINING,
+        seen(lost=_GONE_DATA, running=_RUNS | {"member-3"}, members=_members(heir=False)),
+        [Promote("member-3", 103)],
+    ),
+    "votes": (_JOINING, seen(lost=_GONE_DATA, running=_RUNS | {"member-3"}, members=_members(heir=True)), _VOTES),
+    "to be removed": (
+        _VOTES,
+        seen(lost=_GONE_DATA, running=_RUNS | {"member-3"}, members=_members(heir=True), learnt_at=9.0),
+        [RemoveMember("member-1", 101), WaitUntil(9.0, "all clients know of the actors that came last")],
+    ),
+    "to be stopped": (
+        _VOTES,
+        seen(running=ALL | {"member-3"}, members=_members(heir=True, old=False)),
+        [Stop("member-1", "it leaves")],
+    ),
+    "to be forgotten": (
+        _VOTES,
+        seen(lost=_GONE_DATA, running=_RUNS | {"member-3"}, members=_members(heir=True, old=False)),
+        _VOTES.without("member-1"),
+    ),
+    "done": (
+        _VOTES.without("member-1"),
+        seen(lost=_GONE_DATA, running=_RUNS | {"member-3"}, members=_members(heir=True, old=False)),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("step", _STEPS)
+def test_a_replacement_goes_on_from_every_point(step: str) -> None:
+    desired, observed, expected = _STEPS[step]
+    actions = plan(desired, observed, 1.0)
+    if isinstance(expected, Topology):
+        assert with_ports(stored(actions)).instances == with_ports(_portless(expected, stored(actions))).instances
+        assert len(actions) == 1
+    else:
+        assert actions == expected
+
+
+def _portless(expected: Topology, found: Topology) -> Topology:
+    """As the plan gives it: it does not know which ports are free, nor whose turn it is on which machine."""
+    for instance in found.instances:
+        if not instance.ports and PORTS[instance.role]:
+            like = replace(expected.get(instance.name), ports={}, machine=instance.machine)
+            expected = expected.replaced(like)
+    return expected
+
+
+def test_a_successor_starts_the_old_member_too_which_refuses_by_itself() -> None:
+    observed = seen(running=_RUNS, members=_members(heir=False))
+    assert plan(_JOINING, observed, 0.0) == [Start(_OLD), Start(_HEIR)]
+
+
+def test_a_member_whose_machine_is_gone_is_replaced_too_and_its_name_is_not_given_again() -> None:
+    observed = seen(machines=(A, C), running=_RUNS, members=_members(), retired=frozenset({"member-3", "member-4"}))
+    (heir,) = [i for i in stored(plan(TOPOLOGY, observed, 0.0)).of(Role.MEMBER) if i.phase is Phase.JOINING]
+    assert (heir.name, heir.replaces, heir.joins) == ("member-5", "member-1", True)
+    assert heir.machine in (A, C)
+
+
+def test_members_are_replaced_one_at_a_time() -> None:
+    five = small(members=5)
+    everybody = frozenset(i.name for i in five.instances)
+    lost = frozenset({"member-1", "member-2"})
+    observed = seen(running=everybody - lost, lost=lost, members=listed(five))
+    first = stored(plan(five, observed, 0.0))
+    assert [i.replaces for i in first.of(Role.MEMBER) if i.phase is Phase.JOINING] == ["member-1"]
+    again = plan(with_ports(first), observed, 0.0)
+    assert [type(a) for a in again] == [AddLearner]
+
+
+@pytest.mark.parametrize("phase", [Phase.JOINING, Phase.LEAVING])
+def test_while_etcd_is_silent_every_member_may_be_needed_for_a_majority(phase: Phase) -> None:
+    changing = phased("member-1", phase)
+    down = seen(running=ALL - {"member-1"}, members=None)
+    assert plan(changing, down, 0.0) == []
+    assert plan(changing, replace(down, members=()), 0.0) == [Start(changing.get("member-1"))]
+
+
+def test_of_two_members_none_is_replaced_for_lost_data() -> None:
+    two = small(members=2)
+    observed = seen(running=ALL - {"member-1"}, lost=frozenset({"member-1"}), members=())
+    assert Start(two.get("member-1")) in plan(two, observed, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"failures": {"member-3": 1}}, "does not start"),
+        ({"lost": frozenset({"member-3"})}, "lost its data"),
+        ({"overdue": frozenset({"member-3"})}, "does not catch up"),
+    ],
+)
+def test_a_member_that_was_asked_for_and_cannot_join_leaves(changes: dict[str, Any], why: str) -> None:
+    joining = TOPOLOGY.with_instance(HEIR)
+    learning = (*listed(), status(HEIR, learner=True))
+    (action,) = plan(joining, seen(members=learning, running=ALL | {"member-3"}, **changes), 0.0)
+    assert isinstance(action, StoreTopology) and why in action.why
+    leaving = action.topology
+    assert leaving.get("member-3").phase is Phase.LEAVING
+    assert plan(leaving, seen(members=learning), 0.0) == [RemoveMember("member-3", 103)]
+    assert stored(plan(leaving, seen(), 0.0)) == TOPOLOGY
+
+
+def test_an_heir_is_tried_for_longer_but_not_for_ever() -> None:
+    late = frozenset({"member-3"})
+    observed = seen(lost=_GONE_DATA, running=_RUNS, members=_members(heir=False), overdue=late)
+    once = replace(observed, failures={"member-3": HEIR_STARTS_MAX - 1})
+    assert plan(_JOINING, once, 0.0) == [Start(_HEIR)]
+    given_up = stored(plan(_JOINING, replace(observed, failures={"member-3": HEIR_STARTS_MAX}), 0.0))
+    assert given_up.get("member-3").phase is Phase.LEAVING
+
+
+def test_a_healthy_member_stays_while_another_is_not_healthy() -> None:
+    leaving = phased("member-2", Phase.LEAVING)
+    assert plan(leaving, seen(), 0.0) == [RemoveMember("member-2", 102)]
+    assert plan(leaving, seen(members=listed(ill="member-0")), 0.0) == []
+    overdue = seen(members=listed(ill="member-0"), overdue=frozenset({"member-2"}))
+    assert stored(plan(leaving, overdue, 0.0)) == TOPOLOGY
+
+
+def test_a_learner_that_nobody_wants_is_taken_out_and_one_that_is_wanted_is_promoted() -> None:
+    odd = MemberStatus(999, ("10.9.9.9:1",), learner=True)
+    assert plan(TOPOLOGY, seen(members=(*listed(), odd)), 0.0) == [RemoveMember("member 3e7", 999)]
+    assert plan(TOPOLOGY, seen(members=listed(learner="member-1")), 0.0) == [Promote("member-1", 101)]
+
+
+def test_who_is_a_member_no_more_is_not_wanted_any_more() -> None:
+    observed = seen(members=listed(without="member-1"))
+    assert stored(plan(TOPOLOGY, observed, 0.0)) == TOPOLOGY.without("member-1")
+    of_others = tuple(MemberStatus(n, (f"10.9.9.9:{n}",)) for n in (1, 2, 3))
+    assert plan(TOPOLOGY, seen(members=of_others), 0.0) == []
+
+
+# --- from any state -----------------------------------------------------------------------------
+
+ROUNDS_MAX = 150
+_UP, _DOWN, _LOST_DATA, _GONE = "up", "down", "lost its data", "gone with its machine"
+
+
+@dataclass
+class Model:
+    """A small cluster that does as it is told, and asserts that it is told nothing harmful.
+
+    What a supervisor only remembers is `lost`, `deregistered` and `overdue`; a successor begins without.
+    """
+
+    topology: Topology
+    machines: list[Machine]
+    running: set[str]
+    damaged: set[str]
+    """Members that cannot come back."""
+    members: dict[int, tuple[str, bool]]
+    """Peer endpoint and learner."""
+    tries_to_promote: int = 0
+    lost: set[str] = field(default_factory=set)
+    deregistered: set[str] = field(default_factory=set)
+    overdue: set[str] = field(default_factory=set)
+    retired: set[str] = field(default_factory=set)
+    ever: set[str] = field(default_factory=set)
+    now: float = 0.0
+
+    def observed(self) -> Observed:
+        return Observed(
+            running=frozenset(self.running),
+            machines=tuple(self.machines),
+            lost=frozenset(self.lost),
+            overdue=frozenset(self.overdue),
+            deregistered=frozenset(self.deregistered),
+            members=tuple(
+                MemberStatus(n, (peer,), learner, self.is_healthy(n)) for n, (peer, learner) in self.members.items()
+            )
+            if self.has_quorum()
+            else (),
+            retired=frozenset(self.retired),
+        )
+
+    def name(self, member_id: int) -> str:
+        peer = self.members[member_id][0]
+        return next((i.name for i in self.topology.of(Role.MEMBER) if i.endpoint("peer") == peer), "")
+
+    def voters(self) -> list[int]:
+        return [n for n, (_, learner) in self.members.items() if not learner]
+
+    def is_healthy(self, member_id: int) -> bool:
+        return self.name(member_id) in self.running
+
+    def has_quorum(self) -> bool:
+        return sum(map(self.is_healthy, self.voters())) > len(self.voters()) // 2
+
+    def do(self, action: Action) -> None:
+        match action:
+            case Start(instance):
+                self.start(instance)
+            case Stop(name):
+                voter = any(self.name(n) == name for n in self.voters())
+                assert not voter, f"{name} votes and is stopped"
+                self.running.discard(name)
+            case StoreTopology(topology):
+                self.store(with_ports(topology))
+            case AddLearner(_, peer) if self.has_quorum():
+                assert not any(learner for _, learner in self.members.values()), "etcd allows one learner"
+                if peer not in [p for p, _ in self.members.values()]:
+                    self.members[max(self.members) + 1] = (peer, True)
+            case Promote(name, member_id) if self.has_quorum() and name in self.running:
+                self.tries_to_promote -= 1
+                if self.tries_to_promote <= 0:
+                    self.members[member_id] = (self.members[member_id][0], False)
+            case RemoveMember(_, member_id) if self.has_quorum():
+                self.remove(member_id)
+            case DeleteNode(node):
+                self.deregistered.add(node)
+
+    def start(self, instance: Instance) -> None:
+        assert instance.machine in self.machines, f"{instance.name} is started on a machine that is gone"
+        assert instance.name not in self.retired, f"{instance.name} was a member"
+        enough = len(self.topology.of(Role.MEMBER)) > 2
+        assert not (instance.name in self.lost and enough), f"{instance.name} has lost its data and is started"
+        if instance.name in self.damaged:
+            self.lost.add(instance.name)
+        elif instance.role is not Role.MEMBER or any(p == instance.endpoint("peer") for p, _ in self.members.values()):
+            self.running.add(instance.name)
+
+    def store(self, topology: Topology) -> None:
+        if not self.has_quorum():
+            return
+        before = {i.name for i in self.topology.of(Role.MEMBER)}
+        after = {i.name for i in topology.of(Role.MEMBER)}
+        assert not (after - before) & self.ever, "a member's name is given again"
+        self.ever |= before | after
+        self.retired |= before - after
+        self.topology = topology
+
+    def remove(self, member_id: int) -> None:
+        others = [n for n in self.voters() if n != member_id]
+        ill = [self.name(n) for n in others if not self.is_healthy(n)]
+        learner = self.members[member_id][1]
+        assert learner or not (self.is_healthy(member_id) and ill), f"removed while {ill} are not healthy"
+        del self.members[member_id]
+        assert self.has_quorum(), "no majority is left"
+
+    def is_done(self) -> bool:
+        wanted = {i.name for i in self.topology.instances}
+        voting = {self.name(n) for n in self.voters()}
+        return (
+            self.running == wanted
+            and all(i.phase is Phase.ACTIVE and i.machine in self.machines for i in self.topology.instances)
+            and voting == {i.name for i in self.topology.of(Role.MEMBER)}
+            and len(self.voters()) == len(self.members)
+        )
+
+
+@st.composite
+def models(draw: Callable[..., Any]) -> Model:
+    """A cluster in trouble, with a majority that can be had, at any point of any change."""
+    count = draw(st.integers(1, 5))
+    topology = small(members=count, nodes=draw(st.integers(1, 2)))
+    gone = draw(st.sampled_from([(), (), (B,), (C,)]))
+    machines = [m for m in MACHINES if m not in gone]
+    running, damaged = {"supervisor"}, set()
+    for instance in topology.instances:
+        state = draw(st.sampled_from([_UP, _UP, _UP, _DOWN, _LOST_DATA]))
+        if instance.role is Role.MEMBER and (state == _LOST_DATA or instance.machine in gone):
+            damaged.add(instance.name)
+        elif state == _UP and instance.machine not in gone:
+            running.add(instance.name)
+    # Of two members with one damaged nothing can be done, and of none the others are a majority.
+    names = [i.name for i in topology.of(Role.MEMBER)]
+    while 2 * len(damaged) >= len(names) and damaged:
+        saved = topology.get(max(damaged))
+        damaged.discard(saved.name)
+        topology = topology.replaced(replace(saved, machine=A))
+    members = {n: (topology.get(name).endpoint("peer"), False) for n, name in enumerate(names, 1)}
+    model = Model(topology, machines, running, damaged, members, draw(st.integers(0, 3)))
+    _change(draw, model)
+    return model
+
+
+def _change(draw: Callable[..., Any], model: Model) -> None:
+    """Put the model in the midst of a change that a supervisor began which is no more."""
+    heir = with_ports(model.topology.with_instance(replace(HEIR, name="member-9", ports={}, machine=A))).get("member-9")
+    what = draw(st.sampled_from(["nothing", "join", "replace", "leave", "leave node", "stray learner"]))
+    names = [i.name for i in model.topology.of(Role.MEMBER)]
+    if what in ("join", "replace"):
+        model.topology = model.topology.with_instance(
+            replace(heir, replaces=draw(st.sampled_from(sorted(model.damaged) or names)) if what == "replace" else "")
+        )
+        point = draw(st.sampled_from(["stored", "added", "runs", "votes"]))
+        if point != "stored":
+            model.members[9] = (heir.endpoint("peer"), point != "votes")
+        if point in ("runs", "votes"):
+            model.running.add("member-9")
+        if point == "runs" and draw(st.booleans()):
+            model.running.discard("member-9")
+            model.damaged.add("member-9")
+    elif what == "leave" and len(names) > 1:
+        name = draw(st.sampled_from(names))
+        model.topology = phased(name, Phase.LEAVING, model.topology)
+        if draw(st.booleans()) and _may_go(model, name):
+            del model.members[names.index(name) + 1]
+    elif what == "leave node":
+        model.topology = phased("node-host-0", Phase.LEAVING, model.topology)
+    elif what == "stray learner":
+        model.members[9] = ("10.9.9.9:1", True)
+
+
+def _may_go(model: Model, name: str) -> bool:
+    """Whether the members that are left can be a majority of themselves."""
+    left = [i.name for i in model.topology.of(Role.MEMBER) if i.name != name]
+    return 2 * sum(n in model.damaged for n in left) < len(left)
+
+
+@settings(max_examples=400, deadline=None)
+@given(models(), st.sets(st.integers(0, 40), max_size=5), st.sets(st.integers(0, 40), max_size=10))
+def test_from_any_state_the_topology_is_reached_and_nothing_harmful_is_done(
+    model: Model, successions: set[int], lost_actions: set[int]
+) -> None:
+    """`successions`: rounds in which the supervisor dies and another begins. `lost_actions`: rounds in which it dies
+    after its first action."""
+    for number in range(ROUNDS_MAX):
+        if number in successions:
+            model.lost, model.deregistered, model.overdue = set(), set(), set()
+        actions = plan(model.topology, model.observed(), model.now)
+        for action in actions[:1] if number in lost_actions else actions:
+            model.do(action)
+        model.now += 1.0
+        # Whoever asked for a change gives up after a while.
+        pending = {i.name for i in model.topology.instances if i.phase is not Phase.ACTIVE}
+        model.overdue = pending if number % 40 == 39 else set()
+        if not actions and model.is_done():
+            break
+    assert model.is_done(), (model, plan(model.topology, model.observed(), model.now))
+    assert is_settled(model.topology, model.observed())
