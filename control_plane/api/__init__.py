@@ -1,5 +1,8 @@
 """The Kubernetes API as pure functions on JSON objects (plain dicts).
 
+`machinery` is what is the same for every kind, `kinds` what is special to each, `pods` the rules about a pod's state;
+`authorization`, `audit` and `podsecurity` decide over requests.
+
 Owns: kinds and their schema, decoding, defaulting, validation, strategies of create/update,
 patches, selectors, quantities, tables, discovery documents, RBAC decisions, what nodes may see and
 change, audit policies, the Pod Security Standards, the bounds on what a client's document may cost,

@@ -1,8 +1,12 @@
 """What is special to each kind: one room per kind, in folders named as Kubernetes names its groups.
 
-Owns: defaults, validation, what create and update keep or drop, columns of tables, per kind; pieces that several kinds
-share (the pod template, metadata) stand in rooms of their own beside the groups.
-Does not own: what is the same for every kind (`control_plane.api.machinery`), admission rules that need other objects.
+A room is a module with the functions and one `Rules` value per kind (see `rules`): name, defaults, validation, what
+create and update keep or drop, status, columns of tables, field selectors, scale. The list of rooms is `registry`;
+`defaulting`, `strategy`, `validation` and `deletion` apply the rules of whatever kind they are given. Pieces that
+several kinds share (`metadata`, `workloads`, `pod_template`) stand beside the groups.
+
+Does not own: what is the same for every kind (`control_plane.api.machinery`), rules about the state of pods
+(`control_plane.api.pods`), admission rules that need other objects.
 
 Concurrency: pure functions; those that change an object in place say so.
 """

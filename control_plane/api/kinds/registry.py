@@ -210,7 +210,9 @@ def rules_of(group: str, kind: str) -> Rules:
 
 def rules_for(info: Resource) -> Rules:
     """The rules of a resource: a custom one has nothing of its own, whatever it is called."""
-    return PLAIN if info.custom else rules_of(info.group, info.kind)
+    if info.custom:
+        return PLAIN
+    return _loaded.get((info.group, info.kind)) or rules_of(info.group, info.kind)
 
 
 def rules_by_object(obj: Object) -> Rules:

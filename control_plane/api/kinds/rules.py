@@ -6,7 +6,7 @@ said to be absent, with the reason: a rule that nobody thought of is `FORGOTTEN`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Absent:
 class Status:
     """A status that ordinary writes cannot change."""
 
-    initial: Mapping[str, Any] | None = None
+    initial: dict[str, Any] | None = None
     """What a new object starts with; None for no status at all."""
     given_on_create: bool = False
     """Whether a client may set it when it creates the object: kubelets register nodes in one request."""

@@ -42,16 +42,14 @@ def _rules(obj: Object, info: Resource | None) -> Rules:
     return rules_for(info) if info is not None else rules_by_object(obj)
 
 
-def has_status(obj: Object, info: Resource | None = None) -> bool:
-    """True when ordinary writes cannot change `status` of this kind."""
-    if info is not None and info.custom:
-        return "status" in info.subresources
-    return bool(_rules(obj, info).status)
+def _has_status(rules: Rules, info: Resource | None) -> bool:
+    """Whether ordinary writes cannot change `status`: a custom resource says so by a subresource."""
+    return isinstance(rules.status, Status) or (info is not None and info.custom and "status" in info.subresources)
 
 
-def has_generation(obj: Object, info: Resource | None = None) -> bool:
-    """True when metadata.generation counts the changes of this kind."""
-    return (info is not None and info.custom) or _rules(obj, info).generation
+def _has_generation(rules: Rules, info: Resource | None) -> bool:
+    """Whether metadata.generation counts the changes: of custom resources it always does."""
+    return rules.generation or (info is not None and info.custom)
 
 
 def generated_name(prefix: str, suffix: str) -> str:
@@ -72,21 +70,21 @@ def prepare_for_create(obj: Object, info: Resource | None = None) -> None:
     for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
         metadata.pop(field, None)
     rules = _rules(obj, info)
-    if has_generation(obj, info):
+    if _has_generation(rules, info):
         metadata["generation"] = 1
     status = rules.status
-    if isinstance(status, Status):
-        if not status.given_on_create:
+    if not isinstance(status, Status):
+        if _has_status(rules, info):
             obj.pop("status", None)
-            if status.initial is not None:
-                obj["status"] = _fresh(status.initial)
-    elif has_status(obj, info):
+    elif not status.given_on_create:
         obj.pop("status", None)
+        if status.initial is not None:
+            obj["status"] = _fresh(status.initial)
     rules.prepare_create(obj)
 
 
 def _fresh(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {name: _fresh(one) for name, one in value.items()}
     return value
 
@@ -100,14 +98,15 @@ def prepare_for_update(new: Object, old: Object, info: Resource | None = None) -
     Status and system metadata come from `old`; generation goes up by one when anything but
     metadata and status differs.
     """
+    rules = _rules(new, info)
     _keep_metadata(new, old)
-    if has_status(new, info):
+    if _has_status(rules, info):
         if "status" in old:
             new["status"] = old["status"]
         else:
             new.pop("status", None)
-    _rules(new, info).prepare_update(new, old)
-    if has_generation(new, info) and _differs(new, old):
+    rules.prepare_update(new, old)
+    if _has_generation(rules, info) and _differs(new, old):
         new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1
 
 
