@@ -100,7 +100,7 @@ def simulate(
 ) -> SimulationResult:
     """Run a scenario in virtual time. Raises UsageError when the scenario names what the cluster has not."""
     # What an earlier run left must not be cleaned up in the midst of this one.
-    _bury()
+    bury()
     loop = VirtualLoop()
     trace = Trace(loop.time)
     run = _Run(scenario, seed, trace, progress or (lambda _: None), planted)
@@ -129,11 +129,11 @@ def simulate(
         log=tuple(logs.lines),
     )
     del run, logs, trace
-    _bury()
+    bury()
     return result
 
 
-def _bury() -> None:
+def bury() -> None:
     """Free what died in the run. Its coroutines are closed without a loop, and complain; nobody needs to hear."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None

@@ -17,7 +17,7 @@ from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, Et
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import SupervisorService
-from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -74,6 +74,11 @@ class Supervisor:
         )
         self._reconciler = Reconciler(clients.recall(spec.topology), ports)
         self._service = SupervisorService(self._reconciler, host, self._renew, now=now, slowdown=slowdown)
+
+    @property
+    def topology(self) -> Topology:
+        """The topology that is wanted, as far as this supervisor knows."""
+        return self._reconciler.topology
 
     async def start(self) -> None:
         if self._claim is not None:
