@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.etcd.server.replication.membership_changes import Reconfiguration
+from rayplane.control_plane.etcd.server.replication.membership_changes import MembershipChanger
 from rayplane.control_plane.simulation import SimulationResult, load_scenario, parse_scenario, simulate
 from rayplane.control_plane.simulation.scenario import Change, Rage
 
@@ -40,10 +40,10 @@ def test_no_member_goes_while_the_rest_would_be_no_majority(monkeypatch: pytest.
     assert "unhealthy cluster" in why
     assert refused.acknowledged > 60  # it works on for the minute that the removal is tried
 
-    async def any_is_healthy(self: Reconfiguration, enough: Any) -> None:
+    async def any_is_healthy(self: MembershipChanger, enough: Any) -> None:
         pass
 
-    monkeypatch.setattr(Reconfiguration, "_check_health", any_is_healthy)
+    monkeypatch.setattr(MembershipChanger, "_check_health", any_is_healthy)
     gone = removed_while_another_is_down()
     assert not gone.ok
     assert "unhealthy cluster" not in str(gone.failures)

@@ -1,4 +1,4 @@
-"""What a follower does with its leader's messages (§5.3, §7)."""
+"""Rules of a follower: what it does with its leader's messages (§5.3, §7)."""
 
 from __future__ import annotations
 

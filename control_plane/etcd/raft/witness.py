@@ -1,4 +1,4 @@
-"""What a node knows that the other members have made durable: by it, one whose disk was put back is found out.
+"""Witness of what the other members have made durable: by it, one whose disk was put back is found out.
 
 In memory only: it is lost when this node's process ends.
 """

@@ -1,4 +1,4 @@
-"""How one member is configured."""
+"""Configuration of one member."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""What the parts of a member may ask of its replication: a few methods each, never the whole member."""
+"""Ports: what the parts of a member may ask of its replication, a few methods each, never the whole member."""
 
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 
 
 class RaftStatus(Protocol):
-    """Where this member stands, as it knows it now."""
+    """Status of this member, as it knows it now."""
 
     member_id: int
     cluster_id: int
@@ -46,7 +46,7 @@ class Proposer(Protocol):
 
 
 class ReadBarrier(Protocol):
-    """What a linearizable read waits for."""
+    """The wait before a linearizable read."""
 
     async def barrier(self) -> None:
         """Return when the applied state is linearizable with respect to the call. Raises Timeout, Stopped."""
@@ -65,7 +65,7 @@ class MembershipChanges(Protocol):
 
 
 class LeaderMoves(Protocol):
-    """Who leads, by somebody's wish."""
+    """Moves of leadership, by somebody's wish."""
 
     async def move_leader(self, target: int) -> None:
         """Raises NotLeader, BadLeaderTransferee, TimeoutLeaderTransfer."""

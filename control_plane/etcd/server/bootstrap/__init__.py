@@ -1,1 +1,1 @@
-"""From a data directory to a member that can run: found a cluster, join one, restart, restore a backup."""
+"""Bootstrap of a member from its data directory: found a cluster, join one, restart, restore a backup."""

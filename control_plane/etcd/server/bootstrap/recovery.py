@@ -1,4 +1,4 @@
-"""From a data directory to a member that can run: found, join, or restart.
+"""Recovery of a member from its data directory: found, join, or restart.
 
 The log (`wal/`) is the truth; the store (`mvcc/`) may lag behind it, never run ahead; snapshot files (`snap/`) let
 the log be cut short and the store be rebuilt when the machine stopped uncleanly. A directory belongs to one identity.

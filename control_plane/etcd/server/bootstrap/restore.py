@@ -1,4 +1,4 @@
-"""A data directory made of a backup: every founder of a new cluster gets the same one.
+"""Restore of a backup into a data directory: every founder of a new cluster gets the same one.
 
 As with etcd's own restore, the keys, their history and the leases come from the snapshot; members, ids and alarms are
 those of the new cluster.

@@ -1,4 +1,4 @@
-"""What a member counts, and the page of metrics for Prometheus, under etcd's names.
+"""Metrics of a member: what it counts, and the page for Prometheus, under etcd's names.
 
 Most is read from its parts when it is asked for. Counted as it happens: calls (`metered` wraps the services),
 durations of log syncs and store commits, and what the parts count by themselves (`StateMachine`, `Lessor`,

@@ -1,4 +1,4 @@
-"""What the operating system says of this process, under the names that all Prometheus clients use.
+"""Metrics of the process: what the operating system says of it, under the names that all Prometheus clients use.
 
 Only Linux tells everything; elsewhere what it does not tell is left out.
 """

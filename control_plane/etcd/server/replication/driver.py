@@ -44,7 +44,7 @@ SCRUB_PER_TICK = 2_000
 
 
 class Transport(Shipping, Protocol):
-    """How messages get to peers."""
+    """The links to peers."""
 
     def send(self, messages: Iterable[raft.Message]) -> None: ...
 

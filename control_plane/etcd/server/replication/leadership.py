@@ -27,7 +27,7 @@ class Candidate(RaftStatus, Protocol):
 
 
 class Leadership:
-    """Of one member. `on_leaderless` is called once nobody has led for some election timeouts."""
+    """Leadership as one member sees it. `on_leaderless` is called once nobody has led for some election timeouts."""
 
     def __init__(self, config: MemberConfig, driver: Candidate, machine: StateMachine) -> None:
         self.on_leaderless: list[Callable[[], None]] = []

@@ -24,7 +24,7 @@ READY_SHARE = 0.9
 
 
 class Log(RaftStatus, Protocol):
-    """Where changes go: the driver."""
+    """The driver, to which changes go."""
 
     proposals: Proposals
 

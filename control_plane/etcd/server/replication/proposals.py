@@ -86,7 +86,7 @@ class Proposals:
 
 
 class Log(Protocol):
-    """Where proposals go: the driver."""
+    """The driver, to which proposals go."""
 
     proposals: Proposals
 
@@ -101,7 +101,7 @@ class Log(Protocol):
 
 
 class Forwarding(Protocol):
-    """How proposals get to a leader that is another member."""
+    """The transport, by which proposals get to a leader that is another member."""
 
     def propose(self, peer: int, data: bytes) -> bool: ...
 

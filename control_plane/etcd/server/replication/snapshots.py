@@ -29,14 +29,14 @@ LOG_BYTES_MAX = 512 << 20
 
 
 class Shipping(Protocol):
-    """How state gets to a peer."""
+    """The transport, by which state gets to a peer."""
 
     async def send_snapshot(self, message: raft.Message, chunks: Iterator[bytes]) -> None:
         """Raises RpcError."""
 
 
 class Snapshots:
-    """Of one member. `shipped` is told how sending to a peer ended: raft sends it nothing more before."""
+    """Snapshots of one member. `shipped` is told how sending to a peer ended: raft sends it nothing more before."""
 
     def __init__(
         self, config: MemberConfig, recovery: Recovery, transport: Shipping, shipped: Callable[[int, bool], None]

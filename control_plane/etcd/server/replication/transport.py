@@ -34,7 +34,7 @@ REMOVED = b"removed"
 
 
 class Observer(Protocol):
-    """What the transport tells."""
+    """Listener of the transport."""
 
     def unreachable(self, peer: int) -> None:
         """Messages to a peer were lost."""
@@ -68,7 +68,7 @@ class Traffic:
 
 
 class _Link:
-    """What is on its way to one peer."""
+    """The link to one peer, and what is on its way."""
 
     def __init__(self, transport: "PeerTransport", peer: int, addresses: tuple[str, ...]) -> None:
         self.addresses = addresses

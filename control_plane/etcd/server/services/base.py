@@ -1,4 +1,4 @@
-"""What all services share.
+"""Base of the services: who may ask now, and the header of every answer.
 
 Every response carries the member's header. A caller that sends the metadata `hasleader: true` is refused while no
 leader is known. A learner answers serializable reads and status only.
@@ -15,7 +15,7 @@ from rayplane.storage.mvcc import Store
 
 
 class Base:
-    """What all services share: who may ask now, and the header of every answer."""
+    """A service of one member."""
 
     def __init__(self, raft: RaftStatus, callers: Callers, store: Store) -> None:
         self.raft = raft

@@ -1,4 +1,4 @@
-"""Who calls, once authentication is on, and requests in their name.
+"""Callers, once authentication is on: who they are, and proposals in their name.
 
 A caller shows a token (metadata `token`, or `authorization` as the JSON gateway passes it), or else is whom its client
 certificate names: the user of the certificate's common name, or INTERNAL when it is in one of the configured groups.
@@ -33,7 +33,7 @@ _GO_NAMES = {
 
 
 class Callers:
-    """Who calls, and what they may do outside the log. To be asked only while authentication is `enabled`."""
+    """Callers of one member, and what they may do outside the log; asked only while authentication is `enabled`."""
 
     def __init__(
         self, config: MemberConfig, env: Env, machine: StateMachine, *, proposer: Proposer, reads: ReadBarrier

@@ -24,7 +24,7 @@ _BCRYPT = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 class Secrets(Protocol):
-    """What a member needs to keep passwords and to hand out tokens."""
+    """Password hashes and random tokens."""
 
     async def hash(self, password: str) -> bytes:
         """Raises PasswordTooLong."""
@@ -36,7 +36,7 @@ class Secrets(Protocol):
 
 
 class ProcessSecrets:
-    """Of a real process: a thread for the work, the operating system for chance. `cost` is bcrypt's, 4 to 31.
+    """Secrets of a real process: a thread for the work, the operating system for chance. `cost` is bcrypt's, 4 to 31.
 
     One thread at a time: many log-ins at once must not take the processors and threads that the log needs.
     """
@@ -59,7 +59,7 @@ class ProcessSecrets:
 
 
 class SimulatedSecrets:
-    """Of a simulation: everything from `rng`, nothing waits."""
+    """Secrets of a simulation: everything from `rng`, nothing waits."""
 
     def __init__(self, rng: random.Random, cost: int) -> None:
         self._rng = rng

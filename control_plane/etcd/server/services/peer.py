@@ -16,7 +16,7 @@ from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 
 class LeaseTime(Protocol):
-    """What the leader knows of time."""
+    """Time of leases, which the leader counts."""
 
     async def renew(self, lease_id: int) -> int: ...
 
@@ -24,7 +24,7 @@ class LeaseTime(Protocol):
 
 
 class Inbox(Protocol):
-    """Where messages go: the driver."""
+    """The driver, to which messages go."""
 
     member_id: int
     cluster_id: int
@@ -37,7 +37,7 @@ class Inbox(Protocol):
 
 
 class Received(Protocol):
-    """Who counts what came."""
+    """The transport, which counts what came."""
 
     def received(self, peer: int, batch: wire.Batch) -> None: ...
 

@@ -13,7 +13,7 @@ from rayplane.storage.mvcc import MvccError
 
 
 class RangeRights(Protocol):
-    """Who may read what, once authentication is on."""
+    """Rights to read, once authentication is on."""
 
     @property
     def enabled(self) -> bool: ...

@@ -35,5 +35,5 @@ def client_services(config: MemberConfig, handlers: dict[str, Any]) -> Sequence[
 
 
 def peer_service(config: MemberConfig, handler: PeerService) -> Service:
-    """What the other members are served."""
+    """The service of the other members."""
     return Service(PEER, handler, callers=each(config.peer_callers, *PEER_METHODS.split()))

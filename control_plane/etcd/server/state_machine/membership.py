@@ -1,4 +1,4 @@
-"""Who the members are, as the applied log says it; kept in the store's buckets beside the keys.
+"""Membership: who the members are, as the applied log says it; kept in the store's buckets beside the keys.
 
 A member's identity is its id; addresses may change. A removed id never comes back. Changes are checked twice: before
 they are proposed, to answer the client, and when they are applied, where a change that no longer fits is ignored by

@@ -18,7 +18,7 @@ _V = TypeVar("_V")
 
 
 class Stream(Protocol):
-    """Where watchers' events go."""
+    """The stream of one client, to which events go."""
 
     seq: int
 

@@ -1,1 +1,1 @@
-"""What a member does without being asked: its tick, lease expiry, telling where it is, comparing stores."""
+"""Upkeep of a member, without being asked: its tick, lease expiry, telling where it is, comparing stores."""

@@ -1,10 +1,10 @@
-"""What each request needs of its caller, by the rules of etcd 3.5. Pure; asked only while authentication is on.
+"""Rights that each request needs, by the rules of etcd 3.5. Pure; asked only while authentication is on.
 
     put                  write the key; read it for prev_kv; write all keys of the lease that it hangs the key on
     delete               write the range; read it for prev_kv
     transaction          read what it compares; what all operations of both branches need, nested ones too
     lease revoke         write all keys of the lease
-    users, roles, switch the root role; but everyone may look at oneself and the own roles (`service`)
+    users, roles, switch the root role; but everyone may look at oneself and the own roles (`services.auth`)
 
 Judged before the log, by the member that is asked: reads and watches; members, compaction, alarms, moving the leader,
 snapshots and hashes, which need the root role; granting a lease, which needs a user. Here etcd's later 3.5 releases

@@ -1,4 +1,4 @@
-"""What the gateway's calls have in common, whether they come as HTTP requests or over a WebSocket."""
+"""Calls of the gateway: what HTTP requests and WebSockets have in common."""
 
 import asyncio
 import codecs
