@@ -1,7 +1,33 @@
 """Settings for all tests."""
 
+import sys
+from collections.abc import Generator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes is the machine's business: on a busy one that is no fault of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+MAY_START_PROCESSES = {"e2e", "processes"}
+STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec"}
+_running: list[pytest.Item] = []
+
+
+def _refuse(event: str, _: tuple[object, ...]) -> None:
+    if event in STARTS and _running and not MAY_START_PROCESSES & {m.name for m in _running[-1].iter_markers()}:
+        raise RuntimeError("a test that starts a process is marked so: @pytest.mark.processes")
+
+
+sys.addaudithook(_refuse)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """The fast tests stay fast: what starts a process without being marked so fails."""
+    _running.append(item)
+    try:
+        return (yield)
+    finally:
+        _running.pop()

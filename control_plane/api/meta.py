@@ -156,11 +156,6 @@ def format_micro_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def creation_time(o: Object) -> datetime | None:
-    text = metadata(o).get("creationTimestamp")
-    return parse_time(text) if text else None
-
-
 # --- conditions ---------------------------------------------------------------------------------
 
 

@@ -111,11 +111,6 @@ class SimulatedCluster:
         pause = self.rng.uniform(RESTART_MIN_S, RESTART_MAX_S) if after_s is None else after_s
         self._spawn(self._bring_up(self.topology.get(name), pause), f"restart {name}")
 
-    def bring_back(self, name: str) -> None:
-        """Start an actor again that was to stay away."""
-        if self._away.pop(name, "") is None:
-            self._spawn(self._bring_up(self.topology.get(name)), f"return {name}")
-
     # Who there is
 
     def add(self, role: Role) -> Instance:

@@ -155,8 +155,7 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def _pass_time(self, when: float) -> None:
         self._rounds = 0
-        if when > self._now:
-            self._now = when
+        self._now = max(self._now, when)
         if self._now >= self._next_collect:
             self._next_collect = self._now + COLLECT_EVERY_S
             gc.collect()

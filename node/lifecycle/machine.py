@@ -1,7 +1,7 @@
-"""Transitions of a pod and its containers. All of them.
+"""All transitions of the pod life cycle.
 
-`_CONTAINER` says what an event does to a container in each state, `_POD` what an event does to a pod in each stage, and
-`_advance` draws the consequences until nothing changes.
+`_CONTAINER` says what an event does to a container in each state, `_POD` what an event does to a pod in each stage,
+and `_advance` draws the consequences until nothing changes.
 
 Source: Kubernetes documentation, "Pod Lifecycle", "Init Containers" and "Sidecar Containers".
 """

@@ -101,7 +101,6 @@ class Container:
     waited_s: float = 0.0  # wait of the restart under way
     ended: Termination | None = None  # the last run's end
     fault: tuple[str, str] | None = None  # reason, message
-    restart_asked: bool = False  # stopped by a probe: restart it whatever its policy on success
 
 
 # --- events ---------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class SimulatedRuntime:
 class SimulatedRun:
     """One run of a simulated container."""
 
-    __slots__ = ("_exit_stamp", "_listener", "_order", "_over", "_stamp", "_timer", "_waiters")
+    __slots__ = ("_listener", "_order", "_over", "_stamp", "_timer", "_waiters")
     real = False
 
     def __init__(self, order: StartOrder, listener: Listener, *, stamp: Callable[[], str]) -> None:
@@ -74,7 +74,6 @@ class SimulatedRun:
         self._stamp = stamp
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
-        self._exit_stamp = ""
         self._waiters: list[asyncio.Future[None]] = []
 
     def begin(self, rng: random.Random) -> None:
@@ -103,7 +102,6 @@ class SimulatedRun:
             return
         self._over = True
         self._timer = None
-        self._exit_stamp = self._stamp()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

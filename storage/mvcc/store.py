@@ -170,10 +170,6 @@ class Store:
         rev = self.index.last(key)
         return KeyValue.FromString(self.read(rev)) if rev else None
 
-    def lease_of(self, key: bytes) -> int:
-        """The lease that a key is attached to now; 0 if none."""
-        return self.index.lease(key)
-
     def attachments(self) -> dict[int, list[bytes]]:
         """Keys attached to each lease now, to rebuild a lessor at start."""
         return self.index.attachments()

@@ -46,6 +46,7 @@ def answer(setup: str, statement: str) -> str:
 
 
 @pytest.mark.parametrize("merge", ["", "<<: "])
+@pytest.mark.processes
 def test_yaml_of_nested_aliases_is_refused(merge: str) -> None:
     setup = f"""
 from rayplane.control_plane.api.machinery.decoding import decode
@@ -59,6 +60,7 @@ body = "\\n".join(levels).encode()
     assert "document contains excessive aliasing" in answer(setup, "decode(body, 'application/yaml')")
 
 
+@pytest.mark.processes
 def test_a_json_patch_whose_copies_double_a_map_is_refused() -> None:
     setup = """
 from rayplane.control_plane.api.machinery.patching import apply_patch
@@ -71,6 +73,7 @@ operations += [{"op": "copy", "from": "/data", "path": f"/data/c{n}"} for n in r
     assert "exceeding the limit 3145728" in shown
 
 
+@pytest.mark.processes
 def test_base_sixty_and_long_numbers_of_yaml_cost_nothing() -> None:
     setup = """
 from rayplane.control_plane.api.machinery.decoding import decode

@@ -65,6 +65,7 @@ def test_a_selector_has_a_thousand_requirements() -> None:
     assert many.matches({"a": "49999"}) and not many.matches({"a": "x"}) and not many.matches({})
 
 
+@pytest.mark.processes
 def test_names_are_judged_in_time_linear_in_their_length() -> None:
     shown = bounded.run("""
 from rayplane.control_plane.api.machinery import names

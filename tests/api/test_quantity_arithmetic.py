@@ -53,15 +53,6 @@ def test_equality_is_by_amount_not_notation() -> None:
     assert quantity.compare("1Gi", "1G") == 1
 
 
-def test_lists_are_added_name_by_name() -> None:
-    total = quantity.add_lists({"cpu": "500m"}, {"cpu": "0.5", "memory": "1Gi"})
-    assert total == {"cpu": "1", "memory": "1Gi"}
-    assert quantity.max_lists({"cpu": "1"}, {"cpu": "900m", "x.io/g": 1}) == {
-        "cpu": "1",
-        "x.io/g": "1",
-    }
-
-
 numbers = st.integers(min_value=-(10**12), max_value=10**12)
 
 

@@ -258,6 +258,7 @@ def test_autoscalers_convert_without_loss() -> None:
     assert to_stored(simple, info)["spec"]["metrics"] == [{"type": "Resource", "resource": cpu}]
 
 
+@pytest.mark.processes
 def test_the_committed_tables_are_what_the_generator_makes() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/gen_api_schema", "--check"],

@@ -22,6 +22,7 @@ def with_pattern(pattern: str) -> dict[str, Any]:
     return made
 
 
+@pytest.mark.processes
 def test_a_pattern_that_doubles_its_work_with_each_letter_is_answered() -> None:
     shown = bounded.run("""
 from rayplane.control_plane.apiserver.apiextensions.schema import validate

@@ -62,6 +62,7 @@ async def _apply(at: Screen, path: Path, text: str) -> str:
     return at.take()
 
 
+@pytest.mark.processes
 async def test_apply_says_what_it_did_and_get_shows_it(live: Cluster, at: Screen, tmp_path: Path) -> None:
     assert await _apply(at, tmp_path, WEB) == "configmap/settings created\ndeployment.apps/web created\n"
     await live.rolled_out("web", 2)

@@ -316,6 +316,7 @@ async def test_a_state_nobody_can_read_can_be_purged(tmp_path: Path) -> None:
     assert not directory.path.exists()
 
 
+@pytest.mark.processes
 def test_a_session_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     """After a restart of the machine its number may be somebody else's."""
     other = subprocess.Popen(["sleep", "60"], start_new_session=True)

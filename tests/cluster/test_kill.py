@@ -64,6 +64,7 @@ async def test_when_nobody_leads_that_is_said(monkeypatch: pytest.MonkeyPatch) -
         await chaos.kill(admin, "leader", "", "KILL")
 
 
+@pytest.mark.processes
 def test_the_process_of_an_actor_is_known_while_it_lives(tmp_path: Path) -> None:
     data = tmp_path / "data" / "member-0"
     assert processes.read(data) == 0
@@ -80,6 +81,7 @@ def test_the_process_of_an_actor_is_known_while_it_lives(tmp_path: Path) -> None
     assert processes.read(data) == 0
 
 
+@pytest.mark.processes
 def test_a_process_that_was_stopped_stands_still_until_it_is_continued(tmp_path: Path) -> None:
     data = tmp_path / "data" / "member-0"
     assert not processes.stands_still(data)

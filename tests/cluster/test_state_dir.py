@@ -219,6 +219,7 @@ def test_a_ray_that_can_be_reached_from_outside_is_noticed(address: str, wide: b
         assert not ray_cluster.listens_widely({"owned": False})
 
 
+@pytest.mark.processes
 def test_the_process_of_another_cluster_is_not_ended(tmp_path: Path) -> None:
     """Its number may have been given to another cluster's process since."""
     directory = filled(tmp_path / "x")
@@ -280,6 +281,7 @@ def session(code: str) -> Iterator[subprocess.Popen[bytes]]:
         made.communicate()
 
 
+@pytest.mark.processes
 async def test_a_port_of_somebody_else_is_no_cluster_that_is_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, session("") as ended:
         ended.wait()
@@ -289,6 +291,7 @@ async def test_a_port_of_somebody_else_is_no_cluster_that_is_up(tmp_path: Path) 
         assert not await launch._is_alive(gone, StateDir(tmp_path))
 
 
+@pytest.mark.processes
 async def test_what_was_killed_a_moment_ago_is_not_up(tmp_path: Path) -> None:
     # The first process is gone, another of its session holds the port for a moment more.
     code = """import os, socket, sys, time

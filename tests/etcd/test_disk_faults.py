@@ -226,6 +226,7 @@ async def test_a_failed_sync_ends_the_member_with_what_to_do(tmp_path: Path) -> 
         cluster.nodes["m0"].member = None
 
 
+@pytest.mark.processes
 async def test_a_full_disk_ends_a_process_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
     (member,) = new_members(1, tmp_path)
     member.flags += ["--wal-segment-bytes=65536"]
@@ -240,6 +241,7 @@ async def test_a_full_disk_ends_a_process_in_one_line_and_loses_nothing(tmp_path
     assert await member.stop() == 0
 
 
+@pytest.mark.processes
 async def test_a_directory_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "m0").write_text("a file")
     (member,) = new_members(1, tmp_path)
@@ -253,6 +255,7 @@ async def test_a_directory_that_cannot_be_written_is_refused_in_one_line(tmp_pat
         await member.start()
 
 
+@pytest.mark.processes
 def test_an_unknown_failpoint_is_wrong_usage() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rayplane.control_plane.etcd"],

@@ -120,6 +120,7 @@ def address() -> str:
     return f"127.98.0.1:{free_port()}"
 
 
+@pytest.mark.processes
 async def test_requests_reach_pods(api: FakeApi, make_host: MakeHost, address: str) -> None:
     await make_host(NodeConfig("n1", runtime="process"), ingress_address=address)
     probe = {"readinessProbe": {"tcpSocket": {"port": 18082}, "periodSeconds": 1}}

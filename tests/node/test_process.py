@@ -32,6 +32,8 @@ from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 
+pytestmark = pytest.mark.processes
+
 MakeHost = Callable[..., Awaitable[NodeHost]]
 NODE = NodeConfig("n1", runtime="process")
 QUICK = NodeTiming(0.05, 1, 30.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
@@ -130,6 +132,7 @@ async def start_echo(api: FakeApi, *names: str) -> list[Object]:
     return [endpoint(api.pod(n)["status"]["podIP"]) for n in names]
 
 
+@pytest.mark.processes
 async def test_connections_reach_pods_and_half_close(api: FakeApi, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1", runtime="process"))
     a, b = await start_echo(api, "a", "b")
@@ -156,6 +159,7 @@ async def test_connections_reach_pods_and_half_close(api: FakeApi, make_host: Ma
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.processes
 async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeApi, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1", runtime="process"))
     (a,) = await start_echo(api, "a")

@@ -62,9 +62,10 @@ def test_a_point_acts_from_the_given_hit_on() -> None:
     failpoints.hit("wal.before_sync")
 
 
+@pytest.mark.processes
 async def test_kill_ends_a_process_at_once() -> None:
     program = (
-        "from storage.env import failpoints as f; f.arm_from_environment(); f.hit('wal.before_sync'); "
+        "from rayplane.storage.env import failpoints as f; f.arm_from_environment(); f.hit('wal.before_sync'); "
         "print('once', flush=True); f.hit('wal.before_sync'); print('never')"
     )
     process = await asyncio.create_subprocess_exec(

@@ -94,10 +94,6 @@ def joined(values: Iterable[str], *, separator: str = ",") -> str:
     return separator.join(values)
 
 
-def or_none(value: Any) -> str:
-    return str(value) if value not in (None, "") else NONE
-
-
 def at_most(values: Sequence[str], count: int) -> str:
     """The first `count` values and how many more there are."""
     text = ",".join(values[:count])

@@ -56,10 +56,6 @@ class Quantity:
         """Thousandths, rounded up."""
         return -(-self.nano // 1_000_000)
 
-    @property
-    def is_zero(self) -> bool:
-        return self.nano == 0
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Quantity) and self.nano == other.nano
 
@@ -206,20 +202,3 @@ def compare(a: QuantityLike, b: QuantityLike) -> int:
 
 
 ResourceList = Mapping[str, QuantityLike]
-
-
-def add_lists(a: ResourceList, b: ResourceList) -> dict[str, str]:
-    """The sum of two resource lists, name by name, in canonical text."""
-    out = {name: canonical(amount) for name, amount in a.items()}
-    for name, amount in b.items():
-        out[name] = str(add(out[name], amount)) if name in out else canonical(amount)
-    return out
-
-
-def max_lists(a: ResourceList, b: ResourceList) -> dict[str, str]:
-    """The greater of two resource lists, name by name, in canonical text."""
-    out = {name: canonical(amount) for name, amount in a.items()}
-    for name, amount in b.items():
-        if name not in out or compare(out[name], amount) < 0:
-            out[name] = canonical(amount)
-    return out

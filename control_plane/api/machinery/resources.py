@@ -146,11 +146,6 @@ class ResourceInfo:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
-    def kind_name(self) -> str:
-        """`Pod`, `Deployment.apps`: the group-kind as Invalid errors write it."""
-        return f"{self.kind}.{self.group}" if self.group else self.kind
-
-    @property
     def is_storage_version(self) -> bool:
         return self.api_version == self.stored_api_version
 

@@ -27,16 +27,6 @@ def partial_metadata(obj: Object) -> Object:
     }
 
 
-def partial_metadata_list(objs: Sequence[Object], metadata: Mapping[str, Any]) -> Object:
-    """A PartialObjectMetadataList with the metadata of the list it stands for."""
-    return {
-        "kind": "PartialObjectMetadataList",
-        "apiVersion": API_VERSION,
-        "metadata": dict(metadata),
-        "items": [partial_metadata(obj) for obj in objs],
-    }
-
-
 def to_table(
     printer: Printer,
     objs: Sequence[Object],

@@ -71,7 +71,9 @@ class Term:
         self._purger = NamespacePurger(client)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
-        self._crds: asyncio.Queue[tuple[str, Object]] = asyncio.Queue()  # bounded by the number of definitions
+        # What became last of each definition, by its uid: as many as there are definitions, however often they change.
+        self._crds: dict[str, tuple[str, Object]] = {}
+        self._crds_changed = asyncio.Event()
 
     def _runner(self, controller: Controller) -> ControllerRunner:
         recorder = EventRecorder(self._client, self._env, component=controller.component)
@@ -111,11 +113,14 @@ class Term:
 
     async def _follow_custom_resources(self) -> None:
         """Have the garbage collector watch custom resources as they are defined and removed."""
-        self._caches.informer(CRDS).add_handler(lambda kind, _, crd: self._crds.put_nowait((kind, crd)))
+        self._caches.informer(CRDS).add_handler(self._crd_changed)
         pairs = zip(self._controllers, self._runners, strict=True)
         collector, runner = next((c, r) for c, r in pairs if isinstance(c, GarbageCollector))
         while True:
-            kind, crd = await self._crds.get()
+            while not self._crds:
+                self._crds_changed.clear()
+                await self._crds_changed.wait()
+            kind, crd = self._crds.pop(next(iter(self._crds)))
             try:
                 if kind == "DELETED":
                     await self._caches.drop(collector.remove_custom(crd))
@@ -125,6 +130,10 @@ class Term:
             except Exception:
                 # A definition that nobody can make sense of must not end the term, again and again.
                 log.exception("objects of %s are not garbage-collected", meta.name(crd))
+
+    def _crd_changed(self, kind: str, _: Object | None, crd: Object) -> None:
+        self._crds[meta.uid(crd)] = (kind, crd)
+        self._crds_changed.set()
 
     async def stop(self) -> None:
         await asyncio.gather(*(runner.stop() for runner in self._runners))

@@ -1,6 +1,4 @@
-"""Elections (§5.2, §5.4.1) with pre-vote (thesis §9.6) and leadership transfer's shortcut (thesis
-§3.10).
-"""
+"""Elections (§5.2, §5.4.1) with pre-vote (thesis §9.6) and leadership transfer's shortcut (thesis §3.10)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Errors of the raft library. Expected ones say what to do; InvariantViolated means a bug or a
-damaged log.
+"""Errors of the raft library.
+
+Expected ones say what to do; InvariantViolated means a bug or a damaged log.
 """
 
 from __future__ import annotations

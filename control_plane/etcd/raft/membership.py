@@ -1,6 +1,4 @@
-"""Single-server membership changes (thesis §4.1): any two successive configurations share a
-majority.
-"""
+"""Single-server membership changes (thesis §4.1): any two successive configurations share a majority."""
 
 from __future__ import annotations
 

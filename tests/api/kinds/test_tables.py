@@ -9,7 +9,7 @@ from rayplane.control_plane.api.kinds.registry import ROOMS, rules_for, rules_of
 from rayplane.control_plane.api.kinds.rules import PLAIN
 from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
-from rayplane.control_plane.api.machinery.tables import partial_metadata_list, to_table
+from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.durations import human_duration
 
 REGISTRY = builtin_registry()
@@ -263,7 +263,6 @@ def test_what_comes_beside_the_cells() -> None:
     assert to_table(printer, [obj], now=NOW, header=False)["columnDefinitions"] is None
     listed = to_table(printer, [], now=NOW, metadata={"resourceVersion": "9", "continue": "c"})
     assert listed["metadata"] == {"resourceVersion": "9", "continue": "c"} and listed["rows"] == []
-    assert partial_metadata_list([obj], {"resourceVersion": "9"})["items"][0]["metadata"] == (obj["metadata"])
 
 
 def test_custom_columns() -> None:

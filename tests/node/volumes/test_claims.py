@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.rpc import Stub
 from rayplane.node.config import NodeConfig
@@ -12,6 +14,8 @@ from rayplane.proto.csi import csi_pb2 as csi
 from tests.node.conftest import make_pod
 from tests.node.fake_api import FakeApi
 from tests.node.test_process import logs, phase, shell
+
+pytestmark = pytest.mark.processes
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 VOLUMES = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]

@@ -45,7 +45,7 @@ def check_eviction(pod: Object, budgets: Sequence[Object], *, now: datetime) -> 
     healthy, wanted = status.get("currentHealthy") or 0, status.get("desiredHealthy") or 0
     if not pod_is_ready(pod):
         policy = (budget.get("spec") or {}).get("unhealthyPodEvictionPolicy")
-        if policy == "AlwaysAllow" or (healthy >= wanted and wanted > 0):
+        if policy == "AlwaysAllow" or (healthy >= wanted > 0):
             return None
     generation = budget["metadata"].get("generation") or 0
     if (status.get("observedGeneration") or 0) < generation:

@@ -1,0 +1,128 @@
+"""The shape of the tree: lengths, docstrings, charters, names, bounds. Run by scripts/test as one of its checks.
+
+    python -m scripts.tidy [ROOT]
+
+Each rule is a function of one module that yields where it is broken, and the numbers stand where the code is: they
+are lowered when it gets better, never raised. What ruff, mypy, vulture and import-linter can tell is theirs.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PRODUCT = ("control_plane", "node", "storage", "proto", ".src")
+FOLDERS = (*PRODUCT, "scripts", "tests")
+GENERATED = "_pb2"
+
+FUNCTION_LINES = 55
+LONGEST_MODULE = {"product": 506, "tests": 640}
+# A name that says nothing of what is in the module, so that anything ends up there.
+VAGUE = {"common", "helper", "helpers", "misc", "shared_utils", "util", "utils"}
+QUEUES = {"Queue", "LifoQueue", "PriorityQueue", "SimpleQueue"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: its path from the root, its text and its syntax tree."""
+
+    path: Path
+    text: str
+    tree: ast.Module
+
+    @property
+    def in_product(self) -> bool:
+        return self.path.parts[0] in PRODUCT
+
+    @property
+    def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+        return [n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+Broken = Iterator[tuple[int, str]]
+Rule = Callable[[Module], Broken]
+
+
+def function_length(module: Module) -> Broken:
+    """Functions fit on a screen: at most FUNCTION_LINES lines, signature and docstring not counted."""
+    for function in module.functions:
+        body = function.body[1:] if ast.get_docstring(function) else function.body
+        lines = (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+        if lines > FUNCTION_LINES:
+            yield function.lineno, f"{function.name} has {lines} lines, more than {FUNCTION_LINES}: take it apart"
+
+
+def module_length(module: Module) -> Broken:
+    """Modules are one idea: at most LONGEST_MODULE lines."""
+    most = LONGEST_MODULE["product" if module.path.parts[0] != "tests" else "tests"]
+    if (lines := module.text.count("\n")) > most:
+        yield 1, f"{lines} lines, more than {most}: which second idea is in it?"
+
+
+def module_docstring(module: Module) -> Broken:
+    """Modules open with a sentence that ends on their first line."""
+    if module.path.name == "__init__.py" and not module.text.strip():
+        return
+    if module.path.parts[0] == "tests":
+        return
+    said = ast.get_docstring(module.tree)
+    if not said:
+        yield 1, "no docstring: say in one sentence what is in this module"
+    elif not said.split("\n")[0].endswith((".", ":")):
+        yield 1, "the docstring's first sentence must end on its first line"
+
+
+def vague_name(module: Module) -> Broken:
+    """Modules are named for what is in them."""
+    if module.path.stem in VAGUE:
+        yield 1, f"{module.path.stem!r} names nothing: name the module for its idea"
+
+
+def bounded_queue(module: Module) -> Broken:
+    """Queues of the product have a bound."""
+    for call in (n for n in ast.walk(module.tree) if isinstance(n, ast.Call) and not n.args and not n.keywords):
+        library, _, name = ast.unparse(call.func).partition(".")
+        if module.in_product and library in {"asyncio", "queue"} and name in QUEUES:
+            yield call.lineno, f"{name}() grows without bound: give it a maxsize and say what happens when it is full"
+
+
+RULES: tuple[Rule, ...] = (
+    function_length,
+    module_length,
+    module_docstring,
+    vague_name,
+    bounded_queue,
+)
+
+
+def modules(root: Path) -> Iterator[Module]:
+    """Every module of the tree but generated ones."""
+    for folder in FOLDERS:
+        # Links are not followed: what .src links to stands in the list by itself.
+        for path in sorted((root / folder).rglob("*.py")):
+            if GENERATED not in path.name and not any(p.is_symlink() for p in path.parents if p != root):
+                text = path.read_text()
+                yield Module(path.relative_to(root), text, ast.parse(text))
+
+
+def broken(root: Path) -> list[str]:
+    """One line for each place where a rule is broken: `path:line: rule: what to do`."""
+    return [
+        f"{module.path}:{line}: {rule.__name__.replace('_', '-')}: {what}"
+        for module in modules(root)
+        for rule in RULES
+        for line, what in rule(module)
+    ]
+
+
+def main() -> int:
+    found = broken(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    print(*found, sep="\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
