@@ -12,7 +12,7 @@ from rayplane.control_plane.simulation.scenario import Change, Rage
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_cluster_changes_through_a_storm(seed: int) -> None:
     result = simulate(load_scenario("changes"), seed)
     assert result.ok, str(result)
