@@ -325,3 +325,38 @@ async def test_a_join_that_a_dead_supervisor_began_is_finished_by_the_next(world
 
 async def _four(world: World) -> bool:
     return await _members(world) == [(f"member-{i}", False) for i in range(4)]
+
+
+async def test_what_another_supervisor_stored_meanwhile_is_not_overwritten(world: World) -> None:
+    await world.supervise()
+    await _until(lambda: set(world.host.actors) == world.names)
+    by_another = world.topology.with_instance(Instance("scheduler-7", Role.SCHEDULER, A))
+    await world.etcd.put(TOPOLOGY_KEY, orjson.dumps(by_another.to_json()))
+    assert (await world.stub.Add(pb.AddRequest(role="apiserver"), timeout=LIMIT_S)).name == "apiserver-1"
+    names = {i.name for i in by_another.instances} | {"apiserver-1"}
+    assert {i.name for i in (await _wanted(world)).instances} == names
+    await _until(lambda: set(world.host.actors) == names)
+
+
+async def test_a_replacement_is_finished_by_supervisors_of_which_each_takes_one_step() -> None:
+    world = World(machines=(A, B), members=3)
+    await world.start_members()
+    try:
+        await world.supervise()
+        await _until(lambda: set(world.host.actors) == world.names)
+        await world.host.lose(B)
+        while not await _settled(world):
+            before = await _reached(world)
+            await _until(lambda before=before: _further(world, before))
+            await world.end_supervisor()
+            await world.supervise()
+    finally:
+        await world.close()
+
+
+async def _reached(world: World) -> tuple[Topology, list[tuple[str, bool]]]:
+    return await _wanted(world), await _members(world)
+
+
+async def _further(world: World, before: object) -> bool:
+    return await _reached(world) != before or await _settled(world)
