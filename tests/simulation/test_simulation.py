@@ -45,6 +45,7 @@ print(simulate(parse_scenario(sys.stdin.read(), source="short"), 3).trace_hash)
 """
 
 
+@pytest.mark.processes
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     scenario = parse_scenario(SHORT, source="short")
     first = simulate(scenario, 3)
