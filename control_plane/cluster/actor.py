@@ -60,7 +60,8 @@ class ComponentThread:
         env = open_env(spec, random.Random())
         spec = replace(spec, credentials=newest(spec))
         self._network = GrpcNetwork(spec.credentials)
-        self._component = await prepare(spec, env, self._network, RayHost(spec.config, data=Path(spec.data_dir).parent))
+        host = RayHost(spec.config, ComponentActor, data=Path(spec.data_dir).parent)
+        self._component = await prepare(spec, env, self._network, host)
         self._renewal = keep_fresh(spec, env, self._network)
         if isinstance(self._component, StopsItself):
             self._watch = asyncio.get_running_loop().create_task(_end_with(self._component))

@@ -45,9 +45,10 @@ def main() -> int:
 
 
 async def _start(directory: StateDir, config: ClusterConfig) -> None:
+    from rayplane.control_plane.cluster.actor import ComponentActor
     from rayplane.control_plane.cluster.ray_host import RayHost
 
-    host = RayHost(config)
+    host = RayHost(config, ComponentActor)
     print(json.dumps([asdict(m) for m in await host.machines()]), flush=True)
     if not sys.stdin.readline():
         raise ClusterError("interrupted")
@@ -60,9 +61,10 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
 
 
 async def _stop(config: ClusterConfig) -> None:
+    from rayplane.control_plane.cluster.actor import ComponentActor
     from rayplane.control_plane.cluster.ray_host import RayHost
 
-    host = RayHost(config)
+    host = RayHost(config, ComponentActor)
     names = await host.running()
     # The supervisor first, or it would start the others again.
     for group in ({Role.SUPERVISOR.value} & names, names - {Role.SUPERVISOR.value}):

@@ -42,8 +42,9 @@ _TIED = (Role.MEMBER, Role.NODE_HOST)
 class RayHost:
     """A `Host` for a process that is connected to Ray. Ray's calls block, so they run in threads."""
 
-    def __init__(self, config: ClusterConfig, *, data: Path | None = None) -> None:
-        """`data`: where actors of this machine have their data."""
+    def __init__(self, config: ClusterConfig, actor: type, *, data: Path | None = None) -> None:
+        """`actor`: the class of what is started; `data`: where actors of this machine have their data."""
+        self._actor = actor
         self._data = data
         self._namespace = namespace(config.name)
         # A Ray cluster of our own never listens beyond loopback, and neither do the actors.
@@ -92,14 +93,11 @@ class RayHost:
             raise StartFailed(f"Ray does not say in time which process {name} is; try again") from e
 
     def _start(self, spec: Spec) -> int:
-        # Imported here: the actor's module imports this one.
-        from rayplane.control_plane.cluster.actor import ComponentActor
-
         instance = spec.instance
         placement = NodeAffinitySchedulingStrategy(instance.machine.id, soft=instance.role not in _TIED)
         try:
             actor: Any = (
-                ray.remote(ComponentActor)
+                ray.remote(self._actor)
                 .options(
                     name=instance.name,
                     namespace=self._namespace,
