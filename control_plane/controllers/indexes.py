@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.volumes import claims_of
 
 Index = Callable[[Object], Iterable[str]]
 
@@ -44,17 +45,6 @@ def by_node(o: Object) -> Iterable[str]:
 
 def unscheduled_terminating(o: Object) -> Iterable[str]:
     return ("terminating",) if meta.is_deleting(o) and not meta.node_name(o) else ()
-
-
-def claims_of(pod: Object) -> list[str]:
-    """`namespace/name` of every PersistentVolumeClaim a pod mounts, ephemeral ones too."""
-    space, found = meta.namespace(pod), []
-    for volume in meta.spec(pod).get("volumes") or ():
-        if source := volume.get("persistentVolumeClaim"):
-            found.append(f"{space}/{source.get('claimName')}")
-        elif "ephemeral" in volume:
-            found.append(f"{space}/{meta.name(pod)}-{volume['name']}")
-    return found
 
 
 def by_claim_ref(volume: Object) -> Iterable[str]:

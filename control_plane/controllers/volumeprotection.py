@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
+from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
@@ -21,7 +22,6 @@ from rayplane.control_plane.controllers.core import (
     own_key,
     result,
 )
-from rayplane.control_plane.controllers.indexes import claims_of
 
 PVC_PROTECTION = "kubernetes.io/pvc-protection"
 PV_PROTECTION = "kubernetes.io/pv-protection"

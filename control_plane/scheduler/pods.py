@@ -33,6 +33,7 @@ from rayplane.control_plane.api.pods.resources import (
     resource_facts,
     whole,
 )
+from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.api.taints import Taint, Toleration, any_tolerates
 
 CPU, MEMORY, STORAGE, PODS = "cpu", "memory", "ephemeral-storage", "pods"
@@ -149,7 +150,7 @@ class PodParser:
             may_preempt=spec.get("preemptionPolicy") != "Never",
             scheduler=spec.get("schedulerName") or DEFAULT_SCHEDULER,
             shape=self._shape(pod, spec),
-            claims=_claims(spec, namespace, name),
+            claims=tuple(claims_of(pod)),
             affinity=_required_terms(near, namespace, labels),
             anti_affinity=_required_terms(apart, namespace, labels),
             preferred=(*_preferred_terms(near, namespace, labels, 1), *_preferred_terms(apart, namespace, labels, -1)),
@@ -261,15 +262,3 @@ def _spread_rule(rule: Mapping[str, Any], labels: Mapping[str, str]) -> SpreadRu
         honor_affinity=rule.get("nodeAffinityPolicy") != "Ignore",
         honor_taints=rule.get("nodeTaintsPolicy") == "Honor",
     )
-
-
-def _claims(spec: Mapping[str, Any], namespace: str, name: str) -> tuple[str, ...]:
-    """Keys of the claims the pod mounts; generic ephemeral volumes have one named after pod and volume."""
-    found = []
-    for volume in spec.get("volumes") or ():
-        claim = volume.get("persistentVolumeClaim")
-        if claim:
-            found.append(f"{namespace}/{claim.get('claimName')}")
-        elif volume.get("ephemeral"):
-            found.append(f"{namespace}/{name}-{volume.get('name')}")
-    return tuple(found)

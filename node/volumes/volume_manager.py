@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.volumes import claim_name
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.rpc import RpcError, Service, Stub
 from rayplane.node import callers
@@ -163,7 +164,7 @@ class VolumeManager:
 
     async def _source(self, pod: Object, volume: dict[str, Any]) -> dict[str, Any]:
         """Spec of the PersistentVolume behind a volume of a pod."""
-        name = _claim_name(pod, volume)
+        name = claim_name(volume, meta.name(pod))
         client, namespace = self._client, meta.namespace(pod)
         try:
             claim = await client.get("persistentvolumeclaims", name, namespace)
@@ -253,18 +254,13 @@ def _directory_of(pod: Object, volume: dict[str, Any], source: dict[str, Any]) -
     return os.path.realpath(path)
 
 
-def _claim_name(pod: Object, volume: dict[str, Any]) -> str:
-    reference = volume.get("persistentVolumeClaim")
-    return str(reference["claimName"]) if reference else f"{meta.name(pod)}-{volume['name']}"
-
-
 def _claimed(pods: Iterable[Object]) -> set[tuple[str, str]]:
     """(namespace, name) of the claims of pods."""
     return {
-        (meta.namespace(pod), _claim_name(pod, volume))
+        (meta.namespace(pod), claim)
         for pod in pods
         for volume in pod["spec"].get("volumes") or ()
-        if "persistentVolumeClaim" in volume or "ephemeral" in volume
+        if (claim := claim_name(volume, meta.name(pod)))
     }
 
 

@@ -21,6 +21,7 @@ from rayplane.control_plane.api.pods.state import (
     pod_is_ready,
     pod_is_terminated,
 )
+from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.api.taints import tolerates
 from tests.pods import twin
 from tests.pods.specs import RESOURCES, pods, resized_pods
@@ -258,3 +259,13 @@ def test_host_ports_conflict_on_the_same_address_or_on_all() -> None:
 )
 def test_tolerations(toleration: dict[str, str], expected: bool) -> None:
     assert tolerates(toleration, {"key": "k", "value": "v", "effect": "NoExecute"}) is expected
+
+
+def test_claims_are_those_mounted_and_those_of_ephemeral_volumes() -> None:
+    volumes = [
+        {"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "b", "ephemeral": {"volumeClaimTemplate": {}}},
+        {"name": "c", "emptyDir": {}},
+    ]
+    pod = {"metadata": {"name": "p", "namespace": "n"}, "spec": {"volumes": volumes}}
+    assert claims_of(pod) == ["n/data", "n/p-b"]

@@ -14,6 +14,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.pods.state import is_mirror
+from rayplane.control_plane.api.pods.volumes import claim_name
 
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
 ATTACHMENTS = "volumeattachments.storage.k8s.io"
@@ -166,9 +167,7 @@ def _of_environment(container: Mapping[str, Any]) -> Iterator[tuple[str, str | N
 
 def _of_volume(volume: Mapping[str, Any], pod: str) -> Iterator[tuple[str, str | None]]:
     yield "configmaps", (volume.get("configMap") or {}).get("name")
-    yield CLAIMS, (volume.get("persistentVolumeClaim") or {}).get("claimName")
-    if volume.get("ephemeral") is not None:
-        yield CLAIMS, f"{pod}-{volume.get('name')}"
+    yield CLAIMS, claim_name(volume, pod)
     for source in (volume.get("projected") or {}).get("sources") or ():
         yield "secrets", (source.get("secret") or {}).get("name")
         yield "configmaps", (source.get("configMap") or {}).get("name")
