@@ -33,7 +33,7 @@ class ElectionTiming:
 
 @dataclass(frozen=True, slots=True)
 class NodeLeases:
-    """What a node says of itself, what the control plane makes of its silence, and when the node gives up by itself."""
+    """Spans of node Leases: renewals, what the control plane makes of silence, when a node gives up by itself."""
 
     renew_s: float
     """Between two renewals of a node's Lease."""

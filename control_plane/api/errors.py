@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class ReasonRow(NamedTuple):
-    """What one status reason means on each wire."""
+    """The meaning of one status reason on each wire."""
 
     reason: str
     code: int

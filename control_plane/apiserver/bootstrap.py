@@ -1,4 +1,4 @@
-"""What every new cluster has: made by whichever server finds it missing, kept by none."""
+"""Objects that every new cluster has: made by whichever server finds them missing, kept by none."""
 
 import logging
 

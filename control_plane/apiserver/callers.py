@@ -1,4 +1,4 @@
-"""Who may call an API server over gRPC: whoever has a certificate. What with which object, the authorizer says."""
+"""Callers of an API server over gRPC: whoever has a certificate. The authorizer says who may do what."""
 
 from rayplane.control_plane.rpc import EVERYONE, each
 

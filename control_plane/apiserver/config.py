@@ -1,4 +1,4 @@
-"""What an API server is told when it starts."""
+"""The configuration that an API server gets when it starts."""
 
 import ipaddress
 from collections.abc import Mapping

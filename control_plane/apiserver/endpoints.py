@@ -1,4 +1,4 @@
-"""Which API servers there are: each keeps an entry in etcd under a lease, and all keep the `kubernetes` service true.
+"""Endpoints of the API servers: an entry each in etcd under a lease; all keep the `kubernetes` service true.
 
 A server that dies is gone from the list when its lease runs out; one that stops revokes its lease.
 """

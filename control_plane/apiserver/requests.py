@@ -1,4 +1,4 @@
-"""What a request is, whichever face it came through."""
+"""Requests as values, whichever face they came through."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ AUTHENTICATED = "system:authenticated"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks."""
+    """The user who asks."""
 
     name: str
     groups: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ SYSTEM = User(API_SERVER, (MASTERS, AUTHENTICATED))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked for: a resource, or with a name one object, or with a subresource a part of it."""
+    """The target of a request: a resource, or with a name one object, or with a subresource a part of it."""
 
     info: ResourceInfo
     namespace: str = ""

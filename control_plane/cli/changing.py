@@ -1,4 +1,4 @@
-"""What `apply`, `delete` and `scale` do. Each returns the command's exit code."""
+"""Commands that change objects: `apply`, `delete`, `scale`. Each returns the command's exit code."""
 
 import asyncio
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ SHOWN_LEFT = 5
 
 
 class Kind(StrEnum):
-    """What `add` and `remove` take."""
+    """The kinds of actors that `add` and `remove` take."""
 
     MEMBER = "member"
     APISERVER = "apiserver"

@@ -1,4 +1,4 @@
-"""What `logs` and `exec` do: they call the node host that runs the pod. Each returns the command's exit code."""
+"""Commands on containers, `logs` and `exec`: they call the pod's node host. Each returns its exit code."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -34,7 +34,7 @@ class LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What is typed: `chunks` ends with it. `size` is (columns, rows) of the terminal, if it is one."""
+    """Input that is typed: `chunks` ends with it. `size` is (columns, rows) of the terminal, if it is one."""
 
     chunks: AsyncIterator[bytes]
     size: tuple[int, int] | None = None

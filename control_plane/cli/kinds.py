@@ -1,4 +1,4 @@
-"""What people call kinds, and the resources they mean; custom resources are learnt from the cluster when needed."""
+"""Names that people have for kinds, and their resources; custom ones are learnt from the cluster when needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How objects and errors look: kubectl's tables, names, JSON, YAML and error lines."""
+"""Printing of objects and errors: kubectl's tables, names, JSON, YAML and error lines."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What `get` and `describe` do. Each returns the command's exit code."""
+"""Commands that read objects: `get` and `describe`. Each returns the command's exit code."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the commands on objects work with: clients, kinds, the terminal."""
+"""The session of a command on objects: its clients, kinds, terminal."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What components use to talk to etcd and to the API.
+"""Clients with which components talk to etcd and to the API.
 
 Owns the etcd client, the API client over gRPC, informers, the work queue, leader election by Lease, the event
 recorder, and work that is done once for all who ask for it at the same time. Owns no policy of any component.

@@ -1,4 +1,4 @@
-"""Who may call the supervisor."""
+"""Callers of the supervisor's methods."""
 
 from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, each
 

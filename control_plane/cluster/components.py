@@ -1,4 +1,4 @@
-"""Builds any actor's component from its spec, the same in every host.
+"""Components of all actors, built from their specs, the same in every host.
 
 Each builder imports its component itself: an actor loads only what it runs, which is most of its start-up time.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Component(Protocol):
-    """What every actor runs."""
+    """A component: what every actor runs."""
 
     async def start(self) -> None: ...
 

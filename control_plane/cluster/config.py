@@ -1,4 +1,4 @@
-"""What the user decides about a cluster; equal for all its components."""
+"""The configuration of a cluster: what its user decides, equal for all its components."""
 
 import re
 from dataclasses import asdict, dataclass

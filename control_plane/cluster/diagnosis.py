@@ -1,4 +1,4 @@
-"""What is wrong with a cluster, judged by what was measured. Pure: facts in, faults out.
+"""Diagnosis of a cluster: its faults, judged by what was measured. Pure: facts in, faults out.
 
 A fact that could not be got in time is a fault of whoever did not answer. Spans are seconds.
 """
@@ -15,7 +15,7 @@ DISK_FREE_MIN = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorFacts:
-    """What the supervisor says of an actor."""
+    """Facts about an actor, as the supervisor tells them."""
 
     name: str
     role: str
@@ -30,7 +30,7 @@ class ActorFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberFacts:
-    """What an etcd member says of itself."""
+    """Facts about an etcd member, as it tells them itself."""
 
     name: str
     endpoint: str
@@ -53,7 +53,7 @@ class MemberFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What came of writing and reading a Lease through one API server, and of asking its HTTPS port."""
+    """Results of writing and reading a Lease through one API server, and of asking its HTTPS port."""
 
     name: str
     error: str = ""

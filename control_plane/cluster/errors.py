@@ -1,4 +1,4 @@
-"""What can go wrong with a cluster as a whole; each message says what to do."""
+"""Errors of a cluster as a whole; each message says what to do."""
 
 
 class ClusterError(Exception):

@@ -1,4 +1,4 @@
-"""What the supervisor needs of whatever runs the actors."""
+"""The port of hosts: the supervisor's needs of whatever runs the actors."""
 
 import asyncio
 import logging

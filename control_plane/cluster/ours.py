@@ -1,4 +1,4 @@
-"""Which directories rayplane made, and deleting them: never what it did not make.
+"""Directories that rayplane made, and deleting them: never what it did not make.
 
 A directory of ours holds the file `MARKER`. Deleting takes names that are known, below a directory of ours, and goes
 through no symbolic link: what somebody else put there stays, and so does the directory that holds it.

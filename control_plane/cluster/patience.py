@@ -1,4 +1,4 @@
-"""How long to wait on a machine that may be busy.
+"""Patience with a machine that may be busy: how long waits on it last.
 
 A start that takes 5 seconds of an idle machine takes minutes of one where twenty others want the same core, and is as
 healthy. So waits here end when nothing has moved for a span of *fair* time: seconds count in full on an idle machine,

@@ -1,4 +1,4 @@
-"""What `ray start` has no option for. It runs this through RAY_START_HOOK, before it uses its parameters."""
+"""A hook for what `ray start` has no option for: run through RAY_START_HOOK before it uses its parameters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""When a cluster is up: everything that `up` waits for."""
+"""Readiness of a cluster: everything that `up` waits for."""
 
 import asyncio
 import ssl

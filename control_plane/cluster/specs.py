@@ -1,4 +1,4 @@
-"""Makes the specs that actors start with: with their certificates, and of the cluster's secrets what they need."""
+"""Specs that actors start with: with their certificates, and of the cluster's secrets what they need."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

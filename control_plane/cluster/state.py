@@ -1,4 +1,4 @@
-"""What is known of a cluster on the machine that brought it up: one directory, readable by its owner only.
+"""The state directory of a cluster on the machine that brought it up, readable by its owner only.
 
 cluster.json      configuration, address plan, topology at `up`, how to reach the host that runs it
 pki/              authority, token key, keys of what is encrypted in etcd, the administrator's certificate

@@ -1,4 +1,4 @@
-"""What `status` measures: each part of a running cluster is used, in parallel, and has a limit of its own.
+"""Measurements for `status`: each part of a running cluster is used, in parallel, with a limit of its own.
 
 Every API server is asked directly to write a Lease of its own name and to give it back from its watch cache; members,
 leaders' and nodes' Leases, the supervisor and the load balancer are asked what they are for. `diagnosis` judges.

@@ -1,4 +1,4 @@
-"""Which actors a cluster should have. Pure: values in, values out.
+"""The topology: the actors that a cluster should have. Pure: values in, values out.
 
 The topology is the supervisor's wish list. It is kept in etcd under `TOPOLOGY_KEY`, so that any supervisor can go on
 where another ended.
@@ -18,7 +18,7 @@ RETIRED_PREFIX = b"/rayplane/retired/"
 
 
 class Role(StrEnum):
-    """What an actor is."""
+    """Roles of actors."""
 
     MEMBER = "member"
     APISERVER = "apiserver"
@@ -42,7 +42,7 @@ PORTS: Mapping[Role, tuple[str, ...]] = {
 
 
 class Phase(StrEnum):
-    """How far an actor has come. Any supervisor goes on from here."""
+    """Phases of an actor. Any supervisor goes on from here."""
 
     JOINING = "joining"
     """A member that is to become a voter: it is added as a learner, started, promoted."""
@@ -53,7 +53,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where an actor runs: an address others reach, and the host's own name for it (a Ray node id)."""
+    """The machine of an actor: an address others reach, and the host's own name for it (a Ray node id)."""
 
     address: str = "127.0.0.1"
     id: str = ""
@@ -157,7 +157,7 @@ class Topology:
         return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
 
     def least_used(self, machines: Sequence[Machine]) -> Machine:
-        """Of some machines, of which there is at least one, the first that carries the fewest actors."""
+        """The first of some machines, of which there is at least one, that carries the fewest actors."""
         load = dict.fromkeys(machines, 0)
         for instance in self.instances:
             if instance.machine in load:

@@ -1,4 +1,4 @@
-"""Which dependents a controller owns: keep, adopt orphans that match, release what no longer matches."""
+"""Adoption of dependents by their controller: keep, adopt orphans that match, release what no longer matches."""
 
 from __future__ import annotations
 

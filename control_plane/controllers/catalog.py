@@ -1,4 +1,4 @@
-"""Which controllers a manager runs."""
+"""The controllers that a manager runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a controller is: a pure function from caches and the moment to actions.
+"""The shape of a controller: a pure function from caches and the moment to actions.
 
 A controller names the resources it watches, how an object maps to keys, and `reconcile(key, view, now) -> Result`.
 Keys are strings the controller chooses, mostly `namespace/name`. Actions are data; the shell executes them in stages
@@ -19,7 +19,7 @@ from rayplane.control_plane.api.meta import Object
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a reconcile runs: the wall clock for stamps, the loop's time (seconds) for spans."""
+    """The moment of a reconcile: the wall clock for stamps, the loop's time (seconds) for spans."""
 
     wall: datetime
     mono: float
@@ -163,7 +163,7 @@ Action = Event | Write | IfAbsent | PurgeNamespace | Provision | DeleteVolume
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a reconcile wants done.
+    """The result of a reconcile: the actions it wants done.
 
     `stages` run one after the other; the actions of a stage run together, in no order. A failed stage ends the
     run and the key is tried again with back-off. `requeue_after` (seconds) asks for another look when nothing
@@ -196,7 +196,7 @@ def soonest(*spans: float | None) -> float | None:
 
 
 class View(Protocol):
-    """What the caches show. Objects are shared: never change them. Lists are in no particular order."""
+    """A view of the caches. Objects are shared: never change them. Lists are in no particular order."""
 
     def get(self, resource: str, namespace: str, name: str) -> Object | None: ...
 

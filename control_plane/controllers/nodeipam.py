@@ -1,4 +1,4 @@
-"""Gives every node its part of the cluster's pod addresses (spec.podCIDR).
+"""Pod addresses of nodes: every node gets its part of the cluster's (spec.podCIDR).
 
 All nodes are one key, so that no two are served at the same time with the same range.
 """

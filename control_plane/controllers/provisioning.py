@@ -29,7 +29,7 @@ PV_PROTECTION = "kubernetes.io/pv-protection"
 
 @dataclass(frozen=True, slots=True)
 class Unprovisionable:
-    """Why no volume can be made now. `reschedule`: another node may do."""
+    """A reason why no volume can be made now. `reschedule`: another node may do."""
 
     reason: str
     reschedule: bool = False

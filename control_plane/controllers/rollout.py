@@ -33,7 +33,7 @@ def int_or_percent(value: int | str | None, total: int, *, up: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many pods a Deployment may have and must keep available while it rolls."""
+    """Numbers of pods that a Deployment may have and must keep available while it rolls."""
 
     replicas: int
     max_surge: int

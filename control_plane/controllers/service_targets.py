@@ -1,4 +1,4 @@
-"""Where a Service's traffic goes: its pods, their addresses and resolved ports. Shared by Endpoints and EndpointSlices.
+"""Targets of a Service's traffic, for Endpoints and EndpointSlices: its pods, their addresses, resolved ports.
 
 Source: Kubernetes API reference core/v1 Service, Endpoints; discovery/v1 EndpointSlice.
 """

@@ -1,4 +1,4 @@
-"""What a pod of a StatefulSet is: its name, labels, host name and claims, all made from its ordinal."""
+"""The identity of a StatefulSet's pod: its name, labels, host name and claims, all made from its ordinal."""
 
 from __future__ import annotations
 

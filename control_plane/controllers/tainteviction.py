@@ -1,4 +1,4 @@
-"""Evicts pods from nodes whose NoExecute taints they do not tolerate, or not for longer.
+"""Evictions of pods from nodes whose NoExecute taints they do not tolerate, or not for longer.
 
 Source: Kubernetes concepts "Taints and Tolerations" (taint-based evictions).
 """

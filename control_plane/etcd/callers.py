@@ -1,4 +1,4 @@
-"""Who may call what a member serves: clients on one port, the other members on the other."""
+"""Callers of a member's methods: clients on one port, the other members on the other."""
 
 from rayplane.control_plane.identities import API_SERVERS, MASTERS, MEMBERS
 from rayplane.control_plane.rpc import Callers

@@ -41,7 +41,7 @@ _FAILURES = (RefusedToStart, StorageError, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Standalone:
-    """What a process runs: the member's configuration, and what lies around it."""
+    """The parts of a member's process: the member's configuration, and what lies around it."""
 
     config: MemberConfig
     data_dir: str
@@ -175,7 +175,7 @@ def member(
 
 
 class _Urls(NamedTuple):
-    """What it listens on."""
+    """URLs that the member listens on."""
 
     client_scheme: str
     client_address: str

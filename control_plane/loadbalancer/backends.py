@@ -1,4 +1,4 @@
-"""Which API server a new connection goes to, and when connections are ended. Pure: state and event in, effects out.
+"""Backends: the API server for a new connection, and the end of connections. Pure: state and event in, effects out.
 
 A failed check only says where *new* connections should go: an established pair of connections is evidence of its own,
 and the kernel ends it when either side is gone. The only servers that lose connections are those that nobody lists any
@@ -14,7 +14,7 @@ from enum import Enum, IntEnum
 
 
 class Health(IntEnum):
-    """What is thought of a server; the lower, the better."""
+    """The health of a server as it is thought to be; the lower, the better."""
 
     READY = 0
     UNKNOWN = 1
@@ -27,7 +27,7 @@ class Health(IntEnum):
 
 
 class Finding(Enum):
-    """What came out of a check, or of connecting for a client."""
+    """The result of a check, or of connecting for a client."""
 
     READY = "ready"
     UNREADY = "unready"

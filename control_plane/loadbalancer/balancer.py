@@ -53,7 +53,7 @@ FindBackends = Callable[[], Awaitable[Sequence[str]]]
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancerConfig:
-    """Where to listen and whom to pass on to. Spans in seconds."""
+    """Addresses to listen on and to pass on to. Spans in seconds."""
 
     address: str = "127.0.0.1:0"
     backends: tuple[str, ...] = ()

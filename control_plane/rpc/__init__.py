@@ -1,4 +1,4 @@
-"""How components meet: services found by their protobuf descriptor, called over gRPC or in memory.
+"""Calls between components: services found by their protobuf descriptor, called over gRPC or in memory.
 
 Owns the `Network` seam (real gRPC, an in-memory fabric for simulation and for components of one process), TLS
 material, caller identity, who may call what, what a port bears with, how failed calls are logged, and the one error

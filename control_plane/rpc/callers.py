@@ -1,4 +1,4 @@
-"""Who may call which method of a service: judged from the caller's certificate before a handler runs.
+"""Callers and the methods they may call: judged from the caller's certificate before a handler runs.
 
     Service(descriptor, handler, callers=each(ADMINISTRATORS, "Add", "Remove") | each(EVERYONE, "Status"))
 
@@ -16,7 +16,7 @@ from rayplane.control_plane.rpc.errors import RpcError
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls: taken from the client certificate's subject (CN is the user, each O is a group)."""
+    """The caller: taken from the client certificate's subject (CN is the user, each O is a group)."""
 
     user: str
     groups: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a port bears with: how many connections, in all and from one address, and how slow ones."""
+"""Limits of a port: how many connections, in all and from one address, and how slow ones."""
 
 import ipaddress
 import resource

@@ -50,7 +50,7 @@ def routes_of(services: Sequence[Service]) -> dict[bytes, Route]:
 
 
 class Registry:
-    """What the connections of one server share."""
+    """State that the connections of one server share."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self.routes = routes_of(services)
@@ -61,7 +61,7 @@ class Registry:
 
 
 class _Plan:
-    """What a header block asks for. Calls whose headers are the same bytes share it."""
+    """The request that a header block makes. Calls whose headers are the same bytes share it."""
 
     __slots__ = ("context", "encoding", "error", "refusal", "route", "timeout")
 

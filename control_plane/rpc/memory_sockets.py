@@ -24,7 +24,7 @@ HIGH_WATER_BYTES = 128 * 1024
 
 
 class _Flag(Enum):
-    """What travels beside bytes."""
+    """Flags that travel beside bytes."""
 
     FIN = "the sender has said all"
     RESET = "the sender is gone"

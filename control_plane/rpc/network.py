@@ -55,7 +55,7 @@ class Channel(Protocol):
 
 
 class Network(Protocol):
-    """Where a component listens and whom it can call. Channels live until the network is closed."""
+    """A component's network: where it listens and whom it can call. Channels live until the network is closed."""
 
     async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
         """Listen on host:port (port 0: any free one). Raises OSError when the address cannot be had.

@@ -14,7 +14,7 @@ from rayplane.control_plane.rpc.callers import Callers, Identity
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a handler may know of a call besides its request. Calls that look alike may share one."""
+    """The facts of a call besides its request that a handler may know. Calls that look alike may share one."""
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     identity: Identity | None = None

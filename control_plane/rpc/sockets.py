@@ -30,7 +30,7 @@ class Listening(Protocol):
 
 
 class Sockets(Protocol):
-    """Where a component listens and whom it connects to. Addresses are host:port."""
+    """Sockets of a component: where it listens and whom it connects to. Addresses are host:port."""
 
     async def listen(self, address: str, make: MakeProtocol, *, tls: ssl.SSLContext | None = None) -> Listening:
         """Give each connection a protocol (port 0: any free one). OSError when the address cannot be had."""

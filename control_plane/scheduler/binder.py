@@ -1,4 +1,4 @@
-"""What the scheduler writes: bindings, claims' selected nodes, status of pods that found no node, deletions of victims.
+"""Writes of the scheduler: bindings, claims' selected nodes, status of pods without a node, deletions of victims.
 
 Owns no decision. Calls carry many operations each. An operation's error concerns its object only; an error of the
 call is the error of all its operations.

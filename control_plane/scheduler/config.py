@@ -10,7 +10,7 @@ from rayplane.control_plane.timings import FAST, ElectionTiming
 
 
 class Strategy(Enum):
-    """How a node's use counts (Kubernetes: NodeResourcesFit's scoringStrategy)."""
+    """Scoring strategies for a node's use (Kubernetes: NodeResourcesFit's scoringStrategy)."""
 
     MOST_ALLOCATED = "MostAllocated"
     LEAST_ALLOCATED = "LeastAllocated"

@@ -57,7 +57,7 @@ class NodeExplanation:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a cycle would decide now, and why. `node` is empty when no node will do."""
+    """The decision that a cycle would make now, and why. `node` is empty when no node will do."""
 
     node: str
     message: str
@@ -65,7 +65,7 @@ class Explanation:
 
 
 class _ShapeState:
-    """What is known of one shape under one profile, as of a node version and a change count."""
+    """Knowledge of one shape under one profile, as of a node version and a change count."""
 
     __slots__ = (
         "amounts",

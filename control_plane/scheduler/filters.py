@@ -1,4 +1,4 @@
-"""Which nodes a pod may go to, and why it may not go to the others.
+"""Filters: the nodes that a pod may go to, and why it may not go to the others.
 
 Every rule exists once as a mask over all rows (fast) and once as a reason for one row (for messages, `explain` and
 preemption); tests hold both together. The order of rules is Kubernetes': a node's first refusal is the one told.
@@ -25,7 +25,7 @@ _RESOURCE_ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a node does not do. `resolvable`: removing pods from it might help."""
+    """A reason why a node does not do. `resolvable`: removing pods from it might help."""
 
     plugin: str
     reasons: tuple[str, ...]

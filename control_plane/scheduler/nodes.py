@@ -1,4 +1,4 @@
-"""What matters of a node for scheduling, read once."""
+"""Facts of a node that matter for scheduling, read once."""
 
 from __future__ import annotations
 

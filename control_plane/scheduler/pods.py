@@ -1,4 +1,4 @@
-"""What matters of a pod for scheduling, read once.
+"""Facts of a pod that matter for scheduling, read once.
 
 Pods of one template differ in their names only: everything else is one shared `Shape`, found again by its bytes, so
 that what is computed for a shape serves thousands of pods.
@@ -76,7 +76,7 @@ class SpreadRule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """What pods of one template share. Compared by identity: equal specs give the same object."""
+    """The spec that pods of one template share. Compared by identity: equal specs give the same object."""
 
     requests: Mapping[str, int]
     scored_cpu: int

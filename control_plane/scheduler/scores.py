@@ -1,4 +1,4 @@
-"""How good the allowed nodes are: every score is 0 to 100 before its weight."""
+"""Scores of the allowed nodes: each is 0 to 100 before its weight."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Scheduler:
 
 
 class Term:
-    """What runs while this replica leads: caches, queue and cycle, made new for each term."""
+    """One term of leadership: the caches, queue and cycle that this replica has while it leads."""
 
     def __init__(self, config: SchedulerConfig, env: Env, client: ApiClient) -> None:
         self._config = config

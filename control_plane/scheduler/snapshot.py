@@ -29,7 +29,7 @@ _FIRST_COLUMNS = (CPU, MEMORY, STORAGE, PODS)
 
 
 class PodCounter:
-    """How many pods of each row match a selector in some namespaces; kept current by the snapshot."""
+    """Counts per row of the pods that match a selector in some namespaces; kept current by the snapshot."""
 
     __slots__ = ("_live_only", "_namespaces", "_selector", "rows")
 

@@ -44,7 +44,7 @@ UNBOUND_IMMEDIATE = "pod has unbound immediate PersistentVolumeClaims"
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """What matters of a PersistentVolume."""
+    """Facts of a PersistentVolume that matter for scheduling."""
 
     obj: Object
     name: str
@@ -70,7 +70,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class VolumeNeeds:
-    """What a pod's claims ask of a node. `problem`: no node will do until something else happens."""
+    """Needs of a pod's claims that a node must meet. `problem`: no node will do until something else happens."""
 
     problem: str = ""
     bound: tuple[Volume, ...] = ()

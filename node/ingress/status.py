@@ -1,4 +1,4 @@
-"""Tells users at which address an Ingress answers."""
+"""Status of Ingress objects: the address at which each answers."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Reads the log files that the shim writes: `<name>.1` (older lines, if any) and `<name>`.
+"""Readers of the log files that the shim writes: `<name>.1` (older lines, if any) and `<name>`.
 
 A chunk at a time, whatever a file holds: a container may have written to its own. What may take long runs in a thread.
 """
@@ -76,7 +76,7 @@ class LogFile:
 
 
 class _Wanted:
-    """Which lines, and how they are shown. Stamps only grow, so `since` is looked at until it is passed."""
+    """Lines that are wanted, and their form. Stamps only grow, so `since` is looked at until it is passed."""
 
     def __init__(self, options: LogOptions) -> None:
         self._timestamps = options.timestamps
@@ -112,7 +112,7 @@ def _split(data: bytes) -> list[bytes]:
 
 
 class _Cursor:
-    """Where a reader is. Without `follow` it ends where the log ended when it was opened."""
+    """The place of a reader. Without `follow` it ends where the log ended when it was opened."""
 
     def __init__(self, files: Beneath, name: str, options: LogOptions) -> None:
         self._files, self._name, self._options = files, name, options

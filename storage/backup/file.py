@@ -41,7 +41,7 @@ class CorruptBackup(BackupError):
 
 @dataclass(frozen=True, slots=True)
 class BackupHeader:
-    """What is in a backup. `created` is RFC 3339; `revision` is the store's at that moment.
+    """The header of a backup. `created` is RFC 3339; `revision` is the store's at that moment.
 
     `origin` is for whoever restores it: JSON that describes the cluster it was made of.
     """

@@ -25,7 +25,7 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """What a component may know of the outside world besides its network."""
+    """The outside world as far as a component may know it, besides its network."""
 
     clock: Clock
     rng: random.Random

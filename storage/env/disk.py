@@ -58,7 +58,7 @@ class Disk(Protocol):
         """Some bytes, fewer at the end; FileNotFoundError if there is no file."""
 
     def size(self, path: str) -> int:
-        """Of a file, in bytes; FileNotFoundError if there is none."""
+        """The size of a file, in bytes; FileNotFoundError if there is none."""
 
     async def write_atomic(self, path: str, data: bytes) -> None:
         """Replace a file's content so that a crash leaves the old or the new, whole and durable.

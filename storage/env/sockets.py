@@ -1,4 +1,4 @@
-"""Where Unix sockets can be kept: their addresses are short, and TMPDIR need not be."""
+"""A directory for Unix sockets: their addresses are short, and TMPDIR need not be."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Which revisions each key has: pure, in memory.
+"""The key index: the revisions of each key. Pure, in memory.
 
 A revision is one int, `main << 32 | sub << 1 | tombstone`: ints order as revisions do. `main` counts write
 transactions, `sub` the changes inside one. A key's history is the ascending list of its revisions; a tombstone ends

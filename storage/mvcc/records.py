@@ -64,7 +64,7 @@ def key_of(record: bytes) -> bytes:
 
 
 class RecordSource(Protocol):
-    """Where earlier records are read."""
+    """The source of earlier records."""
 
     def record(self, rev: int) -> bytes | None: ...
 

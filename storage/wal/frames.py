@@ -53,7 +53,7 @@ class SnapshotMark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How a segment begins: its place in the sequence, the first index it may hold, the crc before it."""
+    """The head of a segment: its place in the sequence, the first index it may hold, the crc before it."""
 
     sequence: int
     first_index: int

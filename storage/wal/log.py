@@ -39,7 +39,7 @@ DIRECTORY = "wal"
 
 @dataclass(slots=True)
 class Recovered:
-    """What a log holds: `entries` come after `snapshot`, without a gap, ascending."""
+    """The contents of a log: `entries` come after `snapshot`, without a gap, ascending."""
 
     metadata: bytes = b""
     hard_state: bytes | None = None
@@ -83,7 +83,7 @@ class Recovered:
 
 @dataclass(slots=True)
 class _Position:
-    """Where the log ends."""
+    """The end of the log."""
 
     sequence: int
     offset: int

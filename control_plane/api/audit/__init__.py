@@ -1,4 +1,4 @@
-"""Which requests are to be recorded, and how much of them: `audit.k8s.io/v1` Policy.
+"""Audit policy (`audit.k8s.io/v1`): the rules that say which requests are recorded, and how much of them.
 
 Owns: reading and checking a policy, the level and stages that it gives a request, and a policy for those who have none.
 Does not own: what an event looks like and where it goes (`control_plane.apiserver.audit`).

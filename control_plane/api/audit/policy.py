@@ -12,7 +12,7 @@ Names = Collection[str]
 
 
 class Level(IntEnum):
-    """How much of a request is recorded."""
+    """Audit levels: the part of a request that is recorded."""
 
     NONE = 0
     METADATA = 1
@@ -26,7 +26,7 @@ class Level(IntEnum):
 
 
 class Stage(StrEnum):
-    """When in the life of a request an event is written."""
+    """Audit stages: the moments in the life of a request at which an event is written."""
 
     REQUEST_RECEIVED = "RequestReceived"
     RESPONSE_STARTED = "ResponseStarted"
@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is recorded of one request."""
+    """The policy's decision on one request: the part of it that is recorded."""
 
     level: Level
     omit_stages: frozenset[Stage] = frozenset()

@@ -1,4 +1,4 @@
-"""From the text of a policy file to a Policy. Everything in it is checked: a rule that is misread records nothing."""
+"""The reader of audit policy files. Everything in them is checked: a rule that is misread records nothing."""
 
 from __future__ import annotations
 

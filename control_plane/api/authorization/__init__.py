@@ -1,4 +1,4 @@
-"""Who may do what: RBAC decisions, the roles that every cluster starts with, and what nodes may see and change.
+"""Authorization rules: RBAC decisions, the roles every cluster starts with, what nodes may see and change.
 
 Owns: the decisions, over roles, bindings and a graph of objects that the caller hands in.
 Does not own: who somebody is (authentication), reading the roles (the API server), the kinds

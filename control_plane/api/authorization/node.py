@@ -1,4 +1,4 @@
-"""What a node may do (Kubernetes' Node authorizer): see and change what it and the pods bound to it need. Pure.
+"""Kubernetes' Node authorizer: a node may see and change what it and the pods bound to it need. Pure.
 
 The name of a new object is not known here, nor what an object says: `NodeRestriction` looks at those at admission.
 Source: Kubernetes reference "Using Node Authorization", `plugin/pkg/auth/authorizer/node`.

@@ -1,4 +1,4 @@
-"""Which nodes need which objects: secrets, config maps, claims, volumes and accounts of the pods bound to them.
+"""The graph from nodes over the pods bound to them to secrets, config maps, claims, volumes and accounts.
 
 Fed object by object from watches; knows names only, so it is as small as the references between objects. Pure, owned by
 one event loop.

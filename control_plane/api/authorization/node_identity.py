@@ -1,4 +1,4 @@
-"""Which nodes a caller is: the names in a kubelet's certificate.
+"""Node identities: the names of nodes in a kubelet's certificate.
 
 As in Kubernetes a node is the user `system:node:NAME` in the group `system:nodes`. The host of several nodes calls for
 all of them with one certificate: its user is the first, and a group `system:node:NAME` names each further one. Who may

@@ -100,7 +100,7 @@ _NO_NAME = ""
 
 
 class _Binding(NamedTuple):
-    """What a binding grants, as found from one of its subjects."""
+    """A binding's grant, as found from one of its subjects."""
 
     own: str
     kind: str

@@ -1,4 +1,4 @@
-"""Deleting: grace periods, finalizers, propagation, and when an object may really go.
+"""Deletion: grace periods, finalizers, propagation, and when an object may really go.
 
 Source: Kubernetes concepts "Pod termination", "Finalizers", "Garbage Collection".
 """
@@ -22,7 +22,7 @@ _PROPAGATION = frozenset({"", "Orphan", "Background", "Foreground"})
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What a delete request did: `remove` the object now, or store it when it `changed`."""
+    """The effect of a delete request: `remove` the object now, or store it when it `changed`."""
 
     remove: bool
     changed: bool

@@ -187,7 +187,7 @@ _loaded: dict[tuple[str, str], Rules] = {}
 
 
 class Resource(Protocol):
-    """What is needed to know of a resource here (see `machinery.resources.ResourceInfo`)."""
+    """The facts of a resource that are needed here (see `machinery.resources.ResourceInfo`)."""
 
     @property
     def group(self) -> str: ...

@@ -74,7 +74,7 @@ WORKLOAD_PATHS: Final = ScalePaths()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What is special to one kind. `defaults` and `prepare_*` change objects in place."""
+    """The rules of one kind. `defaults` and `prepare_*` change objects in place."""
 
     name: NameCheck = field(default=FORGOTTEN)
     """Problems of `metadata.name`."""

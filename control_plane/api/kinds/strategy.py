@@ -1,4 +1,4 @@
-"""What creating and updating do to an object before it is validated and stored, per kind.
+"""Create and update strategies per kind: what they do to an object before it is validated and stored.
 
 All functions change their first argument in place. Parts taken over from the old object are shared
 with it, so both must be treated as read-only once stored. Order for a create: name, uid and
@@ -32,7 +32,7 @@ _KEPT_METADATA = (
 
 
 class Resource(Kind, Protocol):
-    """What is needed to know of a resource here (see `machinery.resources.ResourceInfo`)."""
+    """The facts of a resource that are needed here (see `machinery.resources.ResourceInfo`)."""
 
     @property
     def subresources(self) -> Mapping[str, Any]: ...

@@ -19,7 +19,7 @@ from rayplane.control_plane.api.meta import Object
 
 
 class Resource(Kind, Protocol):
-    """What is needed to know of a resource here (see `machinery.resources.ResourceInfo`)."""
+    """The facts of a resource that are needed here (see `machinery.resources.ResourceInfo`)."""
 
     @property
     def namespaced(self) -> bool: ...

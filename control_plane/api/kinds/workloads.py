@@ -1,4 +1,4 @@
-"""What the kinds that make pods share: their template, their selector, counts and percentages."""
+"""Fields of the kinds that make pods: their template, their selector, counts and percentages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is the same for objects of every kind.
+"""API machinery: all that is the same for objects of every kind.
 
 Owns: schema and resources of the API, decoding of bodies, patches and server-side apply, selectors, quantities, names,
 tables, discovery and OpenAPI documents, and the bounds on what a client's document may cost.

@@ -1,4 +1,4 @@
-"""What one client's document may cost: its depth, its values, its aliases, what a patch may copy.
+"""Budgets of one client's document: its depth, its values, its aliases, what a patch may copy.
 
 Owns the limits and the words of their errors, and counts; parsing, patching and validation ask here before
 they spend. It doesn't own the size of a request in bytes (that is the server's) nor time: everything counted

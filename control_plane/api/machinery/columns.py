@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 
 class Printer(NamedTuple):
-    """How objects of one kind become rows."""
+    """The printer of one kind: it makes objects into rows of a table."""
 
     columns: tuple[Column, ...]
     row: RowPrinter

@@ -1,4 +1,4 @@
-"""From the body of a request to an object: JSON, YAML or Kubernetes protobuf, then the schema.
+"""Decoding of request bodies into objects: JSON, YAML or Kubernetes protobuf, then the schema.
 
 `decode` is syntax only; `decode_object` also checks the kind, the types and the unknown fields
 and answers in Kubernetes' words. Every refusal is an ApiError.

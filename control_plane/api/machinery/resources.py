@@ -1,4 +1,4 @@
-"""Which resources the API serves: their names, scopes, verbs and places in etcd.
+"""Resources that the API serves: their names, scopes, verbs and places in etcd.
 
 The table of Kubernetes v1.37's own resources is generated (`scripts/gen_api_schema`); short
 names, categories and etcd prefixes, which no published package carries, are tabulated here.

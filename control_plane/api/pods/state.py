@@ -1,4 +1,4 @@
-"""Where a pod is in its life: phase, readiness, availability, whether it still counts.
+"""The state of a pod in its life: phase, readiness, availability, whether it still counts.
 
 Source: Kubernetes concepts "Pod Lifecycle" (phases, conditions), API reference apps/v1 (minReadySeconds).
 """

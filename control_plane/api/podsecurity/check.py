@@ -1,4 +1,4 @@
-"""What a check is, and the words that all checks use."""
+"""The shape of a pod security check, and the words that all checks use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Spec = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Why a pod is not allowed. `detail` names what is to be changed."""
+    """A reason why a pod is not allowed. `detail` names what is to be changed."""
 
     reason: str
     detail: str

@@ -1,4 +1,4 @@
-"""Which checks a level has at a version, and what they find in a pod."""
+"""Evaluation of a pod: the checks that a level has at a version, and what they find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pod shares with its node's network and processes: namespaces, ports, probes of other hosts."""
+"""Checks of what a pod shares with its node: namespaces, ports, network and processes, probes of other hosts."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

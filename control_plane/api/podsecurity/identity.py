@@ -1,4 +1,4 @@
-"""Who containers run as: not root, unless root in the pod is nobody on the node."""
+"""Checks of the user that containers run as: not root, unless root in the pod is nobody on the node."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -22,7 +22,7 @@ _VERSION = re.compile(r"v1\.([0-9]|[1-9][0-9]{1,17})")
 
 
 class Level(IntEnum):
-    """From the laxest to the strictest."""
+    """Pod security levels, from the laxest to the strictest."""
 
     PRIVILEGED = 0
     BASELINE = 1
@@ -50,7 +50,7 @@ class LevelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one namespace's pods are held to: refused, recorded, warned of."""
+    """The levels that one namespace's pods are held to: refused, recorded, warned of."""
 
     enforce: LevelVersion = LevelVersion()
     audit: LevelVersion = LevelVersion()

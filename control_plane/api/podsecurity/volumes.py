@@ -1,4 +1,4 @@
-"""Where volumes come from: not from the node's own files, and when restricted only from what the cluster keeps."""
+"""Checks of volumes: not the node's own files, and when restricted only from what the cluster keeps."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What new pods are given: a service account, a priority, default tolerations."""
+"""Admission of new pods: they are given a service account, a priority, default tolerations."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Holds pods to the Pod Security Standards that their namespace's labels choose, as Kubernetes' PodSecurity does."""
+"""PodSecurity, as in Kubernetes: pods keep the Pod Security Standards that their namespace's labels choose."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

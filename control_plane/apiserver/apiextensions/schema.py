@@ -73,7 +73,7 @@ def validate(o: Object, schema: Schema) -> list[FieldError]:
 
 
 class _Errors(list[FieldError]):
-    """What was found so far, as much of it as is told, and what may still be looked at."""
+    """Errors found so far, as many as are told, and what may still be looked at."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()

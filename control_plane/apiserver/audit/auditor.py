@@ -1,4 +1,4 @@
-"""Begins trails, and counts what became of them."""
+"""The auditor: it begins trails, and counts what became of them."""
 
 import re
 from collections import Counter

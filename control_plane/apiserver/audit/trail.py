@@ -1,4 +1,4 @@
-"""What is known of a request while it is answered, and the events of its stages."""
+"""The audit trail of one request: what is known of it while it is answered, and the events of its stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CURRENT: ContextVar[Trail | None] = ContextVar("trail", default=None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a request is, before it is known who asks."""
+    """The request itself, before it is known who asks."""
 
     uri: str
     verb: str

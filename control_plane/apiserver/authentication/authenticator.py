@@ -1,4 +1,4 @@
-"""Who is calling: by client certificate, by bearer token, or nobody."""
+"""Authentication of callers: by client certificate, by bearer token, or as nobody."""
 
 from rayplane.control_plane.api.errors import Unauthorized
 from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens

@@ -1,4 +1,4 @@
-"""Acting as somebody else: what the Impersonate-* headers of a request ask for, and which rights that takes.
+"""Impersonation: what the Impersonate-* headers of a request ask for, and which rights that takes.
 
 Source: Kubernetes reference "Authenticating", user impersonation.
 """
@@ -19,7 +19,7 @@ _AUTHENTICATION = "authentication.k8s.io"
 
 @dataclass(frozen=True, slots=True)
 class Impersonation:
-    """Who is asked for."""
+    """The user who is asked for."""
 
     user: User
     groups: tuple[str, ...]

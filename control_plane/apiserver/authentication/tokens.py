@@ -31,7 +31,7 @@ Find = Callable[[str, str, str], Awaitable[Object | None]]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a token is bound to: with it, the token dies. `node` beside a pod only says where the pod runs."""
+    """The objects a token is bound to: with one, the token dies. `node` beside a pod only says where the pod runs."""
 
     pod: Object | None = None
     secret: Object | None = None

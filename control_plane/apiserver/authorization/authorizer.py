@@ -1,4 +1,4 @@
-"""Who may do what: nodes by what their pods need, everybody by RBAC over the cached roles and bindings."""
+"""Authorization of requests: nodes by what their pods need, all by RBAC over the cached roles and bindings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -18,7 +18,7 @@ Do = Callable[[pb.Operation], Awaitable[pb.Result]]
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many operations of one kind are under way: of one batch, and of all batches."""
+    """The most operations of one kind that are under way: of one batch, and of all batches."""
 
     of_one: int
     of_all: int

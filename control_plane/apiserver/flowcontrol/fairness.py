@@ -1,4 +1,4 @@
-"""Who has to wait when there is much to do (the idea of Kubernetes' API Priority and Fairness, with two levels).
+"""Queues for fairness under load (the idea of Kubernetes' API Priority and Fairness, with two levels).
 
 All requests share one event loop, and each step of one waits for a step of every other: in a burst of hundreds a
 renewal of a Lease would take seconds, and a leader or a node be taken for dead. So only some requests are worked on at

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Heavy:
-    """What the writers of one server share. Small documents never leave the loop."""
+    """Turns that the writers of one server share for large documents. Small ones never leave the loop."""
 
     def __init__(self, env: Env) -> None:
         # In virtual time nothing waits for a thread, and nobody waits for the loop.

@@ -1,4 +1,4 @@
-"""What a written object must have in common with its URL and with what is stored, and what a DELETE answers."""
+"""Bodies of writes: what they must have in common with URL and stored object, and what a DELETE answers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Delete, for every kind in the same way: preconditions, admission, then gone at once or marked as being deleted.
+"""Deletes, for every kind in the same way: preconditions, admission, then gone at once or marked as being deleted.
 
 What cannot be read as an object can be deleted too. Authorisation comes before all of it and is the caller's.
 """

@@ -1,4 +1,4 @@
-"""What nodes and pods use now (`metrics.k8s.io`), asked of the node hosts when a client asks.
+"""Metrics of nodes and pods (`metrics.k8s.io`): their use now, asked of the node hosts when a client asks.
 
 Nothing is stored: each answer is as old as the call. A node that does not answer in time is left out, as Kubernetes'
 metrics server leaves out what it could not scrape.

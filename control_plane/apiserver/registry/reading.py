@@ -1,4 +1,4 @@
-"""Get, list and watch.
+"""Reads: get, list and watch.
 
 Reads are linearizable unless the client asks for less: the caches are first brought up to etcd's present revision. If
 they cannot be (the stream from etcd hangs), the read goes to etcd itself. Continue tokens pin the revision of the first

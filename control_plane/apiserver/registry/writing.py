@@ -1,4 +1,4 @@
-"""Create, update and patch, for every kind in the same way.
+"""Writes: create, update and patch, for every kind in the same way.
 
 Order of a create: decode, metadata of the system, defaults, admission, preparation by the kind's strategy, validation,
 reservations, transaction. An update or patch does the same against what is stored, again after a race. Authorisation

@@ -1,4 +1,4 @@
-"""What a path and a method ask for (Kubernetes API concepts, "Standard API terminology")."""
+"""Paths and methods of the REST API, and what they ask for (Kubernetes API concepts, "Standard API terminology")."""
 
 from dataclasses import dataclass
 

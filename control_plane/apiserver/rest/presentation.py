@@ -1,4 +1,4 @@
-"""How objects are shown: as they are, as tables for people, or as metadata only; chosen by the Accept header."""
+"""Presentation of objects: as they are, as tables or as metadata only; chosen by the Accept header."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

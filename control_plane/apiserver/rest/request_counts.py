@@ -1,4 +1,4 @@
-"""How many requests were answered, by what they asked for.
+"""Counts of the requests that were answered, by what they asked for.
 
 Keys come from what this server serves, never from what a client writes: a path or method that nobody serves is counted
 under no name. Definitions come and go, so the custom resources that have a count of their own are bounded, too.

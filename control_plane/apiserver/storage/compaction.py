@@ -1,4 +1,4 @@
-"""Compacts etcd's history, once for all servers: whoever advances the shared key does it."""
+"""Compaction of etcd's history, once for all servers: whoever advances the shared key does it."""
 
 import asyncio
 import logging

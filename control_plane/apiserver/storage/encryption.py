@@ -39,7 +39,7 @@ class BadEncryptionConfig(ValueError):
 
 
 class Untransformable(Exception):
-    """What is stored under a key cannot be turned into an object. The text is Kubernetes'."""
+    """A stored value that cannot be turned into an object. The text is Kubernetes'."""
 
     def __init__(self, key: str, cause: str) -> None:
         super().__init__(f'unable to transform key "{key}": {cause}')
@@ -52,7 +52,7 @@ class _Cipher:
 
 
 class Transformer:
-    """Between the object's bytes and those in etcd, for the resources of one entry of the configuration.
+    """Transformer between objects' bytes and those in etcd, for the resources of one entry of the configuration.
 
     The first provider (and its first key) writes, all read.
     """
@@ -111,7 +111,7 @@ class Transformer:
 
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """Which resources are transformed, and how. An empty one transforms nothing."""
+    """The transformers of resources. An empty one transforms nothing."""
 
     exact: Mapping[str, Transformer] = field(default_factory=dict)
     """By `plural[.group]`."""

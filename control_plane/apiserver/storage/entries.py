@@ -139,7 +139,7 @@ class Unreadable(Entry):
 
 
 class Broken(Unreadable):
-    """What stands in the place of an object but is none. Lists and watches pass over it; it can be deleted."""
+    """A stored value in the place of an object that is none. Lists and watches pass over it; it can be deleted."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What has become of a write whose answer was lost: it is tried again until that is certain.
+"""Outcomes of writes whose answer was lost: each is tried again until it is certain what became of it.
 
 An update is on "the key is still at the revision I read". Whatever a later look shows, it can be applied once at most,
 and never after the key was seen at another revision. A create is on "the key does not exist", which holds again when

@@ -64,7 +64,7 @@ class DryRun(Exception):
 
 @dataclass(slots=True)
 class Write:
-    """What to do with an object: store `object`, or remove the key (`delete`), or leave it (`keep`)."""
+    """A write of an object: store `object`, or remove the key (`delete`), or leave it (`keep`)."""
 
     object: Object
     delete: bool = False

@@ -33,7 +33,7 @@ _LOGGED_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which objects of a resource a reader wants."""
+    """A reader's selection from the objects of a resource."""
 
     namespace: str = ""
     name: str = ""

@@ -1,4 +1,4 @@
-"""Keeps all caches of a server in step with etcd.
+"""The hub of a server's watch caches: it keeps all of them in step with etcd.
 
 One etcd watch over the whole key space feeds every cache. Since each revision of etcd has at least one event in it,
 the position of the stream alone tells how fresh all caches are: a linearizable read asks etcd for its revision (one

@@ -1,4 +1,4 @@
-"""Carries out actions: batches of writes to the API server, events, and the special actions' handlers."""
+"""Execution of actions: batches of writes to the API server, events, and the special actions' handlers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Special = Callable[[Action], Awaitable[list[Write]]]
 
 @dataclass(slots=True)
 class Outcome:
-    """What happened: writes with the server's answers, in their order, and whether to try again."""
+    """The outcome of actions: writes with the server's answers, in their order, and whether to try again."""
 
     written: list[tuple[str, Object]] = field(default_factory=list)
     deleted: list[tuple[str, Object]] = field(default_factory=list)

@@ -61,7 +61,7 @@ class ControllerManager:
 
 
 class Term:
-    """What runs while this replica leads: caches, recorders and runners, made new for each term."""
+    """One term of leadership: the caches, recorders and runners that this replica has while it leads."""
 
     def __init__(self, config: ControllersConfig, env: Env, network: Network, *, client: ApiClient) -> None:
         self._config, self._env, self._client = config, env, client

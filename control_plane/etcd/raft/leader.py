@@ -1,4 +1,4 @@
-"""What a leader does: replicate, commit, confirm reads, hand over.
+"""The leader's part of Raft: replicate, commit, confirm reads, hand over.
 
 Appends are not sent when they are proposed but once per Ready (`flush`), so that a burst of
 proposals, acks and commits becomes one message per member.

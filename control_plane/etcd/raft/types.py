@@ -18,7 +18,7 @@ NONE = 0
 
 
 class EntryType(IntEnum):
-    """What an entry's data holds. The numbers are on disk and on the wire."""
+    """Types of an entry's data. The numbers are on disk and on the wire."""
 
     NORMAL = 0
     CONF_CHANGE = 1
@@ -77,7 +77,7 @@ class ConfChange:
 
 @dataclass(frozen=True, slots=True)
 class ConfState:
-    """Who takes part: both tuples sorted and disjoint."""
+    """The members that take part: both tuples sorted and disjoint."""
 
     voters: tuple[int, ...] = ()
     learners: tuple[int, ...] = ()
@@ -99,7 +99,7 @@ class Snapshot:
 
 
 class HardState(NamedTuple):
-    """What must survive a crash beside the entries (figure 2, "persistent state"; commit spares a
+    """The state that must survive a crash beside the entries (figure 2, "persistent state"; commit spares a
     re-election's wait).
     """
 
@@ -116,7 +116,7 @@ class Role(Enum):
 
 
 class SoftState(NamedTuple):
-    """For logs, metrics and failing waiters when the leader changes; never persisted."""
+    """The state for logs, metrics and failing waiters when the leader changes; never persisted."""
 
     lead: int
     role: Role
@@ -187,7 +187,7 @@ class Message(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """What the driver has to do now. Each field says when it may be acted on."""
+    """The driver's work for now. Each field says when it may be acted on."""
 
     #: At once; None when unchanged. Fail what waits for the old leader.
     soft_state: SoftState | None = None
@@ -213,7 +213,7 @@ class Ready(NamedTuple):
 
 
 class ProgressState(Enum):
-    """How the leader feeds a member."""
+    """The ways in which the leader feeds a member."""
 
     #: Where its log matches is unknown: one append at a time.
     PROBE = "probe"

@@ -21,7 +21,7 @@ _PROVE_TERM = frozenset(
 
 
 class Witness:
-    """By member: the highest durable term, and the highest committed index that it has."""
+    """Per member the highest durable term, and the highest committed index that it has."""
 
     __slots__ = ("indexes", "terms")
 

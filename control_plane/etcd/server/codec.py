@@ -24,7 +24,7 @@ _REQUEST_ID = struct.Struct(">Q")
 
 
 class Kind(IntEnum):
-    """What a NORMAL entry asks for."""
+    """Kinds of requests in NORMAL entries."""
 
     PUT = 1
     DELETE_RANGE = 2

@@ -1,4 +1,4 @@
-"""What can be wrong with a connection, by the names of RFC 9113 section 7."""
+"""Errors of a connection, by the names of RFC 9113 section 7."""
 
 from enum import IntEnum
 

@@ -34,7 +34,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class Kind(Enum):
-    """What a block can stand for by its pseudo-header fields (RFC 9113 section 8.3)."""
+    """Kinds of header blocks, told by their pseudo-header fields (RFC 9113 section 8.3)."""
 
     REQUEST = "request"
     RESPONSE = "response"

@@ -44,7 +44,7 @@ class Stream:
 
 
 class Handler(Protocol):
-    """What the owner of a connection is told, in the order it was received."""
+    """Events of a connection for its owner, in the order they were received."""
 
     def on_ready(self) -> None:
         """The peer's first settings are known: it does speak HTTP/2."""

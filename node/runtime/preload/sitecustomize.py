@@ -1,4 +1,4 @@
-"""Gives Python programs in containers the address of their pod.
+"""The address of their pod, given to Python programs in containers.
 
 Python imports this module at start because its directory is in PYTHONPATH. All pods of a machine share its loopback
 interface, so a server that binds to every address would take the port of all pods: here it binds to POD_IP instead,

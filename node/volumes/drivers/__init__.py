@@ -1,4 +1,5 @@
 """Volume drivers: what keeps the bytes of a persistent volume.
 
-`local` keeps them in a directory of one node, `replicated` on a majority of several.
+Owns how volumes are made, published and deleted: `local` keeps their bytes in a directory of one node, `replicated` on
+a majority of several. Does not own which pod mounts a volume (`volume_manager`), nor how controllers reach it (`csi`).
 """

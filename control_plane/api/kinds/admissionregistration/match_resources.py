@@ -1,4 +1,4 @@
-"""Which requests a policy or a webhook is about: rules for resources, selectors."""
+"""The requests that a policy or a webhook is about: rules for resources, selectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SELECTORS = ("namespaceSelector", "objectSelector")
 
 
 def default_match(match: dict[str, Any]) -> None:
-    """Of matchConstraints, matchResources, and a webhook, which has the same fields itself."""
+    """Defaults of matchConstraints, matchResources, and a webhook, which has the same fields itself."""
     if not match.get("matchPolicy"):
         match["matchPolicy"] = "Equivalent"
     for field in _SELECTORS:

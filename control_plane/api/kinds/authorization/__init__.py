@@ -1,1 +1,4 @@
-"""Kinds of authorization.k8s.io: one module each."""
+"""Kinds of authorization.k8s.io: one module each.
+
+Owns all that is special to these kinds. Does not own what several groups share (`control_plane.api.kinds`).
+"""

@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def _validate(obj: Object) -> list[FieldError]:
-    """Of an Event in its core/v1 form."""
+    """Problems of an Event in its core/v1 form."""
     about = obj.get("involvedObject") or {}
     own = (obj.get("metadata") or {}).get("namespace") or ""
     space = about.get("namespace") or ""

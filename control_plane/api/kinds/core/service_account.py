@@ -24,7 +24,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 def _only_names(obj: Object) -> None:
-    """Of secrets only the name is kept."""
+    """Keep only the names of secrets."""
     secrets = obj.get("secrets")
     if secrets:
         obj["secrets"] = [{"name": one["name"]} if one.get("name") else {} for one in secrets]

@@ -1,4 +1,4 @@
-"""What claims and volumes share: access modes, volume modes, protection."""
+"""Fields that claims and volumes share: access modes, volume modes, protection."""
 
 from __future__ import annotations
 

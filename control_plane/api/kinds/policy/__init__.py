@@ -1,1 +1,4 @@
-"""Kinds of policy: one module each."""
+"""Kinds of policy: one module each.
+
+Owns all that is special to these kinds. Does not own what several groups share (`control_plane.api.kinds`).
+"""

@@ -33,7 +33,7 @@ class Log(RaftStatus, Protocol):
 
 
 class Connections(PeerStubs, Protocol):
-    """Which peers can be reached, and calls to them."""
+    """Connections to peers: which can be reached, and calls to them."""
 
     def active_since(self, peer: int) -> float | None:
         """By the loop's time; None when there is no stream to it."""

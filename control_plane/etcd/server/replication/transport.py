@@ -59,7 +59,7 @@ class _Connection:
 
 
 class Traffic:
-    """By peer: bytes of entries and proposals, and connections that broke."""
+    """Counts per peer: bytes of entries and proposals, and connections that broke."""
 
     def __init__(self) -> None:
         self.sent_bytes: Counter[int] = Counter()

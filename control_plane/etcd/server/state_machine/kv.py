@@ -60,7 +60,7 @@ def from_store(error: MvccError) -> Exception:
 
 
 class View(Protocol):
-    """What can be read from: a store, or a write transaction in it."""
+    """A source of reads: a store, or a write transaction in it."""
 
     @property
     def revision(self) -> int: ...
@@ -197,7 +197,7 @@ def is_serializable(request: TxnRequest) -> bool:
 
 
 class RangePlan:
-    """What a range asks for besides keys and revision: where to cut, what to choose, in which order."""
+    """The options of a range besides keys and revision: where to cut, what to choose, in which order."""
 
     __slots__ = ("_request", "cut", "descends", "filters", "limit", "sort_value", "sorts")
 
@@ -318,7 +318,7 @@ def run_txn(txn: WriteTxn, store: Store, request: TxnRequest, lessor: Lessor) ->
 
 
 class _Decision:
-    """Which branch, and the decisions of the transactions nested in it, in order."""
+    """The branch that a transaction takes, and the decisions of those nested in it, in order."""
 
     __slots__ = ("nested", "succeeded")
 

@@ -53,7 +53,7 @@ _WATCH_ID = b"\x10"  # field 2, a number
 
 
 class WatchCounts(NamedTuple):
-    """How many there are now; `unsynced` watchers catch up, `pending` events wait for clients."""
+    """Numbers of streams and watchers now; `unsynced` watchers catch up, `pending` events wait for clients."""
 
     streams: int
     watchers: int

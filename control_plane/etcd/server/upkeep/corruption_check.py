@@ -1,4 +1,4 @@
-"""Whether the members hold the same: hashes of history, compared at the same revision.
+"""Corruption checks: hashes of the members' histories, compared at the same revision.
 
 Two checks, both off unless configured, as in etcd: a member that starts compares itself with the others before it
 serves, and the leader compares all of them now and then. A member that differs from the majority is told apart by a

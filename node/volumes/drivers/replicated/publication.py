@@ -68,7 +68,7 @@ class _Target:
 
 @dataclass(slots=True)
 class _Follower:
-    """What is known of one replica."""
+    """Knowledge of one replica."""
 
     replica: Replica
     wake: asyncio.Event = field(default_factory=asyncio.Event)

@@ -30,7 +30,7 @@ _PREFIX_BYTES = 16
 
 @dataclass(slots=True)
 class _State:
-    """What a replica promises and holds."""
+    """Promises and contents of a replica."""
 
     volume: str
     capacity_bytes: int

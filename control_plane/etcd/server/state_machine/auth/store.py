@@ -40,7 +40,7 @@ _KEY_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, as of which auth revision. Revision 0: nobody has said who asks."""
+    """The user who asks, as of which auth revision. Revision 0: nobody has said who asks."""
 
     user: str = ""
     revision: int = 0

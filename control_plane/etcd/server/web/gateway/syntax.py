@@ -18,7 +18,7 @@ _LITERALS = {"t": "true", "f": "false", "n": "null"}
 
 
 class JsonError(ValueError):
-    """What is wrong with a text or value; the message is for the client."""
+    """A fault of a text or value; the message is for the client."""
 
 
 class Incomplete(JsonError):
@@ -76,7 +76,7 @@ def skip_space(text: str, start: int) -> int:
 
 
 class Extent:
-    """How far a growing text is from the end of its first object or array; each character is looked at once."""
+    """The distance of a growing text from the end of its first object or array; a character is looked at once."""
 
     def __init__(self, text: str = "") -> None:
         self.closed = False
