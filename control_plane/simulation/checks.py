@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
+from rayplane.control_plane.simulation.trace import Trace
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle.model import Run
 from rayplane.storage.env import Env
@@ -34,8 +35,8 @@ _RUNNING = (Run.RUNNING, Run.STOPPING)
 class Violations:
     """What was found to be wrong."""
 
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self._trace = cluster.trace
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
         self.found: list[str] = []
 
     def add(self, what: str) -> None:

@@ -18,6 +18,7 @@ from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.checks import Violations
 from rayplane.control_plane.simulation.ledger import Entry, Ledger, Shown
 from rayplane.control_plane.simulation.trace import Trace
+from rayplane.control_plane.tasks import cancel_and_wait
 
 PATH = "/api/v1/namespaces/default/configmaps"
 LABEL = "simulation"
@@ -59,6 +60,7 @@ class RestClient:
         self._trace = trace
         self._violations = violations
         self._number = 0
+        self._sockets: Sockets
         self._kept: aiohttp.ClientSession
         self._fresh: aiohttp.ClientSession
         self._watching: asyncio.Task[None] | None = None
@@ -67,12 +69,13 @@ class RestClient:
 
     def open(self, sockets: Sockets) -> None:
         """Called once, in the client's cell."""
-        self._kept = self._session(sockets, force_close=False)
-        self._fresh = self._session(sockets, force_close=True)
+        self._sockets = sockets
+        self._kept = self._session(force_close=False)
+        self._fresh = self._session(force_close=True)
 
-    def _session(self, sockets: Sockets, *, force_close: bool) -> aiohttp.ClientSession:
+    def _session(self, *, force_close: bool, connections: int | None = None) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_Connector(sockets, self._address, force_close=force_close),
+            connector=_Connector(self._sockets, self._address, force_close=force_close, connections=connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=WATCH_S + ANSWER_S, sock_read=ANSWER_S),
         )
@@ -137,8 +140,9 @@ class RestClient:
     ) -> Answer | None:
         """An answer that says what was done; None when nothing was, or nobody knows (the ledger is told)."""
         try:
-            # Always on a new connection: on one that was kept, HTTP clients try some methods again by themselves.
-            answer = await self._ask(self._fresh, method, path, body)
+            # HTTP clients try some methods again by themselves when a connection ends; here each write is one request.
+            async with self._session(force_close=True, connections=1) as session:
+                answer = await self._ask(session, method, path, body)
         except NotSent:
             return None
         except Unanswered:
@@ -242,6 +246,12 @@ class RestClient:
         self._judge(self.ledger.finished())
         return True
 
+    async def close(self) -> None:
+        """End the watch and all connections."""
+        await cancel_and_wait(self._watching)
+        for session in (self._kept, self._fresh):
+            await session.close()
+
     # HTTP
 
     def _value(self) -> str:
@@ -283,14 +293,18 @@ class RestClient:
 
 
 class _Connector(aiohttp.BaseConnector):
-    """aiohttp's pool of connections, over injected sockets, to one address."""
+    """aiohttp's pool of connections, over injected sockets, to one address; it makes so many `connections` at most."""
 
-    def __init__(self, sockets: Sockets, address: str, *, force_close: bool) -> None:
+    def __init__(self, sockets: Sockets, address: str, *, force_close: bool, connections: int | None) -> None:
         super().__init__(limit=0, force_close=force_close)
         self._sockets = sockets
         self._address = address
+        self._left = connections
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        if self._left == 0:
+            raise aiohttp.ClientConnectionError("the connection ended before an answer")
+        self._left = self._left and self._left - 1
         try:
             _, protocol = await self._sockets.connect(self._address, self._factory)
         except OSError as e:

@@ -182,7 +182,7 @@ class _Run:
             scenario.cluster, self._seed, self._trace, climate=scenario.climate, planted=self._planted
         )
         self._check_names()
-        violations = Violations(cluster)
+        violations = Violations(self._trace)
         self._client = Client(cluster, violations, write_every_s=scenario.write_every_s)
         self._operator = Operator(cluster, cluster.client, lambda: self._client.etcd)
         loop = asyncio.get_running_loop()
@@ -409,6 +409,8 @@ class _Run:
             if not finished and asyncio.get_running_loop().time() > deadline:
                 raise StepFailed("the REST face does not answer at the end")
             await asyncio.sleep(1.0)
+        with self._cluster.kubectl.inside():
+            await self._rest.close()
 
 
 def _describe(step: Step) -> str:

@@ -156,7 +156,7 @@ def test_a_pod_that_is_bound_twice_is_found() -> None:
             def event(*details: object) -> None: ...
 
     async def main() -> list[str]:
-        violations = Violations(_Cluster())  # type: ignore[arg-type]
+        violations = Violations(_Cluster.trace)  # type: ignore[arg-type]
         client = Client(_Cluster(), violations, write_every_s=1)  # type: ignore[arg-type]
         for version, node in (("1", ""), ("2", "node-0"), ("3", "node-1")):
             pod = {
