@@ -1,4 +1,4 @@
-"""A local copy of one resource, kept current by list and watch.
+"""An informer: a local copy of one resource, kept current by list and watch.
 
 One task lists, then watches from the list's version, and starts again where it must. Readers get the shared
 objects themselves: copy before changing one. Handlers run on the event loop, in order, and must not block.

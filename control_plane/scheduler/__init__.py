@@ -1,7 +1,7 @@
 """The scheduler: gives every pending pod a node: filter, score, bind; preempts where it must.
 
 Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters of the API's objects), `snapshot`
-(nodes as NumPy arrays, changed in O(1) per pod), `filters`, `interpod`, `spreading`, `volumes` and `scores` (the
+(nodes as NumPy arrays, changed in O(1) per pod), `filters`, `interpod`, `volumes` and `scores` (the
 plugins), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable)
 and `report` (Kubernetes' messages). The shell is `service` (informers, leadership, loop) and `binder` (writes).
 

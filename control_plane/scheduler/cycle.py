@@ -1,4 +1,4 @@
-"""Decisions: one pod after the other, each seeing the placements before it.
+"""The scheduling cycle: decisions on one pod after the other, each seeing the placements before it.
 
 What depends on a pod's shape and the nodes alone is computed once per shape; what depends on the nodes' use is
 brought up to date by the rows that changed since. A further pod of a known shape costs a few NumPy calls on one row

@@ -1,4 +1,4 @@
-"""Pods that wait for a node: ready to be tried, backing off, or known not to fit for now.
+"""The scheduling queue, pods that wait for a node: ready to be tried, backing off, or known not to fit for now.
 
 Pure: the time comes in with each call, in seconds of any monotonic clock. Bounded by the number of pending pods.
 Source: Kubernetes "Scheduling Framework", scheduling queue.

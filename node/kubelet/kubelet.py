@@ -1,4 +1,4 @@
-"""One node: its registration, and a worker for each pod bound to it.
+"""The kubelet of one node: its registration, and a worker for each pod bound to it.
 
 Driven by informers of its host: `pod_event` for pods, `node_event` for its own Node object. Restart safe: a kubelet
 that comes back finds its pods at the API; nothing of them runs any more, so their containers start again in a new

@@ -1,4 +1,4 @@
-"""All transitions of the pod life cycle.
+"""The state machine of a pod: all transitions of its life cycle.
 
 `_CONTAINER` says what an event does to a container in each state, `_POD` what an event does to a pod in each stage,
 and `_advance` draws the consequences until nothing changes.

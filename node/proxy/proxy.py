@@ -1,4 +1,4 @@
-"""Sockets of services on one host, kept as `rules` say."""
+"""The service proxy of one host: sockets of services, kept as `rules` say."""
 
 import asyncio
 import contextlib

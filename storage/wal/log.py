@@ -1,4 +1,4 @@
-"""The log itself: group commit, rotation, recovery. See the package for the format and its rules."""
+"""The write-ahead log: group commit, rotation, recovery. See the package for the format and its rules."""
 
 import asyncio
 import contextlib

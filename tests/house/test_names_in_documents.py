@@ -1,5 +1,6 @@
 """Paths, modules and links that documents name are there."""
 
+import ast
 import re
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,6 +32,26 @@ def missing_in(document: Path, text: str) -> list[str]:
     dotted = {name for name in DOTTED.findall(prose) if not name.startswith(GROUPS)}
     dotted -= paths
     return sorted([*gone, *(name for name in dotted if not is_there(name) and not is_file(name, places))])
+
+
+def docstrings(tree: ast.Module) -> list[str]:
+    owners = (
+        n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return [ast.get_docstring(node) or "" for node in owners]
+
+
+@pytest.mark.parametrize("folder", TOP.split("|"))
+def test_modules_that_docstrings_name_are_there(folder: str) -> None:
+    gone = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / folder).rglob("*.py")
+        for text in docstrings(ast.parse(path.read_text()))
+        for code in re.findall(r"`([^`]+)`", text)
+        for name in DOTTED.findall(code)
+        if not name.startswith(GROUPS) and not is_there(name)
+    ]
+    assert gone == []
 
 
 def is_file(name: str, places: tuple[Path, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""The plugins in their order."""
+"""The admission chain: its plugins in their order."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The one path to objects for both faces: authorise, then read or write, then let subresources have their way."""
+"""The registry, one path to objects for both faces: authorise, read or write, let subresources have their way."""
 
 import asyncio
 import contextlib

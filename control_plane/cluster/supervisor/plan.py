@@ -1,4 +1,4 @@
-"""From desired and observed state to what is to be done next. Pure.
+"""The plan of a supervisor: from desired and observed state to what is to be done next. Pure.
 
 A member's replacement, each step taken from what is stored and seen, by whichever supervisor sees it:
 

@@ -1,4 +1,4 @@
-"""Observes, plans, carries out: the loop that alone holds the whole supervisor.
+"""The reconciler of a cluster: observes, plans, carries out; it alone holds the whole supervisor.
 
 Calls of hosts may hang for as long as they like: they are tasks of their own, one for each name at a time. Calls of
 etcd and the API have limits of their own and are made one after the other.

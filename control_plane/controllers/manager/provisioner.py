@@ -1,4 +1,4 @@
-"""The outside part of volumes: CSI calls to the node hosts that keep the bytes.
+"""The provisioner, the outside part of volumes: CSI calls to the node hosts that keep the bytes.
 
 Call metadata `csi-driver` and `csi-node` say which of a host's backends is meant. CreateVolume carries the node as
 accessibility requirement too, and the claim's and volume's names as parameters under the keys of the external

@@ -1,4 +1,4 @@
-"""The shell around one controller: informer events to keys, workers, reconcile, execution, back-off."""
+"""The runner, the shell around one controller: informer events to keys, workers, reconcile, execution, back-off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library's front: inputs in, one Ready at a time out."""
+"""The raft node: ticks, messages and proposals in, one Ready at a time out."""
 
 from __future__ import annotations
 
