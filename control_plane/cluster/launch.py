@@ -70,7 +70,10 @@ async def up(
             await _take_down(directory, progress)
         fresh = before is None
         try:
-            return await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
+            state = await _up(config, directory, before, progress, prepare=prepare, encryption=encryption)
+            state = replace(state, founded=True)
+            directory.write(state)
+            return state
         except BaseException:
             progress("taking down what was started")
             with contextlib.suppress(ClusterError):

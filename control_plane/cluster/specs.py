@@ -35,10 +35,14 @@ class SpecMaker:
 
 
 def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> list[Spec]:
-    """The specs of all actors when a cluster is brought up; those that have data go on from it."""
+    """The specs of all actors when a cluster is brought up; those that have data go on from it.
+
+    A member whose directory went away while the cluster was down is no founder again: it would have its old id, and
+    could vote for a leader that lacks what it had acknowledged.
+    """
     maker = SpecMaker(config=state.config, plan=state.plan, secrets=secrets, state_dir=str(directory.resolve()))
     return [
-        maker.make(instance, state.topology, restarted=(directory / "data" / instance.name).exists())
+        maker.make(instance, state.topology, restarted=state.founded or (directory / "data" / instance.name).exists())
         for instance in state.topology.instances
     ]
 

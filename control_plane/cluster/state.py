@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class ClusterState:
     """What the host needs to find its processes again (Ray address and pid, or the pid of the one process)."""
     encrypted: bool = False
     """Whether some of what is in etcd may be encrypted: without the keys it could not be read any more."""
+    founded: bool = False
+    """Whether it has been up once: whoever has no data from then on has lost it."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,6 +54,7 @@ class ClusterState:
             "running": self.running,
             "host": self.host,
             "encrypted": self.encrypted,
+            "founded": self.founded,
         }
 
     @staticmethod
@@ -63,6 +66,7 @@ class ClusterState:
             running=data["running"],
             host=data["host"],
             encrypted=data.get("encrypted", False),
+            founded=data.get("founded", False),
         )
 
 
@@ -180,5 +184,8 @@ class StateDir:
         data = self.path / "data"
         if self.is_ours():
             remove(data)
+            state = self.read()
+            if state is not None:
+                self.write(replace(state, founded=False))
         if os.path.lexists(data):
             raise ClusterError(f"{data} cannot be deleted; see what is in it")

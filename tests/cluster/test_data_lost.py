@@ -2,7 +2,9 @@
 
 import asyncio
 import copy
+import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.fake_host import World
-from tests.cluster.harness import cluster
+from tests.cluster.harness import Cluster, cluster
 
 LIMIT_S = 40.0
 
@@ -97,12 +99,35 @@ async def test_a_cluster_comes_up_though_one_of_its_members_cannot() -> None:
         await c.host.stop_all()
         (log_file,) = (c.state_dir / "data" / "member-1" / "wal").glob("*.wal")
         flip(log_file, 40)
-        started: list[str] = []
-        await start_all(c.host, founding_specs(c.state, c.secrets, c.state_dir), started.append)
-        assert len(started) == len(c.topology.instances)
+        await comes_up_with_another_member(c)
 
-        async def names() -> set[str]:
-            return {m.name for m in (await c.etcd.member_list()).members if not m.isLearner}
 
-        await c.until(names, "another member", wanted={"member-0", "member-2", "member-3"}, within=60)
-        assert (await c.etcd.range(b"/k")).kvs[0].value == b"v"
+async def test_a_member_whose_directory_went_away_while_the_cluster_was_down_is_replaced() -> None:
+    """It would forget whom it voted for and what it acknowledged, if it were founded anew under its old id."""
+    async with cluster(members=3, nodes=0) as c:
+        await c.etcd.put(b"/k", b"v")
+        await c.host.stop_all()
+        shutil.rmtree(c.state_dir / "data" / "member-1")
+        await comes_up_with_another_member(c)
+
+
+async def test_a_lone_member_whose_directory_went_away_is_refused() -> None:
+    async with cluster(members=1, nodes=0) as c:
+        await c.host.stop_all()
+        shutil.rmtree(c.state_dir / "data" / "member-0")
+        specs = founding_specs(replace(c.state, founded=True), c.secrets, c.state_dir)
+        with pytest.raises(StartFailed, match="restore a backup"):
+            await c.host.start(next(s for s in specs if s.instance.role is Role.MEMBER))
+
+
+async def comes_up_with_another_member(c: Cluster) -> None:
+    started: list[str] = []
+    specs = founding_specs(replace(c.state, founded=True), c.secrets, c.state_dir)
+    await start_all(c.host, specs, started.append)
+    assert len(started) == len(c.topology.instances)
+
+    async def names() -> set[str]:
+        return {m.name for m in (await c.etcd.member_list()).members if not m.isLearner}
+
+    await c.until(names, "another member", wanted={"member-0", "member-2", "member-3"}, within=60)
+    assert (await c.etcd.range(b"/k")).kvs[0].value == b"v"

@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server import RefusedToStart
+from rayplane.control_plane.etcd.server.errors import DataLost, RefusedToStart
 from rayplane.storage.env import LocalDisk, LockHeld, failpoints
 from rayplane.storage.env.failpoints import POINTS
 from tests.etcd.harness import etcd_cluster
@@ -94,6 +95,10 @@ ODDITIES: dict[str, Oddity] = {
 }
 
 
+#: Together they leave an empty directory, which is that of a new member: see the tests of one that is empty.
+NOTHING_LEFT = {"no log", "no store", "no snapshots"}
+
+
 class Life:
     """A directory that was used and killed, and what it holds."""
 
@@ -109,7 +114,11 @@ def life() -> Iterator[Life]:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(oddities=st.lists(st.sampled_from(sorted(ODDITIES)), min_size=1, max_size=3, unique=True))
+@given(
+    oddities=st.lists(st.sampled_from(sorted(ODDITIES)), min_size=1, max_size=3, unique=True).filter(
+        lambda drawn: not set(drawn) >= NOTHING_LEFT
+    )
+)
 def test_any_odd_directory_is_served_as_it_was_or_refused(life: Life, oddities: list[str]) -> None:
     root, state = life.root, life.state
     with tempfile.TemporaryDirectory(prefix="odd-") as copy:
@@ -122,6 +131,24 @@ def test_any_odd_directory_is_served_as_it_was_or_refused(life: Life, oddities: 
         # The same again: neither a refusal nor a start makes it worse.
         again = asyncio.run(serves_or_refuses(Path(copy), state | ({} if refusal else {b"another": b"write"})))
         assert bool(again) == bool(refusal), (oddities, refusal, again)
+
+
+@pytest.mark.parametrize("state", ["new", "existing"])
+async def test_a_member_whose_directory_was_emptied_is_refused_by_the_others(tmp_path: Path, state: str) -> None:
+    async with on_disk(tmp_path, 3) as cluster:
+        await cluster.put(b"k", b"v")
+        await cluster.stop("m1")
+        for name in NOTHING_LEFT:
+            ODDITIES[name](tmp_path / "d1")
+        cluster.nodes["m1"].config = replace(cluster.nodes["m1"].config, cluster_state=state)
+        with pytest.raises(DataLost, match="has taken part already but its data directory is empty"):
+            await cluster.start("m1")
+
+
+async def test_a_member_that_is_told_to_join_founds_nothing_from_an_empty_directory(tmp_path: Path) -> None:
+    async with on_disk(tmp_path, start=False, cluster_state="existing") as cluster:
+        with pytest.raises(RefusedToStart, match="restore a backup"):
+            await cluster.start("m0")
 
 
 @pytest.mark.parametrize("oddity", ["stray snapshot", "stray segment", "leftover of a new log"])

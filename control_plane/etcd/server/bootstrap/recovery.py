@@ -253,12 +253,17 @@ def shorten(storage: raft.MemoryStorage, machine: StateMachine, config: MemberCo
 
 async def _new_identity(config: MemberConfig, network: Network) -> wire.Identity:
     others = [address_of(u) for n, u in sorted(config.initial_cluster.items()) if n != config.name]
+    own = member_id([config.peer_url], config.initial_cluster_token)  # as a founder
     if config.cluster_state == "new":
         founders = config.founders
-        own = member_id([config.peer_url], config.initial_cluster_token)
         for answer in await _ask_all(network, others):
             _check_may_found(config, own, answer)
         return wire.Identity(member_id=own, cluster_id=cluster_id(list(founders)), founder=True)
+    if not others:
+        raise RefusedToStart(
+            'the data directory is empty, cluster_state is "existing" and initial_cluster names no other member to '
+            "join: put the data back, or restore a backup"
+        )
     for attempt in range(LISTED_ATTEMPTS):
         if attempt:
             # Whoever answered may not have applied yet what another one has confirmed.
@@ -269,6 +274,8 @@ async def _new_identity(config: MemberConfig, network: Network) -> wire.Identity
                 if member.name:
                     raise _lost_directory(config, member.ID)
                 return wire.Identity(member_id=member.ID, cluster_id=answer.cluster_id, founder=False)
+        if own in answer.removed:
+            raise _lost_directory(config, own)
     raise RefusedToStart(
         f"no member of the cluster has the peer URL {config.peer_url}: add it first (member add), then start it"
     )
