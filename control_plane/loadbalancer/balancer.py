@@ -104,6 +104,7 @@ class LoadBalancer:
         self._connections: dict[asyncio.Task[None], str] = {}
         self._gate = Gate(fitting(config.gate, files_each=2))
         self._changed = asyncio.Event()
+        self._refused = asyncio.Event()
         self._tls = _client_tls(config.ca) if config.ca else None
 
     async def start(self) -> None:
@@ -157,7 +158,11 @@ class LoadBalancer:
 
     async def _refresh_for_ever(self, find: FindBackends) -> None:
         while True:
-            await asyncio.sleep(self._config.refresh_interval_s)
+            # A server that does not answer may have gone for good: look while others that know of new ones are there.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.refresh_interval_s):
+                    await self._refused.wait()
+            self._refused.clear()
             try:
                 async with asyncio.timeout(self._config.refresh_interval_s):
                     addresses = await find()
@@ -178,6 +183,7 @@ class LoadBalancer:
             finding = Finding.SILENT
         except (OSError, EOFError, asyncio.LimitOverrunError):
             finding = Finding.REFUSED
+            self._refused.set()
         self._feed(Checked(address, finding))
 
     async def _is_ready(self, address: str) -> bool:

@@ -140,6 +140,22 @@ async def test_list_of_servers_is_refreshed(backends: list[Backend]) -> None:
     await balancer.stop()
 
 
+async def test_a_server_that_goes_makes_it_look_for_others_at_once(backends: list[Backend]) -> None:
+    """All servers may be replaced, one after the other, faster than it looks by itself."""
+    config = LoadBalancerConfig(backends=(backends[0].address,), check_interval_s=0.02, refresh_interval_s=3600)
+
+    async def find() -> list[str]:
+        return [backends[1].address]
+
+    balancer = LoadBalancer(config, find_backends=find)
+    await balancer.start()
+    await backends[0].stop()
+    await eventually(lambda: [b.address for b in balancer.backends()] == [backends[1].address])
+    await eventually(lambda: balancer.backends()[0].ready)
+    assert await ask(balancer, b"m") == b"b:m"
+    await balancer.stop()
+
+
 @contextlib.asynccontextmanager
 async def held(balancer: LoadBalancer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection that has passed bytes and goes on."""
