@@ -23,6 +23,7 @@ def run(program: str, **environment: str) -> None:
 
 
 # etcd3's generated code is for protobuf's Python implementation alone, unless it is older than 4.
+@pytest.mark.processes
 @pytest.mark.parametrize(("package", "implementation"), [("aetcd", "upb"), ("aetcd", "python"), ("etcd3", "python")])
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_an_etcd_client_can_be_imported_beside_ours(package: str, implementation: str, first: str) -> None:
@@ -33,6 +34,7 @@ def test_an_etcd_client_can_be_imported_beside_ours(package: str, implementation
     run(program, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation)
 
 
+@pytest.mark.processes
 def test_no_name_of_ours_is_taken_for_others() -> None:
     """Whoever defines the same names differently in the pool that all share is not refused."""
     run("from tests.packaging.test_descriptor_pool import define_ours_as_foreigners; define_ours_as_foreigners()")

@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.harness import ROOT
 
+pytestmark = pytest.mark.processes
+
 PARTS = ("control_plane", "node", "proto", "storage")
 # Prints what was imported twice: modules of one file, and the parts by their bare names.
 PROGRAM = f"""

@@ -101,6 +101,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.processes
 async def test_a_killed_writer_leaves_its_last_flush_or_the_one_under_way(tmp_path: Path) -> None:
     for flushes in (1, 7, 20):
         path = tmp_path / str(flushes)
