@@ -2,9 +2,10 @@
 
     seed: 7                       # every random choice comes from it; --seed overrides it
     steps:
-      - kill: leader              # TARGET or TARGET NAME, as for `rayplane chaos kill`
+      - kill: leader              # any fault, in its form (see `faults.form`)
       - kill: member random       # any of the members
-      - signal: STOP apiserver    # SIGNAL TARGET [NAME]
+      - stop: {target: apiserver-1, for: 3s}
+      - signal: STOP apiserver    # SIGNAL TARGET: the same with KILL, STOP, CONT
         for: 3                    # then CONT, this many seconds later
       - wait: 1.5                 # seconds
       - wait: healthy             # as `rayplane status` sees it
@@ -13,45 +14,33 @@
         steps: [...]
       - choose: [...]             # one of these steps
 
-`parse` is pure; `run` acts through `Actions`.
+`parse` is pure; `Runner` acts through an injector of faults.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import yaml
+from typing import Any
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cluster import chaos
-from rayplane.control_plane.cluster.access import Access, current_topology
+from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.status import status
+from rayplane.control_plane.faults import reading
+from rayplane.control_plane.faults.form import VERBS, as_step, read_fault
+from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
+from rayplane.control_plane.faults.reading import FormError
+from rayplane.control_plane.faults.vocabulary import Fault
 from rayplane.control_plane.rpc import RpcError
 
-TARGETS = ("leader", "member", "apiserver", "scheduler", "controllers", "node")
-SIGNALS = ("KILL", "STOP", "CONT")
-ANY = "random"
+SIGNALS = {"KILL": "kill", "STOP": "stop", "CONT": "continue"}
 HEALTHY_TIMEOUT_S = 60.0
 POLL_S = 0.25
 # Right after a leader was killed none leads: whom to hit may take a moment to find out.
 TARGET_TIMEOUT_S = 20.0
 REPEAT_MAX = 10_000
 DEPTH_MAX = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Strike:
-    """Send a signal to an actor."""
-
-    signal: str
-    target: str
-    name: str = ""
-    """Empty: the one in charge; `random`: any."""
-    for_s: float = 0.0
-    """After so many seconds CONT follows; 0: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +72,7 @@ class Choose:
     steps: tuple["Step", ...]
 
 
-Step = Strike | Pause | AwaitHealthy | Repeat | Choose
+Step = Fault | Pause | AwaitHealthy | Repeat | Choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,82 +83,63 @@ class Scenario:
     seed: int = 0
 
 
-class Actions(Protocol):
-    """What a scenario does to a cluster."""
-
-    async def strike(self, target: str, name: str, signal: str) -> str:
-        """Send a signal; the name of the actor that got it. Raises ClusterError, UsageError when it never will."""
-
-    async def names(self, target: str) -> list[str]:
-        """The actors of a kind."""
-
-    async def unhealthy(self) -> str:
-        """What is wrong with the cluster; empty when nothing is."""
-
-
 # --- parsing ------------------------------------------------------------------------------------
 
 
 def parse(data: bytes, source: str) -> Scenario:
-    """Raises UsageError that names the step."""
+    """Raises UsageError that names the step and its line."""
     try:
-        found = yaml.safe_load(data)
-    except yaml.YAMLError as e:
-        raise UsageError(f"{source}: {' '.join(str(e).split())}") from e
-    if not isinstance(found, dict):
-        raise UsageError(f"{source}: must be a mapping with `steps`")
-    _only(found, {"seed", "steps", "name", "description"}, source)
-    seed = found.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UsageError(f"{source}: seed must be a whole number")
-    return Scenario(_steps(found.get("steps"), f"{source}: steps", 0), seed)
+        return reading.read(data, _scenario)
+    except FormError as e:
+        raise UsageError(f"{source}: {e}") from e
+
+
+def _scenario(data: Any) -> Scenario:
+    found = reading.mapping(data, "the file")
+    reading.only(found, {"seed", "steps", "name", "description"}, "the file")
+    return Scenario(_steps(found.get("steps"), "steps", 0), reading.whole(found.get("seed", 0), "seed", -(1 << 63)))
 
 
 def _steps(found: Any, place: str, depth: int) -> tuple[Step, ...]:
-    if not isinstance(found, list) or not found:
-        raise UsageError(f"{place} must be a list of steps")
     if depth > DEPTH_MAX:
-        raise UsageError(f"{place}: nested deeper than {DEPTH_MAX}")
+        raise FormError(place, f"nested deeper than {DEPTH_MAX}")
+    if not reading.items(found, place):
+        raise FormError(place, "give at least one step")
     return tuple(_step(one, f"{place}[{i}]", depth) for i, one in enumerate(found))
 
 
 def _step(found: Any, place: str, depth: int) -> Step:
-    verbs = [v for v in _VERBS if isinstance(found, dict) and v in found]
+    step = reading.mapping(found, place)
+    verbs = [v for v in (*_VERBS, *VERBS) if v in step]
     if len(verbs) != 1:
-        raise UsageError(f"{place} must have one of {', '.join(_VERBS)}")
-    options, make = _VERBS[verbs[0]]
-    _only(found, {verbs[0], *options}, place)
-    return make(found, place, depth)
-
-
-def _kill(found: dict[str, Any], place: str, depth: int) -> Step:
-    target, name = _target(found["kill"], f"{place}.kill")
-    return Strike("KILL", target, name)
+        raise FormError(place, f"give one of {', '.join((*_VERBS, *VERBS))}")
+    [verb] = verbs
+    options, make = _VERBS.get(verb, ((), None))
+    reading.only(step, {verb, *options}, place)
+    return make(step, place, depth) if make is not None else read_fault(verb, step[verb], f"{place}.{verb}")
 
 
 def _signal(found: dict[str, Any], place: str, depth: int) -> Step:
-    signal, _, rest = str(found["signal"]).partition(" ")
+    signal, _, target = str(found["signal"]).partition(" ")
     if signal not in SIGNALS:
-        raise UsageError(f"{place}.signal: {signal!r} is none of {', '.join(SIGNALS)}; write SIGNAL TARGET [NAME]")
-    target, name = _target(rest, f"{place}.signal")
-    for_s = _number(found["for"], f"{place}.for") if "for" in found else 0.0
-    if for_s and signal != "STOP":
-        raise UsageError(f"{place}.for: only STOP ends by itself")
-    return Strike(signal, target, name, for_s)
+        raise FormError(f"{place}.signal", f"{signal!r:.80}: write KILL, STOP or CONT, and TARGET [NAME]")
+    if "for" not in found:
+        return read_fault(SIGNALS[signal], target, f"{place}.signal")
+    if signal != "STOP":
+        raise FormError(f"{place}.for", "only STOP ends by itself")
+    return read_fault("stop", {"target": target, "for": found["for"]}, place)
 
 
 def _wait(found: dict[str, Any], place: str, depth: int) -> Step:
     if found["wait"] == "healthy":
-        return AwaitHealthy(_number(found.get("timeout", HEALTHY_TIMEOUT_S), f"{place}.timeout"))
+        return AwaitHealthy(reading.span(found.get("timeout", HEALTHY_TIMEOUT_S), f"{place}.timeout"))
     if "timeout" in found:
-        raise UsageError(f"{place}.timeout goes with `wait: healthy`")
-    return Pause(_number(found["wait"], f"{place}.wait", "seconds or `healthy`"))
+        raise FormError(f"{place}.timeout", "goes with `wait: healthy`")
+    return Pause(reading.span(found["wait"], f"{place}.wait"))
 
 
 def _repeat(found: dict[str, Any], place: str, depth: int) -> Step:
-    times = found["repeat"]
-    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= REPEAT_MAX:
-        raise UsageError(f"{place}.repeat must be a number from 1 to {REPEAT_MAX}")
+    times = reading.whole(found["repeat"], f"{place}.repeat", 1, REPEAT_MAX)
     return Repeat(times, _steps(found.get("steps"), f"{place}.steps", depth + 1))
 
 
@@ -179,7 +149,6 @@ def _choose(found: dict[str, Any], place: str, depth: int) -> Step:
 
 _Maker = Callable[[dict[str, Any], str, int], Step]
 _VERBS: dict[str, tuple[tuple[str, ...], _Maker]] = {
-    "kill": ((), _kill),
     "signal": (("for",), _signal),
     "wait": (("timeout",), _wait),
     "repeat": (("steps",), _repeat),
@@ -187,42 +156,46 @@ _VERBS: dict[str, tuple[tuple[str, ...], _Maker]] = {
 }
 
 
-def _only(found: dict[str, Any], known: set[str], place: str) -> None:
-    unknown = sorted(str(k) for k in found if k not in known)
-    if unknown:
-        raise UsageError(f"{place}: there is no {unknown[0]!r}; use {', '.join(sorted(known))}")
-
-
-def _target(text: Any, place: str) -> tuple[str, str]:
-    words = str(text).split()
-    if not 1 <= len(words) <= 2 or words[0] not in TARGETS:
-        raise UsageError(f"{place}: {text!r}: write TARGET or TARGET NAME; targets are {', '.join(TARGETS)}")
-    return words[0], words[1] if len(words) == 2 else ""
-
-
-def _number(value: Any, place: str, what: str = "seconds") -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-        raise UsageError(f"{place}: {value!r} must be {what}")
-    return float(value)
-
-
 # --- running ------------------------------------------------------------------------------------
 
 
-class Runner:
-    """Takes the steps of a scenario one after the other. `say` is told of each."""
+def faults_of(steps: Sequence[Step]) -> Iterator[Fault]:
+    """All that steps may do."""
+    for step in steps:
+        if isinstance(step, Repeat | Choose):
+            yield from faults_of(step.steps)
+        elif not isinstance(step, Pause | AwaitHealthy):
+            yield step
 
-    def __init__(self, actions: Actions, rng: random.Random, say: Callable[[str], None]) -> None:
-        self._actions = actions
+
+class Runner:
+    """Takes the steps of a scenario one after the other. `say` is told of each; `unhealthy` says what is wrong with the
+    cluster, if anything."""
+
+    def __init__(
+        self,
+        injector: Injector,
+        unhealthy: Callable[[], Awaitable[str]],
+        rng: random.Random,
+        say: Callable[[str], None],
+    ) -> None:
+        self._injector = injector
+        self._unhealthy = unhealthy
         self._rng = rng
         self._say = say
 
     async def run(self, steps: Sequence[Step]) -> None:
-        """Raises ClusterError when a step cannot be taken or the cluster does not get healthy."""
+        """Raises UsageError before anything is done that a step asks for what cannot be done here, and ClusterError
+        when a step cannot be taken or the cluster does not get healthy."""
+        try:
+            require(self._injector, faults_of(steps))
+        except Unsupported as e:
+            raise UsageError(str(e)) from e
+        await self._take(steps)
+
+    async def _take(self, steps: Sequence[Step]) -> None:
         for step in steps:
             match step:
-                case Strike():
-                    await self._strike(step)
                 case Pause(seconds):
                     self._say(f"wait {seconds:g} s")
                     await asyncio.sleep(seconds)
@@ -231,29 +204,23 @@ class Runner:
                 case Repeat(times, inner):
                     for number in range(1, times + 1):
                         self._say(f"round {number} of {times}")
-                        await self.run(inner)
+                        await self._take(inner)
                 case Choose(choices):
-                    await self.run([self._rng.choice(choices)])
+                    await self._take([self._rng.choice(choices)])
+                case fault:
+                    await self._strike(fault)
 
-    async def _strike(self, step: Strike) -> None:
-        victim = await self._hit(step.target, step.name, step.signal)
-        self._say(f"{step.signal} {step.target}: {victim}")
-        if step.for_s:
-            try:
-                await asyncio.sleep(step.for_s)
-            finally:
-                # Whatever happens to us, nothing is left stopped.
-                target = "member" if step.target == "leader" else step.target
-                await self._actions.strike(target, victim, "CONT")
-            self._say(f"CONT {step.target}: {victim}")
+    async def _strike(self, fault: Fault) -> None:
+        hit = await self._hit(fault)
+        self._say(f"{as_step(fault)} -> {', '.join(hit)}")
+        if await hold(self._injector, fault, hit):
+            self._say(f"over: {as_step(fault)} -> {', '.join(hit)}")
 
-    async def _hit(self, target: str, name: str, signal: str) -> str:
+    async def _hit(self, fault: Fault) -> tuple[str, ...]:
         deadline = asyncio.get_running_loop().time() + TARGET_TIMEOUT_S
         while True:
             try:
-                if name == ANY:
-                    return await self._actions.strike(target, self._rng.choice(await self._names(target)), signal)
-                return await self._actions.strike(target, name, signal)
+                return await self._injector.begin(fault)
             except UsageError:
                 raise
             except ClusterError:
@@ -261,49 +228,25 @@ class Runner:
                     raise
             await asyncio.sleep(POLL_S)
 
-    async def _names(self, target: str) -> list[str]:
-        names = sorted(await self._actions.names(target))
-        if not names:
-            raise UsageError(f"the cluster has no {target}")
-        return names
-
     async def _await_healthy(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
-        while why := await self._actions.unhealthy():
+        while why := await self._unhealthy():
             if loop.time() - start > timeout_s:
                 raise ClusterError(f"not healthy after {timeout_s:g} s: {why}")
             await asyncio.sleep(POLL_S)
         self._say(f"healthy after {loop.time() - start:.1f} s")
 
 
-class ClusterActions:
-    """Acts on a real cluster, as `rayplane chaos kill` and `rayplane status` do."""
-
-    def __init__(self, admin: Access) -> None:
-        self._admin = admin
-
-    async def strike(self, target: str, name: str, signal: str) -> str:
-        try:
-            victim, _ = await chaos.kill(self._admin, target, name, signal)
-        except (RpcError, ApiError) as e:
-            if isinstance(e, RpcError) and e.code.name == UsageError.code:
-                raise UsageError(e.message) from e
-            raise ClusterError(f"{signal} {target} {name}: {e}") from e
-        return victim
-
-    async def names(self, target: str) -> list[str]:
-        topology = await current_topology(self._admin)
-        return [i.name for i in topology.of(chaos.ROLES[target])]
-
-    async def unhealthy(self) -> str:
-        try:
-            found = await status(self._admin)
-        except (RpcError, ApiError) as e:
-            return str(e)
-        if found["healthy"]:
-            return ""
-        ill = [m["name"] for m in found["members"] if not m["healthy"]]
-        ill += [a["name"] for a in found["actors"] if not a["running"]]
-        ill += [n["name"] for n in found["nodes"] if not n["ready"]]
-        return ", ".join(ill) or "the scheduler or the controllers have no leader"
+async def unhealthy(admin: Access) -> str:
+    """What is wrong with a cluster; empty when nothing is."""
+    try:
+        found = await status(admin)
+    except (RpcError, ApiError) as e:
+        return str(e)
+    if found["healthy"]:
+        return ""
+    ill = [m["name"] for m in found["members"] if not m["healthy"]]
+    ill += [a["name"] for a in found["actors"] if not a["running"]]
+    ill += [n["name"] for n in found["nodes"] if not n["ready"]]
+    return ", ".join(ill) or "the scheduler or the controllers have no leader"

@@ -80,12 +80,18 @@ class Cell:
         self._rng = derived_rng(seed, "cell", name)
         self._clock = VirtualClock(loop, self._rng.uniform(-CLOCK_SKEW_MAX_S, CLOCK_SKEW_MAX_S))
         self.disk = disk if disk is not None else SimulatedDisk(sync_seconds=self._sync_seconds)
+        self._stalled_until = 0.0
         self._now: _Incarnation | None = None
         # What is dead must not be collected: that would run its clean-up.
         self._graveyard: list[Any] = []
 
     def _sync_seconds(self) -> float:
-        return _SYNC_MIN_S + self._rng.expovariate(1 / (_SYNC_MEAN_S - _SYNC_MIN_S))
+        usual = _SYNC_MIN_S + self._rng.expovariate(1 / (_SYNC_MEAN_S - _SYNC_MIN_S))
+        return max(usual, self._stalled_until - self._loop.time())
+
+    def stall(self, until: float) -> None:
+        """A sync of the honest disk that begins before this time ends only then."""
+        self._stalled_until = until
 
     @property
     def component(self) -> Component | None:
@@ -169,8 +175,8 @@ class Cell:
             self._now.life.paused = True
 
     def resume(self) -> None:
-        """SIGCONT."""
-        if self._now is not None:
+        """SIGCONT; nothing when it runs."""
+        if self._now is not None and self._now.life.paused:
             self._loop.revive(self._now.life)
 
     @contextlib.contextmanager

@@ -6,14 +6,17 @@ draws faults and changes from the seed; actors die of it while others are being 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.faults.vocabulary import ROLES, Fault, Kill, Partition, Target
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.simulation.cell import Cell
 from rayplane.control_plane.simulation.cluster import SimulatedCluster
+from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 
 T = TypeVar("T")
 
@@ -23,8 +26,6 @@ RETRY_S = 0.5
 LEARN_S = 4.0
 MEMBERS_MAX, APISERVERS_MAX = 5, 4
 PARTITION_S = 8.0
-
-KILLED = ("leader", "member", "apiserver", "lb", "scheduler", "controllers", "node")
 
 
 class ChangeFailed(Exception):
@@ -103,10 +104,10 @@ class Operator:
 class Storm:
     """Faults and changes, drawn until its time is over; then whatever was begun is finished."""
 
-    def __init__(self, cluster: SimulatedCluster, operator: Operator, kill: Callable[[str], None]) -> None:
+    def __init__(self, cluster: SimulatedCluster, operator: Operator, injector: CellInjector) -> None:
         self._cluster = cluster
         self._operator = operator
-        self._kill = kill
+        self._injector = injector
         self._rng = cluster.rng
         self._change: asyncio.Task[None] | None = None
 
@@ -116,26 +117,25 @@ class Storm:
         end = loop.time() + for_s
         while loop.time() < end:
             await asyncio.sleep(every_s * self._rng.uniform(0.5, 1.5))
-            self._strike()
+            await self._strike()
         if self._change is not None:
             await self._change
 
-    def _strike(self) -> None:
+    async def _strike(self) -> None:
         if self._change is not None and self._change.done():
             self._change.result()
             self._change = None
         if self._change is None and self._rng.random() < 0.5:
             self._change = asyncio.get_running_loop().create_task(self._draw_change())
-        elif self._rng.random() < 0.15:
-            self._part()
-        else:
-            self._kill(self._rng.choice(KILLED))
+            return
+        with contextlib.suppress(NobodyThere):
+            await self._injector.strike(self._draw())
 
-    def _part(self) -> None:
-        cluster = self._cluster
-        lonely = self._rng.choice([i.name for i in cluster.topology.instances])
-        cluster.partition([[lonely]])
-        asyncio.get_running_loop().call_later(PARTITION_S * self._rng.random(), cluster.heal)
+    def _draw(self) -> Fault:
+        if self._rng.random() < 0.15:
+            lonely = self._rng.choice([i.name for i in self._cluster.topology.instances])
+            return Partition(((lonely,),), PARTITION_S * self._rng.random())
+        return Kill(Target(self._rng.choice(ROLES)))
 
     async def _draw_change(self) -> None:
         role, most = self._rng.choice([(Role.MEMBER, MEMBERS_MAX), (Role.APISERVER, APISERVERS_MAX)])

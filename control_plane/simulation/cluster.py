@@ -212,8 +212,33 @@ class SimulatedCluster:
         self.weather.part(*sides)
 
     def heal(self) -> None:
+        """Nobody is parted or cut off any more."""
         self.trace.event("heal")
         self.weather.heal()
+
+    def cut(self, sources: Iterable[str], sinks: Iterable[str]) -> None:
+        self.trace.event("cut", sources, sinks)
+        self.weather.cut(sources, sinks)
+
+    def slow(self, delay_s: float) -> None:
+        """Every message takes up to so long besides its latency; 0 ends that."""
+        self.trace.event("slow", delay_s)
+        self.weather.slow_s = delay_s
+
+    def reset(self, name: str) -> None:
+        """All connections of an actor break."""
+        self.trace.event("reset", name)
+        self._sever(lambda a, b: name in (self._names.get(a, a), self._names.get(b, b)))
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP."""
+        self.trace.event("pause", name)
+        self.cells[name].pause()
+
+    def resume(self, name: str) -> None:
+        """SIGCONT; nothing when it runs."""
+        self.trace.event("resume", name)
+        self.cells[name].resume()
 
     @property
     def balancer(self) -> str:

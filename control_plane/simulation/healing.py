@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults.vocabulary import Kill, LoseMachine, Target
 from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import derived_rng
+from rayplane.control_plane.simulation.injector import CellInjector
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.supervised import SUPERVISOR, SupervisedCluster, settled
@@ -73,6 +75,7 @@ class _Run:
     async def main(self) -> None:
         config = ClusterConfig(name="healing", host=PROCESS, members=3, apiservers=1, schedulers=1, nodes=1)
         self._cluster = SupervisedCluster(config, self._seed, self._trace, climate=Climate())
+        self._injector = CellInjector(self._cluster, self._cluster.lose)
         loop = asyncio.get_running_loop()
         user = loop.create_task(self._cluster.client.run(self._write))
         await self._cluster.start()
@@ -96,15 +99,15 @@ class _Run:
         if what == "machine":
             # A majority must stay.
             if not await self._wait():
-                self._cluster.lose(self._rng.choice(names))
+                await self._injector.begin(LoseMachine(Target(name=self._rng.choice(names))))
                 self._result.lost_machines += 1
                 if self._rng.random() < 0.7:
                     await asyncio.sleep(self._rng.uniform(0.0, 3.0))
-                    self._cluster.kill(SUPERVISOR)
+                    await self._injector.begin(Kill(Target(name=SUPERVISOR)))
             return
         target = {"supervisor": SUPERVISOR, "leader": self._cluster.leader(), "actor": self._rng.choice(names)}[what]
         if target is not None and target in self._cluster.cells:
-            self._cluster.kill(target)
+            await self._injector.begin(Kill(Target(name=target)))
 
     async def _wait(self) -> str:
         """Wait until all is as it should be; what is not."""

@@ -17,22 +17,24 @@ from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults.form import as_step
+from rayplane.control_plane.faults.injector import Unsupported, require
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import derived_rng
 from rayplane.control_plane.simulation.changes import ChangeFailed, Operator, Storm
 from rayplane.control_plane.simulation.checks import Client, InsideChecks, Violations
 from rayplane.control_plane.simulation.cluster import Planted, SimulatedCluster
+from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import LIFE, VirtualLoop
 from rayplane.control_plane.simulation.rest import RestClient
 from rayplane.control_plane.simulation.scenario import (
+    NOT_FAULTS,
     WORKLOADS,
     Apply,
     Await,
     Change,
     Condition,
-    Kill,
-    Partition,
     Rage,
     Remove,
     Scale,
@@ -50,9 +52,6 @@ API_RETRY_S = 0.5
 API_TIMEOUT_S = 60.0
 FINAL_TIMEOUT_S = 60.0
 LOG_LINES = 40
-
-_IN_CHARGE = {"scheduler": Role.SCHEDULER, "controllers": Role.CONTROLLERS}
-_ANY = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +180,8 @@ class _Run:
         cluster = self._cluster = SimulatedCluster(
             scenario.cluster, self._seed, self._trace, climate=scenario.climate, planted=self._planted
         )
-        self._check_names()
+        self._injector = CellInjector(cluster)
+        self._check_steps()
         violations = Violations(self._trace)
         self._client = Client(cluster, violations, write_every_s=scenario.write_every_s)
         self._operator = Operator(cluster, cluster.client, lambda: self._client.etcd)
@@ -210,29 +210,21 @@ class _Run:
         self._rest.open(sockets)
         await self._rest.run(self._scenario.ask_every_s)
 
-    def _check_names(self) -> None:
-        """Before anything runs: names in the scenario must be of actors of its cluster."""
-        topology = self._cluster.topology
+    def _check_steps(self) -> None:
+        """Before anything runs: its faults can be done here, and names in the scenario are of actors of its cluster."""
         changes = False
         for step in self._scenario.steps:
-            if isinstance(step, Partition):
-                for host in [h for g in step.groups for h in g]:
-                    topology.get(host)
-            elif isinstance(step, Kill) and step.target not in ("leader", *_ANY, *_IN_CHARGE):
-                topology.get(step.target)
-            elif isinstance(step, Change | Rage):
+            if isinstance(step, Change | Rage):
                 # From here on there may be others.
                 if isinstance(step, Change) and step.action != "add" and not changes:
-                    topology.get(step.target)
+                    self._cluster.topology.get(step.target)
                 changes = True
-            elif isinstance(step, Kill) and step.name:
-                self._named(step.name)
-
-    def _named(self, name: str) -> str:
-        topology = self._cluster.topology
-        if any(name in i.nodes for i in topology.instances):
-            return topology.node_host(name).name
-        return topology.get(name).name
+            elif not isinstance(step, NOT_FAULTS):
+                try:
+                    require(self._injector, [step])
+                except Unsupported as e:
+                    raise UsageError(str(e)) from e
+                self._injector.check_names(step)
 
     # Steps
 
@@ -243,7 +235,7 @@ class _Run:
             self._trace.event("step", number, type(step).__name__)
             try:
                 await self._do(step)
-            except (ApiError, ChangeFailed, UsageError) as e:
+            except (ApiError, ChangeFailed, NobodyThere, UsageError) as e:
                 raise StepFailed(f"steps[{number}] ({_describe(step)}): {e}") from e
         rest = self._scenario.duration_s - loop.time()
         if rest > 0:
@@ -259,21 +251,18 @@ class _Run:
             case Apply(objects):
                 for obj in objects:
                     await self._apply(obj)
-            case Kill():
-                self._kill(step)
             case Change(action, target):
                 await self._change(action, target)
             case Rage(for_s, every_s):
-                await Storm(self._cluster, self._operator, self._strike).rage(for_s, every_s)
-            case Partition(groups, for_s):
-                self._cluster.partition(groups)
-                asyncio.get_running_loop().call_later(for_s, self._cluster.heal)
+                await Storm(self._cluster, self._operator, self._injector).rage(for_s, every_s)
             case Scale(condition):
                 body = {"spec": {"replicas": condition.count}}
                 resource = WORKLOADS[condition.kind]
                 await self._insist(lambda: self._client.api.patch(resource, condition.name, condition.namespace, body))
             case Remove(kind, name, namespace):
                 await self._insist(lambda: self._client.api.delete(WORKLOADS[kind], name, namespace))
+            case fault:
+                await self._injector.strike(fault)
 
     async def _change(self, action: str, target: str) -> None:
         match action:
@@ -283,31 +272,6 @@ class _Run:
                 await self._operator.remove(target)
             case "replace":
                 await self._operator.replace(target)
-
-    def _strike(self, target: str) -> None:
-        """Kill what a storm has drawn, where there is one."""
-        name = self._target(Kill(target))
-        if name is not None:
-            self._cluster.kill(name)
-
-    def _kill(self, step: Kill) -> None:
-        name = self._target(step)
-        if name is None:
-            raise StepFailed(f"there is no {step.target} to kill now")
-        self._cluster.kill(name, back=not step.never_back, after_s=step.back_s)
-
-    def _target(self, step: Kill) -> str | None:
-        cluster = self._cluster
-        if step.name:
-            return self._named(step.name)
-        if step.target == "leader":
-            return cluster.leader()
-        if step.target in _IN_CHARGE:
-            return cluster.in_charge(_IN_CHARGE[step.target])
-        if step.target in _ANY:
-            living = [name for name, _ in cluster.components(_ANY[step.target])]
-            return cluster.rng.choice(living) if living else None
-        return self._named(step.target)
 
     async def _apply(self, obj: dict[str, Any]) -> None:
         info = builtin_registry().by_kind(obj["apiVersion"], obj["kind"])
@@ -419,17 +383,15 @@ def _describe(step: Step) -> str:
             return f"wait until {condition}"
         case Apply(objects):
             return "apply " + ", ".join(f"{o['kind']} {o['metadata']['name']}" for o in objects)
-        case Kill(target, name):
-            return f"kill {target} {name}".rstrip()
         case Change(action, target):
             return f"{action} {target}"
         case Rage(for_s, _):
             return f"storm for {for_s:.0f} s"
-        case Partition(groups, for_s):
-            return f"part {'; '.join(', '.join(g) for g in groups)} from the rest for {for_s:.0f} s"
         case Scale(condition):
             return f"scale {condition.kind} {condition.name} to {condition.count}"
         case Remove(kind, name):
             return f"delete {kind} {name}"
         case Sleep(seconds):
             return f"sleep {seconds:g} s"
+        case fault:
+            return as_step(fault)

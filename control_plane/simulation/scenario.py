@@ -9,8 +9,8 @@ steps:
   - await: {ready: cluster, within: 60s}
   - apply: [{apiVersion: apps/v1, kind: Deployment, ...}]
   - await: {deployment: web, replicas: 6, within: 2m}
-  - kill: leader                  # member | apiserver | scheduler | controllers | node, or an actor's name
-  - kill: {node: node-1, back: 10m}        # back: never keeps it away
+  - kill: leader                  # any fault, in its form (see `faults.form`)
+  - kill: {node: node-1, back: 10m}
   - partition: {hosts: [[member-0, apiserver-0]], for: 20s}
   - scale: {statefulset: db, replicas: 5}
   - delete: {deployment: web}
@@ -31,21 +31,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.durations import DurationError, parse_span
+from rayplane.control_plane.faults import reading
+from rayplane.control_plane.faults.form import VERBS, read_fault
+from rayplane.control_plane.faults.reading import FormError
+from rayplane.control_plane.faults.vocabulary import Fault
 from rayplane.control_plane.simulation.weather import Climate
 
 Object = dict[str, Any]
 
 SCENARIOS = "scenarios"
-TARGETS = ("leader", "member", "apiserver", "scheduler", "controllers", "node")
 WORKLOADS = {"deployment": "deployments.apps", "statefulset": "statefulsets.apps"}
 CHANGEABLE = ("member", "apiserver")
 WITHIN_S = 120.0
-DURATION_MAX_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +74,6 @@ class Await:
 @dataclass(frozen=True, slots=True)
 class Apply:
     objects: tuple[Object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """`target`: a role in charge or any actor's or node's name. `back_s`: None is the supervisor's own time."""
-
-    target: str
-    name: str = ""
-    back_s: float | None = None
-    never_back: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    groups: tuple[tuple[str, ...], ...]
-    for_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +109,8 @@ class Sleep:
     seconds: float
 
 
-Step = Await | Apply | Kill | Partition | Scale | Remove | Change | Rage | Sleep
+Step = Await | Apply | Scale | Remove | Change | Rage | Sleep | Fault
+NOT_FAULTS = (Await, Apply, Scale, Remove, Change, Rage, Sleep)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,39 +151,31 @@ def _package() -> Any:
 def parse_scenario(text: str, *, source: str) -> Scenario:
     """A scenario from YAML. Raises UsageError that names the place."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise UsageError(f"{source}: not YAML: {' '.join(str(e).split())}") from e
-    try:
-        return _scenario(_mapping(data, "the scenario"), source)
-    except UsageError as e:
+        return reading.read(text, lambda data: _scenario(reading.mapping(data, "the scenario"), source))
+    except (FormError, UsageError) as e:
         raise UsageError(f"{source}: {e}") from e
 
 
 def _scenario(data: Object, source: str) -> Scenario:
     known = {"name", "description", "duration", "cluster", "network", "client", "steps", "expect"}
-    _only(data, known, "the scenario")
-    duration = _span(data.get("duration", "10m"), "duration")
-    if not 0 < duration <= DURATION_MAX_S:
-        raise UsageError("duration: give more than nothing and at most 168h")
-    client = _mapping(data.get("client", {}), "client")
-    _only(client, {"write_every", "ask_every"}, "client")
-    every = {key: _span(client.get(key, "5s"), f"client.{key}") for key in ("write_every", "ask_every")}
-    for key, span in every.items():
-        if span <= 0:
-            raise UsageError(f"client.{key}: give more than nothing")
+    reading.only(data, known, "the scenario")
+    duration = reading.span(data.get("duration", "10m"), "duration", positive=True)
+    client = reading.mapping(data.get("client", {}), "client")
+    reading.only(client, {"write_every", "ask_every"}, "client")
+    keys = ("write_every", "ask_every")
+    every = {key: reading.span(client.get(key, "5s"), f"client.{key}", positive=True) for key in keys}
     return Scenario(
         name=str(data.get("name", source)),
         source=source,
         duration_s=duration,
-        cluster=_cluster(_mapping(data.get("cluster", {}), "cluster")),
-        climate=_climate(_mapping(data.get("network", {}), "network")),
+        cluster=_cluster(reading.mapping(data.get("cluster", {}), "cluster")),
+        climate=_climate(reading.mapping(data.get("network", {}), "network")),
         write_every_s=every["write_every"],
         ask_every_s=every["ask_every"],
-        steps=tuple(_step(s, f"steps[{i}]") for i, s in enumerate(_list(data.get("steps", []), "steps"))),
+        steps=tuple(_step(s, f"steps[{i}]") for i, s in enumerate(reading.items(data.get("steps", []), "steps"))),
         expect=tuple(
-            _condition(_mapping(c, f"expect[{i}]"), f"expect[{i}]")
-            for i, c in enumerate(_list(data.get("expect", []), "expect"))
+            _condition(reading.mapping(c, f"expect[{i}]"), f"expect[{i}]")
+            for i, c in enumerate(reading.items(data.get("expect", []), "expect"))
         ),
     )
 
@@ -207,10 +183,10 @@ def _scenario(data: Object, source: str) -> Scenario:
 def _cluster(data: Object) -> ClusterConfig:
     types = {f.name: f.type for f in fields(ClusterConfig)}
     allowed = set(types) - {"host", "address", "runtime"}
-    _only(data, allowed, "cluster")
+    reading.only(data, allowed, "cluster")
     for key, value in data.items():
-        if types[key] is int and (not isinstance(value, int) or isinstance(value, bool)):
-            raise UsageError(f"cluster.{key}: give a whole number, not {value!r}")
+        if types[key] is int:
+            reading.whole(value, f"cluster.{key}")
     values: dict[str, Any] = {k: v if types[k] is int else str(v) for k, v in data.items()}
     config = ClusterConfig(**({"name": "simulation", "host": PROCESS} | values))
     config.validate()
@@ -219,82 +195,56 @@ def _cluster(data: Object) -> ClusterConfig:
 
 def _climate(data: Object) -> Climate:
     spans = {"latency_min": "latency_min_s", "latency_mean": "latency_mean_s", "retransmit": "retransmit_s"}
-    _only(data, {*spans, "loss"}, "network")
-    values = {spans[k]: _span(v, f"network.{k}") for k, v in data.items() if k in spans}
+    reading.only(data, {*spans, "loss"}, "network")
+    values = {spans[k]: reading.span(v, f"network.{k}") for k, v in data.items() if k in spans}
     if "loss" in data:
         loss = data["loss"]
         if not isinstance(loss, (int, float)) or not 0 <= loss < 1:
-            raise UsageError(f"network.loss: give a fraction from 0 to less than 1, not {loss!r}")
+            raise FormError("network.loss", f"give a fraction from 0 to less than 1, not {loss!r}")
         values["loss"] = float(loss)
     return Climate(**values)
 
 
 def _step(data: Any, at: str) -> Step:
-    step = _mapping(data, at)
+    step = reading.mapping(data, at)
     if len(step) != 1:
-        raise UsageError(f"{at}: give one action, not {sorted(map(str, step)) or 'none'}")
+        raise FormError(at, f"give one action, not {sorted(map(str, step)) or 'none'}")
     [(action, body)] = step.items()
+    if action in VERBS:
+        return read_fault(action, body, f"{at}.{action}")
     make = _STEPS.get(action)
     if make is None:
-        raise UsageError(f"{at}: no action {action!r}; use {', '.join(_STEPS)}")
+        raise FormError(at, f"no action {action!r:.80}; use {', '.join((*_STEPS, *VERBS))}")
     return make(body, f"{at}.{action}")
 
 
 def _await(body: Any, at: str) -> Step:
-    data = dict(_mapping(body, at))
-    within = _span(data.pop("within", WITHIN_S), f"{at}.within")
+    data = dict(reading.mapping(body, at))
+    within = reading.span(data.pop("within", WITHIN_S), f"{at}.within")
     return Await(_condition(data, at), within)
 
 
 def _apply(body: Any, at: str) -> Step:
-    objects = _list(body, at) if isinstance(body, list) else [body]
+    objects = reading.items(body, at) if isinstance(body, list) else [body]
     for i, obj in enumerate(objects):
-        manifest = _mapping(obj, f"{at}[{i}]")
+        manifest = reading.mapping(obj, f"{at}[{i}]")
         metadata = manifest.get("metadata")
         named = isinstance(metadata, dict) and metadata.get("name")
         if not (manifest.get("apiVersion") and manifest.get("kind") and named):
-            raise UsageError(f"{at}[{i}]: a manifest needs apiVersion, kind and metadata.name")
+            raise FormError(f"{at}[{i}]", "a manifest needs apiVersion, kind and metadata.name")
     return Apply(tuple(objects))
 
 
-def _kill(body: Any, at: str) -> Step:
-    if isinstance(body, str):
-        return Kill(body)
-    data = _mapping(body, at)
-    _only(data, {"target", "back", *TARGETS}, at)
-    chosen = [k for k in data if k != "back"]
-    if len(chosen) != 1:
-        raise UsageError(f"{at}: name one target")
-    key = chosen[0]
-    target, name = (str(data[key]), "") if key == "target" else (key, str(data[key] or ""))
-    back = data.get("back")
-    if back == "never":
-        return Kill(target, name, never_back=True)
-    return Kill(target, name, None if back is None else _span(back, f"{at}.back"))
-
-
-def _partition(body: Any, at: str) -> Step:
-    data = _mapping(body, at)
-    _only(data, {"hosts", "for"}, at)
-    groups = tuple(
-        tuple(str(h) for h in _list(g, f"{at}.hosts[{i}]"))
-        for i, g in enumerate(_list(data.get("hosts", []), f"{at}.hosts"))
-    )
-    if not groups or not all(groups):
-        raise UsageError(f"{at}.hosts: give lists of actors that are cut off from all others")
-    return Partition(groups, _span(data.get("for", "10s"), f"{at}.for"))
-
-
 def _scale(body: Any, at: str) -> Step:
-    return Scale(_condition(_mapping(body, at), at, only=WORKLOADS))
+    return Scale(_condition(reading.mapping(body, at), at, only=WORKLOADS))
 
 
 def _delete(body: Any, at: str) -> Step:
-    data = _mapping(body, at)
-    _only(data, {*WORKLOADS, "namespace"}, at)
+    data = reading.mapping(body, at)
+    reading.only(data, {*WORKLOADS, "namespace"}, at)
     kinds = [k for k in data if k in WORKLOADS]
     if len(kinds) != 1:
-        raise UsageError(f"{at}: name one of {', '.join(WORKLOADS)}")
+        raise FormError(at, f"name one of {', '.join(WORKLOADS)}")
     return Remove(kinds[0], str(data[kinds[0]]), str(data.get("namespace", "default")))
 
 
@@ -302,30 +252,26 @@ def _change(action: str) -> Callable[[Any, str], Step]:
     def read(body: Any, at: str) -> Step:
         if not isinstance(body, str) or (action == "add" and body not in CHANGEABLE):
             what = f"one of {', '.join(CHANGEABLE)}" if action == "add" else "an actor's name"
-            raise UsageError(f"{at}: give {what}, not {body!r:.80}")
+            raise FormError(at, f"give {what}, not {body!r:.80}")
         return Change(action, body)
 
     return read
 
 
 def _storm(body: Any, at: str) -> Step:
-    data = _mapping(body, at)
-    _only(data, {"for", "every"}, at)
-    every = _span(data.get("every", "5s"), f"{at}.every")
-    if every <= 0:
-        raise UsageError(f"{at}.every: give more than nothing")
-    return Rage(_span(data.get("for", "1m"), f"{at}.for"), every)
+    data = reading.mapping(body, at)
+    reading.only(data, {"for", "every"}, at)
+    every = reading.span(data.get("every", "5s"), f"{at}.every", positive=True)
+    return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every)
 
 
 def _sleep(body: Any, at: str) -> Step:
-    return Sleep(_span(body, at))
+    return Sleep(reading.span(body, at))
 
 
 _STEPS: dict[Any, Callable[[Any, str], Step]] = {
     "await": _await,
     "apply": _apply,
-    "kill": _kill,
-    "partition": _partition,
     "scale": _scale,
     "delete": _delete,
     "add": _change("add"),
@@ -340,50 +286,17 @@ def _condition(data: Object, at: str, *, only: Mapping[str, str] | None = None) 
     kinds = [k for k in (*WORKLOADS, "claims", "ready") if k in data and (only is None or k in only)]
     if len(kinds) != 1:
         names = ", ".join(only or (*WORKLOADS, "claims", "ready"))
-        raise UsageError(f"{at}: name one of {names}")
+        raise FormError(at, f"name one of {names}")
     kind = kinds[0]
     if kind == "ready":
-        _only(data, {"ready"}, at)
+        reading.only(data, {"ready"}, at)
         if data["ready"] != "cluster":
-            raise UsageError(f"{at}.ready: only `cluster` can be awaited so")
+            raise FormError(f"{at}.ready", "only `cluster` can be awaited so")
         return Condition("cluster")
     if kind == "claims":
-        _only(data, {"claims", "namespace"}, at)
-        count = _count(data["claims"], f"{at}.claims")
+        reading.only(data, {"claims", "namespace"}, at)
+        count = reading.whole(data["claims"], f"{at}.claims")
         return Condition("claims", count=count, namespace=str(data.get("namespace", "default")))
-    _only(data, {kind, "replicas", "namespace"}, at)
-    count = _count(data.get("replicas"), f"{at}.replicas")
+    reading.only(data, {kind, "replicas", "namespace"}, at)
+    count = reading.whole(data.get("replicas"), f"{at}.replicas")
     return Condition(kind, str(data[kind]), count, str(data.get("namespace", "default")))
-
-
-def _count(value: Any, at: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UsageError(f"{at}: give a whole number, not {value!r}")
-    return value
-
-
-def _span(value: Any, at: str) -> float:
-    if not isinstance(value, (str, int, float)):
-        raise UsageError(f"{at}: give a time span such as 500ms, 30s, 5m or 1h, not {value!r}")
-    try:
-        return parse_span(str(value))
-    except DurationError as e:
-        raise UsageError(f"{at}: {e}") from e
-
-
-def _mapping(value: Any, at: str) -> Object:
-    if not isinstance(value, dict):
-        raise UsageError(f"{at}: give a mapping, not {value!r:.80}")
-    return value
-
-
-def _list(value: Any, at: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UsageError(f"{at}: give a list, not {value!r:.80}")
-    return value
-
-
-def _only(data: Object, known: set[str], at: str) -> None:
-    unknown = sorted(str(k) for k in data if k not in known)
-    if unknown:
-        raise UsageError(f"{at}: no field {unknown[0]!r}; there are {', '.join(sorted(known))}")

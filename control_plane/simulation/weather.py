@@ -1,7 +1,8 @@
 """What the network does to messages: latency, loss and partitions, all drawn from one seeded generator.
 
 A lost message is sent again by the transport, as TCP does: it arrives late. While a partition holds nothing passes;
-connections across it break once the keep-alive of the real transport would have given them up.
+connections across it break once the keep-alive of the real transport would have given them up. Links may also be cut in
+one direction, and all of them slowed down.
 """
 
 import asyncio
@@ -28,12 +29,17 @@ class Climate:
 class Weather:
     """A `Link` of the in-memory fabric. Hosts are named as actors are."""
 
-    def __init__(self, rng: random.Random, climate: Climate, names: Mapping[str, str] | None = None) -> None:
-        """`names`: of addresses, for when nothing listens there and only the address is known."""
+    def __init__(self, rng: random.Random, climate: Climate | None, names: Mapping[str, str] | None = None) -> None:
+        """`climate` None: without faults, messages arrive at once. `names`: of addresses, for when nothing listens
+        there and only the address is known."""
         self._names = names or {}
         self._rng = rng
         self._climate = climate
-        self._rate = 1 / max(climate.latency_mean_s - climate.latency_min_s, 1e-9)
+        self._rate = 1 / max(climate.latency_mean_s - climate.latency_min_s, 1e-9) if climate else 0.0
+        self.cuts: set[tuple[str, str]] = set()
+        """Source and target of links that carry nothing."""
+        self.slow_s = 0.0
+        """A message takes up to so long, besides its latency."""
         self._sides: dict[str, int] = {}
         self._partition = 0
         self.sever: Callable[[Callable[[str, str], bool]], None] = lambda parted: None
@@ -42,15 +48,27 @@ class Weather:
     def delay(self, source: str, target: str) -> float | None:
         if self._sides and self.parted(source, target):
             return None
-        if source == target:
-            return 0.0
+        if self.cuts and self._cut(source, target):
+            return None
+        slow = self._rng.random() * self.slow_s if self.slow_s else 0.0
+        if source == target or self._climate is None:
+            return slow
         climate, random_ = self._climate, self._rng.random
-        delay = climate.latency_min_s + self._rng.expovariate(self._rate)
+        delay = slow + climate.latency_min_s + self._rng.expovariate(self._rate)
         again = climate.retransmit_s
         while random_() < climate.loss:
             delay += again
             again *= 2
         return delay
+
+    def _cut(self, source: str, target: str) -> bool:
+        names = self._names
+        return (names.get(source, source), names.get(target, target)) in self.cuts
+
+    def cut(self, sources: Iterable[str], sinks: Iterable[str]) -> None:
+        """What `sources` send to `sinks` does not arrive, until all is healed."""
+        sinks = tuple(sinks)
+        self.cuts.update((source, sink) for source in sources for sink in sinks if source != sink)
 
     def parted(self, a: str, b: str) -> bool:
         """Whether a partition is between two hosts now."""
@@ -66,6 +84,7 @@ class Weather:
     def heal(self) -> None:
         self._sides = {}
         self._partition += 1
+        self.cuts.clear()
 
     def _give_up(self, partition: int) -> None:
         if partition == self._partition:

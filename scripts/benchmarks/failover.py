@@ -12,6 +12,7 @@ from rayplane.control_plane.cluster import chaos
 from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults.vocabulary import LEADER, Target
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
 from scripts.benchmarks.clusters import Running, cluster, say
@@ -119,7 +120,7 @@ async def _kill_leader(admin: Access) -> None:
     async with asyncio.timeout(WHOLE_TIMEOUT_S):
         while True:
             try:
-                await chaos.kill(admin, "leader", "", "KILL")
+                await chaos.send(admin, Target(LEADER), "KILL")
                 return
             except (ClusterError, RpcError):
                 await asyncio.sleep(0.1)

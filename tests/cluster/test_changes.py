@@ -14,7 +14,8 @@ from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.apiserver import endpoints as api_endpoints
 from rayplane.control_plane.client import api as client_api
 from rayplane.control_plane.cluster.access import access, current_topology, refresh
-from rayplane.control_plane.cluster.scenario import ClusterActions, Runner, parse
+from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.scenario import Runner, parse, unhealthy
 from rayplane.control_plane.cluster.status import status
 from rayplane.control_plane.cluster.supervisor import reconciler
 from rayplane.control_plane.cluster.topology import Role
@@ -153,10 +154,12 @@ steps:
         await c.api.create("deployments.apps", deployment("web", 4))
         await c.pods_ready(4, "app=web")
         async with writing(c):
-            await Runner(ClusterActions(c.access), random.Random(1), said.append).run(parse(steps, "test").steps)
+            rng = random.Random(1)
+            runner = Runner(LiveInjector(c.access, rng), lambda: unhealthy(c.access), rng, said.append)
+            await runner.run(parse(steps, "test").steps)
         await c.rolled_out("web", 4)
         await c.api.create("deployments.apps", deployment("later", 2))
         await c.pods_ready(2, "app=later")
-    killed = [line for line in said if line.startswith("KILL")]
-    assert len(killed) == 6 and killed[-1] == "KILL node: node-host-1"
+    killed = [line for line in said if line.startswith("kill")]
+    assert len(killed) == 6 and killed[-1] == "kill node: node-host-1"
     assert sum(line.startswith("healthy after") for line in said) == 3

@@ -15,6 +15,7 @@ import pytest
 from rayplane.control_plane.cluster import chaos, processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.faults.vocabulary import Target
 from rayplane.control_plane.rpc import RpcError
 
 MEMBERS = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
@@ -52,7 +53,7 @@ def _says(member: int, leader: int) -> Any:
 async def test_a_leader_is_killed_while_etcd_and_a_member_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "LOOK_UP_S", 0.05)
     admin: Any = StandIn({"member-1": _says(1, 2), "member-2": _says(2, 2)})
-    assert await asyncio.wait_for(chaos.kill(admin, "leader", "", "KILL"), 5) == ("member-2", 7)
+    assert await asyncio.wait_for(chaos.send(admin, Target("leader"), "KILL"), 5) == ("member-2", 7)
     assert admin.killed == ["member-2"]
 
 
@@ -61,7 +62,7 @@ async def test_when_nobody_leads_that_is_said(monkeypatch: pytest.MonkeyPatch) -
     gone = RpcError(grpc.StatusCode.UNAVAILABLE, "gone")
     admin: Any = StandIn({"member-0": gone, "member-1": _says(1, 0), "member-2": gone})
     with pytest.raises(ClusterError, match="no member leads"):
-        await chaos.kill(admin, "leader", "", "KILL")
+        await chaos.send(admin, Target("leader"), "KILL")
 
 
 @pytest.mark.processes

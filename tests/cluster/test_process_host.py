@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 
 from rayplane.control_plane.cluster import chaos, process_host
+from rayplane.control_plane.faults.vocabulary import Target
 from rayplane.control_plane.rpc import RpcError
 from tests.cluster.harness import cluster
 
@@ -50,7 +51,7 @@ async def test_an_actor_that_cannot_even_be_connected_is_started_again() -> None
             return connect(credentials)
 
         with mock.patch.object(process_host, "GrpcNetwork", full):
-            await chaos.kill(c.access, "scheduler", "scheduler-0", "KILL")
+            await chaos.send(c.access, Target("scheduler", "scheduler-0"), "KILL")
             await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
         assert len(failed) == 2
 
@@ -59,7 +60,7 @@ async def test_an_actor_whose_connections_do_not_close_is_started_again() -> Non
     async with cluster(members=1, apiservers=1, schedulers=1, controllers=1, nodes=0) as c:
         network = c.host._actors["scheduler-0"][1]
         with mock.patch.object(network, "close", side_effect=OSError("no")), pytest.raises(RpcError):
-            await chaos.kill(c.access, "scheduler", "scheduler-0", "KILL")
+            await chaos.send(c.access, Target("scheduler", "scheduler-0"), "KILL")
         await network.close()
         await c.until(lambda: _runs(c, "scheduler-0"), "scheduler-0 runs again")
 

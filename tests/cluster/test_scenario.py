@@ -8,7 +8,9 @@ import pytest
 
 from rayplane.control_plane.cluster import scenario
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.scenario import AwaitHealthy, Choose, Pause, Repeat, Runner, Strike, parse
+from rayplane.control_plane.cluster.scenario import AwaitHealthy, Choose, Pause, Repeat, Runner, parse
+from rayplane.control_plane.faults.injector import refusal
+from rayplane.control_plane.faults.vocabulary import Continue, Fault, Kill, Stop, Target
 from rayplane.control_plane.tasks import cancel_and_wait
 
 ALL = b"""
@@ -19,6 +21,8 @@ steps:
   - kill: member random
   - signal: STOP apiserver apiserver-1
     for: 0.5
+  - stop: {target: node node-1, for: 3s}
+  - signal: CONT leader
   - wait: 1.5
   - wait: healthy
     timeout: 9
@@ -32,38 +36,43 @@ def test_a_file_is_read_into_steps() -> None:
     found = parse(ALL, "f")
     assert found.seed == 7
     assert found.steps == (
-        Strike("KILL", "leader"),
-        Strike("KILL", "member", "random"),
-        Strike("STOP", "apiserver", "apiserver-1", 0.5),
+        Kill(Target("leader")),
+        Kill(Target("member", count=1)),
+        Stop(Target("apiserver", "apiserver-1"), 0.5),
+        Stop(Target("node", "node-1"), 3.0),
+        Continue(Target("leader")),
         Pause(1.5),
         AwaitHealthy(9.0),
-        Repeat(2, (Choose((Strike("KILL", "node"), Strike("KILL", "scheduler"))),)),
+        Repeat(2, (Choose((Kill(Target("node")), Kill(Target("scheduler")))),)),
     )
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "f: must be a mapping with `steps`"),
-        ("steps: [", "f: while parsing"),
-        ("step: []", "f: there is no 'step'; use"),
-        ("{}", "f: steps must be a list of steps"),
-        ("steps: []", "f: steps must be a list"),
-        ("{steps: [{wait: 1}], seed: x}", "f: seed must be a whole number"),
-        ("steps: [kill]", r"f: steps[0] must have one of kill, signal, wait, repeat, choose"),
-        ("steps: [{kill: leader, wait: 1}]", "steps[0] must have one of"),
+        ("", "f: the file: give a mapping"),
+        ("steps: [", "f: not YAML: while parsing"),
+        ("steps: !!timestamp x", "f: not YAML"),
+        ("steps: " + "[" * 3000, "f: not YAML"),
+        ("step: []", "f: the file: no field 'step'; there are"),
+        ("{}", "f: steps: give a list"),
+        ("steps: []", "f: steps: give at least one step"),
+        ("{steps: [{wait: 1}], seed: x}", "f: seed: give a whole number"),
+        ("steps: [kill]", "f: steps[0]: give a mapping"),
+        ("steps: [{kill: leader, wait: 1}]", "steps[0]: give one of signal, wait, repeat, choose, kill"),
         ("steps: [{wait: 1}, {kill: everything}]", "steps[1].kill: 'everything'"),
-        ("steps: [{kill: member a b}]", "write TARGET or TARGET NAME"),
-        ("steps: [{kill: leader, after: 3}]", "steps[0]: there is no 'after'; use kill"),
-        ("steps: [{signal: TERM leader}]", "'TERM' is none of KILL, STOP, CONT"),
+        ("steps: [{kill: member a b}]", "write TARGET, TARGET NAME"),
+        ("steps: [{kill: leader, after: 3}]", "steps[0]: no field 'after'; there are kill"),
+        ("steps: [{signal: TERM leader}]", "'TERM': write KILL, STOP or CONT"),
         ("steps: [{signal: STOP}]", "steps[0].signal"),
         ("steps: [{signal: KILL leader, for: 3}]", "only STOP ends by itself"),
-        ("steps: [{wait: -1}]", "steps[0].wait: -1 must be seconds or `healthy`"),
+        ("steps: [{wait: -1}]", "steps[0].wait: '-1' is no time span"),
         ("steps: [{wait: true}]", "steps[0].wait"),
         ("steps: [{wait: 1, timeout: 3}]", "goes with `wait: healthy`"),
-        ("steps: [{repeat: 0, steps: [{wait: 1}]}]", "steps[0].repeat must be a number from 1"),
-        ("steps: [{repeat: 2}]", "steps[0].steps must be a list"),
+        ("steps: [{repeat: 0, steps: [{wait: 1}]}]", "steps[0].repeat: give a whole number from 1"),
+        ("steps: [{repeat: 2}]", "steps[0].steps: give a list"),
         ("steps: [{choose: [{wait: x}]}]", "steps[0].choose[0].wait"),
+        ("steps:\n- wait: 1\n- repeat: 2\n  steps:\n  - stop: {target: leader, for: soon}", "(line 5)"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(text: str, said: str) -> None:
@@ -82,21 +91,27 @@ class FakeActions:
     """A cluster of three members that has no leader the first time it is asked."""
 
     def __init__(self) -> None:
-        self.struck: list[tuple[str, str, str]] = []
+        self.struck: list[Fault] = []
+        self.ended: list[tuple[Fault, tuple[str, ...]]] = []
+        self.rng = random.Random(3)
         self.ill = ["member-0", "member-0", ""]
         self.leaderless = 1
 
-    async def strike(self, target: str, name: str, signal: str) -> str:
-        if target == "leader" and self.leaderless:
+    def refusal(self, fault: Fault) -> str:
+        return refusal(fault, (Kill, Stop))
+
+    async def begin(self, fault: Fault) -> tuple[str, ...]:
+        target = fault.target
+        if target.role == "leader" and self.leaderless:
             self.leaderless -= 1
             raise ClusterError("no member leads now")
-        if name == "nobody":
+        if target.name == "nobody":
             raise UsageError("no actor is called 'nobody'")
-        self.struck.append((signal, target, name))
-        return name or "member-1"
+        self.struck.append(fault)
+        return target.choose(["member-2", "member-0", "member-1"], self.rng) if target.count else ("member-1",)
 
-    async def names(self, target: str) -> list[str]:
-        return ["member-2", "member-0", "member-1"]
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        self.ended.append((fault, hit))
 
     async def unhealthy(self) -> str:
         return self.ill.pop(0) if len(self.ill) > 1 else self.ill[0]
@@ -109,27 +124,29 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def _run(actions: FakeActions, text: str, seed: int = 1) -> list[str]:
     said: list[str] = []
-    await Runner(actions, random.Random(seed), said.append).run(parse(text.encode(), "f").steps)
+    await Runner(actions, actions.unhealthy, random.Random(seed), said.append).run(parse(text.encode(), "f").steps)
     return said
 
 
 async def test_steps_are_taken_in_order_and_told() -> None:
     actions = FakeActions()
     said = await _run(actions, "steps: [{kill: leader}, {signal: STOP leader, for: 0.001}, {wait: 0}, {wait: healthy}]")
-    assert actions.struck == [("KILL", "leader", ""), ("STOP", "leader", ""), ("CONT", "member", "member-1")]
-    assert said[:4] == ["KILL leader: member-1", "STOP leader: member-1", "CONT leader: member-1", "wait 0 s"]
+    stop = Stop(Target("leader"), 0.001)
+    assert actions.struck == [Kill(Target("leader")), stop] and actions.ended == [(stop, ("member-1",))]
+    assert said[:2] == ["kill: leader -> member-1", "stop: {target: leader, for: 0.001s} -> member-1"]
+    assert said[2:4] == [f"over: {said[1]}", "wait 0 s"]
     assert said[4].startswith("healthy after")
 
 
 async def test_the_same_seed_makes_the_same_choices() -> None:
-    text = "steps: [{repeat: 20, steps: [{choose: [{kill: member random}, {kill: node}]}]}]"
+    text = "steps: [{repeat: 20, steps: [{choose: [{kill: member}, {kill: node}]}]}]"
     runs = []
     for seed in (1, 1, 2):
         actions = FakeActions()
         await _run(actions, text, seed)
         runs.append(actions.struck)
     assert runs[0] == runs[1] != runs[2]
-    assert len({name for _, _, name in runs[0]}) == 4
+    assert len(set(runs[0])) == 2
 
 
 async def test_a_stopped_actor_goes_on_even_when_the_run_is_interrupted() -> None:
@@ -139,12 +156,16 @@ async def test_a_stopped_actor_goes_on_even_when_the_run_is_interrupted() -> Non
         while not actions.struck:
             await asyncio.sleep(0)
     await cancel_and_wait(run)
-    assert actions.struck == [("STOP", "member", "member-0"), ("CONT", "member", "member-0")]
+    assert actions.struck == [fault for fault, _ in actions.ended] == [Stop(Target("member", "member-0"), 1000.0)]
 
 
 async def test_what_can_never_work_ends_the_run() -> None:
     with pytest.raises(UsageError, match="nobody"):
         await _run(FakeActions(), "steps: [{kill: member nobody}]")
+    refusing = FakeActions()
+    with pytest.raises(UsageError, match=r"heal: \{\}: this place cannot do that"):
+        await _run(refusing, "steps: [{kill: node}, {repeat: 2, steps: [{choose: [{heal: {}}]}]}]")
+    assert refusing.struck == []
     actions = FakeActions()
     actions.ill = ["node-0 is away"]
     with pytest.raises(ClusterError, match=r"not healthy after 0\.01 s: node-0 is away"):
@@ -154,4 +175,4 @@ async def test_what_can_never_work_ends_the_run() -> None:
 def test_the_example_in_the_documentation_is_right() -> None:
     documented = (scenario.__doc__ or "").split("\n\n")[1]
     text = documented.replace("steps: [...]", "steps: [{wait: 1}]").replace("choose: [...]", "choose: [{wait: 1}]")
-    assert len(parse(text.encode(), str(Path("f"))).steps) == 7
+    assert len(parse(text.encode(), str(Path("f"))).steps) == 8

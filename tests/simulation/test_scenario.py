@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.faults.vocabulary import NEVER_S, Kill, Partition, Target
 from rayplane.control_plane.simulation import builtin_scenarios, load_scenario, parse_scenario, simulate
-from rayplane.control_plane.simulation.scenario import Await, Condition, Kill, Partition
+from rayplane.control_plane.simulation.scenario import Await, Condition
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,12 @@ def test_a_name_that_the_cluster_has_not_is_refused_before_anything_runs() -> No
         simulate(scenario, 1)
 
 
+def test_what_the_simulation_cannot_do_is_refused_before_anything_runs() -> None:
+    scenario = parse_scenario("steps: [{sleep: 1s}, {full_disk: member-0}]", source="x")
+    with pytest.raises(UsageError, match="full_disk: member-0: this place cannot do that"):
+        simulate(scenario, 1)
+
+
 def test_a_missing_file_names_the_built_in_ones(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="failures"):
         load_scenario(tmp_path / "none.yaml")
@@ -63,9 +70,9 @@ def test_steps_are_read_with_their_times(tmp_path: Path) -> None:
     scenario = load_scenario(file)
     assert scenario.duration_s == 90
     assert scenario.steps == (
-        Kill("leader"),
-        Kill("node", "node-1", 600.0),
-        Kill("member", "member-0", None, True),
+        Kill(Target("leader")),
+        Kill(Target("node", "node-1"), 600.0),
+        Kill(Target("member", "member-0"), NEVER_S),
         Partition((("member-0",), ("member-1",)), 0.25),
         Await(Condition("statefulset", "db", 3), 5.0),
     )

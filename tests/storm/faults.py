@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.access import Access
-from rayplane.control_plane.cluster.config import PROCESS
+from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.scenario import ClusterActions, Runner, Strike
+from rayplane.control_plane.cluster.scenario import Runner, unhealthy
+from rayplane.control_plane.faults.vocabulary import Continue, Fault, FullDisk, Kill, Stop, Target
 from rayplane.control_plane.rpc import RpcError
 from tests.e2e.harness import Cluster, processes_of
 from tests.storm import clients
 from tests.storm.live import process_of
 from tests.storm.load import NAMESPACE, ConfigMaps
 from tests.storm.plan import (
+    THE_PROCESS,
     Act,
     Burst,
     Cancel,
     Compact,
     Deaf,
-    Freeze,
-    FullDisk,
     HalfOpen,
     Scale,
     Timed,
@@ -69,52 +69,96 @@ class Chronicle:
             self.held.append(Held(what=what, names=names, since=since, until=until, felt_after_s=felt))
 
 
-class Strikes:
-    """`Actions` of a scenario that write down who stands still. One after the other, so that nobody is mistaken."""
+class StormInjector:
+    """Faults of a live cluster, and of its processes from outside; writes down who stands still, and what is full.
 
-    def __init__(self, admin: Access, chronicle: Chronicle) -> None:
+    One after the other, so that nobody is mistaken.
+    """
+
+    def __init__(self, admin: Access, chronicle: Chronicle, rng: random.Random) -> None:
         self._admin, self._chronicle = admin, chronicle
-        self._actions = ClusterActions(admin)
+        self._live = LiveInjector(admin, rng)
         self._lock = asyncio.Lock()
         self.slowest_s = 0.0
 
-    async def strike(self, target: str, name: str, signal: str) -> str:
-        if signal == "CONT":
-            await self._chronicle.told(self._actor(target, name))
+    def refusal(self, fault: Fault) -> str:
+        own = isinstance(fault, FullDisk) or (isinstance(fault, Stop) and fault.target == THE_PROCESS)
+        return "" if own else self._live.refusal(fault)
+
+    async def begin(self, fault: Fault) -> tuple[str, ...]:
+        match fault:
+            case FullDisk(target):
+                return self._fill(target)
+            case Stop(target) if target == THE_PROCESS:
+                await self._lock.acquire()
+                os.kill(process_of(self._admin, ""), signal.SIGSTOP)
+                self._chronicle.began("the process", "the whole process stands still", (), AT_ONCE_S)
+                return (target.name,)
         async with self._lock:
             before = self._chronicle.now()
-            if signal == "CONT":
-                self._chronicle.ended(self._actor(target, name))
-            try:
-                victim = await self._actions.strike(target, name, signal)
-            except ClusterError:
-                if signal != "CONT" or not self._continue(self._actor(target, name)):
-                    raise
-                victim = name
+            hit = await self._live.begin(fault)
             self.slowest_s = max(self.slowest_s, self._chronicle.now() - before)
-            if signal == "KILL":
-                self._chronicle.ended(victim, before)
-            elif signal == "STOP":
-                self._stopped(victim)
-            return victim
+            for victim in hit:
+                if isinstance(fault, Kill):
+                    self._chronicle.ended(victim, before)
+                elif isinstance(fault, Stop):
+                    self._stopped(victim)
+        return hit
 
-    async def names(self, target: str) -> list[str]:
-        return await self._actions.names(target)
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        for name in hit:
+            match fault:
+                case FullDisk():
+                    await self._empty(name)
+                case Stop() if name == THE_PROCESS.name:
+                    await self._thaw()
+                case Stop():
+                    await self._continue(name)
 
-    async def unhealthy(self) -> str:
-        return await self._actions.unhealthy()
+    async def _continue(self, name: str) -> None:
+        await self._chronicle.told(name)
+        async with self._lock:
+            self._chronicle.ended(name)
+            try:
+                await self._live.begin(Continue(Target(name=name)))
+            except ClusterError:
+                pid = process_of(self._admin, name)
+                if not pid:
+                    raise
+                os.kill(pid, signal.SIGCONT)
 
-    def _actor(self, target: str, name: str) -> str:
-        return self._admin.state.topology.node_host(name).name if target == "node" else name
-
-    def _continue(self, name: str) -> bool:
-        if pid := process_of(self._admin, name):
-            os.kill(pid, signal.SIGCONT)
-        return bool(pid)
+    async def _thaw(self) -> None:
+        try:
+            await self._chronicle.told("the process")
+        finally:
+            self._chronicle.ended("the process")
+            os.kill(process_of(self._admin, ""), signal.SIGCONT)
+            self._lock.release()
 
     def _stopped(self, victim: str) -> None:
         names = (victim, *self._admin.state.topology.get(victim).nodes)
         self._chronicle.began(victim, f"{victim} stands still", names, AT_ONCE_S)
+
+    def _fill(self, target: Target) -> tuple[str, ...]:
+        """The process that can write no file any more; none when there is none."""
+        pid = process_of(self._admin, target.name)
+        if not pid:
+            return ()
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+        if target == THE_PROCESS:
+            self._chronicle.began("the disk", "no file can be written", (), AT_ONCE_S)
+        return (target.name,)
+
+    async def _empty(self, name: str) -> None:
+        try:
+            if name == THE_PROCESS.name:
+                await self._chronicle.told("the disk")
+        finally:
+            if name == THE_PROCESS.name:
+                self._chronicle.ended("the disk")
+            if pid := process_of(self._admin, name):
+                unlimited(pid)
 
 
 class Faults:
@@ -126,11 +170,11 @@ class Faults:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self.chronicle = Chronicle(lambda: loop.time() - began)
-        self.strikes = Strikes(admin, self.chronicle)
+        self.injector = StormInjector(admin, self.chronicle, rng)
         self.wanted = {resource: replicas for resource, (_, replicas) in WORKLOADS.items()}
         self.in_vain: list[str] = []
         self._admin, self._cluster, self._maps, self._rng, self._say = admin, cluster, maps, rng, say
-        self._runner = Runner(self.strikes, rng, self._told)
+        self._runner = Runner(self.injector, lambda: unhealthy(admin), rng, self._told)
 
     async def run(self, acts: Sequence[Timed]) -> None:
         loop = asyncio.get_running_loop()
@@ -153,12 +197,6 @@ class Faults:
 
     async def _act(self, act: Act) -> None:
         match act:
-            case Strike():
-                await self._runner.run([act])
-            case Freeze(for_s):
-                await self._freeze(for_s)
-            case FullDisk(name, for_s):
-                await self._full_disk(name, for_s)
             case Compact():
                 now = (await self._admin.etcd.range(b"/")).header.revision
                 await self._admin.etcd.compact(now)
@@ -176,41 +214,19 @@ class Faults:
                 self.wanted[kind] = replicas
                 name = WORKLOADS[kind][0]
                 await self._admin.api.patch(kind, name, NAMESPACE, {"spec": {"replicas": replicas}})
-
-    async def _freeze(self, for_s: float) -> None:
-        pid = process_of(self._admin, "")
-        async with self.strikes._lock:
-            os.kill(pid, signal.SIGSTOP)
-            self.chronicle.began("the process", "the whole process stands still", (), AT_ONCE_S)
-            try:
-                await asyncio.sleep(for_s)
-                await self.chronicle.told("the process")
-            finally:
-                self.chronicle.ended("the process")
-                os.kill(pid, signal.SIGCONT)
-
-    async def _full_disk(self, name: str, for_s: float) -> None:
-        pid = process_of(self._admin, name)
-        if not pid:
-            return
-        whole = self._admin.state.config.host == PROCESS
-        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
-        if whole:
-            self.chronicle.began("the disk", "no file can be written", (), AT_ONCE_S)
-        try:
-            await asyncio.sleep(for_s)
-            await self.chronicle.told("the disk")
-        finally:
-            if whole:
-                self.chronicle.ended("the disk")
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+            case fault:
+                await self._runner.run([fault])
 
     def calm(self) -> None:
         """Whatever happened to the acts themselves, nobody stands still and every disk can be written."""
         for pid in processes_of(self._cluster):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGCONT)
-                _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+            unlimited(pid)
+
+
+def unlimited(pid: int) -> None:
+    """Let a process write files again; nothing when it has ended."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))

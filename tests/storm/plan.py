@@ -1,6 +1,6 @@
 """What happens in a storm, and when: a pure function of its parameters.
 
-Actors are struck with the steps of `rayplane chaos run`; the others are here, each with what it needs to be done.
+Faults are those of `control_plane.faults`; what clients do is here, each with what it needs to be done.
 """
 
 import random
@@ -8,27 +8,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from rayplane.control_plane.cluster.config import PROCESS, RAY
-from rayplane.control_plane.cluster.scenario import Strike
+from rayplane.control_plane.faults.drawing import Odds, Roster, schedule
+from rayplane.control_plane.faults.vocabulary import Fault, FullDisk, Kill, Stop, Target
 
 SECONDS_MIN = 5.0
 #: Spans for which something is broken; some longer than leases last and elections take.
 SPANS_S = (1.0, 2.5, 4.0, 7.0)
+#: The process of all actors, where there is one.
+THE_PROCESS = Target(name="process-0")
 REPLICAS = {"deployments.apps": (0, 9), "statefulsets.apps": (1, 4)}
-
-
-@dataclass(frozen=True, slots=True)
-class Freeze:
-    """The process of all actors stands still, and goes on."""
-
-    for_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class FullDisk:
-    """No file of an actor's process (of `the` process, where there is one) can be written any more, for a while."""
-
-    name: str
-    for_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,7 @@ class Scale:
     replicas: int
 
 
-Act = Strike | Freeze | FullDisk | Compact | Cancel | Deaf | HalfOpen | Burst | WatchBurst | Scale
+Act = Fault | Compact | Cancel | Deaf | HalfOpen | Burst | WatchBurst | Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +107,40 @@ class Plan:
     def acts(self) -> list[Timed]:
         """All of them in the order of their beginnings; the same again for the same plan."""
         rng = random.Random(self.seed)
+        # Faults and what clients do come independently of each other, so half as often each.
+        least, most = (2 * pause for pause in self.pause_s)
+        # Who was killed comes back with its data by itself: a storm may outvote the members.
+        weights: dict[type[Fault], int] = {Kill: 5} if self.host == PROCESS else {Kill: 5, Stop: 4}
+        odds = Odds(weights=weights, spans_s=SPANS_S, pause_s=(least, most), outvoted=True)
         made = list(self.first)
+        made += [Timed(at, fault) for at, fault in schedule(rng, self.roster, odds, self.seconds)]
         draw = _Draw(self, rng)
         at = 0.0
-        while (at := at + rng.uniform(*self.pause_s)) < self.seconds:
+        while (at := at + rng.uniform(least, most)) < self.seconds:
             made += [Timed(round(at, 2), act) for act in draw.acts()]
         return sorted(made, key=lambda t: t.at_s)
+
+    @property
+    def roster(self) -> Roster:
+        """Whom faults may hit."""
+        counts = {
+            "member": self.members,
+            "apiserver": self.apiservers,
+            "scheduler": self.schedulers,
+            "controllers": self.controllers,
+            "node": self.nodes,
+        }
+        return Roster({role: tuple(f"{role}-{n}" for n in range(count)) for role, count in counts.items()})
 
 
 class _Draw:
     def __init__(self, plan: Plan, rng: random.Random) -> None:
         self._plan, self._rng = plan, rng
         common: dict[Callable[[], list[Act]], int] = {
-            self._kill: 5, self._compact_and_kill: 2, self._full_disk: 1, self._cancel: 3, self._deaf: 2,
+            self._compact_and_kill: 2, self._full_disk: 1, self._cancel: 3, self._deaf: 2,
             self._half_open: 1, self._burst: 2, self._watch_burst: 1, self._scale: 3,
         }  # fmt: skip
-        own: dict[Callable[[], list[Act]], int] = {self._freeze: 2} if plan.host == PROCESS else {self._stop: 4}
+        own: dict[Callable[[], list[Act]], int] = {self._freeze: 2} if plan.host == PROCESS else {}
         self._makers, self._weights = zip(*(common | own).items(), strict=True)
 
     def acts(self) -> list[Act]:
@@ -144,41 +150,21 @@ class _Draw:
     def _span(self) -> float:
         return self._rng.choice(SPANS_S)
 
-    def _actor(self, kind: str, count: int) -> str:
-        return f"{kind}-{self._rng.randrange(count)}"
-
-    def _target(self) -> tuple[str, str]:
-        """A target and a name as `rayplane chaos kill` takes them; no name is the one in charge."""
-        plan = self._plan
-        found = [
-            ("leader", ""),
-            ("member", self._actor("member", plan.members)),
-            ("apiserver", self._actor("apiserver", plan.apiservers)),
-            ("scheduler", ""),
-            ("controllers", ""),
-        ]
-        if plan.nodes:
-            found.append(("node", self._actor("node", plan.nodes)))
-        return self._rng.choice(found)
-
-    def _kill(self) -> list[Act]:
-        return [Strike("KILL", *self._target())]
-
-    def _stop(self) -> list[Act]:
-        return [Strike("STOP", *self._target(), for_s=self._span())]
+    def _actor(self, kind: str, count: int) -> Target:
+        return Target(kind, f"{kind}-{self._rng.randrange(count)}")
 
     def _freeze(self) -> list[Act]:
-        return [Freeze(self._span())]
+        return [Stop(THE_PROCESS, self._span())]
 
     def _compact_and_kill(self) -> list[Act]:
         if self._rng.random() < 0.3:
             return [Compact()]
-        return [Compact(), Strike("KILL", "apiserver", self._actor("apiserver", self._plan.apiservers))]
+        return [Compact(), Kill(self._actor("apiserver", self._plan.apiservers))]
 
     def _full_disk(self) -> list[Act]:
         # On Ray an actor's process is made again, and the new one has no limit.
-        name = self._actor("member", self._plan.members) if self._plan.host == RAY else "the"
-        return [FullDisk(name, self._span())]
+        whose = self._actor("member", self._plan.members) if self._plan.host == RAY else THE_PROCESS
+        return [FullDisk(whose, self._span())]
 
     def _cancel(self) -> list[Act]:
         return [Cancel(self._rng.choice((10, 40, 120)), self._rng.choice((0.002, 0.02, 0.2)))]

@@ -95,7 +95,7 @@ async def _weather(plan: Plan, where: Place, admin: Access, say: Callable[[str],
         unhealthy=sum(not r.healthy for r in seen.reports),
         held=len(held),
         rest_s=rest_s,
-        slowest_strike_s=faults.strikes.slowest_s,
+        slowest_strike_s=faults.injector.slowest_s,
     )
     for one in faults.in_vain:
         say(f"in vain: {one}")

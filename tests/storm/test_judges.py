@@ -3,9 +3,9 @@
 import pytest
 
 from rayplane.control_plane.cluster.config import PROCESS, RAY
-from rayplane.control_plane.cluster.scenario import Strike
+from rayplane.control_plane.faults.vocabulary import Stop
 from tests.storm.oracle import Answer, Ledger
-from tests.storm.plan import Compact, Plan, Timed
+from tests.storm.plan import THE_PROCESS, Compact, Plan, Timed
 from tests.storm.truth import Attempt, Held, Report, failing, lies
 
 
@@ -18,10 +18,9 @@ def test_a_plan_is_a_function_of_its_seed(host: str) -> None:
     assert acts != Plan(host=host, seed=6, seconds=600).acts()
     assert acts[0] == first[0]
     assert all(0 <= t.at_s <= 600 for t in acts) and acts == sorted(acts, key=lambda t: t.at_s)
-    kinds = {type(t.act) for t in acts} | {t.act.signal for t in acts if isinstance(t.act, Strike)}
     # Only what has a process of its own can stand still alone.
-    assert ("STOP" in kinds) == (host == RAY)
-    assert len(kinds) == 11
+    assert {t.act.target == THE_PROCESS for t in acts if isinstance(t.act, Stop)} == {host == PROCESS}
+    assert len({type(t.act) for t in acts}) == 10
 
 
 class TestLedger:

@@ -3,18 +3,18 @@
 import pytest
 
 from rayplane.control_plane.cluster.config import PROCESS
-from rayplane.control_plane.cluster.scenario import Strike
-from tests.storm.plan import Cancel, Compact, Freeze, Plan, Timed
+from rayplane.control_plane.faults.vocabulary import Kill, Stop, Target
+from tests.storm.plan import THE_PROCESS, Cancel, Compact, Plan, Timed
 from tests.storm.storm import storm
 
 #: The process stood still again and again while Leases were written and given up: none was ever written afterwards. And
 #: who started soon after a compaction never did.
 STILL_S = 2.5
 SEEN = (
-    *(Timed(n * 3.0, Freeze(STILL_S)) for n in range(3)),
+    *(Timed(n * 3.0, Stop(THE_PROCESS, STILL_S)) for n in range(3)),
     *(Timed(n * 3.0 + STILL_S, Cancel(100, 0.01)) for n in range(3)),
     Timed(9.5, Compact()),
-    Timed(9.5, Strike("KILL", "apiserver", "apiserver-1")),
+    Timed(9.5, Kill(Target("apiserver", "apiserver-1"))),
 )
 
 

@@ -1,0 +1,103 @@
+"""Strict reading of files that people write: each mistake is told once, with its place and its line. Pure.
+
+A place is a path such as `steps[2].kill.back`. Readers of single values take a value and its place.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import yaml
+
+from rayplane.control_plane.durations import DurationError, parse_span
+
+T = TypeVar("T")
+Mapping = dict[str, Any]
+
+SPAN_MAX_S = 7 * 86_400.0
+_STEP = re.compile(r"\[(\d+)\]|([^.\[]+)")
+# What PyYAML raises for hostile scalars beside its own errors.
+_UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError)
+
+
+class FormError(ValueError):
+    """What stands at `place` is not as it must be; `line`, from 1 on, is known for what stands in a file."""
+
+    def __init__(self, place: str, text: str, line: int | None = None) -> None:
+        super().__init__(f"{place}: {text}" + (f" (line {line})" if line else ""))
+        self.place, self.text, self.line = place, text, line
+
+
+def read(data: str | bytes, build: Callable[[Any], T]) -> T:
+    """What `build` makes of a YAML document. Raises FormError with the line of what was wrong."""
+    try:
+        loader = yaml.SafeLoader(data)
+        node = loader.get_single_node()
+        found = loader.construct_document(node) if node is not None else None
+    except _UNREADABLE as e:
+        raise FormError("not YAML", " ".join(str(e).split()) or type(e).__name__) from e
+    try:
+        return build(found)
+    except FormError as e:
+        raise FormError(e.place, e.text, _line(node, e.place)) from e
+
+
+def _line(node: Any, place: str) -> int | None:
+    """Of the innermost value on the way to a place."""
+    line = node.start_mark.line + 1 if node is not None else None
+    for number, key in _STEP.findall(place):
+        node = _item(node, int(number)) if number else _value(node, key)
+        if node is None:
+            break
+        line = node.start_mark.line + 1
+    return line
+
+
+def _item(node: Any, number: int) -> Any:
+    found = isinstance(node, yaml.SequenceNode) and number < len(node.value)
+    return node.value[number] if found else None
+
+
+def _value(node: Any, key: str) -> Any:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((value for name, value in node.value if name.value == key), None)
+
+
+def mapping(value: Any, at: str) -> Mapping:
+    if not isinstance(value, dict):
+        raise FormError(at, f"give a mapping, not {value!r:.80}")
+    return value
+
+
+def items(value: Any, at: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise FormError(at, f"give a list, not {value!r:.80}")
+    return value
+
+
+def only(data: Mapping, known: Collection[str], at: str) -> None:
+    """Refuse fields that are not known."""
+    unknown = sorted(str(k) for k in data if k not in known)
+    if unknown:
+        raise FormError(at, f"no field {unknown[0]!r:.80}; there are {', '.join(sorted(known))}")
+
+
+def whole(value: Any, at: str, least: int = 0, most: int = 1 << 63) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        bounds = f" from {least} to {most}" if most < 1 << 63 else ""
+        raise FormError(at, f"give a whole number{bounds}, not {value!r:.80}")
+    return value
+
+
+def span(value: Any, at: str, *, positive: bool = False) -> float:
+    """Seconds of a time span; at most a week."""
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise FormError(at, f"give a time span such as 500ms, 30s, 5m or 1h, not {value!r:.80}")
+    try:
+        found = parse_span(str(value))
+    except (DurationError, ValueError) as e:
+        raise FormError(at, f"{e}") from e
+    if found > SPAN_MAX_S or (positive and not found):
+        raise FormError(at, f"give more than nothing and at most 168h, not {value!r:.80}")
+    return found

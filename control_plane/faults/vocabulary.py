@@ -1,0 +1,189 @@
+"""Faults as values: what is broken, of whom, and for how long. Pure.
+
+Spans are seconds of the place's own time, virtual in the simulation. A fault with `for_s` ends by itself after that
+span; 0 says that it lasts until something else ends it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+
+LEADER = "leader"
+"""Of the etcd members, the one that leads."""
+ROLES = (LEADER, "member", "apiserver", "lb", "scheduler", "controllers", "node")
+ANY = "random"
+NEVER_S = float("inf")
+PARTITION_S = 10.0
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+# A word alone is a name only when it looks like one, so that a role with a typing error is not taken for one.
+_NAME_ALONE = re.compile(r"[a-z][a-z0-9.-]*[0-9]")
+
+
+class BadTarget(ValueError):
+    """The text names nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a fault hits: the actor `name`; `count` of a role, drawn; or the one of a role that is in charge."""
+
+    role: str = ""
+    name: str = ""
+    count: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "Target":
+        """ROLE, ROLE NAME, ROLE random [COUNT] or NAME. Raises BadTarget."""
+        match text.split():
+            case [role] if role in ROLES:
+                return cls(role)
+            case [name] if _NAME_ALONE.fullmatch(name):
+                return cls(name=name)
+            case [role, word] if role in ROLES and word == ANY:
+                return cls(role, count=1)
+            case [role, name] if role in ROLES and NAME.fullmatch(name):
+                return cls(role, name)
+            case [role, word, count] if role in ROLES and word == ANY and re.fullmatch("[1-9][0-9]{0,3}", count):
+                return cls(role, count=int(count))
+        forms = f"TARGET, TARGET NAME, TARGET {ANY} [COUNT] or an actor's name"
+        raise BadTarget(f"{text!r:.80}: write {forms}; targets are {', '.join(ROLES)}")
+
+    def __str__(self) -> str:
+        drawn = [ANY, *([str(self.count)] if self.count > 1 else [])] if self.count else []
+        return " ".join(filter(None, [self.role, self.name, *drawn]))
+
+    def choose(self, names: Sequence[str], rng: "random.Random") -> tuple[str, ...]:
+        """So many of `names`, or all where there are fewer; the only one of a name stands for itself, undrawn."""
+        if self.name:
+            return (self.name,)
+        if self.count > 1:
+            return tuple(rng.sample(names, min(self.count, len(names))))
+        return (rng.choice(names),) if names else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a process at once (SIGKILL). `back_s`: it comes back then; None in its keeper's own time, NEVER_S never."""
+
+    target: Target
+    back_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLoss:
+    """A machine stops and starts again: its process is gone, what was not synced may be lost or torn."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class LoseMachine:
+    """A machine is gone for good, with its disk; the actor's keeper may put it on another."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Let a process stand still (SIGSTOP): its connections stay open and silent."""
+
+    target: Target
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Let a process that stands still go on (SIGCONT)."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Hosts of different groups, and hosts of no group, no longer reach each other."""
+
+    groups: tuple[tuple[str, ...], ...]
+    for_s: float = PARTITION_S
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What the `sources` send does not reach the `sinks`; the other way all is as it was."""
+
+    sources: tuple[str, ...]
+    sinks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heal:
+    """All hosts reach each other again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """All connections of a host break, and may be made again at once."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class SlowNetwork:
+    """Every message takes up to so long."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """A process can write no file any more."""
+
+    target: Target
+    for_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StalledDisk:
+    """A sync that begins meanwhile ends only when this is over."""
+
+    target: Target
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failpoint:
+    """A process comes to a named point on its way to the disk for the `hit`th time, and `action` is done to it.
+
+    Points and actions are those of `storage.env.failpoints`.
+    """
+
+    target: Target
+    point: str
+    action: str = "kill"
+    hit: int = 1
+
+    @property
+    def rule(self) -> str:
+        """As the environment of a process takes it."""
+        return f"{self.point}={self.action}" + (f"@{self.hit}" if self.hit > 1 else "")
+
+
+Fault = (
+    Kill
+    | PowerLoss
+    | LoseMachine
+    | Stop
+    | Continue
+    | Partition
+    | Cut
+    | Heal
+    | Reset
+    | SlowNetwork
+    | FullDisk
+    | StalledDisk
+    | Failpoint
+)
