@@ -13,7 +13,7 @@ from rayplane.control_plane.simulation.cell import VirtualClock
 from rayplane.control_plane.simulation.loop import LIFE, Life
 from rayplane.control_plane.timings import ElectionTiming
 from rayplane.storage.env import Env, SimulatedDisk
-from tests.client.fakes import FakeClient, Store
+from tests.fakes import FakeClient, Store
 
 FAST = timings.FAST.election
 

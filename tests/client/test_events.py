@@ -9,7 +9,7 @@ from rayplane.control_plane.client import events as module
 from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.control_plane.simulation.cell import VirtualClock
 from rayplane.storage.env import Env, SimulatedDisk
-from tests.client.fakes import FakeClient, Store
+from tests.fakes import FakeClient, Store
 
 POD: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "web", "uid": "u1"}}
 
@@ -26,7 +26,7 @@ def recorder() -> tuple[EventRecorder, FakeClient, Store]:
 
 
 def written(store: Store) -> list[Object]:
-    return [o for (resource, _), o in store.objects.items() if resource == "events"]
+    return list(store.list("events"))
 
 
 def test_repeats_are_counted_on_one_object() -> None:

@@ -10,7 +10,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import Informer
 from rayplane.control_plane.simulation import VirtualLoop
-from tests.client.fakes import FakeClient, Store
+from tests.fakes import FakeClient, Store
 
 
 def pod(name: str, **labels: str) -> Object:
@@ -66,11 +66,11 @@ async def started(store: Store) -> tuple[Informer, Seen, FakeClient]:
 @virtual
 async def test_it_lists_then_follows() -> None:
     store = Store()
-    await store.put("pods", pod("a", app="web"))
+    store.put("pods", pod("a", app="web"))
     informer, seen, _ = await started(store)
-    await store.put("pods", pod("b", app="web"))
-    await store.put("pods", pod("a", app="db"))
-    await store.put("pods", pod("b"), "DELETED")
+    store.put("pods", pod("b", app="web"))
+    store.put("pods", pod("a", app="db"))
+    store.remove("pods", "default/b")
     await settle()
     assert seen.events == [("ADDED", "a"), ("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b")]
     assert [meta.name(o) for o in informer.list()] == ["a"]
@@ -82,11 +82,11 @@ async def test_it_lists_then_follows() -> None:
 async def test_indexes_follow_the_objects() -> None:
     store = Store()
     for name, app in (("a", "web"), ("b", "web"), ("c", "db")):
-        await store.put("pods", pod(name, app=app))
+        store.put("pods", pod(name, app=app))
     informer, _, _ = await started(store)
     assert [meta.name(o) for o in informer.by_index("app", "web")] == ["a", "b"]
-    await store.put("pods", pod("a", app="db"))
-    await store.put("pods", pod("b"), "DELETED")
+    store.put("pods", pod("a", app="db"))
+    store.remove("pods", "default/b")
     await settle()
     assert informer.by_index("app", "web") == []
     assert sorted(meta.name(o) for o in informer.by_index("app", "db")) == ["a", "c"]
@@ -96,13 +96,13 @@ async def test_indexes_follow_the_objects() -> None:
 @virtual
 async def test_after_a_disconnect_it_goes_on_where_it_was() -> None:
     store = Store()
-    await store.put("pods", pod("a"))
+    store.put("pods", pod("a"))
     informer, seen, client = await started(store)
-    await store.drop_watches()
-    await store.put("pods", pod("b"))
+    client.break_watches()
+    store.put("pods", pod("b"))
     await asyncio.sleep(10)
     assert seen.events == [("ADDED", "a"), ("ADDED", "b")]
-    assert client.lists == 1
+    assert client.calls.count("list") == 1
     await informer.stop()
 
 
@@ -110,19 +110,19 @@ async def test_after_a_disconnect_it_goes_on_where_it_was() -> None:
 async def test_after_gone_it_lists_again_and_tells_the_difference() -> None:
     store = Store()
     for name in ("stays", "changes", "goes"):
-        await store.put("pods", pod(name))
+        store.put("pods", pod(name))
     informer, seen, client = await started(store)
     seen.events.clear()
     client.parted = True
-    await store.drop_watches()
-    await store.put("pods", pod("changes", app="web"))
-    await store.put("pods", pod("goes"), "DELETED")
-    await store.put("pods", pod("comes"))
-    await store.forget_history()
+    client.break_watches()
+    store.put("pods", pod("changes", app="web"))
+    store.remove("pods", "default/goes")
+    store.put("pods", pod("comes"))
+    store.forget_history()
     await asyncio.sleep(1)
     client.parted = False
     await asyncio.sleep(60)
-    assert client.lists == 2
+    assert client.calls.count("list") == 2
     assert sorted(seen.events) == [("ADDED", "comes"), ("DELETED", "goes"), ("MODIFIED", "changes")]
     assert [meta.name(o) for o in informer.by_index("app", "web")] == ["changes"]
     await informer.stop()
@@ -131,7 +131,7 @@ async def test_after_gone_it_lists_again_and_tells_the_difference() -> None:
 @virtual
 async def test_a_handler_that_comes_late_is_told_of_what_is_there() -> None:
     store = Store()
-    await store.put("pods", pod("a"))
+    store.put("pods", pod("a"))
     informer, _, _ = await started(store)
     late = Seen()
     informer.add_handler(late)
@@ -163,8 +163,8 @@ async def test_a_handler_that_fails_on_one_object_does_not_end_the_copy() -> Non
             raise KeyError("spec")
 
     informer.add_handler(fragile)
-    await store.put("pods", pod("odd"))
-    await store.put("pods", pod("plain"))
+    store.put("pods", pod("odd"))
+    store.put("pods", pod("plain"))
     await settle()
     assert seen.events == [("ADDED", "odd"), ("ADDED", "plain")]
     await informer.stop()

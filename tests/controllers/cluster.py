@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from rayplane.control_plane.api import errors, meta
@@ -25,161 +25,19 @@ from rayplane.control_plane.controllers.core import (
     UpdateStatus,
 )
 from rayplane.control_plane.controllers.indexes import indexes_of
+from tests.fakes import START, Store
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS_MAX = 20_000
-
-
-def merge(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
-    found = dict(target) if isinstance(target, dict) else {}
-    for field, value in patch.items():
-        if value is None:
-            found.pop(field, None)
-        else:
-            found[field] = merge(found.get(field), value)
-    return found
-
-
-class Store:
-    """Objects with resource versions, uids, generations, finalizers; raises the API's errors. Also a `View`."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Object]] = {}
-        self.version = 0
-        self.seconds = 0.0
-        self.listeners: list[Any] = []
-        self._indexes: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
-        self._uids = 0
-
-    # --- view -----------------------------------------------------------------------------------
-
-    def get(self, resource: str, namespace: str, name: str) -> Object | None:
-        return self.objects.get(resource, {}).get(f"{namespace}/{name}" if namespace else name)
-
-    def list(self, resource: str) -> Sequence[Object]:
-        return list(self.objects.get(resource, {}).values())
-
-    def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
-        pool = self.objects.get(resource, {})
-        keys = self._indexes.get(resource, {}).get(index, {}).get(value, {})
-        return [pool[key] for key in keys]
-
-    # --- writes ---------------------------------------------------------------------------------
-
-    @property
-    def now(self) -> Moment:
-        return Moment(START + timedelta(seconds=self.seconds), self.seconds)
-
-    def create(self, resource: str, obj: Object) -> Object:
-        obj = copy.deepcopy(obj)
-        own = obj.setdefault("metadata", {})
-        self._uids += 1
-        if not own.get("name"):
-            own["name"] = f"{own['generateName']}{self._uids:05d}"
-        if self.get(resource, own.get("namespace", ""), own["name"]) is not None:
-            raise errors.AlreadyExists.of(resource, own["name"])
-        own.update(uid=f"uid-{self._uids}", creationTimestamp=self.now.stamp, generation=1)
-        self._store(resource, obj)
-        return obj
-
-    def update(self, resource: str, obj: Object, *, status: bool = False) -> Object:
-        old = self._require(resource, obj)
-        guard = meta.resource_version(obj)
-        if guard and guard != meta.resource_version(old):
-            raise errors.Conflict.of(resource, meta.name(obj))
-        new = copy.deepcopy(old)
-        if status:
-            new["status"] = copy.deepcopy(obj.get("status"))
-        else:
-            new = {**copy.deepcopy(obj), "status": old.get("status") or {}}
-            for field in ("uid", "creationTimestamp", "generation", "deletionTimestamp"):
-                if field in old["metadata"]:
-                    new["metadata"][field] = old["metadata"][field]
-            if new.get("spec") != old.get("spec"):
-                new["metadata"]["generation"] += 1
-        if new == old:
-            return old
-        self._store(resource, new)
-        return self._finish(resource, new)
-
-    def patch(self, resource: str, action: Patch) -> Object:
-        stub = {"metadata": {"namespace": action.namespace, "name": action.name}}
-        old = self._require(resource, stub)
-        body = copy.deepcopy(dict(action.patch))  # type: ignore[arg-type]
-        own = body.get("metadata", {})
-        if own.get("uid") not in (None, meta.uid(old)):
-            raise errors.Conflict.of(resource, action.name)
-        new = merge(old, body)
-        return self.update(resource, new, status=action.subresource == "status")
-
-    def delete(self, resource: str, obj: Object, *, grace: int | None = None, propagation: str = "") -> None:
-        old = self._require(resource, obj)
-        if meta.uid(obj) and meta.uid(obj) != meta.uid(old):
-            raise errors.Conflict.of(resource, meta.name(obj))
-        new = copy.deepcopy(old)
-        if propagation in ("Foreground", "Orphan"):
-            finalizer = "foregroundDeletion" if propagation == "Foreground" else "orphan"
-            new["metadata"].setdefault("finalizers", [])
-            if finalizer not in new["metadata"]["finalizers"]:
-                new["metadata"]["finalizers"].append(finalizer)
-        placed = resource == "pods" and meta.node_name(old) and not pod_is_terminated(old)
-        if meta.finalizers(new) or resource == "namespaces" or (placed and grace != 0):
-            new["metadata"].setdefault("deletionTimestamp", self.now.stamp)
-            if new != old:
-                self._store(resource, new)
-            return
-        self.remove(resource, old)
-
-    def remove(self, resource: str, obj: Object) -> None:
-        self.version += 1
-        key = meta.key(obj)
-        old = self.objects[resource].pop(key)
-        self._reindex(resource, key, old, None)
-        gone = {**old, "metadata": {**old["metadata"], "resourceVersion": str(self.version)}}
-        self._notify(resource, "DELETED", old, gone)
-
-    def _finish(self, resource: str, obj: Object) -> Object:
-        if meta.is_deleting(obj) and not meta.finalizers(obj) and resource not in ("pods", "namespaces"):
-            self.remove(resource, obj)
-        return obj
-
-    def _require(self, resource: str, obj: Object) -> Object:
-        old = self.get(resource, meta.namespace(obj), meta.name(obj))
-        if old is None:
-            raise errors.NotFound.of(resource, meta.name(obj))
-        return old
-
-    def _store(self, resource: str, obj: Object) -> None:
-        self.version += 1
-        obj["metadata"]["resourceVersion"] = str(self.version)
-        key = meta.key(obj)
-        pool = self.objects.setdefault(resource, {})
-        old = pool.get(key)
-        pool[key] = obj
-        self._reindex(resource, key, old, obj)
-        self._notify(resource, "MODIFIED" if old else "ADDED", old, obj)
-
-    def _reindex(self, resource: str, key: str, old: Object | None, new: Object | None) -> None:
-        for name, index in indexes_of(resource).items():
-            table = self._indexes.setdefault(resource, {}).setdefault(name, {})
-            for value in index(old) if old else ():
-                table.get(value, {}).pop(key, None)
-            for value in index(new) if new else ():
-                table.setdefault(value, {})[key] = None
-
-    def _notify(self, resource: str, kind: str, old: Object | None, obj: Object) -> None:
-        for listener in self.listeners:
-            listener(resource, kind, old, obj)
 
 
 class Cluster(Store):
     """A store with controllers on it, run by hand: `settle` until nobody has work, `advance` the time."""
 
     def __init__(self, *controllers: Controller) -> None:
-        super().__init__()
+        super().__init__(lambda: self.now.wall)
+        self.seconds = 0.0
+        self._indexes: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
+        self.listeners.append(self._reindex)
         self.controllers = controllers
         self.queue: dict[tuple[int, str], None] = {}
         self.timers: dict[tuple[int, str], float] = {}
@@ -190,6 +48,26 @@ class Cluster(Store):
         for n, controller in enumerate(controllers):
             for key in controller.resync_keys:
                 self.queue[n, key] = None
+
+    @property
+    def now(self) -> Moment:
+        return Moment(START + timedelta(seconds=self.seconds), self.seconds)
+
+    # --- view -----------------------------------------------------------------------------------
+
+    def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
+        pool = self.objects.get(resource, {})
+        keys = self._indexes.get(resource, {}).get(index, {}).get(value, {})
+        return [pool[key] for key in keys]
+
+    def _reindex(self, resource: str, kind: str, old: Object | None, new: Object) -> None:
+        key = meta.key(new)
+        for name, index in indexes_of(resource).items():
+            table = self._indexes.setdefault(resource, {}).setdefault(name, {})
+            for value in index(old) if old else ():
+                table.get(value, {}).pop(key, None)
+            for value in index(new) if kind != "DELETED" else ():
+                table.setdefault(value, {})[key] = None
 
     def _dispatch(self, resource: str, kind: str, old: Object | None, obj: Object) -> None:
         for n, controller in enumerate(self.controllers):
@@ -284,11 +162,13 @@ class Cluster(Store):
         if isinstance(action, Create):
             return meta.name(self.create(action.resource, action.obj))
         if isinstance(action, Patch):
-            return meta.name(self.patch(action.resource, action))
+            space, patch = action.namespace, dict(action.patch)
+            return meta.name(self.patch(action.resource, action.name, space, patch, subresource=action.subresource))
         if isinstance(action, Delete):
-            self.delete(action.resource, action.obj, grace=action.grace_seconds, propagation=action.propagation)
+            self.delete_object(action.resource, action.obj, grace=action.grace_seconds, propagation=action.propagation)
         else:
-            self.update(action.resource, action.obj, status=isinstance(action, UpdateStatus))
+            subresource = "status" if isinstance(action, UpdateStatus) else ""
+            self.update(action.resource, action.obj, subresource=subresource)
         return meta.name(action.obj)
 
     def _event(self, event: Event, name: str = "") -> None:
@@ -304,37 +184,48 @@ class Cluster(Store):
             own["namespace"] = namespace
         own.update(fields.pop("metadata", {}))
         obj = {"apiVersion": info.api_version, "kind": info.kind, "metadata": own, **fields}
-        return self.create(resource, obj)
+        made = self.create(resource, obj)
+        if "status" in fields and made.get("status") != fields["status"]:
+            made = self.update(resource, {**made, "status": fields["status"]}, subresource="status")
+        return made
 
     def change(self, resource: str, name: str, /, namespace: str = "default", **fields: Any) -> Object:
         """A merge patch as a user would send it."""
         space = namespace if builtin_registry().by_name(resource).namespaced else ""
         sub = "status" if set(fields) == {"status"} else ""
-        return self.patch(resource, Patch(resource, space, name, fields, subresource=sub))
+        return self.patch(resource, name, space, fields, subresource=sub)
+
+    def delete_object(self, resource: str, obj: Object, *, grace: int | None = None, propagation: str = "") -> None:
+        """Delete the object that `obj` is, and no namesake."""
+        name, space, uid = meta.name(obj), meta.namespace(obj), meta.uid(obj)
+        self.delete(resource, name, space, uid=uid, grace_s=grace, propagation=propagation)
+
+    def remove_object(self, resource: str, obj: Object) -> None:
+        self.remove(resource, meta.key(obj))
 
     def pods(self, *, active: bool = True) -> list[Object]:
         found = sorted(self.list("pods"), key=meta.name)
         return [pod for pod in found if pod_is_active(pod)] if active else found
 
     def place(self, pod: Object, node: str = "n1") -> Object:
-        changed = copy.deepcopy(self._require("pods", pod))
+        changed = copy.deepcopy(self.require("pods", meta.namespace(pod), meta.name(pod)))
         changed.setdefault("spec", {})["nodeName"] = node
-        return self.update("pods", changed)
+        return self.put("pods", changed)
 
     def set_pod(self, pod: Object, *, ready: bool, phase: str = "Running", ip: str = "") -> Object:
-        pod = self._require("pods", pod)
+        pod = self.require("pods", meta.namespace(pod), meta.name(pod))
         status: dict[str, Any] = copy.deepcopy(pod.get("status") or {})
         status["phase"] = phase
         status["podIP"] = ip or status.get("podIP") or f"127.64.1.{len(self.list('pods')) % 250 + 2}"
         condition = {"type": "Ready", "status": "True" if ready else "False"}
         meta.set_condition(status.setdefault("conditions", []), condition, self.now.stamp)
-        return self.update("pods", {**pod, "status": status}, status=True)
+        return self.update("pods", {**pod, "status": status}, subresource="status")
 
     def kubelet(self, *, node: str = "n1", pods: Iterable[Object] | None = None) -> None:
         """Start what waits and end what is deleted, at once."""
         for pod in list(self.list("pods") if pods is None else pods):
             if meta.is_deleting(pod):
-                self.remove("pods", pod)
+                self.remove("pods", meta.key(pod))
             elif not pod_is_terminated(pod) and not pod_is_ready(pod):
                 if not meta.node_name(pod):
                     pod = self.place(pod, node)
@@ -354,7 +245,7 @@ class Cluster(Store):
         node = self.add("nodes", name, **fields)
         self.heartbeat(name)
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": self.now.stamp}
-        return self.update("nodes", {**node, "status": {"conditions": [ready]}}, status=True)
+        return self.update("nodes", {**node, "status": {"conditions": [ready]}}, subresource="status")
 
     def heartbeat(self, node: str) -> None:
         spec = {"holderIdentity": node, "renewTime": f"{self.seconds:.6f}"}

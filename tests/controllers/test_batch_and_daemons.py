@@ -89,7 +89,7 @@ def test_indexed_job_runs_each_index_once() -> None:
     indexes = [p["spec"]["containers"][0]["env"][0]["value"] for p in cluster.pods()]
     assert sorted(indexes) == ["0", "1", "2"]
     end(cluster, "Succeeded", 2)
-    cluster.remove("pods", next(p for p in cluster.list("pods") if pod_is_terminated(p)))
+    cluster.remove_object("pods", next(p for p in cluster.list("pods") if pod_is_terminated(p)))
     cluster.settle()
     assert len(cluster.pods()) == 1  # what was counted is not run again
     end(cluster, "Succeeded")
@@ -184,7 +184,7 @@ def run(cluster: Cluster) -> None:
         before = cluster.version
         for pod in list(cluster.list("pods")):
             if meta.is_deleting(pod):
-                cluster.remove("pods", pod)
+                cluster.remove_object("pods", pod)
             elif not pod_is_ready(pod):
                 cluster.set_pod(cluster.place(pod, pinned(pod)), ready=True)
         cluster.settle()

@@ -311,7 +311,7 @@ def test_random_kills_scales_and_rollouts_converge(data: st.DataObject) -> None:
             image = f"web:{data.draw(st.integers(1, 3))}"
             set_image(cluster, image)
         elif what == "kill" and pods:
-            cluster.delete("pods", data.draw(st.sampled_from(pods)))
+            cluster.delete_object("pods", data.draw(st.sampled_from(pods)))
         elif what == "fail" and pods:
             cluster.set_pod(data.draw(st.sampled_from(pods)), ready=False, phase="Failed")
         elif what == "kubelet":

@@ -65,7 +65,7 @@ def test_ready_waiting_and_leaving_pods(cluster: Cluster) -> None:
     leaving = pod(cluster, "c", ip="10.0.0.3")
     done = pod(cluster, "d", ip="10.0.0.4")
     cluster.set_pod(done, ready=False, phase="Succeeded")
-    cluster.delete("pods", leaving)
+    cluster.delete_object("pods", leaving)
     cluster.settle()
     (subset,) = subsets(cluster)
     assert [a["ip"] for a in subset["addresses"]] == ["10.0.0.1"]
@@ -134,7 +134,7 @@ def test_deleted_service_takes_its_endpoints_along(cluster: Cluster) -> None:
     made = service(cluster)
     pod(cluster, "a", ip="10.0.0.1")
     cluster.settle()
-    cluster.delete("services", made)
+    cluster.delete_object("services", made)
     cluster.settle()
     assert (cluster.list("endpoints"), cluster.list(SLICES)) == ([], [])
 
@@ -176,9 +176,9 @@ def test_slices_and_endpoints_always_agree_with_pods(changes: list[tuple[int, st
         if known is None:
             known = pod(cluster, name, ip=f"10.0.0.{n}", ready=False)
         if what == "gone":
-            cluster.remove("pods", known)
+            cluster.remove_object("pods", known)
         elif what == "leave":
-            cluster.delete("pods", known)
+            cluster.delete_object("pods", known)
         else:
             cluster.set_pod(known, ready=what == "up")
         if n % 2:

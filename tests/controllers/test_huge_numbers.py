@@ -21,9 +21,8 @@ INDEXED = {"completionMode": "Indexed", "completions": HUGE}
 def controlled(resource: str, o: Object) -> Cluster:
     config = ControllersConfig(identity="i", api_endpoints=("x:1",))
     cluster = Cluster(*build_controllers(config))
-    o["metadata"] |= {"resourceVersion": "1", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
-    cluster._store(resource, o)
-    cluster._notify(resource, "ADDED", None, o)
+    o["metadata"] |= {"generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    cluster.put(resource, o)
     return cluster
 
 

@@ -161,7 +161,7 @@ def test_nobody_is_evicted_while_most_nodes_seem_lost(cluster: Cluster, lost: tu
 
 
 def test_two_of_three_nodes_may_go_and_their_pods_move(cluster: Cluster) -> None:
-    cluster.remove("nodes", node(cluster, "n4"))
+    cluster.remove_object("nodes", node(cluster, "n4"))
     for name in NODES[:3]:
         pod(cluster, f"on-{name}", name)
     cluster.advance(30, heartbeats=["n3"])
@@ -189,7 +189,7 @@ def test_a_taint_of_an_earlier_loss_does_not_hasten_the_next() -> None:
     cluster.advance(60)
     lost = {"type": "Ready", "status": "Unknown", "lastTransitionTime": cluster.now.stamp}
     cluster.add("nodes", "n1", spec={"taints": [old]}, status={"conditions": [lost]})
-    cluster.delete("pods", pod(cluster, "a", "n1"))
+    cluster.delete_object("pods", pod(cluster, "a", "n1"))
     cluster.advance(5)
     assert pods(cluster) == ["a"]
     cluster.advance(5)
@@ -199,14 +199,14 @@ def test_a_taint_of_an_earlier_loss_does_not_hasten_the_next() -> None:
 def test_pods_of_nodes_that_are_gone_are_removed(cluster: Cluster) -> None:
     pod(cluster, "a", "n1")
     pod(cluster, "b", "n2")
-    cluster.remove("nodes", node(cluster, "n1"))
+    cluster.remove_object("nodes", node(cluster, "n1"))
     cluster.advance(5, heartbeats=without("n1"))
     assert pods(cluster) == ["b"]
 
 
 def test_a_deleted_pod_without_a_node_does_not_linger(cluster: Cluster) -> None:
     made = cluster.add("pods", "a", metadata={"finalizers": ["example.org/x"]}, spec={})
-    cluster.delete("pods", made)
+    cluster.delete_object("pods", made)
     cluster.change("pods", "a", metadata={"finalizers": None})
     cluster.advance(3, heartbeats=NODES)
     assert pods(cluster) == []
@@ -220,7 +220,7 @@ def test_address_ranges_do_not_overlap_and_are_given_once() -> None:
     cidrs = {meta.name(n): n["spec"]["podCIDR"] for n in cluster.list("nodes")}
     assert cidrs == {"n0": "127.64.0.0/24", "n1": "127.64.1.0/24", "n2": "127.64.2.0/24"}
     assert cluster.list("nodes")[0]["spec"]["podCIDRs"] == ["127.64.0.0/24"]
-    cluster.remove("nodes", cluster.list("nodes")[1])
+    cluster.remove_object("nodes", cluster.list("nodes")[1])
     for n in range(3, 6):
         cluster.add("nodes", f"n{n}", spec={})
     cluster.settle()

@@ -23,7 +23,7 @@ def cluster() -> Cluster:
 
 def owned(cluster: Cluster, resource: str, name: str, *owners: Object, block: bool = True) -> Object:
     refs = [meta.owner_reference(o, controller=False, block=block) for o in owners]
-    return cluster.add(resource, name, metadata={"ownerReferences": refs} if refs else {})
+    return cluster.add(resource, name, spec={}, metadata={"ownerReferences": refs} if refs else {})
 
 
 def names(cluster: Cluster) -> set[str]:
@@ -38,7 +38,7 @@ def test_background_deletion_takes_the_whole_tree(cluster: Cluster) -> None:
     owned(cluster, "pods", "stranger")
     cluster.settle()
     assert len(names(cluster)) == 8
-    cluster.delete("deployments.apps", root)
+    cluster.delete_object("deployments.apps", root)
     cluster.settle()
     assert names(cluster) == {"stranger"}
 
@@ -46,18 +46,18 @@ def test_background_deletion_takes_the_whole_tree(cluster: Cluster) -> None:
 def test_one_living_owner_is_enough_and_the_dead_one_is_forgotten(cluster: Cluster) -> None:
     a, b = owned(cluster, "configmaps", "a"), owned(cluster, "configmaps", "b")
     owned(cluster, "secrets", "both", a, b)
-    cluster.delete("configmaps", a)
+    cluster.delete_object("configmaps", a)
     cluster.settle()
     both = cluster.get("secrets", "default", "both")
     assert both and [ref["name"] for ref in meta.metadata(both)["ownerReferences"]] == ["b"]
-    cluster.delete("configmaps", b)
+    cluster.delete_object("configmaps", b)
     cluster.settle()
     assert names(cluster) == set()
 
 
 def test_an_object_made_for_an_owner_that_is_gone_already_goes(cluster: Cluster) -> None:
     a = owned(cluster, "configmaps", "a")
-    cluster.delete("configmaps", a)
+    cluster.delete_object("configmaps", a)
     owned(cluster, "configmaps", "a")  # same name, another object
     owned(cluster, "secrets", "late", a)
     cluster.settle()
@@ -76,7 +76,7 @@ def test_a_cluster_object_may_own_a_namespaced_one(cluster: Cluster) -> None:
     owned(cluster, "configmaps", "c", space)
     cluster.settle()
     assert names(cluster) == {"ns", "c"}
-    cluster.remove("namespaces", space)
+    cluster.remove_object("namespaces", space)
     cluster.settle()
     assert names(cluster) == set()
 
@@ -88,13 +88,13 @@ def test_foreground_deletion_waits_for_blocking_dependents(cluster: Cluster) -> 
     slow = cluster.place(slow)
     loose = owned(cluster, "configmaps", "loose", root, block=False)
     cluster.change("configmaps", "loose", metadata={"finalizers": ["example.org/x"]})
-    cluster.delete("deployments.apps", root, propagation="Foreground")
+    cluster.delete_object("deployments.apps", root, propagation="Foreground")
     cluster.settle()
     # The pod's kubelet has not finished: it holds its owner, which holds the root.
     assert names(cluster) == {"root", "middle", "slow", "loose"}
     left = cluster.get("pods", "default", "slow")
     assert left and meta.is_deleting(left)
-    cluster.remove("pods", left)
+    cluster.remove_object("pods", left)
     cluster.settle()
     assert names(cluster) == {meta.name(loose)}
 
@@ -102,7 +102,7 @@ def test_foreground_deletion_waits_for_blocking_dependents(cluster: Cluster) -> 
 def test_orphans_stay_and_forget_their_owner(cluster: Cluster) -> None:
     root = owned(cluster, "deployments.apps", "root")
     owned(cluster, "replicasets.apps", "kept", root)
-    cluster.delete("deployments.apps", root, propagation="Orphan")
+    cluster.delete_object("deployments.apps", root, propagation="Orphan")
     cluster.settle()
     assert names(cluster) == {"kept"}
     kept = cluster.get("replicasets.apps", "default", "kept")
@@ -130,7 +130,7 @@ def test_nothing_with_a_living_owner_is_ever_collected(data: st.DataObject) -> N
             living[name] = set(some)
         elif what == "delete" and known:
             victim = data.draw(st.sampled_from(known))
-            cluster.delete("configmaps", objects[victim])
+            cluster.delete_object("configmaps", objects[victim])
             removed.add(victim)
         else:
             cluster.settle()
@@ -149,7 +149,7 @@ def test_every_namespace_has_its_account_and_its_root_certificate() -> None:
     cluster.settle()
     account = cluster.get("serviceaccounts", "ns", "default")
     assert account
-    cluster.delete("serviceaccounts", account)
+    cluster.delete_object("serviceaccounts", account)
     cluster.change("configmaps", ROOT_CA, namespace="ns", data={"ca.crt": "forged"})
     cluster.settle()
     assert cluster.get("serviceaccounts", "ns", "default")

@@ -16,8 +16,7 @@ from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env, SystemClock
-from tests.controllers.cluster import Store
-from tests.controllers.shell import SlowClient
+from tests.fakes import FakeClient, Store
 
 RS = {
     "replicas": 60,
@@ -32,7 +31,7 @@ class NoNetwork:
 
 
 @asynccontextmanager
-async def controllers(client: SlowClient) -> AsyncIterator[Term]:
+async def controllers(client: FakeClient) -> AsyncIterator[Term]:
     env = Env(SystemClock(), random.Random(1), None)  # type: ignore[arg-type]
     config = ControllersConfig(identity="test", timing=Timing(coalesce_s=0.01), batch_size=25)
     term = Term(config, env, NoNetwork(), client=client)  # type: ignore[arg-type]
@@ -53,12 +52,13 @@ async def until(true: Callable[[], bool]) -> None:
 def add(store: Store, resource: str, kind: str, name: str, **fields: Any) -> meta.Object:
     version = "apps/v1" if resource.endswith(".apps") else "v1"
     own: dict[str, Any] = {"name": name, "namespace": "default", **fields.pop("metadata", {})}
-    return store.create(resource, {"apiVersion": version, "kind": kind, "metadata": own, **fields})
+    made = store.create(resource, {"apiVersion": version, "kind": kind, "metadata": own, **fields})
+    return store.update(resource, {**made, **fields}, subresource="status") if "status" in fields else made
 
 
 async def test_a_cache_far_behind_never_makes_pods_twice() -> None:
     store = Store()
-    client = SlowClient(store, watch_delay=0.15)
+    client = FakeClient(store, lag_s=0.15)
     most = 0
 
     def count(resource: str, *_: Any) -> None:
@@ -67,7 +67,7 @@ async def test_a_cache_far_behind_never_makes_pods_twice() -> None:
 
     store.listeners.append(count)
     async with controllers(client):
-        await until(lambda: bool(client._queues.get("replicasets.apps")))
+        await until(lambda: bool(client.watched.get("replicasets.apps")))
         rs = add(store, "replicasets.apps", "ReplicaSet", "web", spec=RS)
         await until(lambda: len(store.list("pods")) == 60)
         store.update("replicasets.apps", {**rs, "spec": {**RS, "replicas": 10}})
@@ -80,16 +80,22 @@ async def test_a_cache_far_behind_never_makes_pods_twice() -> None:
 
 async def test_an_api_that_fails_is_tried_again() -> None:
     store = Store()
-    client = SlowClient(store)
+    client = FakeClient(store)
     add(store, "replicasets.apps", "ReplicaSet", "web", spec={**RS, "replicas": 3})
-    client.fail_next = [errors.ServiceUnavailable("no API server answered")]
+    failures = iter([True])
+
+    def fail(_: Any) -> None:
+        if next(failures, False):
+            raise errors.ServiceUnavailable("no API server answered")
+
+    client.before_batch = fail
     async with controllers(client):
         await until(lambda: len(store.list("pods")) == 3)
 
 
 async def test_status_writes_are_gathered_while_pods_change() -> None:
     store = Store()
-    client = SlowClient(store)
+    client = FakeClient(store)
     add(store, "replicasets.apps", "ReplicaSet", "web", spec=RS)
     writes = 0
 
@@ -102,14 +108,14 @@ async def test_status_writes_are_gathered_while_pods_change() -> None:
         store.listeners.append(count)
         for pod in store.list("pods"):
             ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-            store.update("pods", {**pod, "status": ready}, status=True)
+            store.update("pods", {**pod, "status": ready}, subresource="status")
         await until(lambda: meta.status(store.list("replicasets.apps")[0]).get("readyReplicas") == 60)
     assert writes < 30
 
 
 async def test_owners_of_custom_kinds_are_followed_as_soon_as_they_are_defined() -> None:
     store = Store()
-    client = SlowClient(store)
+    client = FakeClient(store)
     async with controllers(client):
         crd = add(
             store,
@@ -133,17 +139,17 @@ async def test_owners_of_custom_kinds_are_followed_as_soon_as_they_are_defined()
                 "metadata": {"name": "t", "namespace": "default"},
             },
         )
-        await until(lambda: bool(client._queues.get("things.example.org")))
+        await until(lambda: bool(client.watched.get("things.example.org")))
         ref = meta.owner_reference(owner)
         add(store, "configmaps", "ConfigMap", "owned", metadata={"ownerReferences": [ref]})
-        store.remove("things.example.org", owner)
+        store.remove("things.example.org", "default/t")
         await until(lambda: store.get("configmaps", "default", "owned") is None)
 
 
 async def test_namespace_is_emptied_then_finalized() -> None:
     store = Store()
-    client = SlowClient(store)
-    namespace = store.create(
+    client = FakeClient(store)
+    store.create(
         "namespaces",
         {
             "apiVersion": "v1",
@@ -154,11 +160,11 @@ async def test_namespace_is_emptied_then_finalized() -> None:
     )
     add(store, "configmaps", "ConfigMap", "a")
     add(store, "secrets", "Secret", "held", metadata={"finalizers": ["example.org/wait"]})
-    store.delete("namespaces", namespace)
+    store.delete("namespaces", "default")
     async with controllers(client):
         await until(lambda: store.get("configmaps", "default", "a") is None)
-        held = store.get("secrets", "default", "held")
-        assert held is not None and meta.is_deleting(held)
+        await until(lambda: meta.is_deleting(store.require("secrets", "default", "held")))
+        held = store.require("secrets", "default", "held")
         assert store.get("namespaces", "", "default") is not None
         free = {**held, "metadata": {**held["metadata"], "finalizers": []}}
         store.update("secrets", free)

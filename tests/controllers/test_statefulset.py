@@ -12,6 +12,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
+from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 from tests.controllers.cluster import Cluster
 
 SETS, CLAIMS, REVISIONS = "statefulsets.apps", "persistentvolumeclaims", "controllerrevisions.apps"
@@ -120,7 +121,7 @@ def test_a_lost_pod_comes_back_under_its_name(cluster: Cluster) -> None:
     cluster.converge()
     pod = cluster.get("pods", "default", "db-1")
     assert pod
-    cluster.delete("pods", pod)
+    cluster.delete_object("pods", pod)
     cluster.settle()
     assert names(cluster) == ["db-0", "db-2"]  # the old one still terminates
     cluster.converge()
@@ -171,7 +172,7 @@ def test_partition_holds_back_lower_ordinals(cluster: Cluster) -> None:
     assert images(cluster) == ["db:1", "db:1", "db:2"]
     pod = cluster.get("pods", "default", "db-0")
     assert pod
-    cluster.delete("pods", pod)
+    cluster.delete_object("pods", pod)
     cluster.converge()
     assert images(cluster) == ["db:1", "db:1", "db:2"]  # below the partition the old one comes back
     assert status(cluster)["updatedReplicas"] == 1
@@ -188,7 +189,7 @@ def test_on_delete_leaves_pods_alone(cluster: Cluster) -> None:
     assert images(cluster) == ["db:1"] * 3
     pod = cluster.get("pods", "default", "db-2")
     assert pod
-    cluster.delete("pods", pod)
+    cluster.delete_object("pods", pod)
     cluster.converge()
     assert images(cluster) == ["db:1", "db:1", "db:2"]
 
@@ -204,7 +205,7 @@ def test_revision_history_is_cut(cluster: Cluster) -> None:
 @pytest.mark.parametrize("scaled", ["Retain", "Delete"])
 def test_claim_retention_policy(scaled: str) -> None:
     collector = GarbageCollector(["pods", SETS, CLAIMS, REVISIONS])
-    cluster = Cluster(StatefulSetController(), collector)
+    cluster = Cluster(StatefulSetController(), collector, ProtectionController(resource=CLAIMS))
     policy = {"whenDeleted": "Delete", "whenScaled": scaled}
     create(cluster, persistentVolumeClaimRetentionPolicy=policy)
     cluster.converge()
@@ -215,7 +216,7 @@ def test_claim_retention_policy(scaled: str) -> None:
     cluster.converge()
     sts = cluster.get(SETS, "default", "db")
     assert sts
-    cluster.delete(SETS, sts)
+    cluster.delete_object(SETS, sts)
     cluster.converge()
     assert (cluster.list(CLAIMS), cluster.list("pods"), cluster.list(REVISIONS)) == ([], [], [])
 
@@ -256,13 +257,13 @@ def test_claims_have_owners_whenever_the_controllers_die(scaled: str) -> None:
     """The set may be deleted at any moment, between any two writes: its claims go with it."""
     for writes in range(2, 80):
         collector = GarbageCollector(["pods", SETS, CLAIMS, REVISIONS])
-        cluster = Cluster(StatefulSetController(), collector)
+        cluster = Cluster(StatefulSetController(), collector, ProtectionController(resource=CLAIMS))
         policy = {"whenDeleted": "Delete", "whenScaled": scaled}
         create(cluster, persistentVolumeClaimRetentionPolicy=policy, podManagementPolicy="Parallel")
         killed_after(writes, cluster)
         sts = cluster.get(SETS, "default", "db")
         assert sts
-        cluster.delete(SETS, sts)
+        cluster.delete_object(SETS, sts)
         started_anew(cluster)
         cluster.converge()
         assert (cluster.list(CLAIMS), cluster.list("pods"), cluster.list(REVISIONS)) == ([], [], []), writes
@@ -272,7 +273,7 @@ def test_a_claim_without_its_pod_gets_its_owner(cluster: Cluster) -> None:
     create(cluster, replicas=2)
     cluster.converge()
     for pod in cluster.pods():
-        cluster.remove("pods", pod)
+        cluster.remove_object("pods", pod)
     cluster.change(SETS, "db", spec={"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}})
     cluster.step()
     while not cluster.pods():
@@ -320,7 +321,7 @@ def test_order_holds_whatever_happens(data: st.DataObject) -> None:
             image = f"db:{data.draw(st.integers(1, 3))}"
             cluster.change(SETS, "db", spec={"template": template(image)})
         elif what == "kill" and pods:
-            cluster.delete("pods", data.draw(st.sampled_from(pods)))
+            cluster.delete_object("pods", data.draw(st.sampled_from(pods)))
         elif what == "fail" and pods:
             cluster.set_pod(data.draw(st.sampled_from(pods)), ready=False, phase="Failed")
         elif what == "kubelet":

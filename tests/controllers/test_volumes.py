@@ -40,7 +40,7 @@ def make_cluster() -> Cluster:
             for resource, namespace, name, uid in action.absent:
                 known = found.get(resource, namespace, name)
                 assert known is None or meta.uid(known) != uid
-            found.delete(VOLUMES, action.volume)
+            found.delete_object(VOLUMES, action.volume)
         return True
 
     found.on_special = backend
@@ -143,7 +143,7 @@ def test_claim_without_class_gets_the_default_one_if_there_is_any(cluster: Clust
     cluster.settle()
     found = cluster.get(CLAIMS, "default", "c")
     assert found and meta.spec(found)["storageClassName"] == "standard"
-    cluster.delete(CLASSES, cluster.get(CLASSES, "", "standard") or {})
+    cluster.delete_object(CLASSES, cluster.get(CLASSES, "", "standard") or {})
     claim(cluster, "d", cls=None)
     cluster.settle()
     text = "no persistent volumes available for this claim and no storage class is set"
@@ -256,7 +256,7 @@ def test_deleting_the_claim_deletes_or_keeps_the_volume(cluster: Cluster) -> Non
     claim(cluster, "static", cls="")
     cluster.settle()
     for name in ("c", "static"):
-        cluster.delete(CLAIMS, cluster.get(CLAIMS, "default", name) or {})
+        cluster.delete_object(CLAIMS, cluster.get(CLAIMS, "default", name) or {})
     cluster.settle()
     assert [meta.name(v) for v in cluster.list(VOLUMES)] == ["kept"]
     assert phase(cluster, VOLUMES, "kept") == "Released"
@@ -269,10 +269,10 @@ def test_claim_is_protected_while_a_pod_uses_it(cluster: Cluster) -> None:
     volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]
     pod = cluster.add("pods", "p", spec={"nodeName": "n2", "volumes": volumes})
     cluster.settle()
-    cluster.delete(CLAIMS, made)
+    cluster.delete_object(CLAIMS, made)
     cluster.settle()
     assert phase(cluster, CLAIMS, "c") == "Bound"
-    cluster.remove("pods", pod)
+    cluster.remove_object("pods", pod)
     cluster.settle()
     assert cluster.get(CLAIMS, "default", "c") is None
     assert not cluster.list(VOLUMES)
@@ -282,10 +282,10 @@ def test_volume_is_protected_while_bound_and_its_loss_is_told(cluster: Cluster) 
     claim(cluster)
     cluster.settle()
     (pv,) = cluster.list(VOLUMES)
-    cluster.delete(VOLUMES, pv)
+    cluster.delete_object(VOLUMES, pv)
     cluster.settle()
     assert phase(cluster, VOLUMES, meta.name(pv)) == "Bound"
-    cluster.remove(VOLUMES, pv)
+    cluster.remove_object(VOLUMES, pv)
     cluster.settle()
     assert phase(cluster, CLAIMS, "c") == "Lost"
 

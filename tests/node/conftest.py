@@ -13,7 +13,7 @@ from rayplane.control_plane.rpc.tls import Authority
 from rayplane.node.config import NodeConfig, NodeHostConfig
 from rayplane.node.host import NodeHost
 from rayplane.storage.env import Env, LocalDisk, SystemClock
-from tests.node.fake_api import FakeApi
+from tests.fakes import FakeClient
 
 #: Of the host under test and of its test, who calls it as an API server and as another node would.
 CREDENTIALS = Authority.create("test").issue(
@@ -35,12 +35,12 @@ def make_pod(name: str, *, node: str = "n1", uid: str = "", **spec: Any) -> Obje
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+def api() -> FakeClient:
+    return FakeClient()
 
 
 @pytest.fixture
-async def make_host(api: FakeApi, tmp_path: Any) -> AsyncIterator[_MakeHost]:
+async def make_host(api: FakeClient, tmp_path: Any) -> AsyncIterator[_MakeHost]:
     """`await make_host(NodeConfig(...), ...)`; pod CIDRs are given out as the controller manager would."""
     network = GrpcNetwork(CREDENTIALS)
     hosts: list[NodeHost] = []

@@ -15,8 +15,8 @@ from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
+from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.fake_api import FakeApi
 from tests.node.test_proxy import endpoint, free_port, service, slices
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
@@ -121,7 +121,7 @@ def address() -> str:
 
 
 @pytest.mark.processes
-async def test_requests_reach_pods(api: FakeApi, make_host: MakeHost, address: str) -> None:
+async def test_requests_reach_pods(api: FakeClient, make_host: MakeHost, address: str) -> None:
     await make_host(NodeConfig("n1", runtime="process"), ingress_address=address)
     probe = {"readinessProbe": {"tcpSocket": {"port": 18082}, "periodSeconds": 1}}
     for name in ("a", "b"):

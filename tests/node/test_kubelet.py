@@ -7,27 +7,28 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.backoff import Backoff
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle import RestartTiming
+from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.fake_api import FakeApi
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
 
 
-def ready(api: FakeApi, name: str) -> bool:
+def ready(api: FakeClient, name: str) -> bool:
     return pod_is_ready(api.pod(name))
 
 
-def status(api: FakeApi, name: str) -> dict[str, Any]:
+def status(api: FakeClient, name: str) -> dict[str, Any]:
     return api.pod(name)["status"]
 
 
-async def test_registers_its_node_and_keeps_its_lease(api: FakeApi, make_host: MakeHost) -> None:
+async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1", cpu="2", memory="1Gi", zone="a"), timing=QUICK)
     await api.until(lambda: "kube-node-lease/n1" in api.objects.get("leases.coordination.k8s.io", {}))
     lease = api.objects["leases.coordination.k8s.io"]["kube-node-lease/n1"]
@@ -44,7 +45,7 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeApi, make_host: M
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
 
 
-async def test_a_pod_without_delay_is_ready_after_one_write(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_pod_without_delay_is_ready_after_one_write(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web", container={"readinessProbe": {"httpGet": {"port": 80}}}))
     await api.until(lambda: ready(api, "web"))
@@ -58,7 +59,7 @@ async def test_a_pod_without_delay_is_ready_after_one_write(api: FakeApi, make_h
     assert meta.condition_is(api.pod("web"), "PodReadyToStartContainers")
 
 
-async def test_pods_wait_for_the_pod_cidr(api: FakeApi, make_host: MakeHost) -> None:
+async def test_pods_wait_for_the_pod_cidr(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"), cidr=False)
     api.put("pods", make_pod("web"))
     await api.until(lambda: status(api, "web").get("startTime"))
@@ -71,7 +72,7 @@ async def test_pods_wait_for_the_pod_cidr(api: FakeApi, make_host: MakeHost) -> 
     )
 
 
-async def test_a_host_starts_beside_odd_addresses_in_the_api(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_host_starts_beside_odd_addresses_in_the_api(api: FakeClient, make_host: MakeHost) -> None:
     odd = make_pod("odd")
     odd["status"]["podIP"] = "nowhere"
     api.put("pods", odd)
@@ -83,7 +84,7 @@ async def test_a_host_starts_beside_odd_addresses_in_the_api(api: FakeApi, make_
     await api.until(lambda: {"kube-node-lease/n1", "kube-node-lease/n2"} <= set(leases))
 
 
-async def test_deleted_pods_go_for_good(api: FakeApi, make_host: MakeHost) -> None:
+async def test_deleted_pods_go_for_good(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))
     await api.until(lambda: ready(api, "web"))
@@ -91,7 +92,7 @@ async def test_deleted_pods_go_for_good(api: FakeApi, make_host: MakeHost) -> No
     await api.until(lambda: "default/web" not in api.objects["pods"])
 
 
-async def test_a_deleted_pod_with_a_finalizer_shows_how_it_ended(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_deleted_pod_with_a_finalizer_shows_how_it_ended(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     pod = make_pod("web")
     pod["metadata"]["finalizers"] = ["example.com/keep"]
@@ -102,7 +103,7 @@ async def test_a_deleted_pod_with_a_finalizer_shows_how_it_ended(api: FakeApi, m
     assert status(api, "web")["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 143
 
 
-async def test_a_namesake_is_a_new_pod(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_namesake_is_a_new_pod(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web", uid="one"))
     await api.until(lambda: ready(api, "web"))
@@ -113,7 +114,7 @@ async def test_a_namesake_is_a_new_pod(api: FakeApi, make_host: MakeHost) -> Non
     assert status(api, "web")["podIP"] != first
 
 
-async def test_a_crashing_pod_backs_off(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_crashing_pod_backs_off(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"), timing=QUICK)
     annotations = {"rayplane.io/run-duration": "1ms", "rayplane.io/exit-code": "3"}
     api.put("pods", make_pod("web", annotations=annotations))
@@ -128,14 +129,14 @@ async def test_a_crashing_pod_backs_off(api: FakeApi, make_host: MakeHost) -> No
     assert status(api, "web")["phase"] == "Running"
 
 
-async def test_jobs_pods_complete_by_themselves(api: FakeApi, make_host: MakeHost) -> None:
+async def test_jobs_pods_complete_by_themselves(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     pod = make_pod("job", restartPolicy="Never", annotations={"rayplane.io/run-duration": "5ms"})
     api.put("pods", pod)
     await api.until(lambda: status(api, "job")["phase"] == "Succeeded")
 
 
-async def test_a_missing_config_map_is_waited_for(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_missing_config_map_is_waited_for(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"), timing=QUICK)
     api.put("pods", make_pod("web", container={"envFrom": [{"configMapRef": {"name": "settings"}}]}))
     await api.until(
@@ -151,7 +152,7 @@ async def test_a_missing_config_map_is_waited_for(api: FakeApi, make_host: MakeH
     assert status(api, "web")["containerStatuses"][0]["restartCount"] == 0
 
 
-async def test_a_host_that_comes_back_restarts_its_pods(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_host_that_comes_back_restarts_its_pods(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))
     api.put("pods", make_pod("leaving"))
@@ -167,7 +168,7 @@ async def test_a_host_that_comes_back_restarts_its_pods(api: FakeApi, make_host:
     await api.until(lambda: "default/leaving" not in api.objects["pods"])
 
 
-async def test_a_node_that_lost_the_cluster_stops_its_pods(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_node_that_lost_the_cluster_stops_its_pods(api: FakeClient, make_host: MakeHost) -> None:
     timing = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
     host = await make_host(NodeConfig("n1"), timing=timing)
     api.put("pods", make_pod("stays"))
@@ -178,14 +179,14 @@ async def test_a_node_that_lost_the_cluster_stops_its_pods(api: FakeApi, make_ho
     runs = [w.machine.containers[0].run.value for w in host.kubelet("n1").workers]
     assert runs == ["idle", "idle"]
     # Meanwhile the control plane gave one of them up.
-    del api.objects["pods"]["default/moves"]
+    api.remove("pods", "default/moves")
     api.down = False
     await api.until(lambda: not host.kubelet("n1").suspended)
     await api.until(lambda: status(api, "stays")["containerStatuses"][0]["restartCount"] == 1)
     assert [meta.name(w.pod) for w in host.kubelet("n1").workers] == ["stays"]
 
 
-async def test_many_nodes_share_one_watch(api: FakeApi, make_host: MakeHost) -> None:
+async def test_many_nodes_share_one_watch(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(*(NodeConfig(f"n{i}") for i in range(1, 8)))
     for i in range(1, 8):
         api.put("pods", make_pod(f"p{i}", node=f"n{i}"))
@@ -194,7 +195,7 @@ async def test_many_nodes_share_one_watch(api: FakeApi, make_host: MakeHost) -> 
     assert status(api, "elsewhere") == {"phase": "Pending"}
 
 
-async def test_readiness_is_restored_when_others_took_it_away(api: FakeApi, make_host: MakeHost) -> None:
+async def test_readiness_is_restored_when_others_took_it_away(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1"))
     api.put("pods", make_pod("web"))
     await api.until(lambda: ready(api, "web"))
@@ -204,7 +205,7 @@ async def test_readiness_is_restored_when_others_took_it_away(api: FakeApi, make
     await api.until(lambda: ready(api, "web"))
 
 
-def with_unknown_node(api: FakeApi, name: str) -> None:
+def with_unknown_node(api: FakeClient, name: str) -> None:
     """What the node controller writes about a node it no longer hears."""
     node = api.objects["nodes"][name]
     conditions = [{**c, "status": "Unknown"} for c in node["status"]["conditions"]]
@@ -212,26 +213,26 @@ def with_unknown_node(api: FakeApi, name: str) -> None:
 
 
 async def test_a_node_that_was_given_up_says_it_is_back_until_it_is_taken_in(
-    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    api: FakeClient, make_host: MakeHost
 ) -> None:
     await make_host(NodeConfig("n1"), timing=QUICK)
-    refusals, patch = 3, api.patch
+    refusals = 3
 
-    async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
+    def overloaded(verb: str, resource: str) -> ApiError | None:
         nonlocal refusals
-        if resource == "nodes" and refusals:
-            refusals -= 1
-            raise errors.TooManyRequests("come again")
-        return await patch(resource, *args, **options)
+        if (verb, resource) != ("patch", "nodes/status") or not refusals:
+            return None
+        refusals -= 1
+        return errors.TooManyRequests("come again")
 
-    monkeypatch.setattr(api, "patch", overloaded)
+    api.refuse = overloaded
     with_unknown_node(api, "n1")
     await api.until(lambda: meta.condition_is(api.objects["nodes"]["n1"], "Ready"))
     assert refusals == 0
 
 
 async def test_a_pod_that_comes_while_its_node_resumes_is_kept(
-    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = await make_host(NodeConfig("n1"), timing=QUICK)
     listed = api.list
@@ -251,7 +252,7 @@ async def test_a_pod_that_comes_while_its_node_resumes_is_kept(
     await api.until(lambda: "default/late" in api.objects.get("pods", {}) and ready(api, "late"))
 
 
-async def test_a_pod_whose_volumes_fail_again_and_again_takes_one_address(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_pod_whose_volumes_fail_again_and_again_takes_one_address(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"), timing=QUICK)
     api.put("pods", make_pod("web", volumes=[{"name": "v", "configMap": {"name": "settings"}}]))
     kubelet = host.kubelet("n1")
@@ -268,21 +269,18 @@ async def test_a_pod_whose_volumes_fail_again_and_again_takes_one_address(api: F
 
 
 async def test_writes_that_are_put_off_come_later_and_not_all_the_time(
-    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_host(NodeConfig("n1"))
-    tries, patch = 0, api.patch
+    tries = 0
     monkeypatch.setattr("rayplane.node.kubelet.status_manager.RETRIES", Backoff(0.2, 5.0))
 
-    async def overloaded(resource: str, *args: Any, **options: Any) -> Any:
+    def overloaded(verb: str, resource: str) -> ApiError | None:
         nonlocal tries
-        if resource == "pods":
-            tries += 1
-            if tries <= 2:
-                raise errors.TooManyRequests("come again")
-        return await patch(resource, *args, **options)
+        tries += (verb, resource) == ("patch", "pods/status")
+        return errors.TooManyRequests("come again") if resource == "pods/status" and tries <= 2 else None
 
-    monkeypatch.setattr(api, "patch", overloaded)
+    api.refuse = overloaded
     loop = asyncio.get_running_loop()
     began = loop.time()
     api.put("pods", make_pod("web"))

@@ -29,8 +29,8 @@ from rayplane.node.runtime.logfile import LOG_BYTES_MAX
 from rayplane.node.runtime.process import ProcessRuntime
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
+from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.fake_api import FakeApi
 
 pytestmark = pytest.mark.processes
 
@@ -44,11 +44,11 @@ def shell(name: str, script: str, **spec: Any) -> Object:
     return make_pod(name, container=container, **spec)
 
 
-def phase(api: FakeApi, name: str) -> str:
+def phase(api: FakeClient, name: str) -> str:
     return pod_phase(api.pod(name))
 
 
-def state(api: FakeApi, name: str) -> dict[str, Any]:
+def state(api: FakeClient, name: str) -> dict[str, Any]:
     statuses = api.pod(name)["status"].get("containerStatuses") or [{}]
     return statuses[0].get("state") or {}
 
@@ -88,7 +88,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def test_output_exit_code_and_termination_message(api: FakeApi, make_host: MakeHost) -> None:
+async def test_output_exit_code_and_termination_message(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     script = "echo one; echo two >&2; printf half; echo because > /dev/termination-log; exit 7"
     api.put("pods", shell("job", script, restartPolicy="Never"))
@@ -102,7 +102,7 @@ async def test_output_exit_code_and_termination_message(api: FakeApi, make_host:
     assert await logs(host, "job", limit_bytes=5) == b"one\nt"
 
 
-async def test_environment_and_volumes(api: FakeApi, make_host: MakeHost) -> None:
+async def test_environment_and_volumes(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     config = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"COLOR": "red", "a.txt": "from map"}}
     api.put("configmaps", config)
@@ -131,7 +131,7 @@ async def test_environment_and_volumes(api: FakeApi, make_host: MakeHost) -> Non
     assert rest == ["from map", "from mapfrom mapkept"]
 
 
-async def test_files_of_a_config_map_follow_it(api: FakeApi, make_host: MakeHost) -> None:
+async def test_files_of_a_config_map_follow_it(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     config = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"key": "old"}}
     api.put("configmaps", config)
@@ -145,7 +145,7 @@ async def test_files_of_a_config_map_follow_it(api: FakeApi, make_host: MakeHost
     assert await logs(host, "job") == b"key\nmore\n"
 
 
-async def test_pods_listen_on_their_own_addresses(api: FakeApi, make_host: MakeHost) -> None:
+async def test_pods_listen_on_their_own_addresses(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NODE)
     serve = [sys.executable, "-m", "http.server", "18080"]
     probe = {"readinessProbe": {"httpGet": {"port": 18080, "path": "/"}, "periodSeconds": 1}}
@@ -157,7 +157,7 @@ async def test_pods_listen_on_their_own_addresses(api: FakeApi, make_host: MakeH
     assert all(api.pod(name)["status"]["containerStatuses"][0]["restartCount"] == 0 for name in arguments)
 
 
-async def test_exec_runs_beside_the_container(api: FakeApi, make_host: MakeHost) -> None:
+async def test_exec_runs_beside_the_container(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     api.put("pods", shell("web", "sleep 1000"))
     await api.until(lambda: "running" in state(api, "web"))
@@ -169,7 +169,7 @@ async def test_exec_runs_beside_the_container(api: FakeApi, make_host: MakeHost)
     assert (await run_in(host, "web", "no-such-program"))[2] == 127
 
 
-async def test_probes_run_commands(api: FakeApi, make_host: MakeHost) -> None:
+async def test_probes_run_commands(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NODE, timing=QUICK)
     volumes = [{"name": "d", "emptyDir": {}}]
     live = {"exec": {"command": ["sh", "-c", "test ! -e /d/sick"]}, "periodSeconds": 1, "failureThreshold": 1}
@@ -180,7 +180,7 @@ async def test_probes_run_commands(api: FakeApi, make_host: MakeHost) -> None:
     await api.until(lambda: {"Unhealthy", "Killing"} <= {e["reason"] for e in api.objects.get("events", {}).values()})
 
 
-async def test_term_then_kill(api: FakeApi, make_host: MakeHost) -> None:
+async def test_term_then_kill(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     keep = {"finalizers": ["example.com/keep"]}
     polite = shell("polite", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.01; done")
@@ -199,7 +199,7 @@ async def test_term_then_kill(api: FakeApi, make_host: MakeHost) -> None:
     assert (ended["exitCode"], ended["signal"]) == (137, 9)
 
 
-async def test_logs_follow_and_previous(api: FakeApi, make_host: MakeHost) -> None:
+async def test_logs_follow_and_previous(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE, timing=QUICK)
     volumes = [{"name": "d", "emptyDir": {}}]
     container = {"volumeMounts": [{"name": "d", "mountPath": "/d"}]}
@@ -214,7 +214,7 @@ async def test_logs_follow_and_previous(api: FakeApi, make_host: MakeHost) -> No
     assert await logs(host, "web", previous=True) == b"run 0\n"
 
 
-async def test_a_container_without_command_is_simulated(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_container_without_command_is_simulated(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     probe = {"readinessProbe": {"httpGet": {"port": 80}}}
     api.put("pods", make_pod("nginx", container={"image": "nginx", **probe}))
@@ -222,14 +222,14 @@ async def test_a_container_without_command_is_simulated(api: FakeApi, make_host:
     assert b"simulated" in await logs(host, "nginx")
 
 
-async def test_a_program_that_is_not_there(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_program_that_is_not_there(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NODE)
     api.put("pods", make_pod("web", container={"command": ["/no/such/program"]}))
     await api.until(lambda: (state(api, "web").get("waiting") or {}).get("reason") == "RunContainerError")
     assert "/no/such/program" in state(api, "web")["waiting"]["message"]
 
 
-async def test_what_a_container_left_behind_dies_with_it(api: FakeApi, make_host: MakeHost) -> None:
+async def test_what_a_container_left_behind_dies_with_it(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     script = "setsid sleep 1000 & echo $!; sleep 1000"
     api.put("pods", shell("web", script))
@@ -241,7 +241,7 @@ async def test_what_a_container_left_behind_dies_with_it(api: FakeApi, make_host
     await api.until(lambda: gone(stray))
 
 
-async def test_the_death_of_the_shim_restarts_containers(api: FakeApi, make_host: MakeHost) -> None:
+async def test_the_death_of_the_shim_restarts_containers(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE, timing=QUICK)
     api.put("pods", shell("web", "echo $$$$; exec sleep 1000"))
     await api.until(lambda: "running" in state(api, "web"))
@@ -252,7 +252,7 @@ async def test_the_death_of_the_shim_restarts_containers(api: FakeApi, make_host
     await api.until(lambda: api.pod("web")["status"]["containerStatuses"][0]["restartCount"] == 1)
 
 
-async def test_stats_count_processes(api: FakeApi, make_host: MakeHost) -> None:
+async def test_stats_count_processes(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     api.put("pods", shell("web", "sleep 1000"))
     await api.until(lambda: "running" in state(api, "web"))
@@ -306,7 +306,7 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-async def test_hooks(api: FakeApi, make_host: MakeHost) -> None:
+async def test_hooks(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE, timing=QUICK)
     hooks = {
         "postStart": {"exec": {"command": ["sh", "-c", "echo post > hook"]}},
@@ -323,14 +323,14 @@ async def test_hooks(api: FakeApi, make_host: MakeHost) -> None:
     assert await logs(host, "web") == b"post\npre\n"
 
 
-async def test_a_failing_post_start_hook_kills_the_container(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_failing_post_start_hook_kills_the_container(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NODE, timing=QUICK)
     hooks = {"postStart": {"exec": {"command": ["false"]}}}
     api.put("pods", shell("web", "sleep 1000", container={"lifecycle": hooks}, restartPolicy="Never"))
     await api.until(lambda: phase(api, "web") == "Failed")
 
 
-async def test_port_forward(api: FakeApi, make_host: MakeHost) -> None:
+async def test_port_forward(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     server = (
         "import os, socket; s = socket.create_server((os.environ['POD_IP'], 18083)); print('up', flush=True)\n"
@@ -352,7 +352,7 @@ async def test_port_forward(api: FakeApi, make_host: MakeHost) -> None:
         _ = [r async for r in stub(host).PortForward(requests(18084))]
 
 
-async def test_calls_about_pods_that_are_not_here(api: FakeApi, make_host: MakeHost) -> None:
+async def test_calls_about_pods_that_are_not_here(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     api.put("pods", shell("web", "sleep 1000"))
     await api.until(lambda: "running" in state(api, "web"))
@@ -363,7 +363,7 @@ async def test_calls_about_pods_that_are_not_here(api: FakeApi, make_host: MakeH
         await logs(host, "web", previous=True)
 
 
-async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     script = "yes 'a line of twenty byte' | head -n 600000; echo end"
     api.put("pods", shell("web", script, restartPolicy="Never"))
@@ -375,7 +375,7 @@ async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeApi, make_host: 
     assert log_bytes(host.pod_files.root) <= 2 * LOG_BYTES_MAX + 1_000_000
 
 
-async def test_a_pod_that_does_not_fit_is_refused(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_pod_that_does_not_fit_is_refused(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1", cpu="1", runtime="process"))
     resources = {"resources": {"requests": {"cpu": "600m"}}}
     api.put("pods", shell("a", "sleep 1000", container=resources))
@@ -414,7 +414,7 @@ async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) ->
         await runtime.close()
 
 
-async def test_copies_go_to_the_container_and_come_back(api: FakeApi, make_host: MakeHost, tmp_path: Path) -> None:
+async def test_copies_go_to_the_container_and_come_back(api: FakeClient, make_host: MakeHost, tmp_path: Path) -> None:
     host = await make_host(NODE)
     container = {"volumeMounts": [{"name": "d", "mountPath": "/data"}]}
     api.put("pods", shell("web", "sleep 1000", container=container, volumes=[{"name": "d", "emptyDir": {}}]))
@@ -442,7 +442,7 @@ async def test_copies_go_to_the_container_and_come_back(api: FakeApi, make_host:
 
 
 async def test_hostile_mounts_of_a_pod_fail_and_the_node_goes_on(
-    api: FakeApi, make_host: MakeHost, tmp_path: Path
+    api: FakeClient, make_host: MakeHost, tmp_path: Path
 ) -> None:
     host = await make_host(NODE)
     (tmp_path / "precious").write_text("kept")
@@ -463,7 +463,7 @@ async def test_hostile_mounts_of_a_pod_fail_and_the_node_goes_on(
 
 
 async def test_pods_see_nothing_of_the_hosts_environment(
-    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "the-secret")
     host = await make_host(NODE)
@@ -476,7 +476,7 @@ async def test_pods_see_nothing_of_the_hosts_environment(
     assert inherited <= own | {"PYTHONUNBUFFERED", "POD_IP"}
 
 
-async def test_planted_termination_logs_are_not_read(api: FakeApi, make_host: MakeHost, tmp_path: Path) -> None:
+async def test_planted_termination_logs_are_not_read(api: FakeClient, make_host: MakeHost, tmp_path: Path) -> None:
     host = await make_host(NODE)
     (tmp_path / "secret").write_text("the-secret")
     plant = f"ln -s {tmp_path}/secret"
@@ -490,7 +490,7 @@ async def test_planted_termination_logs_are_not_read(api: FakeApi, make_host: Ma
 
 
 async def test_sessions_of_a_pod_are_bounded_and_probes_find_room(
-    api: FakeApi, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rayplane.node.streaming.sessions.PER_POD", 2)
     monkeypatch.setattr("rayplane.node.streaming.sessions.PER_HOST", 3)
@@ -529,7 +529,7 @@ async def test_sessions_of_a_pod_are_bounded_and_probes_find_room(
     assert sessions.open("default/a") == 0
 
 
-async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeApi, make_host: MakeHost) -> None:
+async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     api.put("pods", shell("web", "sleep 1000"))
     await api.until(lambda: "running" in state(api, "web"))
@@ -552,7 +552,7 @@ async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeApi, make_host
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 300])
 async def test_hooks_and_probes_that_cannot_be_made_fail_and_stop_nothing(
-    api: FakeApi, make_host: MakeHost, host: str
+    api: FakeClient, make_host: MakeHost, host: str
 ) -> None:
     await make_host(NODE, timing=QUICK)
     action = {"httpGet": {"host": host, "port": 80, "httpHeaders": [{"name": "a", "value": "x\r\ny"}]}}

@@ -14,8 +14,8 @@ from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.node.proxy.proxy import SLICES
 from rayplane.node.proxy.rules import Endpoint, HostView, endpoints_of, plan_service
+from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.fake_api import FakeApi
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 VIEW = HostView({"n1": "127.77.1.1", "n2": "127.77.2.1"}, frozenset({"sim"}))
@@ -124,7 +124,7 @@ async def ask(ip: str, port: int, data: bytes = b"") -> str:
     return answer
 
 
-async def start_echo(api: FakeApi, *names: str) -> list[Object]:
+async def start_echo(api: FakeClient, *names: str) -> list[Object]:
     for name in names:
         probe = {"readinessProbe": {"tcpSocket": {"port": 18081}, "periodSeconds": 1}}
         api.put("pods", make_pod(name, container={"command": [sys.executable, "-c", ECHO], **probe}))
@@ -133,7 +133,7 @@ async def start_echo(api: FakeApi, *names: str) -> list[Object]:
 
 
 @pytest.mark.processes
-async def test_connections_reach_pods_and_half_close(api: FakeApi, make_host: MakeHost) -> None:
+async def test_connections_reach_pods_and_half_close(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1", runtime="process"))
     a, b = await start_echo(api, "a", "b")
     port = free_port()
@@ -160,7 +160,7 @@ async def test_connections_reach_pods_and_half_close(api: FakeApi, make_host: Ma
 
 
 @pytest.mark.processes
-async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeApi, make_host: MakeHost) -> None:
+async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1", runtime="process"))
     (a,) = await start_echo(api, "a")
     a["targetRef"]["name"] = "a"
@@ -179,7 +179,7 @@ async def test_pods_of_another_machine_are_reached_through_their_host(api: FakeA
     assert answer == "a 200000"
 
 
-async def test_addresses_of_other_clusters_are_left_alone(api: FakeApi, make_host: MakeHost) -> None:
+async def test_addresses_of_other_clusters_are_left_alone(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"), proxy=True, loopback_networks=("127.96.0.0/16",))
     proxy = host.proxy
     assert proxy is not None

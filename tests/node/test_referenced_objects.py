@@ -5,12 +5,12 @@ from typing import Any
 
 from rayplane.node.environment import Reference
 from rayplane.node.kubelet.referenced_objects import ReferencedObjects
-from tests.node.fake_api import FakeApi
+from tests.fakes import FakeClient
 
 SECRET = Reference("secrets", "s")
 
 
-class Counting(FakeApi):
+class Counting(FakeClient):
     """Knows what it was asked; answers to `get` wait until `answering` is set."""
 
     def __init__(self) -> None:

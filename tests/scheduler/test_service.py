@@ -16,8 +16,8 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
+from tests.fakes import FakeClient
 from tests.scheduler.build import claim, node, on, pod, storage_class, volume
-from tests.scheduler.fake_api import FakeApi
 
 
 async def until(holds: Callable[[], Any]) -> None:
@@ -26,13 +26,17 @@ async def until(holds: Callable[[], Any]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def quiet(api: FakeApi) -> None:
+async def quiet(api: FakeClient) -> None:
     """Let the loop run until no more writes come for a while of turns."""
     seen = -1
     while seen != api.version:
         seen = api.version
         for _ in range(200):
             await asyncio.sleep(0)
+
+
+def node_of(api: FakeClient, name: str) -> str:
+    return meta.node_name(api.pod(name))
 
 
 def is_binding(operations: Any) -> bool:
@@ -42,39 +46,41 @@ def is_binding(operations: Any) -> bool:
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+def api() -> FakeClient:
+    return FakeClient()
 
 
-def make(api: FakeApi, **config: Any) -> Scheduler:
+def make(api: FakeClient, **config: Any) -> Scheduler:
     settings = {"backoff": Backoff(0.01, 0.02), **config}
     env = Env(SystemClock(), random.Random(1), cast(Any, None))
     return Scheduler(SchedulerConfig(identity="s0", **settings), env, cast(Any, None), client=cast(ApiClient, api))
 
 
 @pytest.fixture
-async def scheduler(api: FakeApi) -> AsyncIterator[Scheduler]:
+async def scheduler(api: FakeClient) -> AsyncIterator[Scheduler]:
     one = make(api)
     await one.start()
     yield one
     await one.stop()
 
 
-async def test_pods_are_bound_and_told(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_pods_are_bound_and_told(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1"))
     for number in range(300):
         api.put("pods", pod(f"p{number}", cpu="10m", memory="1Mi"))
     api.put("pods", pod("others", scheduler="my-own"))
     api.put("pods", pod("gated", schedulingGates=[{"name": "wait"}]))
-    await until(lambda: sum(bool(api.node_of(f"p{i}")) for i in range(300)) == 110)
-    assert not api.node_of("others") and not api.node_of("gated")
+    await until(lambda: sum(bool(node_of(api, f"p{i}")) for i in range(300)) == 110)
+    assert not node_of(api, "others") and not node_of(api, "gated")
     await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 190)
     await until(lambda: len(api.events("Scheduled")) == 110)
     assert "Successfully assigned default/p0 to n1" in api.events("Scheduled")
-    assert max(map(len, api.batches)) > 50, "many pods travel in one call"
+    assert max(int(call.split()[1]) for call in api.calls if call.startswith("batch")) > 50, (
+        "many pods travel in one call"
+    )
 
 
-async def test_an_unschedulable_pod_says_why_and_goes_when_a_node_comes(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_an_unschedulable_pod_says_why_and_goes_when_a_node_comes(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
     api.put("pods", pod("p", cpu="2"))
     await until(lambda: meta.get_condition(api.objects["pods"]["default/p"], "PodScheduled"))
@@ -93,29 +99,29 @@ async def test_an_unschedulable_pod_says_why_and_goes_when_a_node_comes(api: Fak
     await quiet(api)
     assert api.version == before, "it does not try again and again for nothing"
     api.put("nodes", node("n2", cpu="2"))
-    await until(lambda: api.node_of("p") == "n2")
+    await until(lambda: node_of(api, "p") == "n2")
 
 
-async def test_a_deleted_pods_room_is_given_away(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_a_deleted_pods_room_is_given_away(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
     api.put("pods", pod("first", cpu="1"))
-    await until(lambda: api.node_of("first"))
+    await until(lambda: node_of(api, "first"))
     api.put("pods", pod("second", cpu="1"))
     await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
-    api.drop("pods", "default/first")
-    await until(lambda: api.node_of("second"))
+    api.remove("pods", "default/first")
+    await until(lambda: node_of(api, "second"))
 
 
-async def test_a_finished_pod_holds_no_room(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_a_finished_pod_holds_no_room(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
     api.put("pods", on("n1", pod("job", cpu="1")) | {"status": {"phase": "Running"}})
     api.put("pods", pod("next", cpu="1"))
     await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1)
     api.put("pods", on("n1", pod("job", cpu="1")) | {"status": {"phase": "Succeeded"}})
-    await until(lambda: api.node_of("next"))
+    await until(lambda: node_of(api, "next"))
 
 
-async def test_a_refused_binding_is_tried_again(api: FakeApi) -> None:
+async def test_a_refused_binding_is_tried_again(api: FakeClient) -> None:
     failures = iter([True, True])
 
     def fail(operations: Any) -> None:
@@ -128,14 +134,14 @@ async def test_a_refused_binding_is_tried_again(api: FakeApi) -> None:
     scheduler = make(api)
     await scheduler.start()
     try:
-        await until(lambda: api.node_of("p"))
+        await until(lambda: node_of(api, "p"))
         await until(lambda: any("binding rejected: away" in m for m in api.events("FailedScheduling")))
     finally:
         await scheduler.stop()
 
 
 @pytest.mark.parametrize("turns", [0, 50])
-async def test_a_binding_without_an_answer_is_not_forgotten(api: FakeApi, turns: int) -> None:
+async def test_a_binding_without_an_answer_is_not_forgotten(api: FakeClient, turns: int) -> None:
     """The call fails after the API took it, before or after the informer shows it: the room stays taken."""
     lost = iter([True])
 
@@ -151,16 +157,16 @@ async def test_a_binding_without_an_answer_is_not_forgotten(api: FakeApi, turns:
     scheduler = make(api)
     await scheduler.start()
     try:
-        await until(lambda: api.node_of("p"))
+        await until(lambda: node_of(api, "p"))
         await quiet(api)
         api.put("pods", pod("q", cpu="1"))
         await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
-        assert not api.node_of("q")
+        assert not node_of(api, "q")
     finally:
         await scheduler.stop()
 
 
-async def test_an_event_from_before_the_binding_does_not_schedule_again(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_an_event_from_before_the_binding_does_not_schedule_again(api: FakeClient, scheduler: Scheduler) -> None:
     def meanwhile(operations: Any) -> None:
         if is_binding(operations):
             api.hold_events()
@@ -170,15 +176,15 @@ async def test_an_event_from_before_the_binding_does_not_schedule_again(api: Fak
     await until(lambda: scheduler.pending())
     api.before_batch = meanwhile
     api.put("pods", pod("p"))
-    await until(lambda: api.node_of("p") and not sum(scheduler.pending().values()))
+    await until(lambda: node_of(api, "p") and not sum(scheduler.pending().values()))
     api.release_events(1)
     await quiet(api)
     api.release_events()
     await quiet(api)
-    assert sum(label == "create pods/binding" for batch in api.batches for label in batch) == 1
+    assert [done[:2] for done in api.operations].count(("create", "pods/binding")) == 1
 
 
-async def test_a_pod_deleted_during_its_binding_leaves_nothing_behind(api: FakeApi) -> None:
+async def test_a_pod_deleted_during_its_binding_leaves_nothing_behind(api: FakeClient) -> None:
     gate, arrived = asyncio.Event(), asyncio.Event()
 
     async def hold(operations: Any) -> None:
@@ -193,15 +199,17 @@ async def test_a_pod_deleted_during_its_binding_leaves_nothing_behind(api: FakeA
     await scheduler.start()
     try:
         await arrived.wait()
-        api.drop("pods", "default/p")
+        api.remove("pods", "default/p")
         gate.set()
         api.put("pods", pod("q", cpu="1"))
-        await until(lambda: api.node_of("q"))
+        await until(lambda: node_of(api, "q"))
     finally:
         await scheduler.stop()
 
 
-async def test_claims_get_their_node_first_and_the_pod_when_they_are_bound(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_claims_get_their_node_first_and_the_pod_when_they_are_bound(
+    api: FakeClient, scheduler: Scheduler
+) -> None:
     api.put("storageclasses.storage.k8s.io", storage_class("standard"))
     api.put("nodes", node("n1"))
     api.put("persistentvolumeclaims", claim("data"))
@@ -210,17 +218,17 @@ async def test_claims_get_their_node_first_and_the_pod_when_they_are_bound(api: 
     selected = "volume.kubernetes.io/selected-node"
     await until(lambda: meta.annotations(held["default/data"]).get(selected) == "n1")
     await quiet(api)
-    assert not api.node_of("p")
+    assert not node_of(api, "p")
     api.put("persistentvolumeclaims", claim("data", volume="pv", **{selected: "n1"}))
     await quiet(api)
-    assert not api.node_of("p"), "the volume itself has not been seen"
+    assert not node_of(api, "p"), "the volume itself has not been seen"
     made = volume("pv", on=("n1",))
     made["spec"]["claimRef"] = {"namespace": "default", "name": "data"}
     api.put("persistentvolumes", made)
-    await until(lambda: api.node_of("p") == "n1")
+    await until(lambda: node_of(api, "p") == "n1")
 
 
-async def test_failed_provisioning_sends_the_pod_elsewhere(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_failed_provisioning_sends_the_pod_elsewhere(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("storageclasses.storage.k8s.io", storage_class("standard"))
     api.put("nodes", node("n1"))
     api.put("persistentvolumeclaims", claim("data"))
@@ -237,18 +245,21 @@ async def test_failed_provisioning_sends_the_pod_elsewhere(api: FakeApi, schedul
     await until(lambda: any("provisioning failed for PVC" in m for m in api.events("FailedScheduling")))
 
 
-async def test_preemption_deletes_victims_and_takes_their_place(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_preemption_deletes_victims_and_takes_their_place(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
     api.put("pods", pod("meek", cpu="1", priority=1))
-    await until(lambda: api.node_of("meek"))
+    await until(lambda: node_of(api, "meek"))
     api.put("pods", pod("vip", cpu="1", priority=100))
-    await until(lambda: api.node_of("vip") == "n1")
-    assert "default/meek" not in api.objects["pods"]
+    await until(lambda: meta.is_deleting(api.pod("meek")))
+    await until(lambda: api.pod("vip").get("status", {}).get("nominatedNodeName"))
+    assert not node_of(api, "vip"), "its room is not free before it has ended"
+    api.remove("pods", "default/meek")
+    await until(lambda: node_of(api, "vip") == "n1")
     assert api.objects["pods"]["default/vip"]["status"]["nominatedNodeName"] == "n1"
     await until(lambda: api.events("Preempted"))
 
 
-async def test_only_the_leader_schedules_and_another_takes_over(api: FakeApi, scheduler: Scheduler) -> None:
+async def test_only_the_leader_schedules_and_another_takes_over(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1"))
     await until(lambda: scheduler.is_leader)
     env = Env(SystemClock(), random.Random(2), cast(Any, None))
@@ -256,11 +267,11 @@ async def test_only_the_leader_schedules_and_another_takes_over(api: FakeApi, sc
     await other.start()
     try:
         api.put("pods", pod("p"))
-        await until(lambda: api.node_of("p"))
+        await until(lambda: node_of(api, "p"))
         assert not other.is_leader
         await scheduler.stop()
         api.put("pods", pod("q"))
-        await until(lambda: api.node_of("q"))
+        await until(lambda: node_of(api, "q"))
         assert other.is_leader
     finally:
         await other.stop()

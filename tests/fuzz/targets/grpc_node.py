@@ -18,11 +18,11 @@ from rayplane.node.host import NodeHost
 from rayplane.proto.csi import csi_pb2
 from rayplane.proto.rayplane.v1 import node_pb2, volumes_pb2
 from rayplane.storage.env import Env, LocalDisk, SystemClock
+from tests.fakes import FakeClient
 from tests.fuzz import mutate
 from tests.fuzz.targets._grpc import Call, Served, make_calls
 from tests.fuzz.targets._wire import RecordingNetwork, calling
 from tests.node.conftest import make_pod
-from tests.node.fake_api import FakeApi
 
 CASES = 50
 CASES_PER_WORLD = 80
@@ -107,7 +107,7 @@ class OneHost(Served):
 async def world() -> AsyncIterator[OneHost]:
     directory = Path(tempfile.mkdtemp(prefix="fuzz-node-"))
     network = RecordingNetwork(Fabric(), "host")
-    api = FakeApi()
+    api = FakeClient()
     api.put("nodes", {"metadata": {"name": "n1", "uid": "uid-n1"}, "spec": {"podCIDR": "127.77.1.0/24"}})
     env = Env(SystemClock(), random.Random(1), LocalDisk(directory / "host"))
     config = NodeHostConfig(nodes=(NodeConfig("n1"),), apiservers=("fake:1",), address="host:10250", proxy=False)

@@ -11,8 +11,8 @@ from rayplane.control_plane.rpc import Stub
 from rayplane.node.config import NodeConfig
 from rayplane.node.host import NodeHost
 from rayplane.proto.csi import csi_pb2 as csi
+from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.fake_api import FakeApi
 from tests.node.test_process import logs, phase, shell
 
 pytestmark = pytest.mark.processes
@@ -22,7 +22,7 @@ VOLUMES = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
 MOUNT = {"volumeMounts": [{"name": "data", "mountPath": "/var/data"}]}
 
 
-async def provision(api: FakeApi, host: NodeHost, node: str, driver: str) -> Object:
+async def provision(api: FakeClient, host: NodeHost, node: str, driver: str) -> Object:
     """What the volume controllers do: make the bytes and the objects. Returns the claim, bound."""
     capability = csi.VolumeCapability(
         mount=csi.VolumeCapability.MountVolume(),
@@ -44,7 +44,7 @@ def user(name: str, script: str, node: str = "n1", **spec: Any) -> Object:
     return shell(name, script, node=node, container=MOUNT, volumes=VOLUMES, restartPolicy="Never", **spec)
 
 
-async def test_a_local_volume_outlives_its_pods(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_local_volume_outlives_its_pods(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1", runtime="process"))
     claim = await provision(api, host, "n1", "rayplane.io/local")
     api.put("persistentvolumeclaims", claim)
@@ -55,7 +55,7 @@ async def test_a_local_volume_outlives_its_pods(api: FakeApi, make_host: MakeHos
     assert await logs(host, "reader") == b"kept\n"
 
 
-async def test_a_claim_that_says_so_gets_nobody_elses_volume(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_claim_that_says_so_gets_nobody_elses_volume(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"))
     claim = await provision(api, host, "n1", "rayplane.io/local")
     thief = claim | {"metadata": {**claim["metadata"], "uid": "claim-2"}}
@@ -69,7 +69,7 @@ async def test_a_claim_that_says_so_gets_nobody_elses_volume(api: FakeApi, make_
     assert 'volume "pv1" is bound to a different claim' in failures()[0]
 
 
-async def test_a_pod_waits_until_its_claim_is_bound(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_pod_waits_until_its_claim_is_bound(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1"))
     claim = await provision(api, host, "n1", "rayplane.io/local")
     api.put("persistentvolumeclaims", claim | {"status": {"phase": "Pending"}})
@@ -85,7 +85,7 @@ async def test_a_pod_waits_until_its_claim_is_bound(api: FakeApi, make_host: Mak
     await api.until(lambda: phase(api, "web") == "Running")
 
 
-async def test_a_replicated_volume_follows_its_pod(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_replicated_volume_follows_its_pod(api: FakeClient, make_host: MakeHost) -> None:
     hosts = {n: await make_host(NodeConfig(n, runtime="process"), proxy=False) for n in ("n1", "n2", "n3")}
     claim = await provision(api, hosts["n1"], "n1", "rayplane.io/replicated")
     api.put("persistentvolumeclaims", claim)
@@ -104,7 +104,7 @@ async def test_a_replicated_volume_follows_its_pod(api: FakeApi, make_host: Make
     assert record["spec"]["leaseTransitions"] == 2
 
 
-async def test_a_host_that_comes_back_releases_volumes_nobody_uses(api: FakeApi, make_host: MakeHost) -> None:
+async def test_a_host_that_comes_back_releases_volumes_nobody_uses(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NodeConfig("n1", runtime="process"), proxy=False)
     claim = await provision(api, host, "n1", "rayplane.io/replicated")
     api.put("persistentvolumeclaims", claim)
