@@ -57,8 +57,7 @@ class GrpcListener:
         self._web_handler = web_handler
         self._web_calls = 0
         self.traffic = self._registry.traffic
-        # A request whose client leaves ends, as a call does.
-        self._web = _web_server(self._answer) if web_handler else None
+        self._web: web.Server | None = None  # made when somebody speaks HTTP/1.1
         self._server: asyncio.Server | None = None
         self._stopping = False
         self._connections_max = fitting(GateLimits(CONNECTIONS_MAX)).connections
@@ -100,13 +99,18 @@ class GrpcListener:
 
         A request is given to the web handler when its headers are complete: until then its time is limited.
         """
-        if self._web is None:
+        if self._web_handler is None:
             return ServerConnection(self._registry)
         if first.startswith(b"PRI"):
             begun = PREFACE.startswith(first) and first != PREFACE
             return None if begun else ServerConnection(self._registry)
         complete = b"\r\n\r\n" in first or b"\n\n" in first or len(first) > FIRST_BYTES_MAX
-        return self._web() if complete or not first[:1].isalpha() else None
+        if not complete and first[:1].isalpha():
+            return None
+        if self._web is None:
+            # A request whose client leaves ends, as a call does.
+            self._web = _web_server(self._answer)
+        return self._web()
 
     def arrived(self, newcomer: "_Newcomer") -> bool:
         """False when it comes too late, since the server stops, or when there is no room.
@@ -211,7 +215,7 @@ def standard_services(names: Sequence[str]) -> list[Service]:
 
 
 def _web_server(handler: WebHandler) -> "web.Server":
-    # Most processes serve no HTTP/1.1 here, and aiohttp takes them a sixth of a second and six megabytes.
+    # Most processes are never asked over HTTP/1.1, and aiohttp takes them a sixth of a second and six megabytes.
     from rayplane.control_plane.rpc import http1
 
     return http1.server(handler)

@@ -8,6 +8,7 @@ import grpc
 from sortedcontainers import SortedDict
 
 from rayplane.control_plane.client.endpoints import Endpoints
+from rayplane.control_plane.component_base.metrics import Histograms
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -18,6 +19,7 @@ class FakeEtcd:
 
     def __init__(self) -> None:
         self.endpoints = Endpoints(["fake:2379"])
+        self.durations = Histograms(())
         self.revision = 1
         self.compacted = 0
         self.live: SortedDict = SortedDict()  # key -> KeyValue

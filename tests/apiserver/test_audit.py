@@ -190,8 +190,8 @@ async def test_the_metrics_count_what_was_recorded(audited: Audited) -> None:
     async with audited.request("GET", "/metrics") as response:
         text = await response.text()
     # Both stages of the list, and that the metrics are asked for.
-    assert "apiserver_audit_event_total 3\n" in text
-    assert 'apiserver_audit_error_total{plugin="buffered"} 0\n' in text
+    assert "apiserver_audit_event_total 3.0\n" in text
+    assert 'apiserver_audit_error_total{plugin="buffered"} 0.0\n' in text
 
 
 async def test_without_a_policy_nothing_is_written(tmp_path: Path) -> None:

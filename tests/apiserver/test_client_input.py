@@ -1,9 +1,11 @@
 """What clients write keys nothing that lives on: counters, paths, names of managers."""
 
+from dataclasses import replace
+
 import pytest
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.apiserver.rest.request_counts import CUSTOM_MAX
+from rayplane.control_plane.apiserver.request_metrics import CUSTOM_MAX, OTHER, RequestMetrics
 from rayplane.control_plane.client.api import ApiClient
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import Rest, rest  # noqa: F401
@@ -17,7 +19,8 @@ async def counted(rest: Rest) -> list[str]:  # noqa: F811
 async def test_requests_are_counted_by_what_is_served(rest: Rest) -> None:  # noqa: F811
     await rest.json("GET", "/api/v1/namespaces/default/configmaps")
     before = await counted(rest)
-    assert 'apiserver_request_total{verb="list",resource="configmaps",code="200"} 1' in before
+    labels = 'code="200",group="",resource="configmaps",subresource="",verb="LIST",version="v1"'
+    assert f"apiserver_request_total{{{labels}}} 1.0" in before
     for number in range(50):
         for method, path in (
             ("GET", f"/api/v1/made-up-{number}"),
@@ -33,16 +36,14 @@ async def test_requests_are_counted_by_what_is_served(rest: Rest) -> None:  # no
 
 
 async def test_custom_resources_that_come_and_go_are_counted_within_a_bound(stack: Stack) -> None:
-    from dataclasses import replace
-
-    from rayplane.control_plane.apiserver.rest.request_counts import RequestCounts
-
     pods = stack.servers[0].registry.kinds.named("pods")
-    counts = RequestCounts()
+    counts = RequestMetrics()
     for number in range(CUSTOM_MAX * 3):
-        counts.add("list", replace(pods, plural=f"things{number}", custom=True), 200)
-    assert len(counts.items()) == CUSTOM_MAX + 1
-    assert counts.items()[-1] == (("list", "things99", 200), 1) or ("list", "other", 200) in dict(counts.items())
+        custom = replace(pods, plural=f"things{number}", custom=True)
+        counts.add("list", custom, 200, 0.01)
+    for family in [*counts.collect()][:2]:
+        assert len(family.samples) == CUSTOM_MAX + 1, family.name
+        assert any(OTHER in labels for labels in family.samples)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "%2e", "."])
@@ -113,3 +114,17 @@ async def test_odd_numbers_of_requests_are_no_faults(rest: Rest) -> None:  # noq
     assert (code, "deletionTimestamp" in gone["metadata"]) == (200, True)
     code, _ = await rest.json("DELETE", f"{pods}/q?gracePeriodSeconds={HUGE}")
     assert code == 200
+
+
+async def test_calls_over_grpc_are_counted_and_timed_as_requests(stack: Stack) -> None:
+    client = stack.client()
+    with pytest.raises(errors.NotFound):
+        await client.get("configmaps", "none", "default")
+    await client.create("configmaps", {"metadata": {"name": "one", "namespace": "default"}})
+    families = [[*server.registry.requests.collect()] for server in stack.servers]
+    made = {labels: n for total, *_ in families for labels, n in total.samples.items() if labels[3] == "configmaps"}
+    assert made == {
+        ("GET", "", "v1", "configmaps", "", "404"): 1,
+        ("POST", "", "v1", "configmaps", "", "201"): 1,
+    }
+    assert any(("POST", "", "v1", "configmaps", "") in durations.samples for _, durations, _ in families)

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.apiserver.conftest import Stack
 
@@ -192,7 +193,11 @@ async def test_health_and_metrics(rest: Rest) -> None:
     async with rest.request("GET", "/readyz?verbose") as response:
         assert "[+]etcd ok" in await response.text()
     async with rest.request("GET", "/metrics") as response:
-        assert 'apiserver_storage_objects{resource="namespaces"} 4' in await response.text()
+        page = await response.text()
+    assert 'apiserver_storage_objects{resource="namespaces"} 4.0' in page
+    found = {sample.name: sample for family in text_string_to_metric_families(page) for sample in family.samples}
+    assert found["apiserver_current_inflight_requests"].value == 0
+    assert found["process_cpu_seconds_total"].value > 0
     rest.stack.servers[0].ready = False
     async with rest.request("GET", "/readyz") as response:
         assert response.status == 500

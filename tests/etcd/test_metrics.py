@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
+from rayplane.control_plane.component_base.exposition import page
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
@@ -67,7 +65,8 @@ def samples(page: str) -> dict[str, float]:
 
 
 async def scraped(cluster: EtcdCluster, number: int = 0) -> dict[str, float]:
-    return samples(await cluster.members[number].metrics.scrape())
+    body, _ = page(cluster.members[number].metrics.collect(), "")
+    return samples(body.decode())
 
 
 @pytest.fixture(scope="module")
@@ -195,21 +194,3 @@ async def test_a_member_without_a_leader_is_not_healthy() -> None:
         await cluster.wait_leader()
         assert (await scraped(cluster))["etcd_server_leader_changes_seen_total"] >= changes
         assert await health.overall(serializable=False, exclude=()) == ""
-
-
-@given(st.lists(st.floats(0, 100)))
-def test_histograms_count_up_to_each_bound(values: list[float]) -> None:
-    histogram = Histogram(0.001, 14)
-    for value in values:
-        histogram.observe(value)
-    text = Text()
-    text.histogram("h", "", {"": histogram})
-    page = samples(text.page())
-    for name, count in page.items():
-        if bound := re.fullmatch(r'h_bucket\{le="(.*)"\}', name):
-            assert count == sum(value <= float(bound[1]) for value in values)
-    assert page["h_count"] == len(values) and page["h_sum"] == pytest.approx(sum(values))
-
-
-def test_labels_are_escaped() -> None:
-    assert labels(a='x"y\\z\n', b="c") == 'a="x\\"y\\\\z\\n",b="c"'

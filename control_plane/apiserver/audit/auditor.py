@@ -20,7 +20,8 @@ class Auditor:
         self._policy = read_policy(config.policy)
         self._env = env
         self._log = AuditLog(config, env, encode)
-        self._levels: Counter[Level] = Counter()
+        self.levels: Counter[Level] = Counter()
+        """Events by their level."""
 
     def start(self) -> None:
         """DiskError when the log cannot be written."""
@@ -41,15 +42,10 @@ class Auditor:
         )
 
     def _put(self, record: Record) -> None:
-        self._levels[record.decision.level] += 1
+        self.levels[record.decision.level] += 1
         self._log.put(record)
 
-    def metrics(self) -> list[str]:
-        """Lines in Prometheus text format, under Kubernetes' names."""
-        lines = ["# TYPE apiserver_audit_event_total counter", f"apiserver_audit_event_total {self._levels.total()}"]
-        lines.append("# TYPE apiserver_audit_level_total counter")
-        lines += [f'apiserver_audit_level_total{{level="{k.text}"}} {n}' for k, n in sorted(self._levels.items())]
-        lines.append("# TYPE apiserver_audit_error_total counter")
-        for plugin, count in (("buffered", self._log.dropped), ("log", self._log.failed)):
-            lines.append(f'apiserver_audit_error_total{{plugin="{plugin}"}} {count}')
-        return lines
+    @property
+    def lost(self) -> dict[tuple[str], int]:
+        """Events that were dropped or not written, by plug-in."""
+        return {("buffered",): self._log.dropped, ("log",): self._log.failed}

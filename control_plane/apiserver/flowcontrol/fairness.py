@@ -15,6 +15,7 @@ from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODES, SCHEDULER
 
 AT_ONCE = 32
+READING = frozenset({"get", "list", "watch"})
 _HEARTBEATS = frozenset({"leases", "nodes"})
 _COMPONENTS = frozenset({SCHEDULER, CONTROLLER_MANAGER})
 _NO_WAIT = contextlib.nullcontext()
@@ -32,19 +33,23 @@ class Fairness:
     def __init__(self, in_flight_max: int) -> None:
         """`in_flight_max`: of each level; more are told to come again."""
         self._left = {False: in_flight_max, True: in_flight_max}
+        self.in_flight = {"readOnly": 0, "mutating": 0}
         # Serves in the order of arrival.
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     @contextlib.contextmanager
-    def slot(self, *, urgent: bool = False) -> Iterator[None]:
+    def slot(self, *, urgent: bool = False, mutating: bool = False) -> Iterator[None]:
         """Room for one request that is no stream. TooManyRequests when there is none."""
         if self._left[urgent] <= 0:
             raise TooManyRequests(retry_after=1)
         self._left[urgent] -= 1
+        kind = "mutating" if mutating else "readOnly"
+        self.in_flight[kind] += 1
         try:
             yield
         finally:
             self._left[urgent] += 1
+            self.in_flight[kind] -= 1
 
     def turn(self, user: User, plural: str) -> contextlib.AbstractAsyncContextManager[None]:
         return _NO_WAIT if is_urgent(user, (plural,)) else self._turns

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from rayplane.control_plane.api.errors import ApiError, InternalError, Timeout, UnsupportedMediaType
+from rayplane.control_plane.api.errors import ApiError, InternalError, NotFound, Timeout, UnsupportedMediaType
 from rayplane.control_plane.api.machinery.patching import PatchKind
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.flowcontrol.batches import Batches, resource_of
 from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
 from rayplane.control_plane.apiserver.grpc.auditing import CallAudit
@@ -82,7 +83,7 @@ class ObjectsService:
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            with self._audit.follow(user, context, "list", request) as trail:
+            with self._measured("list", request.ref), self._audit.follow(user, context, "list", request) as trail:
                 target = await self._target(request.ref)
                 listing = await self._registry.list(user, target, _list_options(request))
                 kinds = self._registry.kinds
@@ -97,11 +98,12 @@ class ObjectsService:
             setattr(answer, "continue", listing.continue_token)
             return answer
 
-        return await self._answered(context, (request.ref.resource,), run)
+        return await self._answered(context, (request.ref.resource,), run, mutating=False)
 
     async def DeleteCollection(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            with self._audit.follow(user, context, "deletecollection", request) as trail:
+            measured = self._measured("deletecollection", request.ref)
+            with measured, self._audit.follow(user, context, "deletecollection", request) as trail:
                 target = await self._target(request.ref)
                 listing = await self._registry.delete_collection(user, target, _list_options(request), DeleteOptions())
                 kinds = self._registry.kinds
@@ -110,14 +112,14 @@ class ObjectsService:
                     trail.end(200, _list_json(target, items) if trail.wants_response else b"", _JSON)
             return pb.ListResponse(resource_version=str(listing.revision), items=items)
 
-        return await self._answered(context, (request.ref.resource,), run)
+        return await self._answered(context, (request.ref.resource,), run, mutating=True)
 
     async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
         async def run(user: User) -> pb.BatchResponse:
             results = await self._batches.run(request.operations, lambda op: self._in_batch(user, context, op))
             return pb.BatchResponse(results=results)
 
-        return await self._answered(context, map(resource_of, request.operations), run)
+        return await self._answered(context, map(resource_of, request.operations), run, mutating=True)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         try:
@@ -131,7 +133,7 @@ class ObjectsService:
                 allow_bookmarks=request.allow_bookmarks,
                 send_initial_events=initial or None,
             )
-            with self._audit.follow(user, context, "watch", request) as trail:
+            with self._measured("watch", request.ref), self._audit.follow(user, context, "watch", request) as trail:
                 target = await self._target(request.ref)
                 async with contextlib.aclosing(self._registry.watch(user, target, options)) as groups:
                     started = False
@@ -141,6 +143,7 @@ class ObjectsService:
                             started = True
                         for at in range(0, len(items), _EVENTS_MAX):
                             part = items[at : at + _EVENTS_MAX]
+                            self._registry.requests.sent(target.info, len(part))
                             yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
                 if trail is not None:
                     trail.end(200)
@@ -207,23 +210,28 @@ class ObjectsService:
         async def answer(user: User) -> pb.Object:
             return pb.Object(json=await self._run(user, context, verb, request))
 
-        return await self._answered(context, (request.ref.resource,), answer)
+        return await self._answered(context, (request.ref.resource,), answer, mutating=verb != "get")
 
     async def _run(self, user: User, context: Context, verb: str, request: Any) -> bytes:
         """One operation, followed by the audit log."""
         run: Callable[[User, Any], Awaitable[bytes]] = getattr(self, f"_{verb}")
-        with self._audit.follow(user, context, verb, request) as trail:
+        with self._measured(verb, request.ref), self._audit.follow(user, context, verb, request) as trail:
             data = await run(user, request)
             if trail is not None:
                 trail.end(201 if verb == "create" else 200, data, _JSON)
         return data
 
-    async def _answered(self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]]) -> T:
+    def _measured(self, verb: str, ref: pb.ResourceRef) -> "_Measured":
+        return _Measured(self._registry, verb, ref)
+
+    async def _answered(
+        self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]], *, mutating: bool
+    ) -> T:
         """`plurals`: the resources that the call is about."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 user = await self._registry.authenticator.of_call(context)
-                with self._registry.fairness.slot(urgent=is_urgent(user, plurals)):
+                with self._registry.fairness.slot(urgent=is_urgent(user, plurals), mutating=mutating):
                     return await run(user)
         except ApiError as e:
             raise rpc_error(e) from e
@@ -240,6 +248,35 @@ class ObjectsService:
             name=ref.name,
             subresource=ref.subresource,
         )
+
+
+class _Measured:
+    """The time and the outcome of one operation."""
+
+    __slots__ = ("_began", "_ref", "_registry", "_verb")
+
+    def __init__(self, registry: ObjectRegistry, verb: str, ref: pb.ResourceRef) -> None:
+        self._registry, self._verb, self._ref = registry, verb, ref
+
+    def __enter__(self) -> None:
+        self._began = asyncio.get_running_loop().time()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        ref, verb = self._ref, self._verb
+        info: ResourceInfo | None = None
+        with contextlib.suppress(NotFound):
+            info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
+        seconds = asyncio.get_running_loop().time() - self._began
+        method = verb if info is not None else "POST"  # what all of gRPC is
+        self._registry.requests.add(method, info, _code(verb, error), seconds, ref.subresource)
+
+
+def _code(verb: str, error: BaseException | None) -> int:
+    if error is None or (verb == "watch" and not isinstance(error, Exception)):
+        return 201 if verb == "create" else 200
+    if isinstance(error, ApiError):
+        return error.code
+    return 500 if isinstance(error, Exception) else 504  # given up by the client, or too late
 
 
 class DiscoveryService:

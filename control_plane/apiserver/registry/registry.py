@@ -29,6 +29,7 @@ from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, W
 from rayplane.control_plane.apiserver.registry.subresources import Subresources
 from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
 from rayplane.control_plane.apiserver.registry.writing import Writer
+from rayplane.control_plane.apiserver.request_metrics import RequestMetrics
 from rayplane.control_plane.apiserver.requests import (
     SYSTEM,
     Answer,
@@ -76,6 +77,8 @@ class ObjectRegistry:
     """All operations on objects. Every method raises ApiError."""
 
     def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient, network: Network) -> None:
+        self.etcd = etcd
+        self.requests = RequestMetrics()
         self.fairness = Fairness(config.limits.requests_in_flight)
         self.kinds = Kinds()
         self.env = env

@@ -10,10 +10,10 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import openapi_v2
 from rayplane.control_plane.api.machinery.discovery import Discovery, Document
 from rayplane.control_plane.api.machinery.openapi import OpenAPI
+from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
-from rayplane.control_plane.apiserver.rest.request_counts import RequestCounts
-from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
+from rayplane.control_plane.component_base import debugging
 
 GIT_VERSION = "v1.37.0+rayplane"
 _VERSION = {
@@ -42,7 +42,6 @@ class Documents:
         self._openapi = OpenAPI(resources, version=GIT_VERSION, custom_schemas=registry.kinds.custom_schemas)
         self._merged: tuple[str, Document] | None = None  # ETag of OpenAPI v3's root, and what was made of that
         self._merging = asyncio.Lock()
-        self.requests = RequestCounts()
 
     async def answer(self, request: web.BaseRequest) -> web.Response | None:
         path = request.path.rstrip("/") or "/"
@@ -51,7 +50,7 @@ class Documents:
         if path.startswith(_HEALTH) and path.split("/")[1] in ("healthz", "livez", "readyz"):
             return await self._health(request, path)
         if path == "/metrics":
-            return web.Response(text=self._metrics(), content_type="text/plain")
+            return debugging.metrics(request, server_metrics.collect(self._registry))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
             document = self._discovery.document(path, request.headers.get("Accept", ""))
             return _document(request, document)
@@ -118,23 +117,6 @@ class Documents:
         except ApiError:
             return False
         return True
-
-    def _metrics(self) -> str:
-        """Prometheus text format 0.0.4."""
-        lines = ["# TYPE apiserver_request_total counter"]
-        for (verb, resource, code), count in self.requests.items():
-            labels = f'verb="{verb}",resource="{resource}",code="{code}"'
-            lines.append(f"apiserver_request_total{{{labels}}} {count}")
-        caches: list[ResourceCache] = [c for c in self._registry.hub.loaded() if c.ready]
-        lines.append("# TYPE apiserver_storage_objects gauge")
-        lines += [f'apiserver_storage_objects{{resource="{c.info.name}"}} {len(c)}' for c in caches]
-        lines.append("# TYPE apiserver_registered_watchers gauge")
-        lines += [f'apiserver_registered_watchers{{resource="{c.info.name}"}} {c.watcher_count}' for c in caches]
-        lines.append("# TYPE apiserver_cache_revision gauge")
-        lines.append(f"apiserver_cache_revision {self._registry.hub.revision}")
-        if self._registry.auditor is not None:
-            lines += self._registry.auditor.metrics()
-        return "\n".join(lines) + "\n"
 
 
 def _paths() -> list[str]:

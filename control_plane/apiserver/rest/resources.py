@@ -113,6 +113,7 @@ class ResourceHandler:
                 async with contextlib.aclosing(items):
                     async for group in items:
                         lines = [self._line(view, target, i, include, first=first) for i in group]
+                        self._registry.requests.sent(target.info, len(lines))
                         await response.write(b"".join(lines))
                         first = first and not group
             except ApiError as e:

@@ -21,7 +21,7 @@ from rayplane.control_plane.api.errors import (
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
+from rayplane.control_plane.apiserver.flowcontrol.fairness import READING, is_urgent
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
@@ -96,7 +96,7 @@ class RestServer:
     # --- one request --------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        verb, info = request.method, None
+        verb, info, subresource, began = request.method, None, "", asyncio.get_running_loop().time()
         try:
             if request.method not in _METHODS:
                 raise MethodNotAllowed(details={})
@@ -107,7 +107,7 @@ class RestServer:
                 response = await self._document(request, user)
             else:
                 watch = found.watch or request.query.get("watch", "") in ("true", "1")
-                verb = found.verb(request.method, watch=watch)
+                verb, subresource = found.verb(request.method, watch=watch), found.subresource
                 info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
                 response = await self._resource(request, user, found, verb)
         except ApiError as e:
@@ -124,7 +124,8 @@ class RestServer:
             audit.panicked()
             _faults.tell(f"a request failed: {request.method} {request.path}", e)
             response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
-        self._documents.requests.add(verb, info, response.status)
+        seconds = asyncio.get_running_loop().time() - began
+        self._registry.requests.add(verb, info, response.status, seconds, subresource)
         return response
 
     async def _resource(
@@ -134,7 +135,7 @@ class RestServer:
             return web.Response(status=404, text="404 page not found\n")
         if verb == "watch" or found.subresource in _STREAMING:
             return await self._resources.handle(request, user, found, verb)
-        with self._registry.fairness.slot(urgent=is_urgent(user, (found.plural,))):
+        with self._registry.fairness.slot(urgent=is_urgent(user, (found.plural,)), mutating=verb not in READING):
             async with asyncio.timeout(self._config.timing.request_timeout_s):
                 return await self._resources.handle(request, user, found, verb)
 

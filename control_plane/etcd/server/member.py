@@ -191,7 +191,7 @@ class Member:
         ranges = Ranges(driver, machine, driver.reads, callers)
         services = self.metrics.metered(client_services(config, self._handlers(callers, ranges)))
         self.health = Health(driver, machine.alarms, ranges, self.metrics)
-        web = Web(services, self.health, self.metrics)
+        web = Web(services, self.health, self.metrics, config.client_callers)
         client_server = await self._listen(self._network, config.client_address, services, web)
         self.metrics.client_traffic = client_server.traffic
         self.client_url = config.advertise_client_url or f"{config.scheme}://{client_server.address}"

@@ -1,1 +1,1 @@
-"""Metrics for Prometheus: `metrics` of the member, `process` of its process, `text` the format."""
+"""Metrics for Prometheus: `metrics` of the member, `process` of its process."""

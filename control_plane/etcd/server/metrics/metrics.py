@@ -1,4 +1,4 @@
-"""Metrics of a member: what it counts, and the page for Prometheus, under etcd's names.
+"""Metrics of a member: what it counts, under etcd's names.
 
 Most is read from its parts when it is asked for. Counted as it happens: calls (`metered` wraps the services),
 durations of log syncs and store commits, and what the parts count by themselves (`StateMachine`, `Lessor`,
@@ -9,14 +9,22 @@ the next one.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
+from rayplane.control_plane.component_base.metrics import (
+    Family,
+    Histogram,
+    Histograms,
+    counter,
+    exponential,
+    gauge,
+    histogram,
+)
 from rayplane.control_plane.etcd.raft import SoftState
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
-from rayplane.control_plane.etcd.server.metrics.process import add_process
-from rayplane.control_plane.etcd.server.metrics.text import Histogram, Text, labels
+from rayplane.control_plane.etcd.server.metrics.process import file_descriptors
 from rayplane.control_plane.etcd.server.ports import PeerStubs, RaftStatus
 from rayplane.control_plane.etcd.server.replication.proposals import Proposals
 from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
@@ -32,6 +40,7 @@ from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 _RANGE = "/etcdserverpb.KV/Range"
 #: Seconds that a peer has to answer before its round trip counts as failed.
 PROBE_TIMEOUT_S = 2.0
+_DISK_S = exponential(0.001, 2, 14)
 _GO_CODES = {code: "".join(part.capitalize() for part in code.name.split("_")) for code in Code} | {
     Code.OK: "OK",
     Code.CANCELLED: "Canceled",
@@ -62,7 +71,7 @@ class Calls:
         _, service, name = method.path.split("/")
         kinds = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
         kind = kinds.get((method.client_streaming, method.server_streaming), "client_stream")
-        self.labels = labels(grpc_method=name, grpc_service=service, grpc_type=kind)
+        self.labels = (name, service, kind)
         self.started = 0
         self.ok = 0
         self.received = 0
@@ -92,10 +101,10 @@ class Metrics:
         self._quota_bytes = quota_bytes
         self._calls: list[Calls] = []
         self._ranges: Calls | None = None
-        self._log_sync = Histogram(0.001, 14)
+        self._log_sync = Histogram(_DISK_S)
         self._log_bytes = 0
-        self._commit = Histogram(0.001, 14)
-        self._round_trips: dict[int, Histogram] = {}
+        self._commit = Histogram(_DISK_S)
+        self._round_trips = Histograms(exponential(0.0001, 2, 16))
         self._probes: dict[int, asyncio.Task[None]] = {}
         self._health = {True: 0, False: 0}
         self._checks: Counter[tuple[str, str, bool]] = Counter()
@@ -144,20 +153,19 @@ class Metrics:
 
     # What is told
 
-    async def scrape(self) -> str:
-        """The page. Begins to measure the round trips that the next one shows."""
-        text = Text()
-        self._add_server(text)
-        self._add_store(text)
-        self._add_watches_and_leases(text)
-        self._add_disk(text)
-        self._add_peers(text)
-        self._add_calls(text)
-        add_process(text)
+    def collect(self) -> Iterable[Family]:
+        """Everything. Begins to measure the round trips that the next one shows."""
         for peer in self._links.peers:
             if peer not in self._probes:
                 self._probes[peer] = asyncio.get_running_loop().create_task(self._probe(peer))
-        return text.page()
+        yield from self._of_server()
+        yield from self._of_health()
+        yield from self._of_store()
+        yield from self._of_watches_and_leases()
+        yield from self._of_disk()
+        yield from self._of_peers()
+        yield from self._of_calls()
+        yield from file_descriptors()
 
     async def _probe(self, peer: int) -> None:
         try:
@@ -166,108 +174,100 @@ class Metrics:
             if stub is not None:
                 with contextlib.suppress(RpcError):
                     await stub.Members(wire.MembersRequest(), timeout=PROBE_TIMEOUT_S)
-                    self._round_trips.setdefault(peer, Histogram(0.0001, 16)).observe(perf_counter() - began)
+                    self._round_trips.observe(perf_counter() - began, f"{peer:x}")
         finally:
             del self._probes[peer]
 
-    def _add_server(self, text: Text) -> None:
+    def _of_server(self) -> Iterable[Family]:
         raft = self._raft
-        status, proposals = raft.status(), raft.proposals
-        text.gauge("etcd_cluster_version", "1 for the cluster's version.", 1, labels(cluster_version=_minor()))
-        text.gauge("etcd_server_version", "1 for the server's version.", 1, labels(server_version=ETCD_VERSION))
-        text.gauge("etcd_server_id", "1 for the member's id.", 1, labels(server_id=f"{raft.member_id:x}"))
-        text.gauge("etcd_server_has_leader", "Whether the member knows a leader.", bool(status.lead))
-        text.gauge("etcd_server_is_leader", "Whether the member leads.", raft.is_leader)
-        text.gauge("etcd_server_is_learner", "Whether the member is a learner.", raft.is_learner)
-        text.counter("etcd_server_leader_changes_seen_total", "Changes of the leader.", self._leader_changes)
-        text.gauge("etcd_server_proposals_committed_total", "Index of the last committed entry.", status.commit)
-        text.gauge("etcd_server_proposals_applied_total", "Index of the last applied entry.", raft.applied)
-        text.gauge("etcd_server_proposals_pending", "Proposals that wait for their outcome.", len(proposals))
-        text.counter("etcd_server_proposals_failed_total", "Proposals without a known outcome.", proposals.failed)
-        reads = raft.reads
-        text.counter("etcd_server_slow_read_indexes_total", "Rounds of reads that were asked again.", reads.slow)
-        text.counter("etcd_server_read_indexes_failed_total", "Reads that timed out.", reads.failed)
-        text.gauge("etcd_server_quota_backend_bytes", "Size that the store may have.", self._quota_bytes)
-        text.counter("etcd_server_health_success", "Health checks that succeeded.", self._health[True])
-        text.counter("etcd_server_health_failures", "Health checks that failed.", self._health[False])
-        last = {labels(name=n, type=f"/{k}"): float(ok) for (k, n), ok in sorted(self._last_checks.items())}
-        text.family("etcd_server_healthcheck", "Outcome of the last check.", "gauge", last)
-        checks = {
-            labels(name=n, status="success" if ok else "error", type=f"/{k}"): float(count)
-            for (k, n, ok), count in sorted(self._checks.items())
-        }
-        text.family("etcd_server_healthchecks_total", "Checks by their outcome.", "counter", checks)
+        status, proposals, reads = raft.status(), raft.proposals, raft.reads
+        minor = ETCD_VERSION.rpartition(".")[0]
+        yield gauge("etcd_cluster_version", "1 for the cluster's version.", {(minor,): 1}, "cluster_version")
+        yield gauge("etcd_server_version", "1 for the server's version.", {(ETCD_VERSION,): 1}, "server_version")
+        yield gauge("etcd_server_id", "1 for the member's id.", {(f"{raft.member_id:x}",): 1}, "server_id")
+        yield gauge("etcd_server_has_leader", "Whether the member knows a leader.", bool(status.lead))
+        yield gauge("etcd_server_is_leader", "Whether the member leads.", raft.is_leader)
+        yield gauge("etcd_server_is_learner", "Whether the member is a learner.", raft.is_learner)
+        yield counter("etcd_server_leader_changes_seen_total", "Changes of the leader.", self._leader_changes)
+        yield gauge("etcd_server_proposals_committed_total", "Index of the last committed entry.", status.commit)
+        yield gauge("etcd_server_proposals_applied_total", "Index of the last applied entry.", raft.applied)
+        yield gauge("etcd_server_proposals_pending", "Proposals that wait for their outcome.", len(proposals))
+        yield counter("etcd_server_proposals_failed_total", "Proposals without a known outcome.", proposals.failed)
+        yield counter("etcd_server_slow_read_indexes_total", "Rounds of reads that were asked again.", reads.slow)
+        yield counter("etcd_server_read_indexes_failed_total", "Reads that timed out.", reads.failed)
+        yield gauge("etcd_server_quota_backend_bytes", "Size that the store may have.", self._quota_bytes)
 
-    def _add_store(self, text: Text) -> None:
+    def _of_health(self) -> Iterable[Family]:
+        yield counter("etcd_server_health_success", "Health checks that succeeded.", self._health[True])
+        yield counter("etcd_server_health_failures", "Health checks that failed.", self._health[False])
+        last = {(f"/{k}", n): float(ok) for (k, n), ok in sorted(self._last_checks.items())}
+        yield gauge("etcd_server_healthcheck", "Outcome of the last check.", last, "type", "name")
+        checks = {
+            (f"/{k}", n, "success" if ok else "error"): count for (k, n, ok), count in sorted(self._checks.items())
+        }
+        about = "Checks by their outcome."
+        yield counter("etcd_server_healthchecks_total", about, checks, "type", "name", "status")
+
+    def _of_store(self) -> Iterable[Family]:
         machine, store = self._machine, self._machine.store
         size, in_use = store.backend.size()
         ranges = self._ranges.ok if self._ranges is not None else 0
-        text.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store's file.", size)
-        text.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the store in use.", in_use)
-        text.counter("etcd_mvcc_put_total", "Keys put.", machine.puts)
-        text.counter("etcd_mvcc_delete_total", "Keys deleted.", machine.deletes)
-        text.counter("etcd_mvcc_range_total", "Ranges read.", ranges)
-        text.counter("etcd_debugging_mvcc_range_total", "Ranges read.", ranges)
-        text.counter("etcd_mvcc_txn_total", "Transactions that may write.", machine.txns)
-        text.gauge("etcd_debugging_mvcc_keys_total", "Keys.", len(store.index))
-        text.gauge("etcd_debugging_auth_revision", "Revision of users and roles.", machine.auth.revision)
-        text.gauge("etcd_debugging_mvcc_current_revision", "Revision of the store.", store.revision)
-        text.gauge("etcd_debugging_mvcc_compact_revision", "Revision compacted last.", store.compacted_revision)
+        yield gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store's file.", size)
+        yield gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the store in use.", in_use)
+        yield counter("etcd_mvcc_put_total", "Keys put.", machine.puts)
+        yield counter("etcd_mvcc_delete_total", "Keys deleted.", machine.deletes)
+        yield counter("etcd_mvcc_range_total", "Ranges read.", ranges)
+        yield counter("etcd_debugging_mvcc_range_total", "Ranges read.", ranges)
+        yield counter("etcd_mvcc_txn_total", "Transactions that may write.", machine.txns)
+        yield gauge("etcd_debugging_mvcc_keys_total", "Keys.", len(store.index))
+        yield gauge("etcd_debugging_auth_revision", "Revision of users and roles.", machine.auth.revision)
+        yield gauge("etcd_debugging_mvcc_current_revision", "Revision of the store.", store.revision)
+        yield gauge("etcd_debugging_mvcc_compact_revision", "Revision compacted last.", store.compacted_revision)
 
-    def _add_watches_and_leases(self, text: Text) -> None:
+    def _of_watches_and_leases(self) -> Iterable[Family]:
         watches, lessor = self._watches, self._machine.lessor
         counts = watches.counts()
-        text.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", counts.streams)
-        text.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", counts.watchers)
-        text.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that catch up.", counts.unsynced)
-        text.gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait for clients.", counts.pending)
-        text.counter("etcd_debugging_mvcc_events_total", "Events sent to clients.", watches.events_sent)
-        text.counter("etcd_debugging_lease_granted_total", "Leases granted.", lessor.granted)
-        text.counter("etcd_debugging_lease_revoked_total", "Leases revoked.", lessor.revoked)
-        text.counter("etcd_debugging_lease_renewed_total", "Leases renewed by this leader.", lessor.renewed)
-        text.counter("etcd_debugging_server_lease_expired_total", "Leases that ran out.", lessor.ran_out)
+        yield gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", counts.streams)
+        yield gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", counts.watchers)
+        yield gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that catch up.", counts.unsynced)
+        yield gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait for clients.", counts.pending)
+        yield counter("etcd_debugging_mvcc_events_total", "Events sent to clients.", watches.events_sent)
+        yield counter("etcd_debugging_lease_granted_total", "Leases granted.", lessor.granted)
+        yield counter("etcd_debugging_lease_revoked_total", "Leases revoked.", lessor.revoked)
+        yield counter("etcd_debugging_lease_renewed_total", "Leases renewed by this leader.", lessor.renewed)
+        yield counter("etcd_debugging_server_lease_expired_total", "Leases that ran out.", lessor.ran_out)
 
-    def _add_disk(self, text: Text) -> None:
-        text.histogram("etcd_disk_wal_fsync_duration_seconds", "Time to sync the log.", {"": self._log_sync})
-        text.gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log.", self._log_bytes)
-        text.histogram("etcd_disk_backend_commit_duration_seconds", "Time to commit the store.", {"": self._commit})
+    def _of_disk(self) -> Iterable[Family]:
+        yield histogram("etcd_disk_wal_fsync_duration_seconds", "Time to sync the log.", self._log_sync)
+        yield gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log.", self._log_bytes)
+        yield histogram("etcd_disk_backend_commit_duration_seconds", "Time to commit the store.", self._commit)
 
-    def _add_peers(self, text: Text) -> None:
+    def _of_peers(self) -> Iterable[Family]:
         traffic = self._links.traffic
+        peers = {(f"{peer:x}",): peer for peer in self._links.peers}
         local = f"{self._raft.member_id:x}"
-        sent, received, failed, active = {}, {}, {}, {}
-        for peer in self._links.peers:
-            to, name = labels(To=f"{peer:x}"), f"{peer:x}"
-            sent[to] = float(traffic.sent_bytes[peer])
-            failed[to] = float(traffic.send_failures[peer])
-            received[labels(From=name)] = float(traffic.received_bytes[peer])
-            active[labels(Local=local, Remote=name)] = float(self._links.is_connected(peer))
-        text.family("etcd_network_active_peers", "Whether there is a connection.", "gauge", active)
-        text.family("etcd_network_peer_sent_bytes_total", "Bytes of entries sent.", "counter", sent)
-        text.family("etcd_network_peer_received_bytes_total", "Bytes of entries received.", "counter", received)
-        text.family("etcd_network_peer_sent_failures_total", "Broken connections.", "counter", failed)
-        trips = {labels(To=f"{p:x}"): h for p, h in sorted(self._round_trips.items())}
-        text.histogram("etcd_network_peer_round_trip_time_seconds", "Time for a call to a peer.", trips)
+        active = {(local, *name): self._links.is_connected(peer) for name, peer in peers.items()}
+        sent = {name: traffic.sent_bytes[peer] for name, peer in peers.items()}
+        received = {name: traffic.received_bytes[peer] for name, peer in peers.items()}
+        failed = {name: traffic.send_failures[peer] for name, peer in peers.items()}
+        yield gauge("etcd_network_active_peers", "Whether there is a connection.", active, "Local", "Remote")
+        yield counter("etcd_network_peer_sent_bytes_total", "Bytes of entries sent.", sent, "To")
+        yield counter("etcd_network_peer_received_bytes_total", "Bytes of entries received.", received, "From")
+        yield counter("etcd_network_peer_sent_failures_total", "Broken connections.", failed, "To")
+        trips = dict(sorted(self._round_trips.by_labels.items()))
+        yield histogram("etcd_network_peer_round_trip_time_seconds", "Time for a call to a peer.", trips, "To")
 
-    def _add_calls(self, text: Text) -> None:
-        calls, traffic = self._calls, self.client_traffic
-        text.counter("etcd_network_client_grpc_received_bytes_total", "Bytes from clients.", traffic.received)
-        text.counter("etcd_network_client_grpc_sent_bytes_total", "Bytes to clients.", traffic.sent)
-        started = {c.labels: float(c.started) for c in calls}
-        text.family("grpc_server_started_total", "Calls begun.", "counter", started)
-        handled: dict[str, float] = {}
-        for c in calls:
-            handled[labels(grpc_code="OK") + "," + c.labels] = c.ok
-            for code, count in sorted(c.failed.items(), key=lambda item: item[0].value[0]):
-                handled[labels(grpc_code=_GO_CODES[code]) + "," + c.labels] = count
-        text.family("grpc_server_handled_total", "Calls ended, by code.", "counter", handled)
-        received = {c.labels: float(c.received) for c in calls}
-        text.family("grpc_server_msg_received_total", "Messages received.", "counter", received)
-        text.family("grpc_server_msg_sent_total", "Messages sent.", "counter", {c.labels: float(c.sent) for c in calls})
-
-
-def _minor() -> str:
-    return ETCD_VERSION.rpartition(".")[0]
+    def _of_calls(self) -> Iterable[Family]:
+        calls, traffic, names = self._calls, self.client_traffic, ("grpc_method", "grpc_service", "grpc_type")
+        yield counter("etcd_network_client_grpc_received_bytes_total", "Bytes from clients.", traffic.received)
+        yield counter("etcd_network_client_grpc_sent_bytes_total", "Bytes to clients.", traffic.sent)
+        yield counter("grpc_server_started_total", "Calls begun.", {c.labels: c.started for c in calls}, *names)
+        handled = {("OK", *c.labels): c.ok for c in calls}
+        handled |= {(_GO_CODES[code], *c.labels): n for c in calls for code, n in c.failed.items()}
+        yield counter("grpc_server_handled_total", "Calls ended, by code.", handled, "grpc_code", *names)
+        received = {c.labels: c.received for c in calls}
+        yield counter("grpc_server_msg_received_total", "Messages received.", received, *names)
+        yield counter("grpc_server_msg_sent_total", "Messages sent.", {c.labels: c.sent for c in calls}, *names)
 
 
 def _metered(function: Callable[..., Any], calls: Calls, client_streaming: bool) -> Callable[..., Any]:

@@ -1,20 +1,22 @@
 """Paths of the client port over HTTP/1.1: the JSON gateway, /health, /livez, /readyz, /version, /metrics.
 
-    network.serve(address, services, web=Web(services, health, metrics))
+    network.serve(address, services, web=Web(services, health, metrics, callers))
 
-Health, version and metrics are for anyone who can connect; calls of the gateway are checked by their services.
+Health and version are for anyone who can connect, metrics for `callers`; calls of the gateway are checked by their
+services.
 """
 
 from collections.abc import Sequence
 
 from aiohttp import web
 
+from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
 from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
 from rayplane.control_plane.etcd.server.web.gateway.gateway import JSON_HEADERS, Gateway
 from rayplane.control_plane.etcd.server.web.gateway.messages import dump
 from rayplane.control_plane.etcd.server.web.health import CHECKS, Health
-from rayplane.control_plane.rpc import Service
+from rayplane.control_plane.rpc import Callers, Service, identity_of_transport
 
 #: etcd allows every origin unless told otherwise.
 CORS = {
@@ -24,13 +26,13 @@ CORS = {
 }
 #: A name that the gateway had while it was young.
 OLD_PREFIX, PREFIX = "/v3beta/", "/v3/"
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Web:
     """Answers what comes to a member's client port as HTTP/1.1."""
 
-    def __init__(self, services: Sequence[Service], health: Health, metrics: Metrics) -> None:
+    def __init__(self, services: Sequence[Service], health: Health, metrics: Metrics, callers: Callers) -> None:
+        self._callers = callers
         self._metrics = metrics
         self._health = health
         self._gateway = Gateway(services, CORS)
@@ -45,8 +47,7 @@ class Web:
         if path.startswith(PREFIX):
             return await self._gateway.answer(request, path)
         if path == "/metrics":
-            body = (await self._metrics.scrape()).encode()
-            return web.Response(body=body, headers=CORS | {"Content-Type": METRICS_TYPE})
+            return self._answer_metrics(request)
         root, _, check = path.removeprefix("/").partition("/")
         health = path == "/health"
         if not health and path != "/version" and (root not in CHECKS or (check and check not in CHECKS[root])):
@@ -58,6 +59,12 @@ class Web:
         if path == "/version":
             return web.Response(body=dump(self._version), headers=CORS | JSON_HEADERS)
         return await self._answer_checks(request, root, check)
+
+    def _answer_metrics(self, request: web.BaseRequest) -> web.Response:
+        refusal = self._callers.refusal(identity_of_transport(request.transport), request.path)
+        if refusal is not None:
+            return self._gateway.text(403, refusal.message)
+        return debugging.metrics(request, self._metrics.collect(), **CORS)
 
     async def _answer_health(self, request: web.BaseRequest) -> web.StreamResponse:
         query = request.query

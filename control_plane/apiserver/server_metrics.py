@@ -1,0 +1,33 @@
+"""Metrics of an API server for Prometheus, under Kubernetes' names."""
+
+from collections.abc import Iterable
+
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.component_base.metrics import Family, counter, gauge, histogram
+
+
+def collect(registry: ObjectRegistry) -> Iterable[Family]:
+    """Everything; what is not counted as it happens is looked at now."""
+    yield from registry.requests.collect()
+    running = {(kind,): count for kind, count in registry.fairness.in_flight.items()}
+    yield gauge("apiserver_current_inflight_requests", "Requests under way.", running, "request_kind")
+    durations = registry.etcd.durations.by_labels
+    yield histogram("etcd_request_duration_seconds", "Time of calls to etcd.", durations, "operation")
+    caches = [cache for cache in registry.hub.loaded() if cache.ready]
+    # Definitions that were removed have no cache: these labels are bounded by what is served.
+    objects = {(cache.info.name,): len(cache) for cache in caches}
+    watchers = {(cache.info.name,): cache.watcher_count for cache in caches}
+    yield gauge("apiserver_storage_objects", "Objects in the store.", objects, "resource")
+    yield gauge("apiserver_registered_watchers", "Watches that are open.", watchers, "resource")
+    yield gauge("apiserver_cache_revision", "Revision of the caches.", registry.hub.revision)
+    if registry.auditor is not None:
+        yield from _of_audit(registry)
+
+
+def _of_audit(registry: ObjectRegistry) -> Iterable[Family]:
+    assert registry.auditor is not None
+    levels, lost = registry.auditor.levels, registry.auditor.lost
+    yield counter("apiserver_audit_event_total", "Audit events.", levels.total())
+    by_level = {(level.text,): count for level, count in sorted(levels.items())}
+    yield counter("apiserver_audit_level_total", "Audit events by level.", by_level, "level")
+    yield counter("apiserver_audit_error_total", "Audit events that were lost.", lost, "plugin")
