@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.api import meta
@@ -10,12 +11,15 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer
+from rayplane.control_plane.component_base.debugging import Debugging
+from rayplane.control_plane.component_base.metrics import Family, gauge
 from rayplane.control_plane.rpc import Network, Service
 from rayplane.node import callers
 from rayplane.node.config import PROCESS, NodeConfig, NodeHostConfig
 from rayplane.node.errors import ConfigError
 from rayplane.node.events import Events
 from rayplane.node.ingress.status import IngressStatus
+from rayplane.node.kubelet import metrics
 from rayplane.node.kubelet.host_pods import HostPods
 from rayplane.node.kubelet.kubelet import Kubelet, Shared
 from rayplane.node.kubelet.node_lease import NodeLeases
@@ -88,6 +92,18 @@ class NodeHost:
         """Return the kubelet of a node. Raises NotHere."""
         return self._pods.kubelet(name)
 
+    def collect(self) -> Iterable[Family]:
+        """For Prometheus."""
+        kubelets = self.kubelets
+        pods = {name: sum(w.takes_room and bool(w.runs) for w in k.workers) for name, k in kubelets.items()}
+        states = {(name, state): n for name, k in kubelets.items() for state, n in k.containers().items()}
+        yield from metrics.collect({name: k.metrics for name, k in kubelets.items()}, pods, states)
+        space = self._volumes.space()
+        capacity = {(node,): total for node, (total, _) in space.items()}
+        free = {(node,): left for node, (_, left) in space.items()}
+        yield gauge("kubelet_volume_stats_capacity_bytes", "Bytes that volumes may hold.", capacity, "node")
+        yield gauge("kubelet_volume_stats_available_bytes", "Bytes that no volume has reserved.", free, "node")
+
     # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -119,7 +135,9 @@ class NodeHost:
     async def _serve(self) -> None:
         handler = NodeService(self._pods, self.sessions, self.env.clock)
         node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.NODE)
-        server = await self.network.serve(self.config.address, [node, *self._volumes.services()])
+        server = await self.network.serve(
+            self.config.address, [node, *self._volumes.services()], web=Debugging(self.collect)
+        )
         self._stack.push_async_callback(server.stop)
         host, _, port = server.address.rpartition(":")
         self.advertised = f"{self.config.advertise_host or host}:{port}"

@@ -10,7 +10,7 @@ from rayplane.control_plane.client.election import LeaderElector
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.events import EventRecorder
 from rayplane.control_plane.client.informer import Informer
-from rayplane.control_plane.client.workqueue import WorkQueue
+from rayplane.control_plane.client.workqueue import QueueMetrics, WorkQueue
 
 __all__ = [
     "ApiClient",
@@ -19,6 +19,7 @@ __all__ = [
     "Informer",
     "LeaderElector",
     "ObjectList",
+    "QueueMetrics",
     "WatchEvent",
     "WorkQueue",
 ]

@@ -12,13 +12,14 @@ goes on. What was on its way before the stop is refused by the objects' resource
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object, copy_for_write
 from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.component_base.metrics import Family, gauge
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.control_plane.timings import ElectionTiming
 from rayplane.storage.env import Env
@@ -65,6 +66,10 @@ class LeaderElector:
         if not self._leading:
             return False
         return asyncio.get_running_loop().time() < self._renewed_at + self._timing.renew_deadline_s
+
+    def collect(self) -> Iterable[Family]:
+        leads = {(self._name,): self.is_leader}
+        yield gauge("leader_election_master_status", "Whether this replica leads.", leads, "name")
 
     def fenced(self, client: ApiClient) -> ApiClient:
         """A client whose writes are refused with ServiceUnavailable, unsent, while this candidate does not lead."""

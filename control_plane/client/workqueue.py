@@ -5,19 +5,48 @@ afterwards. The number of keys bounds it.
 """
 
 import asyncio
+from collections.abc import Iterable, Mapping
 
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.component_base.metrics import Family, Histogram, counter, exponential, gauge, histogram
 
 BACKOFF = Backoff(0.005, 30.0)
+_BOUNDS_S = exponential(1e-8, 10.0, 12)
+
+
+class QueueMetrics:
+    """Counts of one queue, and of those that take its place in later terms."""
+
+    __slots__ = ("adds", "depth", "retries", "waits", "work")
+
+    def __init__(self) -> None:
+        self.depth = self.adds = self.retries = 0
+        self.waits = Histogram(_BOUNDS_S)
+        self.work = Histogram(_BOUNDS_S)
+
+
+def collect(queues: Mapping[str, QueueMetrics]) -> Iterable[Family]:
+    """Families of queues by their names, as client-go calls them."""
+    depth = {(queue,): metrics.depth for queue, metrics in queues.items()}
+    yield gauge("workqueue_depth", "Keys that wait.", depth, "name")
+    adds = {(queue,): metrics.adds for queue, metrics in queues.items()}
+    yield counter("workqueue_adds_total", "Keys added.", adds, "name")
+    retries = {(queue,): metrics.retries for queue, metrics in queues.items()}
+    yield counter("workqueue_retries_total", "Keys added again after a failure.", retries, "name")
+    waits = {(queue,): metrics.waits for queue, metrics in queues.items()}
+    yield histogram("workqueue_queue_duration_seconds", "Time that keys waited.", waits, "name")
+    work = {(queue,): metrics.work for queue, metrics in queues.items()}
+    yield histogram("workqueue_work_duration_seconds", "Time that work on keys took.", work, "name")
 
 
 class WorkQueue:
     """Keys in the order they were first added; delayed and rate-limited adding by the loop's timers."""
 
-    def __init__(self, *, backoff: Backoff = BACKOFF) -> None:
+    def __init__(self, *, backoff: Backoff = BACKOFF, metrics: QueueMetrics | None = None) -> None:
         self._backoff = backoff
-        self._queue: dict[str, None] = {}
-        self._working: set[str] = set()
+        self._metrics = metrics or QueueMetrics()
+        self._queue: dict[str, float] = {}  # since when
+        self._working: dict[str, float] = {}  # since when
         self._again: dict[str, None] = {}
         self._failures: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -30,7 +59,9 @@ class WorkQueue:
         if key in self._working:
             self._again[key] = None
         elif key not in self._queue:
-            self._queue[key] = None
+            self._queue[key] = asyncio.get_running_loop().time()
+            self._metrics.adds += 1
+            self._metrics.depth = len(self._queue)
             self._wake()
 
     def add_after(self, key: str, seconds: float) -> None:
@@ -49,6 +80,7 @@ class WorkQueue:
 
     def add_rate_limited(self, key: str) -> None:
         """Add after a pause that doubles with each failure since `forget`."""
+        self._metrics.retries += 1
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         self.add_after(key, self._backoff.pause_s(failures))
 
@@ -74,12 +106,16 @@ class WorkQueue:
                     self._wake()
                 raise
         key = next(iter(self._queue))
-        del self._queue[key]
-        self._working.add(key)
+        now = asyncio.get_running_loop().time()
+        self._metrics.waits.observe(now - self._queue.pop(key))
+        self._metrics.depth = len(self._queue)
+        self._working[key] = now
         return key
 
     def done(self, key: str) -> None:
-        self._working.discard(key)
+        since = self._working.pop(key, None)
+        if since is not None:
+            self._metrics.work.observe(asyncio.get_running_loop().time() - since)
         if key in self._again:
             del self._again[key]
             self.add(key)
@@ -89,6 +125,7 @@ class WorkQueue:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        self._metrics.depth = 0
 
     def _due(self, key: str) -> None:
         self._timers.pop(key, None)

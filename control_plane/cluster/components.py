@@ -122,6 +122,7 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
     client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
     config = LoadBalancerConfig(
         address=spec.instance.endpoint("https"),
+        metrics_address=spec.instance.metrics,
         backends=spec.topology.endpoints(Role.APISERVER, "https"),
         ca=spec.credentials.ca if spec.credentials else b"",
     )
@@ -129,7 +130,7 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
     async def backends() -> list[str]:
         return list((await client.discover()).https)
 
-    return LoadBalancer(config, find_backends=backends, sockets=sockets)
+    return LoadBalancer(config, find_backends=backends, sockets=sockets, network=network)
 
 
 def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
@@ -139,6 +140,7 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     config = SchedulerConfig(
         identity=_identity(spec, env),
         api_endpoints=_api_endpoints(spec),
+        address=spec.instance.metrics,
         election=spec.config.timings.election,
     )
     return Scheduler(config, env, network)
@@ -151,6 +153,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
     config = ControllersConfig(
         identity=_identity(spec, env),
         api_endpoints=_api_endpoints(spec),
+        address=spec.instance.metrics,
         timing=Timing.of(spec.config.timings),
         pod_cidr=spec.plan.pod_cidr,
         external_cidr=spec.plan.external_cidr,

@@ -15,6 +15,7 @@ from rayplane.control_plane.cluster.access import Access
 from rayplane.control_plane.cluster.callers import SUPERVISOR
 from rayplane.control_plane.cluster.config import AddressPlan
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.etcd import callers as etcd
 from rayplane.control_plane.rpc import Callers
 from rayplane.node import callers as node
@@ -36,6 +37,7 @@ def who(callers: Mapping[str, Callers]) -> str:
     return f"{named}; each actor for itself: {', '.join(judging)}" if judging else str(named)
 
 
+_METRICS = ("metrics over HTTP; mutual TLS", str(debugging.CALLERS))
 # By role and port of `topology.PORTS`: what is spoken there, and who may call.
 RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
     (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", str(etcd.CLIENTS)),
@@ -43,11 +45,12 @@ RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
     (Role.APISERVER, "grpc"): ("rayplane.v1 gRPC; mutual TLS", AUTHENTICATED),
     (Role.APISERVER, "https"): ("Kubernetes REST; TLS", AUTHENTICATED),
     (Role.LOAD_BALANCER, "https"): ("TCP, passed on to an API server's https", "as the API servers"),
+    **{(role, "metrics"): _METRICS for role in (Role.LOAD_BALANCER, Role.SCHEDULER, Role.CONTROLLERS)},
     (Role.NODE_HOST, "grpc"): (
-        "kubelet, volumes (CSI) and replicas over gRPC; mutual TLS",
+        "kubelet, volumes (CSI) and replicas over gRPC, metrics; mutual TLS",
         who(node.NODE | node.VOLUME_REPLICA | node.CSI["Identity"] | node.CSI["Controller"] | node.CSI["Node"]),
     ),
-    (Role.SUPERVISOR, "grpc"): ("rayplane.v1 Supervisor gRPC; mutual TLS", who(SUPERVISOR)),
+    (Role.SUPERVISOR, "grpc"): ("rayplane.v1 Supervisor gRPC, metrics; mutual TLS", who(SUPERVISOR)),
 }
 
 

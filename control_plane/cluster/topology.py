@@ -33,9 +33,9 @@ class Role(StrEnum):
 PORTS: Mapping[Role, tuple[str, ...]] = {
     Role.MEMBER: ("client", "peer"),
     Role.APISERVER: ("grpc", "https"),
-    Role.LOAD_BALANCER: ("https",),
-    Role.SCHEDULER: (),
-    Role.CONTROLLERS: (),
+    Role.LOAD_BALANCER: ("https", "metrics"),
+    Role.SCHEDULER: ("metrics",),
+    Role.CONTROLLERS: ("metrics",),
     Role.NODE_HOST: ("grpc",),
     Role.SUPERVISOR: ("grpc",),
 }
@@ -77,6 +77,11 @@ class Instance:
 
     def endpoint(self, port: str) -> str:
         return f"{self.machine.address}:{self.ports[port]}"
+
+    @property
+    def metrics(self) -> str:
+        """host:port of the port that is for metrics alone; empty where there is none, as in earlier versions."""
+        return self.endpoint("metrics") if "metrics" in self.ports else ""
 
     def to_json(self) -> dict[str, Any]:
         return {

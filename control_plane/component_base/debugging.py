@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.component_base.metrics import Family
-from rayplane.control_plane.rpc import ADMINISTRATORS, Callers, identity_of_transport
+from rayplane.control_plane.rpc import ADMINISTRATORS, Callers, Network, Server, identity_of_transport
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -33,6 +33,11 @@ class Debugging:
         if refusal is not None:
             return _text(403, refusal.message)
         return await answer(request, self._collect) or _text(404, "404 page not found")
+
+
+async def serve(network: Network, address: str, collect: Collect) -> Server | None:
+    """A port for these paths alone, of a component that serves nothing else; none where `address` is empty. OSError."""
+    return await network.serve(address, [], web=Debugging(collect)) if address else None
 
 
 async def answer(request: "web.BaseRequest", collect: Collect) -> "web.Response | None":

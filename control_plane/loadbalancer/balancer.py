@@ -12,10 +12,12 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from rayplane.control_plane.component_base.debugging import serve
+from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.loadbalancer.backends import (
     Backend,
     Checked,
@@ -23,12 +25,14 @@ from rayplane.control_plane.loadbalancer.backends import (
     Cut,
     Event,
     Finding,
+    Health,
     Listed,
     Opened,
     Pool,
     Retry,
     Ticked,
 )
+from rayplane.control_plane.rpc import Network, Server
 from rayplane.control_plane.rpc.gate import Gate, GateLimits, fitting
 from rayplane.control_plane.rpc.sockets import (
     STREAM_BYTES,
@@ -56,6 +60,8 @@ class LoadBalancerConfig:
     """Addresses to listen on and to pass on to. Spans in seconds."""
 
     address: str = "127.0.0.1:0"
+    metrics_address: str = ""
+    """host:port where its metrics are served; empty: nowhere."""
     backends: tuple[str, ...] = ()
     """host:port of the servers known at the start."""
 
@@ -93,8 +99,12 @@ class LoadBalancer:
         *,
         find_backends: FindBackends | None = None,
         sockets: Sockets | None = None,
+        network: Network | None = None,
     ) -> None:
         self.address = ""
+        self._network = network
+        self._server: Server | None = None
+        self._accepted = self._refused = 0
         self._config = config
         self._find_backends = find_backends
         self._pool = Pool(config.silent_to_doubt, config.leave_s)
@@ -110,6 +120,8 @@ class LoadBalancer:
     async def start(self) -> None:
         """Listen. OSError when the address cannot be had."""
         self.set_backends(self._config.backends)
+        if self._network is not None:
+            self._server = await serve(self._network, self._config.metrics_address, self.collect)
         self._listening = await self._sockets.listen(self._config.address, accepting(self._accept))
         self.address = self._listening.address
         await self._check_all()
@@ -128,6 +140,18 @@ class LoadBalancer:
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=self._config.drain_s)
         await cancel_and_wait(*self._connections)
+        if self._server is not None:
+            await self._server.stop()
+
+    def collect(self) -> Iterable[Family]:
+        """For Prometheus; the servers are few."""
+        backends = self.backends()
+        open_to = {(b.address,): b.connections for b in backends}
+        ready = {(b.address,): b.health is Health.READY for b in backends}
+        yield gauge("loadbalancer_connections", "Connections that are open, by server.", open_to, "backend")
+        yield gauge("loadbalancer_backend_ready", "Whether a server is ready.", ready, "backend")
+        yield counter("loadbalancer_connections_total", "Connections taken.", self._accepted)
+        yield counter("loadbalancer_connections_refused_total", "Connections beyond the limit.", self._refused)
 
     def set_backends(self, addresses: Sequence[str]) -> None:
         """From now on these are the servers; the connections of others may go on for a while."""
@@ -205,9 +229,11 @@ class LoadBalancer:
         peer = writer.get_extra_info("peername")
         client = str(peer[0]) if peer else ""
         if not self._gate.enter(client):
+            self._refused += 1
             writer.transport.abort()
             return
         self._connections[task] = ""
+        self._accepted += 1
         try:
             found = await self._connect()
             if found is not None:

@@ -43,6 +43,8 @@ class SchedulerConfig:
     identity: str
     #: host:port of the API servers' gRPC.
     api_endpoints: tuple[str, ...] = ()
+    #: host:port where its metrics are served; empty: nowhere.
+    address: str = ""
     profiles: tuple[Profile, ...] = DEFAULT_PROFILES
     election: ElectionTiming = FAST.election
     #: Pods decided in one go, without letting other tasks run.

@@ -43,6 +43,8 @@ class Failure:
     pod: PodInfo
     message: str
     preemption: Preemption | None = None
+    is_fault: bool = False
+    """The scheduler failed, not the nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ class Cycle:
         except Exception as e:
             # A pod, or what it refers to, that was written past the API must not end the term for all others.
             log.exception("pod %s cannot be scheduled", pod.key)
-            return Failure(pod, f"the scheduler failed on this pod: {type(e).__name__}: {e}")
+            return Failure(pod, f"the scheduler failed on this pod: {type(e).__name__}: {e}", is_fault=True)
 
     def schedule_one(self, pod: PodInfo) -> Placement | Failure:
         state = self._state(pod)

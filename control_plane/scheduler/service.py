@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -13,10 +13,13 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import resources_changed
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.client import ApiClient, EventRecorder, Informer, LeaderElector
-from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.component_base.debugging import serve
+from rayplane.control_plane.component_base.metrics import Family
+from rayplane.control_plane.rpc import Network, Server
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
 from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
@@ -41,6 +44,9 @@ class Scheduler:
             self._client, env, name=LEASE_NAME, identity=config.identity, timing=config.election
         )
         self._term: Term | None = None
+        self._network = network
+        self._metrics = SchedulerMetrics()
+        self._server: Server | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -54,15 +60,23 @@ class Scheduler:
         """What this replica would decide for a pod now, per node and plugin; None when it does not lead."""
         return self._term.explain(pod) if self._term else None
 
+    def collect(self) -> Iterable[Family]:
+        """For Prometheus."""
+        yield from self._elector.collect()
+        yield from self._metrics.collect(self.pending())
+
     async def start(self) -> None:
+        self._server = await serve(self._network, self._config.address, self.collect)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
         """Stop scheduling, then give the Lease back."""
         await self._elector.stop()
+        if self._server is not None:
+            await self._server.stop()
 
     async def _lead(self) -> None:
-        self._term = term = Term(self._config, self._env, self._elector.fenced(self._client))
+        self._term = term = Term(self._config, self._env, self._elector.fenced(self._client), self._metrics)
         try:
             await term.run()
         finally:
@@ -73,8 +87,9 @@ class Scheduler:
 class Term:
     """One term of leadership: the caches, queue and cycle that this replica has while it leads."""
 
-    def __init__(self, config: SchedulerConfig, env: Env, client: ApiClient) -> None:
+    def __init__(self, config: SchedulerConfig, env: Env, client: ApiClient, metrics: SchedulerMetrics) -> None:
         self._config = config
+        self._metrics = metrics
         self.snapshot = Snapshot()
         self.volumes = VolumeIndex()
         self.cycle = Cycle(config, self.snapshot, self.volumes)
@@ -152,7 +167,9 @@ class Term:
             await self._rest(now)
             return
         failures: list[Failure] = []
-        for decision in self.cycle.schedule(pods):
+        decisions = self.cycle.schedule(pods)
+        self._count(decisions, _now() - now)
+        for decision in decisions:
             if isinstance(decision, Failure):
                 failures.append(decision)
                 self._failed(decision, now)
@@ -168,6 +185,16 @@ class Term:
         if failures:
             await self._start(tasks, self._binder.report(failures))
         await asyncio.sleep(0)
+
+    def _count(self, decisions: Sequence[Placement | Failure], seconds: float) -> None:
+        each = seconds / max(len(decisions), 1)
+        for decision in decisions:
+            result = SCHEDULED
+            if isinstance(decision, Failure):
+                result = ERROR if decision.is_fault else UNSCHEDULABLE
+                if decision.preemption is not None:
+                    self._metrics.preempted(len(decision.preemption.victims))
+            self._metrics.decided(result, decision.pod.scheduler, each)
 
     async def _start(self, tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
         """Run a write beside the loop; waits while too many are on their way."""
@@ -230,6 +257,7 @@ class Term:
         Not so when the informer has settled the pod's fate meanwhile: a call without an answer may have bound it.
         """
         pod = placement.pod
+        self._metrics.bind_failed(pod.scheduler)
         waiting = self.queue.get(pod.key)
         if waiting is None or waiting.uid != pod.uid:
             return

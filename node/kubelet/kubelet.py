@@ -7,6 +7,7 @@ sandbox with a new address.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +25,11 @@ from rayplane.node.kubelet import registration
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, Room
 from rayplane.node.kubelet.fence import Fence
+from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker, Probes, Statuses, WorkerParts
 from rayplane.node.kubelet.sandbox import ObjectLookup, PodVolumes, Sandbox, SandboxParts, Tokens
 from rayplane.node.lifecycle import Rejected, Resumed, Suspended
+from rayplane.node.lifecycle.model import Run
 from rayplane.node.runtime import Runtime
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.pod_files import PodFiles
@@ -69,6 +72,7 @@ class Kubelet:
         self.runtime = runtime
         self.node: Object | None = None
         self.addresses = NodeAddresses()
+        self.metrics = KubeletMetrics()
         self.fence = Fence(shared.timing.fence_after_s, self._suspend)
         self._shared = shared
         self._status_changed = status_changed
@@ -105,6 +109,7 @@ class Kubelet:
             events=shared.events,
             tasks=shared.tasks,
             gone=self._drop,
+            metrics=self.metrics,
         )
 
     @property
@@ -126,6 +131,17 @@ class Kubelet:
         if worker is None:
             raise NotHere(f"pod {namespace}/{name} is not on node {self.name}")
         return worker
+
+    def containers(self) -> Counter[str]:
+        """Containers of its pods by the state that the runtime has them in: `running`, `exited`."""
+        found: Counter[str] = Counter()
+        for worker in self._workers.values():
+            for container in worker.machine.by_name.values():
+                if container.run in (Run.RUNNING, Run.STOPPING):
+                    found["running"] += 1
+                elif container.name in worker.runs:
+                    found["exited"] += 1
+        return found
 
     # --- registration -----------------------------------------------------------------------------
 

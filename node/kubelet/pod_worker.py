@@ -19,6 +19,7 @@ from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
 from rayplane.node.kubelet.admission import Allocations, room_of
 from rayplane.node.kubelet.fence import Fence
+from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
 from rayplane.node.kubelet.status_manager import WrittenPod
 from rayplane.node.lifecycle import (
@@ -101,6 +102,7 @@ class WorkerParts:
     events: Events
     tasks: Tasks
     gone: "Callable[[PodWorker], None]"
+    metrics: KubeletMetrics
 
 
 class PodWorker:
@@ -113,6 +115,7 @@ class PodWorker:
         "_holds_room",
         "_inbox",
         "_parts",
+        "_seen_at",
         "_tasks",
         "_timers",
         "machine",
@@ -131,6 +134,7 @@ class PodWorker:
         self._draining = False
         self._holds_room = False
         self._closed = False
+        self._seen_at = asyncio.get_running_loop().time()
         self._finalize = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._timers: dict[object, asyncio.TimerHandle] = {}
@@ -307,6 +311,10 @@ class PodWorker:
             directory=self.sandbox.directory,
             stamp=outside.timestamp(),
         )
+        self._parts.metrics.started_containers += 1
+        if not self.runs:
+            self._parts.metrics.started_pods += 1
+            self._parts.metrics.pod_start.observe(asyncio.get_running_loop().time() - self._seen_at)
         if name in self.runs:
             self.previous[name] = self.runs[name]
         listener = _RunListener(self, effect, order.container_id)

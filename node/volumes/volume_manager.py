@@ -94,6 +94,10 @@ class VolumeManager:
         for local in self._local.made():
             await local.stop()
 
+    def space(self) -> dict[str, tuple[int, int]]:
+        """Bytes that the volumes of each node may hold, and those that are free, of nodes that have had any."""
+        return {node: (ledger.total_bytes, ledger.free_bytes) for node, ledger in self._ledgers.items()}
+
     def services(self) -> list[Service]:
         driver = CsiDriver({LOCAL: self._local, REPLICATED: self._replicated}, version=VERSION)
         replicas = volumes_pb2.DESCRIPTOR.services_by_name["VolumeReplica"]

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from rayplane.control_plane.client import ApiClient, EtcdClient
@@ -18,6 +19,8 @@ from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import SupervisorService
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.component_base.debugging import Debugging
+from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -80,11 +83,25 @@ class Supervisor:
         """The topology that is wanted, as far as this supervisor knows."""
         return self._reconciler.topology
 
+    def collect(self) -> Iterable[Family]:
+        """For Prometheus."""
+        reconciler, topology = self._reconciler, self.topology
+        wanted = Counter((i.role.value,) for i in topology.instances)
+        running = Counter((i.role.value,) for i in topology.instances if i.name in reconciler.running)
+        actions = {(kind,): count for kind, count in reconciler.actions.items()}
+        yield gauge("supervisor_actors", "Actors that are wanted.", wanted, "role")
+        yield gauge("supervisor_running_actors", "Actors that were running when last looked.", running, "role")
+        yield counter("supervisor_actions_total", "Actions carried out.", actions, "action")
+        yield counter("supervisor_replacements_total", "Members that got a successor.", reconciler.replacements)
+        yield gauge("supervisor_failing_actors", "Actors whose last starts failed.", len(reconciler.records.failures))
+
     async def start(self) -> None:
         if self._claim is not None:
             self._claimed = await self._claim()
         service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self._service, callers=callers.SUPERVISOR)
-        self._server = await self._network.serve(self._spec.instance.endpoint("grpc"), [service])
+        self._server = await self._network.serve(
+            self._spec.instance.endpoint("grpc"), [service], web=Debugging(self.collect)
+        )
         self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
 
     async def stop(self) -> None:

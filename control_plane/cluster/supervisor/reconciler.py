@@ -7,6 +7,7 @@ etcd and the API have limits of their own and are made one after the other.
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
@@ -62,6 +63,9 @@ class Reconciler:
         self.loaded = asyncio.Event()
         self.running: frozenset[str] = frozenset()
         """What ran when the host was asked last."""
+        self.actions: Counter[str] = Counter()
+        """Actions carried out, by their kind."""
+        self.replacements = 0
         self._topology = topology
         self._ports = ports
         self._current = False
@@ -234,6 +238,7 @@ class Reconciler:
             # It may have been stored all the same.
             self._current = False
             raise
+        self.replacements += sum(bool(i.replaces) and not before.has(i.name) for i in topology.instances)
         await self._adopt(topology)
         voted = {i.name for i in topology.of(Role.MEMBER) if i.phase is Phase.ACTIVE}
         if any(i.name in voted for i in before.instances if i.phase is Phase.JOINING):
@@ -254,9 +259,10 @@ class Reconciler:
         return topology
 
     def _allotted(self, instance: Instance, taken: set[int]) -> Mapping[str, int]:
-        ports: dict[str, int] = {}
+        ports = dict(instance.ports)  # what it has it keeps: others know it there
         for label in PORTS[instance.role]:
-            ports[label] = self._ports.allot(instance.machine.address, taken | set(ports.values()))
+            if label not in ports:
+                ports[label] = self._ports.allot(instance.machine.address, taken | set(ports.values()))
         return ports
 
     # Actions
@@ -278,6 +284,7 @@ class Reconciler:
         return pause
 
     async def _carry_out(self, action: Action, desired: Topology) -> float:
+        self.actions[type(action).__name__] += 1
         match action:
             case Start(instance):
                 self._begin(action, instance.name, self._start(instance))

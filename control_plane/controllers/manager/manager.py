@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector
+from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector, QueueMetrics, workqueue
+from rayplane.control_plane.component_base.debugging import serve
+from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
 from rayplane.control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
@@ -18,7 +20,7 @@ from rayplane.control_plane.controllers.manager.executor import Executor
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
-from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc import Network, Server
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
@@ -40,20 +42,31 @@ class ControllerManager:
             identity=config.identity,
             timing=timing.election,
         )
+        self._queues: dict[str, QueueMetrics] = {}
+        self._server: Server | None = None
 
     @property
     def is_leader(self) -> bool:
         return self._elector.is_leader
 
+    def collect(self) -> Iterable[Family]:
+        """For Prometheus."""
+        yield from self._elector.collect()
+        yield from workqueue.collect(self._queues)
+
     async def start(self) -> None:
+        self._server = await serve(self._network, self._config.address, self.collect)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
         """Stop all controllers, then give the Lease back."""
         await self._elector.stop()
+        if self._server is not None:
+            await self._server.stop()
 
     async def _lead(self) -> None:
-        term = Term(self._config, self._env, self._network, client=self._elector.fenced(self._client))
+        client = self._elector.fenced(self._client)
+        term = Term(self._config, self._env, self._network, client=client, queues=self._queues)
         try:
             await term.run()
         finally:
@@ -63,8 +76,17 @@ class ControllerManager:
 class Term:
     """One term of leadership: the caches, recorders and runners that this replica has while it leads."""
 
-    def __init__(self, config: ControllersConfig, env: Env, network: Network, *, client: ApiClient) -> None:
+    def __init__(
+        self,
+        config: ControllersConfig,
+        env: Env,
+        network: Network,
+        *,
+        client: ApiClient,
+        queues: dict[str, QueueMetrics] | None = None,
+    ) -> None:
         self._config, self._env, self._client = config, env, client
+        self._queues = {} if queues is None else queues
         self._caches = Caches(client)
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout)
@@ -96,6 +118,7 @@ class Term:
             env=self._env,
             workers=self._config.workers,
             barrier_timeout_s=self._config.barrier_timeout,
+            metrics=self._queues.setdefault(controller.name, QueueMetrics()),
         )
 
     async def run(self) -> None:

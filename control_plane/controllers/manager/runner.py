@@ -7,7 +7,7 @@ import logging
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import WorkQueue
+from rayplane.control_plane.client import QueueMetrics, WorkQueue
 from rayplane.control_plane.controllers.core import Controller, Moment, Watch
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.executor import Executor
@@ -35,13 +35,14 @@ class ControllerRunner:
         env: Env,
         workers: int,
         barrier_timeout_s: float,
+        metrics: QueueMetrics | None = None,
     ) -> None:
         self._controller = controller
         self._caches = caches
         self._executor = executor
         self._env = env
         self._workers = workers
-        self._queue = WorkQueue()
+        self._queue = WorkQueue(metrics=metrics)
         self._barrier = Barrier(barrier_timeout_s)
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()

@@ -1,0 +1,59 @@
+"""Counts of the kubelets of one host, under Kubernetes' names; nodes are told apart by a label. Pure."""
+
+from collections.abc import Iterable
+
+from rayplane.control_plane.component_base.metrics import Family, Histogram, counter, gauge, histogram
+
+_START_S = (
+    0.5,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    10,
+    20,
+    30,
+    45,
+    60,
+    120,
+    180,
+    240,
+    300,
+    360,
+    480,
+    600,
+    900,
+    1200,
+    1800,
+    2700,
+    3600,
+)
+
+
+class KubeletMetrics:
+    """What one node counts as it happens."""
+
+    __slots__ = ("pod_start", "started_containers", "started_pods")
+
+    def __init__(self) -> None:
+        self.started_pods = self.started_containers = 0
+        self.pod_start = Histogram(_START_S)
+        """Seconds from when a pod was first seen until its first container was started."""
+
+
+def collect(
+    nodes: dict[str, KubeletMetrics], pods: dict[str, int], containers: dict[tuple[str, str], int]
+) -> Iterable[Family]:
+    """By node; `containers` by node and state."""
+    running = {(node,): count for node, count in pods.items()}
+    yield gauge("kubelet_running_pods", "Pods that run.", running, "node")
+    yield gauge("kubelet_running_containers", "Containers by state.", containers, "node", "container_state")
+    started = {(node,): m.started_pods for node, m in nodes.items()}
+    yield counter("kubelet_started_pods_total", "Pods started.", started, "node")
+    started = {(node,): m.started_containers for node, m in nodes.items()}
+    yield counter("kubelet_started_containers_total", "Containers started.", started, "node")
+    starts = {(node,): m.pod_start for node, m in nodes.items()}
+    yield histogram("kubelet_pod_start_duration_seconds", "Time until the first container starts.", starts, "node")
