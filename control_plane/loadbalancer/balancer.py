@@ -104,7 +104,7 @@ class LoadBalancer:
         self.address = ""
         self._network = network
         self._server: Server | None = None
-        self._accepted = self._refused = 0
+        self._taken = self._turned_away = 0
         self._config = config
         self._find_backends = find_backends
         self._pool = Pool(config.silent_to_doubt, config.leave_s)
@@ -150,8 +150,8 @@ class LoadBalancer:
         ready = {(b.address,): b.health is Health.READY for b in backends}
         yield gauge("loadbalancer_connections", "Connections that are open, by server.", open_to, "backend")
         yield gauge("loadbalancer_backend_ready", "Whether a server is ready.", ready, "backend")
-        yield counter("loadbalancer_connections_total", "Connections taken.", self._accepted)
-        yield counter("loadbalancer_connections_refused_total", "Connections beyond the limit.", self._refused)
+        yield counter("loadbalancer_connections_total", "Connections taken.", self._taken)
+        yield counter("loadbalancer_connections_refused_total", "Connections beyond the limit.", self._turned_away)
 
     def set_backends(self, addresses: Sequence[str]) -> None:
         """From now on these are the servers; the connections of others may go on for a while."""
@@ -229,11 +229,11 @@ class LoadBalancer:
         peer = writer.get_extra_info("peername")
         client = str(peer[0]) if peer else ""
         if not self._gate.enter(client):
-            self._refused += 1
+            self._turned_away += 1
             writer.transport.abort()
             return
         self._connections[task] = ""
-        self._accepted += 1
+        self._taken += 1
         try:
             found = await self._connect()
             if found is not None:
