@@ -15,12 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+# Rayplane is imported through links, which some ways to unpack a checkout turn into small files.
+LINKED = ROOT / ".src" / "rayplane" / "control_plane"
 OLDEST = (3, 11)
 CANDIDATES = ("python3.14", "python3.13", "python3.12", "python3.11")
 
 
 def python_for(extra: str = "") -> Path:
     """The environment's interpreter, with rayplane and what `extra` names installed. Exits with a line on failure."""
+    if not LINKED.is_dir():
+        sys.exit(f"{LINKED} is no link to a folder: unpack with symbolic links, or clone with git (core.symlinks=true)")
     python = VENV / "bin" / "python"
     if not _works(python):
         _say(f"making a virtual environment in {VENV}")

@@ -20,6 +20,7 @@ import uvloop
 
 from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.components import Component, Spec, StopsItself
+from rayplane.control_plane.cluster.failures import ComponentFailed, Failure
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_host import RayHost
@@ -110,7 +111,10 @@ class ComponentActor:
         processes.write(Path(spec.data_dir))
         # A killed actor is made again by Ray with the arguments of its first start.
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))
+        try:
+            self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))
+        except Exception as e:
+            raise ComponentFailed(Failure.of(e)) from e
 
     def pid(self) -> int:
         """Answers once the component has started."""

@@ -2,20 +2,16 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.topology import Machine, Role
 
 log = logging.getLogger(__name__)
-
-# By name, as they come in the text of a process that failed: what a member's start raises when its data is not what it
-# acknowledged.
-_DATA_LOST = re.compile(r"\b(DataLost|CorruptLog|CorruptSnapshotFile|LogMissing): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +49,10 @@ class Host(Protocol):
         """Where the host itself listens."""
 
 
-def not_started(spec: Spec, cause: str) -> StartFailed:
-    """The error of a start that failed; `cause` is the class of what was raised, a colon, and its text."""
-    kind = DataLost if spec.instance.role is Role.MEMBER and _DATA_LOST.search(cause) else StartFailed
-    return kind(f"{spec.instance.name}: {cause}; see {spec.log_file}")
+def not_started(spec: Spec, failure: Failure) -> StartFailed:
+    """The error of a start that failed."""
+    kind = DataLost if spec.instance.role is Role.MEMBER and failure.data_lost else StartFailed
+    return kind(f"{spec.instance.name}: {failure.text}; see {spec.log_file}")
 
 
 async def start_all(host: Host, specs: Sequence[Spec], started: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ What is about to be started is written to the state directory first, so that `do
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import secrets as randomness
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +24,7 @@ from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
 from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
+from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
 from rayplane.control_plane.cluster.ports import can_bind, free_port
 from rayplane.control_plane.cluster.readiness import await_ready
@@ -35,6 +38,8 @@ from rayplane.storage.env.private import write_private
 READY_TIMEOUT_S = 60.0
 RAY_TRIES = 4
 STOP_TIMEOUT_S = 30.0
+# Until a Ray that is not ours has let a driver in; longer than the driver itself tries.
+CONNECT_TIMEOUT_S = 90.0
 # What was killed gives back its ports only when the kernel has ended its last thread.
 SETTLED_S = 1.0
 FREE_TIMEOUT_S = 5.0
@@ -240,7 +245,7 @@ async def _reach_ray(
             directory.write(state)
         driver = await stack.enter_async_context(_ray_driver(directory, "start"))
         try:
-            found = json.loads(await _while_ray_lives(state.host, driver.line()))
+            found = json.loads(await _while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S))
             return state, driver, tuple(Machine(**m) for m in found)
         except ClusterError as e:
             if not state.host["owned"] or ray_cluster.is_alive(state.host):
@@ -252,13 +257,21 @@ async def _reach_ray(
     raise AssertionError("the last try returns or raises")
 
 
-async def _while_ray_lives(host: dict[str, Any], work: Coroutine[Any, Any, str]) -> str:
-    """What the driver says. ClusterError as soon as the Ray that is ours has ended: the driver may wait for minutes."""
+async def _while_ray_lives(host: dict[str, Any], work: Coroutine[Any, Any, str], within_s: float = math.inf) -> str:
+    """What the driver says. ClusterError as soon as the Ray that is ours has ended: the driver may wait for minutes.
+
+    One that is not ours may be out of reach, which Ray does not always find: it has so much fair time.
+    """
     task = asyncio.ensure_future(work)
+    patience = Patience(within_s, time.monotonic())
     try:
         while not (await asyncio.wait([task], timeout=POLL_S))[0]:
             if host["owned"] and not ray_cluster.is_alive(host):
                 raise ClusterError("Ray ended while the cluster was starting; see logs/ray.log")
+            patience.passed(time.monotonic(), slowdown())
+            if not host["owned"] and patience.over:
+                text = f"Ray at {host['address']} does not answer: make it reachable and try again; if it is gone,"
+                raise ClusterError(f"{text} so are its actors: delete the state directory")
         return task.result()
     finally:
         task.cancel()
@@ -327,6 +340,7 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
             await asyncio.to_thread(ray_cluster.stop, state.host)
         else:
             async with _ray_driver(directory, "stop") as driver:
+                await _while_ray_lives(state.host, driver.line(), CONNECT_TIMEOUT_S)
                 await driver.ended()
     directory.write(replace(state, running=False))
     if state.host.get("owned"):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rayplane.control_plane.cluster.components import Component, Spec, StopsItself
 from rayplane.control_plane.cluster.errors import ClusterError, StartFailed
+from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import HostSocket, not_started, start_all
 from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env, prepare
 from rayplane.control_plane.cluster.pki import Secrets
@@ -69,7 +70,7 @@ class ProcessHost:
             component = await self._connect(replace(spec, restarted=spec.restarted or name in self._started))
         except Exception as e:
             log.exception("%s did not start", name)
-            raise not_started(spec, f"{type(e).__name__}: {e}") from e
+            raise not_started(spec, Failure.of(e)) from e
         finally:
             self._busy.discard(name)
         self._started.add(name)

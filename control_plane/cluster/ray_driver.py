@@ -6,8 +6,8 @@ Ray takes over a driver's signals and may end the whole process, so a command th
 it out: it starts this process, and ends it when it is interrupted.
 
 `start` connects, prints the machines as a line of JSON, waits for a line on standard input (by then cluster.json
-holds the topology), starts all actors and prints the name of each that has started. `stop` ends all actors of the
-cluster. Errors are one line on standard error and exit code 1.
+holds the topology), starts all actors and prints the name of each that has started. `stop` connects, prints a line
+and ends all actors of the cluster. Errors are one line on standard error and exit code 1.
 """
 
 import asyncio
@@ -61,6 +61,7 @@ async def _start(directory: StateDir, config: ClusterConfig) -> None:
 
 
 async def _stop(config: ClusterConfig) -> None:
+    print("connected", flush=True)
     from rayplane.control_plane.cluster.actor import ComponentActor
     from rayplane.control_plane.cluster.ray_host import RayHost
 

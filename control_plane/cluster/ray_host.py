@@ -24,6 +24,7 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.failures import Failure, failure_in
 from rayplane.control_plane.cluster.host import HostSocket, not_started
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_cluster import LOOPBACK, namespace
@@ -112,7 +113,7 @@ class RayHost:
             )
             pid = int(_patiently(actor.pid.remote(), START_TIMEOUT_S))
         except (RayError, ValueError) as e:
-            raise not_started(spec, _cause(e)) from e
+            raise not_started(spec, _failure(e)) from e
         return pid
 
     def _stop(self, name: str, *, graceful: bool) -> None:
@@ -192,14 +193,13 @@ def _address(node: dict[str, Any]) -> str:
     return address
 
 
-def _cause(error: Exception) -> str:
+def _failure(error: Exception) -> Failure:
     if isinstance(error, GetTimeoutError):
-        return "it did not get ready in time"
+        return Failure("it did not get ready in time")
     if isinstance(error, RayTaskError) and error.cause is not None:
-        return f"{type(error.cause).__name__}: {error.cause}"
+        return Failure.of(error.cause)
     text = str(error).strip()
     if isinstance(error, RayActorError):
         # Ray puts the constructor's traceback into the text; its last line is the error itself.
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1] if lines else type(error).__name__
-    return text.splitlines()[0] if text else type(error).__name__
+        return failure_in(text)
+    return Failure(text.splitlines()[0] if text else type(error).__name__)

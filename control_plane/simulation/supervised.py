@@ -15,6 +15,7 @@ from typing import Any
 from rayplane.control_plane.cluster.components import Component, Spec
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import HostSocket, not_started
 from rayplane.control_plane.cluster.pki import identity_of_actor
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
@@ -95,7 +96,7 @@ class SupervisedCluster(SimulatedCluster):
             return StartFailed(f"{name} was killed while it started")
         except Exception as e:
             self.trace.event("no-start", name, f"{type(e).__name__}: {e}")
-            return not_started(spec, f"{type(e).__name__}: {e}")
+            return not_started(spec, Failure.of(e))
         self._started[name] = None
         self.trace.event("started", name)
         return None

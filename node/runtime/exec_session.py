@@ -99,8 +99,7 @@ class ProcessExec:
 
     def _report(self, message: dict[str, Any]) -> None:
         if message["ev"] == "failed":
-            # As a shell says: 127 when there is no such program, 126 when it cannot be run.
-            self._end(127 if "not found" in message["error"] else 126)
+            self._end(message.get("code", 126))
         elif message["ev"] == "exited":
             self._end(int(message["code"]))
 

@@ -11,7 +11,7 @@ Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
 in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the directory that gets the file `log`
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
      {op: kill, id, grace} {op: alive, seconds}
-out: {ev: started, id, pid} {ev: failed, id, error} {ev: exited, id, code, signal}
+out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal}
 
 Imports nothing of this project, so that it starts in a few milliseconds. Single-threaded, one epoll loop.
 """
@@ -215,7 +215,7 @@ class Shim:
         try:
             process = spawn(message, (fds[0], fds[1], fds[2]), tty=message["tty"])
         except (OSError, ValueError, subprocess.SubprocessError) as e:
-            self._send(ev="failed", id=message["id"], error=describe(e, message))
+            self._send(ev="failed", id=message["id"], error=describe(e, message), code=exit_code(e, message))
             return
         finally:
             for fd in fds:
@@ -340,6 +340,11 @@ def spawn(message: dict[str, Any], stdio: tuple[int, int, int], *, tty: bool) ->
         start_new_session=True,
         preexec_fn=before_exec,
     )
+
+
+def exit_code(error: Exception, message: dict[str, Any]) -> int:
+    """As a shell says: 127 when there is no such program, 126 when it cannot be run."""
+    return 127 if isinstance(error, FileNotFoundError) and error.filename == message["argv"][0] else 126
 
 
 def describe(error: Exception, message: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import HostSocket, not_started
 from rayplane.control_plane.cluster.launch import with_ports
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
@@ -65,7 +66,7 @@ class FakeHost:
             try:
                 await self._members[name].start()
             except Exception as e:
-                raise not_started(spec, f"{type(e).__name__}: {e}") from e
+                raise not_started(spec, Failure.of(e)) from e
         if spec.instance.role is Role.APISERVER:
             service = open_service(objects_pb2.DESCRIPTOR.services_by_name["Objects"], self)
             await network.serve(spec.instance.endpoint("grpc"), [service])

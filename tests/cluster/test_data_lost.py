@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import shutil
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,15 @@ import pytest
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.failures import ComponentFailed, Failure, failure_in
 from rayplane.control_plane.cluster.host import not_started, start_all
 from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.supervisor import reconciler, starts
 from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.etcd.server.errors import DataLost as MemberLost
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from rayplane.storage.wal.errors import CorruptLog
 from tests.cluster.fake_host import World
 from tests.cluster.harness import Cluster, cluster
 
@@ -79,12 +83,26 @@ async def test_a_member_whose_data_was_put_back_is_replaced(world: World) -> Non
 async def test_a_damaged_log_is_lost_data_too_and_other_errors_are_not(world: World) -> None:
     (instance,) = (i for i in world.topology.of(Role.MEMBER) if i.name == "member-1")
     spec = world.spec(instance)
-    lost = "rayplane.control_plane.etcd.server.errors.DataLost: it was put back"
+    lost = Failure.of(MemberLost("it was put back"))
     assert type(not_started(spec, lost)) is DataLost
-    assert type(not_started(spec, "CorruptLog: wal/1 is damaged at offset 3")) is DataLost
-    assert type(not_started(spec, "DiskError: cannot write: No space left on device")) is StartFailed
+    assert type(not_started(spec, Failure.of(CorruptLog("wal/1", 3, "a bit")))) is DataLost
+    # Whatever its words are.
+    assert type(not_started(spec, Failure.of(OSError("DataLost: cannot write: No space left")))) is StartFailed
     other = world.spec(world.topology.of(Role.SCHEDULER)[0])
     assert type(not_started(other, lost)) is StartFailed
+
+
+_FAILURES = [MemberLost("a\nb: {}"), OSError("no space"), CorruptLog("wal/1", 3, "ComponentFailed: x")]
+
+
+@pytest.mark.parametrize("error", _FAILURES)
+def test_a_failure_crosses_the_end_of_a_process_as_text(error: Exception) -> None:
+    raised = ComponentFailed(Failure.of(error))
+    text = "".join(traceback.format_exception(raised))
+    assert failure_in(f"The actor died because of an error raised in its creation task, {text}") == Failure.of(error)
+    assert failure_in("Traceback\nModuleNotFoundError: DataLost: no module") == Failure(
+        "ModuleNotFoundError: DataLost: no module"
+    )
 
 
 def flip(path: Path, at: int) -> None:

@@ -98,3 +98,16 @@ async def test_a_start_whose_ray_has_ended_fails_at_once_though_the_driver_still
 
     with pytest.raises(ClusterError, match="Ray ended"):
         await asyncio.wait_for(launch._while_ray_lives({"owned": True, "pid": 2**22 + 1}, line()), 10)
+
+
+async def test_a_foreign_ray_that_never_answers_ends_the_wait_with_what_to_do() -> None:
+    host = {"owned": False, "pid": 0, "address": "10.0.0.1:6379"}
+
+    async def silent() -> str:
+        return await asyncio.get_running_loop().create_future()
+
+    with (
+        mock.patch.object(launch, "slowdown", lambda: 1.0),
+        pytest.raises(ClusterError, match=r"Ray at 10\.0\.0\.1:6379 does not answer: make it reachable"),
+    ):
+        await asyncio.wait_for(launch._while_ray_lives(host, silent(), 0.2), 30)

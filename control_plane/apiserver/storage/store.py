@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from rayplane.control_plane import etcd_errors
 from rayplane.control_plane.api.errors import (
     AlreadyExists,
     ApiError,
@@ -124,11 +125,10 @@ def api_error(error: RpcError) -> ApiError:
         return Timeout(f"etcd did not answer in time: {text}", retry_after=1)
     if code is grpc.StatusCode.OUT_OF_RANGE:
         return Expired(CONTINUE_TOO_OLD)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many" in text:
+    said = etcd_errors.recognised(error)
+    if isinstance(said, etcd_errors.TooManyRequests):
         return TooManyRequests(text, retry_after=1)
-    if code is grpc.StatusCode.INVALID_ARGUMENT and "too large" in text:
-        return RequestEntityTooLarge(text)
-    return InternalError(text)
+    return RequestEntityTooLarge(text) if isinstance(said, etcd_errors.RequestTooLarge) else InternalError(text)
 
 
 class Storage:

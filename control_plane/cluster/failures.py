@@ -1,0 +1,40 @@
+"""Why a component did not start, told across the end of its process.
+
+Ray carries only the text of what an actor's constructor raised; so what has to be known of it is coded there once, and
+read once.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The class of what was raised, a colon, and its text; `data_lost`: a member's data is gone or damaged."""
+
+    text: str
+    data_lost: bool = False
+
+    @staticmethod
+    def of(error: BaseException) -> "Failure":
+        # Here, since the others of a cluster's components have no need of a member.
+        from rayplane.control_plane.etcd.server.errors import DataLost
+        from rayplane.storage.wal.errors import CorruptLog, CorruptSnapshotFile, LogMissing
+
+        lost = isinstance(error, (DataLost, CorruptLog, CorruptSnapshotFile, LogMissing))
+        return Failure(f"{type(error).__name__}: {error}", lost)
+
+
+class ComponentFailed(Exception):
+    """An actor's component did not start; the text is the failure, on one line."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(json.dumps(asdict(failure)))
+
+
+def failure_in(traceback: str) -> Failure:
+    """The failure that a traceback of a ComponentFailed ends with; of any other, its last line."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    _, found, coded = last.partition(f"{ComponentFailed.__name__}: ")
+    return Failure(**json.loads(coded)) if found else Failure(last)
