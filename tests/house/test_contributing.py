@@ -16,7 +16,6 @@ from tests.house.documents import ROOT, Block, blocks
 DOCUMENT = ROOT / ".github/CONTRIBUTING.md"
 EXAMPLES = [block for block in blocks(DOCUMENT) if block.file]
 ROOM = "control_plane/api/kinds/resource/device_class.py"
-COPIED_TESTS = ("api", "controllers", "scheduler")
 
 
 def example(file: str) -> Block:
@@ -31,16 +30,16 @@ def whereabouts(tree: ast.Module, place: str) -> int:
     found: ast.stmt | None = None
     for name in place.split("."):
         for found in body:
-            target = getattr(found, "target", None)
-            if name in (getattr(found, "name", None), getattr(target, "id", None)):
+            targets = [getattr(found, "target", None), *getattr(found, "targets", [])]
+            if name in (getattr(found, "name", None), *(getattr(target, "id", "") for target in targets)):
                 break
         else:
             raise LookupError(place)
         body = getattr(found, "body", [])
     assert found is not None and found.end_lineno is not None
-    if isinstance(found, ast.AnnAssign):
+    if isinstance(found, ast.AnnAssign | ast.Assign):
         return found.end_lineno - 1
-    return body[-1].lineno - 1 if isinstance(body[-1], ast.Return) else found.end_lineno
+    return body[-1].lineno - 1 if body and isinstance(body[-1], ast.Return) else found.end_lineno
 
 
 def add(root: Path, block: Block) -> None:
@@ -58,7 +57,8 @@ def add(root: Path, block: Block) -> None:
     else:
         lines = path.read_text().splitlines(keepends=True)
         at = whereabouts(ast.parse("".join(lines)), block.place)
-        path.write_text("".join([*lines[:at], block.text, *lines[at:]]))
+        apart = "\n\n" if block.text.startswith(("@", "class ", "def ")) else ""
+        path.write_text("".join([*lines[:at], apart, block.text, *lines[at:]]))
 
 
 def run_in(root: Path, *arguments: str) -> tuple[bool, str]:
@@ -73,9 +73,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / ".src", root / ".src", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", root)
-    for folder in COPIED_TESTS:
-        shutil.copytree(ROOT / "tests" / folder, root / "tests" / folder, ignore=ignored)
-    (root / "tests/__init__.py").touch()
+    shutil.copytree(ROOT / "tests", root / "tests", ignore=ignored)
     return root
 
 
@@ -102,7 +100,7 @@ def test_the_examples_work_in_a_copy_of_the_tree(copy: Path) -> None:
             add(copy, block)
     written = [block.file for block in EXAMPLES if block.file.startswith("tests/")]
     assert len(written) >= 3
-    fine, said = run_in(copy, *tests, *written, completeness, "tests/scheduler/test_filters.py")
+    fine, said = run_in(copy, *tests, *written, completeness, "tests/scheduler/test_filters.py", "tests/faults")
     assert fine, said
     changed = {
         f".src/rayplane/{b.file}" for b in EXAMPLES if b.file.startswith("control_plane/") and b.language != "json"
