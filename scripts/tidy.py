@@ -9,6 +9,7 @@ are lowered when it gets better, never raised. What ruff, mypy, vulture and impo
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +17,42 @@ from pathlib import Path
 
 PRODUCT = ("control_plane", "node", "storage", "proto", ".src")
 FOLDERS = (*PRODUCT, "scripts", "tests")
+CHARTERED = ("control_plane", "node", "storage")
 GENERATED = "_pb2"
 
 FUNCTION_LINES = 55
 LONGEST_MODULE = {"product": 506, "tests": 640}
 # A name that says nothing of what is in the module, so that anything ends up there.
 VAGUE = {"common", "helper", "helpers", "misc", "shared_utils", "util", "utils"}
+# First words of what is no sentence by itself: "Between two hosts.", "What a pod may do."
+NO_SUBJECT = {
+    *(
+        "After",
+        "Also",
+        "And",
+        "As",
+        "At",
+        "Before",
+        "Between",
+        "By",
+        "For",
+        "From",
+        "How",
+        "If",
+        "In",
+        "Of",
+        "On",
+        "Or",
+    ),
+    *("That", "Through", "To", "Under", "What", "When", "Where", "Whether", "Which", "Who", "Whose", "Why", "With"),
+    "Without",
+}
+NUMBERS = {"float", "int", "float | None", "int | None"}
+SPAN = re.compile(
+    r"(^|_)(timeout|interval|period|delay|grace|backoff|ttl|patience|duration|lifetime|renew_deadline)$", re.IGNORECASE
+)
+# What gRPC's users call it; the name of a code in RFC 9113.
+SPANS_NAMED_BY_OTHERS = {"timeout", "SETTINGS_TIMEOUT"}
 QUEUES = {"Queue", "LifoQueue", "PriorityQueue", "SimpleQueue"}
 
 
@@ -75,6 +106,31 @@ def module_docstring(module: Module) -> Broken:
         yield 1, "the docstring's first sentence must end on its first line"
 
 
+def docstring_subject(module: Module) -> Broken:
+    """First lines of modules and classes are sentences of their own: a noun, not a clause without its subject."""
+    if not module.in_product:
+        return
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Module() | ast.ClassDef():
+                refused = NO_SUBJECT
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                refused = {"Of"}  # they may open with what they tell: "Whether a pod is ready."
+            case _:
+                continue
+        said = ast.get_docstring(node)
+        if said and said.split()[0] in refused:
+            yield getattr(node, "lineno", 1), f"{said.splitlines()[0]!r} has no subject: name the thing first"
+
+
+def package_charter(module: Module) -> Broken:
+    """Packages open with what they own and what they don't."""
+    if module.path.name == "__init__.py" and module.path.parts[0] in CHARTERED:
+        said = " ".join((ast.get_docstring(module.tree) or "").split())
+        if not re.search(r"\b[Oo]wns\b", said) or not re.search("[Dd]oes not|[Oo]wns no|[Kk]nows no", said):
+            yield 1, "the package's docstring must say what it owns and what it does not own"
+
+
 def vague_name(module: Module) -> Broken:
     """Modules are named for what is in them."""
     if module.path.stem in VAGUE:
@@ -89,12 +145,38 @@ def bounded_queue(module: Module) -> Broken:
             yield call.lineno, f"{name}() grows without bound: give it a maxsize and say what happens when it is full"
 
 
+def span_unit(module: Module) -> Broken:
+    """Numbers that are spans of time end with their unit: _s, _ms, _ticks."""
+    for line, name in _numbers(module):
+        if SPAN.search(name) and name not in SPANS_NAMED_BY_OTHERS:
+            yield line, f"{name} is a span of time without a unit: end it with _s"
+
+
+def _numbers(module: Module) -> Iterator[tuple[int, str]]:
+    """Parameters, fields, constants and results of arithmetic that are numbers; not the attributes of others."""
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.arg(arg=name, annotation=ast.expr() as kind) if ast.unparse(kind) in NUMBERS:
+                yield node.lineno, name
+                continue
+            case ast.AnnAssign(target=target, annotation=kind) if ast.unparse(kind) in NUMBERS:
+                targets = [target]
+            case ast.Assign(targets=targets, value=ast.BinOp() | ast.Constant(value=int() | float())):
+                pass
+            case _:
+                continue
+        yield from ((node.lineno, name) for t in targets if "." not in (name := ast.unparse(t).removeprefix("self.")))
+
+
 RULES: tuple[Rule, ...] = (
     function_length,
     module_length,
     module_docstring,
+    docstring_subject,
+    package_charter,
     vague_name,
     bounded_queue,
+    span_unit,
 )
 
 

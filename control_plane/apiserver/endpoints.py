@@ -98,11 +98,11 @@ class EndpointKeeper:
         self._servers = found
 
     async def _run(self) -> None:
-        interval = self._config.timing.endpoint_lease_s / 3
-        rounds = max(1, round(interval / _FOLLOW_S))
+        interval_s = self._config.timing.endpoint_lease_s / 3
+        rounds = max(1, round(interval_s / _FOLLOW_S))
         while True:
             for _ in range(rounds):
-                await asyncio.sleep(interval / rounds)
+                await asyncio.sleep(interval_s / rounds)
                 await self._once(announce=False)
             await self._once()
 

@@ -23,7 +23,7 @@ Actor = Annotated[str, typer.Argument(metavar="[NAME]", help="Which one, or `ran
 
 
 class Signal(StrEnum):
-    """What is sent."""
+    """The signal that is sent."""
 
     KILL = "KILL"
     STOP = "STOP"

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Histogram:
-    """How often a measurement was at most each bound. `observe` costs a few hundred nanoseconds."""
+    """Counts of measurements that were at most each bound. `observe` costs a few hundred nanoseconds."""
 
     __slots__ = ("bounds", "counts", "sum")
 

@@ -54,9 +54,9 @@ class ControllersConfig:
     """Workers of each controller."""
     batch_size: int = 200
     """Most operations in one call to the API server."""
-    barrier_timeout: float = 30.0
+    barrier_timeout_s: float = 30.0
     """Seconds to wait for the caches to show an own write before going on without."""
-    csi_timeout: float = 30.0
+    csi_timeout_s: float = 30.0
     """Seconds for one call to a volume backend."""
     garbage_collected: tuple[str, ...] = (
         "pods",

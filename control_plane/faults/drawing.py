@@ -22,7 +22,7 @@ RECOVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Who can be hit: names by role."""
+    """Actors that can be hit: names by role."""
 
     names: Mapping[str, tuple[str, ...]]
 
@@ -34,7 +34,7 @@ class Roster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odds:
-    """What is drawn, how often relative to each other, and for how long (seconds, one of several spans)."""
+    """Odds of faults: how often each is drawn, relative to others, and for how long (seconds, one of several spans)."""
 
     weights: Mapping[type[Fault], int]
     spans_s: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""What a place does to carry out faults: a live cluster, the simulation, a storm, a crash test."""
+"""The port of a place that carries out faults: a live cluster, the simulation, a storm, a crash test."""
 
 import asyncio
 from collections.abc import Iterable

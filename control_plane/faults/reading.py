@@ -21,7 +21,7 @@ _UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, 
 
 
 class FormError(ValueError):
-    """What stands at `place` is not as it must be; `line`, from 1 on, is known for what stands in a file."""
+    """Text at `place` is not as it must be; `line`, from 1 on, is known for what stands in a file."""
 
     def __init__(self, place: str, text: str, line: int | None = None) -> None:
         super().__init__(f"{place}: {text}" + (f" (line {line})" if line else ""))
@@ -43,7 +43,7 @@ def read(data: str | bytes, build: Callable[[Any], T]) -> T:
 
 
 def _line(node: Any, place: str) -> int | None:
-    """Of the innermost value on the way to a place."""
+    """The line of the innermost value on the way to a place."""
     line = node.start_mark.line + 1 if node is not None else None
     for number, key in _STEP.findall(place):
         node = _item(node, int(number)) if number else _value(node, key)

@@ -113,7 +113,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What the `sources` send does not reach the `sinks`; the other way all is as it was."""
+    """Messages of the `sources` do not reach the `sinks`; the other way all is as it was."""
 
     sources: tuple[str, ...]
     sinks: tuple[str, ...]

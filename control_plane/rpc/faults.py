@@ -1,4 +1,4 @@
-"""What the log is told of calls and requests that fail: one line each, as many as fit; a trace now and then.
+"""The log of calls and requests that fail: one line each, as many as fit; a trace now and then.
 
 Who can call can make calls fail, as often as it likes. So what a client does wrong is not logged at all but answered;
 what we did wrong is one line, at most LINES_BURST at once and one every LINE_EVERY_S seconds after that, and each

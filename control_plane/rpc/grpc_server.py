@@ -63,7 +63,7 @@ class Registry:
 class _Plan:
     """The request that a header block makes. Calls whose headers are the same bytes share it."""
 
-    __slots__ = ("context", "encoding", "error", "refusal", "route", "timeout")
+    __slots__ = ("context", "encoding", "error", "refusal", "route", "timeout_s")
 
     def __init__(self, headers: HeaderBlock, routes: Mapping[bytes, Route], identity: Identity | None, peer: str):
         path = headers.get(b":path") or b""
@@ -76,7 +76,7 @@ class _Plan:
         self.encoding = headers.get(b"grpc-encoding")
         self.context = Context(wire.metadata_of(headers), identity, peer)
         self.error: RpcError | None = None
-        self.timeout: float | None = None
+        self.timeout_s: float | None = None
         if self.route is None:
             service, _, name = path[1:].decode("utf-8", "replace").rpartition("/")
             known = any(p.startswith(f"/{service}/".encode()) for p in routes)
@@ -87,7 +87,7 @@ class _Plan:
         limit = headers.get(b"grpc-timeout")
         if limit is not None:
             try:
-                self.timeout = wire.decode_timeout(limit)
+                self.timeout_s = wire.decode_timeout(limit)
             except RpcError as e:
                 self.error = self.error or e
 
@@ -171,8 +171,8 @@ class ServerConnection(ConnectionIO):
         if error is not None:
             self._finish(call, error)
             return
-        if plan.timeout is not None:
-            call.timer = self._loop.call_later(plan.timeout, self._expire, call)
+        if plan.timeout_s is not None:
+            call.timer = self._loop.call_later(plan.timeout_s, self._expire, call)
         if plan.route.method.client_streaming:
             call.deframer = wire.Deframer(plan.encoding, limit=plan.route.limit)
             self._start(call, self._run_stream(call, self._requests(call)))

@@ -127,8 +127,8 @@ class GrpcListener:
     def settled(self, newcomer: "_Newcomer") -> None:
         self._newcomers.pop(newcomer, None)
 
-    async def stop(self, grace: float = 0.0) -> None:
-        """Close the port; give calls under way `grace` seconds, then end them."""
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Close the port; give calls under way `grace_s` seconds, then end them."""
         if self._server is None or self._stopping:
             return
         self._stopping = True
@@ -143,7 +143,7 @@ class GrpcListener:
             connection.flush_soon()
         if self._web is not None:
             self._web.pre_shutdown()
-        deadline = self._loop.time() + grace
+        deadline = self._loop.time() + grace_s
         while self._busy() and self._loop.time() < deadline:
             await asyncio.sleep(DRAIN_CHECK_S)
         for connection in connections:

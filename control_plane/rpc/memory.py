@@ -106,11 +106,11 @@ class MemoryServer:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self.tasks.pop(task, None)
 
-    async def stop(self, grace: float = 0.0) -> None:
+    async def stop(self, grace_s: float = 0.0) -> None:
         if self._fabric.servers.get(self.address) is self:
             del self._fabric.servers[self.address]
-        if self.tasks and grace > 0:
-            await asyncio.wait(self.tasks, timeout=grace)
+        if self.tasks and grace_s > 0:
+            await asyncio.wait(self.tasks, timeout=grace_s)
         tasks = list(self.tasks)
         await cancel_and_wait(*tasks)
 

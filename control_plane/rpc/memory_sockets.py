@@ -294,11 +294,11 @@ class _End(asyncio.Transport):
         else:
             self._loop.call_later(RETRANSMIT_S, self._send_again, context=_NOBODY)
 
-    def _fly(self, item: _Item, delay: float) -> None:
+    def _fly(self, item: _Item, delay_s: float) -> None:
         if self._wires.tap is not None:
             self._wires.tap(self.host, self.peer.host, item if isinstance(item, bytes) else b"")
         # What was sent later may not arrive earlier.
-        self._last_arrival = max(self._last_arrival, self._loop.time() + delay)
+        self._last_arrival = max(self._last_arrival, self._loop.time() + delay_s)
         # Timers of the same time go off in any order, so what each brings is decided when it does.
         self._flying.append(item)
         self._loop.call_at(self._last_arrival, self._arrive, context=_NOBODY)

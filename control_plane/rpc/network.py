@@ -34,8 +34,8 @@ class Server(Protocol):
     address: str  # host:port as bound
     traffic: Traffic  # nothing is counted where there are no sockets
 
-    async def stop(self, grace: float = 0.0) -> None:
-        """Close the port; give calls under way `grace` seconds, then cancel them."""
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Close the port; give calls under way `grace_s` seconds, then cancel them."""
 
 
 class Channel(Protocol):

@@ -47,9 +47,9 @@ class _SharedServer:
         self.address = outside.address
         self.traffic = outside.traffic
 
-    async def stop(self, grace: float = 0.0) -> None:
-        await self._inside.stop(grace)
-        await self._outside.stop(grace)
+    async def stop(self, grace_s: float = 0.0) -> None:
+        await self._inside.stop(grace_s)
+        await self._outside.stop(grace_s)
 
 
 class _SharedChannel:

@@ -53,7 +53,7 @@ class VirtualClock:
 
 @dataclass(slots=True)
 class _Incarnation:
-    """From one start to the next death."""
+    """One life of a cell: from a start to the next death."""
 
     life: Life
     network: MemoryNetwork

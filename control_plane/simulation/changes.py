@@ -1,4 +1,4 @@
-"""What changes in a cluster while it runs: who its members and API servers are, and storms of faults.
+"""Changes of a cluster while it runs: of its members and API servers, and storms of faults.
 
 An `Operator` does to a simulated cluster what the supervisor does to a real one: one change at a time, each of steps
 that may be tried again (a member is added as a learner and promoted; it is expelled before its actor ends). A `Storm`

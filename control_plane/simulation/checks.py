@@ -1,4 +1,4 @@
-"""What must hold at every moment of a run. A violation is kept with its time; the first one decides.
+"""Invariants of a run at every moment. A violation is kept with its time; the first one decides.
 
 - at most one member leads in a term (Raft, section 5.2)
 - a client never sees revisions run backwards, and a write it was told of is there when it reads, and at the end
@@ -33,7 +33,7 @@ _RUNNING = (Run.RUNNING, Run.STOPPING)
 
 
 class Violations:
-    """What was found to be wrong."""
+    """Violations that were found."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace

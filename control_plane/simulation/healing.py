@@ -32,7 +32,7 @@ _KEYS = b"/healing/"
 
 @dataclass(slots=True)
 class Healed:
-    """How a run went."""
+    """The result of a run."""
 
     seed: int
     trace_hash: str = ""

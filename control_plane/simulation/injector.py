@@ -31,7 +31,7 @@ _LB = "lb"
 
 
 class NobodyThere(ClusterError):
-    """Of those that a fault could hit, none runs now."""
+    """None of those that a fault could hit runs now."""
 
 
 class CellInjector:

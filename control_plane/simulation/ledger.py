@@ -1,4 +1,4 @@
-"""What a client of the REST face was told, and what it may be told next. Pure.
+"""The ledger of a REST client: what it was told, and what it may be told next. Pure.
 
 One client writes objects that nobody else touches, one request after the other; each object has an id that the client
 gave it. A write is certain, refused, or of unknown fate: its answer was lost, or says that nobody knows. An unknown one

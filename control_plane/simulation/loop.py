@@ -49,7 +49,7 @@ class Livelock(RuntimeError):
 
 
 class Life:
-    """Whether the callbacks of one cell run. `paused` ones are kept in `held`."""
+    """The life of a cell: whether its callbacks run. `paused` ones are kept in `held`."""
 
     __slots__ = ("dead", "held", "name", "paused")
 

@@ -1,4 +1,4 @@
-"""Carries out a scenario with one seed and says how it went."""
+"""Runs of a scenario with one seed, and how they went."""
 
 import asyncio
 import copy
@@ -56,7 +56,7 @@ LOG_LINES = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationResult:
-    """How a run went. `trace_hash` is the same for the same scenario, seed and code."""
+    """The result of a run. `trace_hash` is the same for the same scenario, seed and code."""
 
     scenario: str
     source: str

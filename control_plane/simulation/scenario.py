@@ -1,4 +1,4 @@
-"""What a simulated run does and what must hold at its end: a YAML file, checked when it is read.
+"""Scenarios: a simulated run and what must hold at its end, as a YAML file that is checked when it is read.
 
 name: failures
 duration: 1h                      # of cluster time; the run idles on after its last step

@@ -1,4 +1,4 @@
-"""What happened, as one running hash: two runs are the same when their hashes are."""
+"""The trace of a run as one running hash: two runs are the same when their hashes are."""
 
 import hashlib
 from collections import deque

@@ -1,4 +1,4 @@
-"""What the network does to messages: latency, loss and partitions, all drawn from one seeded generator.
+"""The network's effect on messages: latency, loss and partitions, all drawn from one seeded generator.
 
 A lost message is sent again by the transport, as TCP does: it arrives late. While a partition holds nothing passes;
 connections across it break once the keep-alive of the real transport would have given them up. Links may also be cut in
@@ -16,7 +16,7 @@ KEEPALIVE_S = 6.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climate:
-    """How the network behaves on an ordinary day; seconds and fractions."""
+    """The network on an ordinary day; seconds and fractions."""
 
     latency_min_s: float = 0.0002
     latency_mean_s: float = 0.0006
@@ -54,12 +54,12 @@ class Weather:
         if source == target or self._climate is None:
             return slow
         climate, random_ = self._climate, self._rng.random
-        delay = slow + climate.latency_min_s + self._rng.expovariate(self._rate)
+        delay_s = slow + climate.latency_min_s + self._rng.expovariate(self._rate)
         again = climate.retransmit_s
         while random_() < climate.loss:
-            delay += again
+            delay_s += again
             again *= 2
-        return delay
+        return delay_s
 
     def _cut(self, source: str, target: str) -> bool:
         names = self._names

@@ -34,7 +34,7 @@ _START_S = (
 
 
 class KubeletMetrics:
-    """What one node counts as it happens."""
+    """Counts of one node, kept as things happen."""
 
     __slots__ = ("pod_start", "started_containers", "started_pods")
 

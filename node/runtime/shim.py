@@ -247,12 +247,12 @@ class Shim:
 
     # --- end --------------------------------------------------------------------------------------
 
-    def _kill(self, ident: str, grace: float) -> None:
+    def _kill(self, ident: str, grace_s: float) -> None:
         child = self._children.get(ident)
         if child is None:
             return
-        at = time.monotonic() + grace
-        if grace > 0 and child.kill_at is None:
+        at = time.monotonic() + grace_s
+        if grace_s > 0 and child.kill_at is None:
             # As container runtimes do: the main process is asked, the others die with it.
             kill(child.pid, signal.SIGTERM)
         child.kill_at = at if child.kill_at is None else min(at, child.kill_at)

@@ -91,11 +91,11 @@ class SimulatedRun:
                 self._span(name, 0.0)
         self._after(delay, self._run, duration, exit_code)
 
-    def _run(self, duration: float | None, exit_code: int) -> None:
+    def _run(self, duration_s: float | None, exit_code: int) -> None:
         self._timer = None
         self._listener.started()
-        if duration is not None and not self._over:
-            self._after(duration, self._exit, exit_code, 0)
+        if duration_s is not None and not self._over:
+            self._after(duration_s, self._exit, exit_code, 0)
 
     def _exit(self, exit_code: int, signal: int) -> None:
         if self._over:
@@ -174,11 +174,11 @@ class SimulatedRun:
         text = self._text(name)
         return parse_span(text) if text else default
 
-    def _after(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
-        if delay <= 0:
+    def _after(self, delay_s: float, callback: Callable[..., None], *args: Any) -> None:
+        if delay_s <= 0:
             callback(*args)
-        elif delay != float("inf"):
-            self._timer = asyncio.get_running_loop().call_later(delay, callback, *args)
+        elif delay_s != float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(delay_s, callback, *args)
 
 
 def annotation(pod: Object, container: dict[str, Any], name: str) -> str:

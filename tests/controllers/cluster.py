@@ -165,7 +165,9 @@ class Cluster(Store):
             space, patch = action.namespace, dict(action.patch)
             return meta.name(self.patch(action.resource, action.name, space, patch, subresource=action.subresource))
         if isinstance(action, Delete):
-            self.delete_object(action.resource, action.obj, grace=action.grace_seconds, propagation=action.propagation)
+            self.delete_object(
+                action.resource, action.obj, grace_s=action.grace_seconds, propagation=action.propagation
+            )
         else:
             subresource = "status" if isinstance(action, UpdateStatus) else ""
             self.update(action.resource, action.obj, subresource=subresource)
@@ -195,10 +197,10 @@ class Cluster(Store):
         sub = "status" if set(fields) == {"status"} else ""
         return self.patch(resource, name, space, fields, subresource=sub)
 
-    def delete_object(self, resource: str, obj: Object, *, grace: int | None = None, propagation: str = "") -> None:
+    def delete_object(self, resource: str, obj: Object, *, grace_s: int | None = None, propagation: str = "") -> None:
         """Delete the object that `obj` is, and no namesake."""
         name, space, uid = meta.name(obj), meta.namespace(obj), meta.uid(obj)
-        self.delete(resource, name, space, uid=uid, grace_s=grace, propagation=propagation)
+        self.delete(resource, name, space, uid=uid, grace_s=grace_s, propagation=propagation)
 
     def remove_object(self, resource: str, obj: Object) -> None:
         self.remove(resource, meta.key(obj))

@@ -135,7 +135,7 @@ async def test_a_follower_whose_loop_stood_still_hears_its_leader_before_it_stan
         # Its loop stands still: no tick, no message; and then the tick that was due comes before the messages.
         follower.ticker.stop()
         await asyncio.sleep(TICK_S * 29)
-        raft.election_elapsed = min(elapsed, raft.election_timeout - 1)
+        raft.election_elapsed = min(elapsed, raft.election_timeout_ticks - 1)
         follower.ticker._tick()
         await asyncio.sleep(TICK_S * 40)
         assert leader.is_leader and leader.term == term

@@ -21,8 +21,8 @@ async def keep_alive(cluster: EtcdCluster, lease: int, endpoint: int = 0) -> int
         return (await anext(answers)).TTL
 
 
-async def grant(cluster: EtcdCluster, ttl: int, *, key: bytes = b"", endpoint: int = 0) -> int:
-    lease = (await cluster.stub("Lease", endpoint).LeaseGrant(pb.LeaseGrantRequest(TTL=ttl))).ID
+async def grant(cluster: EtcdCluster, ttl_s: int, *, key: bytes = b"", endpoint: int = 0) -> int:
+    lease = (await cluster.stub("Lease", endpoint).LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s))).ID
     if key:
         await cluster.stub("KV", endpoint).Put(pb.PutRequest(key=key, value=b"v", lease=lease))
     return lease

@@ -29,8 +29,8 @@ class Contestants:
     def _stub(self, descriptor: Any, endpoint: int) -> Any:
         return Stub(self.cluster.network.channel(self.cluster.endpoints[endpoint]), descriptor)
 
-    async def lease(self, ttl: int = 600) -> int:
-        return int((await self.cluster.stub("Lease").LeaseGrant(pb.LeaseGrantRequest(TTL=ttl))).ID)
+    async def lease(self, ttl_s: int = 600) -> int:
+        return int((await self.cluster.stub("Lease").LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_s))).ID)
 
     async def revoke(self, lease: int) -> None:
         await self.cluster.stub("Lease").LeaseRevoke(pb.LeaseRevokeRequest(ID=lease))
@@ -142,7 +142,7 @@ async def test_a_lease_holds_its_lock_again_and_others_keep_out() -> None:
 
 async def test_the_lock_passes_on_when_a_lease_runs_out() -> None:
     async with contest() as c:
-        await c.lock(b"l", await c.lease(ttl=2))
+        await c.lock(b"l", await c.lease(ttl_s=2))
         assert (await c.lock(b"l", await c.lease())).key == (await c.keys(b"l"))[0]
 
 

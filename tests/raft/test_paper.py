@@ -63,7 +63,7 @@ def test_5_2_a_follower_that_hears_nobody_campaigns_within_two_election_timeouts
 
 
 def test_5_2_timeouts_differ_so_that_votes_split_rarely() -> None:
-    timeouts = {Group(1, seed=seed).members[1].node._raft.election_timeout for seed in range(200)}
+    timeouts = {Group(1, seed=seed).members[1].node._raft.election_timeout_ticks for seed in range(200)}
     assert timeouts == set(range(10, 20))
 
 

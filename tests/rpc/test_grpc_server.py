@@ -350,7 +350,7 @@ async def test_a_stream_that_never_waits_lets_others_have_their_turn(served: Ser
 async def test_calls_get_their_time_when_the_server_stops(served: Served, channel: grpc.aio.Channel) -> None:
     call = asyncio.ensure_future(_awaited(Theirs(channel).Range(pb.RangeRequest(key=b"wait", limit=9_000_000))))
     await served.handler.entered.wait()
-    stopping = asyncio.ensure_future(served.server.stop(grace=30))
+    stopping = asyncio.ensure_future(served.server.stop(grace_s=30))
     await asyncio.sleep(0)
     served.handler.let_go.set()
     assert len((await call).kvs[0].value) == 9_000_000
@@ -365,7 +365,7 @@ async def test_after_its_time_a_call_is_ended_and_new_ones_are_refused(served: S
     unary = wire.call(RANGE, message=message(key=b"wait"))
     stream = wire.call(WATCH, message=GOOD, end=False)
     await wire.until(lambda: wire.peer.data[stream])
-    stopping = asyncio.ensure_future(served.server.stop(grace=0.3))
+    stopping = asyncio.ensure_future(served.server.stop(grace_s=0.3))
     await asyncio.sleep(0)
     late = wire.call(RANGE, message=message())
     await wire.until(lambda: late in [s for s, _ in wire.peer.resets])

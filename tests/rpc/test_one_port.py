@@ -167,7 +167,7 @@ async def test_who_speaks_both_protocols_gets_the_one_with_all_there_is(
 async def test_a_request_gets_its_time_when_the_server_stops(port: Port, session: aiohttp.ClientSession) -> None:
     call = asyncio.ensure_future(session.post("/wait", data=b"x"))
     await port.web.entered.wait()
-    stopping = asyncio.ensure_future(port.server.stop(grace=30))
+    stopping = asyncio.ensure_future(port.server.stop(grace_s=30))
     await asyncio.sleep(0)
     port.web.let_go.set()
     async with await call as response:

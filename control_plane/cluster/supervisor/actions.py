@@ -1,4 +1,4 @@
-"""What a supervisor does: each action may be carried out again after it has been, without effect."""
+"""Actions of a supervisor: each may be carried out again after it has been, without effect."""
 
 from dataclasses import dataclass
 

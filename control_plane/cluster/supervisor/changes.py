@@ -1,4 +1,4 @@
-"""What people ask for: actors to be added and removed, as changes of the topology. Pure."""
+"""Changes of the topology that people ask for: actors to be added and removed. Pure."""
 
 import re
 from collections.abc import Collection, Sequence

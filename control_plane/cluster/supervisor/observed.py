@@ -1,4 +1,4 @@
-"""What a supervisor sees of a cluster at one moment. Pure: values only."""
+"""The observed state of a cluster: what a supervisor sees of it at one moment. Pure: values only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What the supervisor needs of the world, in ports of a few methods."""
+"""Ports of the supervisor: its needs of the world, in a few methods each."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class NodeRegistry(Protocol):
 
 
 class Specs(Protocol):
-    """What actors get to start with."""
+    """The specs that actors start with."""
 
     def make(self, instance: Instance, topology: Topology, *, restarted: bool) -> Spec: ...
 

@@ -28,7 +28,7 @@ _Topology = Topology
 
 
 class Control(Protocol):
-    """What the service needs of whoever reconciles."""
+    """The service's needs of whoever reconciles."""
 
     records: StartRecords
     running: frozenset[str]

@@ -1,4 +1,4 @@
-"""How the starts of each actor went: what fails is tried again ever more rarely. Pure: callers tell the time."""
+"""Records of each actor's starts: what fails is tried again ever more rarely. Pure: callers tell the time."""
 
 from collections.abc import Collection, Mapping
 

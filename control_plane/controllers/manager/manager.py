@@ -89,7 +89,7 @@ class Term:
         self._queues = {} if queues is None else queues
         self._caches = Caches(client)
         self._recorders: list[EventRecorder] = []
-        self._provisioner = Provisioner(network, timeout_s=config.csi_timeout)
+        self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._purger = NamespacePurger(client)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
@@ -117,7 +117,7 @@ class Term:
             executor,
             env=self._env,
             workers=self._config.workers,
-            barrier_timeout_s=self._config.barrier_timeout,
+            barrier_timeout_s=self._config.barrier_timeout_s,
             metrics=self._queues.setdefault(controller.name, QueueMetrics()),
         )
 

@@ -65,7 +65,7 @@ class Raft:
         self.lead = NONE
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
-        self.election_timeout = 0
+        self.election_timeout_ticks = 0
         self.votes: dict[int, bool] = {}
         self.progress: dict[int, Progress] = {}  # on the leader only, by ascending id
         self.witness = Witness()
@@ -107,7 +107,7 @@ class Raft:
         """§5.2: drawn anew each time, so that split votes are rare and do not repeat."""
         ticks = self.config.election_ticks
         self.election_elapsed = 0
-        self.election_timeout = ticks + self.rng.randrange(ticks)
+        self.election_timeout_ticks = ticks + self.rng.randrange(ticks)
 
     def become_follower(self, term: int, lead: int) -> None:
         self._reset(term)

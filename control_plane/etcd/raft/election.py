@@ -119,4 +119,4 @@ def hasten(raft: Raft, *, besides: int = NONE) -> None:
         return
     turn = sum(voter < raft.id for voter in raft.conf.voters if voter != besides)
     soon = raft.election_elapsed + raft.config.heartbeat_ticks + 1 + turn
-    raft.election_timeout = min(raft.election_timeout, soon)
+    raft.election_timeout_ticks = min(raft.election_timeout_ticks, soon)

@@ -20,7 +20,7 @@ def tick(raft: Raft) -> None:
     raft.election_elapsed += 1
     if raft.role is Role.LEADER:
         leader.on_tick(raft)
-    elif raft.election_elapsed >= raft.election_timeout and raft.is_promotable():
+    elif raft.election_elapsed >= raft.election_timeout_ticks and raft.is_promotable():
         raft.election_elapsed = 0
         election.hup(raft)
 

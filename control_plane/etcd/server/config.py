@@ -108,7 +108,7 @@ class MemberConfig:
         return self.election_ticks * self.tick_s
 
     @property
-    def min_lease_ttl(self) -> int:
+    def min_lease_ttl_s(self) -> int:
         """Seconds, the least that a lease is granted for: one and a half election timeouts, rounded up, as in etcd."""
         return math.ceil(3 * self.election_ticks // 2 * self.tick_s)
 

@@ -160,7 +160,7 @@ def _open_machine(
             if backend.trusted:
                 return StateMachine(
                     _fill_store(backend, snapshots, mark),
-                    min_lease_ttl=config.min_lease_ttl,
+                    min_lease_ttl_s=config.min_lease_ttl_s,
                     auth_token_ttl_s=config.auth_token_ttl_s,
                 )
             log.warning("the machine stopped uncleanly, or the store is damaged")

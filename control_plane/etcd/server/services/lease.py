@@ -72,7 +72,7 @@ class LeaseService(Base):
         await self._reads.barrier()
         with contextlib.suppress(errors.LeaseNotFound):
             lease = self._lessor.get(request.ID)
-            response.grantedTTL = lease.ttl
+            response.grantedTTL = lease.ttl_s
             if request.keys:
                 if self.callers.enabled:
                     await self.callers.check_lease_keys(context, request.ID)

@@ -35,9 +35,9 @@ Notify = Callable[[int, list[Change]], None]
 class StateMachine:
     """Everything a member knows by the log. `notify` is told each revision's events as they happen; nobody at first."""
 
-    def __init__(self, store: Store, *, min_lease_ttl: int = 1, auth_token_ttl_s: float = 300.0) -> None:
+    def __init__(self, store: Store, *, min_lease_ttl_s: int = 1, auth_token_ttl_s: float = 300.0) -> None:
         self.store = store
-        self.lessor = Lessor(min_lease_ttl)
+        self.lessor = Lessor(min_lease_ttl_s)
         self.members = Membership(store.backend)
         self.alarms = Alarms(store.backend)
         self.auth = AuthStore(store.backend, SimpleTokens(auth_token_ttl_s))
@@ -164,10 +164,10 @@ class StateMachine:
 
     def _lease_grant(self, request: pb.LeaseGrantRequest, now: float) -> Message:
         self.alarms.check_space()
-        ttl = self.lessor.check_grant(request.ID, request.TTL)
-        lease = self.lessor.grant(request.ID, ttl, now)
+        ttl_s = self.lessor.check_grant(request.ID, request.TTL)
+        lease = self.lessor.grant(request.ID, ttl_s, now)
         self._save_lease(lease.id)
-        return pb.LeaseGrantResponse(header=self._header(), ID=request.ID, TTL=ttl)
+        return pb.LeaseGrantResponse(header=self._header(), ID=request.ID, TTL=ttl_s)
 
     def _lease_revoke(self, request: pb.LeaseRevokeRequest, now: float) -> Message:
         self.alarms.check_sound()
@@ -189,7 +189,7 @@ class StateMachine:
 
     def _save_lease(self, lease_id: int) -> None:
         lease = self.lessor.get(lease_id)
-        value = lease.ttl.to_bytes(8, "big") + lease.remaining.to_bytes(8, "big")
+        value = lease.ttl_s.to_bytes(8, "big") + lease.remaining.to_bytes(8, "big")
         self.store.backend.put("lease", _lease_key(lease_id), value)
 
     # Alarms and members

@@ -31,7 +31,7 @@ class Lease:
     """A grant. `remaining` is the checkpointed rest in seconds, 0 when the whole TTL counts."""
 
     id: int
-    ttl: int
+    ttl_s: int
     remaining: int = 0
     expires_at: float = math.inf
     checkpoint_at: float = math.inf
@@ -40,14 +40,14 @@ class Lease:
     @property
     def span(self) -> int:
         """Seconds to give it when the count starts anew."""
-        return self.remaining or self.ttl
+        return self.remaining or self.ttl_s
 
 
 class Lessor:
     """All leases of one member."""
 
-    def __init__(self, min_ttl: int = 1) -> None:
-        self._min_ttl = min_ttl
+    def __init__(self, min_ttl_s: int = 1) -> None:
+        self._min_ttl_s = min_ttl_s
         self._leases: dict[int, Lease] = {}
         self._lease_of: dict[bytes, int] = {}
         self._heap: list[tuple[float, int]] = []
@@ -57,25 +57,25 @@ class Lessor:
         self.granted = self.revoked = self.renewed = self.ran_out = 0
 
     def load(self, leases: Iterable[tuple[int, int, int]], attached: Iterable[tuple[bytes, int]]) -> None:
-        """Replace everything: (id, ttl, remaining) triples, and (key, lease) pairs."""
-        self._leases = {i: Lease(i, ttl, remaining) for i, ttl, remaining in leases}
+        """Replace everything: (id, ttl_s, remaining) triples, and (key, lease) pairs."""
+        self._leases = {i: Lease(i, ttl_s, remaining) for i, ttl_s, remaining in leases}
         self._lease_of = {}
         self._heap = []
         self._checkpoints = []
         for key, lease_id in attached:
             self.attach(key, lease_id)
 
-    def check_grant(self, lease_id: int, ttl: int) -> int:
+    def check_grant(self, lease_id: int, ttl_s: int) -> int:
         """The TTL that a grant would get. Raises LeaseExists, LeaseTTLTooLarge."""
-        if ttl > TTL_MAX_S:
+        if ttl_s > TTL_MAX_S:
             raise LeaseTTLTooLarge
         if lease_id in self._leases:
             raise LeaseExists
-        return max(ttl, self._min_ttl)
+        return max(ttl_s, self._min_ttl_s)
 
-    def grant(self, lease_id: int, ttl: int, now: float) -> Lease:
-        """Add a lease; `ttl` comes from check_grant."""
-        lease = self._leases[lease_id] = Lease(lease_id, ttl)
+    def grant(self, lease_id: int, ttl_s: int, now: float) -> Lease:
+        """Add a lease; `ttl_s` comes from check_grant."""
+        lease = self._leases[lease_id] = Lease(lease_id, ttl_s)
         self.granted += 1
         if self.primary:
             self._schedule(lease, now)
@@ -146,7 +146,7 @@ class Lessor:
     def _schedule(self, lease: Lease, now: float) -> None:
         lease.expires_at = now + lease.span
         heapq.heappush(self._heap, (lease.expires_at, lease.id))
-        if lease.ttl > CHECKPOINT_INTERVAL_S:
+        if lease.ttl_s > CHECKPOINT_INTERVAL_S:
             lease.checkpoint_at = now + CHECKPOINT_INTERVAL_S
             heapq.heappush(self._checkpoints, (lease.checkpoint_at, lease.id))
 
@@ -159,9 +159,9 @@ class Lessor:
         if lease.expires_at <= now:
             raise LeaseNotFound
         # The heap's old entry is dropped when it comes up; see `expired`.
-        lease.expires_at = now + lease.ttl
+        lease.expires_at = now + lease.ttl_s
         self.renewed += 1
-        return lease.ttl
+        return lease.ttl_s
 
     def remaining(self, lease_id: int, now: float) -> int:
         """Whole seconds left, at least 0. Raises LeaseNotFound."""
