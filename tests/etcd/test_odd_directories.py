@@ -113,6 +113,7 @@ def life() -> Iterator[Life]:
         yield Life(Path(root))
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     oddities=st.lists(st.sampled_from(sorted(ODDITIES)), min_size=1, max_size=3, unique=True).filter(

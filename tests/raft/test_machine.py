@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -9,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from rayplane.control_plane.etcd.raft import ConfChange, ConfChangeType, MessageType
 from tests.raft.harness import Group, Member
 from tests.raft.schedule import CRASHES, MEMBERS_MAX, REFUSALS
+
+pytestmark = pytest.mark.timeout(300)
 
 #: Picks one of whatever there is at that moment.
 anyone = st.integers(0, 1 << 16)
