@@ -12,6 +12,8 @@ import pytest
 from tests.linearizability.processes import JumpingClock
 from tests.linearizability.storm import MIXED, Plan, run_storm
 
+pytestmark = pytest.mark.timeout(300)
+
 PARTITIONS = {
     "isolate": 2,
     "isolate_leader": 4,
