@@ -226,11 +226,10 @@ async def _nodes(admin: Access, rows: Sequence[_Row], limit: float) -> tuple[lis
 
 
 def _node(node: Object, lease: Object | None) -> NodeFacts:
-    conditions = node.get("status", {}).get("conditions") or []
-    ready: Object = next((c for c in conditions if c.get("type") == "Ready"), {})
+    ready = meta.get_condition(node, "Ready") or {}
     return NodeFacts(
         name=meta.name(node),
-        ready=ready.get("status") == "True",
+        ready=meta.condition_is(node, "Ready"),
         reason=str(ready.get("message") or ready.get("reason") or ""),
         lease_age_s=_age(lease) if lease else None,
         lease_duration_s=float((lease or {}).get("leaseDurationSeconds") or 0),

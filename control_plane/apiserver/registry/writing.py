@@ -23,7 +23,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
 from rayplane.control_plane.api.machinery import apply, decoding, patching
-from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import LEASES, ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
@@ -51,7 +51,7 @@ _RESERVE_TRIES = 16
 # Kinds whose objects are only replaced by who has seen them.
 _NEEDS_VERSION = frozenset(
     {
-        "leases.coordination.k8s.io",
+        LEASES,
         "poddisruptionbudgets.policy",
         "customresourcedefinitions.apiextensions.k8s.io",
     }

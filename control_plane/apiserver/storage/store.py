@@ -24,7 +24,7 @@ from rayplane.control_plane.api.errors import (
     Timeout,
     TooManyRequests,
 )
-from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.resources import LEASES, ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode, read
@@ -43,7 +43,7 @@ CONTINUE_TOO_OLD = (
 )
 
 # Written often, many at once, and nobody minds to miss one.
-_GROUPED = frozenset({"leases.coordination.k8s.io", "events"})
+_GROUPED = frozenset({LEASES, "events"})
 
 log = logging.getLogger(__name__)
 

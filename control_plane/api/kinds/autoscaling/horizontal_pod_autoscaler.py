@@ -31,13 +31,6 @@ _METRIC_SOURCES = {
     "Pods": "pods",
     "Resource": "resource",
 }
-_TARGET_SOURCES = {
-    "ContainerResource": "containerResource",
-    "External": "external",
-    "Object": "object",
-    "Pods": "pods",
-    "Resource": "resource",
-}
 _SHOWN_METRICS = 2
 UNSET_REPLICAS = "<unset>"
 
@@ -153,7 +146,7 @@ def _targets(spec: Mapping[str, Any], status: Mapping[str, Any]) -> str:
 
 
 def _target(metric: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    field = _TARGET_SOURCES.get(metric.get("type") or "", "")
+    field = _METRIC_SOURCES.get(metric.get("type") or "", "")
     source = metric.get(field) or {}
     target = source.get("target") or {}
     now = (current.get(field) or {}).get("current") or {}

@@ -34,7 +34,7 @@ from rayplane.control_plane.api.machinery.columns import (
     template_spec,
 )
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
-from rayplane.control_plane.api.meta import Object, condition_is, name, parse_time
+from rayplane.control_plane.api.meta import Object, condition_is, is_deleting, name, parse_time
 from rayplane.control_plane.durations import human_duration
 
 MAX_INT32 = 2**31 - 1
@@ -218,7 +218,7 @@ def _job_status(obj: Object) -> str:
     ):
         if condition_is(obj, condition):
             return text
-    if (obj.get("metadata") or {}).get("deletionTimestamp"):
+    if is_deleting(obj):
         return "Terminating"
     for condition in ("Suspended", "FailureTarget", "SuccessCriteriaMet"):
         if condition_is(obj, condition):

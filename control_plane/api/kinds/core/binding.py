@@ -10,7 +10,7 @@ from rayplane.control_plane.api.kinds.rules import REQUEST_ONLY, Rules
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
-from rayplane.control_plane.api.meta import Object, name, set_condition
+from rayplane.control_plane.api.meta import Object, is_deleting, name, set_condition
 
 
 def bind(pod: Object, binding: Object, *, now: datetime) -> None:
@@ -32,7 +32,7 @@ def bind(pod: Object, binding: Object, *, now: datetime) -> None:
         raise _bind_conflict(own, f"uid {meta['uid']} is not that of pod {own}")
     if meta.get("resourceVersion") and meta["resourceVersion"] != pod["metadata"].get("resourceVersion"):
         raise _bind_conflict(own, errors.MODIFIED)
-    if pod["metadata"].get("deletionTimestamp"):
+    if is_deleting(pod):
         raise _bind_conflict(own, f"pod {own} is being deleted, cannot be assigned to a host")
     if spec.get("nodeName"):
         text = f'pod {own} is already assigned to node "{spec["nodeName"]}"'
