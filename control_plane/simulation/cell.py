@@ -169,6 +169,18 @@ class Cell:
         if now.ended is not None and not now.ended.done():
             now.ended.set_exception(Killed(self.name))
 
+    async def stop(self, within_s: float) -> None:
+        """SIGTERM: the component stops by itself; what has not within this span is killed."""
+        now = self._now
+        if now is None:
+            return
+        if now.component is not None:
+            with contextlib.suppress(Killed, TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._within(now, now.component.stop)
+        if self._now is now:
+            self.kill()
+
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing runs."""
         if self._now is not None:

@@ -1,29 +1,27 @@
 """Changes of a cluster while it runs: of its members and API servers, and storms of faults.
 
-An `Operator` does to a simulated cluster what the supervisor does to a real one: one change at a time, each of steps
-that may be tried again (a member is added as a learner and promoted; it is expelled before its actor ends). A `Storm`
-draws faults and changes from the seed; actors die of it while others are being replaced.
+An `Operator` asks the supervisor for changes, as people do with `rayplane add` and `remove`, and takes machines away.
+A `Storm` draws faults and changes from the seed; actors die of it, the supervisor too, while others are being replaced.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any
 
-from rayplane.control_plane.client import EtcdClient
-from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.cluster.topology import Machine, Phase, Role
 from rayplane.control_plane.faults.vocabulary import ROLES, Fault, Kill, Partition, Target
-from rayplane.control_plane.rpc import RpcError
-from rayplane.control_plane.simulation.cell import Cell
-from rayplane.control_plane.simulation.cluster import SimulatedCluster
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.control_plane.simulation.cluster import SUPERVISOR, SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
-T = TypeVar("T")
+Ask = Callable[[Stub], Awaitable[Any]]
 
-STEP_S = 60.0
+CHANGE_S = 60.0
+# Longer than the supervisor waits for an actor to come or go.
+ANSWER_S = 40.0
 RETRY_S = 0.5
-# Whoever talks to members and API servers asks this often who they are; one may go only when all know its successor.
-LEARN_S = 4.0
 MEMBERS_MAX, APISERVERS_MAX = 5, 4
 PARTITION_S = 8.0
 
@@ -33,72 +31,74 @@ class ChangeFailed(Exception):
 
 
 class Operator:
-    """`etcd` is called in the life of `cell`."""
+    """Gives commands to the supervisor, from the client's cell: one change at a time."""
 
-    def __init__(self, cluster: SimulatedCluster, cell: Cell, etcd: Callable[[], EtcdClient]) -> None:
+    def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
-        self._cell = cell
-        self._etcd = etcd
+        self._stub: Stub | None = None
         self._changing = asyncio.Lock()
 
     async def add(self, role: Role) -> None:
         """Add an actor and wait until it serves. ChangeFailed."""
         async with self._changing:
-            await self._add(role)
+            name = self._cluster.topology.next_name(role, self._cluster.cells)
+            request = pb.AddRequest(role=role.value, name=name)
+            await self._until(
+                lambda: self._phase(name) is None, lambda stub: stub.Add(request, timeout=ANSWER_S), self._present(name)
+            )
 
     async def remove(self, name: str) -> None:
         """Remove an actor for good. ChangeFailed."""
         async with self._changing:
-            await self._remove(self._cluster.topology.get(name))
+            role = self._cluster.topology.get(name).role
+            request = pb.RemoveRequest(role=role.value, name=name)
+            await self._until(
+                lambda: self._phase(name) is Phase.ACTIVE,
+                lambda stub: stub.Remove(request, timeout=ANSWER_S),
+                lambda: self._phase(name) is None,
+            )
 
     async def replace(self, name: str) -> None:
-        """An actor's machine is lost, with its data: put another in its place. ChangeFailed."""
-        self._cluster.kill(name, back=False)
+        """Lose an actor's machine, with its data, and wait until the supervisor has put another in its place."""
         async with self._changing:
-            instance = self._cluster.topology.get(name)
-            await self._add(instance.role)
-            await self._remove(instance)
+            lost = self._cluster.topology.get(name).machine
+            self._cluster.lose(name)
+            await self._until(lambda: False, None, lambda: self._is_replaced(lost))
 
-    async def _add(self, role: Role) -> None:
-        instance = self._cluster.add(role)
-        self._cluster.trace.event("add", instance.name)
-        if role is Role.MEMBER:
-            member = await self._until(lambda: self._enlist(_peer_url(instance)))
-            self._cluster.begin(instance)
-            await self._until(lambda: self._etcd().member_promote(member))
-        else:
-            self._cluster.begin(instance)
-        # Before the next may go, everybody must have heard of this one.
-        await asyncio.sleep(LEARN_S)
+    def _phase(self, name: str) -> Phase | None:
+        topology = self._cluster.topology
+        return topology.get(name).phase if topology.has(name) else None
 
-    async def _remove(self, instance: Instance) -> None:
-        if instance.role is Role.MEMBER:
-            await self._until(lambda: self._expel(_peer_url(instance)))
-        self._cluster.remove(instance.name)
+    def _present(self, name: str) -> Callable[[], bool]:
+        return lambda: self._phase(name) is Phase.ACTIVE and self._cluster.cells[name].component is not None
 
-    async def _enlist(self, url: str) -> int:
-        return await self._member_id(url) or int((await self._etcd().member_add(url, learner=True)).member.ID)
+    def _is_replaced(self, lost: Machine) -> bool:
+        there = self._cluster.topology.instances
+        return all(i.machine != lost and i.phase is Phase.ACTIVE for i in there)
 
-    async def _expel(self, url: str) -> None:
-        member = await self._member_id(url)
-        if member:
-            await self._etcd().member_remove(member)
-
-    async def _member_id(self, url: str) -> int:
-        members = (await self._etcd().member_list()).members
-        return next((int(m.ID) for m in members if url in m.peerURLs), 0)
-
-    async def _until(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _until(self, may_ask: Callable[[], bool], ask: Ask | None, done: Callable[[], bool]) -> None:
+        """Wait until it is done; the command is given while it may be. What was begun goes on by itself."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + STEP_S
-        while True:
-            try:
-                with self._cell.inside():
-                    return await attempt()
-            except RpcError as e:
-                if loop.time() > deadline:
-                    raise ChangeFailed(f"not within {STEP_S:.0f} s: {e}") from e
+        deadline = loop.time() + CHANGE_S
+        why = "it goes on"
+        while not done():
+            if loop.time() > deadline:
+                raise ChangeFailed(f"not within {CHANGE_S:.0f} s: {why}")
+            if ask is not None and may_ask():
+                why = await self._ask(ask) or why
             await asyncio.sleep(RETRY_S)
+
+    async def _ask(self, ask: Ask) -> str:
+        """What is wrong, if anything."""
+        try:
+            with self._cluster.client.inside() as network:
+                if self._stub is None:
+                    endpoint = self._cluster.topology.get(SUPERVISOR).endpoint("grpc")
+                    self._stub = Stub(network.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
+                await ask(self._stub)
+        except RpcError as e:
+            return e.message
+        return ""
 
 
 class Storm:
@@ -135,7 +135,8 @@ class Storm:
         if self._rng.random() < 0.15:
             lonely = self._rng.choice([i.name for i in self._cluster.topology.instances])
             return Partition(((lonely,),), PARTITION_S * self._rng.random())
-        return Kill(Target(self._rng.choice(ROLES)))
+        struck = self._rng.choice((*ROLES, SUPERVISOR))
+        return Kill(Target(name=SUPERVISOR) if struck == SUPERVISOR else Target(struck))
 
     async def _draw_change(self) -> None:
         role, most = self._rng.choice([(Role.MEMBER, MEMBERS_MAX), (Role.APISERVER, APISERVERS_MAX)])
@@ -149,7 +150,3 @@ class Storm:
                 await self._operator.remove(self._rng.choice(there))
             case "replace":
                 await self._operator.replace(self._rng.choice(there))
-
-
-def _peer_url(instance: Instance) -> str:
-    return f"http://{instance.endpoint('peer')}"

@@ -1,21 +1,26 @@
-"""A whole cluster of cells: the topology of a real one, its network, and who brings back what died.
+"""A whole cluster of cells: the topology of a real one, its network, its machines, and what becomes of them.
 
-The supervisor's work on a real cluster (start a killed actor again, on the same machine with the same data) is done
-here with a seeded delay; everything else is the components' own code.
+`SimulatedHost` is to the supervisor what Ray or the one process is. All else is the components' own code.
 """
 
 import asyncio
+import contextvars
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.cluster.components import Component, Spec, build
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
-from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.errors import StartFailed
+from rayplane.control_plane.cluster.failures import Failure
+from rayplane.control_plane.cluster.host import not_started
 from rayplane.control_plane.cluster.pki import identity_of_actor
+from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Role, Topology, founding
 from rayplane.control_plane.etcd.server import Member
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
@@ -24,6 +29,8 @@ from rayplane.control_plane.rpc.memory import Fabric
 from rayplane.control_plane.rpc.memory_sockets import Wires
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import Cell, Killed, derived_rng
+from rayplane.control_plane.simulation.host import SimulatedHost
+from rayplane.control_plane.simulation.loop import LIFE
 from rayplane.control_plane.simulation.trace import Trace
 from rayplane.control_plane.simulation.weather import Climate, Weather
 from rayplane.node.host import NodeHost
@@ -34,10 +41,16 @@ log = logging.getLogger(__name__)
 CLIENT, KUBECTL = "client", "kubectl"
 ADMIN = Identity(ADMINISTRATOR, (MASTERS,))
 _NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
-_SIMULATED = (Role.MEMBER, Role.APISERVER, Role.LOAD_BALANCER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST)
-# How long the supervisor and the operating system take to have a killed actor run again.
+SUPERVISOR = Role.SUPERVISOR.value
+SPARE_MACHINES = 12
+_FIRST_PORT = 10_000
+# How long a supervisor's host takes to have it run again.
 RESTART_MIN_S, RESTART_MAX_S = 0.3, 2.0
 RETRIES = Backoff(0.5, 30.0)
+# How long an actor may take to end by itself.
+STOP_S = 10.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +64,18 @@ class Planted:
 
 
 class SimulatedCluster:
-    """`topology` names the actors; each is a cell of that name on a machine of that name."""
+    """Each actor is a cell of its name on a machine of its own; there are spare machines. The real supervisor starts,
+    moves and replaces actors; only itself is brought back by the simulation, as its host does on real machines.
+    """
 
     def __init__(
         self, config: ClusterConfig, seed: int, trace: Trace, *, climate: Climate, planted: Planted | None = None
     ) -> None:
         self.config = config
         self.trace = trace
-        self.topology = simulated_topology(config)
+        self._topology = simulated_topology(config)
         self._seed = seed
-        self._names = {i.machine.address: i.name for i in self.topology.instances}
+        self._names = {i.machine.address: i.name for i in self._topology.instances}
         self.weather = Weather(derived_rng(seed, "weather"), climate, self._names)
         self.fabric = Fabric(self.weather, tap=trace.message)
         self.wires = Wires(self.weather, tap=trace.message)
@@ -68,117 +83,186 @@ class SimulatedCluster:
         self.rng = derived_rng(seed, "faults")
         self._planted = planted or Planted()
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._launches: dict[str, asyncio.Task[StartFailed | None]] = {}
         self._started: dict[str, None] = {}
-        self._away: dict[str, None] = {}
-        self.cells = {i.name: self._cell(i) for i in self.topology.instances}
-        """Of every actor there has been: a name is used once."""
+        self._away: dict[str, float] = {}  # until when
+        self._lost: list[Cell] = []  # what is dead must not be collected
+        spares = [Machine(f"10.9.0.{n}", f"spare-{n}") for n in range(1, SPARE_MACHINES + 1)]
+        self.machines = [*(i.machine for i in self._topology.instances), *spares]
+        self.cells = {i.name: self._cell(i) for i in self._topology.instances}
+        """Of every actor there has been."""
         self.client = Cell(CLIENT, self.fabric, self.wires, ADMIN, seed=seed)
         self.kubectl = Cell(KUBECTL, self.fabric, self.wires, ADMIN, seed=seed)
         self.failures: list[str] = []
         """Actors that cannot run for a reason that is not a fault of the scenario."""
 
     def _cell(self, instance: Instance) -> Cell:
-        name = instance.name
-        identity = identity_of_actor(instance)
-        return Cell(name, self.fabric, self.wires, identity, seed=self._seed, disk=self._disk(name))
-
-    def _disk(self, name: str) -> Disk | None:
+        """A cell on an empty disk; what it draws is not what one of that name drew before it."""
+        name, seed = instance.name, self._seed + (len(self._lost) << 32)
         make = self._planted.disks.get(name)
-        return make() if make is not None else None
+        disk = make() if make is not None else None
+        return Cell(name, self.fabric, self.wires, identity_of_actor(instance), seed=seed, disk=disk)
+
+    @property
+    def topology(self) -> Topology:
+        """What the supervisor wants, as far as it has been heard of."""
+        supervisor = self.cells[SUPERVISOR].component
+        if isinstance(supervisor, Supervisor):
+            self._follow(supervisor.topology)
+        return self._topology
+
+    def _follow(self, topology: Topology) -> None:
+        if topology is self._topology:
+            return
+        self._topology = topology
+        for instance in topology.instances:
+            self._names[instance.machine.address] = instance.name
+            if instance.name not in self.cells:
+                self.cells[instance.name] = self._cell(instance)
 
     # Life
 
     async def start(self) -> None:
         """Start every actor, all at the same time, as `up` does; they may not be ready yet."""
-        for instance in self.topology.instances:
-            self._spawn(self._bring_up(instance), f"start {instance.name}")
+        for instance in self._topology.instances:
+            if instance.role is not Role.SUPERVISOR:
+                self.launch(self._spec(instance))
+        self._spawn(self._keep_supervisor(), "start the supervisor")
 
     async def stop(self) -> None:
         """Everything dies at once."""
-        for task in [*self._tasks]:
+        for task in [*self._tasks, *self._launches.values()]:
             task.cancel()
         for cell in (*self.cells.values(), self.client, self.kubectl):
             cell.kill()
         await asyncio.sleep(0)
 
     def kill(self, name: str, *, back: bool = True, after_s: float | None = None) -> None:
-        """SIGKILL; the supervisor brings the actor back after a while, or after `after_s`, or not."""
+        """SIGKILL; the supervisor brings the actor back, not before `after_s`, or not at all."""
         self.trace.event("kill", name)
         self.cells[name].kill()
         if not back:
-            self._away[name] = None
-            return
-        pause = self.rng.uniform(RESTART_MIN_S, RESTART_MAX_S) if after_s is None else after_s
-        self._spawn(self._bring_up(self.topology.get(name), pause), f"restart {name}")
+            self._away[name] = math.inf
+        elif name == SUPERVISOR:
+            pause = self.rng.uniform(RESTART_MIN_S, RESTART_MAX_S) if after_s is None else after_s
+            self._spawn(self._keep_supervisor(pause), "restart the supervisor")
+        elif after_s is not None:
+            self._away[name] = asyncio.get_running_loop().time() + after_s
 
-    # Who there is
+    def lose(self, name: str) -> None:
+        """The machine of an actor is gone for good, with all that ran and lay there."""
+        machine = self.topology.get(name).machine
+        self.trace.event("lose", machine.id)
+        self.machines.remove(machine)
+        for instance in self.topology.instances:
+            if instance.machine == machine:
+                self.cells[instance.name].kill()
+                self._lost.append(self.cells[instance.name])
+                self.cells[instance.name] = self._cell(instance)
+                self._started.pop(instance.name, None)
 
-    def add(self, role: Role) -> Instance:
-        """Another actor, on a new machine; not started yet. A member joins those there are."""
-        instance = Instance(self.topology.next_name(role, self.cells), role, Machine(), joins=role is Role.MEMBER)
-        instance = _placed(instance, len(self.cells))
-        self.topology = self.topology.with_instance(instance)
-        self._names[instance.machine.address] = instance.name
-        self.cells[instance.name] = self._cell(instance)
-        return instance
-
-    def begin(self, instance: Instance) -> None:
-        """Start an actor that was added."""
-        self._spawn(self._bring_up(instance), f"start {instance.name}")
-
-    def remove(self, name: str) -> None:
-        """End an actor for good."""
-        self.trace.event("remove", name)
-        self.topology = self.topology.without(name)
-        self._away[name] = None
-        self.cells[name].kill()
-
-    async def _bring_up(self, instance: Instance, pause: float = 0.0) -> None:
-        cell = self.cells[instance.name]
-        await asyncio.sleep(pause)
+    async def _keep_supervisor(self, pause_s: float = 0.0) -> None:
+        await asyncio.sleep(pause_s)
         pauses = Pauses(RETRIES)
-        while not cell.alive and instance.name not in self._away:
-            spec = self._spec(instance, restarted=instance.name in self._started)
-            self.trace.event("start", instance.name)
-            try:
-                await cell.start(functools.partial(self._build, spec))
-            except Killed:
-                return
-            except Exception as e:
-                self.trace.event("no-start", instance.name, f"{type(e).__name__}: {e}")
-                log.warning("%s did not start", instance.name, exc_info=e)
-                if instance.role is Role.MEMBER and not isinstance(e, RpcError):
-                    # A member needs nothing but its disk, and what it left there must be good enough.
-                    self.failures.append(f"{instance.name} does not start again: {type(e).__name__}: {e}")
-                    return
-                await asyncio.sleep(pauses.next_s())
-            else:
-                self._started[instance.name] = None
-                self.trace.event("started", instance.name)
+        instance = self._topology.get(SUPERVISOR)
+        while not self.cells[SUPERVISOR].alive and await self._start(self._spec(instance)) is not None:
+            await asyncio.sleep(pauses.next_s())
+
+    def launch(self, spec: Spec) -> "asyncio.Task[StartFailed | None]":
+        """Start an actor, whatever becomes of the supervisor that asks for it; why it did not start."""
+        name = spec.instance.name
+        self._follow(spec.topology)
+        if name not in self._launches:
+            task = self._launches[name] = self._outside(self._launch(spec), f"launch {name}")
+            task.add_done_callback(lambda _: self._launches.pop(name, None))
+        return self._launches[name]
+
+    async def _launch(self, spec: Spec) -> StartFailed | None:
+        name = spec.instance.name
+        loop = asyncio.get_running_loop()
+        while (pause := self._away.get(name, 0.0) - loop.time()) > 0:
+            if pause == math.inf:
+                return StartFailed(f"the machine of {name} is off")
+            await asyncio.sleep(pause)
+        if self.cells[name].alive or spec.instance.machine not in self.machines:
+            return StartFailed(f"{name} runs already, or its machine is gone")
+        return await self._start(spec)
+
+    async def _start(self, spec: Spec) -> StartFailed | None:
+        name = spec.instance.name
+        self.trace.event("start", name)
+        spec = replace(spec, restarted=spec.restarted or name in self._started)
+        try:
+            await self.cells[name].start(functools.partial(self._build, spec))
+        except Killed:
+            return StartFailed(f"{name} was killed while it started")
+        except Exception as e:
+            self.trace.event("no-start", name, f"{type(e).__name__}: {e}")
+            log.warning("%s did not start", name, exc_info=e)
+            if spec.instance.role is Role.MEMBER and not isinstance(e, RpcError):
+                # A member needs nothing but its disk, and what it left there must be good enough.
+                self.failures.append(f"{name} does not start again: {type(e).__name__}: {e}")
+            return not_started(spec, Failure.of(e))
+        self._started[name] = None
+        self.trace.event("started", name)
+        return None
+
+    def end(self, name: str) -> "asyncio.Task[None]":
+        """SIGTERM for good, whatever becomes of the supervisor that asks for it."""
+        return self._outside(self._end(name), f"end {name}")
+
+    async def _end(self, name: str) -> None:
+        launch = self._launches.get(name)
+        if launch is not None:
+            launch.cancel()
+        if self.cells[name].alive:
+            self.trace.event("stop", name)
+            await self.cells[name].stop(STOP_S)
+            self.trace.event("stopped", name)
 
     def _build(self, spec: Spec, env: Env, network: Network, sockets: Sockets) -> Component:
-        component = build(spec, env, network, tls_dir=None, sockets=sockets)
+        if spec.instance.role is Role.SUPERVISOR:
+            component: Component = self._supervisor(spec, env, network)
+        else:
+            component = build(spec, env, network, tls_dir=None, sockets=sockets)
         if self._planted.wrap is not None:
             self._planted.wrap(spec.instance.name, component)
         return component
 
-    def _spec(self, instance: Instance, *, restarted: bool) -> Spec:
+    def _supervisor(self, spec: Spec, env: Env, network: Network) -> Supervisor:
+        return Supervisor(
+            spec,
+            network,
+            SimulatedHost(self),
+            disk=env.disk,
+            clock=env.clock,
+            allot=lambda address, taken: next(p for p in itertools.count(_FIRST_PORT) if p not in taken),
+            slowdown=lambda: 1.0,
+        )
+
+    def _spec(self, instance: Instance) -> Spec:
         return Spec(
             instance=instance,
             config=self.config,
             plan=AddressPlan(0),
-            topology=self.topology,
+            topology=self._topology,
             credentials=None,
             secrets=None,
             data_dir=instance.name,
             log_file="",
-            restarted=restarted,
         )
 
-    def _spawn(self, work: Any, name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks[task] = None
         task.add_done_callback(lambda t: self._tasks.pop(t, None))
+
+    @staticmethod
+    def _outside(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task that belongs to no cell."""
+        context = contextvars.copy_context()
+        context.run(LIFE.set, None)
+        return asyncio.get_running_loop().create_task(work, name=name, context=context)
 
     # Who is who
 
@@ -252,14 +336,8 @@ class SimulatedCluster:
 
 
 def simulated_topology(config: ClusterConfig) -> Topology:
-    """A new cluster's actors, each on a machine of its own, without what only real clusters need."""
-    instances: list[Instance] = []
-    for instance in founding(config, (Machine(),)).instances:
-        if instance.role in _SIMULATED:
-            instances.append(_placed(instance, len(instances)))
-    if not instances:
-        raise ClusterError("a cluster without actors cannot be simulated")
-    return Topology(tuple(instances))
+    """A new cluster's actors, each on a machine of its own."""
+    return Topology(tuple(_placed(i, number) for number, i in enumerate(founding(config, (Machine(),)).instances)))
 
 
 def _placed(instance: Instance, number: int) -> Instance:

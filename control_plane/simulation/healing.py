@@ -8,6 +8,7 @@ wanted, as many as at first, and every acknowledged write is found.
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
@@ -16,10 +17,10 @@ from rayplane.control_plane.faults.vocabulary import Kill, LoseMachine, Target
 from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import derived_rng
+from rayplane.control_plane.simulation.cluster import SUPERVISOR, SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.simulation.run import bury
-from rayplane.control_plane.simulation.supervised import SUPERVISOR, SupervisedCluster, settled
 from rayplane.control_plane.simulation.trace import Trace
 from rayplane.control_plane.simulation.weather import Climate
 from rayplane.storage.env import Env
@@ -74,8 +75,8 @@ class _Run:
 
     async def main(self) -> None:
         config = ClusterConfig(name="healing", host=PROCESS, members=3, apiservers=1, schedulers=1, nodes=1)
-        self._cluster = SupervisedCluster(config, self._seed, self._trace, climate=Climate())
-        self._injector = CellInjector(self._cluster, self._cluster.lose)
+        self._cluster = SimulatedCluster(config, self._seed, self._trace, climate=Climate())
+        self._injector = CellInjector(self._cluster)
         loop = asyncio.get_running_loop()
         user = loop.create_task(self._cluster.client.run(self._write))
         await self._cluster.start()
@@ -148,3 +149,14 @@ class _Run:
         lost = set(self._written) - {kv.key for kv in found.kvs}
         if lost:
             self._result.failures.append(f"{len(lost)} acknowledged writes are lost, first {min(lost)!r}")
+
+
+def settled(cluster: SimulatedCluster, listed: Any) -> str:
+    """What is not yet as it should be, by etcd's list of members; empty when all is."""
+    wanted = {i.name for i in cluster.topology.instances}
+    alive = {name for name, cell in cluster.cells.items() if cell.component is not None}
+    members = {(m.name, m.isLearner) for m in listed}
+    voting = {(i.name, False) for i in cluster.topology.of(Role.MEMBER)}
+    if alive != wanted:
+        return f"running and wanted are not the same: {sorted(alive ^ wanted)}"
+    return "" if members == voting else f"members are {sorted(members)}"

@@ -1,7 +1,6 @@
 """Faults of a simulated cluster: of its cells, its network and its disks."""
 
 import asyncio
-from collections.abc import Callable
 
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import Role
@@ -37,15 +36,13 @@ class NobodyThere(ClusterError):
 class CellInjector:
     """Does faults to the cells of a cluster. A killed cell loses power too: what it has not synced may be torn."""
 
-    def __init__(self, cluster: SimulatedCluster, lose: Callable[[str], None] | None = None) -> None:
-        """`lose`: takes the machine of an actor away for good, where there are others."""
+    def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster
-        self._lose = lose
 
     def refusal(self, fault: Fault) -> str:
         """Why it cannot be; raises UsageError that names an actor the cluster has not."""
-        can = {Kill, PowerLoss, Stop, Continue, Partition, Cut, Heal, Reset, SlowNetwork, StalledDisk}
-        return injector.refusal(fault, can | ({LoseMachine} if self._lose else set()))
+        can = {Kill, PowerLoss, Stop, Continue, Partition, Cut, Heal, Reset, SlowNetwork, StalledDisk, LoseMachine}
+        return injector.refusal(fault, can)
 
     def check_names(self, fault: Fault) -> None:
         """Raise UsageError when a fault names who is not there."""
@@ -107,8 +104,7 @@ class CellInjector:
             case PowerLoss():
                 cluster.kill(name)
             case LoseMachine():
-                assert self._lose is not None
-                self._lose(name)
+                cluster.lose(name)
             case Stop():
                 cluster.pause(name)
             case Continue():

@@ -184,7 +184,7 @@ class _Run:
         self._check_steps()
         violations = Violations(self._trace)
         self._client = Client(cluster, violations, write_every_s=scenario.write_every_s)
-        self._operator = Operator(cluster, cluster.client, lambda: self._client.etcd)
+        self._operator = Operator(cluster)
         loop = asyncio.get_running_loop()
         inside = loop.create_task(InsideChecks(cluster, violations).run())
         user = loop.create_task(cluster.client.run(self._client.run))
