@@ -32,6 +32,26 @@ class ElectionTiming:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerChanges:
+    """How soon all who call API servers and members know of those that came."""
+
+    discover_s: float = 3.0
+    """How often clients and the load balancer ask who there is."""
+    learn_s: float = 4.0
+    """After one has come, another may go no sooner."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discover_s < self.learn_s:
+            raise BadTimings(
+                f"discover_s {self.discover_s:g} must be positive and shorter than learn_s {self.learn_s:g}, or "
+                "servers go before all know their successors: lengthen learn_s"
+            )
+
+
+SERVER_CHANGES = ServerChanges()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLeases:
     """Spans of node Leases: renewals, what the control plane makes of silence, when a node gives up by itself."""
 

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.apiserver.config import Timing as ApiServerTiming
+from rayplane.control_plane.client import api
 from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.supervisor import reconciler
 from rayplane.control_plane.controllers.config import Timing as ControllersTiming
-from rayplane.control_plane.timings import FAST, KUBERNETES, BadTimings, ElectionTiming, Timings
+from rayplane.control_plane.loadbalancer import LoadBalancerConfig
+from rayplane.control_plane.timings import FAST, KUBERNETES, BadTimings, ElectionTiming, ServerChanges, Timings
 from rayplane.node.config import NodeTiming
 
 
@@ -61,3 +64,11 @@ def test_an_election_by_lease_rises(spans: tuple[float, float, float]) -> None:
 def test_an_election_of_etcd_is_over_before_others_miss_it(change: dict[str, Any], message: str) -> None:
     with pytest.raises(BadTimings, match=message):
         replace(FAST, **change)
+
+
+@pytest.mark.parametrize("change", [{"discover_s": 4.0}, {"learn_s": 3.0}, {"discover_s": 0.0}])
+def test_a_server_goes_only_when_all_know_its_successor(change: dict[str, float]) -> None:
+    with pytest.raises(BadTimings, match="learn_s"):
+        ServerChanges(**change)
+    assert LoadBalancerConfig().refresh_interval_s < reconciler.LEARN_S
+    assert api.DISCOVER_EVERY_S < reconciler.LEARN_S

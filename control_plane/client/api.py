@@ -17,6 +17,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.endpoints import Endpoints, call_any
 from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.control_plane.timings import SERVER_CHANGES
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
@@ -27,7 +28,7 @@ _Objects = list[Object]
 TIMEOUT_S = 10.0
 LIST_PAGE = 5000
 # How often a client that makes calls asks where the API servers are.
-DISCOVER_EVERY_S = 3.0
+DISCOVER_EVERY_S = SERVER_CHANGES.discover_s
 DISCOVER_AGAIN_S = 0.2
 _DISCOVER_TIMEOUT_S = 1.0
 

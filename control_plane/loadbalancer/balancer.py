@@ -44,6 +44,7 @@ from rayplane.control_plane.rpc.sockets import (
 )
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.timings import SERVER_CHANGES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class LoadBalancerConfig:
     silent_to_doubt: int = 2
     """Checks in a row that must get no answer before a server is passed over while there are others."""
 
-    refresh_interval_s: float = 5.0
+    refresh_interval_s: float = SERVER_CHANGES.discover_s
     """How often `find_backends` is asked, and how long it may take."""
 
     connect_timeout_s: float = 1.0

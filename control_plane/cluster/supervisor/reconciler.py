@@ -33,6 +33,7 @@ from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.timings import SERVER_CHANGES
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ JOIN_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 30.0
 # How long a change waits for etcd to have a leader again.
 CHANGE_TIMEOUT_S = 30.0
-# Whoever talks to members and API servers asks this often who they are; one may go only when all know its successor.
-LEARN_S = 4.0
+# One may go only when all who talk to members and API servers know its successor.
+LEARN_S = SERVER_CHANGES.learn_s
 
 Edit = Callable[[Topology, frozenset[str]], Topology]
 """The changed topology, of the desired one and the names that are never given again. May be asked more than once."""
