@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 CLIENT, KUBECTL = "client", "kubectl"
 ADMIN = Identity(ADMINISTRATOR, (MASTERS,))
-_NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443}
+_NUMBERS = {"client": 2379, "peer": 2380, "grpc": 7443, "https": 6443, "metrics": 10250}
 SUPERVISOR = Role.SUPERVISOR.value
 SPARE_MACHINES = 12
 _FIRST_PORT = 10_000
