@@ -7,7 +7,7 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli import chaos, cluster, objects, simulate
+from rayplane.control_plane.cli import chaos, cluster, logs_of, objects, simulate
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 cluster.register(app)
 chaos.register(app)
+logs_of.register(app)
 simulate.register(app)
 objects.register(app)
 

@@ -68,6 +68,7 @@ def up(
         str,
         typer.Option(help="Audit policy of the API servers: a file, `default`, or `none`; kept with the cluster."),
     ] = "",
+    log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     state: State = None,
 ) -> None:
     """Start everything, wait until it is ready, print how to reach it.
@@ -89,6 +90,7 @@ def up(
         runtime=runtime,
         timing=timing,
         audit_policy=_audit_policy(audit_policy),
+        log_format=log_format,
         ray_tls=ray_tls,
     )
     config.validate()

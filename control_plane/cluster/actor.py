@@ -42,7 +42,7 @@ class ComponentThread:
     """A component on an event loop in a thread."""
 
     def __init__(self, spec: Spec) -> None:
-        log_to(spec.log_file)
+        log_to(spec.log_file, spec.config.log_format, spec.instance)
         # It answers half as many calls again as asyncio's own loop. (Where all actors share one process it does not.)
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=spec.instance.name, daemon=True)

@@ -7,6 +7,7 @@ from typing import Any
 from rayplane.control_plane.api.audit import PolicyError, read_policy
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
 from rayplane.control_plane.timings import PROFILES, Timings
 
 RAY, PROCESS = "ray", "process"
@@ -93,6 +94,8 @@ class ClusterConfig:
     """`fast` or `kubernetes`."""
     audit_policy: str = ""
     """Text of the API servers' audit policy; empty records nothing (`up`: whatever the cluster did before)."""
+    log_format: str = TEXT
+    """`text` or `json` (`up`: also of a cluster that had another before)."""
     ray_tls: bool = False
     """Ray's own processes speak mutual TLS to each other (`up`: also if the cluster did so before)."""
 
@@ -103,6 +106,7 @@ class ClusterConfig:
             ("--host", self.host, (RAY, PROCESS)),
             ("--runtime", self.runtime, ("simulated", "process")),
             ("--timing", self.timing, tuple(PROFILES)),
+            ("--log-format", self.log_format, FORMATS),
         ):
             if value not in allowed:
                 raise UsageError(f"{flag} {value!r}: use {' or '.join(allowed)}")

@@ -147,6 +147,7 @@ def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
     """The configuration of a cluster that has data: as it was, but for what may be asked for anew."""
     if asked.ray_tls and before.host == RAY and not before.address:
         before = replace(before, ray_tls=True)
+    before = replace(before, log_format=asked.log_format)
     if not asked.audit_policy:
         return before
     return replace(before, audit_policy="" if asked.audit_policy == NO_AUDIT else asked.audit_policy)

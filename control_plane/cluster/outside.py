@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import logging.handlers
 import random
 from pathlib import Path
 
@@ -11,17 +10,16 @@ from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.ports import claim
 from rayplane.control_plane.cluster.renewal import CHECK_EVERY_S, Renewal, ask_supervisor, tls_dir
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
-from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.component_base import logs
+from rayplane.control_plane.component_base.log_settings import TEXT
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 from rayplane.storage.env.private import make_private_dir
 
-LOG_BYTES_MAX = 8 * 1024 * 1024
-LOG_FILES = 2
-# Control characters, among them those that move a terminal's cursor, and what Unicode takes for the end of a line.
-_ESCAPED = {c: f"\\u{c:04x}" for c in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+log = logging.getLogger(__name__)
 
 
 def open_env(spec: Spec, rng: random.Random) -> Env:
@@ -33,6 +31,12 @@ async def prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compone
 
     `host` is for the supervisor to act on.
     """
+    with logs.speaking(spec.instance.role.value, spec.instance.name):
+        log.info("starting")
+        return await _prepare(spec, env, network, host)
+
+
+async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Component:
     directory = None
     if spec.credentials is not None:
         directory = str(tls_dir(spec))
@@ -59,20 +63,8 @@ def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> as
     return asyncio.create_task(work, name=f"certificate of {spec.instance.name}")
 
 
-class OneLine(logging.Formatter):
-    """A message is one line whatever clients wrote into what it tells; only a traceback has more."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).translate(_ESCAPED)
-
-
-def log_to(path: str) -> None:
-    """Send this process's log to a bounded file."""
+def log_to(path: str, form: str = TEXT, instance: Instance | None = None) -> None:
+    """Send this process's log to bounded files: `instance` is the one that it carries, None where it carries many."""
     make_private_dir(Path(path).parent)
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES)
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    for noisy in ("aiohttp.access", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    speaker = logs.Speaker(instance.role.value, instance.name) if instance is not None else logs.NOBODY
+    logs.to_files(Path(path), form, speaker, shared=instance is None)

@@ -69,7 +69,7 @@ class ProcessHost:
         try:
             component = await self._connect(replace(spec, restarted=spec.restarted or name in self._started))
         except Exception as e:
-            log.exception("%s did not start", name)
+            log.error("%s did not start: %s: %s", name, type(e).__name__, e)
             raise not_started(spec, Failure.of(e)) from e
         finally:
             self._busy.discard(name)
@@ -177,7 +177,9 @@ def main() -> int:
         print(f"no keys in {directory.pki}; run `rayplane up`", file=sys.stderr)
         return 1
     try:
-        asyncio.run(run(directory, directory.read_running(), secrets))
+        state = directory.read_running()
+        log_to(str(directory.logs / "process.log"), state.config.log_format)
+        asyncio.run(run(directory, state, secrets))
     except (ClusterError, OSError) as e:
         log.error("%s", e)
         print(e, file=sys.stderr)

@@ -22,6 +22,8 @@ import orjson
 import typer
 import uvloop
 
+from rayplane.control_plane.component_base import logs
+from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
 from rayplane.control_plane.etcd.flags import UsageError, election_ticks, parse_cluster, parse_duration, parse_url
 from rayplane.control_plane.etcd.flags import with_bare_booleans as bare
 from rayplane.control_plane.etcd.server import Member, MemberConfig, RefusedToStart
@@ -135,9 +137,10 @@ def member(
     ] = int(_DEFAULTS.auth_token_ttl_s),
     bcrypt_cost: Annotated[int, _flag("bcrypt-cost", "Work for a password hash, 4 to 31.")] = _DEFAULTS.bcrypt_cost,
     log_level: Annotated[str, _flag("log-level", "debug, info, warn or error.")] = "warn",
+    log_format: Annotated[str, _flag("log-format", "text or json.")] = TEXT,
 ) -> None:
     """Run one etcd member. Flags are etcd's; each can be given as ETCD_NAME_OF_FLAG in the environment."""
-    _log_to_stderr(log_level)
+    _log_to_stderr(log_level, log_format, name)
     _arm_failpoints()
     urls = _Urls(*parse_url("listen-client-urls", listen_client_urls), *parse_url("listen-peer-urls", listen_peer_urls))
     config = MemberConfig(
@@ -218,11 +221,13 @@ def _credentials(scheme: str, prefix: str, files: tuple[str, str, str], *, deman
     return Credentials(*(Path(f).read_bytes() for f in files))
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, form: str, name: str) -> None:
     names = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
     if level not in names:
         raise UsageError(f"--log-level {level!r} must be one of {', '.join(names)}")
-    logging.basicConfig(level=names[level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if form not in FORMATS:
+        raise UsageError(f"--log-format {form!r} must be one of {', '.join(FORMATS)}")
+    logs.to_stderr(names[level], form, logs.Speaker("etcd", name))
 
 
 def _arm_failpoints() -> None:

@@ -1,28 +1,64 @@
-"""Logs of actors: what clients write becomes no line of its own."""
+"""Logs of a cluster through kills: each actor has its own, and what is expected is one line without a trace."""
 
 import logging
 from pathlib import Path
 
-from rayplane.control_plane.cluster import outside
+import pytest
+
+from rayplane.control_plane.cli.logs_of import change_level
+from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.component_base import logs
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from tests.cluster.harness import Cluster, cluster
+
+KILLED = (Role.MEMBER, Role.APISERVER, Role.SCHEDULER, Role.CONTROLLERS, Role.NODE_HOST, Role.LOAD_BALANCER)
+TRACE = "Traceback"
 
 
-def test_what_a_client_wrote_forges_no_line(tmp_path: Path) -> None:
+def written_to(directory: Path) -> dict[str, str]:
+    return {file.stem: file.read_text() for file in directory.glob("*.log")}
+
+
+async def kill_each(running: Cluster) -> None:
+    for role in KILLED:
+        name = running.topology.of(role)[0].name
+        await running.supervisor.Kill(pb.KillRequest(name=name), timeout=30)
+
+        async def is_back(name: str = name) -> bool:
+            answer = await running.supervisor.Topology(pb.TopologyRequest(), timeout=10)
+            await running.api.list("nodes")
+            return any(i.name == name and i.running and i.starts for i in answer.instances)
+
+        await running.until(is_back, f"{name} is back")
+
+
+async def set_levels(running: Cluster) -> None:
+    """Each actor takes a level and gives it back; the others keep theirs."""
+    for instance in running.topology.instances:
+        assert await change_level(running.access, instance, "debug") == "the level is debug now"
+        assert logging.getLogger().level == logging.DEBUG
+        with pytest.raises(ClusterError, match="'loud' is no level"):
+            await change_level(running.access, instance, "loud")
+        assert await change_level(running.access, instance, "2") == "the level is info now"
+        assert logging.getLogger().level == logging.INFO
+
+
+async def test_no_log_of_a_cluster_with_kills_and_restarts_has_a_trace(tmp_path: Path) -> None:
     root = logging.getLogger()
-    before, level = root.handlers, root.level
+    handlers, level = root.handlers, root.level
+    logs.to_files(tmp_path / "process.log", shared=True)
     try:
-        outside.log_to(str(tmp_path / "x.log"))
-        log = logging.getLogger("x")
-        log.warning("object %s: %s", "a\n2026-01-01 00:00:00,000 ERROR y: forged\r\u2028", "\x1b[2Jü\t")
-        try:
-            raise ValueError("why")
-        except ValueError:
-            log.exception("it failed\n")
-        root.handlers[0].close()
+        async with cluster(members=3, apiservers=2, nodes=1) as running:
+            names = {i.name for i in running.topology.instances}
+            await set_levels(running)
+            await kill_each(running)
     finally:
-        root.handlers, root.level = before, level
-    lines = (tmp_path / "x.log").read_text().splitlines()
-    assert lines[0].endswith(
-        r"WARNING x: object a\u000a2026-01-01 00:00:00,000 ERROR y: forged\u000d\u2028: \u001b[2Jü\u0009"
-    )
-    assert lines[1].endswith(r"ERROR x: it failed\u000a")
-    assert (lines[2], lines[-1]) == ("Traceback (most recent call last):", "ValueError: why")
+        for handler in root.handlers:
+            handler.close()
+        root.handlers = handlers
+        root.setLevel(level)
+    written = written_to(tmp_path)
+    assert names <= set(written) <= names | {"process"}
+    traced = {name: text[max(0, text.index(TRACE) - 300) :][:1500] for name, text in written.items() if TRACE in text}
+    assert traced == {}

@@ -14,6 +14,7 @@ from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.component_base import debugging
+from rayplane.control_plane.component_base.logs import Level
 
 GIT_VERSION = "v1.37.0+rayplane"
 _VERSION = {
@@ -42,6 +43,7 @@ class Documents:
         self._openapi = OpenAPI(resources, version=GIT_VERSION, custom_schemas=registry.kinds.custom_schemas)
         self._merged: tuple[str, Document] | None = None  # ETag of OpenAPI v3's root, and what was made of that
         self._merging = asyncio.Lock()
+        self._level = Level()
 
     async def answer(self, request: web.BaseRequest) -> web.Response | None:
         path = request.path.rstrip("/") or "/"
@@ -49,6 +51,8 @@ class Documents:
             return web.json_response(_VERSION)
         if path.startswith(_HEALTH) and path.split("/")[1] in ("healthz", "livez", "readyz"):
             return await self._health(request, path)
+        if path == debugging.VERBOSITY:
+            return await debugging.verbosity(request, self._level)
         if path == "/metrics":
             return debugging.metrics(request, server_metrics.collect(self._registry))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
