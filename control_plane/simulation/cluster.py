@@ -342,6 +342,7 @@ def simulated_topology(config: ClusterConfig) -> Topology:
 
 def _placed(instance: Instance, number: int) -> Instance:
     """On a machine of its own, the `number`th."""
-    ports = {label: _NUMBERS[label] for label in PORTS[instance.role]}
+    # Nobody scrapes a simulated cluster: components without a port for metrics serve none.
+    ports = {label: _NUMBERS[label] for label in PORTS[instance.role] if label in _NUMBERS}
     machine = Machine(f"10.{number >> 8}.{number & 255}.1", instance.name)
     return replace(instance, machine=machine, ports=ports)
