@@ -1,4 +1,4 @@
-"""Why a component did not start, told across the end of its process.
+"""Failures of a component's start, told across the end of its process.
 
 Ray carries only the text of what an actor's constructor raised; so what has to be known of it is coded there once, and
 read once.
