@@ -21,13 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayplane.control_plane.client import EtcdClient
+from rayplane.control_plane.faults.vocabulary import Failpoint, Kill, Target
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import Event
-from rayplane.storage.env.failpoints import ENVIRONMENT, POINTS
+from rayplane.storage.env.failpoints import POINTS
 from scripts.benchmarks.members import MemberFailed, MemberProcess, end_members, new_members
+from tests.etcd.injector import MemberInjector
 
 FLAGS = (
     "--heartbeat-interval=50",
@@ -116,6 +118,7 @@ class CrashRun:
         self.kills: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         self.members = new_members(3, root, rng=self.rng)
+        self.injector = MemberInjector(self.members)
         for member in self.members:
             member.flags += FLAGS
         self.network = GrpcNetwork()
@@ -215,7 +218,7 @@ class CrashRun:
         points = self.rng.sample(FOUNDING, len(self.members))
         self.say(f"     founding with {points}")
         for member, point in zip(self.members, points, strict=True):
-            await member.launch({ENVIRONMENT: f"{point}=kill"})
+            await self.injector.begin(Failpoint(Target(name=member.name), point))
         for member, point in zip(self.members, points, strict=True):
             await self._dies(member, point)
         for member in self.members:
@@ -228,7 +231,7 @@ class CrashRun:
 
     async def _kill(self, members: list[MemberProcess], kind: str) -> None:
         for member in members:
-            member.kill()
+            await self.injector.begin(Kill(Target(name=member.name)))
             self.kills[kind] += 1
         for member in members:
             await member.wait()
@@ -276,7 +279,7 @@ class CrashRun:
         if point in INSTALLING:
             await self._until_missed()
         nth = 1 if point in ONCE else self.rng.choice((1, 1, 2, 3))
-        await member.launch({ENVIRONMENT: f"{point}=kill@{nth}"})
+        await self.injector.begin(Failpoint(Target(name=member.name), point, hit=nth))
         await self._dies(member, point)
         await member.start()
 
@@ -353,7 +356,7 @@ class CrashRun:
         )
         if "--initial-cluster-state=existing" not in member.flags:
             member.flags.append("--initial-cluster-state=existing")
-        await member.launch({ENVIRONMENT: f"{point}=kill"})
+        await self.injector.begin(Failpoint(Target(name=member.name), point))
         await self._dies(member, point)
         await member.start()
         own = member.about["member_id"]

@@ -6,34 +6,76 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 
 from rayplane.control_plane.etcd import raft
+from rayplane.control_plane.faults.injector import refusal, require
+from rayplane.control_plane.faults.vocabulary import (
+    LEADER,
+    Cut,
+    Fault,
+    Heal,
+    Kill,
+    PowerLoss,
+    Reset,
+    SlowNetwork,
+    StalledDisk,
+    Stop,
+    Target,
+)
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.memory import MemoryNetwork
+from rayplane.control_plane.simulation.loop import Life
+from rayplane.control_plane.simulation.weather import Weather
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.linearizability.processes import Processes
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 
 
-class Weather:
-    """A link policy: some directed links are cut, all others take up to `delay_max` seconds."""
+class ProcessInjector:
+    """Faults of members that are processes in virtual time, and of the links between all hosts."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self.cuts: set[tuple[str, str]] = set()
-        self.delay_max = 0.0
+    def __init__(self, processes: Processes, weather: Weather) -> None:
+        self._processes, self._weather = processes, weather
 
-    def delay(self, source: str, target: str) -> float | None:
-        if (source, target) in self.cuts:
-            return None
-        return self._rng.random() * self.delay_max if self.delay_max else 0.0
+    def refusal(self, fault: Fault) -> str:
+        return refusal(fault, (Kill, PowerLoss, Stop, StalledDisk, Cut, Heal, Reset, SlowNetwork))
 
-    def cut(self, sources: Iterable[str], targets: Iterable[str], *, both_ways: bool = True) -> None:
-        for source in sources:
-            for target in targets:
-                if source != target:
-                    self.cuts.add((source, target))
-                    if both_ways:
-                        self.cuts.add((target, source))
+    async def begin(self, fault: Fault) -> tuple[str, ...]:
+        match fault:
+            case Cut(sources, sinks):
+                self._weather.cut(sources, sinks)
+                return sources
+            case Heal():
+                self._weather.heal()
+            case SlowNetwork(delay_s):
+                self._weather.slow_s = delay_s
+            case _:
+                name = fault.target.name or self._processes.leader()
+                if name is not None:
+                    self._hit(fault, name)
+                    return (name,)
+        return ()
+
+    def _hit(self, fault: Fault, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        match fault:
+            case Kill() | PowerLoss():
+                self._processes.kill(name, power_loss=isinstance(fault, PowerLoss))
+            case Stop(_, for_s):
+                life = self._processes.all[name].life
+                self._processes.pause(name)
+                loop.call_later(for_s, self._wake, name, life)
+            case StalledDisk(_, for_s):
+                self._processes.stall[name] = loop.time() + for_s
+            case Reset():
+                self._processes.fabric.sever(lambda a, b: name in (a, b))
+
+    async def end(self, fault: Fault, hit: tuple[str, ...]) -> None:
+        """Nothing: each ends by itself."""
+
+    def _wake(self, name: str, life: Life | None) -> None:
+        """Unless it has died meanwhile, or goes on already."""
+        if life is not None and self._processes.all[name].life is life and life.paused:
+            self._processes.resume(name)
 
 
 class Faults:
@@ -43,6 +85,7 @@ class Faults:
         self.processes, self.weather, self.clients, self.rng = processes, weather, clients, rng
         self.compacted = 0
         self.replaced = 0
+        self._injector = ProcessInjector(processes, weather)
         self._network = MemoryNetwork(processes.fabric, "operator")
         self._starting: dict[asyncio.Task[None], None] = {}
         self.acts: dict[str, Callable[[], Awaitable[None]]] = {
@@ -52,24 +95,33 @@ class Faults:
     def stub(self, service: str, name: str) -> Stub:
         return Stub(self._network.channel(f"{name}:2379"), SERVICES[service])
 
+    async def _do(self, fault: Fault) -> None:
+        require(self._injector, [fault])
+        await self._injector.begin(fault)
+
+    async def _part(self, some: Iterable[str], others: Iterable[str]) -> None:
+        """Cut the links between them in both directions."""
+        some, others = tuple(some), tuple(others)
+        await self._do(Cut(some, others))
+        await self._do(Cut(others, some))
+
     def _any(self, names: list[str]) -> str | None:
         return self.rng.choice(names) if names else None
 
     async def act_kill(self) -> None:
         if name := self._any(self.processes.named()):
-            self.processes.kill(name)
+            await self._do(Kill(Target(name=name)))
 
     async def act_kill_leader(self) -> None:
-        if name := self.processes.leader():
-            self.processes.kill(name)
+        await self._do(Kill(Target(LEADER)))
 
     async def act_power_loss(self) -> None:
         if name := self._any(self.processes.named()):
-            self.processes.kill(name, power_loss=True)
+            await self._do(PowerLoss(Target(name=name)))
 
     async def act_power_loss_of_all(self) -> None:
         for name in self.processes.named():
-            self.processes.kill(name, power_loss=True)
+            await self._do(PowerLoss(Target(name=name)))
         await self.act_start_all()
 
     async def act_start(self) -> None:
@@ -93,69 +145,58 @@ class Faults:
 
     async def act_pause(self) -> None:
         if name := self._any(self.processes.named(paused=False)):
-            self._pause(name, self.rng.choice([0.3, 1.0, 3.0, 20.0]))
+            await self._do(Stop(Target(name=name), self.rng.choice([0.3, 1.0, 3.0, 20.0])))
 
     async def act_pause_leader(self) -> None:
         name = self.processes.leader()
         if name is not None and not self.processes.all[name].paused:
-            self._pause(name, self.rng.choice([1.0, 3.0, 5.0, 20.0]))
-
-    def _pause(self, name: str, seconds: float) -> None:
-        life = self.processes.all[name].life
-        self.processes.pause(name)
-
-        def wake() -> None:
-            if life is not None and self.processes.all[name].life is life and life.paused:
-                self.processes.resume(name)
-
-        asyncio.get_running_loop().call_later(seconds, wake)
+            await self._do(Stop(Target(name=name), self.rng.choice([1.0, 3.0, 5.0, 20.0])))
 
     async def act_stall_disk(self) -> None:
         if name := self._any(self.processes.named()):
-            now = asyncio.get_running_loop().time()
-            self.processes.stall[name] = now + self.rng.choice([0.5, 2.0, 8.0])
+            await self._do(StalledDisk(Target(name=name), self.rng.choice([0.5, 2.0, 8.0])))
 
     async def act_isolate(self) -> None:
         names = list(self.processes.all)
-        self.weather.cut([self.rng.choice(names)], names)
+        await self._part([self.rng.choice(names)], names)
 
     async def act_isolate_leader(self) -> None:
         """With some of the clients on its side, some on the other."""
         if leader := self.processes.leader():
-            self.weather.cut([leader], self.processes.all)
+            await self._part([leader], self.processes.all)
             for client in self.clients:
                 far = [leader] if self.rng.random() < 0.5 else [n for n in self.processes.all if n != leader]
-                self.weather.cut([client], far)
+                await self._part([client], far)
 
     async def act_one_way(self) -> None:
         """A member is heard by nobody, or hears nobody."""
         names = list(self.processes.all)
         deaf = [self.processes.leader() or self.rng.choice(names)]
         sides = (deaf, names) if self.rng.random() < 0.5 else (names, deaf)
-        self.weather.cut(*sides, both_ways=False)
+        await self._do(Cut(*map(tuple, sides)))
 
     async def act_cut_some(self) -> None:
         hosts = [*self.processes.all, *self.clients]
         for _ in range(self.rng.randint(1, 6)):
             source, target = self.rng.sample(hosts, 2)
-            self.weather.cut([source], [target], both_ways=False)
+            await self._do(Cut((source,), (target,)))
 
     async def act_split(self) -> None:
         """Two sides, clients on both."""
         hosts = [*self.processes.all, *self.clients]
         side = [host for host in hosts if self.rng.random() < 0.5]
-        self.weather.cut(side, [host for host in hosts if host not in side])
+        await self._part(side, [host for host in hosts if host not in side])
 
     async def act_sever(self) -> None:
         """Connections are reset."""
         host = self.rng.choice([*self.processes.all, *self.clients])
-        self.processes.fabric.sever(lambda a, b: host in (a, b))
+        await self._do(Reset(Target(name=host)))
 
     async def act_heal(self) -> None:
-        self.weather.cuts.clear()
+        await self._do(Heal())
 
     async def act_slow(self) -> None:
-        self.weather.delay_max = self.rng.choice([0.0, 0.005, 0.05, 0.3])
+        await self._do(SlowNetwork(self.rng.choice([0.0, 0.005, 0.05, 0.3])))
 
     async def act_move_leader(self) -> None:
         leader = self.processes.leader()
@@ -173,7 +214,7 @@ class Faults:
         with contextlib.suppress(raft.TransferRefused):
             member.driver.transfer_leader(self.rng.choice(member.machine.conf_state.voters))
         await asyncio.sleep(self.rng.choice([0.0, 0.001, 0.01]))
-        self.weather.cut([leader], self.processes.all)
+        await self._part([leader], self.processes.all)
 
     async def act_compact(self) -> None:
         leader = self.processes.leader()
@@ -227,8 +268,8 @@ class Faults:
 
     async def calm(self) -> None:
         """Everything runs, nothing is cut."""
-        self.weather.cuts.clear()
-        self.weather.delay_max = 0.0
+        await self._do(Heal())
+        await self._do(SlowNetwork(0.0))
         self.processes.stall.clear()
         for name in self.processes.named(paused=True):
             self.processes.resume(name)

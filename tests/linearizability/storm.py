@@ -15,10 +15,11 @@ from unittest import mock
 from rayplane.control_plane.etcd.server.state_machine import watchable_store
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.simulation.weather import Weather
 from rayplane.proto.etcd.kv_pb2 import Event
 from tests.linearizability.checker import assert_linearizable
 from tests.linearizability.clients import KvClient
-from tests.linearizability.faults import Faults, Weather
+from tests.linearizability.faults import Faults
 from tests.linearizability.guarantees import check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Recorder, Truth, resolved
 from tests.linearizability.kv_model import Get, KvModel, Request
@@ -100,7 +101,7 @@ class Storm:
         self.rng = random.Random(plan.seed)
         self.recorder, self.truth = Recorder(), Truth()
         self.clients = [f"c{n}" for n in range(plan.writers)]
-        self.weather = Weather(random.Random(self.rng.getrandbits(64)))
+        self.weather = Weather(random.Random(self.rng.getrandbits(64)), None)
         self.fabric = Fabric(self.weather)
         options = {
             "tick_s": 0.1,

@@ -1,0 +1,208 @@
+"""Each place refuses a fault, or carries it out."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rayplane.control_plane.simulation.supervised import SupervisedCluster
+
+from rayplane.control_plane.cluster.chaos import LiveInjector
+from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
+from rayplane.control_plane.cluster.errors import UsageError
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.faults.form import VERBS
+from rayplane.control_plane.faults.injector import Injector, Unsupported, hold, require
+from rayplane.control_plane.faults.vocabulary import (
+    Continue,
+    Cut,
+    Failpoint,
+    Fault,
+    FullDisk,
+    Heal,
+    Kill,
+    LoseMachine,
+    Partition,
+    PowerLoss,
+    Reset,
+    SlowNetwork,
+    StalledDisk,
+    Stop,
+    Target,
+)
+from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
+from rayplane.control_plane.simulation.loop import VirtualLoop
+from rayplane.control_plane.simulation.run import bury
+from rayplane.control_plane.simulation.trace import Trace
+from rayplane.control_plane.simulation.weather import Climate
+from tests.etcd.injector import MemberInjector
+
+ONE = Target(name="member-0")
+SAMPLES: list[Fault] = [
+    Kill(ONE),
+    PowerLoss(ONE),
+    LoseMachine(ONE),
+    Stop(ONE, 2.0),
+    Continue(ONE),
+    Partition((("member-0",),), 2.0),
+    Cut(("member-0",), ("member-1",)),
+    Heal(),
+    Reset(ONE),
+    SlowNetwork(0.5),
+    FullDisk(ONE, 2.0),
+    StalledDisk(ONE, 2.0),
+    Failpoint(ONE, "wal.before_sync"),
+]
+
+
+def accepted(injector: Injector) -> set[type[Fault]]:
+    return {type(fault) for fault in SAMPLES if not injector.refusal(fault)}
+
+
+def test_there_is_a_sample_of_every_fault() -> None:
+    assert {type(fault) for fault in SAMPLES} == set(VERBS.values())
+
+
+# The simulation
+
+
+def simulated(check: Callable[[SupervisedCluster, CellInjector], Any]) -> None:
+    """Run a check in virtual time, on a cluster whose cells nobody has started."""
+
+    async def main() -> None:
+        config = ClusterConfig(name="c", host=PROCESS, members=3, apiservers=1, schedulers=1, nodes=1)
+        cluster = SupervisedCluster(config, 1, Trace(lambda: 0.0), climate=Climate(loss=0.0))
+        await check(cluster, CellInjector(cluster, cluster.lose))
+
+    try:
+        VirtualLoop().run(main())
+    finally:
+        bury()
+
+
+async def idle(*_: Any) -> None:
+    await asyncio.Event().wait()
+
+
+def test_the_simulation_carries_out_what_it_does_not_refuse() -> None:
+    async def check(cluster: SupervisedCluster, injector: CellInjector) -> None:
+        cell, weather = cluster.cells["member-0"], cluster.weather
+        severed: list[tuple[str, str]] = []
+        cluster._sever = lambda parted: severed.extend(
+            (a, b) for a in ("member-0", "member-1") for b in ("member-1",) if parted(a, b)
+        )
+        seen: dict[type[Fault], bool] = {}
+        for fault in SAMPLES:
+            if injector.refusal(fault):
+                continue
+            if not cell.alive:
+                running = asyncio.create_task(cell.run(idle))
+                await asyncio.sleep(0)
+            await injector.strike(fault)
+            cut = weather.delay("member-0", "member-1") is None
+            match fault:
+                case Kill() | PowerLoss():
+                    seen[type(fault)] = not cell.alive
+                case LoseMachine():
+                    seen[LoseMachine] = cluster.cells["member-0"] is not cell
+                    cell = cluster.cells["member-0"]
+                case Stop():
+                    paused = cell._now is not None and cell._now.life.paused
+                    await asyncio.sleep(3.0)
+                    seen[Stop] = paused and cell._now is not None and not cell._now.life.paused
+                case Continue():
+                    await injector.begin(Stop(ONE))
+                    await injector.begin(fault)
+                    seen[Continue] = cell._now is not None and not cell._now.life.paused
+                case Partition():
+                    await asyncio.sleep(3.0)
+                    seen[Partition] = cut and weather.delay("member-0", "member-1") is not None
+                case Cut():
+                    seen[Cut] = cut and weather.delay("member-1", "member-0") is not None
+                case Heal():
+                    seen[Heal] = not cut
+                case Reset():
+                    seen[Reset] = severed == [("member-0", "member-1")]
+                case SlowNetwork():
+                    seen[SlowNetwork] = max(weather.delay("member-0", "member-1") or 0.0 for _ in range(50)) > 0.25
+                case StalledDisk():
+                    seen[StalledDisk] = cell._sync_seconds() > 1.5
+            if not cell.alive and not running.done():
+                running.cancel()
+        assert seen == dict.fromkeys(accepted(injector), True)
+        assert FullDisk not in seen and Failpoint not in seen
+
+    simulated(check)
+
+
+def test_the_simulation_says_whom_it_has_not_and_when_nobody_runs() -> None:
+    async def check(cluster: SupervisedCluster, injector: CellInjector) -> None:
+        with pytest.raises(UsageError, match="member-9"):
+            injector.check_names(Kill(Target(name="member-9")))
+        for target in (Target("leader"), Target("member"), Target("scheduler"), Target("apiserver", count=2)):
+            with pytest.raises(NobodyThere, match=str(target)):
+                await injector.begin(Kill(target))
+        with pytest.raises(Unsupported, match="lose_machine"):
+            require(CellInjector(cluster), [LoseMachine(ONE)])
+
+    simulated(check)
+
+
+# A live cluster
+
+
+class Admin:
+    """An administrator's access to a cluster whose supervisor writes down the signals."""
+
+    def __init__(self, host: str) -> None:
+        members = tuple(Instance(f"member-{n}", Role.MEMBER, Machine(), {"client": n}) for n in range(3))
+        self.state = SimpleNamespace(topology=Topology(members), config=SimpleNamespace(host=host))
+        self.supervisor = self.etcd = self
+        self.sent: list[tuple[str, str]] = []
+
+    async def Kill(self, request: Any, *, timeout: float) -> Any:
+        self.sent.append((request.name, request.signal))
+        return SimpleNamespace(pid=7)
+
+
+async def test_a_live_cluster_carries_out_what_it_does_not_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def topology(admin: Any) -> Topology:
+        found: Topology = admin.state.topology
+        return found
+
+    monkeypatch.setattr("rayplane.control_plane.cluster.chaos.current_topology", topology)
+    admin: Any = Admin(RAY)
+    injector = LiveInjector(admin, random.Random(1))
+    assert accepted(injector) == {Kill, Stop, Continue}
+    for fault in (Kill(ONE), Stop(ONE, 0.001), Continue(ONE)):
+        hit = await injector.begin(fault)
+        assert hit == ("member-0",)
+        await hold(injector, fault, hit)
+    assert [signal for _, signal in admin.sent] == ["KILL", "STOP", "CONT", "CONT"]
+    assert len(set(await injector.begin(Kill(Target("member", count=2))))) == 2
+    assert injector.refusal(Kill(ONE, back_s=3.0))
+
+
+def test_in_one_process_nothing_stands_still_alone() -> None:
+    admin: Any = Admin(PROCESS)
+    assert accepted(LiveInjector(admin, random.Random(1))) == {Kill}
+
+
+# Processes of members
+
+
+async def test_a_member_process_is_killed_or_armed() -> None:
+    done: list[Any] = []
+
+    async def launch(env: dict[str, str]) -> None:
+        done.append(env)
+
+    member: Any = SimpleNamespace(name="member-0", process=None, kill=lambda: done.append("killed"), launch=launch)
+    injector = MemberInjector([member])
+    assert accepted(injector) == {Kill, Failpoint}
+    await injector.begin(Kill(ONE))
+    assert done == ["killed"]
+    await injector.begin(Failpoint(ONE, "wal.before_sync", hit=2))
+    assert done[1:] == ["killed", {"RAYPLANE_FAILPOINTS": "wal.before_sync=kill@2"}]
