@@ -89,6 +89,7 @@ def test_defaults_that_multiply_are_too_large() -> None:
         custom_schema.default({"spec": [{} for _ in range(10_000)]}, schema)
 
 
+@pytest.mark.timeout(300)
 def test_branches_and_choices_that_multiply_are_too_large() -> None:
     value = {"spec": ["x"] * 20_000}
     branches = {"anyOf": [{"type": "string", "maxLength": 0}] * 1000}
