@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ ACTIONS = st.one_of(
 )
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=50, deadline=None)
 @given(st.lists(ACTIONS, max_size=60), st.integers(1, 3))
 def test_every_key_is_worked_on_after_it_was_added_and_never_twice_at_once(
