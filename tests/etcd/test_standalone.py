@@ -49,6 +49,7 @@ def test_values_are_read_as_etcd_reads_them() -> None:
     assert list(with_bare_booleans(["--a=true", "--b=false", "--c=x", "true"])) == ["--a", "--c=x", "true"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
