@@ -4,13 +4,26 @@ Pure. Spans are seconds, exact to the nanosecond up to some hundred days. Source
 Duration.String); apimachinery's package `duration` (HumanDuration).
 """
 
+import math
 import re
 
 _UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _NUMBER = re.compile(r"([0-9]*)(?:\.([0-9]*))?")
 _UNIT = re.compile(r"[^.0-9]*")
 _NS_MAX = 2**63 - 1  # an int64 of nanoseconds, about 292 years
-_MINUTE_S, _HOUR_S, _DAY_H, _YEAR_D = 60, 3600, 24, 365
+_MINUTE_S, _HOUR_S, _DAY_S, _YEAR_S = 60, 3600, 86_400, 365 * 86_400
+# Below so many seconds: the unit's size and name, and those of the unit for the rest.
+_STEPS = (
+    (2 * _MINUTE_S, 1, "s", 0, ""),
+    (10 * _MINUTE_S, _MINUTE_S, "m", 1, "s"),
+    (3 * _HOUR_S, _MINUTE_S, "m", 0, ""),
+    (8 * _HOUR_S, _HOUR_S, "h", _MINUTE_S, "m"),
+    (2 * _DAY_S, _HOUR_S, "h", 0, ""),
+    (8 * _DAY_S, _DAY_S, "d", _HOUR_S, "h"),
+    (2 * _YEAR_S, _DAY_S, "d", 0, ""),
+    (8 * _YEAR_S, _YEAR_S, "y", _DAY_S, "d"),
+    (math.inf, _YEAR_S, "y", 0, ""),
+)
 
 
 class DurationError(ValueError):
@@ -94,26 +107,7 @@ def human_duration(span_s: float) -> str:
     seconds = int(span_s)
     if seconds < -1:
         return "<invalid>"
-    if seconds < 2 * _MINUTE_S:
-        return f"{max(0, seconds)}s"
-    minutes, hours = seconds // _MINUTE_S, seconds // _HOUR_S
-    if minutes < 10:
-        return _two(minutes, "m", seconds % _MINUTE_S, "s")
-    if minutes < 180:
-        return f"{minutes}m"
-    if hours < 8:
-        return _two(hours, "h", minutes % 60, "m")
-    if hours < 48:
-        return f"{hours}h"
-    days = hours // _DAY_H
-    if days < 8:
-        return _two(days, "d", hours % _DAY_H, "h")
-    if days < 2 * _YEAR_D:
-        return f"{days}d"
-    if days < 8 * _YEAR_D:
-        return _two(days // _YEAR_D, "y", days % _YEAR_D, "d")
-    return f"{days // _YEAR_D}y"
-
-
-def _two(large: int, unit: str, small: int, subunit: str) -> str:
+    _, size, unit, subsize, subunit = next(step for step in _STEPS if seconds < step[0])
+    large, rest = divmod(max(0, seconds), size)
+    small = rest // subsize if subsize else 0
     return f"{large}{unit}{small}{subunit}" if small else f"{large}{unit}"

@@ -33,7 +33,7 @@ class ElectionTiming:
 
 @dataclass(frozen=True, slots=True)
 class ServerChanges:
-    """How soon all who call API servers and members know of those that came."""
+    """Spans until all who call API servers and members know of those that came."""
 
     discover_s: float = 3.0
     """How often clients and the load balancer ask who there is."""

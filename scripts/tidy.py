@@ -20,32 +20,15 @@ FOLDERS = (*PRODUCT, "scripts", "tests")
 CHARTERED = ("control_plane", "node", "storage")
 GENERATED = "_pb2"
 
-FUNCTION_LINES = 55
-LONGEST_MODULE = {"product": 506, "tests": 640}
+FUNCTION_LINES = {"product": 45, "tests": 54}
+LONGEST_MODULE = {"product": 503, "tests": 640}
 # A name that says nothing of what is in the module, so that anything ends up there.
 VAGUE = {"common", "helper", "helpers", "misc", "shared_utils", "util", "utils"}
 # First words of what is no sentence by itself: "Between two hosts.", "What a pod may do."
 NO_SUBJECT = {
-    *(
-        "After",
-        "Also",
-        "And",
-        "As",
-        "At",
-        "Before",
-        "Between",
-        "By",
-        "For",
-        "From",
-        "How",
-        "If",
-        "In",
-        "Of",
-        "On",
-        "Or",
-    ),
-    *("That", "Through", "To", "Under", "What", "When", "Where", "Whether", "Which", "Who", "Whose", "Why", "With"),
-    "Without",
+    *("After", "Also", "And", "As", "At", "Before", "Between", "By", "For", "From", "How", "If", "In", "Of", "On"),
+    *("Or", "That", "Through", "To", "Under", "What", "When", "Where", "Whether", "Which", "Who", "Whose", "Why"),
+    *("With", "Without"),
 }
 NUMBERS = {"float", "int", "float | None", "int | None"}
 SPAN = re.compile(
@@ -69,6 +52,11 @@ class Module:
         return self.path.parts[0] in PRODUCT
 
     @property
+    def kind(self) -> str:
+        """The kind of its limits: tests may list many cases."""
+        return "tests" if self.path.parts[0] == "tests" else "product"
+
+    @property
     def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
         return [n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
@@ -79,16 +67,17 @@ Rule = Callable[[Module], Broken]
 
 def function_length(module: Module) -> Broken:
     """Functions fit on a screen: at most FUNCTION_LINES lines, signature and docstring not counted."""
+    most = FUNCTION_LINES[module.kind]
     for function in module.functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lines = (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
-        if lines > FUNCTION_LINES:
-            yield function.lineno, f"{function.name} has {lines} lines, more than {FUNCTION_LINES}: take it apart"
+        if lines > most:
+            yield function.lineno, f"{function.name} has {lines} lines, more than {most}: take it apart"
 
 
 def module_length(module: Module) -> Broken:
     """Modules are one idea: at most LONGEST_MODULE lines."""
-    most = LONGEST_MODULE["product" if module.path.parts[0] != "tests" else "tests"]
+    most = LONGEST_MODULE[module.kind]
     if (lines := module.text.count("\n")) > most:
         yield 1, f"{lines} lines, more than {most}: which second idea is in it?"
 

@@ -28,7 +28,10 @@ simulate.register(app)
 objects.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-_FAILURES = (ClusterError, BackupError, DiskError)
+_FAILURES = (
+    *(typer.Abort, KeyboardInterrupt, typer.TyperException),
+    *(ClusterError, BackupError, DiskError, ApiError, RpcError, OSError),
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,27 +40,34 @@ def run(arguments: list[str]) -> int:
     os.umask(UMASK)  # what it writes are keys, states and backups
     try:
         code = app(args=arguments or ["--help"], prog_name="rayplane", standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", EXIT_INTERRUPTED)
-    except typer.TyperException as e:
-        return _fail(f"{_usage_text(e)}; see `rayplane --help`", EXIT_USAGE)
-    except UsageError as e:
-        return _fail(str(e), EXIT_USAGE)
     except BrokenPipeError:
         # The reader of our output has seen enough; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except ApiError as e:
-        return _fail(error_line(e), EXIT_FAILED, program="")
-    except RpcError as e:
-        return _fail(e.message, EXIT_USAGE if e.code.name == "INVALID_ARGUMENT" else EXIT_FAILED)
     except _FAILURES as e:
-        return _fail(str(e), EXIT_FAILED)
-    except OSError as e:
-        return _fail(_system_text(e), EXIT_FAILED)
+        return _failed(e)
     if code == EXIT_INTERRUPTED:
         return _fail("interrupted", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _failed(error: BaseException) -> int:
+    """Say in one line what went wrong; the exit code."""
+    match error:
+        case typer.Abort() | KeyboardInterrupt():
+            return _fail("interrupted", EXIT_INTERRUPTED)
+        case typer.TyperException():
+            return _fail(f"{_usage_text(error)}; see `rayplane --help`", EXIT_USAGE)
+        case UsageError():
+            return _fail(str(error), EXIT_USAGE)
+        case ApiError():
+            return _fail(error_line(error), EXIT_FAILED, program="")
+        case RpcError():
+            return _fail(error.message, EXIT_USAGE if error.code.name == "INVALID_ARGUMENT" else EXIT_FAILED)
+        case OSError():
+            return _fail(_system_text(error), EXIT_FAILED)
+        case _:
+            return _fail(str(error), EXIT_FAILED)
 
 
 def _system_text(error: OSError) -> str:

@@ -133,6 +133,9 @@ class ClusterConfig:
             raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
+        self._validate_audit_policy()
+
+    def _validate_audit_policy(self) -> None:
         if self.audit_policy not in ("", NO_AUDIT):
             try:
                 read_policy(self.audit_policy)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import re
 import struct
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 from rayplane.storage.env import Disk
 from rayplane.storage.env.failpoints import hit
@@ -25,6 +25,15 @@ _MAGIC = b"RPSNAP1\n"
 _NAME = re.compile(r"(?P<term>[0-9a-f]{16})-(?P<index>[0-9a-f]{16})\.snap")
 _HEAD = struct.Struct(">8sQQ")
 _TAIL = struct.Struct(">Q32s")
+
+
+async def _each(chunks: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(chunks, AsyncIterable):
+        async for chunk in chunks:
+            yield chunk
+    else:
+        for chunk in chunks:
+            yield chunk
 
 
 class SnapshotFiles:
@@ -57,14 +66,9 @@ class SnapshotFiles:
                     await file.sync()
 
             await put(_HEAD.pack(_MAGIC, mark.index, mark.term))
-            if isinstance(chunks, AsyncIterable):
-                async for chunk in chunks:
-                    length += len(chunk)
-                    await put(chunk)
-            else:
-                for chunk in chunks:
-                    length += len(chunk)
-                    await put(chunk)
+            async for chunk in _each(chunks):
+                length += len(chunk)
+                await put(chunk)
             hit("snapshot.in_write")
             await put(length.to_bytes(8))
             file.append(digest.digest())

@@ -86,8 +86,8 @@ async def idle(*_: Any) -> None:
     await asyncio.Event().wait()
 
 
-def test_the_simulation_carries_out_what_it_does_not_refuse() -> None:
-    async def check(cluster: SupervisedCluster, injector: CellInjector) -> None:
+def test_the_simulation_carries_out_what_it_does_not_refuse() -> None:  # noqa: C901, PLR0915 - a case for each fault
+    async def check(cluster: SupervisedCluster, injector: CellInjector) -> None:  # noqa: C901, PLR0912, PLR0915
         cell, weather = cluster.cells["member-0"], cluster.weather
         severed: list[tuple[str, str]] = []
         cluster._sever = lambda parted: severed.extend(

@@ -151,20 +151,27 @@ def of_json(rng: random.Random, value: Any, others: Sequence[Any] = ()) -> Any:
             case 4 if isinstance(parent, list):
                 parent[last:last] = [copy.deepcopy(inner) for _ in range(rng.choice((1, 2, 60)))]
             case 5:
-                for _ in range(rng.choice((1, 3, 200))):
-                    inner = [inner] if rng.random() < 0.5 else {str(last): inner}
-                parent[last] = inner
+                parent[last] = _nested(rng, inner, str(last))
             case 6 if isinstance(inner, str):
                 parent[last] = of_text(rng, inner)
             case 7:
-                *there, final = rng.choice(places)
-                source = value
-                for step in there:
-                    source = source[step] if isinstance(source, dict | list) and _has(source, step) else {}
-                parent[last] = copy.deepcopy(source[final] if _has(source, final) else None)
+                parent[last] = copy.deepcopy(_at(value, rng.choice(places)))
             case 8 if others:
                 parent[last] = copy.deepcopy(rng.choice(others))
     return value
+
+
+def _nested(rng: random.Random, inner: Any, name: str) -> Any:
+    for _ in range(rng.choice((1, 3, 200))):
+        inner = [inner] if rng.random() < 0.5 else {name: inner}
+    return inner
+
+
+def _at(value: Any, place: Sequence[Any]) -> Any:
+    """What is at a place; None where nothing is any more."""
+    for step in place[:-1]:
+        value = value[step] if _has(value, step) else {}
+    return value[place[-1]] if _has(value, place[-1]) else None
 
 
 def _has(container: Any, key: Any) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from scripts import tidy
 
 CHARTER = '"""Pods.\n\nOwns pods. Does not own nodes.\n"""\n'
-LONG_FUNCTION = "def f(x: int) -> None:\n" + "    x += 1\n" * (tidy.FUNCTION_LINES + 1)
+LONG_FUNCTION = "def f(x: int) -> None:\n" + "    x += 1\n" * (tidy.FUNCTION_LINES["product"] + 1)
 # rule -> (file, what breaks it, what is in order)
 PLANTED = {
     "function-length": ("node/a.py", f'"""A."""\n{LONG_FUNCTION}', '"""A."""\ndef f(\n' + "a,\n" * 99 + "): pass\n"),

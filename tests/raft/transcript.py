@@ -115,6 +115,8 @@ class Script:
 
     def do_ask(self, name: str, plain: list[str], _options: dict[str, str]) -> list[str]:
         member = self.group.members[int(plain[0])]
+        about_others = {"transfer": member.node.transfer_leader, "unreachable": member.node.report_unreachable}
+        fates = {"crash": member.crash, "restart": member.start, "compact": member.compact}
         if name == "campaign":
             return [] if member.node.campaign() else ["may not"]
         if name == "propose":
@@ -122,12 +124,8 @@ class Script:
                 member.node.propose(data.encode())
         elif name == "read":
             self.group.read(member.id, plain[1].encode())
-        elif name == "transfer":
-            member.node.transfer_leader(int(plain[1]))
         elif name == "forget":
             return [] if member.node.forget_leader(int(plain[1])) else ["does not follow it"]
-        elif name == "unreachable":
-            member.node.report_unreachable(int(plain[1]))
         elif name == "progress":
             return [show_progress(id_, progress) for id_, progress in member.node.status().progress.items()]
         elif name == "tick":
@@ -135,12 +133,10 @@ class Script:
                 member.node.tick()
         elif name in CHANGES:
             member.node.propose_conf_change(ConfChange(CHANGES[name], int(plain[1])))
-        elif name == "crash":
-            member.crash()
-        elif name == "restart":
-            member.start()
-        elif name == "compact":
-            member.compact()
+        elif name in about_others:
+            about_others[name](int(plain[1]))
+        elif name in fates:
+            fates[name]()
         else:
             raise ValueError(f"unknown command {name}")
         return []

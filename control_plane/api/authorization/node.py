@@ -14,6 +14,7 @@ from rayplane.control_plane.api.authorization.rbac import Attributes, Decision, 
 _READ = frozenset({"get", "list", "watch"})
 _OWN = frozenset({"get", "create", "update", "patch", "delete"})
 _CHANGE = frozenset({"update", "patch"})
+_POD_SUBRESOURCES = {"status": _CHANGE, "eviction": frozenset({"create"})}
 _ALLOWED, _DENIED = Decision(True), Decision(False)
 _RULES = tuple(Rule(raw) for raw in NODE_RULES)
 
@@ -108,12 +109,8 @@ def _nodes(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Deci
 
 
 def _pods(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
-    if request.subresource == "status":
-        return _ALLOWED if request.verb in _CHANGE else _DENIED
-    if request.subresource == "eviction":
-        return _ALLOWED if request.verb == "create" else _DENIED
     if request.subresource:
-        return _DENIED
+        return _ALLOWED if request.verb in _POD_SUBRESOURCES.get(request.subresource, ()) else _DENIED
     if request.verb in ("create", "delete"):
         return _ALLOWED
     if request.verb == "get":

@@ -174,48 +174,64 @@ _ABSENT: Final = object()
 
 def compare(old: Object, new: Object, root: Type | None) -> Difference:
     """What was added or modified, and what was removed, between two objects of one type."""
-    changed: set[Path] = set()
-    removed: set[Path] = set()
+    found = _Comparison()
+    found.visit(old, new, root, None, ())
+    return Difference(frozenset(found.changed) - _STRIPPED, frozenset(found.removed) - _STRIPPED)
 
-    def visit(a: Any, b: Any, type_: Type | None, field: Field | None, path: Path) -> None:
+
+class _Comparison:
+    """Paths that differ between two values, collected from the top down."""
+
+    __slots__ = ("changed", "removed")
+
+    def __init__(self) -> None:
+        self.changed: set[Path] = set()
+        self.removed: set[Path] = set()
+
+    def visit(self, a: Any, b: Any, type_: Type | None, field: Field | None, path: Path) -> None:
         if a is b:
             return
         if b is _ABSENT:
-            removed.add(path)
-            removed.update(_walk(a, type_, field, path, False))
+            self.removed.add(path)
+            self.removed.update(_walk(a, type_, field, path, False))
             return
         shape = shape_of(b, type_, field)
         if shape == "leaf" or (a is not _ABSENT and type(a) is not type(b)):
-            if a is not _ABSENT and shape_of(a, type_, field) != "leaf":
-                removed.update(p for p in _walk(a, type_, field, path, False) if p != path)
-                if not b and type(a) is type(b):
-                    return  # emptied: what stays has not changed hands
-            if a is _ABSENT or a != b:
-                changed.add(path)
+            self._replace(a, b, type_, field, path)
             return
         struct = type_ is not None and type_.kind == STRUCT
         if a is _ABSENT and path and not (shape == "map" and struct):
-            changed.add(path)
+            self.changed.add(path)
         if shape == "map":
             left = a if type(a) is dict else {}
             for name in {**left, **b}:
                 sub = member(type_, name)
                 pair = (left.get(name, _ABSENT), b.get(name, _ABSENT))
-                visit(*pair, *sub, (*path, f"f:{name}"))
+                self.visit(*pair, *sub, (*path, f"f:{name}"))
             return
         assert field is not None
+        self._elements(a, b, shape, type_, field, path)
+
+    def _replace(self, a: Any, b: Any, type_: Type | None, field: Field | None, path: Path) -> None:
+        """A value in the place of another of which no part stays."""
+        if a is not _ABSENT and shape_of(a, type_, field) != "leaf":
+            self.removed.update(p for p in _walk(a, type_, field, path, False) if p != path)
+            if not b and type(a) is type(b):
+                return  # emptied: what stays has not changed hands
+        if a is _ABSENT or a != b:
+            self.changed.add(path)
+
+    def _elements(self, a: Any, b: Any, shape: str, type_: Type | None, field: Field, path: Path) -> None:
+        """Elements of lists that have keys or are sets."""
         olds = elements(a, shape, field) if type(a) is list else {}
         news = elements(b, shape, field)
         for element in {**olds, **news}:
             below = (*path, element)
             if element not in olds:
-                changed.add(below)
+                self.changed.add(below)
             if shape == "list" or element not in news:
                 pair = (olds.get(element, _ABSENT), news.get(element, _ABSENT))
-                visit(*pair, item_type(type_), None, below)
-
-    visit(old, new, root, None, ())
-    return Difference(frozenset(changed) - _STRIPPED, frozenset(removed) - _STRIPPED)
+                self.visit(*pair, item_type(type_), None, below)
 
 
 def to_fields_v1(fields: Iterable[Path]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from rayplane.control_plane.api.machinery import quantity
@@ -187,37 +188,30 @@ def _zero(type_: Type) -> Any:
 
 def _scalar(kind: str, item: Any) -> Any:
     """The value in its kept form. TypeError when its JSON type does not fit."""
-    actual = type(item)
-    if kind in (INT32, INT64):
-        if actual is int and item in (_INT32 if kind == INT32 else _INT64):
-            return item
-    elif kind == INT_OR_STRING:
-        if actual is str or (actual is int and item in _INT32):
-            return item
-        what = _json_type(item, integer=True)
-        raise DecodeError(f"json: cannot unmarshal {what} into Go value of type int32")
-    elif kind == QUANTITY:
-        return _quantity(item)
-    elif kind == BYTES:
-        if actual is str:
-            return _base64(item)
-    elif kind in (TIME, MICRO_TIME):
-        if actual is str:
-            return _time(item, micro=kind == MICRO_TIME)
-        what = _json_type(item)
-        raise DecodeError(f"json: cannot unmarshal {what} into Go value of type string")
-    elif kind == DOUBLE:
-        if actual is int or actual is float:
-            return item
-    elif kind == STRING:
-        if actual is str:
-            return item
-    elif kind == BOOL:
-        if actual is bool:
-            return item
-    else:  # OBJECT, ANY: kept as they are
+    accepted = _ACCEPTED.get(kind)
+    if accepted is not None and type(item) not in accepted:
+        raise TypeError(kind)
+    read = _READERS.get(kind)
+    return item if read is None else read(item)
+
+
+def _int32(item: int) -> int:
+    if item not in _INT32:
+        raise TypeError(INT32)
+    return item
+
+
+def _int64(item: int) -> int:
+    if item not in _INT64:
+        raise TypeError(INT64)
+    return item
+
+
+def _int_or_string(item: Any) -> int | str:
+    if type(item) is str or (type(item) is int and item in _INT32):
         return item
-    raise TypeError(kind)
+    what = _json_type(item, integer=True)
+    raise DecodeError(f"json: cannot unmarshal {what} into Go value of type int32")
 
 
 def _quantity(item: Any) -> str:
@@ -237,7 +231,10 @@ def _base64(text: str) -> str:
     return text
 
 
-def _time(text: str, *, micro: bool) -> str:
+def _time(text: Any, *, micro: bool) -> str:
+    if type(text) is not str:
+        what = _json_type(text)
+        raise DecodeError(f"json: cannot unmarshal {what} into Go value of type string")
     layout = "2006-01-02T15:04:05.000000Z07:00" if micro else "2006-01-02T15:04:05Z07:00"
     try:
         if not _TIME.match(text):
@@ -249,6 +246,26 @@ def _time(text: str, *, micro: bool) -> str:
     except (ValueError, OverflowError):
         raise DecodeError(f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"') from None
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds" if micro else "seconds") + "Z"
+
+
+# JSON types that a kind takes; those without an entry look for themselves, or are kept as they are.
+_ACCEPTED: dict[str, tuple[type, ...]] = {
+    INT32: (int,),
+    INT64: (int,),
+    BYTES: (str,),
+    DOUBLE: (int, float),
+    STRING: (str,),
+    BOOL: (bool,),
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    INT32: _int32,
+    INT64: _int64,
+    INT_OR_STRING: _int_or_string,
+    QUANTITY: _quantity,
+    BYTES: _base64,
+    TIME: partial(_time, micro=False),
+    MICRO_TIME: partial(_time, micro=True),
+}
 
 
 def _json_type(item: Any, *, integer: bool = False) -> str:

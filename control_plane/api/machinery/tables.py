@@ -101,6 +101,10 @@ def _custom(
     return definitions, rows
 
 
+# Types of columns whose values are shown as they are.
+_KEPT: dict[Any, tuple[type, ...]] = {"boolean": (bool,), "number": (int, float)}
+
+
 def _custom_cell(obj: Object, column: Mapping[str, Any], now: datetime) -> Cell:
     """The value at the column's path; None when there is none or it is of another type."""
     try:
@@ -114,10 +118,8 @@ def _custom_cell(obj: Object, column: Mapping[str, Any], now: datetime) -> Cell:
         return _date_cell(value, now)
     if kind == "integer":
         return int(value) if isinstance(value, (int, float)) else None
-    if kind == "boolean":
-        return value if isinstance(value, bool) else None
-    if kind == "number":
-        return value if isinstance(value, (int, float)) else None  # type: ignore[return-value]
+    if kind in _KEPT:
+        return value if isinstance(value, _KEPT[kind]) else None  # type: ignore[return-value]
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None or isinstance(value, (dict, list)):

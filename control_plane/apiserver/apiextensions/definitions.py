@@ -90,7 +90,11 @@ def errors_of(crd: Object, kinds: Kinds) -> list[FieldError]:
             break
     if spec.get("scope") not in ("Namespaced", "Cluster"):
         found.append(required("spec.scope"))
-    versions = spec.get("versions") or []
+    return found + _version_errors(spec.get("versions") or []) + definition(crd)
+
+
+def _version_errors(versions: list[Object]) -> list[FieldError]:
+    found: list[FieldError] = []
     if sum(bool(v.get("storage")) for v in versions) != 1:
         text = "must have exactly one version marked as storage version"
         found.append(invalid("spec.versions", [v.get("name") for v in versions], text))
@@ -105,7 +109,7 @@ def errors_of(crd: Object, kinds: Kinds) -> list[FieldError]:
         else:
             path = f"spec.versions[{index}].schema.openAPIV3Schema"
             found += custom_schema.pattern_errors(version["schema"]["openAPIV3Schema"], path)
-    return found + definition(crd)
+    return found
 
 
 def mark_for_cleanup(crd: Object, now: str) -> None:

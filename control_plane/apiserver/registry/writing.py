@@ -308,15 +308,7 @@ class Writer:
             return config, decoding.conform_patched(config, definition, field_validation=mode)
 
         config, warnings = await self._heavy.run(size, parsed)
-        if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
-            raise BadRequest(
-                f"the object to apply must be a {info.kind} of {info.api_version}, "
-                f"not a {config.get('kind')} of {config.get('apiVersion')}"
-            )
-        meta = config.setdefault("metadata", {})
-        set_namespace(target, meta)
-        if meta.setdefault("name", target.name) != target.name:
-            raise wrong_name(meta["name"], target.name)
+        _place(config, target)
         ignored = fields_of_others(target.info, target.subresource)
 
         def merged(live: Object | None) -> Object:
@@ -458,3 +450,17 @@ class Writer:
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
         """See `deleting`."""
         return await self._deleter.delete(user, target, options)
+
+
+def _place(config: Object, target: Target) -> None:
+    """The object to apply is the one that the URL names; it may leave out its name and namespace."""
+    info = target.info
+    if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
+        raise BadRequest(
+            f"the object to apply must be a {info.kind} of {info.api_version}, "
+            f"not a {config.get('kind')} of {config.get('apiVersion')}"
+        )
+    meta = config.setdefault("metadata", {})
+    set_namespace(target, meta)
+    if meta.setdefault("name", target.name) != target.name:
+        raise wrong_name(meta["name"], target.name)

@@ -36,11 +36,10 @@ def step(raft: Raft, message: Message) -> None:
         if raft.role is Role.LEADER:
             leader.step(raft, message)
         return
-    if message.term > raft.term:
-        if not _meet_higher_term(raft, message):
-            return
-    elif message.term < raft.term:
+    if message.term < raft.term:
         _answer_lower_term(raft, message)
+        return
+    if message.term > raft.term and not _meet_higher_term(raft, message):
         return
     if kind is MessageType.VOTE or kind is MessageType.PRE_VOTE:
         election.on_vote_request(raft, message)

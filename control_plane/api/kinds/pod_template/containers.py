@@ -56,6 +56,14 @@ def validate_container(container: Mapping[str, Any], volumes: Mapping[str, Any],
         _mounts(container, volumes, f"{path}.volumeMounts", errs)
     if container.get("volumeDevices"):
         _devices(container["volumeDevices"], volumes, f"{path}.volumeDevices", errs)
+    _probes_and_hooks(container, path, errs)
+    if container.get("resources"):
+        validate_requirements(container["resources"], f"{path}.resources", errs)
+    if container.get("securityContext"):
+        _security(container["securityContext"], f"{path}.securityContext", errs)
+
+
+def _probes_and_hooks(container: Mapping[str, Any], path: str, errs: Errors) -> None:
     for field in _PROBES:
         if container.get(field):
             _probe(container[field], field, f"{path}.{field}", errs)
@@ -63,10 +71,6 @@ def validate_container(container: Mapping[str, Any], volumes: Mapping[str, Any],
         handler = (container.get("lifecycle") or {}).get(hook)
         if handler is not None:
             _handler(handler, f"{path}.lifecycle.{hook}", errs)
-    if container.get("resources"):
-        validate_requirements(container["resources"], f"{path}.resources", errs)
-    if container.get("securityContext"):
-        _security(container["securityContext"], f"{path}.securityContext", errs)
 
 
 def validate_init_container(container: Mapping[str, Any], path: str, errs: Errors) -> None:

@@ -10,6 +10,15 @@ from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.resources import HUGE_PAGES, container_limits, is_pod_level, pod_requests
 
 _MILLI = 1_000_000
+_POD_DEFAULTS = (
+    ("dnsPolicy", "ClusterFirst"),
+    ("restartPolicy", "Always"),
+    ("schedulerName", "default-scheduler"),
+)
+_CONTAINER_DEFAULTS = (
+    ("terminationMessagePath", "/dev/termination-log"),
+    ("terminationMessagePolicy", "File"),
+)
 _MODE_SOURCES = ("secret", "configMap", "downwardAPI", "projected")
 
 
@@ -85,13 +94,16 @@ def _field_refs(source: dict[str, Any]) -> None:
         resource["divisor"] = "0"
 
 
+def _fill(holder: dict[str, Any], defaults: tuple[tuple[str, str], ...]) -> None:
+    for field, value in defaults:
+        if not holder.get(field):
+            holder[field] = value
+
+
 def default_container(container: dict[str, Any]) -> None:
     if not container.get("imagePullPolicy"):
         container["imagePullPolicy"] = image_pull_policy(container.get("image") or "")
-    if not container.get("terminationMessagePath"):
-        container["terminationMessagePath"] = "/dev/termination-log"
-    if not container.get("terminationMessagePolicy"):
-        container["terminationMessagePolicy"] = "File"
+    _fill(container, _CONTAINER_DEFAULTS)
     resources = container.get("resources")
     if resources:
         _requirements(resources)
@@ -124,11 +136,7 @@ def default_volume(volume: dict[str, Any]) -> None:
             for item in source.get("items") or ():
                 _field_refs(item)
     for source in (volume.get("projected") or {}).get("sources") or ():
-        token = source.get("serviceAccountToken")
-        if token is not None and not token.get("expirationSeconds"):
-            token["expirationSeconds"] = 3600
-        for item in (source.get("downwardAPI") or {}).get("items") or ():
-            _field_refs(item)
+        _projection(source)
     host_path = volume.get("hostPath")
     if host_path is not None:
         host_path.setdefault("type", "")
@@ -145,13 +153,16 @@ def default_volume(volume: dict[str, Any]) -> None:
         _requirements(claim_spec.get("resources") or {})
 
 
+def _projection(source: dict[str, Any]) -> None:
+    token = source.get("serviceAccountToken")
+    if token is not None and not token.get("expirationSeconds"):
+        token["expirationSeconds"] = 3600
+    for item in (source.get("downwardAPI") or {}).get("items") or ():
+        _field_refs(item)
+
+
 def default_pod_spec(spec: dict[str, Any]) -> None:
-    if not spec.get("dnsPolicy"):
-        spec["dnsPolicy"] = "ClusterFirst"
-    if not spec.get("restartPolicy"):
-        spec["restartPolicy"] = "Always"
-    if not spec.get("schedulerName"):
-        spec["schedulerName"] = "default-scheduler"
+    _fill(spec, _POD_DEFAULTS)
     if spec.get("terminationGracePeriodSeconds") is None:
         spec["terminationGracePeriodSeconds"] = 30
     if spec.get("securityContext") is None:
@@ -162,12 +173,9 @@ def default_pod_spec(spec: dict[str, Any]) -> None:
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field) is False:
             del spec[field]
-    for container in spec.get("initContainers") or ():
-        default_container(container)
-    for container in spec.get("containers") or ():
-        default_container(container)
-    for container in spec.get("ephemeralContainers") or ():
-        default_container(container)
+    for field in ("initContainers", "containers", "ephemeralContainers"):
+        for container in spec.get(field) or ():
+            default_container(container)
     for volume in spec.get("volumes") or ():
         default_volume(volume)
     canonical_resources(spec.get("overhead"))

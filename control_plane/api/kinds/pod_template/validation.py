@@ -54,11 +54,7 @@ def validate_pod_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
             errs.append(required(f"{path}.restartPolicy"))
         else:
             errs.append(not_supported(f"{path}.restartPolicy", restart, _RESTART))
-    if spec.get("dnsPolicy") not in _DNS:
-        one_of(spec.get("dnsPolicy"), _DNS, f"{path}.dnsPolicy", errs)
-    if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
-        text = "must provide at least one DNS nameserver when `dnsPolicy` is None"
-        errs.append(required(f"{path}.dnsConfig.nameservers", text))
+    _dns(spec, path, errs)
     not_negative(spec.get("terminationGracePeriodSeconds"), f"{path}.terminationGracePeriodSeconds", errs)
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline <= _MAX_INT32:
@@ -80,6 +76,14 @@ def validate_pod_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
     if spec.get("resources"):
         validate_requirements(spec["resources"], f"{path}.resources", errs)
     _small_lists(spec, path, errs)
+
+
+def _dns(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
+    if spec.get("dnsPolicy") not in _DNS:
+        one_of(spec.get("dnsPolicy"), _DNS, f"{path}.dnsPolicy", errs)
+    if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
+        text = "must provide at least one DNS nameserver when `dnsPolicy` is None"
+        errs.append(required(f"{path}.dnsConfig.nameservers", text))
 
 
 def _small_lists(spec: Mapping[str, Any], path: str, errs: Errors) -> None:

@@ -79,6 +79,11 @@ def validate_source(volume: Mapping[str, Any], path: str, errs: Errors) -> None:
     for field in _REQUIRED.get(kind, ()):
         if not source.get(field):
             errs.append(required(f"{at}.{field}"))
+    _fields(kind, source, at, errs)
+
+
+def _fields(kind: str, source: Mapping[str, Any], at: str, errs: Errors) -> None:
+    """What a source of this kind says, beyond the fields that it must have."""
     if kind in ("secret", "configMap"):
         _items(source, at, errs)
         _mode(source.get("defaultMode"), f"{at}.defaultMode", errs)

@@ -89,18 +89,7 @@ async def recover(config: MemberConfig, env: Env, network: Network, backend_fact
     """Open or make the data directory (locked by the caller). Raises RefusedToStart and the storage's errors."""
     if env.disk.exists(LOST_FILE):
         raise DataLost(env.disk.read(LOST_FILE).decode(errors="replace"))
-    if Wal.exists(env.disk):
-        wal, recovered = await Wal.open(env.disk, segment_bytes=config.wal_segment_bytes)
-        identity = wire.Identity.FromString(recovered.metadata)
-    elif env.disk.exists(STORE_DIRECTORY):
-        raise DataLost("there is a store in this data directory but no log: it was lost")
-    else:
-        identity = await _new_identity(config, network)
-        metadata = identity.SerializeToString()
-        hit("identity.before_create")
-        wal = await Wal.create(env.disk, metadata, segment_bytes=config.wal_segment_bytes)
-        hit("identity.after_create")
-        recovered = Recovered(metadata=metadata)
+    identity, wal, recovered = await _open_log(config, env.disk, network)
     snapshots = SnapshotFiles(env.disk)
     try:
         # Nothing but what interrupted writes left.
@@ -128,6 +117,21 @@ async def recover(config: MemberConfig, env: Env, network: Network, backend_fact
         await wal.close()
         raise
     return Recovery(identity, wal, snapshots, recovered.snapshot, machine, storage, log_bytes)
+
+
+async def _open_log(config: MemberConfig, disk: Disk, network: Network) -> tuple[wire.Identity, Wal, Recovered]:
+    """The member's identity stands in its log: one is made with the other."""
+    if Wal.exists(disk):
+        wal, recovered = await Wal.open(disk, segment_bytes=config.wal_segment_bytes)
+        return wire.Identity.FromString(recovered.metadata), wal, recovered
+    if disk.exists(STORE_DIRECTORY):
+        raise DataLost("there is a store in this data directory but no log: it was lost")
+    identity = await _new_identity(config, network)
+    metadata = identity.SerializeToString()
+    hit("identity.before_create")
+    wal = await Wal.create(disk, metadata, segment_bytes=config.wal_segment_bytes)
+    hit("identity.after_create")
+    return identity, wal, Recovered(metadata=metadata)
 
 
 async def _found(config: MemberConfig, wal: Wal, recovered: Recovered, snapshots: SnapshotFiles) -> None:

@@ -8,6 +8,7 @@ import binascii
 import json
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 _SPACES = re.compile(r"[ \t\r\n]*")
@@ -128,49 +129,61 @@ def _bad(character: str, where: str) -> JsonError:
 def _scan(text: str, i: int) -> None:
     """Look for the first error of a value. Raises Incomplete, JsonError; returns if there is none."""
     open_: list[str] = []
-    expect = "value"
+    expected: _Expected = _value
     while True:
         i = skip_space(text, i)
-        character = _at(text, i)
-        if expect in ("value", "value or end"):
-            if character in "{[":
-                open_.append(character)
-                expect = "key or end" if character == "{" else "value or end"
-                i += 1
-                continue
-            if character == "]" and expect == "value or end":
-                open_.pop()
-                i += 1
-            else:
-                i = _scalar(text, i)
-        elif expect in ("key", "key or end"):
-            if character == "}" and expect == "key or end":
-                open_.pop()
-                i += 1
-            elif character == '"':
-                i = _string(text, i + 1)
-                expect = "colon"
-                continue
-            else:
-                raise _bad(character, "looking for beginning of object key string")
-        elif expect == "colon":
-            if character != ":":
-                raise _bad(character, "after object key")
-            expect = "value"
-            i += 1
-            continue
-        else:
-            within_object = open_[-1] == "{"
-            i += 1
-            if character == ",":
-                expect = "key" if within_object else "value"
-                continue
-            if character != ("}" if within_object else "]"):
-                raise _bad(character, "after object key:value pair" if within_object else "after array element")
-            open_.pop()
-        if not open_:
+        i, then = expected(text, i, _at(text, i), open_)
+        if then is None and not open_:
             return
-        expect = "comma or end"
+        expected = then or _comma_or_end
+
+
+def _value(text: str, i: int, character: str, open_: list[str]) -> "_Step":
+    if character not in "{[":
+        return _scalar(text, i), None
+    open_.append(character)
+    return i + 1, _key_or_end if character == "{" else _value_or_end
+
+
+def _value_or_end(text: str, i: int, character: str, open_: list[str]) -> "_Step":
+    if character != "]":
+        return _value(text, i, character, open_)
+    open_.pop()
+    return i + 1, None
+
+
+def _key(text: str, i: int, character: str, open_: list[str]) -> "_Step":
+    if character != '"':
+        raise _bad(character, "looking for beginning of object key string")
+    return _string(text, i + 1), _colon
+
+
+def _key_or_end(text: str, i: int, character: str, open_: list[str]) -> "_Step":
+    if character != "}":
+        return _key(text, i, character, open_)
+    open_.pop()
+    return i + 1, None
+
+
+def _colon(text: str, i: int, character: str, open_: list[str]) -> "_Step":
+    if character != ":":
+        raise _bad(character, "after object key")
+    return i + 1, _value
+
+
+def _comma_or_end(text: str, i: int, character: str, open_: list[str]) -> "_Step":
+    within_object = open_[-1] == "{"
+    if character == ",":
+        return i + 1, _key if within_object else _value
+    if character != ("}" if within_object else "]"):
+        raise _bad(character, "after object key:value pair" if within_object else "after array element")
+    open_.pop()
+    return i + 1, None
+
+
+_Expected = Callable[[str, int, str, list[str]], "_Step"]
+_Step = tuple[int, _Expected | None]
+"""Where to go on, and what must stand there; None after the end of a value."""
 
 
 def _at(text: str, i: int) -> str:
