@@ -10,6 +10,7 @@ import pytest_asyncio
 from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 from rayplane.control_plane.loadbalancer.backends import Health
 from rayplane.control_plane.rpc.gate import GateLimits
+from rayplane.control_plane.tasks import cancel_and_wait
 
 
 class Backend:
@@ -21,6 +22,7 @@ class Backend:
         self.mute = False
         self.address = ""
         self.served = 0
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -29,7 +31,23 @@ class Backend:
     async def stop(self) -> None:
         self._server.close()
 
+    async def end(self) -> None:
+        """Stop, and cut whom it serves still."""
+        self._server.close()
+        await cancel_and_wait(*self._serving)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            await self._answer(reader, writer)
+        except (asyncio.CancelledError, ConnectionError):
+            writer.transport.abort()
+        finally:
+            self._serving.discard(task)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.read(1024)
         if first.startswith(b"GET /readyz"):
             while self.mute:
@@ -49,7 +67,7 @@ async def backends() -> AsyncIterator[list[Backend]]:
         await one.start()
     yield made
     for one in made:
-        await one.stop()
+        await one.end()
 
 
 async def balanced(backends: list[Backend], **changes: object) -> LoadBalancer:
@@ -65,10 +83,10 @@ async def balanced(backends: list[Backend], **changes: object) -> LoadBalancer:
 async def ask(balancer: LoadBalancer, message: bytes) -> bytes:
     host, _, port = balancer.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(message)
-    await asyncio.sleep(0)
-    writer.write_eof()
     try:
+        writer.write(message)
+        await asyncio.sleep(0)
+        writer.write_eof()
         return await asyncio.wait_for(reader.read(), 10)
     finally:
         writer.close()
@@ -245,10 +263,10 @@ async def test_a_balancer_takes_so_many_connections(backends: list[Backend]) -> 
         writer.write(b"x")
     await eventually(lambda: sum(b.served for b in backends) == 3)
     assert await asked(balancer, b"refused") == b""
-    held.pop().write_eof()
+    held.pop().close()
     async with asyncio.timeout(10):
         while not (await asked(balancer, b"taken")).endswith(b":taken"):
             await asyncio.sleep(0.01)
     for writer in held:
-        writer.write_eof()
+        writer.close()
     await balancer.stop()

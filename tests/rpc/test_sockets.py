@@ -151,7 +151,7 @@ def in_virtual_time(main: Callable[[Cut, MemorySockets, Pair], Awaitable[None]])
 
 def test_what_is_sent_while_nothing_passes_arrives_later() -> None:
     async def main(link: Cut, server: MemorySockets, pair: Pair) -> None:
-        (_, writer), (their_reader, _) = await pair.connect()
+        (_, writer), (their_reader, their_writer) = await pair.connect()
         link.cut = True
         writer.write(b"one ")
         asyncio.get_running_loop().call_later(3, setattr, link, "cut", False)
@@ -159,19 +159,23 @@ def test_what_is_sent_while_nothing_passes_arrives_later() -> None:
         writer.write(b"two")
         writer.write_eof()
         assert await their_reader.read() == b"one two"
+        writer.close()
+        their_writer.close()
 
     assert 3 < in_virtual_time(main) < 3.5
 
 
 def test_a_peer_that_stays_silent_is_given_up() -> None:
     async def main(link: Cut, server: MemorySockets, pair: Pair) -> None:
-        (reader, writer), _ = await pair.connect()
+        (reader, writer), (_, their_writer) = await pair.connect()
         link.cut = True
         writer.write(b"lost")
         with pytest.raises(TimeoutError):
             await reader.read()
         with pytest.raises(TimeoutError):
             await streams(pair.client, pair.listening.address)
+        for end in (writer, their_writer):
+            end.transport.abort()
 
     assert in_virtual_time(main) > 10
 
