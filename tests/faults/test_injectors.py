@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rayplane.control_plane.simulation.supervised import SupervisedCluster
 
 from rayplane.control_plane.cluster.chaos import LiveInjector
 from rayplane.control_plane.cluster.config import PROCESS, RAY, ClusterConfig
@@ -32,6 +31,7 @@ from rayplane.control_plane.faults.vocabulary import (
     Stop,
     Target,
 )
+from rayplane.control_plane.simulation.cluster import SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
 from rayplane.control_plane.simulation.loop import VirtualLoop
 from rayplane.control_plane.simulation.run import bury
@@ -68,13 +68,13 @@ def test_there_is_a_sample_of_every_fault() -> None:
 # The simulation
 
 
-def simulated(check: Callable[[SupervisedCluster, CellInjector], Any]) -> None:
+def simulated(check: Callable[[SimulatedCluster, CellInjector], Any]) -> None:
     """Run a check in virtual time, on a cluster whose cells nobody has started."""
 
     async def main() -> None:
         config = ClusterConfig(name="c", host=PROCESS, members=3, apiservers=1, schedulers=1, nodes=1)
-        cluster = SupervisedCluster(config, 1, Trace(lambda: 0.0), climate=Climate(loss=0.0))
-        await check(cluster, CellInjector(cluster, cluster.lose))
+        cluster = SimulatedCluster(config, 1, Trace(lambda: 0.0), climate=Climate(loss=0.0))
+        await check(cluster, CellInjector(cluster))
 
     try:
         VirtualLoop().run(main())
@@ -87,7 +87,7 @@ async def idle(*_: Any) -> None:
 
 
 def test_the_simulation_carries_out_what_it_does_not_refuse() -> None:  # noqa: C901, PLR0915 - a case for each fault
-    async def check(cluster: SupervisedCluster, injector: CellInjector) -> None:  # noqa: C901, PLR0912, PLR0915
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:  # noqa: C901, PLR0912, PLR0915
         cell, weather = cluster.cells["member-0"], cluster.weather
         severed: list[tuple[str, str]] = []
         cluster._sever = lambda parted: severed.extend(
@@ -138,14 +138,14 @@ def test_the_simulation_carries_out_what_it_does_not_refuse() -> None:  # noqa: 
 
 
 def test_the_simulation_says_whom_it_has_not_and_when_nobody_runs() -> None:
-    async def check(cluster: SupervisedCluster, injector: CellInjector) -> None:
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:  # noqa: C901, PLR0912, PLR0915
         with pytest.raises(UsageError, match="member-9"):
             injector.check_names(Kill(Target(name="member-9")))
         for target in (Target("leader"), Target("member"), Target("scheduler"), Target("apiserver", count=2)):
             with pytest.raises(NobodyThere, match=str(target)):
                 await injector.begin(Kill(target))
-        with pytest.raises(Unsupported, match="lose_machine"):
-            require(CellInjector(cluster), [LoseMachine(ONE)])
+        with pytest.raises(Unsupported, match="full_disk"):
+            require(injector, [Heal(), FullDisk(ONE)])
 
     simulated(check)
 
