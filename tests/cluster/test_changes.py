@@ -161,5 +161,5 @@ steps:
         await c.api.create("deployments.apps", deployment("later", 2))
         await c.pods_ready(2, "app=later")
     killed = [line for line in said if line.startswith("kill")]
-    assert len(killed) == 6 and killed[-1] == "kill node: node-host-1"
+    assert len(killed) == 6 and killed[-1] == "kill: node node-1 -> node-host-1"
     assert sum(line.startswith("healthy after") for line in said) == 3

@@ -138,7 +138,7 @@ def test_the_simulation_carries_out_what_it_does_not_refuse() -> None:  # noqa: 
 
 
 def test_the_simulation_says_whom_it_has_not_and_when_nobody_runs() -> None:
-    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:  # noqa: C901, PLR0912, PLR0915
+    async def check(cluster: SimulatedCluster, injector: CellInjector) -> None:
         with pytest.raises(UsageError, match="member-9"):
             injector.check_names(Kill(Target(name="member-9")))
         for target in (Target("leader"), Target("member"), Target("scheduler"), Target("apiserver", count=2)):
