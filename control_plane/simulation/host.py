@@ -1,20 +1,38 @@
 """A host whose machines and processes are simulated."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol
 
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.host import HostSocket
 from rayplane.control_plane.cluster.topology import Machine
+from rayplane.control_plane.simulation.cell import Cell
 
-if TYPE_CHECKING:
-    from rayplane.control_plane.simulation.cluster import SimulatedCluster
+
+class Cells(Protocol):
+    """Simulated machines and the cells on them."""
+
+    @property
+    def machines(self) -> Sequence[Machine]: ...
+
+    @property
+    def cells(self) -> Mapping[str, Cell]: ...
+
+    def launch(self, spec: Spec) -> Awaitable[BaseException | None]:
+        """Start a cell; why it did not start, or None."""
+
+    def end(self, name: str) -> Awaitable[None]:
+        """End a cell in order."""
+
+    def kill(self, name: str) -> None:
+        """End a cell at once."""
 
 
 class SimulatedHost:
     """A `Host` whose actors are cells."""
 
-    def __init__(self, cluster: "SimulatedCluster") -> None:
+    def __init__(self, cluster: Cells) -> None:
         self._cluster = cluster
 
     async def start(self, spec: Spec) -> int:

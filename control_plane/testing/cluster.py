@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     timing: str
     audit_policy: str
     ray_tls: bool
+    log_format: str
 
 
 class CommandFailed(ClusterError):

@@ -73,7 +73,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / ".src", root / ".src", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", root)
-    shutil.copytree(ROOT / "tests", root / "tests", ignore=ignored)
+    for folder in ("tests", "scripts"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
     return root
 
 
@@ -100,8 +101,12 @@ def test_the_examples_work_in_a_copy_of_the_tree(copy: Path) -> None:
             add(copy, block)
     written = [block.file for block in EXAMPLES if block.file.startswith("tests/")]
     assert len(written) >= 3
-    fine, said = run_in(copy, *tests, *written, completeness, "tests/scheduler/test_filters.py", "tests/faults")
+    fine, said = run_in(
+        copy, *tests, *written, completeness, "tests/scheduler/test_filters.py", "tests/faults/test_form.py"
+    )
     assert fine, said
+    fine, said = run_in(copy, *tests, "tests/faults/test_injectors.py")
+    assert not fine and "Flap" in said, "a fault without a sample is named"
     changed = {
         f".src/rayplane/{b.file}" for b in EXAMPLES if b.file.startswith("control_plane/") and b.language != "json"
     }

@@ -1,6 +1,8 @@
 """The CSI face of the backends, as a client sees it."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,11 @@ class Client:
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    cluster = Cluster(tmp_path / "cluster")
+async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    # The cluster's sockets are below it: their paths must be short.
+    root = Path(tempfile.mkdtemp(prefix="csi-"))
+    request.addfinalizer(lambda: shutil.rmtree(root))
+    cluster = Cluster(root)
     for node in ("a", "b"):
         await cluster.add(node)
     locals_ = {}
