@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rayplane.control_plane.api.kinds.rules import REQUEST_ONLY, Rules
-from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from dataclasses import replace
 
-REVIEW = Rules(
-    name=names.subdomain_errors,
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, REQUEST_ONLY
+from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
+
+REVIEW = replace(
+    AS_WRITTEN,
     defaults=REQUEST_ONLY,
     prepare_create=REQUEST_ONLY,
     prepare_update=REQUEST_ONLY,
@@ -18,6 +18,5 @@ REVIEW = Rules(
     status=REQUEST_ONLY,
     generation=False,
     printer=NAME_AND_CREATED_AT,
-    fields=METADATA_FIELDS,
     scale=REQUEST_ONLY,
 )

@@ -7,7 +7,7 @@ said to be absent, with the reason: a rule that nobody thought of is `FORGOTTEN`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from rayplane.control_plane.api.errors import FieldError
@@ -104,18 +104,24 @@ class Rules:
     """Whether dependents stay when a client does not say what to do with them."""
 
 
-PLAIN: Final = Rules(
+AS_WRITTEN: Final = Rules(
     name=names.subdomain_errors,
-    defaults=Absent("not known"),
     prepare_create=NO_PREPARATION,
     prepare_update=NO_PREPARATION,
     prepare_status_update=NO_PREPARATION,
+    fields=METADATA_FIELDS,
+    scale=NO_SCALE,
+)
+"""What most kinds have in common: a subdomain for a name, kept as clients write it. The rest is FORGOTTEN here:
+each kind says it itself, by `dataclasses.replace`."""
+
+PLAIN: Final = replace(
+    AS_WRITTEN,
+    defaults=Absent("not known"),
     validate=Absent("its schema is all that is known of it"),
     validate_update=NO_UPDATE_RULES,
     status=NO_STATUS,
     generation=False,
     printer=NAME_AND_CREATED_AT,
-    fields=METADATA_FIELDS,
-    scale=NO_SCALE,
 )
 """Rules of kinds that are not Kubernetes' own."""

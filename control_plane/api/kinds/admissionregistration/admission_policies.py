@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import not_supported, required
 from rayplane.control_plane.api.kinds.admissionregistration.match_resources import default_match, validate_match
 from rayplane.control_plane.api.kinds.metadata import Errors, one_of
-from rayplane.control_plane.api.kinds.rules import (
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    Rules,
-    Status,
-)
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -26,7 +19,6 @@ from rayplane.control_plane.api.machinery.columns import (
     Printer,
     age,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -105,32 +97,22 @@ def _param_kind(spec: dict[str, Any]) -> str:
 
 
 RULES = {
-    "MutatingAdmissionPolicy": Rules(
-        name=names.subdomain_errors,
+    "MutatingAdmissionPolicy": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_mutating,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,
         printer=Printer((NAME, Column("Mutations", "integer"), Column("ParamKind"), AGE), _mutating_row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
-    "ValidatingAdmissionPolicy": Rules(
-        name=names.subdomain_errors,
+    "ValidatingAdmissionPolicy": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_validating,
         validate_update=NO_UPDATE_RULES,
         status=Status({}),
         generation=True,
         printer=Printer((NAME, Column("Validations", "integer"), Column("ParamKind"), AGE), _validating_row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import not_supported, required
 from rayplane.control_plane.api.kinds.admissionregistration.match_resources import default_match, validate_match
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, validate_selector
-from rayplane.control_plane.api.kinds.rules import (
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    Rules,
-)
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
@@ -24,7 +19,6 @@ from rayplane.control_plane.api.machinery.columns import (
     Printer,
     age,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -75,32 +69,22 @@ def _validate_validating(obj: Object) -> Errors:
 
 
 RULES = {
-    "MutatingAdmissionPolicyBinding": Rules(
-        name=names.subdomain_errors,
+    "MutatingAdmissionPolicyBinding": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,
         printer=Printer((NAME, Column("PolicyName"), Column("ParamRef"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
-    "ValidatingAdmissionPolicyBinding": Rules(
-        name=names.subdomain_errors,
+    "ValidatingAdmissionPolicyBinding": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_validating,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,
         printer=Printer((NAME, Column("PolicyName"), Column("ParamRef"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

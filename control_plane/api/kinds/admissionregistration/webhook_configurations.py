@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import duplicate, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.admissionregistration.match_resources import default_match, validate_match
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, in_range, one_of
-from rayplane.control_plane.api.kinds.rules import (
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    Rules,
-)
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -97,32 +91,22 @@ def _client(config: Mapping[str, Any], path: str, errs: Errors) -> None:
 
 
 RULES = {
-    "MutatingWebhookConfiguration": Rules(
-        name=names.subdomain_errors,
+    "MutatingWebhookConfiguration": replace(
+        AS_WRITTEN,
         defaults=_default_mutating,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,
         printer=Printer((NAME, Column("Webhooks", "integer"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
-    "ValidatingWebhookConfiguration": Rules(
-        name=names.subdomain_errors,
+    "ValidatingWebhookConfiguration": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,
         printer=Printer((NAME, Column("Webhooks", "integer"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

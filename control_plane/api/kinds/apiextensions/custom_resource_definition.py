@@ -6,14 +6,14 @@ Source: Kubernetes API reference, "CustomResourceDefinition v1 apiextensions.k8s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api.errors import FieldError, duplicate, invalid, required
 from rayplane.control_plane.api.kinds.metadata import checked
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Absent, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Absent, Status
 from rayplane.control_plane.api.machinery import jsonpath, names
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object
 
 Errors = list[FieldError]
@@ -121,18 +121,13 @@ def _scale(scale: Mapping[str, Any], path: str, errs: Errors) -> None:
 
 
 RULES = {
-    "CustomResourceDefinition": Rules(
-        name=names.subdomain_errors,
+    "CustomResourceDefinition": replace(
+        AS_WRITTEN,
         defaults=Absent("they depend on the time and on what is served: `apiserver.custom`"),
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=Absent("it is checked together with what else is served: `apiserver.custom`"),
         validate_update=Absent("it is checked together with what else is served: `apiserver.custom`"),
         status=Status({}),
         generation=True,
         printer=NAME_AND_CREATED_AT,
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
-from rayplane.control_plane.api.kinds.rules import (
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_UPDATE_RULES,
-    Rules,
-    Status,
-)
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, get_condition, name
 
 
@@ -81,18 +75,14 @@ def _target(spec: Mapping[str, Any], errs: Errors) -> None:
 
 
 RULES = {
-    "APIService": Rules(
+    "APIService": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({}),
         generation=False,
         printer=Printer((NAME, Column("Service"), Column("Available"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
     int_or_percent,
@@ -16,7 +17,6 @@ from rayplane.control_plane.api.kinds.workloads import (
     selector_immutable,
     set_missing,
 )
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     COUNTS,
@@ -32,7 +32,6 @@ from rayplane.control_plane.api.machinery.columns import (
     spec_and_status,
     template_spec,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -94,12 +93,9 @@ _COLUMNS = (
 
 
 RULES = {
-    "DaemonSet": Rules(
-        name=names.subdomain_errors,
+    "DaemonSet": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=selector_immutable,
         status=Status(
@@ -112,7 +108,5 @@ RULES = {
         ),
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

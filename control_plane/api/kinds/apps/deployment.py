@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
     int_or_percent,
@@ -32,7 +33,6 @@ from rayplane.control_plane.api.machinery.columns import (
     spec_and_status,
     template_spec,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -110,18 +110,14 @@ _COLUMNS = (
 
 
 RULES = {
-    "Deployment": Rules(
-        name=names.subdomain_errors,
+    "Deployment": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=selector_immutable,
         status=Status({}),
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
         scale=WORKLOAD_PATHS,
     ),
 }

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
     selector_and_template,
     selector_immutable,
     set_missing,
 )
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     COUNTS,
@@ -28,7 +28,6 @@ from rayplane.control_plane.api.machinery.columns import (
     spec_and_status,
     template_spec,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -61,18 +60,14 @@ def replica_row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "ReplicaSet": Rules(
-        name=names.subdomain_errors,
+    "ReplicaSet": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=selector_immutable,
         status=Status({"replicas": 0}),
         generation=True,
         printer=Printer((NAME, *COUNTS, AGE, *WIDE_SELECTOR), replica_row),
-        fields=METADATA_FIELDS,
         scale=WORKLOAD_PATHS,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from rayplane.control_plane.api.errors import forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.persistent_volume_claim import default_claim, validate_claim_spec
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of, validate_required_selector
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     ALWAYS,
     default_template,
@@ -20,7 +21,6 @@ from rayplane.control_plane.api.kinds.workloads import (
     set_missing,
     template_labels,
 )
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -33,7 +33,6 @@ from rayplane.control_plane.api.machinery.columns import (
     spec_and_status,
     template_spec,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 _STATEFUL_FREE = frozenset(
@@ -151,18 +150,14 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "StatefulSet": Rules(
-        name=names.subdomain_errors,
+    "StatefulSet": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status({"replicas": 0, "availableReplicas": 0}),
         generation=True,
         printer=Printer((NAME, Column("Ready"), AGE, *WIDE), _row),
-        fields=METADATA_FIELDS,
         scale=WORKLOAD_PATHS,
     ),
 }

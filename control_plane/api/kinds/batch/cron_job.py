@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api import meta
@@ -10,9 +11,8 @@ from rayplane.control_plane.api.errors import invalid, not_supported, required
 from rayplane.control_plane.api.kinds.batch.job import validate_job_spec
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_UPDATE_RULES, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.kinds.workloads import set_missing
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -27,7 +27,6 @@ from rayplane.control_plane.api.machinery.columns import (
     since,
     spec_and_status,
 )
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 _CRON_NAME_MAX = 52
@@ -106,18 +105,13 @@ _COLUMNS = (
 
 
 RULES = {
-    "CronJob": Rules(
-        name=names.subdomain_errors,
+    "CronJob": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({}),
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

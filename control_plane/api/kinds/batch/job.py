@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,9 +18,8 @@ from rayplane.control_plane.api.kinds.metadata import (
     validate_selector,
 )
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.kinds.workloads import default_template, set_missing, template_labels
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -233,19 +233,17 @@ _COLUMNS = (
 
 
 RULES = {
-    "Job": Rules(
-        name=names.subdomain_errors,
+    "Job": replace(
+        AS_WRITTEN,
         defaults=_default,
         prepare_create=_prepare_create,
         prepare_update=_prepare_update,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status({}),
         generation=True,
         printer=Printer(_COLUMNS, _row),
         fields=(*METADATA_FIELDS, "status.successful"),
-        scale=NO_SCALE,
         orphans=True,
     ),
 }

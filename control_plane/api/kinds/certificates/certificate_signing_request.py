@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors
-from rayplane.control_plane.api.kinds.rules import NO_DEFAULTS, NO_PREPARATION, NO_SCALE, Absent, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Absent, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
@@ -58,18 +59,16 @@ def _prepare_update(new: Object, old: Object) -> None:
 
 
 RULES = {
-    "CertificateSigningRequest": Rules(
+    "CertificateSigningRequest": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
         prepare_update=_prepare_update,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=Absent("its spec is kept as it was made"),
         status=Status({}),
         generation=False,
         printer=Printer(_COLUMNS, _row),
         fields=("metadata.name", "spec.signerName"),
-        scale=NO_SCALE,
     ),
 }

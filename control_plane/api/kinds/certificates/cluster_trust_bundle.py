@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable
-from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    Rules,
-)
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
 from rayplane.control_plane.api.meta import Object, name
@@ -46,18 +41,15 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "ClusterTrustBundle": Rules(
+    "ClusterTrustBundle": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("SignerName")), _row),
         fields=("metadata.name", "spec.signerName"),
-        scale=NO_SCALE,
     ),
 }

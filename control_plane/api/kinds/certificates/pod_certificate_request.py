@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable
-from rayplane.control_plane.api.kinds.rules import (
-    NO_PREPARATION,
-    NO_SCALE,
-    Rules,
-    Status,
-)
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object
@@ -43,18 +39,14 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 
 RULES = {
-    "PodCertificateRequest": Rules(
-        name=names.subdomain_errors,
+    "PodCertificateRequest": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status({}),
         generation=False,
         printer=NAME_AND_CREATED_AT,
         fields=(*METADATA_FIELDS, "spec.signerName", "spec.podName", "spec.nodeName"),
-        scale=NO_SCALE,
     ),
 }

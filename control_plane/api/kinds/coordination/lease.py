@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.metadata import Errors
-from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    Rules,
-)
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -37,18 +29,13 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "Lease": Rules(
-        name=names.subdomain_errors,
+    "Lease": replace(
+        AS_WRITTEN,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Holder"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -6,10 +6,7 @@ from datetime import datetime
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.errors import Conflict
-from rayplane.control_plane.api.kinds.rules import REQUEST_ONLY, Rules
-from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
+from rayplane.control_plane.api.kinds.review import REVIEW
 from rayplane.control_plane.api.meta import Object, is_deleting, name, set_condition
 
 
@@ -51,19 +48,4 @@ def _bind_conflict(own: str, cause: str) -> Conflict:
     return Conflict.of("pods/binding", own, cause)
 
 
-RULES = {
-    "Binding": Rules(
-        name=names.subdomain_errors,
-        defaults=REQUEST_ONLY,
-        prepare_create=REQUEST_ONLY,
-        prepare_update=REQUEST_ONLY,
-        prepare_status_update=REQUEST_ONLY,
-        validate=REQUEST_ONLY,
-        validate_update=REQUEST_ONLY,
-        status=REQUEST_ONLY,
-        generation=False,
-        printer=NAME_AND_CREATED_AT,
-        fields=METADATA_FIELDS,
-        scale=REQUEST_ONLY,
-    ),
-}
+RULES = {"Binding": REVIEW}

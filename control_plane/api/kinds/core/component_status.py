@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
-from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    NO_VALIDATION,
-    Rules,
-)
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS, NO_UPDATE_RULES, NO_VALIDATION
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, get_condition, name
 
 
@@ -31,18 +22,13 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "ComponentStatus": Rules(
-        name=names.subdomain_errors,
+    "ComponentStatus": replace(
+        AS_WRITTEN,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=NO_VALIDATION,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Status"), Column("Message"), Column("Error")), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

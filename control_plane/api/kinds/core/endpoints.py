@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of
 from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, NO_UPDATE_RULES, Rules
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, SHOWN, Cell, Column, Printer, age, at_most
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 IP_TEXT = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
@@ -87,18 +87,13 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "Endpoints": Rules(
-        name=names.subdomain_errors,
+    "Endpoints": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Endpoints"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import FieldError, invalid, required
-from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    Rules,
-)
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer, since
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.machinery.resources import builtin_registry
@@ -81,12 +74,9 @@ def _source(obj: Object) -> str:
 
 
 RULES = {
-    "Event": Rules(
-        name=names.subdomain_errors,
+    "Event": replace(
+        AS_WRITTEN,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
@@ -106,6 +96,5 @@ RULES = {
             "reportingComponent",
             "source",
         ),
-        scale=NO_SCALE,
     ),
 }

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rayplane.control_plane.api.errors import duplicate, forbidden, invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import STANDARD, validate_quantity
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, NO_UPDATE_RULES, Rules
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.machinery.quantity import Quantity
 from rayplane.control_plane.api.meta import Object
 
@@ -87,18 +86,13 @@ def _ordered(parts: Mapping[str, Mapping[str, Quantity]], path: str, errs: Error
 
 
 RULES = {
-    "LimitRange": Rules(
-        name=names.subdomain_errors,
+    "LimitRange": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
         printer=NAME_AND_CREATED_AT,
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

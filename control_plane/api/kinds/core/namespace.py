@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_UPDATE_RULES, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
@@ -54,18 +55,17 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "Namespace": Rules(
+    "Namespace": replace(
+        AS_WRITTEN,
         name=names.label_errors,
         defaults=_default,
         prepare_create=_prepare_create,
         prepare_update=_prepare_update,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({"phase": "Active"}),
         generation=False,
         printer=Printer((NAME, Column("Status"), AGE), _row),
         fields=("metadata.name", "status.phase"),
-        scale=NO_SCALE,
     ),
 }

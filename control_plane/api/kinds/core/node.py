@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, UNKNOWN, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, get_condition, labels, name
@@ -126,18 +127,14 @@ _COLUMNS = (
 
 
 RULES = {
-    "Node": Rules(
-        name=names.subdomain_errors,
+    "Node": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status(given_on_create=True, with_labels=True),
         generation=False,
         printer=Printer(_COLUMNS, _row),
         fields=("metadata.name", "spec.unschedulable"),
-        scale=NO_SCALE,
     ),
 }

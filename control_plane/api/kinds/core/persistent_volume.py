@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.claims import class_of
@@ -17,10 +18,8 @@ from rayplane.control_plane.api.kinds.pod_template.affinity import validate_node
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
 from rayplane.control_plane.api.kinds.pod_template.volumes import SOURCES, validate_source
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, is_deleting, name
 
 PV_PROTECTION = "kubernetes.io/pv-protection"
@@ -118,18 +117,14 @@ _COLUMNS = (
 
 
 RULES = {
-    "PersistentVolume": Rules(
-        name=names.subdomain_errors,
+    "PersistentVolume": replace(
+        AS_WRITTEN,
         defaults=_default,
         prepare_create=_prepare_create,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=validate_volume,
         validate_update=_validate_update,
         status=Status({"phase": "Pending"}),
         generation=False,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +18,9 @@ from rayplane.control_plane.api.kinds.core.volume_fields import (
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of, validate_selector
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.machinery.quantity import QuantityError, compare
 from rayplane.control_plane.api.meta import Object, is_deleting, name
 
@@ -132,18 +132,14 @@ def _same_source(obj: Object) -> None:
 
 
 RULES = {
-    "PersistentVolumeClaim": Rules(
-        name=names.subdomain_errors,
+    "PersistentVolumeClaim": replace(
+        AS_WRITTEN,
         defaults=default_claim,
         prepare_create=_prepare_create,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status({"phase": "Pending"}),
         generation=False,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayplane.control_plane.api.kinds.core.pod_printer import COLUMNS, pod_row, row_conditions
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod, validate_pod_update
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery.columns import Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object
@@ -37,11 +38,10 @@ def _prepare_status_update(new: Object, old: Object) -> None:
 
 
 RULES = {
-    "Pod": Rules(
-        name=names.subdomain_errors,
+    "Pod": replace(
+        AS_WRITTEN,
         defaults=default_pod,
         prepare_create=_prepare_create,
-        prepare_update=NO_PREPARATION,
         prepare_status_update=_prepare_status_update,
         validate=validate_pod,
         validate_update=validate_pod_update,
@@ -61,6 +61,5 @@ RULES = {
             "status.podIPs",
             "status.nominatedNodeName",
         ),
-        scale=NO_SCALE,
     ),
 }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.kinds.metadata import Errors
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, NO_UPDATE_RULES, Rules
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer, containers_and_images, labels_text
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -40,18 +39,13 @@ _COLUMNS = (NAME, Column("Containers"), Column("Images"), Column("Pod Labels")) 
 
 
 RULES = {
-    "PodTemplate": Rules(
-        name=names.subdomain_errors,
+    "PodTemplate": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.apps.replica_set import replica_row
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_UPDATE_RULES, WORKLOAD_PATHS, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import ALWAYS, default_template, set_missing, template_labels
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, COUNTS, NAME, WIDE_SELECTOR, Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.machinery.selectors import from_map
@@ -44,12 +45,9 @@ def _validate(obj: Object) -> Errors:
 
 
 RULES = {
-    "ReplicationController": Rules(
-        name=names.subdomain_errors,
+    "ReplicationController": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({"replicas": 0}),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -67,18 +67,13 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "ResourceQuota": Rules(
-        name=names.subdomain_errors,
+    "ResourceQuota": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status({}),
         generation=False,
         printer=Printer((NAME, Column("Request"), Column("Limit"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

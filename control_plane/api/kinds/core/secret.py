@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid, required, too_long
 from rayplane.control_plane.api.kinds.core.config_map import DATA_MAX_BYTES, fixed_data
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, Rules
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
@@ -74,18 +75,14 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "Secret": Rules(
-        name=names.subdomain_errors,
+    "Secret": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Type"), Column("Data"), AGE), _row),
         fields=(*METADATA_FIELDS, "type"),
-        scale=NO_SCALE,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from rayplane.control_plane.api.errors import duplicate, forbidden, invalid, req
 from rayplane.control_plane.api.kinds.core.endpoints import IP_TEXT, PORT_RANGE, validate_endpoint_address
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of, validate_labels
 from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS, validate_port_reference
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age, labels_text
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
@@ -303,18 +304,16 @@ _COLUMNS = (
 
 
 RULES = {
-    "Service": Rules(
+    "Service": replace(
+        AS_WRITTEN,
         name=names.dns1035_errors,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
         prepare_update=_prepare_update,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status({"loadBalancer": {}}),
         generation=False,
         printer=Printer(_COLUMNS, _row),
         fields=(*METADATA_FIELDS, "spec.clusterIP", "spec.type"),
-        scale=NO_SCALE,
     ),
 }

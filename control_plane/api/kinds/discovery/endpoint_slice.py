@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import duplicate, invalid, required
 from rayplane.control_plane.api.kinds.core.endpoints import validate_endpoint_address
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of
 from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, Rules
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, SHOWN, UNSET, Cell, Column, Printer, age, at_most
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 _SLICE_MAX_ENDPOINTS = 1000
@@ -82,18 +82,13 @@ _COLUMNS = (NAME, Column("AddressType"), Column("Ports"), Column("Endpoints"), A
 
 
 RULES = {
-    "EndpointSlice": Rules(
-        name=names.subdomain_errors,
+    "EndpointSlice": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +11,9 @@ from rayplane.control_plane.api.errors import invalid, not_supported, required
 from rayplane.control_plane.api.kinds.core.service import balancer_addresses
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
-from rayplane.control_plane.api.kinds.rules import NO_DEFAULTS, NO_PREPARATION, NO_SCALE, NO_UPDATE_RULES, Rules, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, SHOWN, Cell, Column, Printer, age, at_most
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
@@ -124,18 +124,13 @@ _COLUMNS = (NAME, Column("Class"), Column("Hosts"), Column("Address"), Column("P
 
 
 RULES = {
-    "Ingress": Rules(
-        name=names.subdomain_errors,
+    "Ingress": replace(
+        AS_WRITTEN,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({"loadBalancer": {}}),
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import invalid, not_supported, required
 from rayplane.control_plane.api.kinds.metadata import Errors
-from rayplane.control_plane.api.kinds.rules import NO_PREPARATION, NO_SCALE, NO_STATUS, Rules
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 RBAC_GROUP = "rbac.authorization.k8s.io"
@@ -100,32 +100,24 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 
 
 RULES = {
-    "ClusterRoleBinding": Rules(
+    "ClusterRoleBinding": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_cluster_role_binding,
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer(_BINDING_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
-    "RoleBinding": Rules(
+    "RoleBinding": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_role_binding,
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=False,
         printer=Printer(_BINDING_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, validate_selector
-from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    NO_UPDATE_RULES,
-    Rules,
-)
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object
 
 
@@ -61,32 +55,24 @@ def _validate_cluster_role(obj: Object) -> Errors:
 
 
 RULES = {
-    "ClusterRole": Rules(
+    "ClusterRole": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_cluster_role,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
         printer=NAME_AND_CREATED_AT,
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
-    "Role": Rules(
+    "Role": replace(
+        AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate_role,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
         printer=NAME_AND_CREATED_AT,
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import duplicate, invalid, not_supported
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable, one_of
-from rayplane.control_plane.api.kinds.rules import (
-    NO_PREPARATION,
-    NO_SCALE,
-    NO_STATUS,
-    Rules,
-)
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, UNSET, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -106,18 +100,13 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 
 RULES = {
-    "CSIDriver": Rules(
-        name=names.subdomain_errors,
+    "CSIDriver": replace(
+        AS_WRITTEN,
         defaults=_default,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=True,
         printer=Printer(_COLUMNS, _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }

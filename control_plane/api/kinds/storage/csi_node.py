@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import duplicate, invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, not_negative
-from rayplane.control_plane.api.kinds.rules import (
-    NO_DEFAULTS,
-    NO_PREPARATION,
-    NO_SCALE,
-    Rules,
-    Status,
-)
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -77,18 +71,13 @@ def _fixed(driver: Mapping[str, Any]) -> dict[str, Any]:
 
 
 RULES = {
-    "CSINode": Rules(
-        name=names.subdomain_errors,
+    "CSINode": replace(
+        AS_WRITTEN,
         defaults=NO_DEFAULTS,
-        prepare_create=NO_PREPARATION,
-        prepare_update=NO_PREPARATION,
-        prepare_status_update=NO_PREPARATION,
         validate=_validate,
         validate_update=_validate_update,
         status=Status(),
         generation=False,
         printer=Printer((NAME, Column("Drivers", "integer"), AGE), _row),
-        fields=METADATA_FIELDS,
-        scale=NO_SCALE,
     ),
 }
