@@ -2,10 +2,11 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Sequence
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import grpc
 import orjson
@@ -21,6 +22,7 @@ from rayplane.control_plane.timings import SERVER_CHANGES
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _SERVICES = pb.DESCRIPTOR.services_by_name
+_P = ParamSpec("_P")
 # The class below has a method `list`, which hides the type inside it.
 _Answers = list[Object | ApiError]
 _Events = list["WatchEvent"]
@@ -50,6 +52,18 @@ class WatchEvent:
     object: Object
 
 
+def _single(
+    build: Callable[_P, pb.Operation], *, idempotent: bool = False
+) -> Callable[Concatenate["ApiClient", _P], Coroutine[Any, Any, Object]]:
+    """The method of a client that takes what `build` takes and makes one call of it."""
+
+    @functools.wraps(build)
+    async def call(self: "ApiClient", *args: _P.args, **kwargs: _P.kwargs) -> Object:
+        return await self._answered(build(*args, **kwargs), idempotent=idempotent)
+
+    return call
+
+
 class ApiClient:
     """Calls the API servers in turn; what cannot have had an effect is tried again on another.
 
@@ -77,9 +91,7 @@ class ApiClient:
         made._may_write = may_write
         return made
 
-    async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:
-        operation = ops.get(resource, name, namespace, subresource=subresource)
-        return await self._object("Get", operation.get, idempotent=True)
+    get = _single(ops.get, idempotent=True)
 
     async def list(
         self,
@@ -109,66 +121,11 @@ class ApiClient:
             if limit or not continue_token:
                 return ObjectList(items, response.resource_version, continue_token)
 
-    async def create(self, resource: str, obj: Object, *, subresource: str = "", dry_run: bool = False) -> Object:
-        operation = ops.create(resource, obj, subresource=subresource, dry_run=dry_run)
-        return await self._object("Create", operation.create)
-
-    async def update(self, resource: str, obj: Object, *, subresource: str = "") -> Object:
-        operation = ops.update(resource, obj, subresource=subresource)
-        return await self._object("Update", operation.update)
-
-    async def update_status(self, resource: str, obj: Object) -> Object:
-        return await self.update(resource, obj, subresource="status")
-
-    async def patch(
-        self,
-        resource: str,
-        name: str,
-        namespace: str,
-        body: Any,
-        *,
-        kind: str = "merge",
-        subresource: str = "",
-        field_manager: str = "",
-        field_validation: str = "",
-        force: bool = False,
-    ) -> Object:
-        """`force`: a server-side apply takes over fields that others own."""
-        operation = ops.patch(
-            resource,
-            name,
-            namespace,
-            body,
-            kind=kind,
-            subresource=subresource,
-            field_manager=field_manager,
-            field_validation=field_validation,
-            force=force,
-        )
-        return await self._object("Patch", operation.patch)
-
-    async def delete(
-        self,
-        resource: str,
-        name: str,
-        namespace: str = "",
-        *,
-        uid: str = "",
-        resource_version: str = "",
-        grace_period_s: int | None = None,
-        propagation: str = "",
-    ) -> Object:
-        """The object as it is being deleted, or a Status when it is gone."""
-        operation = ops.delete(
-            resource,
-            name,
-            namespace,
-            uid=uid,
-            resource_version=resource_version,
-            grace_period_s=grace_period_s,
-            propagation=propagation,
-        )
-        return await self._object("Delete", operation.delete)
+    create = _single(ops.create)
+    update = _single(ops.update)
+    update_status = _single(ops.update_status)
+    patch = _single(ops.patch)
+    delete = _single(ops.delete)
 
     async def batch(self, operations: Sequence[pb.Operation], *, timeout: float = TIMEOUT_S) -> _Answers:
         """Independent operations in one call; an answer or an error for each, in their order."""
@@ -253,8 +210,11 @@ class ApiClient:
         if self._announced_known:
             self.endpoints.replace(list(response.grpc))
 
-    async def _object(self, method: str, request: Message, *, idempotent: bool = False) -> Object:
-        response = await self._call("Objects", method, request, idempotent=idempotent)
+    async def _answered(self, operation: pb.Operation, *, idempotent: bool = False) -> Object:
+        """The answer to one operation, in a call of its own."""
+        which = operation.WhichOneof("op")
+        assert which is not None, "an operation says what it is"
+        response = await self._call("Objects", which.title(), getattr(operation, which), idempotent=idempotent)
         obj: Object = orjson.loads(response.json)
         return obj
 

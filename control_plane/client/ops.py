@@ -76,6 +76,7 @@ def patch(
     field_validation: str = "",
     force: bool = False,
 ) -> pb.Operation:
+    """`kind`: merge, json, strategic or apply. `force`: an apply takes over fields that others own."""
     request = pb.PatchRequest(
         ref=ref(resource, namespace, name, subresource),
         type=_PATCH_TYPES[kind],
@@ -95,6 +96,7 @@ def delete(
     grace_period_s: int | None = None,
     propagation: str = "",
 ) -> pb.Operation:
+    """Answered with the object as it is being deleted, or a Status when it is gone."""
     request = pb.DeleteRequest(
         ref=ref(resource, namespace, name),
         grace_period_seconds=grace_period_s,

@@ -75,16 +75,16 @@ def find_client() -> tuple[str, ...]:
 
 
 def leftovers(places: Sequence[str]) -> list[str]:
-    """Processes that work in one of these directories or have it in their command line."""
+    """Processes that work in one of these directories, or have one in their command line or environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            text = f"{command} {os.readlink(entry / 'cwd')}"
+            text = f"{command} {os.readlink(entry / 'cwd')} {(entry / 'environ').read_bytes()!r}"
         except OSError:
             continue  # it ended meanwhile, or is another user's
         if any(place in text for place in places):
-            found.append(f"{entry.name} {command.strip()[:100]}")
+            found.append(f"{entry.name}: {command.strip()[:120]}")
     return found

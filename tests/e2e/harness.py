@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.listening import Listener
+from scripts.demo_job.commands import leftovers
 
 ROOT = Path(__file__).parents[2]
 OWN_BIN = Path(sys.executable).parent
@@ -177,37 +179,15 @@ class Traces:
 
     def left(self) -> list[str]:
         """Processes, listening sockets and locks that are still there."""
-        found = [f"process {p}" for p in processes_in(self.places)]
+        found = [f"process {p}" for p in leftovers(self.places)]
         found += [f"socket {host}:{port}" for host, port in self.sockets if _listens(host, port)]
         return found + [f"lock on {path}" for path in _locks(self.places)]
 
 
-def processes_in(places: Sequence[str]) -> list[str]:
-    """Processes that work in one of these directories, or have one in their command line or environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            text = f"{command} {os.readlink(entry / 'cwd')} {(entry / 'environ').read_bytes()!r}"
-        except OSError:
-            continue  # it ended meanwhile
-        if any(place in text for place in places):
-            found.append(f"{entry.name}: {command.strip()[:120]}")
-    return found
-
-
 def processes_of(cluster: Cluster) -> dict[int, str]:
     """Every process of a running cluster: `up` starts the first of them in a session that none of them leaves."""
-    session = cluster.state()["host"]["pid"]
-    found = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(entry.name)
-            if os.getsid(pid) == session:
-                found[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    return found
+    found = processes.of_session(cluster.state()["host"]["pid"])
+    return {pid: b" ".join(processes.arguments(pid)).decode(errors="replace").strip() for pid in found}
 
 
 def listeners(cluster: Cluster) -> dict[tuple[str, int], str]:

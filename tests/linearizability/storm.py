@@ -1,12 +1,8 @@
 """One storm: members, clients and faults in virtual time, and everything that is checked of it."""
 
 import asyncio
-import gc
 import hashlib
-import logging
 import random
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +11,7 @@ from unittest import mock
 from rayplane.control_plane.etcd.server.state_machine import watchable_store
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
+from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.weather import Weather
 from rayplane.proto.etcd.kv_pb2 import Event
 from tests.linearizability.checker import assert_linearizable
@@ -77,20 +74,6 @@ def _run(plan: Plan) -> str:
     with mock.patch.multiple(watchable_store, EVENTS_BUFFERED_MAX=few, CATCH_UP_EVENTS_MAX=few):
         digest: str = loop.run(Storm(plan, loop).run())
     return digest
-
-
-def bury() -> None:
-    """Free what died in a storm. Its coroutines are closed without a loop, and complain; nobody needs to hear."""
-    hook, disabled = sys.unraisablehook, logging.root.manager.disable
-    sys.unraisablehook = lambda _: None
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            gc.collect()
-    finally:
-        sys.unraisablehook = hook
-        logging.disable(disabled)
 
 
 class Storm:
