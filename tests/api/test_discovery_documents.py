@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,60 @@ def test_legacy_discovery() -> None:
     for path in ("/apis/nope", "/apis/apps/v9", "/api/v9", "/apis/a/b/c"):
         with pytest.raises(NotFound):
             discovery.document(path)
+
+
+# What Kubernetes 1.37 publishes of them.
+STORED = {
+    "v1/pods": "xPOwRZ+Yhw8=",
+    "v1/configmaps": "qFsyl6wFWjQ=",
+    "v1/endpoints": "fWeeMqaN/OA=",
+    "v1/events": "r2yiGXH7wu8=",
+    "v1/secrets": "S6u1pOWzb84=",
+    "v1/services": "0/CO1lhkEBI=",
+    "events.k8s.io/v1/events": "r2yiGXH7wu8=",
+    "autoscaling/v1/horizontalpodautoscalers": "qwQve8ut294=",
+    "autoscaling/v2/horizontalpodautoscalers": "qwQve8ut294=",
+    "certificates.k8s.io/v1/certificatesigningrequests": "95fRKMXA+00=",
+}
+GROUPS = (
+    "apiregistration.k8s.io apps events.k8s.io authentication.k8s.io authorization.k8s.io autoscaling batch "
+    "certificates.k8s.io networking.k8s.io policy rbac.authorization.k8s.io storage.k8s.io "
+    "admissionregistration.k8s.io apiextensions.k8s.io scheduling.k8s.io coordination.k8s.io node.k8s.io "
+    "discovery.k8s.io flowcontrol.apiserver.k8s.io resource.k8s.io storagemigration.k8s.io"
+)
+
+
+def test_hashes_say_which_version_is_stored() -> None:
+    discovery = Discovery(builtin_registry())
+    for name, wanted in STORED.items():
+        version, _, plural = name.rpartition("/")
+        rows = load(discovery, f"/apis/{version}" if "/" in version else f"/api/{version}")["resources"]
+        assert {row["name"]: row.get("storageVersionHash") for row in rows}[plural] == wanted, name
+
+
+def test_groups_are_in_the_order_of_kubernetes_and_custom_ones_follow_by_name() -> None:
+    registry = builtin_registry().copy()
+    for group in ("z.example.com", "a.example.com"):
+        registry.add(replace(custom(), group=group))
+    listed = [group["name"] for group in load(Discovery(registry), "/apis")["groups"]]
+    assert listed == [*GROUPS.split(), "a.example.com", "z.example.com"]
+
+
+def test_kinds_of_answers_leave_out_the_group_that_they_are_listed_under() -> None:
+    registry = builtin_registry().copy()
+    registry.add(custom())
+    groups = load(Discovery(registry), "/apis", V2)["items"]
+    found = {(g["metadata"]["name"], r["resource"]): r for g in groups for r in g["versions"][0]["resources"]}
+    deployments, foos = found["apps", "deployments"], found["example.com", custom().plural]
+    assert deployments["responseKind"] == {"group": "", "version": "", "kind": "Deployment"}
+    assert [(s["subresource"], s["responseKind"]["group"]) for s in deployments["subresources"]] == [
+        ("scale", "autoscaling"),
+        ("status", ""),
+    ]
+    assert foos["responseKind"] == {"group": "example.com", "version": "v1", "kind": custom().kind}
+    discovery = Discovery(registry)
+    assert "apiVersion" not in load(discovery, "/api/v1")
+    assert load(discovery, "/apis/apps/v1")["apiVersion"] == "v1"
 
 
 def test_etags_follow_the_content() -> None:

@@ -15,7 +15,7 @@ from tests.house.documents import ROOT, Block, blocks
 
 DOCUMENT = ROOT / ".github/CONTRIBUTING.md"
 EXAMPLES = [block for block in blocks(DOCUMENT) if block.file]
-ROOM = "control_plane/api/kinds/resource/device_class.py"
+ROOM = "control_plane/api/kinds/lifecycle/eviction_request.py"
 
 
 def example(file: str) -> Block:
@@ -86,14 +86,14 @@ def test_the_examples_work_in_a_copy_of_the_tree(copy: Path) -> None:
     completeness = "tests/api/kinds/test_completeness.py"
     tests = ("pytest", "-p", "no:cacheprovider", "-x")
     fine, said = run_in(copy, *tests, completeness)
-    assert not fine and "resource.k8s.io/DeviceClass" in said, "a kind without a room is named"
+    assert not fine and "lifecycle.k8s.io/EvictionRequest" in said, "a kind without a room is named"
 
     for block in kinds[1:]:
         add(copy, block)
     room = copy / ".src/rayplane" / ROOM
     room.write_text("".join(x for x in room.read_text().splitlines(keepends=True) if "validate=_validate" not in x))
     fine, said = run_in(copy, *tests, completeness)
-    assert not fine and "resource.k8s.io/DeviceClass: validate" in said, "a forgotten rule is named"
+    assert not fine and "lifecycle.k8s.io/EvictionRequest: validate" in said, "a forgotten rule is named"
 
     room.write_text(example(ROOM).text)
     for block in EXAMPLES:

@@ -140,6 +140,14 @@ def validate_metadata(
     return errs
 
 
+def validate_template_metadata(metadata: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """The metadata that objects made of a template get: labels and annotations, and nothing else."""
+    _annotations(metadata.get("annotations") or {}, f"{path}.annotations", errs)
+    validate_labels(metadata.get("labels"), f"{path}.labels", errs)
+    set_fields = (field for field, value in metadata.items() if value and field not in ("annotations", "labels"))
+    errs += [forbidden(f"{path}.{field}", "cannot be set") for field in set_fields]
+
+
 def validate_metadata_update(new: Object, old: Object) -> Errors:
     """What an update may not change in metadata, whatever the kind."""
     errs: Errors = []

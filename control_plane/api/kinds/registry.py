@@ -162,6 +162,16 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
             "RoleBinding": "role_bindings",
         },
     ),
+    "resource.k8s.io": (
+        "resource",
+        {
+            "DeviceClass": "device_class",
+            "DeviceTaintRule": "device_taint_rule",
+            "ResourceClaim": "resource_claim",
+            "ResourceClaimTemplate": "resource_claim_template",
+            "ResourceSlice": "resource_slice",
+        },
+    ),
     "scheduling.k8s.io": (
         "scheduling",
         {
@@ -177,6 +187,12 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
             "StorageClass": "storage_class",
             "VolumeAttachment": "volume_attachment",
             "VolumeAttributesClass": "volume_attributes_class",
+        },
+    ),
+    "storagemigration.k8s.io": (
+        "storagemigration",
+        {
+            "StorageVersionMigration": "storage_version_migration",
         },
     ),
 }

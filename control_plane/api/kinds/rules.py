@@ -56,6 +56,7 @@ NO_STATUS: Final = Absent("it has no status, or one that is its content")
 NO_PREPARATION: Final = Absent("what a client writes is kept as it is")
 NO_VALIDATION: Final = Absent("its schema and metadata are all that is looked at")
 NO_UPDATE_RULES: Final = Absent("what may be created may also be changed to")
+NO_STATUS_RULES: Final = Absent("who may write its status is believed")
 NO_SCALE: Final = Absent("it has no number of replicas")
 REQUEST_ONLY: Final = Absent("it is a question, answered at once and never stored")
 
@@ -90,6 +91,10 @@ class Rules:
     """Problems of a new object, and of what an update makes of one where `revalidates`."""
     validate_update: Callable[[Object, Object], Errors] = field(default=FORGOTTEN)
     """(new, old): problems of the change itself."""
+    validate_status_update: Callable[[Object, Object], Errors] = NO_STATUS_RULES
+    """(new, old): problems of a write of the status; metadata apart, nothing else is looked at there."""
+    needs_version: bool = False
+    """Whether an update must say by its resourceVersion what it replaces."""
     revalidates: bool = True
     """False where the rules for updates say all: validating the unchanged rest again would refuse old objects."""
     status: Status | Absent = field(default=FORGOTTEN)

@@ -42,3 +42,8 @@ def validate_update(new: Object, old: Object, info: Resource) -> list[FieldError
         errs += rules.validate(new)
     errs += rules.validate_update(new, old)
     return errs
+
+
+def validate_status_update(new: Object, old: Object, info: Resource) -> list[FieldError]:
+    """Everything that is wrong with replacing the status of `old` by that of `new`; empty when nothing is."""
+    return [*validate_metadata_update(new, old), *rules_for(info).validate_status_update(new, old)]

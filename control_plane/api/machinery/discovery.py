@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.api.machinery.resources import GroupInfo, Registry, ResourceInfo
+from rayplane.control_plane.api.machinery.resources import GroupInfo, Registry, ResourceInfo, SubresourceInfo
 
 LEGACY: Final = "application/json"
 _AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"
@@ -124,7 +124,7 @@ class Discovery:
         rows: list[dict[str, Any]] = []
         for info in infos:
             rows.append(_resource(info))
-            for name, sub in sorted(info.subresources.items()):
+            for name, sub in _subresources(info):
                 row: dict[str, Any] = {
                     "name": f"{info.plural}/{name}",
                     "singularName": "",
@@ -133,12 +133,9 @@ class Discovery:
                 if (sub.group, sub.version) != (group, version):
                     row |= {"group": sub.group, "version": sub.version}
                 rows.append(row | {"kind": sub.kind, "verbs": list(sub.verbs)})
-        return {
-            "kind": "APIResourceList",
-            "apiVersion": "v1",
-            "groupVersion": f"{group}/{version}" if group else version,
-            "resources": rows,
-        }
+        # The list of the core group is of no group: Kubernetes' answer says no apiVersion there.
+        kind = {"kind": "APIResourceList"} | ({"apiVersion": "v1"} if group else {})
+        return {**kind, "groupVersion": f"{group}/{version}" if group else version, "resources": rows}
 
     def _aggregated(self, form: str, *, core: bool) -> dict[str, Any]:
         return {
@@ -184,20 +181,28 @@ def _resource(info: ResourceInfo) -> dict[str, Any]:
         row["categories"] = list(info.categories)
     if info.persisted:
         # Clients compare it to tell that two group-versions share their objects.
-        stored = f"{info.storage_prefix}{info.stored_api_version}/{info.kind}"
-        digest = hashlib.sha256(stored.encode()).digest()
+        group, _, version = info.stored_api_version.rpartition("/")
+        digest = hashlib.sha256(f"{group}/{version}/{info.kind}".encode()).digest()
         row["storageVersionHash"] = base64.b64encode(digest[:8]).decode()
     return row
 
 
-def _kind(group: str, version: str, kind: str) -> dict[str, str]:
-    return {"group": group, "version": version, "kind": kind}
+def _subresources(info: ResourceInfo) -> list[tuple[str, SubresourceInfo]]:
+    """Sorted; those of custom resources as Kubernetes' other server lists them, the status first."""
+    return sorted(info.subresources.items(), reverse=info.custom)
+
+
+def _kind(info: ResourceInfo, answer: ResourceInfo | SubresourceInfo) -> dict[str, str]:
+    """The kind of an answer: a built-in resource leaves out the group and version that it is listed under."""
+    known = not info.custom and answer.api_version == info.api_version
+    group, version = ("", "") if known else (answer.group, answer.version)
+    return {"group": group, "version": version, "kind": answer.kind}
 
 
 def _aggregated_resource(info: ResourceInfo) -> dict[str, Any]:
     row: dict[str, Any] = {
         "resource": info.plural,
-        "responseKind": _kind(info.group, info.version, info.kind),
+        "responseKind": _kind(info, info),
         "scope": "Namespaced" if info.namespaced else "Cluster",
         "singularResource": info.singular,
         "verbs": list(info.verbs),
@@ -210,9 +215,9 @@ def _aggregated_resource(info: ResourceInfo) -> dict[str, Any]:
         row["subresources"] = [
             {
                 "subresource": name,
-                "responseKind": _kind(sub.group, sub.version, sub.kind),
+                "responseKind": _kind(info, sub),
                 "verbs": list(sub.verbs),
             }
-            for name, sub in sorted(info.subresources.items())
+            for name, sub in _subresources(info)
         ]
     return row

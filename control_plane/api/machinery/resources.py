@@ -237,7 +237,10 @@ class Registry:
         raise UnknownResource(text)
 
     def groups(self) -> list[GroupInfo]:
-        return [GroupInfo(name, tuple(versions)) for name, versions in self._groups.items()]
+        """Kubernetes' own, then those of custom resources by their names."""
+        own = {info.group for info in self._resources.values() if not info.custom}
+        names = [*(name for name in self._groups if name in own), *sorted(self._groups.keys() - own)]
+        return [GroupInfo(name, tuple(self._groups[name])) for name in names]
 
     def group(self, name: str) -> GroupInfo | None:
         versions = self._groups.get(name)

@@ -22,8 +22,9 @@ from rayplane.control_plane.api.errors import (
     invalid,
 )
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import apply, decoding, patching
-from rayplane.control_plane.api.machinery.resources import LEASES, ResourceInfo
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
@@ -49,13 +50,6 @@ from rayplane.storage.env import Env
 _NAME_TRIES = 8
 _RESERVE_TRIES = 16
 # Kinds whose objects are only replaced by who has seen them.
-_NEEDS_VERSION = frozenset(
-    {
-        LEASES,
-        "poddisruptionbudgets.policy",
-        "customresourcedefinitions.apiextensions.k8s.io",
-    }
-)
 
 Prepare = Callable[[Object, Object, ResourceInfo], None]
 MakeNew = Callable[[Object], Awaitable[Object]]
@@ -226,7 +220,7 @@ class Writer:
         name = meta.get("name") or ""
         if name != target.name:
             raise wrong_name(name, target.name)
-        if not meta.get("resourceVersion") and (info.custom or info.name in _NEEDS_VERSION):
+        if not meta.get("resourceVersion") and (info.custom or rules_for(info).needs_version):
             text = "must be specified for an update"
             errors = [invalid("metadata.resourceVersion", 0, text)]
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
@@ -442,7 +436,7 @@ class Writer:
 
     def _update_errors(self, new: Object, old: Object, stored: ResourceInfo, status: bool) -> list[FieldError]:
         if status:
-            errors = validation.validate_metadata_update(new, old)
+            errors = validation.validate_status_update(new, old, stored)
         else:
             errors = validation.validate_update(new, old, stored)
         return errors + self._extra_errors(new, stored) if not status or stored.custom else errors

@@ -128,6 +128,7 @@ RULES = {
         validate_update=Absent("it is checked together with what else is served: `apiserver.custom`"),
         status=Status({}),
         generation=True,
+        needs_version=True,
         printer=NAME_AND_CREATED_AT,
     ),
 }

@@ -36,6 +36,7 @@ RULES = {
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=False,
+        needs_version=True,
         printer=Printer((NAME, Column("Holder"), AGE), _row),
     ),
 }

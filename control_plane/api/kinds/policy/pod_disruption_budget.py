@@ -64,6 +64,7 @@ RULES = {
             }
         ),
         generation=True,
+        needs_version=True,
         printer=Printer(_COLUMNS, _row),
     ),
 }
