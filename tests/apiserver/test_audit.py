@@ -131,7 +131,9 @@ async def test_refusals_are_recorded_with_their_reason(audited: Audited) -> None
 
 
 async def test_streams_are_recorded_when_they_start_and_when_they_end(audited: Audited) -> None:
-    async with audited.request("GET", f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1&sendInitialEvents=false") as response:
+    async with audited.request(
+        "GET", f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan"
+    ) as response:
         audit_id = response.headers.get("Audit-Id")
         await response.read()
     started = (await audited.events(stage="ResponseStarted"))[0]

@@ -87,7 +87,7 @@ async def test_dry_run_stores_nothing(rest: Rest) -> None:
     assert (code, made["metadata"]["name"]) == (201, "d")
     assert rest.stack.etcd.revision == before
     code, _status = await rest.json("POST", f"{CONFIG_MAPS}?dryRun=Some", {"metadata": {"name": "d"}})
-    assert code == 400
+    assert code == 422
 
 
 async def test_server_prints_tables(rest: Rest) -> None:

@@ -55,7 +55,9 @@ def patch_kind(content_type: str, *, custom: bool = False) -> PatchKind:
     """
     kind = PATCH_TYPES.get(media_type(content_type))
     if kind is None or (custom and kind == "strategic"):
-        allowed = [m for m, k in PATCH_TYPES.items() if not (custom and k == "strategic")]
+        if not custom:
+            raise UnsupportedMediaType("415: Unsupported Media Type", details={})
+        allowed = [m for m, k in PATCH_TYPES.items() if k != "strategic"]
         raise UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: " + ", ".join(allowed),
             details={},

@@ -188,7 +188,7 @@ def _time(data: memoryview, meter: Meter, *, micro: bool) -> str | None:
         moment = _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
     except OverflowError as error:
         raise ProtobufError(f"time {seconds} s is out of range") from error
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds" if micro else "seconds") + "Z"
 
 
 def _int_or_string(data: memoryview, meter: Meter) -> int | str:

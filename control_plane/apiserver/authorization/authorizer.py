@@ -117,11 +117,20 @@ class Authorizer:
             name=target.name or fields.requires("metadata.name") or "",
             fields=fields,
         )
+        await self._require(attributes, target.name)
+
+    async def check_written(self, user: User, verb: str, *, name: str, **written: str) -> None:
+        """As `check`, by what a path says (fields of Attributes), whether or not that is served."""
+        if not user.all_powerful:
+            await self._require(user.asks(verb, name=name, **written), name)
+
+    async def _require(self, attributes: rbac.Attributes, name: str) -> None:
+        """Forbidden unless the request is allowed; `name`: of the object in the answer."""
         decision = await self.decide(attributes)
         if not decision.allowed:
             audit.denied(decision.reason)
             text = rbac.denied_message(attributes, decision.reason)
-            raise Forbidden.of(info.plural, target.name, text, group=info.group)
+            raise Forbidden.of(attributes.resource, name, text, group=attributes.group)
         audit.allowed(decision.reason)
 
     async def check_path(self, user: User, verb: str, path: str) -> None:

@@ -18,7 +18,7 @@ class Reviews:
 
     async def answer(self, user: User, info: ResourceInfo, namespace: str, o: Object) -> Object:
         spec = o.get("spec") or {}
-        o["metadata"] = {"creationTimestamp": None, **(o.get("metadata") or {})}
+        o["metadata"] = o.get("metadata") or {}
         match info.plural:
             case "selfsubjectaccessreviews":
                 o["status"] = await self._access(user, spec)

@@ -1,13 +1,23 @@
-"""Bodies of writes: what they must have in common with URL and stored object, and what a DELETE answers."""
+"""Options and bodies of writes: what they must have in common with URL and stored object, and what a DELETE answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, invalid, too_long
+from rayplane.control_plane.api.errors import (
+    BadRequest,
+    Conflict,
+    FieldError,
+    Invalid,
+    invalid,
+    not_supported,
+    too_long,
+)
 from rayplane.control_plane.api.machinery import decoding
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
-from rayplane.control_plane.apiserver.requests import Target
+from rayplane.control_plane.apiserver.requests import Target, WriteOptions
 
 MANAGER_BYTES_MAX = 128
+_MODES = ("", "Ignore", "Strict", "Warn")
 
 
 def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
@@ -18,28 +28,33 @@ def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, .
 
 
 def validation_mode(text: str) -> decoding.FieldValidation:
-    """The fieldValidation of a request; Warn where it says nothing."""
+    """The fieldValidation of a request that was checked; Warn where it says nothing."""
     if text == "Strict":
         return "Strict"
-    if text == "Ignore":
-        return "Ignore"
-    if text not in ("", "Warn"):
-        raise Invalid.of(
-            "CreateOptions",
-            "",
-            [invalid("fieldValidation", text, "must be one of Ignore, Warn, Strict")],
-            group="meta.k8s.io",
-        )
-    return "Warn"
+    return "Ignore" if text == "Ignore" else "Warn"
 
 
-def check_manager(name: str, kind: str) -> None:
-    """Invalid for a field manager that is no name to keep; `kind`: the options that name it."""
-    errors = []
-    if len(name.encode()) > MANAGER_BYTES_MAX:
+def check_write_options(options: WriteOptions, kind: str) -> None:
+    """Invalid for a field manager that is no name to keep, and for an unknown mode; `kind`: the options that say so."""
+    manager, mode, errors = options.field_manager, options.field_validation, []
+    if len(manager.encode()) > MANAGER_BYTES_MAX:
         errors.append(too_long("fieldManager", MANAGER_BYTES_MAX))
-    if not name.isprintable():
-        errors.append(invalid("fieldManager", name, "should only contain printable characters"))
+    if not manager.isprintable():
+        errors.append(invalid("fieldManager", manager, "should only contain printable characters"))
+    if mode not in _MODES:
+        errors.append(not_supported("fieldValidation", mode, _MODES))
+    refuse_options(kind, errors)
+
+
+def check_dry_run(values: Sequence[str], kind: str) -> bool:
+    """Whether nothing is to be stored. Invalid; `kind`: the options that say so."""
+    errors = [] if set(values) <= {"All"} else [not_supported("dryRun", list(values), ("All",))]
+    refuse_options(kind, errors)
+    return bool(values)
+
+
+def refuse_options(kind: str, errors: list[FieldError]) -> None:
+    """Invalid where anything was found wrong with the options of a request."""
     if errors:
         raise Invalid.of(kind, "", errors, group="meta.k8s.io")
 

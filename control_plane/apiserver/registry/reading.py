@@ -24,6 +24,7 @@ from rayplane.control_plane.api.errors import (
     NotFound,
     Timeout,
     forbidden,
+    not_supported,
 )
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import selectors
@@ -156,6 +157,7 @@ class Reader:
         version = _version(options.resource_version)
         match = options.resource_version_match
         if version and (match == "Exact" or (not match and options.limit)):
+            await self._hub.reached(version)
             start = info.key_prefix(target.namespace)
             return await self._pages(target.info, selection, start=start, revision=version, limit=options.limit)
         try:
@@ -208,13 +210,18 @@ class Reader:
 
     # --- watch --------------------------------------------------------------------------------
 
+    def check_watch(self, target: Target, options: ListOptions) -> Selection:
+        """What a watch selects. Invalid or BadRequest for one that cannot begin."""
+        _check_initial_events(options)
+        _version(options.resource_version)
+        return self.selection(target, options)
+
     async def watch(self, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
         """Groups of events that were ready together. Ends after the timeout, or when the watcher is too slow.
 
-        What goes wrong at the beginning or later comes as a last ERROR item, as in Kubernetes.
+        What goes wrong after `check_watch`, at once or later, comes as a last ERROR item, as in Kubernetes.
         """
-        _check_initial_events(options)
-        selection = self.selection(target, options)
+        selection = self.check_watch(target, options)
         info = self._kinds.stored(target.info)
         try:
             cache, watcher, initial_end = await self._join(info, selection, options)
@@ -287,42 +294,52 @@ def _version(text: str) -> int:
         raise BadRequest(
             f'resourceVersion: Invalid value: "{shown}": strconv.ParseUint: parsing "{shown}": invalid syntax'
         )
-    if len(text) > 18:
-        raise BadRequest(f'resourceVersion: Invalid value: "{text[:100]}": value out of range')
-    return int(text)
+    digits = text.lstrip("0")
+    if len(digits) > 20 or int(digits or "0") >= 1 << 64:
+        shown = text[:100]
+        raise BadRequest(
+            f'resourceVersion: Invalid value: "{shown}": strconv.ParseUint: parsing "{shown}": value out of range'
+        )
+    return int(digits or "0")
+
+
+_EXACT, _NOT_OLDER = "Exact", "NotOlderThan"
+_MATCH, _INITIAL = "resourceVersionMatch", "sendInitialEvents"
 
 
 def _check_match(options: ListOptions) -> None:
     match = options.resource_version_match
     found: list[FieldError] = []
     if match:
-        if match not in ("Exact", "NotOlderThan"):
-            raise BadRequest(f'resourceVersionMatch: Unsupported value: "{match}"')
         if not options.resource_version:
-            text = "resourceVersionMatch is forbidden unless resourceVersion is provided"
-            found.append(forbidden("resourceVersionMatch", text))
-        elif options.continue_token:
-            text = "resourceVersionMatch is forbidden when continue is provided"
-            found.append(forbidden("resourceVersionMatch", text))
-        elif match == "Exact" and options.resource_version == "0":
-            text = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
-            found.append(forbidden("resourceVersionMatch", text))
+            found.append(forbidden(_MATCH, f"{_MATCH} is forbidden unless resourceVersion is provided"))
+        if options.continue_token:
+            found.append(forbidden(_MATCH, f"{_MATCH} is forbidden when continue is provided"))
+        if match not in (_EXACT, _NOT_OLDER):
+            found.append(not_supported(_MATCH, match, (_EXACT, _NOT_OLDER, "")))
+        if match == _EXACT and options.resource_version == "0":
+            found.append(forbidden(_MATCH, f'{_MATCH} "exact" is forbidden for resourceVersion "0"'))
     if options.send_initial_events is not None:
-        found.append(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"))
-    if found:
-        raise Invalid.of("ListOptions", "", found, group="meta.k8s.io")
+        found.append(forbidden(_INITIAL, f"{_INITIAL} is forbidden for list"))
+    _refuse(found)
 
 
 def _check_initial_events(options: ListOptions) -> None:
     match = options.resource_version_match
     found: list[FieldError] = []
-    if options.send_initial_events is None:
-        if match:
-            text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
-            found.append(forbidden("resourceVersionMatch", text))
-    elif match != "NotOlderThan":
-        text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-        found.append(forbidden("resourceVersionMatch", text))
+    if options.send_initial_events is not None and match != _NOT_OLDER:
+        found.append(forbidden(_MATCH, f"{_INITIAL} requires setting {_MATCH} to {_NOT_OLDER}"))
+    if match:
+        if options.send_initial_events is None:
+            found.append(forbidden(_MATCH, f"{_MATCH} is forbidden for watch unless {_INITIAL} is provided"))
+        if match != _NOT_OLDER:
+            found.append(not_supported(_MATCH, match, (_NOT_OLDER,)))
+        if options.continue_token:
+            found.append(forbidden(_MATCH, f"{_MATCH} is forbidden when continue is provided"))
+    _refuse(found)
+
+
+def _refuse(found: list[FieldError]) -> None:
     if found:
         raise Invalid.of("ListOptions", "", found, group="meta.k8s.io")
 
@@ -334,20 +351,28 @@ def _make_token(revision: int, start: str, prefix: str) -> str:
 
 
 def _parse_token(token: str, prefix: str) -> tuple[int, str]:
-    """(revision, key to start at). The key is relative to the listed prefix and cannot leave it."""
+    """(revision, key to start at). The key is relative to the listed prefix and cannot leave it. BadRequest."""
     try:
-        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         value = orjson.loads(raw)
-        if value["v"] != _TOKEN_VERSION:
-            raise BadRequest("continue key is not valid: server does not recognize this encoded version")
-        revision, start = value["rv"], value["start"]
-        if type(revision) is not int or type(start) is not str or not -1 <= revision < 1 << 63:
-            raise BadRequest("continue key is not valid: incorrect encoded start or resourceVersion")
-    except (binascii.Error, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as e:
-        raise BadRequest(f"continue key is not valid: {e}") from e
-    if not start or revision == 0 or start.startswith("/") or ".." in start.split("/"):
-        raise BadRequest("continue key is not valid: incorrect encoded start or resourceVersion")
+    except (binascii.Error, ValueError) as e:
+        raise _bad_token(f": {e}") from e
+    if not isinstance(value, dict):
+        raise _bad_token(": it is no object")
+    if value.get("v") != _TOKEN_VERSION:
+        raise _bad_token(f': server does not recognize this encoded version "{str(value.get("v"))[:100]}"')
+    revision, start = value.get("rv", 0), value.get("start", "")
+    if type(revision) is not int or not -1 <= revision < 1 << 63 or revision == 0:
+        raise _bad_token(f": incorrect encoded start resourceVersion (version {_TOKEN_VERSION})")
+    if type(start) is not str or not start:
+        raise _bad_token(f": encoded start key empty (version {_TOKEN_VERSION})")
+    if start.startswith("/") or ".." in start.split("/"):
+        raise _bad_token(f": {start[:100]}")
     return max(revision, 0), prefix + start
+
+
+def _bad_token(why: str) -> BadRequest:
+    return BadRequest(f"invalid continue token: continue key is not valid{why}")
 
 
 class _ExpiredPage(Expired):
@@ -368,7 +393,7 @@ def _error_item(error: ApiError) -> WatchItem:
 
 
 def _bookmark(info: ResourceInfo, revision: int, *, initial_end: bool = False) -> WatchItem:
-    meta: dict[str, Any] = {"resourceVersion": str(revision), "creationTimestamp": None}
+    meta: dict[str, Any] = {"resourceVersion": str(revision)}
     if initial_end:
         meta["annotations"] = {INITIAL_EVENTS_END: "true"}
     body = {"kind": info.kind, "apiVersion": info.api_version, "metadata": meta}

@@ -8,7 +8,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
-from rayplane.control_plane.api.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    invalid,
+    not_supported,
+)
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
 from rayplane.control_plane.api.machinery.names import path_segment_errors
 from rayplane.control_plane.api.machinery.patching import PatchKind
@@ -23,7 +30,7 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol.fairness import Fairness
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.registry import metrics
-from rayplane.control_plane.apiserver.registry.bodies import check_manager
+from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, check_write_options, refuse_options
 from rayplane.control_plane.apiserver.registry.metrics import Metrics
 from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, WatchItem
 from rayplane.control_plane.apiserver.registry.subresources import Subresources
@@ -50,6 +57,7 @@ from rayplane.control_plane.rpc import Network
 from rayplane.storage.env import Env
 
 _DELETES_AT_ONCE = 16
+_POLICIES = ("Foreground", "Background", "Orphan")
 # Subresources that are another view of the object and are read and written like it.
 _PLAIN = frozenset({"", "status"})
 
@@ -213,7 +221,7 @@ class ObjectRegistry:
     @_in_turn
     async def create(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         await self.allow(user, "create", target)
-        check_manager(options.field_manager, "CreateOptions")
+        check_write_options(options, "CreateOptions")
         plain = _plain(target)
         if target.subresource:
             return await self.subresources.create(user, plain, body, content_type, options)
@@ -224,7 +232,7 @@ class ObjectRegistry:
     @_in_turn
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         await self.allow(user, "update", target)
-        check_manager(options.field_manager, "UpdateOptions")
+        check_write_options(options, "UpdateOptions")
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.update(user, plain, body, content_type, options)
@@ -233,7 +241,7 @@ class ObjectRegistry:
     @_in_turn
     async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:
         await self.allow(user, "patch", target)
-        check_manager(options.field_manager, "PatchOptions")
+        check_write_options(options, "PatchOptions")
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.patch(user, plain, kind, body, options)
@@ -310,21 +318,21 @@ def error_json(error: ApiError) -> bytes:
 
 
 def parse_delete_options(o: Object) -> DeleteOptions:
-    """meta/v1 DeleteOptions as they come in a body."""
+    """meta/v1 DeleteOptions as they come in a body. Invalid."""
     preconditions = o.get("preconditions") or {}
-    dry_run = o.get("dryRun") or []
-    check_dry_run(dry_run)
+    policy, orphan = o.get("propagationPolicy"), o.get("orphanDependents")
+    errors = []
+    if policy is not None and orphan is not None:
+        text = "orphanDependents and deletionPropagation cannot be both set"
+        errors.append(invalid("propagationPolicy", policy, text))
+    if policy is not None and policy not in _POLICIES:
+        errors.append(not_supported("propagationPolicy", policy, (*_POLICIES, "nil")))
+    refuse_options("DeleteOptions", errors)
     return DeleteOptions(
         grace_period_s=o.get("gracePeriodSeconds"),
-        propagation_policy=o.get("propagationPolicy") or "",
-        orphan_dependents=o.get("orphanDependents"),
+        propagation_policy=policy or "",
+        orphan_dependents=orphan,
         uid=preconditions.get("uid") or "",
         resource_version=preconditions.get("resourceVersion") or "",
-        dry_run=bool(dry_run),
+        dry_run=check_dry_run(o.get("dryRun") or [], "DeleteOptions"),
     )
-
-
-def check_dry_run(values: list[str]) -> None:
-    for value in values:
-        if value != "All":
-            raise BadRequest(f'invalid dryRun "{value}": the only supported value is "All"')

@@ -9,6 +9,7 @@ from aiohttp import web
 from rayplane.control_plane.apiserver.audit import Auditor
 from rayplane.control_plane.apiserver.audit.trail import HEADER, Asked, following
 from rayplane.control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.rest.numbers import flag
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 # Nobody saw the answer: the client closed the connection first.
@@ -48,7 +49,7 @@ def _asked(request: web.BaseRequest) -> Asked:
             user_agent=agent,
             path=request.path,
         )
-    watch = found.watch or request.query.get("watch", "") in ("true", "1")
+    watch = found.watch or bool(flag(request.query, "watch"))
     name = unquote(found.name)
     return Asked(
         uri=request.raw_path,

@@ -1,6 +1,7 @@
-"""Numbers that clients write into queries."""
+"""Numbers and truth values that clients write into queries."""
 
 import re
+from collections.abc import Mapping
 
 from rayplane.control_plane.api.errors import BadRequest
 
@@ -18,3 +19,9 @@ def integer(text: str) -> int:
     if not -(1 << 63) <= value < 1 << 63:
         raise BadRequest(f'strconv.ParseInt: parsing "{text[:_SHOWN]}": value out of range')
     return value
+
+
+def flag(query: Mapping[str, str], name: str) -> bool | None:
+    """A truth value as Kubernetes reads it: whatever is there but "false" and "0" is true. None for a missing one."""
+    value = query.get(name)
+    return None if value is None else value.lower() not in ("false", "0")

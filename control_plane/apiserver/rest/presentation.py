@@ -9,8 +9,10 @@ import orjson
 import yaml
 
 from rayplane.control_plane.api.errors import NotAcceptable
+from rayplane.control_plane.api.kinds.autoscaling import scale
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import tables
+from rayplane.control_plane.api.machinery.columns import Printer
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
@@ -38,7 +40,7 @@ class View:
         return self.media
 
 
-def negotiate(accept: str) -> View:
+def negotiate(accept: str, *, tables: bool = True) -> View:
     """The first form in an Accept header that can be served. NotAcceptable."""
     if not accept:
         return View()
@@ -55,7 +57,7 @@ def negotiate(accept: str) -> View:
         version = values.get("v", "v1")
         if values.get("g") != _META_GROUP or version not in _META_VERSIONS:
             continue
-        if kind == "Table":
+        if kind == "Table" and tables:
             return View("table", version, media)
         if kind in ("PartialObjectMetadata", "PartialObjectMetadataList"):
             return View("metadata", version, media)
@@ -68,10 +70,14 @@ class Presenter:
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds
 
-    def object(self, view: View, info: ResourceInfo, json: bytes, now: datetime, *, include: str = "") -> bytes:
+    def object(
+        self, view: View, info: ResourceInfo, json: bytes, now: datetime, *, include: str = "", subresource: str = ""
+    ) -> bytes:
         """One object. `json`: in the form of `info` (or another kind, for subresources)."""
         if view.form == "table":
-            return self._dump(view, self.table(view, info, [orjson.loads(json)], now, include=include))
+            objects = [orjson.loads(json)]
+            printer = scale.PRINTER if subresource == "scale" else None
+            return self._dump(view, self.table(view, info, objects, now, include=include, printer=printer))
         if view.form == "metadata":
             return self._dump(view, _partial(view, orjson.loads(json)))
         return json if view.media == JSON else _yaml(orjson.loads(json))
@@ -120,11 +126,12 @@ class Presenter:
         include: str = "",
         metadata: dict[str, Any] | None = None,
         header: bool = True,
+        printer: Printer | None = None,
     ) -> Object:
-        """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object."""
-        custom = self._kinds.custom(info)
+        """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object; `printer`: not the resource's."""
+        custom = self._kinds.custom(info) if printer is None else None
         table = tables.to_table(
-            rules_for(info).printer,
+            printer or rules_for(info).printer,
             objects,
             now=now,
             include_object=include or "Metadata",

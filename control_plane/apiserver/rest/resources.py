@@ -8,15 +8,20 @@ from urllib.parse import unquote
 import orjson
 from aiohttp import web
 
-from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, RequestEntityTooLarge, UnsupportedMediaType
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    MethodNotAllowed,
+    NotFound,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.registry.bodies import program
+from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
 from rayplane.control_plane.apiserver.registry.registry import (
     ObjectRegistry,
-    check_dry_run,
     error_json,
     parse_delete_options,
 )
@@ -28,7 +33,7 @@ from rayplane.control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
-from rayplane.control_plane.apiserver.rest.numbers import integer
+from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
 from rayplane.control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
@@ -42,6 +47,10 @@ _WARNINGS_CHARS_MAX = 4096
 _WARNING_CHARS_MAX = 256
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
+_WITH_TABLES = frozenset({"", "status", "scale", "approval", "finalize"})
+# As Go's ParseBool reads it.
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_BY_HAND = ("curl", "Wget", "Mozilla/5.0")
 
 
 class ResourceHandler:
@@ -64,8 +73,7 @@ class ResourceHandler:
             name=unquote(path.name),
             subresource=path.subresource,
         )
-        if not verb or (path.namespace and not target.info.namespaced):
-            raise MethodNotAllowed(details={})
+        _check_route(path, target, verb)
         if path.subresource in _STREAMS and target.info.name == "pods":
             return await self._streams.handle(request, user, target)
         if verb in _WRITES and not request.content.is_eof():
@@ -79,22 +87,20 @@ class ResourceHandler:
     # --- reads --------------------------------------------------------------------------------
 
     async def _get(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
         version = request.query.get("resourceVersion", "")
         json = await self._registry.get(user, target, version)
-        if target.subresource not in ("", "status"):
-            view = View(media=view.media)
         return self._shown(request, view, target, json)
 
     async def _list(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
         listing = await self._registry.list(user, target, list_options(request))
         include = request.query.get("includeObject", "")
         body = self._presenter.list(view, listing, self._now(), include=include)
         return self._response(request, body, view)
 
     async def _watch(self, request: web.BaseRequest, user: User, target: Target) -> web.StreamResponse:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
         options = list_options(request)
         if target.name:
             target = Target(target.info, target.namespace, target.name)
@@ -104,6 +110,7 @@ class ResourceHandler:
         response.enable_chunked_encoding()
         include = request.query.get("includeObject", "")
         await self._registry.allow(user, "watch", target, options)
+        self._registry.reader.check_watch(target, options)
         audit.response_starts(response.headers)
         await response.prepare(request)
         first = True
@@ -132,34 +139,35 @@ class ResourceHandler:
     # --- writes -------------------------------------------------------------------------------
 
     async def _create(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        if not target.subresource and (target.name or (target.info.namespaced and not target.namespace)):
-            raise MethodNotAllowed(details={})
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
+        options = _write_options(request, "CreateOptions")
         body = await self._body(request)
-        answer = await self._registry.create(user, target, body, _content_type(request), _write_options(request))
+        answer = await self._registry.create(user, target, body, _content_type(request), options)
         return self._answered(request, view, target, answer)
 
     async def _update(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
+        options = _write_options(request, "UpdateOptions")
         body = await self._body(request)
-        answer = await self._registry.update(user, target, body, _content_type(request), _write_options(request))
+        answer = await self._registry.update(user, target, body, _content_type(request), options)
         return self._answered(request, view, target, answer)
 
     async def _patch(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
         kind = patching.patch_kind(_content_type(request), custom=target.info.custom)
+        options = _write_options(request, "PatchOptions")
         body = await self._body(request)
-        answer = await self._registry.patch(user, target, kind, body, _write_options(request))
+        answer = await self._registry.patch(user, target, kind, body, options)
         return self._answered(request, view, target, answer)
 
     async def _delete(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
         options = await self._delete_options(request)
         answer = await self._registry.delete(user, target, options)
         return self._answered(request, view, target, answer)
 
     async def _deletecollection(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
-        view = negotiate(request.headers.get("Accept", ""))
+        view = _view(request, target)
         delete = await self._delete_options(request)
         listing = await self._registry.delete_collection(user, target, list_options(request), delete)
         return self._response(request, self._presenter.list(view, listing, self._now()), view)
@@ -173,7 +181,7 @@ class ResourceHandler:
         if "propagationPolicy" in query:
             o["propagationPolicy"] = query["propagationPolicy"]
         if "orphanDependents" in query:
-            o["orphanDependents"] = query["orphanDependents"] == "true"
+            o["orphanDependents"] = flag(query, "orphanDependents")
         if "dryRun" in query:
             o["dryRun"] = query.getall("dryRun")
         return parse_delete_options(o)
@@ -205,8 +213,7 @@ class ResourceHandler:
         return self._env.clock.now()
 
     def _answered(self, request: web.BaseRequest, view: View, target: Target, answer: Answer) -> web.Response:
-        plain = target.subresource in ("", "status") and target.info.persisted
-        if not plain or b'"kind":"Status"' in answer.json[:40]:
+        if b'"kind":"Status"' in answer.json[:40]:
             view = View(media=view.media)
         response = self._shown(request, view, target, answer.json)
         if answer.created:
@@ -217,13 +224,41 @@ class ResourceHandler:
 
     def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> web.Response:
         include = request.query.get("includeObject", "")
-        body = self._presenter.object(view, target.info, json, self._now(), include=include)
+        body = self._presenter.object(
+            view, target.info, json, self._now(), include=include, subresource=target.subresource
+        )
         return self._response(request, body, view)
 
     def _response(self, request: web.BaseRequest, body: bytes, view: View) -> web.Response:
-        if request.query.get("pretty", "") in ("true", "1") and view.media == JSON:
+        if view.media == JSON and _is_pretty(request):
             body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
         return web.Response(body=body, content_type=view.content_type, headers=_NO_CACHE)
+
+
+def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
+    """NotFound for a path at which nothing is served, MethodNotAllowed for one at which the verb is not served."""
+    info = target.info
+    if bool(path.namespace) and not info.namespaced:
+        raise NotFound(details={})
+    nowhere = info.namespaced and not target.namespace
+    if (nowhere and target.name) or (path.rest and path.subresource != "proxy"):
+        raise NotFound(details={})
+    if not verb or (nowhere and verb in _WRITES) or (verb == "create" and target.name and not target.subresource):
+        raise MethodNotAllowed(details={})
+
+
+def _view(request: web.BaseRequest, target: Target) -> View:
+    """The form that a client asks for. Reviews and most subresources have no tables."""
+    plain = target.subresource in _WITH_TABLES and target.info.persisted
+    return negotiate(request.headers.get("Accept", ""), tables=plain)
+
+
+def _is_pretty(request: web.BaseRequest) -> bool:
+    """Whether JSON is for people: where the query says so, and for the programs with which they look at it."""
+    said = request.query.get("pretty")
+    if said:
+        return said in _TRUE
+    return request.headers.get("User-Agent", "").startswith(_BY_HAND)
 
 
 def _line_of(type_: str, json: bytes) -> bytes:
@@ -246,7 +281,6 @@ def warning_texts(warnings: Sequence[str]) -> list[str]:
 def list_options(request: web.BaseRequest) -> ListOptions:
     """ListOptions from the query. BadRequest for numbers that are none."""
     query = request.query
-    initial = query.get("sendInitialEvents")
     timeout = query.get("timeoutSeconds")
     return ListOptions(
         label_selector=query.get("labelSelector", ""),
@@ -256,21 +290,19 @@ def list_options(request: web.BaseRequest) -> ListOptions:
         resource_version=query.get("resourceVersion", ""),
         resource_version_match=query.get("resourceVersionMatch", ""),
         timeout_s=float(integer(timeout)) if timeout else None,
-        allow_bookmarks=query.get("allowWatchBookmarks", "") in ("true", "1"),
-        send_initial_events=None if initial is None else initial in ("true", "1"),
+        allow_bookmarks=bool(flag(query, "allowWatchBookmarks")),
+        send_initial_events=flag(query, "sendInitialEvents"),
     )
 
 
-def _write_options(request: web.BaseRequest) -> WriteOptions:
+def _write_options(request: web.BaseRequest, kind: str) -> WriteOptions:
     query = request.query
-    dry_run = query.getall("dryRun", [])
-    check_dry_run([value for value in dry_run if value])
     manager = query.get("fieldManager", "")
     agent = program(request.headers.get("User-Agent", ""))
     return WriteOptions(
-        dry_run=any(dry_run),
+        dry_run=check_dry_run([value for value in query.getall("dryRun", []) if value], kind),
         field_manager=manager,
         field_validation=query.get("fieldValidation", ""),
-        force=query.get("force", "") in ("true", "1"),
+        force=bool(flag(query, "force")),
         user_agent=agent,
     )

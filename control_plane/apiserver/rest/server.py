@@ -27,6 +27,7 @@ from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.documents import Documents, not_found_paths
+from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
 from rayplane.control_plane.rpc import Identity, Network, http1, identity_of_transport
 from rayplane.control_plane.rpc.faults import FaultLog
@@ -39,6 +40,10 @@ _faults = FaultLog(log)
 
 _STREAMING = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+# Verbs of methods where they are not served.
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+# Codes of refusals that may come before rights are looked at.
+_MAY_COME_FIRST = frozenset({400, 404, 405, 406, 415, 422})
 _STOP_S = 0.5
 _HEADER_BYTES_MAX = 256 * 1024
 
@@ -106,7 +111,7 @@ class RestServer:
             if found is None:
                 response = await self._document(request, user)
             else:
-                watch = found.watch or request.query.get("watch", "") in ("true", "1")
+                watch = found.watch or bool(flag(request.query, "watch"))
                 verb, subresource = found.verb(request.method, watch=watch), found.subresource
                 info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
                 response = await self._resource(request, user, found, verb)
@@ -132,7 +137,32 @@ class RestServer:
         self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str
     ) -> web.StreamResponse:
         if not await self._serves(found.group, found.version):
+            await self._check(request, user, found, verb)
             return web.Response(status=404, text="404 page not found\n")
+        try:
+            return await self._answer(request, user, found, verb)
+        except ApiError as e:
+            if e.code in _MAY_COME_FIRST:
+                # Who may not ask is told nothing but that.
+                await self._check(request, user, found, verb)
+            raise
+
+    async def _check(self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str) -> None:
+        """Forbidden unless the user may ask for this path, be it served or not."""
+        of_itself = found.name if found.plural == "namespaces" and not found.group else ""
+        await self._registry.authorizer.check_written(
+            user,
+            verb or _VERBS.get(request.method, ""),
+            group=found.group,
+            resource=found.plural,
+            subresource=found.subresource,
+            namespace=found.namespace or of_itself,
+            name=found.name,
+        )
+
+    async def _answer(
+        self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str
+    ) -> web.StreamResponse:
         if verb == "watch" or found.subresource in _STREAMING:
             return await self._resources.handle(request, user, found, verb)
         with self._registry.fairness.slot(urgent=is_urgent(user, (found.plural,)), mutating=verb not in READING):

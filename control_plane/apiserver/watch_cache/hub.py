@@ -172,7 +172,7 @@ class WatchHub:
         except TimeoutError:
             self._waiting = [w for w in self._waiting if w[2] is not future]
             heapq.heapify(self._waiting)
-            text = f"Too large resource version: {revision}, current: {self.revision}"
+            text = f"Timeout: Too large resource version: {revision}, current: {self.revision}"
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
             details = {"causes": [cause], "retryAfterSeconds": 1}
             raise Timeout(text, details=details) from None

@@ -5,12 +5,14 @@ Source: Kubernetes API reference, autoscaling/v1 Scale.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.errors import Conflict, FieldError
 from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.api.machinery import selectors
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -85,3 +87,11 @@ def _group(obj: Object) -> str:
 
 def _plural(obj: Object) -> str:
     return (obj.get("kind") or "").lower() + "s"
+
+
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    spec, status = spec_and_status(obj)
+    return [name(obj), spec.get("replicas") or 0, status.get("replicas") or 0, age(obj, now)]
+
+
+PRINTER = Printer((NAME, Column("Desired", "integer"), Column("Available", "integer"), AGE), _row)
