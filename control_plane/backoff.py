@@ -16,7 +16,9 @@ _DOUBLINGS_MAX = 64  # more make no difference, and a float has an end
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """`first_s` after the first failure, each further pause `factor` times the one before, at most `max_s`."""
+    """Growing pauses: `first_s` after the first failure, each further pause `factor` times the one before, at most
+    `max_s`.
+    """
 
     first_s: float
     max_s: float

@@ -9,7 +9,9 @@ BURST_S = 5.0
 
 
 class Events:
-    """Writes Events; Normal ones at most `per_s` a second (with a burst of BURST_S), as they are but a courtesy."""
+    """A recorder that writes Events; Normal ones at most `per_s` a second (with a burst of BURST_S), as they are but a
+    courtesy.
+    """
 
     def __init__(self, recorder: EventRecorder, *, per_s: float) -> None:
         self._recorder = recorder

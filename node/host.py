@@ -48,7 +48,7 @@ RETRY_S = 1.0
 
 
 class NodeHost:
-    """Composes the parts of a node host; none of them knows it.
+    """A host that composes the parts of a node host; none of them knows it.
 
     `start` registers the nodes and returns once their pods are being looked after; `stop` ends all pods. `client`: how
     to reach the API; made from `config.apiservers` when not given.

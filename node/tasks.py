@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """Runs work in tasks of its own, as many as pods and connections ask for; `cancel` ends all of them."""
+    """Work in tasks of its own, as many as pods and connections ask for; `cancel` ends all of them."""
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[Any], None] = {}

@@ -46,7 +46,7 @@ def first_address(config: ApiServerConfig) -> str:
 
 
 class EndpointKeeper:
-    """Keeps this server's entry and the endpoints of the `kubernetes` service."""
+    """A task that keeps this server's entry and the endpoints of the `kubernetes` service."""
 
     def __init__(self, config: ApiServerConfig, registry: ObjectRegistry, etcd: EtcdClient) -> None:
         self._config = config

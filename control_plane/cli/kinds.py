@@ -23,7 +23,7 @@ class Chosen:
 
 
 class Kinds:
-    """Raises ClusterError, in kubectl's words, for what is not served."""
+    """The kinds by the words of users. Raises ClusterError, in kubectl's words, for what is not served."""
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api

@@ -48,7 +48,7 @@ def progress() -> Iterator["Progress"]:
 
 
 class Progress:
-    """Called with what is being done now."""
+    """A callback that is told what is being done now."""
 
     def __init__(self, status: Any) -> None:
         self._status = status

@@ -51,7 +51,7 @@ class Terminal:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Valid inside `session`."""
+    """A caller's connections. Valid inside `session`."""
 
     api: ApiClient
     network: Network

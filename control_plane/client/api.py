@@ -65,7 +65,7 @@ def _single(
 
 
 class ApiClient:
-    """Calls the API servers in turn; what cannot have had an effect is tried again on another.
+    """A client that calls the API servers in turn; what cannot have had an effect is tried again on another.
 
     `resource` is "pods" or "deployments.apps" (plural and group; the version is the group's preferred one). Raises
     `ApiError` subclasses; ServiceUnavailable when no server answered in time and nothing was done, Timeout when a write

@@ -23,7 +23,9 @@ _ADMIN_TIMEOUT_S = 15.0
 
 
 class EtcdClient:
-    """Calls any member that answers. Reads are tried again on another; writes only if they were never sent.
+    """A client that calls any member that answers.
+
+    Reads are tried again on another; writes only if they were never sent.
 
     Every method raises RpcError with etcd's code and text.
     """

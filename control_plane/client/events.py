@@ -35,7 +35,7 @@ class _Known:
 
 
 class EventRecorder:
-    """Writes events in batches in the background; `event` never waits and never fails."""
+    """A recorder that writes events in batches in the background; `event` never waits and never fails."""
 
     def __init__(self, client: ApiClient, env: Env, *, component: str, host: str = "") -> None:
         self._client = client

@@ -27,7 +27,10 @@ RETRIES = Backoff(0.1, 5.0)
 
 
 class Informer:
-    """`handler(type, old, new)`: type is ADDED, MODIFIED or DELETED; `old` is None for ADDED."""
+    """A cache that a watch keeps current.
+
+    `handler(type, old, new)`: type is ADDED, MODIFIED or DELETED; `old` is None for ADDED.
+    """
 
     def __init__(
         self,

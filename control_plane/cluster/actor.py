@@ -104,7 +104,7 @@ async def _end_with(component: StopsItself) -> None:
 
 
 class ComponentActor:
-    """Made a Ray actor by the host, which chooses name, machine and restart policy."""
+    """A component as a Ray actor, made by the host, which chooses name, machine and restart policy."""
 
     def __init__(self, spec: Spec) -> None:
         os.umask(UMASK)

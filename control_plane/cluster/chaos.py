@@ -33,7 +33,7 @@ SIGNALS: dict[type[Fault], str] = {Kill: "KILL", Stop: "STOP", Continue: "CONT"}
 
 
 class LiveInjector:
-    """Does faults to a real cluster through its supervisor; whom chance hits is drawn from `rng`."""
+    """An injector that does faults to a real cluster through its supervisor; whom chance hits is drawn from `rng`."""
 
     def __init__(self, admin: Access, rng: random.Random) -> None:
         self._admin = admin

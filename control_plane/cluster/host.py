@@ -25,7 +25,10 @@ class HostSocket:
 
 
 class Host(Protocol):
-    """Starts, stops and finds actors. Calls may take seconds; none may be made from two tasks for one name."""
+    """A host that starts, stops and finds actors.
+
+    Calls may take seconds; none may be made from two tasks for one name.
+    """
 
     async def start(self, spec: Spec) -> int:
         """Start an actor and wait until its component serves; its process id. Raises StartFailed."""

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,11 @@ from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS,
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
-from rayplane.control_plane.cluster.ports import can_bind, free_port
+from rayplane.control_plane.cluster.ports import can_bind, reserved, with_ports
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.topology import PORTS, Machine, Role, Topology, crowded, founding
+from rayplane.control_plane.cluster.topology import Machine, Role, Topology, crowded, founding
 from rayplane.storage.env import LockHeld, SystemClock
 from rayplane.storage.env.private import write_private
 
@@ -121,7 +121,7 @@ async def _up(
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
     # In any order: two commands at the same moment should not both try the first.
     plans = [before.plan] if before else [AddressPlan(slot) for slot in rng.sample(range(SLOTS), SLOTS)]
-    with _reserved(plans) as plan:
+    with reserved(plans) as plan:
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
             await _await_free(before)
@@ -428,19 +428,6 @@ def _place(state: ClusterState, machines: tuple[Machine, ...]) -> Topology:
     return replace(placed, run=state.topology.run)
 
 
-def with_ports(topology: Topology, rng: random.Random) -> Topology:
-    """Give every actor its ports, each used once in the whole cluster."""
-    taken: set[int] = set()
-    instances = []
-    for instance in topology.instances:
-        ports = {}
-        for label in PORTS[instance.role]:
-            ports[label] = free_port(instance.machine.address, taken, rng)
-            taken.add(ports[label])
-        instances.append(replace(instance, ports=ports))
-    return replace(topology, instances=tuple(instances))
-
-
 def _on_machines(topology: Topology, machines: tuple[Machine, ...]) -> Topology:
     """Ray gives its nodes new ids at each start: find each actor's machine again by its address."""
     by_address = {m.address: m for m in machines}
@@ -466,26 +453,6 @@ async def _await_free(state: ClusterState) -> None:
                             f"port {port} of {instance.name} is in use by another program; close it and try again"
                         )
                     await asyncio.sleep(POLL_S)
-
-
-@contextlib.contextmanager
-def _reserved(plans: Sequence[AddressPlan]) -> Iterator[AddressPlan]:
-    """The first plan that no cluster has. Nobody else gets it meanwhile; the cluster itself claims it when it is up."""
-    for plan in plans:
-        with socket.socket() as reservation:
-            try:
-                reservation.bind(plan.reservation_address)
-                reservation.listen(1)
-            except OSError:
-                continue
-            if can_bind(*plan.claim_address):
-                yield plan
-                return
-    if len(plans) == 1:
-        raise ClusterError(f"another cluster has the addresses {plans[0].pod_cidr} of this one now; take it down first")
-    raise ClusterError(
-        f"{len(plans)} clusters run on this machine already, and there are addresses for no more; take one down"
-    )
 
 
 @contextlib.contextmanager

@@ -22,7 +22,10 @@ SLOWDOWN_MAX = 50.0
 
 @dataclass(slots=True)
 class Patience:
-    """Pure. `now` is any clock's seconds, `slowdown` how many times slower than idle the machine is (1 and more)."""
+    """Waiting that grows with the load, pure.
+
+    `now` is any clock's seconds, `slowdown` how many times slower than idle the machine is (1 and more).
+    """
 
     span_s: float
     now: float

@@ -5,11 +5,16 @@ actor's port while it is being restarted.
 """
 
 import asyncio
+import contextlib
+import errno
 import random
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
+from rayplane.control_plane.cluster.config import AddressPlan
 from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.topology import PORTS, Topology
 
 RANGE = range(20_100, 29_900)
 TRIES = 2000
@@ -41,5 +46,38 @@ def can_bind(host: str, port: int) -> bool:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as e:
-            return e.errno == 99  # EADDRNOTAVAIL: not an address of this machine
+            return e.errno == errno.EADDRNOTAVAIL  # not an address of this machine
     return True
+
+
+def with_ports(topology: Topology, rng: random.Random) -> Topology:
+    """Give every actor its ports, each used once in the whole cluster."""
+    taken: set[int] = set()
+    instances = []
+    for instance in topology.instances:
+        ports = {}
+        for label in PORTS[instance.role]:
+            ports[label] = free_port(instance.machine.address, taken, rng)
+            taken.add(ports[label])
+        instances.append(replace(instance, ports=ports))
+    return replace(topology, instances=tuple(instances))
+
+
+@contextlib.contextmanager
+def reserved(plans: Sequence[AddressPlan]) -> Iterator[AddressPlan]:
+    """The first plan that no cluster has. Nobody else gets it meanwhile; the cluster itself claims it when it is up."""
+    for plan in plans:
+        with socket.socket() as reservation:
+            try:
+                reservation.bind(plan.reservation_address)
+                reservation.listen(1)
+            except OSError:
+                continue
+            if can_bind(*plan.claim_address):
+                yield plan
+                return
+    if len(plans) == 1:
+        raise ClusterError(f"another cluster has the addresses {plans[0].pod_cidr} of this one now; take it down first")
+    raise ClusterError(
+        f"{len(plans)} clusters run on this machine already, and there are addresses for no more; take one down"
+    )

@@ -60,7 +60,7 @@ def newest(spec: Spec) -> Credentials | None:
 
 
 class Renewal:
-    """Keeps one actor's certificate fresh."""
+    """A task that keeps one actor's certificate fresh."""
 
     def __init__(self, credentials: Credentials, directory: Path, clock: Clock, network: ShowsCertificate) -> None:
         self.credentials = credentials

@@ -45,21 +45,21 @@ DEPTH_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds."""
+    """A pause of so many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AwaitHealthy:
-    """Wait until the cluster is healthy."""
+    """The wait until the cluster is healthy."""
 
     timeout_s: float = HEALTHY_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Take steps several times."""
+    """Steps that are taken several times."""
 
     times: int
     steps: tuple["Step", ...]
@@ -67,7 +67,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """Take one of several steps."""
+    """Several steps, of which one is taken."""
 
     steps: tuple["Step", ...]
 
@@ -169,8 +169,10 @@ def faults_of(steps: Sequence[Step]) -> Iterator[Fault]:
 
 
 class Runner:
-    """Takes the steps of a scenario one after the other. `say` is told of each; `unhealthy` says what is wrong with the
-    cluster, if anything."""
+    """A runner that takes the steps of a scenario one after the other.
+
+    `say` is told of each; `unhealthy` says what is wrong with the cluster, if anything.
+    """
 
     def __init__(
         self,

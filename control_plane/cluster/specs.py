@@ -12,7 +12,7 @@ from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecMaker:
-    """Makes specs of one cluster's actors. `secrets` is None where the network itself knows who calls."""
+    """A maker of the specs of one cluster's actors. `secrets` is None where the network itself knows who calls."""
 
     config: ClusterConfig
     plan: AddressPlan

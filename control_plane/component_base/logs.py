@@ -82,7 +82,7 @@ class Lines(logging.Formatter):
 
 
 class Levels(logging.Handler):
-    """Hands on what a component's own level lets pass, to the file of the component that speaks."""
+    """A handler that hands on what a component's own level lets pass, to the file of the component that speaks."""
 
     def __init__(self, path: Path, form: str, otherwise: Speaker, *, shared: bool) -> None:
         super().__init__()

@@ -14,7 +14,10 @@ from rayplane.control_plane.controllers.core import Patch, View, controlled
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`owned`: objects controlled now and matching. `patches`: adoptions and releases to make first."""
+    """The outcome of adoption.
+
+    `owned`: objects controlled now and matching. `patches`: adoptions and releases to make first.
+    """
 
     owned: list[Object]
     patches: tuple[Patch, ...]

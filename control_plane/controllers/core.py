@@ -62,7 +62,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Replace an object; its resourceVersion guards against a stale read."""
+    """The replacement of an object; its resourceVersion guards against a stale read."""
 
     resource: str
     obj: Object
@@ -72,7 +72,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatus:
-    """Replace an object's status; guarded by its resourceVersion."""
+    """The replacement of an object's status, guarded by its resourceVersion."""
 
     resource: str
     obj: Object
@@ -81,7 +81,7 @@ class UpdateStatus:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Patch an object; put resourceVersion or uid into the patch's metadata where a guard is wanted."""
+    """A patch of an object; put resourceVersion or uid into the patch's metadata where a guard is wanted."""
 
     resource: str
     namespace: str
@@ -94,7 +94,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete an object, if it still has this uid. An object that is gone already counts as done."""
+    """The deletion of an object, if it still has this uid. An object that is gone already counts as done."""
 
     resource: str
     obj: Object
@@ -108,7 +108,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class IfAbsent:
-    """Writes to do only after the API server itself (not a cache) has said that other objects are gone.
+    """Actions to take only after the API server itself (not a cache) has said that other objects are gone.
 
     `absent`: (resource, namespace, name, uid) of all that must be gone; an object of another uid counts as gone,
     an empty uid means any.
@@ -120,7 +120,7 @@ class IfAbsent:
 
 @dataclass(frozen=True, slots=True)
 class PurgeNamespace:
-    """Delete all objects of all resources in a namespace, found by live lists; then call reconcile again.
+    """The deletion of all objects of all resources in a namespace, found by live lists; then call reconcile again.
 
     Once nothing is left, the namespace's `kubernetes` finalizer is removed through the finalize subresource.
     """
@@ -130,7 +130,7 @@ class PurgeNamespace:
 
 @dataclass(frozen=True, slots=True)
 class Provision:
-    """Create a volume by CSI, then create `volume` (a PersistentVolume) for `claim`.
+    """The creation of a volume by CSI, then of `volume` (a PersistentVolume) for `claim`.
 
     `targets`: (node, host:port of its host), tried in order until one has made the volume.
     """
@@ -144,7 +144,7 @@ class Provision:
 
 @dataclass(frozen=True, slots=True)
 class DeleteVolume:
-    """Delete a volume's bytes by CSI, then its PersistentVolume object.
+    """The deletion of a volume's bytes by CSI, then of its PersistentVolume object.
 
     `targets` as for `Provision`. No target means that the nodes that held it are gone for good.
     """

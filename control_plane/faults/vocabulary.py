@@ -68,7 +68,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End a process at once (SIGKILL). `back_s`: it comes back then; None in its keeper's own time, NEVER_S never."""
+    """The end of a process at once (SIGKILL).
+
+    `back_s`: it comes back then; None in its keeper's own time, NEVER_S never.
+    """
 
     target: Target
     back_s: float | None = None
@@ -90,7 +93,7 @@ class LoseMachine:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Let a process stand still (SIGSTOP): its connections stay open and silent."""
+    """A process that stands still (SIGSTOP): its connections stay open and silent."""
 
     target: Target
     for_s: float = 0.0
@@ -98,7 +101,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Let a process that stands still go on (SIGCONT)."""
+    """The going on of a process that stands still (SIGCONT)."""
 
     target: Target
 

@@ -71,7 +71,7 @@ Event = Listed | Checked | Opened | Closed | Ticked
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """End the connections of this server."""
+    """The end of the connections of this server."""
 
     address: str
 

@@ -92,7 +92,10 @@ class LoadBalancerConfig:
 
 
 class LoadBalancer:
-    """`address` is where it listens, once started. `find_backends` tells of servers that came and went."""
+    """A TCP load balancer.
+
+    `address` is where it listens, once started. `find_backends` tells of servers that came and went.
+    """
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ LINE_CHARS_MAX = 500
 
 
 class FaultLog:
-    """Writes to one logger; `clock` gives seconds."""
+    """A log of faults that writes to one logger; `clock` gives seconds."""
 
     def __init__(self, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log

@@ -16,7 +16,7 @@ CHANNELS_KEPT = 4096
 
 
 class GrpcNetwork:
-    """Listens and calls over gRPC. One for each process; identity and trust come from `credentials`.
+    """A network that listens and calls over gRPC. One for each process; identity and trust come from `credentials`.
 
     Keeps the `CHANNELS_KEPT` channels that were asked for last, and those that are connected or that somebody holds.
     """

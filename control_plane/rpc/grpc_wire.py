@@ -59,7 +59,10 @@ def is_whole(data: bytes, limit: int) -> bool:
 
 
 class Deframer:
-    """Cuts the data of a stream into messages. Holds what there is of the next one, at most `limit` bytes."""
+    """A parser that cuts the data of a stream into messages.
+
+    Holds what there is of the next one, at most `limit` bytes.
+    """
 
     __slots__ = ("_buffer", "_encoding", "_limit", "_wanted", "error")
 

@@ -11,7 +11,7 @@ from rayplane.control_plane.rpc.service import Context
 
 
 class HealthService:
-    """Answers for these services; "" is the server as a whole."""
+    """A service that answers for these services; "" is the server as a whole."""
 
     def __init__(self, services: Collection[str]) -> None:
         self._services = frozenset(services)

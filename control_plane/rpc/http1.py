@@ -51,7 +51,7 @@ def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
 
 
 class GuardedServer(web.Server):
-    """See the module."""
+    """An HTTP/1.1 server with bounds, see the module."""
 
     def __init__(self, handler: Handler, limits: HttpLimits, **options: Any) -> None:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:

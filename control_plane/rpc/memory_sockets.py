@@ -106,7 +106,7 @@ class MemorySockets:
 
 
 class _Port:
-    """Belongs to the component that made it."""
+    """A port that belongs to the component that made it."""
 
     def __init__(self, wires: Wires, address: str, host: str, make: MakeProtocol) -> None:
         self.address = address

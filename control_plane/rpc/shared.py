@@ -13,7 +13,9 @@ from rayplane.control_plane.rpc.tls import Credentials, identity_of
 
 
 class SharedNetwork:
-    """Listens on a real port and in the process's fabric; calls through the fabric whatever listens in it."""
+    """A network that listens on a real port and in the process's fabric; calls through the fabric whatever listens in
+    it.
+    """
 
     def __init__(self, grpc: GrpcNetwork, fabric: Fabric, host: str, identity: Identity) -> None:
         self._grpc = grpc
@@ -53,7 +55,7 @@ class _SharedServer:
 
 
 class _SharedChannel:
-    """Decides at each call: a component may start, stop and move while a channel to it is held."""
+    """A channel that decides at each call: a component may start, stop and move while a channel to it is held."""
 
     def __init__(self, memory: MemoryNetwork, grpc: GrpcNetwork, address: str) -> None:
         self._memory = memory

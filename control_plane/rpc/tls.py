@@ -128,7 +128,9 @@ class Credentials:
 
 
 class _ReloadingContext:
-    """Looks at each handshake whether the file has changed, and has the next ones show what is there now."""
+    """A context that looks at each handshake whether the file has changed, and has the next ones show what is there
+    now.
+    """
 
     def __init__(self, context: ssl.SSLContext, file: Path) -> None:
         self._file = file

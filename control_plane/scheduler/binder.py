@@ -67,7 +67,7 @@ def victim_patch(victim: PodInfo, scheduler: str, stamp: str) -> Object:
 
 
 class Binder:
-    """Writes through one client; tells users by events."""
+    """A binder that writes through one client; tells users by events."""
 
     def __init__(self, client: ApiClient, recorder: EventRecorder, env: Env) -> None:
         self._client = client

@@ -135,7 +135,10 @@ class _ShapeState:
 
 
 class Cycle:
-    """Decides pods against a snapshot that it shares with its owner. Pure: no clock, no chance, no waiting."""
+    """A cycle that decides pods against a snapshot that it shares with its owner.
+
+    Pure: no clock, no chance, no waiting.
+    """
 
     def __init__(self, config: SchedulerConfig, snapshot: Snapshot, volumes: VolumeIndex) -> None:
         self.snapshot = snapshot

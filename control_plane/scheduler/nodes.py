@@ -17,7 +17,9 @@ HOSTNAME = "kubernetes.io/hostname"
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """Compared by value: a node whose heartbeat changed only its conditions is the same node."""
+    """A node as the scheduler sees it, compared by value: a node whose heartbeat changed only its conditions is the
+    same node.
+    """
 
     name: str
     labels: Mapping[str, str]

@@ -127,7 +127,7 @@ class PodInfo:
 
 
 class PodParser:
-    """Makes PodInfos; remembers up to SHAPES_MAX shapes."""
+    """A parser that makes PodInfos; remembers up to SHAPES_MAX shapes."""
 
     def __init__(self) -> None:
         self._shapes: OrderedDict[bytes, Shape] = OrderedDict()

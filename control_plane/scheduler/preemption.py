@@ -17,7 +17,7 @@ from rayplane.control_plane.scheduler.pods import PodInfo
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """Delete `victims`, all on `node`, and the pod will fit there. The least important victim comes first."""
+    """The pods `victims`, all on `node`: without them the pod fits there. The least important victim comes first."""
 
     node: str
     victims: tuple[PodInfo, ...]

@@ -51,7 +51,7 @@ _CounterKey = tuple[LabelSelector, tuple[str, ...] | None, bool]
 
 
 class Snapshot:
-    """Not thread-safe; one owner."""
+    """The nodes as arrays of rows. Not thread-safe; one owner."""
 
     def __init__(self) -> None:
         self.columns: dict[str, int] = {resource: i for i, resource in enumerate(_FIRST_COLUMNS)}

@@ -63,7 +63,7 @@ class _Incarnation:
 
 
 class Cell:
-    """`disk` may be given in place of an honest one."""
+    """One simulated process. `disk` may be given in place of an honest one."""
 
     def __init__(
         self, name: str, fabric: Fabric, wires: Wires, identity: Identity, *, seed: int, disk: Disk | None = None

@@ -31,7 +31,7 @@ class ChangeFailed(Exception):
 
 
 class Operator:
-    """Gives commands to the supervisor, from the client's cell: one change at a time."""
+    """An operator that gives commands to the supervisor, from the client's cell: one change at a time."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster

@@ -45,7 +45,7 @@ class Violations:
 
 
 class InsideChecks:
-    """Looks at the components themselves, from outside of all cells."""
+    """An observer that looks at the components themselves, from outside of all cells."""
 
     def __init__(self, cluster: SimulatedCluster, violations: Violations) -> None:
         self._cluster = cluster

@@ -34,7 +34,10 @@ class NobodyThere(ClusterError):
 
 
 class CellInjector:
-    """Does faults to the cells of a cluster. A killed cell loses power too: what it has not synced may be torn."""
+    """An injector that does faults to the cells of a cluster.
+
+    A killed cell loses power too: what it has not synced may be torn.
+    """
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         self._cluster = cluster

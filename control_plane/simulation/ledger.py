@@ -39,7 +39,7 @@ class Entry:
 
 
 class Ledger:
-    """See the module. Resource versions are numbers here: those of one etcd."""
+    """The record of answers, see the module. Resource versions are numbers here: those of one etcd."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}

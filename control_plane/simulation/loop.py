@@ -80,7 +80,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class VirtualLoop(base_events.BaseEventLoop):
-    """See the module. Time starts at 0.0 and passes only when nothing is ready."""
+    """A loop in virtual time, see the module. Time starts at 0.0 and passes only when nothing is ready."""
 
     def __init__(self) -> None:
         super().__init__()

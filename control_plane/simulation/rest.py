@@ -51,7 +51,7 @@ class Answer:
 
 
 class RestClient:
-    """`address`: host:port of the load balancer."""
+    """A REST client that judges its answers. `address`: host:port of the load balancer."""
 
     def __init__(self, address: str, rng: random.Random, trace: Trace, violations: Violations) -> None:
         self.ledger = Ledger()

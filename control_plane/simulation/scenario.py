@@ -49,8 +49,11 @@ WITHIN_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`kind` deployment or statefulset: so many ready replicas, all of the newest template, and no more; `claims`: so
-    many bound; `cluster`: all nodes are Ready and every leader leads."""
+    """A state that is waited for.
+
+    `kind` deployment or statefulset: so many ready replicas, all of the newest template, and no more; `claims`: so many
+    bound; `cluster`: all nodes are Ready and every leader leads.
+    """
 
     kind: str
     name: str = ""
@@ -90,7 +93,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`action`: add (a role), remove or replace (an actor)."""
+    """A change of the topology. `action`: add (a role), remove or replace (an actor)."""
 
     action: str
     target: str

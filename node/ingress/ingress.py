@@ -43,7 +43,7 @@ _HOP_BY_HOP = frozenset(
 
 
 class ServiceEndpoints(Protocol):
-    """Finds the endpoints of services; see ServiceProxy."""
+    """A view that finds the endpoints of services; see ServiceProxy."""
 
     def endpoints(self, service: str, port_name: str) -> tuple[Endpoint, ...]: ...
 
@@ -52,7 +52,10 @@ class ServiceEndpoints(Protocol):
 
 
 class Ingress:
-    """Listens on the cluster's ingress address, host:port. `services`: an informer that has been synced."""
+    """A proxy that listens on the cluster's ingress address, host:port.
+
+    `services`: an informer that has been synced.
+    """
 
     def __init__(self, address: str, client: ApiClient, services: Informer, endpoints: ServiceEndpoints) -> None:
         self._address = address

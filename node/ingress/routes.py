@@ -38,7 +38,7 @@ class _Route:
 
 
 class RoutingTable:
-    """Built from all Ingress objects of the cluster; `find` answers for one request."""
+    """The routes of all Ingress objects of the cluster; `find` answers for one request."""
 
     def __init__(self, ingresses: Iterable[Object]) -> None:
         self._hosts: dict[str, list[_Route]] = {}

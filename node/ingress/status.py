@@ -18,7 +18,10 @@ JITTER_S = 0.2
 
 
 class IngressStatus:
-    """Writes `status.loadBalancer` of Ingress objects. Every host would write the same, so none need lead."""
+    """A writer that writes `status.loadBalancer` of Ingress objects.
+
+    Every host would write the same, so none need lead.
+    """
 
     def __init__(self, client: ApiClient, env: Env, addresses: list[str]) -> None:
         self._client = client

@@ -11,7 +11,10 @@ from rayplane.node.errors import AddressesExhausted
 
 
 class AddressPool:
-    """`offset` is where the rotation starts (any number): a node that comes back starts elsewhere."""
+    """The pod addresses of a node.
+
+    `offset` is where the rotation starts (any number): a node that comes back starts elsewhere.
+    """
 
     def __init__(self, cidr: str, *, offset: int = 0) -> None:
         network = ipaddress.ip_network(cidr)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 
 class Fence:
-    """Closes when the node's Lease was not renewed for `after_s`: its pods stop before others are started elsewhere.
+    """A fence that closes when the node's Lease was not renewed for `after_s`: its pods stop before others are started
+    elsewhere.
 
     Whoever comes first looks: a process that was stopped may find events of its containers before its timers.
     """

@@ -45,7 +45,7 @@ class LeasedNode(Protocol):
 
 
 class NodeLeases:
-    """Renews the Leases of `nodes` until it is stopped."""
+    """A task that renews the Leases of `nodes` until it is stopped."""
 
     def __init__(self, client: ApiClient, env: Env, timing: NodeTiming) -> None:
         self._client = client

@@ -25,7 +25,7 @@ class ReportedNode(Protocol):
 
 
 class NodeStatuses:
-    """`mark` asks for a write of one node's status soon."""
+    """The statuses of a host's nodes. `mark` asks for a write of one node's status soon."""
 
     def __init__(self, client: ApiClient, timing: NodeTiming) -> None:
         self._client = client

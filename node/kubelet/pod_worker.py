@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 class Statuses(Protocol):
-    """Takes note of pods whose status may have changed."""
+    """A writer that takes note of pods whose status may have changed."""
 
     def mark(self, subject: WrittenPod) -> None: ...
 
@@ -65,7 +65,7 @@ class Statuses(Protocol):
 
 
 class Probes(Protocol):
-    """Probes containers; see Prober."""
+    """A prober of containers; see Prober."""
 
     async def run(
         self,
@@ -80,7 +80,7 @@ class Probes(Protocol):
 
 
 class MakeSandbox(Protocol):
-    """Makes the sandbox of a pod; see Sandbox."""
+    """A factory that makes the sandbox of a pod; see Sandbox."""
 
     def __call__(self, pod: Object, ip: str, *, own_address: bool) -> Sandbox: ...
 
@@ -106,7 +106,10 @@ class WorkerParts:
 
 
 class PodWorker:
-    """Drives one `PodMachine`. `pod` is the API object as last seen (shared with the informer: read-only)."""
+    """A worker that drives one `PodMachine`.
+
+    `pod` is the API object as last seen (shared with the informer: read-only).
+    """
 
     __slots__ = (
         "_closed",
@@ -431,7 +434,7 @@ class PodWorker:
 
 
 class _RunListener:
-    """Turns the runtime's callbacks into events of the run they are about, as Kubernetes' PLEG does."""
+    """A listener that turns the runtime's callbacks into events of the run they are about, as Kubernetes' PLEG does."""
 
     __slots__ = ("_effect", "_id", "_worker")
 

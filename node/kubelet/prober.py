@@ -43,7 +43,7 @@ class Thresholds:
 
 
 class ProbeCounter:
-    """Pure: turns single results into changes. `add` gives the new verdict when it changes, else None."""
+    """A pure counter that turns single results into changes. `add` gives the new verdict when it changes, else None."""
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._thresholds = thresholds
@@ -61,7 +61,7 @@ class ProbeCounter:
 
 
 class Prober:
-    """Runs probes; `close` when the host stops."""
+    """A runner of probes; `close` when the host stops."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None

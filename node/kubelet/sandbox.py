@@ -43,7 +43,7 @@ def needs_lookup(container: dict[str, Any]) -> bool:
 
 
 class ObjectLookup(Protocol):
-    """Finds what pods refer to, and calls back when it changes."""
+    """A cache that finds what pods refer to, and calls back when it changes."""
 
     async def find(self, namespace: str, references: Iterable[Reference]) -> Found:
         """Return the objects, None for one that is not there. Raises SourceUnavailable."""
@@ -57,7 +57,7 @@ class ObjectLookup(Protocol):
 
 
 class PodVolumes(Protocol):
-    """Makes claims of pods usable on a node."""
+    """A manager that makes claims of pods usable on a node."""
 
     async def publish(self, pod: Object, volume: dict[str, Any], *, node: str) -> Published:
         """Make a volume ready. Raises MountError."""
@@ -67,7 +67,7 @@ class PodVolumes(Protocol):
 
 
 class Tokens(Protocol):
-    """Gets tokens for pods."""
+    """A source that gets tokens for pods."""
 
     async def fetch(self, pod: Object, *, audience: str, seconds: int) -> str:
         """Return a token of the pod's account. Raises ApiError."""
@@ -88,7 +88,9 @@ class SandboxParts:
 
 
 class Sandbox:
-    """`mount` once, then `environment` and `mounts` for each container, `unmount` at the end."""
+    """The volumes and environment of a pod: `mount` once, then `environment` and `mounts` for each container, `unmount`
+    at the end.
+    """
 
     __slots__ = (
         "_parts",

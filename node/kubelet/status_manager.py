@@ -54,7 +54,7 @@ class _Write:
 
 
 class StatusManager:
-    """`mark` a pod whenever its status may have changed."""
+    """The statuses that pods are given. `mark` a pod whenever its status may have changed."""
 
     def __init__(self, client: ApiClient, *, window_s: float) -> None:
         self._client = client

@@ -6,7 +6,7 @@ from rayplane.control_plane.client import ApiClient
 
 
 class TokenManager:
-    """Asks the API for tokens."""
+    """A manager that asks the API for tokens."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client

@@ -23,7 +23,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class RestartTiming:
-    """Waits before trying again, in seconds."""
+    """Spans before trying again, in seconds."""
 
     backoff: Backoff
     """Waits before the second and further restarts; the first one is immediate, as in Kubernetes."""
@@ -70,7 +70,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Termination:
-    """End of one run; times as RFC 3339."""
+    """The end of one run; times as RFC 3339."""
 
     exit_code: int
     reason: str
@@ -214,12 +214,12 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class PrepareSandbox:
-    """Get an address and mount the volumes; answer with SandboxReady or SandboxFailed."""
+    """An order to get an address and mount the volumes, answered with SandboxReady or SandboxFailed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartContainer:
-    """Answer with Started or StartFailed, later with Exited."""
+    """An order answered with Started or StartFailed, later with Exited."""
 
     container: str
     attempt: int
@@ -227,7 +227,10 @@ class StartContainer:
 
 @dataclass(frozen=True, slots=True)
 class StopContainer:
-    """Ask it to end, kill it after `grace_s`; answer with Exited. Asked again with a shorter grace, obey that."""
+    """An order to end, and to kill after `grace_s`, answered with Exited.
+
+    A second one with a shorter grace is obeyed.
+    """
 
     container: str
     attempt: int
@@ -236,7 +239,7 @@ class StopContainer:
 
 @dataclass(frozen=True, slots=True)
 class StartProbe:
-    """Probe until the container's run ends; answer with Probed on every change."""
+    """An order to probe until the container's run ends, answered with Probed on every change."""
 
     container: str
     attempt: int
@@ -245,7 +248,7 @@ class StartProbe:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Answer with TimerFired(key) when the loop's clock shows `at`. A stale timer is harmless."""
+    """An order answered with TimerFired(key) when the loop's clock shows `at`. A stale timer is harmless."""
 
     key: TimerKey
     at: float
@@ -253,7 +256,7 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write a Kubernetes Event on the pod."""
+    """A Kubernetes Event to write on the pod."""
 
     type: str  # Normal, Warning
     reason: str
@@ -262,12 +265,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class TearDown:
-    """Unmount the volumes, give the address back."""
+    """An order to unmount the volumes and give the address back."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalizePod:
-    """Delete the API object for good (grace 0, uid as precondition), after its last status was written."""
+    """The deletion of the API object for good (grace 0, uid as precondition), after its last status was written."""
 
 
 Effect = PrepareSandbox | StartContainer | StopContainer | StartProbe | SetTimer | Record | TearDown | FinalizePod

@@ -46,7 +46,7 @@ class ProxyConfig:
 
 
 class ServiceProxy:
-    """Listens for services with real endpoints and carries their connections.
+    """A proxy that listens for services with real endpoints and carries their connections.
 
     `services` and `nodes`: informers that have been started and synced. `node_ips`: addresses of this host's nodes by
     name. `channel`: an address (host:port) to a channel for stubs.

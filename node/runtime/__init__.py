@@ -109,7 +109,7 @@ class ContainerRun(Protocol):
 
 
 class Runtime(Protocol):
-    """Starts containers."""
+    """A runtime that starts containers."""
 
     async def open(self) -> None: ...
 

@@ -22,7 +22,10 @@ _ids = iter(range(1, 1 << 62))
 
 
 class ProcessExec:
-    """`begin` once; then an `ExecSession`. With a terminal all output is standard output."""
+    """A command in a running container: `begin` once; then an `ExecSession`.
+
+    With a terminal all output is standard output.
+    """
 
     def __init__(self, shim: ShimClient, container_id: str, *, tty: bool, size: tuple[int, int] = (0, 0)) -> None:
         self._shim = shim

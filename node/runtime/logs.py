@@ -8,7 +8,7 @@ from rayplane.node.runtime import LogOptions
 
 
 class LogLine(NamedTuple):
-    """`stamp`: RFC 3339 in UTC; `text` with its newline, if it had one."""
+    """A line of a log. `stamp`: RFC 3339 in UTC; `text` with its newline, if it had one."""
 
     stamp: str
     text: bytes

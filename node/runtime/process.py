@@ -35,7 +35,7 @@ GRACE_AFTER_HOOK_S = 2.0
 
 
 class ProcessRuntime:
-    """Starts containers as processes; `simulated` takes those without a command."""
+    """A runtime that starts containers as processes; `simulated` takes those without a command."""
 
     def __init__(self, simulated: SimulatedRuntime) -> None:
         self._simulated = simulated

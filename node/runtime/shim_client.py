@@ -29,7 +29,10 @@ _SHIM_ENV = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 class ShimClient:
-    """`order` sends a message about child `id`; `report` is called with each message the shim sends about it."""
+    """The runtime's end of a shim.
+
+    `order` sends a message about child `id`; `report` is called with each message the shim sends about it.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

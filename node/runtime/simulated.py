@@ -38,7 +38,7 @@ JOB_RUN_S = 1.0
 
 
 class SimulatedRuntime:
-    """Starts containers that are data. `rng` decides when they crash."""
+    """A runtime that starts containers that are data. `rng` decides when they crash."""
 
     def __init__(self, rng: random.Random, stamp: Callable[[], str]) -> None:
         self._rng = rng

@@ -22,7 +22,7 @@ TERMINATION_LOG = "termination-log"
 
 
 class ContainerTree:
-    """`directory` is the pod's; its parent belongs to the node host alone."""
+    """The directories of a pod's containers. `directory` is the pod's; its parent belongs to the node host alone."""
 
     def __init__(self, directory: str, container: str) -> None:
         self._pods = Beneath(os.path.dirname(directory))

@@ -42,7 +42,7 @@ class StreamedPod(Protocol):
 
 
 class PodLookup(Protocol):
-    """Finds the pods of this host; NotHere for a node or a pod that is not here."""
+    """An index of the pods of this host; NotHere for a node or a pod that is not here."""
 
     def worker(self, node: str, namespace: str, name: str) -> StreamedPod: ...
 

@@ -33,7 +33,7 @@ _SINGLE_NODE = frozenset(
 
 
 class CsiDriver:
-    """`backends`: driver name (the provisioner) -> node name -> backend."""
+    """The CSI services of a host. `backends`: driver name (the provisioner) -> node name -> backend."""
 
     def __init__(self, backends: Mapping[str, Mapping[str, Backend]], *, version: str) -> None:
         self._backends, self._version = backends, version

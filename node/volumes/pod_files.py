@@ -22,7 +22,10 @@ _VERSION = "..v"
 
 
 class PodFiles:
-    """`root` is this host's own. Pods write below it, so that nothing there is followed out of it."""
+    """The directories of a host's pods.
+
+    `root` is this host's own. Pods write below it, so that nothing there is followed out of it.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = Path(os.path.realpath(root))

@@ -33,7 +33,7 @@ BATCH_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is written."""
+    """The writes of a run."""
 
     changes: int
     minutes: float

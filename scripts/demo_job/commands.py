@@ -12,7 +12,7 @@ from rayplane.control_plane.cluster.state import StateDir
 
 
 class CommandFailed(Exception):
-    """Says which command, its exit code and what it printed."""
+    """An error that says which command, its exit code and what it printed."""
 
 
 async def run(*command: str, stdin: bytes = b"", env: dict[str, str] | None = None, timeout_s: float = 120) -> str:

@@ -49,7 +49,7 @@ class Outage:
 
 
 class Job:
-    """`run` does everything but taking down. Raises JobFailed."""
+    """The job. `run` does everything but taking down. Raises JobFailed."""
 
     def __init__(self, console: Console, first: Cluster, second: Cluster) -> None:
         self._console = console

@@ -103,7 +103,7 @@ class SimulatedFile:
 
 
 class SimulatedDisk:
-    """See the module. `capacity` in bytes; `sync_seconds` is asked for the length of each sync."""
+    """A disk in memory, see the module. `capacity` in bytes; `sync_seconds` is asked for the length of each sync."""
 
     def __init__(self, *, capacity: int = 1 << 40, sync_seconds: Callable[[], float] | None = None) -> None:
         self.capacity = capacity

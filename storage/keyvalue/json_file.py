@@ -16,7 +16,9 @@ _HEAD_BYTES = len(_WORD) + 9
 
 
 class JsonFile:
-    """Written whole: after a crash it holds what was there before or what was written, never a part of either."""
+    """A file that is written whole: after a crash it holds what was there before or what was written, never a part of
+    either.
+    """
 
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk = disk

@@ -16,7 +16,10 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RangeResult:
-    """`count` is the number of keys in the range whatever the limit; `more` says that the limit cut some off."""
+    """The answer to a range.
+
+    `count` is the number of keys in the range whatever the limit; `more` says that the limit cut some off.
+    """
 
     kvs: list[KeyValue]
     count: int

@@ -34,7 +34,7 @@ _META_APPLIED, _META_REVISION, _META_COMPACTED = b"applied", b"revision", b"comp
 
 
 class Store:
-    """See the package. The constructor rebuilds the key index from the backend (a million keys: 3 s).
+    """The MVCC store, see the package. The constructor rebuilds the key index from the backend (a million keys: 3 s).
 
     `index`, `writing`, `advance` and `read` are for write transactions.
     """

@@ -38,7 +38,7 @@ class WrittenStore(Protocol):
 
 
 class WriteTxn:
-    """`events` and `revision` tell what became of it. Reads see its own writes."""
+    """A write transaction. `events` and `revision` tell what became of it. Reads see its own writes."""
 
     __slots__ = ("_index", "_main", "_store", "_undo", "events")
 

@@ -145,7 +145,7 @@ def decode_head(payload: bytes) -> tuple[Head, bytes]:
 
 
 class Segment:
-    """Reads the frames of one segment's bytes, telling its end from a torn frame from corruption."""
+    """A reader that reads the frames of one segment's bytes, telling its end from a torn frame from corruption."""
 
     def __init__(self, path: str, data: bytes, *, last: bool) -> None:
         self._path, self._data, self._last = path, data, last

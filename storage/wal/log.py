@@ -111,7 +111,7 @@ async def _finish(file: File, offset: int, crc: int) -> None:
 
 
 class Wal:
-    """See the package. Made by `create` and `open`, never by its constructor."""
+    """The write-ahead log, see the package. Made by `create` and `open`, never by its constructor."""
 
     on_sync: Callable[[float, int], None] | None = None
     """Told the seconds and bytes of each write to the disk."""

@@ -204,7 +204,7 @@ def test_openapi_of_a_custom_resource() -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves the documents and nothing else."""
+    """A handler that serves the documents and nothing else."""
 
     discovery = Discovery(builtin_registry())
     openapi = OpenAPI(builtin_registry(), version="v1.37.0")

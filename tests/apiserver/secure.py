@@ -25,7 +25,7 @@ KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kub
 
 
 class StandInNode:
-    """Answers as a node host does."""
+    """A stand-in that answers as a node host does."""
 
     async def Logs(self, request: node_pb2.LogsRequest, context: Context) -> AsyncIterator[node_pb2.LogChunk]:
         lines = [f"line {i} of {request.ref.container}\n" for i in range(5)]

@@ -219,7 +219,7 @@ async def test_long_and_odd_texts_of_clients_are_cut(audited: Audited) -> None:
 
 
 class Line:
-    """Stands for a record."""
+    """A stand-in that stands for a record."""
 
     def __init__(self, text: str, weight: int = 1) -> None:
         self.text = text

@@ -26,7 +26,7 @@ LEASES = builtin_registry().by_name("leases.coordination.k8s.io")
 
 
 class StormyEtcd(FakeEtcd):
-    """Loses requests and answers; some requests are held up and applied when nobody counts on it any more."""
+    """An etcd that loses requests and answers; some requests are held up and applied when nobody counts on them."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ YEAR_S = 365 * 24 * 3600
 
 @dataclass
 class Clock(SystemClock):
-    """Runs ahead when told to."""
+    """A clock that runs ahead when told to."""
 
     ahead: timedelta = timedelta()
 

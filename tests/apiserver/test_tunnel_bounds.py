@@ -50,7 +50,7 @@ class Socket:
 
 
 class Node:
-    """Takes connections and reads none of them."""
+    """A node that takes connections and reads none of them."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -105,7 +105,7 @@ async def test_all_connections_together_hold_so_many_bytes() -> None:
 
 
 class Closing(Node):
-    """Closes a connection when it is told to."""
+    """A node that closes a connection when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -267,7 +267,7 @@ async def test_a_server_starts_right_after_a_compaction(stack: Stack) -> None:
 
 
 class CompactingEtcd(FakeEtcd):
-    """Is compacted to the present after each page of these prefixes, so often."""
+    """An etcd that is compacted to the present after each page of these prefixes, so often."""
 
     def __init__(self, times: int) -> None:
         super().__init__()

@@ -144,7 +144,7 @@ def test_descriptions_keep_the_users_own_keys_and_title_the_others() -> None:
 
 
 class _Api:
-    """Holds one custom resource definition; counts how often it is asked."""
+    """An API that holds one custom resource definition; counts how often it is asked."""
 
     def __init__(self) -> None:
         self.asked = 0

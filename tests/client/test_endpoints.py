@@ -93,7 +93,7 @@ def test_only_what_cannot_have_happened_twice_is_tried_again(
 
 
 class Silent(Replicas):
-    """`a` never answers, as one that was stopped or cut off."""
+    """Replicas of which `a` never answers, as one that was stopped or cut off."""
 
     async def call(self, address: str, left: float) -> str:
         if address == "a":

@@ -16,7 +16,7 @@ DISCOVERY = pb.DESCRIPTOR.services_by_name["Discovery"]
 
 
 class Server:
-    """Knows which servers there are, and nothing else."""
+    """A server that knows which servers there are, and nothing else."""
 
     async def Endpoints(self, request: pb.EndpointsRequest, context: Context) -> pb.EndpointsResponse:
         return pb.EndpointsResponse(grpc=["b:1", "c:1"])

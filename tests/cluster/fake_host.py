@@ -14,9 +14,8 @@ from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, C
 from rayplane.control_plane.cluster.errors import StartFailed
 from rayplane.control_plane.cluster.failures import Failure
 from rayplane.control_plane.cluster.host import HostSocket, not_started
-from rayplane.control_plane.cluster.launch import with_ports
 from rayplane.control_plane.cluster.pki import Secrets, identity_of_actor
-from rayplane.control_plane.cluster.ports import can_bind
+from rayplane.control_plane.cluster.ports import can_bind, with_ports
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.supervisor.component import Supervisor
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology, founding

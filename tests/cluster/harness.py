@@ -28,9 +28,9 @@ from rayplane.control_plane.cluster import outside
 from rayplane.control_plane.cluster.access import Access, access, current_topology
 from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.launch import _write_access, with_ports
+from rayplane.control_plane.cluster.launch import _write_access
 from rayplane.control_plane.cluster.pki import Secrets
-from rayplane.control_plane.cluster.ports import can_bind
+from rayplane.control_plane.cluster.ports import can_bind, with_ports
 from rayplane.control_plane.cluster.process_host import ProcessHost
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.specs import SpecMaker

@@ -27,7 +27,7 @@ CHANGE_S = 60.0
 
 
 class Writer:
-    """Creates one ConfigMap after the other; remembers which were acknowledged."""
+    """A writer that creates one ConfigMap after the other; remembers which were acknowledged."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -21,6 +21,7 @@ from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import down
 from rayplane.control_plane.cluster.ours import MARKER
 from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.ports import with_ports
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Machine, Topology, founding
 from rayplane.storage.env.private import wider
@@ -253,7 +254,7 @@ def test_all_that_a_command_writes_down_is_private(tmp_path: Path) -> None:
 
 def state_with_ports() -> ClusterState:
     found = state()
-    return replace(found, topology=launch.with_ports(found.topology, random.Random()))
+    return replace(found, topology=with_ports(found.topology, random.Random()))
 
 
 def test_rays_directory_is_short_where_the_temporary_directory_is_not(

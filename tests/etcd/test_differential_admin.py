@@ -44,7 +44,7 @@ def three() -> Iterator[Pair]:
 
 
 class Masking:
-    """Masks member ids and addresses of one side by what they stand for."""
+    """A filter that masks member ids and addresses of one side by what they stand for."""
 
     def __init__(self, side: Side) -> None:
         self.known = {id_: f"m{n}" for n, id_ in enumerate(side.ids())}

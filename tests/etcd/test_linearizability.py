@@ -27,7 +27,7 @@ SETTLE_S = 40.0
 
 
 class RealStorm:
-    """As `tests.linearizability.storm`, in real time."""
+    """The storm of `tests.linearizability.storm` in real time."""
 
     def __init__(self, members: list[MemberProcess], seed: int) -> None:
         self.members, self.rng = members, random.Random(seed)

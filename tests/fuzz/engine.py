@@ -18,7 +18,7 @@ SMALLER_TRIES = 60
 
 
 class World(Protocol):
-    """Where the cases of a target run."""
+    """The place where the cases of a target run."""
 
     async def run(self, case: Any) -> None:
         """Do it, and give back what it took; AssertionError where the answer is wrong."""

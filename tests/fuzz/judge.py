@@ -28,7 +28,7 @@ _OUR_ERRORS = ("asyncio", "control_plane", "node", "storage", "aiohttp")
 
 
 class Judge(logging.Handler):
-    """Listens to the log and the loop, and knows what was there before."""
+    """A judge that listens to the log and the loop, and knows what was there before."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.WARNING)

@@ -18,6 +18,11 @@ PLANTED = {
         '"""A."""\nclass C:\n    """Of one member."""\n',
         '"""A."""\nclass C:\n    """Reads of one member."""\n    def ready(self): "Whether it is ready."\n',
     ),
+    "class-noun": (
+        "node/a.py",
+        '"""A."""\nclass C:\n    """Finds the servers of a cell."""\n',
+        '"""A."""\nclass C:\n    """Calls of one RPC."""\n    def go(self): "Finds the servers."\n',
+    ),
     "package-charter": ("node/x/__init__.py", '"""Pods."""\n', CHARTER),
     "vague-name": ("node/utils.py", '"""A."""\n', None),
     "bounded-queue": ("node/a.py", '"""A."""\nq = asyncio.Queue()\n', '"""A."""\nq = asyncio.Queue(100)\n'),
@@ -25,6 +30,10 @@ PLANTED = {
 }
 ALSO_BROKEN = {
     "docstring-subject": ['"""What a pod may do."""\n', '"""A."""\ndef size():\n    """Of a file."""\n'],
+    "class-noun": [
+        '"""A."""\nclass C:\n    """See the module."""\n',
+        '"""A."""\nclass C:\n    """`get` answers."""\n',
+    ],
     "span-unit": [
         '"""A."""\ndef f(delay: float) -> None: ...\n',
         '"""A."""\nclass C:\n    lease_ttl: int | None\n',

@@ -61,7 +61,10 @@ class Verdict(enum.Enum):
 
 @dataclass(slots=True)
 class Outcome:
-    """Of one part. `order` is the longest order found (of a legal part: a witness), `states` those it ends in."""
+    """The outcome of one part.
+
+    `order` is the longest order found (of a legal part: a witness), `states` those it ends in.
+    """
 
     verdict: Verdict
     history: Sequence[Operation]
@@ -71,7 +74,7 @@ class Outcome:
 
 
 class NotLinearizable(AssertionError):
-    """With the smallest beginning of the history that is wrong, readable."""
+    """An error with the smallest beginning of the history that is wrong, readable."""
 
     def __init__(self, outcome: Outcome, text: str) -> None:
         super().__init__(text)

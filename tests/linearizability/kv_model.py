@@ -23,7 +23,7 @@ class Kv(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Result: what was there before (`prev`), else None."""
+    """A put, answered with what was there before (`prev`), else None."""
 
     key: bytes
     value: bytes
@@ -31,13 +31,13 @@ class Put(NamedTuple):
 
 
 class Get(NamedTuple):
-    """Result: Kv or None."""
+    """A get, answered with Kv or None."""
 
     key: bytes
 
 
 class Delete(NamedTuple):
-    """Result: the number of deleted keys."""
+    """A delete, answered with the number of deleted keys."""
 
     key: bytes
 
@@ -46,7 +46,7 @@ Op = Put | Get | Delete
 
 
 class Compare(NamedTuple):
-    """`field` (of Kv) equals `target`; of a missing key all numbers are 0 and no value equals."""
+    """A condition: `field` (of Kv) equals `target`; of a missing key all numbers are 0 and no value equals."""
 
     key: bytes
     field: str
@@ -68,7 +68,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """`results` None: nobody was told, only the revision became known."""
+    """The answer to a transaction. `results` None: nobody was told, only the revision became known."""
 
     revision: int
     results: tuple[Kv | int | None, ...] | None
@@ -82,7 +82,7 @@ class Response(NamedTuple):
 
 
 class State(NamedTuple):
-    """`revision`: the store's, or the least it can be. `keys`: those present, sorted."""
+    """A store's state. `revision`: the store's, or the least it can be. `keys`: those present, sorted."""
 
     revision: int = 1
     keys: tuple[tuple[bytes, Kv], ...] = ()

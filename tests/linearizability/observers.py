@@ -15,7 +15,9 @@ SERVICES = pb.DESCRIPTOR.services_by_name
 
 
 class WatchClient:
-    """Watches on one stream that never end: it connects to any endpoint, for a while, and resumes at the next."""
+    """A client whose watches on one stream never end: it connects to any endpoint, for a while, and resumes at the
+    next.
+    """
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class WatchClient:
 
 
 class LeaseClient:
-    """Takes leases, hangs two keys on each, renews them for a while, and lets them run out (or revokes them)."""
+    """A client that takes leases, hangs two keys on each, renews them, and lets them run out (or revokes them)."""
 
     def __init__(
         self,

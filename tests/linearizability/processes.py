@@ -38,7 +38,7 @@ class JumpingClock:
 
 
 class ObservedLoop(VirtualLoop):
-    """Calls `observer` after each round of callbacks: nothing can happen unseen between two calls."""
+    """A loop that calls `observer` after each round of callbacks: nothing can happen unseen between two calls."""
 
     observer: Callable[[], None] | None = None
 
@@ -49,7 +49,7 @@ class ObservedLoop(VirtualLoop):
 
 
 class ObservedMember(Member):
-    """Tells of every revision that it applies."""
+    """A member that tells of every revision that it applies."""
 
     observer: Callable[[int, Sequence[Event]], None]
 

@@ -14,7 +14,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 
 
 class Backend:
-    """Answers /readyz as told, and echoes anything else once its client has said all."""
+    """A server that answers /readyz as told, and echoes anything else once its client has said all."""
 
     def __init__(self, name: str) -> None:
         self.name = name

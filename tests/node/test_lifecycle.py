@@ -386,7 +386,7 @@ _SPEC = st.fixed_dictionaries(
 
 
 class World:
-    """Answers what a machine asked for, in any order and with any result that `data` chooses."""
+    """A world that answers what a machine asked for, in any order and with any result that `data` chooses."""
 
     def __init__(self, life: Life, data: st.DataObject) -> None:
         self.life, self.data = life, data

@@ -11,7 +11,7 @@ SECRET = Reference("secrets", "s")
 
 
 class Counting(FakeClient):
-    """Knows what it was asked; answers to `get` wait until `answering` is set."""
+    """A client that knows what it was asked; answers to `get` wait until `answering` is set."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from rayplane.node.runtime.simulated import SimulatedRuntime
 
 
 class _Selector(selectors.DefaultSelector):
-    """Does not wait: tells the loop's clock how long it would have."""
+    """A selector that does not wait: tells the loop's clock how long it would have."""
 
     skipped = 0.0
 

@@ -89,7 +89,7 @@ def show_ready(ready: Ready) -> Iterator[str]:
 
 
 class Script:
-    """Interprets one transcript file."""
+    """The interpreter of one transcript file."""
 
     def __init__(self) -> None:
         self.group = Group(1)

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import uvloop
 
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from tests.rpc.grpc_peers import Handler, services
+
 
 def _debugging() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
@@ -39,3 +42,18 @@ async def nothing_leaks() -> AsyncIterator[None]:
 
 def _tasks() -> list[Any]:
     return [t.get_coro() for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+
+
+@pytest.fixture
+async def network() -> AsyncIterator[GrpcNetwork]:
+    network = GrpcNetwork()
+    yield network
+    await network.close()
+
+
+@pytest.fixture
+async def ours() -> AsyncIterator[tuple[Handler, Any]]:
+    handler = Handler()
+    server = await GrpcNetwork().serve("127.0.0.1:0", services(handler))
+    yield handler, server
+    await server.stop()

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from rayplane.control_plane.rpc import Context, RpcError, Service
+from rayplane.control_plane.rpc import Context, RpcError, Service, Stub
+from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.grpc_wire import frame
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.etcd import kv_pb2
@@ -19,10 +20,11 @@ SERVICES = pb.DESCRIPTOR.services_by_name
 RANGE = "/etcdserverpb.KV/Range"
 SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
 WATCH = "/etcdserverpb.Watch/Watch"
+ANSWER = frame(pb.RangeResponse(count=7).SerializeToString())
 
 
 class Handler:
-    """Answers by what the request asks for."""
+    """A handler that answers by what the request asks for."""
 
     def __init__(self) -> None:
         self.contexts: list[Context] = []
@@ -145,7 +147,7 @@ class Wire:
 
 
 class ScriptedServer:
-    """Greets each client and then does what the script says with it."""
+    """A server that greets each client and then does what the script says with it."""
 
     def __init__(self, script: Callable[[Wire], Awaitable[None]]) -> None:
         self._script = script
@@ -197,7 +199,7 @@ def message(**fields: Any) -> bytes:
 
 
 class Transport(asyncio.Transport):
-    """Writes down what is done with it."""
+    """A transport that writes down what is done with it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,3 +233,18 @@ class Transport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+
+def stub_of(network: GrpcNetwork, address: str, service: str = "KV") -> Any:
+    return Stub(network.channel(address), SERVICES[service])
+
+
+async def outcome(network: GrpcNetwork, script: Callable[[Wire], Awaitable[None]], **options: Any) -> Any:
+    """What a call to such a server comes to."""
+    async with ScriptedServer(script) as server:
+        try:
+            return await stub_of(network, server.address).Range(pb.RangeRequest(key=b"k"), **options)
+        except RpcError as e:
+            return e
+        finally:
+            await network.close()

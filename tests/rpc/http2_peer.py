@@ -198,3 +198,8 @@ def client(**opened: int) -> Recorder:
     ours.connection.receive(settings(**opened))
     ours.connection.take()
     return ours
+
+
+def opened(ours: Recorder, count: int = 1) -> None:
+    """Requests that have ended."""
+    ours.connection.receive(b"".join(request(1 + 2 * n, end=True) for n in range(count)))

@@ -2,47 +2,44 @@
 
 import asyncio
 import contextlib
-import errno
 import gc
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
-from rayplane.control_plane.rpc import RpcError, Stub, grpc_client, grpc_network
+from rayplane.control_plane.rpc import RpcError, grpc_network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.grpc_wire import DETAILS, frame
 from rayplane.control_plane.rpc.http2 import ErrorCode
 from rayplane.control_plane.rpc.http2 import frames as f
-from rayplane.control_plane.rpc.tls import Authority
 from rayplane.proto.etcd import kv_pb2
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.rpc.grpc_peers import SERVICES, Handler, ScriptedServer, Wire, answer_calls, services, watch
+from tests.rpc.grpc_peers import (
+    ANSWER,
+    SERVICES,
+    Handler,
+    ScriptedServer,
+    Wire,
+    answer_calls,
+    outcome,
+    services,
+    stub_of,
+    watch,
+)
 from tests.rpc.http2_peer import RESPONSE, TRAILERS
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 Code = grpc.StatusCode
-ANSWER = frame(pb.RangeResponse(count=7).SerializeToString())
-
-
-@pytest.fixture
-async def network() -> AsyncIterator[GrpcNetwork]:
-    network = GrpcNetwork()
-    yield network
-    await network.close()
-
-
-def _stub(network: GrpcNetwork, address: str, service: str = "KV") -> Any:
-    return Stub(network.channel(address), SERVICES[service])
 
 
 async def test_of_many_addresses_few_are_remembered(network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those that are connected, nor those that somebody holds: these are renewed and closed with the network."""
     monkeypatch.setattr(grpc_network, "CHANNELS_KEPT", 20)
     server = await network.serve("127.0.0.1:0", services(Handler()))
-    await _stub(network, server.address).Range(pb.RangeRequest(key=b"k"), timeout=10)
+    await stub_of(network, server.address).Range(pb.RangeRequest(key=b"k"), timeout=10)
     held = network.channel("127.0.0.1:1")
     for port in range(2, 1000):
         network.channel(f"127.0.0.1:{port}")
@@ -58,7 +55,7 @@ async def test_of_many_addresses_few_are_remembered(network: GrpcNetwork, monkey
 
 
 class TheirHandler:
-    """Of the library's own kind."""
+    """A handler of the library's own kind."""
 
     def __init__(self) -> None:
         self.metadata: dict[str, Any] = {}
@@ -116,26 +113,28 @@ async def theirs() -> AsyncIterator[tuple[TheirHandler, str]]:
 async def test_calls_of_every_shape(network: GrpcNetwork, theirs: tuple[TheirHandler, str]) -> None:
     """The answers are compressed."""
     handler, address = theirs
-    answer = await _stub(network, address).Range(
+    answer = await stub_of(network, address).Range(
         pb.RangeRequest(key=b"abc", limit=5_000_000), metadata={"Token": "t.1"}
     )
     assert (answer.count, len(answer.kvs[0].value)) == (3, 5_000_000)
     assert handler.metadata["token"] == "t.1"
-    answer = await _stub(network, address).Range(pb.RangeRequest(key=bytes(5_000_000)))
+    answer = await stub_of(network, address).Range(pb.RangeRequest(key=bytes(5_000_000)))
     assert answer.count == 5_000_000
-    got = [r.remaining_bytes async for r in _stub(network, address, "Maintenance").Snapshot(pb.SnapshotRequest())]
+    got = [r.remaining_bytes async for r in stub_of(network, address, "Maintenance").Snapshot(pb.SnapshotRequest())]
     assert got == list(range(2000))
 
     async def requests() -> AsyncIterator[pb.WatchRequest]:
         for n in range(100):
             yield watch(bytes(n * 300))
 
-    assert [r.watch_id async for r in _stub(network, address, "Watch").Watch(requests())] == list(range(0, 30_000, 300))
+    assert [r.watch_id async for r in stub_of(network, address, "Watch").Watch(requests())] == list(
+        range(0, 30_000, 300)
+    )
 
 
 async def test_errors_deadlines_and_cancels(network: GrpcNetwork, theirs: tuple[TheirHandler, str]) -> None:
     handler, address = theirs
-    stub = _stub(network, address)
+    stub = stub_of(network, address)
     with pytest.raises(RpcError) as e:
         await stub.Range(pb.RangeRequest(key=b"refuse"))
     assert (e.value.code, e.value.message) == (Code.NOT_FOUND, "no such thing: 100 % ünknown\n")
@@ -158,7 +157,7 @@ async def test_a_stream_whose_reader_leaves_ends_at_the_server(
         yield watch(b"abc")
         await asyncio.get_running_loop().create_future()
 
-    async for response in _stub(network, address, "Watch").Watch(requests()):
+    async for response in stub_of(network, address, "Watch").Watch(requests()):
         assert response.watch_id == 3
         break  # without closing it: the collector does
     gc.collect()
@@ -168,20 +167,12 @@ async def test_a_stream_whose_reader_leaves_ends_at_the_server(
 # Our own, for what is under way at its ends.
 
 
-@pytest.fixture
-async def ours() -> AsyncIterator[tuple[Handler, Any]]:
-    handler = Handler()
-    server = await GrpcNetwork().serve("127.0.0.1:0", services(handler))
-    yield handler, server
-    await server.stop()
-
-
 async def test_a_reader_that_rests_holds_the_server_back(network: GrpcNetwork, ours: tuple[Handler, Any]) -> None:
     handler, server = ours
-    stream = _stub(network, server.address, "Maintenance").Snapshot(pb.SnapshotRequest())
+    stream = stub_of(network, server.address, "Maintenance").Snapshot(pb.SnapshotRequest())
     async with contextlib.aclosing(stream):
         assert (await anext(stream)).remaining_bytes == 1
-        kv = _stub(network, server.address)
+        kv = stub_of(network, server.address)
         before = -1
         while before != handler.sent:  # calls beside it go on
             before = handler.sent
@@ -204,7 +195,7 @@ async def test_requests_that_fail_end_the_call_and_tell_the_server(
         raise ValueError("a bug of the caller")
 
     with pytest.raises(RpcError, match="ValueError: a bug of the caller") as e:
-        async for _ in _stub(network, server.address, "Watch").Watch(requests()):
+        async for _ in stub_of(network, server.address, "Watch").Watch(requests()):
             pass
     assert e.value.code is Code.CANCELLED
     await handler.left.wait()
@@ -222,7 +213,7 @@ async def test_a_call_that_ends_early_ends_its_requests(network: GrpcNetwork, ou
             closed.set()
 
     with pytest.raises(RpcError, match="compacted"):
-        async for _ in _stub(network, server.address, "Watch").Watch(requests()):
+        async for _ in stub_of(network, server.address, "Watch").Watch(requests()):
             pass
     assert closed.is_set()
 
@@ -230,7 +221,7 @@ async def test_a_call_that_ends_early_ends_its_requests(network: GrpcNetwork, ou
 async def test_closing_ends_the_calls_under_way(ours: tuple[Handler, Any]) -> None:
     handler, server = ours
     network = GrpcNetwork()
-    stub = _stub(network, server.address)
+    stub = stub_of(network, server.address)
     call = asyncio.ensure_future(stub.Range(pb.RangeRequest(key=b"wait")))
     await handler.entered.wait()
     await network.close()
@@ -246,7 +237,7 @@ async def test_a_request_that_cannot_be_sent_leaves_no_call_behind(
     network: GrpcNetwork, ours: tuple[Handler, Any]
 ) -> None:
     _, server = ours
-    stub = _stub(network, server.address)
+    stub = stub_of(network, server.address)
     await stub.Range(pb.RangeRequest())
     with pytest.raises(ValueError, match="cannot be named"):
         await stub.Range(pb.RangeRequest(), metadata={"grpc-status": "0"})
@@ -258,23 +249,12 @@ async def test_calls_that_differ_in_what_is_left_of_their_time_are_all_answered(
     network: GrpcNetwork, ours: tuple[Handler, Any]
 ) -> None:
     _, server = ours
-    stub = _stub(network, server.address)
+    stub = stub_of(network, server.address)
     for n in range(300):
         assert (await stub.Range(pb.RangeRequest(key=b"k"), timeout=10 + n / 7)).count == 1
 
 
 # Servers that do as they like.
-
-
-async def _outcome(network: GrpcNetwork, script: Callable[[Wire], Awaitable[None]], **options: Any) -> Any:
-    """What a call to such a server comes to."""
-    async with ScriptedServer(script) as server:
-        try:
-            return await _stub(network, server.address).Range(pb.RangeRequest(key=b"k"), **options)
-        except RpcError as e:
-            return e
-        finally:
-            await network.close()
 
 
 ERROR = [(b"grpc-status", b"5"), (b"grpc-message", b"gone")]
@@ -301,14 +281,14 @@ ERROR = [(b"grpc-status", b"5"), (b"grpc-message", b"gone")]
 async def test_an_answer_that_is_none_is_an_error(
     network: GrpcNetwork, parts: list[Any], code: grpc.StatusCode, text: str
 ) -> None:
-    error = await _outcome(network, lambda wire: answer_calls(wire, *parts))
+    error = await outcome(network, lambda wire: answer_calls(wire, *parts))
     assert isinstance(error, RpcError)
     assert (error.code, text in error.message) == (code, True), error
 
 
 async def test_what_a_server_says_before_the_answer_is_passed_over(network: GrpcNetwork) -> None:
     script = [[(b":status", b"103")], RESPONSE, ANSWER, TRAILERS]
-    assert (await _outcome(network, lambda wire: answer_calls(wire, *script))).count == 7
+    assert (await outcome(network, lambda wire: answer_calls(wire, *script))).count == 7
 
 
 @pytest.mark.parametrize(
@@ -329,7 +309,7 @@ async def test_a_reset_call_has_the_code_that_belongs_to_it(network: GrpcNetwork
         wire.flush()
         await wire.until(lambda: False)
 
-    assert (await _outcome(network, script)).code is code
+    assert (await outcome(network, script)).code is code
 
 
 async def test_a_server_that_goes_away_ends_the_calls_it_has_and_loses_those_it_has_not_seen(
@@ -348,7 +328,7 @@ async def test_a_server_that_goes_away_ends_the_calls_it_has_and_loses_those_it_
         await wire.until(lambda: False)
 
     async with ScriptedServer(script) as server:
-        stub = _stub(network, server.address)
+        stub = stub_of(network, server.address)
         first, second = (asyncio.ensure_future(stub.Range(pb.RangeRequest(key=b"k"))) for _ in range(2))
         assert (await first).count == 7
         with pytest.raises(RpcError, match="takes no more calls") as e:
@@ -365,7 +345,7 @@ async def test_more_calls_than_the_server_allows_are_refused(network: GrpcNetwor
         await answer_calls(wire, RESPONSE, ANSWER, TRAILERS)
 
     async with ScriptedServer(script) as server:
-        stub = _stub(network, server.address)
+        stub = stub_of(network, server.address)
         await stub.Range(pb.RangeRequest())
         call = asyncio.ensure_future(stub.Range(pb.RangeRequest()))
         await asyncio.sleep(0)
@@ -377,7 +357,7 @@ async def test_more_calls_than_the_server_allows_are_refused(network: GrpcNetwor
 
 async def test_a_connection_that_has_used_up_its_numbers_is_replaced(network: GrpcNetwork) -> None:
     async with ScriptedServer(lambda wire: answer_calls(wire, RESPONSE, ANSWER, TRAILERS)) as server:
-        stub = _stub(network, server.address)
+        stub = stub_of(network, server.address)
         await stub.Range(pb.RangeRequest())
         channel: Any = network.channel(server.address)
         channel._connection.connection._next_stream = f.STREAM_ID_MAX
@@ -398,183 +378,9 @@ def _free_port() -> int:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_port_where_nobody_listens_is_told_from_other_failures(network: GrpcNetwork, host: str) -> None:
-    stub = _stub(network, f"{host}:{_free_port()}")
+    stub = stub_of(network, f"{host}:{_free_port()}")
     for _ in range(2):  # the second is not even tried
         with pytest.raises(RpcError, match="connection refused") as e:
             await stub.Range(pb.RangeRequest())
         assert e.value.retryable
         assert e.value.refused
-
-
-async def _drop(wire: Wire) -> None:
-    wire.writer.transport.abort()
-
-
-async def _no_http2(wire: Wire) -> None:
-    await wire.reader.read(10)
-    wire.writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-async def _drop_after_greeting(wire: Wire) -> None:
-    wire.flush()
-    await wire.until(lambda: wire.peer.ended)
-
-
-async def _say_nothing(wire: Wire) -> None:
-    await wire.reader.read(-1)
-
-
-async def _break_rules(wire: Wire) -> None:
-    wire.flush()
-    wire.writer.write(f.HEAD.pack(0, 1, f.PING, 0, 0) + b"x")
-    await wire.reader.read(-1)
-
-
-@pytest.mark.parametrize(
-    ("script", "text"),
-    [
-        (_drop, "cannot connect"),
-        (_no_http2, "cannot connect"),
-        (_say_nothing, "timed out"),
-        (_drop_after_greeting, "the connection was"),
-        (_break_rules, "the connection was"),
-    ],
-)
-async def test_a_server_that_is_of_no_use_is_unavailable_but_not_gone(
-    network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch, script: Any, text: str
-) -> None:
-    if script is _say_nothing:
-        monkeypatch.setattr(grpc_client, "CONNECT_TIMEOUT_S", 0.1)
-    error = await _outcome(network, script)
-    assert (error.code, error.refused) == (Code.UNAVAILABLE, False)
-    assert text in error.message
-
-
-async def test_a_refusal_that_a_server_tells_of_is_not_its_own(network: GrpcNetwork) -> None:
-    error = [*RESPONSE, (b"grpc-status", b"14"), (b"grpc-message", b"connection refused")]
-    assert not (await _outcome(network, lambda wire: answer_calls(wire, error))).refused
-
-
-async def test_after_a_failure_nothing_is_tried_for_a_while(
-    network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And each failure makes the while longer, up to a limit."""
-    loop, tried = asyncio.get_running_loop(), 0
-
-    async def refuse(*_: Any, **__: Any) -> Any:
-        nonlocal tried
-        tried += 1
-        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-
-    now = loop.time()
-    channel: Any = network.channel("127.0.0.1:1")
-    stub: Any = Stub(channel, SERVICES["KV"])
-    waits = []
-    with monkeypatch.context() as patch:
-        patch.setattr(grpc_client.asyncio, "get_running_loop", lambda: _Loop(loop, refuse, lambda: now))
-        for n in range(8):
-            for _ in range(2):
-                with pytest.raises(RpcError):
-                    await stub.Range(pb.RangeRequest())
-            assert tried == n + 1
-            waits.append(channel._retry_at - now)
-            now = channel._retry_at
-    assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (
-        pytest.approx(grpc_client.BACKOFF.first_s),
-        pytest.approx(grpc_client.BACKOFF_REFUSED.max_s),
-    )
-
-
-class _Loop:
-    """A loop with another clock and another way to connect."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, connect: Any, now: Callable[[], float]) -> None:
-        self._loop = loop
-        self.create_connection = connect
-        self.time = now
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-
-async def test_one_that_gives_up_connecting_leaves_it_to_the_others(network: GrpcNetwork) -> None:
-    arrived, let_in = asyncio.Event(), asyncio.Event()
-
-    async def script(wire: Wire) -> None:
-        arrived.set()
-        await let_in.wait()
-        await answer_calls(wire, RESPONSE, ANSWER, TRAILERS)
-
-    async with ScriptedServer(script) as server:
-        stub = _stub(network, server.address)
-        leaves, stays = (asyncio.ensure_future(stub.Range(pb.RangeRequest())) for _ in range(2))
-        with pytest.raises(RpcError, match="while connecting") as e:
-            await stub.Range(pb.RangeRequest(), timeout=0.05)
-        assert e.value.code is Code.DEADLINE_EXCEEDED
-        await arrived.wait()
-        leaves.cancel()
-        await asyncio.sleep(0)
-        let_in.set()
-        assert (await stays).count == 7
-        assert leaves.cancelled()
-        assert server.connections == 1
-        await network.close()
-
-
-async def test_closing_while_connecting_is_told_to_those_who_wait(network: GrpcNetwork) -> None:
-    async with ScriptedServer(_say_nothing) as server:
-        call = asyncio.ensure_future(_stub(network, server.address).Range(pb.RangeRequest()))
-        while not server.connections:
-            await asyncio.sleep(0.001)
-        await network.close()
-        with pytest.raises(RpcError, match="the channel is closed"):
-            await call
-
-
-@pytest.mark.parametrize("mix", ["plain client", "plain server"])
-async def test_tls_at_one_end_only_is_unavailable(mix: str) -> None:
-    credentials = Authority.create("test").issue("me")
-    with_tls, without = GrpcNetwork(credentials), GrpcNetwork()
-    there, here = (with_tls, without) if mix == "plain client" else (without, with_tls)
-    server = await there.serve("127.0.0.1:0", services(Handler()))
-    with pytest.raises(RpcError, match="cannot connect") as e:
-        await _stub(here, server.address).Range(pb.RangeRequest())
-    assert e.value.retryable
-    assert not e.value.refused
-    await here.close()
-    await server.stop()
-
-
-async def test_a_dead_connection_is_found_even_when_calls_come_one_at_a_time_and_give_up(
-    network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that at no look at the connection there is a call."""
-    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.05)
-    monkeypatch.setattr(grpc_client, "IDLE_CHECKS", 10**9)
-
-    async def script(wire: Wire) -> None:
-        wire.flush()
-        await wire.reader.read(-1)
-
-    async with ScriptedServer(script) as server:
-        stub = _stub(network, server.address)
-        with pytest.raises(RpcError):
-            await stub.Range(pb.RangeRequest(), timeout=0.03)
-        channel: Any = network.channel(server.address)
-        while channel._connections:
-            await asyncio.sleep(0.01)
-        await network.close()
-
-
-async def test_a_connection_that_nobody_uses_is_closed(
-    network: GrpcNetwork, ours: tuple[Handler, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grpc_client, "SILENCE_CHECK_S", 0.01)
-    _, server = ours
-    stub = _stub(network, server.address)
-    await stub.Range(pb.RangeRequest())
-    channel: Any = network.channel(server.address)
-    while channel._connections:
-        await asyncio.sleep(0.01)
-    assert (await stub.Range(pb.RangeRequest(key=b"k"))).count == 1

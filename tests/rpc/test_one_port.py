@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
 class Web:
-    """Answers by path."""
+    """A handler that answers by path."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()

@@ -45,7 +45,6 @@ def pod(
     namespace: str = "default",
     labels: dict[str, str] | None = None,
     requests: dict[str, str] | None = None,
-    priority: int = 0,
     claims: tuple[str, ...] = (),
     host_port: int = 0,
     scheduler: str = "default-scheduler",
@@ -63,7 +62,7 @@ def pod(
         "spec": {
             "containers": [container],
             "schedulerName": scheduler,
-            "priority": priority,
+            "priority": 0,
             "volumes": volumes,
             **spec,
         },

@@ -90,7 +90,7 @@ def test_a_watch_that_drops_an_event_when_it_begins_again_is_found() -> None:
 
 
 class _Impatient(LoadBalancer):
-    """Gives a request that is not answered at once to another server as well."""
+    """A load balancer that gives a request that is not answered at once to another server as well."""
 
     async def _carry(self, task: Any, upstream: Any, reader: Any, writer: Any) -> None:
         request = await reader.read(STREAM_BYTES)

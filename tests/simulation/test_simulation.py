@@ -79,7 +79,7 @@ def test_an_hour_of_cluster_time() -> None:
 
 
 class _LyingFile(SimulatedFile):
-    """Says that bytes are durable as soon as they are written."""
+    """A file that says that bytes are durable as soon as they are written."""
 
     async def sync(self) -> None:
         self._check()

@@ -31,7 +31,7 @@ FIRST_S, EVERY_S = 20.0, 16.0
 
 
 class _Stalls:
-    """Pauses the actors whose names begin with `victim`, one after the other."""
+    """A fault that pauses the actors whose names begin with `victim`, one after the other."""
 
     def __init__(self, victim: str) -> None:
         self._victim = victim

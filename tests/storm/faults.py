@@ -162,7 +162,7 @@ class StormInjector:
 
 
 class Faults:
-    """`run` does everything at its time. In the end nothing of it lasts."""
+    """The faults of a plan. `run` does everything at its time. In the end nothing of it lasts."""
 
     def __init__(
         self, admin: Access, cluster: Cluster, maps: ConfigMaps, rng: random.Random, say: Callable[[str], None]

@@ -41,7 +41,7 @@ def probed(server: str) -> str:
 
 
 class ConfigMaps:
-    """Writes objects with one value each, through any API server, and tells the ledger what came of it."""
+    """A writer of objects with one value each, through any API server, who tells the ledger what came of it."""
 
     def __init__(self, api: ApiClient, ledger: Ledger) -> None:
         self._api, self._ledger = api, ledger

@@ -32,7 +32,7 @@ class _Key:
 
 
 class Ledger:
-    """`problems`: whatever contradicts an answer."""
+    """The record of answers. `problems`: whatever contradicts an answer."""
 
     def __init__(self) -> None:
         self._keys: dict[str, _Key] = {}

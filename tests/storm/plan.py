@@ -26,7 +26,7 @@ class Compact:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """So many writes are made at once, and given up before they are answered."""
+    """A burst of so many writes, made at once, and given up before they are answered."""
 
     count: int
     within_s: float
@@ -75,7 +75,7 @@ Act = Fault | Compact | Cancel | Deaf | HalfOpen | Burst | WatchBurst | Scale
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Begins so many seconds after the storm, whatever else goes on."""
+    """An act that begins so many seconds after the storm, whatever else goes on."""
 
     at_s: float
     act: Act

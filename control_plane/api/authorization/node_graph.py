@@ -44,7 +44,10 @@ class _Volume(NamedTuple):
 
 @dataclass(slots=True)
 class NodeGraph:
-    """`put` and `remove` pods, volumes and volume attachments; `reaches` answers."""
+    """The pods of nodes and what they refer to.
+
+    `put` and `remove` pods, volumes and volume attachments; `reaches` answers.
+    """
 
     _pods: dict[Ref, _Pod] = field(default_factory=dict)
     _users: dict[Ref, Counter[str]] = field(default_factory=dict)

@@ -51,7 +51,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`reason` explains an allowed request, and a denied one when roles were missing."""
+    """An answer, with its reason. `reason` explains an allowed request, and a denied one when roles were missing."""
 
     allowed: bool
     reason: str = ""

@@ -113,7 +113,7 @@ def check_requirements(count: int, budget: Budget = LIMITS) -> None:
 
 
 class CopyMeter:
-    """Adds up what the `copy` operations of one JSON patch copy, in bytes of JSON."""
+    """A meter that adds up what the `copy` operations of one JSON patch copy, in bytes of JSON."""
 
     def __init__(self, budget: Budget = LIMITS) -> None:
         self._limit = budget.copied_bytes

@@ -54,7 +54,7 @@ def _reservations(service: Object | None) -> dict[str, None]:
 
 
 class ServiceAddresses:
-    """Gives services cluster addresses and node ports, and takes them back."""
+    """A plugin that gives services cluster addresses and node ports, and takes them back."""
 
     def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup) -> None:
         self._network = ipaddress.ip_network(config.service_cidr)

@@ -23,7 +23,7 @@ _CLIENTS = "kubernetes.io/kube-apiserver-client"
 
 
 class Certificates:
-    """Looks at CertificateSigningRequests."""
+    """A plugin that looks at CertificateSigningRequests."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer

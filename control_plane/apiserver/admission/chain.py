@@ -28,7 +28,10 @@ Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 
 
 class Admission:
-    """`admit` before defaults of creation and validation, `validate` and `reserve` after them, before the write."""
+    """The chain of plugins.
+
+    `admit` before defaults of creation and validation, `validate` and `reserve` after them, before the write.
+    """
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ _CLAIM_STATUS = ("capacity", "conditions", "allocatedResourceStatuses", "allocat
 
 
 class NodeRestriction:
-    """Refuses what a node may not change."""
+    """A plugin that refuses what a node may not change."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup

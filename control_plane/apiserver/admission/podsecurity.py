@@ -33,7 +33,9 @@ _AT_ONCE = 50
 
 
 class PodSecurity:
-    """Refuses pods, warns of pods and their controllers, and tells what a namespace's new level would refuse."""
+    """A plugin that refuses pods, warns of pods and their controllers, and tells what a namespace's new level would
+    refuse.
+    """
 
     def __init__(self, config: PodSecurityConfig, lookup: Lookup) -> None:
         self._config = config

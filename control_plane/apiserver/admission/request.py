@@ -13,7 +13,10 @@ CREATE, UPDATE, DELETE = "CREATE", "UPDATE", "DELETE"
 
 @dataclass(slots=True)
 class AdmissionRequest:
-    """`object` may be changed in place by plugins; `old` is shared and may not."""
+    """A write on its way through the plugins.
+
+    `object` may be changed in place by plugins; `old` is shared and may not.
+    """
 
     operation: str
     info: ResourceInfo

@@ -20,7 +20,7 @@ _HARMLESS = frozenset({"ownerReferences", "finalizers", "managedFields", "resour
 
 
 class Escalation:
-    """Refuses roles with rights, and bindings to roles, beyond those of their writer."""
+    """A plugin that refuses roles with rights, and bindings to roles, beyond those of their writer."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer

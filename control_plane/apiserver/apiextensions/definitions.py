@@ -194,7 +194,10 @@ def _scale_paths(scale: dict[str, Any] | None) -> ScalePaths | None:
 
 
 class CustomResources:
-    """Keeps `kinds` in step with the stored definitions. `cleanup(info)` removes all objects of a resource."""
+    """A watcher that keeps `kinds` in step with the stored definitions.
+
+    `cleanup(info)` removes all objects of a resource.
+    """
 
     def __init__(self, kinds: Kinds, hub: WatchHub, cleaner: "Cleaner") -> None:
         self._kinds = kinds
@@ -249,7 +252,7 @@ class CustomResources:
 
 
 class Cleaner:
-    """Removes the objects of deleted definitions, one definition after the other, in a task of its own.
+    """A worker that removes the objects of deleted definitions, one definition after the other, in a task of its own.
 
     `empty(name)` deletes the objects and tells whether none is left; `release(name)` drops the finalizer.
     """

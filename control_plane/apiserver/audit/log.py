@@ -18,7 +18,10 @@ _STOP_S = 5.0
 
 
 class AuditLog:
-    """Takes records and never waits. `encode` makes a line of one; it runs in a thread, as the writing does."""
+    """A log that takes records and never waits.
+
+    `encode` makes a line of one; it runs in a thread, as the writing does.
+    """
 
     def __init__(self, config: AuditConfig, env: Env, encode: Callable[[Record], bytes]) -> None:
         self._config = config

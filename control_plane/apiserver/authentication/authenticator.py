@@ -11,7 +11,7 @@ _NOBODY = User(ANONYMOUS, (UNAUTHENTICATED,))
 
 
 class Authenticator:
-    """Turns what a caller shows into a User. `find` looks up what tokens are bound to."""
+    """An authenticator that turns what a caller shows into a User. `find` looks up what tokens are bound to."""
 
     def __init__(self, config: ApiServerConfig, env: Env, find: Find) -> None:
         self.tokens = Tokens(config, env, find)

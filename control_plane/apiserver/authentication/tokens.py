@@ -39,7 +39,7 @@ class Bound:
 
 
 class Tokens:
-    """Issues and checks. Without `config.token_key` none are issued or accepted."""
+    """An issuer and verifier of service-account tokens. Without `config.token_key` none are issued or accepted."""
 
     def __init__(self, config: ApiServerConfig, env: Env, find: Find) -> None:
         self._config = config

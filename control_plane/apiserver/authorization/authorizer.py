@@ -22,7 +22,10 @@ _RESOURCES = (_ROLES, f"roles.{_GROUP}", f"rolebindings.{_GROUP}", f"clusterrole
 
 
 class Authorizer:
-    """Decides requests. What it knows follows the caches; a denial is decided again on fresh caches."""
+    """An authorizer that decides requests.
+
+    What it knows follows the caches; a denial is decided again on fresh caches.
+    """
 
     def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
         self._hub = hub

@@ -9,7 +9,7 @@ from rayplane.control_plane.apiserver.requests import User
 
 
 class Reviews:
-    """`answer` fills in the status of a review."""
+    """The answers to access reviews. `answer` fills in the status of a review."""
 
     def __init__(self, authorizer: Authorizer, tokens: Tokens, issuer: str) -> None:
         self._authorizer = authorizer

@@ -28,7 +28,10 @@ def is_urgent(user: User, plurals: Iterable[str]) -> bool:
 
 
 class Fairness:
-    """`slot` for as long as a request is under way, `turn` while it is worked on."""
+    """The seats of a server, shared among its users.
+
+    `slot` for as long as a request is under way, `turn` while it is worked on.
+    """
 
     def __init__(self, in_flight_max: int) -> None:
         """`in_flight_max`: of each level; more are told to come again."""

@@ -21,7 +21,7 @@ _UNFOLLOWED = nullcontext()
 
 
 class CallAudit:
-    """Follows calls where there is an auditor."""
+    """An observer that follows calls where there is an auditor."""
 
     def __init__(self, auditor: Auditor | None, kinds: Kinds) -> None:
         self._auditor = auditor

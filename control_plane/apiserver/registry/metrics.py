@@ -54,7 +54,7 @@ _Objects = list[Object]
 
 
 class Metrics:
-    """`list` and `get` of the resources of the group."""
+    """The resources of the metrics group: `list` and `get` of the resources of the group."""
 
     def __init__(self, lookup: Lookup, network: Network, env: Env) -> None:
         self._lookup = lookup

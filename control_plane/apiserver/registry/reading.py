@@ -376,7 +376,7 @@ def _bad_token(why: str) -> BadRequest:
 
 
 class _ExpiredPage(Expired):
-    """Tells with which token the list may go on, at the price of consistency."""
+    """An error that tells with which token the list may go on, at the price of consistency."""
 
     def __init__(self, fresh_token: str) -> None:
         super().__init__(CONTINUE_TOO_OLD)

@@ -41,7 +41,7 @@ _WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finaliz
 
 
 class Subresources:
-    """`get`, `create`, `update` and `patch` of subresources, and `review`. Authorisation was before."""
+    """The subresources: `get`, `create`, `update`, `patch`, and `review`. Authorisation was before."""
 
     def __init__(
         self,

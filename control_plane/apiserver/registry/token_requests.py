@@ -16,7 +16,7 @@ _BINDABLE = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
 
 
 class TokenRequests:
-    """`answer` issues what a request asks for. Authorisation and admission were before."""
+    """The answers to token requests. `answer` issues what one asks for. Authorisation and admission were before."""
 
     def __init__(self, config: ApiServerConfig, env: Env, *, reader: Reader, lookup: Lookup, tokens: Tokens) -> None:
         self._config = config

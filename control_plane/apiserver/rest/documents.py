@@ -32,7 +32,7 @@ _HEALTH = ("/healthz", "/livez", "/readyz")
 
 
 class Documents:
-    """`answer(request)`: the response, or None for a path it does not know."""
+    """Discovery and OpenAPI documents. `answer(request)`: the response, or None for a path it does not know."""
 
     def __init__(self, config: ApiServerConfig, registry: ObjectRegistry, is_ready: Callable[[], bool]) -> None:
         self._config = config
@@ -47,8 +47,6 @@ class Documents:
 
     async def answer(self, request: web.BaseRequest) -> web.Response | None:
         path = request.path.rstrip("/") or "/"
-        if path == "/version":
-            return web.json_response(_VERSION)
         if path.startswith(_HEALTH) and path.split("/")[1] in ("healthz", "livez", "readyz"):
             return await self._health(request, path)
         if path == debugging.VERBOSITY:
@@ -78,6 +76,8 @@ class Documents:
             return self._merged[1]
 
     def _other(self, path: str) -> web.Response | None:
+        if path == "/version":
+            return web.json_response(_VERSION)
         if path == "/":
             return web.json_response({"paths": _paths()})
         if path == "/.well-known/openid-configuration":

@@ -59,7 +59,7 @@ def node_error(error: RpcError) -> ApiError:
 
 
 class PodStreams:
-    """Handles `pods/log`, `pods/exec`, `pods/attach` and `pods/portforward`."""
+    """The handler of `pods/log`, `pods/exec`, `pods/attach` and `pods/portforward`."""
 
     def __init__(self, registry: ObjectRegistry, network: Network) -> None:
         self._registry = registry

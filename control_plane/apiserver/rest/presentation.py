@@ -65,7 +65,7 @@ def negotiate(accept: str, *, tables: bool = True) -> View:
 
 
 class Presenter:
-    """Puts objects and lists into bytes. `now` is the wall clock's, for the ages in tables."""
+    """A presenter that puts objects and lists into bytes. `now` is the wall clock's, for the ages in tables."""
 
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds

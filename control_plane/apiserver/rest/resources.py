@@ -54,7 +54,7 @@ _BY_HAND = ("curl", "Wget", "Mozilla/5.0")
 
 
 class ResourceHandler:
-    """Answers requests below a group-version."""
+    """A handler that answers requests below a group-version."""
 
     def __init__(self, config: ApiServerConfig, env: Env, registry: ObjectRegistry, network: Network) -> None:
         self._config = config

@@ -56,7 +56,7 @@ class Owner(Protocol):
 
 
 class RestServer:
-    """Listens on `config.https_address`: TLS where `config.tls_dir` is set, plain HTTP otherwise."""
+    """The HTTPS server on `config.https_address`: TLS where `config.tls_dir` is set, plain HTTP otherwise."""
 
     def __init__(
         self, config: ApiServerConfig, env: Env, network: Network, owner: Owner, *, sockets: Sockets | None = None

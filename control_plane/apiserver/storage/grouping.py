@@ -35,7 +35,7 @@ class _Waiting:
 
 
 class GroupedTxns:
-    """`txn` is that of the client, for transactions that each write one key.
+    """Transactions sent in groups. `txn` is that of the client, for transactions that each write one key.
 
     A group is sent by a task of this object, so that no caller works for the others: one that is cancelled leaves its
     group, and is not sent if that is still possible.

@@ -15,7 +15,7 @@ _SHARE = 0.05
 
 
 class EventLeases:
-    """`lease(info)` is 0 for everything that stays."""
+    """Leases under which events are stored. `lease(info)` is 0 for everything that stays."""
 
     def __init__(self, etcd: EtcdClient, timing: Timing) -> None:
         self._etcd = etcd

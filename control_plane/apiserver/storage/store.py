@@ -56,7 +56,7 @@ class GuardFailed(Exception):
 
 
 class DryRun(Exception):
-    """Leaves an update with what would have been stored."""
+    """A signal that leaves an update with what would have been stored."""
 
     def __init__(self, o: Object) -> None:
         super().__init__("dry run")

@@ -12,7 +12,9 @@ Change = Callable[[str, Object], None]
 
 
 class Follower:
-    """Calls `clear`, then `put` for all there is; afterwards `put` and `remove` for each change, in order."""
+    """A receiver of changes: `clear`, then `put` for all there is; afterwards `put` and `remove` for each change, in
+    order.
+    """
 
     def __init__(
         self,

@@ -7,14 +7,14 @@ from rayplane.control_plane.cluster.topology import Instance, Topology
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start an actor."""
+    """The start of an actor."""
 
     instance: Instance
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End an actor for good, also one that is just being started."""
+    """The end of an actor for good, also of one that is just being started."""
 
     name: str
     why: str
@@ -22,8 +22,11 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class StoreTopology:
-    """Make another topology the desired one. Instances without ports get free ones; names of members that are not in
-    it any more are retired with it, in one transaction."""
+    """Another topology that is to be the desired one.
+
+    Instances without ports get free ones; names of members that are not in it any more are retired with it, in one
+    transaction.
+    """
 
     topology: Topology
     why: str
@@ -31,7 +34,7 @@ class StoreTopology:
 
 @dataclass(frozen=True, slots=True)
 class AddLearner:
-    """Tell etcd of a member that does not vote yet."""
+    """The addition of a member that does not vote yet."""
 
     name: str
     peer: str
@@ -39,7 +42,7 @@ class AddLearner:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Make a learner a voter, which etcd does once it has caught up."""
+    """The promotion of a learner to a voter, which etcd does once it has caught up."""
 
     name: str
     member_id: int
@@ -47,7 +50,7 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class RemoveMember:
-    """Take a member out of etcd."""
+    """The removal of a member from etcd."""
 
     name: str
     member_id: int
@@ -55,7 +58,7 @@ class RemoveMember:
 
 @dataclass(frozen=True, slots=True)
 class DeleteNode:
-    """Delete the object of a node that is gone."""
+    """The deletion of the object of a node that is gone."""
 
     node: str
 

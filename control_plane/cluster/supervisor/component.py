@@ -30,7 +30,7 @@ Claim = Callable[[], Awaitable[asyncio.Server]]
 
 
 class Supervisor:
-    """Reconciles the cluster that its spec is of, on a host, and serves its API.
+    """The supervisor: it reconciles the cluster that its spec is of, on a host, and serves its API.
 
     `disk` remembers the topology over a restart. `claim` keeps the cluster's addresses from being given to another.
     """

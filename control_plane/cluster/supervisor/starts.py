@@ -10,8 +10,11 @@ LIFE_S = 10.0
 
 
 class StartRecords:
-    """`counts`, `failures` and `reasons` are by actor name: how often it was started, how many starts in a row have
-    failed, and why the last did. `lost`: members whose data is not what they acknowledged."""
+    """The starts of actors so far.
+
+    `counts`, `failures` and `reasons` are by actor name: how often it was started, how many starts in a row have
+    failed, and why the last did. `lost`: members whose data is not what they acknowledged.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}

@@ -11,7 +11,7 @@ from rayplane.control_plane.controllers.indexes import indexes_of
 
 
 class CacheView:
-    """Read-only; resources that nobody watches look empty."""
+    """A read-only view of the caches; resources that nobody watches look empty."""
 
     def __init__(self, informers: dict[str, Informer]) -> None:
         self._informers = informers

@@ -57,7 +57,7 @@ class Outcome:
 
 
 class Executor:
-    """Carries out the results of one controller."""
+    """An executor that carries out the results of one controller."""
 
     def __init__(
         self,

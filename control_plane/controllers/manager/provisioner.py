@@ -41,7 +41,7 @@ VOLUMES = "persistentvolumes"
 
 
 class Provisioner:
-    """Creates and deletes volumes on node hosts."""
+    """A provisioner that creates and deletes volumes on node hosts."""
 
     def __init__(self, network: Network, *, timeout_s: float) -> None:
         self._network = network

@@ -24,7 +24,7 @@ CHEAP_S = 0.001  # reconciles shorter than this need no rest
 
 
 class ControllerRunner:
-    """Runs one controller. `start` once the caches have synced; `stop` ends its workers."""
+    """The runner of one controller. `start` once the caches have synced; `stop` ends its workers."""
 
     def __init__(
         self,

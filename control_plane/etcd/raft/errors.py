@@ -74,7 +74,7 @@ class SnapshotUnavailable(StorageError):
 
 
 class InvariantViolated(RaftError):
-    """Never expected: a bug, a driver that broke the Ready contract, or a damaged log. Stop the
+    """A state that cannot be: a bug, a driver that broke the Ready contract, or a damaged log. Stop the
     member.
     """
 

@@ -20,7 +20,7 @@ from rayplane.control_plane.etcd.raft.types import ConfState, Entry, HardState, 
 
 
 class MemoryStorage:
-    """Built empty by a new member, from its disk by a restarted one.
+    """The log in memory, built empty by a new member, from its disk by a restarted one.
 
     `entries` must be contiguous and start at most one after `snapshot.index`. `conf_state` is the
     configuration as of `Config.applied` (later changes are in the log and come back as committed

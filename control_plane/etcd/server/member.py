@@ -65,7 +65,10 @@ log = logging.getLogger(__name__)
 
 
 class Member:
-    """See the package. `start` returns when it listens; `ready` when it has published itself through the log."""
+    """A member, see the package.
+
+    `start` returns when it listens; `ready` when it has published itself through the log.
+    """
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ _HEAD_BYTES = f.HEAD_BYTES
 
 
 class Connection:
-    """See the module. Everything to send gathers until `take`."""
+    """One end of an HTTP/2 connection, see the module. Everything to send gathers until `take`."""
 
     def __init__(self, handler: Handler, *, client: bool) -> None:
         self.streams: dict[int, Stream] = {}

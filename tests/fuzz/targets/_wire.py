@@ -22,7 +22,7 @@ CALL_LIMIT = b"30m"
 
 
 class RecordingNetwork(MemoryNetwork):
-    """Remembers what is served where."""
+    """A network that remembers what is served where."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -28,7 +28,7 @@ def make(rng: random.Random) -> Case:
 
 
 class Disks:
-    """Made once; each case spoils a copy."""
+    """Disks that are made once; each case spoils a copy."""
 
     def __init__(
         self, log: dict[str, bytes], entries: list[LogEntry], snapshot: dict[str, bytes], backup: bytes

@@ -43,7 +43,7 @@ PATIENT = ReplicationTiming(
 
 
 class FixedClock:
-    """For disks without files."""
+    """A clock for disks without files."""
 
     def now(self) -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC)
@@ -119,7 +119,7 @@ def caller(*nodes: str) -> Context:
 
 
 class Stub:
-    """Calls a node's handlers, unless the way is cut."""
+    """A stub that calls a node's handlers, unless the way is cut."""
 
     def __init__(self, cluster: Cluster, source: str, target: str) -> None:
         self._cluster, self._source, self._target = cluster, source, target

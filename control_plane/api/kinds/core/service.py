@@ -181,17 +181,21 @@ def _ports(spec: Mapping[str, Any], *, headless: bool, errs: Errors) -> None:
         validate_port_reference(port.get("targetPort"), f"{at}.targetPort", errs)
         node = port.get("nodePort")
         if node:
-            if spec.get("type") == "ClusterIP":
-                text = "may not be used when `type` is 'ClusterIP'"
-                errs.append(forbidden(f"{at}.nodePort", text))
-            elif not 1 <= node <= 65535:
-                errs.append(invalid(f"{at}.nodePort", node, PORT_RANGE))
+            _node_port(node, spec.get("type"), f"{at}.nodePort", errs)
             if (protocol, node) in seen_nodes:
                 errs.append(duplicate(f"{at}.nodePort", node))
             seen_nodes.add((protocol, node))
         if (protocol, number) in seen_ports:
             errs.append(duplicate(at, {"port": number, "protocol": protocol}))
         seen_ports.add((protocol, number))
+
+
+def _node_port(node: int, kind: str | None, at: str, errs: Errors) -> None:
+    if kind == "ClusterIP":
+        text = "may not be used when `type` is 'ClusterIP'"
+        errs.append(forbidden(at, text))
+    elif not 1 <= node <= 65535:
+        errs.append(invalid(at, node, PORT_RANGE))
 
 
 def _affinity(spec: Mapping[str, Any], errs: Errors) -> None:

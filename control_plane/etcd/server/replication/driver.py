@@ -50,7 +50,10 @@ class Transport(Shipping, Protocol):
 
 
 class Driver:
-    """Owns the raft node, its log and its storage. What concerns others is told by the lists of callbacks."""
+    """A driver that owns the raft node, its log and its storage.
+
+    What concerns others is told by the lists of callbacks.
+    """
 
     def __init__(
         self,

@@ -107,7 +107,7 @@ class Forwarding(Protocol):
 
 
 class Proposer:
-    """Puts requests through the log, here or at the leader, and waits for what comes of them."""
+    """A proposer that puts requests through the log, here or at the leader, and waits for what comes of them."""
 
     def __init__(
         self, config: MemberConfig, driver: Log, peers: Forwarding, auth: AuthStore, *, first_request: int

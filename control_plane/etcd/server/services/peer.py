@@ -49,7 +49,7 @@ class Changes(MembershipChanges, Protocol):
 
 
 class PeerService:
-    """Answers the other members."""
+    """A service that answers the other members."""
 
     def __init__(
         self,

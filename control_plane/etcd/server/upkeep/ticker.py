@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 
 
 class Ticker:
-    """Calls each of `steps` with the loop's time, every `tick_s` seconds. What one raises goes to `fail`."""
+    """A ticker that calls each of `steps` with the loop's time, every `tick_s` seconds.
+
+    What one raises goes to `fail`.
+    """
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ OLD_PREFIX, PREFIX = "/v3beta/", "/v3/"
 
 
 class Web:
-    """Answers what comes to a member's client port as HTTP/1.1."""
+    """A handler that answers what comes to a member's client port as HTTP/1.1."""
 
     def __init__(self, services: Sequence[Service], health: Health, metrics: Metrics, callers: Callers) -> None:
         self._callers = callers

@@ -21,7 +21,7 @@ LINE_BYTES_MAX = 1024
 
 
 class SyncBarrier:
-    """Serves one volume's socket."""
+    """The server of one volume's socket."""
 
     def __init__(self, path: str, sync: Callable[[], Awaitable[int]]) -> None:
         if len(os.fsencode(path)) > ADDRESS_BYTES_MAX:

@@ -44,7 +44,7 @@ class Scan:
 
 
 class TreeScanner:
-    """Scans one directory again and again, reading only what changed."""
+    """A reader of one directory, again and again, only what changed."""
 
     def __init__(self, root: str, wall_ns: Callable[[], int]) -> None:
         self._files = Beneath(root)
@@ -169,7 +169,10 @@ def _read_block(descriptor: int, length: int, offset: int) -> bytes:
 
 
 class TreeWriter:
-    """Makes an empty directory hold a manifest. Blocks may come in any order, files must all be begun first."""
+    """A writer that makes an empty directory hold a manifest.
+
+    Blocks may come in any order, files must all be begun first.
+    """
 
     def __init__(self, root: str, manifest: Manifest) -> None:
         self._files = Beneath(root)

@@ -76,7 +76,7 @@ def number_of(token: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class JwtTokens:
-    """Makes and reads JWTs. `sign_key` None: tokens come from somewhere else and are only read."""
+    """A maker and reader of JWTs. `sign_key` None: tokens come from somewhere else and are only read."""
 
     method: str
     sign_key: Any

@@ -87,7 +87,7 @@ _SERVED_HEADERS = JSON_HEADERS | {"Grpc-Metadata-Content-Type": "application/grp
 
 
 class Gateway:
-    """Answers HTTP requests from the handlers of services. `headers` go with every answer."""
+    """A gateway that answers HTTP requests from the handlers of services. `headers` go with every answer."""
 
     def __init__(self, services: Sequence[Service], headers: dict[str, str]) -> None:
         self._headers = headers
