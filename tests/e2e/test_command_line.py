@@ -11,7 +11,8 @@ import pytest
 
 from rayplane.control_plane.cluster import ours
 from rayplane.storage.env.private import wider
-from tests.e2e.harness import Cluster, Traces, listeners, processes_in, until
+from scripts.demo_job.commands import leftovers
+from tests.e2e.harness import Cluster, Traces, listeners, until
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -70,7 +71,7 @@ def test_a_directory_that_cannot_be_made(lone_cluster: Cluster) -> None:
     file.write_text("")
     done = lone_cluster.rayplane("up", "--host", "process", "--state-dir", str(file / "below"), code=FAILED)
     assert "--state-dir" in said(done)
-    assert processes_in([str(lone_cluster.home)]) == []
+    assert leftovers([str(lone_cluster.home)]) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -160,7 +161,7 @@ def test_up_refuses_a_port_that_someone_took_meanwhile(small_cluster: Cluster) -
         taken.listen()
         done = small_cluster.rayplane("up", "--host", "process", code=FAILED)
     assert str(ports[0]) in said(done)
-    assert processes_in([str(small_cluster.directory)]) == []
+    assert leftovers([str(small_cluster.directory)]) == []
 
 
 @pytest.mark.parametrize("host", ["process", "ray"])
@@ -173,7 +174,7 @@ def test_an_interrupted_up_leaves_nothing(lone_cluster: Cluster, host: str) -> N
         if directory and directory not in started:
             started.append(directory)
         # Something of the cluster runs beside the command itself.
-        others = [p for p in processes_in(started) if not p.startswith(f"{process.pid}:")]
+        others = [p for p in leftovers(started) if not p.startswith(f"{process.pid}:")]
         return process.poll() is not None or (bool(others) and (host == "process" or len(others) > 3))
 
     until("something is started", begun)
@@ -183,6 +184,6 @@ def test_an_interrupted_up_leaves_nothing(lone_cluster: Cluster, host: str) -> N
     assert process.returncode == INTERRUPTED, out + err
     assert err.strip() == "rayplane: interrupted"
     assert traces.left() == []
-    assert processes_in(started) == []
+    assert leftovers(started) == []
     if lone_cluster.directory.exists():
         assert {p.name for p in lone_cluster.directory.iterdir()} == {".rayplane", "logs"}

@@ -14,7 +14,7 @@ import rayplane
 from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.testing.cluster import Options
-from tests.e2e.harness import processes_in
+from scripts.demo_job.commands import leftovers
 
 SMALL: Options = {"members": 1, "apiservers": 1, "schedulers": 1, "controllers": 1, "nodes": 1}
 
@@ -54,7 +54,7 @@ def test_a_cluster_lives_as_long_as_its_block() -> None:
         assert failed.value.exit_code == 1
         with pytest.raises(UsageError, match="already"):
             cluster.start()
-    assert processes_in([place]) == []
+    assert leftovers([place]) == []
     assert not Path(place).exists()
     with pytest.raises(rayplane.ClusterError, match="not up"):
         _ = cluster.kubeconfig
@@ -74,7 +74,7 @@ def test_a_block_that_fails_leaves_no_process() -> None:
     with pytest.raises(ZeroDivisionError), rayplane.Cluster(**SMALL) as cluster:
         place = str(cluster.state_dir)
         _ = 1 / 0
-    assert processes_in([place]) == []
+    assert leftovers([place]) == []
 
 
 def test_options_that_make_no_sense_are_refused_before_anything_starts() -> None:
