@@ -36,8 +36,8 @@ def test_long_quantities_are_none(text: str) -> None:
     assert not quantity.is_quantity(text)
 
 
-def test_large_exponents_are_capped() -> None:
-    assert quantity.value("1e999999999") == quantity.value("1E1000000") == 2**63 - 1
+def test_large_exponents_cost_nothing() -> None:
+    assert not quantity.is_quantity("1e999999999") and not quantity.is_quantity("1E1000000")
     assert str(quantity.parse("1e-999999999")) == "1e-9"
 
 

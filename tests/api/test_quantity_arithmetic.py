@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 
-_POWERS = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
+_POWERS = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}
 
 
@@ -20,7 +20,10 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}
         (0.25, "250m"), ("1Gi", "1Gi"), ("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("1.5Ki", "1536"),
         ("1000", "1k"), ("1024", "1024"), ("10000", "10k"), ("1e3", "1e3"), ("100e1", "1e3"),
         ("1E", "1E"), ("0", "0"), ("-0", "0"), ("-1.5Gi", "-1536Mi"), ("0.1Mi", "104857600m"),
-        ("0.1n", "1n"), ("99999999999999999999", "9223372036854775807"), ("0.5Ki", "512"),
+        ("0.1n", "1n"), ("0.5Ki", "512"), ("5E", "5E"), ("1000E", "1e21"), ("1500E", "1500E"),
+        ("100000000000000000000", "100E"), ("99999999999999999999", "99999999999999999999"), ("10000E", "10e21"),
+        ("-1000000E", "-1e24"), ("16Ei", "9223372036854775807"), ("7Ei", "7Ei"), ("1e298", "10e297"),
+        ("1e-1000000", "1e-9"),
         ("+1", "1"), ("1e-3", "1e-3"),
     ],
 )  # fmt: skip
@@ -38,6 +41,20 @@ def test_what_is_no_quantity_is_refused(text: object) -> None:
 def test_wrong_suffix_is_refused(text: str) -> None:
     with pytest.raises(QuantityError):
         parse(text)
+
+
+@pytest.mark.parametrize("text", ["1e299", "1e1000000000", "9" * 400, "-1e400"])
+def test_what_is_too_large_is_refused(text: str) -> None:
+    with pytest.raises(QuantityError):
+        parse(text)
+
+
+def test_whole_units_and_thousandths_are_int64() -> None:
+    assert quantity.value("1000E") == quantity.milli("10P") == 2**63 - 1
+    assert quantity.value("-1000E") == -(2**63 - 1)
+    assert quantity.compare("1000E", "999E") == 1
+    assert str(quantity.add("900E", "100E")) == "1e21"
+    assert str(quantity.sub("1000E", "1E")) == "999E"
 
 
 def test_rounding_is_up() -> None:
@@ -60,11 +77,9 @@ numbers = st.integers(min_value=-(10**12), max_value=10**12)
 def test_decimal_amounts_match_fractions(digits: int, places: int, suffix: str) -> None:
     text = _decimal(digits, places) + suffix
     exact = Fraction(digits, 10**places) * Fraction(10) ** _POWERS[suffix]
-    cap = 2**63 - 1
     nano = abs(exact) * 10**9
     rounded = -(-nano.numerator // nano.denominator)
-    expected = min(rounded, cap * 10**9) * (-1 if exact < 0 else 1)
-    assert parse(text).nano == expected
+    assert parse(text).nano == rounded * (-1 if exact < 0 else 1)
 
 
 @given(numbers, st.sampled_from(sorted(_BINARY)))
@@ -74,7 +89,7 @@ def test_binary_amounts_match_shifts(digits: int, suffix: str) -> None:
     assert parse(f"{digits}{suffix}").nano == expected * 10**9
 
 
-@given(numbers, st.integers(0, 9), st.sampled_from([*sorted(_POWERS), *sorted(_BINARY), "e2"]))
+@given(numbers, st.integers(0, 9), st.sampled_from([*sorted(_POWERS), *sorted(_BINARY), "e2", "e40"]))
 def test_canonical_text_loses_nothing_and_is_stable(digits: int, places: int, suffix: str) -> None:
     first = parse(_decimal(digits, places) + suffix)
     text = str(first)

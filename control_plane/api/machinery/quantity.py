@@ -1,8 +1,9 @@
 """Resource quantities: parsing, canonical text, arithmetic.
 
 A `Quantity` is an exact integer of billionths plus the notation it was written in. As in
-Kubernetes, anything finer than one billionth is rounded away from zero, and magnitudes are capped
-at 2^63-1.
+Kubernetes, anything finer than one billionth is rounded away from zero, what is written with a
+binary suffix is capped at 2^63-1, and whole units and thousandths are int64: more is the most that
+one holds. Unlike there, what is larger than 10^298 is refused.
 Source: Kubernetes API reference, "Quantity" (serialisation format and canonical form).
 """
 
@@ -16,7 +17,10 @@ from functools import lru_cache
 from typing import Any
 
 NANO = 1_000_000_000
-_MAX = ((1 << 63) - 1) * NANO
+_INT64_MAX = (1 << 63) - 1
+_BINARY_MAX = _INT64_MAX * NANO
+_MAX = 10**298 * NANO  # ratios of amounts are floats
+_EXPONENT_MAX = 400
 _CACHE = 32_768
 _LONGEST = 512  # digits; the largest that is told from its neighbours has twenty-eight
 FORMAT_WRONG = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
@@ -48,13 +52,13 @@ class Quantity:
 
     @property
     def value(self) -> int:
-        """Whole units, rounded up."""
-        return -(-self.nano // NANO)
+        """Whole units, rounded up, as an int64."""
+        return _int64(-(-self.nano // NANO))
 
     @property
     def milli(self) -> int:
-        """Thousandths, rounded up."""
-        return -(-self.nano // 1_000_000)
+        """Thousandths, rounded up, as an int64."""
+        return _int64(-(-self.nano // 1_000_000))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Quantity) and self.nano == other.nano
@@ -118,11 +122,19 @@ def _parse(text: str) -> Quantity:
     if form is Format.BINARY_SI:
         numerator, denominator = digits * NANO << (10 * scale), 10 ** len(fraction)
     else:
-        # Bound the exponent first: past these limits the amount is the cap or one billionth.
-        power = max(-400, min(400, scale)) - len(fraction) + 9
+        # Bound the exponent first: past these limits the amount is too large or one billionth.
+        power = max(-_EXPONENT_MAX, min(_EXPONENT_MAX, scale)) - len(fraction) + 9
         numerator, denominator = (digits * 10**power, 1) if power >= 0 else (digits, 10**-power)
-    nano = min(-(-numerator // denominator), _MAX)
+    nano = -(-numerator // denominator)
+    if form is Format.BINARY_SI:
+        nano = min(nano, _BINARY_MAX)
+    elif nano > _MAX:
+        raise QuantityError("unable to parse numeric part of quantity")
     return Quantity(-nano if sign == "-" else nano, form)
+
+
+def _int64(amount: int) -> int:
+    return max(-_INT64_MAX, min(amount, _INT64_MAX))
 
 
 def _suffix(unit: str, exponent: str) -> tuple[int, Format]:
@@ -156,10 +168,10 @@ def _canonical(nano: int, form: Format) -> str:
     while amount % 10 == 0:
         amount //= 10
         exponent += 1
-    while exponent % 3 or exponent > 18:
+    while exponent % 3:
         amount *= 10
         exponent -= 1
-    if form is Format.DECIMAL_EXPONENT:
+    if form is Format.DECIMAL_EXPONENT or exponent not in _DECIMAL_SUFFIX:
         return f"{amount}e{exponent}" if exponent else str(amount)
     return f"{amount}{_DECIMAL_SUFFIX[exponent]}"
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.quantity import NANO, Quantity, QuantityLike, parse
+from rayplane.control_plane.api.machinery.quantity import Quantity, QuantityLike, parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import Container, Spec, is_sidecar
 
@@ -278,4 +278,4 @@ def _without(amount: Quantity, overhead: Quantity | None) -> Quantity:
 def whole(resource: str, amount: QuantityLike) -> int:
     """Thousandths of a core for cpu, whole units for all else, rounded up."""
     found = parse(amount)
-    return found.milli if resource == "cpu" else -(-found.nano // NANO)
+    return found.milli if resource == "cpu" else found.value
