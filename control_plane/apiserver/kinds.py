@@ -71,6 +71,19 @@ class Kinds:
             return self._custom[(info.stored_api_version, info.kind)].info
         return self.registry.storage_info(info)
 
+    def version(self, info: ResourceInfo, api_version: str) -> ResourceInfo | None:
+        """The same resource in another version; None for one that is not served."""
+        if info.api_version == api_version:
+            return info
+        found: ResourceInfo | None
+        if info.custom:
+            custom = self._custom.get((api_version, info.kind))
+            found = custom.info if custom is not None else None
+        else:
+            group, _, version = api_version.rpartition("/")
+            found = self.registry.lookup(group, version, info.plural)
+        return found if found is not None and found.storage_prefix == info.storage_prefix else None
+
     def custom(self, info: ResourceInfo) -> CustomVersion | None:
         """What the definition of a custom resource says of it."""
         return self._custom.get((info.api_version, info.kind)) if info.custom else None

@@ -1,7 +1,7 @@
 """Requests as values, whichever face they came through."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayplane.control_plane.api.authorization.node_identity import nodes_of
@@ -74,6 +74,11 @@ class WriteOptions:
     """Server-side apply takes over fields that others own."""
     user_agent: str = ""
     """Program that asks: who manages the fields it writes, where no manager is named."""
+
+    @property
+    def untracked(self) -> "WriteOptions":
+        """The same for a write that says itself who owns what."""
+        return replace(self, field_manager="", user_agent="")
 
     @property
     def manager(self) -> str:

@@ -19,6 +19,7 @@ from rayplane.control_plane.api.errors import (
     too_long,
 )
 from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.budget import LIMITS
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 
@@ -26,7 +27,6 @@ Errors = list[FieldError]
 NameCheck = Callable[[str], Sequence[str]]
 IMMUTABLE = "field is immutable"
 NOT_NEGATIVE = "must be greater than or equal to 0"
-ANNOTATIONS_MAX_BYTES = 262_144
 _LABEL_OPERATORS = frozenset({"In", "NotIn", "Exists", "DoesNotExist"})
 
 
@@ -69,10 +69,10 @@ def _annotations(annotations: Mapping[str, str], path: str, errs: Errors) -> Non
     for key, value in annotations.items():
         checked(names.qualified_name_errors(key.lower()), key, path, errs)
         size += len(key) + len(value)
-    if size > ANNOTATIONS_MAX_BYTES // 4:
+    if size > LIMITS.annotations_bytes // 4:
         size = sum(len(k.encode()) + len(v.encode()) for k, v in annotations.items())
-        if size > ANNOTATIONS_MAX_BYTES:
-            errs.append(too_long(path, ANNOTATIONS_MAX_BYTES))
+        if size > LIMITS.annotations_bytes:
+            errs.append(too_long(path, LIMITS.annotations_bytes))
 
 
 def _owners(owners: Sequence[Mapping[str, Any]], path: str, errs: Errors) -> None:

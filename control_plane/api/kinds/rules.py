@@ -38,6 +38,10 @@ class Absent:
         return f"Absent({self.reason!r})"
 
 
+CLIENTS_METADATA: Final = frozenset({"labels", "annotations", "finalizers", "ownerReferences"})
+"""The fields of metadata that are the clients' own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """A status that ordinary writes cannot change."""
@@ -46,8 +50,8 @@ class Status:
     """What a new object starts with; None for no status at all."""
     given_on_create: bool = False
     """Whether a client may set it when it creates the object: kubelets register nodes in one request."""
-    with_labels: bool = False
-    """Whether a write of the status may also change labels and annotations, as kubelets do."""
+    metadata: frozenset[str] = CLIENTS_METADATA
+    """Fields of metadata that a write of the status may also change, as Kubernetes' strategy of the kind has it."""
 
 
 FORGOTTEN: Final[Any] = Absent("nobody has said so far")

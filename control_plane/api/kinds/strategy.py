@@ -124,19 +124,21 @@ def _differs(new: Object, old: Object) -> bool:
     return any(new.get(field) != old.get(field) for field in (new.keys() | old.keys()) - _OUTSIDE_SPEC)
 
 
-def prepare_for_status_update(new: Object, old: Object, info: Resource | None = None) -> None:
-    """Take only `status` from `new`: the rest comes from `old`.
+def metadata_with_status(info: Resource | None, rules: Rules | None = None) -> frozenset[str]:
+    """The fields of metadata that a write of the status may change too: none of a custom resource."""
+    status = (rules or _rules({}, info)).status
+    return status.metadata if isinstance(status, Status) else frozenset()
 
-    Pods and nodes may also change labels and annotations this way (kubelets do), as in Kubernetes;
+
+def prepare_for_status_update(new: Object, old: Object, info: Resource | None = None) -> None:
+    """Take only `status` from `new`, and of metadata what the kind allows: the rest comes from `old`.
+
     managedFields are always the new ones.
     """
     rules = _rules(new, info)
     given = new.get("metadata") or {}
     metadata = dict(old["metadata"])
-    taken = ["managedFields", "resourceVersion"]
-    if isinstance(rules.status, Status) and rules.status.with_labels:
-        taken += ["labels", "annotations"]
-    for field in taken:
+    for field in ("managedFields", "resourceVersion", *metadata_with_status(info, rules)):
         if field in given:
             metadata[field] = given[field]
         else:

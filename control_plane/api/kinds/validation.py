@@ -15,6 +15,7 @@ from rayplane.control_plane.api.errors import FieldError
 from rayplane.control_plane.api.kinds.metadata import validate_metadata, validate_metadata_update
 from rayplane.control_plane.api.kinds.registry import Resource as Kind
 from rayplane.control_plane.api.kinds.registry import rules_for
+from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA
 from rayplane.control_plane.api.meta import Object
 
 
@@ -46,4 +47,8 @@ def validate_update(new: Object, old: Object, info: Resource) -> list[FieldError
 
 def validate_status_update(new: Object, old: Object, info: Resource) -> list[FieldError]:
     """Everything that is wrong with replacing the status of `old` by that of `new`; empty when nothing is."""
-    return [*validate_metadata_update(new, old), *rules_for(info).validate_status_update(new, old)]
+    rules, after, before = rules_for(info), new["metadata"], old["metadata"]
+    errs = [*validate_metadata_update(new, old), *rules.validate_status_update(new, old)]
+    if any(after.get(field) != before.get(field) for field in CLIENTS_METADATA):
+        errs += validate_metadata(after, namespaced=info.namespaced, check=rules.name)
+    return errs

@@ -1,70 +1,40 @@
 """Server-side apply: who owns which field, merging of applied configurations, conflicts.
 
-Source: Kubernetes documentation "Server-Side Apply"; the FieldsV1 format of meta/v1.
+Sources: Kubernetes documentation "Server-Side Apply"; kubernetes-sigs/structured-merge-diff, package merge;
+apimachinery, package managedfields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
 from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, required
-from rayplane.control_plane.api.machinery import budget
-from rayplane.control_plane.api.machinery.budget import TooManyValues
-from rayplane.control_plane.api.machinery.fieldsets import (
+from rayplane.control_plane.api.machinery import budget, managed_fields
+from rayplane.control_plane.api.machinery.fieldsets import EMPTY, FieldSet, Path, ownable, render, without_below
+from rayplane.control_plane.api.machinery.managed_fields import Entry, Manager, Managers, applier, updater
+from rayplane.control_plane.api.machinery.schema import Definition, Type
+from rayplane.control_plane.api.machinery.shapes import UNDESCRIBED, NotTyped, Place, type_errors
+from rayplane.control_plane.api.machinery.typed import (
     Difference,
-    FieldSet,
-    Path,
     compare,
-    elements,
     field_set,
-    from_fields_v1,
-    item_type,
-    member,
-    render,
-    shape_of,
-    to_fields_v1,
-    with_ancestors,
-    without_below,
-    without_ignored,
+    merge,
+    reconciled,
+    remove,
+    with_named,
 )
-from rayplane.control_plane.api.machinery.schema import MAP, STRUCT, Definition, Field, Type
 from rayplane.control_plane.api.meta import Object
 
 BEFORE_FIRST_APPLY: Final = "before-first-apply"
-ANCIENT_CHANGES: Final = "ancient-changes"
-UPDATERS_MAX: Final = 10
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
-_EMPTY: Final[FieldSet] = frozenset()
+_KUBECTL: Final = "kubectl"
 
-
-@dataclass(frozen=True, slots=True)
-class Manager:
-    """Identity of an entry of managedFields; appliers are one whatever apiVersion they use."""
-
-    name: str
-    operation: str
-    api_version: str
-    subresource: str = ""
-
-    def __str__(self) -> str:
-        text = f'"{self.name}"'
-        if self.subresource:
-            text += f' with subresource "{self.subresource}"'
-        return f"{text} using {self.api_version}" if self.operation == "Update" else text
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    fields: FieldSet
-    api_version: str
-    time: str
-
-
-_Managers = dict[Manager, _Entry]
+Convert = Callable[[Object, str], "tuple[Object, Definition | None] | None"]
+"""An object in another version, and that version's definition; None for a version that is not served."""
 
 
 # --- the operations ------------------------------------------------------------------------------
@@ -80,47 +50,35 @@ def apply(
     force: bool = False,
     subresource: str = "",
     ignore: Iterable[Path] = (),
+    convert: Convert | None = None,
 ) -> Object:
     """The object after `manager` applied `config`, with managedFields; `live` None creates.
 
-    `config` conforms to `definition`; `time` is an RFC 3339 stamp for the manager's entry;
-    `ignore` names subtrees that this endpoint resets and nobody comes to own through it, such as
-    `("f:status",)`. When nothing changed the result equals `live`.
-    Raises Conflict with one FieldManagerConflict cause per field that another manager owns with
-    another value, Invalid without a manager, BadRequest for a config that carries managedFields.
+    Both are in the version of `definition`; `time` is an RFC 3339 stamp for the manager's entry; `ignore` names
+    subtrees that this endpoint resets and nobody comes to own through it, such as `("f:status",)`. The result is not
+    checked against the schema but for what is merged by it. When nothing changed it equals `live`.
+    Raises Conflict with one FieldManagerConflict cause per field that another manager owns with another value,
+    Invalid without a manager, BadRequest for a config that carries managedFields or doesn't fit the schema.
     """
     if not manager:
         missing = required("fieldManager", "is required for apply patch")
         raise Invalid.of("PatchOptions", "", [missing], group="meta.k8s.io")
-    if (config.get("metadata") or {}).get("managedFields"):
+    if (config.get("metadata") or {}).get("managedFields") is not None:
         raise BadRequest("metadata.managedFields must be nil")
-    skip = tuple(ignore)
-    root = Type.struct(definition) if definition is not None else None
-    applied = without_ignored(field_set(config, root, strict=True), skip)
-    key = Manager(manager, "Apply", config["apiVersion"], subresource)
-    managers = _decode(live) if live is not None else {}
-    if live is not None and not managers:
-        everything = without_ignored(compare({}, live, root).changed, ())
-        first = Manager(BEFORE_FIRST_APPLY, "Update", live["apiVersion"])
-        managers[first] = _Entry(everything, live["apiVersion"], time)
-    key = next((m for m in managers if _is_same_applier(m, key)), key)
-    before = managers.get(key)
-    old = live if live is not None else _bare(config)
-    merged = _merge(old, config, root, None)
-    managers[key] = _Entry(applied, config["apiVersion"], before.time if before else time)
-    if before is not None:
-        owned = with_ancestors(frozenset().union(*(e.fields for m, e in managers.items() if m != key)) | applied)
-        _remove(merged, _tree(before.fields - owned), root, None)
-    difference = compare(old, merged, root)
-    forced = force or (manager == "kubectl" and _only_last_applied(old, managers, key, difference, root))
-    managers = _settle(managers, key, difference, force=forced)
-    unchanged = before is not None and before.fields == applied and not difference.any
-    if not unchanged:
-        managers[key] = _Entry(applied, config["apiVersion"], time)
-    if not managers[key].fields:
-        del managers[key]
-    _encode(merged, managers)
-    return merged
+    views = _Views(config["apiVersion"], definition, frozenset(ignore), convert)
+    check_config(config, definition)
+    try:
+        return _applied(live, config, views, applier(manager, subresource), time, force=force)
+    except NotTyped as error:
+        raise BadRequest(f"failed to create typed live object ({_what(config)}): {error}") from error
+
+
+def check_config(config: Object, definition: Definition | None) -> None:
+    """BadRequest for a configuration whose types or list keys do not fit the schema."""
+    errors = type_errors(config, _root(definition))
+    if errors:
+        found = errors[0] if len(errors) == 1 else "\n  ".join(["errors:", *errors])
+        raise BadRequest(f"failed to create typed patch object ({_what(config)}): {found}")
 
 
 def track_update(
@@ -130,106 +88,237 @@ def track_update(
     *,
     manager: str,
     time: str,
+    version: str = "",
     subresource: str = "",
     ignore: Iterable[Path] = (),
+    convert: Convert | None = None,
 ) -> None:
     """Set the managedFields of `new`, in place, after a create, update or patch by `manager`.
 
-    Every changed field comes to belong to the manager and is taken from all others. As in
-    Kubernetes, managedFields that `new` brings along replace the stored ones (not through
-    subresources), and an empty list or one empty entry resets them.
+    Every changed field comes to belong to the manager, named as in `version` (that of `new` by default), and is taken
+    from all others. As in Kubernetes, managedFields that `new` brings along replace the stored ones (not through
+    subresources), an empty list or one empty entry resets them, and an object without any is not tracked until
+    somebody applies.
     """
     meta = new.setdefault("metadata", {})
-    if meta.get("managedFields") in ([], [{}]):
-        del meta["managedFields"]
-        return
-    managers = _decode(new) if not subresource else {}
-    if not managers and live is not None:
-        managers = _decode(live)
-    root = Type.struct(definition) if definition is not None else None
-    difference = compare(live if live is not None else _bare(new), new, root)
-    key = Manager(manager, "Update", new["apiVersion"], subresource)
-    managers = _settle(managers, key, difference, force=True)
-    before = managers.get(key)
-    kept = before.fields if before is not None else _EMPTY
-    fields = (kept - difference.removed) | without_ignored(difference.changed, tuple(ignore))
-    if fields != kept or (before is not None and difference.any):
-        managers[key] = _Entry(fields, new["apiVersion"], time)
-    if not fields:
-        managers.pop(key, None)
-    _merge_oldest(managers)
-    _encode(new, managers)
-
-
-def _merge_oldest(managers: _Managers) -> None:
-    """Bound the entries of those who merely updated: the oldest become one for each apiVersion, as in Kubernetes."""
-    left = sorted((m for m in managers if m.operation == "Update"), key=lambda m: managers[m].time)
-    surplus = len(left) - UPDATERS_MAX
-    first: dict[str, Manager] = {}
-    for manager in left:
-        if surplus <= 0:
+    given, stored = meta.pop("managedFields", None), _managed(live)
+    if live is not None:
+        if subresource or given == stored:
+            given = None
+        if given in ([], [{}]) or not (given or stored):
             return
-        entry, version = managers[manager], manager.api_version
-        if version not in first:
-            first[version] = manager
-            continue
-        bucket = Manager(ANCIENT_CHANGES, "Update", version)
-        merged = managers.pop(first[version]).fields | managers.pop(manager).fields
-        managers[bucket] = _Entry(merged, entry.api_version, entry.time)
-        first[version] = bucket
-        surplus -= 1
+    views = _Views(version or new["apiVersion"], definition, frozenset(ignore), convert)
+    old = live if live is not None else _bare(new)
+    try:
+        difference = views.difference(old, new, views.version)
+        if given is None and stored and not difference.any:
+            meta["managedFields"] = stored
+            return
+        managers = _decoded(given) or _decoded(stored)
+        if live is None or managers:
+            key = updater(manager, views.version, subresource)
+            managed_fields.encode(new, _updated(old, new, managers, views, key, time))
+    except NotTyped:
+        if stored:
+            meta["managedFields"] = stored
 
 
-def _bare(config: Object) -> Object:
-    meta = config.get("metadata") or {}
-    named = {k: meta[k] for k in ("name", "namespace") if k in meta}
-    return {"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": named}
+def _managed(obj: Object | None) -> Any:
+    return ((obj or {}).get("metadata") or {}).get("managedFields")
 
 
-def _is_same_applier(a: Manager, b: Manager) -> bool:
-    return (a.name, a.operation, a.subresource) == (b.name, b.operation, b.subresource)
+def _decoded(entries: Any) -> Managers:
+    return managed_fields.decode({"metadata": {"managedFields": entries}})
 
 
-def _settle(managers: _Managers, key: Manager, difference: Difference, *, force: bool) -> _Managers:
-    """Take changed fields from the other managers, or raise Conflict where that is not forced."""
-    conflicts = _conflicts(managers, key, difference)
+def _root(definition: Definition | None) -> Place:
+    return (Type.struct(definition), None) if definition is not None else UNDESCRIBED
+
+
+def _what(obj: Object) -> str:
+    meta, (group, _, version) = obj.get("metadata"), obj["apiVersion"].rpartition("/")
+    meta = meta if type(meta) is dict else {}
+    return f"{meta.get('namespace') or ''}/{meta.get('name') or ''}; {group}/{version}, Kind={obj['kind']}"
+
+
+def _bare(obj: Object) -> Object:
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"]}
+
+
+class _Views:
+    """Objects as the versions see them in which fields are named, and their differences there."""
+
+    def __init__(self, version: str, definition: Definition | None, ignored: FieldSet, convert: Convert | None) -> None:
+        self.version = version
+        self.root = _root(definition)
+        self._ignored = ignored
+        self._convert = convert
+
+    def of(self, obj: Object, version: str) -> tuple[Object, Place] | None:
+        """An object in a version; None where that is not served any more."""
+        if obj["apiVersion"] == version == self.version:
+            return obj, self.root
+        found = self._convert(obj, version) if self._convert is not None else None
+        return (found[0], _root(found[1])) if found is not None else None
+
+    def difference(self, old: Object, new: Object, version: str) -> Difference:
+        """What is different in a version that is served."""
+        (before, _), (after, root) = (
+            self.of(old, version) or (old, self.root),
+            self.of(new, version) or (new, self.root),
+        )
+        found = compare(before, after, root)
+        return Difference(self.counted(found.changed), self.counted(found.removed))
+
+    def counted(self, fields: FieldSet) -> FieldSet:
+        """`fields` without those that this endpoint resets."""
+        return without_below(fields, self._ignored)
+
+
+def _updated(old: Object, new: Object, managers: Managers, views: _Views, key: Manager, time: str) -> Managers:
+    # What the manager had before is treated as another's: it keeps what it doesn't change.
+    managers, _ = _settled(_reconciled(managers, new, views), None, old, new, views)
+    changed = ownable(views.difference(old, new, views.version).changed)
+    if changed:
+        before = managers.get(key)
+        managers[key] = Entry(changed | (before.fields if before is not None else EMPTY), views.version, time)
+    managed_fields.cap_updaters(managers)
+    return managers
+
+
+def _applied(live: Object | None, config: Object, views: _Views, key: Manager, time: str, *, force: bool) -> Object:
+    old = live if live is not None else _bare(config)
+    managers = managed_fields.decode(old)
+    if live is not None and not managers:
+        before_first = updater(BEFORE_FIRST_APPLY, views.version, key.subresource)
+        managers = _updated(_bare(live), live, {}, views, before_first, time)
+    managers = _reconciled(managers, old, views)
+    root, last = views.root, managers.get(key)
+    fields = views.counted(field_set(config, root))
+    managers[key] = Entry(fields, views.version, last.time if last is not None else "")
+    merged = _pruned(merge(old, config, root), managers, key, last, views)
+    managers, conflicts = _settled(managers, key, old, merged, views)
     if conflicts and not force:
-        raise _conflict_error(conflicts)
-    lost = difference.changed | difference.removed
-    settled: _Managers = {}
+        if key.name == _KUBECTL:
+            conflicts = _without_last_applied(conflicts, old, root)
+        if conflicts:
+            raise _conflict_error(conflicts)
+    changed = live is None or merged != live
+    if key in managers:
+        entry = managers.pop(key)
+        fields = ownable(entry.fields)
+        if fields:
+            managers[key] = Entry(fields, entry.api_version, time if changed else entry.time)
+    merged = orjson.loads(orjson.dumps(merged))
+    if key.name == _KUBECTL:
+        _set_last_applied(merged, config)
+    managed_fields.encode(merged, managers)
+    return merged
+
+
+def _reconciled(managers: Managers, obj: Object, views: _Views) -> Managers:
+    """The managers with their fields as the schemas of today name them; without those of versions that are gone."""
+    found: Managers = {}
+    for manager, entry in managers.items():
+        seen = views.of(obj, entry.api_version)
+        if seen is not None:
+            found[manager] = replace(entry, fields=reconciled(entry.fields, seen[1]))
+    return found
+
+
+def _settled(
+    managers: Managers, key: Manager | None, old: Object, new: Object, views: _Views
+) -> tuple[Managers, dict[Manager, FieldSet]]:
+    """The managers after all but `key` have lost what changed, and what of it they owned."""
+    differences: dict[str, Difference] = {}
+    settled: Managers = {}
+    conflicts: dict[Manager, FieldSet] = {}
     for manager, entry in managers.items():
         if manager != key:
-            fields = entry.fields - lost
-            fields = without_below(fields, difference.removed)
-            if not fields:
-                continue
-            entry = _Entry(fields, entry.api_version, entry.time)
-        settled[manager] = entry
-    return settled
+            version = entry.api_version
+            if version not in differences:
+                differences[version] = views.difference(old, new, version)
+            difference = differences[version]
+            lost = entry.fields & difference.changed
+            if lost:
+                conflicts[manager] = lost
+            entry = replace(entry, fields=entry.fields - lost - difference.removed)
+        if entry.fields:
+            settled[manager] = entry
+    return settled, conflicts
 
 
-def _conflicts(managers: _Managers, key: Manager, difference: Difference) -> dict[Manager, FieldSet]:
-    found = {m: e.fields & difference.changed for m, e in managers.items() if m != key}
-    return {manager: fields for manager, fields in found.items() if fields}
+def _pruned(merged: Object, managers: Managers, key: Manager, last: Entry | None, views: _Views) -> Object:
+    """`merged` without what the manager applied last and doesn't apply now, unless somebody else owns it."""
+    if last is None or (last.api_version == views.version and last.fields <= managers[key].fields):
+        return merged
+    seen = views.of(merged, last.api_version)
+    if seen is None:
+        return merged
+    whole, root = seen
+    let_go = with_named(last.fields, root)
+    had = with_named(field_set(whole, root), root)
+    left = remove(whole, let_go, root)
+    owned: dict[str, FieldSet] = {last.api_version: EMPTY}
+    for entry in managers.values():
+        owned[entry.api_version] = owned.get(entry.api_version, EMPTY) | entry.fields
+    for version, fields in owned.items():
+        left = _with_owned(whole, left, version, fields, views)
+    # What nobody owned, or who merely updated, went along with an item: it goes only if the item does.
+    seen = views.of(left, last.api_version)
+    if seen is None:
+        return merged
+    stays = with_named(field_set(*seen), root)
+    back = views.of(remove(whole, (had - stays) & let_go, root), views.version)
+    return back[0] if back is not None else merged
 
 
-def _only_last_applied(
-    live: Object, managers: _Managers, key: Manager, difference: Difference, root: Type | None
-) -> bool:
-    """Whether all conflicts are on fields that kubectl's client-side apply had set before."""
+def _with_owned(whole: Object, left: Object, version: str, owned: FieldSet, views: _Views) -> Object:
+    """`left` with what it lacks of `whole` and is owned under a version."""
+    before, after = views.of(whole, version), views.of(left, version)
+    if before is None or after is None:
+        return left
+    obj, root = before
+    stays = with_named(field_set(*after), root) | with_named(owned, root)
+    return remove(obj, with_named(field_set(obj, root), root) - stays, root)
+
+
+# --- kubectl's client-side apply -----------------------------------------------------------------
+
+
+def _without_last_applied(conflicts: dict[Manager, FieldSet], live: Object, root: Place) -> dict[Manager, FieldSet]:
+    """The conflicts on other fields than those that kubectl's client-side apply had set, and that are still so."""
     annotation = ((live.get("metadata") or {}).get("annotations") or {}).get(LAST_APPLIED)
     if not annotation:
-        return False
+        return conflicts
     try:
         applied = orjson.loads(annotation)
         budget.check_json(annotation.encode(), applied)
-    except (ValueError, TooManyValues):
-        return False
-    conflicts = _conflicts(managers, key, difference)
-    if not conflicts or type(applied) is not dict:
-        return False
-    had = with_ancestors(field_set(applied, root))
-    return all(fields <= had for fields in conflicts.values())
+        if type(applied) is not dict or applied.get("apiVersion") != live["apiVersion"] or type_errors(applied, root):
+            return conflicts
+        difference = compare(applied, live, root)
+        had = field_set(applied, root) - difference.changed - difference.removed
+    except (ValueError, budget.TooManyValues):
+        return conflicts
+    found = {manager: fields - had for manager, fields in conflicts.items()}
+    return {manager: fields for manager, fields in found.items() if fields}
+
+
+def _set_last_applied(obj: Object, config: Object) -> None:
+    """Keep the annotation of kubectl's client-side apply in step, in place, where an object has it."""
+    annotations = (obj.get("metadata") or {}).get("annotations") or {}
+    if not annotations.get(LAST_APPLIED):
+        return
+    meta = dict(config.get("metadata") or {})
+    if meta.get("annotations"):
+        meta["annotations"] = {k: v for k, v in meta["annotations"].items() if k != LAST_APPLIED}
+    text = orjson.dumps({**config, "metadata": meta}, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+    annotations[LAST_APPLIED] = text.decode()
+    if sum(len(k.encode()) + len(v.encode()) for k, v in annotations.items()) > budget.LIMITS.annotations_bytes:
+        del annotations[LAST_APPLIED]
+
+
+# --- conflicts -----------------------------------------------------------------------------------
 
 
 def _conflict_error(conflicts: Mapping[Manager, FieldSet]) -> Conflict:
@@ -251,140 +340,3 @@ def _conflict_error(conflicts: Mapping[Manager, FieldSet]) -> Conflict:
             lines += [f"- {field}" for owner, field in rows if owner == who]
         text = f"Apply failed with {len(rows)} conflicts: " + "\n".join(lines)
     return Conflict(text, details={"causes": causes})
-
-
-# --- merging -------------------------------------------------------------------------------------
-
-
-def _merge(live: Any, config: Any, type_: Type | None, field: Field | None) -> Any:
-    """`config` over `live`, item by item where ownership is by item. Shares nothing with either."""
-    shape = shape_of(config, type_, field)
-    if shape == "map" and type(live) is dict:
-        merged = {k: v if k in config else _copy(v) for k, v in live.items()}
-        for name, item in config.items():
-            sub = member(type_, name)
-            merged[name] = _merge(merged[name], item, *sub) if name in live else _copy(item)
-        return merged
-    if shape in ("list", "set") and type(live) is list and field is not None:
-        old, new = elements(live, shape, field), elements(config, shape, field)
-        items = {}
-        for element in _merged_order(list(old), list(new)):
-            if element in old and element in new and shape == "list":
-                items[element] = _merge(old[element], new[element], item_type(type_), None)
-            else:
-                items[element] = _copy(new.get(element, old.get(element)))
-        return list(items.values())
-    if config == {} and type(live) is dict and (type_ is None or type_.kind in (MAP, STRUCT)):
-        return _copy(live)
-    if config == [] and type(live) is list and field is not None and field.list_type != "atomic":
-        return _copy(live)
-    return _copy(config)
-
-
-def _merged_order(old: list[str], new: list[str]) -> Iterator[str]:
-    """Items of the config in its order; what only the live list has stays as early as it was."""
-    given, emitted, at = set(new), set(), 0
-    for element in new:
-        while at < len(old) and (old[at] not in given or old[at] in emitted):
-            if old[at] not in given:
-                yield old[at]
-            at += 1
-        yield element
-        emitted.add(element)
-    yield from (element for element in old[at:] if element not in given)
-
-
-def _copy(value: Any) -> Any:
-    return orjson.loads(orjson.dumps(value))
-
-
-_Tree = dict[str, "_Tree"]
-
-
-def _tree(paths: Iterable[Path]) -> _Tree:
-    """Paths by their elements; one that ends has nothing below it, since all of it goes."""
-    root: _Tree = {}
-    for path in sorted(paths, key=len, reverse=True):
-        node = root
-        for element in path[:-1]:
-            node = node.setdefault(element, {})
-        node[path[-1]] = {}
-    return root
-
-
-def _remove(obj: Any, gone: _Tree, type_: Type | None, field: Field | None) -> None:
-    """Remove the fields and items of `gone` that are there, in place; one pass over each list."""
-    if type(obj) is dict:
-        for element, below in gone.items():
-            name = element.removeprefix("f:")
-            if name == element or name not in obj:
-                continue
-            if below:
-                _remove(obj[name], below, *member(type_, name))
-            else:
-                del obj[name]
-    elif type(obj) is list and field is not None and gone:
-        shape = "set" if next(iter(gone)).startswith("v:") else "list"
-        kept, removed = [], set()
-        for item in obj:
-            (element,) = elements([item], shape, field)
-            if element in gone and element not in removed:
-                removed.add(element)
-                if not gone[element]:
-                    continue
-                _remove(item, gone[element], item_type(type_), None)
-            kept.append(item)
-        obj[:] = kept
-
-
-# --- managedFields -------------------------------------------------------------------------------
-
-
-def _decode(obj: Object) -> _Managers:
-    """The entries of managedFields; none where a client has written something unreadable."""
-    managers: _Managers = {}
-    for entry in (obj.get("metadata") or {}).get("managedFields") or ():
-        manager = Manager(
-            entry.get("manager", ""),
-            entry.get("operation", "Update"),
-            entry.get("apiVersion", ""),
-            entry.get("subresource", ""),
-        )
-        try:
-            fields = frozenset(from_fields_v1(entry.get("fieldsV1") or {}))
-        except ValueError:
-            return {}
-        managers[manager] = _Entry(fields, entry.get("apiVersion", ""), entry.get("time", ""))
-    return managers
-
-
-def _encode(obj: Object, managers: _Managers) -> None:
-    """Write managedFields: appliers first, then by time, then by name."""
-    entries: list[dict[str, Any]] = []
-    order = sorted(
-        managers.items(),
-        key=lambda pair: (
-            pair[0].operation,
-            pair[1].time,
-            pair[0].name,
-            pair[1].api_version,
-            pair[0].subresource,
-        ),
-    )
-    for manager, entry in order:
-        made = {
-            "manager": manager.name,
-            "operation": manager.operation,
-            "apiVersion": entry.api_version,
-            "time": entry.time,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": to_fields_v1(entry.fields),
-        }
-        if manager.subresource:
-            made["subresource"] = manager.subresource
-        entries.append(made)
-    meta = obj.setdefault("metadata", {})
-    if entries:
-        meta["managedFields"] = entries
-    else:
-        meta.pop("managedFields", None)

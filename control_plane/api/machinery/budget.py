@@ -41,6 +41,9 @@ class Budget:
     defaulted_bytes: int = 3 * 1024 * 1024
     """What the defaults of a schema may add to one custom resource, in bytes of JSON."""
 
+    annotations_bytes: int = 262_144
+    """Keys and values of one object's annotations together."""
+
     requirements: int = 1000
     """Terms of one label or field selector."""
 

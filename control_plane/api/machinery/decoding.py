@@ -84,11 +84,11 @@ def decode_object(
     if definition is None:
         return Decoded(obj, [])
     try:
-        duplicates = [] if field_validation == "Ignore" else _duplicates(body, content_type)
+        doubled = [] if field_validation == "Ignore" else duplicates(body, content_type)
         unknown = conform(obj, definition, lenient=not definition.kinds)
     except DecodeError as error:
         raise _cannot_handle(obj, kind, str(error)) from error
-    errors = strict_errors(unknown, duplicates) if unknown or duplicates else []
+    errors = strict_errors(unknown, doubled) if unknown or doubled else []
     if field_validation == "Ignore":
         return Decoded(obj, [])
     if errors and field_validation == "Strict":
@@ -119,17 +119,18 @@ def conform_patched(
     *,
     field_validation: FieldValidation = "Warn",
     patch: Any = None,
+    as_given: bool = False,
 ) -> list[str]:
     """Check the result of a patch, in place; returns the warnings.
 
     Raises Invalid (422, on the field `patch`) for a wrong type or, with Strict, for unknown
     fields. `patch` is the strategic merge patch to show in the error; the patched object is
-    shown where it is None, as Kubernetes does for the other patch types.
+    shown where it is None, as Kubernetes does for the other patch types. `as_given`: see `strict.conform`.
     """
     if definition is None:
         return []
     try:
-        unknown = conform(obj, definition, lenient=not definition.kinds)
+        unknown = conform(obj, definition, lenient=not definition.kinds, as_given=as_given)
     except DecodeError as error:
         raise _bad_patch(obj, patch, str(error)) from error
     errors = strict_errors(unknown, [])
@@ -193,7 +194,8 @@ def _json_kind(value: Any) -> str:
     return {bool: "bool", int: "number", float: "number", list: "array"}.get(type(value), "object")
 
 
-def _duplicates(body: bytes, content_type: str) -> list[str]:
+def duplicates(body: bytes, content_type: str) -> list[str]:
+    """What stands twice in one object of a body that has been parsed."""
     match media_type(content_type):
         case "application/json":
             return json_duplicates(body)

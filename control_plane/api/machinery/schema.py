@@ -34,18 +34,26 @@ MAP: Final = "map"  # string keys, values of one type
 STRUCT: Final = "struct"
 SCALARS: Final = frozenset({STRING, INT32, INT64, BOOL, DOUBLE, BYTES, QUANTITY, INT_OR_STRING, TIME, MICRO_TIME})
 
-# Keys of list items that may be left out and then have this value, in merging by keys.
-KEY_DEFAULTS: Final[Mapping[str, Any]] = {"protocol": "TCP", "name": "", "type": "", "shareID": ""}
+# What a key of a list's item is where it is left out, in merging by keys: the zero value, but for these.
+_KEY_DEFAULTS: Final[Mapping[tuple[str, str], str]] = {
+    ("ContainerPort", "protocol"): "TCP",
+    ("ServicePort", "protocol"): "TCP",
+}
+# Fields of which an empty list says something else than none: it resets the owners.
+_MEANT_EMPTY: Final = frozenset({("ObjectMeta", "managedFields")})
+_ZERO_KEYS: Final[Mapping[str, Any]] = {STRING: "", INT32: 0, INT64: 0, BOOL: False}
 
 
 class Type:
     """The type of a value: a scalar, a list or map of `items`, or a struct by `definition`."""
 
-    __slots__ = ("_definition", "items", "kind", "reference")
+    __slots__ = ("_definition", "item", "items", "kind", "reference")
 
-    def __init__(self, kind: str, *, items: Type | None = None, reference: str = "") -> None:
+    def __init__(self, kind: str, *, items: Type | None = None, item: Field | None = None, reference: str = "") -> None:
         self.kind = kind
         self.items = items
+        self.item = item
+        """What server-side apply has to know about each item, where a schema says it (custom resources)."""
         self.reference = reference
         self._definition: Definition | None = None
 
@@ -102,6 +110,7 @@ class Field:
     """One field of a struct with what patches and server-side apply need to know about it."""
 
     __slots__ = (
+        "default",
         "exact",
         "list_keys",
         "list_type",
@@ -113,6 +122,7 @@ class Field:
         "retain_keys",
         "strategy",
         "type",
+        "written",
     )
 
     def __init__(self, name: str, type_: Type, *, required: bool, notes: Mapping[str, Any]) -> None:
@@ -128,10 +138,14 @@ class Field:
         """`atomic`, `set` or `map`; empty for what is no list."""
         self.list_keys: tuple[str, ...] = tuple(notes.get("keys", ()))
         self.map_type: str = notes.get("map", "")
+        self.default: Any = notes.get("default")
+        """The value where the field is left out and is a key of its list; None: it is then no part of the key."""
         self.exact: type | None = _EXACT.get(type_.kind)
         """The Python type that is valid without a further look, where there is one."""
         self.omit_zero: bool = notes.get("omit_zero", False)
         """0, "", false, [] and {} mean "not given" and are never written to JSON."""
+        self.written: bool = notes.get("written", False)
+        """A struct that Kubernetes has, empty, where nothing in it is given; so it never comes or goes."""
 
 
 _EXACT: Final[Mapping[str, type]] = {STRING: str, BOOL: bool, DOUBLE: float, OBJECT: dict}
@@ -140,7 +154,7 @@ _EXACT: Final[Mapping[str, type]] = {STRING: str, BOOL: bool, DOUBLE: float, OBJ
 class Definition:
     """A struct: its fields by JSON name, and which kinds it is the body of."""
 
-    __slots__ = ("fields", "kinds", "map_type", "name", "preserve_unknown", "required")
+    __slots__ = ("fields", "kinds", "map_type", "name", "preserve_unknown", "required", "written")
 
     def __init__(
         self,
@@ -154,6 +168,7 @@ class Definition:
     ) -> None:
         self.name = name
         self.fields = fields
+        self.written = {name: field for name, field in fields.items() if field.written}
         self.required = required
         self.kinds = kinds
         self.map_type = map_type
@@ -181,9 +196,9 @@ def raw_definitions() -> dict[str, Any]:
     return load_table("schema.json.gz", "definitions")
 
 
-@lru_cache(maxsize=1)
-def _omitted() -> dict[str, Any]:
-    return load_table("omitted.json.gz", "omitted")
+@lru_cache(maxsize=2)
+def _omitted(table: str) -> dict[str, Any]:
+    return load_table("omitted.json.gz", table)
 
 
 _compiled: dict[str, Definition] = {}
@@ -231,13 +246,21 @@ def parse_type(expression: str) -> Type:
 
 def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
     required = tuple(entry.get("required", ()))
-    omitted = frozenset(_omitted().get(name, ()))
+    omitted = frozenset(_omitted("omitted").get(name, ()))
+    written = frozenset(_omitted("written").get(name, ()))
+    short = name.rpartition(".")[2]
     fields: dict[str, Field] = {}
     for field_name, value in entry["fields"].items():
         expression, notes = (value, {}) if isinstance(value, str) else value
-        if field_name in omitted:
-            notes = {**notes, "omit_zero": True}
-        fields[field_name] = Field(field_name, parse_type(expression), required=field_name in required, notes=notes)
+        type_ = parse_type(expression)
+        default = _KEY_DEFAULTS.get((short, field_name), _ZERO_KEYS.get(type_.kind))
+        notes = {
+            **notes,
+            "omit_zero": field_name in omitted and (short, field_name) not in _MEANT_EMPTY,
+            "written": field_name in written,
+            "default": default,
+        }
+        fields[field_name] = Field(field_name, type_, required=field_name in required, notes=notes)
     return Definition(
         name,
         fields,
@@ -287,17 +310,24 @@ def _type_from_openapi(name: str, schema: Mapping[str, Any]) -> Type:
         return Type(INT_OR_STRING)
     kind = schema.get("type", "")
     if kind == "array":
-        return Type(LIST, items=_type_from_openapi(name, schema.get("items") or {}))
+        return _of_items(LIST, name, schema.get("items") or {})
+    if not kind and schema.get("x-kubernetes-preserve-unknown-fields"):
+        return Type(OBJECT)
     if kind != "object":
         narrow = INT32 if schema.get("format") == "int32" else None
         return Type(narrow or _JSON_SCALARS.get(kind, ANY))
     values = schema.get("additionalProperties")
     if isinstance(values, Mapping):
-        return Type(MAP, items=_type_from_openapi(name, values))
+        return _of_items(MAP, name, values)
     if values is True:
         return Type(OBJECT)
     made = from_openapi(name, schema, root=bool(schema.get("x-kubernetes-embedded-resource")))
     return Type.struct(made)
+
+
+def _of_items(kind: str, name: str, schema: Mapping[str, Any]) -> Type:
+    items, notes = _type_from_openapi(name, schema), _notes_from_openapi(schema)
+    return Type(kind, items=items, item=Field("", items, required=False, notes=notes) if notes else None)
 
 
 def _notes_from_openapi(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,5 +335,6 @@ def _notes_from_openapi(schema: Mapping[str, Any]) -> dict[str, Any]:
         "list": schema.get("x-kubernetes-list-type"),
         "keys": schema.get("x-kubernetes-list-map-keys"),
         "map": schema.get("x-kubernetes-map-type"),
+        "default": schema.get("default"),
     }
-    return {key: value for key, value in notes.items() if value}
+    return {key: value for key, value in notes.items() if value is not None}

@@ -59,18 +59,19 @@ _FINDINGS_MAX: Final = 100  # as in Kubernetes
 _TIME: Final = re.compile(r"(?a)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 
 
-def conform(obj: dict[str, Any], definition: Definition, *, lenient: bool = False) -> list[str]:
+def conform(obj: dict[str, Any], definition: Definition, *, lenient: bool = False, as_given: bool = False) -> list[str]:
     """Bring `obj` into the shape of `definition`, in place; returns the unknown fields' paths.
 
     Unknown fields and nulls are removed. A value of the wrong type raises DecodeError, or with
     `lenient` (custom resources, whose types are a matter of validation) is left as it is: but in
-    metadata, which is the same in all kinds.
+    metadata, which is the same in all kinds. With `as_given` nulls and zero values stay, as they have a meaning in an
+    applied configuration.
     Paths are as Kubernetes writes them: `spec.template.spec.containers[0].bogus`.
     """
-    walk = _Walk(lenient)
+    walk = _Walk(lenient, as_given)
     try:
         if lenient and (metadata := definition.fields.get("metadata")) and obj.get("metadata") is not None:
-            strict = _Walk(False)
+            strict = _Walk(False, as_given)
             strict.value(metadata.type, obj["metadata"], definition, (None, "metadata"))
             walk.unknown += strict.unknown
         walk.struct(obj, definition, None)
@@ -96,10 +97,11 @@ def strict_message(errors: list[str]) -> str:
 
 
 class _Walk:
-    __slots__ = ("lenient", "unknown")
+    __slots__ = ("as_given", "lenient", "unknown")
 
-    def __init__(self, lenient: bool) -> None:
+    def __init__(self, lenient: bool, as_given: bool) -> None:
         self.lenient = lenient
+        self.as_given = as_given
         self.unknown: list[str] = []
 
     def struct(self, value: dict[str, Any], definition: Definition, path: _Path) -> None:
@@ -116,11 +118,13 @@ class _Walk:
                 if type(item) is field.exact and (item or not field.omit_zero):
                     continue
                 new = self.value(field.type, item, definition, (path, key))
-                if new or not field.omit_zero:
+                if new or not field.omit_zero or self.as_given:
                     if new is not item:
                         changed = changed or {}
                         changed[key] = new
                     continue
+            elif self.as_given:
+                continue
             dropped = dropped or []
             dropped.append(key)
         if dropped:

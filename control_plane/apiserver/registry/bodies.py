@@ -12,8 +12,12 @@ from rayplane.control_plane.api.errors import (
     not_supported,
     too_long,
 )
-from rayplane.control_plane.api.machinery import decoding
+from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA
+from rayplane.control_plane.api.kinds.strategy import metadata_with_status
+from rayplane.control_plane.api.machinery import apply, decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.schema import Definition
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.requests import Target, WriteOptions
 
 MANAGER_BYTES_MAX = 128
@@ -23,7 +27,10 @@ _MODES = ("", "Ignore", "Strict", "Warn")
 def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
     """What nobody comes to own through this endpoint, because it resets it."""
     if subresource == "status":
-        return (("f:spec",),)
+        if info.custom:
+            return (("f:spec",), ("f:metadata",))
+        reset = sorted(CLIENTS_METADATA - metadata_with_status(info))
+        return (("f:spec",), *(("f:metadata", f"f:{name}") for name in reset))
     return (("f:status",),) if "status" in info.subresources else ()
 
 
@@ -81,6 +88,53 @@ def wrong_name(given: str, wanted: str) -> BadRequest:
     if not given:
         return BadRequest("name must be provided")
     return BadRequest(f"the name of the object ({given}) does not match the name on the URL ({wanted})")
+
+
+def read_configuration(
+    body: bytes, kind: tuple[str, str], definition: Definition | None, mode: decoding.FieldValidation
+) -> tuple[Object, list[str]]:
+    """The configuration of an apply patch, and what the client is warned of; `kind` is its apiVersion and kind.
+
+    Raises BadRequest for one that doesn't fit.
+    """
+    config = patching.parse_patch("apply", body)
+    if (config.get("apiVersion"), config.get("kind")) != kind:
+        group, _, version = str(config.get("apiVersion") or "").rpartition("/")
+        raise BadRequest(f"invalid object type: {group}/{version}, Kind={config.get('kind') or ''}")
+    apply.check_config(config, definition)
+    doubled = [] if mode == "Ignore" else decoding.duplicates(body, decoding.YAML)
+    if doubled and mode == "Strict":
+        raise BadRequest("error strict decoding patch: " + ", ".join(doubled))
+    decoding.conform_patched(config, definition, field_validation="Ignore", as_given=True)
+    return config, doubled
+
+
+def place_configuration(config: Object, target: Target) -> None:
+    """Make an object to apply the one that the URL names: it may leave out its name and namespace."""
+    meta = config["metadata"] = config.get("metadata") or {}
+    set_namespace(target, meta)
+    meta["name"] = meta.get("name") or target.name
+    if meta["name"] != target.name:
+        raise wrong_name(meta["name"], target.name)
+
+
+def check_patched(new: Object, target: Target, api_version: str, kind: str) -> None:
+    """BadRequest where a patch has made another object, or one of another kind."""
+    meta = new.setdefault("metadata", {})
+    if meta.get("name") != target.name:
+        raise wrong_name(meta.get("name") or "", target.name)
+    set_namespace(target, meta)
+    if new.get("kind") != kind or new.get("apiVersion") != api_version:
+        raise BadRequest("apiVersion and kind cannot be changed by a patch")
+
+
+def check_new(info: ResourceInfo, meta: dict[str, Any], name: str) -> None:
+    """Conflict where an object that is applied, but isn't there, is to be a certain one."""
+    if meta.get("uid"):
+        cause = f"uid mismatch: the provided object specified uid {meta['uid']}, and no existing object was found"
+        raise Conflict.of(info.plural, name, cause, group=info.group)
+    if meta.get("resourceVersion"):
+        raise Conflict.of(info.plural, name, group=info.group)
 
 
 def check_same(info: ResourceInfo, new: dict[str, Any], old: dict[str, Any]) -> None:

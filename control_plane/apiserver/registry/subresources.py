@@ -1,5 +1,6 @@
 """Subresources with a meaning of their own, and the kinds that are only questions (reviews)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,10 +11,11 @@ from rayplane.control_plane.api.errors import (
     MethodNotAllowed,
     invalid,
 )
-from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale, set_scale
+from rayplane.control_plane.api.kinds.autoscaling.scale import configuration, get_scale, set_scale
 from rayplane.control_plane.api.kinds.core.binding import bind
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_parts
 from rayplane.control_plane.api.kinds.policy.eviction import check_eviction
+from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA, ScalePaths
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import definition_of
@@ -22,6 +24,13 @@ from rayplane.control_plane.apiserver.admission import Admission, AdmissionReque
 from rayplane.control_plane.apiserver.admission.request import CREATE
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.registry.bodies import (
+    check_patched,
+    check_same,
+    place_configuration,
+    read_configuration,
+    validation_mode,
+)
 from rayplane.control_plane.apiserver.registry.reading import Reader
 from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
 from rayplane.control_plane.apiserver.registry.writing import Writer
@@ -37,6 +46,7 @@ from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
 _SUCCESS = orjson.dumps({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+_SCALE = ("autoscaling/v1", "Scale")
 _WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finalize"})
 
 
@@ -94,13 +104,11 @@ class Subresources:
 
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
         if target.subresource == "scale":
-            return await self._scale(user, target, self._body(target, body, content_type), options)
+            given = self._body(target, body, content_type)
+            return await self._scale(user, target, lambda _: given, options)
         if target.subresource not in _WHOLE_OBJECT:
             raise MethodNotAllowed(details={})
         whole = self._writer.decode(target.info, body, content_type, options).object
-        if target.subresource == "finalize":
-            # Without finalizers means none left, not the default ones.
-            whole.setdefault("spec", {}).setdefault("finalizers", [])
 
         async def make(_: Object) -> Object:
             copy: Object = orjson.loads(orjson.dumps(whole))
@@ -116,23 +124,26 @@ class Subresources:
         body: bytes,
         options: WriteOptions,
     ) -> Answer:
-        document = patching.parse_patch(kind, body)
         if target.subresource == "scale":
-            entry = await self._reader.get(target)
-            scale = get_scale(entry.object, self._kinds.scale_paths(target.info))
-            shape = definition_of("autoscaling/v1", "Scale")
-            patched = patching.apply_patch(kind, scale, document, shape)
-            decoding.conform_patched(patched, shape)
-            if "resourceVersion" not in _given_metadata(document):
-                (patched.get("metadata") or {}).pop("resourceVersion", None)
-            return await self._scale(user, target, patched, options)
+            return await self._patch_scale(user, target, kind, body, options)
         if target.subresource not in _WHOLE_OBJECT:
             raise MethodNotAllowed(details={})
-        definition = self._kinds.definition(target.info)
+        definition, mode = self._kinds.definition(target.info), validation_mode(options.field_validation)
+        if kind == "apply":
+            kind_of = (target.info.api_version, target.info.kind)
+            config, _ = read_configuration(body, kind_of, definition, mode)
+            place_configuration(config, target)
+
+            async def applied(current: Object) -> Object:
+                return self._writer.applied(current, config, target, options)
+
+            return await self._change_part(user, target, applied, options.untracked)
+        document = patching.parse_patch(kind, body)
 
         async def make(current: Object) -> Object:
             new = patching.apply_patch(kind, current, document, definition)
-            decoding.conform_patched(new, definition)
+            decoding.conform_patched(new, definition, field_validation=mode)
+            check_patched(new, target, target.info.api_version, target.info.kind)
             return new
 
         return await self._change_part(user, target, make, options)
@@ -144,15 +155,52 @@ class Subresources:
 
     # --- scale --------------------------------------------------------------------------------
 
-    async def _scale(self, user: User, target: Target, scale: Object, options: WriteOptions) -> Answer:
-        paths = self._kinds.scale_paths(target.info)
+    async def _scale(
+        self, user: User, target: Target, wanted: Callable[[Object], Object], options: WriteOptions
+    ) -> Answer:
+        """Set the replicas to those of the Scale that is `wanted` in place of the current one."""
+        info, paths = target.info, self._kinds.scale_paths(target.info)
 
         async def make(current: Object) -> Object:
+            scale = wanted(get_scale(current, paths))
+            check_same(info, scale.get("metadata") or {}, current["metadata"])
             set_scale(current, scale, paths)
             return current
 
-        plain = Target(target.info, target.namespace, target.name)
-        answer = await self._writer.change(user, plain, make, options)
+        return self._scale_of(await self._writer.change(user, target, make, options), paths)
+
+    async def _patch_scale(
+        self, user: User, target: Target, kind: patching.PatchKind, body: bytes, options: WriteOptions
+    ) -> Answer:
+        shape = definition_of(*_SCALE)
+        mode = validation_mode(options.field_validation)
+        if kind == "apply":
+            return await self._apply_scale(user, target, body, options)
+        document = patching.parse_patch(kind, body)
+
+        def patched(scale: Object) -> Object:
+            new = patching.apply_patch(kind, scale, document, shape)
+            decoding.conform_patched(new, shape, field_validation=mode)
+            check_patched(new, target, *_SCALE)
+            return new
+
+        return await self._scale(user, target, patched, options)
+
+    async def _apply_scale(self, user: User, target: Target, body: bytes, options: WriteOptions) -> Answer:
+        paths, mode = self._kinds.scale_paths(target.info), validation_mode(options.field_validation)
+        scale, _ = read_configuration(body, _SCALE, definition_of(*_SCALE), mode)
+        place_configuration(scale, target)
+
+        async def make(current: Object) -> Object:
+            check_same(target.info, scale["metadata"], current["metadata"])
+            new = self._writer.applied(current, configuration(current, scale, paths), target, options)
+            # A Scale that nobody gives a number any more is one of none.
+            set_scale(new, get_scale(new, paths), paths)
+            return new
+
+        return self._scale_of(await self._writer.change(user, target, make, options.untracked), paths)
+
+    def _scale_of(self, answer: Answer, paths: ScalePaths) -> Answer:
         shown = get_scale(orjson.loads(answer.json), paths)
         return Answer(orjson.dumps(shown), warnings=answer.warnings)
 
@@ -232,12 +280,6 @@ class Subresources:
         return o
 
 
-def _given_metadata(document: Any) -> dict[str, Any]:
-    if isinstance(document, dict) and isinstance(document.get("metadata"), dict):
-        return document["metadata"]
-    return {}
-
-
 def _keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
     """The change was made on the stored object itself: nothing to take back."""
 
@@ -272,7 +314,8 @@ def _must_be_valid(pod: Object) -> None:
 
 def _approval(new: Object, old: Object, info: ResourceInfo) -> None:
     conditions = (new.get("status") or {}).get("conditions") or []
-    _replace(new, old, {"status": {**(old.get("status") or {}), "conditions": conditions}})
+    parts = {"status": {**(old.get("status") or {}), "conditions": conditions}}
+    _replace(new, old, parts, metadata=CLIENTS_METADATA)
 
 
 def _finalize(new: Object, old: Object, info: ResourceInfo) -> None:
@@ -280,18 +323,17 @@ def _finalize(new: Object, old: Object, info: ResourceInfo) -> None:
     spec = {k: v for k, v in (old.get("spec") or {}).items() if k != "finalizers"}
     if finalizers:
         spec["finalizers"] = finalizers
-    _replace(new, old, {"spec": spec})
+    _replace(new, old, {"spec": spec}, metadata=CLIENTS_METADATA)
 
 
-def _replace(new: Object, old: Object, parts: Object) -> None:
-    """Make `new` the old object with only `parts` changed."""
+def _replace(new: Object, old: Object, parts: Object, *, metadata: frozenset[str] = frozenset()) -> None:
+    """Make `new` the old object with only `parts` changed, and these fields of `metadata`."""
     given = new.get("metadata") or {}
-    version = given.get("resourceVersion")
+    taken = {"resourceVersion", "managedFields", *metadata}
+    kept = {field: value for field, value in old["metadata"].items() if field not in taken}
     new.clear()
     new.update({**old, **parts})
-    new["metadata"] = dict(old["metadata"])
-    if version:
-        new["metadata"]["resourceVersion"] = version
+    new["metadata"] = kept | {field: value for field, value in given.items() if field in taken}
 
 
 _PREPARE = {

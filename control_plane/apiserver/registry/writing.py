@@ -6,7 +6,6 @@ comes before all of it and is the caller's.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,7 +13,6 @@ import orjson
 from rayplane.control_plane.api.errors import (
     AlreadyExists,
     ApiError,
-    BadRequest,
     Conflict,
     FieldError,
     Invalid,
@@ -23,8 +21,9 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
 from rayplane.control_plane.api.kinds.registry import rules_for
-from rayplane.control_plane.api.machinery import apply, decoding, patching
+from rayplane.control_plane.api.machinery import apply, decoding, managed_fields, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
@@ -33,8 +32,12 @@ from rayplane.control_plane.apiserver.apiextensions import schema as custom_sche
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.registry.bodies import (
+    check_new,
+    check_patched,
     check_same,
     fields_of_others,
+    place_configuration,
+    read_configuration,
     set_namespace,
     validation_mode,
     wrong_name,
@@ -115,12 +118,13 @@ class Writer:
         await self._heavy.run(size, self._default, info, o)
         stored_info = self._kinds.stored(info)
         stored = self._kinds.to_stored(info, o)
-        # What a try has changed must not leak into the next: keep the object as it was asked for.
-        original = orjson.dumps(stored) if prefix else b""
         request = AdmissionRequest(
             CREATE, stored_info, user, meta.get("namespace") or "", meta.get("name") or "", stored
         )
         request.dry_run, request.manager, request.size = options.dry_run, options.manager, size
+        await self._heavy.run(size, self._track, None, stored, info, request)
+        # What a try has changed must not leak into the next: keep the object as it was asked for.
+        original = orjson.dumps(stored) if prefix else b""
         tries = _NAME_TRIES if prefix else 1
         for left in range(tries - 1, -1, -1):
             if prefix:
@@ -152,7 +156,6 @@ class Writer:
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         await self._admission.validate(request)
-        await self._heavy.run(request.size, self._track, None, o, info, request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
         async with self._admission.turn(request):
@@ -270,12 +273,7 @@ class Writer:
                 patch=document if kind == "strategic" else None,
             )
             warnings[:] = found
-            meta = new.setdefault("metadata", {})
-            if meta.get("name") != target.name:
-                raise wrong_name(meta.get("name") or "", target.name)
-            set_namespace(target, meta)
-            if new.get("kind") != info.kind or new.get("apiVersion") != info.api_version:
-                raise BadRequest("apiVersion and kind cannot be changed by a patch")
+            check_patched(new, target, info.api_version, info.kind)
             return new
 
         async def make(current: Object) -> Object:
@@ -296,60 +294,81 @@ class Writer:
         """Server-side apply: make the object have the fields of the body, and own them."""
         info, definition = target.info, self._kinds.definition(target.info)
         mode, size = validation_mode(options.field_validation), self._size(target, body)
-
-        def parsed() -> tuple[Object, list[str]]:
-            config = patching.parse_patch("apply", body)
-            return config, decoding.conform_patched(config, definition, field_validation=mode)
-
-        config, warnings = await self._heavy.run(size, parsed)
-        _place(config, target)
-        ignored = fields_of_others(target.info, target.subresource)
-
-        def merged(live: Object | None) -> Object:
-            return apply.apply(
-                live,
-                config,
-                definition,
-                manager=options.field_manager,
-                time=self._env.timestamp(),
-                force=options.force,
-                subresource=target.subresource,
-                ignore=ignored,
-            )
+        kind = (info.api_version, info.kind)
+        config, warnings = await self._heavy.run(size, read_configuration, body, kind, definition, mode)
+        place_configuration(config, target)
 
         async def make(current: Object) -> Object:
-            return await self._heavy.run(size, merged, current)
+            return await self._heavy.run(size, self.applied, current, config, target, options)
 
-        untracked = replace(options, field_manager="", user_agent="")
+        untracked = options.untracked
         try:
             answer = await self.change(user, target, make, untracked, size=size)
         except NotFound:
             if target.subresource:
                 raise
             await may_create()
+            check_new(info, config["metadata"], target.name)
             # Validated before the namespace is looked for, and then made like any other object.
             place = Target(info, target.namespace)
-            made = await self._heavy.run(size, merged, None)
+            made = await self._heavy.run(size, self.applied, None, config, target, options)
             answer = await self.create_object(user, place, made, untracked, size=size)
         answer.warnings = [*warnings, *answer.warnings]
         return answer
 
+    def applied(self, live: Object | None, config: Object, target: Target, options: WriteOptions) -> Object:
+        """The object after its configuration was applied, both in the requested form, with who owns what."""
+        info, definition = target.info, self._kinds.definition(target.info)
+        new = apply.apply(
+            live,
+            config,
+            definition,
+            manager=options.field_manager,
+            time=self._stamp(target.subresource),
+            force=options.force,
+            subresource=target.subresource,
+            ignore=fields_of_others(info, target.subresource),
+            convert=self._views(info),
+        )
+        decoding.conform_patched(new, definition, field_validation="Ignore")
+        new["metadata"].setdefault("managedFields", [])  # so that none is not taken for none said
+        return new
+
+    def _stamp(self, subresource: str) -> str:
+        """The time of an entry; a change of scale leaves none, as in Kubernetes."""
+        return "" if subresource == "scale" else self._env.timestamp()
+
     def _track(self, old: Object | None, new: Object, info: ResourceInfo, request: AdmissionRequest) -> None:
-        """Record who manages the fields that change; without a manager, keep what is recorded."""
+        """Record who manages the fields that change, named as in `info`; without a manager, keep what is recorded."""
         if not request.manager:
             kept = old["metadata"].get("managedFields") if old is not None else None
-            if kept and "managedFields" not in new["metadata"]:
-                new["metadata"]["managedFields"] = kept
+            entries = new["metadata"].pop("managedFields", kept)
+            if entries:
+                new["metadata"]["managedFields"] = entries
             return
         apply.track_update(
             old,
             new,
             self._kinds.definition(info),
             manager=request.manager,
-            time=self._env.timestamp(),
+            time=self._stamp(request.subresource),
+            version=info.api_version,
             subresource=request.subresource,
             ignore=fields_of_others(info, request.subresource),
+            convert=self._views(info),
         )
+
+    def _views(self, info: ResourceInfo) -> apply.Convert:
+        """How objects of a resource look in its other versions."""
+
+        def convert(obj: Object, api_version: str) -> tuple[Object, Definition | None] | None:
+            other = self._kinds.version(info, api_version)
+            if other is None:
+                return None
+            here = self._kinds.version(info, obj["apiVersion"]) or info
+            return self._kinds.from_stored(other, self._kinds.to_stored(here, obj)), self._kinds.definition(other)
+
+        return convert
 
     async def change(
         self,
@@ -420,9 +439,10 @@ class Writer:
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
         if stored.name == CRDS and not status:
             custom.complete(new, self._env.timestamp())
+        await self._heavy.run(request.size, self._track, old, new, info, request)
         await self._admission.admit(request)
         new = request.object
-        await self._heavy.run(request.size, self._track, old, new, stored, request)
+        managed_fields.keep_times(new, old)
         errors = await self._heavy.run(request.size, self._update_errors, new, old, stored, status)
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
@@ -444,17 +464,3 @@ class Writer:
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
         """See `deleting`."""
         return await self._deleter.delete(user, target, options)
-
-
-def _place(config: Object, target: Target) -> None:
-    """The object to apply is the one that the URL names; it may leave out its name and namespace."""
-    info = target.info
-    if config.get("kind") != info.kind or config.get("apiVersion") != info.api_version:
-        raise BadRequest(
-            f"the object to apply must be a {info.kind} of {info.api_version}, "
-            f"not a {config.get('kind')} of {config.get('apiVersion')}"
-        )
-    meta = config.setdefault("metadata", {})
-    set_namespace(target, meta)
-    if meta.setdefault("name", target.name) != target.name:
-        raise wrong_name(meta["name"], target.name)

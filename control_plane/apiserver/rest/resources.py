@@ -298,7 +298,7 @@ def list_options(request: web.BaseRequest) -> ListOptions:
 def _write_options(request: web.BaseRequest, kind: str) -> WriteOptions:
     query = request.query
     manager = query.get("fieldManager", "")
-    agent = program(request.headers.get("User-Agent", ""))
+    agent = program(request.headers.get("User-Agent", "")) or "unknown"
     return WriteOptions(
         dry_run=check_dry_run([value for value in query.getall("dryRun", []) if value], kind),
         field_manager=manager,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
+import orjson
 
 from rayplane.control_plane import etcd_errors
 from rayplane.control_plane.api.errors import (
@@ -129,6 +130,11 @@ def api_error(error: RpcError) -> ApiError:
     if isinstance(said, etcd_errors.TooManyRequests):
         return TooManyRequests(text, retry_after=1)
     return RequestEntityTooLarge(text) if isinstance(said, etcd_errors.RequestTooLarge) else InternalError(text)
+
+
+def _is_same(a: bytes, b: bytes) -> bool:
+    """Whether two stored objects are one, whatever the order of their fields."""
+    return a == b or (len(a) == len(b) and bool(orjson.loads(a) == orjson.loads(b)))
 
 
 class Storage:
@@ -255,7 +261,7 @@ class Storage:
     ) -> tuple[Entry | None, Entry | None]:
         """One transaction. (new, old) when it went through, else (None, what is stored now)."""
         value = b"" if write.delete else encode(write.object)
-        if write.keep or (not (write.delete or current.stale or write.effects) and value == current.value):
+        if write.keep or (not (write.delete or current.stale or write.effects) and _is_same(value, current.value)):
             # Nothing changes: no new revision, but make sure that this is what is stored.
             response, _ = await self._txn([at_revision(key, current.revision)], [], [_get_op(key)])
             if response.succeeded:

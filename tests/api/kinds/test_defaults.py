@@ -235,7 +235,6 @@ def test_secret_takes_string_data() -> None:
 def test_cluster_kinds() -> None:
     namespace = made("v1", "Namespace")
     assert namespace["metadata"]["labels"] == {"kubernetes.io/metadata.name": "x"}
-    assert namespace["spec"] == {"finalizers": ["kubernetes"]}
     volume = made("v1", "PersistentVolume", spec={"hostPath": {"path": "/x"}})["spec"]
     assert volume["persistentVolumeReclaimPolicy"] == "Retain"
     assert volume["hostPath"]["type"] == ""

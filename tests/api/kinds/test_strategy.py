@@ -294,9 +294,8 @@ def test_scale() -> None:
     assert target["spec"]["replicas"] == 7
     with pytest.raises(Invalid, match=r'Scale.autoscaling "x" is invalid: spec.replicas'):
         set_scale(target, {"spec": {"replicas": -1}})
-    with pytest.raises(Conflict):
-        stale = {"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}}
-        set_scale(target, stale)
+    with pytest.raises(Invalid, match="leads through something else than an object"):
+        set_scale(obj("x.io/v1", "Foo", spec="odd"), {"spec": {"replicas": 1}})
 
 
 def test_scale_of_a_custom_resource() -> None:

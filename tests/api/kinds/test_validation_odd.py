@@ -8,8 +8,9 @@ from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition i
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.validation import validate_create
 from rayplane.control_plane.api.machinery import conversion, names
-from rayplane.control_plane.api.machinery.apply import UPDATERS_MAX, track_update
+from rayplane.control_plane.api.machinery.apply import track_update
 from rayplane.control_plane.api.machinery.jsonpath import find
+from rayplane.control_plane.api.machinery.managed_fields import UPDATERS_MAX
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 

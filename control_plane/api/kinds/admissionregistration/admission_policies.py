@@ -111,7 +111,7 @@ RULES = {
         defaults=_default,
         validate=_validate_validating,
         validate_update=NO_UPDATE_RULES,
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=True,
         printer=Printer((NAME, Column("Validations", "integer"), Column("ParamKind"), AGE), _validating_row),
     ),

@@ -126,7 +126,7 @@ RULES = {
         defaults=Absent("they depend on the time and on what is served: `apiserver.custom`"),
         validate=Absent("it is checked together with what else is served: `apiserver.custom`"),
         validate_update=Absent("it is checked together with what else is served: `apiserver.custom`"),
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=True,
         needs_version=True,
         printer=NAME_AND_CREATED_AT,

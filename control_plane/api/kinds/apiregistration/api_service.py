@@ -81,7 +81,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=False,
         printer=Printer((NAME, Column("Service"), Column("Available"), AGE), _row),
     ),

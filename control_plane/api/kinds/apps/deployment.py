@@ -10,7 +10,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
     int_or_percent,
@@ -115,7 +115,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,
-        status=Status({}),
+        status=Status({}, metadata=CLIENTS_METADATA - {"labels"}),
         generation=True,
         printer=Printer(_COLUMNS, _row),
         scale=WORKLOAD_PATHS,

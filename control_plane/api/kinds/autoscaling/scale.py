@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api import errors
-from rayplane.control_plane.api.errors import Conflict, FieldError
+from rayplane.control_plane.api.errors import FieldError
 from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
@@ -63,30 +63,27 @@ def scale_errors(scale: Object) -> list[FieldError]:
 
 
 def set_scale(obj: Object, scale: Object, paths: ScalePaths = WORKLOAD_PATHS) -> None:
-    """Write the replicas a Scale asks for into `obj`, in place; Invalid when negative.
-
-    Conflict when the Scale carries another resourceVersion or uid than the object.
-    """
+    """Write the replicas a Scale asks for into `obj`, in place; Invalid when negative, or when there is no place."""
     found = scale_errors(scale)
     if found:
         raise errors.Invalid.of("Scale", name(obj), found, group="autoscaling")
-    given = scale.get("metadata") or {}
-    for field in ("resourceVersion", "uid"):
-        if given.get(field) and given[field] != obj["metadata"].get(field):
-            raise Conflict.of(_plural(obj), name(obj), group=_group(obj))
     *parents, last = paths.spec.strip(".").split(".")
-    target = obj
+    target: Any = obj
     for part in parents:
         target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            text = f"{paths.spec} leads through something else than an object"
+            raise errors.Invalid.of("Scale", name(obj), [errors.invalid("spec.replicas", 0, text)], group="autoscaling")
     target[last] = (scale.get("spec") or {}).get("replicas") or 0
 
 
-def _group(obj: Object) -> str:
-    return (obj.get("apiVersion") or "").rpartition("/")[0]
-
-
-def _plural(obj: Object) -> str:
-    return (obj.get("kind") or "").lower() + "s"
+def configuration(obj: Object, scale: Object, paths: ScalePaths = WORKLOAD_PATHS) -> Object:
+    """What applying a Scale applies to the object itself: its replicas, where it says any."""
+    meta = {field: value for field, value in obj["metadata"].items() if field in ("name", "namespace")}
+    config: Object = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": meta}
+    if (scale.get("spec") or {}).get("replicas") is not None:
+        set_scale(config, scale, paths)
+    return config
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:

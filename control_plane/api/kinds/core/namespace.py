@@ -24,9 +24,6 @@ def _default(obj: Object) -> None:
             metadata["labels"] = {NAMESPACE_LABEL: own}
         elif NAMESPACE_LABEL not in labels:
             labels[NAMESPACE_LABEL] = own
-    spec = obj.setdefault("spec", {})
-    if spec.get("finalizers") is None:
-        spec["finalizers"] = ["kubernetes"]
 
 
 def _prepare_create(obj: Object) -> None:

@@ -132,7 +132,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=_validate_update,
-        status=Status(given_on_create=True, with_labels=True),
+        status=Status(given_on_create=True),
         generation=False,
         printer=Printer(_COLUMNS, _row),
         fields=("metadata.name", "spec.unschedulable"),

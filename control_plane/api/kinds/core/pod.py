@@ -7,7 +7,7 @@ from dataclasses import replace
 from rayplane.control_plane.api.kinds.core.pod_printer import COLUMNS, pod_row, row_conditions
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod, validate_pod_update
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, Status
 from rayplane.control_plane.api.machinery.columns import Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object
@@ -46,7 +46,7 @@ RULES = {
         validate=validate_pod,
         validate_update=validate_pod_update,
         revalidates=False,
-        status=Status(with_labels=True),
+        status=Status(metadata=CLIENTS_METADATA - {"ownerReferences"}),
         generation=True,
         printer=Printer(COLUMNS, pod_row, row_conditions),
         fields=(

@@ -92,7 +92,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=True,
         printer=Printer(_COLUMNS, _row),
     ),

@@ -55,7 +55,7 @@ RULES = {
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         validate_status_update=_validate_status,
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=True,
         needs_version=True,
         printer=NAME_AND_CREATED_AT,

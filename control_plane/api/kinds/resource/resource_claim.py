@@ -209,7 +209,7 @@ RULES = {
         validate_update=_validate_update,
         validate_status_update=_validate_status,
         revalidates=False,
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=False,
         printer=Printer((NAME, _STATE, AGE), _row),
     ),

@@ -65,7 +65,7 @@ RULES = {
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=_validate_update,
-        status=Status({"attached": False}),
+        status=Status({"attached": False}, metadata=frozenset()),
         generation=False,
         printer=Printer(_COLUMNS, _row),
     ),

@@ -78,7 +78,7 @@ RULES = {
         validate=_validate,
         validate_update=_validate_update,
         validate_status_update=_validate_status,
-        status=Status({}),
+        status=Status({}, metadata=frozenset()),
         generation=False,
         needs_version=True,
         printer=Printer(_COLUMNS, _row),

@@ -1,0 +1,338 @@
+"""Patches and server-side apply through the REST face: what kubectl, helm and operators get."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.apiserver.conftest import Stack
+
+NAMESPACE = "/api/v1/namespaces/default"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+MEDIA = {
+    "apply": "application/apply-patch+yaml",
+    "json": "application/json-patch+json",
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+}
+Object = dict[str, Any]
+
+
+class Api:
+    def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
+        self.stack = stack
+        self._session = session
+        self._base = f"http://{stack.servers[0].https_address}"
+
+    async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers.setdefault("Content-Type", "application/json")
+        async with self._session.request(method, self._base + path, data=data, headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def patch(self, kind: str, path: str, body: Any, manager: str = "") -> tuple[int, Any]:
+        query = ("&" if "?" in path else "?") + f"fieldManager={manager}" if manager else ""
+        return await self("PATCH", path + query, body, Content_Type=MEDIA[kind])
+
+    async def made(self, path: str, body: Any, manager: str = "maker") -> Any:
+        code, made = await self("POST", f"{path}?fieldManager={manager}", body)
+        assert code == 201, made
+        return made
+
+
+@pytest_asyncio.fixture
+async def api() -> AsyncIterator[Api]:
+    stack = Stack()
+    await stack.add_server(https_address="127.0.0.1:0")
+    async with aiohttp.ClientSession() as session:
+        yield Api(stack, session)
+    await stack.stop()
+
+
+def config_map(name: str = "c", **data: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def deployment(replicas: int | None = None, **container: Any) -> Object:
+    pod = {"containers": [{"name": "main", "image": "i", **container}]}
+    template = {"metadata": {"labels": {"a": "web"}}, "spec": pod}
+    spec: Object = {"selector": {"matchLabels": {"a": "web"}}, "template": template}
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}
+
+
+def entries(obj: Object) -> dict[tuple[str, str, str], Any]:
+    """Who owns what: by manager, operation and subresource."""
+    return {
+        (e["manager"], e["operation"], e.get("subresource", "")): e["fieldsV1"]
+        for e in obj["metadata"].get("managedFields", ())
+    }
+
+
+REPLICAS = {"f:spec": {"f:replicas": {}}}
+
+
+# --- ownership -------------------------------------------------------------------------------------
+
+
+async def test_items_of_one_key_that_an_apply_does_not_name_stay(api: Api) -> None:
+    twice = [{"name": "LEVEL", "value": "low"}, {"name": "LEVEL", "value": "high"}]
+    await api.made(DEPLOYMENTS, deployment(env=twice))
+    config = deployment(env=[{"name": "EXTRA", "value": "1"}])
+    code, after = await api.patch("apply", f"{DEPLOYMENTS}/web?force=true", config, "extra")
+    assert code == 200
+    env = after["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert [(e["name"], e["value"]) for e in env] == [("LEVEL", "low"), ("LEVEL", "high"), ("EXTRA", "1")]
+
+
+async def test_who_applies_nothing_owns_nothing(api: Api) -> None:
+    path = f"{NAMESPACE}/configmaps/c"
+    assert (await api.patch("apply", path, config_map(x="1"), "first"))[0] == 201
+    code, after = await api.patch("apply", path, {k: v for k, v in config_map().items() if k != "data"}, "first")
+    assert (code, "data" in after, entries(after)) == (200, False, {})
+    code, after = await api.patch("apply", path, config_map(x="2"), "second")
+    assert (code, after["data"]) == (200, {"x": "2"})
+
+
+async def test_what_is_applied_again_is_not_written_again(api: Api) -> None:
+    config = deployment(1, resources={"limits": {"cpu": "1000m", "memory": "1024Mi"}})
+    _, first = await api.patch("apply", f"{DEPLOYMENTS}/web", config, "m")
+    revision = api.stack.etcd.revision
+    code, again = await api.patch("apply", f"{DEPLOYMENTS}/web", config, "m")
+    assert (code, again) == (200, first)
+    code, again = await api.patch("merge", f"{DEPLOYMENTS}/web", {"spec": {"replicas": 1}}, "other")
+    assert (code, again) == (200, first)
+    assert api.stack.etcd.revision == revision
+
+
+async def test_an_applier_of_what_is_there_already_has_no_time(api: Api) -> None:
+    path = f"{NAMESPACE}/configmaps/c"
+    await api.patch("apply", path, config_map(x="1"), "first")
+    _, after = await api.patch("apply", path, config_map(x="1"), "second")
+    assert {e["manager"]: "time" in e for e in after["metadata"]["managedFields"]} == {"first": True, "second": False}
+
+
+async def test_creators_do_not_own_what_the_server_adds(api: Api) -> None:
+    made = await api.made("/api/v1/namespaces", {"metadata": {"name": "shop", "labels": {"a": "b"}}})
+    labels = {".": {}, "f:a": {}, "f:kubernetes.io/metadata.name": {}}
+    assert entries(made) == {("maker", "Update", ""): {"f:metadata": {"f:labels": labels}}}
+
+
+async def test_pointers_are_owned_and_plain_structs_are_not(api: Api) -> None:
+    probe = {"httpGet": {"path": "/", "port": 80}}
+    made = await api.made(DEPLOYMENTS, deployment(livenessProbe=probe))
+    spec = entries(made)["maker", "Update", ""]["f:spec"]
+    assert "." not in spec and "." not in spec["f:template"]["f:spec"]
+    assert "." in spec["f:strategy"]["f:rollingUpdate"] and "." not in spec["f:strategy"]
+    container = spec["f:template"]["f:spec"]["f:containers"]['k:{"name":"main"}']
+    assert container["f:resources"] == {} and "." in container["f:livenessProbe"]
+
+
+async def test_entries_that_were_reset_stay_away_until_somebody_applies(api: Api) -> None:
+    made = await api.made(f"{NAMESPACE}/configmaps", config_map(x="1"))
+    for nothing in ([], [{}]):
+        made["metadata"]["managedFields"] = nothing
+        code, made = await api("PUT", f"{NAMESPACE}/configmaps/c", made)
+        assert (code, entries(made)) == (200, {})
+    _, changed = await api.patch("merge", f"{NAMESPACE}/configmaps/c", {"data": {"x": "2"}}, "editor")
+    assert entries(changed) == {}
+    code, status = await api.patch("apply", f"{NAMESPACE}/configmaps/c", config_map(x="3"), "m")
+    assert (code, status["details"]["causes"][0]["message"]) == (409, 'conflict with "before-first-apply" using v1')
+
+
+async def test_an_apply_names_the_version_it_was_made_from(api: Api) -> None:
+    path = f"{NAMESPACE}/configmaps/c"
+    _, made = await api.patch("apply", path, config_map(x="1"), "m")
+    config = config_map(x="2")
+    config["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"]
+    assert (await api.patch("apply", path, config, "m"))[0] == 200
+    code, status = await api.patch("apply", path, config, "m")
+    assert (code, status["reason"]) == (409, "Conflict")
+    config["metadata"] = {"name": "c", "uid": "another"}
+    assert (await api.patch("apply", path, config, "m"))[0] == 409
+    for field in ("uid", "resourceVersion"):
+        config["metadata"] = {"name": "none", field: "1"}
+        code, status = await api.patch("apply", f"{NAMESPACE}/configmaps/none", config, "m")
+        assert (code, status["reason"]) == (409, "Conflict")
+
+
+@pytest.mark.parametrize("entries_given", [[], [{"manager": "x"}]])
+async def test_a_configuration_says_nothing_of_owners(api: Api, entries_given: list[Any]) -> None:
+    config = config_map(x="1")
+    config["metadata"]["managedFields"] = entries_given
+    code, status = await api.patch("apply", f"{NAMESPACE}/configmaps/c", config, "m")
+    assert (code, status["message"]) == (400, "metadata.managedFields must be nil")
+
+
+async def test_managers_are_named_by_their_program(api: Api) -> None:
+    for agent, manager in (("kubectl/v1.37 (linux)", "kubectl"), ("", "unknown"), ("a\tb/1", "ab")):
+        _, made = await api(
+            "POST",
+            f"{NAMESPACE}/configmaps",
+            {"metadata": {"generateName": "m-"}, "data": {"a": "b"}},
+            User_Agent=agent,
+        )
+        assert [e["manager"] for e in made["metadata"]["managedFields"]] == [manager]
+
+
+async def test_nulls_of_a_configuration_are_owned_and_take_nothing_away(api: Api) -> None:
+    made = await api.made(f"{NAMESPACE}/configmaps", config_map(x="1"))
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": None}, "data": None}
+    code, after = await api.patch("apply", f"{NAMESPACE}/configmaps/c", config, "m")
+    assert (code, after["data"]) == (200, made["data"])
+    assert entries(after)["m", "Apply", ""] == {"f:data": {}, "f:metadata": {"f:labels": {}}}
+
+
+async def test_a_second_version_of_a_kind_has_fields_of_its_own(api: Api) -> None:
+    v1, v2 = (f"/apis/autoscaling/{v}/namespaces/default/horizontalpodautoscalers" for v in ("v1", "v2"))
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    hpa = {"metadata": {"name": "h"}, "spec": {"scaleTargetRef": target, "maxReplicas": 3}}
+    made = await api.made(v1, {**hpa, "spec": {**hpa["spec"], "targetCPUUtilizationPercentage": 80}})
+    assert "f:targetCPUUtilizationPercentage" in entries(made)["maker", "Update", ""]["f:spec"]
+    config = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", **hpa}
+    config["spec"] = {**hpa["spec"], "maxReplicas": 5}
+    code, status = await api.patch("apply", f"{v2}/h", config, "m")
+    assert (code, status["details"]["causes"]) == (
+        409,
+        [
+            {
+                "reason": "FieldManagerConflict",
+                "message": 'conflict with "maker" using autoscaling/v1',
+                "field": ".spec.maxReplicas",
+            }
+        ],
+    )
+    code, after = await api.patch("apply", f"{v2}/h?force=true", config, "m")
+    assert code == 200
+    assert {e["manager"]: e["apiVersion"] for e in after["metadata"]["managedFields"]} == {
+        "maker": "autoscaling/v1",
+        "m": "autoscaling/v2",
+    }
+    assert "f:maxReplicas" not in entries(after)["maker", "Update", ""]["f:spec"]
+
+
+async def test_an_unknown_field_or_type_of_a_configuration_is_a_bad_request(api: Api) -> None:
+    config = config_map(x="1")
+    for part, cause in (
+        ({"datas": {}}, ".datas: field not declared in schema"),
+        ({"data": {"a": 1}}, ".data.a: expected string, got &value.valueUnstructured{Value:1}"),
+        ({"data": []}, ".data: expected map, got &{[]}"),
+        ({"immutable": "x"}, ".immutable: expected boolean, got &{x}"),
+        ({"metadata": []}, ".metadata: expected map, got &{[]}"),
+    ):
+        code, status = await api.patch("apply", f"{NAMESPACE}/configmaps/c", {**config, **part}, "m")
+        name = "c" if isinstance({**config, **part}["metadata"], dict) else ""
+        wanted = f"failed to create typed patch object (/{name}; /v1, Kind=ConfigMap): {cause}"
+        assert (code, status["message"]) == (400, wanted)
+    env = [{"name": "A"}, {"name": "A"}]
+    code, status = await api.patch("apply", f"{DEPLOYMENTS}/web", deployment(env=env), "m")
+    assert code == 400
+    assert status["message"].endswith(
+        '.spec.template.spec.containers[name="main"].env: duplicate entries for key [name="A"]'
+    )
+    code, status = await api.patch("apply", f"{NAMESPACE}/configmaps/c", deployment(), "m")
+    assert (code, status["message"]) == (400, "invalid object type: apps/v1, Kind=Deployment")
+
+
+async def test_keys_that_stand_twice_in_a_configuration_are_told(api: Api) -> None:
+    body = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  a: x\n  a: y\n"
+    path = f"{NAMESPACE}/configmaps/c?fieldValidation=Strict"
+    code, status = await api.patch("apply", path, body, "m")
+    assert code == 400 and 'key "a" already set in map' in status["message"]
+
+
+# --- scale -----------------------------------------------------------------------------------------
+
+
+async def test_a_change_of_scale_is_owned_through_it(api: Api) -> None:
+    await api.made(DEPLOYMENTS, deployment(1))
+    scale = f"{DEPLOYMENTS}/web/scale"
+    code, answered = await api.patch("merge", scale, {"spec": {"replicas": 2}}, "kubectl")
+    assert (code, answered["kind"], answered["spec"]) == (200, "Scale", {"replicas": 2})
+    _, after = await api("GET", f"{DEPLOYMENTS}/web")
+    assert entries(after)["kubectl", "Update", "scale"] == REPLICAS
+    assert "f:replicas" not in entries(after)["maker", "Update", ""]["f:spec"]
+    assert [e["apiVersion"] for e in after["metadata"]["managedFields"]] == ["apps/v1", "apps/v1"]
+    code, status = await api.patch("apply", f"{DEPLOYMENTS}/web", deployment(3), "gitops")
+    assert (code, status["message"]) == (
+        409,
+        'Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas',
+    )
+
+
+async def test_a_scale_is_applied(api: Api) -> None:
+    await api.patch("apply", f"{DEPLOYMENTS}/web", deployment(1), "gitops")
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": 4}}
+    path = f"{DEPLOYMENTS}/web/scale"
+    code, status = await api.patch("apply", path, scale, "scaler")
+    assert (code, status["message"]) == (
+        409,
+        'Apply failed with 1 conflict: conflict with "gitops": .spec.replicas',
+    )
+    code, answered = await api.patch("apply", f"{path}?force=true", scale, "scaler")
+    assert (code, answered["spec"]) == (200, {"replicas": 4})
+    _, after = await api("GET", f"{DEPLOYMENTS}/web")
+    assert entries(after)["scaler", "Apply", "scale"] == REPLICAS
+    assert "f:replicas" not in entries(after)["gitops", "Apply", ""]["f:spec"]
+    assert (await api.patch("apply", path, {**scale, "kind": "Deployment"}, "scaler"))[0] == 400
+    assert (await api.patch("apply", f"{DEPLOYMENTS}/none/scale", scale, "scaler"))[0] in (400, 404)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "code"),
+    [
+        ("merge", {"spec": {"replicas": "x"}}, 422),
+        ("merge", {"spec": {"replicas": -1}}, 422),
+        ("merge", {"spec": []}, 422),
+        ("merge", {"metadata": {"name": "other"}}, 400),
+        ("merge", {"metadata": {"resourceVersion": "1"}}, 409),
+        ("merge", {"metadata": {"uid": "other"}}, 409),
+        ("merge", {"kind": "Deployment"}, 400),
+        ("json", [{"op": "replace", "path": "/spec/replicas", "value": 2.5}], 422),
+        ("json", [{"op": "test", "path": "/spec/replicas", "value": 9}], 422),
+        ("strategic", {"spec": {"replicas": None}}, 200),
+    ],
+)
+async def test_patches_of_scale(api: Api, kind: str, body: Any, code: int) -> None:
+    await api.made(DEPLOYMENTS, deployment(1))
+    assert (await api.patch(kind, f"{DEPLOYMENTS}/web/scale", body))[0] == code
+
+
+# --- status ----------------------------------------------------------------------------------------
+
+
+async def test_metadata_through_the_status_is_the_kinds_own_rule(api: Api) -> None:
+    change = {"metadata": {"labels": {"l": "1"}, "annotations": {"n": "1"}, "finalizers": ["e.com/f"]}}
+    await api.made(DEPLOYMENTS, deployment(1))
+    _, after = await api.patch("merge", f"{DEPLOYMENTS}/web/status", {**change, "status": {"replicas": 1}}, "m")
+    meta = after["metadata"]
+    assert ("labels" in meta, meta["annotations"], meta["finalizers"]) == (False, {"n": "1"}, ["e.com/f"])
+    assert entries(after)["m", "Update", "status"]["f:status"] == {"f:replicas": {}}
+    volume = {"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+              "hostPath": {"path": "/x"}}}  # fmt: skip
+    await api.made("/api/v1/persistentvolumes", volume)
+    _, after = await api.patch("merge", "/api/v1/persistentvolumes/v/status", change, "m")
+    assert after["metadata"]["labels"] == {"l": "1"}
+    wrong = {"metadata": {"labels": {"not a label!": "1"}}}
+    assert (await api.patch("merge", "/api/v1/persistentvolumes/v/status", wrong, "m"))[0] == 422
+
+
+async def test_status_and_the_rest_are_applied_apart(api: Api) -> None:
+    path = f"{DEPLOYMENTS}/web"
+    both = {**deployment(1), "status": {"replicas": 1}}
+    _, made = await api.patch("apply", path, both, "m")
+    assert "f:status" not in entries(made)["m", "Apply", ""]
+    both["spec"]["replicas"] = 7
+    both["metadata"]["labels"] = {"dropped": "1"}
+    code, after = await api.patch("apply", f"{path}/status", both, "m")
+    assert (code, after["spec"]["replicas"], after["status"]["replicas"]) == (200, 1, 1)
+    assert entries(after)["m", "Apply", "status"] == {"f:status": {"f:replicas": {}}}
+    code, after = await api.patch("apply", f"{path}/status", {**both, "status": {}}, "m")
+    assert (code, "replicas" in after.get("status", {})) == (200, False)
