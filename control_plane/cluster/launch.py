@@ -186,23 +186,17 @@ async def _up_process(
     if prepare is not None:
         await prepare(state, secrets)
     progress("starting the cluster's process")
-    process = _start_process(directory)
-    state = replace(state, host={"pid": process.pid})
+    pid = _start_process(directory)
+    state = replace(state, host={"pid": pid})
     directory.write(state)
-    await _wait(directory, progress, alive=lambda: process.poll() is None)
+    await _wait(directory, progress, alive=lambda: processes.is_alive(pid))
     return state
 
 
-def _start_process(directory: StateDir) -> subprocess.Popen[bytes]:
-    write_private(directory.logs / "process.out", b"")
-    with open(directory.logs / "process.out", "wb") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", _HOST_MODULE, str(directory.path.resolve())],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+def _start_process(directory: StateDir) -> int:
+    out = directory.logs / "process.out"
+    write_private(out, b"")
+    return processes.start([sys.executable, "-m", _HOST_MODULE, str(directory.path.resolve())], out)
 
 
 async def _up_ray(

@@ -6,13 +6,35 @@ process says nothing by itself, as the kernel gives it to others later: the mome
 
 import contextlib
 import os
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rayplane.storage.env.private import make_private_dir, write_private
+from rayplane.storage.env.private import UMASK, make_private_dir, write_private
 
 SUFFIX = "-process"
 # Among the fields after a process's name (proc_pid_stat(5)).
 _STATE, _SESSION, _START = 0, 3, 19
+
+
+def start(command: Sequence[str], out: Path, *, environment: Mapping[str, str] | None = None) -> int:
+    """Start a process in a session of its own that outlives this one; its id. What it prints is added to `out`.
+
+    Nobody but the cluster's user may read what it writes. OSError when it cannot be started.
+    """
+    with open(out, "ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            umask=UMASK,
+            env=environment,
+        )
+    # Whoever gives a handle up is warned while the process runs, unless its end is known: `is_alive` waits for it.
+    process.returncode = 0
+    return process.pid
 
 
 def write(data_dir: Path) -> None:

@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from rayplane.control_plane.cluster.ours import is_marked, mark, remove_known
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ports import can_bind, free_port
 from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.storage.env.private import UMASK, narrow
+from rayplane.storage.env.private import narrow
 from rayplane.storage.env.sockets import short_directory
 
 LOOPBACK = "127.0.0.1"
@@ -86,17 +85,8 @@ def start(host: dict[str, Any], log_file: Path) -> int:
         # Ray opens the folder that it is given to everybody; the one above it is closed.
         *("--temp-dir", str(Path(host["dir"], _TEMPORARY))),
     ]
-    with open(log_file, "ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            umask=UMASK,
-            env=os.environ | environment(host) | {"RAY_START_HOOK": "rayplane.control_plane.cluster.ray_hook.settle"},
-        )
-    return process.pid
+    variables = os.environ | environment(host) | {"RAY_START_HOOK": "rayplane.control_plane.cluster.ray_hook.settle"}
+    return processes.start(command, log_file, environment=variables)
 
 
 def environment(host: dict[str, Any]) -> dict[str, str]:
