@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,12 @@ def until(what: str, holds: Callable[[], object], *, timeout_s: float = WAIT_TIM
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster's name and places. `home` is what its commands see as the user's home."""
+    """A cluster's name and places. `home` is its commands' home of the user, `variables` what else they see."""
 
     name: str
     home: Path
+    python: Path = Path(sys.executable)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -63,12 +65,13 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        return os.environ | {"HOME": str(self.home), "KUBECONFIG": str(self.directory / "kubeconfig")}
+        own = {"HOME": str(self.home), "KUBECONFIG": str(self.directory / "kubeconfig")}
+        return {**os.environ, **self.variables, **own}
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """A rayplane command that is not waited for."""
         return subprocess.Popen(
-            [sys.executable, "-m", "rayplane.control_plane.cli.main", *arguments, "--name", self.name],
+            [str(self.python), "-m", "rayplane.control_plane.cli.main", *arguments, "--name", self.name],
             cwd=ROOT,
             env=self.env,
             stdout=subprocess.PIPE,
