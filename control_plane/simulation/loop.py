@@ -93,7 +93,11 @@ class VirtualLoop(base_events.BaseEventLoop):
         self.tasks_made = 0
         self.set_exception_handler(_record_fault)
         self.set_task_factory(_make_task)  # type: ignore[arg-type]
-        check_asyncio(self)
+        try:
+            check_asyncio(self)
+        except UnknownAsyncio:
+            self.close()
+            raise
 
     def time(self) -> float:
         return self._now
@@ -165,15 +169,18 @@ class VirtualLoop(base_events.BaseEventLoop):
         gc.collect()
         automatic = gc.isenabled()
         gc.disable()
-        # What is here already, modules above all, need not be looked at again and again.
-        gc.freeze()
+        # What is here already, modules above all, need not be looked at again and again; a caller may have seen to it.
+        settled = gc.get_freeze_count() > 0
+        if not settled:
+            gc.freeze()
         try:
             return self.run_until_complete(main)
         finally:
             self._ready.clear()  # type: ignore[attr-defined]
             self._scheduled.clear()  # type: ignore[attr-defined]
             self.close()
-            gc.unfreeze()
+            if not settled:
+                gc.unfreeze()
             if automatic:
                 gc.enable()
 

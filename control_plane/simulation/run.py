@@ -141,6 +141,7 @@ def bury() -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
     finally:
         sys.unraisablehook = hook

@@ -19,7 +19,7 @@ from rayplane.control_plane.tasks import cancel_and_wait
 from tests.cli.screen import Screen, screen, write
 from tests.cluster.harness import Cluster, cluster
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.processes]
 
 WEB = """
 apiVersion: v1
@@ -62,7 +62,6 @@ async def _apply(at: Screen, path: Path, text: str) -> str:
     return at.take()
 
 
-@pytest.mark.processes
 async def test_apply_says_what_it_did_and_get_shows_it(live: Cluster, at: Screen, tmp_path: Path) -> None:
     assert await _apply(at, tmp_path, WEB) == "configmap/settings created\ndeployment.apps/web created\n"
     await live.rolled_out("web", 2)

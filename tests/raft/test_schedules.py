@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.raft.schedule import run
+from tests.tiers import first_are_fast
 
 BLOCK = 250
 
 
-@pytest.mark.parametrize("block", range(80))
+@pytest.mark.parametrize("block", first_are_fast(3, range(80)))
 def test_short_schedules_are_safe_and_heal(block: int) -> None:
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         run(seed)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", first_are_fast(3, range(30)))
 def test_long_schedules_are_safe_and_heal(seed: int) -> None:
     run(1_000_000 + seed, 3_000)
 

@@ -1,6 +1,7 @@
 """The virtual-time loop: time jumps, threads and sockets are refused, dead cells never run again."""
 
 import asyncio
+import contextlib
 import contextvars
 
 import pytest
@@ -97,7 +98,8 @@ def test_nothing_of_a_dead_cell_runs_and_a_paused_one_goes_on() -> None:
 
 def test_asyncio_has_all_that_the_loop_uses_of_it() -> None:
     """Fails with the missing names on a Python whose asyncio is made in another way."""
-    check_asyncio(asyncio.base_events.BaseEventLoop())
+    with contextlib.closing(asyncio.base_events.BaseEventLoop()) as loop:
+        check_asyncio(loop)
     assert set(LOOP_STEPS) <= vars(VirtualLoop).keys()
 
 
