@@ -35,7 +35,8 @@ LOG_TAIL_BYTES = 8192
 # Objects never travel through Ray; this is the least it accepts.
 OBJECT_STORE_BYTES = 80_000_000
 POLL_S = 0.05
-# What Ray says when it gave up on its own processes because they were slow (30 s are fixed in `ray start`).
+# What Ray says when it gave up on its own processes because they were slow (30 s are fixed in `ray start`). Its exit
+# code is the same whatever went wrong: only these words tell, and they are read here alone.
 _WAS_SLOW = ("timed out during startup", "has become overloaded", "Failed to get node info", "failed to register")
 # Ray's own limits on starting and answering (ray_config_def.h, _private/node.py). On a busy machine its defaults end
 # what is only slow; a process that is dead is noticed by its closed socket, not by these.

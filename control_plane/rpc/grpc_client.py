@@ -11,8 +11,9 @@ belong to.
 """
 
 import asyncio
-import errno
+import ipaddress
 import logging
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
@@ -226,16 +227,17 @@ class _ClientConnection(ConnectionIO):
                 stream.call.finish(RpcError(error.code, error.message))
 
 
-def _is_refusal(error: BaseException) -> bool:
-    """Whether nothing listens: at every address that a name has."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno == errno.ECONNREFUSED
-    text = str(error)
-    return text.startswith("Multiple exceptions") and text.count("[Errno") == text.count(f"[Errno {errno.ECONNREFUSED}")
+async def _addresses(host: str, port: int) -> list[str]:
+    """Every address that a name has. OSError when it has none."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def _reason(error: BaseException) -> str:
-    if _is_refusal(error):
+    if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, ConnectionResetError):
         return "connection reset by peer"
@@ -281,31 +283,44 @@ class GrpcChannel:
         return outcome
 
     async def _connect(self) -> "_ClientConnection | RpcError":
-        host, _, port = self._address.rpartition(":")
-        loop = asyncio.get_running_loop()
-        name = INTERNAL_SERVER_NAME if self._tls is not None else None
         connection: _ClientConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(
-                    lambda: _ClientConnection(self._connections),
-                    host.strip("[]"),
-                    int(port),
-                    ssl=self._tls,
-                    server_hostname=name,
-                )
+                connection = await self._open()
                 # Until then it may be no server of HTTP/2, or one that does not want us.
                 lost = await connection.ready
         except (OSError, TimeoutError, ValueError) as e:
             if connection is not None:
                 connection.close()
-            return self._failed(_reason(e), refused=_is_refusal(e))
+            return self._failed(_reason(e), refused=isinstance(e, ConnectionRefusedError))
         finally:
             self._connecting = None
         if lost:
             return self._failed(lost, refused=False)
         self._connection, self._failure, self._pause_s = connection, None, 0.0
         return connection
+
+    async def _open(self) -> _ClientConnection:
+        """A connection to the first address that takes it. ConnectionRefusedError when nothing listens at any.
+
+        Each is tried by itself: of several the event loop tells what failed only in words.
+        """
+        host, _, port = self._address.rpartition(":")
+        name = INTERNAL_SERVER_NAME if self._tls is not None else None
+        failed: list[OSError] = []
+        for address in await _addresses(host.strip("[]"), int(port)):
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: _ClientConnection(self._connections),
+                    address,
+                    int(port),
+                    ssl=self._tls,
+                    server_hostname=name,
+                )
+                return connection
+            except OSError as e:
+                failed.append(e)
+        raise next((e for e in failed if not isinstance(e, ConnectionRefusedError)), failed[0])
 
     def _failed(self, reason: str, *, refused: bool) -> RpcError:
         text = f"cannot connect to {self._address}: {reason}"

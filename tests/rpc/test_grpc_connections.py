@@ -122,6 +122,33 @@ class _Loop:
         return getattr(self._loop, name)
 
 
+UNREACHABLE = OSError(errno.EHOSTUNREACH, "no route")
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
+@pytest.mark.parametrize(
+    ("failures", "refused"), [((REFUSED, REFUSED), True), ((REFUSED, UNREACHABLE), False), ((UNREACHABLE,), False)]
+)
+async def test_a_name_is_refused_when_nothing_listens_at_any_of_its_addresses(
+    network: GrpcNetwork, monkeypatch: pytest.MonkeyPatch, failures: tuple[OSError, ...], refused: bool
+) -> None:
+    left = list(failures)
+
+    async def addresses(*_: Any) -> list[str]:
+        return [f"127.0.0.{n}" for n, _ in enumerate(failures, 1)]
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise left.pop(0)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(grpc_client, "_addresses", addresses)
+    with monkeypatch.context() as patch:
+        patch.setattr(grpc_client.asyncio, "get_running_loop", lambda: _Loop(loop, fail, loop.time))
+        with pytest.raises(RpcError) as e:
+            await stub_of(network, "name:1").Range(pb.RangeRequest())
+    assert (e.value.refused, left) == (refused, [])
+
+
 async def test_one_that_gives_up_connecting_leaves_it_to_the_others(network: GrpcNetwork) -> None:
     arrived, let_in = asyncio.Event(), asyncio.Event()
 
