@@ -139,11 +139,12 @@ class LoadBalancer:
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-        await cancel_and_wait(*self._tasks)
-        self._tasks.clear()
+        # Checks go on meanwhile: a client that was let in may wait for a server that is not ready yet.
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=self._config.drain_s)
         await cancel_and_wait(*self._connections)
+        await cancel_and_wait(*self._tasks)
+        self._tasks.clear()
         if self._server is not None:
             await self._server.stop()
 

@@ -144,6 +144,21 @@ async def test_client_waits_for_a_server_to_come(backends: list[Backend]) -> Non
     await balancer.stop()
 
 
+async def test_a_client_that_waits_when_the_balancer_stops_is_served_by_a_server_that_comes(
+    backends: list[Backend],
+) -> None:
+    for one in backends:
+        one.ready = False
+    balancer = await balanced(backends, drain_s=30.0)
+    asked = asyncio.create_task(ask(balancer, b"m"))
+    await eventually(lambda: balancer._connections)
+    stopping = asyncio.create_task(balancer.stop())
+    await eventually(lambda: balancer._listening is None)
+    backends[0].ready = True
+    assert await asked == b"a:m"
+    await stopping
+
+
 async def test_list_of_servers_is_refreshed(backends: list[Backend]) -> None:
     config = LoadBalancerConfig(backends=(backends[0].address,), check_interval_s=0.02, refresh_interval_s=0.02)
 
