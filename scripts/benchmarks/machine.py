@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rayplane.control_plane.cluster.config import PROCESS
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PACKAGES = ("ray", "grpcio", "protobuf", "lmdb", "orjson", "uvloop")
 
@@ -72,14 +74,16 @@ def cpu_between(before: dict[int, Usage], after: dict[int, Usage]) -> float:
 
 
 def _log_name(entry: Path, logs: Path | None) -> str:
+    """The component whose log a process writes; `process` where it writes those of several."""
     if logs is None:
         return ""
+    names = set()
     for link in (entry / "fd").iterdir():
         with contextlib.suppress(OSError):
             target = link.readlink()
             if target.parent == logs and target.suffix == ".log" and target.stem != "ray":
-                return target.stem
-    return ""
+                names.add(target.stem)
+    return PROCESS if len(names) > 1 else "".join(names)
 
 
 def _name(entry: Path) -> str:

@@ -35,6 +35,7 @@ def test_pods_sees_every_pod_run() -> None:
     assert row["ran"] == 6
     assert row["created_per_s"] >= row["bound_per_s"] >= row["running_per_s"] > 0
     assert row["cpu_s_per_1000"] > 0
+    assert "process" in row["cpu_s_of_each"]
 
 
 def test_kv_measures_each_operation_without_errors() -> None:
