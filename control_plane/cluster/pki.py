@@ -36,8 +36,8 @@ class Secrets:
     """PEM of what must stay secret; the supervisor holds it to make new actors."""
 
     ca_cert: bytes
-    ca_key: bytes
-    token_key: bytes
+    ca_key: bytes = field(repr=False)
+    token_key: bytes = field(repr=False)
     encryption: bytes = field(default=b"", repr=False)
     """How API servers encrypt in etcd: YAML of an EncryptionConfiguration; empty: they do not."""
 

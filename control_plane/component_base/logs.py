@@ -26,6 +26,9 @@ FILES_KEPT = 2
 _ESCAPED = {c: f"\\u{c:04x}" for c in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "speaker"}
+
+
 class Speaker(NamedTuple):
     """A component, such as `apiserver`, and which of them, such as `apiserver-0`."""
 
@@ -76,9 +79,12 @@ class Lines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        # What a call passes as `extra`: values of its message by name, for programs.
+        named = vars(record).keys() - _OF_EVERY_RECORD - line.keys()
+        line |= {name: getattr(record, name) for name in sorted(named)}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(line, default=str)
 
 
 class Levels(logging.Handler):
@@ -131,8 +137,7 @@ def to_files(path: Path, form: str = TEXT, speaker: Speaker = NOBODY, *, shared:
     root = logging.getLogger()
     root.handlers = [Levels(path, form, speaker, shared=shared)]
     root.setLevel(logging.INFO)
-    for noisy in ("aiohttp.access", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _quieten()
 
 
 def to_stderr(level: int, form: str, speaker: Speaker) -> None:
@@ -142,6 +147,13 @@ def to_stderr(level: int, form: str, speaker: Speaker) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    _quieten()
+
+
+def _quieten() -> None:
+    """Libraries that tell of each request, at whatever level: hpack writes down headers, and so the tokens in them."""
+    for noisy in ("aiohttp.access", "asyncio", "hpack"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 class Level:

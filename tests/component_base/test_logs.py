@@ -40,6 +40,27 @@ def test_what_a_client_wrote_forges_no_line(tmp_path: Path, form: str) -> None:
         assert (told["level"], told["component"], told["instance"]) == ("warning", "apiserver", "apiserver-0")
 
 
+def test_values_that_a_call_names_are_fields_of_the_line(tmp_path: Path) -> None:
+    logs.to_files(tmp_path / "x.log", JSON, logs.Speaker("supervisor", "supervisor"))
+    log.warning("%s failed", "node-0", extra={"actor": "node-0", "pause_s": 0.5, "level": "forged"})
+    told = json.loads((tmp_path / "x.log").read_text())
+    assert (told["message"], told["level"]) == ("node-0 failed", "warning")
+    assert (told["actor"], told["pause_s"]) == ("node-0", 0.5)
+    assert told.keys() == {
+        *("time", "level", "component", "instance", "logger", "message"),
+        *("actor", "pause_s"),
+    }
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_a_library_that_writes_headers_down_is_not_heard(tmp_path: Path, level: str) -> None:
+    logs.to_files(tmp_path / "x.log", speaker=logs.Speaker("member", "member-0"))
+    with logs.speaking("member", "member-0"):
+        logs.Level().set(level_of(level))
+    logging.getLogger("hpack.hpack").debug("Decoded %s", "authorization: Bearer 1")
+    assert not (tmp_path / "x.log").exists()
+
+
 @pytest.mark.parametrize(("form", "lines"), [(TEXT, 4), (JSON, 1)])
 def test_a_trace_follows_its_line_or_is_a_field_of_it(tmp_path: Path, form: str, lines: int) -> None:
     logs.to_files(tmp_path / "x.log", form)

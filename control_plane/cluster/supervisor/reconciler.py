@@ -291,7 +291,7 @@ class Reconciler:
                 self._begin(action, instance.name, self._start(instance))
                 return CHECK_EVERY_S
             case Stop(name, why):
-                log.warning("stopping %s: %s", name, why)
+                log.warning("stopping %s: %s", name, why, extra={"actor": name, "reason": why})
                 self._begin(action, name, self._stop(name, self._tasks.get(name)))
                 return CHECK_EVERY_S
             case WaitUntil(time):
@@ -327,7 +327,7 @@ class Reconciler:
     async def _start(self, instance: Instance) -> None:
         name, records, now = instance.name, self.records, self._ports.now
         records.began(name)
-        log.info("starting %s", name)
+        log.info("starting %s", name, extra={"actor": name})
         try:
             spec = self._ports.specs.make(instance, self._topology, restarted=not instance.joins)
             await self._ports.host.start(spec)
@@ -343,7 +343,8 @@ class Reconciler:
 
     def _failed(self, name: str, reason: str, *, lost: bool = False) -> None:
         pause = self.records.failed(name, reason, self._ports.now(), lost=lost)
-        log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause)
+        told = {"actor": name, "reason": reason, "pause_s": pause}
+        log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause, extra=told)
 
     async def _stop(self, name: str, before: tuple[type[Start | Stop], asyncio.Task[None]] | None) -> None:
         """End an actor. `before`: what is being done to it already."""
@@ -353,7 +354,7 @@ class Reconciler:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._ports.host.stop(name)
         except TimeoutError:
-            log.warning("%s does not stop in time", name)
+            log.warning("%s does not stop in time", name, extra={"actor": name})
         except Exception:
             log.exception("stopping %s failed", name)
 
