@@ -304,6 +304,9 @@ def _print_access(directory: StateDir, state: ClusterState) -> None:
     console.print(f"  end it    rayplane down{directory.flags(name)}")
 
 
+_RUNNING = {True: "yes", False: "no", None: "unknown"}
+
+
 def _print_status(found: dict[str, Any]) -> None:
     console.print(f"cluster {found['name']!r} on {found['host']}: {'healthy' if found['healthy'] else 'NOT healthy'}")
     for fault in found["faults"]:
@@ -317,7 +320,7 @@ def _print_status(found: dict[str, Any]) -> None:
     console.print(members)
     actors = Table("ACTOR", "MACHINE", "LEADER", "RUNNING", box=None)
     for a in found["actors"]:
-        actors.add_row(a["name"], a["machine"], "yes" if a["leader"] else "", "yes" if a["running"] else "no")
+        actors.add_row(a["name"], a["machine"], "yes" if a["leader"] else "", _RUNNING[a["running"]])
     console.print(actors)
     nodes = Table("NODE", "READY", box=None)
     for n in found["nodes"]:

@@ -15,12 +15,13 @@ DISK_FREE_MIN = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorFacts:
-    """Facts about an actor, as the supervisor tells them."""
+    """Facts about an actor, as the supervisor tells them, or as it shows by answering."""
 
     name: str
     role: str
     machine: str = ""
-    running: bool = True
+    running: bool | None = True
+    """None when nobody can tell."""
     starts: int = 0
     failures: int = 0
     """Starts in a row that failed, or whose actor ended soon after."""
@@ -133,7 +134,7 @@ def _actors(facts: Facts) -> Iterator[Fault]:
     for actor in facts.actors:
         if actor.failures > 1:
             yield Fault(actor.name, f"has failed {actor.failures} times in a row: {actor.reason}")
-        elif not actor.running:
+        elif actor.running is False:
             yield Fault(actor.name, f"does not run{f': {actor.reason}' if actor.reason else ''}")
 
 

@@ -9,8 +9,8 @@ rest.
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,13 +90,17 @@ async def measure(admin: Access) -> Facts:
         asyncio.gather(*(_lead(admin, name, limit) for name in LEADERS.values())),
         _nodes(admin, rows, limit),
     )
+    told = [
+        ServerFacts(name=row.facts.name, error=error, https_error=face)
+        for row, error, face in zip(servers, probes, faces, strict=True)
+    ]
+    answered = {m.name for m in members if not m.error}
+    answered |= {s.name for s in told if not (s.error and s.https_error)}
+    answered |= {r.facts.name for r, error in zip(of(Role.LOAD_BALANCER), front, strict=True) if not error}
     return Facts(
-        actors=[r.facts for r in rows],
+        actors=[_seen(r.facts, answered) for r in rows],
         members=members,
-        servers=[
-            ServerFacts(name=row.facts.name, error=error, https_error=face)
-            for row, error, face in zip(servers, probes, faces, strict=True)
-        ],
+        servers=told,
         leads=leads,
         nodes=nodes[0],
         supervisor_error=supervisor_error,
@@ -112,7 +116,7 @@ async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
             answer = await admin.supervisor.Topology(pb.TopologyRequest(), timeout=limit)
     except (RpcError, TimeoutError) as e:
         return [
-            _Row(ActorFacts(name=i.name, role=i.role.value, machine=i.machine.address), dict(i.ports))
+            _Row(ActorFacts(name=i.name, role=i.role.value, machine=i.machine.address, running=None), dict(i.ports))
             for i in admin.state.topology.instances
         ], _why(e)
     return [
@@ -130,6 +134,11 @@ async def _rows(admin: Access, limit: float) -> tuple[list[_Row], str]:
         )
         for r in answer.instances
     ], ""
+
+
+def _seen(actor: ActorFacts, answered: Collection[str]) -> ActorFacts:
+    """Who answers runs, also when the supervisor cannot be asked."""
+    return replace(actor, running=True) if actor.running is None and actor.name in answered else actor
 
 
 async def _member(admin: Access, row: _Row, limit: float) -> MemberFacts:
@@ -258,7 +267,7 @@ def _why(error: BaseException) -> str:
 
 
 def _member_row(member: MemberFacts, actors: Sequence[ActorFacts]) -> dict[str, Any]:
-    running = any(a.name == member.name and a.running for a in actors)
+    running = next((a.running for a in actors if a.name == member.name), None)
     base = {"name": member.name, "endpoint": member.endpoint, "running": running, "healthy": member.healthy}
     if member.error:
         return base | {"error": member.error}

@@ -8,6 +8,7 @@ import pytest
 
 from rayplane.control_plane.api.errors import ServiceUnavailable
 from rayplane.control_plane.apiserver.storage.store import Storage
+from rayplane.control_plane.cli.cluster import _print_status
 from rayplane.control_plane.cluster import patience
 from rayplane.control_plane.cluster import status as measuring
 from rayplane.control_plane.cluster.diagnosis import (
@@ -130,13 +131,20 @@ async def test_status_sees_servers_whose_lease_writes_are_lost() -> None:
         assert any(f.startswith("apiserver-0: does not write and read") for f in found["faults"]), found["faults"]
 
 
-async def test_status_answers_though_nobody_does() -> None:
+async def test_status_answers_though_nobody_does(capsys: pytest.CaptureFixture[str]) -> None:
     async with cluster(members=1, apiservers=1, nodes=0) as c:
         with _short(), mock.patch.object(patience, "slowdown", lambda: 1.0):
+            await c.host.stop("supervisor")
+            alone = {a.name: a.running for a in (await measure(c.access)).actors}
             await c.host.stop("apiserver-0")
             await c.host.stop("member-0")
-            await c.host.stop("supervisor")
             facts = await measure(c.access)
+            found = await status(c.access)
+    assert {name for name, runs in alone.items() if runs} == {"member-0", "apiserver-0", "lb"}
+    assert alone["scheduler-0"] is alone["supervisor"] is None
+    assert {a["running"] for a in (*found["actors"], *found["members"])} == {None}
+    _print_status(found)
+    assert "yes" not in capsys.readouterr().out
     named = {f.who for f in judge(facts)}
     assert named >= {"supervisor", "member-0", "apiserver-0", "lb", "kube-scheduler", "nodes"}
 
