@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
 import grpc
 import pytest
 
 from rayplane.control_plane.api.errors import ApiError, Conflict, ServiceUnavailable
 from rayplane.control_plane.api.machinery.resources import builtin_registry
+from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
 from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
 from rayplane.control_plane.apiserver.storage.store import absent, put_op
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.simulation import VirtualLoop
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.apiserver.conftest import Stack
+from tests.apiserver.conftest import Stack, make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 
 PODS = builtin_registry().by_name("pods")
@@ -163,3 +167,53 @@ async def test_a_collection_with_one_that_cannot_go_is_answered_with_its_error(s
     target = await registry.target("", "v1", "configmaps", namespace="default")
     with pytest.raises(Conflict):
         await registry.delete_collection(SYSTEM, target, ListOptions(), DeleteOptions())
+
+
+def test_a_good_answer_of_etcd_is_kept_for_a_second_and_a_bad_one_not_at_all() -> None:
+    etcd = FakeEtcd()
+
+    async def main() -> list[tuple[bool, int]]:
+        storage: Any = None  # nothing is loaded
+        hub = WatchHub(etcd, storage, env=make_env(), limits=Limits(), timing=Timing())  # type: ignore[arg-type]
+        await hub.start()
+        found: list[tuple[bool, int]] = []
+
+        async def ask(after_s: float) -> None:
+            await asyncio.sleep(after_s)
+            before = etcd.calls
+            found.append((await hub.etcd_answers(), etcd.calls - before))
+
+        await ask(5.0)
+        etcd.down = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        await ask(0.9)
+        await ask(0.2)
+        await ask(0.0)
+        etcd.down = None
+        await ask(0.0)
+        etcd.down = RpcError(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+        with pytest.raises(ApiError):
+            await hub.current_revision()
+        await ask(0.0)
+        await hub.stop()
+        return found
+
+    good, bad = (True, 1), (False, 1)
+    kept, found_out = (True, 0), bad
+    assert VirtualLoop().run(main()) == [good, kept, bad, bad, good, found_out]
+
+
+def test_many_checks_at_once_ask_etcd_together() -> None:
+    etcd = FakeEtcd()
+
+    async def main() -> int:
+        storage: Any = None
+        hub = WatchHub(etcd, storage, env=make_env(), limits=Limits(), timing=Timing())  # type: ignore[arg-type]
+        await hub.start()
+        await asyncio.sleep(5.0)
+        before = etcd.calls
+        assert all(await asyncio.gather(*(hub.etcd_answers() for _ in range(50))))
+        asked = etcd.calls - before
+        await hub.stop()
+        return asked
+
+    assert VirtualLoop().run(main()) == 1

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import orjson
 from aiohttp import web
 
-from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery import openapi_v2
 from rayplane.control_plane.api.machinery.discovery import Discovery, Document
 from rayplane.control_plane.api.machinery.openapi import OpenAPI
@@ -97,7 +96,7 @@ class Documents:
         return None
 
     async def _health(self, request: web.BaseRequest, path: str) -> web.Response:
-        checks = {"ping": True, "etcd": await self._etcd_answers()}
+        checks = {"ping": True, "etcd": await self._registry.hub.etcd_answers()}
         if path.startswith("/readyz"):
             checks["shutdown"] = self._is_ready()
         _, _, single = path.strip("/").partition("/")
@@ -114,13 +113,6 @@ class Documents:
         lines = [f"[{'+' if ok else '-'}]{check} {'ok' if ok else 'failed'}" for check, ok in checks.items()]
         lines.append(f"{name} check {'passed' if healthy else 'failed'}")
         return web.Response(status=200 if healthy else 500, text="\n".join(lines) + "\n")
-
-    async def _etcd_answers(self) -> bool:
-        try:
-            await self._registry.hub.current_revision()
-        except ApiError:
-            return False
-        return True
 
 
 def _paths() -> list[str]:

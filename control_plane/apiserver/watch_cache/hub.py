@@ -14,10 +14,11 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable
 
-from rayplane.control_plane.api.errors import Expired, ServiceUnavailable, Timeout
+from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.storage.entries import Entry
@@ -41,6 +42,9 @@ _RETRIES = Backoff(0.05, 1.0)
 # A load whose revision was compacted under it begins again; so often it has lost a race with compaction, not more.
 _LOAD_TRIES = 20
 _REVISION_KEY = b"/rayplane/revision"
+# Whoever asks whether etcd answers is told of an answer no older than this: half of what a health check may take, as in
+# kube-apiserver's limit. A server that loses etcd is called ready for as long at most, beside its checker's interval.
+_ANSWER_KEPT_S = 1.0
 
 
 class WatchHub:
@@ -63,6 +67,7 @@ class WatchHub:
         self._numbers = itertools.count()
         self._asked: asyncio.Future[int] | None = None
         self._ask = asyncio.Event()
+        self._answered_at = -math.inf
         self._restart = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
@@ -127,12 +132,25 @@ class WatchHub:
             self._ask.set()
         return await asyncio.shield(self._asked)
 
+    async def etcd_answers(self) -> bool:
+        """Whether there is a quorum. A good answer to any reader's question is kept for a second; a bad one is asked
+        for again."""
+        if asyncio.get_running_loop().time() - self._answered_at < _ANSWER_KEPT_S:
+            return not self._stopped
+        try:
+            await self.current_revision()
+        except ApiError:
+            return False
+        return True
+
     async def _answer(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._ask.wait()
             self._ask.clear()
             asked, self._asked = self._asked, None
             assert asked is not None
+            began = loop.time()  # it is true of no later time for certain
             try:
                 revision = await self._revision()
             except asyncio.CancelledError:
@@ -141,11 +159,13 @@ class WatchHub:
                     asked.exception()
                 raise
             except Exception as e:
+                self._answered_at = -math.inf
                 error = api_error(e) if isinstance(e, RpcError) else e
                 if not asked.cancelled():
                     asked.set_exception(error)
                     asked.exception()
             else:
+                self._answered_at = began
                 if not asked.cancelled():
                     asked.set_result(revision)
 
