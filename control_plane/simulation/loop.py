@@ -21,15 +21,17 @@ from rayplane.control_plane.cluster.errors import ClusterError
 # Collecting at fixed virtual times keeps finalizers out of the order of events.
 COLLECT_EVERY_S = 300.0
 CANCELLED_MAX = 100
+# Timers that are due within this of each other go off together.
+RESOLUTION_S = 1e-9
 # A loop that runs this many rounds without the clock moving is busy waiting.
 ROUNDS_WITHOUT_TIME_MAX = 200_000
 
 
 # Of asyncio's own, not of its documented interface: the same in CPython 3.11 to 3.14.
-LOOP_PARTS = ("_ready", "_scheduled", "_stopping", "_timer_cancelled_count", "_clock_resolution")
+LOOP_PARTS = ("_ready", "_stopping", "_timer_cancelled_count")
 LOOP_STEPS = ("_run_once", "_write_to_self", "_process_events")
 HANDLE_PARTS = ("_cancelled", "_context", "_run")
-TIMER_PARTS = ("_scheduled", "_when")
+TIMER_PARTS = ("_scheduled",)
 
 
 class NotSimulated(RuntimeError):
@@ -85,7 +87,8 @@ class VirtualLoop(base_events.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._clock_resolution = 1e-9
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []  # a heap
+        self._timers_made = 0
         self._next_collect = COLLECT_EVERY_S
         self._rounds = 0
         self.faults: list[str] = []
@@ -102,6 +105,25 @@ class VirtualLoop(base_events.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
+    # asyncio's own do the same after checks that cost as much as the work: of threads, of debugging, of a closed loop.
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Timers of the same time go off in the order in which they were set."""
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle._scheduled = True  # type: ignore[attr-defined]
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, handle))
+        return handle
+
     def revive(self, life: Life) -> None:
         """Run what was held while a cell was paused."""
         life.paused = False
@@ -114,23 +136,22 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def _run_once(self) -> None:
         """One round: as asyncio's own, without a selector, and for living cells only."""
-        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
+        ready, timers = self._ready, self._timers  # type: ignore[attr-defined]
         if self._timer_cancelled_count > CANCELLED_MAX:  # type: ignore[has-type]
             self._forget_cancelled()
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
+        while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+            self._pop_timer()
             self._timer_cancelled_count -= 1
         if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not scheduled:
+            if not timers:
                 raise Deadlock("nothing is ready and no timer is set: the simulation waits for ever")
-            self._pass_time(scheduled[0]._when)
+            self._pass_time(timers[0][0])
         elif self._rounds > ROUNDS_WITHOUT_TIME_MAX:
             raise Livelock(f"time stands still at {self._now:.6f} s: last ran {ready[0] if ready else None!r}")
         self._rounds += 1
-        due = self._now + self._clock_resolution
-        while scheduled and scheduled[0]._when < due:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
+        due = self._now + RESOLUTION_S
+        while timers and timers[0][0] < due:
+            handle = self._pop_timer()
             if handle._cancelled:
                 self._timer_cancelled_count -= 1
             else:
@@ -147,14 +168,19 @@ class VirtualLoop(base_events.BaseEventLoop):
                 continue
             handle._run()
 
+    def _pop_timer(self) -> Any:
+        handle: Any = heapq.heappop(self._timers)[2]
+        handle._scheduled = False
+        return handle
+
     def _forget_cancelled(self) -> None:
         """Timers that were cancelled long before their time: most time-outs are."""
-        scheduled = self._scheduled  # type: ignore[attr-defined]
-        for handle in scheduled:
+        timers: list[tuple[float, int, Any]] = self._timers
+        for _, _, handle in timers:
             if handle._cancelled:
                 handle._scheduled = False
-        scheduled[:] = [h for h in scheduled if not h._cancelled]
-        heapq.heapify(scheduled)
+        timers[:] = [timer for timer in timers if not timer[2]._cancelled]
+        heapq.heapify(timers)
         self._timer_cancelled_count = 0
 
     def _pass_time(self, when: float) -> None:
@@ -177,7 +203,7 @@ class VirtualLoop(base_events.BaseEventLoop):
             return self.run_until_complete(main)
         finally:
             self._ready.clear()  # type: ignore[attr-defined]
-            self._scheduled.clear()  # type: ignore[attr-defined]
+            self._timers.clear()
             self.close()
             if not settled:
                 gc.unfreeze()

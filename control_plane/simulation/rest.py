@@ -29,6 +29,7 @@ OBJECTS_MAX = 20
 PAGE = 7
 #: How long the watch may take at the end to tell what is known to have happened.
 CATCH_UP_S = 40.0
+NEVER_IDLE_S = 1e9
 
 _CREATE, _CHANGE, _DELETE, _GET, _LIST = range(5)
 _WEIGHTS = {_CREATE: 4, _CHANGE: 3, _DELETE: 1, _GET: 2, _LIST: 1}
@@ -296,7 +297,9 @@ class _Connector(aiohttp.BaseConnector):
     """aiohttp's pool of connections, over injected sockets, to one address; it makes so many `connections` at most."""
 
     def __init__(self, sockets: Sockets, address: str, *, force_close: bool, connections: int | None) -> None:
-        super().__init__(limit=0, force_close=force_close)
+        # The pool asks the machine's clock who was idle for too long: none is, or a slow machine would run another way.
+        keep: dict[str, Any] = {} if force_close else {"keepalive_timeout": NEVER_IDLE_S}
+        super().__init__(limit=0, force_close=force_close, **keep)
         self._sockets = sockets
         self._address = address
         self._left = connections

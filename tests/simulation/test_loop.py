@@ -103,7 +103,7 @@ def test_asyncio_has_all_that_the_loop_uses_of_it() -> None:
     assert set(LOOP_STEPS) <= vars(VirtualLoop).keys()
 
 
-@pytest.mark.parametrize("part", ["_scheduled", "_run_once", "_context"])
+@pytest.mark.parametrize("part", ["_timer_cancelled_count", "_run_once", "_context"])
 def test_a_python_that_lacks_a_part_is_named(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for names in ("LOOP_PARTS", "LOOP_STEPS", "HANDLE_PARTS"):
         parts = [f"{name}_of_tomorrow" if name == part else name for name in getattr(loop_module, names)]

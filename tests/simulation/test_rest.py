@@ -1,6 +1,8 @@
 """The REST face behind the load balancer, in virtual time: what breaks its promises is found by a seed."""
 
 import asyncio
+import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -49,6 +51,23 @@ def test_acknowledged_requests_hold_while_servers_and_balancer_die(seed: int) ->
     result = run(seed)
     assert result.ok, str(result)
     assert result.acknowledged > 60
+
+
+def test_a_run_asks_no_clock_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+duration: 6s
+cluster: {timing: fast, members: 1, nodes: 1, apiservers: 1, schedulers: 1, controllers: 1}
+client: {ask_every: 100ms}
+"""
+    scenario = parse_scenario(text, source="clock")
+    usual = simulate(scenario, 1)
+    hours = itertools.count(0, 3600)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("aiohttp") and hasattr(module, "monotonic"):
+            monkeypatch.setattr(module, "monotonic", lambda: float(next(hours)))
+    assert simulate(scenario, 1).trace_hash == usual.trace_hash
+    assert usual.ok, str(usual)
+    assert next(hours) > 0
 
 
 def test_a_server_that_acknowledges_before_etcd_is_found() -> None:
