@@ -65,7 +65,8 @@ class Specs(Protocol):
 class Directory(Protocol):
     """Whoever has to know the topology: where to call members and API servers, what to remember over a restart."""
 
-    async def adopt(self, topology: Topology) -> None: ...
+    async def adopt(self, topology: Topology) -> None:
+        """Raises OSError when it is not remembered; everybody is called where it says all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cluster.errors import ClusterError, DataLost, StartFailed
 from rayplane.control_plane.cluster.patience import Patience, is_passing, until
 from rayplane.control_plane.cluster.supervisor.actions import (
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 CHECK_EVERY_S = 1.0
 # Before the next step after one that has been taken, and after one that has failed.
 STEP_PAUSE_S = 0.02
-RETRY_S = 0.2
+RETRIES = Backoff(0.2, CHECK_EVERY_S)
 # How long a call of the host that only looks may take; one that hangs must not keep the rest from being done.
 LOOK_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 30.0
@@ -76,6 +77,7 @@ class Reconciler:
         self._joined_at = -LEARN_S
         self._deregistered: set[str] = set()
         self._refusals: dict[str, str] = {}
+        self._refused_in_a_row: Counter[str] = Counter()
         self._patience: dict[tuple[str, Phase], Patience] = {}
         self._tasks: dict[str, tuple[type[Start | Stop], asyncio.Task[None]]] = {}
         self._operated: dict[str, type[Start | Stop]] = {}  # what was being done at any time in this round
@@ -172,8 +174,8 @@ class Reconciler:
         """Members and names of former ones; none when there is no answer."""
         try:
             return await self._ports.members.members(), await self._ports.store.retired()
-        except RpcError as e:
-            self._say("etcd", f"its members cannot be listed: {e}")
+        except Exception as e:
+            self._say("etcd", "its members cannot be listed", e)
             return (), frozenset()
 
     def _overdue(self, now: float) -> frozenset[str]:
@@ -202,9 +204,9 @@ class Reconciler:
         try:
             async with self._storing:
                 await self._load()
-        except RpcError as e:
+        except Exception as e:
             # Members may be missing just because nobody started them: what can be done is done meanwhile.
-            self._say("the stored topology", f"it cannot be read yet: {e}")
+            self._say("the stored topology", "it cannot be read yet", e)
 
     async def _load(self) -> None:
         """Take the topology from etcd, or put it there when the cluster has just been brought up."""
@@ -249,8 +251,13 @@ class Reconciler:
         self._topology = topology
         self.records.keep({i.name for i in topology.instances})
         self._refusals = {name: why for name, why in self._refusals.items() if topology.has(name)}
+        self._refused_in_a_row.clear()
         self._deregistered.intersection_update(n for i in topology.instances for n in i.nodes)
-        await self._ports.directory.adopt(topology)
+        try:
+            await self._ports.directory.adopt(topology)
+        except OSError as e:
+            # It is in etcd: a supervisor that cannot remember it must still work, and its successor finds it there.
+            self._say("the topology", "it cannot be remembered on disk", e)
 
     def _with_ports(self, topology: Topology) -> Topology:
         for instance in topology.instances:
@@ -277,9 +284,10 @@ class Reconciler:
             try:
                 pause = min(pause, await self._carry_out(action, desired))
                 self._refusals.pop(_subject(action), None)
-            except (RpcError, ApiError, ClusterError) as e:
-                self._refused(action, e)
-                pause = min(pause, RETRY_S)
+                del self._refused_in_a_row[_subject(action)]
+            except Exception as e:
+                # Whatever it is, the other actions have nothing to do with it.
+                pause = min(pause, self._refused(action, e))
         if observed.members:
             self._checked = quiet and not any(m.learner for m in observed.members)
         return pause
@@ -358,15 +366,22 @@ class Reconciler:
         except Exception:
             log.exception("stopping %s failed", name)
 
-    def _refused(self, action: Action, error: Exception) -> None:
+    def _refused(self, action: Action, error: Exception) -> float:
+        """Seconds until it should be tried again."""
+        subject = _subject(action)
+        self._refused_in_a_row[subject] += 1
         # That a learner has not caught up yet is how most of its first promotions end.
-        self._say(_subject(action), f"{type(action).__name__}: {error}", expected=isinstance(action, Promote))
+        self._say(subject, type(action).__name__, error, expected=isinstance(action, Promote))
+        return RETRIES.pause_s(self._refused_in_a_row[subject])
 
-    def _say(self, subject: str, why: str, *, expected: bool = False) -> None:
+    def _say(self, subject: str, what: str, error: Exception, *, expected: bool = False) -> None:
         """Log what went wrong once, not at every try."""
+        known = isinstance(error, (RpcError, ApiError, ClusterError, OSError))
+        why = f"{what}: {error if known else repr(error)}"
         if self._refusals.get(subject) != why:
             self._refusals[subject] = why
-            log.log(logging.INFO if expected else logging.WARNING, "%s: %s", subject, why)
+            level = logging.INFO if expected else logging.WARNING
+            log.log(level, "%s: %s", subject, why, exc_info=None if known else error)
 
 
 def _subject(action: Action) -> str:

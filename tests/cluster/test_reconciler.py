@@ -1,0 +1,334 @@
+"""The supervisor's loop on ports that are fakes all through, in virtual time: whatever fails is tried again, later and
+later, and keeps nothing else from being done."""
+
+import asyncio
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.api.errors import ServiceUnavailable
+from rayplane.control_plane.cluster.errors import DataLost, StartFailed
+from rayplane.control_plane.cluster.supervisor import reconciler as module
+from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
+from rayplane.control_plane.cluster.supervisor.plan import HEIR_STARTS_MAX
+from rayplane.control_plane.cluster.supervisor.ports import Ports, TopologyChanged
+from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
+from rayplane.control_plane.cluster.supervisor.starts import RESTARTS
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
+from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.simulation import VirtualLoop
+from rayplane.control_plane.tasks import cancel_and_wait
+from tests.cluster.test_supervisor_plan import MACHINES, A, small
+
+TOPOLOGY = small()
+AWAY = RpcError(Code.UNAVAILABLE, "etcdserver: no leader")
+
+
+class World:
+    """All ports in one: a host, etcd and its members, the API, a disk. `broken` maps what fails to how: `start X`,
+    `stop X`, `load`, `save`, `adopt`, `members`, `add`, `promote`, `remove`, `delete`, `allot`."""
+
+    def __init__(self, topology: Topology = TOPOLOGY) -> None:
+        self.founded = topology
+        self.broken: dict[str, Exception] = {}
+        self.actors = {i.name: i for i in topology.instances}
+        self.lying = list(MACHINES)
+        self.stored: Topology | None = None
+        self.revision = 0
+        self.retired_names: set[str] = set()
+        self.etcd = {m.endpoint("peer"): False for m in topology.of(Role.MEMBER)}  # peer: learner
+        self.calls: list[tuple[float, str]] = []
+        self.remembered: Topology | None = None
+        self._ids = itertools.count(100)
+        self._id: dict[str, int] = {}
+        self._ports = itertools.count(20_000)
+        self._running: list[tuple[Reconciler, asyncio.Task[None]]] = []
+
+    # As a test uses it
+
+    def supervise(self) -> Reconciler:
+        """A supervisor that was told of the founding topology only."""
+        made = Reconciler(
+            self.founded,
+            Ports(
+                host=self,  # type: ignore[arg-type]
+                store=self,
+                members=self,
+                nodes=self,
+                specs=self,  # type: ignore[arg-type]
+                directory=self,
+                allot=self.allot,
+                now=asyncio.get_running_loop().time,
+                slowdown=lambda: 1.0,
+            ),
+        )
+        self._running.append((made, asyncio.get_running_loop().create_task(made.run())))
+        return made
+
+    async def end(self) -> None:
+        """The supervisor is gone, and what it was doing with it."""
+        made, task = self._running.pop()
+        await cancel_and_wait(task)
+        await made.stop()
+
+    def times(self, call: str) -> list[float]:
+        return [at for at, made in self.calls if made == call]
+
+    def lose(self, machine: Machine) -> None:
+        self.lying.remove(machine)
+        for name in [n for n, i in self.actors.items() if i.machine == machine and i.role is not Role.SUPERVISOR]:
+            del self.actors[name]
+
+    @property
+    def voters(self) -> set[str]:
+        """Names of the members that vote."""
+        wanted = self.stored or self.founded
+        peers = {i.endpoint("peer"): i.name for i in wanted.of(Role.MEMBER)}
+        return {peers.get(peer, peer) for peer, learner in self.etcd.items() if not learner}
+
+    # As the supervisor uses it
+
+    async def _call(self, call: str) -> None:
+        self.calls.append((asyncio.get_running_loop().time(), call))
+        await asyncio.sleep(0.001)
+        error = self.broken.get(call) or self.broken.get(call.partition(" ")[0])
+        if error is not None:
+            raise error
+
+    def make(self, instance: Instance, topology: Topology, *, restarted: bool) -> Instance:
+        return instance
+
+    async def start(self, spec: Instance) -> int:
+        assert spec.name not in self.actors, f"{spec.name} is started twice"
+        await self._call(f"start {spec.name}")
+        self.actors[spec.name] = spec
+        return 1
+
+    async def stop(self, name: str) -> None:
+        await self._call(f"stop {name}")
+        self.actors.pop(name, None)
+
+    async def running(self) -> set[str]:
+        return set(self.actors)
+
+    async def machines(self) -> list[Machine]:
+        return list(self.lying)
+
+    async def load(self) -> tuple[Topology | None, int]:
+        await self._call("load")
+        return self.stored, self.revision
+
+    async def save(self, topology: Topology, *, revision: int, retire: Collection[str]) -> int:
+        await self._call("save")
+        if revision != self.revision:
+            raise TopologyChanged(revision)
+        self.stored, self.revision = topology, self.revision + 1
+        self.retired_names |= set(retire)
+        return self.revision
+
+    async def retired(self) -> frozenset[str]:
+        return frozenset(self.retired_names)
+
+    async def members(self) -> tuple[MemberStatus, ...]:
+        await self._call("members")
+        alive = {i.endpoint("peer") for i in self.actors.values() if i.role is Role.MEMBER}
+        for peer in self.etcd:
+            self._id.setdefault(peer, next(self._ids))
+        return tuple(
+            MemberStatus(self._id[peer], (peer,), learner, peer in alive) for peer, learner in self.etcd.items()
+        )
+
+    def _peer(self, member_id: int) -> str:
+        return next(peer for peer, number in self._id.items() if number == member_id)
+
+    async def add_learner(self, peer: str) -> None:
+        await self._call("add")
+        assert peer not in self.etcd, f"{peer} is added twice"
+        assert not any(self.etcd.values()), "two learners at once"
+        self.etcd[peer] = True
+
+    async def promote(self, member_id: int) -> None:
+        await self._call("promote")
+        self.etcd[self._peer(member_id)] = False
+
+    async def remove(self, member_id: int) -> None:
+        await self._call("remove")
+        del self.etcd[self._peer(member_id)]
+
+    async def delete(self, node: str) -> None:
+        await self._call("delete")
+
+    async def adopt(self, topology: Topology) -> None:
+        await self._call("adopt")
+        self.remembered = topology
+
+    def allot(self, address: str, taken: Collection[int]) -> int:
+        if "allot" in self.broken:
+            raise self.broken["allot"]
+        return next(port for port in self._ports if port not in taken)
+
+
+def play(scene: Callable[[World], Coroutine[Any, Any, None]], topology: Topology = TOPOLOGY) -> World:
+    """A scene in virtual time, with a supervisor that has looked once."""
+    world = World(topology)
+
+    async def main() -> None:
+        world.supervise()
+        await asyncio.sleep(0.5)
+        await scene(world)
+        await world.end()
+
+    logging.disable(logging.CRITICAL)
+    try:
+        VirtualLoop().run(main())
+    finally:
+        logging.disable(logging.NOTSET)
+    return world
+
+
+async def until(holds: Callable[[], bool], within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [b - a for a, b in itertools.pairwise(times)]
+
+
+def test_a_start_that_fails_is_tried_ever_more_rarely_up_to_a_limit_and_then_begins_anew() -> None:
+    async def scene(world: World) -> None:
+        world.broken["start scheduler-0"] = StartFailed("no memory")
+        del world.actors["scheduler-0"]
+        await asyncio.sleep(300)
+        found = gaps(world.times("start scheduler-0"))
+        assert found == sorted(found)
+        assert found[0] < 2.5 and RESTARTS.max_s <= found[-1] < RESTARTS.max_s + 2.0
+        world.broken.clear()
+        await until(lambda: "scheduler-0" in world.actors, RESTARTS.max_s + 2.0)
+        await asyncio.sleep(60)
+        del world.actors["scheduler-0"]
+        # It has lived: what failed before is forgiven.
+        await until(lambda: "scheduler-0" in world.actors, 2.0)
+
+    play(scene)
+
+
+def test_a_start_that_fails_in_an_unknown_way_is_one_that_fails() -> None:
+    async def scene(world: World) -> None:
+        world.broken["start scheduler-0"] = ZeroDivisionError()
+        del world.actors["scheduler-0"], world.actors["lb"]
+        await until(lambda: "lb" in world.actors, 3.0)
+        await asyncio.sleep(60)
+        assert 4 <= len(world.times("start scheduler-0")) <= 7
+
+    play(scene)
+
+
+@pytest.mark.parametrize("error", [AWAY, ServiceUnavailable("no"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("call", ["load", "members", "save", "adopt", "delete", "stop", "add", "promote", "remove"])
+def test_whatever_fails_keeps_no_actor_from_being_started(call: str, error: Exception) -> None:
+    """And all that was to be done is done once it works again."""
+
+    async def scene(world: World) -> None:
+        reconciler = world.supervise() if call == "load" else world._running[0][0]
+        lost = MACHINES[1]
+        world.broken[call] = error
+        world.lose(lost)
+        del world.actors["scheduler-0"]
+        await until(lambda: "scheduler-0" in world.actors, 5.0)
+        await asyncio.sleep(30)
+        # Nothing is tried without a pause, however long it fails.
+        assert Counter(made for _, made in world.calls)[call] < 200
+        world.broken.clear()
+        await until(lambda: world.voters == {"member-0", "member-2", "member-3"}, 60.0)
+        await until(lambda: set(world.actors) == {i.name for i in (world.stored or TOPOLOGY).instances}, 60.0)
+        assert all(i.machine != lost for i in world.actors.values() if i.role is not Role.SUPERVISOR)
+        assert all(i.phase is Phase.ACTIVE for i in reconciler.topology.instances)
+        if call == "load":
+            await world.end()
+
+    play(scene)
+
+
+def test_a_step_that_is_refused_is_tried_again_after_longer_and_longer_pauses() -> None:
+    async def scene(world: World) -> None:
+        world.broken["promote"] = RpcError(
+            Code.FAILED_PRECONDITION, "etcdserver: can only promote a learner which is in sync"
+        )
+        world.lose(MACHINES[1])
+        await until(lambda: len(world.times("promote")) > 20, 60.0)
+        found = gaps(world.times("promote"))
+        assert found[0] < 0.3 < 0.7 < found[-1] < module.CHECK_EVERY_S + 0.3
+
+    play(scene)
+
+
+def test_no_port_for_one_keeps_no_member_from_its_replacement() -> None:
+    async def scene(world: World) -> None:
+        # The load balancer has to move, which takes ports.
+        world.broken["allot"] = OSError(99, "no port is free")
+        world.lose(MACHINES[0])
+        await asyncio.sleep(20)
+        world.broken.clear()
+        await until(lambda: world.voters == {"member-1", "member-2", "member-3"}, 60.0)
+        await until(lambda: set(world.actors) == {i.name for i in (world.stored or TOPOLOGY).instances}, 60.0)
+
+    play(scene)
+
+
+def test_an_heir_that_never_starts_makes_room_for_another() -> None:
+    async def scene(world: World) -> None:
+        for name in ("member-3", "member-4"):
+            world.broken[f"start {name}"] = StartFailed("no such file")
+        world.broken["start member-5"] = DataLost("gone")
+        world.lose(MACHINES[1])
+        await until(lambda: world.voters == {"member-0", "member-2", "member-6"}, 600.0)
+        for name, most in (("member-3", HEIR_STARTS_MAX), ("member-4", HEIR_STARTS_MAX), ("member-5", 1)):
+            assert len(world.times(f"start {name}")) == most
+            assert name in world.retired_names and name not in world.actors
+
+    play(scene)
+
+
+@pytest.mark.parametrize("step", ["save", "add", "start member-3", "promote", "remove"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_successor_goes_on_with_a_replacement_from_what_is_stored(step: str, told: bool) -> None:
+    """The first dies right after a step, before or after it has heard that it was done, at each of its times."""
+
+    async def scene(world: World) -> None:
+        world.lose(MACHINES[1])
+        done = 0
+        while not (world.voters == {"member-0", "member-2", "member-3"} and "member-1" in world.retired_names):
+            before = len(world.times(step))
+            try:
+                await until(lambda before=before: len(world.times(step)) > before, 20.0)  # type: ignore[misc]
+            except TimeoutError:
+                continue
+            if told:
+                await asyncio.sleep(0.002)
+            await world.end()
+            world.supervise()
+            done += 1
+            assert done < 20, "it gets no further"
+        assert done
+        await until(lambda: set(world.actors) == {i.name for i in (world.stored or TOPOLOGY).instances}, 60.0)
+
+    play(scene)
+
+
+def test_a_stop_that_fails_is_tried_again() -> None:
+    async def scene(world: World) -> None:
+        world.broken["stop stray-0"] = OSError(1, "not permitted")
+        world.actors["stray-0"] = Instance("stray-0", Role.SCHEDULER, A)
+        await asyncio.sleep(20)
+        assert len(world.times("stop stray-0")) > 2
+        world.broken.clear()
+        await until(lambda: "stray-0" not in world.actors, 5.0)
+
+    play(scene)
