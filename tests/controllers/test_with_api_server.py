@@ -269,6 +269,29 @@ async def test_namespace_with_content_goes(cluster: Cluster) -> None:
     assert not (await client.list("pods", "team")).items
 
 
+async def test_a_namespace_says_what_holds_it_back(cluster: Cluster) -> None:
+    client = cluster.client
+    await client.create("namespaces", {"metadata": {"name": "team", "labels": {"kubernetes.io/metadata.name": "x"}}})
+    held = {"metadata": {"name": "held", "namespace": "team", "finalizers": ["example.com/wait"]}}
+    await client.create("configmaps", held)
+    await client.delete("namespaces", "team")
+
+    async def told() -> bool:
+        found = await client.get("namespaces", "team")
+        assert meta.labels(found) == {"kubernetes.io/metadata.name": "team"}
+        remaining = meta.get_condition(found, "NamespaceFinalizersRemaining") or {}
+        return "example.com/wait in 1 resource instances" in remaining.get("message", "")
+
+    await cluster.until(told)
+    free = {"metadata": {"finalizers": None}}
+    await client.patch("configmaps", "held", "team", free)
+
+    async def gone() -> bool:
+        return not await cluster.find("namespaces", "team", "")
+
+    await cluster.until(gone)
+
+
 async def test_job_and_nodes(cluster: Cluster) -> None:
     client = cluster.client
     template = {"spec": {"restartPolicy": "Never", "containers": CONTAINERS}}

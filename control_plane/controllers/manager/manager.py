@@ -90,7 +90,7 @@ class Term:
         self._caches = Caches(client)
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
-        self._purger = NamespacePurger(client)
+        self._purger = NamespacePurger(client, env.clock.now)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
         # What became last of each definition, by its uid: as many as there are definitions, however often they change.

@@ -7,14 +7,17 @@ resources were not empty yet.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from datetime import datetime
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import ApiError, MethodNotAllowed, NotFound
+from rayplane.control_plane.api.errors import ApiError, Conflict, MethodNotAllowed, NotFound
 from rayplane.control_plane.api.machinery.resources import builtin_registry
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
 from rayplane.control_plane.controllers.core import Action, PurgeNamespace, Write
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
-from rayplane.control_plane.controllers.namespace import FINALIZER
+from rayplane.control_plane.controllers.namespace import FINALIZER, Remains, conditions_of
 
 BATCH = 200
 RETRY_S = 0.25
@@ -24,8 +27,9 @@ _CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 class NamespacePurger:
     """The outside part: finds content by live lists, since caches may lag and do not cover every resource."""
 
-    def __init__(self, client: ApiClient) -> None:
-        self._client = client
+    def __init__(self, client: ApiClient, now: Callable[[], datetime]) -> None:
+        """`now`: the wall clock."""
+        self._client, self._now = client, now
         self._remaining: dict[str, list[str]] = {}
 
     async def purge(self, action: Action) -> list[Write]:
@@ -35,10 +39,19 @@ class NamespacePurger:
         # Only what was not empty is asked again; when that is, a last round over everything must find nothing.
         resources = self._remaining.pop(uid, None)
         last_round = resources is None
-        resources = await self._resources() if resources is None else resources
-        left = [r for r in resources if await self._purge_resource(r, meta.name(namespace))]
+        if resources is None:
+            try:
+                resources = await self._resources()
+            except ApiError as e:
+                await self._tell(namespace, Remains(undiscovered=e.message))
+                raise
+        remains = Remains()
+        left = [r for r in resources if await self._purge_resource(r, meta.name(namespace), remains)]
+        namespace = await self._tell(namespace, remains)
         if left:
             self._remaining[uid] = left
+        if remains.failures:
+            raise ActionFailed(remains.failures[0], retry_s=1.0)
         if left or not last_round:
             text = f"{meta.name(namespace)} still has {', '.join(left) or 'to be looked through'}"
             raise ActionFailed(text, retry_s=RETRY_S if left else 0.0)
@@ -60,13 +73,28 @@ class NamespacePurger:
         found = dict.fromkeys([*built_in, *custom])
         return sorted(found, key=lambda resource: resource.startswith("events"))
 
-    async def _purge_resource(self, resource: str, namespace: str) -> int:
+    async def _tell(self, namespace: Object, remains: Remains) -> Object:
+        """Store why the namespace is still there, where it is for long enough to be asked; the namespace as stored."""
+        status = meta.status(namespace)
+        if not remains and not status.get("conditions"):
+            return namespace
+        conditions = conditions_of(namespace, remains, self._now())
+        if conditions == status.get("conditions"):
+            return namespace
+        told = {**meta.copy_for_write(namespace), "status": {**status, "conditions": conditions}}
+        try:
+            return await self._client.update("namespaces", told, subresource="status")
+        except (Conflict, NotFound):
+            return namespace  # the next round sees what is stored
+
+    async def _purge_resource(self, resource: str, namespace: str, remains: Remains) -> int:
         """Delete all objects of one resource; how many there were."""
         try:
             items = (await self._client.list(resource, namespace)).items
         except (NotFound, MethodNotAllowed):
             return 0  # not served (any more)
         doomed = [o for o in items if not meta.is_deleting(o)]
+        remains.add(resource, (o for o in items if meta.is_deleting(o)))
         for start in range(0, len(doomed), BATCH):
             answers = await self._client.batch(
                 [
@@ -76,5 +104,6 @@ class NamespacePurger:
             )
             failed = [a for a in answers if isinstance(a, ApiError) and not isinstance(a, NotFound)]
             if failed:
-                raise ActionFailed(f"cannot delete {resource} in {namespace}: {failed[0].message}", retry_s=1.0)
+                remains.failures.append(failed[0].message)
+                break
         return len(items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
@@ -17,16 +18,18 @@ NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 def _default(obj: Object) -> None:
     metadata = obj.setdefault("metadata", {})
-    own = metadata.get("name")
-    if own:
-        labels = metadata.get("labels")
-        if not labels:
-            metadata["labels"] = {NAMESPACE_LABEL: own}
-        elif NAMESPACE_LABEL not in labels:
-            labels[NAMESPACE_LABEL] = own
+    if metadata.get("name"):
+        _label(metadata)
+
+
+def _label(metadata: dict[str, Any]) -> None:
+    """Every namespace has its name as a label, whatever a client says there."""
+    metadata["labels"] = {**(metadata.get("labels") or {}), NAMESPACE_LABEL: metadata["name"]}
 
 
 def _prepare_create(obj: Object) -> None:
+    # The name may have been generated after the defaults.
+    _label(obj["metadata"])
     finalizers = obj.setdefault("spec", {}).setdefault("finalizers", [])
     if "kubernetes" not in finalizers:
         finalizers.append("kubernetes")
