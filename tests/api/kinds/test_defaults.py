@@ -205,8 +205,6 @@ def test_cluster_ip_service() -> None:
         "type": "ClusterIP",
         "sessionAffinity": "None",
         "internalTrafficPolicy": "Cluster",
-        "ipFamilyPolicy": "SingleStack",
-        "ipFamilies": ["IPv4"],
         "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
     }
 
