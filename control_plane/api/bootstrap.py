@@ -15,6 +15,8 @@ from rayplane.control_plane.api.authorization.bootstrap_policy import (
     roles,
 )
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
+from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_levels
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
@@ -94,6 +96,58 @@ def ingress_classes() -> list[Object]:
     return [found]
 
 
+# Groups by the order in which they are looked through: how much before others, and their versions.
+_GROUP_PRIORITIES = {
+    "": 18_000,
+    "apps": 17_800,
+    "events.k8s.io": 17_750,
+    "authentication.k8s.io": 17_700,
+    "authorization.k8s.io": 17_600,
+    "autoscaling": 17_500,
+    "batch": 17_400,
+    "certificates.k8s.io": 17_300,
+    "networking.k8s.io": 17_200,
+    "policy": 17_100,
+    "rbac.authorization.k8s.io": 17_000,
+    "storage.k8s.io": 16_800,
+    "apiextensions.k8s.io": 16_700,
+    "admissionregistration.k8s.io": 16_700,
+    "scheduling.k8s.io": 16_600,
+    "coordination.k8s.io": 16_500,
+    "node.k8s.io": 16_300,
+    "discovery.k8s.io": 16_200,
+    "flowcontrol.apiserver.k8s.io": 16_100,
+    "resource.k8s.io": 15_900,
+    "storagemigration.k8s.io": 15_800,
+}
+_VERSION_PRIORITIES = {"/v1": 1, "autoscaling/v2": 30, "flowcontrol.apiserver.k8s.io/v1": 21}
+_VERSION_PRIORITY = 15
+_AGGREGATION = "apiregistration.k8s.io"
+
+
+def api_services() -> list[Object]:
+    """An APIService for each group and version that the servers answer themselves."""
+    found = []
+    for group, version in sorted({(i.group, i.version) for i in builtin_registry().all()} - {(_AGGREGATION, "v1")}):
+        service = _object(f"{_AGGREGATION}/v1", "APIService", f"{version}.{group}")
+        service["metadata"]["labels"] = {"kube-aggregator.kubernetes.io/automanaged": "onstart"}
+        service["spec"] = {
+            **({"group": group} if group else {}),
+            "version": version,
+            "groupPriorityMinimum": _GROUP_PRIORITIES.get(group, 1_000),
+            "versionPriority": _VERSION_PRIORITIES.get(f"{group}/{version}", _VERSION_PRIORITY),
+        }
+        found.append(service)
+    return found
+
+
+def extension_authentication(client_ca: str) -> Object:
+    """What servers of extensions need to know to authenticate clients as this cluster does."""
+    found = _object("v1", "ConfigMap", "extension-apiserver-authentication", data={"client-ca-file": client_ca})
+    found["metadata"]["namespace"] = "kube-system"
+    return found
+
+
 def bootstrap_objects() -> list[Object]:
     """All of them, in the order to create them in; new objects on every call."""
     return [
@@ -105,4 +159,7 @@ def bootstrap_objects() -> list[Object]:
         *cluster_role_bindings(),
         *roles(),
         *role_bindings(),
+        *priority_levels(),
+        *flow_schemas(),
+        *api_services(),
     ]

@@ -1,16 +1,18 @@
 """Objects that every new cluster has: made by whichever server finds them missing, kept by none."""
 
 import logging
+from pathlib import Path
 
 import orjson
 
-from rayplane.control_plane.api.bootstrap import bootstrap_objects
+from rayplane.control_plane.api.bootstrap import bootstrap_objects, extension_authentication
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError
 from rayplane.control_plane.api.meta import Object, annotations
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import SERVICE, first_address
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+from rayplane.control_plane.rpc.tls import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _TIGHTENED = frozenset(
 
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
     """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
-    for o in (*bootstrap_objects(), _kubernetes_service(config)):
+    for o in (*bootstrap_objects(), *_of_this_cluster(config)):
         info = registry.kinds.registry.by_kind(o["apiVersion"], o["kind"])
         assert info is not None, f"{o['kind']} is no served kind"
         meta = o["metadata"]
@@ -62,6 +64,13 @@ async def _tighten(registry: ObjectRegistry, target: Target, known: Object, want
 
     if any((known.get(part) or []) != (wanted.get(part) or []) for part in _GRANTS):
         await registry.writer.change(SYSTEM, target, make, WriteOptions())
+
+
+def _of_this_cluster(config: ApiServerConfig) -> list[Object]:
+    found = [_kubernetes_service(config)]
+    if config.tls_dir is not None:
+        found.append(extension_authentication(Credentials.read(Path(config.tls_dir)).ca.decode()))
+    return found
 
 
 def _kubernetes_service(config: ApiServerConfig) -> Object:

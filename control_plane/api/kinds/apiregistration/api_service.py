@@ -31,6 +31,16 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), where, state, age(obj, now)]
 
 
+def _prepare_create(obj: Object) -> None:
+    if (obj.get("spec") or {}).get("service") is None:
+        # It is the servers' own, and so are they.
+        available = {"reason": "Local", "message": "Local APIServices are always available"}
+        stamp = obj["metadata"].get("creationTimestamp")
+        obj["status"] = {
+            "conditions": [{"type": "Available", "status": "True", "lastTransitionTime": stamp, **available}]
+        }
+
+
 _GROUP_PRIORITY_MAX, _VERSION_PRIORITY_MAX = 20_000, 1_000
 
 
@@ -79,6 +89,7 @@ RULES = {
         AS_WRITTEN,
         name=names.path_segment_errors,
         defaults=_default,
+        prepare_create=_prepare_create,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
         status=Status({}, metadata=frozenset()),

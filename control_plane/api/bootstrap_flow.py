@@ -1,0 +1,142 @@
+"""Flow schemas and priority levels that every cluster starts with.
+
+They are there to be read: how many requests are answered at once is decided by the server's own fairness.
+Source: Kubernetes reference "API Priority and Fairness", mandatory and suggested configuration objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rayplane.control_plane.api.meta import Object
+
+_API_VERSION = "flowcontrol.apiserver.k8s.io/v1"
+_AUTOUPDATE = {"apf.kubernetes.io/autoupdate-spec": "true"}
+_EVERYBODY = ("system:unauthenticated", "system:authenticated")
+_LEVELS = (
+    # name, shares, percent that may be lent, (queues, hand size, length of a queue) or nothing for a refusal
+    ("catch-all", 5, 0, None),
+    ("system", 30, 33, (64, 6, 50)),
+    ("node-high", 40, 25, (64, 6, 50)),
+    ("leader-election", 10, 0, (16, 4, 50)),
+    ("workload-high", 40, 50, (128, 6, 50)),
+    ("workload-low", 100, 90, (128, 6, 50)),
+    ("global-default", 20, 50, (128, 6, 50)),
+)
+
+
+def _object(kind: str, name: str, spec: dict[str, Any]) -> Object:
+    metadata = {"name": name, "annotations": dict(_AUTOUPDATE)}
+    return {"apiVersion": _API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def priority_levels() -> list[Object]:
+    exempt = {"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}}
+    found = [_object("PriorityLevelConfiguration", "exempt", exempt)]
+    for name, shares, lent, queuing in _LEVELS:
+        response: dict[str, Any] = {"type": "Reject"}
+        if queuing is not None:
+            fields = zip(("queues", "handSize", "queueLengthLimit"), queuing, strict=True)
+            response = {"type": "Queue", "queuing": dict(fields)}
+        limited = {"nominalConcurrencyShares": shares, "lendablePercent": lent, "limitResponse": response}
+        found.append(_object("PriorityLevelConfiguration", name, {"type": "Limited", "limited": limited}))
+    return found
+
+
+def _users(*names: str) -> list[Object]:
+    return [{"kind": "User", "user": {"name": name}} for name in names]
+
+
+def _groups(*names: str) -> list[Object]:
+    return [{"kind": "Group", "group": {"name": name}} for name in names]
+
+
+def _accounts(*names: str) -> list[Object]:
+    return [{"kind": "ServiceAccount", "serviceAccount": {"namespace": "kube-system", "name": name}} for name in names]
+
+
+def _resources(
+    resources: Iterable[str],
+    *,
+    verbs: Iterable[str] = ("*",),
+    group: str = "*",
+    namespaces: Iterable[str] = ("*",),
+    cluster: bool = False,
+) -> Object:
+    rule: Object = {"verbs": [*verbs], "apiGroups": [group], "resources": [*resources]}
+    if cluster:
+        rule["clusterScope"] = True
+    if namespaces:
+        rule["namespaces"] = [*namespaces]
+    return rule
+
+
+_ALL: Object = {
+    "resourceRules": [_resources(("*",), cluster=True)],
+    "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+}
+_GET_AND_WRITE = ("get", "create", "update")
+_LEASES = _resources(("leases",), verbs=_GET_AND_WRITE, group="coordination.k8s.io")
+
+
+def _schema(
+    name: str, level: str, precedence: int, subjects: list[Object], *, by: str = "", rule: Object | None = None
+) -> Object:
+    spec: dict[str, Any] = {
+        "priorityLevelConfiguration": {"name": level},
+        "matchingPrecedence": precedence,
+        "rules": [{"subjects": subjects, **(rule or _ALL)}],
+    }
+    if by:
+        spec["distinguisherMethod"] = {"type": by}
+    return _object("FlowSchema", name, spec)
+
+
+def flow_schemas() -> list[Object]:
+    manager, scheduler = "system:kube-controller-manager", "system:kube-scheduler"
+    probes = {"nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]}
+    endpoints = {"resourceRules": [_resources(("endpoints",), verbs=_GET_AND_WRITE, group="")]}
+    locks = _resources(("endpoints", "configmaps"), verbs=_GET_AND_WRITE, group="", namespaces=("kube-system",))
+    nodes = [
+        _resources(("nodes", "nodes/status"), group="", namespaces=(), cluster=True),
+        _resources(("leases",), group="coordination.k8s.io"),
+    ]
+    return [
+        _schema("exempt", "exempt", 1, _groups("system:masters")),
+        _schema("probes", "exempt", 2, _groups(*_EVERYBODY), rule=probes),
+        _schema(
+            "system-leader-election",
+            "leader-election",
+            100,
+            _users(manager, scheduler) + _accounts("*"),
+            by="ByUser",
+            rule={"resourceRules": [_LEASES]},
+        ),
+        _schema(
+            "endpoint-controller",
+            "workload-high",
+            150,
+            _users(manager) + _accounts("endpoint-controller", "endpointslicemirroring-controller"),
+            by="ByUser",
+            rule=endpoints,
+        ),
+        _schema(
+            "workload-leader-election",
+            "leader-election",
+            200,
+            _accounts("*"),
+            by="ByUser",
+            rule={"resourceRules": [locks, _LEASES]},
+        ),
+        _schema(
+            "system-node-high", "node-high", 400, _groups("system:nodes"), by="ByUser", rule={"resourceRules": nodes}
+        ),
+        _schema("system-nodes", "system", 500, _groups("system:nodes"), by="ByUser"),
+        _schema("kube-controller-manager", "workload-high", 800, _users(manager), by="ByNamespace"),
+        _schema("kube-scheduler", "workload-high", 800, _users(scheduler), by="ByNamespace"),
+        _schema("kube-system-service-accounts", "workload-high", 900, _accounts("*"), by="ByNamespace"),
+        _schema("service-accounts", "workload-low", 9000, _groups("system:serviceaccounts"), by="ByUser"),
+        _schema("global-default", "global-default", 9900, _groups(*_EVERYBODY), by="ByUser"),
+        _schema("catch-all", "catch-all", 10000, _groups(*_EVERYBODY), by="ByUser"),
+    ]

@@ -1,0 +1,29 @@
+"""What every cluster starts with."""
+
+from rayplane.control_plane.api.bootstrap import api_services, bootstrap_objects, extension_authentication
+from rayplane.control_plane.api.machinery.resources import builtin_registry
+
+
+def test_every_group_and_version_has_its_api_service() -> None:
+    served = {i.api_version for i in builtin_registry().all()} - {"apiregistration.k8s.io/v1"}
+    found = {(s["spec"].get("group", "") + "/" + s["spec"]["version"]).lstrip("/"): s for s in api_services()}
+    assert found.keys() == served
+    assert found["v1"]["metadata"]["name"] == "v1."
+    assert found["apps/v1"]["spec"] == {
+        "group": "apps", "version": "v1", "groupPriorityMinimum": 17_800, "versionPriority": 15
+    }  # fmt: skip
+
+
+def test_every_flow_schema_has_its_priority_level() -> None:
+    objects = bootstrap_objects()
+    levels = {o["metadata"]["name"] for o in objects if o["kind"] == "PriorityLevelConfiguration"}
+    schemas = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "FlowSchema"}
+    assert {"exempt", "catch-all"} <= levels & schemas.keys()
+    assert {spec["priorityLevelConfiguration"]["name"] for spec in schemas.values()} <= levels
+    order = [spec["matchingPrecedence"] for spec in schemas.values()]
+    assert order == sorted(order)
+
+
+def test_servers_of_extensions_find_the_authority_of_clients() -> None:
+    found = extension_authentication("PEM")
+    assert (found["metadata"]["namespace"], found["data"]) == ("kube-system", {"client-ca-file": "PEM"})
