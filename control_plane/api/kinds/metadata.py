@@ -161,7 +161,8 @@ def validate_metadata_update(new: Object, old: Object) -> Errors:
                 "no new finalizers can be added if the object is being deleted, "
                 f"found new finalizers []string{{{listed}}}"
             )
-            errs.append(forbidden("metadata.finalizers", text))
+            # Kubernetes looks for it twice, and says so in the causes.
+            errs += [forbidden("metadata.finalizers", text)] * 2
     for field in ("name", "namespace", "uid", "creationTimestamp"):
         if metadata.get(field) != before.get(field):
             errs.append(invalid(f"metadata.{field}", metadata.get(field) or "", IMMUTABLE))

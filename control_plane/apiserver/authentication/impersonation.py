@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from rayplane.control_plane.api.authorization.rbac import Attributes
-from rayplane.control_plane.api.errors import BadRequest, quote
+from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
 from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
@@ -88,7 +88,6 @@ def _account(user: str) -> tuple[str, str] | None:
         return None
     namespace, _, name = user.removeprefix(SERVICE_ACCOUNT_PREFIX).partition(":")
     if names.label_errors(namespace) or names.subdomain_errors(name):
-        raise BadRequest(
-            f"cannot impersonate {quote(user)}: the name of a service account is {SERVICE_ACCOUNT_PREFIX}NAMESPACE:NAME"
-        )
+        # It only looks like one: a user of that name, as Kubernetes has it.
+        return None
     return namespace, name
