@@ -13,6 +13,7 @@ from rayplane.control_plane.api.meta import Object
 
 _API_VERSION = "flowcontrol.apiserver.k8s.io/v1"
 _AUTOUPDATE = {"apf.kubernetes.io/autoupdate-spec": "true"}
+_MANAGER, _SCHEDULER = "system:kube-controller-manager", "system:kube-scheduler"
 _EVERYBODY = ("system:unauthenticated", "system:authenticated")
 _LEVELS = (
     # name, shares, percent that may be lent, (queues, hand size, length of a queue) or nothing for a refusal
@@ -93,34 +94,11 @@ def _schema(
     return _object("FlowSchema", name, spec)
 
 
-def flow_schemas() -> list[Object]:
-    manager, scheduler = "system:kube-controller-manager", "system:kube-scheduler"
-    probes = {"nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]}
-    endpoints = {"resourceRules": [_resources(("endpoints",), verbs=_GET_AND_WRITE, group="")]}
+def _elections() -> list[Object]:
     locks = _resources(("endpoints", "configmaps"), verbs=_GET_AND_WRITE, group="", namespaces=("kube-system",))
-    nodes = [
-        _resources(("nodes", "nodes/status"), group="", namespaces=(), cluster=True),
-        _resources(("leases",), group="coordination.k8s.io"),
-    ]
+    ours = _users(_MANAGER, _SCHEDULER) + _accounts("*")
     return [
-        _schema("exempt", "exempt", 1, _groups("system:masters")),
-        _schema("probes", "exempt", 2, _groups(*_EVERYBODY), rule=probes),
-        _schema(
-            "system-leader-election",
-            "leader-election",
-            100,
-            _users(manager, scheduler) + _accounts("*"),
-            by="ByUser",
-            rule={"resourceRules": [_LEASES]},
-        ),
-        _schema(
-            "endpoint-controller",
-            "workload-high",
-            150,
-            _users(manager) + _accounts("endpoint-controller", "endpointslicemirroring-controller"),
-            by="ByUser",
-            rule=endpoints,
-        ),
+        _schema("system-leader-election", "leader-election", 100, ours, by="ByUser", rule={"resourceRules": [_LEASES]}),
         _schema(
             "workload-leader-election",
             "leader-election",
@@ -129,12 +107,27 @@ def flow_schemas() -> list[Object]:
             by="ByUser",
             rule={"resourceRules": [locks, _LEASES]},
         ),
-        _schema(
-            "system-node-high", "node-high", 400, _groups("system:nodes"), by="ByUser", rule={"resourceRules": nodes}
-        ),
-        _schema("system-nodes", "system", 500, _groups("system:nodes"), by="ByUser"),
-        _schema("kube-controller-manager", "workload-high", 800, _users(manager), by="ByNamespace"),
-        _schema("kube-scheduler", "workload-high", 800, _users(scheduler), by="ByNamespace"),
+    ]
+
+
+def flow_schemas() -> list[Object]:
+    probes = {"nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]}
+    endpoints = {"resourceRules": [_resources(("endpoints",), verbs=_GET_AND_WRITE, group="")]}
+    controllers = _users(_MANAGER) + _accounts("endpoint-controller", "endpointslicemirroring-controller")
+    rules = [
+        _resources(("nodes", "nodes/status"), group="", namespaces=(), cluster=True),
+        _resources(("leases",), group="coordination.k8s.io"),
+    ]
+    nodes = _groups("system:nodes")
+    return [
+        _schema("exempt", "exempt", 1, _groups("system:masters")),
+        _schema("probes", "exempt", 2, _groups(*_EVERYBODY), rule=probes),
+        *_elections(),
+        _schema("endpoint-controller", "workload-high", 150, controllers, by="ByUser", rule=endpoints),
+        _schema("system-node-high", "node-high", 400, nodes, by="ByUser", rule={"resourceRules": rules}),
+        _schema("system-nodes", "system", 500, nodes, by="ByUser"),
+        _schema("kube-controller-manager", "workload-high", 800, _users(_MANAGER), by="ByNamespace"),
+        _schema("kube-scheduler", "workload-high", 800, _users(_SCHEDULER), by="ByNamespace"),
         _schema("kube-system-service-accounts", "workload-high", 900, _accounts("*"), by="ByNamespace"),
         _schema("service-accounts", "workload-low", 9000, _groups("system:serviceaccounts"), by="ByUser"),
         _schema("global-default", "global-default", 9900, _groups(*_EVERYBODY), by="ByUser"),

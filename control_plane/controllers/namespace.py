@@ -29,7 +29,7 @@ FINALIZER = "kubernetes"
 
 @dataclass(slots=True)
 class Remains:
-    """What holds a namespace back: found by one look at its content."""
+    """The content that holds a namespace back, as one look found it."""
 
     counts: Counter[str] = field(default_factory=Counter)
     """Objects that are being deleted and still there, by resource."""

@@ -20,8 +20,7 @@ def test_every_flow_schema_has_its_priority_level() -> None:
     schemas = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "FlowSchema"}
     assert {"exempt", "catch-all"} <= levels & schemas.keys()
     assert {spec["priorityLevelConfiguration"]["name"] for spec in schemas.values()} <= levels
-    order = [spec["matchingPrecedence"] for spec in schemas.values()]
-    assert order == sorted(order)
+    assert {spec["matchingPrecedence"] for spec in schemas.values()} >= {1, 10_000}
 
 
 def test_servers_of_extensions_find_the_authority_of_clients() -> None:
