@@ -50,7 +50,8 @@ class ShimClient:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MESSAGE_MAX)
         ours.setblocking(False)
         path = Path(__file__).with_name("shim.py")
-        with theirs:
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.callback(ours.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(path), str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
@@ -60,6 +61,7 @@ class ShimClient:
                 # Pods can read the environment of processes of their user: none of the host's secrets is in this one.
                 env={name: os.environ[name] for name in _SHIM_ENV if name in os.environ},
             )
+            unless_started.pop_all()
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._receive)
 

@@ -183,7 +183,7 @@ class Traces:
     def left(self) -> list[str]:
         """Processes, listening sockets and locks that are still there."""
         found = [f"process {p}" for p in leftovers(self.places)]
-        found += [f"socket {host}:{port}" for host, port in self.sockets if _listens(host, port)]
+        found += [f"socket {host}:{port}" for host, port in self.sockets if listens(host, port)]
         return found + [f"lock on {path}" for path in _locks(self.places)]
 
 
@@ -234,7 +234,7 @@ def _listening() -> dict[str, tuple[str, int]]:
     return found
 
 
-def _listens(host: str, port: int) -> bool:
+def listens(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0

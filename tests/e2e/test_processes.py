@@ -1,6 +1,5 @@
 """The process runtime: containers are processes of this machine, and traffic, logs and volumes are real."""
 
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.harness import Cluster, Kubectl, listeners, unlisted, until
+from tests.e2e.harness import Cluster, Kubectl, listeners, listens, unlisted, until
 
 # Answers with the pod's name, `/file?PATH` with a file, `/env?NAME` with a variable; dies of `/die`.
 SERVER = """
@@ -132,7 +131,7 @@ def test_services_and_ingress_carry_real_requests(kubectl: Kubectl) -> None:
     kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     until("a new pod answers", lambda: fetch(f"http://{cluster_ip}:9000/") not in pods | {""})
     kubectl("scale", "deployment/web", "--replicas=0")
-    until("nobody listens", lambda: socket.socket().connect_ex((cluster_ip, 9000)) != 0)
+    until("nobody listens", lambda: not listens(cluster_ip, 9000))
 
 
 def test_logs_and_exec(kubectl: Kubectl) -> None:
