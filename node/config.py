@@ -73,6 +73,8 @@ class NodeHostConfig:
     nodes: tuple[NodeConfig, ...]
     apiservers: tuple[str, ...]
     """gRPC endpoints, host:port."""
+    discovery: tuple[str, ...] = ()
+    """host:port of others that tell where the API servers are."""
     address: str = "127.0.0.1:0"
     """Where the host's gRPC services listen; port 0 is any free one."""
     advertise_host: str = ""

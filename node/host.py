@@ -59,7 +59,7 @@ class NodeHost:
         self.config = config
         self.env = env
         self.network = network
-        self.client = client or ApiClient(network, config.apiservers)
+        self.client = client or ApiClient(network, config.apiservers, discovery=config.discovery)
         self.advertised = ""
         self.kubelets: dict[str, Kubelet] = {}
         self.sessions = Sessions()

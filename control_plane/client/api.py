@@ -1,6 +1,7 @@
 """A client of the API over gRPC: objects in, objects out, `ApiError` when the server says no."""
 
 import asyncio
+import contextlib
 import copy
 import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -70,17 +71,25 @@ class ApiClient:
     `resource` is "pods" or "deployments.apps" (plural and group; the version is the group's preferred one). Raises
     `ApiError` subclasses; ServiceUnavailable when no server answered in time and nothing was done, Timeout when a write
     got no answer and may have been done. `follow`: learn of servers that came and went, else only the named ones are
-    called.
+    called. `discovery`: who else tells of them, asked when a server does not answer, since all may have been replaced.
     """
 
     def __init__(
-        self, network: Network, endpoints: Sequence[str], *, first: int = 0, token: str = "", follow: bool = True
+        self,
+        network: Network,
+        endpoints: Sequence[str],
+        *,
+        first: int = 0,
+        token: str = "",
+        follow: bool = True,
+        discovery: Sequence[str] = (),
     ) -> None:
         self.endpoints = Endpoints(endpoints, first=first)
         self._network = network
         self._metadata = {"authorization": f"Bearer {token}"} if token else None
         self._stubs: dict[tuple[str, str], Stub] = {}
         self._follow = follow
+        self._discovery = discovery
         self._may_write: Callable[[], bool] | None = None
         self._discover_at: float | None = None
         self._announced_known = False
@@ -160,6 +169,8 @@ class ApiClient:
             allow_bookmarks=True,
             send_initial_events=send_initial_events,
         )
+        # Whoever only watches has to learn of new servers here.
+        await self._follow_servers(_DISCOVER_TIMEOUT_S)
         address = self.endpoints.pick()
         stream = self._stub("Objects", address).Watch(request, metadata=self._metadata)
         try:
@@ -194,21 +205,35 @@ class ApiClient:
             return
         self._discover_at = now + DISCOVER_EVERY_S
         address = self.endpoints.pick()
-        stub = self._stub("Discovery", address)
         try:
-            request = pb.EndpointsRequest()
-            response = await stub.Endpoints(request, timeout=limit_s, metadata=self._metadata)
+            response = await self._ask_who_is_there(address, limit_s)
         except RpcError as e:
             if not e.details:
                 self.endpoints.failed(address)  # lest the call itself goes to the one that is silent
             # Servers may come and go faster than a few such looks: the next call asks another.
             self._discover_at = now + DISCOVER_AGAIN_S
+            await self._follow_others(limit_s)
             return
         # Servers that are not reached by the names they give never are.
         known = set(response.grpc) & set(self.endpoints.addresses)
         self._announced_known = self._announced_known or bool(known)
         if self._announced_known:
             self.endpoints.replace(list(response.grpc))
+
+    async def _follow_others(self, limit_s: float) -> None:
+        """Ask those who are no API servers: they name them as they were told to be, answering or not."""
+        for address in self._discovery:
+            with contextlib.suppress(RpcError):
+                self.endpoints.replace(list((await self._ask_who_is_there(address, limit_s)).grpc))
+                self._announced_known = True
+                return
+
+    async def _ask_who_is_there(self, address: str, limit_s: float) -> pb.EndpointsResponse:
+        stub = self._stub("Discovery", address)
+        response: pb.EndpointsResponse = await stub.Endpoints(
+            pb.EndpointsRequest(), timeout=limit_s, metadata=self._metadata
+        )
+        return response
 
     async def _answered(self, operation: pb.Operation, *, idempotent: bool = False) -> Object:
         """The answer to one operation, in a call of its own."""

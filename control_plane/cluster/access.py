@@ -43,7 +43,7 @@ async def access(directory: StateDir, clock: Clock | None = None) -> AsyncIterat
             state=state,
             network=network,
             etcd=EtcdClient(network, state.topology.endpoints(Role.MEMBER, "client")),
-            api=ApiClient(network, state.topology.endpoints(Role.APISERVER, "grpc")),
+            api=ApiClient(network, state.topology.endpoints(Role.APISERVER, "grpc"), discovery=[supervisor]),
             supervisor=Stub(network.channel(supervisor), pb.DESCRIPTOR.services_by_name["Supervisor"]),
         )
     finally:

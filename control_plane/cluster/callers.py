@@ -7,3 +7,5 @@ SUPERVISOR = {
     # It judges by itself: each actor may renew its own certificate.
     **each(EVERYONE, "Renew"),
 }
+# As from API servers: whom they cannot tell any more, since all have other addresses, asks here.
+DISCOVERY = each(EVERYONE, "Endpoints")

@@ -119,7 +119,7 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
     from rayplane.control_plane.client import ApiClient
     from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
 
-    client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"))
+    client = ApiClient(network, spec.topology.endpoints(Role.APISERVER, "grpc"), discovery=_discovery(spec))
     config = LoadBalancerConfig(
         address=spec.instance.endpoint("https"),
         metrics_address=spec.instance.metrics,
@@ -140,6 +140,7 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     config = SchedulerConfig(
         identity=_identity(spec, env),
         api_endpoints=_api_endpoints(spec),
+        discovery=_discovery(spec),
         address=spec.instance.metrics,
         election=spec.config.timings.election,
     )
@@ -153,6 +154,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
     config = ControllersConfig(
         identity=_identity(spec, env),
         api_endpoints=_api_endpoints(spec),
+        discovery=_discovery(spec),
         address=spec.instance.metrics,
         timing=Timing.of(spec.config.timings),
         pod_cidr=spec.plan.pod_cidr,
@@ -180,6 +182,7 @@ def _node_host(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
     config = NodeHostConfig(
         nodes=nodes,
         apiservers=_api_endpoints(spec),
+        discovery=_discovery(spec),
         address=spec.instance.endpoint("grpc"),
         timing=NodeTiming.of(spec.config.timings),
         loopback_networks=(spec.plan.pod_cidr, spec.plan.service_cidr, spec.plan.external_cidr),
@@ -198,6 +201,11 @@ def _api_endpoints(spec: Spec) -> tuple[str, ...]:
     endpoints = spec.topology.endpoints(Role.APISERVER, "grpc")
     first = first_endpoint(spec, len(endpoints))
     return endpoints[first:] + endpoints[:first]
+
+
+def _discovery(spec: Spec) -> tuple[str, ...]:
+    """Who tells where the API servers are when none of those that an actor knows is left."""
+    return spec.topology.endpoints(Role.SUPERVISOR, "grpc")
 
 
 _Builder = Callable[[Spec, Env, Network, str | None, Sockets | None], Component]

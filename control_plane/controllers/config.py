@@ -37,6 +37,8 @@ class ControllersConfig:
     """Holder identity in the Lease; unique among replicas and over restarts."""
     api_endpoints: tuple[str, ...] = ()
     """host:port of the API servers' gRPC."""
+    discovery: tuple[str, ...] = ()
+    """host:port of others that tell where the API servers are."""
     address: str = ""
     """host:port where its metrics are served; empty: nowhere."""
     timing: Timing = field(default_factory=Timing)

@@ -43,6 +43,8 @@ class SchedulerConfig:
     identity: str
     #: host:port of the API servers' gRPC.
     api_endpoints: tuple[str, ...] = ()
+    #: host:port of others that tell where the API servers are.
+    discovery: tuple[str, ...] = ()
     #: host:port where its metrics are served; empty: nowhere.
     address: str = ""
     profiles: tuple[Profile, ...] = DEFAULT_PROFILES

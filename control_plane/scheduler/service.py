@@ -39,7 +39,7 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, env: Env, network: Network, *, client: ApiClient | None = None) -> None:
         self._config = config
         self._env = env
-        self._client = client or ApiClient(network, config.api_endpoints)
+        self._client = client or ApiClient(network, config.api_endpoints, discovery=config.discovery)
         self._elector = LeaderElector(
             self._client, env, name=LEASE_NAME, identity=config.identity, timing=config.election
         )

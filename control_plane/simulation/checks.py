@@ -155,7 +155,8 @@ class Client:
     async def run(self, env: Env, network: Network, sockets: Sockets) -> None:
         """Until the cell dies."""
         self.etcd = EtcdClient(network, self._cluster.endpoints(Role.MEMBER))
-        self.api = ApiClient(network, self._cluster.endpoints(Role.APISERVER))
+        supervisor = self._cluster.topology.endpoints(Role.SUPERVISOR, "grpc")
+        self.api = ApiClient(network, self._cluster.endpoints(Role.APISERVER), discovery=supervisor)
         for resource in ("nodes", "pods", "deployments.apps", "statefulsets.apps", "persistentvolumeclaims"):
             informer = self._informers[resource] = Informer(self.api, resource)
             informer.add_handler(lambda kind, old, new, r=resource: self._saw(r, kind, old, new))  # type: ignore[misc]

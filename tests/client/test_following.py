@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 
+import pytest
+
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.client import api as api_module
@@ -40,6 +42,30 @@ def test_one_server_that_is_gone_keeps_nobody_from_asking_another() -> None:
         for _ in range(4):
             await call()
             await asyncio.sleep(2 * api_module.DISCOVER_AGAIN_S)
+        assert client.endpoints.addresses == ("b:1", "c:1")
+
+    VirtualLoop().run(main())
+
+
+@pytest.mark.parametrize("watches", [False, True])
+def test_who_knows_only_servers_that_are_gone_asks_others_where_there_are_some(watches: bool) -> None:
+    async def main() -> None:
+        fabric = Fabric()
+        service = Service(DISCOVERY, Server(), callers=each(EVERYONE, "Endpoints"))
+        await MemoryNetwork(fabric, "s").serve("s:1", [service])
+        client = ApiClient(MemoryNetwork(fabric, "client"), ["a:1"], discovery=["gone:1", "s:1"])
+
+        async def call() -> None:
+            with contextlib.suppress(ApiError):
+                if watches:
+                    async for _ in client.watch("nodes"):
+                        pass
+                else:
+                    await client.get("nodes", "n")
+
+        await call()
+        await asyncio.sleep(api_module.DISCOVER_EVERY_S)
+        await call()
         assert client.endpoints.addresses == ("b:1", "c:1")
 
     VirtualLoop().run(main())

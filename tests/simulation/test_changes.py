@@ -20,6 +20,39 @@ def test_a_cluster_changes_through_a_storm(seed: int) -> None:
     assert result.acknowledged > 150
 
 
+ALL_SERVERS_MOVE = """
+duration: 30s
+cluster: {timing: fast, members: 3, apiservers: 2, nodes: 2, schedulers: 1, controllers: 1}
+client: {write_every: 1s, ask_every: 150ms}
+steps:
+  - await: {ready: cluster}
+  - apply:
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: web}
+      spec:
+        replicas: 2
+        selector: {matchLabels: {app: web}}
+        template:
+          metadata: {labels: {app: web}}
+          spec: {containers: [{name: web, image: web}]}
+  - replace: apiserver-0
+  - replace: apiserver-1
+  - replace: apiserver-0
+  - await: {ready: cluster, within: 15s}
+  - scale: {deployment: web, replicas: 4}
+  - await: {deployment: web, replicas: 4, within: 15s}
+expect:
+  - {ready: cluster}
+"""
+
+
+def test_all_api_servers_get_other_addresses_faster_than_anybody_asks() -> None:
+    result = simulate(parse_scenario(ALL_SERVERS_MOVE, source="moves"), 1)
+    assert result.ok, str(result)
+    assert result.acknowledged > 60
+
+
 def removed_while_another_is_down() -> SimulationResult:
     text = """
 duration: 10s

@@ -17,12 +17,13 @@ from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
-from rayplane.control_plane.cluster.supervisor.service import SupervisorService
+from rayplane.control_plane.cluster.supervisor.service import DiscoveryService, SupervisorService
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock, Disk, SystemClock
 
@@ -98,9 +99,16 @@ class Supervisor:
     async def start(self) -> None:
         if self._claim is not None:
             self._claimed = await self._claim()
-        service = Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self._service, callers=callers.SUPERVISOR)
+        services = [
+            Service(pb.DESCRIPTOR.services_by_name["Supervisor"], self._service, callers=callers.SUPERVISOR),
+            Service(
+                objects_pb2.DESCRIPTOR.services_by_name["Discovery"],
+                DiscoveryService(lambda: self.topology),
+                callers=callers.DISCOVERY,
+            ),
+        ]
         self._server = await self._network.serve(
-            self._spec.instance.endpoint("grpc"), [service], web=Debugging(self.collect)
+            self._spec.instance.endpoint("grpc"), services, web=Debugging(self.collect)
         )
         self._task = asyncio.get_running_loop().create_task(self._reconciler.run(), name="supervisor")
 

@@ -15,6 +15,7 @@ from rayplane.control_plane.cluster.supervisor.starts import StartRecords
 from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
 from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import Code
+from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 # How long somebody who waits for an answer waits for the host; then what was seen last counts.
@@ -178,3 +179,18 @@ class SupervisorService:
             patience.passed(self._now(), self._slowdown())
             if patience.over:
                 raise ClusterError(f"{missing}; the supervisor goes on with it")
+
+
+class DiscoveryService:
+    """Handler of `rayplane.v1.Discovery`: where the wanted API servers and members are, whether they answer or not."""
+
+    def __init__(self, topology: Callable[[], _Topology]) -> None:
+        self._topology = topology
+
+    async def Endpoints(self, request: objects_pb2.EndpointsRequest, context: Context) -> objects_pb2.EndpointsResponse:
+        topology = self._topology()
+        return objects_pb2.EndpointsResponse(
+            grpc=topology.endpoints(Role.APISERVER, "grpc"),
+            https=topology.endpoints(Role.APISERVER, "https"),
+            etcd=topology.endpoints(Role.MEMBER, "client"),
+        )

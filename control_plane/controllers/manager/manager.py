@@ -33,7 +33,7 @@ class ControllerManager:
         self._config = config
         self._env = env
         self._network = network
-        self._client = ApiClient(network, config.api_endpoints)
+        self._client = ApiClient(network, config.api_endpoints, discovery=config.discovery)
         timing = config.timing
         self._elector = LeaderElector(
             self._client,
