@@ -102,6 +102,9 @@ class ContainerRun(Protocol):
     async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
         """`size`: columns and rows that the terminal has from the beginning; zeros: unknown."""
 
+    async def attach(self, *, stdin: bool) -> ExecSession:
+        """A session on its own process."""
+
     def usage(self) -> Usage: ...
 
     def probe_delay(self, probe: str) -> "tuple[float, bool] | None":

@@ -5,16 +5,18 @@ which rely on an image's entry point still make pods that run.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import posixpath
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime.attach import FROM_NOW, Attached, StandardInput
 from rayplane.node.runtime.command import CommandLine, Layout, command_line, has_command, localizer, own_paths
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
@@ -76,6 +78,7 @@ class ProcessRun:
         self._log = LogFile(self._tree.files, self._log_name, lambda: self._over)
         self._line: CommandLine | None = None
         self._localize: Callable[[str], str] = str
+        self._stdin: StandardInput | None = None
         self._pid = 0
         self._over = False
         self._meter = UsageMeter()
@@ -87,11 +90,11 @@ class ProcessRun:
     def begin(self) -> None:
         try:
             self._line = self._prepare()
-            with self._tree.files.open_dir() as logs:
+            with self._tree.files.open_dir() as logs, self._open_stdin() as stdin:
                 self._runtime.shim.order(
                     self._order.container_id,
                     self._report,
-                    fds=[logs],
+                    fds=[logs, *stdin],
                     op="start",
                     argv=self._line.argv,
                     env=self._line.env,
@@ -105,6 +108,18 @@ class ProcessRun:
             self._failed(f"cannot make the container's root: {e}")
         except RuntimeFailed as e:
             self._failed(str(e))
+
+    @contextlib.contextmanager
+    def _open_stdin(self) -> Iterator[list[int]]:
+        """The process's end of its standard input, where it has one."""
+        if not self._order.container.get("stdin"):
+            yield []
+            return
+        self._stdin = StandardInput()
+        try:
+            yield [self._stdin.theirs]
+        finally:
+            os.close(self._stdin.theirs)
 
     def _prepare(self) -> CommandLine:
         """Make the container's files; what to run there."""
@@ -122,7 +137,7 @@ class ProcessRun:
         return line
 
     def _failed(self, message: str, reason: str = RuntimeFailed.reason) -> None:
-        self._over = True
+        self._end()
         self._listener.failed(reason, message)
 
     def _report(self, message: dict[str, Any]) -> None:
@@ -136,7 +151,7 @@ class ProcessRun:
         elif event == "failed":
             self._failed(message["error"])
         else:
-            self._over = True
+            self._end()
             for task in (self._starting, self._stopping):
                 if task is not None:
                     task.cancel()
@@ -144,6 +159,11 @@ class ProcessRun:
             self._listener.exited(code, int(message["signal"]), self._termination_message(code))
 
     # --- end --------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        self._over = True
+        if self._stdin is not None:
+            self._stdin.close()
 
     def stop(self, grace_s: float) -> None:
         if self._over:
@@ -210,6 +230,10 @@ class ProcessRun:
 
         await session.begin(command, self._line, stdin=stdin, on_end=ended)
         return session
+
+    async def attach(self, *, stdin: bool) -> ExecSession:
+        once = bool(self._order.container.get("stdinOnce"))
+        return Attached(self.logs(FROM_NOW), self._stdin if stdin else None, once=once)
 
     def _exec_command(self, command: list[str]) -> list[str]:
         """The command with real paths. Raises RuntimeFailed."""

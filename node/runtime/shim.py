@@ -8,7 +8,8 @@ left behind in another session is found by the variable RAYPLANE_CONTAINER_ID an
 killed, its children die by their parent-death signal.
 
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
-in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the directory that gets the file `log`
+in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the directory that gets the file `log`, and
+     another for the standard input of a process that has one
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
      {op: kill, id, grace} {op: alive, seconds}
 out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal}
@@ -163,7 +164,7 @@ class Shim:
             message = json.loads(data)
             op = message["op"]
             if op == "start":
-                self._start(message, fds[0])
+                self._start(message, *fds)
             elif op == "exec":
                 self._exec(message, fds)
             elif op == "kill":
@@ -189,12 +190,12 @@ class Shim:
 
     # --- start ------------------------------------------------------------------------------------
 
-    def _start(self, message: dict[str, Any], directory: int) -> None:
+    def _start(self, message: dict[str, Any], directory: int, stdin: int = subprocess.DEVNULL) -> None:
         read, write = os.pipe2(os.O_CLOEXEC)
         log = None
         try:
             log = Log(directory, message["log"], message["log_bytes"])
-            process = spawn(message, (subprocess.DEVNULL, write, write), tty=False)
+            process = spawn(message, (stdin, write, write), tty=False)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             os.close(read)
             if log is not None:
@@ -205,6 +206,8 @@ class Shim:
             return
         finally:
             os.close(write)
+            if stdin >= 0:
+                os.close(stdin)
         os.set_blocking(read, False)
         child = Child(message["id"], process)
         child.output, child.log = read, log

@@ -31,6 +31,7 @@ from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.durations import parse_span
 from rayplane.node.errors import Unsupported
 from rayplane.node.runtime import ExecSession, Listener, LogOptions, StartOrder, Usage
+from rayplane.node.runtime.attach import FROM_NOW, Attached
 from rayplane.node.runtime.logs import LogLine, select_lines
 
 PREFIX = "rayplane.io/"
@@ -148,6 +149,9 @@ class SimulatedRun:
 
     async def exec(self, command: list[str], *, tty: bool, stdin: bool, size: tuple[int, int] = (0, 0)) -> ExecSession:
         raise Unsupported("simulated containers run no commands: use a node with the process runtime")
+
+    async def attach(self, *, stdin: bool) -> ExecSession:
+        return Attached(self.logs(FROM_NOW))
 
     def usage(self) -> Usage:
         if self._over:

@@ -107,9 +107,11 @@ class NodeService:
         self, first: pb.ExecRequest, requests: AsyncIterator[pb.ExecRequest]
     ) -> AsyncGenerator[pb.ExecResponse, None]:
         run = self._running(first.ref)
-        session = await run.exec(
-            list(first.command), tty=first.tty, stdin=first.stdin_open, size=(first.width, first.height)
-        )
+        if first.command:
+            size = (first.width, first.height)
+            session = await run.exec(list(first.command), tty=first.tty, stdin=first.stdin_open, size=size)
+        else:
+            session = await run.attach(stdin=first.stdin_open)
         feeder = asyncio.create_task(_feed(session, first, requests), name="exec input")
         try:
             async with contextlib.aclosing(session.output()) as chunks:  # type: ignore[type-var]
