@@ -3,8 +3,9 @@
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 import yaml
@@ -143,18 +144,22 @@ class Cluster:
         path.write_text(yaml.safe_dump(config))
         return path
 
-    async def kubectl(
-        self, *arguments: str, stdin: str = "", user: str = "admin", groups: tuple[str, ...] = ("system:masters",)
-    ) -> tuple[int, str, str]:
-        process = await self.start_kubectl(*arguments, user=user, groups=groups)
+    async def kubectl(self, *arguments: str, stdin: str = "", **options: Any) -> tuple[int, str, str]:
+        """Exit code, output and errors; `options` as `start_kubectl` has them."""
+        process = await self.start_kubectl(*arguments, **options)
         out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 
     async def start_kubectl(
-        self, *arguments: str, user: str = "admin", groups: tuple[str, ...] = ("system:masters",)
+        self,
+        *arguments: str,
+        user: str = "admin",
+        groups: tuple[str, ...] = ("system:masters",),
+        environment: Mapping[str, str] | None = None,
     ) -> asyncio.subprocess.Process:
         environment = {
+            **(environment or {}),
             "KUBECONFIG": str(self.kubeconfig(user, list(groups))),
             "HOME": str(self.directory),
             "PATH": "/usr/bin:/bin",

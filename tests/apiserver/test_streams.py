@@ -1,6 +1,7 @@
 """kubectl's streams to pods, its rights and its tokens, through TLS and the load balancer."""
 
 import asyncio
+import functools
 import json
 
 import jwt
@@ -11,6 +12,8 @@ from tests.apiserver.secure import KUBECTL, Cluster, cluster
 
 __all__ = ["cluster"]
 pytestmark = pytest.mark.e2e
+# With `false` kubectl speaks SPDY/3.1, as it did by itself before 1.30.
+BOTH_WAYS = pytest.mark.parametrize("websockets", ["true", "false"])
 
 
 async def test_logs(cluster: Cluster) -> None:
@@ -24,17 +27,21 @@ async def test_logs(cluster: Cluster) -> None:
     assert "container none is not valid for pod p" in err
 
 
-async def test_exec_passes_streams_and_exit_code(cluster: Cluster) -> None:
-    code, out, err = await cluster.kubectl("exec", "p", "--", "echo", "hello there")
+@BOTH_WAYS
+async def test_exec_passes_streams_and_exit_code(cluster: Cluster, websockets: str) -> None:
+    kubectl = functools.partial(cluster.kubectl, environment={"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": websockets})
+    code, out, err = await kubectl("exec", "p", "--", "echo", "hello there")
     assert out == "echo hello there\n"
     assert err.startswith("trouble\n")
     assert code == 7
-    code, out, _ = await cluster.kubectl("exec", "-i", "p", "--", "cat", stdin="from stdin")
+    code, out, _ = await kubectl("exec", "-i", "p", "--", "cat", stdin="from stdin")
     assert (code, out) == (0, "from stdin")
 
 
-async def test_port_forward_carries_connections_both_ways(cluster: Cluster) -> None:
-    process = await cluster.start_kubectl("port-forward", "pod/p", ":8080")
+@BOTH_WAYS
+async def test_port_forward_carries_connections_both_ways(cluster: Cluster, websockets: str) -> None:
+    environment = {"KUBECTL_PORT_FORWARD_WEBSOCKETS": websockets}
+    process = await cluster.start_kubectl("port-forward", "pod/p", ":8080", environment=environment)
     try:
         assert process.stdout is not None
         line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()

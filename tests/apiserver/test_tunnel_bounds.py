@@ -45,7 +45,7 @@ class Socket:
         self.frames: list[spdy.Frame] = []
         self._decoder = spdy.Decoder()
 
-    async def send_bytes(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         self.frames += self._decoder.feed(data)
 
 

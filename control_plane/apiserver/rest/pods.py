@@ -1,22 +1,23 @@
 """Streams to pods: logs, exec, attach, port-forward, passed on to the node host that runs the pod.
 
-exec and attach speak Kubernetes' channel protocol over WebSocket: each binary message begins with the number of its
-channel (0 stdin, 1 stdout, 2 stderr, 3 the final Status, 4 terminal size; version 5 adds 255, which closes a channel).
-The node host is found by its Node's annotation. Each stream has two tasks, one for each direction; the buffers between
-them are those of the transports, so a slow reader slows its writer.
+Clients ask for WebSockets, or switch to SPDY/3.1 as kubectl did before 1.30 and client-go still can. The node host is
+found by its Node's annotation. Each stream has two tasks, one for each direction; the buffers between them are those of
+the transports, so a slow reader slows its writer.
 """
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 import grpc
-import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import web
+from multidict import MultiMapping
 
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
+    Forbidden,
     InternalError,
     Invalid,
     NotFound,
@@ -31,18 +32,19 @@ from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
-from rayplane.control_plane.apiserver.rest.numbers import integer
+from rayplane.control_plane.apiserver.rest import portforward_channels, remotecommand
+from rayplane.control_plane.apiserver.rest.channels import Channels
+from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel
+from rayplane.control_plane.apiserver.rest.wires import SPDY, upgraded, wants_spdy, wants_websocket, websocket
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.rayplane.v1 import node_pb2
 
 _NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
-_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-_TUNNEL = "SPDY/3.1+portforward.k8s.io"
-_STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
-_MESSAGE_BYTES_MAX = 1 << 20
-_HEARTBEAT_S = 30.0
-_TRUE = ("true", "1")
+_PORT_FORWARD = "portforward.k8s.io"
+_TUNNEL = f"{SPDY}+{_PORT_FORWARD}"
+_LOG_PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
+_PROTOCOL = "X-Stream-Protocol-Version"
 _STATUS_OF_CODE = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
@@ -76,8 +78,8 @@ class PodStreams:
         pod = (await self._registry.reader.get(plain)).object
         if target.subresource == "log":
             return await self._log(request, pod)
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise BadRequest("Upgrade request required: this server speaks WebSocket only")
+        if not (wants_websocket(request) or wants_spdy(request)):
+            raise BadRequest("Upgrade request required: to WebSocket or SPDY/3.1")
         if target.subresource == "portforward":
             return await self._port_forward(request, pod)
         attach = target.subresource == "attach"
@@ -122,32 +124,21 @@ class PodStreams:
         stub, node = await self._stub(pod)
         message = node_pb2.LogsRequest(
             ref=self._ref(pod, node, query.get("container", "")),
-            follow=query.get("follow", "") in _TRUE,
-            previous=query.get("previous", "") in _TRUE,
-            timestamps=query.get("timestamps", "") in _TRUE,
+            follow=bool(flag(query, "follow")),
+            previous=bool(flag(query, "previous")),
+            timestamps=bool(flag(query, "timestamps")),
             since_time=query.get("sinceTime", ""),
         )
         for field, value in numbers.items():
             setattr(message, field, value)
-        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         async with contextlib.aclosing(stub.Logs(message)) as chunks:
             try:
                 # The first chunk comes before the headers, so that a refusal is still a plain error.
                 first = await anext(chunks, None)
             except RpcError as e:
                 raise node_error(e) from e
-            audit.response_starts(response.headers)
-            await response.prepare(request)
-            with contextlib.suppress(ConnectionError):
-                if first is not None:
-                    await response.write(first.data)
-                try:
-                    async for chunk in chunks:
-                        await response.write(chunk.data)
-                except RpcError as e:
-                    await response.write(f"\nthe log stream broke: {e.message}\n".encode())
-                await response.write_eof()
-        return response
+            text = _text(first, chunks)
+            return await (_log_messages(request, text) if wants_websocket(request) else _log_body(request, text))
 
     # --- exec and attach ----------------------------------------------------------------------
 
@@ -159,83 +150,120 @@ class PodStreams:
         stub, node = await self._stub(pod)
         opening = node_pb2.ExecRequest(
             ref=self._ref(pod, node, query.get("container", "")),
-            command=command,
-            tty=query.get("tty", "") in _TRUE,
-            stdin_open=query.get("stdin", "") in _TRUE,
+            command=[] if attach else command,
+            tty=bool(flag(query, "tty")),
+            stdin_open=bool(flag(query, "stdin")),
         )
-        socket = web.WebSocketResponse(protocols=_PROTOCOLS, max_msg_size=_MESSAGE_BYTES_MAX, heartbeat=_HEARTBEAT_S)
-        audit.response_starts(socket.headers)
-        await socket.prepare(request)
-        status = _success()
-        requests = _exec_requests(socket, opening)
+        if not wants_spdy(request):
+            wire = await websocket(request, remotecommand.WEBSOCKET_PROTOCOLS)
+            await _run(remotecommand.WebSocketCommand(wire), stub, opening)
+            return wire.socket
+        protocol = _spdy_protocol(request, remotecommand.SPDY_PROTOCOLS)
+        wanted = {"error", *(name for name in ("stdin", "stdout", "stderr") if bool(flag(query, name)))}
+        if opening.tty:
+            wanted.discard("stderr")
+            wanted |= {"resize"} if protocol >= "v3" else set()
+        bare = await upgraded(request, SPDY, {_PROTOCOL: protocol})
+        client = remotecommand.SpdyCommand(bare, frozenset(wanted), as_status=protocol >= "v4")
         try:
-            async with contextlib.aclosing(stub.Exec(requests)) as answers:
-                async for answer in answers:
-                    if answer.stdout:
-                        await socket.send_bytes(bytes((_STDOUT,)) + answer.stdout)
-                    if answer.stderr:
-                        await socket.send_bytes(bytes((_STDERR,)) + answer.stderr)
-                    if answer.HasField("exit_code"):
-                        status = _exit_status(answer.exit_code)
-        except RpcError as e:
-            status = node_error(e).status
-        with contextlib.suppress(ConnectionError):
-            await socket.send_bytes(bytes((_ERROR,)) + orjson.dumps(status))
-            await socket.close()
-        return socket
+            if await client.open():
+                await _run(client, stub, opening)
+        finally:
+            await client.close()
+        return bare.response
 
     # --- port-forward -------------------------------------------------------------------------
 
     async def _port_forward(self, request: web.BaseRequest, pod: Object) -> web.StreamResponse:
         stub, node = await self._stub(pod)
         ref = self._ref(pod, node, "")
-        socket = web.WebSocketResponse(protocols=(_TUNNEL,), max_msg_size=_MESSAGE_BYTES_MAX, heartbeat=_HEARTBEAT_S)
-        if not socket.can_prepare(request).ok or socket.can_prepare(request).protocol != _TUNNEL:
-            raise BadRequest(f"port-forward needs the WebSocket protocol {_TUNNEL}")
-        audit.response_starts(socket.headers)
-        await socket.prepare(request)
-        await serve_tunnel(socket, stub, ref)
-        return socket
+        if wants_spdy(request):
+            protocol = _spdy_protocol(request, (_PORT_FORWARD,))
+            bare = await upgraded(request, SPDY, {_PROTOCOL: protocol})
+            await serve_tunnel(bare, stub, ref)
+            return bare.response
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        if _TUNNEL in [name.strip() for name in offered.split(",")]:
+            wire = await websocket(request, (_TUNNEL,))
+            await serve_tunnel(wire, stub, ref)
+            return wire.socket
+        ports = _ports(request.query)
+        wire = await websocket(request, (*portforward_channels.PROTOCOLS, _TUNNEL))
+        await portforward_channels.serve_channels(Channels(wire), stub, ref, ports)
+        return wire.socket
 
 
-async def _exec_requests(
-    socket: web.WebSocketResponse, opening: node_pb2.ExecRequest
-) -> AsyncIterator[node_pb2.ExecRequest]:
-    """The client's messages as requests to the node host."""
-    yield opening
-    async for message in socket:
-        if message.type is not WSMsgType.BINARY or not message.data:
-            continue
-        channel, data = message.data[0], message.data[1:]
-        if channel == _STDIN:
-            yield node_pb2.ExecRequest(stdin=data)
-        elif channel == _CLOSE and data[:1] == bytes((_STDIN,)):
-            yield node_pb2.ExecRequest(stdin_closed=True)
-        elif channel == _RESIZE:
-            with contextlib.suppress(AttributeError, TypeError, ValueError):
-                size = orjson.loads(data)
-                yield node_pb2.ExecRequest(width=int(size.get("Width") or 0), height=int(size.get("Height") or 0))
-    yield node_pb2.ExecRequest(stdin_closed=True)
-    # The call goes on until the command has ended.
-    await asyncio.get_running_loop().create_future()
+async def _text(first: node_pb2.LogChunk | None, rest: AsyncIterator[node_pb2.LogChunk]) -> AsyncIterator[bytes]:
+    """A log's pieces; where it breaks, the last one says so."""
+    if first is not None:
+        yield first.data
+    try:
+        async for chunk in rest:
+            yield chunk.data
+    except RpcError as e:
+        yield f"\nthe log stream broke: {e.message}\n".encode()
 
 
-def _success() -> Object:
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+async def _log_body(request: web.BaseRequest, text: AsyncIterator[bytes]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+    audit.response_starts(response.headers)
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        async for data in text:
+            await response.write(data)
+        await response.write_eof()
+    return response
 
 
-def _exit_status(code: int) -> Object:
-    if code == 0:
-        return _success()
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": f"command terminated with non-zero exit code: exit status {code}",
-        "reason": "NonZeroExitCode",
-        "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
-    }
+async def _log_messages(request: web.BaseRequest, text: AsyncIterator[bytes]) -> web.StreamResponse:
+    wire = await websocket(request, _LOG_PROTOCOLS)
+    encoded = (wire.socket.ws_protocol or "").startswith("base64")
+    with contextlib.suppress(ConnectionError):
+        async for data in text:
+            await (wire.socket.send_str(base64.b64encode(data).decode()) if encoded else wire.send(data))
+    await wire.close()
+    return wire.socket
+
+
+async def _run(client: remotecommand.CommandClient, stub: Stub, opening: node_pb2.ExecRequest) -> None:
+    """Have the command run, until it has ended and the client knows how."""
+
+    async def requests() -> AsyncIterator[node_pb2.ExecRequest]:
+        yield opening
+        async for typed in client.requests():
+            yield typed
+        # The call goes on until the command has ended.
+        await asyncio.get_running_loop().create_future()
+
+    status = remotecommand.success()
+    try:
+        async with contextlib.aclosing(stub.Exec(requests())) as answers:
+            async for answer in answers:
+                await client.show(answer.stdout, answer.stderr)
+                if answer.HasField("exit_code"):
+                    status = remotecommand.exit_status(answer.exit_code)
+    except RpcError as e:
+        status = node_error(e).status
+    await client.end(status)
+
+
+def _spdy_protocol(request: web.BaseRequest, spoken: tuple[str, ...]) -> str:
+    """The first of the client's protocols that is spoken; the oldest where it names none. Raises Forbidden."""
+    offered = [name.strip() for line in request.headers.getall(_PROTOCOL, ()) for name in line.split(",")]
+    found = next((name for name in offered if name in spoken), None)
+    if found is None and offered:
+        text = f"unable to upgrade: unable to negotiate protocol: client supports {offered}, server accepts {[*spoken]}"
+        raise Forbidden(text, details={})
+    return found or spoken[-1]
+
+
+def _ports(query: MultiMapping[str]) -> list[int]:
+    """The ports that a port-forward by channels is for. BadRequest."""
+    ports = [integer(port) for text in query.getall("ports", ()) for port in text.split(",")]
+    if not 0 < len(ports) <= portforward_channels.PORTS_MAX or not all(0 < port < 65536 for port in ports):
+        most = portforward_channels.PORTS_MAX
+        raise BadRequest(f'query parameter "ports" is required: between 1 and {most} ports from 1 to 65535')
+    return ports
 
 
 def _log_numbers(query: Mapping[str, str], pod: str) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""Port-forwarding: a SPDY connection in WebSocket messages on one side, gRPC streams to the node host on the other.
+"""Port-forwarding: a SPDY connection on one side, gRPC streams to the node host on the other.
 
-The client opens two SPDY streams for each forwarded connection, `error` first and then `data`, with the port and a
-request id in their headers. Each pair becomes one PortForward call. Bytes towards the node wait in a bounded queue
-per connection, and all queues together hold so many bytes: a full one stops the reading of the whole socket, as the
-client shares it among its connections anyway.
+The connection is bare, or travels in the messages of a WebSocket. The client opens two SPDY streams for each forwarded
+connection, `error` first and then `data`, with the port and a request id in their headers. Each pair becomes one
+PortForward call. Bytes towards the node wait in a bounded queue per connection, and all queues together hold so many
+bytes: a full one stops the reading of the whole wire, as the client shares it among its connections anyway.
 """
 
 import asyncio
@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import WSMsgType, web
-
 from rayplane.control_plane.api.machinery.names import is_number_of_port
 from rayplane.control_plane.apiserver.rest import spdy
+from rayplane.control_plane.apiserver.rest.wires import Wire
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import node_pb2
@@ -39,22 +38,21 @@ class _Connection:
     """Whether nobody reads the inbox any more."""
 
 
-async def serve_tunnel(socket: web.WebSocketResponse, stub: Stub, ref: node_pb2.ContainerRef) -> None:
+async def serve_tunnel(wire: Wire, stub: Stub, ref: node_pb2.ContainerRef) -> None:
     """Serve a tunnel until the client goes away."""
-    tunnel = _Tunnel(socket, stub, ref)
+    tunnel = _Tunnel(wire, stub, ref)
     try:
-        async for message in socket:
-            if message.type is WSMsgType.BINARY:
-                await tunnel.receive(message.data)
+        async for data in wire:
+            await tunnel.receive(data)
     except spdy.SpdyError as e:
-        await socket.close(code=1002, message=str(e).encode())
+        await wire.close(str(e))
     finally:
         await tunnel.close()
 
 
 class _Tunnel:
-    def __init__(self, socket: web.WebSocketResponse, stub: Stub, ref: node_pb2.ContainerRef) -> None:
-        self._socket = socket
+    def __init__(self, wire: Wire, stub: Stub, ref: node_pb2.ContainerRef) -> None:
+        self._wire = wire
         self._stub = stub
         self._ref = ref
         self._decoder = spdy.Decoder()
@@ -179,4 +177,4 @@ class _Tunnel:
         await asyncio.get_running_loop().create_future()
 
     async def _send(self, data: bytes) -> None:
-        await self._socket.send_bytes(data)
+        await self._wire.send(data)

@@ -1,7 +1,8 @@
 """Resources over HTTP: each verb read from the request, given to the registry, and its answer put into bytes."""
 
+import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from urllib.parse import unquote
 
@@ -37,8 +38,10 @@ from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
 from rayplane.control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
+from rayplane.control_plane.apiserver.rest.wires import wants_websocket, websocket
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
+from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
 _NO_CACHE = {"Cache-Control": "no-cache, private"}
@@ -46,6 +49,7 @@ _NO_CACHE = {"Cache-Control": "no-cache, private"}
 _WARNINGS_CHARS_MAX = 4096
 _WARNING_CHARS_MAX = 256
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+_Lines = AsyncGenerator[list[bytes], None]
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
 _WITH_TABLES = frozenset({"", "status", "scale", "approval", "finalize"})
 # As Go's ParseBool reads it.
@@ -106,27 +110,65 @@ class ResourceHandler:
             target = Target(target.info, target.namespace, target.name)
         items = self._registry.watch(user, target, options)
         # What is refused at once is a plain error; only a stream that has begun ends with an ERROR event.
-        response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON, "Date": date(self._now())})
-        response.enable_chunked_encoding()
-        include = request.query.get("includeObject", "")
         await self._registry.allow(user, "watch", target, options)
         self._registry.reader.check_watch(target, options)
+        lines = self._lines(request, view, target, items)
+        if wants_websocket(request):
+            return await self._watch_messages(request, lines)
+        return await self._watch_body(request, lines)
+
+    async def _watch_body(self, request: web.BaseRequest, groups: _Lines) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON, "Date": date(self._now())})
+        response.enable_chunked_encoding()
         audit.response_starts(response.headers)
         await response.prepare(request)
-        first = True
         # The client may leave at any time: that is how most watches end.
         with contextlib.suppress(ConnectionError):
-            try:
-                async with contextlib.aclosing(items):
-                    async for group in items:
-                        lines = [self._line(view, target, i, include, first=first) for i in group]
-                        self._registry.requests.sent(target.info, len(lines))
-                        await response.write(b"".join(lines))
-                        first = first and not group
-            except ApiError as e:
-                await response.write(_line_of("ERROR", error_json(e)))
+            async with contextlib.aclosing(groups):
+                async for lines in groups:
+                    await response.write(b"".join(lines))
             await response.write_eof()
         return response
+
+    async def _watch_messages(self, request: web.BaseRequest, groups: _Lines) -> web.StreamResponse:
+        """As clients in Java watch: each event is a message."""
+        wire = await websocket(request, ())
+
+        async def send() -> None:
+            with contextlib.suppress(ConnectionError):
+                async with contextlib.aclosing(groups):
+                    async for lines in groups:
+                        for line in lines:
+                            await wire.socket.send_str(line.decode())
+
+        async def read() -> None:
+            async for _ in wire:
+                pass  # only its end is of interest
+
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(part(), name="watch by WebSocket") for part in (send, read)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(*tasks)
+        await wire.close()
+        return wire.socket
+
+    async def _lines(
+        self, request: web.BaseRequest, view: View, target: Target, items: AsyncGenerator[list[WatchItem], None]
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Events as JSON lines, in the groups in which they are sent; an error is the last one."""
+        include = request.query.get("includeObject", "")
+        first = True
+        try:
+            async with contextlib.aclosing(items):
+                async for group in items:
+                    lines = [self._line(view, target, i, include, first=first) for i in group]
+                    self._registry.requests.sent(target.info, len(lines))
+                    yield lines
+                    first = first and not group
+        except ApiError as e:
+            yield [_line_of("ERROR", error_json(e))]
 
     def _line(self, view: View, target: Target, item: WatchItem, include: str, *, first: bool) -> bytes:
         if view.form == "object" or item.type == "ERROR":

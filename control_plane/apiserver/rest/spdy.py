@@ -1,7 +1,6 @@
-"""SPDY/3.1 frames, as far as port-forwarding needs them. Pure: bytes in, frames out, and back.
+"""SPDY/3.1 frames, as far as streams to pods need them. Pure: bytes in, frames out, and back.
 
-kubectl tunnels a SPDY connection through WebSocket messages; each forwarded connection is a pair of streams (one for
-errors, one for data). Source: SPDY protocol draft 3.1, sections 2.2 (framing) and 2.6 (frames).
+Source: SPDY protocol draft 3.1, sections 2.2 (framing) and 2.6 (frames).
 """
 
 import struct
@@ -145,6 +144,10 @@ class Encoder:
 
     def reset(self, stream: int, status: int = 1) -> bytes:
         return self._control(RST_STREAM, struct.pack(">II", stream, status))
+
+    def goaway(self, last: int) -> bytes:
+        """GOAWAY with status OK: `last` is the last stream that was accepted."""
+        return self._control(GOAWAY, struct.pack(">II", last, 0))
 
     def ping(self, body: bytes) -> bytes:
         return self._control(PING, body)
