@@ -154,7 +154,7 @@ def _require_kind(obj: Object, api_version: str, kind: str) -> None:
         if type(value) is not str:
             raise BadRequest(
                 f"the object provided is unrecognized (must be of type {kind}): couldn't get "
-                f"version/kind; json parse error: json: cannot unmarshal {_json_kind(value)} into "
+                f"version/kind; json parse error: json: cannot unmarshal {json_kind(value)} into "
                 f"Go struct field .{name} of type string ({_summarize(orjson.dumps(obj))})"
             )
     obj["apiVersion"], obj["kind"] = given_version, given_kind
@@ -190,8 +190,12 @@ def _summarize(body: bytes) -> str:
     return text + (" ..." if len(body) > _SUMMARY_MAX else "")
 
 
-def _json_kind(value: Any) -> str:
-    return {bool: "bool", int: "number", float: "number", list: "array"}.get(type(value), "object")
+def json_kind(value: Any) -> str:
+    """What encoding/json calls the kind of a value: `object`, `number`."""
+    return _JSON_KINDS.get(type(value), "object")
+
+
+_JSON_KINDS: Final[dict[type, str]] = {bool: "bool", int: "number", float: "number", list: "array", str: "string"}
 
 
 def duplicates(body: bytes, content_type: str) -> list[str]:
@@ -226,7 +230,7 @@ def _parse(body: bytes, media: str) -> Object:
                 f"include: {JSON}, {YAML}, {PROTOBUF}"
             )
     if type(obj) is not dict:
-        found = "string" if type(obj) is str else _json_kind(obj)
+        found = json_kind(obj)
         raise _Malformed(
             f"couldn't get version/kind; json parse error: json: cannot unmarshal {found} into "
             "Go value of type struct { APIVersion string; Kind string }"

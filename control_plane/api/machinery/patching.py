@@ -1,4 +1,4 @@
-"""JSON patch (RFC 6902), JSON merge patch (RFC 7386) and Kubernetes' strategic merge patch.
+"""Patches of all types: JSON patch (`json_patch`), JSON merge patch (RFC 7386), strategic merge patch.
 
     apply_patch("strategic", obj, {"metadata": {"labels": {"a": None}}}, definition)
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-import jsonpatch
-import jsonpointer
 import orjson
 
 from rayplane.control_plane.api.errors import (
@@ -21,8 +19,8 @@ from rayplane.control_plane.api.errors import (
     Invalid,
     UnsupportedMediaType,
 )
-from rayplane.control_plane.api.machinery import budget, yaml_reader
-from rayplane.control_plane.api.machinery.decoding import go_format, json_syntax_error, media_type
+from rayplane.control_plane.api.machinery import budget, json_patch, yaml_reader
+from rayplane.control_plane.api.machinery.decoding import go_format, json_kind, media_type
 from rayplane.control_plane.api.machinery.schema import LIST, MAP, STRUCT, Definition, Field, Type
 from rayplane.control_plane.api.meta import Object
 
@@ -66,25 +64,27 @@ def patch_kind(content_type: str, *, custom: bool = False) -> PatchKind:
 
 
 def parse_patch(kind: PatchKind, body: bytes) -> Any:
-    """The patch document of a request's body. Raises BadRequest."""
+    """The patch document of a request's body; null is one that changes nothing. Raises BadRequest."""
     if kind == "apply":
         try:
             patch = yaml_reader.parse(body)
         except yaml_reader.YamlError as error:
-            raise BadRequest(f"error decoding YAML: {error}") from error
+            raise BadRequest(f"error encoding patch: {error}") from error
     else:
         try:
             patch = orjson.loads(body)
             budget.check_json(body, patch)
         except orjson.JSONDecodeError as error:
-            raise BadRequest(f"error decoding patch: {json_syntax_error(body)}") from error
+            raise BadRequest("invalid JSON patch") from error
         except budget.TooDeep as error:
             raise BadRequest(f"error decoding patch: {error}") from error
     wanted = list if kind == "json" else dict
+    if patch is None:
+        return wanted()
     if type(patch) is not wanted:
+        into = "[]jsonPatchOp" if kind == "json" else "map[string]interface {}"
         raise BadRequest(
-            f"error decoding patch: json: cannot unmarshal into Go value of type "
-            f"{'jsonpatch.Patch' if kind == 'json' else 'map[string]interface {}'}"
+            f"error decoding patch: json: cannot unmarshal {json_kind(patch)} into Go value of type {into}"
         )
     return patch
 
@@ -97,7 +97,7 @@ def apply_patch(kind: PatchKind, obj: Object, patch: Any, definition: Definition
     """
     match kind:
         case "json":
-            return json_patch(obj, patch)
+            return _json_patched(obj, patch)
         case "merge":
             result = merge_patch(_clone(obj), _clone(patch))
             return result if type(result) is dict else {}
@@ -118,28 +118,17 @@ def _clone(value: Any) -> Any:
 # --- RFC 6902 and RFC 7386 ---------------------------------------------------------------------
 
 
-def json_patch(obj: Object, operations: list[Any]) -> Object:
+def _json_patched(obj: Object, operations: list[Any]) -> Object:
     budget.check_operations(len(operations))
-    copies = budget.CopyMeter()
-    result: Any = _clone(obj)
-    tested: Any = ""
     try:
-        for operation in _clone(operations):
-            tested = operation.get("path")
-            if operation.get("op") == "copy":
-                source = jsonpointer.JsonPointer(operation["from"]).resolve(result)
-                copies.copy(len(orjson.dumps(source)))
-            result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
+        result = json_patch.apply(_clone(obj), _clone(operations))
         budget.check(result)
-    except jsonpatch.JsonPatchTestFailed as error:
-        # Never the values: whoever keeps what was answered, as audit logs do, would keep secrets.
-        raise _unprocessable(f"testing value {tested} failed: test failed") from error
-    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, budget.CopiesTooMuch) as error:
+    except json_patch.MalformedOperation as error:
+        raise BadRequest(f"error decoding patch: {error}") from error
+    except (json_patch.JsonPatchError, budget.CopiesTooMuch) as error:
         raise _unprocessable(str(error)) from error
     except (budget.TooDeep, orjson.JSONEncodeError, RecursionError) as error:
         raise _unprocessable("exceeded max depth") from error
-    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-        raise BadRequest(f"error decoding patch: malformed operation: {error}") from error
     if type(result) is not dict:
         raise _unprocessable("the patch leaves no object")
     return result
