@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.errors import ApiError, BadRequest
 from rayplane.control_plane.api.machinery.patching import PatchFailed, apply_patch, strategic_merge
 from rayplane.control_plane.api.machinery.schema import definition_of
 
@@ -181,5 +184,57 @@ def test_values_that_are_new_lose_their_nulls_and_directives() -> None:
 
 
 def test_unknown_directive_is_refused() -> None:
-    with pytest.raises(PatchFailed, match="unknown patch type: explode"):
+    with pytest.raises(BadRequest, match="unknown patch type: explode"):
         patch_pod_spec({"nodeSelector": {"$patch": "explode"}})
+
+
+@pytest.mark.parametrize(
+    ("patch", "code"),
+    [
+        ({"containers": [{"name": "c1"}, "c2"]}, 400),
+        ({"containers": [[]]}, 422),
+        ({"containers": [{"$patch": "merge", "name": "c1"}]}, 400),
+        ({"containers": [{"$patch": 5, "name": "c1"}]}, 400),
+        ({"$setElementOrder/containers": 5, "containers": []}, 400),
+        ({"$setElementOrder/containers": [{"name": "c1"}], "containers": {}}, 400),
+        ({"$retainKeys": "containers"}, 400),
+        ({"$retainKeys": ["volumes"], "containers": []}, 400),
+    ],
+)
+def test_directives_of_another_form_are_the_clients_fault(patch: dict[str, Any], code: int) -> None:
+    with pytest.raises(ApiError) as caught:
+        patch_pod_spec(patch)
+    assert caught.value.code == code
+
+
+def test_what_is_new_keeps_no_map_with_a_directive() -> None:
+    assert "affinity" not in patch_pod_spec({"affinity": {"$patch": "replace", "nodeAffinity": {}}})
+    resources = {"$patch": "replace", "limits": {"a": "1"}}
+    spec = patch_pod_spec({"containers": [{"name": "c1", "resources": resources}]})
+    assert spec["containers"][0]["resources"] == {"limits": {"a": "1"}}, "a struct that is always there"
+
+
+def test_all_items_of_a_key_are_deleted_and_the_first_is_merged() -> None:
+    twice = [{"name": "c", "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}]
+    gone = patch_pod_spec({"containers": [{"name": "c", "env": [{"$patch": "delete", "name": "A"}]}]}, containers=twice)
+    assert gone["containers"][0]["env"] == []
+    merged = patch_pod_spec({"containers": [{"name": "c", "env": [{"name": "A", "value": "9"}]}]}, containers=twice)
+    assert [e["value"] for e in merged["containers"][0]["env"]] == ["9", "2"]
+
+
+NAMES = ["name", "containers", "env", "args", "nodeSelector", "volumes", "$patch", "$retainKeys"]
+NAMES += [f"$setElementOrder/{name}" for name in ("containers", "env", "")] + ["$deleteFromPrimitiveList/args"]
+DIRECTIVES = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["c1", "delete", "replace", "x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(DIRECTIVES)
+def test_any_patch_merges_or_is_refused_and_changes_nothing_given(patch: Any) -> None:
+    assert DEPLOYMENT is not None
+    before = deployment()
+    with contextlib.suppress(ApiError):
+        strategic_merge(before, {"spec": {"template": {"spec": patch}}}, DEPLOYMENT)
+    assert before == deployment()

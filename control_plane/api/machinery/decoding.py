@@ -7,6 +7,7 @@ and answers in Kubernetes' words. Every refusal is an ApiError.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -119,13 +120,15 @@ def conform_patched(
     *,
     field_validation: FieldValidation = "Warn",
     patch: Any = None,
+    doubled: Sequence[str] = (),
     as_given: bool = False,
 ) -> list[str]:
     """Check the result of a patch, in place; returns the warnings.
 
     Raises Invalid (422, on the field `patch`) for a wrong type or, with Strict, for unknown
     fields. `patch` is the strategic merge patch to show in the error; the patched object is
-    shown where it is None, as Kubernetes does for the other patch types. `as_given`: see `strict.conform`.
+    shown where it is None, as Kubernetes does for the other patch types. `doubled` are the fields that stand twice in
+    one object of it. `as_given`: see `strict.conform`.
     """
     if definition is None:
         return []
@@ -133,7 +136,7 @@ def conform_patched(
         unknown = conform(obj, definition, lenient=not definition.kinds, as_given=as_given)
     except DecodeError as error:
         raise _bad_patch(obj, patch, str(error)) from error
-    errors = strict_errors(unknown, [])
+    errors = strict_errors(unknown, list(doubled))
     if field_validation == "Ignore":
         return []
     if errors and field_validation == "Strict":

@@ -41,7 +41,7 @@ _SET_ORDER: Final = "$setElementOrder/"
 
 
 class PatchFailed(ApiError):
-    """A strategic merge patch that cannot be applied; a plain 500 in Kubernetes."""
+    """A strategic merge patch whose items have no key or no order; a plain 500 in Kubernetes, as recorded."""
 
     default_reason, default_code = "", 500
 
@@ -190,6 +190,9 @@ def _merge_map(original: Object, patch: Object, type_: Type | None) -> Object:
             original.pop(name, None)
             continue
         present: Any = original.get(name)
+        if present is None and type(value) is dict and type_ is not None and type_.kind == STRUCT:
+            # Kubernetes has some structs always, so there is something to merge with.
+            present = {} if name in type_.definition.written else None
         if type(present) is not type(value) or type(value) not in (dict, list):
             if not deleting:
                 kept, cleaned = _without_directives(value)
@@ -218,7 +221,7 @@ def _handle_directive(patch: Object) -> Object:
         case "delete":
             return {}
         case other:
-            raise PatchFailed(f"unknown patch type: {go_format(other)} in map: {go_format(patch)}")
+            raise BadRequest(f"unknown patch type: {go_format(other)} in map: {go_format(patch)}")
 
 
 def _retain_keys(original: Object, patch: Object) -> None:
@@ -230,8 +233,7 @@ def _retain_keys(original: Object, patch: Object) -> None:
         raise BadRequest("invalid patch format of retainKeys")
     retained = {name for name in retained if type(name) is str}
     for name, value in patch.items():
-        plain = name.removeprefix(_DELETE_PRIMITIVES).removeprefix(_SET_ORDER)
-        if value is not None and plain not in retained:
+        if value is not None and name not in retained and not name.startswith((_DELETE_PRIMITIVES, _SET_ORDER)):
             raise BadRequest("invalid patch format of retainKeys")
     for name in [name for name in original if name not in retained]:
         del original[name]
@@ -249,10 +251,13 @@ def _merge_ordered_lists(original: Object, patch: Object, type_: Type | None) ->
         present, given = original.get(name), patch.get(name)
         if (present is None and given is None) or (name in patch and given is None):
             continue
-        if type(given) is list:
+        if not all(one is None or type(one) is list for one in (present, given)):
+            raise BadRequest("invalid patch format of setElementOrder list")
+        if given is not None:
             _check_order(given, order, key)
+        merged: list[Any]
         if given is None:
-            merged = present
+            merged = present or []
         elif present is None:
             merged = _without_directives(given)[1]
         elif field is not None and field.strategy == "merge":
@@ -260,8 +265,6 @@ def _merge_ordered_lists(original: Object, patch: Object, type_: Type | None) ->
         else:
             merged = given
         patch.pop(name, None)
-        if type(merged) is not list:
-            raise BadRequest("invalid patch format of setElementOrder list")
         original[name] = _ordered(merged, order, present or [], key)
 
 
@@ -316,13 +319,18 @@ def _merge_list(original: list[Any], patch: list[Any], key: str, element: Type |
     """Merge lists of scalars as sets, lists of maps by the merge key; then restore the order."""
     if not original and not patch:
         return original
-    if type((original or patch)[0]) is not dict:
+    kinds = {type(item) for item in (*original, *patch)}
+    if list in kinds:
+        raise _unprocessable("lists of lists are not supported")
+    if len(kinds) > 1:
+        raise BadRequest(f"list element types are not identical: {go_format([original, patch])}")
+    if dict not in kinds:
         distinct: dict[bytes, Any] = {}
         for item in [*original, *patch]:
             distinct.setdefault(_mark(item, ""), item)
         return _ordered(list(distinct.values()), patch, original, "")
     if not key:
-        raise PatchFailed("cannot merge lists without merge key")
+        raise BadRequest("cannot merge lists without merge key")
     original, patch = _apply_list_directives(original, patch, key)
     merged = list(original)
     places = _places(merged, key)
@@ -353,9 +361,9 @@ def _apply_list_directives(original: list[Any], patch: list[Any], key: str) -> t
             case "replace":
                 replace = True
             case "merge":
-                raise PatchFailed("merging lists cannot yet be specified in the patch")
+                raise BadRequest("merging lists cannot yet be specified in the patch")
             case other:
-                raise PatchFailed(f"unknown patch type: {go_format(other)} in map: {go_format(item)}")
+                raise BadRequest(f"unknown patch type: {go_format(other)} in map: {go_format(item)}")
     if deleted:
         gone = _places(deleted, key)
         original = [item for item in original if _place(gone, item, key) < 0]
@@ -395,7 +403,7 @@ def _without_directives(value: Any) -> tuple[bool, Any]:
     For values that are new to the object: there is nothing to merge them with.
     """
     if type(value) is dict:
-        if value.get(_DIRECTIVE) == "delete":
+        if _DIRECTIVE in value:
             return False, None
         kept: Object = {}
         for name, item in value.items():

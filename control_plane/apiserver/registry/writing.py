@@ -261,7 +261,10 @@ class Writer:
             return await self._apply(user, target, body, options, may_create)
         info, size = target.info, self._size(target, body)
         document = await self._heavy.run(size, patching.parse_patch, kind, body)
-        definition = self._kinds.definition(info)
+        definition, mode = self._kinds.definition(info), validation_mode(options.field_validation)
+        doubled: list[str] = []
+        if kind != "json" and mode != "Ignore":
+            doubled = await self._heavy.run(size, decoding.duplicates, body, decoding.JSON)
         warnings: list[str] = []
 
         def patched(current: Object) -> Object:
@@ -269,8 +272,9 @@ class Writer:
             found = decoding.conform_patched(
                 new,
                 definition,
-                field_validation=validation_mode(options.field_validation),
+                field_validation=mode,
                 patch=document if kind == "strategic" else None,
+                doubled=doubled,
             )
             warnings[:] = found
             check_patched(new, target, info.api_version, info.kind)
