@@ -336,3 +336,114 @@ async def test_status_and_the_rest_are_applied_apart(api: Api) -> None:
     assert entries(after)["m", "Apply", "status"] == {"f:status": {"f:replicas": {}}}
     code, after = await api.patch("apply", f"{path}/status", {**both, "status": {}}, "m")
     assert (code, "replicas" in after.get("status", {})) == (200, False)
+
+
+# --- custom resources ------------------------------------------------------------------------------
+
+THINGS = "/apis/e.com/v1/namespaces/default/things"
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def definition(spec: Object, **schema: Any) -> Object:
+    def version(name: str) -> Object:
+        root = {"type": "object", "properties": {"spec": spec, "status": {"type": "object", **UNKNOWN}}, **schema}
+        parts = {"status": {}}
+        return {"name": name, "served": True, "storage": name == "v1", "subresources": parts,
+                "schema": {"openAPIV3Schema": root}}  # fmt: skip
+
+    names = {"plural": "things", "singular": "thing", "kind": "Thing"}
+    body = {"group": "e.com", "scope": "Namespaced", "names": names, "versions": [version("v1"), version("v2")]}
+    return {"metadata": {"name": "things.e.com"}, "spec": body}
+
+
+UNKNOWN = {"x-kubernetes-preserve-unknown-fields": True}
+
+
+def thing(spec: Any = None, version: str = "v1", **rest: Any) -> Object:
+    made = {"apiVersion": f"e.com/{version}", "kind": "Thing", "metadata": {"name": "t"}, **rest}
+    return made if spec is None else {**made, "spec": spec}
+
+
+async def test_unknown_fields_are_owned_by_member_and_their_lists_whole(api: Api) -> None:
+    await api.made(CRDS, definition({"type": "object", **UNKNOWN}))
+    await api.patch("apply", f"{THINGS}/t", thing({"a": {"x": 1, "l": [1, 2]}, "e": {}}), "one")
+    code, after = await api.patch("apply", f"{THINGS}/t", thing({"a": {"y": 2}}), "two")
+    assert (code, after["spec"]) == (200, {"a": {"x": 1, "y": 2, "l": [1, 2]}, "e": {}})
+    inside = {".": {}, "f:l": {}, "f:x": {}}
+    assert entries(after)["one", "Apply", ""] == {"f:spec": {"f:a": inside, "f:e": {}}}
+    code, status = await api.patch("apply", f"{THINGS}/t", thing({"a": {"l": [1]}}), "two")
+    assert (code, status["details"]["causes"][0]["field"]) == (409, ".spec.a.l")
+    code, after = await api.patch("apply", f"{THINGS}/t", thing({"e": {}}), "one")
+    assert (code, after["spec"]) == (200, {"a": {"y": 2}, "e": {}})
+    code, after = await api.patch("apply", f"{THINGS}/t", thing({"a": "text"}), "two")
+    assert (code, after["spec"]) == (200, {"a": "text", "e": {}})
+
+
+async def test_lists_and_maps_are_owned_as_the_schema_says(api: Api) -> None:
+    words = {"type": "array", "items": {"type": "string"}}
+    spec = {
+        "type": "object",
+        "properties": {
+            "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "properties": {"a": {"type": "integer"}}},
+            "set": {**words, "x-kubernetes-list-type": "set"},
+            "sets": {"type": "object", "additionalProperties": {**words, "x-kubernetes-list-type": "set"}},
+            "list": words,
+        },
+    }
+    await api.made(CRDS, definition(spec))
+    first = {"whole": {"a": 1}, "set": ["a", "b"], "sets": {"s": ["x"]}, "list": ["1"]}
+    _, made = await api.patch("apply", f"{THINGS}/t", thing(first), "one")
+    assert entries(made)["one", "Apply", ""]["f:spec"] == {
+        "f:list": {}, "f:set": {'v:"a"': {}, 'v:"b"': {}}, "f:sets": {"f:s": {".": {}, 'v:"x"': {}}}, "f:whole": {},
+    }  # fmt: skip
+    code, after = await api.patch("apply", f"{THINGS}/t", thing({"set": ["c", "b"], "sets": {"s": ["y"]}}), "two")
+    assert (code, after["spec"]["set"], after["spec"]["sets"]["s"]) == (200, ["a", "c", "b"], ["x", "y"])
+    _, after = await api.patch("apply", f"{THINGS}/t", thing({"set": ["b"]}), "one")
+    assert after["spec"] == {"set": ["c", "b"], "sets": {"s": ["y"]}}
+    for wrong, cause in (
+        ({"set": ["a", "a"]}, '.spec.set: duplicate entries for key [="a"]'),
+        ({"bogus": 1}, ".spec.bogus: field not declared in schema"),
+        ({"set": [{}]}, ".spec.set: element 0: associative list without keys has an element that's a map type"),
+    ):
+        code, status = await api.patch("apply", f"{THINGS}/t", thing(wrong), "one")
+        assert code == 400 and status["message"].endswith(cause)
+
+
+async def test_what_becomes_atomic_is_owned_whole_by_all_who_owned_parts(api: Api) -> None:
+    field = {"type": "object", "additionalProperties": {"type": "string"}}
+    made = await api.made(CRDS, definition({"type": "object", "properties": {"m": field}}))
+    await api.patch("apply", f"{THINGS}/t", thing({"m": {"a": "1"}}), "one")
+    await api.patch("apply", f"{THINGS}/t", thing({"m": {"b": "2"}}), "two")
+    for version in made["spec"]["versions"]:
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["m"]["x-kubernetes-map-type"] = (
+            "atomic"
+        )
+    assert (await api("PUT", f"{CRDS}/things.e.com", made))[0] == 200
+    await api.stack.servers[0].registry.custom.catch_up()
+    code, status = await api.patch("apply", f"{THINGS}/t", thing({"m": {"a": "1"}}), "one")
+    assert (code, status["details"]["causes"][0]["field"]) == (409, ".spec.m")
+    code, after = await api.patch("apply", f"{THINGS}/t?force=true", thing({"m": {"a": "1"}}), "one")
+    assert (code, after["spec"]["m"], set(entries(after))) == (200, {"a": "1"}, {("one", "Apply", "")})
+
+
+async def test_versions_of_a_custom_resource_share_owners(api: Api) -> None:
+    await api.made(CRDS, definition({"type": "object", **UNKNOWN}))
+    await api.patch("apply", f"{THINGS}/t", thing({"a": 1, "b": 1}), "one")
+    v2 = THINGS.replace("/v1/", "/v2/")
+    code, after = await api.patch("apply", f"{v2}/t", thing({"a": 1}, "v2"), "one")
+    assert (code, after["spec"]) == (200, {"a": 1})
+    assert [e["apiVersion"] for e in after["metadata"]["managedFields"]] == ["e.com/v2"]
+    code, status = await api.patch("apply", f"{THINGS}/t", thing({"a": 2}), "two")
+    assert (code, status["details"]["causes"][0]["field"]) == (409, ".spec.a")
+
+
+async def test_the_status_of_a_custom_resource_is_applied_alone(api: Api) -> None:
+    await api.made(CRDS, definition({"type": "object", **UNKNOWN}))
+    _, made = await api.patch("apply", f"{THINGS}/t", thing({"a": 1}, status={"s": 1}), "one")
+    assert "status" not in made
+    config = thing({"a": 5}, status={"s": 2}) | {"metadata": {"name": "t", "labels": {"l": "1"}}}
+    code, after = await api.patch("apply", f"{THINGS}/t/status", config, "one")
+    assert (code, after["spec"], after["status"], "labels" in after["metadata"]) == (200, {"a": 1}, {"s": 2}, False)
+    assert entries(after)["one", "Apply", "status"] == {"f:status": {"f:s": {}}}
+    assert (await api.patch("strategic", f"{THINGS}/t", {"spec": {}}))[0] == 415
+    assert (await api.patch("apply", f"{THINGS}/none/status", thing(status={}), "one"))[0] in (400, 404)

@@ -7,7 +7,6 @@ apimachinery, package managedfields.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -153,6 +152,7 @@ class _Views:
         self.root = _root(definition)
         self._ignored = ignored
         self._convert = convert
+        self._last: tuple[Object, Object, dict[str, Difference]] | None = None
 
     def of(self, obj: Object, version: str) -> tuple[Object, Place] | None:
         """An object in a version; None where that is not served any more."""
@@ -162,13 +162,16 @@ class _Views:
         return (found[0], _root(found[1])) if found is not None else None
 
     def difference(self, old: Object, new: Object, version: str) -> Difference:
-        """What is different in a version that is served."""
-        (before, _), (after, root) = (
-            self.of(old, version) or (old, self.root),
-            self.of(new, version) or (new, self.root),
-        )
-        found = compare(before, after, root)
-        return Difference(self.counted(found.changed), self.counted(found.removed))
+        """What is different in a version that is served; remembered for the last two objects."""
+        if self._last is None or self._last[0] is not old or self._last[1] is not new:
+            self._last = (old, new, {})
+        known = self._last[2]
+        if version not in known:
+            before, _ = self.of(old, version) or (old, self.root)
+            after, root = self.of(new, version) or (new, self.root)
+            found = compare(before, after, root)
+            known[version] = Difference(self.counted(found.changed), self.counted(found.removed))
+        return known[version]
 
     def counted(self, fields: FieldSet) -> FieldSet:
         """`fields` without those that this endpoint resets."""
@@ -222,7 +225,7 @@ def _reconciled(managers: Managers, obj: Object, views: _Views) -> Managers:
     for manager, entry in managers.items():
         seen = views.of(obj, entry.api_version)
         if seen is not None:
-            found[manager] = replace(entry, fields=reconciled(entry.fields, seen[1]))
+            found[manager] = entry.with_fields(reconciled(entry.fields, seen[1]))
     return found
 
 
@@ -230,19 +233,17 @@ def _settled(
     managers: Managers, key: Manager | None, old: Object, new: Object, views: _Views
 ) -> tuple[Managers, dict[Manager, FieldSet]]:
     """The managers after all but `key` have lost what changed, and what of it they owned."""
-    differences: dict[str, Difference] = {}
     settled: Managers = {}
     conflicts: dict[Manager, FieldSet] = {}
     for manager, entry in managers.items():
         if manager != key:
-            version = entry.api_version
-            if version not in differences:
-                differences[version] = views.difference(old, new, version)
-            difference = differences[version]
-            lost = entry.fields & difference.changed
+            difference = views.difference(old, new, entry.api_version)
+            lost = difference.changed & entry.fields
             if lost:
                 conflicts[manager] = lost
-            entry = replace(entry, fields=entry.fields - lost - difference.removed)
+            lost |= difference.removed & entry.fields
+            if lost:
+                entry = entry.with_fields(entry.fields - lost)
         if entry.fields:
             settled[manager] = entry
     return settled, conflicts

@@ -55,7 +55,8 @@ def without_below(fields: FieldSet, roots: FieldSet) -> FieldSet:
     """`fields` without `roots` and all that is inside them."""
     if not roots:
         return fields
-    return frozenset(p for p in fields if not any(p[:n] in roots for n in range(1, len(p) + 1)))
+    lengths = {len(root) for root in roots}
+    return frozenset(p for p in fields if not any(p[:n] in roots for n in lengths))
 
 
 def to_fields_v1(fields: Iterable[Path]) -> dict[str, Any]:
@@ -99,12 +100,12 @@ def from_fields_v1(tree: Any, path: Path = ()) -> Iterator[Path]:
 
 def _element(text: str) -> str:
     """A path element as this module writes it. ValueError if it is none."""
+    if text.startswith("f:"):
+        return text
     kind, colon, rest = text.partition(":")
     if not colon:
         raise ValueError(f"{text!r} is no FieldsV1 path element")
     match kind:
-        case "f":
-            return text
         case "i":
             return f"i:{int(rest)}"
         case "k":

@@ -5,8 +5,11 @@ Source: Kubernetes API reference "ManagedFieldsEntry", documentation "Server-Sid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal
+
+import orjson
 
 from rayplane.control_plane.api.machinery.fieldsets import FieldSet, from_fields_v1, to_fields_v1
 from rayplane.control_plane.api.meta import Object
@@ -15,6 +18,7 @@ Operation = Literal["Apply", "Update"]
 
 ANCIENT_CHANGES: Final = "ancient-changes"
 UPDATERS_MAX: Final = 10
+_REMEMBERED_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class Entry:
     fields: FieldSet
     api_version: str
     time: str = ""
+    nested: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    """The same fields as they were read; None where they were made here."""
+
+    def with_fields(self, fields: FieldSet) -> Entry:
+        return self if fields == self.fields else Entry(fields, self.api_version, self.time)
 
 
 Managers = dict[Manager, Entry]
@@ -66,12 +75,20 @@ def decode(obj: Object) -> Managers:
             version if operation == "Update" else "",
             entry.get("subresource") or "",
         )
+        nested = entry.get("fieldsV1") or {}
         try:
-            fields = frozenset(from_fields_v1(entry.get("fieldsV1") or {}))
-        except ValueError:
+            text = orjson.dumps(nested)
+            fields = _read(text) if len(text) <= _REMEMBERED_BYTES else frozenset(from_fields_v1(nested))
+        except (ValueError, orjson.JSONEncodeError):
             return {}
-        managers[manager] = Entry(fields, version, entry.get("time") or "")
+        managers[manager] = Entry(fields, version, entry.get("time") or "", nested)
     return managers
+
+
+@lru_cache(maxsize=1024)
+def _read(text: bytes) -> FieldSet:
+    # What one program sets of objects that are made alike is the same in all of them.
+    return frozenset(from_fields_v1(orjson.loads(text)))
 
 
 def encode(obj: Object, managers: Managers) -> None:
@@ -85,7 +102,7 @@ def encode(obj: Object, managers: Managers) -> None:
             "apiVersion": entry.api_version,
             "time": entry.time,
             "fieldsType": "FieldsV1",
-            "fieldsV1": to_fields_v1(entry.fields),
+            "fieldsV1": entry.nested if entry.nested is not None else to_fields_v1(entry.fields),
             "subresource": manager.subresource,
         }
         entries.append({key: value for key, value in made.items() if value != ""})

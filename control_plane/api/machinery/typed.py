@@ -81,16 +81,21 @@ def with_named(fields: FieldSet, root: Place) -> FieldSet:
 
 def reconciled(fields: FieldSet, root: Place) -> FieldSet:
     """`fields` after a change of the schema: of what has become atomic, the whole is owned in place of parts."""
-    return frozenset(_cut(path, root) for path in fields)
+    known: dict[Path, Path | None] = {(): None}
+    places: dict[Path, Place] = {(): root}
 
+    def whole(prefix: Path) -> Path | None:
+        """The shortest start of a path that is owned as one; None where there is none."""
+        if prefix not in known:
+            parent = prefix[:-1]
+            known[prefix] = whole(parent)
+            place = places[prefix] = below(places[parent], prefix[-1])
+            if known[prefix] is None and is_atomic(place):
+                known[prefix] = prefix
+        return known[prefix]
 
-def _cut(path: Path, root: Place) -> Path:
-    place = root
-    for n, element in enumerate(path):
-        if n and is_atomic(place):
-            return path[:n]
-        place = below(place, element)
-    return path
+    cut = {path: owned for path in fields if (owned := whole(path[:-1])) is not None}
+    return frozenset(cut.get(path, path) for path in fields) if cut else fields
 
 
 # --- differences ---------------------------------------------------------------------------------
@@ -126,7 +131,7 @@ class _Comparison:
 
     def visit(self, a: Any, b: Any, place: Place, path: Path) -> None:
         """The absent side of an addition or a removal is `_ABSENT`; null is a container without content."""
-        if a is b:
+        if a is b or (type(a) is type(b) and a == b):
             return
         left, right = shape_of(a, place), shape_of(b, place)
         if left != right and not (_is_nothing(a) or _is_nothing(b)):
