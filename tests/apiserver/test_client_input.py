@@ -68,7 +68,7 @@ async def test_managers_have_names_of_bounded_length(rest: Rest) -> None:  # noq
         'CreateOptions.meta.k8s.io "" is invalid: fieldManager: Too long: may not be more than 128 bytes',
     )
     code, status = await rest.json("POST", f"{path}?fieldManager=a%01b", {"metadata": {"name": "a"}})
-    assert (code, "should only contain printable characters" in status["message"]) == (422, True)
+    assert (code, "invalid character U+" in status["message"]) == (422, True)
     code, made = await rest.json("POST", path, {"metadata": {"name": "a"}, "data": {"x": "1"}}, User_Agent="é" * 500)
     assert code == 201
     assert len(made["metadata"]["managedFields"][0]["manager"].encode()) <= 128

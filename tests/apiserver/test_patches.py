@@ -131,6 +131,7 @@ async def test_pointers_are_owned_and_plain_structs_are_not(api: Api) -> None:
     spec = entries(made)["maker", "Update", ""]["f:spec"]
     assert "." not in spec and "." not in spec["f:template"]["f:spec"]
     assert "." in spec["f:strategy"]["f:rollingUpdate"] and "." not in spec["f:strategy"]
+    assert "." not in spec["f:template"]["f:spec"]["f:containers"], "a list that is always there"
     container = spec["f:template"]["f:spec"]["f:containers"]['k:{"name":"main"}']
     assert container["f:resources"] == {} and "." in container["f:livenessProbe"]
 
@@ -145,6 +146,23 @@ async def test_entries_that_were_reset_stay_away_until_somebody_applies(api: Api
     assert entries(changed) == {}
     code, status = await api.patch("apply", f"{NAMESPACE}/configmaps/c", config_map(x="3"), "m")
     assert (code, status["details"]["causes"][0]["message"]) == (409, 'conflict with "before-first-apply" using v1')
+
+
+async def test_entries_that_a_client_writes_have_the_form_of_entries(api: Api) -> None:
+    made = await api.made(f"{NAMESPACE}/configmaps", config_map(x="1"))
+    good = made["metadata"]["managedFields"][0]
+    for wrong, cause in (
+        ({"manager": "m" * 129}, "metadata.managedFields[0].manager"),
+        ({"manager": "a\nb"}, "metadata.managedFields[0].manager"),
+        ({"subresource": "s" * 257}, "metadata.managedFields[0].subresource"),
+    ):
+        made["metadata"]["managedFields"] = [{**good, **wrong}]
+        code, status = await api("PUT", f"{NAMESPACE}/configmaps/c", made)
+        assert (code, [c["field"] for c in status["details"]["causes"]]) == (422, [cause])
+    for unreadable in ({"operation": "Seize"}, {"fieldsType": "V2"}, {"fieldsV1": {"bogus": {}}}, {"apiVersion": ""}):
+        made["metadata"]["managedFields"] = [{**good, **unreadable}]
+        code, after = await api("PUT", f"{NAMESPACE}/configmaps/c", made)
+        assert (code, after["metadata"]["managedFields"]) == (200, [good])
 
 
 async def test_an_apply_names_the_version_it_was_made_from(api: Api) -> None:

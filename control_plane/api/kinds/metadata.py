@@ -27,6 +27,8 @@ Errors = list[FieldError]
 NameCheck = Callable[[str], Sequence[str]]
 IMMUTABLE = "field is immutable"
 NOT_NEGATIVE = "must be greater than or equal to 0"
+FIELD_MANAGER_MAX_BYTES = 128
+_SUBRESOURCE_MAX_BYTES = 256
 _LABEL_OPERATORS = frozenset({"In", "NotIn", "Exists", "DoesNotExist"})
 
 
@@ -137,7 +139,35 @@ def validate_metadata(
         _owners(metadata["ownerReferences"], f"{path}.ownerReferences", errs)
     for finalizer in metadata.get("finalizers") or ():
         checked(names.qualified_name_errors(finalizer), finalizer, f"{path}.finalizers", errs)
+    for index, entry in enumerate(metadata.get("managedFields") or ()):
+        _owner_of_fields(entry, f"{path}.managedFields[{index}]", errs)
     return errs
+
+
+def field_manager_errors(manager: str, path: str) -> Errors:
+    """Problems of the name under which somebody owns fields; empty for one that is not given."""
+    errs: Errors = []
+    size = len(manager.encode())
+    if size > FIELD_MANAGER_MAX_BYTES:
+        errs.append(too_long(path, FIELD_MANAGER_MAX_BYTES))
+    if not manager.isprintable():
+        at, character = next((at, one) for at, one in enumerate(manager) if not one.isprintable())
+        place = len(manager[:at].encode())
+        errs.append(invalid(path, manager, f"invalid character U+{ord(character):04X} (at position {place})"))
+    return errs
+
+
+def _owner_of_fields(entry: Mapping[str, Any], path: str, errs: Errors) -> None:
+    operation = entry.get("operation") or ""
+    if not operation:
+        errs.append(required(f"{path}.operation", "must not be empty"))
+    else:
+        one_of(operation, ("Apply", "Update"), f"{path}.operation", errs)
+    if (entry.get("fieldsType") or "FieldsV1") != "FieldsV1":
+        errs.append(invalid(f"{path}.fieldsType", entry["fieldsType"], "must be `FieldsV1`"))
+    errs += field_manager_errors(entry.get("manager") or "", f"{path}.manager")
+    if len((entry.get("subresource") or "").encode()) > _SUBRESOURCE_MAX_BYTES:
+        errs.append(too_long(f"{path}.subresource", _SUBRESOURCE_MAX_BYTES))
 
 
 def validate_template_metadata(metadata: Mapping[str, Any], path: str, errs: Errors) -> None:

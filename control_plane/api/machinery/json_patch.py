@@ -26,7 +26,7 @@ class JsonPatchError(ValueError):
 
 
 class MalformedOperation(ValueError):
-    """What is no operation at all, in the words of Go's encoding/json."""
+    """An operation that is none, in the words of Go's encoding/json."""
 
 
 def _check(operations: list[Any]) -> None:

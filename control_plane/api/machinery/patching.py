@@ -192,7 +192,7 @@ def _merge_map(original: Object, patch: Object, type_: Type | None) -> Object:
         present: Any = original.get(name)
         if present is None and type(value) is dict and type_ is not None and type_.kind == STRUCT:
             # Kubernetes has some structs always, so there is something to merge with.
-            present = {} if name in type_.definition.written else None
+            present = {} if type_.definition.written.get(name) is not None else None
         if type(present) is not type(value) or type(value) not in (dict, list):
             if not deleting:
                 kept, cleaned = _without_directives(value)

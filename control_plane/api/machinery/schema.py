@@ -144,11 +144,15 @@ class Field:
         """The Python type that is valid without a further look, where there is one."""
         self.omit_zero: bool = notes.get("omit_zero", False)
         """0, "", false, [] and {} mean "not given" and are never written to JSON."""
-        self.written: bool = notes.get("written", False)
-        """A struct that Kubernetes has, empty, where nothing in it is given; so it never comes or goes."""
+        self.written: int = notes.get("written", 0)
+        """1: a struct that Kubernetes has, empty, where nothing in it is given; -1: what it has as null then. So it
+        never comes or goes."""
 
 
 _EXACT: Final[Mapping[str, type]] = {STRING: str, BOOL: bool, DOUBLE: float, OBJECT: dict}
+
+
+_EMPTY: Final[Mapping[str, Any]] = {}
 
 
 class Definition:
@@ -168,7 +172,10 @@ class Definition:
     ) -> None:
         self.name = name
         self.fields = fields
-        self.written = {name: field for name, field in fields.items() if field.written}
+        self.written: Mapping[str, Mapping[str, Any] | None] = {
+            name: _EMPTY if field.written > 0 else None for name, field in fields.items() if field.written
+        }
+        """What Kubernetes has in the place of fields that are not given: an empty struct, or null."""
         self.required = required
         self.kinds = kinds
         self.map_type = map_type
@@ -196,7 +203,7 @@ def raw_definitions() -> dict[str, Any]:
     return load_table("schema.json.gz", "definitions")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _omitted(table: str) -> dict[str, Any]:
     return load_table("omitted.json.gz", table)
 
@@ -247,7 +254,7 @@ def parse_type(expression: str) -> Type:
 def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
     required = tuple(entry.get("required", ()))
     omitted = frozenset(_omitted("omitted").get(name, ()))
-    written = frozenset(_omitted("written").get(name, ()))
+    written, null = (frozenset(_omitted(table).get(name, ())) for table in ("written", "null"))
     short = name.rpartition(".")[2]
     fields: dict[str, Field] = {}
     for field_name, value in entry["fields"].items():
@@ -257,7 +264,7 @@ def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
         notes = {
             **notes,
             "omit_zero": field_name in omitted and (short, field_name) not in _MEANT_EMPTY,
-            "written": field_name in written,
+            "written": (field_name in written) - (field_name in null),
             "default": default,
         }
         fields[field_name] = Field(field_name, type_, required=field_name in required, notes=notes)

@@ -6,7 +6,7 @@ Source: kubernetes-sigs/structured-merge-diff, the API's notes `x-kubernetes-lis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
 from rayplane.control_plane.api.errors import FINDINGS_MAX
@@ -85,8 +85,8 @@ def is_declared(place: Place, name: str) -> bool:
     return type_ is not None and type_.kind == STRUCT and name in type_.definition.fields
 
 
-def always_written(place: Place) -> dict[str, Field]:
-    """The fields of a struct that Kubernetes has, empty, where they are not given."""
+def always_written(place: Place) -> Mapping[str, Any]:
+    """The fields of a struct that Kubernetes has, empty or null, where they are not given."""
     type_ = place[0]
     return type_.definition.written if type_ is not None and type_.kind == STRUCT else {}
 

@@ -166,7 +166,7 @@ class _Comparison:
         left, right = a if type(a) is dict else {}, b if type(b) is dict else {}
         written = always_written(place)
         for name in {**left, **right, **written}:
-            empty = {} if name in written else _ABSENT
+            empty = written.get(name, _ABSENT)
             old = left.get(name, _ABSENT if a is _ABSENT else empty)
             new = right.get(name, _ABSENT if b is _ABSENT else empty)
             if old is not new:

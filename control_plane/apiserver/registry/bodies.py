@@ -8,10 +8,9 @@ from rayplane.control_plane.api.errors import (
     Conflict,
     FieldError,
     Invalid,
-    invalid,
     not_supported,
-    too_long,
 )
+from rayplane.control_plane.api.kinds.metadata import FIELD_MANAGER_MAX_BYTES, field_manager_errors
 from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA
 from rayplane.control_plane.api.kinds.strategy import metadata_with_status
 from rayplane.control_plane.api.machinery import apply, decoding, patching
@@ -20,7 +19,6 @@ from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.requests import Target, WriteOptions
 
-MANAGER_BYTES_MAX = 128
 _MODES = ("", "Ignore", "Strict", "Warn")
 
 
@@ -43,11 +41,7 @@ def validation_mode(text: str) -> decoding.FieldValidation:
 
 def check_write_options(options: WriteOptions, kind: str) -> None:
     """Invalid for a field manager that is no name to keep, and for an unknown mode; `kind`: the options that say so."""
-    manager, mode, errors = options.field_manager, options.field_validation, []
-    if len(manager.encode()) > MANAGER_BYTES_MAX:
-        errors.append(too_long("fieldManager", MANAGER_BYTES_MAX))
-    if not manager.isprintable():
-        errors.append(invalid("fieldManager", manager, "should only contain printable characters"))
+    mode, errors = options.field_validation, field_manager_errors(options.field_manager, "fieldManager")
     if mode not in _MODES:
         errors.append(not_supported("fieldValidation", mode, _MODES))
     refuse_options(kind, errors)
@@ -68,8 +62,9 @@ def refuse_options(kind: str, errors: list[FieldError]) -> None:
 
 def program(user_agent: str) -> str:
     """The program that a User-Agent header names, as a field manager: short and printable whatever is written there."""
-    name = "".join(c for c in user_agent.partition("/")[0][:MANAGER_BYTES_MAX] if c.isprintable())
-    return name.encode()[:MANAGER_BYTES_MAX].decode(errors="ignore")
+    limit = FIELD_MANAGER_MAX_BYTES
+    name = "".join(c for c in user_agent.partition("/")[0][:limit] if c.isprintable())
+    return name.encode()[:limit].decode(errors="ignore")
 
 
 def set_namespace(target: Target, meta: dict[str, Any]) -> None:
