@@ -47,7 +47,7 @@ def pods(unique: bool) -> st.SearchStrategy[Object]:
         optional={
             "containers": st.lists(container(unique), min_size=1, max_size=3, unique_by=lambda c: c["name"]),
             "nodeSelector": st.dictionaries(st.sampled_from("uv"), WORDS, min_size=1, max_size=2),
-            "securityContext": st.fixed_dictionaries({}, optional={"runAsUser": st.integers(1, 3)}),
+            "securityContext": st.fixed_dictionaries({"runAsUser": st.integers(1, 3)}),
             "priority": st.integers(0, 2),
         },
     )

@@ -356,6 +356,35 @@ async def test_status_and_the_rest_are_applied_apart(api: Api) -> None:
     assert (code, "replicas" in after.get("status", {})) == (200, False)
 
 
+async def test_approvals_finalizers_and_ephemeral_containers_are_owned_and_applied(api: Api) -> None:
+    csrs = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    request = {"request": "eA==", "signerName": "e.com/s", "usages": ["client auth"]}
+    made = await api.made(csrs, {"metadata": {"name": "r"}, "spec": request})
+    made["status"] = {"conditions": [{"type": "Approved", "status": "True", "reason": "R"}]}
+    made["metadata"]["labels"] = {"l": "1"}
+    code, after = await api("PUT", f"{csrs}/r/approval?fieldManager=m", made)
+    assert (code, after["metadata"]["labels"]) == (200, {"l": "1"})
+    assert list(entries(after)["m", "Update", "approval"]) == ["f:metadata", "f:status"]
+
+    await api.made(f"{NAMESPACE}/serviceaccounts", {"metadata": {"name": "default"}})
+    await api.made(
+        f"{NAMESPACE}/pods", {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    )
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}
+    config = {**pod, "spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}}
+    code, after = await api.patch("apply", f"{NAMESPACE}/pods/p/ephemeralcontainers", config, "m")
+    assert (code, after["spec"]["ephemeralContainers"][0]["name"]) == (200, "e")
+    assert list(entries(after)["m", "Apply", "ephemeralcontainers"]) == ["f:spec"]
+    code, _ = await api.patch("apply", f"{NAMESPACE}/pods/p/ephemeralcontainers", {**pod, "spec": {"x": 1}}, "m")
+    assert code == 400
+
+    made = await api.made("/api/v1/namespaces", {"metadata": {"name": "n"}})
+    made["spec"] = {"finalizers": ["kubernetes", "e.com/f"]}
+    code, after = await api("PUT", "/api/v1/namespaces/n/finalize?fieldManager=m", made)
+    assert (code, after["spec"]["finalizers"]) == (200, ["kubernetes", "e.com/f"])
+    assert entries(after)["m", "Update", "finalize"] == {"f:spec": {"f:finalizers": {}}}
+
+
 # --- custom resources ------------------------------------------------------------------------------
 
 THINGS = "/apis/e.com/v1/namespaces/default/things"

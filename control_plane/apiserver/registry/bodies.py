@@ -29,6 +29,8 @@ def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, .
             return (("f:spec",), ("f:metadata",))
         reset = sorted(CLIENTS_METADATA - metadata_with_status(info))
         return (("f:spec",), *(("f:metadata", f"f:{name}") for name in reset))
+    if subresource == "approval":
+        return (("f:spec",), ("f:status", "f:certificate"))
     return (("f:status",),) if "status" in info.subresources else ()
 
 
