@@ -228,3 +228,14 @@ def test_years_have_four_digits() -> None:
     moment = parse_time("0099-01-02T03:04:05.5Z")
     assert format_time(moment) == "0099-01-02T03:04:05Z"
     assert format_micro_time(moment) == "0099-01-02T03:04:05.500000Z"
+
+
+async def test_who_uses_a_deprecated_kind_is_warned(rest: Rest) -> None:  # noqa: F811
+    for method, body in (("GET", None), ("POST", {"metadata": {"name": "e"}})):
+        async with rest.request(method, f"{OF_DEFAULT}/endpoints", body) as response:
+            assert response.headers.getall("Warning") == [
+                '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
+            ]
+    service = {"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "sessionAffinity": "ClientIP"}}
+    async with rest.request("POST", f"{OF_DEFAULT}/services", service) as response:
+        assert response.headers["Warning"] == '299 - "spec.SessionAffinity is ignored for headless services"'

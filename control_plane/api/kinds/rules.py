@@ -6,7 +6,7 @@ said to be absent, with the reason: a rule that nobody thought of is `FORGOTTEN`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -61,6 +61,7 @@ NO_PREPARATION: Final = Absent("what a client writes is kept as it is")
 NO_VALIDATION: Final = Absent("its schema and metadata are all that is looked at")
 NO_UPDATE_RULES: Final = Absent("what may be created may also be changed to")
 NO_STATUS_RULES: Final = Absent("who may write its status is believed")
+NO_WARNINGS: Final[Any] = Absent("nothing in it is deprecated, or easily mistaken")
 NO_SCALE: Final = Absent("it has no number of replicas")
 REQUEST_ONLY: Final = Absent("it is a question, answered at once and never stored")
 
@@ -109,6 +110,10 @@ class Rules:
     fields: tuple[str, ...] = field(default=FORGOTTEN)
     """Paths that a field selector may name."""
     scale: ScalePaths | Absent = field(default=FORGOTTEN)
+    warnings: Callable[[Object, Object | None], Sequence[str]] = NO_WARNINGS
+    """(new, old or None for a new object): what a client is told of an object that is accepted."""
+    deprecated: str = ""
+    """What every client is told who uses the kind, if it is to go."""
     orphans: bool = field(default=False)
     """Whether dependents stay when a client does not say what to do with them."""
 

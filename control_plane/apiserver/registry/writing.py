@@ -155,6 +155,7 @@ class Writer:
         errors = await self._heavy.run(request.size, self._create_errors, o, info)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
+        request.warnings += rules_for(info).warnings(o, None)
         await self._admission.validate(request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
@@ -452,6 +453,7 @@ class Writer:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
         await self._admission.validate(request)
         if not status:
+            request.warnings += rules_for(stored).warnings(new, old)
             await self._admission.reserve(request)
         return new
 

@@ -16,6 +16,7 @@ from rayplane.control_plane.api.errors import (
     RequestEntityTooLarge,
     UnsupportedMediaType,
 )
+from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -84,8 +85,9 @@ class ResourceHandler:
             # Who may not write is told so before the rest of a body is waited for.
             options = list_options(request) if verb == "deletecollection" else None
             await self._registry.allow(user, verb, target, options)
-        answered = await getattr(self, f"_{verb}")(request, user, target)
-        response: web.StreamResponse = answered
+        response: web.StreamResponse = await getattr(self, f"_{verb}")(request, user, target)
+        if not response.prepared:
+            _warn_of_kind(response, target)
         return response
 
     # --- reads --------------------------------------------------------------------------------
@@ -115,11 +117,12 @@ class ResourceHandler:
         lines = self._lines(request, view, target, items)
         if wants_websocket(request):
             return await self._watch_messages(request, lines)
-        return await self._watch_body(request, lines)
+        return await self._watch_body(request, target, lines)
 
-    async def _watch_body(self, request: web.BaseRequest, groups: _Lines) -> web.StreamResponse:
+    async def _watch_body(self, request: web.BaseRequest, target: Target, groups: _Lines) -> web.StreamResponse:
         response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON, "Date": date(self._now())})
         response.enable_chunked_encoding()
+        _warn_of_kind(response, target)
         audit.response_starts(response.headers)
         await response.prepare(request)
         # The client may leave at any time: that is how most watches end.
@@ -260,8 +263,7 @@ class ResourceHandler:
         response = self._shown(request, view, target, answer.json)
         if answer.created:
             response.set_status(201)
-        for text in warning_texts(answer.warnings):
-            response.headers.add("Warning", f'299 - "{text}"')
+        _warn(response, answer.warnings)
         return response
 
     def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> web.Response:
@@ -301,6 +303,17 @@ def _is_pretty(request: web.BaseRequest) -> bool:
     if said:
         return said in _TRUE
     return request.headers.get("User-Agent", "").startswith(_BY_HAND)
+
+
+def _warn_of_kind(response: web.StreamResponse, target: Target) -> None:
+    deprecated = rules_for(target.info).deprecated
+    if deprecated:
+        _warn(response, (deprecated,))
+
+
+def _warn(response: web.StreamResponse, warnings: Sequence[str]) -> None:
+    for text in warning_texts(warnings):
+        response.headers.add("Warning", f'299 - "{text}"')
 
 
 def _line_of(type_: str, json: bytes) -> bytes:

@@ -8,6 +8,7 @@ from datetime import datetime
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
@@ -95,6 +96,7 @@ _COLUMNS = (
 RULES = {
     "DaemonSet": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("spec", "template"),
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,

@@ -10,6 +10,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
@@ -112,6 +113,7 @@ _COLUMNS = (
 RULES = {
     "Deployment": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("spec", "template"),
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     default_template,
@@ -62,6 +63,7 @@ def replica_row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "ReplicaSet": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("spec", "template"),
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,

@@ -12,6 +12,7 @@ from rayplane.control_plane.api.errors import forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.persistent_volume_claim import default_claim, validate_claim_spec
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of, validate_required_selector
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.pod_template.warnings import of_claim, warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
     ALWAYS,
@@ -149,9 +150,25 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     ]
 
 
+_template_warnings = warn_of_template("spec", "template")
+
+
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    if old is not None and old.get("spec") == obj.get("spec"):
+        return []
+    found, spec = _template_warnings(obj, old), obj.get("spec") or {}
+    for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()):
+        found += of_claim(claim.get("spec") or {}, f"spec.volumeClaimTemplates[{index}].spec")
+    if (spec.get("revisionHistoryLimit") or 0) < 0:
+        text = "a negative value retains all historical revisions; a value >= 0 is recommended"
+        found.append(f"spec.revisionHistoryLimit: {text}")
+    return found
+
+
 RULES = {
     "StatefulSet": replace(
         AS_WRITTEN,
+        warnings=_warnings,
         defaults=_default,
         validate=_validate,
         validate_update=_validate_update,

@@ -11,6 +11,7 @@ from rayplane.control_plane.api.errors import invalid, not_supported, required
 from rayplane.control_plane.api.kinds.batch.job import validate_job_spec
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.kinds.workloads import set_missing
 from rayplane.control_plane.api.machinery.columns import (
@@ -107,6 +108,7 @@ _COLUMNS = (
 RULES = {
     "CronJob": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("spec", "jobTemplate", "spec", "template"),
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

@@ -18,6 +18,7 @@ from rayplane.control_plane.api.kinds.metadata import (
     validate_selector,
 )
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.kinds.workloads import default_template, set_missing, template_labels
 from rayplane.control_plane.api.machinery.columns import (
@@ -235,6 +236,7 @@ _COLUMNS = (
 RULES = {
     "Job": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("spec", "template"),
         defaults=_default,
         prepare_create=_prepare_create,
         prepare_update=_prepare_update,

@@ -24,6 +24,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "ComponentStatus": replace(
         AS_WRITTEN,
+        deprecated="v1 ComponentStatus is deprecated in v1.19+",
         defaults=NO_DEFAULTS,
         validate=NO_VALIDATION,
         validate_update=NO_UPDATE_RULES,

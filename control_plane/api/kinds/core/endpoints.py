@@ -89,6 +89,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "Endpoints": replace(
         AS_WRITTEN,
+        deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

@@ -8,6 +8,7 @@ from datetime import datetime
 from rayplane.control_plane.api.claims import class_of
 from rayplane.control_plane.api.errors import forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.core.volume_fields import (
+    DEPRECATED_ANNOTATIONS,
     VOLUME_MODES,
     access_modes,
     protect,
@@ -18,6 +19,7 @@ from rayplane.control_plane.api.kinds.pod_template.affinity import validate_node
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
 from rayplane.control_plane.api.kinds.pod_template.volumes import SOURCES, validate_source
+from rayplane.control_plane.api.kinds.pod_template.warnings import node_term, old_sources
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, is_deleting, name
@@ -116,9 +118,25 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    spec, annotations = obj.get("spec") or {}, obj["metadata"].get("annotations") or {}
+    required = (spec.get("nodeAffinity") or {}).get("required") or {}
+    found: list[str] = []
+    for index, term in enumerate(required.get("nodeSelectorTerms") or ()):
+        found += node_term(term, f"spec.nodeAffinity.required.nodeSelectorTerms[{index}]")
+    found += [
+        f"metadata.annotations[{key}]: {text}" for key, text in DEPRECATED_ANNOTATIONS.items() if key in annotations
+    ]
+    if spec.get("persistentVolumeReclaimPolicy") == "Recycle":
+        text = "Instead, the recommended approach is to use dynamic provisioning."
+        found.append(f"spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. {text}")
+    return [*found, *old_sources(spec, "spec")]
+
+
 RULES = {
     "PersistentVolume": replace(
         AS_WRITTEN,
+        warnings=_warnings,
         defaults=_default,
         prepare_create=_prepare_create,
         validate=validate_volume,

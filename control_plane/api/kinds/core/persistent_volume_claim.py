@@ -10,6 +10,8 @@ from typing import Any
 from rayplane.control_plane.api.claims import class_of, requested_storage
 from rayplane.control_plane.api.errors import forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.volume_fields import (
+    DEPRECATED_ANNOTATIONS,
+    STORAGE_CLASS,
     VOLUME_MODES,
     access_modes,
     protect,
@@ -18,6 +20,7 @@ from rayplane.control_plane.api.kinds.core.volume_fields import (
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of, validate_selector
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
+from rayplane.control_plane.api.kinds.pod_template.warnings import of_claim
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age
@@ -131,9 +134,18 @@ def _same_source(obj: Object) -> None:
         spec["dataSource"] = dict(reference)
 
 
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    key = STORAGE_CLASS
+    found = [f"metadata.annotations[{key}]: {DEPRECATED_ANNOTATIONS[key]}"]
+    if key not in (obj["metadata"].get("annotations") or {}):
+        found = []
+    return [*found, *of_claim(obj.get("spec") or {}, "spec")]
+
+
 RULES = {
     "PersistentVolumeClaim": replace(
         AS_WRITTEN,
+        warnings=_warnings,
         defaults=default_claim,
         prepare_create=_prepare_create,
         validate=_validate,

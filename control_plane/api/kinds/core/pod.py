@@ -7,6 +7,7 @@ from dataclasses import replace
 from rayplane.control_plane.api.kinds.core.pod_printer import COLUMNS, pod_row, row_conditions
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod, validate_pod_update
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_pod
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, Status
 from rayplane.control_plane.api.machinery.columns import Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
@@ -40,6 +41,7 @@ def _prepare_status_update(new: Object, old: Object) -> None:
 RULES = {
     "Pod": replace(
         AS_WRITTEN,
+        warnings=warn_of_pod,
         defaults=default_pod,
         prepare_create=_prepare_create,
         prepare_status_update=_prepare_status_update,

@@ -8,6 +8,7 @@ from datetime import datetime
 from rayplane.control_plane.api.kinds.metadata import Errors
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer, containers_and_images, labels_text
 from rayplane.control_plane.api.meta import Object, name
@@ -41,6 +42,7 @@ _COLUMNS = (NAME, Column("Containers"), Column("Images"), Column("Pod Labels")) 
 RULES = {
     "PodTemplate": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("template", name=False),
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

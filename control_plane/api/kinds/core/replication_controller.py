@@ -9,6 +9,7 @@ from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.apps.replica_set import replica_row
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import ALWAYS, default_template, set_missing, template_labels
 from rayplane.control_plane.api.machinery.columns import AGE, COUNTS, NAME, WIDE_SELECTOR, Printer
@@ -47,6 +48,7 @@ def _validate(obj: Object) -> Errors:
 RULES = {
     "ReplicationController": replace(
         AS_WRITTEN,
+        warnings=warn_of_template("spec", "template"),
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

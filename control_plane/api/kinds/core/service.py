@@ -33,6 +33,7 @@ _ONLY_CLUSTER = (
 TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _AFFINITY_MAX_SECONDS = 86_400
 _KUBELET_PORT = 10_250
+_OLD_HINTS = "service.kubernetes.io/topology-aware-hints"
 _TRAFFIC = ("Cluster", "Local")
 _DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
 _ONLY_FOR_BALANCERS = "may only be used when `type` is 'LoadBalancer'"
@@ -418,6 +419,18 @@ def _validate_update(new: Object, old: Object) -> Errors:
     return errs
 
 
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    spec, annotations = obj.get("spec") or {}, obj["metadata"].get("annotations") or {}
+    found = []
+    if _OLD_HINTS in annotations:
+        found.append(f"annotation {_OLD_HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead")
+    if _headless(spec) and spec.get("sessionAffinity") not in (None, "None"):
+        found.append("spec.SessionAffinity is ignored for headless services")
+    if spec.get("type") == "ExternalName" and spec.get("externalIPs"):
+        found.append('spec.externalIPs is ignored when spec.type is "ExternalName"')
+    return found
+
+
 def balancer_addresses(status: Mapping[str, Any]) -> list[str]:
     found = (status.get("loadBalancer") or {}).get("ingress") or ()
     return [one.get("ip") or one.get("hostname") or "" for one in found]
@@ -463,6 +476,7 @@ _COLUMNS = (
 RULES = {
     "Service": replace(
         AS_WRITTEN,
+        warnings=_warnings,
         name=names.dns1035_errors,
         defaults=_default,
         prepare_update=_prepare_update,

@@ -20,6 +20,13 @@ _MODES = {
 _MODE_ORDER = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
 
 
+STORAGE_CLASS = "volume.beta.kubernetes.io/storage-class"
+DEPRECATED_ANNOTATIONS = {
+    STORAGE_CLASS: 'deprecated since v1.8; use "storageClassName" attribute instead',
+    "volume.beta.kubernetes.io/mount-options": 'deprecated since v1.31; use "mountOptions" attribute instead',
+}
+
+
 def protect(obj: Object, finalizer: str) -> None:
     finalizers = obj["metadata"].setdefault("finalizers", [])
     if finalizer not in finalizers:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rayplane.control_plane.api.errors import invalid, not_supported, required
+from rayplane.control_plane.api.errors import invalid, not_supported, quote, required
 from rayplane.control_plane.api.kinds.core.service import balancer_addresses
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
@@ -18,6 +18,8 @@ from rayplane.control_plane.api.meta import Object, name
 
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
 _BAD_PATHS = ("//", "/./", "/../", "%2f", "%2F")
+
+_OLD_CLASS = "kubernetes.io/ingress.class"
 
 
 def _validate(obj: Object) -> Errors:
@@ -123,9 +125,16 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 _COLUMNS = (NAME, Column("Class"), Column("Hosts"), Column("Address"), Column("Ports"), AGE)  # fmt: skip
 
 
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    if old is not None or _OLD_CLASS not in (obj["metadata"].get("annotations") or {}):
+        return []
+    return [f"annotation {quote(_OLD_CLASS)} is deprecated, please use 'spec.ingressClassName' instead"]
+
+
 RULES = {
     "Ingress": replace(
         AS_WRITTEN,
+        warnings=_warnings,
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
