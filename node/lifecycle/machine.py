@@ -100,7 +100,8 @@ class PodMachine:
         self.sandboxes = 0
         self.suspended = self.deleting = self.vanished = self.ends_failed = False
         grace = self.spec.get("terminationGracePeriodSeconds")
-        self.grace_s = DEFAULT_GRACE_S if grace is None else float(grace)
+        # Below zero is one second, as when a pod is deleted.
+        self.grace_s = DEFAULT_GRACE_S if grace is None else float(grace if grace >= 0 else 1)
         self.containers = containers_of(self.spec)
         self.by_name = {c.name: c for c in self.containers}
         self.conditions: dict[str, tuple[str, str]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.machinery import protobuf
 from rayplane.control_plane.api.meta import format_micro_time, format_time, parse_time
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest, rest  # noqa: F401
 
@@ -239,3 +240,31 @@ async def test_who_uses_a_deprecated_kind_is_warned(rest: Rest) -> None:  # noqa
     service = {"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "sessionAffinity": "ClientIP"}}
     async with rest.request("POST", f"{OF_DEFAULT}/services", service) as response:
         assert response.headers["Warning"] == '299 - "spec.SessionAffinity is ignored for headless services"'
+
+
+async def test_who_takes_nothing_but_protobuf_gets_it(rest: Rest) -> None:  # noqa: F811
+    only = "application/vnd.kubernetes.protobuf"
+    await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"x": "1"}})
+
+    async def answered(path: str, accept: str = only, method: str = "GET") -> tuple[int, str, bytes]:
+        async with rest.request(method, path, Accept=accept) as response:
+            return response.status, response.headers["Content-Type"], await response.read()
+
+    code, media, body = await answered(f"{CONFIG_MAPS}/a")
+    assert (code, media, protobuf.decode(body)["data"]) == (200, only, {"x": "1"})
+    code, media, body = await answered(CONFIG_MAPS)
+    assert (code, [o["data"] for o in protobuf.decode(body)["items"]]) == (200, [{"x": "1"}])
+    code, media, body = await answered(f"{CONFIG_MAPS}/none")
+    assert (code, media, protobuf.decode_envelope(body)[1]) == (404, only, "Status")
+    code, media, body = await answered(f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1")
+    assert (code, media) == (200, f"{only};stream=watch")
+    assert (len(body), body[4:11]) == (4 + int.from_bytes(body[:4], "big"), b"\n\x05ADDED")
+    # Both are understood: JSON is what costs less.
+    assert (await answered(f"{CONFIG_MAPS}/a", f"{only}, application/json"))[1] == "application/json"
+    assert (await answered(f"{CONFIG_MAPS}/a", "application/cbor"))[0] == 406
+    assert (await answered(f"{CONFIG_MAPS}/a", f"{only};as=Table;v=v1;g=meta.k8s.io"))[0] == 406
+    code, text = await refusal(rest, "POST", CONFIG_MAPS, b"\xd9\xd9\xf7\xa0", Content_Type="application/cbor")
+    assert (code, text.endswith("application/json, application/yaml, application/vnd.kubernetes.protobuf")) == (
+        415,
+        True,
+    )

@@ -2,7 +2,7 @@
 
 The table (`data/protobuf.json.gz`) maps field numbers to JSON names and types. Writers emit
 zero values of fields that JSON leaves out; `strict.conform` removes them afterwards.
-Encoding is not needed: clients that send protobuf accept JSON answers.
+The way back is `protobuf_encoding`.
 Sources: protobuf encoding reference; Kubernetes API concepts, "Kubernetes Protobuf encoding".
 """
 
@@ -21,9 +21,9 @@ from rayplane.control_plane.api.machinery.budget import Meter
 from rayplane.control_plane.api.machinery.schema import definition_name, load_table
 
 MAGIC: Final = b"k8s\x00"
-_UNKNOWN: Final = "io.k8s.apimachinery.pkg.runtime.Unknown"
+UNKNOWN: Final = "io.k8s.apimachinery.pkg.runtime.Unknown"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_DEPTH_MAX: Final = 64  # nesting of messages; Kubernetes' deepest kind has about 20
+DEPTH_MAX: Final = 64  # nesting of messages; Kubernetes' deepest kind has about 20
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -38,7 +38,8 @@ def _messages() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def _fields(name: str) -> dict[int, tuple[str, str]]:
+def fields_of(name: str) -> dict[int, tuple[str, str]]:
+    """(JSON name, type) of each field of a message, by number. ProtobufError."""
     entry = _messages().get(name)
     if entry is None:
         raise ProtobufError(f"no protobuf message is known for {name}")
@@ -49,7 +50,7 @@ def decode_envelope(body: bytes) -> tuple[str, str, bytes]:
     """(apiVersion, kind, raw message) of an enveloped object. Raises ProtobufError."""
     if not body.startswith(MAGIC):
         raise ProtobufError("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
-    unknown = _message(_UNKNOWN, memoryview(body)[len(MAGIC) :], 0, Meter())
+    unknown = _message(UNKNOWN, memoryview(body)[len(MAGIC) :], 0, Meter())
     if unknown.get("contentEncoding"):
         raise ProtobufError(f"content encoding {unknown['contentEncoding']!r} is not supported")
     return unknown.get("apiVersion", ""), unknown.get("kind", ""), unknown.get("raw", b"")
@@ -74,9 +75,9 @@ def decode_message(name: str, raw: bytes) -> dict[str, Any]:
 
 
 def _message(name: str, data: memoryview, depth: int, meter: Meter) -> dict[str, Any]:
-    if depth > _DEPTH_MAX:
+    if depth > DEPTH_MAX:
         raise ProtobufError("protobuf message is nested too deeply")
-    fields = _fields(name)
+    fields = fields_of(name)
     result: dict[str, Any] = {}
     for number, wire, value in _walk(data, meter):
         entry = fields.get(number)
@@ -94,7 +95,7 @@ def _message(name: str, data: memoryview, depth: int, meter: Meter) -> dict[str,
         elif kind.startswith("{}"):
             key, item = _entry(kind[2:], _view(value, wire), depth, meter)
             result.setdefault(field, {})[key] = item
-        elif name == _UNKNOWN and field == "raw":
+        elif name == UNKNOWN and field == "raw":
             result[field] = bytes(value)
         else:
             result[field] = _value(kind, wire, value, depth, meter)

@@ -11,8 +11,9 @@ import yaml
 from rayplane.control_plane.api.errors import NotAcceptable
 from rayplane.control_plane.api.kinds.autoscaling import scale
 from rayplane.control_plane.api.kinds.registry import rules_for
-from rayplane.control_plane.api.machinery import tables
+from rayplane.control_plane.api.machinery import protobuf_encoding, tables
 from rayplane.control_plane.api.machinery.columns import Printer
+from rayplane.control_plane.api.machinery.protobuf import ProtobufError
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
@@ -21,9 +22,11 @@ from rayplane.control_plane.apiserver.registry.reading import Listing
 Form = Literal["object", "table", "metadata"]
 JSON = "application/json"
 YAML = "application/yaml"
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 _META_GROUP = "meta.k8s.io"
 _META_VERSIONS = ("v1", "v1beta1")
 _ACCEPTED = f"only the following media types are accepted: {JSON}, {YAML}"
+_ACCEPTED_OF_KUBERNETES = f"{_ACCEPTED}, {PROTOBUF}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,23 @@ class View:
         """Plain, as the recorded servers name it."""
         return self.media
 
+    @property
+    def stream_type(self) -> str:
+        """That of a watch."""
+        return f"{PROTOBUF};stream=watch" if self.media == PROTOBUF else JSON
 
-def negotiate(accept: str, *, tables: bool = True) -> View:
-    """The first form in an Accept header that can be served. NotAcceptable."""
+
+def negotiate(accept: str, *, tables: bool = True, protobuf: bool = False) -> View:
+    """The first form in an Accept header that can be served. NotAcceptable.
+
+    Protobuf, where the resource has it, is for those who take nothing else: it costs the most here.
+    """
     if not accept:
         return View()
+    only_protobuf = False
     for clause in accept.split(","):
         media, *parameters = (part.strip() for part in clause.split(";"))
+        only_protobuf = only_protobuf or (protobuf and media == PROTOBUF and "as" not in clause)
         values = dict(p.partition("=")[::2] for p in parameters)
         if media in ("*/*", "application/*"):
             return View()
@@ -61,7 +74,9 @@ def negotiate(accept: str, *, tables: bool = True) -> View:
             return View("table", version, media)
         if kind in ("PartialObjectMetadata", "PartialObjectMetadataList"):
             return View("metadata", version, media)
-    raise NotAcceptable(_ACCEPTED)
+    if only_protobuf:
+        return View(media=PROTOBUF)
+    raise NotAcceptable(_ACCEPTED_OF_KUBERNETES if protobuf else _ACCEPTED)
 
 
 class Presenter:
@@ -80,7 +95,7 @@ class Presenter:
             return self._dump(view, self.table(view, info, objects, now, include=include, printer=printer))
         if view.form == "metadata":
             return self._dump(view, _partial(view, orjson.loads(json)))
-        return json if view.media == JSON else _yaml(orjson.loads(json))
+        return json if view.media == JSON else self._dump(view, orjson.loads(json))
 
     def list(self, view: View, listing: Listing, now: datetime, *, include: str = "") -> bytes:
         """A list, with its version and continue token."""
@@ -175,7 +190,13 @@ class Presenter:
 
     @staticmethod
     def _dump(view: View, o: Object) -> bytes:
+        if view.media == PROTOBUF:
+            return _protobuf(o)
         return orjson.dumps(o) if view.media == JSON else _yaml(o)
+
+    def protobuf_event(self, type_: str, json: bytes) -> bytes:
+        """An event of a watch for who takes nothing but protobuf."""
+        return protobuf_encoding.encode_event(type_, orjson.loads(json))
 
 
 def _partial(view: View, o: Object) -> Object:
@@ -184,6 +205,13 @@ def _partial(view: View, o: Object) -> Object:
         "apiVersion": f"{_META_GROUP}/{view.version}",
         "metadata": o.get("metadata") or {},
     }
+
+
+def _protobuf(o: Object) -> bytes:
+    try:
+        return protobuf_encoding.encode(o)
+    except ProtobufError as e:
+        raise NotAcceptable(f"{_ACCEPTED}: {e}") from e
 
 
 def _yaml(o: Object) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from urllib.parse import unquote
 
@@ -20,6 +21,7 @@ from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.registry import metrics
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
 from rayplane.control_plane.apiserver.registry.registry import (
@@ -38,7 +40,7 @@ from rayplane.control_plane.apiserver.requests import (
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
-from rayplane.control_plane.apiserver.rest.presentation import JSON, Presenter, View, negotiate
+from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, Presenter, View, negotiate
 from rayplane.control_plane.apiserver.rest.wires import wants_websocket, websocket
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
@@ -114,15 +116,20 @@ class ResourceHandler:
         # What is refused at once is a plain error; only a stream that has begun ends with an ERROR event.
         await self._registry.allow(user, "watch", target, options)
         self._registry.reader.check_watch(target, options)
-        lines = self._lines(request, view, target, items)
         if wants_websocket(request):
-            return await self._watch_messages(request, lines)
-        return await self._watch_body(request, target, lines)
-
-    async def _watch_body(self, request: web.BaseRequest, target: Target, groups: _Lines) -> web.StreamResponse:
-        response = web.StreamResponse(headers={**_NO_CACHE, "Content-Type": JSON, "Date": date(self._now())})
-        response.enable_chunked_encoding()
+            # Its messages are text.
+            view = replace(view, media=JSON)
+            return await self._watch_messages(request, self._lines(request, view, target, items))
+        response = web.StreamResponse(
+            headers={**_NO_CACHE, "Content-Type": view.stream_type, "Date": date(self._now())}
+        )
         _warn_of_kind(response, target)
+        return await self._watch_body(request, response, self._lines(request, view, target, items))
+
+    async def _watch_body(
+        self, request: web.BaseRequest, response: web.StreamResponse, groups: _Lines
+    ) -> web.StreamResponse:
+        response.enable_chunked_encoding()
         audit.response_starts(response.headers)
         await response.prepare(request)
         # The client may leave at any time: that is how most watches end.
@@ -160,7 +167,7 @@ class ResourceHandler:
     async def _lines(
         self, request: web.BaseRequest, view: View, target: Target, items: AsyncGenerator[list[WatchItem], None]
     ) -> AsyncGenerator[list[bytes], None]:
-        """Events as JSON lines, in the groups in which they are sent; an error is the last one."""
+        """Events as they are sent, in the groups in which they are; an error is the last one."""
         include = request.query.get("includeObject", "")
         first = True
         try:
@@ -171,9 +178,11 @@ class ResourceHandler:
                     yield lines
                     first = first and not group
         except ApiError as e:
-            yield [_line_of("ERROR", error_json(e))]
+            yield [self._line(view, target, WatchItem("ERROR", error_json(e)), include, first=False)]
 
     def _line(self, view: View, target: Target, item: WatchItem, include: str, *, first: bool) -> bytes:
+        if view.media == PROTOBUF:
+            return self._presenter.protobuf_event(item.type, item.json)
         if view.form == "object" or item.type == "ERROR":
             return item.line or _line_of(item.type, item.json)
         if item.type == "BOOKMARK":
@@ -294,7 +303,8 @@ def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
 def _view(request: web.BaseRequest, target: Target) -> View:
     """The form that a client asks for. Reviews and most subresources have no tables."""
     plain = target.subresource in _WITH_TABLES and target.info.persisted
-    return negotiate(request.headers.get("Accept", ""), tables=plain)
+    custom = target.info.custom or target.info.group == metrics.GROUP
+    return negotiate(request.headers.get("Accept", ""), tables=plain, protobuf=not custom)
 
 
 def _is_pretty(request: web.BaseRequest) -> bool:

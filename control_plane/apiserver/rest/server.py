@@ -1,6 +1,7 @@
 """The HTTP server of the REST face: who asks, what for, and which answer an error becomes."""
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from pathlib import Path
@@ -15,9 +16,11 @@ from rayplane.control_plane.api.errors import (
     Forbidden,
     InternalError,
     MethodNotAllowed,
+    NotAcceptable,
     RequestEntityTooLarge,
     Timeout,
 )
+from rayplane.control_plane.api.machinery import protobuf_encoding
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -28,6 +31,7 @@ from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.documents import Documents, not_found_paths
 from rayplane.control_plane.apiserver.rest.numbers import flag
+from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
 from rayplane.control_plane.rpc import Identity, Network, http1, identity_of_transport
 from rayplane.control_plane.rpc.faults import FaultLog
@@ -116,7 +120,7 @@ class RestServer:
                 info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
                 response = await self._resource(request, user, found, verb)
         except ApiError as e:
-            response = error_response(e)
+            response = error_response(e, request.headers.get("Accept", ""))
         except TimeoutError:
             text = "request did not complete within the allotted timeout"
             response = error_response(Timeout(text, details={}))
@@ -216,10 +220,19 @@ def _check_text(request: web.BaseRequest) -> None:
                 raise BadRequest("the request's line and headers must be UTF-8") from e
 
 
-def error_response(error: ApiError) -> web.Response:
+def error_response(error: ApiError, accept: str = "") -> web.Response:
+    """The Status of an error: in protobuf for who takes nothing else, in JSON for all others, whatever they take."""
+    media, body = JSON, error_json(error)
+    if PROTOBUF in accept:
+        with contextlib.suppress(NotAcceptable):
+            media = negotiate(accept, protobuf=True).media
+    if media == PROTOBUF:
+        body = protobuf_encoding.encode(error.status)
     headers = {"Cache-Control": "no-cache, private"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.code == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(status=error.code, body=error_json(error), content_type="application/json", headers=headers)
+    return web.Response(
+        status=error.code, body=body, content_type=PROTOBUF if media == PROTOBUF else JSON, headers=headers
+    )

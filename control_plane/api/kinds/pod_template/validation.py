@@ -14,7 +14,7 @@ from rayplane.control_plane.api.errors import (
     quote,
     required,
 )
-from rayplane.control_plane.api.kinds.metadata import checked, not_negative, one_of, validate_labels
+from rayplane.control_plane.api.kinds.metadata import checked, one_of, validate_labels
 from rayplane.control_plane.api.kinds.pod_template.affinity import validate_affinity, validate_spread
 from rayplane.control_plane.api.kinds.pod_template.containers import (
     validate_container,
@@ -55,7 +55,6 @@ def validate_pod_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
         else:
             errs.append(not_supported(f"{path}.restartPolicy", restart, _RESTART))
     _dns(spec, path, errs)
-    not_negative(spec.get("terminationGracePeriodSeconds"), f"{path}.terminationGracePeriodSeconds", errs)
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline <= _MAX_INT32:
         text = f"must be between 1 and {_MAX_INT32}, inclusive"
