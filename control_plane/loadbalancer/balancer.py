@@ -32,6 +32,7 @@ from rayplane.control_plane.loadbalancer.backends import (
     Retry,
     Ticked,
 )
+from rayplane.control_plane.loadbalancer.probe import Probe
 from rayplane.control_plane.rpc import Network, Server
 from rayplane.control_plane.rpc.gate import Gate, GateLimits, fitting
 from rayplane.control_plane.rpc.sockets import (
@@ -42,7 +43,6 @@ from rayplane.control_plane.rpc.sockets import (
     accepting,
     streams,
 )
-from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.control_plane.timings import SERVER_CHANGES
 
@@ -114,6 +114,7 @@ class LoadBalancer:
         self._pool = Pool(config.silent_to_doubt, config.leave_s)
         self._sockets = sockets or SystemSockets()
         self._listening: Listening | None = None
+        self._probes: dict[str, Probe] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: dict[asyncio.Task[None], str] = {}
         self._gate = Gate(fitting(config.gate, files_each=2))
@@ -145,6 +146,8 @@ class LoadBalancer:
         await cancel_and_wait(*self._connections)
         await cancel_and_wait(*self._tasks)
         self._tasks.clear()
+        for probe in self._probes.values():
+            probe.close()
         if self._server is not None:
             await self._server.stop()
 
@@ -202,11 +205,15 @@ class LoadBalancer:
             self.set_backends(addresses)
 
     async def _check_all(self) -> None:
-        await asyncio.gather(*(self._check(b.address) for b in self.backends() if b.left_at is None))
+        listed = [b.address for b in self.backends() if b.left_at is None]
+        for address in [a for a in self._probes if a not in listed]:
+            self._probes.pop(address).close()
+        await asyncio.gather(*(self._check(address) for address in listed))
 
     async def _check(self, address: str) -> None:
+        probe = self._probes.setdefault(address, Probe(self._sockets, address, self._tls))
         try:
-            ready = await _while_running(self._is_ready(address), self._config.check_timeout_s)
+            ready = await _while_running(probe.is_ready(), self._config.check_timeout_s)
             finding = Finding.READY if ready else Finding.UNREADY
         except TimeoutError:
             finding = Finding.SILENT
@@ -214,17 +221,6 @@ class LoadBalancer:
             finding = Finding.REFUSED
             self._refused.set()
         self._feed(Checked(address, finding))
-
-    async def _is_ready(self, address: str) -> bool:
-        name = INTERNAL_SERVER_NAME if self._tls is not None else None
-        reader, writer = await streams(self._sockets, address, tls=self._tls, server_name=name)
-        try:
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")
-            await writer.drain()
-            line = await reader.readuntil(b"\r\n")
-        finally:
-            writer.transport.abort()
-        return line.split(b" ")[1:2] == [b"200"]
 
     # --- connections --------------------------------------------------------------------------
 

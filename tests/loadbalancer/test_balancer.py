@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest_asyncio
 
@@ -96,6 +97,35 @@ async def eventually(condition: object) -> None:
     async with asyncio.timeout(10):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.01)
+
+
+async def test_servers_are_asked_over_a_connection_each_that_ends_when_they_leave() -> None:
+    asked, ended = [0, 0], [0, 0]
+
+    def serve(number: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while await reader.readline():
+                    await reader.readuntil(b"\r\n\r\n")
+                    asked[number] += 1
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            ended[number] += 1
+            writer.close()
+
+        return answer
+
+    servers = [await asyncio.start_server(serve(n), "127.0.0.1", 0) for n in range(2)]
+    addresses = tuple(f"127.0.0.1:{s.sockets[0].getsockname()[1]}" for s in servers)
+    balancer = LoadBalancer(LoadBalancerConfig(backends=addresses, check_interval_s=0.02))
+    await balancer.start()
+    await eventually(lambda: min(asked) > 5)
+    assert ended == [0, 0]
+    balancer.set_backends(addresses[1:])
+    await eventually(lambda: ended == [1, 0])
+    await balancer.stop()
+    await eventually(lambda: ended == [1, 1])
+    for one in servers:
+        one.close()
 
 
 async def test_what_comes_after_the_clients_end_arrives(backends: list[Backend]) -> None:
