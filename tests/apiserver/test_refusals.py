@@ -268,3 +268,44 @@ async def test_who_takes_nothing_but_protobuf_gets_it(rest: Rest) -> None:  # no
         415,
         True,
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("/api/v1/namespaces/default/services/x", {"spec": {"ports": [{"port": 80}]}}),
+        ("/api/v1/namespaces/default/limitranges/x", {"spec": {"limits": []}}),
+        ("/apis/rbac.authorization.k8s.io/v1/clusterroles/x", {"rules": []}),
+        ("/apis/coordination.k8s.io/v1/namespaces/default/leases/x", {"spec": {"holderIdentity": "a"}}),
+    ],
+)
+async def test_some_kinds_are_made_by_an_update(rest: Rest, path: str, made: dict[str, Any]) -> None:  # noqa: F811
+    body = {"metadata": {"name": "x"}, **made}
+    code, _ = await rest.json("PUT", f"{path}?dryRun=All", body)
+    assert (code, (await rest.json("GET", path))[0]) == (201, 404)
+    code, found = await rest.json("PUT", path, body)
+    assert (code, bool(found["metadata"]["uid"])) == (201, True)
+    assert (await rest.json("PUT", path, found))[0] == 200
+    other = path.removesuffix("x") + "y"
+    named = {**found, "metadata": {"name": "y", "resourceVersion": "1"}}
+    assert (await rest.json("PUT", other, named))[0] == 404
+
+
+async def test_other_kinds_are_not(rest: Rest) -> None:  # noqa: F811
+    assert (await rest.json("PUT", f"{CONFIG_MAPS}/x", {"metadata": {"name": "x"}}))[0] == 404
+    budget = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/x"
+    assert (await rest.json("PUT", budget, {"metadata": {"name": "x"}, "spec": {}}))[0] == 404
+    await rest.json("POST", budget.removesuffix("/x"), {"metadata": {"name": "x"}, "spec": {}})
+    code, text = await refusal(rest, "PUT", budget, {"metadata": {"name": "x"}, "spec": {}})
+    assert (code, text.rpartition(": ")[2]) == (422, "must be specified for an update")
+
+
+@pytest.mark.parametrize(("size", "coding"), [(100, None), (200_000, "gzip")])
+async def test_large_answers_are_compressed(rest: Rest, size: int, coding: str | None) -> None:  # noqa: F811
+    made = {"metadata": {"name": "a"}, "data": {"x": "y" * size}}
+    await rest.json("POST", CONFIG_MAPS, made)
+    async with rest.request("GET", f"{CONFIG_MAPS}/a", Accept_Encoding="br, gzip;q=1.0") as response:
+        assert response.headers.get("Content-Encoding") == coding
+        assert (await response.json())["data"] == made["data"]
+    async with rest.request("GET", f"{CONFIG_MAPS}/a", Accept_Encoding="identity") as response:
+        assert "Content-Encoding" not in response.headers

@@ -25,10 +25,12 @@ from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol.fairness import READING, is_urgent
+from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.auditing import audited
+from rayplane.control_plane.apiserver.rest.compression import compressed
 from rayplane.control_plane.apiserver.rest.documents import Documents, not_found_paths
 from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, negotiate
@@ -77,8 +79,9 @@ class RestServer:
     async def start(self) -> str:
         """Listen; host:port as bound. OSError when the address cannot be had."""
         assert self._config.https_address is not None
+        auditor = self._registry.auditor
         server = http1.server(
-            self._handle if self._registry.auditor is None else audited(self._handle, self._registry.auditor),
+            compressed(self._handle if auditor is None else audited(self._handle, auditor), Heavy(self._env)),
             self._config.http,
             now=self._env.clock.now,
             # Commands of exec and selectors travel in the URL, tokens in headers.
