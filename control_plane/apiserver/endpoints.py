@@ -156,10 +156,14 @@ class EndpointKeeper:
         target = Target(info, "default", SERVICE)
         writer, body = self._registry.writer, orjson.dumps(o)
         try:
-            await writer.update(SYSTEM, target, body, _JSON, WriteOptions())
+            await writer.update(SYSTEM, target, body, _JSON, WriteOptions(), may_create=_nobody_asks)
         except NotFound:
             place = Target(info, "default")
             await writer.create(SYSTEM, place, body, _JSON, WriteOptions())
+
+
+async def _nobody_asks() -> None:
+    """The server's own right to make what it publishes."""
 
 
 def _has_ip(address: str) -> bool:

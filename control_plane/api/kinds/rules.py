@@ -112,6 +112,8 @@ class Rules:
     scale: ScalePaths | Absent = field(default=FORGOTTEN)
     warnings: Callable[[Object, Object | None], Sequence[str]] = NO_WARNINGS
     """(new, old or None for a new object): what a client is told of an object that is accepted."""
+    made_by_update: bool = False
+    """Whether an update of what is not there makes it, for who may create it."""
     deprecated: str = ""
     """What every client is told who uses the kind, if it is to go."""
     orphans: bool = field(default=False)

@@ -236,7 +236,11 @@ class ObjectRegistry:
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.update(user, plain, body, content_type, options)
-        return await self.writer.update(user, plain, body, content_type, options)
+
+        async def may_create() -> None:
+            await self.authorizer.check(user, "create", target)
+
+        return await self.writer.update(user, plain, body, content_type, options, may_create=may_create)
 
     @_in_turn
     async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:

@@ -214,8 +214,20 @@ class Writer:
 
     # --- update and patch ---------------------------------------------------------------------
 
-    async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
-        """Replace an object (or its status) by the one in the body."""
+    async def update(
+        self,
+        user: User,
+        target: Target,
+        body: bytes,
+        content_type: str,
+        options: WriteOptions,
+        *,
+        may_create: Callable[[], Awaitable[None]],
+    ) -> Answer:
+        """Replace an object (or its status) by the one in the body.
+
+        Of some kinds one that is not there is made, if `may_create` raises nothing.
+        """
         info, size = target.info, self._size(target, body)
         decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
         asked: Object | None = decoded.object
@@ -224,19 +236,26 @@ class Writer:
         name = meta.get("name") or ""
         if name != target.name:
             raise wrong_name(name, target.name)
-        if not meta.get("resourceVersion") and (info.custom or rules_for(info).needs_version):
-            text = "must be specified for an update"
-            errors = [invalid("metadata.resourceVersion", 0, text)]
-            raise Invalid.of(info.kind, target.name, errors, group=info.group)
+        rules, version = rules_for(info), meta.get("resourceVersion")
 
         async def make(_: Object) -> Object:
             nonlocal asked
+            if not version and (info.custom or rules.needs_version):
+                errors = [invalid("metadata.resourceVersion", 0, "must be specified for an update")]
+                raise Invalid.of(info.kind, target.name, errors, group=info.group)
             first, asked = asked, None
             if first is None:
                 first = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
             return first
 
-        return await self.change(user, target, make, options, warnings=decoded.warnings, size=size)
+        try:
+            return await self.change(user, target, make, options, warnings=decoded.warnings, size=size)
+        except NotFound:
+            if target.subresource or version or not rules.made_by_update or asked is None:
+                raise
+        await may_create()
+        place = Target(info, target.namespace)
+        return await self.create_object(user, place, asked, options, warnings=decoded.warnings, size=size)
 
     def _size(self, target: Target, body: bytes) -> int:
         """Bytes of the larger of a body and, where it is known, the stored object."""

@@ -5,12 +5,38 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from rayplane.control_plane.api.errors import invalid, required
-from rayplane.control_plane.api.kinds.metadata import Errors
+from rayplane.control_plane.api.errors import duplicate, invalid, required
+from rayplane.control_plane.api.kinds.metadata import Errors, one_of
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Absent, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
+
+_USAGES = (
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+)
 
 
 def _validate(obj: Object) -> Errors:
@@ -19,8 +45,13 @@ def _validate(obj: Object) -> Errors:
     for field in ("request", "signerName"):
         if not spec.get(field):
             errs.append(required(f"spec.{field}"))
-    if not spec.get("usages"):
+    usages = spec.get("usages") or ()
+    if not usages:
         errs.append(required("spec.usages", "usages must contain at least one value"))
+    for index, usage in enumerate(usages):
+        one_of(usage, _USAGES, f"spec.usages[{index}]", errs)
+        if usage in usages[:index]:
+            errs.append(duplicate(f"spec.usages[{index}]", usage))
     seconds = spec.get("expirationSeconds")
     if seconds is not None and seconds < 600:
         text = "may not specify a duration less than 600 seconds (10 minutes)"

@@ -31,6 +31,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "Lease": replace(
         AS_WRITTEN,
+        made_by_update=True,
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

@@ -89,6 +89,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "Endpoints": replace(
         AS_WRITTEN,
+        made_by_update=True,
         deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
         defaults=_default,
         validate=_validate,

@@ -76,6 +76,7 @@ def _source(obj: Object) -> str:
 RULES = {
     "Event": replace(
         AS_WRITTEN,
+        made_by_update=True,
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

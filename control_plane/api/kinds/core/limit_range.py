@@ -88,6 +88,7 @@ def _ordered(parts: Mapping[str, Mapping[str, Quantity]], path: str, errs: Error
 RULES = {
     "LimitRange": replace(
         AS_WRITTEN,
+        made_by_update=True,
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

@@ -476,6 +476,7 @@ _COLUMNS = (
 RULES = {
     "Service": replace(
         AS_WRITTEN,
+        made_by_update=True,
         warnings=_warnings,
         name=names.dns1035_errors,
         defaults=_default,

@@ -102,6 +102,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "ClusterRoleBinding": replace(
         AS_WRITTEN,
+        made_by_update=True,
         name=names.path_segment_errors,
         defaults=_default,
         validate=_validate_cluster_role_binding,
@@ -112,6 +113,7 @@ RULES = {
     ),
     "RoleBinding": replace(
         AS_WRITTEN,
+        made_by_update=True,
         name=names.path_segment_errors,
         defaults=_default,
         validate=_validate_role_binding,

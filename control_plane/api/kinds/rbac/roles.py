@@ -57,6 +57,7 @@ def _validate_cluster_role(obj: Object) -> Errors:
 RULES = {
     "ClusterRole": replace(
         AS_WRITTEN,
+        made_by_update=True,
         name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
         validate=_validate_cluster_role,
@@ -67,6 +68,7 @@ RULES = {
     ),
     "Role": replace(
         AS_WRITTEN,
+        made_by_update=True,
         name=names.path_segment_errors,
         defaults=NO_DEFAULTS,
         validate=_validate_role,
