@@ -64,38 +64,36 @@ def _grouped(value: list[Any], place: Place) -> dict[str, list[Any]]:
 
 def with_named(fields: FieldSet, root: Place) -> FieldSet:
     """`fields` and the struct fields on the way to them, which are there as long as anything in them is."""
-    known: dict[Path, Place] = {(): root}
-    found = set(fields)
-    for path in fields:
-        place = root
-        for n in range(1, len(path)):
-            prefix, element = path[:n], path[n - 1]
-            inside = known.get(prefix)
-            if inside is None:
-                inside = known[prefix] = below(place, element)
-                if element.startswith("f:") and is_declared(place, element[2:]):
-                    found.add(prefix)
-            place = inside
-    return frozenset(found)
+    known = _places_above(fields, root)
+    named = (
+        prefix
+        for prefix in known
+        if prefix and prefix[-1].startswith("f:") and is_declared(known[prefix[:-1]], prefix[-1][2:])
+    )
+    return fields.union(named)
 
 
 def reconciled(fields: FieldSet, root: Place) -> FieldSet:
     """`fields` after a change of the schema: of what has become atomic, the whole is owned in place of parts."""
-    known: dict[Path, Path | None] = {(): None}
-    places: dict[Path, Place] = {(): root}
+    atomic = {prefix for prefix, place in _places_above(fields, root).items() if prefix and is_atomic(place)}
+    if not atomic:
+        return fields
+    return frozenset(next((path[:n] for n in range(1, len(path)) if path[:n] in atomic), path) for path in fields)
 
-    def whole(prefix: Path) -> Path | None:
-        """The shortest start of a path that is owned as one; None where there is none."""
-        if prefix not in known:
-            parent = prefix[:-1]
-            known[prefix] = whole(parent)
-            place = places[prefix] = below(places[parent], prefix[-1])
-            if known[prefix] is None and is_atomic(place):
-                known[prefix] = prefix
-        return known[prefix]
 
-    cut = {path: owned for path in fields if (owned := whole(path[:-1])) is not None}
-    return frozenset(cut.get(path, path) for path in fields) if cut else fields
+def _places_above(fields: FieldSet, root: Place) -> dict[Path, Place]:
+    """The places of all that `fields` are in, by path."""
+    known: dict[Path, Place] = {(): root}
+
+    def place_of(prefix: Path) -> Place:
+        found = known.get(prefix)
+        if found is None:
+            found = known[prefix] = below(place_of(prefix[:-1]), prefix[-1])
+        return found
+
+    for path in fields:
+        place_of(path[:-1])
+    return known
 
 
 # --- differences ---------------------------------------------------------------------------------
