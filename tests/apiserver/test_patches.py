@@ -189,6 +189,16 @@ async def test_a_configuration_says_nothing_of_owners(api: Api, entries_given: l
     assert (code, status["message"]) == (400, "metadata.managedFields must be nil")
 
 
+async def test_who_applies_names_a_manager_and_nobody_else_takes_by_force(api: Api) -> None:
+    path = f"{NAMESPACE}/configmaps/c"
+    for kind, query, cause in (
+        ("apply", "", "fieldManager: Required value: is required for apply patch"),
+        ("merge", "?force=true", "force: Forbidden: may not be specified for non-apply patch"),
+    ):
+        code, status = await api.patch(kind, path + query, config_map())
+        assert (code, status["message"]) == (422, f'PatchOptions.meta.k8s.io "" is invalid: {cause}')
+
+
 async def test_managers_are_named_by_their_program(api: Api) -> None:
     for agent, manager in (("kubectl/v1.37 (linux)", "kubectl"), ("", "unknown"), ("a\tb/1", "ab")):
         _, made = await api(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid, required
+from rayplane.control_plane.api.errors import BadRequest, Conflict
 from rayplane.control_plane.api.machinery import budget, managed_fields
 from rayplane.control_plane.api.machinery.fieldsets import EMPTY, FieldSet, Path, ownable, render, without_below
 from rayplane.control_plane.api.machinery.managed_fields import Entry, Manager, Managers, applier, updater
@@ -57,11 +57,8 @@ def apply(
     subtrees that this endpoint resets and nobody comes to own through it, such as `("f:status",)`. The result is not
     checked against the schema but for what is merged by it. When nothing changed it equals `live`.
     Raises Conflict with one FieldManagerConflict cause per field that another manager owns with another value,
-    Invalid without a manager, BadRequest for a config that carries managedFields or doesn't fit the schema.
+    BadRequest for a config that carries managedFields or doesn't fit the schema.
     """
-    if not manager:
-        missing = required("fieldManager", "is required for apply patch")
-        raise Invalid.of("PatchOptions", "", [missing], group="meta.k8s.io")
     if (config.get("metadata") or {}).get("managedFields") is not None:
         raise BadRequest("metadata.managedFields must be nil")
     views = _Views(config["apiVersion"], definition, frozenset(ignore), convert)

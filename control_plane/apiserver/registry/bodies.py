@@ -8,7 +8,9 @@ from rayplane.control_plane.api.errors import (
     Conflict,
     FieldError,
     Invalid,
+    forbidden,
     not_supported,
+    required,
 )
 from rayplane.control_plane.api.kinds.metadata import FIELD_MANAGER_MAX_BYTES, field_manager_errors
 from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA
@@ -41,9 +43,16 @@ def validation_mode(text: str) -> decoding.FieldValidation:
     return "Ignore" if text == "Ignore" else "Warn"
 
 
-def check_write_options(options: WriteOptions, kind: str) -> None:
-    """Invalid for a field manager that is no name to keep, and for an unknown mode; `kind`: the options that say so."""
+def check_write_options(options: WriteOptions, kind: str, patch: patching.PatchKind | None = None) -> None:
+    """Invalid for a field manager that is no name to keep, and for an unknown mode; `kind`: the options that say so.
+
+    Who applies must name one, and nobody else takes over by force.
+    """
     mode, errors = options.field_validation, field_manager_errors(options.field_manager, "fieldManager")
+    if patch == "apply" and not options.field_manager:
+        errors.append(required("fieldManager", "is required for apply patch"))
+    if patch not in (None, "apply") and options.force:
+        errors.append(forbidden("force", "may not be specified for non-apply patch"))
     if mode not in _MODES:
         errors.append(not_supported("fieldValidation", mode, _MODES))
     refuse_options(kind, errors)

@@ -245,7 +245,7 @@ class ObjectRegistry:
     @_in_turn
     async def patch(self, user: User, target: Target, kind: PatchKind, body: bytes, options: WriteOptions) -> Answer:
         await self.allow(user, "patch", target)
-        check_write_options(options, "PatchOptions")
+        check_write_options(options, "PatchOptions", kind)
         plain = _plain(target)
         if target.subresource not in _PLAIN:
             return await self.subresources.patch(user, plain, kind, body, options)
