@@ -10,6 +10,7 @@ from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.deployment import DeploymentController
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
+from rayplane.control_plane.controllers.ephemeralvolume import EphemeralVolumeController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.job import JobController
 from rayplane.control_plane.controllers.namespace import NamespaceController
@@ -43,6 +44,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         CronJobController(),
         EndpointsController(coalesce_s=coalesce),
         EndpointSliceController(coalesce_s=coalesce),
+        EphemeralVolumeController(),
         ClaimController(),
         VolumeController(),
         ProtectionController(resource="persistentvolumeclaims"),
