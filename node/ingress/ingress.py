@@ -1,7 +1,5 @@
 """Reverse proxy of one host."""
 
-import asyncio
-import logging
 from typing import Protocol
 
 import aiohttp
@@ -11,35 +9,17 @@ from multidict import CIMultiDict
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
-from rayplane.control_plane.rpc import http1
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.rpc import http1, reverse_proxy
 from rayplane.node.ingress.routes import BackendRef, RoutingTable
 from rayplane.node.ingress.status import INGRESSES
 from rayplane.node.proxy.rules import Endpoint, service_port
 from rayplane.node.proxy.sockets import listening_socket
 
-log = logging.getLogger(__name__)
-
 CONNECT_TIMEOUT_S = 3.0
 SILENCE_TIMEOUT_S = 60.0
 TRIES_MAX = 3
 BUFFERED_BODY_MAX = 64 * 1024
-CHUNK = 64 * 1024
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-# Of one connection, not of the request (RFC 9110, section 7.6.1).
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 
 
 class ServiceEndpoints(Protocol):
@@ -136,7 +116,7 @@ class Ingress:
         return await self._forward(request, targets)
 
     async def _forward(self, request: web.BaseRequest, targets: list[tuple[str, int]]) -> web.StreamResponse:
-        body: bytes | aiohttp.StreamReader | None = None
+        body: reverse_proxy.Body = None
         repeatable = request.method in _IDEMPOTENT
         if request.can_read_body:
             size = request.content_length
@@ -152,111 +132,33 @@ class Ingress:
                 failure = f"cannot connect to {ip}:{port}: {e.strerror}"
             except TimeoutError:
                 return web.Response(status=504, text=f"{ip}:{port} did not answer in time\n")
-            except _Broken as e:
+            except reverse_proxy.Broken as e:
                 failure = f"{ip}:{port}: {e}"
                 if not repeatable:
                     break
         return web.Response(status=502, text=f"{failure}\n")
 
-    async def _once(
-        self,
-        request: web.BaseRequest,
-        body: bytes | aiohttp.StreamReader | None,
-        ip: str,
-        port: int,
-    ) -> web.StreamResponse:
-        """Raises ClientConnectorError before anything was sent, _Broken before anything was answered."""
+    async def _once(self, request: web.BaseRequest, body: reverse_proxy.Body, ip: str, port: int) -> web.StreamResponse:
+        """Raises ClientConnectorError before anything was sent, Broken before anything was answered."""
         assert self._session is not None
         url = f"http://{ip}:{port}{request.raw_path if request.raw_path.startswith('/') else request.path_qs}"
-        try:
-            answer = await self._session.request(
-                request.method,
-                aiohttp.client.URL(url, encoded=True),
-                headers=_request_headers(request),
-                data=body,
-                allow_redirects=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            )
-        except (aiohttp.ClientConnectorError, TimeoutError):
-            raise
-        except (aiohttp.ClientError, OSError) as e:
-            raise _Broken(f"the connection broke: {e}") from e
-        async with answer:
-            response = web.StreamResponse(status=answer.status, reason=answer.reason)
-            for name, value in answer.headers.items():
-                if name.lower() not in _HOP_BY_HOP:
-                    response.headers.add(name, value)
-            await response.prepare(request)
-            try:
-                async for chunk in answer.content.iter_chunked(CHUNK):
-                    await response.write(chunk)
-            except (aiohttp.ClientError, TimeoutError) as e:
-                # The head of the answer is out: only a broken connection can say that the rest is missing.
-                log.info("an answer of %s:%d broke off: %s", ip, port, e)
-                if request.transport is not None:
-                    request.transport.close()
-                return response
-            await response.write_eof()
-            return response
+        return await reverse_proxy.forward(request, self._session, url, _headers(request), body)
 
     async def _websocket(self, request: web.BaseRequest, targets: list[tuple[str, int]]) -> web.StreamResponse:
         assert self._session is not None
-        offered = request.headers.get("Sec-WebSocket-Protocol", "")
-        protocols = [p.strip() for p in offered.split(",") if p.strip()]
-        headers = _request_headers(request)
-        for name in [n for n in headers if n.lower().startswith("sec-websocket")]:
-            headers.popall(name, None)
         failure = "no endpoint was tried"
         for ip, port in targets[:TRIES_MAX]:
             url = f"ws://{ip}:{port}{request.path_qs}"
             try:
-                upstream = await self._session.ws_connect(url, headers=headers, protocols=protocols)
+                return await reverse_proxy.forward_websocket(request, self._session, url, _headers(request))
             except aiohttp.WSServerHandshakeError as e:
                 return web.Response(status=e.status, text=f"{e.message}\n")
             except (aiohttp.ClientError, TimeoutError) as e:
                 failure = f"{ip}:{port}: {e}"
-                continue
-            async with upstream:
-                chosen = (upstream.protocol,) if upstream.protocol else ()
-                downstream = web.WebSocketResponse(protocols=chosen)
-                await downstream.prepare(request)
-                await _join_websockets(downstream, upstream)
-                return downstream
         return web.Response(status=502, text=f"{failure}\n")
 
 
-class _Broken(Exception):
-    """The endpoint took the request and did not answer it."""
-
-
-async def _join_websockets(a: web.WebSocketResponse, b: aiohttp.ClientWebSocketResponse) -> None:
-    async def pump(
-        source: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
-        target: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
-    ) -> None:
-        async for message in source:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                await target.send_str(message.data)
-            elif message.type is aiohttp.WSMsgType.BINARY:
-                await target.send_bytes(message.data)
-        await target.close(code=source.close_code or 1000)
-
-    tasks = [asyncio.ensure_future(pump(a, b)), asyncio.ensure_future(pump(b, a))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await cancel_and_wait(*tasks)
-
-
-def _request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
-    headers: CIMultiDict[str] = CIMultiDict()
-    for name, value in request.headers.items():
-        if name.lower() not in _HOP_BY_HOP:
-            headers.add(name, value)
-    client = request.remote or ""
-    before = headers.get("X-Forwarded-For")
-    headers["X-Forwarded-For"] = f"{before}, {client}" if before else client
-    headers["X-Real-IP"] = client
-    headers["X-Forwarded-Host"] = request.host
-    headers["X-Forwarded-Proto"] = request.scheme
+def _headers(request: web.BaseRequest) -> CIMultiDict[str]:
+    headers = reverse_proxy.request_headers(request)
+    headers["X-Real-IP"] = request.remote or ""
     return headers

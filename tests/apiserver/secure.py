@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest_asyncio
 import yaml
 
@@ -14,7 +15,7 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.loadbalancer import LoadBalancer, LoadBalancerConfig
-from rayplane.control_plane.rpc import Context
+from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.proto.rayplane.v1 import node_pb2
@@ -22,6 +23,7 @@ from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
 from tests.rpc.open_service import open_service
 
+HTTP_METHODS = (b"GET ", b"POST ", b"DELETE ")
 KUBECTL = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or "kubectl"
 
 
@@ -61,7 +63,17 @@ class StandInNode:
         self, requests: AsyncIterator[node_pb2.PortForwardRequest], context: Context
     ) -> AsyncIterator[node_pb2.PortForwardResponse]:
         first = await anext(requests)
+        if first.port == 9:
+            raise RpcError(grpc.StatusCode.UNAVAILABLE, "cannot connect to 127.0.0.1:9: Connection refused")
+        yield node_pb2.PortForwardResponse()
         async for request in requests:
+            if request.data.startswith(HTTP_METHODS):
+                # A server that shows what it was asked, and sends who asks for that elsewhere.
+                moved = b"Location: /there\r\n" if b"/moved" in request.data else b""
+                head = b"HTTP/1.1 302 Found\r\n" if moved else b"HTTP/1.1 200 OK\r\n"
+                body = request.data + str(first.port).encode()
+                yield node_pb2.PortForwardResponse(data=head + moved + b"Connection: close\r\n\r\n" + body)
+                break
             if request.data:
                 answer = f"port {first.port}: ".encode() + request.data
                 yield node_pb2.PortForwardResponse(data=answer)

@@ -63,7 +63,7 @@ class Metrics:
 
     async def list(self, info: ResourceInfo, selection: Selection, revision: int) -> Listing:
         nodes = await self._lookup.list("nodes")
-        answers = await asyncio.gather(*(self._ask(node) for node in nodes))
+        answers = await asyncio.gather(*(self.stats_of(node) for node in nodes))
         made: _Objects = []
         for node, stats in zip(nodes, answers, strict=True):
             if stats is not None:
@@ -86,7 +86,8 @@ class Metrics:
             raise NotFound.of(info.plural, own, group=info.group)
         return found[0]
 
-    async def _ask(self, node: Object) -> node_pb2.StatsResponse | None:
+    async def stats_of(self, node: Object) -> node_pb2.StatsResponse | None:
+        """What a node and its containers use now; None when its host does not tell in time."""
         address = annotations(node).get(HOST_ADDRESS)
         if not address:
             return None

@@ -10,54 +10,34 @@ import base64
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
-import grpc
 from aiohttp import web
 from multidict import MultiMapping
 
 from rayplane.control_plane.api.errors import (
-    ApiError,
     BadRequest,
     Forbidden,
-    InternalError,
     Invalid,
-    NotFound,
-    ServiceUnavailable,
-    TooManyRequests,
     forbidden,
     invalid,
 )
 from rayplane.control_plane.api.meta import Object, annotations
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest import portforward_channels, remotecommand
 from rayplane.control_plane.apiserver.rest.channels import Channels
+from rayplane.control_plane.apiserver.rest.node_hosts import host_of, node_error
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel
 from rayplane.control_plane.apiserver.rest.wires import SPDY, upgraded, wants_spdy, wants_websocket, websocket
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.rayplane.v1 import node_pb2
 
-_NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
 _PORT_FORWARD = "portforward.k8s.io"
 _TUNNEL = f"{SPDY}+{_PORT_FORWARD}"
 _LOG_PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
 _PROTOCOL = "X-Stream-Protocol-Version"
-_STATUS_OF_CODE = {
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
-    grpc.StatusCode.FAILED_PRECONDITION: BadRequest,
-    grpc.StatusCode.UNIMPLEMENTED: BadRequest,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: TooManyRequests,
-    grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
-}
-
-
-def node_error(error: RpcError) -> ApiError:
-    """What the API answers when a node host refuses."""
-    return _STATUS_OF_CODE.get(error.code, InternalError)(error.message)
 
 
 class PodStreams:
@@ -85,19 +65,6 @@ class PodStreams:
         attach = target.subresource == "attach"
         return await self._exec(request, pod, attach=attach)
 
-    async def _stub(self, pod: Object) -> tuple[Stub, str]:
-        """The node host's service, and the node's name."""
-        name = (pod.get("spec") or {}).get("nodeName") or ""
-        if not name:
-            raise BadRequest(f"pod {pod['metadata']['name']} does not have a host assigned")
-        node = await self._registry.lookup.get("nodes", name)
-        if node is None:
-            raise NotFound.of("nodes", name)
-        address = annotations(node).get(HOST_ADDRESS)
-        if not address:
-            raise ServiceUnavailable(f"node {name} does not say where its host is reached ({HOST_ADDRESS})")
-        return Stub(self._network.channel(address), _NODE), name
-
     def _ref(self, pod: Object, node: str, container: str) -> node_pb2.ContainerRef:
         spec, meta = pod.get("spec") or {}, pod["metadata"]
         names = [c["name"] for c in every(spec)]
@@ -121,7 +88,7 @@ class PodStreams:
                     f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{names}]"
                 )
         numbers = _log_numbers(query, pod["metadata"]["name"])
-        stub, node = await self._stub(pod)
+        stub, node = await host_of(pod, self._registry.lookup, self._network)
         message = node_pb2.LogsRequest(
             ref=self._ref(pod, node, query.get("container", "")),
             follow=bool(flag(query, "follow")),
@@ -147,7 +114,7 @@ class PodStreams:
         command = query.getall("command", [])
         if not command and not attach:
             raise BadRequest("you must specify at least one command for the container")
-        stub, node = await self._stub(pod)
+        stub, node = await host_of(pod, self._registry.lookup, self._network)
         opening = node_pb2.ExecRequest(
             ref=self._ref(pod, node, query.get("container", "")),
             command=[] if attach else command,
@@ -175,7 +142,7 @@ class PodStreams:
     # --- port-forward -------------------------------------------------------------------------
 
     async def _port_forward(self, request: web.BaseRequest, pod: Object) -> web.StreamResponse:
-        stub, node = await self._stub(pod)
+        stub, node = await host_of(pod, self._registry.lookup, self._network)
         ref = self._ref(pod, node, "")
         if wants_spdy(request):
             protocol = _spdy_protocol(request, (_PORT_FORWARD,))

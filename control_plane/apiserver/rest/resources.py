@@ -41,6 +41,7 @@ from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
 from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, Presenter, View, negotiate
+from rayplane.control_plane.apiserver.rest.proxy import Proxy
 from rayplane.control_plane.apiserver.rest.wires import wants_websocket, websocket
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
@@ -69,6 +70,7 @@ class ResourceHandler:
         self._registry = registry
         self._presenter = Presenter(registry.kinds)
         self._streams = PodStreams(registry, network)
+        self._proxy = Proxy(registry, network)
 
     async def handle(self, request: web.BaseRequest, user: User, path: ResourcePath, verb: str) -> web.StreamResponse:
         """The response. Raises ApiError."""
@@ -83,6 +85,8 @@ class ResourceHandler:
         _check_route(path, target, verb)
         if path.subresource in _STREAMS and target.info.name == "pods":
             return await self._streams.handle(request, user, target)
+        if path.subresource == "proxy":
+            return await self._proxy.handle(request, user, target, verb)
         if verb in _WRITES and not request.content.is_eof():
             # Who may not write is told so before the rest of a body is waited for.
             options = list_options(request) if verb == "deletecollection" else None

@@ -1,0 +1,46 @@
+"""Finding the node host that runs a pod, and what its refusals mean to clients of the API."""
+
+import grpc
+
+from rayplane.control_plane.api.errors import (
+    ApiError,
+    BadRequest,
+    InternalError,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from rayplane.control_plane.api.meta import Object, annotations
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.proto.rayplane.v1 import node_pb2
+
+_NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
+_STATUS_OF_CODE = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: BadRequest,
+    grpc.StatusCode.UNIMPLEMENTED: BadRequest,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: TooManyRequests,
+    grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+}
+
+
+def node_error(error: RpcError) -> ApiError:
+    """What the API answers when a node host refuses."""
+    return _STATUS_OF_CODE.get(error.code, InternalError)(error.message)
+
+
+async def host_of(pod: Object, lookup: Lookup, network: Network) -> tuple[Stub, str]:
+    """The service of the node host that runs a pod, and the node's name. Raises ApiError."""
+    name = (pod.get("spec") or {}).get("nodeName") or ""
+    if not name:
+        raise BadRequest(f"pod {pod['metadata']['name']} does not have a host assigned")
+    node = await lookup.get("nodes", name)
+    if node is None:
+        raise NotFound.of("nodes", name)
+    address = annotations(node).get(HOST_ADDRESS)
+    if not address:
+        raise ServiceUnavailable(f"node {name} does not say where its host is reached ({HOST_ADDRESS})")
+    return Stub(network.channel(address), _NODE), name

@@ -1,0 +1,282 @@
+"""Requests for `.../proxy/PATH`: HTTP handed on to a pod, to a pod of a service, or answered for a node.
+
+A pod is reached through its node host, as in port-forwarding: a socket pair stands between aiohttp's client and the
+stream, so that TLS and WebSockets work as over any connection. Of a node's own server the paths are answered that
+clients ask: health, usage and pods.
+
+Source: pkg/registry/core/{pod,service,node}, ResourceLocation; apimachinery's proxy/upgradeaware.go.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from rayplane.control_plane.api.errors import BadRequest, NotFound, ServiceUnavailable
+from rayplane.control_plane.api.machinery.names import is_number_of_port
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import Target, User
+from rayplane.control_plane.apiserver.rest.node_hosts import host_of
+from rayplane.control_plane.apiserver.rest.wires import wants_websocket
+from rayplane.control_plane.rpc import Network, RpcError, Stub, reverse_proxy
+from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.proto.rayplane.v1 import node_pb2
+
+_CHUNK = 64 * 1024
+_SILENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Name of whom a request is for, as it stands in the path: `[SCHEME:]NAME[:PORT]`."""
+
+    name: str
+    scheme: str = "http"
+    port: str = ""
+
+    @staticmethod
+    def parse(text: str, kind: str) -> "Address":
+        """BadRequest for what is no address."""
+        match text.split(":"):
+            case [name] if name:
+                return Address(name)
+            case [name, port] if name:
+                return Address(name, port=port)
+            case [("http" | "https" | "") as scheme, name, port] if name:
+                return Address(name, scheme or "http", port)
+        raise BadRequest(f'invalid {kind} request "{text}"')
+
+
+class Proxy:
+    """Handler of `pods/proxy`, `services/proxy` and `nodes/proxy`."""
+
+    def __init__(self, registry: ObjectRegistry, network: Network) -> None:
+        self._registry = registry
+        self._network = network
+
+    async def handle(self, request: web.BaseRequest, user: User, target: Target, verb: str) -> web.StreamResponse:
+        """The answer of whom the request is handed on to. Raises ApiError."""
+        await self._registry.allow(user, verb, target)
+        address = Address.parse(target.name, target.info.kind.lower())
+        prefix, slash, path = _split(request, namespaced=target.info.namespaced)
+        if target.info.name == "nodes":
+            return await self._node(address.name, path)
+        if target.info.name == "pods":
+            pod, port = await self._pod(target.namespace, address)
+        else:
+            pod, port = await self._service(target.namespace, address)
+        if not slash and not wants_websocket(request):
+            # Relative links of a page would point beside it otherwise.
+            return web.Response(status=301, headers={"Location": f"{prefix}/"})
+        stub, node = await host_of(pod, self._registry.lookup, self._network)
+        ref = node_pb2.ContainerRef(node=node, namespace=target.namespace, pod=pod["metadata"]["name"])
+        connector = _Connector(stub, ref, port, secure=address.scheme == "https")
+        return await self._forward(request, connector, address.scheme, path, prefix)
+
+    async def _pod(self, namespace: str, address: Address) -> tuple[Object, int]:
+        pod = await self._registry.lookup.get("pods", address.name, namespace)
+        if pod is None:
+            raise NotFound.of("pods", address.name)
+        if not address.port:
+            ports = (p["containerPort"] for c in pod["spec"]["containers"] for p in c.get("ports") or ())
+            return pod, next(ports, 443 if address.scheme == "https" else 80)
+        if not is_number_of_port(address.port) or not 0 < int(address.port) < 65536:
+            raise BadRequest(f'a port of a pod is a number from 1 to 65535, not "{address.port}"')
+        return pod, int(address.port)
+
+    async def _service(self, namespace: str, address: Address) -> tuple[Object, int]:
+        """A ready pod behind the service's port, given by name or number."""
+        lookup = self._registry.lookup
+        service = await lookup.get("services", address.name, namespace)
+        if service is None:
+            raise NotFound.of("services", address.name)
+        wanted = address.port
+        if is_number_of_port(wanted):
+            found = [p for p in service["spec"].get("ports") or () if p["port"] == int(wanted)]
+            if not found:
+                raise ServiceUnavailable(f'no service port {wanted} found for service "{address.name}"')
+            wanted = found[0].get("name") or ""
+        candidates = []
+        for one in await lookup.list("endpointslices.discovery.k8s.io", namespace):
+            if (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != address.name:
+                continue
+            ports = [p["port"] for p in one.get("ports") or () if (p.get("name") or "") == wanted and p.get("port")]
+            ready = [e for e in one.get("endpoints") or () if (e.get("conditions") or {}).get("ready") is not False]
+            candidates += [(e["targetRef"]["name"], port) for e in ready if e.get("targetRef") for port in ports]
+        if not candidates:
+            raise ServiceUnavailable(f'no endpoints available for service "{address.name}"')
+        name, port = self._registry.env.rng.choice(candidates)
+        pod = await lookup.get("pods", name, namespace)
+        if pod is None:
+            raise ServiceUnavailable(f'no endpoints available for service "{address.name}"')
+        return pod, port
+
+    async def _forward(
+        self, request: web.BaseRequest, connector: "_Connector", scheme: str, path: str, prefix: str
+    ) -> web.StreamResponse:
+        headers = reverse_proxy.request_headers(request)
+        # Whoever asks has shown the API server who it is; that is nothing for the pod.
+        headers.popall("Authorization", None)
+        headers["X-Forwarded-Uri"] = f"{prefix}/{path}"
+        _, mark, query = request.raw_path.partition("?")
+        url = f"{scheme}://{connector.host}/{path}{mark}{query}"
+
+        def located(location: str) -> str:
+            """Redirections within the pod stay below the path at which it is shown."""
+            inner = location.removeprefix(f"{scheme}://{connector.host}")
+            return f"{prefix}{inner}" if inner.startswith("/") and not inner.startswith("//") else location
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_S)
+        cookies = aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(
+            connector=connector, cookie_jar=cookies, timeout=timeout, auto_decompress=False
+        ) as session:
+            try:
+                if wants_websocket(request):
+                    return await reverse_proxy.forward_websocket(request, session, url, headers)
+                body = request.content if request.can_read_body else None
+                return await reverse_proxy.forward(request, session, url, headers, body, located=located)
+            except aiohttp.WSServerHandshakeError as e:
+                return web.Response(status=e.status, text=f"{e.message}\n")
+            except (aiohttp.ClientError, reverse_proxy.Broken, TimeoutError) as e:
+                why = e.os_error if isinstance(e, aiohttp.ClientConnectorError) else e
+                raise ServiceUnavailable(f"error trying to reach service: {why}") from e
+            finally:
+                await connector.end()
+
+    # --- nodes --------------------------------------------------------------------------------
+
+    async def _node(self, name: str, path: str) -> web.Response:
+        node = await self._registry.lookup.get("nodes", name)
+        if node is None:
+            raise NotFound.of("nodes", name)
+        stats = await self._registry.metrics.stats_of(node)
+        if stats is None:
+            raise ServiceUnavailable(f"error trying to reach service: node {name} does not answer")
+        match path.strip("/"):
+            case "healthz":
+                return web.Response(text="ok")
+            case "pods":
+                pods = [p for p in await self._registry.lookup.list("pods") if p["spec"].get("nodeName") == name]
+                return _json({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods})
+            case "stats/summary":
+                return _json(_summary(name, stats, self._registry.env.timestamp()))
+            case "metrics/resource":
+                return web.Response(text=_resource_metrics(stats))
+        return web.Response(status=404, text="404 page not found\n")
+
+
+class _Connector(aiohttp.BaseConnector):
+    """aiohttp's connections, each a stream to a port of one pod."""
+
+    def __init__(self, stub: Stub, ref: node_pb2.ContainerRef, port: int, *, secure: bool) -> None:
+        super().__init__(force_close=True)
+        self.host = f"{ref.pod}:{port}"
+        self._stub = stub
+        self._opening = node_pb2.PortForwardRequest(ref=ref, port=port)
+        self._secure = secure
+        self._bridges: set[asyncio.Task[None]] = set()
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        stands: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        bridge = asyncio.create_task(self._bridge(reader, writer, stands), name="proxy to a pod")
+        self._bridges.add(bridge)
+        bridge.add_done_callback(self._bridges.discard)
+        try:
+            await stands
+            # What a pod shows is not checked, as in Kubernetes: it has no name that a certificate could bear.
+            secure = _unchecked() if self._secure else None
+            name = self.host if secure is not None else None
+            loop = asyncio.get_running_loop()
+            _, protocol = await loop.create_connection(self._factory, sock=ours, ssl=secure, server_hostname=name)
+        except (OSError, RpcError) as e:
+            ours.close()
+            error = e if isinstance(e, OSError) else OSError(e.message)
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from e
+        return protocol
+
+    async def _bridge(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stands: "asyncio.Future[None]"
+    ) -> None:
+        async def requests() -> AsyncIterator[node_pb2.PortForwardRequest]:
+            yield self._opening
+            while data := await reader.read(_CHUNK):
+                yield node_pb2.PortForwardRequest(data=data)
+            yield node_pb2.PortForwardRequest(closed=True)
+            await asyncio.get_running_loop().create_future()
+
+        try:
+            async with contextlib.aclosing(self._stub.PortForward(requests())) as answers:
+                async for answer in answers:
+                    if not stands.done():
+                        stands.set_result(None)
+                    writer.write(answer.data)
+                    await writer.drain()
+                    if answer.closed:
+                        break
+        except RpcError as e:
+            if not stands.done():
+                stands.set_exception(e)
+        except ConnectionError:
+            pass  # the client's side of the pair has been closed
+        finally:
+            writer.close()
+            if not stands.done():
+                stands.set_exception(ConnectionResetError("the pod closed the connection"))
+
+    async def end(self) -> None:
+        """End what is left of the streams."""
+        await cancel_and_wait(*self._bridges)
+
+
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _split(request: web.BaseRequest, *, namespaced: bool) -> tuple[str, bool, str]:
+    """A path up to `proxy`, whether a slash follows, and what comes after it; all as the client has encoded them."""
+    parts = request.raw_path.partition("?")[0].split("/")
+    own = 8 if namespaced else 6
+    return "/".join(parts[:own]), len(parts) > own, "/".join(parts[own:])
+
+
+def _json(value: Object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+def _summary(node: str, stats: node_pb2.StatsResponse, now: str) -> Object:
+    """As the kubelet's `/stats/summary` (k8s.io/kubelet/pkg/apis/stats/v1alpha1)."""
+
+    def usage(nanocores: int, size: int) -> Object:
+        memory = {"time": now, "usageBytes": size, "workingSetBytes": size}
+        return {"cpu": {"time": now, "usageNanoCores": nanocores}, "memory": memory}
+
+    pods: dict[tuple[str, str], Object] = {}
+    for one in stats.containers:
+        ref = {"podRef": {"name": one.pod, "namespace": one.namespace}, "containers": []}
+        pod = pods.setdefault((one.namespace, one.pod), ref)
+        pod["containers"].append({"name": one.container, **usage(one.cpu_nanocores, one.memory_bytes)})
+    return {"node": {"nodeName": node, **usage(stats.cpu_nanocores, stats.memory_bytes)}, "pods": [*pods.values()]}
+
+
+def _resource_metrics(stats: node_pb2.StatsResponse) -> str:
+    """Memory in use, as the kubelet's `/metrics/resource` tells it."""
+    lines = ["# TYPE node_memory_working_set_bytes gauge", f"node_memory_working_set_bytes {stats.memory_bytes}"]
+    lines.append("# TYPE container_memory_working_set_bytes gauge")
+    for one in stats.containers:
+        labels = f'container="{one.container}",namespace="{one.namespace}",pod="{one.pod}"'
+        lines.append(f"container_memory_working_set_bytes{{{labels}}} {one.memory_bytes}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,133 @@
+"""Handing HTTP requests on to another server, WebSockets included: the part that every reverse proxy has in common.
+
+Bodies are passed on as they come, in both directions, so a slow reader slows its writer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from rayplane.control_plane.tasks import cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64 * 1024
+# Of one connection, not of the request (RFC 9110, section 7.6.1).
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_AS_THE_CLIENT_SAYS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+Body = bytes | aiohttp.StreamReader | None
+Joined = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+
+
+class Broken(Exception):
+    """The server took the request and did not answer it."""
+
+
+def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
+    """The headers that are the request's own, with those that say for whom it is handed on."""
+    headers: CIMultiDict[str] = CIMultiDict()
+    for name, value in request.headers.items():
+        if name.lower() not in _HOP_BY_HOP:
+            headers.add(name, value)
+    client = request.remote or ""
+    before = headers.get("X-Forwarded-For")
+    headers["X-Forwarded-For"] = f"{before}, {client}" if before else client
+    headers["X-Forwarded-Host"] = request.host
+    headers["X-Forwarded-Proto"] = request.scheme
+    return headers
+
+
+async def forward(
+    request: web.BaseRequest,
+    session: aiohttp.ClientSession,
+    url: str,
+    headers: CIMultiDict[str],
+    body: Body,
+    *,
+    located: Callable[[str], str] = str,
+) -> web.StreamResponse:
+    """The server's answer, handed to the client; `url` is encoded, `located` changes where a Location points.
+
+    Raises ClientConnectorError and TimeoutError before anything was sent, Broken before anything was answered.
+    """
+    try:
+        answer = await session.request(
+            request.method,
+            aiohttp.client.URL(url, encoded=True),
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            skip_auto_headers=_AS_THE_CLIENT_SAYS,
+        )
+    except (aiohttp.ClientConnectorError, TimeoutError):
+        raise
+    except (aiohttp.ClientError, OSError) as e:
+        raise Broken(f"the connection broke: {e}") from e
+    async with answer:
+        response = web.StreamResponse(status=answer.status, reason=answer.reason)
+        for name, value in answer.headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                response.headers.add(name, located(value) if name.lower() == "location" else value)
+        await response.prepare(request)
+        try:
+            async for chunk in answer.content.iter_chunked(CHUNK):
+                await response.write(chunk)
+        except (aiohttp.ClientError, TimeoutError) as e:
+            # The head of the answer is out: only a broken connection can say that the rest is missing.
+            log.info("an answer of %s broke off: %s", url, e)
+            if request.transport is not None:
+                request.transport.close()
+            return response
+        await response.write_eof()
+        return response
+
+
+async def forward_websocket(
+    request: web.BaseRequest, session: aiohttp.ClientSession, url: str, headers: CIMultiDict[str]
+) -> web.StreamResponse:
+    """Two WebSockets joined until one of them closes.
+
+    Raises WSServerHandshakeError for a server that refuses, ClientError and TimeoutError for one that is not reached.
+    """
+    offered = request.headers.get("Sec-WebSocket-Protocol", "")
+    protocols = [p.strip() for p in offered.split(",") if p.strip()]
+    for name in [n for n in headers if n.lower().startswith("sec-websocket")]:
+        headers.popall(name, None)
+    async with await session.ws_connect(url, headers=headers, protocols=protocols) as upstream:
+        downstream = web.WebSocketResponse(protocols=(upstream.protocol,) if upstream.protocol else ())
+        await downstream.prepare(request)
+        await _join(downstream, upstream)
+        return downstream
+
+
+async def _join(a: Joined, b: Joined) -> None:
+    async def pump(source: Joined, target: Joined) -> None:
+        async for message in source:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                await target.send_str(message.data)
+            elif message.type is aiohttp.WSMsgType.BINARY:
+                await target.send_bytes(message.data)
+        await target.close(code=source.close_code or 1000)
+
+    tasks = [asyncio.ensure_future(pump(a, b)), asyncio.ensure_future(pump(b, a))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_and_wait(*tasks)
