@@ -123,7 +123,8 @@ class Kubectl:
     namespace: str
 
     def command(self, *arguments: str) -> list[str]:
-        return [self.binary, "--namespace", self.namespace, *arguments]
+        """With no namespace kubectl takes the ones that objects name themselves."""
+        return [self.binary, *(("--namespace", self.namespace) if self.namespace else ()), *arguments]
 
     def __call__(self, *arguments: str, stdin: str = "", code: int = 0, env: dict[str, str] | None = None) -> str:
         """Standard output; with standard error after it where it is to fail. Raises Failed."""
