@@ -1,7 +1,7 @@
 """The tests with the oldest dependencies that pyproject.toml allows, all at once; run by `scripts/test --oldest`.
 
-An environment of its own (`.venv/oldest`) gets every dependency at its lower bound. Tests that are given, or those that
-tell most in a few minutes: the units, and clusters in one process.
+An environment of its own (`.venv/oldest`) gets every dependency at its lower bound, without the stock clients that ask
+for more. Tests that are given, or those that tell most in a few minutes: the units, and clusters in one process.
 """
 
 import subprocess
@@ -40,7 +40,7 @@ def main() -> int:
     constraints = OLDEST / "constraints.txt"
     constraints.write_text("\n".join(pins(ROOT / "pyproject.toml")) + "\n")
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", str(constraints)]
-    subprocess.run([python, *install, "--editable", ".[test]"], cwd=ROOT, check=True)
+    subprocess.run([python, *install, "--editable", ".[tools]"], cwd=ROOT, check=True)
     return subprocess.run([python, "-m", "pytest", *(sys.argv[1:] or TESTS)], cwd=ROOT, check=False).returncode
 
 
