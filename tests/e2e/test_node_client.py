@@ -31,7 +31,11 @@ def modules() -> str:
         pytest.skip("node is not on PATH")
     found = _modules()
     if not found:
-        pytest.skip("@kubernetes/client-node is not installed (npm install -g @kubernetes/client-node)")
+        pytest.skip("@kubernetes/client-node is not installed (npm install --global @kubernetes/client-node)")
+    loading = [NODE, "--eval", "require('@kubernetes/client-node')"]
+    loaded = subprocess.run(loading, env=os.environ | {"NODE_PATH": found}, capture_output=True, check=False)
+    if loaded.returncode:
+        pytest.skip("@kubernetes/client-node does not load: it wants another version of node")
     return found
 
 
