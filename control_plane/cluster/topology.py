@@ -4,6 +4,8 @@ The topology is the supervisor's wish list. It is kept in etcd under `TOPOLOGY_K
 where another ended.
 """
 
+import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -13,8 +15,10 @@ from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
 TOPOLOGY_KEY = b"/rayplane/topology"
-# Below it, the names of members that were removed: their data may still lie somewhere and must not be found again.
+# Below it, the names of members that were removed: their data may still lie somewhere and must not be found again. The
+# highest `member-N` stands for all below it, so that there are never many.
 RETIRED_PREFIX = b"/rayplane/retired/"
+_NUMBERED = re.compile(r"member-(\d+)")
 
 
 class Role(StrEnum):
@@ -157,6 +161,11 @@ class Topology:
         taken = {i.name for i in self.instances} | set(besides)
         return next(n for k in range(len(taken) + 1) if (n := f"{role.value}-{k}") not in taken)
 
+    def next_member(self, retired: Collection[str]) -> str:
+        """The first free `member-N` above all that retired."""
+        first = highest_retired(retired) + 1
+        return next(n for k in itertools.count(first) if not self.has(n := f"member-{k}"))
+
     def next_node(self) -> str:
         taken = {n for i in self.instances for n in i.nodes}
         return next(n for k in range(len(taken) + 1) if (n := f"node-{k}") not in taken)
@@ -175,6 +184,26 @@ class Topology:
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Topology":
         return Topology(tuple(Instance.from_json(d) for d in data["instances"]), data["run"])
+
+
+def highest_retired(retired: Collection[str]) -> int:
+    """The highest number of a member that retired; -1 when none has."""
+    return max((_number(name) for name in retired), default=-1)
+
+
+def is_retired(name: str, retired: Collection[str]) -> bool:
+    """Whether a member of this name may never be again."""
+    return name in retired or -1 < _number(name) <= highest_retired(retired)
+
+
+def spared(retired: Collection[str]) -> frozenset[str]:
+    """The names that say no more than the others do, and need not be kept."""
+    return frozenset(name for name in retired if -1 < _number(name) < highest_retired(retired))
+
+
+def _number(member: str) -> int:
+    found = _NUMBERED.fullmatch(member)
+    return int(found[1]) if found is not None else -1
 
 
 def founding(config: ClusterConfig, machines: tuple[Machine, ...]) -> Topology:

@@ -212,7 +212,7 @@ async def test_a_member_joins_without_stopping_writes_and_leaves_again(world: Wo
     assert (removed.name, await _members(world)) == ("member-0", [(n, False) for n in names[1:]])
     assert "member-0" not in world.host.actors
     # Its data may still be where it was: the name is not given again.
-    with pytest.raises(RpcError, match="'member-0' was a member that was removed"):
+    with pytest.raises(RpcError, match="'member-0' is a name of members that were removed"):
         await world.stub.Add(pb.AddRequest(role="member", name="member-0"))
     assert (await world.stub.Add(pb.AddRequest(role="member"), timeout=LIMIT_S)).name == "member-4"
     assert (await world.stub.Remove(pb.RemoveRequest(role="member"), timeout=LIMIT_S)).name == "member-4"

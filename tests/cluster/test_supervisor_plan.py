@@ -21,7 +21,7 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.supervisor.plan import HEIR_STARTS_MAX, is_settled, plan
+from rayplane.control_plane.cluster.supervisor.plan import STARTS_MAX, is_settled, plan
 from rayplane.control_plane.cluster.topology import PORTS, Instance, Machine, Phase, Role, Topology, founding
 
 A, B, C = Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"), Machine("10.0.0.3", "c")
@@ -122,6 +122,30 @@ def test_what_was_on_a_lost_machine_is_stopped_then_moved_then_started() -> None
     assert moved.get("apiserver-1").machine in (A, C) and moved.get("apiserver-1").ports == {}
     assert moved.get("member-1").machine is B, "data does not move"
     assert Start(moved.get("apiserver-1")) in plan(moved, gone, 0.0)
+
+
+@pytest.mark.parametrize("name", ["apiserver-1", "scheduler-0", "controllers-0", "lb"])
+def test_what_fails_again_and_again_where_it_is_gets_other_ports_on_another_machine(name: str) -> None:
+    failing = seen(running=ALL - {name}, members=None, not_before={name: 9.0}, failures={name: STARTS_MAX - 1})
+    assert plan(TOPOLOGY, failing, 0.0) == []
+    failing = replace(failing, failures={name: STARTS_MAX})
+    moved = stored(plan(TOPOLOGY, failing, 0.0)).get(name)
+    assert moved.machine != TOPOLOGY.get(name).machine and moved.machine in MACHINES and moved.ports == {}
+    alone = stored(plan(TOPOLOGY, replace(failing, machines=(TOPOLOGY.get(name).machine,)), 0.0)).get(name)
+    assert alone.machine == TOPOLOGY.get(name).machine and alone.ports == {}
+    for unsure in ({"members": ()}, {"running": ALL}, {"starting": frozenset({name})}, {"current": False}):
+        assert not any(isinstance(a, StoreTopology) for a in plan(TOPOLOGY, replace(failing, **unsure), 0.0))
+
+
+def test_a_node_host_that_fails_stays_with_its_volumes_and_a_member_with_its_data() -> None:
+    both = {"node-host-0", "member-1"}
+    failing = seen(
+        running=ALL - both, members=None, failures=dict.fromkeys(both, 99), not_before=dict.fromkeys(both, 9)
+    )
+    moved = stored(plan(TOPOLOGY, failing, 0.0))
+    node = moved.get("node-host-0")
+    assert node.machine == TOPOLOGY.get("node-host-0").machine and node.ports == {}
+    assert moved.get("member-1") == TOPOLOGY.get("member-1")
 
 
 def test_a_leaving_api_server_goes_when_all_know_the_newest() -> None:
@@ -279,9 +303,9 @@ def test_a_member_that_was_asked_for_and_cannot_join_leaves(changes: dict[str, A
 def test_an_heir_is_tried_for_longer_but_not_for_ever() -> None:
     late = frozenset({"member-3"})
     observed = seen(lost=_GONE_DATA, running=_RUNS, members=_members(heir=False), overdue=late)
-    once = replace(observed, failures={"member-3": HEIR_STARTS_MAX - 1})
+    once = replace(observed, failures={"member-3": STARTS_MAX - 1})
     assert plan(_JOINING, once, 0.0) == [Start(_HEIR)]
-    given_up = stored(plan(_JOINING, replace(observed, failures={"member-3": HEIR_STARTS_MAX}), 0.0))
+    given_up = stored(plan(_JOINING, replace(observed, failures={"member-3": STARTS_MAX}), 0.0))
     assert given_up.get("member-3").phase is Phase.LEAVING
 
 

@@ -5,9 +5,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from rayplane.control_plane.cluster.errors import UsageError
-from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, is_retired
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# Names that people gave to members are remembered for ever.
+RETIRED_MAX = 1000
 _ROLES = {"member": Role.MEMBER, "apiserver": Role.APISERVER, "node": Role.NODE_HOST}
 
 
@@ -22,13 +24,13 @@ def added(topology: Topology, kind: str, name: str, machines: Sequence[Machine],
         name = topology.next_name(role)
         if any(nodes[0] in i.nodes for i in topology.instances):
             raise UsageError(f"there is a node called {nodes[0]!r} already; choose another name")
-    if role is Role.MEMBER and name in retired:
-        raise UsageError(f"{name!r} was a member that was removed; choose another name")
+    if name and role is Role.MEMBER:
+        _check_member(name, retired)
     if topology.has(name):
         raise UsageError(f"there is an actor called {name!r} already; choose another name")
     joins = role is Role.MEMBER
     return Instance(
-        name=name or topology.next_name(role, retired if joins else ()),
+        name=name or (topology.next_member(retired) if joins else topology.next_name(role)),
         role=role,
         machine=topology.least_used(machines),
         nodes=nodes,
@@ -50,6 +52,13 @@ def removed(topology: Topology, kind: str, name: str) -> Instance:
 def called(instance: Instance) -> str:
     """How people call it: a node host that was added by the name of its node."""
     return instance.nodes[0] if instance.nodes else instance.name
+
+
+def _check_member(name: str, retired: Collection[str]) -> None:
+    if is_retired(name, retired):
+        raise UsageError(f"{name!r} is a name of members that were removed; choose another name")
+    if len(retired) >= RETIRED_MAX:
+        raise UsageError(f"{len(retired)} members have been removed that had names of their own; leave the name out")
 
 
 def _choose(topology: Topology, role: Role, name: str) -> Instance:

@@ -9,7 +9,7 @@ from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus
 from rayplane.control_plane.cluster.supervisor.ports import TopologyChanged
-from rayplane.control_plane.cluster.topology import RETIRED_PREFIX, TOPOLOGY_KEY, Role, Topology
+from rayplane.control_plane.cluster.topology import RETIRED_PREFIX, TOPOLOGY_KEY, Role, Topology, spared
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import Disk
@@ -18,6 +18,9 @@ from rayplane.storage.mvcc.ranges import prefix_end
 LOAD_TIMEOUT_S = 3.0
 # Of a member that is asked whether it is well.
 HEALTH_TIMEOUT_S = 1.0
+
+# So many names that another stands for are forgotten at a time: etcd takes 128 operations in a transaction.
+FORGOTTEN_MAX = 64
 
 REMEMBERED = "topology.json"
 
@@ -36,8 +39,15 @@ class EtcdTopologyStore:
 
     async def save(self, topology: Topology, *, revision: int, retire: Collection[str]) -> int:
         unchanged = pb.Compare(key=TOPOLOGY_KEY, target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=revision)
-        puts = [(TOPOLOGY_KEY, orjson.dumps(topology.to_json())), *((RETIRED_PREFIX + n.encode(), b"") for n in retire)]
+        held = await self.retired() if retire else frozenset()
+        needless = spared(held.union(retire))
+        kept = [name for name in retire if name not in needless]
+        puts = [(TOPOLOGY_KEY, orjson.dumps(topology.to_json())), *((RETIRED_PREFIX + n.encode(), b"") for n in kept)]
+        gone = sorted(held & needless)[:FORGOTTEN_MAX]
         requests = [pb.RequestOp(request_put=pb.PutRequest(key=k, value=v)) for k, v in puts]
+        requests += [
+            pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=RETIRED_PREFIX + n.encode())) for n in gone
+        ]
         done = await self._etcd.txn([unchanged], requests)
         if not done.succeeded:
             raise TopologyChanged(revision)

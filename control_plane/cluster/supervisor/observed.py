@@ -34,7 +34,7 @@ class Observed:
     not_before: Mapping[str, float] = field(default_factory=dict)
     """When one that failed may be started again."""
     failures: Mapping[str, int] = field(default_factory=dict)
-    """How many starts in a row have failed."""
+    """How many starts in a row have failed where the actor is planned now."""
     lost: frozenset[str] = frozenset()
     """Members whose data is not what they acknowledged."""
     overdue: frozenset[str] = frozenset()
@@ -46,6 +46,6 @@ class Observed:
     members: tuple[MemberStatus, ...] | None = None
     """None when etcd was not asked, empty when it does not answer."""
     retired: frozenset[str] = frozenset()
-    """Names that were members': never given again."""
+    """Names that were members', or stand for such: never given again (`is_retired`)."""
     learnt_at: float = 0.0
     """When all clients know of the actors that came last, so that others may go."""

@@ -31,10 +31,10 @@ from rayplane.control_plane.cluster.supervisor.actions import (
     WaitUntil,
 )
 from rayplane.control_plane.cluster.supervisor.observed import MemberStatus, Observed
-from rayplane.control_plane.cluster.topology import Instance, Phase, Role, Topology
+from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology
 
-# So many starts of an heir may fail before another is tried, under another name.
-HEIR_STARTS_MAX = 5
+# So many starts in a row may fail in the same place before an actor is planned elsewhere, a member under another name.
+STARTS_MAX = 5
 
 
 def plan(desired: Topology, observed: Observed, now: float) -> list[Action]:
@@ -160,10 +160,11 @@ class _View:
                 why.append(f"{instance.name} {reason}")
                 if changed is not None and changed.replaces and changed.phase is Phase.ACTIVE:
                     topology = _leaving(topology.replaced(replace(changed, replaces="")), changed.replaces)
-        for instance in [i for i in topology.instances if self.is_to_move(i)]:
-            target = topology.least_used(self.seen.machines)
-            topology = topology.replaced(replace(instance, machine=target, ports={}))
-            why.append(f"{instance.name} moves: its machine {instance.machine.address} is gone")
+        for instance in topology.instances:
+            if reason := self.why_moved(instance):
+                target = self.place_for(instance, topology)
+                topology = topology.replaced(replace(instance, machine=target, ports={}))
+                why.append(f"{instance.name} moves: {reason}")
         if self.members and not why:
             return self.with_heir()
         return topology, why
@@ -196,7 +197,7 @@ class _View:
             return "it lost its data"
         if self.is_homeless(joining):
             return f"its machine {joining.machine.address} is gone"
-        if failures >= (HEIR_STARTS_MAX if joining.replaces else 1) and self.listed(joining) is not None:
+        if failures >= (STARTS_MAX if joining.replaces else 1) and self.listed(joining) is not None:
             return "it does not start"
         if joining.name in self.seen.overdue and not joining.replaces:
             return "it does not catch up"
@@ -213,9 +214,23 @@ class _View:
     def is_gone(self, leaving: Instance) -> bool:
         return not self.exists(leaving.name) and self.seen.deregistered.issuperset(leaving.nodes)
 
-    def is_to_move(self, instance: Instance) -> bool:
+    def why_moved(self, instance: Instance) -> str:
+        """Why an actor gets other ports, and another machine where there is one; empty when it stays where it is."""
         stays = instance.role in (Role.MEMBER, Role.SUPERVISOR) or instance.phase is Phase.LEAVING
-        return not stays and self.is_homeless(instance) and not self.exists(instance.name)
+        if stays or self.exists(instance.name):
+            return ""
+        if self.is_homeless(instance):
+            return f"its machine {instance.machine.address} is gone"
+        # Without etcd nothing starts anywhere, whatever its ports.
+        failed = self.seen.failures.get(instance.name, 0) >= STARTS_MAX and self.seen.members != ()
+        return f"it has failed {STARTS_MAX} times in a row at {instance.machine.address}" if failed else ""
+
+    def place_for(self, instance: Instance, topology: Topology) -> Machine:
+        if instance.role is Role.NODE_HOST and not self.is_homeless(instance):
+            # Its volumes lie there.
+            return instance.machine
+        others = [m for m in self.seen.machines if m.id != instance.machine.id]
+        return topology.least_used(others) if others else instance.machine
 
     def with_heir(self) -> tuple[Topology, list[str]]:
         """The topology with another member for the first that cannot come back, one at a time."""
@@ -224,7 +239,7 @@ class _View:
             return self.desired, []
         member = condemned[0]
         heir = Instance(
-            name=self.desired.next_name(Role.MEMBER, self.seen.retired),
+            name=self.desired.next_member(self.seen.retired),
             role=Role.MEMBER,
             machine=self.desired.least_used(self.seen.machines),
             joins=True,

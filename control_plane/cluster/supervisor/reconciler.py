@@ -161,7 +161,7 @@ class Reconciler:
             stopping=frozenset(n for n, kind in self._operated.items() if kind is Stop),
             machines=machines,
             not_before=dict(records.not_before),
-            failures=dict(records.failures),
+            failures=dict(records.here),
             lost=frozenset(records.lost),
             overdue=self._overdue(now),
             deregistered=frozenset(self._deregistered),
@@ -248,6 +248,11 @@ class Reconciler:
             self._joined_at = self._ports.now()
 
     async def _adopt(self, topology: Topology) -> None:
+        for instance in topology.instances:
+            if not self._topology.has(instance.name):
+                self.records.inherited(instance.name, instance.replaces)
+            elif _place(instance) != _place(self._topology.get(instance.name)):
+                self.records.moved(instance.name)
         self._topology = topology
         self.records.keep({i.name for i in topology.instances})
         self._refusals = {name: why for name, why in self._refusals.items() if topology.has(name)}
@@ -262,7 +267,9 @@ class Reconciler:
     def _with_ports(self, topology: Topology) -> Topology:
         for instance in topology.instances:
             if len(instance.ports) < len(PORTS[instance.role]):
-                taken = {p for i in topology.instances if i.machine == instance.machine for p in i.ports.values()}
+                # What it had may be what kept it from starting.
+                there = [i for i in (*topology.instances, *self._topology.instances) if i.machine == instance.machine]
+                taken = {port for i in there for port in i.ports.values()}
                 topology = topology.replaced(replace(instance, ports=self._allotted(instance, taken)))
         return topology
 
@@ -340,17 +347,20 @@ class Reconciler:
             spec = self._ports.specs.make(instance, self._topology, restarted=not instance.joins)
             await self._ports.host.start(spec)
         except StartFailed as e:
-            self._failed(name, str(e), lost=isinstance(e, DataLost))
+            self._failed(instance, str(e), lost=isinstance(e, DataLost))
         except Exception as e:
             log.exception("starting %s failed", name)
-            self._failed(name, f"{type(e).__name__}: {e}")
+            self._failed(instance, f"{type(e).__name__}: {e}")
         else:
             if instance.role is not Role.MEMBER and records.counts.get(name) == 1:
                 self._joined_at = now()
             records.succeeded(name, now())
 
-    def _failed(self, name: str, reason: str, *, lost: bool = False) -> None:
+    def _failed(self, instance: Instance, reason: str, *, lost: bool = False) -> None:
+        name = instance.name
         pause = self.records.failed(name, reason, self._ports.now(), lost=lost)
+        if instance.replaces:
+            self.records.handed_on(name, instance.replaces)
         told = {"actor": name, "reason": reason, "pause_s": pause}
         log.warning("%s failed (%s); trying again in %.1f s", name, reason, pause, extra=told)
 
@@ -382,6 +392,10 @@ class Reconciler:
             self._refusals[subject] = why
             level = logging.INFO if expected else logging.WARNING
             log.log(level, "%s: %s", subject, why, exc_info=None if known else error)
+
+
+def _place(instance: Instance) -> tuple[Machine, Mapping[str, int]]:
+    return instance.machine, instance.ports
 
 
 def _subject(action: Action) -> str:

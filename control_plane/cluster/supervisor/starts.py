@@ -13,12 +13,14 @@ class StartRecords:
     """The starts of actors so far.
 
     `counts`, `failures` and `reasons` are by actor name: how often it was started, how many starts in a row have
-    failed, and why the last did. `lost`: members whose data is not what they acknowledged.
+    failed, and why the last did. `here`: how many of these where the actor is planned now. `lost`: members whose data
+    is not what they acknowledged.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.failures: dict[str, int] = {}
+        self.here: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
         self.lost: set[str] = set()
         self._not_before: dict[str, float] = {}
@@ -44,6 +46,7 @@ class StartRecords:
         if lost:
             self.lost.add(name)
         failures = self.failures[name] = self.failures.get(name, 0) + 1
+        self.here[name] = self.here.get(name, 0) + 1
         self.reasons[name] = reason
         if failures <= free:
             return 0.0
@@ -70,13 +73,27 @@ class StartRecords:
         self._forgive(name)
         self._started_at.pop(name, None)
 
+    def moved(self, name: str) -> None:
+        """It is planned elsewhere: nothing has failed there yet. It is tried as rarely as it was."""
+        self.here.pop(name, None)
+
+    def handed_on(self, heir: str, name: str) -> None:
+        """What an heir failed of is told of the one whose place it was to take, and holds for the next heir."""
+        self.failures[name], self.reasons[name] = self.failures[heir], self.reasons[heir]
+        self._not_before[name] = self._not_before[heir]
+
+    def inherited(self, heir: str, name: str) -> None:
+        """An heir begins with the pause that the last one left."""
+        if name in self._not_before:
+            self.failures[heir], self._not_before[heir] = self.failures[name], self._not_before[name]
+
     def keep(self, names: Collection[str]) -> None:
         """Forget all others."""
-        for kept in (self.counts, self.failures, self.reasons, self._not_before, self._started_at):
+        for kept in (self.counts, self.failures, self.here, self.reasons, self._not_before, self._started_at):
             for name in [n for n in kept if n not in names]:
                 del kept[name]  # type: ignore[attr-defined]
         self.lost.intersection_update(names)
 
     def _forgive(self, name: str) -> None:
-        for kept in (self.failures, self.reasons, self._not_before):
+        for kept in (self.failures, self.here, self.reasons, self._not_before):
             kept.pop(name, None)  # type: ignore[attr-defined]
