@@ -13,7 +13,7 @@ from rayplane.control_plane.cluster.readiness import LEADERS
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.faults import injector
 from rayplane.control_plane.faults.form import as_step
-from rayplane.control_plane.faults.vocabulary import LEADER, Continue, Fault, Kill, Stop, Target
+from rayplane.control_plane.faults.vocabulary import LEADER, SUPERVISOR, Continue, Fault, Kill, Stop, Target
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
@@ -44,6 +44,8 @@ class LiveInjector:
             return "kill: on a live cluster the supervisor decides when an actor comes back"
         if isinstance(fault, Stop | Continue) and self._admin.state.config.host == PROCESS:
             return f"{as_step(fault)}: in one process an actor can only be killed; use --host ray"
+        if getattr(fault, "target", None) == Target(name=SUPERVISOR):
+            return f"{as_step(fault)}: signals go through the supervisor; `rayplane status` shows its process"
         return injector.refusal(fault, SIGNALS)
 
     async def begin(self, fault: Fault) -> tuple[str, ...]:

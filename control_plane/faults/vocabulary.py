@@ -16,6 +16,7 @@ LEADER = "leader"
 """Of the etcd members, the one that leads."""
 ROLES = (LEADER, "member", "apiserver", "lb", "scheduler", "controllers", "node")
 ANY = "random"
+SUPERVISOR = "supervisor"
 NEVER_S = float("inf")
 PARTITION_S = 10.0
 
@@ -42,7 +43,7 @@ class Target:
         match text.split():
             case [role] if role in ROLES:
                 return cls(role)
-            case [name] if _NAME_ALONE.fullmatch(name):
+            case [name] if name == SUPERVISOR or _NAME_ALONE.fullmatch(name):
                 return cls(name=name)
             case [role, word] if role in ROLES and word == ANY:
                 return cls(role, count=1)

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rayplane.control_plane.cluster.topology import Machine, Phase, Role
-from rayplane.control_plane.faults.vocabulary import ROLES, Fault, Kill, Partition, Target
+from rayplane.control_plane.faults.vocabulary import ANY, ROLES, Fault, Kill, Partition, Target
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.simulation.cluster import SUPERVISOR, SimulatedCluster
 from rayplane.control_plane.simulation.injector import CellInjector, NobodyThere
+from rayplane.control_plane.simulation.scenario import CHANGEABLE, Change, Rage
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
 Ask = Callable[[Stub], Awaitable[Any]]
@@ -37,6 +38,16 @@ class Operator:
         self._cluster = cluster
         self._stub: Stub | None = None
         self._changing = asyncio.Lock()
+
+    async def change(self, step: Change) -> None:
+        """Carry out a step of a scenario. ChangeFailed."""
+        match step.action:
+            case "add":
+                await self.add(Role(step.target))
+            case "remove":
+                await self.remove(step.target)
+            case "replace":
+                await self.replace(step.target)
 
     async def add(self, role: Role) -> None:
         """Add an actor and wait until it serves. ChangeFailed."""
@@ -111,42 +122,48 @@ class Storm:
         self._rng = cluster.rng
         self._change: asyncio.Task[None] | None = None
 
-    async def rage(self, for_s: float, every_s: float) -> None:
+    async def rage(self, storm: Rage) -> None:
         """Raises ChangeFailed when a change could not be done although its faults are over."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + for_s
+        end = loop.time() + storm.for_s
         while loop.time() < end:
-            await asyncio.sleep(every_s * self._rng.uniform(0.5, 1.5))
-            await self._strike()
+            await asyncio.sleep(storm.every_s * self._rng.uniform(0.5, 1.5))
+            await self._strike(storm.of)
         if self._change is not None:
             await self._change
 
-    async def _strike(self) -> None:
+    async def _strike(self, of: tuple[Fault | Change, ...]) -> None:
         if self._change is not None and self._change.done():
             self._change.result()
             self._change = None
-        if self._change is None and self._rng.random() < 0.5:
-            self._change = asyncio.get_running_loop().create_task(self._draw_change())
-            return
-        with contextlib.suppress(NobodyThere):
-            await self._injector.strike(self._draw())
+        drawn = self._chosen(self._rng.choice(of)) if of else self._draw()
+        if not isinstance(drawn, Change):
+            with contextlib.suppress(NobodyThere):
+                await self._injector.strike(drawn)
+        elif self._change is None:
+            self._change = asyncio.get_running_loop().create_task(self._operator.change(drawn))
 
-    def _draw(self) -> Fault:
+    def _chosen(self, drawn: Fault | Change) -> Fault | Change:
+        """Whom a change hits that only says of which kind."""
+        if not isinstance(drawn, Change) or drawn.action == "add" or drawn.target not in (*CHANGEABLE, ANY):
+            return drawn
+        there = [i for i in self._cluster.topology.instances if i.role is not Role.SUPERVISOR]
+        names = [i.name for i in there if drawn.target in (i.role.value, ANY)]
+        return Change(drawn.action, self._rng.choice(names))
+
+    def _draw(self) -> Fault | Change:
+        if self._change is None and self._rng.random() < 0.5:
+            return self._draw_change()
         if self._rng.random() < 0.15:
             lonely = self._rng.choice([i.name for i in self._cluster.topology.instances])
             return Partition(((lonely,),), PARTITION_S * self._rng.random())
         struck = self._rng.choice((*ROLES, SUPERVISOR))
         return Kill(Target(name=SUPERVISOR) if struck == SUPERVISOR else Target(struck))
 
-    async def _draw_change(self) -> None:
+    def _draw_change(self) -> Change:
         role, most = self._rng.choice([(Role.MEMBER, MEMBERS_MAX), (Role.APISERVER, APISERVERS_MAX)])
         there = [i.name for i in self._cluster.topology.of(role)]
         least = 3 if role is Role.MEMBER else 1
         possible = ["replace", *["add"] * (len(there) < most), *["remove"] * (len(there) > least)]
-        match self._rng.choice(possible):
-            case "add":
-                await self._operator.add(role)
-            case "remove":
-                await self._operator.remove(self._rng.choice(there))
-            case "replace":
-                await self._operator.replace(self._rng.choice(there))
+        action = self._rng.choice(possible)
+        return Change(action, role.value if action == "add" else self._rng.choice(there))

@@ -188,6 +188,8 @@ class Client:
             key, write = PREFIX + f"{number:08}".encode(), _Write(f"value {number}".encode())
             self._writes[key] = write
             floor = self._revision
+            # All members that it knew may have been replaced.
+            self.etcd.endpoints.replace(self._cluster.endpoints(Role.MEMBER))
             try:
                 answer = await self.etcd.put(key, write.value)
             except RpcError as e:

@@ -7,7 +7,7 @@ anew; `ledger` judges the answers. What is drawn (which command next, whether on
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +52,9 @@ class Answer:
 
 
 class RestClient:
-    """A REST client that judges its answers. `address`: host:port of the load balancer."""
+    """A REST client that judges its answers. `address` tells the load balancer's host:port now."""
 
-    def __init__(self, address: str, rng: random.Random, trace: Trace, violations: Violations) -> None:
+    def __init__(self, address: Callable[[], str], rng: random.Random, trace: Trace, violations: Violations) -> None:
         self.ledger = Ledger()
         self._address = address
         self._rng = rng
@@ -281,7 +281,7 @@ class RestClient:
         """Raises Unanswered for whatever ends it early."""
         media = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = json.dumps(body).encode() if body is not None else None
-        url = aiohttp.client.URL(f"http://{self._address}{path}", encoded=True)
+        url = aiohttp.client.URL(f"http://{self._address()}{path}", encoded=True)
         try:
             async with session.request(method, url, data=data, headers={"Content-Type": media}) as response:
                 yield response
@@ -294,9 +294,11 @@ class RestClient:
 
 
 class _Connector(aiohttp.BaseConnector):
-    """aiohttp's pool of connections, over injected sockets, to one address; it makes so many `connections` at most."""
+    """aiohttp's pool of connections, over injected sockets, to one place; it makes so many `connections` at most."""
 
-    def __init__(self, sockets: Sockets, address: str, *, force_close: bool, connections: int | None) -> None:
+    def __init__(
+        self, sockets: Sockets, address: Callable[[], str], *, force_close: bool, connections: int | None
+    ) -> None:
         # The pool asks the machine's clock who was idle for too long: none is, or a slow machine would run another way.
         keep: dict[str, Any] = {} if force_close else {"keepalive_timeout": NEVER_IDLE_S}
         super().__init__(limit=0, force_close=force_close, **keep)
@@ -309,7 +311,7 @@ class _Connector(aiohttp.BaseConnector):
             raise aiohttp.ClientConnectionError("the connection ended before an answer")
         self._left = self._left and self._left - 1
         try:
-            _, protocol = await self._sockets.connect(self._address, self._factory)
+            _, protocol = await self._sockets.connect(self._address(), self._factory)
         except OSError as e:
             raise aiohttp.ClientConnectorError(req.connection_key, e) from e
         return protocol

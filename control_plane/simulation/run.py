@@ -19,7 +19,8 @@ from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.faults.form import as_step
 from rayplane.control_plane.faults.injector import Unsupported, require
-from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.faults.vocabulary import Fault
+from rayplane.control_plane.rpc import Network, RpcError
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.control_plane.simulation.cell import derived_rng
 from rayplane.control_plane.simulation.changes import ChangeFailed, Operator, Storm
@@ -189,7 +190,7 @@ class _Run:
         loop = asyncio.get_running_loop()
         inside = loop.create_task(InsideChecks(cluster, violations).run())
         user = loop.create_task(cluster.client.run(self._client.run))
-        self._rest = RestClient(cluster.balancer, derived_rng(self._seed, "rest"), self._trace, violations)
+        self._rest = RestClient(lambda: cluster.balancer, derived_rng(self._seed, "rest"), self._trace, violations)
         asker = loop.create_task(cluster.kubectl.run(self._ask))
         await cluster.start()
         try:
@@ -220,12 +221,17 @@ class _Run:
                 if isinstance(step, Change) and step.action != "add" and not changes:
                     self._cluster.topology.get(step.target)
                 changes = True
+            if isinstance(step, Rage):
+                self._check_faults([one for one in step.of if not isinstance(one, Change)])
             elif not isinstance(step, NOT_FAULTS):
-                try:
-                    require(self._injector, [step])
-                except Unsupported as e:
-                    raise UsageError(str(e)) from e
+                self._check_faults([step])
                 self._injector.check_names(step)
+
+    def _check_faults(self, faults: list[Fault]) -> None:
+        try:
+            require(self._injector, faults)
+        except Unsupported as e:
+            raise UsageError(str(e)) from e
 
     # Steps
 
@@ -252,10 +258,10 @@ class _Run:
             case Apply(objects):
                 for obj in objects:
                     await self._apply(obj)
-            case Change(action, target):
-                await self._change(action, target)
-            case Rage(for_s, every_s):
-                await Storm(self._cluster, self._operator, self._injector).rage(for_s, every_s)
+            case Change():
+                await self._operator.change(step)
+            case Rage():
+                await Storm(self._cluster, self._operator, self._injector).rage(step)
             case Scale(condition):
                 body = {"spec": {"replicas": condition.count}}
                 resource = WORKLOADS[condition.kind]
@@ -264,15 +270,6 @@ class _Run:
                 await self._insist(lambda: self._client.api.delete(WORKLOADS[kind], name, namespace))
             case fault:
                 await self._injector.strike(fault)
-
-    async def _change(self, action: str, target: str) -> None:
-        match action:
-            case "add":
-                await self._operator.add(Role(target))
-            case "remove":
-                await self._operator.remove(target)
-            case "replace":
-                await self._operator.replace(target)
 
     async def _apply(self, obj: dict[str, Any]) -> None:
         info = builtin_registry().by_kind(obj["apiVersion"], obj["kind"])
@@ -307,17 +304,19 @@ class _Run:
     async def _await(self, condition: Condition, within_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
-        while (missing := self._missing(condition)) is not None:
+        while (missing := await self._missing(condition)) is not None:
             if loop.time() > deadline:
                 raise StepFailed(f"not within {within_s:.0f} s: {condition}; {missing}")
             await asyncio.sleep(POLL_S)
 
     # Conditions
 
-    def _missing(self, condition: Condition) -> str | None:
+    async def _missing(self, condition: Condition) -> str | None:
         """Why a condition does not hold; None when it does. As the client sees it."""
         if condition.kind == "cluster":
             return self._cluster_missing()
+        if condition.kind == "actors":
+            return await self._actors_missing(condition.count)
         if condition.kind == "claims":
             claims = [
                 c
@@ -349,6 +348,22 @@ class _Run:
             if cluster.in_charge(role) is None:
                 return f"no {role.value} leads"
         return None
+
+    async def _actors_missing(self, count: int) -> str | None:
+        cluster = self._cluster
+        wanted = {i.name for i in cluster.topology.instances}
+        running = {name for name, cell in cluster.cells.items() if cell.component is not None}
+        if running != wanted:
+            return f"running and wanted are not the same: {', '.join(sorted(running ^ wanted))}"
+        try:
+            with cluster.client.inside():
+                listed = (await self._client.etcd.member_list()).members
+        except RpcError as e:
+            return str(e)
+        voters = sorted((m.name, m.isLearner) for m in listed)
+        if voters != sorted((i.name, False) for i in cluster.topology.of(Role.MEMBER)):
+            return f"members are {voters}"
+        return None if count in (0, len(voters)) else f"{len(voters)} do"
 
     async def _finish(self) -> None:
         """What the scenario expects, and nothing lost; after the faults are over."""
@@ -386,7 +401,7 @@ def _describe(step: Step) -> str:
             return "apply " + ", ".join(f"{o['kind']} {o['metadata']['name']}" for o in objects)
         case Change(action, target):
             return f"{action} {target}"
-        case Rage(for_s, _):
+        case Rage(for_s):
             return f"storm for {for_s:.0f} s"
         case Scale(condition):
             return f"scale {condition.kind} {condition.name} to {condition.count}"

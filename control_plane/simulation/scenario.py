@@ -17,7 +17,9 @@ steps:
   - add: member                   # or apiserver
   - remove: apiserver-1
   - replace: member-0             # its machine is lost: it dies for good, and another takes its place
-  - storm: {for: 1m, every: 4s}   # all of these, drawn from the seed
+  - storm: {for: 1m, every: 4s}   # faults and changes, drawn from the seed
+  - storm: {for: 1m, of: [{kill: supervisor}, {kill: member random}, {replace: random}]}   # or of these alone
+  - await: {ready: actors, members: 3}   # all that is wanted runs, nothing else, and etcd's voters are its members
   - sleep: 30s
 expect:
   - {deployment: web, replicas: 6}
@@ -52,7 +54,8 @@ class Condition:
     """A state that is waited for.
 
     `kind` deployment or statefulset: so many ready replicas, all of the newest template, and no more; `claims`: so many
-    bound; `cluster`: all nodes are Ready and every leader leads.
+    bound; `cluster`: all nodes are Ready and every leader leads; `actors`: those run that are wanted and no others, and
+    the members, so many unless that is 0, are those that vote.
     """
 
     kind: str
@@ -63,6 +66,8 @@ class Condition:
     def __str__(self) -> str:
         if self.kind == "cluster":
             return "the cluster is ready"
+        if self.kind == "actors":
+            return "all actors run, and all members vote" + (f", {self.count} of them" if self.count else "")
         if self.kind == "claims":
             return f"{self.count} claims are bound"
         return f"{self.kind} {self.name} has {self.count} ready replicas"
@@ -93,7 +98,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of the topology. `action`: add (a role), remove or replace (an actor)."""
+    """A change of the topology. `action`: add (a role), remove or replace (an actor; in a storm also any of a role)."""
 
     action: str
     target: str
@@ -101,10 +106,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Rage:
-    """A storm: faults and changes, one every `every_s` on average."""
+    """A storm: faults and changes, one every `every_s` on average. `of`: those it draws from, where not from all."""
 
     for_s: float
     every_s: float
+    of: tuple[Fault | Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +269,17 @@ def _change(action: str) -> Callable[[Any, str], Step]:
 
 def _storm(body: Any, at: str) -> Step:
     data = reading.mapping(body, at)
-    reading.only(data, {"for", "every"}, at)
+    reading.only(data, {"for", "every", "of"}, at)
     every = reading.span(data.get("every", "5s"), f"{at}.every", positive=True)
-    return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every)
+    of = [_drawn(step, f"{at}.of[{i}]") for i, step in enumerate(reading.items(data.get("of", []), f"{at}.of"))]
+    return Rage(reading.span(data.get("for", "1m"), f"{at}.for"), every, tuple(of))
+
+
+def _drawn(data: Any, at: str) -> Fault | Change:
+    step = _step(data, at)
+    if isinstance(step, Await | Apply | Scale | Remove | Rage | Sleep):
+        raise FormError(at, "a storm draws faults, and members and API servers to add, remove or replace")
+    return step
 
 
 def _sleep(body: Any, at: str) -> Step:
@@ -292,10 +306,10 @@ def _condition(data: Object, at: str, *, only: Mapping[str, str] | None = None) 
         raise FormError(at, f"name one of {names}")
     kind = kinds[0]
     if kind == "ready":
-        reading.only(data, {"ready"}, at)
-        if data["ready"] != "cluster":
-            raise FormError(f"{at}.ready", "only `cluster` can be awaited so")
-        return Condition("cluster")
+        reading.only(data, {"ready", *(["members"] if data["ready"] == "actors" else [])}, at)
+        if data["ready"] not in ("cluster", "actors"):
+            raise FormError(f"{at}.ready", "only `cluster` and `actors` can be awaited so")
+        return Condition(data["ready"], count=reading.whole(data.get("members", 0), f"{at}.members"))
     if kind == "claims":
         reading.only(data, {"claims", "namespace"}, at)
         count = reading.whole(data["claims"], f"{at}.claims")

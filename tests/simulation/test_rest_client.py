@@ -29,7 +29,7 @@ async def write(method: str) -> tuple[int, Entry]:
     wires = Wires()
     listening = await MemorySockets(wires, "server").listen(ADDRESS, accepting(cut))
     trace = Trace(asyncio.get_running_loop().time)
-    client = RestClient(ADDRESS, random.Random(1), trace, Violations(trace))
+    client = RestClient(lambda: ADDRESS, random.Random(1), trace, Violations(trace))
     client.open(MemorySockets(wires, "client"))
     entry = Entry("id-1", "id-1", "1")
     await client._write(entry, "2", method, "/x", None if method == "DELETE" else {})

@@ -30,6 +30,9 @@ from rayplane.control_plane.simulation.scenario import Await, Condition
         ("steps: [{await: {replicas: 1}}]", "deployment"),
         ("steps: [{partition: {for: 3s}}]", "hosts"),
         ("expect: [{ready: everything}]", "ready"),
+        ("expect: [{ready: cluster, members: 3}]", "members"),
+        ("steps: [{storm: {of: [{kill: nobody}]}}]", r"steps\[0\].storm.of\[0\].kill"),
+        ("steps: [{storm: {of: [{sleep: 1s}]}}]", "a storm draws faults"),
     ],
 )
 def test_a_wrong_scenario_is_refused_with_the_place(text: str, names: str) -> None:
@@ -79,6 +82,6 @@ def test_steps_are_read_with_their_times(tmp_path: Path) -> None:
 
 
 def test_the_built_in_scenarios_can_be_read() -> None:
-    assert builtin_scenarios() == ["changes", "failures", "quick"]
+    assert builtin_scenarios() == ["changes", "failures", "healing", "quick"]
     for name in builtin_scenarios():
         assert load_scenario(name).steps
