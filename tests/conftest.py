@@ -6,11 +6,12 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
-# How long an example takes is the machine's business: on a busy one that is no fault of what is tested.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+from tests.tiers import USUAL, register_profiles
+
+register_profiles()
+settings.load_profile(USUAL)  # scripts/test --fast names another
 
 # Whole clusters, fuzzing and long searches: what these folders hold is not for the fast run.
 SLOW = {"cluster", "e2e", "fuzz", "linearizability", "packaging", "simulation", "storm"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import cron, meta
 from rayplane.control_plane.api.cron import CronError, parse_schedule, time_zone
 from rayplane.control_plane.api.kinds.registry import rules_of
+from tests.tiers import examples
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -184,7 +185,7 @@ STARTS = st.one_of(
 @given(FIELDS, STARTS, st.integers(0, 3 * 24 * 3600), st.sampled_from(ZONES))
 @example(["30", "0", "*", "*", "*"], datetime(2018, 11, 3, tzinfo=UTC), 0, "America/Sao_Paulo")  # midnight is skipped
 @example(["45", "1", "*", "*", "*"], datetime(2026, 4, 4, tzinfo=UTC), 0, "Australia/Lord_Howe")  # half an hour twice
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_the_next_time_is_that_of_counting_minutes(fields: list[str], day: datetime, past_s: int, zone: str) -> None:
     start = (day + timedelta(seconds=past_s)).astimezone(time_zone(zone))
     limit = 4 * 24 * 60
@@ -197,7 +198,7 @@ def test_the_next_time_is_that_of_counting_minutes(fields: list[str], day: datet
 
 
 @given(FIELDS, STARTS, st.integers(1, 24 * 60), st.sampled_from(ZONES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_the_latest_time_and_the_count_are_those_of_going_through_all(
     fields: list[str], day: datetime, past: int, zone: str
 ) -> None:

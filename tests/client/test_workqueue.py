@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import WorkQueue
 from rayplane.control_plane.simulation import VirtualLoop
+from tests.tiers import examples
 
 KEYS = st.sampled_from("abcd")
 ACTIONS = st.one_of(
@@ -20,7 +21,7 @@ ACTIONS = st.one_of(
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(ACTIONS, max_size=60), st.integers(1, 3))
 def test_every_key_is_worked_on_after_it_was_added_and_never_twice_at_once(
     actions: list[tuple[str, str]], workers: int

@@ -15,6 +15,7 @@ from rayplane.control_plane.controllers.replicaset import ReplicaSetController, 
 from rayplane.control_plane.controllers.rollout import bounds_of, int_or_percent
 from rayplane.control_plane.controllers.templates import safe_hash
 from tests.controllers.cluster import Cluster
+from tests.tiers import examples
 
 DEPLOYMENTS, SETS = "deployments.apps", "replicasets.apps"
 
@@ -270,7 +271,7 @@ def test_scale_down_takes_the_least_useful_pods_first(cluster: Cluster) -> None:
     st.sampled_from([0, 1, 2, 5, "10%", "25%", "50%", "100%"]),
     st.data(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_rolling_updates_stay_within_bounds(replicas: int, surge: Any, unavailable: Any, data: st.DataObject) -> None:
     """At no moment more pods than replicas + maxSurge, nor fewer available than replicas - maxUnavailable."""
     cluster = Cluster(DeploymentController(), ReplicaSetController())
@@ -296,7 +297,7 @@ def test_rolling_updates_stay_within_bounds(replicas: int, surge: Any, unavailab
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_random_kills_scales_and_rollouts_converge(data: st.DataObject) -> None:
     cluster = Cluster(DeploymentController(), ReplicaSetController())
     deploy(cluster)

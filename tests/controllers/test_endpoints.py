@@ -14,6 +14,7 @@ from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import MOST_ENDPOINTS, SLICES, EndpointSliceController
 from tests.controllers.cluster import Cluster
+from tests.tiers import examples
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_changes_touch_one_slice_of_many(cluster: Cluster) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["up", "down", "leave", "gone"])), max_size=25))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_slices_and_endpoints_always_agree_with_pods(changes: list[tuple[int, str]]) -> None:
     cluster = Cluster(EndpointsController(), EndpointSliceController())
     service(cluster)

@@ -12,6 +12,7 @@ from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController, addresses
 from rayplane.control_plane.controllers.serviceaccount import ROOT_CA, RootCAController, ServiceAccountController
 from tests.controllers.cluster import Cluster
+from tests.tiers import examples
 
 KINDS = ["pods", "replicasets.apps", "deployments.apps", "configmaps", "secrets", "namespaces"]
 
@@ -110,7 +111,7 @@ def test_orphans_stay_and_forget_their_owner(cluster: Cluster) -> None:
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_nothing_with_a_living_owner_is_ever_collected(data: st.DataObject) -> None:
     cluster = Cluster(GarbageCollector(KINDS))
     living: dict[str, set[str]] = {}  # name -> owners, () for roots

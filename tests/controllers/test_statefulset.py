@@ -14,6 +14,7 @@ from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 from tests.controllers.cluster import Cluster
+from tests.tiers import examples
 
 SETS, CLAIMS, REVISIONS = "statefulsets.apps", "persistentvolumeclaims", "controllerrevisions.apps"
 
@@ -296,7 +297,7 @@ def test_a_claim_that_is_seen_late_gets_its_owner(cluster: Cluster) -> None:
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_order_holds_whatever_happens(data: st.DataObject) -> None:
     """A pod is only made while all below it are ready; at most one copy of a name; it converges."""
     cluster = Cluster(StatefulSetController())

@@ -19,6 +19,7 @@ from rayplane.control_plane.controllers.volumeprotection import ProtectionContro
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.csi import csi_pb2 as csi
 from tests.controllers.cluster import Cluster
+from tests.tiers import examples
 
 CLAIMS, VOLUMES, CLASSES = "persistentvolumeclaims", "persistentvolumes", "storageclasses.storage.k8s.io"
 GI = 1024**3
@@ -190,7 +191,7 @@ def test_replicated_volume_needs_room_on_every_replica(cluster: Cluster) -> None
 
 
 @given(st.lists(st.integers(1, 12), max_size=25))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_nodes_are_never_promised_more_than_they_have(sizes: list[int]) -> None:
     cluster = make_cluster()
     for n, size in enumerate(sizes):

@@ -18,6 +18,7 @@ from rayplane.storage.env import LocalDisk, LockHeld, failpoints
 from rayplane.storage.env.failpoints import POINTS
 from tests.etcd.harness import etcd_cluster
 from tests.etcd.test_disk_faults import TYPED, on_disk, one_life, serves_or_refuses
+from tests.tiers import examples
 
 Oddity = Callable[[Path], None]
 
@@ -114,7 +115,7 @@ def life() -> Iterator[Life]:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     oddities=st.lists(st.sampled_from(sorted(ODDITIES)), min_size=1, max_size=3, unique=True).filter(
         lambda drawn: not {n.removesuffix("s") for n in drawn} >= {n.removesuffix("s") for n in NOTHING_LEFT}

@@ -13,6 +13,7 @@ from rayplane.control_plane.etcd.server.state_machine.large_range import LARGE_K
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.keyvalue import LmdbBackend, MemoryBackend
 from rayplane.storage.mvcc import BUCKETS, Store
+from tests.tiers import examples
 
 KEYS = 3_000
 R = pb.RangeRequest
@@ -48,7 +49,7 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(options=REQUEST)
 async def test_a_large_range_is_answered_as_a_small_one(store: Store, options: dict[str, Any]) -> None:
     request = R(key=b"k", range_end=b"l", **options)

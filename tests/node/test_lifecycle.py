@@ -36,6 +36,7 @@ from rayplane.node.lifecycle import (
     render_status,
 )
 from rayplane.node.lifecycle.model import Run, Stage
+from tests.tiers import examples
 
 STAMP = "2026-01-01T00:00:00Z"
 
@@ -433,7 +434,7 @@ class World:
         return event  # type: ignore[no-any-return]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data(), _SPEC)
 def test_whatever_happens(data: st.DataObject, spec: dict[str, Any]) -> None:
     """Phases never go back, restarts are only counted up, nothing runs twice or after its pod was torn down."""

@@ -15,6 +15,7 @@ from rayplane.node.runtime.logfile import LogFile
 from rayplane.node.runtime.logs import parse_line, select_lines
 from rayplane.node.runtime.shim import Log
 from rayplane.storage.env import Beneath
+from tests.tiers import examples
 
 
 async def read(file: LogFile, **options: object) -> bytes:
@@ -25,7 +26,7 @@ def stamped(number: int) -> bytes:
     return b"2026-01-01T00:%02d:%02d.000000000Z " % divmod(number, 60)
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=30),
     cut=st.integers(0, 30),

@@ -17,6 +17,7 @@ from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.projected import VolumeFile
 from rayplane.storage.env import LeavesRoot
 from tests.storage.test_beneath import picture
+from tests.tiers import examples
 
 Pod = tuple[PodFiles, str]
 
@@ -158,7 +159,7 @@ TARGETS = st.sampled_from(["OUTSIDE", "..", "../../../..", "a-tree", "OUTSIDE/..
 LINKS = st.tuples(WHERE, TARGETS)
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(120), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     mounts=st.lists(st.tuples(PATHS, PATHS.map(lambda p: p.strip("/")), st.booleans()), max_size=3),
     links=st.lists(LINKS, max_size=3),

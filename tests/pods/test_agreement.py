@@ -15,9 +15,10 @@ from rayplane.node.kubelet.admission import room_of
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, PodMachine
 from rayplane.node.lifecycle.status import render_status
 from tests.pods.specs import pods, resized_pods
+from tests.tiers import examples
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(resized_pods())
 def test_scheduler_kubelet_and_quota_count_the_same_requests(pod: dict[str, Any]) -> None:
     default(pod)
@@ -29,7 +30,7 @@ def test_scheduler_kubelet_and_quota_count_the_same_requests(pod: dict[str, Any]
     assert usage["pods"] == "1"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(pods())
 def test_the_api_server_and_the_kubelet_give_the_same_class(pod: dict[str, Any]) -> None:
     default(pod)

@@ -25,6 +25,7 @@ from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.api.taints import tolerates
 from tests.pods import twin
 from tests.pods.specs import RESOURCES, pods, resized_pods
+from tests.tiers import examples
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -37,7 +38,7 @@ def said(of: Any, pod: dict[str, Any]) -> dict[str, twin.Amount]:
     return {name: amount for name in RESOURCES if (amount := of(pod, name)) is not None}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(resized_pods())
 def test_requests_and_limits_are_those_of_the_twin(pod: dict[str, Any]) -> None:
     for made in ({**pod, "status": {}}, pod):
@@ -45,7 +46,7 @@ def test_requests_and_limits_are_those_of_the_twin(pod: dict[str, Any]) -> None:
         assert fractions(pod_limits(made)) == said(twin.limits, made)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(pods())
 def test_quality_of_service_is_that_of_the_twin(pod: dict[str, Any]) -> None:
     default(pod)

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from rayplane.control_plane.etcd.raft import ConfChange, ConfChangeType, MessageType
 from tests.raft.harness import Group, Member
 from tests.raft.schedule import CRASHES, MEMBERS_MAX, REFUSALS
+from tests.tiers import examples
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -193,5 +194,5 @@ class RaftMachine(RuleBasedStateMachine):
 
 TestRaftMachine = RaftMachine.TestCase
 TestRaftMachine.settings = settings(
-    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(100), stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )

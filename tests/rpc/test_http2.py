@@ -25,6 +25,7 @@ from tests.rpc.http2_peer import (
     settings,
     window_update,
 )
+from tests.tiers import examples
 
 BODIES = st.lists(st.integers(0, 30_000) | st.integers(0, 40), min_size=1, max_size=4)
 SIZES = st.lists(st.integers(1, 30) | st.integers(500, 30_000), min_size=1, max_size=5)
@@ -39,7 +40,7 @@ def _body(number: int, size: int) -> bytes:
 # Against the h2 library.
 
 
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=examples(30), deadline=None)
 @given(up=BODIES, down=BODIES, sizes=SIZES, window=WINDOWS, largest=FRAMES)
 def test_a_server_and_h2_understand_each_other_however_the_bytes_are_cut(
     up: list[int], down: list[int], sizes: list[int], window: int, largest: int
@@ -67,7 +68,7 @@ def test_a_server_and_h2_understand_each_other_however_the_bytes_are_cut(
     assert not ours.connection.streams
 
 
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=examples(30), deadline=None)
 @given(up=BODIES, down=BODIES, sizes=SIZES, window=WINDOWS, largest=FRAMES)
 def test_a_client_and_h2_understand_each_other_however_the_bytes_are_cut(
     up: list[int], down: list[int], sizes: list[int], window: int, largest: int

@@ -12,6 +12,7 @@ from tests.rpc.http2_peer import (
     RESPONSE,
     TRAILERS,
 )
+from tests.tiers import examples
 
 # Header blocks.
 
@@ -50,7 +51,7 @@ def test_a_block_that_comes_again_is_decoded_once_and_what_was_made_of_it_kept()
     assert decoder.decode(block).meaning == "again"
 
 
-@hypothesis_settings(max_examples=300)
+@hypothesis_settings(max_examples=examples(300))
 @given(st.binary(max_size=60))
 def test_no_block_does_worse_than_break_the_connection(block: bytes) -> None:
     try:

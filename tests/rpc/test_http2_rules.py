@@ -26,6 +26,7 @@ from tests.rpc.http2_peer import (
     settings,
     window_update,
 )
+from tests.tiers import examples
 
 _BAD_FRAMES = {
     "data of no stream": (frame(f.DATA, 0, 0, b"x"), ErrorCode.PROTOCOL_ERROR),
@@ -115,7 +116,7 @@ def test_a_server_that_does_not_speak_http2_is_called_so() -> None:
         Recorder(client=True).connection.receive(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 255), st.integers(0, 10), st.integers(0, 3), st.booleans())
 def test_no_frame_does_worse_than_break_the_connection(
     payload: bytes, flags: int, kind: int, number: int, is_client: bool

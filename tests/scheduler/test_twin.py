@@ -15,6 +15,7 @@ from rayplane.control_plane.scheduler import Placement
 from rayplane.control_plane.scheduler.filters import PodView
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from tests.scheduler.build import World, info, node, on, pod
+from tests.tiers import examples
 
 ZONE = "topology.kubernetes.io/zone"
 
@@ -152,7 +153,7 @@ def check_sums(world: World) -> None:
             assert total <= world.snapshot.allocatable[row, column]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cluster=nodes(), arrivals=st.lists(pods(), max_size=25), data=st.data())
 def test_decisions_are_those_of_the_twin(cluster: list[dict], arrivals: list[dict], data: st.DataObject) -> None:
     world, twins = World(*cluster), [TwinNode(n) for n in cluster]
@@ -177,7 +178,7 @@ def test_decisions_are_those_of_the_twin(cluster: list[dict], arrivals: list[dic
                 world.snapshot.remove_pod(f"default/{gone['metadata']['name']}")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     cluster=nodes(),
     events=st.lists(st.tuples(st.sampled_from(["pod", "gone", "node", "lost"]), st.integers(0, 30)), max_size=40),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rayplane.storage.env import beneath
 from rayplane.storage.env.beneath import Beneath, LeavesRoot
+from tests.tiers import examples
 
 
 @pytest.fixture(params=["kernel", "by component"], autouse=True)
@@ -66,7 +67,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_nothing_outside_is_touched(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, ...]]) -> None:
     base = tmp_path_factory.mktemp("m")

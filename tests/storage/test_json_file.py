@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rayplane.storage.env import Disk, DiskError, LocalDisk, SimulatedDisk
 from rayplane.storage.keyvalue import CorruptFile, JsonFile
+from tests.tiers import examples
 
 CONTENT = {"local/a": 5, "replicated/b": 70_000}
 CONTENTS = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=5)
@@ -59,7 +60,7 @@ async def test_a_torn_file_is_refused_wherever_it_ends() -> None:
                 file.read()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(old=CONTENTS, new=CONTENTS, seed=st.integers(0, 2**32), steps=st.integers(0, 5))
 async def test_a_crash_leaves_the_old_or_the_new(
     old: dict[str, int], new: dict[str, int], seed: int, steps: int

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rayplane.storage.env import LocalDisk, SimulatedDisk
 from rayplane.storage.keyvalue import Backend, BackendError, LmdbBackend, MemoryBackend
 from rayplane.storage.mvcc import BUCKETS
+from tests.tiers import examples
 
 
 @pytest.fixture(params=["memory", "lmdb"])
@@ -26,7 +27,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 WRITE = st.tuples(st.sampled_from(BUCKETS[:2]), st.binary(min_size=1, max_size=3), st.none() | st.binary(max_size=4))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(writes=st.lists(WRITE, max_size=20), start=st.binary(max_size=2), end=st.none() | st.binary(max_size=2))
 def test_buckets_are_ordered_maps(
     backend: Backend,

@@ -15,6 +15,7 @@ from rayplane.storage.keyvalue import Backend, CorruptSnapshot, LmdbBackend, Mem
 from rayplane.storage.mvcc import BUCKETS, Change, CompactedError, FutureRevisionError, Store, key_index
 from rayplane.storage.mvcc.key_index import KeyIndex, revision
 from tests.storage.mvcc_twin import Kv, Twin
+from tests.tiers import examples
 
 Open = Callable[[], Backend]
 
@@ -108,7 +109,7 @@ def same(store: Store, twin: Twin, key: bytes, end: bytes, limit: int) -> None:
 
 # A reopened store sorts its keys in runs; these are short enough to be several.
 @mock.patch.object(key_index, "RUN_KEYS", 2)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, max_size=14), key=KEYS, end=ENDS, limit=st.integers(0, 3))
 def test_store_does_what_a_store_of_all_states_does(
     steps: list[tuple[str, object]], key: bytes, end: bytes, limit: int

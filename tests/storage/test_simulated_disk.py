@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.storage.env import Disk, DiskError, LocalDisk, LockHeld, SimulatedDisk
+from tests.tiers import examples
 
 SEEDS = st.integers(0, 2**32)
 
@@ -48,7 +49,7 @@ async def test_both_disks_do_the_same(disk: Disk) -> None:
         pass
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=SEEDS, synced=st.integers(0, 3000), unsynced=st.integers(0, 3000))
 async def test_synced_bytes_stay(seed: int, synced: int, unsynced: int) -> None:
     disk = SimulatedDisk()
@@ -67,7 +68,7 @@ async def test_synced_bytes_stay(seed: int, synced: int, unsynced: int) -> None:
     assert disk.read("f") == after
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=SEEDS)
 async def test_atomic_writes_are_atomic_and_unsynced_names_may_go(seed: int) -> None:
     disk = SimulatedDisk()

@@ -20,6 +20,7 @@ from rayplane.storage.wal import (
     SnapshotMark,
     Wal,
 )
+from tests.tiers import examples
 
 SMALL = 4096
 
@@ -308,7 +309,7 @@ async def test_a_segment_whose_end_a_crash_prevented_is_ended_at_the_next_start(
         await Wal.open(disk, segment_bytes=SMALL)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), rounds=st.integers(1, 4))
 async def test_no_crash_loses_what_was_acknowledged(seed: int, rounds: int) -> None:
     rng = random.Random(seed)

@@ -19,6 +19,7 @@ from rayplane.node.volumes.drivers.replicated.manifest import (
 from rayplane.node.volumes.errors import InvalidVolume
 from rayplane.proto.rayplane.v1 import volumes_pb2 as pb
 from rayplane.storage.env import LocalDisk, SimulatedDisk
+from tests.tiers import examples
 
 CONTENT = [b"one", b"two", b"three", b""]
 
@@ -66,7 +67,7 @@ PATHS = st.sampled_from([b"a", b"b", b"dir/c"])
 MANIFEST = st.dictionaries(PATHS, st.lists(st.sampled_from(CONTENT[:3]), max_size=3).map(lambda c: file(*c)))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(manifests=st.lists(MANIFEST, max_size=6))
 async def test_a_replica_holds_the_last_commit_and_nothing_else(manifests: list[dict[bytes, Entry]]) -> None:
     disk = SimulatedDisk()
