@@ -7,6 +7,7 @@ import typer
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.rpc import RpcError
+from scripts.benchmarks.api import api
 from scripts.benchmarks.endurance import endurance
 from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (up, pods, kv, failover, watch, endurance):
+for command in (up, pods, kv, api, failover, watch, endurance):
     app.command()(command)
 
 

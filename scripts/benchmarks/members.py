@@ -22,6 +22,7 @@ import orjson
 from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 
 LOOPBACK = "127.0.0.1"
@@ -191,8 +192,10 @@ async def members_alone(count: int) -> AsyncIterator[tuple[list[str], Path, list
     """Members with TLS that have a leader: their endpoints, credentials, processes and a client. Deleted in the end."""
     root = Path(tempfile.mkdtemp(prefix="rp-members-"))
     authority = Secrets.create("bench").authority
-    authority.issue("bench", hosts=[LOOPBACK, "localhost"]).write(root / "tls")
-    network = GrpcNetwork(authority.issue("bench"))
+    # Whoever shows it may do anything, so that an API server and its clients can show it too.
+    credentials = authority.issue("bench", [MASTERS], hosts=[LOOPBACK, "localhost"])
+    credentials.write(root / "tls")
+    network = GrpcNetwork(credentials)
     try:
         async with running_members(count, root / "data", tls=root / "tls") as members:
             endpoints = [m.client for m in members]

@@ -1,5 +1,6 @@
 """Every subcommand of scripts/bench runs to its end and tells what it should."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from scripts.benchmarks.api import ServerProcess
+from scripts.benchmarks.api_client import Answer
+from scripts.benchmarks.members import members_alone
 from scripts.benchmarks.report import percentile
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +54,45 @@ def test_kv_measures_each_operation_without_errors() -> None:
 def test_failover_measures_a_gap_for_each_kill() -> None:
     row = bench("failover", "--host", "process", "--kills", "1")["rows"][0]
     assert len(row["gaps_ms"]) == 1 and row["gaps_ms"][0] == row["max_ms"] > 0
+
+
+API = ("api", "--clients", "2", "--seconds", "1", "--watchers", "3", "--rate", "20", "--pods", "20", "--lists", "2")
+
+
+def test_api_measures_each_operation_of_a_server_over_members() -> None:
+    rows = {r["operation"]: r for r in bench(*API, "--host", "members", "--members", "1")["rows"]}
+    assert list(rows)[:3] == ["get", "create", "watch"]
+    assert rows["watch"]["missing"] == 0 and rows["start to first get"]["p50_ms"] > 0
+    assert rows["list, consistent"]["kb"] == pytest.approx(20 * 3800 / 1024, rel=0.2)
+    for name in ("get", "create", "list, consistent", "list, from the cache"):
+        assert rows[name]["per_s"] > 0 and rows[name]["errors"] == {}
+
+
+async def test_api_measures_a_server_that_is_there_already() -> None:
+    async with members_alone(1) as (endpoints, credentials, _, _etcd):
+        server = ServerProcess(endpoints, credentials)
+        try:
+            await server.start()
+            where = ("--address", server.address, "--certificates", str(credentials))
+            rows = (await asyncio.to_thread(bench, *API, *where, "--operations", "get,watch"))["rows"]
+        finally:
+            await server.stop()
+    assert [r["system"] for r in rows] == ["given", "given"]
+    assert rows[0]["per_s"] > 0 and rows[1]["missing"] == 0
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_an_answer_is_whole_when_all_of_it_has_come(step: int) -> None:
+    whole = {
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello": b"hello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n": b"hello",
+        b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n": b"",
+    }
+    for text, body in whole.items():
+        answer = Answer()
+        pieces = [text[at : at + step] for at in range(0, len(text), step)]
+        assert [answer.feed(p) for p in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert answer.status == int(text[9:12]) and b"".join(answer.body) == body
 
 
 def test_a_wrong_option_is_refused() -> None:
