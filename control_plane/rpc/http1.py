@@ -9,6 +9,7 @@ Bodies are handed on as they come: none is decompressed. CONNECT is never answer
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -17,8 +18,10 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from rayplane.control_plane.rpc.callers import Identity
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.gate import Gate, HttpLimits, fitting
+from rayplane.control_plane.rpc.tls import identity_of_transport
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
@@ -37,7 +40,18 @@ def server(
 
 def date(now: datetime) -> str:
     """A Date header's text."""
-    return format_datetime(now, usegmt=True)
+    return _date(now.replace(microsecond=0))
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: datetime) -> str:
+    return format_datetime(second, usegmt=True)
+
+
+def identity_of(request: web.BaseRequest) -> Identity | None:
+    """Who is at the other end of the request's connection, see `identity_of_transport`."""
+    protocol = request.protocol
+    return protocol.identity if isinstance(protocol, Guard) else identity_of_transport(request.transport)
 
 
 def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
@@ -105,12 +119,17 @@ class GuardedServer(web.Server):
 class Guard(web.RequestHandler):
     """One connection. Everything is looked at when the server checks, not by timers of its own."""
 
-    __slots__ = ("_address", "_asked_at", "_body_at", "_body_bytes", "_server", "_taken_at", "_untaken", "_wire")
+    __slots__ = (
+        *("_address", "_asked_at", "_body_at", "_body_bytes", "_server", "_taken_at", "_untaken", "_wire"),
+        "identity",
+    )
 
     def __init__(self, manager: GuardedServer, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = manager
         self._address = ""
+        self.identity: Identity | None = None
+        """Who is at the other end, by its certificate: a connection is one caller's."""
         self._wire: asyncio.Transport | None = None
         self._asked_at: float | None = None  # since when headers are awaited that have begun or are the first
         self._body_at = self._taken_at = 0.0
@@ -123,6 +142,7 @@ class Guard(web.RequestHandler):
             cast(asyncio.Transport, transport).abort()
             return
         self._wire = cast(asyncio.Transport, transport)
+        self.identity = identity_of_transport(transport)
         self._asked_at = self._loop.time()
         super().connection_made(transport)
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ class Clients:
         for connection in found:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         return found
+
+    def close(self, connection: Connection) -> None:
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
 
     def ready(self, timeout: float) -> list[Connection]:
         """Those on which something has come."""
@@ -331,7 +336,8 @@ class Changes:
     """Changes at an even pace, each with its time in its value, on connections of their own."""
 
     def __init__(self, clients: Clients, rate: int, count: int) -> None:
-        self._free = clients.connect(CHANGERS)
+        # Each in its turn: none is idle for so long that a server gives it up.
+        self._free = deque(clients.connect(CHANGERS))
         self._rate, self._left, self._number = rate, count, 0
         self._begin = time.perf_counter()
         self.done = self.failed = 0
@@ -353,7 +359,7 @@ class Changes:
             if due > 0:
                 return due
             before, after = self._parts[self._number % OBJECTS]
-            self._free.pop().ask(before + b"@%020d@" % time.perf_counter_ns() + after)
+            self._free.popleft().ask(before + b"@%020d@" % time.perf_counter_ns() + after)
             self._number += 1
             self._left -= 1
         return SILENT_S
@@ -408,12 +414,16 @@ def _open_watches(clients: Clients, count: int) -> tuple[list[Watch], str]:
     """Watches that have begun, from the version of a list."""
     [connection] = clients.connect(1)
     listed = json.loads(b"".join(clients.one(connection, request("GET", f"{_CONFIG_MAPS}?limit=1")).body))
+    clients.close(connection)
     version = listed["metadata"]["resourceVersion"]
     ask = request("GET", f"{_CONFIG_MAPS}?watch=1&resourceVersion={version}")
-    waiting = set(clients.connect(count))
-    found = [Watch(c) for c in waiting]
-    for c in waiting:
+    found: list[Watch] = []
+    for _ in range(count):
+        # Asked at once: a server does not wait long for a request.
+        [c] = clients.connect(1)
         c.ask(ask)
+        found.append(Watch(c))
+    waiting = {w.connection for w in found}
     while waiting:
         ready = clients.ready(SILENT_S)
         if not ready:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -64,6 +65,38 @@ async def test_verbs_and_codes(rest: Rest) -> None:
     assert (await rest.json("PUT", CONFIG_MAPS, made))[0] == 405
     assert (await rest.json("POST", "/api/v1/configmaps", made))[0] == 405
     assert (await rest.json("GET", "/api/v1/nothings"))[0] == 404
+
+
+async def test_a_long_list_is_whole_and_its_head_alone_can_be_had(rest: Rest) -> None:
+    names = [f"c-{n:03}" for n in range(130)]
+    for name in names:
+        await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": name}})
+    for path in (CONFIG_MAPS, f"{CONFIG_MAPS}?resourceVersion=0", f"{CONFIG_MAPS}?pretty=true"):
+        async with rest.request("GET", path) as response:
+            text = await response.read()
+            assert int(response.headers["Content-Length"]) == len(text)
+            assert [i["metadata"]["name"] for i in json.loads(text)["items"]] == names
+        async with rest.request("HEAD", path) as response:
+            assert (response.headers["Content-Length"], await response.read()) == (str(len(text)), b"")
+    assert (await rest.json("GET", "/api/v1/namespaces/none/configmaps"))[1]["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "told"),
+    [("1.1", "", None), ("1.1", "close", "close"), ("1.0", "", "close"), ("1.0", "keep-alive", "keep-alive")],
+)
+async def test_a_connection_stays_as_its_client_asks(rest: Rest, version: str, asked: str, told: str | None) -> None:
+    host, _, port = rest.stack.servers[0].https_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    connection = f"Connection: {asked}\r\n" if asked else ""
+    writer.write(f"GET {CONFIG_MAPS} HTTP/{version}\r\nHost: a\r\n{connection}\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert head.startswith(f"http/{version} 200 ok")
+    assert (f"connection: {told}\r\n" in head) if told else ("connection:" not in head)
+    if told == "close":
+        await reader.read()
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_yaml_bodies_and_answers(rest: Rest) -> None:

@@ -17,7 +17,8 @@ from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.registry.reading import INITIAL_EVENTS_END
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
-from rayplane.control_plane.apiserver.watch_cache.cache import DELETED, ResourceCache, Selection
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
+from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Selection
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack
@@ -112,6 +113,50 @@ async def test_watcher_that_does_not_keep_up_is_ended() -> None:
         cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), revision)
     assert [entry.revision for _, entry, _ in await watcher.take(0) or ()] == [2, 3, 4]
     assert await watcher.take(0) is None
+
+
+async def test_watchers_of_one_selection_share_what_they_take() -> None:
+    cache = ResourceCache(PODS, events_max=100, watcher_events_max=10)
+    cache.install([], 1)
+    first, second = (cache.watch(Selection(namespace="d"), 1) for _ in range(2))
+    cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), 2)
+    late = cache.watch(Selection(namespace="d"), 3)  # from a list that already showed what comes next
+    cache.apply("/registry/pods/d/b", pod_bytes("b", "x", "n1"), 3)
+    cache.apply("/registry/pods/d/c", pod_bytes("c", "x", "n1"), 4)
+    taken = await first.take(0)
+    assert taken is not None and [entry.name for _, entry, _ in taken] == ["a", "b", "c"]
+    assert await second.take(0) is taken
+    assert taken.form("names", len) == taken.form("names", list) == 3
+    assert [entry.name for _, entry, _ in await late.take(0) or ()] == ["c"]
+
+
+async def test_a_slow_watcher_is_ended_and_the_others_of_its_selection_go_on() -> None:
+    cache = ResourceCache(PODS, events_max=100, watcher_events_max=3)
+    cache.install([], 1)
+    slow, quick = cache.watch(Selection(), 1), cache.watch(Selection(), 1)
+    seen = []
+    for revision in range(2, 12):
+        cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), revision)
+        seen += [entry.revision for _, entry, _ in await quick.take(0) or ()]
+    assert seen == list(range(2, 12))
+    assert [entry.revision for _, entry, _ in await slow.take(0) or ()] == [2, 3, 4]
+    assert await slow.take(0) is None
+    assert cache.watcher_count == 1
+
+
+async def test_a_watcher_that_waits_is_woken_by_a_change_and_by_the_end() -> None:
+    cache = ResourceCache(PODS, events_max=100, watcher_events_max=3)
+    cache.install([], 1)
+    watchers = [cache.watch(Selection(), 1) for _ in range(2)]
+    waiting = [asyncio.ensure_future(w.take(60)) for w in watchers]
+    await asyncio.sleep(0)
+    cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), 2)
+    assert [len(taken or ()) for taken in await asyncio.gather(*waiting)] == [1, 1]
+    waiting = [asyncio.ensure_future(w.take(60)) for w in watchers]
+    await asyncio.sleep(0)
+    cache.reset(Expired("gone"))
+    assert await asyncio.gather(*waiting) == [None, None]
+    assert all(isinstance(w.error, Expired) for w in watchers)
 
 
 def config_map(name: str, **labels: str) -> dict:

@@ -21,8 +21,9 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo, Subreso
 from rayplane.control_plane.api.meta import Object, set_condition
 from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
 from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
-from rayplane.control_plane.apiserver.watch_cache.cache import DELETED, Event, ResourceCache
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Event
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.tasks import cancel_and_wait
 

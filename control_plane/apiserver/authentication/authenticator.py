@@ -1,5 +1,7 @@
 """Authentication of callers: by client certificate, by bearer token, or as nobody."""
 
+from functools import lru_cache
+
 from rayplane.control_plane.api.errors import Unauthorized
 from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -57,6 +59,7 @@ class Authenticator:
         return await self.tokens.user(claims)
 
 
+@lru_cache(maxsize=1024)
 def of_identity(identity: Identity) -> User:
     groups = identity.groups
     if AUTHENTICATED not in groups:

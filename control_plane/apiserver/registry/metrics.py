@@ -16,8 +16,8 @@ from rayplane.control_plane.api.meta import Object, annotations, labels, name
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.apiserver.registry.reading import Listing
 from rayplane.control_plane.apiserver.storage.entries import Entry
-from rayplane.control_plane.apiserver.watch_cache.cache import Selection
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.rayplane.v1 import node_pb2
 from rayplane.storage.env import Env

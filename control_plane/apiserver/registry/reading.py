@@ -35,14 +35,9 @@ from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
 from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
 from rayplane.control_plane.apiserver.storage.store import CONTINUE_TOO_OLD, Storage
-from rayplane.control_plane.apiserver.watch_cache.cache import (
-    BOOKMARK,
-    ERROR,
-    ResourceCache,
-    Selection,
-    Watcher,
-)
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.watch_cache.watchers import BOOKMARK, ERROR, Seen, Selection, Shared, Watcher
 from rayplane.storage.env import Env
 
 _PAGE = 500
@@ -72,7 +67,7 @@ class WatchItem:
 
 
 # The class below has a method `list`, which hides the type inside it.
-_Items = list[WatchItem]
+_Items = Shared[WatchItem]
 _Entries = list[Entry]
 
 
@@ -226,7 +221,7 @@ class Reader:
         try:
             cache, watcher, initial_end = await self._join(info, selection, options)
         except ApiError as e:
-            yield [_error_item(e)]
+            yield Shared([_error_item(e)])
             return
         try:
             events = self._events(target.info, watcher, options, initial_end)
@@ -253,6 +248,9 @@ class Reader:
     async def _events(
         self, info: ResourceInfo, watcher: Watcher, options: ListOptions, initial_end: int | None
     ) -> AsyncGenerator[_Items, None]:
+        def items_of(taken: Shared[Seen]) -> _Items:
+            return Shared(self._item(info, *seen) for seen in taken)
+
         loop = asyncio.get_running_loop()
         limit = options.timeout_s
         if limit is None:
@@ -261,7 +259,7 @@ class Reader:
         interval = self._timing.bookmark_interval_s if options.allow_bookmarks else limit
         bookmark_at = loop.time() + interval
         if initial_end is not None:
-            items = [self._item(info, *seen) for seen in await watcher.take(0) or ()]
+            items = Shared(self._item(info, *seen) for seen in await watcher.take(0) or ())
             if options.allow_bookmarks:
                 items.append(_bookmark(info, initial_end, initial_end=True))
             yield items
@@ -271,13 +269,13 @@ class Reader:
             if taken is None:
                 break
             if taken:
-                yield [self._item(info, *seen) for seen in taken]
+                yield taken.form(info.api_version, items_of)
             elif options.allow_bookmarks and loop.time() >= bookmark_at:
                 # Nothing waits, so everything up to where the hub was before the wait has been sent.
-                yield [_bookmark(info, position)]
+                yield Shared([_bookmark(info, position)])
                 bookmark_at = loop.time() + interval
         if isinstance(watcher.error, ApiError):
-            yield [_error_item(watcher.error)]
+            yield Shared([_error_item(watcher.error)])
 
     def _item(self, info: ResourceInfo, type_: str, entry: Entry, event: Any) -> WatchItem:
         if info.is_storage_version and not info.custom:

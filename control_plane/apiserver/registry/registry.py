@@ -52,6 +52,7 @@ from rayplane.control_plane.apiserver.storage.leases import EventLeases
 from rayplane.control_plane.apiserver.storage.store import Storage
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import Network
 from rayplane.storage.env import Env
@@ -65,7 +66,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # The class below has a method `list`, which hides the type inside it.
-_Items = list[WatchItem]
+_Items = Shared[WatchItem]
 
 
 def _in_turn(

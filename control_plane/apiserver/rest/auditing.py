@@ -9,6 +9,7 @@ from aiohttp import web
 from rayplane.control_plane.apiserver.audit import Auditor
 from rayplane.control_plane.apiserver.audit.trail import HEADER, Asked, following
 from rayplane.control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.numbers import flag
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -30,7 +31,7 @@ def audited(handler: Handler, auditor: Auditor) -> Handler:
                 raise
             if not response.prepared:
                 response.headers[HEADER] = trail.id
-            body = response.body if isinstance(response, web.Response) else None
+            body = response.body if isinstance(response, web.Response | Whole) else None
             data = body if isinstance(body, bytes) else b""
             trail.end(response.status, data, response.content_type)
             return response

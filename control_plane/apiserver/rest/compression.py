@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
+from rayplane.control_plane.apiserver.rest.answers import Whole
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 BYTES_MIN = 128 * 1024
@@ -20,18 +21,18 @@ def compressed(handler: Handler, heavy: Heavy) -> Handler:
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         response = await handler(request)
-        if isinstance(response, web.Response) and not response.prepared:
+        if isinstance(response, web.Response | Whole) and not response.prepared:
             await _compress(request, response, heavy)
         return response
 
     return handle
 
 
-async def _compress(request: web.BaseRequest, response: web.Response, heavy: Heavy) -> None:
-    body = response.body
-    if not isinstance(body, bytes) or len(body) < BYTES_MIN or "Content-Encoding" in response.headers:
+async def _compress(request: web.BaseRequest, response: web.Response | Whole, heavy: Heavy) -> None:
+    if "Content-Encoding" in response.headers or not _accepts_gzip(request.headers.get("Accept-Encoding", "")):
         return
-    if not _accepts_gzip(request.headers.get("Accept-Encoding", "")):
+    body = response.body
+    if not isinstance(body, bytes) or len(body) < BYTES_MIN:
         return
     response.body = await heavy.run(len(body), _gzip, body)
     response.headers["Content-Encoding"] = "gzip"

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from rayplane.control_plane.api.machinery.remembering import remembered
+
+_CACHE = 4096
+
 _COLLECTION_VERBS = {"GET": "list", "HEAD": "list", "POST": "create", "DELETE": "deletecollection"}
 _OBJECT_VERBS = {
     "GET": "get",
@@ -38,6 +42,7 @@ class ResourcePath:
         return _COLLECTION_VERBS.get(method, "")
 
 
+@remembered(_CACHE)
 def parse(path: str) -> ResourcePath | None:
     """The resource a path names; None for paths above the resources and other paths."""
     parts = path.strip("/").split("/")

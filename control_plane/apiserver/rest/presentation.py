@@ -14,15 +14,20 @@ from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import protobuf_encoding, tables
 from rayplane.control_plane.api.machinery.columns import Printer
 from rayplane.control_plane.api.machinery.protobuf import ProtobufError
+from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.registry.reading import Listing
+from rayplane.control_plane.apiserver.storage.entries import ITEM
 
 Form = Literal["object", "table", "metadata"]
 JSON = "application/json"
 YAML = "application/yaml"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
+# Items of a list that are joined into one piece of the answer.
+_ITEMS_AT_ONCE = 64
+_CACHE = 256
 _META_GROUP = "meta.k8s.io"
 _META_VERSIONS = ("v1", "v1beta1")
 _ACCEPTED = f"only the following media types are accepted: {JSON}, {YAML}"
@@ -48,6 +53,7 @@ class View:
         return f"{PROTOBUF};stream=watch" if self.media == PROTOBUF else JSON
 
 
+@remembered(_CACHE)
 def negotiate(accept: str, *, tables: bool = True, protobuf: bool = False) -> View:
     """The first form in an Accept header that can be served. NotAcceptable.
 
@@ -97,8 +103,8 @@ class Presenter:
             return self._dump(view, _partial(view, orjson.loads(json)))
         return json if view.media == JSON else self._dump(view, orjson.loads(json))
 
-    def list(self, view: View, listing: Listing, now: datetime, *, include: str = "") -> bytes:
-        """A list, with its version and continue token."""
+    def list(self, view: View, listing: Listing, now: datetime, *, include: str = "") -> Sequence[bytes]:
+        """A list, with its version and continue token, in pieces."""
         info = listing.info
         meta: dict[str, Any] = {"resourceVersion": str(listing.revision)}
         if listing.continue_token:
@@ -106,30 +112,37 @@ class Presenter:
             if listing.remaining is not None:
                 meta["remainingItemCount"] = listing.remaining
         if view.form == "object" and view.media == JSON:
-            items = b",".join(self._items(listing))
-            return b'{"kind":"%s","apiVersion":"%s","metadata":%s,"items":[%s]}' % (
+            head = b'{"kind":"%s","apiVersion":"%s","metadata":%s,"items":[' % (
                 info.list_kind.encode(),
                 info.api_version.encode(),
                 orjson.dumps(meta),
-                items,
             )
+            return self._document(head, listing)
         objects = [self._kinds.from_stored(info, e.object) for e in listing.entries]
         if view.form == "table":
             table = self.table(view, info, objects, now, include=include, metadata=meta)
-            return self._dump(view, table)
+            return (self._dump(view, table),)
         if view.form == "metadata":
             kind, version = "PartialObjectMetadataList", f"{_META_GROUP}/{view.version}"
             objects = [_partial(view, o) for o in objects]
         else:
             kind, version = info.list_kind, info.api_version
         body = {"kind": kind, "apiVersion": version, "metadata": meta, "items": objects}
-        return self._dump(view, body)
+        return (self._dump(view, body),)
 
-    def _items(self, listing: Listing) -> Sequence[bytes]:
-        info = listing.info
+    def _document(self, head: bytes, listing: Listing) -> Sequence[bytes]:
+        """A list's JSON: items are joined from the bytes that they are kept in, so many at a time."""
+        info, entries = listing.info, listing.entries
         if not info.is_storage_version or info.custom:
-            return [self._kinds.json(info, e) for e in listing.entries]
-        return [e.item_json for e in listing.entries]
+            glue, items = b"", [self._kinds.json(info, e) for e in entries]
+        else:
+            glue, items = ITEM, [e.tail for e in entries]
+        pieces = []
+        for at in range(0, len(items), _ITEMS_AT_ONCE):
+            part = items[at : at + _ITEMS_AT_ONCE]
+            part[0] = (head if at == 0 else b",") + glue + part[0]
+            pieces.append((b"," + glue).join(part))
+        return (*(pieces or (head,)), b"]}")
 
     def table(
         self,

@@ -37,12 +37,14 @@ from rayplane.control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
+from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
 from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, Presenter, View, negotiate
 from rayplane.control_plane.apiserver.rest.proxy import Proxy
 from rayplane.control_plane.apiserver.rest.wires import wants_websocket, websocket
+from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -53,7 +55,7 @@ _NO_CACHE = {"Cache-Control": "no-cache, private"}
 _WARNINGS_CHARS_MAX = 4096
 _WARNING_CHARS_MAX = 256
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
-_Lines = AsyncGenerator[list[bytes], None]
+_Lines = AsyncGenerator[Shared[bytes], None]
 _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
 _WITH_TABLES = frozenset({"", "status", "scale", "approval", "finalize"})
 # As Go's ParseBool reads it.
@@ -98,18 +100,18 @@ class ResourceHandler:
 
     # --- reads --------------------------------------------------------------------------------
 
-    async def _get(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _get(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         version = request.query.get("resourceVersion", "")
         json = await self._registry.get(user, target, version)
         return self._shown(request, view, target, json)
 
-    async def _list(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _list(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         listing = await self._registry.list(user, target, list_options(request))
         include = request.query.get("includeObject", "")
-        body = self._presenter.list(view, listing, self._now(), include=include)
-        return self._response(request, body, view)
+        pieces = self._presenter.list(view, listing, self._now(), include=include)
+        return self._response(request, pieces, view)
 
     async def _watch(self, request: web.BaseRequest, user: User, target: Target) -> web.StreamResponse:
         view = _view(request, target)
@@ -140,7 +142,7 @@ class ResourceHandler:
         with contextlib.suppress(ConnectionError):
             async with contextlib.aclosing(groups):
                 async for lines in groups:
-                    await response.write(b"".join(lines))
+                    await response.write(lines.form("body", b"".join))
             await response.write_eof()
         return response
 
@@ -169,20 +171,25 @@ class ResourceHandler:
         return wire.socket
 
     async def _lines(
-        self, request: web.BaseRequest, view: View, target: Target, items: AsyncGenerator[list[WatchItem], None]
-    ) -> AsyncGenerator[list[bytes], None]:
+        self, request: web.BaseRequest, view: View, target: Target, items: AsyncGenerator[Shared[WatchItem], None]
+    ) -> _Lines:
         """Events as they are sent, in the groups in which they are; an error is the last one."""
         include = request.query.get("includeObject", "")
         first = True
+
+        def shown(group: Shared[WatchItem]) -> Shared[bytes]:
+            return Shared(self._line(view, target, i, include, first=first) for i in group)
+
         try:
             async with contextlib.aclosing(items):
                 async for group in items:
-                    lines = [self._line(view, target, i, include, first=first) for i in group]
+                    # Objects as they are look the same to all; tables tell of ages.
+                    lines = group.form(view.media, shown) if view.form == "object" else shown(group)
                     self._registry.requests.sent(target.info, len(lines))
                     yield lines
                     first = first and not group
         except ApiError as e:
-            yield [self._line(view, target, WatchItem("ERROR", error_json(e)), include, first=False)]
+            yield Shared([self._line(view, target, WatchItem("ERROR", error_json(e)), include, first=False)])
 
     def _line(self, view: View, target: Target, item: WatchItem, include: str, *, first: bool) -> bytes:
         if view.media == PROTOBUF:
@@ -196,21 +203,21 @@ class ResourceHandler:
 
     # --- writes -------------------------------------------------------------------------------
 
-    async def _create(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _create(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         options = _write_options(request, "CreateOptions")
         body = await self._body(request)
         answer = await self._registry.create(user, target, body, _content_type(request), options)
         return self._answered(request, view, target, answer)
 
-    async def _update(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _update(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         options = _write_options(request, "UpdateOptions")
         body = await self._body(request)
         answer = await self._registry.update(user, target, body, _content_type(request), options)
         return self._answered(request, view, target, answer)
 
-    async def _patch(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _patch(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         kind = patching.patch_kind(_content_type(request), custom=target.info.custom)
         options = _write_options(request, "PatchOptions")
@@ -218,13 +225,13 @@ class ResourceHandler:
         answer = await self._registry.patch(user, target, kind, body, options)
         return self._answered(request, view, target, answer)
 
-    async def _delete(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _delete(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         options = await self._delete_options(request)
         answer = await self._registry.delete(user, target, options)
         return self._answered(request, view, target, answer)
 
-    async def _deletecollection(self, request: web.BaseRequest, user: User, target: Target) -> web.Response:
+    async def _deletecollection(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
         delete = await self._delete_options(request)
         listing = await self._registry.delete_collection(user, target, list_options(request), delete)
@@ -270,7 +277,7 @@ class ResourceHandler:
     def _now(self) -> datetime:
         return self._env.clock.now()
 
-    def _answered(self, request: web.BaseRequest, view: View, target: Target, answer: Answer) -> web.Response:
+    def _answered(self, request: web.BaseRequest, view: View, target: Target, answer: Answer) -> Whole:
         if b'"kind":"Status"' in answer.json[:40]:
             view = View(media=view.media)
         response = self._shown(request, view, target, answer.json)
@@ -279,17 +286,17 @@ class ResourceHandler:
         _warn(response, answer.warnings)
         return response
 
-    def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> web.Response:
+    def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> Whole:
         include = request.query.get("includeObject", "")
         body = self._presenter.object(
             view, target.info, json, self._now(), include=include, subresource=target.subresource
         )
-        return self._response(request, body, view)
+        return self._response(request, (body,), view)
 
-    def _response(self, request: web.BaseRequest, body: bytes, view: View) -> web.Response:
+    def _response(self, request: web.BaseRequest, pieces: Sequence[bytes], view: View) -> Whole:
         if view.media == JSON and _is_pretty(request):
-            body = orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2)
-        return web.Response(body=body, content_type=view.content_type, headers=_NO_CACHE)
+            pieces = (orjson.dumps(orjson.loads(b"".join(pieces)), option=orjson.OPT_INDENT_2),)
+        return Whole(*pieces, headers={"Content-Type": view.content_type, **_NO_CACHE})
 
 
 def _check_route(path: ResourcePath, target: Target, verb: str) -> None:

@@ -29,13 +29,14 @@ from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.compression import compressed
 from rayplane.control_plane.apiserver.rest.documents import Documents, not_found_paths
 from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
-from rayplane.control_plane.rpc import Identity, Network, http1, identity_of_transport
+from rayplane.control_plane.rpc import Identity, Network, http1
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
 from rayplane.control_plane.rpc.tls import Credentials
@@ -121,7 +122,7 @@ class RestServer:
                 watch = found.watch or bool(flag(request.query, "watch"))
                 verb, subresource = found.verb(request.method, watch=watch), found.subresource
                 info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
-                response = await self._resource(request, user, found, verb)
+                response = await self._resource(request, user, found, verb, served=info is not None)
         except ApiError as e:
             response = error_response(e, request.headers.get("Accept", ""))
         except TimeoutError:
@@ -141,9 +142,9 @@ class RestServer:
         return response
 
     async def _resource(
-        self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str
+        self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str, *, served: bool
     ) -> web.StreamResponse:
-        if not await self._serves(found.group, found.version):
+        if not (served or await self._serves(found.group, found.version)):
             await self._check(request, user, found, verb)
             return web.Response(status=404, text="404 page not found\n")
         try:
@@ -194,7 +195,7 @@ class RestServer:
     async def _user(self, request: web.BaseRequest) -> User:
         headers = request.headers
         authorization = headers.get("Authorization", "")
-        identity = identity_of_transport(request.transport)
+        identity = http1.identity_of(request)
         if self._config.tls_dir is None and identity is None and not authorization:
             # Plain HTTP is for tests on one machine: whoever reaches it is trusted like a gRPC caller.
             name, groups = self._config.anonymous_grpc_user
@@ -223,7 +224,7 @@ def _check_text(request: web.BaseRequest) -> None:
                 raise BadRequest("the request's line and headers must be UTF-8") from e
 
 
-def error_response(error: ApiError, accept: str = "") -> web.Response:
+def error_response(error: ApiError, accept: str = "") -> Whole:
     """The Status of an error: in protobuf for who takes nothing else, in JSON for all others, whatever they take."""
     media, body = JSON, error_json(error)
     if PROTOBUF in accept:
@@ -231,11 +232,9 @@ def error_response(error: ApiError, accept: str = "") -> web.Response:
             media = negotiate(accept, protobuf=True).media
     if media == PROTOBUF:
         body = protobuf_encoding.encode(error.status)
-    headers = {"Cache-Control": "no-cache, private"}
+    headers = {"Content-Type": PROTOBUF if media == PROTOBUF else JSON, "Cache-Control": "no-cache, private"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.code == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(
-        status=error.code, body=body, content_type=PROTOBUF if media == PROTOBUF else JSON, headers=headers
-    )
+    return Whole(body, status=error.code, headers=headers)

@@ -21,6 +21,8 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.storage.encryption import ENCRYPTED, Transformer, Untransformable
 
 _METADATA = b'"metadata":{'
+ITEM = b"{" + _METADATA
+"""How an object begins in a list, which says its kind once for all: `Entry.tail` follows."""
 _VERSION = b'"resourceVersion":"%d",'
 _SHAPES: tuple[tuple[str, type], ...] = (
     ("labels", dict),
@@ -53,7 +55,7 @@ def encode(o: Object) -> bytes:
 class Entry:
     """One object at one revision. Immutable, shared by all readers: copy `object` before changing it."""
 
-    __slots__ = ("_head", "_object", "json", "key", "name", "namespace", "revision")
+    __slots__ = ("_head", "_object", "key", "name", "namespace", "revision", "tail")
 
     readable: ClassVar[bool] = True
     stale: ClassVar[bool] = False
@@ -67,7 +69,8 @@ class Entry:
         if not value.startswith(self._head):
             value = encode(orjson.loads(value))
             self._head = value[: value.index(_METADATA) + len(_METADATA)]
-        self.json = _splice(self._head, value[len(self._head) :], revision)
+        self.tail = _VERSION % revision + value[len(self._head) :]
+        """The bytes of the object from its metadata's resourceVersion on."""
 
     def _place(self, info: ResourceInfo, key: str, revision: int) -> None:
         self.key = key
@@ -80,9 +83,16 @@ class Entry:
         other = Entry.__new__(Entry)
         other.key, other.namespace, other.name = self.key, self.namespace, self.name
         other.revision, other._head, other._object = revision, self._head, None
-        rest = self.json[len(self._head) + len(_VERSION % self.revision) :]
-        other.json = _splice(self._head, rest, revision)
+        other.tail = _VERSION % revision + self._rest
         return other
+
+    @property
+    def json(self) -> bytes:
+        return self._head + self.tail
+
+    @property
+    def _rest(self) -> bytes:
+        return self.tail[len(_VERSION % self.revision) :]
 
     @property
     def object(self) -> Object:
@@ -99,12 +109,7 @@ class Entry:
     @property
     def value(self) -> bytes:
         """The bytes as stored."""
-        return self._head + self.json[len(self._head) + len(_VERSION % self.revision) :]
-
-    @property
-    def item_json(self) -> bytes:
-        """The object without kind and apiVersion, as items of a list carry it."""
-        return b"{" + _METADATA + self.json[len(self._head) :]
+        return self._head + self._rest
 
     @property
     def uid(self) -> str:
@@ -134,7 +139,7 @@ class Unreadable(Entry):
     def _refuse(self, *_: Any) -> NoReturn:
         raise self.error
 
-    json = object = value = item_json = uid = property(_refuse)  # type: ignore[assignment]
+    json = tail = object = value = uid = property(_refuse)  # type: ignore[assignment]
     at = fresh_object = _refuse  # type: ignore[assignment]
 
 
@@ -197,7 +202,3 @@ def _read(info: ResourceInfo, key: str, stored: bytes, revision: int, transforme
     except Untransformable as e:
         return Unreadable(info, key, revision, str(e))
     return (_Stale if stale else Entry)(info, key, value, revision)
-
-
-def _splice(head: bytes, rest: bytes, revision: int) -> bytes:
-    return b"".join((head, _VERSION % revision, rest))

@@ -1,177 +1,36 @@
 """The watch cache of one resource: current objects, recent changes, and who watches them.
 
 A cache changes only in `apply` and `install`, which do not await: a reader between two awaits sees one moment. Each
-change is encoded once and its bytes are shared by all watchers. A watcher has a bounded queue of its own; one that
-does not keep up is ended, as in Kubernetes, and watches anew from the last version it saw.
+change is encoded once and its bytes are shared by all watchers. A watcher that does not keep up is ended, as in
+Kubernetes, and watches anew from the last version it saw.
 """
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from sortedcontainers import SortedDict
 
 from rayplane.control_plane.api.errors import Expired
-from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
-from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
-from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.storage.encryption import Transformer
 from rayplane.control_plane.apiserver.storage.entries import Broken, Entry, Unreadable, read
+from rayplane.control_plane.apiserver.watch_cache.watchers import (
+    ADDED,
+    DELETED,
+    EVERYONE,
+    MODIFIED,
+    Event,
+    Group,
+    Seen,
+    Selection,
+    Watcher,
+)
 
 log = logging.getLogger(__name__)
 
-ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
-# Watchers are indexed by one field that they require, so that a change need not ask each of them: kubelets watch by
-# node, waiters by name. This is where all others are.
-_EVERYONE = ("", "")
 # Broken objects that are named in the log when a cache begins anew.
 _LOGGED_MAX = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A reader's selection from the objects of a resource."""
-
-    namespace: str = ""
-    name: str = ""
-    labels: LabelSelector = EVERYTHING
-    fields: FieldSelector = ALL_FIELDS
-    convert: Callable[[Object], Object] | None = None
-    """Turns stored objects into the form that `fields` speaks of, where it is another."""
-
-    @property
-    def content_free(self) -> bool:
-        """True when place and name alone decide."""
-        return self.labels.everything and self.fields.everything
-
-    def matches(self, entry: Entry) -> bool:
-        if self.namespace and entry.namespace != self.namespace:
-            return False
-        if self.name and entry.name != self.name:
-            return False
-        if not self.labels.everything and not self.labels.matches(entry.object["metadata"].get("labels")):
-            return False
-        if not self.fields.everything:
-            try:
-                o = entry.object if self.convert is None else self.convert(entry.object)
-                return self.fields.matches(o)
-            except (AttributeError, KeyError, TypeError, ValueError):
-                return False  # it has not the shape of its kind: written past the API
-        return True
-
-    def buckets(self, *, nodes: bool) -> list[tuple[str, str]]:
-        """The (field, value) pairs that find this selection in the index of watchers; `nodes`: by node too."""
-        if self.name:
-            return [("metadata.name", self.name)]
-        for path in ("spec.nodeName", "metadata.name") if nodes else ("metadata.name",):
-            values = self.fields.allowed(path) if self.convert is None else None
-            if values is not None:
-                return [(path, value) for value in values]
-        return [_EVERYONE]
-
-
-class Event:
-    """One change of one object, shared by all its watchers."""
-
-    __slots__ = ("_lines", "entry", "previous", "type")
-
-    def __init__(self, type_: str, entry: Entry, previous: Entry | None) -> None:
-        self.type = type_
-        self.entry = entry
-        self.previous = previous
-        self._lines: dict[str, bytes] | None = None
-
-    @property
-    def revision(self) -> int:
-        return self.entry.revision
-
-    def seen_by(self, selection: Selection) -> "tuple[str, Entry] | None":
-        """What a watcher of `selection` is told: objects that enter or leave it are added or deleted."""
-        if self.type == DELETED:
-            assert self.previous is not None
-            return (DELETED, self.entry) if selection.matches(self.previous) else None
-        now = selection.matches(self.entry)
-        before = self.previous is not None and selection.matches(self.previous)
-        if now:
-            return (MODIFIED if before else ADDED), self.entry
-        if before:
-            assert self.previous is not None
-            return DELETED, self.previous.at(self.entry.revision)
-        return None
-
-    def line(self, type_: str, entry: Entry) -> bytes:
-        """The JSON line of a watch stream; encoded once for all who see the same."""
-        if entry is not self.entry:
-            return line_of(type_, entry.json)
-        if self._lines is None:
-            self._lines = {}
-        found = self._lines.get(type_)
-        if found is None:
-            found = self._lines[type_] = line_of(type_, entry.json)
-        return found
-
-
-def line_of(type_: str, json: bytes) -> bytes:
-    return b'{"type":"%s","object":%s}\n' % (type_.encode(), json)
-
-
-Seen = tuple[str, Entry, Event | None]
-
-
-class Watcher:
-    """The queue of one watch."""
-
-    def __init__(self, selection: Selection, after: int, limit: int) -> None:
-        self.selection = selection
-        self.after = after
-        self.overflowed = False
-        self.error: Exception | None = None
-        self._limit = limit
-        self._offered: Event | None = None
-        self._queue: deque[Seen] = deque()
-        self._wake = asyncio.Event()
-
-    def offer(self, event: Event) -> None:
-        # Who watches several nodes may be found under two of them.
-        if event.revision <= self.after or self.overflowed or event is self._offered:
-            return
-        self._offered = event
-        seen = event.seen_by(self.selection)
-        if seen is None:
-            return
-        if len(self._queue) >= self._limit:
-            self.overflowed = True
-        else:
-            self._queue.append((*seen, event))
-        self._wake.set()
-
-    def prime(self, seen: list[Seen]) -> None:
-        """Put what comes before all changes; not subject to the limit."""
-        self._queue.extend(seen)
-
-    def end(self, error: Exception | None = None) -> None:
-        """No more changes will come; what waits is still delivered."""
-        self.error = error
-        self.overflowed = True
-        self._wake.set()
-
-    async def take(self, timeout: float) -> list[Seen] | None:
-        """All waiting changes; empty after `timeout` seconds without one; None at the end."""
-        if not self._queue:
-            if self.overflowed:
-                return None
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        taken = list(self._queue)
-        self._queue.clear()
-        return taken or (None if self.overflowed else [])
 
 
 class ResourceCache:
@@ -190,7 +49,8 @@ class ResourceCache:
         self._events: deque[Event] = deque()
         self._events_max = events_max
         self._watcher_events_max = watcher_events_max
-        self._watchers: dict[tuple[str, str], dict[Watcher, None]] = {}
+        self._groups: dict[Selection, Group] = {}
+        self._buckets: dict[tuple[str, str], dict[Group, None]] = {}
         self._indexes_nodes = info.name == "pods"
         self.installs = 0
         """How often the cache began anew: whoever listens has to begin anew as well."""
@@ -259,25 +119,23 @@ class ResourceCache:
         self.floor = entry.revision
         if known is not None:
             self._tell(Event(DELETED, known.at(entry.revision), known))
-        for bucket in self._watchers.values():
-            for watcher in bucket:
-                wanted = watcher.selection
-                if wanted.namespace in ("", entry.namespace) and wanted.name in ("", entry.name):
-                    watcher.end(entry.error)
+        for wanted, group in self._groups.items():
+            if wanted.namespace in ("", entry.namespace) and wanted.name in ("", entry.name):
+                group.end(entry.error)
 
     def reset(self, error: Exception | None) -> None:
         """End all watchers, with `error` where they missed something; the cache must be installed again."""
         self.ready = False
-        for bucket in list(self._watchers.values()):
-            for watcher in bucket:
-                watcher.end(error)
-        self._watchers.clear()
+        for group in self._groups.values():
+            group.end(error)
+        self._groups.clear()
+        self._buckets.clear()
 
     def _fan_out(self, event: Event) -> None:
-        if not self._watchers:
+        if not self._groups:
             return
         entry, previous = event.entry, event.previous
-        buckets = [_EVERYONE, ("metadata.name", entry.name)]
+        buckets = [EVERYONE, ("metadata.name", entry.name)]
         if self._indexes_nodes:
             nodes = {
                 str((e.object.get("spec") or {}).get("nodeName") or ""): None
@@ -286,8 +144,8 @@ class ResourceCache:
             }
             buckets.extend(("spec.nodeName", node) for node in nodes)
         for bucket in buckets:
-            for watcher in self._watchers.get(bucket, ()):
-                watcher.offer(event)
+            for group in self._buckets.get(bucket, ()):
+                group.offer(event)
 
     def readable(self) -> Iterator[Entry]:
         """All entries that can be read: for those who must go on without the others."""
@@ -326,7 +184,6 @@ class ResourceCache:
         """A watcher of the changes after revision `after`. Expired when they are no longer known."""
         if after < self.floor:
             raise Expired(f"too old resource version: {after} ({self.floor})")
-        watcher = Watcher(selection, after, self._watcher_events_max)
         missed = []
         for event in reversed(self._events):
             if event.revision <= after:
@@ -337,34 +194,36 @@ class ResourceCache:
             told = event.seen_by(selection)
             if told is not None:
                 seen.append((*told, event))
-        watcher.prime(seen)
-        self._join(watcher)
-        return watcher
+        return self._join(selection, after, seen)
 
     def watch_from_now(self, selection: Selection, revision: int, *, initial: bool) -> Watcher:
         """A watcher that begins with the objects there are (`initial`) and goes on with changes."""
-        watcher = Watcher(selection, revision, self._watcher_events_max)
-        if initial:
-            entries = list(self.select(selection))
-            for entry in entries:
-                if isinstance(entry, Unreadable):
-                    raise entry.error
-            watcher.prime([(ADDED, entry, None) for entry in entries])
-        self._join(watcher)
-        return watcher
+        entries = list(self.select(selection)) if initial else []
+        for entry in entries:
+            if isinstance(entry, Unreadable):
+                raise entry.error
+        return self._join(selection, revision, [(ADDED, entry, None) for entry in entries])
 
-    def _join(self, watcher: Watcher) -> None:
-        for name in watcher.selection.buckets(nodes=self._indexes_nodes):
-            self._watchers.setdefault(name, {})[watcher] = None
+    def _join(self, selection: Selection, after: int, initial: list[Seen]) -> Watcher:
+        group = self._groups.get(selection)
+        if group is None:
+            group = self._groups[selection] = Group(selection, self._watcher_events_max)
+            for name in selection.buckets(nodes=self._indexes_nodes):
+                self._buckets.setdefault(name, {})[group] = None
+        return Watcher(group, after, initial)
 
     def leave(self, watcher: Watcher) -> None:
-        for name in watcher.selection.buckets(nodes=self._indexes_nodes):
-            bucket = self._watchers.get(name)
-            if bucket is not None:
-                bucket.pop(watcher, None)
-                if not bucket:
-                    del self._watchers[name]
+        watcher.end()
+        group = watcher.group
+        if group.watchers or self._groups.get(group.selection) is not group:
+            return
+        del self._groups[group.selection]
+        for name in group.selection.buckets(nodes=self._indexes_nodes):
+            bucket = self._buckets[name]
+            del bucket[group]
+            if not bucket:
+                del self._buckets[name]
 
     @property
     def watcher_count(self) -> int:
-        return len({watcher for bucket in self._watchers.values() for watcher in bucket})
+        return sum(len(group.watchers) for group in self._groups.values())

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
-from rayplane.control_plane.apiserver.watch_cache.cache import DELETED, Event, ResourceCache
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Event
 
 Change = Callable[[str, Object], None]
 """`change(resource, object)`."""

@@ -65,7 +65,7 @@ class WatchHub:
         self._history_floor = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
-        self._asked: asyncio.Future[int] | None = None
+        self._asking: list[asyncio.Future[int]] = []
         self._ask = asyncio.Event()
         self._answered_at = -math.inf
         self._restart = asyncio.Event()
@@ -112,9 +112,7 @@ class WatchHub:
             if not future.done():
                 future.set_exception(shutting_down())
         self._waiting.clear()
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(shutting_down())
-            self._asked.exception()
+        _fail(self._asking, shutting_down())
 
     def _begin_at(self, revision: int) -> None:
         self._history.clear()
@@ -127,10 +125,10 @@ class WatchHub:
         """etcd's revision at some moment after this call (linearizable). ApiError when there is no quorum."""
         if self._stopped:
             raise shutting_down()
-        if self._asked is None:
-            self._asked = asyncio.get_running_loop().create_future()
-            self._ask.set()
-        return await asyncio.shield(self._asked)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._asking.append(future)
+        self._ask.set()
+        return await future
 
     async def etcd_answers(self) -> bool:
         """Whether there is a quorum. A good answer to any reader's question is kept for a second; a bad one is asked
@@ -148,26 +146,21 @@ class WatchHub:
         while True:
             await self._ask.wait()
             self._ask.clear()
-            asked, self._asked = self._asked, None
-            assert asked is not None
+            asking, self._asking = self._asking, []
             began = loop.time()  # it is true of no later time for certain
             try:
                 revision = await self._revision()
             except asyncio.CancelledError:
-                if not asked.done():
-                    asked.set_exception(shutting_down())
-                    asked.exception()
+                _fail(asking, shutting_down())
                 raise
             except Exception as e:
                 self._answered_at = -math.inf
-                error = api_error(e) if isinstance(e, RpcError) else e
-                if not asked.cancelled():
-                    asked.set_exception(error)
-                    asked.exception()
+                _fail(asking, api_error(e) if isinstance(e, RpcError) else e)
             else:
                 self._answered_at = began
-                if not asked.cancelled():
-                    asked.set_result(revision)
+                for future in asking:
+                    if not future.done():
+                        future.set_result(revision)
 
     async def fresh(self) -> int:
         """Return when the caches hold everything acknowledged before this call; the revision they are at."""
@@ -385,3 +378,9 @@ class WatchHub:
 
     def loaded(self) -> Iterable[ResourceCache]:
         return list(self._caches.values())
+
+
+def _fail(asking: Iterable[asyncio.Future[int]], error: Exception) -> None:
+    for future in asking:
+        if not future.done():
+            future.set_exception(error)

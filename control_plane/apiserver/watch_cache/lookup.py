@@ -3,8 +3,8 @@
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
-from rayplane.control_plane.apiserver.watch_cache.cache import Selection
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
 
 
 class Lookup:

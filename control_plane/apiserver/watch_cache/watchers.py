@@ -1,0 +1,255 @@
+"""Watchers of a cache: who is told what of a change.
+
+Watchers of the same selection are a group. What a change means to them is worked out once and kept in one chain, in
+which each has its place; what several take alike, and what is made of it for their clients, is shared. The chain's
+links go when the last has passed them. A watcher that lags behind by too many is ended, so that the chain is bounded.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.storage.entries import Entry
+
+ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
+# Groups are indexed by one field that they require, so that a change need not ask each of them: kubelets watch by
+# node, waiters by name. This is where all others are.
+EVERYONE = ("", "")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A reader's selection from the objects of a resource."""
+
+    namespace: str = ""
+    name: str = ""
+    labels: LabelSelector = EVERYTHING
+    fields: FieldSelector = ALL_FIELDS
+    convert: Callable[[Object], Object] | None = None
+    """Turns stored objects into the form that `fields` speaks of, where it is another."""
+
+    @property
+    def content_free(self) -> bool:
+        """True when place and name alone decide."""
+        return self.labels.everything and self.fields.everything
+
+    def matches(self, entry: Entry) -> bool:
+        if self.namespace and entry.namespace != self.namespace:
+            return False
+        if self.name and entry.name != self.name:
+            return False
+        if not self.labels.everything and not self.labels.matches(entry.object["metadata"].get("labels")):
+            return False
+        if not self.fields.everything:
+            try:
+                o = entry.object if self.convert is None else self.convert(entry.object)
+                return self.fields.matches(o)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                return False  # it has not the shape of its kind: written past the API
+        return True
+
+    def buckets(self, *, nodes: bool) -> list[tuple[str, str]]:
+        """The (field, value) pairs that find this selection in the index of watchers; `nodes`: by node too."""
+        if self.name:
+            return [("metadata.name", self.name)]
+        for path in ("spec.nodeName", "metadata.name") if nodes else ("metadata.name",):
+            values = self.fields.allowed(path) if self.convert is None else None
+            if values is not None:
+                return [(path, value) for value in values]
+        return [EVERYONE]
+
+
+class Event:
+    """One change of one object, shared by all its watchers."""
+
+    __slots__ = ("_lines", "entry", "previous", "type")
+
+    def __init__(self, type_: str, entry: Entry, previous: Entry | None) -> None:
+        self.type = type_
+        self.entry = entry
+        self.previous = previous
+        self._lines: dict[str, bytes] | None = None
+
+    @property
+    def revision(self) -> int:
+        return self.entry.revision
+
+    def seen_by(self, selection: Selection) -> "tuple[str, Entry] | None":
+        """What a watcher of `selection` is told: objects that enter or leave it are added or deleted."""
+        if self.type == DELETED:
+            assert self.previous is not None
+            return (DELETED, self.entry) if selection.matches(self.previous) else None
+        now = selection.matches(self.entry)
+        before = self.previous is not None and selection.matches(self.previous)
+        if now:
+            return (MODIFIED if before else ADDED), self.entry
+        if before:
+            assert self.previous is not None
+            return DELETED, self.previous.at(self.entry.revision)
+        return None
+
+    def line(self, type_: str, entry: Entry) -> bytes:
+        """The JSON line of a watch stream; encoded once for all who see the same."""
+        if entry is not self.entry:
+            return line_of(type_, entry.json)
+        if self._lines is None:
+            self._lines = {}
+        found = self._lines.get(type_)
+        if found is None:
+            found = self._lines[type_] = line_of(type_, entry.json)
+        return found
+
+
+def line_of(type_: str, json: bytes) -> bytes:
+    return b'{"type":"%s","object":%s}\n' % (type_.encode(), json)
+
+
+Seen = tuple[str, Entry, Event | None]
+
+
+class Shared(list[T], Generic[T]):
+    """Items that are told to several alike. Never change them."""
+
+    __slots__ = ("_forms",)
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        super().__init__(items)
+        self._forms: dict[str, Any] = {}
+
+    def form(self, name: str, make: "Callable[[Shared[T]], R]") -> R:
+        """What `make` makes of it, made once for each name."""
+        if name not in self._forms:
+            self._forms[name] = make(self)
+        found: R = self._forms[name]
+        return found
+
+
+class _Link:
+    """A change in the chain of a group, and what was taken last by who stood here."""
+
+    __slots__ = ("following", "next", "number", "seen")
+
+    def __init__(self, number: int, seen: Seen | None) -> None:
+        self.number = number
+        self.seen = seen
+        self.next: _Link | None = None
+        self.following: tuple[_Link, Shared[Seen]] | None = None
+
+    def up_to(self, last: "_Link") -> Shared[Seen]:
+        """The changes after this one."""
+        if self.following is None or self.following[0] is not last:
+            self.following = last, Shared(self._until(last))
+        return self.following[1]
+
+    def _until(self, last: "_Link") -> Iterator[Seen]:
+        link = self
+        while link is not last:
+            assert link.next is not None
+            link = link.next
+            assert link.seen is not None
+            yield link.seen
+
+
+class Group:
+    """All watchers of one selection."""
+
+    def __init__(self, selection: Selection, limit: int) -> None:
+        """`limit`: changes that may wait for one of them."""
+        self.selection = selection
+        self.watchers: dict[Watcher, None] = {}
+        self.last = _Link(0, None)
+        self.waiting: dict[asyncio.Future[None], None] = {}
+        self._limit = limit
+        self._slowest = 0  # no watcher stands before this number
+        self._offered: Event | None = None
+
+    def offer(self, event: Event) -> None:
+        # Who watches several nodes may be found under two of them.
+        if event is self._offered:
+            return
+        self._offered = event
+        seen = event.seen_by(self.selection)
+        if seen is None:
+            return
+        number = self.last.number
+        if number - self._slowest >= self._limit:
+            for watcher in [w for w in self.watchers if number - w.at.number >= self._limit]:
+                watcher.end()
+            self._slowest = min((w.at.number for w in self.watchers), default=number)
+        self.last.next = self.last = _Link(number + 1, (*seen, event))
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting:
+            _done(future)
+
+    def end(self, error: Exception | None) -> None:
+        for watcher in list(self.watchers):
+            watcher.end(error)
+
+
+class Watcher:
+    """One watch: its place in its group's chain."""
+
+    def __init__(self, group: Group, after: int, initial: Sequence[Seen] = ()) -> None:
+        """`initial` comes before all changes, and is not subject to the limit."""
+        self.group = group
+        self.at = group.last
+        self.ended = False
+        self.error: Exception | None = None
+        self._after = after
+        self._initial = initial
+        self._last: _Link | None = None  # the end of what it may take
+        self._waiter: asyncio.Future[None] | None = None
+        group.watchers[self] = None
+
+    def end(self, error: Exception | None = None) -> None:
+        """No more changes will come; what waits is still delivered."""
+        if self.ended:
+            return
+        self.ended, self.error, self._last = True, error, self.group.last
+        self.group.watchers.pop(self, None)
+        if self._waiter is not None:
+            _done(self._waiter)
+
+    async def take(self, timeout: float) -> Shared[Seen] | None:
+        """All waiting changes; empty after `timeout` seconds without one; None at the end."""
+        if not (self._initial or self._behind or self.ended):
+            await self._wait(timeout)
+        initial, self._initial = self._initial, ()
+        if not self._behind:
+            return Shared(initial) if initial or not self.ended else None
+        last = self._last or self.group.last
+        taken, self.at = self.at.up_to(last), last
+        if initial or taken[0][1].revision <= self._after:
+            # It may have known of changes before the cache did.
+            taken = Shared((*initial, *(seen for seen in taken if seen[1].revision > self._after)))
+        return taken
+
+    @property
+    def _behind(self) -> bool:
+        return self.at is not (self._last or self.group.last)
+
+    async def _wait(self, timeout: float) -> None:
+        if timeout <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        future = self._waiter = loop.create_future()
+        self.group.waiting[future] = None
+        handle = loop.call_later(timeout, _done, future)
+        try:
+            await future
+        finally:
+            handle.cancel()
+            self._waiter = None
+            self.group.waiting.pop(future, None)
+
+
+def _done(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
