@@ -39,6 +39,7 @@ def api(
     pods: Annotated[int, typer.Option(help="Pods that are listed and held in memory.")] = 5000,
     pod_bytes: Annotated[int, typer.Option(help="Size of a pod.")] = 3800,
     lists: Annotated[int, typer.Option(help="Lists of each freshness.")] = 10,
+    starts: Annotated[int, typer.Option(help="Starts of the server that are measured.")] = 3,
     members: Annotated[int, typer.Option(help="etcd members behind.")] = 3,
     operations: Annotated[str, typer.Option(help="Which to measure.")] = ",".join(OPERATIONS),
     host: Annotated[
@@ -57,7 +58,7 @@ def api(
         raise typer.BadParameter(f"--operations {operations!r}: use {','.join(OPERATIONS)}")
     chosen = ["given"] if address else hosts(host, "members", "ray", "process")
     given = System(address, Path(certificates).resolve(), ())
-    plan = Plan([int(c) for c in clients.split(",")], seconds, watchers, rate, pods, pod_bytes, lists)
+    plan = Plan([int(c) for c in clients.split(",")], seconds, watchers, rate, pods, pod_bytes, lists, starts)
 
     async def measure() -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -190,6 +191,7 @@ class Plan:
     pods: int
     pod_bytes: int
     lists: int
+    starts: int
     _filled: bool = field(default=False, init=False)
 
     async def measure(self, system: System, names: Sequence[str], title: str) -> list[dict[str, Any]]:
@@ -239,7 +241,7 @@ class Plan:
             return []
         path = "/api/v1/namespaces/bench/configmaps/object-000000"
         taken = []
-        for _ in range(3):
+        for _ in range(self.starts):
             began = time.monotonic_ns()
             await system.restart()
             answer, _ = await ask(system, "first", path=path)

@@ -56,7 +56,8 @@ def test_failover_measures_a_gap_for_each_kill() -> None:
     assert len(row["gaps_ms"]) == 1 and row["gaps_ms"][0] == row["max_ms"] > 0
 
 
-API = ("api", "--clients", "2", "--seconds", "1", "--watchers", "3", "--rate", "20", "--pods", "20", "--lists", "2")
+SMALL = ("--clients", "2", "--seconds", "1", "--watchers", "3", "--rate", "20", "--pods", "20", "--lists", "2")
+API = ("api", *SMALL, "--starts", "1")
 
 
 def test_api_measures_each_operation_of_a_server_over_members() -> None:

@@ -1,5 +1,7 @@
 """Objects as the server keeps them: JSON bytes with the revision spliced in, parsed only when someone looks.
 
+Parsed, an object takes four times the room of its bytes: only those that were looked at last are kept parsed.
+
 The bytes in etcd carry no resourceVersion: it is the key's mod revision. They begin with kind, apiVersion and
 metadata, in this order, so that the version can be spliced in without parsing. Bytes that another writer laid out
 otherwise are parsed once and laid out anew.
@@ -11,6 +13,7 @@ What is encrypted in etcd becomes an entry in `read`, and only there. What canno
 a cache holds it and a list that needs it says which one it is, instead of showing less than there is.
 """
 
+from functools import lru_cache
 from typing import Any, ClassVar, NoReturn
 
 import orjson
@@ -24,6 +27,7 @@ _METADATA = b'"metadata":{'
 ITEM = b"{" + _METADATA
 """How an object begins in a list, which says its kind once for all: `Entry.tail` follows."""
 _VERSION = b'"resourceVersion":"%d",'
+_PARSED_MAX = 512
 _SHAPES: tuple[tuple[str, type], ...] = (
     ("labels", dict),
     ("annotations", dict),
@@ -55,7 +59,7 @@ def encode(o: Object) -> bytes:
 class Entry:
     """One object at one revision. Immutable, shared by all readers: copy `object` before changing it."""
 
-    __slots__ = ("_head", "_object", "key", "name", "namespace", "revision", "tail")
+    __slots__ = ("_head", "_labels", "key", "name", "namespace", "revision", "tail")
 
     readable: ClassVar[bool] = True
     stale: ClassVar[bool] = False
@@ -64,7 +68,7 @@ class Entry:
     def __init__(self, info: ResourceInfo, key: str, value: bytes, revision: int) -> None:
         """`info`: the stored form of the resource. `value`: the object's bytes, without resourceVersion."""
         self._place(info, key, revision)
-        self._object: Object | None = None
+        self._labels: dict[str, str] | None = None
         self._head = head_of(info.kind, info.stored_api_version)
         if not value.startswith(self._head):
             value = encode(orjson.loads(value))
@@ -82,7 +86,7 @@ class Entry:
         """The same content under another revision: how a deleted object is shown to watchers."""
         other = Entry.__new__(Entry)
         other.key, other.namespace, other.name = self.key, self.namespace, self.name
-        other.revision, other._head, other._object = revision, self._head, None
+        other.revision, other._head, other._labels = revision, self._head, self._labels
         other.tail = _VERSION % revision + self._rest
         return other
 
@@ -97,9 +101,14 @@ class Entry:
     @property
     def object(self) -> Object:
         """The parsed object. Never change it."""
-        if self._object is None:
-            self._object = orjson.loads(self.json)
-        return self._object
+        return _parsed(self)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Never change them."""
+        if self._labels is None:
+            self._labels = self.object["metadata"].get("labels") or {}
+        return self._labels
 
     def fresh_object(self) -> Object:
         """A parsed copy that the caller owns."""
@@ -114,6 +123,12 @@ class Entry:
     @property
     def uid(self) -> str:
         return self.object["metadata"].get("uid") or ""
+
+
+@lru_cache(_PARSED_MAX)
+def _parsed(entry: Entry) -> Object:
+    found: Object = orjson.loads(entry.json)
+    return found
 
 
 class _Stale(Entry):
@@ -139,7 +154,7 @@ class Unreadable(Entry):
     def _refuse(self, *_: Any) -> NoReturn:
         raise self.error
 
-    json = tail = object = value = uid = property(_refuse)  # type: ignore[assignment]
+    json = tail = object = labels = value = uid = property(_refuse)  # type: ignore[assignment]
     at = fresh_object = _refuse  # type: ignore[assignment]
 
 
@@ -167,7 +182,7 @@ def read(info: ResourceInfo, key: str, stored: bytes, revision: int, transformer
 def _check(info: ResourceInfo, entry: Entry) -> None:
     """Whether the bytes are an object of this place, with the parts that everybody looks at as they should be."""
     # Parsed also where the beginning is right: the rest may be cut off.
-    o = orjson.loads(entry.json)
+    o = entry.object
     meta = o["metadata"]
     if meta.get("name") != entry.name or (meta.get("namespace") or "") != entry.namespace:
         raise ValueError("its name or namespace is not that of its key")
@@ -179,8 +194,6 @@ def _check(info: ResourceInfo, entry: Entry) -> None:
         for value in (meta.get(name) or {}).values():
             if not isinstance(value, str):
                 raise TypeError(f"metadata.{name} has a value that is no string")
-    if info.name == "pods":
-        entry._object = o  # every change of a pod is looked at
     if not info.custom:
         for name in ("spec", "status"):
             value = o.get(name)

@@ -45,7 +45,7 @@ class Selection:
             return False
         if self.name and entry.name != self.name:
             return False
-        if not self.labels.everything and not self.labels.matches(entry.object["metadata"].get("labels")):
+        if not self.labels.everything and not self.labels.matches(entry.labels):
             return False
         if not self.fields.everything:
             try:
