@@ -132,12 +132,18 @@ class ApiServer:
                 await self.registry.authorizer.load()
                 await self.registry.start()
                 await bootstrap.ensure(self.registry, self.config)
+                await self._load_caches()
                 return
             except ApiError as e:
                 if not e.retryable:
                     raise
                 log.info("waiting for etcd: %s", e.message)
                 await asyncio.sleep(_START_PAUSE_S)
+
+    async def _load_caches(self) -> None:
+        """So that no request waits for one. Events are many and seldom asked for: theirs is loaded when it is used."""
+        stored = [info for info in self.registry.kinds.registry.stored() if info.name != "events"]
+        await asyncio.gather(*(self.registry.hub.cache(info) for info in stored))
 
     def _advertised(self, bound: str) -> str:
         host, _, port = bound.rpartition(":")

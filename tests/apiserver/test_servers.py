@@ -30,6 +30,12 @@ async def test_new_cluster_has_what_every_cluster_has(stack: Stack) -> None:
     assert {"cluster-admin", "admin", "edit", "view", "system:node"} <= set(roles)
 
 
+async def test_a_server_that_has_started_has_its_caches(stack: Stack) -> None:
+    registry = stack.servers[0].registry
+    stored = registry.kinds.registry.stored()
+    assert {info.name for info in stored if registry.hub.peek(info) is None} == {"events"}
+
+
 async def test_servers_are_listed_while_they_live() -> None:
     stack = Stack()
     for port in (7001, 7002):

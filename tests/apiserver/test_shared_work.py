@@ -103,6 +103,7 @@ async def test_one_flight_for_all_and_each_waiter_for_itself() -> None:
 
 async def test_requests_are_told_when_a_server_stops_while_a_cache_is_loaded(stack: Stack) -> None:
     hub = stack.servers[0].registry.hub
+    hub.forget(PODS.storage_prefix)
     stack.etcd.hang = asyncio.Event()
     waiting = [asyncio.ensure_future(hub.cache(PODS)) for _ in range(2)]
     await asyncio.sleep(0)
