@@ -28,7 +28,7 @@ OPERATIONS = ("get", "create", "watch", "start", "memory", "list")
 FRESHNESS = {"list, consistent": "", "list, from the cache": "?resourceVersion=0"}
 # Of one core, in the client's process: from here on it is the client that is measured.
 BUSY = 0.85
-SETTLE_S = 2.0
+SETTLE_S = 1.0
 
 
 def api(
