@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Callable
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -220,6 +221,31 @@ async def test_discovery_answers_304_to_who_has_it(rest: Rest) -> None:
     async with rest.request("GET", "/openapi/v2", Accept=protobuf) as response:
         assert response.content_type.endswith("+protobuf")
         assert (await response.read()).startswith(b"\n\x032.0")
+    async with rest.request("GET", "/openapi/v2", Accept="text/html") as response:
+        assert response.status == 406
+    assert (await rest.json("GET", "/openapi/v4"))[0] == 404
+
+
+async def test_an_openapi_document_may_be_kept_under_the_url_that_names_its_hash(rest: Rest) -> None:
+    _, root = await rest.json("GET", "/openapi/v3")
+    url = root["paths"]["apis/apps/v1"]["serverRelativeURL"]
+    async with rest.request("GET", url) as response:
+        assert response.headers["Cache-Control"] == "public, immutable"
+        assert parsedate_to_datetime(response.headers["Expires"]).tzinfo is not None
+        etag, body = response.headers["ETag"], await response.read()
+    assert url.endswith(f"?hash={etag.strip(chr(34))}")
+    async with rest.request("GET", "/openapi/v3/apis/apps/v1") as response:
+        assert await response.read() == body and "Expires" not in response.headers
+    async with rest.request("GET", url, If_None_Match=etag) as response:
+        assert response.status == 304
+    protobuf = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
+    async with rest.request("GET", url, Accept=protobuf) as response:
+        assert (response.status, response.headers["ETag"]) == (200, etag)
+        assert (await response.read()).startswith(b"\n\x053.0.0")
+    stale = "/openapi/v3/apis/apps/v1?hash=00"
+    async with rest.request("GET", stale) as response:
+        assert [one.status for one in response.history] == [301]
+        assert response.url.path_qs == url
 
 
 async def test_health_and_metrics(rest: Rest) -> None:

@@ -34,6 +34,11 @@ class Document:
     def of(body: bytes, content_type: str) -> Document:
         return Document(body, content_type, f'"{hashlib.sha256(body).hexdigest().upper()}"')
 
+    @property
+    def hash(self) -> str:
+        """The ETag as it stands in URLs."""
+        return self.etag.strip('"')
+
 
 def negotiate(accept: str) -> str:
     """`v2`, `v2beta1` or `` (legacy): the first form in the Accept header that is served."""

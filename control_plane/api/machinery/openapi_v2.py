@@ -1,7 +1,7 @@
 """OpenAPI v2 (Swagger 2.0): one document of all group-versions, made of their OpenAPI v3 documents.
 
-kubectl asks for it before it validates a `kind: List`, and gives up when there is none; the server checks each item
-anyway, so the protobuf form that kubectl takes has no definitions. Programs that generate clients take JSON.
+kubectl asks for it, as protobuf, before it validates a `kind: List`, and to explain with `plaintext-openapiv2`.
+Programs that generate clients take JSON.
 Sources: OpenAPI 2.0; what Kubernetes leaves out of the v2 form of a custom resource's schema.
 """
 
@@ -14,30 +14,11 @@ import orjson
 
 from rayplane.control_plane.api.machinery.discovery import Document
 
-PROTOBUF_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _JSON: Final = "application/json"
 # What v2 cannot say, or says of everything: a client would refuse what the server takes.
 _DROPPED: Final = frozenset(
-    {"allOf", "oneOf", "anyOf", "not", "nullable", "properties", "items", "additionalProperties"}
+    {"allOf", "oneOf", "anyOf", "not", "nullable", "default", "properties", "items", "additionalProperties"}
 )
-_PROTOBUF_ASKED: Final = ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", PROTOBUF_TYPE)
-
-
-def wants_protobuf(accept: str) -> bool:
-    """Whether the first form named in `Accept` that is served is protobuf."""
-    for named in accept.split(","):
-        form = named.partition(";")[0].strip().lower()
-        if form in (_JSON, "*/*", "application/*"):
-            return False
-        if form in _PROTOBUF_ASKED:
-            return True
-    return False
-
-
-def protobuf(version: str) -> Document:
-    """A gnostic `openapi.v2.Document` with `swagger` and `info`, and nothing else."""
-    info = _field(1, b"Kubernetes") + _field(2, version.encode())
-    return Document.of(_field(1, b"2.0") + _field(2, info), PROTOBUF_TYPE)
 
 
 def document(bodies: Iterable[bytes], *, version: str) -> Document:
@@ -55,11 +36,6 @@ def document(bodies: Iterable[bytes], *, version: str) -> Document:
         "definitions": dict(sorted(definitions.items())),
     }
     return Document.of(orjson.dumps(made), _JSON)
-
-
-def _field(number: int, value: bytes) -> bytes:
-    """A length-delimited field of fewer than 128 bytes."""
-    return bytes((number << 3 | 2, len(value))) + value
 
 
 def _reference(reference: str) -> dict[str, str]:
@@ -98,15 +74,21 @@ def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
 def _operation(operation: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: value for key, value in operation.items() if key.startswith("x-")}
     made["parameters"] = [_parameter(p) for p in operation["parameters"]]
-    made["produces"] = [_JSON]
+    made |= {key: operation[key] for key in ("description", "operationId", "tags") if key in operation}
+    made["schemes"] = ["https"]
+    made["produces"] = list(operation["responses"]["200"]["content"])
     if body := operation.get("requestBody"):
         made["consumes"] = list(body["content"])
         schema = _schema(next(iter(body["content"].values()))["schema"])
         made["parameters"].append(
             {"name": "body", "in": "body", "required": body.get("required", False), "schema": schema}
         )
-    made["responses"] = {
-        code: {"description": said["description"], "schema": _schema(said["content"][_JSON]["schema"])}
-        for code, said in operation["responses"].items()
-    }
+    made["responses"] = {code: _response(said) for code, said in operation["responses"].items()}
+    return made
+
+
+def _response(said: Mapping[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {"description": said["description"]}
+    if content := said.get("content"):
+        made["schema"] = _schema(next(iter(content.values()))["schema"])
     return made

@@ -1,21 +1,18 @@
 """Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
 
-import asyncio
 from collections.abc import Callable
 
 import orjson
 from aiohttp import web
 
-from rayplane.control_plane.api.machinery import openapi_v2
-from rayplane.control_plane.api.machinery.discovery import Discovery, Document
-from rayplane.control_plane.api.machinery.openapi import OpenAPI
+from rayplane.control_plane.api.machinery.discovery import Discovery
 from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
 from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.component_base.logs import Level
 
-GIT_VERSION = "v1.37.0+rayplane"
 _VERSION = {
     "major": "1",
     "minor": "37",
@@ -39,9 +36,7 @@ class Documents:
         self._is_ready = is_ready
         resources = registry.kinds.registry
         self._discovery = Discovery(resources)
-        self._openapi = OpenAPI(resources, version=GIT_VERSION, custom_schemas=registry.kinds.custom_schemas)
-        self._merged: tuple[str, Document] | None = None  # ETag of OpenAPI v3's root, and what was made of that
-        self._merging = asyncio.Lock()
+        self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock)
         self._level = Level()
 
     async def answer(self, request: web.BaseRequest) -> web.Response | None:
@@ -54,25 +49,10 @@ class Documents:
             return debugging.metrics(request, server_metrics.collect(self._registry))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
             document = self._discovery.document(path, request.headers.get("Accept", ""))
-            return _document(request, document)
-        if path == "/openapi/v2":
-            return _document(request, await self._openapi_v2(request.headers.get("Accept", "")))
-        if path == "/openapi/v3":
-            return _document(request, self._openapi.root())
-        if path.startswith("/openapi/v3/"):
-            document = self._openapi.group_version(path.removeprefix("/openapi/v3/"))
-            return _document(request, document, hashed="hash" in request.query)
+            return answered(request, document)
+        if path.startswith("/openapi/"):
+            return await self._openapi.answer(request, path)
         return self._other(path)
-
-    async def _openapi_v2(self, accept: str) -> Document:
-        if openapi_v2.wants_protobuf(accept):
-            return openapi_v2.protobuf(GIT_VERSION)
-        async with self._merging:
-            root = self._openapi.root().etag
-            if self._merged is None or self._merged[0] != root:
-                bodies = [d.body for d in self._openapi.group_versions()]
-                self._merged = root, await asyncio.to_thread(openapi_v2.document, bodies, version=GIT_VERSION)
-            return self._merged[1]
 
     def _other(self, path: str) -> web.Response | None:
         if path == "/version":
@@ -135,16 +115,3 @@ def _paths() -> list[str]:
 def not_found_paths() -> web.Response:
     """What an unknown path outside the API is answered with."""
     return web.json_response({"paths": _paths()}, status=404)
-
-
-def _document(request: web.BaseRequest, document: Document, *, hashed: bool = False) -> web.Response:
-    headers = {"ETag": document.etag, "Vary": "Accept"}
-    if hashed:
-        # The URL names the content: it can be kept for ever.
-        headers["Cache-Control"] = "public, immutable"
-        headers["Expires"] = "Fri, 01 Jan 2100 00:00:00 GMT"
-    given = [t.strip() for t in request.headers.get("If-None-Match", "").split(",")]
-    if document.etag in given:
-        return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = document.content_type
-    return web.Response(body=document.body, headers=headers)
