@@ -23,6 +23,7 @@ UNDESCRIBED = (
     "CertificateSigningRequestList",
     "ExternalDocumentation",
     "GroupResource",
+    "Info",
     "JSONSchemaProps",
 )
 
@@ -89,7 +90,24 @@ def test_operations_have_names_of_their_own(documents: dict[str, Json]) -> None:
         "deleteCoreV1CollectionNamespacedPod",
         "patchRbacAuthorizationV1ClusterRole",
         "readCoreV1NodeStatus",
+        "connectGetCoreV1NamespacedPodExec",
+        "connectPutCoreV1NodeProxyWithPath",
+        "getCoreAPIVersions",
+        "getRbacAuthorizationAPIGroup",
+        "getAppsV1APIResources",
+        "getCodeVersion",
     } <= set(names)
+
+
+def test_streams_and_logs_have_the_parameters_that_they_take(documents: dict[str, Json]) -> None:
+    pod = "/api/v1/namespaces/{namespace}/pods/{name}"
+    paths = documents["api/v1"]["paths"]
+    command = {one["name"] for one in paths[f"{pod}/exec"]["parameters"]}
+    assert command == {"name", "namespace", "command", "container", "stderr", "stdin", "stdout", "tty"}
+    log = paths[f"{pod}/log"]["get"]
+    assert {"follow", "tailLines", "previous"} <= {one["name"] for one in log["parameters"]}
+    assert log["responses"]["200"]["content"]["text/plain"]["schema"] == {"type": "string"}
+    assert set(paths[f"{pod}/proxy/{{path}}"]) > {"get", "put", "delete", "options"}
 
 
 def test_merging_is_as_the_server_merges(schemas: dict[str, Json]) -> None:

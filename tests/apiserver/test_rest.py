@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import struct
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from rayplane.control_plane.api.machinery import protobuf, protobuf_encoding
 from tests.apiserver.conftest import Stack
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -252,8 +254,18 @@ async def test_health_and_metrics(rest: Rest) -> None:
     for path in ("/healthz", "/livez", "/readyz", "/readyz/etcd"):
         async with rest.request("GET", path) as response:
             assert (response.status, await response.text()) == (200, "ok"), path
-    async with rest.request("GET", "/readyz?verbose") as response:
-        assert "[+]etcd ok" in await response.text()
+    async with rest.request("GET", "/readyz?verbose&exclude=etcd&exclude=nothing") as response:
+        assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert (await response.text()).splitlines() == [
+            "[+]ping ok",
+            "[+]log ok",
+            "[+]etcd excluded: ok",
+            "[+]shutdown ok",
+            'warn: some health checks cannot be excluded: no matches for "nothing"',
+            "readyz check passed",
+        ]
+    async with rest.request("GET", "/livez/shutdown") as response:
+        assert response.status == 404
     async with rest.request("GET", "/metrics") as response:
         page = await response.text()
     assert 'apiserver_storage_objects{resource="namespaces"} 4.0' in page
@@ -324,3 +336,54 @@ async def test_two_versions_of_one_kind(rest: Rest) -> None:
     query = "fieldSelector=regarding.name%3Dp"
     _, listed = await rest.json("GET", f"/apis/events.k8s.io/v1/namespaces/default/events?{query}")
     assert [e["note"] for e in listed["items"]] == ["a note"]
+
+
+async def test_the_paths_that_are_no_resources(rest: Rest) -> None:
+    code, listed = await rest.json("GET", "/")
+    assert code == 200
+    assert {"/api", "/api/v1", "/apis/apps", "/apis/apps/v1", "/livez/etcd", "/version"} <= set(listed["paths"])
+    assert await rest.json("GET", "/logs") == (404, listed)
+    _, version = await rest.json("GET", "/version")
+    assert (version["major"], version["minor"], version["minCompatibilityMinor"]) == ("1", "37", "36")
+    async with rest.request("GET", "/openid/v1/jwks") as response:
+        assert response.content_type == "application/jwk-set+json"
+        assert response.headers["Cache-Control"] == "public, max-age=3600"
+    _, found = await rest.json("GET", "/.well-known/openid-configuration")
+    assert found["jwks_uri"] == found["issuer"] + "/openid/v1/jwks"
+
+
+PROTOBUF = "application/vnd.kubernetes.protobuf"
+
+
+async def test_who_takes_protobuf_alone_gets_it(rest: Rest) -> None:
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": "1"}}
+    sent = {"Content_Type": PROTOBUF, "Accept": PROTOBUF}
+    async with rest.request("POST", CONFIG_MAPS, protobuf_encoding.encode(body), **sent) as response:
+        assert (response.status, response.content_type) == (201, PROTOBUF)
+        made = protobuf.decode(await response.read())
+    assert (made["kind"], made["data"]) == ("ConfigMap", {"x": "1"})
+    async with rest.request("GET", CONFIG_MAPS, Accept=PROTOBUF) as response:
+        listed = protobuf.decode(await response.read())
+    assert (listed["kind"], [item["metadata"]["uid"] for item in listed["items"]]) == (
+        "ConfigMapList",
+        [made["metadata"]["uid"]],
+    )
+    as_json = await rest.json("GET", f"{CONFIG_MAPS}/a", Accept=f"{PROTOBUF},application/json")
+    assert as_json[1] == made, "JSON costs nothing, where it is taken too"
+
+
+async def test_a_watch_in_protobuf(rest: Rest) -> None:
+    await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "a"}})
+    query = "watch=true&resourceVersion=0&timeoutSeconds=1&fieldSelector=metadata.name=a"
+    accept = f"{PROTOBUF};stream=watch,{PROTOBUF}"
+    async with rest.request("GET", f"{CONFIG_MAPS}?{query}", Accept=accept) as response:
+        assert response.headers["Content-Type"] == f"{PROTOBUF};stream=watch"
+        (size,) = struct.unpack(">I", await response.content.readexactly(4))
+        event = await response.content.readexactly(size)
+    _, found = await rest.json("GET", f"{CONFIG_MAPS}/a")
+    assert event == protobuf_encoding.encode_event("ADDED", found)[4:]
+
+
+async def test_custom_resources_have_no_protobuf_form(rest: Rest) -> None:
+    code, status = await rest.json("GET", "/apis/metrics.k8s.io/v1beta1/nodes", Accept=PROTOBUF)
+    assert (code, status["reason"]) == (406, "NotAcceptable")

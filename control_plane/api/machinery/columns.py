@@ -47,6 +47,8 @@ class Printer(NamedTuple):
     row: RowPrinter
     conditions: RowConditions | None = None
     """Conditions of the row itself: whether the object is done with."""
+    order: Callable[[Object], Any] | None = None
+    """What rows are sorted by, where that is not how objects are listed."""
 
 
 NAME = Column("Name", format="name", description="Name of the object, unique in its namespace.")
@@ -88,6 +90,19 @@ def selector_text(selector: Mapping[str, Any] | None) -> str:
         return label_selector_text(selector) or NONE
     except BadRequest:
         return "<error>"
+
+
+def go_selector_text(selector: Mapping[str, Any]) -> str:
+    """A LabelSelector as Go prints one."""
+    labels = selector.get("matchLabels") or {}
+    wanted = "".join(f"{key}: {labels[key]}," for key in sorted(labels))
+    rules = "".join(
+        f"LabelSelectorRequirement{{Key:{one.get('key') or ''},Operator:{one.get('operator') or ''},"
+        f"Values:[{' '.join(one.get('values') or ())}],}},"
+        for one in selector.get("matchExpressions") or ()
+    )
+    expressions = f"[]LabelSelectorRequirement{{{rules}}}"
+    return f"&LabelSelector{{MatchLabels:map[string]string{{{wanted}}},MatchExpressions:{expressions},}}"
 
 
 def joined(values: Iterable[str], *, separator: str = ",") -> str:

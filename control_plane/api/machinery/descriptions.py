@@ -59,7 +59,7 @@ def describe(definition: str) -> Described:
     if text := _VALUES.get(definition):
         return Described(text, {})
     group, version, kind = definition.split(".")[-3:]
-    docstring = _docstrings(f"{group}_{version}").get(kind)
+    docstring = _docstrings(version if group == "pkg" else f"{group}_{version}").get(kind)
     return _read(docstring) if docstring else NOTHING
 
 

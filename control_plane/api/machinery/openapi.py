@@ -13,12 +13,36 @@ import orjson
 
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.api.machinery.discovery import Document
-from rayplane.control_plane.api.machinery.openapi_paths import resource_paths
+from rayplane.control_plane.api.machinery.openapi_paths import capitalized, plain_path, resource_paths, tag_of
 from rayplane.control_plane.api.machinery.openapi_schemas import META, Schemas
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo
 from rayplane.control_plane.api.machinery.schema import definition_name
 
 _JSON: Final = "application/json"
+_PlainPath = tuple[str, str, str, str]
+"""Operation, its description, its tag, and the schema of the answer, or none."""
+_PLAIN_PATHS: Final[Mapping[str, _PlainPath]] = {
+    ".well-known/openid-configuration": (
+        "getServiceAccountIssuerOpenIDConfiguration",
+        "get what a relying party must know of the issuer of service accounts' tokens",
+        "WellKnown",
+        "",
+    ),
+    "api": ("getCoreAPIVersions", "get the versions of the core group", "core", META + "APIVersions"),
+    "apis": ("getAPIVersions", "get the groups and their versions", "apis", META + "APIGroupList"),
+    "openid/v1/jwks": (
+        "getServiceAccountIssuerOpenIDKeyset",
+        "get the keys that service accounts' tokens are signed with",
+        "openid",
+        "",
+    ),
+    "version": (
+        "getCodeVersion",
+        "get the version of this server",
+        "version",
+        "io.k8s.apimachinery.pkg.version.Info",
+    ),
+}
 CustomSchemas = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
@@ -63,6 +87,8 @@ class OpenAPI:
         """
         self._refresh()
         found = self._cache.get(key)
+        if found is None and (plain := self._plain_paths().get(key)) is not None:
+            found = self._cache[key] = _rendered({}, plain, Schemas(), self._version, root=f"/{key}")
         if found is None:
             infos = self._infos(key)
             if any(info.custom for info in infos):
@@ -77,11 +103,19 @@ class OpenAPI:
         return [self.group_version(key) for key in self._keys()]
 
     def _keys(self) -> list[str]:
-        return [
-            f"apis/{group.name}/{version}" if group.name else f"api/{version}"
-            for group in self._registry.groups()
-            for version in group.versions
-        ]
+        found = list(self._plain_paths())
+        for group in self._registry.groups():
+            found += [f"apis/{group.name}/{one}" if group.name else f"api/{one}" for one in group.versions]
+        return found
+
+    def _plain_paths(self) -> dict[str, _PlainPath]:
+        """What is served beside group-versions."""
+        found = dict(_PLAIN_PATHS)
+        for group in self._registry.groups():
+            if group.name:
+                name, tag = f"get{capitalized(group.name)}APIGroup", tag_of(group.name, "")
+                found[f"apis/{group.name}"] = (name, "get what is served of a group", tag, META + "APIGroup")
+        return found
 
     def _refresh(self) -> None:
         if self._generation != self._registry.generation:
@@ -114,10 +148,21 @@ def _render(infos: Sequence[ResourceInfo], version: str, custom: CustomSchemas) 
         schemas.need(META + name)
     for info in infos:
         paths |= resource_paths(info, _schema_of(info, schemas, custom), schemas)
+    group, served = infos[0].group, infos[0].version
+    operation = f"get{capitalized(group)}{served.capitalize()}APIResources"
+    plain = operation, "get what is served of a version", tag_of(group, served), META + "APIResourceList"
+    return _rendered(paths, plain, schemas, version, root=infos[0].path("").rpartition("/")[0])
+
+
+def _rendered(paths: dict[str, Any], plain: _PlainPath, schemas: Schemas, version: str, *, root: str) -> Document:
+    """A document with the paths of resources and with that at the `root` of them."""
+    operation, text, tag, schema = plain
+    if schema:
+        schemas.need(schema)
     made = {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": version},
-        "paths": paths,
+        "paths": plain_path(root + "/", operation, text, tag, schema) | paths,
         "components": {"schemas": schemas.render()},
     }
     return Document.of(orjson.dumps(made), _JSON)

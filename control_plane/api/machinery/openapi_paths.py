@@ -57,6 +57,22 @@ _PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
     "labelSelector": ("string", "Restricts the objects to those whose labels are as it says."),
     "limit": ("integer", "How many objects an answer has at most; `continue` in its metadata asks for the next."),
     "orphanDependents": ("boolean", "Deprecated: say propagationPolicy."),
+    "command": ("string", "The command, not run by a shell; given once for each of its words."),
+    "container": ("string", "The container; the only one, where there is one."),
+    "follow": ("boolean", "Whether what is logged from now on follows."),
+    "insecureSkipTLSVerifyBackend": ("boolean", "Whether the node's certificate is taken as it is."),
+    "limitBytes": ("integer", "How many bytes of the log are sent at most."),
+    "path": ("string", "The path of the request that is passed on."),
+    "ports": ("integer", "The ports to forward, for WebSockets."),
+    "previous": ("boolean", "Whether it is the log of the container that ended before."),
+    "sinceSeconds": ("integer", "From how long ago the log begins."),
+    "stderr": ("boolean", "Whether the command's errors are sent."),
+    "stdin": ("boolean", "Whether input is sent to the command."),
+    "stdout": ("boolean", "Whether the command's output is sent."),
+    "stream": ("string", "Which of the streams is shown: All, Stdout or Stderr."),
+    "tailLines": ("integer", "How many lines from its end the log begins."),
+    "timestamps": ("boolean", "Whether each line begins with its time."),
+    "tty": ("boolean", "Whether the command has a terminal."),
     "pretty": ("string", "Whether the answer is indented, for people."),
     "propagationPolicy": ("string", "What becomes of dependents: Orphan, Background or Foreground."),
     "resourceVersion": ("string", "How new the answer must be, or from where a watch goes on."),
@@ -79,6 +95,20 @@ _DELETE_MANY: Final = (
 )  # fmt: skip
 
 
+_LOG: Final = (
+    "container", "follow", "insecureSkipTLSVerifyBackend", "limitBytes", "previous", "sinceSeconds", "stream",
+    "tailLines", "timestamps",
+)  # fmt: skip
+_CONNECT: Final[Mapping[str, tuple[str, ...]]] = {
+    "attach": ("container", "stderr", "stdin", "stdout", "tty"),
+    "exec": ("command", "container", "stderr", "stdin", "stdout", "tty"),
+    "portforward": ("ports",),
+    "proxy": ("path",),
+}
+"""The query parameters of the subresources that are streams or pass requests on."""
+_PROXIED: Final = ("delete", "get", "head", "options", "patch", "post", "put")
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """One path of a resource."""
@@ -99,14 +129,14 @@ class _Place:
         of = self.sub or self.info
         return of.group, of.version, of.kind
 
-    def operation_id(self, action: str) -> str:
-        group = "".join(word[:1].upper() + word[1:] for word in _group_words(self.info))
+    def operation_id(self, action: str, verb: str = "") -> str:
+        group = capitalized(self.info.group)
         version = self.info.version.capitalize()
         many = "Collection" if action == "deletecollection" else ""
         namespaced = "Namespaced" if self.info.namespaced and not self.everywhere else ""
         part = "".join(word.capitalize() for word in self.subresource.split("-"))
         where = "ForAllNamespaces" if self.everywhere else ""
-        return f"{_VERBS[action]}{group}{version}{many}{namespaced}{self.info.kind}{part}{where}"
+        return f"{verb or _VERBS[action]}{group}{version}{many}{namespaced}{self.info.kind}{part}{where}"
 
     def says(self, action: str) -> str:
         article = "an" if self.kind[2][:1] in "AEIOU" else "a"
@@ -115,7 +145,7 @@ class _Place:
 
 
 def resource_paths(info: ResourceInfo, schema: str, schemas: Schemas) -> dict[str, Any]:
-    """The paths of a resource and its subresources; streams (exec, port-forward, proxy) have none."""
+    """The paths of a resource and its subresources."""
     verbs = set(info.verbs)
     scope = "{namespace}" if info.namespaced else ""
     listed = (definition_name(info.api_version, info.list_kind) if info.definition else schema + "List") or schema
@@ -139,12 +169,18 @@ def resource_paths(info: ResourceInfo, schema: str, schemas: Schemas) -> dict[st
         place = _Place(info, info.path(scope, "{name}"), schema, named=True)
         paths[place.path] = _path_item(place, item)
     for name, sub in sorted(info.subresources.items()):
+        path = info.path(scope, "{name}") + f"/{name}"
+        if name in _CONNECT:
+            place = _Place(info, path, "", named=True, subresource=name, sub=sub)
+            paths[path] = _stream(place, name, _PROXIED if name == "proxy" else ("get", "post"))
+            if name == "proxy":
+                paths[path + "/{path}"] = _stream(place, name, _PROXIED, rest=True)
+            continue
         sub_schema = schema if info.custom and name == "status" else definition_name(sub.api_version, sub.kind)
         if sub_schema is None:
             continue
         if not (info.custom and name == "status"):
             schemas.need(sub_schema)
-        path = info.path(scope, "{name}") + f"/{name}"
         place = _Place(info, path, sub_schema, named=True, subresource=name, sub=sub)
         paths[path] = _path_item(place, {_ACTIONS[verb]: _ACTIONS[verb] for verb in sub.verbs if verb in _ACTIONS})
     return paths
@@ -158,6 +194,45 @@ def _path_item(place: _Place, actions: Mapping[str, str]) -> dict[str, Any]:
     made: dict[str, Any] = {method: _operation(place, method, action) for method, action in actions.items()}
     made["parameters"] = [*parameters, _parameter("pretty")]
     return made
+
+
+def _stream(place: _Place, name: str, methods: tuple[str, ...], *, rest: bool = False) -> dict[str, Any]:
+    """A subresource that is not answered with an object; `rest`: of the proxy, with a path behind it."""
+    item = _path_item(place, {})
+    item["parameters"] = [p for p in item["parameters"] if p["name"] != "pretty"]
+    item["parameters"] += [_parameter(one) for one in _CONNECT[name]]
+    if rest:
+        item["parameters"].append(_path_parameter("path", "The path of the request that is passed on."))
+    for method in methods:
+        said = f"connect {method.upper()} requests to {name} of {place.info.kind}"
+        operation_id = place.operation_id("", f"connect{method.capitalize()}") + ("WithPath" if rest else "")
+        item[method] = {
+            "description": said,
+            "operationId": operation_id,
+            "tags": [_tag(place.info)],
+            "responses": _text("*/*"),
+            "x-kubernetes-action": "connect",
+            "x-kubernetes-group-version-kind": kind_of(place.kind),
+        }
+    return item
+
+
+def _text(*media: str) -> dict[str, Any]:
+    content = {one: {"schema": {"type": "string"}} for one in media}
+    return {"200": {"description": "OK", "content": content}, "401": {"description": "Unauthorized"}}
+
+
+def plain_path(path: str, name: str, text: str, tag: str, schema: str = "") -> dict[str, Any]:
+    """A path that only answers GET, with a document of a schema or with JSON of no schema."""
+    content = {media: {"schema": reference(schema)} for media in _MEDIA[:3]}
+    answers = {"200": {"description": "OK", "content": content}, "401": {"description": "Unauthorized"}}
+    operation = {
+        "description": text,
+        "operationId": name,
+        "tags": [tag],
+        "responses": answers if schema else _text(_JSON),
+    }
+    return {path: {"get": operation}}
 
 
 def _parameter(name: str) -> dict[str, Any]:
@@ -176,8 +251,8 @@ def _operation(place: _Place, method: str, action: str) -> dict[str, Any]:
         "description": place.says(action),
         "operationId": place.operation_id(action),
         "tags": [_tag(place.info)],
-        "parameters": [_parameter(name) for name in _query_parameters(method, action)],
-        "responses": _responses(place, method, action),
+        "parameters": [_parameter(name) for name in _query_parameters(place, method, action)],
+        "responses": _text("text/plain", *_MEDIA) if place.subresource == "log" else _responses(place, method, action),
         "x-kubernetes-action": action,
         "x-kubernetes-group-version-kind": kind_of(place.kind),
     }
@@ -192,15 +267,24 @@ def _operation(place: _Place, method: str, action: str) -> dict[str, Any]:
     return made
 
 
-def _group_words(info: ResourceInfo) -> list[str]:
+def _group_words(group: str) -> list[str]:
     """The parts of a group's name without its usual end: `rbac` and `authorization`."""
-    return re.split("[.-]", info.group.removesuffix(".k8s.io")) if info.group else ["core"]
+    return re.split("[.-]", group.removesuffix(".k8s.io")) if group else ["core"]
+
+
+def capitalized(group: str) -> str:
+    """A group in the names of operations: `RbacAuthorization`."""
+    return "".join(word[:1].upper() + word[1:] for word in _group_words(group))
+
+
+def tag_of(group: str, version: str) -> str:
+    """The name that generated clients give to a class of operations: `core_v1`, `rbacAuthorization_v1`."""
+    first, *rest = _group_words(group)
+    return "_".join([first + "".join(word.capitalize() for word in rest), *([version] if version else [])])
 
 
 def _tag(info: ResourceInfo) -> str:
-    """Generated clients make a class of each tag: `core_v1`, `rbacAuthorization_v1`."""
-    first, *rest = _group_words(info)
-    return first + "".join(word.capitalize() for word in rest) + f"_{info.version}"
+    return tag_of(info.group, info.version)
 
 
 def _responses(place: _Place, method: str, action: str) -> dict[str, Any]:
@@ -220,8 +304,10 @@ def _responses(place: _Place, method: str, action: str) -> dict[str, Any]:
     return found | {"401": {"description": "Unauthorized"}}
 
 
-def _query_parameters(method: str, action: str) -> Iterator[str]:
-    if action == "list":
+def _query_parameters(place: _Place, method: str, action: str) -> Iterator[str]:
+    if place.subresource == "log":
+        yield from _LOG
+    elif action == "list":
         yield from _LIST
     elif method == "delete":
         yield from _DELETE

@@ -64,7 +64,7 @@ def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _path_item(item: Mapping[str, Any]) -> dict[str, Any]:
     made = {method: _operation(operation) for method, operation in item.items() if method != "parameters"}
-    return made | {"parameters": [_parameter(p) for p in item["parameters"]]}
+    return made | {"parameters": [_parameter(p) for p in item.get("parameters", ())]}
 
 
 def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _parameter(parameter: Mapping[str, Any]) -> dict[str, Any]:
 
 def _operation(operation: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: value for key, value in operation.items() if key.startswith("x-")}
-    made["parameters"] = [_parameter(p) for p in operation["parameters"]]
+    made["parameters"] = [_parameter(p) for p in operation.get("parameters", ())]
     made |= {key: operation[key] for key in ("description", "operationId", "tags") if key in operation}
     made["schemes"] = ["https"]
     made["produces"] = list(operation["responses"]["200"]["content"])

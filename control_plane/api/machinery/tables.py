@@ -43,6 +43,8 @@ def to_table(
     it is left out. `columns` are a custom resource's additionalPrinterColumns. In a watch, only
     the first event of a stream has a `header`.
     """
+    if printer.order is not None:
+        objs = sorted(objs, key=printer.order)
     if columns is not None:
         definitions, rows = _custom(objs, columns, now)
     else:

@@ -1,11 +1,12 @@
 """Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import orjson
 from aiohttp import web
 
 from rayplane.control_plane.api.machinery.discovery import Discovery
+from rayplane.control_plane.api.machinery.resources import GroupInfo
 from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
@@ -16,6 +17,10 @@ from rayplane.control_plane.component_base.logs import Level
 _VERSION = {
     "major": "1",
     "minor": "37",
+    "emulationMajor": "1",
+    "emulationMinor": "37",
+    "minCompatibilityMajor": "1",
+    "minCompatibilityMinor": "36",
     "gitVersion": GIT_VERSION,
     "gitCommit": "0" * 40,
     "gitTreeState": "clean",
@@ -25,6 +30,12 @@ _VERSION = {
     "platform": "linux/amd64",
 }
 _HEALTH = ("/healthz", "/livez", "/readyz")
+_OTHERS = (
+    "/.well-known/openid-configuration", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks",
+    "/readyz/shutdown", "/version",
+)  # fmt: skip
+_PLAIN = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+_KEYS_KEPT = {"Cache-Control": "public, max-age=3600"}
 
 
 class Documents:
@@ -54,11 +65,15 @@ class Documents:
             return await self._openapi.answer(request, path)
         return self._other(path)
 
+    def paths(self, status: int = 200) -> web.Response:
+        """The paths that are served; with 404, the answer to one that is not."""
+        return web.json_response({"paths": _paths(self._registry.kinds.registry.groups())}, status=status)
+
     def _other(self, path: str) -> web.Response | None:
         if path == "/version":
             return web.json_response(_VERSION)
         if path == "/":
-            return web.json_response({"paths": _paths()})
+            return self.paths()
         if path == "/.well-known/openid-configuration":
             issuer = self._config.issuer
             body = {
@@ -68,50 +83,54 @@ class Documents:
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["ES256"],
             }
-            return web.json_response(body)
+            return web.json_response(body, headers=_KEYS_KEPT)
         if path == "/openid/v1/jwks":
             key = self._registry.authenticator.tokens.public_jwk()
             keys = orjson.dumps({"keys": [key] if key else []})
-            return web.Response(body=keys, content_type="application/jwk-set+json")
+            return web.Response(body=keys, content_type="application/jwk-set+json", headers=_KEYS_KEPT)
         return None
 
     async def _health(self, request: web.BaseRequest, path: str) -> web.Response:
-        checks = {"ping": True, "etcd": await self._registry.hub.etcd_answers()}
-        if path.startswith("/readyz"):
+        name, _, single = path.strip("/").partition("/")
+        checks = {"ping": True, "log": True, "etcd": await self._registry.hub.etcd_answers()}
+        if name == "readyz":
             checks["shutdown"] = self._is_ready()
-        _, _, single = path.strip("/").partition("/")
         if single:
             if single not in checks:
-                return web.Response(status=404, text="404 page not found\n")
+                return web.Response(status=404, text="404 page not found\n", headers=_PLAIN)
             checks = {single: checks[single]}
-        for excluded in request.query.getall("exclude", []):
-            checks.pop(excluded, None)
-        healthy = all(checks.values())
-        name = path.split("/")[1]
+        excluded = list(dict.fromkeys(request.query.getall("exclude", [])))
+        healthy = all(ok for check, ok in checks.items() if check not in excluded)
         if healthy and "verbose" not in request.query:
-            return web.Response(text="ok")
-        lines = [f"[{'+' if ok else '-'}]{check} {'ok' if ok else 'failed'}" for check, ok in checks.items()]
-        lines.append(f"{name} check {'passed' if healthy else 'failed'}")
-        return web.Response(status=200 if healthy else 500, text="\n".join(lines) + "\n")
+            return web.Response(text="ok", headers=_PLAIN)
+        if single:
+            text = "ok" if healthy else "internal server error: reason withheld\n"
+        else:
+            text = _report(name, checks, excluded, healthy=healthy)
+        return web.Response(status=200 if healthy else 500, text=text, headers=_PLAIN)
 
 
-def _paths() -> list[str]:
-    return [
-        "/.well-known/openid-configuration",
-        "/api",
-        "/api/v1",
-        "/apis",
-        "/healthz",
-        "/livez",
-        "/metrics",
-        "/openapi/v2",
-        "/openapi/v3",
-        "/openid/v1/jwks",
-        "/readyz",
-        "/version",
-    ]
+def _report(name: str, checks: Mapping[str, bool], excluded: Sequence[str], *, healthy: bool) -> str:
+    """What `?verbose` shows, and a failure always."""
+    lines = []
+    for check, ok in checks.items():
+        if check in excluded:
+            lines.append(f"[+]{check} excluded: ok")
+        else:
+            lines.append(f"[+]{check} ok" if ok else f"[-]{check} failed: reason withheld")
+    unknown = sorted(set(excluded) - checks.keys())
+    if unknown:
+        named = ",".join(f'"{one}"' for one in unknown)
+        lines.append(f"warn: some health checks cannot be excluded: no matches for {named}")
+    lines.append(f"{name} check {'passed' if healthy else 'failed'}")
+    return "\n".join(lines) + "\n"
 
 
-def not_found_paths() -> web.Response:
-    """What an unknown path outside the API is answered with."""
-    return web.json_response({"paths": _paths()}, status=404)
+def _paths(groups: Iterable[GroupInfo]) -> list[str]:
+    """Every path that is no resource, as `/` lists them."""
+    served = ["/api", "/apis"]
+    for group in groups:
+        root = f"/apis/{group.name}" if group.name else "/api"
+        served += [root, *(f"{root}/{version}" for version in group.versions)]
+    health = [f"{path}{check}" for path in _HEALTH for check in ("", "/etcd", "/log", "/ping")]
+    return sorted({*served, *health, *_OTHERS})

@@ -32,7 +32,7 @@ from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.compression import compressed
-from rayplane.control_plane.apiserver.rest.documents import Documents, not_found_paths
+from rayplane.control_plane.apiserver.rest.documents import Documents
 from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
@@ -188,7 +188,7 @@ class RestServer:
     async def _document(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
         response = await self._documents.answer(request)
-        return response if response is not None else not_found_paths()
+        return response if response is not None else self._documents.paths(status=404)
 
     # --- who ----------------------------------------------------------------------------------
 

@@ -236,6 +236,62 @@ def test_small_kinds() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        ("admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding",
+         {"spec": {"policyName": "p", "paramRef": {"name": "a"}}}, ["p", "*/a"]),
+        ("admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding",
+         {"spec": {"policyName": "p", "paramRef": {"name": "a", "namespace": "n"}}}, ["p", "n/a"]),
+        ("admissionregistration.k8s.io/v1 MutatingAdmissionPolicyBinding",
+         {"spec": {"policyName": "p", "paramRef": {"selector": {"matchLabels": {"a": "b"}}}}},
+         ["p", "&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},}"]),
+        ("certificates.k8s.io/v1 CertificateSigningRequest",
+         {"spec": {"signerName": "s", "username": "u", "expirationSeconds": 86400},
+          "status": {"conditions": [{"type": "Failed"}], "certificate": "YQ=="}},
+         ["2s", "s", "u", "24h", "Pending,Failed,Issued"]),
+        ("certificates.k8s.io/v1 ClusterTrustBundle", {"spec": {}}, ["<none>"]),
+        ("v1 Endpoints", {"subsets": [{"notReadyAddresses": [{"ip": "1.1.1.1"}]}]}, [""]),
+        ("v1 Endpoints", {}, ["<none>"]),
+        ("v1 PersistentVolume", {"spec": {}}, ["0"]),
+        ("discovery.k8s.io/v1 EndpointSlice",
+         {"addressType": "IPv4", "ports": [{"port": 80, "name": "a"}, {"name": "b"}, {}]}, ["IPv4", "80,b,*"]),
+        ("networking.k8s.io/v1 IPAddress",
+         {"spec": {"parentRef": {"group": "x.Io", "resource": "services", "namespace": "n", "name": "a"}}},
+         ["services.x.io/n/a"]),
+        ("networking.k8s.io/v1 Ingress",
+         {"spec": {"rules": [{"host": h} for h in "abc"] + [{}, {"host": "d"}]},
+          "status": {"loadBalancer": {"ingress": [{"ip": "9.9.9.9"}, {"hostname": "h"}, {"ip": "1.1.1.1"}]}}},
+         ["<none>", "a,b,c + 2 more...", "1.1.1.1,9.9.9.9,h"]),
+        ("rbac.authorization.k8s.io/v1 ClusterRoleBinding",
+         {"roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "ServiceAccount", "name": "a"}]},
+         ["ClusterRole/r", "2s", "", "", "a"]),
+        ("storage.k8s.io/v1 CSIStorageCapacity", {"storageClassName": "s"}, ["s", "<unset>"]),
+        ("flowcontrol.apiserver.k8s.io/v1 PriorityLevelConfiguration",
+         {"spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 0, "limitResponse": {"queuing": {}}}}},
+         ["Limited", 0, 0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_cells_of_single_kinds(kind: str, body: dict[str, Any], shown: list[Any]) -> None:
+    api_version, _, name = kind.partition(" ")
+    assert cells(api_version, name, **body)[1 : 1 + len(shown)] == shown
+
+
+def test_the_first_address_of_a_kind_is_shown() -> None:
+    addresses = [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "fd00::1"}]
+    assert cells("v1", "Node", status={"addresses": addresses})[5] == "10.0.0.1"
+
+
+def test_flow_schemas_are_shown_in_the_order_in_which_they_are_asked() -> None:
+    kind = {"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema"}
+    objects = [
+        {**kind, "metadata": {"name": name}, "spec": {"matchingPrecedence": precedence}}
+        for name, precedence in (("a", 900), ("b", 1), ("c", 900))
+    ]
+    rows = to_table(rules_for(info_of(objects[0])).printer, objects, now=NOW)["rows"]
+    assert [row["cells"][0] for row in rows] == ["b", "a", "c"]
+
+
 @pytest.mark.parametrize("kind", sorted(ROOMS), ids=lambda kind: "/".join(kind))
 def test_every_printer_copes_with_an_empty_object(kind: tuple[str, str]) -> None:
     printer = rules_of(*kind).printer

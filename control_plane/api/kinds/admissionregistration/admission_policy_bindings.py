@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from rayplane.control_plane.api.errors import not_supported, required
 from rayplane.control_plane.api.kinds.admissionregistration.match_resources import default_match, validate_match
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, validate_selector
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import (
-    AGE,
-    NAME,
-    UNSET,
-    Cell,
-    Column,
-    Printer,
-    age,
-)
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age, go_selector_text
 from rayplane.control_plane.api.meta import Object, name
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
     spec = obj.get("spec") or {}
-    ref = spec.get("paramRef") or {}
-    shown = "/".join(one for one in (ref.get("namespace"), ref.get("name")) if one) or UNSET
-    return [name(obj), spec.get("policyName") or "", shown, age(obj, now)]
+    return [name(obj), spec.get("policyName") or "", _parameters(spec.get("paramRef") or {}), age(obj, now)]
+
+
+def _parameters(ref: Mapping[str, Any]) -> str:
+    """Which parameters: whether they are of a namespace cannot be told from here."""
+    if ref.get("name"):
+        return f"{ref.get('namespace') or '*'}/{ref['name']}"
+    return UNSET if ref.get("selector") is None else go_selector_text(ref["selector"])
 
 
 _ACTIONS = ("Audit", "Deny", "Warn")

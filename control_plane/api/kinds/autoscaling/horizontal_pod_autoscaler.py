@@ -154,10 +154,12 @@ def _target(metric: Mapping[str, Any], current: Mapping[str, Any]) -> str:
         used = now.get("averageUtilization")
         shown = UNKNOWN if used is None else f"{used}%"
         return f"{prefix}{shown}/{target['averageUtilization']}%"
-    for key, suffix in (("averageValue", " (avg)"), ("value", "")):
+    # What is always an average is not said to be one.
+    average = " (avg)" if field in ("external", "object") else ""
+    for key, suffix in (("averageValue", average), ("value", "")):
         if target.get(key) is not None:
             return f"{prefix}{now.get(key, UNKNOWN)}/{target[key]}{suffix}"
-    return f"{prefix}{UNKNOWN}/auto"
+    return f"{prefix}{UNKNOWN}/<auto>"
 
 
 _COLUMNS = (

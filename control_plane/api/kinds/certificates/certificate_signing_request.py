@@ -11,6 +11,7 @@ from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Abse
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.durations import human_duration
 
 _USAGES = (
     "any",
@@ -62,8 +63,8 @@ def _validate(obj: Object) -> Errors:
 def _row(obj: Object, now: datetime) -> list[Cell]:
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
     given = [one.get("type") for one in status.get("conditions") or ()]
-    words = [one for one in ("Denied", "Approved", "Failed") if one in given][:1] or ["Pending"]
-    if "Approved" in words and "Failed" in given:
+    words = [one for one in ("Denied", "Approved") if one in given][:1] or ["Pending"]
+    if "Failed" in given:
         words.append("Failed")
     if status.get("certificate"):
         words.append("Issued")
@@ -73,7 +74,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
         age(obj, now),
         spec.get("signerName") or NONE,
         spec.get("username") or "",
-        f"{seconds}s" if seconds else NONE,
+        NONE if seconds is None else human_duration(seconds),
         ",".join(words),
     ]
 

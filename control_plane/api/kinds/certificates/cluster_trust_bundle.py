@@ -9,7 +9,7 @@ from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
+from rayplane.control_plane.api.machinery.columns import NAME, NONE, Cell, Column, Printer
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -37,7 +37,7 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
-    return [name(obj), (obj.get("spec") or {}).get("signerName") or ""]
+    return [name(obj), (obj.get("spec") or {}).get("signerName") or NONE]
 
 
 RULES = {

@@ -83,7 +83,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
             for address in addresses:
                 host = f"[{address}]" if ":" in address else address
                 listed.append(f"{host}:{port.get('port')}")
-    return [name(obj), at_most(listed, SHOWN) or NONE, age(obj, now)]
+    return [name(obj), at_most(listed, SHOWN) if obj.get("subsets") else NONE, age(obj, now)]
 
 
 RULES = {

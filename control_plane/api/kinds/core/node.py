@@ -93,7 +93,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     if spec.get("unschedulable"):
         state += ",SchedulingDisabled"
     info = status.get("nodeInfo") or {}
-    addresses = {one.get("type"): one.get("address") for one in status.get("addresses") or ()}
+    addresses = {one.get("type"): one.get("address") for one in reversed(status.get("addresses") or ())}
     return [
         name(obj),
         state,

@@ -93,7 +93,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     claim = spec.get("claimRef")
     return [
         name(obj),
-        (spec.get("capacity") or {}).get("storage") or "",
+        (spec.get("capacity") or {}).get("storage") or "0",
         access_modes(spec.get("accessModes")),
         spec.get("persistentVolumeReclaimPolicy") or "",
         "Terminating" if is_deleting(obj) else status.get("phase") or "",

@@ -103,10 +103,10 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
         name(obj),
         "Terminating" if is_deleting(obj) else status.get("phase") or "",
         spec.get("volumeName") or "",
-        ((status.get("capacity") or {}).get("storage") or "") if bound else "",
+        ((status.get("capacity") or {}).get("storage") or "0") if bound else "",
         access_modes(status.get("accessModes")) if bound else "",
         class_of(obj),
-        status.get("currentVolumeAttributesClassName") or UNSET,
+        spec.get("volumeAttributesClassName") or UNSET,
         age(obj, now),
         spec.get("volumeMode") or UNSET,
     ]

@@ -433,7 +433,7 @@ def _warnings(obj: Object, old: Object | None) -> list[str]:
 
 def balancer_addresses(status: Mapping[str, Any]) -> list[str]:
     found = (status.get("loadBalancer") or {}).get("ingress") or ()
-    return [one.get("ip") or one.get("hostname") or "" for one in found]
+    return sorted({address for one in found if (address := one.get("ip") or one.get("hostname"))})
 
 
 def _external(spec: Mapping[str, Any], status: Mapping[str, Any]) -> str:
@@ -441,7 +441,7 @@ def _external(spec: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     if kind == "ExternalName":
         return str(spec.get("externalName") or NONE)
     if kind == "LoadBalancer":
-        balanced = [one for one in balancer_addresses(status) if one]
+        balanced = balancer_addresses(status)
         if balanced or listed:
             return ",".join(balanced + listed)
         return "<pending>"

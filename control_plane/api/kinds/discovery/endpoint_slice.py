@@ -67,7 +67,9 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
-    ports = [str(port["port"]) if port.get("port") is not None else "*" for port in obj.get("ports") or ()]
+    ports = [
+        str(one["port"]) if one.get("port") is not None else one.get("name", "*") for one in obj.get("ports") or ()
+    ]
     addresses = [address for one in obj.get("endpoints") or () for address in one.get("addresses") or ()]
     return [
         name(obj),

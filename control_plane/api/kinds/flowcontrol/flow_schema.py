@@ -20,7 +20,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     dangling = get_condition(obj, "Dangling") or {}
     return [
         name(obj),
-        (spec.get("priorityLevelConfiguration") or {}).get("name") or NONE,
+        (spec.get("priorityLevelConfiguration") or {}).get("name") or "",
         spec.get("matchingPrecedence") or 0,
         (spec.get("distinguisherMethod") or {}).get("type") or NONE,
         age(obj, now),
@@ -86,6 +86,11 @@ def _rule(rule: Mapping[str, Any], path: str, errs: Errors) -> None:
         errs.append(required(path, text))
 
 
+def _precedence(obj: Object) -> tuple[int, str]:
+    """The order in which schemas are asked whether a request is theirs."""
+    return (obj.get("spec") or {}).get("matchingPrecedence") or 0, name(obj)
+
+
 RULES = {
     "FlowSchema": replace(
         AS_WRITTEN,
@@ -94,6 +99,6 @@ RULES = {
         validate_update=NO_UPDATE_RULES,
         status=Status({}, metadata=frozenset()),
         generation=True,
-        printer=Printer(_COLUMNS, _row),
+        printer=Printer(_COLUMNS, _row, order=_precedence),
     ),
 }

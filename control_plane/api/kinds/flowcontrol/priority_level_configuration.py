@@ -17,15 +17,13 @@ from rayplane.control_plane.api.meta import Object, name
 def _row(obj: Object, now: datetime) -> list[Cell]:
     spec = obj.get("spec") or {}
     limited: Mapping[str, Any] = spec.get("limited") or {}
-    queuing = (limited.get("limitResponse") or {}).get("queuing") or {}
+    queuing = (limited.get("limitResponse") or {}).get("queuing")
     shares = limited.get("nominalConcurrencyShares")
     return [
         name(obj),
         spec.get("type") or "",
         NONE if shares is None else shares,
-        queuing.get("queues") or NONE,
-        queuing.get("handSize") or NONE,
-        queuing.get("queueLengthLimit") or NONE,
+        *(NONE if queuing is None else queuing.get(field, 0) for field in ("queues", "handSize", "queueLengthLimit")),
         age(obj, now),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, SHOWN, Cell, Column, Printer, age, at_most
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, SHOWN, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
@@ -109,14 +109,24 @@ def _backend(backend: Mapping[str, Any], path: str, errs: Errors) -> None:
         errs.append(required(f"{path}.service.port", "port name or number is required"))
 
 
+def _hosts(rules: Sequence[Mapping[str, Any]]) -> str:
+    """The first hosts; a rule without one counts among those that are left out."""
+    hosts: list[str] = []
+    for rule in rules:
+        if len(hosts) == SHOWN:
+            return f"{','.join(hosts)} + {len(rules) - SHOWN} more..."
+        if rule.get("host"):
+            hosts.append(rule["host"])
+    return ",".join(hosts) or "*"
+
+
 def _row(obj: Object, now: datetime) -> list[Cell]:
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    hosts = [rule["host"] for rule in spec.get("rules") or () if rule.get("host")]
     return [
         name(obj),
         spec.get("ingressClassName") or NONE,
-        at_most(hosts, SHOWN) or "*",
-        ",".join(one for one in balancer_addresses(status) if one),
+        _hosts(spec.get("rules") or ()),
+        ",".join(balancer_addresses(status)),
         "80, 443" if spec.get("tls") else "80",
         age(obj, now),
     ]

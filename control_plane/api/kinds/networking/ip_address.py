@@ -10,14 +10,15 @@ from rayplane.control_plane.api.errors import required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
+from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
     ref = (obj.get("spec") or {}).get("parentRef") or {}
-    parts = (ref.get("resource"), ref.get("namespace"), ref.get("name"))
-    return [name(obj), "/".join(str(one) for one in parts if one), age(obj, now)]
+    resource = ".".join(part for part in (ref.get("resource"), ref.get("group")) if part).lower()
+    parts = (resource, *([ref["namespace"]] if ref.get("namespace") else []), ref.get("name") or "")
+    return [name(obj), "/".join(parts) if ref else NONE, age(obj, now)]
 
 
 def _name_errors(own: str) -> tuple[str, ...]:

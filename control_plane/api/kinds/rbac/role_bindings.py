@@ -88,7 +88,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
         elif kind == "Group":
             groups.append(own)
         elif kind == "ServiceAccount":
-            accounts.append(f"{subject.get('namespace')}/{own}")
+            accounts.append(f"{subject['namespace']}/{own}" if subject.get("namespace") else own)
     return [
         name(obj),
         f"{ref.get('kind')}/{ref.get('name')}",

@@ -9,7 +9,7 @@ from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
+from rayplane.control_plane.api.machinery.columns import NAME, UNSET, Cell, Column, Printer
 from rayplane.control_plane.api.meta import Object, name
 
 
@@ -32,7 +32,7 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
-    return [name(obj), obj.get("storageClassName") or "", obj.get("capacity") or ""]
+    return [name(obj), obj.get("storageClassName") or "", obj.get("capacity") or UNSET]
 
 
 RULES = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
+
+_DEFAULT_CLASS = "volumeattributesclass.alpha.kubernetes.io/is-default-class"
 
 
 def _validate(obj: Object) -> Errors:
@@ -35,7 +38,8 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
-    return [name(obj), obj.get("driverName") or "", age(obj, now)]
+    default = meta.annotations(obj).get(_DEFAULT_CLASS) == "true"
+    return [name(obj) + (" (default)" if default else ""), obj.get("driverName") or "", age(obj, now)]
 
 
 RULES = {
