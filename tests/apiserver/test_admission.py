@@ -227,3 +227,20 @@ async def test_a_limit_range_bounds_what_all_containers_of_a_pod_ask_for(stack: 
     await client.create("pods", pod("fits", containers=[one, {**CONTAINER, "name": "free"}]))
     with pytest.raises(errors.Forbidden, match="maximum cpu usage per Pod is 2, but limit is 3"):
         await client.create("pods", pod("big", containers=[one, {**one, "name": "other"}]))
+
+
+@pytest.mark.parametrize("plural", ["resourceclaims", "resourceclaimtemplates"])
+async def test_devices_in_use_are_for_namespaces_that_are_marked(stack: Stack, plural: str) -> None:
+    client, resource = stack.client(), f"{plural}.resource.k8s.io"
+    exactly = {"deviceClassName": "gpu.example.com", "adminAccess": True}
+    spec: dict = {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}
+    claim = {"metadata": {"name": "a", "namespace": "n"}, "spec": spec}
+    if plural == "resourceclaimtemplates":
+        claim["spec"] = {"spec": spec}
+    await client.create("namespaces", {"metadata": {"name": "n"}})
+    with pytest.raises(errors.Invalid, match="admin access to devices requires the"):
+        await client.create(resource, claim)
+    namespace = await client.get("namespaces", "n")
+    namespace["metadata"]["labels"] = {"resource.kubernetes.io/admin-access": "true"}
+    await client.update("namespaces", namespace)
+    assert (await client.create(resource, claim))["metadata"]["name"] == "a"

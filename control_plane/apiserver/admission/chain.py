@@ -10,6 +10,7 @@ from rayplane.control_plane.apiserver.admission import (
     addresses,
     certificates,
     classes,
+    devices,
     lifecycle,
     limits,
     noderestriction,
@@ -56,6 +57,7 @@ class Admission:
             classes.DefaultClasses(lookup).admit,
             rights.Escalation(authorizer).admit,
             certificates.Certificates(authorizer).admit,
+            devices.DeviceAdministration(lookup).admit,
         )
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (

@@ -336,3 +336,35 @@ def test_a_migration_ends_once() -> None:
     assert len(rules.validate_status_update(status(), status("Succeeded"))) == 1
     changed = rules.validate_status_update(status(resourceVersion="2"), status(resourceVersion="1"))
     assert [error.detail for error in changed] == ["cannot be updated"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "used", "said"),
+    [
+        ([{"name": "gpu", "resourceClaimName": "mine"}], ["gpu"], []),
+        ([{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}], [], []),
+        ([{"name": "gpu"}], [], ["must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"]),
+        (
+            [{"name": "gpu", "resourceClaimName": "a", "resourceClaimTemplateName": "b"}],
+            [],
+            ["at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"],
+        ),
+        (
+            [{"name": "gpu", "resourceClaimName": "mine"}],
+            ["nic"],
+            ['spec.containers[0].resources.claims[0]: Not found: "nic": must be one of the names in '
+             "pod.spec.resourceClaims: gpu"],
+        ),
+        ([], ["nic"], ["must be one of the names in pod.spec.resourceClaims which is empty"]),
+        ([{"name": "a", "resourceClaimName": "x"}] * 2, ["a", "a"], ["[1].name: Duplicate", "claims[1]: Duplicate"]),
+    ],
+)  # fmt: skip
+def test_containers_use_only_claims_of_their_pod(claims: list[Body], used: list[str], said: list[str]) -> None:
+    container = {"name": "c", "image": "i", "resources": {"claims": [{"name": name} for name in used]}}
+    pod: Body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"}}
+    pod["spec"] = {"containers": [container], "resourceClaims": claims}
+    info = builtin_registry().by_kind("v1", "Pod")
+    assert info is not None
+    default(pod)
+    found = [str(error) for error in validate_create(pod, info)]
+    assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True)), found

@@ -17,14 +17,13 @@ NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
 
 def _default(obj: Object) -> None:
-    metadata = obj.setdefault("metadata", {})
-    if metadata.get("name"):
-        _label(metadata)
+    _label(obj.setdefault("metadata", {}))
 
 
 def _label(metadata: dict[str, Any]) -> None:
     """Every namespace has its name as a label, whatever a client says there."""
-    metadata["labels"] = {**(metadata.get("labels") or {}), NAMESPACE_LABEL: metadata["name"]}
+    if metadata.get("name"):
+        metadata["labels"] = {**(metadata.get("labels") or {}), NAMESPACE_LABEL: metadata["name"]}
 
 
 def _prepare_create(obj: Object) -> None:

@@ -16,6 +16,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds.metadata import checked, one_of, validate_labels
 from rayplane.control_plane.api.kinds.pod_template.affinity import validate_affinity, validate_spread
+from rayplane.control_plane.api.kinds.pod_template.claims import validate_claims
 from rayplane.control_plane.api.kinds.pod_template.containers import (
     validate_container,
     validate_ephemeral_container,
@@ -74,6 +75,7 @@ def validate_pod_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
         validate_spread(spec["topologySpreadConstraints"], f"{path}.topologySpreadConstraints", errs)
     if spec.get("resources"):
         validate_requirements(spec["resources"], f"{path}.resources", errs)
+    validate_claims(spec, path, errs)
     _small_lists(spec, path, errs)
 
 
