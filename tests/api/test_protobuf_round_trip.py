@@ -52,10 +52,7 @@ _UNIONS: dict[str, st.SearchStrategy[Any]] = {
 def sized(number: int, body: bytes) -> bytes:
     """A length-delimited field of a short body."""
     size = [len(body)] if len(body) < 0x80 else [len(body) & 0x7F | 0x80, len(body) >> 7]
-    tag = (
-        [number << 3 | 2] if number < 16 else [(number << 3 | 2) & 0x7F | 0x80, number >> 4 & 0x7F | 0x80, number >> 11]
-    )
-    return bytes([*tag, *size]) + body
+    return bytes([number << 3 | 2, *size]) + body
 
 
 def values(kind: Type, depth: int) -> st.SearchStrategy[Any]:

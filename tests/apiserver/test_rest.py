@@ -387,3 +387,22 @@ async def test_a_watch_in_protobuf(rest: Rest) -> None:
 async def test_custom_resources_have_no_protobuf_form(rest: Rest) -> None:
     code, status = await rest.json("GET", "/apis/metrics.k8s.io/v1beta1/nodes", Accept=PROTOBUF)
     assert (code, status["reason"]) == (406, "NotAcceptable")
+
+
+async def test_kinds_that_are_not_stored_have_tables_too(rest: Rest) -> None:
+    code, table = await rest.json("GET", "/api/v1/componentstatuses", Accept=TABLE)
+    assert (code, table["kind"]) == (200, "Table")
+    assert [column["name"] for column in table["columnDefinitions"]] == ["Name", "Status", "Message", "Error"]
+    assert [row["cells"] for row in table["rows"]] == [
+        ["controller-manager", "Unhealthy", "nobody leads", ""],
+        ["etcd-0", "Healthy", "ok", ""],
+        ["scheduler", "Unhealthy", "nobody leads", ""],
+    ]
+    times = {"renewTime": "2100-01-01T00:00:00.000000Z", "leaseDurationSeconds": 15}
+    lease = {"metadata": {"name": "kube-scheduler"}, "spec": {"holderIdentity": "scheduler-0", **times}}
+    await rest.json("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases", lease)
+    _, one = await rest.json("GET", "/api/v1/componentstatuses/scheduler")
+    assert one["conditions"] == [{"type": "Healthy", "status": "True", "message": "ok"}]
+    assert (await rest.json("GET", "/api/v1/componentstatuses/kubelet"))[0] == 404
+    _, table = await rest.json("GET", "/apis/metrics.k8s.io/v1beta1/nodes", Accept=TABLE)
+    assert [column["name"] for column in table["columnDefinitions"]] == ["Name", "cpu", "memory", "Window"]

@@ -24,29 +24,9 @@ from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-GROUP = "metrics.k8s.io"
 _NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
 _TIMEOUT_S = 3.0
 _WINDOW = "10s"
-
-
-def _info(plural: str, kind: str, *, namespaced: bool) -> ResourceInfo:
-    return ResourceInfo(
-        group=GROUP,
-        version="v1beta1",
-        kind=kind,
-        plural=plural,
-        singular="",
-        namespaced=namespaced,
-        verbs=("get", "list"),
-        definition="",
-        storage_prefix="",
-        stored_api_version=f"{GROUP}/v1beta1",
-        list_kind=f"{kind}List",
-    )
-
-
-RESOURCES = (_info("nodes", "NodeMetrics", namespaced=False), _info("pods", "PodMetrics", namespaced=True))
 
 
 # The class below has a method `list`, which hides the type inside it.

@@ -29,8 +29,9 @@ from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol.fairness import Fairness
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
-from rayplane.control_plane.apiserver.registry import metrics
+from rayplane.control_plane.apiserver.registry import metrics_kinds
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, check_write_options, refuse_options
+from rayplane.control_plane.apiserver.registry.component_statuses import ComponentStatuses
 from rayplane.control_plane.apiserver.registry.metrics import Metrics
 from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, WatchItem
 from rayplane.control_plane.apiserver.registry.subresources import Subresources
@@ -82,6 +83,14 @@ def _in_turn(
     return in_turn
 
 
+def _serve_metrics(kinds: Kinds) -> list[str]:
+    """Adds the resources of the metrics group to those that are served; their names."""
+    for info in metrics_kinds.RESOURCES:
+        kinds.registry.add(info)
+        kinds.custom_schemas[info.api_version, info.kind] = metrics_kinds.SCHEMAS[info.kind]
+    return [info.name for info in metrics_kinds.RESOURCES]
+
+
 class ObjectRegistry:
     """All operations on objects. Every method raises ApiError."""
 
@@ -97,8 +106,10 @@ class ObjectRegistry:
         self.hub = WatchHub(etcd, self.storage, env=env, limits=config.limits, timing=config.timing)
         self.lookup = Lookup(self.kinds, self.hub)
         self.metrics = Metrics(self.lookup, network, env)
-        for info in metrics.RESOURCES:
-            self.kinds.registry.add(info)
+        self._computed: dict[str, Metrics | ComponentStatuses] = {
+            **dict.fromkeys(_serve_metrics(self.kinds), self.metrics),
+            "componentstatuses": ComponentStatuses(self.lookup, self.hub, env),
+        }
         self.cleaner = Cleaner()
         self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
         self.authorizer = Authorizer(self.kinds, self.hub)
@@ -195,8 +206,8 @@ class ObjectRegistry:
     async def get(self, user: User, target: Target, resource_version: str = "") -> bytes:
         """One object as JSON."""
         await self.allow(user, "get", target)
-        if target.info.group == metrics.GROUP:
-            return (await self.metrics.get(target.info, target.namespace, target.name, self.hub.revision)).json
+        if (computed := self._computed.get(target.info.name)) is not None:
+            return (await computed.get(target.info, target.namespace, target.name, self.hub.revision)).json
         if target.subresource not in _PLAIN:
             return await self.subresources.get(_plain(target), resource_version)
         entry = await self.reader.get(_plain(target), resource_version)
@@ -205,9 +216,9 @@ class ObjectRegistry:
     @_in_turn
     async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
         await self.allow(user, "list", target, options)
-        if target.info.group == metrics.GROUP:
+        if (computed := self._computed.get(target.info.name)) is not None:
             selection = self.reader.selection(_plain(target), options)
-            return await self.metrics.list(target.info, selection, self.hub.revision)
+            return await computed.list(target.info, selection, self.hub.revision)
         return await self.reader.list(_plain(target), options)
 
     async def watch(self, user: User, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
@@ -293,7 +304,7 @@ class ObjectRegistry:
         """MethodNotAllowed for a verb that is not served here, Forbidden for a user who may not."""
         info = target.info
         served = info.subresources[target.subresource].verbs if target.subresource else info.verbs
-        computed = verb == "create" or info.group == metrics.GROUP
+        computed = verb == "create" or info.name in self._computed
         if verb not in served or not (info.persisted or computed):
             raise MethodNotAllowed(details={})
         if user.all_powerful:

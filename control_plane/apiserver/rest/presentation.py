@@ -18,6 +18,7 @@ from rayplane.control_plane.api.machinery.remembering import remembered
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.registry import metrics_kinds
 from rayplane.control_plane.apiserver.registry.reading import Listing
 from rayplane.control_plane.apiserver.storage.entries import ITEM
 
@@ -159,7 +160,7 @@ class Presenter:
         """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object; `printer`: not the resource's."""
         custom = self._kinds.custom(info) if printer is None else None
         table = tables.to_table(
-            printer or rules_for(info).printer,
+            printer or _printer(info),
             objects,
             now=now,
             include_object=include or "Metadata",
@@ -210,6 +211,10 @@ class Presenter:
     def protobuf_event(self, type_: str, json: bytes) -> bytes:
         """An event of a watch for who takes nothing but protobuf."""
         return protobuf_encoding.encode_event(type_, orjson.loads(json))
+
+
+def _printer(info: ResourceInfo) -> Printer:
+    return metrics_kinds.PRINTER if info.group == metrics_kinds.GROUP else rules_for(info).printer
 
 
 def _partial(view: View, o: Object) -> Object:

@@ -21,7 +21,6 @@ from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.registry import metrics
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
 from rayplane.control_plane.apiserver.registry.registry import (
@@ -313,9 +312,8 @@ def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
 
 def _view(request: web.BaseRequest, target: Target) -> View:
     """The form that a client asks for. Reviews and most subresources have no tables."""
-    plain = target.subresource in _WITH_TABLES and target.info.persisted
-    custom = target.info.custom or target.info.group == metrics.GROUP
-    return negotiate(request.headers.get("Accept", ""), tables=plain, protobuf=not custom)
+    plain = target.subresource in _WITH_TABLES and "list" in target.info.verbs
+    return negotiate(request.headers.get("Accept", ""), tables=plain, protobuf=bool(target.info.definition))
 
 
 def _is_pretty(request: web.BaseRequest) -> bool:
