@@ -225,9 +225,9 @@ def _check_text(request: web.BaseRequest) -> None:
 
 
 def error_response(error: ApiError, accept: str = "") -> Whole:
-    """The Status of an error: in protobuf for who takes nothing else, in JSON for all others, whatever they take."""
+    """The Status of an error: in protobuf for who takes nothing else (and could have it), in JSON for all others."""
     media, body = JSON, error_json(error)
-    if PROTOBUF in accept:
+    if PROTOBUF in accept and not isinstance(error, NotAcceptable):
         with contextlib.suppress(NotAcceptable):
             media = negotiate(accept, protobuf=True).media
     if media == PROTOBUF:
