@@ -162,3 +162,35 @@ async def test_who_may_not_write_is_told_before_the_body_is_waited_for(rest: Res
     async with asyncio.timeout(WAIT_S):
         assert (await reader.readline()).startswith(b"HTTP/1.1 403")
     writer.close()
+
+
+@pytest.mark.parametrize("metadata", [{}, {"name": ""}, {"labels": {"a": "b"}}])
+async def test_a_namespace_without_a_name_is_invalid(rest: Rest, metadata: dict[str, Any]) -> None:  # noqa: F811
+    code, status = await rest.json("POST", "/api/v1/namespaces", {"metadata": metadata})
+    text = 'Namespace "" is invalid: metadata.name: Required value: name or generateName is required'
+    assert (code, status["message"]) == (422, text)
+
+
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        ({"items": "x"}, 400),
+        ({"items": {"properties": "x"}}, 400),
+        ({"items": [{"type": "string"}]}, 422),
+        ({"additionalProperties": 3}, 400),
+        ({"additionalProperties": {"properties": 5}}, 400),
+        ({"additionalItems": "x"}, 400),
+        ({"dependencies": {"a": 5}}, 400),
+        ({"dependencies": {"a": ["b"], "c": {"type": "string"}}, "additionalProperties": True}, 201),
+    ],
+)
+async def test_schemas_are_schemas_at_every_depth(rest: Rest, part: dict[str, Any], code: int) -> None:  # noqa: F811
+    schema = {"type": "object", "properties": {"spec": {"type": "object", **part}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": "foos", "kind": "Foo"}
+    body = {
+        "metadata": {"name": "foos.x.io"},
+        "spec": {"group": "x.io", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+    got, answer = await rest.json("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
+    assert got == code, answer

@@ -41,16 +41,34 @@ _KEY_DEFAULTS: Final[Mapping[tuple[str, str], str]] = {
 }
 # Fields of which an empty list says something else than none: it resets the owners.
 _MEANT_EMPTY: Final = frozenset({("ObjectMeta", "managedFields")})
+# Fields of which the published description names no type, since they take several.
+_PROPS: Final = "@io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps"
+_FORMS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("JSONSchemaProps", "items"): (_PROPS, "[]" + _PROPS),
+    ("JSONSchemaProps", "additionalItems"): (_PROPS, BOOL),
+    ("JSONSchemaProps", "additionalProperties"): (_PROPS, BOOL),
+    ("JSONSchemaProps", "dependencies"): (_PROPS, "[]" + STRING),
+}
 _ZERO_KEYS: Final[Mapping[str, Any]] = {STRING: "", INT32: 0, INT64: 0, BOOL: False}
 
 
 class Type:
     """The type of a value: a scalar, a list or map of `items`, or a struct by `definition`."""
 
-    __slots__ = ("_definition", "item", "items", "kind", "reference")
+    __slots__ = ("_definition", "forms", "item", "items", "kind", "reference")
 
-    def __init__(self, kind: str, *, items: Type | None = None, item: Field | None = None, reference: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        items: Type | None = None,
+        item: Field | None = None,
+        reference: str = "",
+        forms: tuple[Type, ...] = (),
+    ) -> None:
         self.kind = kind
+        self.forms = forms
+        """Of `any`: the types of which it must be one, told apart by their JSON types; empty: whatever there is."""
         self.items = items
         self.item = item
         """What server-side apply has to know about each item, where a schema says it (custom resources)."""
@@ -70,6 +88,10 @@ class Type:
         if self._definition is None:
             self._definition = definition(self.reference)
         return self._definition
+
+    def form_of(self, value: Any) -> Type:
+        """The one of `forms` that has the JSON type of a value, or the first, which does not fit either."""
+        return next((form for form in self.forms if type(value) is _JSON_TYPES.get(form.kind)), self.forms[0])
 
     @property
     def element(self) -> Type:
@@ -94,6 +116,8 @@ class Type:
         return f"Type({self.go_name})"
 
 
+# Python's, of the types that stand among forms.
+_JSON_TYPES: Final[Mapping[str, type]] = {STRUCT: dict, LIST: list, BOOL: bool}
 _GO_NAMES: Final = {
     DOUBLE: "float64",
     BYTES: "[]uint8",
@@ -259,7 +283,7 @@ def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
     fields: dict[str, Field] = {}
     for field_name, value in entry["fields"].items():
         expression, notes = (value, {}) if isinstance(value, str) else value
-        type_ = parse_type(expression)
+        type_ = _of_forms(parse_type(expression), _FORMS.get((short, field_name), ()))
         default = _KEY_DEFAULTS.get((short, field_name), _ZERO_KEYS.get(type_.kind))
         notes = {
             **notes,
@@ -275,6 +299,14 @@ def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
         kinds=tuple((group, version, kind) for group, version, kind in entry.get("kinds", ())),
         map_type=entry.get("map", ""),
     )
+
+
+def _of_forms(type_: Type, forms: tuple[str, ...]) -> Type:
+    if not forms:
+        return type_
+    if type_.kind == MAP:
+        return Type(MAP, items=_of_forms(type_.element, forms))
+    return Type(ANY, forms=tuple(parse_type(form) for form in forms))
 
 
 # --- custom resources ------------------------------------------------------------------------

@@ -135,6 +135,7 @@ class _Walk:
 
     def value(self, type_: Type, item: Any, owner: Definition, path: _Path) -> Any:
         """The value as it is to be kept: the same object unless its form changes."""
+        type_ = type_.form_of(item) if type_.forms else type_
         kind = type_.kind
         if kind is STRUCT or kind == STRUCT:
             if type(item) is dict:

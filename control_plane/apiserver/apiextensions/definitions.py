@@ -109,7 +109,7 @@ def _version_errors(versions: list[Object]) -> list[FieldError]:
             found.append(required(path, "schemas are required"))
         else:
             path = f"spec.versions[{index}].schema.openAPIV3Schema"
-            found += custom_schema.pattern_errors(version["schema"]["openAPIV3Schema"], path)
+            found += custom_schema.schema_errors(version["schema"]["openAPIV3Schema"], path)
     return found
 
 

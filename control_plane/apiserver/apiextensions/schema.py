@@ -18,6 +18,7 @@ from rayplane.control_plane.api.errors import (
     TOO_MANY,
     TYPE_INVALID,
     FieldError,
+    forbidden,
     invalid,
     not_supported,
     required,
@@ -84,9 +85,11 @@ class _Errors(list[FieldError]):
             super().append(error)
 
 
-def pattern_errors(schema: Schema, path: str) -> list[FieldError]:
-    """The patterns of a schema (of a definition that is being written) that are no regular expressions."""
+def schema_errors(schema: Schema, path: str) -> list[FieldError]:
+    """What is wrong with a schema, of a definition that is being written: patterns and items."""
     found: list[FieldError] = []
+    if isinstance(schema.get("items"), list):
+        found.append(forbidden(f"{path}.items", "items must be a schema object and not an array"))
     pattern = schema.get("pattern")
     if pattern:
         try:
@@ -95,7 +98,7 @@ def pattern_errors(schema: Schema, path: str) -> list[FieldError]:
             text = f"must be a valid regular expression, but isn't: {error}"
             found.append(invalid(f"{path}.pattern", pattern, text))
     for place, sub in _below(schema):
-        found += pattern_errors(sub, f"{path}.{place}")
+        found += schema_errors(sub, f"{path}.{place}")
     return found
 
 
