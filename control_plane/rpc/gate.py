@@ -21,6 +21,13 @@ class HttpLimits:
     header_s: float = 20.0
     """From a connection or the first byte of a request to the end of its headers."""
 
+    head_bytes: int = (1 << 20) + 4096
+    """Of a request's line and headers together, as Go's servers take them: selectors travel in the URL, tokens and
+    many groups in headers. More is answered with 431."""
+
+    headers: int = 4096
+    """Of a request."""
+
     idle_s: float = 90.0
     """Between two requests, as in Kubernetes."""
 

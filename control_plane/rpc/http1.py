@@ -3,20 +3,23 @@
     server = http1.server(handler, HttpLimits(header_s=10))
 
 `server()` is the protocol factory of a listening socket, as aiohttp's `web.Server` is. A connection is ended when its
-headers don't come in time, when a body of known length comes too slowly, when nobody takes what it is answered, or when
-it idles; a port takes so many connections. When it is full, who has asked nothing yet makes room for who comes.
-Bodies are handed on as they come: none is decompressed. CONNECT is never answered with a tunnel.
+headers don't come in time or are too large, when a body of known length comes too slowly, when nobody takes what it is
+answered, or when it idles; a port takes so many connections. When it is full, who has asked nothing yet makes room for
+who comes. Bodies are handed on as they come: none is decompressed. CONNECT is never answered with a tunnel.
 """
 
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
 
 from rayplane.control_plane.rpc.callers import Identity
 from rayplane.control_plane.rpc.faults import FaultLog
@@ -26,6 +29,13 @@ from rayplane.control_plane.rpc.tls import identity_of_transport
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
 
+# As Go's servers say it.
+_HEAD_TOO_LARGE = "431 Request Header Fields Too Large"
+_REFUSAL = (
+    f"HTTP/1.1 {_HEAD_TOO_LARGE}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    f"{_HEAD_TOO_LARGE}"
+).encode()
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -33,7 +43,7 @@ def server(
     handler: Handler, limits: HttpLimits | None = None, *, now: Callable[[], datetime] | None = None, **options: Any
 ) -> "GuardedServer":
     """`now`: the clock of the answers' Date (RFC 9110, section 6.6.1); a handler that begins its answer itself writes
-    that header itself, see `date`. `options` are those of aiohttp's RequestHandler, such as max_line_size.
+    that header itself, see `date`. `options` are those of aiohttp's RequestHandler.
     """
     return GuardedServer(handler if now is None else _dated(handler, now), limits or HttpLimits(), **options)
 
@@ -82,6 +92,9 @@ class GuardedServer(web.Server):
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=limits.idle_s,
+            max_line_size=limits.head_bytes,
+            max_field_size=limits.head_bytes,
+            max_headers=limits.headers,
             **options,
         )
         self.limits = limits
@@ -120,7 +133,16 @@ class Guard(web.RequestHandler):
     """One connection. Everything is looked at when the server checks, not by timers of its own."""
 
     __slots__ = (
-        *("_address", "_asked_at", "_body_at", "_body_bytes", "_server", "_taken_at", "_untaken", "_wire"),
+        "_address",
+        "_asked_at",
+        "_body_at",
+        "_body_bytes",
+        "_head_bytes",
+        "_refused",
+        "_server",
+        "_taken_at",
+        "_untaken",
+        "_wire",
         "identity",
     )
 
@@ -133,7 +155,8 @@ class Guard(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._asked_at: float | None = None  # since when headers are awaited that have begun or are the first
         self._body_at = self._taken_at = 0.0
-        self._body_bytes = self._untaken = 0
+        self._body_bytes = self._head_bytes = self._untaken = 0
+        self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -153,18 +176,43 @@ class Guard(web.RequestHandler):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._wire is None:
+        if self._wire is None or self._refused:
             return
-        before = self._request_count
+        before, is_head = self._request_count, self._awaits_head()
         super().data_received(data)
         if self._request_count != before:
             self._asked_at = None
             self._server.newcomers.pop(self, None)
-            self._body_at, self._body_bytes = self._loop.time(), len(data)
-        elif self._waiter is not None and self._asked_at is None:
+            self._body_at, self._body_bytes, self._head_bytes = self._loop.time(), len(data), 0
+            return
+        if self._waiter is not None and self._asked_at is None:
             self._asked_at = self._loop.time()
-        else:
+        if not is_head:
             self._body_bytes += len(data)
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self._server.limits.head_bytes:
+            self._refuse()
+
+    def _awaits_head(self) -> bool:
+        """Whether what comes next belongs to the line and the headers of a request, which may be a pipelined one."""
+        if self._messages:
+            message, payload = self._messages[-1]
+        elif (request := self._current_request) is not None:
+            message, payload = request._message, request.content
+        else:
+            return True
+        # After what is no request nothing is read any more.
+        return payload.is_eof() and isinstance(message, RawRequestMessage) and not message.upgrade
+
+    def _refuse(self) -> None:
+        """Say that a request's head is too large. What still comes is not looked at, until the next check."""
+        self._refused = True
+        if self._asked_at is None or self._wire is None:
+            self.cut()  # in the middle of another answer
+            return
+        self._wire.write(_REFUSAL)
+        self._asked_at = -math.inf
 
     def check(self, now: float) -> None:
         """End the connection where the client does not do its part."""
@@ -195,6 +243,17 @@ class Guard(web.RequestHandler):
         if self._wire is not None:
             self._wire.abort()
         self._server.left(self, self._address)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, LineTooLong):
+            status, message = 431, _HEAD_TOO_LARGE
+        return super().handle_error(request, status, exc, message)
 
     def log_exception(self, *args: Any, **named: Any) -> None:
         """aiohttp's own findings: a request that is no HTTP, or whose client left, is no fault of ours."""

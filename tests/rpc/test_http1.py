@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -133,8 +134,9 @@ async def test_a_full_port_refuses_until_somebody_leaves() -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", b"400"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -3\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b"400"),
-        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b"200"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 5000 + b"\r\n", b"400"),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
         (b"\x00\x01\x02\x03 nonsense\r\n\r\n", b"400"),
         (b"GET http://b/abs HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
         (b"GET /old HTTP/1.0\r\n\r\n", b"200"),
@@ -144,6 +146,76 @@ async def test_odd_requests(data: bytes, status: bytes, caplog: pytest.LogCaptur
     async with serving(PATIENT) as address:
         assert (await said(address, data)).split(b" ")[1] == status
     assert not caplog.records
+
+
+LARGE = b"a" * (1 << 21)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /" + LARGE + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /" + LARGE,
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + LARGE + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + LARGE,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"a" * 50_000 + b"\r\n") * 100,
+    ],
+)
+async def test_a_head_that_is_too_large_is_answered_so(data: bytes) -> None:
+    async with serving(PATIENT) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(data)
+        async with asyncio.timeout(WAIT_S):
+            answer = await reader.readuntil(b"\r\n\r\n431 Request Header Fields Too Large")
+        writer.transport.abort()
+    assert answer.split(b" ")[1] == b"431"
+
+
+async def test_the_head_of_a_pipelined_request_is_bounded_and_bodies_are_not_heads() -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: web.BaseRequest) -> web.StreamResponse:
+        entered.set()
+        await go_on.wait()
+        return web.Response(text=str(sum([len(piece) async for piece in request.content.iter_any()])))
+
+    first = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with serving(PATIENT, wait) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(first)
+        await entered.wait()
+        writer.write(b"GET /b HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"a" * 50_000 + b"\r\n") * 100)
+        async with asyncio.timeout(WAIT_S):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.transport.abort()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(first)
+        writer.write(b"POST /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(LARGE))
+        for at in range(0, len(LARGE), 1 << 16):
+            writer.write(LARGE[at : at + (1 << 16)])
+        go_on.set()
+        async with asyncio.timeout(WAIT_S):
+            assert (await reader.read()).endswith(b"\r\n%d" % len(LARGE))
+        writer.close()
+
+
+async def test_what_comes_after_an_upgrade_is_no_head() -> None:
+    async def socket(request: web.BaseRequest) -> web.StreamResponse:
+        opened = web.WebSocketResponse(max_msg_size=0)
+        await opened.prepare(request)
+        message = await opened.receive_bytes()
+        await opened.send_str(str(len(message)))
+        return opened
+
+    async with (
+        asyncio.timeout(WAIT_S),
+        serving(PATIENT, socket) as (host, port),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://{host}:{port}/") as opened,
+    ):
+        await opened.send_bytes(LARGE)
+        assert await opened.receive_str() == str(len(LARGE))
 
 
 async def test_bodies_are_not_decompressed() -> None:

@@ -52,7 +52,6 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 # Codes of refusals that may come before rights are looked at.
 _MAY_COME_FIRST = frozenset({400, 404, 405, 406, 415, 422})
 _STOP_S = 0.5
-_HEADER_BYTES_MAX = 256 * 1024
 
 
 class Owner(Protocol):
@@ -85,9 +84,6 @@ class RestServer:
             compressed(self._handle if auditor is None else audited(self._handle, auditor), Heavy(self._env)),
             self._config.http,
             now=self._env.clock.now,
-            # Commands of exec and selectors travel in the URL, tokens in headers.
-            max_line_size=_HEADER_BYTES_MAX,
-            max_field_size=_HEADER_BYTES_MAX,
         )
         self._listening = await self._sockets.listen(self._config.https_address, server, tls=self._ssl())
         self._server = server
