@@ -39,3 +39,13 @@ def code_of(answer: bytes) -> int:
     """The status; 0 where nothing was answered."""
     head = answer.split(b" ", 2)
     return int(head[1]) if len(head) > 1 and head[1][:3].isdigit() else 0
+
+
+# Some requests that make no sense are answered 500 in Kubernetes, too: those have no reason.
+_AS_KUBERNETES = b'"status":"Failure","message":'
+_FAULT = b'"reason":"InternalError"'
+
+
+def is_fault(answer: bytes) -> bool:
+    """Whether it says that the server could not, where Kubernetes' could."""
+    return code_of(answer) in (500, 502) and (_AS_KUBERNETES not in answer or _FAULT in answer)

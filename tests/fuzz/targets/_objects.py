@@ -116,14 +116,15 @@ def good(seed: tuple[str, str, str, Object], name: str = "a") -> Object:
 
 
 @functools.cache
-def _odd(version: str, kind: str) -> list[tuple[odd_values.Path, Any]]:
+def odd_fields(version: str, kind: str) -> list[tuple[odd_values.Path, Any]]:
+    """An odd value for each field that the schema knows, several for most."""
     return list(odd_values.fields(version, kind)) if definition_of(version, kind) is not None else []
 
 
 def odd(rng: random.Random, seed: tuple[str, str, str, Object], name: str = "a") -> Any:
     """A good object, one with odd values at some of the fields that the schema knows, or a spoiled one."""
     o: Any = good(seed, name)
-    fields = _odd(seed[0], seed[2])
+    fields = odd_fields(seed[0], seed[2])
     match rng.randrange(4):
         case 0:
             return o

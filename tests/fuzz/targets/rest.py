@@ -14,17 +14,13 @@ from urllib.parse import quote, urlencode
 from tests.apiserver.conftest import Stack
 from tests.fuzz import mutate
 from tests.fuzz.targets import _objects
-from tests.fuzz.targets._http import Header, ask, code_of, request
+from tests.fuzz.targets._http import Header, ask, code_of, is_fault, request
 from tests.fuzz.targets._objects import SEEDS, collection
 
 CASES = 80
 CASES_PER_WORLD = 120
 #: For what may go on for ever: watches, and bodies that are announced longer than they are.
 OPEN_S = 0.3
-
-#: Some requests that make no sense are answered 500 in Kubernetes, too: those have no reason.
-_AS_KUBERNETES = b'"status":"Failure","message":'
-_FAULT = b'"reason":"InternalError"'
 
 Asked = tuple[str, str, tuple[Header, ...], bytes | None]
 """Method, path with query, headers, body."""
@@ -163,10 +159,6 @@ def _patch(rng: random.Random, seed: Any, name: str) -> tuple[str, bytes]:
     return media, mutate.of_bytes(rng, body) if rng.random() < 0.1 else body
 
 
-def _is_as_kubernetes(answer: bytes) -> bool:
-    return _AS_KUBERNETES in answer and _FAULT not in answer
-
-
 class Face:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -178,7 +170,7 @@ class Face:
             goes_on = "watch" in path or any(s in path for s in ("log", "exec", "attach", "portforward", "proxy"))
             answer = await ask(self.address, request(method, path, headers, body), seconds=OPEN_S if goes_on else None)
             code = code_of(answer)
-            assert code not in (500, 502) or _is_as_kubernetes(answer), (asked, answer[-1500:])
+            assert not is_fault(answer), (asked, answer[-1500:])
             assert code or goes_on, f"no answer to {asked}"
 
     async def good(self) -> None:
