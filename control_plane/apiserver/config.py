@@ -54,6 +54,9 @@ class Limits:
     history_at_start: int = 1000
     """Revisions of history replayed at start, so that watchers of a replaced server may go on."""
 
+    history_bytes: int = 64 << 20
+    """Bytes of objects in them; and so many in the recent changes of one resource, and waiting for one watcher."""
+
     resource_events: int = 4096
     """Recent changes kept for each resource; a watch that starts before them is answered 410."""
 

@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
+from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.apiserver.rest.resources import warning_texts
+from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest, rest  # noqa: F401
 
 WAIT_S = 20
@@ -194,3 +196,18 @@ async def test_schemas_are_schemas_at_every_depth(rest: Rest, part: dict[str, An
     }
     got, answer = await rest.json("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
     assert got == code, answer
+
+
+async def test_a_chunked_body_that_drips_is_given_up_with_its_request() -> None:
+    stack = Stack()
+    server = await stack.add_server(https_address="127.0.0.1:0", timing=Timing(request_timeout_s=0.1))
+    host, _, port = server.https_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST {CONFIG_MAPS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    writer.write(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+    try:
+        async with asyncio.timeout(WAIT_S):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 504")
+    finally:
+        writer.transport.abort()
+        await stack.stop()

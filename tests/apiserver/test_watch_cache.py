@@ -163,6 +163,27 @@ def config_map(name: str, **labels: str) -> dict:
     return {"metadata": {"name": name, "namespace": "default", "labels": labels}}
 
 
+async def test_large_changes_are_kept_and_wait_within_a_bound_of_bytes() -> None:
+    stack = Stack()
+    await stack.add_server(limits=Limits(history_bytes=100_000))
+    try:
+        client, hub = stack.client(), stack.servers[0].registry.hub
+        start = (await client.list("configmaps")).resource_version
+        cache = await hub.cache(stack.servers[0].registry.kinds.named("configmaps"))
+        slow = cache.watch_from_now(Selection(), hub.revision, initial=False)
+        for n in range(20):
+            await client.create("configmaps", {**config_map(f"c{n}"), "data": {"a": "x" * 10_000}})
+        await client.list("configmaps")
+        assert sum(e.size for e in cache._events) <= 100_000
+        assert sum(len(value or b"") for _, _, value in hub._history) <= 100_000
+        assert slow.ended and 0 < len(await slow.take(0) or ()) < 20
+        with pytest.raises(Expired):
+            async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=start)) as watch:
+                await anext(watch)
+    finally:
+        await stack.stop()
+
+
 async def test_watch_goes_on_over_a_broken_stream(stack: Stack) -> None:
     client = stack.client()
     start = (await client.list("configmaps")).resource_version
@@ -242,6 +263,25 @@ async def test_bookmarks_tell_how_far_a_quiet_watch_has_come() -> None:
                 if int(events[0].object["metadata"]["resourceVersion"]) > int(start):
                     break
     finally:
+        await stack.stop()
+
+
+async def test_no_bookmark_lies_before_where_a_watch_began() -> None:
+    """A client that listed on another server, which is ahead, would else see again what it has seen."""
+    stack = Stack()
+    await stack.add_server(timing=Timing(bookmark_interval_s=0.02, fresh_timeout_s=0.05))
+    try:
+        client = stack.client()
+        await client.list("configmaps")
+        stack.etcd.frozen = True
+        await client.create("configmaps", config_map("a"))
+        ahead = (await client.list("configmaps")).resource_version
+        assert int(ahead) > stack.servers[0].registry.hub.revision
+        async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=ahead)) as watch:
+            events = await anext(watch)
+        assert [(e.type, e.object["metadata"]["resourceVersion"]) for e in events] == [("BOOKMARK", ahead)]
+    finally:
+        stack.etcd.frozen = False
         await stack.stop()
 
 

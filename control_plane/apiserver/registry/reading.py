@@ -271,8 +271,9 @@ class Reader:
             if taken:
                 yield taken.form(info.api_version, items_of)
             elif options.allow_bookmarks and loop.time() >= bookmark_at:
-                # Nothing waits, so everything up to where the hub was before the wait has been sent.
-                yield Shared([_bookmark(info, position)])
+                # Nothing waits, so everything up to where the hub was before the wait has been sent. Who comes from a
+                # server that is ahead is never sent back.
+                yield Shared([_bookmark(info, max(position, watcher.after))])
                 bookmark_at = loop.time() + interval
         if isinstance(watcher.error, ApiError):
             yield Shared([_error_item(watcher.error)])

@@ -37,7 +37,13 @@ class ResourceCache:
     """All objects of one resource at the hub's revision, in the order of their keys."""
 
     def __init__(
-        self, info: ResourceInfo, *, events_max: int, watcher_events_max: int, transformer: Transformer | None = None
+        self,
+        info: ResourceInfo,
+        *,
+        events_max: int,
+        watcher_events_max: int,
+        bytes_max: int = 64 << 20,
+        transformer: Transformer | None = None,
     ) -> None:
         self.info = info
         self._transformer = transformer
@@ -47,7 +53,9 @@ class ResourceCache:
         self._entries: SortedDict = SortedDict()
         self._broken: dict[str, Broken] = {}
         self._events: deque[Event] = deque()
+        self._events_bytes = 0
         self._events_max = events_max
+        self._bytes_max = bytes_max
         self._watcher_events_max = watcher_events_max
         self._groups: dict[Selection, Group] = {}
         self._buckets: dict[tuple[str, str], dict[Group, None]] = {}
@@ -68,6 +76,7 @@ class ResourceCache:
             log.error("%s (%d such of %s)", broken.error.message, len(self._broken), self.info.plural)
         self._entries = SortedDict((e.key, e) for e in entries if e.key not in self._broken)
         self._events.clear()
+        self._events_bytes = 0
         self.floor = revision
         self.installs += 1
         self.ready = True
@@ -98,11 +107,17 @@ class ResourceCache:
                 self._lose(entry, known)
                 return
             event = Event(MODIFIED if known is not None else ADDED, entry, known)
-        if len(self._events) >= self._events_max:
-            self.floor = self._events.popleft().revision
-        self._events.append(event)
+        self._remember(event)
         self._tell(event)
         self._fan_out(event)
+
+    def _remember(self, event: Event) -> None:
+        self._events.append(event)
+        self._events_bytes += event.size
+        while len(self._events) > self._events_max or self._events_bytes > self._bytes_max:
+            dropped = self._events.popleft()
+            self._events_bytes -= dropped.size
+            self.floor = dropped.revision
 
     def _tell(self, event: Event) -> None:
         for listener in self.listeners:
@@ -116,6 +131,7 @@ class ResourceCache:
         """An object cannot be read any more: whoever watches it has to begin anew, and is told why when it lists."""
         log.error("%s", entry.error.message)
         self._events.clear()
+        self._events_bytes = 0
         self.floor = entry.revision
         if known is not None:
             self._tell(Event(DELETED, known.at(entry.revision), known))
@@ -207,7 +223,7 @@ class ResourceCache:
     def _join(self, selection: Selection, after: int, initial: list[Seen]) -> Watcher:
         group = self._groups.get(selection)
         if group is None:
-            group = self._groups[selection] = Group(selection, self._watcher_events_max)
+            group = self._groups[selection] = Group(selection, self._watcher_events_max, self._bytes_max)
             for name in selection.buckets(nodes=self._indexes_nodes):
                 self._buckets.setdefault(name, {})[group] = None
         return Watcher(group, after, initial)

@@ -62,6 +62,7 @@ class WatchHub:
         self._loads: SingleFlight[ResourceCache] = SingleFlight(shutting_down)
         self._reloads: dict[asyncio.Task[None], None] = {}
         self._history: deque[tuple[int, str, bytes | None]] = deque()
+        self._history_bytes = 0
         self._history_floor = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
@@ -116,6 +117,7 @@ class WatchHub:
 
     def _begin_at(self, revision: int) -> None:
         self._history.clear()
+        self._history_bytes = 0
         self._history_floor = revision
         self._advance(revision)
 
@@ -257,14 +259,20 @@ class WatchHub:
             if not key.startswith(_ROOT):
                 continue
             value = None if event.type == kv_pb2.Event.DELETE else kv.value
-            if len(self._history) >= self._limits.history_events:
-                self._history_floor = self._history.popleft()[0]
-            self._history.append((revision, key, value))
+            self._remember(revision, key, value)
             cache = self._cache_of(key)
             if cache is not None and cache.ready:
                 self._apply(cache, key, value, revision)
         if revision:
             self._advance(revision)
+
+    def _remember(self, revision: int, key: str, value: bytes | None) -> None:
+        history, limits = self._history, self._limits
+        history.append((revision, key, value))
+        self._history_bytes += len(value or b"")
+        while len(history) > limits.history_events or self._history_bytes > limits.history_bytes:
+            self._history_floor, _, dropped = history.popleft()
+            self._history_bytes -= len(dropped or b"")
 
     @staticmethod
     def _apply(cache: ResourceCache, key: str, value: bytes | None, revision: int) -> None:
@@ -329,6 +337,7 @@ class WatchHub:
                 info,
                 events_max=self._limits.resource_events,
                 watcher_events_max=self._limits.watcher_events,
+                bytes_max=self._limits.history_bytes,
                 transformer=self._storage.encryption.of(info),
             )
         cache.info = info

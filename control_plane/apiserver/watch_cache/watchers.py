@@ -81,6 +81,11 @@ class Event:
     def revision(self) -> int:
         return self.entry.revision
 
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return len(self.entry.value)
+
     def seen_by(self, selection: Selection) -> "tuple[str, Entry] | None":
         """What a watcher of `selection` is told: objects that enter or leave it are added or deleted."""
         if self.type == DELETED:
@@ -160,13 +165,14 @@ class _Link:
 class Group:
     """All watchers of one selection."""
 
-    def __init__(self, selection: Selection, limit: int) -> None:
-        """`limit`: changes that may wait for one of them."""
+    def __init__(self, selection: Selection, limit: int, bytes_max: int) -> None:
+        """`limit`: changes that may wait for one of them, of so many bytes in all: a large one counts as several."""
         self.selection = selection
         self.watchers: dict[Watcher, None] = {}
         self.last = _Link(0, None)
         self.waiting: dict[asyncio.Future[None], None] = {}
         self._limit = limit
+        self._share = max(1, bytes_max // limit)
         self._slowest = 0  # no watcher stands before this number
         self._offered: Event | None = None
 
@@ -183,7 +189,7 @@ class Group:
             for watcher in [w for w in self.watchers if number - w.at.number >= self._limit]:
                 watcher.end()
             self._slowest = min((w.at.number for w in self.watchers), default=number)
-        self.last.next = self.last = _Link(number + 1, (*seen, event))
+        self.last.next = self.last = _Link(number + max(1, event.size // self._share), (*seen, event))
         waiting, self.waiting = self.waiting, {}
         for future in waiting:
             _done(future)
@@ -202,7 +208,7 @@ class Watcher:
         self.at = group.last
         self.ended = False
         self.error: Exception | None = None
-        self._after = after
+        self.after = after
         self._initial = initial
         self._last: _Link | None = None  # the end of what it may take
         self._waiter: asyncio.Future[None] | None = None
@@ -226,9 +232,9 @@ class Watcher:
             return Shared(initial) if initial or not self.ended else None
         last = self._last or self.group.last
         taken, self.at = self.at.up_to(last), last
-        if initial or taken[0][1].revision <= self._after:
+        if initial or taken[0][1].revision <= self.after:
             # It may have known of changes before the cache did.
-            taken = Shared((*initial, *(seen for seen in taken if seen[1].revision > self._after)))
+            taken = Shared((*initial, *(seen for seen in taken if seen[1].revision > self.after)))
         return taken
 
     @property
