@@ -98,7 +98,8 @@ async def test_an_error_is_told_whole(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as e:
         await Theirs(channel).Range(pb.RangeRequest(key=b"refuse"))
     assert (e.value.code(), e.value.details()) == (Code.NOT_FOUND, "no such thing: 100 % ünknown\n")
-    assert dict(e.value.trailing_metadata())[DETAILS.decode()] == b"\0details\xff"
+    # As pairs: releases before 1.66 make a wrong dictionary of them.
+    assert (DETAILS.decode(), b"\0details\xff") in [*e.value.trailing_metadata()]
 
 
 async def test_an_error_may_follow_answers(channel: grpc.aio.Channel) -> None:
