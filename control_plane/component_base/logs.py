@@ -79,9 +79,10 @@ class Lines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        # What a call passes as `extra`: values of its message by name, for programs.
+        # What a call passes as `extra`: values of its message by name, for programs. Names that begin with _ are Ray's,
+        # which marks every record of a process that imports it.
         named = vars(record).keys() - _OF_EVERY_RECORD - line.keys()
-        line |= {name: getattr(record, name) for name in sorted(named)}
+        line |= {name: getattr(record, name) for name in sorted(named) if not name.startswith("_")}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

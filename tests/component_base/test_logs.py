@@ -42,7 +42,7 @@ def test_what_a_client_wrote_forges_no_line(tmp_path: Path, form: str) -> None:
 
 def test_values_that_a_call_names_are_fields_of_the_line(tmp_path: Path) -> None:
     logs.to_files(tmp_path / "x.log", JSON, logs.Speaker("supervisor", "supervisor"))
-    log.warning("%s failed", "node-0", extra={"actor": "node-0", "pause_s": 0.5, "level": "forged"})
+    log.warning("%s failed", "node-0", extra={"actor": "node-0", "pause_s": 0.5, "level": "forged", "_ray": 1})
     told = json.loads((tmp_path / "x.log").read_text())
     assert (told["message"], told["level"]) == ("node-0 failed", "warning")
     assert (told["actor"], told["pause_s"]) == ("node-0", 0.5)

@@ -42,6 +42,8 @@ EXCEPTIONS = {
     f"{API}podsecurity/host.py": {"hostPort"},
     # Writes the defaults of a LimitRange into containers, and tells init containers apart in its messages.
     "control_plane/apiserver/admission/limits.py": {"requests", "limits", "initContainers"},
+    # What a claim asks for of devices.
+    "control_plane/apiserver/admission/devices.py": {"requests"},
     # The fields of a claim's status that a node may not write.
     "control_plane/apiserver/admission/noderestriction.py": {"allocatedResources"},
     # Compares images.
