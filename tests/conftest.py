@@ -13,8 +13,21 @@ from tests.tiers import USUAL, register_profiles
 register_profiles()
 settings.load_profile(USUAL)  # scripts/test --fast names another
 
-# Whole clusters, fuzzing and long searches: what these folders hold is not for the fast run.
-SLOW = {"cluster", "e2e", "fuzz", "linearizability", "packaging", "simulation", "storm"}
+# Whole clusters, fuzzing and long searches: what these folders and files hold is not for the fast run.
+SLOW = {"cluster", "e2e", "fuzz", "linearizability", "packaging", "simulation", "storm"} | {
+    "apiserver/test_hostile_requests.py",
+    "apiserver/test_odd_data.py",
+    "apiserver/test_refusals.py",
+    "apiserver/test_servers.py",
+    "client/test_election.py",
+    "controllers/test_with_api_server.py",
+    "etcd/test_disk_faults.py",
+    "etcd/test_members.py",
+    "etcd/test_odd_directories.py",
+    "node/test_kubelet.py",
+    "node/test_logfile.py",
+    "rpc/test_grpc_server.py",
+}
 MAY_START_PROCESSES = {"e2e", "processes"}
 STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec"}
 _running: list[pytest.Item] = []
@@ -31,7 +44,8 @@ sys.addaudithook(_refuse)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in SLOW:
+        path = item.path.relative_to(here)
+        if {path.parts[0], path.as_posix()} & SLOW:
             item.add_marker(pytest.mark.slow)
 
 
