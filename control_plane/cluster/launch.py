@@ -22,11 +22,11 @@ from typing import Any
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption, generate
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
-from rayplane.control_plane.cluster.ports import can_bind, reserved, with_ports
+from rayplane.control_plane.cluster.ports import all_plans, can_bind, reserved, share, with_ports
 from rayplane.control_plane.cluster.readiness import await_ready
 from rayplane.control_plane.cluster.renewal import write_admin
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
@@ -44,6 +44,7 @@ CONNECT_TIMEOUT_S = 90.0
 SETTLED_S = 1.0
 FREE_TIMEOUT_S = 5.0
 POLL_S = 0.05
+_PROCESS_OUT = "process.out"
 _HOST_MODULE = "rayplane.control_plane.cluster.process_host"
 
 Progress = Callable[[str], None]
@@ -119,15 +120,13 @@ async def _up(
     rng = random.Random()
     run = randomness.token_hex(8)
     secrets = _secrets(config.name, directory, encryption, encrypted=before is not None and before.encrypted)
-    # In any order: two commands at the same moment should not both try the first.
-    plans = [before.plan] if before else [AddressPlan(slot) for slot in rng.sample(range(SLOTS), SLOTS)]
-    with reserved(plans) as plan:
+    with reserved([before.plan] if before else all_plans(rng)) as plan:
         if before is not None:
             progress(f"found the cluster's data in {directory.path}: going on from it")
             await _await_free(before)
             config = going_on(before.config, config)
             topology = replace(before.topology, run=run)
-            host = _new_host(config, rng, secrets)
+            host = _new_host(config, plan, rng, secrets)
             state = replace(before, config=config, topology=topology, running=True, host=host, encrypted=True)
         else:
             config = going_on(replace(config, audit_policy=""), config)
@@ -136,7 +135,7 @@ async def _up(
                 plan=plan,
                 topology=Topology((), run),
                 running=True,
-                host=_new_host(config, rng, secrets),
+                host=_new_host(config, plan, rng, secrets),
                 encrypted=True,
             )
         start = _up_process if config.host == PROCESS else _up_ray
@@ -189,14 +188,19 @@ async def _up_process(
     pid = _start_process(directory)
     state = replace(state, host={"pid": pid})
     directory.write(state)
-    await _wait(directory, progress, alive=lambda: processes.is_alive(pid))
+    await _wait(directory, progress, ended=lambda: "" if processes.is_alive(pid) else _last_words(directory))
     return state
 
 
 def _start_process(directory: StateDir) -> int:
-    out = directory.logs / "process.out"
+    out = directory.logs / _PROCESS_OUT
     write_private(out, b"")
     return processes.start([sys.executable, "-m", _HOST_MODULE, str(directory.path.resolve())], out)
+
+
+def _last_words(directory: StateDir) -> str:
+    lines = (directory.logs / _PROCESS_OUT).read_text(errors="replace").strip().splitlines()
+    return f"the cluster's process ended: {lines[-1] if lines else 'it said nothing'}"
 
 
 async def _up_ray(
@@ -221,7 +225,9 @@ async def _up_ray(
             name = (await _while_ray_lives(state.host, driver.line())).strip()
             progress(f"{name} has started, {number} of {count}")
     host = state.host
-    await _wait(directory, progress, alive=lambda: not host["owned"] or ray_cluster.is_alive(host))
+    await _wait(
+        directory, progress, ended=lambda: "" if not host["owned"] or ray_cluster.is_alive(host) else "Ray ended"
+    )
     if state.host["owned"]:
         ray_cluster.close_folders(state.host)
     return state
@@ -317,9 +323,9 @@ async def _ray_driver(directory: StateDir, command: str) -> AsyncIterator[_Drive
         await process.wait()
 
 
-async def _wait(directory: StateDir, progress: Progress, *, alive: Callable[[], bool]) -> None:
+async def _wait(directory: StateDir, progress: Progress, *, ended: Callable[[], str]) -> None:
     async with access(directory) as admin:
-        await await_ready(admin, directory, timeout=READY_TIMEOUT_S, alive=alive, progress=progress)
+        await await_ready(admin, directory, timeout=READY_TIMEOUT_S, ended=ended, progress=progress)
 
 
 async def _take_down(directory: StateDir, progress: Progress) -> None:
@@ -402,13 +408,13 @@ async def _stays(found: Callable[[], list[int]]) -> bool:
     return bool(before)
 
 
-def _new_host(config: ClusterConfig, rng: random.Random, secrets: Secrets) -> dict[str, object]:
+def _new_host(config: ClusterConfig, plan: AddressPlan, rng: random.Random, secrets: Secrets) -> dict[str, object]:
     if config.host == PROCESS:
         return {"pid": 0}
     if config.address:
         return {"owned": False, "address": config.address, "pid": 0}
     tls = issue_for_ray(secrets.authority) if config.ray_tls else None
-    return ray_cluster.reserve(rng, randomness.token_hex(32), tls)
+    return ray_cluster.reserve(rng, randomness.token_hex(32), tls, share(plan))
 
 
 def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) -> None:
@@ -418,7 +424,7 @@ def _write_access(directory: StateDir, state: ClusterState, secrets: Secrets) ->
 
 def _place(state: ClusterState, machines: tuple[Machine, ...]) -> Topology:
     """A new cluster's actors on these machines."""
-    placed = with_ports(founding(state.config, machines), random.Random())
+    placed = with_ports(founding(state.config, machines), random.Random(), share(state.plan))
     return replace(placed, run=state.topology.run)
 
 

@@ -12,20 +12,28 @@ import socket
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from rayplane.control_plane.cluster.config import AddressPlan
+from rayplane.control_plane.cluster.config import SLOTS, AddressPlan
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.topology import PORTS, Topology
 
 RANGE = range(20_100, 29_900)
+SHARE = len(RANGE) // SLOTS
 TRIES = 2000
 
 
-def free_port(host: str, taken: Collection[int], rng: random.Random) -> int:
-    """A port of `RANGE` that nothing uses on this machine and that is not in `taken`."""
-    for _ in range(TRIES):
-        port = rng.choice(RANGE)
-        if port not in taken and can_bind(host, port):
-            return port
+def share(plan: AddressPlan) -> range:
+    """A cluster's part of `RANGE`: of two that start on a machine at once neither takes a port that the other chose."""
+    first = RANGE.start + plan.slot * SHARE
+    return range(first, first + SHARE)
+
+
+def free_port(host: str, taken: Collection[int], rng: random.Random, preferred: range = RANGE) -> int:
+    """A port that nothing uses on this machine and that is not in `taken`, from `RANGE` if `preferred` has none."""
+    for ports in (preferred, RANGE):
+        for _ in range(TRIES):
+            port = rng.choice(ports)
+            if port not in taken and can_bind(host, port):
+                return port
     raise ClusterError(f"found no free port from {RANGE.start} to {RANGE.stop} on {host}; close some servers")
 
 
@@ -50,17 +58,22 @@ def can_bind(host: str, port: int) -> bool:
     return True
 
 
-def with_ports(topology: Topology, rng: random.Random) -> Topology:
+def with_ports(topology: Topology, rng: random.Random, preferred: range = RANGE) -> Topology:
     """Give every actor its ports, each used once in the whole cluster."""
     taken: set[int] = set()
     instances = []
     for instance in topology.instances:
         ports = {}
         for label in PORTS[instance.role]:
-            ports[label] = free_port(instance.machine.address, taken, rng)
+            ports[label] = free_port(instance.machine.address, taken, rng, preferred)
             taken.add(ports[label])
         instances.append(replace(instance, ports=ports))
     return replace(topology, instances=tuple(instances))
+
+
+def all_plans(rng: random.Random) -> list[AddressPlan]:
+    """In any order: two who try them at the same moment should not both begin with the first."""
+    return [AddressPlan(slot) for slot in rng.sample(range(SLOTS), SLOTS)]
 
 
 @contextlib.contextmanager

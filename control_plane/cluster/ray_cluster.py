@@ -20,7 +20,7 @@ from rayplane.control_plane.cluster import processes
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.ours import is_marked, mark, remove_known
 from rayplane.control_plane.cluster.patience import Patience, slowdown
-from rayplane.control_plane.cluster.ports import can_bind, free_port
+from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.storage.env.private import narrow
 from rayplane.storage.env.sockets import short_directory
@@ -62,9 +62,9 @@ _SOCKETS_BYTES = 90
 _UNMARKED = ("session_latest", "ray_current_cluster")
 
 
-def reserve(rng: random.Random, token: str, tls: Credentials | None = None) -> dict[str, Any]:
+def reserve(rng: random.Random, token: str, tls: Credentials | None = None, ports: range = RANGE) -> dict[str, Any]:
     """What to remember about a Ray cluster before it is started, so that it can be ended whatever happens."""
-    port = free_port(LOOPBACK, (), rng)
+    port = free_port(LOOPBACK, (), rng, ports)
     directory = tempfile.mkdtemp(prefix=_PREFIX, dir=short_directory(_SOCKETS_BYTES))
     mark(Path(directory))
     if tls is not None:

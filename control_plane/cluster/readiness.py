@@ -42,13 +42,13 @@ async def await_ready(
     directory: StateDir,
     *,
     timeout: float,
-    alive: Callable[[], bool],
+    ended: Callable[[], str],
     progress: Callable[[str], None],
 ) -> None:
     """Return when every check passes. Raises StartFailed with what is missing when no further check has passed for
     `timeout` seconds of fair time (`patience`).
 
-    `alive` tells whether whatever runs the cluster still does.
+    `ended` says how whatever runs the cluster has ended, and nothing while it runs.
     """
     loop = asyncio.get_running_loop()
     patience = Patience(timeout, loop.time())
@@ -58,8 +58,8 @@ async def await_ready(
         if not failing:
             return
         progress(f"waiting for {failing[0].what}: {failing[0].missing}")
-        if not alive():
-            raise StartFailed(f"the cluster's process ended; see {directory.logs}")
+        if said := ended():
+            raise StartFailed(f"{said}; see {directory.logs}")
         patience.passed(loop.time(), slowdown())
         patience.reached(sum(c.done for c in made))
         if patience.over:

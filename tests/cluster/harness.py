@@ -26,16 +26,16 @@ from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.client import ApiClient, EtcdClient
 from rayplane.control_plane.cluster import outside
 from rayplane.control_plane.cluster.access import Access, access, current_topology
-from rayplane.control_plane.cluster.config import PROCESS, SLOTS, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.launch import _write_access
 from rayplane.control_plane.cluster.pki import Secrets
-from rayplane.control_plane.cluster.ports import can_bind, with_ports
+from rayplane.control_plane.cluster.ports import all_plans, reserved, share, with_ports
 from rayplane.control_plane.cluster.process_host import ProcessHost
 from rayplane.control_plane.cluster.readiness import await_ready
-from rayplane.control_plane.cluster.specs import SpecMaker
+from rayplane.control_plane.cluster.specs import founding_specs
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
-from rayplane.control_plane.cluster.topology import Machine, Role, Topology, founding
+from rayplane.control_plane.cluster.topology import Machine, Topology, founding
 from rayplane.control_plane.rpc import Network, RpcError
 
 READY_S = 40.0
@@ -196,34 +196,19 @@ async def _running(config: ClusterConfig, directory: StateDir) -> AsyncIterator[
     directory.create()
     secrets.write(directory.pki)
     rng = random.Random()
-    topology = with_ports(founding(config, (Machine(),)), rng)
     host = ProcessHost()
-    state = ClusterState(config=config, plan=_free_plan(rng), topology=topology, running=True, host={"pid": 0})
-    _write_access(directory, state, secrets)
-
-    def spec(role: Role) -> list[Any]:
-        maker = SpecMaker(config=config, plan=state.plan, secrets=secrets, state_dir=str(directory.path))
-        return [maker.make(instance, topology, restarted=False) for instance in topology.of(role)]
-
     try:
-        # The supervisor claims the addresses; it finds the others already there or being started.
-        await asyncio.gather(*(host.start(s) for role in Role for s in spec(role)))
+        with reserved(all_plans(rng)) as plan:
+            topology = with_ports(founding(config, (Machine(),)), rng, share(plan))
+            state = ClusterState(config=config, plan=plan, topology=topology, running=True, host={"pid": 0})
+            _write_access(directory, state, secrets)
+            # The supervisor claims the addresses; it finds the others already there or being started.
+            await asyncio.gather(*(host.start(s) for s in founding_specs(state, secrets, directory.path)))
         async with access(directory) as admin:
-            await await_ready(admin, directory, timeout=READY_S, alive=lambda: True, progress=lambda _: None)
+            await await_ready(admin, directory, timeout=READY_S, ended=str, progress=lambda _: None)
             yield Cluster(admin, host, directory, state, secrets)
     finally:
         await host.stop_all()
-
-
-def _free_plan(rng: random.Random) -> AddressPlan:
-    """A slot that nobody has. At random: others run tests at the same time."""
-    slots = list(range(SLOTS))
-    rng.shuffle(slots)
-    for slot in slots:
-        plan = AddressPlan(slot)
-        if can_bind(*plan.claim_address):
-            return plan
-    raise AssertionError(f"all {SLOTS} address slots of this machine are taken")
 
 
 async def _no_tasks_but(before: set[asyncio.Task[Any]]) -> None:

@@ -25,7 +25,7 @@ from rayplane.control_plane.cluster.config import SLOTS, AddressPlan, ClusterCon
 from rayplane.control_plane.cluster.errors import ClusterError, NotUp, UsageError
 from rayplane.control_plane.cluster.launch import down, going_on
 from rayplane.control_plane.cluster.pki import Secrets, issue, kubeconfig
-from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port
+from rayplane.control_plane.cluster.ports import RANGE, can_bind, free_port, share
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, crowded, founding
@@ -168,6 +168,16 @@ def test_a_free_port_is_free_and_not_taken() -> None:
     assert port in RANGE and can_bind("127.0.0.1", port)
     with pytest.raises(ClusterError, match="no free port"):
         free_port("127.0.0.1", RANGE, rng)
+
+
+def test_clusters_that_start_at_once_choose_from_ports_of_their_own() -> None:
+    shares = [share(AddressPlan(slot)) for slot in range(SLOTS)]
+    assert len({port for ports in shares for port in ports}) == sum(map(len, shares))
+    assert all(port in RANGE for ports in shares for port in ports)
+    rng = random.Random(1)
+    assert free_port("127.0.0.1", (), rng, shares[3]) in shares[3]
+    # A very large cluster needs more than its share.
+    assert free_port("127.0.0.1", shares[3], rng, shares[3]) in RANGE
 
 
 def test_a_port_in_use_is_not_free_and_foreign_addresses_count_as_free() -> None:

@@ -49,7 +49,7 @@ def test_this_machine_has_a_slowdown() -> None:
     assert slowdown() >= 1.0
 
 
-async def _wait(rounds: list[int], alive: bool = True) -> list[str]:
+async def _wait(rounds: list[int], ended: str = "") -> list[str]:
     """Wait for ten conditions, of which so many are met in each round; what was told."""
     left = iter(rounds)
     last = 0
@@ -62,7 +62,7 @@ async def _wait(rounds: list[int], alive: bool = True) -> list[str]:
     told: list[str] = []
     with mock.patch.object(readiness, "checks", made), mock.patch.object(readiness, "slowdown", lambda: 1.0):
         directory = StateDir(Path("/nowhere"))
-        await await_ready(mock.Mock(), directory, timeout=0.3, alive=lambda: alive, progress=told.append)
+        await await_ready(mock.Mock(), directory, timeout=0.3, ended=lambda: ended, progress=told.append)
     return told
 
 
@@ -77,8 +77,18 @@ async def test_a_start_that_stands_still_fails_and_says_what_is_missing() -> Non
 
 
 async def test_a_start_whose_process_is_gone_fails_at_once() -> None:
-    with pytest.raises(StartFailed, match="process ended"):
-        await asyncio.wait_for(_wait([0], alive=False), 10)
+    with pytest.raises(StartFailed, match="no memory; see /nowhere"):
+        await asyncio.wait_for(_wait([0], ended="no memory"), 10)
+
+
+def test_a_start_whose_process_failed_says_why(tmp_path: Path) -> None:
+    directory = StateDir(tmp_path)
+    directory.logs.mkdir()
+    out = directory.logs / "process.out"
+    out.write_text("starting\nmember-0: no room\n")
+    assert launch._last_words(directory).endswith("ended: member-0: no room")
+    out.write_text("")
+    assert "said nothing" in launch._last_words(directory)
 
 
 def test_ray_is_tried_again_only_when_it_was_slow(tmp_path: Path) -> None:

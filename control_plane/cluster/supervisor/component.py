@@ -12,7 +12,7 @@ from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
 from rayplane.control_plane.cluster.pki import renewed
-from rayplane.control_plane.cluster.ports import free_port
+from rayplane.control_plane.cluster.ports import free_port, share
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
@@ -72,7 +72,7 @@ class Supervisor:
                 state_dir=str(Path(spec.data_dir).parent.parent),
             ),
             directory=clients,
-            allot=allot or (lambda address, taken: free_port(address, taken, rng)),
+            allot=allot or (lambda address, taken: free_port(address, taken, rng, share(spec.plan))),
             now=now,
             slowdown=slowdown,
         )
