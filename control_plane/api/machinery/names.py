@@ -23,9 +23,12 @@ _NAME = re.compile(_NAME_TEXT)
 _CONFIG_KEY = re.compile("[-._a-zA-Z0-9]+")
 _PORT_NAME = re.compile("[-a-z0-9]+")
 _ENV = re.compile(r"[ -<>-~]+")
+_HEADER_TEXT = "[-A-Za-z0-9]+"
+_HEADER = re.compile(_HEADER_TEXT)
 _PERCENT = re.compile("[0-9]+%")
 _PORT_NUMBER = re.compile("[0-9]{1,5}")
 _BITS = re.compile("[0-9]{1,3}")
+_IP_ERROR = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 
 
 def regex_error(message: str, pattern: str, *examples: str) -> str:
@@ -74,7 +77,7 @@ _LABEL_VALUE_ERROR = regex_error(
 )
 _QUALIFIED_ERROR = (
     regex_error(
-        "a qualified name must consist of alphanumeric characters, '-', '_' or '.', "
+        "a valid label key must consist of alphanumeric characters, '-', '_' or '.', "
         "and must start and end with an alphanumeric character",
         _NAME_TEXT,
         "MyName",
@@ -92,8 +95,8 @@ _CONFIG_KEY_ERROR = regex_error(
 )
 
 
-def _at_most(length: int) -> str:
-    return f"must be no more than {length} bytes"
+def _at_most(length: int, unit: str = "characters") -> str:
+    return f"must be no more than {length} {unit}"
 
 
 @remembered(16_384)
@@ -114,7 +117,7 @@ def label_errors(name: str) -> tuple[str, ...]:
     if len(name) > 63:
         found.append(_at_most(63))
     if not _LABEL.fullmatch(name):
-        found.append(_LABEL_ERROR)
+        found.append("must not contain dots" if _SUBDOMAIN.fullmatch(name) else _LABEL_ERROR)
     return tuple(found)
 
 
@@ -140,11 +143,14 @@ def qualified_name_errors(name: str) -> tuple[str, ...]:
         if not prefix:
             found.append("prefix part must be non-empty")
         else:
-            found += [f"prefix part {problem}" for problem in subdomain_errors(prefix)]
+            if len(prefix) > 253:
+                found.append("prefix part " + _at_most(253, "bytes"))
+            if not _SUBDOMAIN.fullmatch(prefix):
+                found.append("prefix part " + _SUBDOMAIN_ERROR)
     if not own:
         found.append("name part must be non-empty")
     elif len(own) > 63:
-        found.append("name part " + _at_most(63))
+        found.append("name part " + _at_most(63, "bytes"))
     if not _NAME.fullmatch(own):
         found.append(_NAME_PART_ERROR)
     return tuple(found)
@@ -155,7 +161,7 @@ def label_value_errors(value: str) -> tuple[str, ...]:
     """Problems of a label's value."""
     found: list[str] = []
     if len(value) > 63:
-        found.append(_at_most(63))
+        found.append(_at_most(63, "bytes"))
     if value and not _NAME.fullmatch(value):
         found.append(_LABEL_VALUE_ERROR)
     return tuple(found)
@@ -177,8 +183,39 @@ def config_key_errors(key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+_SEARCH_LABEL_TEXT = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
+_SEARCH_TEXT = rf"{_SEARCH_LABEL_TEXT}(\.{_SEARCH_LABEL_TEXT})*"
+_SEARCH = re.compile(_SEARCH_TEXT)
+_SEARCH_ERROR = regex_error(
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or "
+    "'.', and must start and end with an alphanumeric character",
+    _SEARCH_TEXT,
+    "example.com",
+)
+
+
+def search_domain_errors(name: str) -> tuple[str, ...]:
+    """Problems of a domain that a resolver searches: a subdomain that may have underscores."""
+    found: list[str] = []
+    if len(name) > 253:
+        found.append(_at_most(253))
+    if not _SEARCH.fullmatch(name):
+        found.append(_SEARCH_ERROR)
+    return tuple(found)
+
+
+def header_name_errors(name: str) -> tuple[str, ...]:
+    """Problems of the name of an HTTP header."""
+    if _HEADER.fullmatch(name):
+        return ()
+    text = "a valid HTTP header must consist of alphanumeric characters or '-'"
+    return (regex_error(text, _HEADER_TEXT, "X-Header-Name"),)
+
+
 def env_name_errors(name: str) -> tuple[str, ...]:
     """Problems of an environment variable's name: printable ASCII without '='."""
+    if not name:
+        return ("environment variable name must be non-empty",)
     if _ENV.fullmatch(name):
         return ()
     text = "a valid environment variable name must consist only of printable ASCII characters other than '='"
@@ -190,10 +227,10 @@ def port_name_errors(name: str) -> tuple[str, ...]:
     """Problems of an IANA service name, as container ports are named."""
     found: list[str] = []
     if len(name) > 15:
-        found.append("must be no more than 15 characters")
+        found.append(_at_most(15))
     if not _PORT_NAME.fullmatch(name):
         found.append("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
-    elif not any(c.isalpha() for c in name):
+    if not any("a" <= c <= "z" for c in name):
         found.append("must contain at least one letter (a-z)")
     if "--" in name:
         found.append("must not contain consecutive hyphens")
@@ -218,6 +255,24 @@ def is_number_of_port(text: str) -> bool:
 
 def is_percent(text: str) -> bool:
     return _PERCENT.fullmatch(text) is not None
+
+
+@remembered(4_096)
+def ip_errors(text: str) -> tuple[str, ...]:
+    """Problems of an IPv4 or IPv6 address, in canonical form or not."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        octets = text.split(".")
+        padded = len(octets) == 4 and all(_BITS.fullmatch(octet.lstrip("0") or "0") for octet in octets)
+        if padded and all(int(octet) < 256 for octet in octets):
+            return ("must not have leading 0s",)
+        return (_IP_ERROR,)
+    if "%" in text:
+        return (_IP_ERROR,)
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return ("must not be an IPv4-mapped IPv6 address",)
+    return ()
 
 
 @remembered(4_096)

@@ -307,6 +307,9 @@ def _handler(handler: Mapping[str, Any], path: str, errs: Errors) -> None:
                 if not action.get("path"):
                     errs.append(required(f"{at}.path"))
                 one_of(action.get("scheme"), ("HTTP", "HTTPS"), f"{at}.scheme", errs)
+                for header in action.get("httpHeaders") or ():
+                    own = header.get("name") or ""
+                    checked(names.header_name_errors(own), own, f"{at}.httpHeaders", errs)
             validate_port_reference(action.get("port"), f"{at}.port", errs)
 
 

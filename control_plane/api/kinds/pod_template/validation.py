@@ -85,14 +85,16 @@ def _dns(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
     if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
         text = "must provide at least one DNS nameserver when `dnsPolicy` is None"
         errs.append(required(f"{path}.dnsConfig.nameservers", text))
+    for index, search in enumerate((spec.get("dnsConfig") or {}).get("searches") or ()):
+        if search != ".":
+            domain = search.removesuffix(".")
+            checked(names.search_domain_errors(domain), domain, f"{path}.dnsConfig.searches[{index}]", errs)
 
 
 def _small_lists(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
     for index, alias in enumerate(spec.get("hostAliases") or ()):
-        if not names.is_ip(alias.get("ip") or ""):
-            at = f"{path}.hostAliases[{index}].ip"
-            text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-            errs.append(invalid(at, alias.get("ip") or "", text))
+        own, at = alias.get("ip") or "", f"{path}.hostAliases[{index}].ip"
+        checked(names.ip_errors(own), own, at, errs)
     for index, gate in enumerate(spec.get("readinessGates") or ()):
         kind = gate.get("conditionType") or ""
         at = f"{path}.readinessGates[{index}].conditionType"
