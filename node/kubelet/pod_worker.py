@@ -24,6 +24,7 @@ from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
 from rayplane.node.kubelet.status_manager import WrittenPod
 from rayplane.node.lifecycle import (
     Effect,
+    EphemeralAdded,
     Event,
     Exited,
     FinalizePod,
@@ -186,8 +187,14 @@ class PodWorker:
         elif self.machine.spec.get("readinessGates") or self._is_overruled():
             self.written = b""
             self._parts.statuses.mark(self)
+        if added := self._added(pod):
+            self.post(EphemeralAdded(added))
         if self.sandbox is not None and self.sandbox.live:
             self.sandbox.refresh(pod)
+
+    def _added(self, pod: Object) -> tuple[dict[str, Any], ...]:
+        parts = pod["spec"].get("ephemeralContainers") or ()
+        return tuple(part for part in parts if part["name"] not in self.machine.by_name)
 
     def _is_overruled(self) -> bool:
         """Whether somebody else changed the pod's readiness, as controllers do while a node is not heard."""

@@ -12,6 +12,7 @@ from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.model import (
     KUBERNETES_RESTARTS,
     Effect,
+    EphemeralAdded,
     Event,
     Exited,
     FinalizePod,
@@ -42,6 +43,7 @@ from rayplane.node.lifecycle.status import render_status
 __all__ = [
     "KUBERNETES_RESTARTS",
     "Effect",
+    "EphemeralAdded",
     "Event",
     "Exited",
     "FinalizePod",

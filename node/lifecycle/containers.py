@@ -1,5 +1,6 @@
 """Containers of a pod, read from its spec and its last known status, and their restart policies."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api.pods.containers import is_sidecar
@@ -9,7 +10,7 @@ _LOST = ("The container could not be located when the node came back", "Unknown"
 
 
 def containers_of(spec: dict[str, Any]) -> list[Container]:
-    """Init containers and sidecars, then the others."""
+    """Init containers and sidecars, then the others, ephemeral ones last."""
     pod_policy = spec.get("restartPolicy") or "Always"
     found = []
     for part in spec.get("initContainers") or ():
@@ -23,7 +24,12 @@ def containers_of(spec: dict[str, Any]) -> list[Container]:
     for part in spec["containers"]:
         policy = part.get("restartPolicy") or pod_policy
         found.append(Container(part["name"], Role.APP, part, policy))
-    return found
+    return [*found, *ephemeral_containers(spec.get("ephemeralContainers") or ())]
+
+
+def ephemeral_containers(parts: Iterable[dict[str, Any]]) -> list[Container]:
+    """Containers that run once."""
+    return [Container(part["name"], Role.EPHEMERAL, part, "Never") for part in parts]
 
 
 def has_initialized(c: Container) -> bool:
@@ -31,7 +37,7 @@ def has_initialized(c: Container) -> bool:
     if c.role is Role.SIDECAR:
         return c.startup_passed
     completed = c.run is Run.DONE and c.ended is not None and c.ended.exit_code == 0
-    return c.role is Role.APP or completed
+    return c.role in (Role.APP, Role.EPHEMERAL) or completed
 
 
 def restarts(c: Container, exit_code: int) -> bool:
@@ -59,5 +65,5 @@ def recall(c: Container, known: dict[str, Any], stamp: str) -> None:
             message=end.get("message") or "",
         )
     # Init containers run again in the new sandbox; others only when their policy says so.
-    if c.role is Role.APP and c.ended is not None and not restarts(c, c.ended.exit_code):
+    if c.role in (Role.APP, Role.EPHEMERAL) and c.ended is not None and not restarts(c, c.ended.exit_code):
         c.run = Run.DONE

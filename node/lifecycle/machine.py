@@ -12,10 +12,11 @@ from typing import Any
 from rayplane.control_plane.api.meta import Object, parse_time
 from rayplane.control_plane.api.pods.state import TERMINAL_PHASES
 from rayplane.node.errors import LifecycleError
-from rayplane.node.lifecycle.containers import containers_of, has_initialized, recall, restarts
+from rayplane.node.lifecycle.containers import containers_of, ephemeral_containers, has_initialized, recall, restarts
 from rayplane.node.lifecycle.model import (
     Container,
     Effect,
+    EphemeralAdded,
     Event,
     Exited,
     FinalizePod,
@@ -131,7 +132,7 @@ class PodMachine:
         self.reason, self.message = status.get("reason") or "", status.get("message") or ""
         for condition in status.get("conditions") or ():
             self.conditions[condition["type"]] = (condition["status"], condition.get("lastTransitionTime") or "")
-        for part in ("initContainerStatuses", "containerStatuses"):
+        for part in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
             for known in status.get(part) or ():
                 container = self.by_name.get(known["name"])
                 if container is not None:
@@ -304,6 +305,11 @@ class PodMachine:
         self.vanished = True
         self._stop_requested(StopRequested(0.0))
 
+    def _ephemeral_added(self, event: EphemeralAdded) -> None:
+        added = [c for c in ephemeral_containers(event.containers) if c.name not in self.by_name]
+        self.containers += added
+        self.by_name |= {c.name: c for c in added}
+
     def _rejected(self, event: Rejected) -> None:
         self._record(event.reason, event.message, warning=True)
         self._fail(event.reason, event.message)
@@ -342,6 +348,10 @@ class PodMachine:
 
     def _start_in_turn(self) -> None:
         begun = self.apps_begun
+        # They are there to look into a pod that may hang in an init container.
+        for c in self.of_role(Role.EPHEMERAL):
+            if c.run is Run.IDLE:
+                self._start(c)
         for c in self.of_role(Role.INIT, Role.SIDECAR):
             # Once the others run, a sidecar is only restarted by itself, and nobody waits for it.
             if c.run is Run.IDLE and (c.role is Role.SIDECAR or not begun):
@@ -359,7 +369,7 @@ class PodMachine:
     def _wind_down(self) -> None:
         """Stop what runs: the containers at once, then the sidecars one by one, the last one first."""
         waiting = False
-        for c in self.of_role(Role.INIT, Role.APP):
+        for c in self.of_role(Role.INIT, Role.APP, Role.EPHEMERAL):
             waiting |= self._end(c)
         for c in reversed(list(self.of_role(Role.SIDECAR))):
             if waiting:
@@ -446,6 +456,8 @@ _POD: dict[tuple[Stage, type], _PodHandler] = {
     (Stage.GONE, StopRequested): None,
     **{(stage, Vanished): _M._vanished for stage in Stage if stage is not Stage.GONE},
     (Stage.GONE, Vanished): None,
+    **{(stage, EphemeralAdded): _M._ephemeral_added for stage in _LIVE},
+    **{(stage, EphemeralAdded): None for stage in _LATE},
     **{(stage, Rejected): _M._rejected for stage in _LIVE},
     **{(stage, Rejected): None for stage in _LATE},
     **{(stage, Suspended): _M._suspended for stage in Stage},

@@ -66,6 +66,7 @@ class Role(Enum):
     INIT = "init"
     SIDECAR = "sidecar"  # an init container with restartPolicy Always
     APP = "app"
+    EPHEMERAL = "ephemeral"  # put into a running pod to look into it; nothing waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,13 @@ class Vanished:
 
 
 @dataclass(frozen=True, slots=True)
+class EphemeralAdded:
+    """Ephemeral containers that were added to the pod's spec."""
+
+    containers: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The node does not take the pod."""
 
@@ -203,6 +211,7 @@ Event = (
     | TimerFired
     | StopRequested
     | Vanished
+    | EphemeralAdded
     | Rejected
     | Suspended
     | Resumed

@@ -49,6 +49,9 @@ def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str)
         status["initContainerStatuses"] = [_container_status(machine, c) for c in inits]
     apps = machine.of_role(Role.APP)
     status["containerStatuses"] = [_container_status(machine, c) for c in apps]
+    ephemeral = [_ephemeral_status(machine, c) for c in machine.of_role(Role.EPHEMERAL)]
+    if ephemeral:
+        status["ephemeralContainerStatuses"] = ephemeral
     generation = pod["metadata"].get("generation")
     if generation:
         status["observedGeneration"] = generation
@@ -103,7 +106,7 @@ def _containers_ready(machine: PodMachine) -> _Condition:
         return "False", "PodCompleted", ""
     if machine.phase == "Failed":
         return "False", "PodFailed", ""
-    unready = [c.name for c in machine.containers if c.role is not Role.INIT and not _is_ready(c)]
+    unready = [c.name for c in machine.of_role(Role.SIDECAR, Role.APP) if not _is_ready(c)]
     if not unready:
         return _TRUE
     return "False", "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
@@ -150,6 +153,13 @@ def _container_status(machine: PodMachine, c: Container) -> dict[str, Any]:
     return status
 
 
+def _ephemeral_status(machine: PodMachine, c: Container) -> dict[str, Any]:
+    """It is never ready: nobody sends it anything."""
+    status = _container_status(machine, c) | {"ready": False}
+    del status["started"]
+    return status
+
+
 def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
     if running:
         return {"running": {"startedAt": c.started_stamp}}
@@ -165,7 +175,7 @@ def _state(machine: PodMachine, c: Container, running: bool) -> dict[str, Any]:
     if c.fault is not None:
         return {"waiting": {"reason": c.fault[0], "message": c.fault[1]}}
     inits = any(True for _ in machine.of_role(Role.INIT, Role.SIDECAR))
-    initializing = inits and (c.role is not Role.APP or not machine.initialized)
+    initializing = inits and (c.role in (Role.INIT, Role.SIDECAR) or not machine.initialized)
     return {"waiting": {"reason": "PodInitializing" if initializing else "ContainerCreating"}}
 
 

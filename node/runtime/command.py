@@ -3,6 +3,8 @@
 There are no images and no chroot. What a manifest may rely on:
 
 - `command` and `args` name programs of this machine, with `$(VAR)` expanded.
+- A container with `stdin` and `tty` and without a command runs its arguments or a shell, as images do that people open
+  at a terminal; any other without a command is simulated.
 - The working directory is the container's root (RAYPLANE_ROOT), or `workingDir` below it or in a volume; `..` leads no
   higher than the root. Each volume appears below the root at its mount path (`tree` says how), and its real directory
   is in RAYPLANE_MOUNT_<NAME>.
@@ -28,6 +30,7 @@ from rayplane.node.runtime.shim import MARK
 
 PRELOAD = str(Path(__file__).with_name("preload"))
 TERMINATION_LOG = "/dev/termination-log"
+SHELL = "sh"
 _PATH = re.compile(r"(?<![\w./-])/[\w.@%+,/-]+")
 _ANY_ADDRESS = re.compile(r"(?<![\w.])0\.0\.0\.0(?![\w.])")
 
@@ -48,9 +51,17 @@ class CommandLine:
     cwd: str
 
 
-def has_command(container: dict[str, Any]) -> bool:
-    """Tell whether a container names a command; without one it is simulated."""
-    return bool(container.get("command"))
+def own_command(container: dict[str, Any]) -> list[str]:
+    """Command and arguments of a container; empty when it has none and is simulated.
+
+    Images that are used from a terminal (`kubectl run -it`, `kubectl debug -it`) have a shell or no entry point.
+    """
+    args = container.get("args") or ()
+    if command := container.get("command"):
+        return [*command, *args]
+    if container.get("stdin") and container.get("tty"):
+        return [*args] or [SHELL]
+    return []
 
 
 def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine:
@@ -58,8 +69,7 @@ def command_line(order: StartOrder, layout: Layout, *, path: str) -> CommandLine
     container = order.container
     localize = localizer(order, layout)
     env = _own_env(order, layout, path) | {name: localize(value) for name, value in order.env.items()}
-    parts = [*(container.get("command") or ()), *(container.get("args") or ())]
-    argv = [localize(expand(part, env)) for part in parts]
+    argv = [localize(expand(part, env)) for part in own_command(container)]
     env["PYTHONPATH"] = f"{PRELOAD}:{env['PYTHONPATH']}" if env.get("PYTHONPATH") else PRELOAD
     env[MARK] = order.container_id  # by which what is left of the container is found: no pod may change it
     return CommandLine(argv, env, layout.cwd)
@@ -102,6 +112,8 @@ def _own_env(order: StartOrder, layout: Layout, path: str) -> dict[str, str]:
         "POD_IP": order.pod_ip,
         "RAYPLANE_ROOT": layout.root,
     }
+    if order.container.get("tty"):
+        env["TERM"] = "xterm"
     for mount in order.mounts:
         env[f"RAYPLANE_MOUNT_{re.sub('[^A-Z0-9]', '_', mount.volume.upper())}"] = mount.source
     return env

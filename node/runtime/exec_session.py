@@ -1,23 +1,17 @@
 """A command in a real container: its pipes or terminal, and its end."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import AsyncIterator, Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.errors import RuntimeFailed
 from rayplane.node.runtime.command import CommandLine
+from rayplane.node.runtime.pipes import chunks, connect_input, connect_output, set_size
 from rayplane.node.runtime.shim_client import ShimClient
 
-CHUNK = 32 * 1024
 QUEUE_MAX = 16
-#: Rows or columns of a terminal.
-_SIDE_MAX = 65_535
 _ids = iter(range(1, 1 << 62))
 
 
@@ -86,17 +80,11 @@ class ProcessExec:
         return [slave, os.dup(slave), os.dup(slave)]
 
     async def _connect_input(self, fd: int) -> None:
-        loop = asyncio.get_running_loop()
-        pipe: BinaryIO = os.fdopen(fd, "wb", 0)  # type: ignore[assignment]
-        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
-        self._transports.append(transport)
-        self._input = asyncio.StreamWriter(transport, protocol, None, loop)
+        self._input = await connect_input(fd)
+        self._transports.append(self._input.transport)
 
     async def _connect_output(self, fd: int) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=CHUNK)
-        pipe: BinaryIO = os.fdopen(fd, "rb", 0)  # type: ignore[assignment]
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        reader, transport = await connect_output(fd)
         self._transports.append(transport)
         self._readers.append(reader)
 
@@ -135,17 +123,14 @@ class ProcessExec:
 
     def resize(self, width: int, height: int) -> None:
         if self._terminal >= 0:
-            size = struct.pack("HHHH", min(height, _SIDE_MAX), min(width, _SIDE_MAX), 0, 0)
-            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+            set_size(self._terminal, width, height)
 
     async def output(self) -> AsyncIterator[tuple[bytes, bytes]]:
         queue: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue(QUEUE_MAX)
 
         async def pump(index: int, reader: asyncio.StreamReader) -> None:
-            # A terminal whose last user is gone answers with an error instead of an end.
-            with contextlib.suppress(OSError):
-                while data := await reader.read(CHUNK):
-                    await queue.put((b"", data) if index else (data, b""))
+            async for data in chunks(reader):
+                await queue.put((b"", data) if index else (data, b""))
             await queue.put(None)
 
         pumps = [asyncio.create_task(pump(i, r)) for i, r in enumerate(self._readers)]

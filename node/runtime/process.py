@@ -16,12 +16,13 @@ from typing import Any
 
 from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
-from rayplane.node.runtime.attach import FROM_NOW, Attached, StandardInput
-from rayplane.node.runtime.command import CommandLine, Layout, command_line, has_command, localizer, own_paths
+from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
+from rayplane.node.runtime.command import CommandLine, Layout, command_line, localizer, own_command, own_paths
 from rayplane.node.runtime.copying import copy_command
 from rayplane.node.runtime.exec_session import ProcessExec
 from rayplane.node.runtime.hooks import run_hook
 from rayplane.node.runtime.logfile import LOG_BYTES_MAX, LogFile
+from rayplane.node.runtime.pipes import chunks, connect_output
 from rayplane.node.runtime.shim_client import ShimClient
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.runtime.tree import TERMINATION_LOG, ContainerTree
@@ -57,7 +58,7 @@ class ProcessRuntime:
         self.shim.order("", op="alive", seconds=seconds)
 
     def start(self, order: StartOrder, listener: Listener) -> ContainerRun:
-        if not has_command(order.container):
+        if not own_command(order.container):
             return self._simulated.start(order, listener)
         run = ProcessRun(self, order, listener)
         run.begin()
@@ -90,7 +91,7 @@ class ProcessRun:
     def begin(self) -> None:
         try:
             self._line = self._prepare()
-            with self._tree.files.open_dir() as logs, self._open_stdin() as stdin:
+            with self._tree.files.open_dir() as logs, self._open_input() as stdin:
                 self._runtime.shim.order(
                     self._order.container_id,
                     self._report,
@@ -110,16 +111,18 @@ class ProcessRun:
             self._failed(str(e))
 
     @contextlib.contextmanager
-    def _open_stdin(self) -> Iterator[list[int]]:
-        """The process's end of its standard input, where it has one."""
-        if not self._order.container.get("stdin"):
-            yield []
-            return
-        self._stdin = StandardInput()
+    def _open_input(self) -> Iterator[list[int]]:
+        """What the shim needs of the process's terminal or standard input, where it has one."""
+        if self._order.container.get("tty"):
+            self._stdin = Terminal()
+        elif self._order.container.get("stdin"):
+            self._stdin = StandardInput()
+        theirs = self._stdin.theirs if self._stdin is not None else []
         try:
-            yield [self._stdin.theirs]
+            yield theirs
         finally:
-            os.close(self._stdin.theirs)
+            for fd in theirs:
+                os.close(fd)
 
     def _prepare(self) -> CommandLine:
         """Make the container's files; what to run there."""
@@ -232,8 +235,16 @@ class ProcessRun:
         return session
 
     async def attach(self, *, stdin: bool) -> ExecSession:
+        if self._over:
+            raise NotRunning(f"container {self._order.container['name']} does not run")
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._runtime.shim.order(self._order.container_id, op="attach", fds=[theirs])
+        finally:
+            os.close(theirs)
+        reader, transport = await connect_output(ours)
         once = bool(self._order.container.get("stdinOnce"))
-        return Attached(self.logs(FROM_NOW), self._stdin if stdin else None, once=once)
+        return Attached(chunks(reader), self._stdin if stdin else None, once=once, close=transport.close)
 
     def _exec_command(self, command: list[str]) -> list[str]:
         """The command with real paths. Raises RuntimeFailed."""

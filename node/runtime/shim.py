@@ -9,8 +9,9 @@ killed, its children die by their parent-death signal.
 
 Protocol: JSON in datagrams on the socket given as descriptor `argv[1]`.
 in:  {op: start, id, argv, env, cwd, log, log_bytes} with the descriptor of the directory that gets the file `log`, and
-     another for the standard input of a process that has one
+     for a process with a standard input one more, for one with a terminal two: its end and ours
      {op: exec, id, of, argv, env, cwd, tty} with three descriptors
+     {op: attach, id} with one for what a container writes from now on, closed when that ends
      {op: kill, id, grace} {op: alive, seconds}
 out: {ev: started, id, pid} {ev: failed, id, error, [code]} {ev: exited, id, code, signal}
 
@@ -29,6 +30,8 @@ import sys
 import termios
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 MARK = "RAYPLANE_CONTAINER_ID"
@@ -36,6 +39,8 @@ MESSAGE_MAX = 192 * 1024
 READ_BYTES = 64 * 1024
 LINE_MAX = 256 * 1024
 WATCH_S = 1.0
+#: Whoever is attached and takes nothing for so long is given up.
+STUCK_S = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,6 +98,28 @@ class Log:
             os.close(full)
 
 
+class Attached:
+    """Somebody who gets a copy of a container's output. While he is behind, the container waits for him."""
+
+    def __init__(self, child: "Child", fd: int) -> None:
+        self.child, self.fd = child, fd
+        self.waiting = b""
+        self.since = 0.0
+        os.set_blocking(fd, False)
+
+    def write(self, data: bytes = b"") -> None:
+        """Hand on what can be taken now. OSError when he is gone."""
+        if not self.waiting:
+            self.since = time.monotonic()
+        self.waiting += data
+        try:
+            taken = os.write(self.fd, self.waiting)
+        except BlockingIOError:
+            return
+        self.waiting = self.waiting[taken:]
+        self.since = time.monotonic()
+
+
 class Child:
     """A container's main process, or a command beside it (`of` is the container then)."""
 
@@ -114,6 +141,7 @@ class Shim:
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
+        self._attached: list[Attached] = []
         self._unsent: deque[bytes] = deque()
         self._alive_until: float | None = None
         self._running = True
@@ -133,6 +161,7 @@ class Shim:
                 key.data()
             self._reap()
             self._kill_late()
+            self._give_up_stuck()
             self._send_more()
             if os.getppid() != self._host:
                 break
@@ -167,6 +196,8 @@ class Shim:
                 self._start(message, *fds)
             elif op == "exec":
                 self._exec(message, fds)
+            elif op == "attach":
+                self._attach(message["id"], *fds)
             elif op == "kill":
                 self._kill(message["id"], message["grace"])
             elif op == "alive":
@@ -190,12 +221,15 @@ class Shim:
 
     # --- start ------------------------------------------------------------------------------------
 
-    def _start(self, message: dict[str, Any], directory: int, stdin: int = subprocess.DEVNULL) -> None:
-        read, write = os.pipe2(os.O_CLOEXEC)
+    def _start(
+        self, message: dict[str, Any], directory: int, stdin: int = subprocess.DEVNULL, terminal: int = -1
+    ) -> None:
+        tty = terminal >= 0
+        read, write = (terminal, os.dup(stdin)) if tty else os.pipe2(os.O_CLOEXEC)
         log = None
         try:
             log = Log(directory, message["log"], message["log_bytes"])
-            process = spawn(message, (stdin, write, write), tty=False)
+            process = spawn(message, (stdin, write, write), tty=tty)
         except (OSError, ValueError, subprocess.SubprocessError) as e:
             os.close(read)
             if log is not None:
@@ -212,7 +246,7 @@ class Shim:
         child = Child(message["id"], process)
         child.output, child.log = read, log
         self._add(child)
-        self._selector.register(read, selectors.EVENT_READ, lambda: self._pump(child))
+        self._balance(child)
 
     def _exec(self, message: dict[str, Any], fds: list[int]) -> None:
         try:
@@ -236,17 +270,71 @@ class Shim:
             data = os.read(child.output, READ_BYTES)
         except BlockingIOError:
             return False
+        except OSError:
+            # A terminal whose last process is gone.
+            data = b""
         if data and child.log is not None:
             child.log.add(data)
+            for one in self._attached_to(child):
+                self._hand_on(one, data)
             return True
         self._close_output(child)
         return False
 
     def _close_output(self, child: Child) -> None:
         if child.output >= 0:
-            self._selector.unregister(child.output)
+            self._watch(child.output, 0)
             os.close(child.output)
             child.output = -1
+
+    # --- attached ---------------------------------------------------------------------------------
+
+    def _attach(self, ident: str, fd: int) -> None:
+        child = self._children.get(ident)
+        if child is None:
+            os.close(fd)
+        else:
+            self._attached.append(Attached(child, fd))
+
+    def _attached_to(self, child: Child) -> list[Attached]:
+        return [one for one in self._attached if one.child is child]
+
+    def _hand_on(self, one: Attached, data: bytes = b"") -> None:
+        try:
+            one.write(data)
+        except OSError:
+            self._detach(one)
+        else:
+            if not one.waiting and one.child.id not in self._children:
+                self._detach(one)
+        self._balance(one.child)
+
+    def _detach(self, one: Attached) -> None:
+        self._watch(one.fd, 0)
+        os.close(one.fd)
+        self._attached.remove(one)
+
+    def _balance(self, child: Child) -> None:
+        """Read the container's output while nobody is behind."""
+        behind = False
+        for one in self._attached_to(child):
+            behind |= bool(one.waiting)
+            self._watch(one.fd, selectors.EVENT_WRITE if one.waiting else 0, partial(self._hand_on, one))
+        if child.output >= 0:
+            self._watch(child.output, 0 if behind else selectors.EVENT_READ, lambda: self._pump(child))
+
+    def _watch(self, fd: int, events: int, call: Callable[[], object] | None = None) -> None:
+        watched = fd in self._selector.get_map()
+        if watched and not events:
+            self._selector.unregister(fd)
+        elif events and not watched:
+            self._selector.register(fd, events, call)
+
+    def _give_up_stuck(self) -> None:
+        too_old = time.monotonic() - STUCK_S
+        for one in [one for one in self._attached if one.waiting and one.since < too_old]:
+            self._detach(one)
+            self._balance(one.child)
 
     # --- end --------------------------------------------------------------------------------------
 
@@ -299,6 +387,8 @@ class Shim:
         while child.output >= 0 and self._pump(child):
             pass
         self._close_output(child)
+        for one in self._attached_to(child):
+            self._hand_on(one)
         if child.log is not None:
             child.log.close()
         number = -code if code < 0 else 0

@@ -1,5 +1,10 @@
 """The process runtime: containers are processes of this machine, and traffic, logs and volumes are real."""
 
+import os
+import pty
+import select
+import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -8,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.harness import Cluster, Kubectl, listeners, listens, unlisted, until
+from tests.e2e.harness import COMMAND_TIMEOUT_S, Cluster, Kubectl, listeners, listens, unlisted, until
 
 # Answers with the pod's name, `/file?PATH` with a file, `/env?NAME` with a variable; dies of `/die`.
 SERVER = """
@@ -273,3 +278,47 @@ def test_a_claim_that_fits_nowhere_stays_pending_and_says_why(kubectl: Kubectl) 
     apply(kubectl, claim("huge", "replicated", "900Ti"), user_of("keeper", "huge"))
     until("an event", lambda: "ProvisioningFailed" in kubectl("events", "--for", "persistentvolumeclaim/huge"))
     assert kubectl.json("get", "pvc", "huge")["status"]["phase"] == "Pending"
+
+
+def typed(kubectl: Kubectl, *arguments: str, text: str) -> str:
+    """What a person sees who types `text` into a kubectl at a terminal, until it ends."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        kubectl.command(*arguments),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=kubectl.cluster.env,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    os.write(ours, text.encode())
+    seen, end = b"", time.monotonic() + COMMAND_TIMEOUT_S
+    try:
+        while select.select([ours], [], [], max(0.0, end - time.monotonic()))[0]:
+            seen += os.read(ours, 4096)
+    except OSError:
+        # The terminal's last user is gone.
+        process.wait(COMMAND_TIMEOUT_S)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return seen.decode()
+
+
+def test_a_person_debugs_a_running_pod_at_a_terminal(kubectl: Kubectl) -> None:
+    apply(kubectl, deployment("web", 1, {"containers": [container()]}))
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    (pod,) = kubectl.names("pods")
+    seen = typed(kubectl, "debug", "-it", pod, "--image=busybox", "-c", "look", text="echo found-$((40+2)); exit 3\n")
+    assert "found-42" in seen
+    kubectl.until(pod, "{.status.ephemeralContainerStatuses[0].state.terminated.exitCode}", ["3"])
+    assert kubectl("get", pod, "-o", "jsonpath={.status.phase}") == "Running"
+    assert "found-42" in kubectl("logs", pod, "-c", "look")
+
+
+def test_a_person_runs_a_pod_for_as_long_as_the_terminal_is_open(kubectl: Kubectl) -> None:
+    options = ("run", "-it", "--rm", "--restart=Never", "shell", "--image=busybox")
+    assert "size is 42" in typed(kubectl, *options, "--", "sh", text="echo size is $((40+2)); exit\n")
+    assert kubectl.names("pods") == []

@@ -10,6 +10,7 @@ from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle import (
     KUBERNETES_RESTARTS,
     Effect,
+    EphemeralAdded,
     Event,
     Exited,
     FinalizePod,
@@ -126,6 +127,40 @@ def test_init_containers_run_in_order_before_the_others() -> None:
     life.exit("i2", 0)
     assert life.runs() == {"i1": "done", "i2": "done", "c": "running"}
     assert life.condition("Initialized") == "True"
+
+
+def test_an_ephemeral_container_runs_once_and_changes_nothing_else() -> None:
+    life = Life(initContainers=[{"name": "i"}])
+    life.step()
+    life.step(EphemeralAdded(({"name": "debug", "image": "tools:1"},)))
+    # It does not wait for the others: why they wait may be what it is there to find.
+    assert life.runs() == {"i": "running", "c": "idle", "debug": "running"}
+    (shown,) = life.status["ephemeralContainerStatuses"]
+    assert shown["state"] == {"running": {"startedAt": STAMP}} and not shown["ready"] and "started" not in shown
+    life.exit("i", 0)
+    assert life.condition("Ready") == "True"
+    life.exit("debug", 1)
+    assert life.runs() == {"i": "done", "c": "running", "debug": "done"}
+    assert (life.condition("Ready"), life.status["phase"]) == ("True", "Running")
+    (shown,) = life.status["ephemeralContainerStatuses"]
+    assert shown["state"]["terminated"]["exitCode"] == 1 and shown["restartCount"] == 0
+    life.step(EphemeralAdded(({"name": "debug", "image": "tools:1"}, {"name": "second"})))
+    assert life.runs() == {"i": "done", "c": "running", "debug": "done", "second": "running"}
+    life.step(StopRequested(30.0))
+    assert life.machine.stage is Stage.GONE
+
+
+def test_an_ephemeral_container_ends_with_its_pod_and_is_not_run_again() -> None:
+    life = Life(restartPolicy="Never")
+    life.step()
+    life.step(EphemeralAdded(({"name": "debug"}, {"name": "done"})))
+    life.exit("done", 0)
+    again = Life(ephemeralContainers=[{"name": "debug"}, {"name": "done"}])
+    again.machine.adopt(life.status, STAMP)
+    again.step()
+    assert again.runs() == {"c": "running", "debug": "done", "done": "done"}
+    life.exit("c", 0)
+    assert (life.status["phase"], life.runs()["debug"]) == ("Succeeded", "done")
 
 
 def test_a_failed_init_container_is_repeated_or_fails_the_pod() -> None:
@@ -420,6 +455,7 @@ class World:
         choices += [Probed(p.container, p.attempt, p.probe, ok) for p in self.probes for ok in (True, False)]
         choices += [TimerFired(key) for key in self.life.timers]
         choices += [StopRequested(30.0), Suspended(), Resumed(), None]
+        choices += [EphemeralAdded(tuple({"name": f"e{n}"} for n in range(count))) for count in (1, 2)]
         event = draw(st.sampled_from(choices))
         if isinstance(event, SandboxReady | SandboxFailed):
             self.sandbox = False
@@ -447,8 +483,8 @@ def test_whatever_happens(data: st.DataObject, spec: dict[str, Any]) -> None:
         status = life.status
         assert _RANK[status["phase"]] >= phase
         phase = _RANK[status["phase"]]
-        for container in status["containerStatuses"] + status.get("initContainerStatuses", []):
-            assert container["restartCount"] >= counts[container["name"]]
+        for container in [c for part in status if part.endswith("ontainerStatuses") for c in status[part]]:
+            assert container["restartCount"] >= counts.get(container["name"], 0)
             assert len(container["state"]) == 1
             counts[container["name"]] = container["restartCount"]
         if ended:

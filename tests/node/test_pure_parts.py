@@ -24,7 +24,7 @@ from rayplane.node.kubelet.addresses import AddressPool
 from rayplane.node.kubelet.admission import NOTHING, Room, refuse, room_of
 from rayplane.node.kubelet.prober import ProbeCounter, Thresholds
 from rayplane.node.runtime import LogOptions, Mount, StartOrder
-from rayplane.node.runtime.command import Layout, command_line, has_command
+from rayplane.node.runtime.command import Layout, command_line, own_command
 from rayplane.node.runtime.logs import LogLine, parse_line, select_lines
 from rayplane.node.runtime.shim import MARK
 from rayplane.node.volumes.projected import TokenWanted, tokens_wanted, volume_files
@@ -213,7 +213,14 @@ def test_environment_of_a_process() -> None:
     assert line.cwd == "/pod/root/srv"
     mark = line.env[MARK]
     assert command_line(order(command=["x"], own_env={MARK: "other"}), LAYOUT, path="").env[MARK] == mark
-    assert not has_command({"name": "c", "args": ["x"]})
+
+
+def test_a_container_without_a_command_is_a_process_only_at_a_terminal() -> None:
+    terminal = {"stdin": True, "tty": True}
+    assert own_command({"command": ["run"], "args": ["x"]}) == ["run", "x"]
+    assert own_command({"args": ["x"]}) == own_command({"args": ["x"], "tty": True}) == []
+    assert own_command({"args": ["x"]} | terminal) == ["x"]
+    assert own_command(terminal) == ["sh"]
 
 
 # --- small things ---------------------------------------------------------------------------------
