@@ -301,6 +301,7 @@ _WORDS = {
     INTERNAL: "Internal error",
 }
 _WITHOUT_VALUE = frozenset({REQUIRED, FORBIDDEN, TOO_LONG, INTERNAL})
+_OMITTED = object()
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
@@ -342,7 +343,7 @@ class FieldError:
     def body(self) -> str:
         """The text without the field's path, as `Status.details.causes[].message` carries it."""
         text = _WORDS[self.type]
-        if self.type not in _WITHOUT_VALUE:
+        if self.type not in _WITHOUT_VALUE and self.bad_value is not _OMITTED:
             text += ": " + render_value(self.bad_value)
         return f"{text}: {self.detail}" if self.detail else text
 
@@ -361,6 +362,11 @@ def required(field: str, detail: str = "") -> FieldError:
 
 def invalid(field: str, value: Any, detail: str) -> FieldError:
     return FieldError(INVALID, field, value, detail)
+
+
+def invalid_without_value(field: str, detail: str) -> FieldError:
+    """A value that is too much to be printed, or is no news."""
+    return FieldError(INVALID, field, _OMITTED, detail)
 
 
 def duplicate(field: str, value: Any) -> FieldError:

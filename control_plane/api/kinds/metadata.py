@@ -234,28 +234,32 @@ def validate_selector(selector: Mapping[str, Any] | None, path: str, errs: Error
 
 
 def validate_required_selector(
-    selector: Mapping[str, Any] | None,
-    labels: Mapping[str, str],
-    *,
-    kind: str,
-    path: str = "spec",
-    errs: Errors,
-) -> None:
-    """A workload's selector: there, not empty, and matching the labels of its template."""
-    at = f"{path}.selector"
-    before = len(errs)
-    if selector is None:
-        errs.append(required(at))
-    else:
-        validate_selector(selector, at, errs)
-        if not selector.get("matchLabels") and not selector.get("matchExpressions"):
-            text = f"empty selector is invalid for {kind}"
-            errs.append(invalid(at, selector, text))
-    if len(errs) > before and selector is not None:
-        return
+    selector: Mapping[str, Any] | None, labels: Mapping[str, str], *, kind: str, unreadable: str, errs: Errors
+) -> bool:
+    """A workload's selector: there, not empty, and matching the labels of its template; whether it can be read."""
+    at, found = "spec.selector", list[FieldError]()
+    validate_selector(selector, at, found)
+    readable, is_empty = not found, is_empty_selector(selector)
+    errs += found if selector is not None else [required(at)]
+    if is_empty:
+        errs.append(invalid(at, selector, f"empty selector is invalid for {kind}"))
+    if not readable:
+        errs.append(invalid(at, selector, unreadable))
+    elif not is_empty:
+        labels_match(selector, labels, errs)
+    return readable
+
+
+def is_empty_selector(selector: Mapping[str, Any] | None) -> bool:
+    """Whether a selector says nothing, and so selects everything; no selector selects nothing."""
+    return selector is not None and not selector.get("matchLabels") and not selector.get("matchExpressions")
+
+
+def labels_match(selector: Mapping[str, Any] | None, labels: Mapping[str, str], errs: Errors) -> None:
+    """A template makes what the selector of its owner, which must be readable, selects."""
     if selector is None or not from_label_selector(selector).matches(labels):
         text = "`selector` does not match template `labels`"
-        errs.append(invalid(f"{path}.template.metadata.labels", dict(labels), text))
+        errs.append(invalid("spec.template.metadata.labels", dict(labels), text))
 
 
 def unique(values: Sequence[Any], path: str, errs: Errors) -> None:

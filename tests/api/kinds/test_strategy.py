@@ -84,14 +84,6 @@ def test_jobs_select_their_pods_by_uid() -> None:
     assert "selector" not in manual["spec"]
 
 
-def test_a_job_may_be_applied_again_without_its_generated_parts() -> None:
-    given = obj("batch/v1", "Job", spec={"template": {"spec": {"containers": []}}})
-    old = copy.deepcopy(given)
-    prepare_for_create(old)
-    prepare_for_update(given, old)
-    assert given["spec"] == old["spec"]
-
-
 def test_generation_counts_changes_of_spec_only() -> None:
     old = obj("apps/v1", "Deployment", spec={"replicas": 1}, metadata={"generation": 3})
     old["status"] = {"replicas": 1}

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import invalid, required
-from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
+from rayplane.control_plane.api.errors import invalid, not_supported, required
+from rayplane.control_plane.api.kinds.metadata import (
+    Errors,
+    is_empty_selector,
+    labels_match,
+    not_negative,
+    validate_selector,
+)
 from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.kinds.workloads import (
+    collisions_only_grow,
+    counts_not_negative,
     default_template,
     int_or_percent,
     is_zero,
-    selector_and_template,
+    not_over_hundred,
     selector_immutable,
     set_missing,
+    template_labels,
+    validate_owned_template,
 )
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
@@ -52,22 +64,50 @@ def _default(obj: Object) -> None:
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
     spec = meta.spec(obj)
-    selector_and_template(spec, "daemonset", errs)
+    _selector(spec.get("selector"), template_labels(spec), errs)
+    validate_owned_template(spec, "DaemonSet", errs)
+    not_negative(spec.get("minReadySeconds"), "spec.minReadySeconds", errs)
     strategy = spec.get("updateStrategy") or {}
-    one_of(strategy.get("type"), ("OnDelete", "RollingUpdate"), "spec.updateStrategy.type", errs)
     if strategy.get("type") == "RollingUpdate":
-        rolling, at = strategy.get("rollingUpdate") or {}, "spec.updateStrategy.rollingUpdate"
-        unavailable, surge = rolling.get("maxUnavailable"), rolling.get("maxSurge")
-        int_or_percent(unavailable, f"{at}.maxUnavailable", errs)
-        int_or_percent(surge, f"{at}.maxSurge", errs)
-        if is_zero(unavailable) and is_zero(surge):
-            text = "cannot be 0 when maxSurge is 0"
-            errs.append(required(f"{at}.maxUnavailable", text))
-        elif not is_zero(unavailable) and not is_zero(surge):
-            text = "may not be set when maxUnavailable is non-zero"
-            errs.append(invalid(f"{at}.maxSurge", surge, text))
-    for field in ("minReadySeconds", "revisionHistoryLimit"):
-        not_negative(spec.get(field), f"spec.{field}", errs)
+        _rolling(strategy.get("rollingUpdate") or {}, "spec.updateStrategy.rollingUpdate", errs)
+    elif strategy.get("type") != "OnDelete":
+        errs.append(not_supported("spec.updateStrategy", strategy, ("RollingUpdate", "OnDelete")))
+    not_negative(spec.get("revisionHistoryLimit"), "spec.revisionHistoryLimit", errs)
+    return errs
+
+
+def _selector(selector: Mapping[str, Any] | None, labels: Mapping[str, str], errs: Errors) -> None:
+    before = len(errs)
+    validate_selector(selector, "spec.selector", errs)
+    if is_empty_selector(selector):
+        errs.append(invalid("spec.selector", selector, "empty selector is invalid for daemonset"))
+    elif len(errs) == before:
+        labels_match(selector, labels, errs)
+
+
+def _rolling(rolling: Mapping[str, Any], path: str, errs: Errors) -> None:
+    unavailable, surge = rolling.get("maxUnavailable"), rolling.get("maxSurge")
+    both = (("maxUnavailable", unavailable), ("maxSurge", surge))
+    for field, value in both:
+        int_or_percent(value, f"{path}.{field}", errs)
+    for field, value in both:
+        not_over_hundred(value, f"{path}.{field}", errs)
+    if is_zero(unavailable) and is_zero(surge):
+        errs.append(required(f"{path}.maxUnavailable", "cannot be 0 when maxSurge is 0"))
+    elif not is_zero(unavailable) and not is_zero(surge):
+        errs.append(invalid(f"{path}.maxSurge", surge, "may not be set when maxUnavailable is non-zero"))
+
+
+_COUNTS = (
+    "currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady", "observedGeneration",
+    "updatedNumberScheduled", "numberAvailable", "numberUnavailable", "collisionCount",
+)  # fmt: skip
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    counts_not_negative(new.get("status") or {}, _COUNTS, errs)
+    collisions_only_grow(new, old, errs)
     return errs
 
 
@@ -100,6 +140,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,
+        validate_status_update=_validate_status,
         status=Status(
             {
                 "currentNumberScheduled": 0,

@@ -8,19 +8,22 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import forbidden, invalid
-from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
+from rayplane.control_plane.api.errors import forbidden, invalid, not_supported
+from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
 from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
+    collisions_only_grow,
+    counts_at_most_replicas,
+    counts_not_negative,
     default_template,
     int_or_percent,
     is_zero,
+    not_over_hundred,
     selector_and_template,
     selector_immutable,
     set_missing,
 )
-from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -52,11 +55,6 @@ def _default(obj: Object) -> None:
         set_missing(strategy["rollingUpdate"], "maxSurge", "25%")
 
 
-def _over_hundred(value: Any, path: str, errs: Errors) -> None:
-    if isinstance(value, str) and names.is_percent(value) and int(value[:-1]) > 100:
-        errs.append(invalid(path, value, "must not be greater than 100%"))
-
-
 def _rolling(rolling: Mapping[str, Any], path: str, errs: Errors) -> None:
     unavailable, surge = rolling.get("maxUnavailable"), rolling.get("maxSurge")
     int_or_percent(unavailable, f"{path}.maxUnavailable", errs)
@@ -64,14 +62,14 @@ def _rolling(rolling: Mapping[str, Any], path: str, errs: Errors) -> None:
     if is_zero(unavailable) and is_zero(surge):
         text = "may not be 0 when `maxSurge` is 0"
         errs.append(invalid(f"{path}.maxUnavailable", unavailable, text))
-    _over_hundred(unavailable, f"{path}.maxUnavailable", errs)
+    not_over_hundred(unavailable, f"{path}.maxUnavailable", errs)
 
 
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
     spec = meta.spec(obj)
     not_negative(spec.get("replicas"), "spec.replicas", errs)
-    selector_and_template(spec, "deployment", errs)
+    selector_and_template(spec, errs)
     strategy = spec.get("strategy") or {}
     if strategy.get("type") == "Recreate":
         if strategy.get("rollingUpdate") is not None:
@@ -80,7 +78,7 @@ def _validate(obj: Object) -> Errors:
     elif strategy.get("type") == "RollingUpdate":
         _rolling(strategy.get("rollingUpdate") or {}, "spec.strategy.rollingUpdate", errs)
     else:
-        one_of(strategy.get("type"), ("Recreate", "RollingUpdate"), "spec.strategy.type", errs)
+        errs.append(not_supported("spec.strategy", strategy, ("Recreate", "RollingUpdate")))
     for field in ("minReadySeconds", "revisionHistoryLimit"):
         not_negative(spec.get(field), f"spec.{field}", errs)
     deadline = spec.get("progressDeadlineSeconds")
@@ -89,6 +87,19 @@ def _validate(obj: Object) -> Errors:
         if deadline <= (spec.get("minReadySeconds") or 0):
             text = "must be greater than minReadySeconds"
             errs.append(invalid("spec.progressDeadlineSeconds", deadline, text))
+    return errs
+
+
+_SOME = ("updatedReplicas", "readyReplicas", "availableReplicas")
+_COUNTS = ("observedGeneration", "replicas", *_SOME, "unavailableReplicas", "terminatingReplicas", "collisionCount")
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    status = new.get("status") or {}
+    counts_not_negative(status, _COUNTS, errs)
+    counts_at_most_replicas(status, _SOME, errs)
+    collisions_only_grow(new, old, errs)
     return errs
 
 
@@ -117,6 +128,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,
+        validate_status_update=_validate_status,
         status=Status({}, metadata=CLIENTS_METADATA - {"labels"}),
         generation=True,
         printer=Printer(_COLUMNS, _row),

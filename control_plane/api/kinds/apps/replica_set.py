@@ -14,6 +14,7 @@ from rayplane.control_plane.api.kinds.workloads import (
     selector_and_template,
     selector_immutable,
     set_missing,
+    validate_replicas_status,
 )
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
@@ -41,7 +42,7 @@ def _validate(obj: Object) -> Errors:
     spec = meta.spec(obj)
     for field in ("replicas", "minReadySeconds"):
         not_negative(spec.get(field), f"spec.{field}", errs)
-    selector_and_template(spec, "replicaset", errs)
+    selector_and_template(spec, errs)
     return errs
 
 
@@ -67,6 +68,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=selector_immutable,
+        validate_status_update=validate_replicas_status,
         status=Status({"replicas": 0}),
         generation=True,
         printer=Printer((NAME, *COUNTS, AGE, *WIDE_SELECTOR), replica_row),

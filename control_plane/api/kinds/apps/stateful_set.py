@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -10,18 +10,28 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.persistent_volume_claim import default_claim, validate_claim_spec
-from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of, validate_required_selector
-from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.metadata import (
+    Errors,
+    checked,
+    not_negative,
+    one_of,
+    validate_required_selector,
+)
 from rayplane.control_plane.api.kinds.pod_template.warnings import of_claim, warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, WORKLOAD_PATHS, Status
 from rayplane.control_plane.api.kinds.workloads import (
-    ALWAYS,
+    collisions_only_grow,
+    counts_at_most_replicas,
+    counts_not_negative,
     default_template,
     int_or_percent,
     is_zero,
+    not_over_hundred,
     set_missing,
     template_labels,
+    validate_owned_template,
 )
+from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -80,42 +90,52 @@ def _default(obj: Object) -> None:
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
     spec = meta.spec(obj)
-    supported = ("OrderedReady", "Parallel")
-    one_of(spec.get("podManagementPolicy"), supported, "spec.podManagementPolicy", errs)
-    strategy = spec.get("updateStrategy") or {}
-    if strategy.get("type") == "OnDelete":
-        if strategy.get("rollingUpdate") is not None:
-            text = "only allowed for updateStrategy 'RollingUpdate'"
-            at = "spec.updateStrategy.rollingUpdate"
-            errs.append(invalid(at, strategy["rollingUpdate"], text))
-    elif strategy.get("type") == "RollingUpdate":
-        rolling = strategy.get("rollingUpdate") or {}
-        at = "spec.updateStrategy.rollingUpdate"
+    policy = spec.get("podManagementPolicy")
+    if policy not in ("OrderedReady", "Parallel"):
+        errs.append(invalid("spec.podManagementPolicy", policy, "must be 'OrderedReady' or 'Parallel'"))
+    _strategy(spec.get("updateStrategy") or {}, "spec.updateStrategy", errs)
+    retention = spec.get("persistentVolumeClaimRetentionPolicy") or {}
+    for field in ("whenDeleted", "whenScaled"):
+        at = f"spec.persistentVolumeClaimRetentionPolicy.{field}"
+        one_of(retention.get(field), ("Delete", "Retain"), at, errs)
+    for field in ("replicas", "minReadySeconds"):
+        not_negative(spec.get(field), f"spec.{field}", errs)
+    not_negative((spec.get("ordinals") or {}).get("start"), "spec.ordinals.start", errs)
+    _claims(spec.get("volumeClaimTemplates") or (), "spec.volumeClaimTemplates", errs)
+    labels = template_labels(spec)
+    if validate_required_selector(spec.get("selector"), labels, kind="statefulset", unreadable="", errs=errs):
+        validate_owned_template({"template": _with_claims(spec)}, "StatefulSet", errs)
+    return errs
+
+
+def _strategy(strategy: Mapping[str, Any], path: str, errs: Errors) -> None:
+    kind, rolling, at = strategy.get("type"), strategy.get("rollingUpdate"), f"{path}.rollingUpdate"
+    if kind not in ("OnDelete", "RollingUpdate"):
+        errs.append(invalid(path, strategy, "must be 'RollingUpdate' or 'OnDelete'"))
+    elif kind == "OnDelete" and rolling is not None:
+        errs.append(invalid(at, rolling, "only allowed for updateStrategy 'RollingUpdate'"))
+    elif kind == "RollingUpdate" and rolling is not None:
         not_negative(rolling.get("partition"), f"{at}.partition", errs)
         unavailable = rolling.get("maxUnavailable")
         if unavailable is not None:
             int_or_percent(unavailable, f"{at}.maxUnavailable", errs)
             if is_zero(unavailable):
                 errs.append(invalid(f"{at}.maxUnavailable", unavailable, "cannot be 0"))
-    else:
-        text = "must be 'RollingUpdate' or 'OnDelete'"
-        errs.append(invalid("spec.updateStrategy", strategy, text))
-    for field in ("replicas", "minReadySeconds"):
-        not_negative(spec.get(field), f"spec.{field}", errs)
-    not_negative((spec.get("ordinals") or {}).get("start"), "spec.ordinals.start", errs)
-    retention = spec.get("persistentVolumeClaimRetentionPolicy") or {}
-    for field in ("whenDeleted", "whenScaled"):
-        at = f"spec.persistentVolumeClaimRetentionPolicy.{field}"
-        one_of(retention.get(field), ("Delete", "Retain"), at, errs)
-    claims = spec.get("volumeClaimTemplates") or ()
+            not_over_hundred(unavailable, f"{at}.maxUnavailable", errs)
+
+
+def _claims(claims: Sequence[Mapping[str, Any]], path: str, errs: Errors) -> None:
     for index, claim in enumerate(claims):
-        at = f"spec.volumeClaimTemplates[{index}]"
         if not (claim.get("metadata") or {}).get("name"):
-            errs.append(required(f"{at}.metadata.name"))
-        validate_claim_spec(claim.get("spec") or {}, f"{at}.spec", errs)
-    labels = template_labels(spec)
-    validate_required_selector(spec.get("selector"), labels, kind="statefulset", errs=errs)
-    validate_template(_with_claims(spec), "spec.template", errs, restart=ALWAYS)
+            errs.append(required(f"{path}[{index}].metadata.name"))
+        validate_claim_spec(claim.get("spec") or {}, f"{path}[{index}].spec", errs)
+
+
+def _validate_create(obj: Object) -> Errors:
+    """A service's name is looked at when the set is made: older sets keep what they have."""
+    errs, service = _validate(obj), meta.spec(obj).get("serviceName") or ""
+    if service:
+        checked(names.label_errors(service), service, "spec.serviceName", errs)
     return errs
 
 
@@ -133,11 +153,23 @@ def _with_claims(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _validate_update(new: Object, old: Object) -> Errors:
-    spec, before = meta.spec(new), meta.spec(old)
+    errs, spec, before = _validate(new), meta.spec(new), meta.spec(old)
     for field in spec.keys() | before.keys():
         if field not in _STATEFUL_FREE and spec.get(field) != before.get(field):
-            return [forbidden("spec", STATEFUL_UPDATE_TEXT)]
-    return []
+            return [*errs, forbidden("spec", STATEFUL_UPDATE_TEXT)]
+    return errs
+
+
+_SOME = ("readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas")
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    status = new.get("status") or {}
+    counts_not_negative(status, ("replicas", *_SOME, "observedGeneration", "collisionCount"), errs)
+    counts_at_most_replicas(status, _SOME, errs, ready="status.readyReplicas")
+    collisions_only_grow(new, old, errs)
+    return errs
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
@@ -169,9 +201,12 @@ RULES = {
     "StatefulSet": replace(
         AS_WRITTEN,
         warnings=_warnings,
+        name=names.label_errors,
         defaults=_default,
-        validate=_validate,
+        validate=_validate_create,
         validate_update=_validate_update,
+        revalidates=False,
+        validate_status_update=_validate_status,
         status=Status({"replicas": 0, "availableReplicas": 0}),
         generation=True,
         printer=Printer((NAME, Column("Ready"), AGE, *WIDE), _row),

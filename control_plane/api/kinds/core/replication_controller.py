@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.errors import required
 from rayplane.control_plane.api.kinds.apps.replica_set import replica_row
-from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
-from rayplane.control_plane.api.kinds.pod_template.validation import validate_template
+from rayplane.control_plane.api.kinds.metadata import Errors, labels_match, not_negative
 from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, WORKLOAD_PATHS, Status
-from rayplane.control_plane.api.kinds.workloads import ALWAYS, default_template, set_missing, template_labels
+from rayplane.control_plane.api.kinds.workloads import (
+    default_template,
+    set_missing,
+    template_labels,
+    validate_owned_template,
+    validate_replicas_status,
+)
 from rayplane.control_plane.api.machinery.columns import AGE, COUNTS, NAME, WIDE_SELECTOR, Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
-from rayplane.control_plane.api.machinery.selectors import from_map
 from rayplane.control_plane.api.meta import Object
 
 
@@ -33,15 +37,14 @@ def _default(obj: Object) -> None:
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
     spec = meta.spec(obj)
-    selector, labels = spec.get("selector"), template_labels(spec)
+    selector = spec.get("selector")
+    not_negative(spec.get("minReadySeconds"), "spec.minReadySeconds", errs)
     if not selector:
         errs.append(required("spec.selector"))
-    for field in ("replicas", "minReadySeconds"):
-        not_negative(spec.get(field), f"spec.{field}", errs)
-    if selector and not from_map(selector).matches(labels):
-        text = "`selector` does not match template `labels`"
-        errs.append(invalid("spec.template.metadata.labels", dict(labels), text))
-    validate_template(spec.get("template"), "spec.template", errs, restart=ALWAYS)
+    not_negative(spec.get("replicas"), "spec.replicas", errs)
+    if selector:
+        labels_match({"matchLabels": selector}, template_labels(spec), errs)
+    validate_owned_template(spec, "ReplicationController", errs)
     return errs
 
 
@@ -52,6 +55,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
+        validate_status_update=validate_replicas_status,
         status=Status({"replicas": 0}),
         generation=True,
         printer=Printer((NAME, *COUNTS, AGE, *WIDE_SELECTOR), replica_row),
