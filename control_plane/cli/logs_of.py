@@ -1,10 +1,12 @@
 """Command on the logs of components: `logs-of`, which prints them and changes their level."""
 
+import contextlib
+import socket
 import sys
 import time
-from collections import deque
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -12,15 +14,21 @@ from rayplane.control_plane.cli.options import Name, State, console, run, state_
 from rayplane.control_plane.cluster.access import Access, access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.topology import Instance, Role
-from rayplane.control_plane.component_base.debugging import VERBOSITY
+from rayplane.control_plane.component_base.log_pages import FOLLOW_S, LOG, VERBOSITY, LogQuery
+from rayplane.control_plane.component_base.log_reading import LogReader
 from rayplane.control_plane.component_base.log_settings import level_of
-from rayplane.control_plane.component_base.logs import FILES_KEPT
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Credentials
 
-FOLLOW_S = 0.2
+if TYPE_CHECKING:
+    import aiohttp
+
 TIMEOUT_S = 10.0
 #: Ports on which components answer over HTTP.
 _PORTS = {Role.MEMBER: "client", Role.APISERVER: "https", Role.NODE_HOST: "grpc", Role.SUPERVISOR: "grpc"}
+
+
+class _NoAnswer(ClusterError):
+    """A component says nothing, or not what it was asked for."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,75 +52,104 @@ def logs_of(
             level_of(level)
         except ValueError as e:
             raise UsageError(f"--level: {e}") from e
+    path = directory.logs / f"{component}.log"
+    query = LogQuery(component, max(tail, -1), follow)
 
-    async def find() -> Instance:
+    async def do() -> bool:
+        """Whether all is done."""
         async with access(directory) as admin:
-            instance = (await current_topology(admin)).get(component)
+            topology = await current_topology(admin)
+            instance = topology.get(component)
             if level:
                 console.print(f"{component}: {await change_level(admin, instance, level)}")
-            return instance
+            elif not (path.exists() and _is_here(instance.machine.address)):
+                beside = [i for i in topology.instances if i.machine == instance.machine and i != instance]
+                await print_remote(admin, instance, beside, query, sys.stdout.buffer)
+            else:
+                return False
+        return True
 
-    instance = run(find())
-    if level:
-        return
-    path = directory.logs / f"{component}.log"
-    if not path.exists():
-        raise ClusterError(f"the log of {component} is not on this machine: see {path} on {instance.machine.address}")
-    if tail:
-        _print_lines(path, tail)
-    if follow:
-        _follow(path)
+    if not run(do()):
+        _print_local(path, query)
 
 
 async def change_level(admin: Access, instance: Instance, level: str) -> str:
     """What the component answered. ClusterError when it did not take it."""
     import aiohttp
 
+    async with _asked(
+        admin, instance, "PUT", VERBOSITY, data=level, timeout=aiohttp.ClientTimeout(TIMEOUT_S)
+    ) as answer:
+        return (await answer.text()).strip()
+
+
+async def print_remote(
+    admin: Access, instance: Instance, beside: list[Instance], query: LogQuery, out: BinaryIO
+) -> None:
+    """Print a log of another machine, as the component tells it or else one `beside` it. ClusterError: none does."""
+    import aiohttp
+
+    patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT_S, sock_read=None if query.follow else TIMEOUT_S)
+    why = ""
+    for teller in (instance, *beside):
+        try:
+            async with _asked(admin, teller, "GET", LOG, params=query.as_query(), timeout=patience) as answer:
+                async for data in answer.content.iter_any():
+                    out.write(data)
+                    out.flush()
+                return
+        except _NoAnswer as e:
+            why = why or str(e)
+    raise ClusterError(f"nobody on {instance.machine.address} tells the log of {instance.name}: {why}")
+
+
+@contextlib.asynccontextmanager
+async def _asked(
+    admin: Access, instance: Instance, method: str, path: str, **options: Any
+) -> "AsyncIterator[aiohttp.ClientResponse]":
+    """The good answer of a component. Raises ClusterError; _NoAnswer when nothing came of it yet."""
+    import aiohttp
+
     label = _PORTS.get(instance.role, "metrics")
     if label not in instance.ports:
-        raise ClusterError(f"{instance.name} has no port to be asked on; it was set up by an earlier version")
+        raise _NoAnswer(f"{instance.name} has no port to be asked on; it was set up by an earlier version")
     *_, context = Credentials.read(admin.directory.admin).contexts()
     context.set_alpn_protocols(["http/1.1"])
-    url = f"https://{instance.endpoint(label)}{VERBOSITY}"
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    url = f"https://{instance.endpoint(label)}{path}"
+    answered = False
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.put(url, data=level, ssl=context, server_hostname=INTERNAL_SERVER_NAME) as response,
+            aiohttp.ClientSession() as session,
+            session.request(method, url, ssl=context, server_hostname=INTERNAL_SERVER_NAME, **options) as response,
         ):
-            text = (await response.text()).strip()
+            if response.status != 200:
+                raise _NoAnswer(f"{instance.name}: {(await response.text()).strip()}")
+            answered = True
+            yield response
     except (aiohttp.ClientError, TimeoutError) as e:
-        raise ClusterError(f"{instance.name} does not answer: {e or type(e).__name__}") from e
-    if response.status != 200:
-        raise ClusterError(f"{instance.name}: {text}")
-    return text
+        if answered:
+            raise ClusterError(f"{instance.name} was cut off: {e or type(e).__name__}") from e
+        raise _NoAnswer(f"{instance.name} does not answer: {e or type(e).__name__}") from e
 
 
-def _print_lines(path: Path, tail: int) -> None:
-    """The files that are kept, the oldest first; all of them together are bounded."""
-    files = [path.with_name(f"{path.name}.{n}") for n in range(FILES_KEPT, 0, -1)] + [path]
-    lines: deque[bytes] = deque(maxlen=tail if tail >= 0 else None)
-    for file in files:
-        if file.exists():
-            with file.open("rb") as opened:
-                lines.extend(opened)
-    sys.stdout.buffer.writelines(lines)
-    sys.stdout.buffer.flush()
+def _is_here(address: str) -> bool:
+    """Whether it is an address of this machine."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
-def _follow(path: Path) -> None:
-    """Print what is written from now on; a file that takes the place of a full one is read from its beginning."""
-    file = path.open("rb")
-    file.seek(0, 2)
-    try:
+def _print_local(path: Path, query: LogQuery) -> None:
+    reader, out = LogReader(path, query.tail), sys.stdout.buffer
+    with contextlib.closing(reader):
         while True:
-            if data := file.read():
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
-            elif path.exists() and not path.samefile(f"/proc/self/fd/{file.fileno()}"):
-                file.close()
-                file = path.open("rb")
-            else:
+            if data := reader.read():
+                out.write(data)
+                out.flush()
+            elif query.follow:
                 time.sleep(FOLLOW_S)
-    finally:
-        file.close()
+            else:
+                return

@@ -116,8 +116,15 @@ class Levels(logging.Handler):
         instance = self.instance()
         if record.levelno >= self.level_of(instance):
             # Actors are as many as the supervisor starts, and so are files.
-            path = self._path.parent / f"{instance}.log" if self._shared and instance else self._path
-            self._file(path).emit(record)
+            self._file(self.path_of(instance)).emit(record)
+
+    def path_of(self, instance: str) -> Path:
+        """The file of a component of this process."""
+        return self.path_beside(instance) if self._shared and instance else self._path
+
+    def path_beside(self, instance: str) -> Path:
+        """The file of any component of this machine, were there one of that name."""
+        return self._path.with_name(f"{instance}.log")
 
     def _file(self, path: Path) -> logging.Handler:
         found = self._files.get(path.name)
@@ -169,6 +176,13 @@ class Level:
             logging.getLogger().setLevel(level)
         else:
             levels.set_level(self._instance or levels.instance(), level)
+
+    def file(self, instance: str = "") -> Path | None:
+        """Where it logs to, or another of this machine; None where the process has no files."""
+        levels = _levels()
+        if levels is None:
+            return None
+        return levels.path_beside(instance) if instance else levels.path_of(self._instance or levels.instance())
 
     def get(self) -> str:
         levels = _levels()

@@ -3,7 +3,9 @@
 import base64
 import contextlib
 import dataclasses
+import io
 import logging
+import random
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +15,12 @@ import aiohttp
 import pytest
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli.logs_of import change_level
+from rayplane.control_plane.cli.logs_of import change_level, print_remote
 from rayplane.control_plane.cluster.errors import ClusterError
+from rayplane.control_plane.cluster.ports import free_port
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.component_base import logs
+from rayplane.control_plane.component_base.log_pages import LogQuery
 from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME
 from rayplane.proto.etcd import rpc_pb2 as etcd
@@ -56,6 +60,22 @@ async def set_levels(running: Cluster) -> None:
         assert logging.getLogger().level == logging.INFO
 
 
+async def read_logs(running: Cluster) -> None:
+    """Each actor tells its own log, as to whom is on another machine; of one that is dead its neighbours tell."""
+    for instance in running.topology.instances:
+        told = io.BytesIO()
+        await print_remote(running.access, instance, [], LogQuery(instance.name), told)
+        assert instance.name.encode() in told.getvalue()
+    first, *others = running.topology.of(Role.NODE_HOST)
+    dead = dataclasses.replace(first, ports={"grpc": free_port("127.0.0.1", (), random.Random())})
+    with pytest.raises(ClusterError, match="node-host-0 does not answer"):
+        await print_remote(running.access, dead, others, LogQuery(dead.name), io.BytesIO())
+    told = io.BytesIO()
+    beside = running.topology.of(Role.MEMBER)
+    await print_remote(running.access, dead, list(beside), LogQuery(dead.name, 1), told)
+    assert told.getvalue().count(b"\n") == 1 and b"node-host-0" in told.getvalue()
+
+
 @contextlib.contextmanager
 def logging_to(directory: Path) -> Iterator[None]:
     root = logging.getLogger()
@@ -75,6 +95,7 @@ async def test_no_log_of_a_cluster_with_kills_and_restarts_has_a_trace(tmp_path:
         async with cluster(members=3, apiservers=2, nodes=1) as running:
             names = {i.name for i in running.topology.instances}
             await set_levels(running)
+            await read_logs(running)
             await kill_each(running)
     written = written_to(tmp_path)
     assert names <= set(written) <= names | {"process"}

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,6 @@ from rayplane.control_plane.component_base import logs
 from rayplane.control_plane.component_base.log_settings import JSON, TEXT, level_of
 
 log = logging.getLogger("x")
-
-
-@pytest.fixture(autouse=True)
-def root_restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers, root.level = handlers, level
-    root.setLevel(level)
 
 
 @pytest.mark.parametrize("form", [TEXT, JSON])

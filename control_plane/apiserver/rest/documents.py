@@ -12,7 +12,7 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
 from rayplane.control_plane.component_base import debugging
-from rayplane.control_plane.component_base.logs import Level
+from rayplane.control_plane.component_base.log_pages import LogPages
 
 _VERSION = {
     "major": "1",
@@ -48,14 +48,14 @@ class Documents:
         resources = registry.kinds.registry
         self._discovery = Discovery(resources)
         self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock)
-        self._level = Level()
+        self._log = LogPages()
 
-    async def answer(self, request: web.BaseRequest) -> web.Response | None:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
         path = request.path.rstrip("/") or "/"
         if path.startswith(_HEALTH) and path.split("/")[1] in ("healthz", "livez", "readyz"):
             return await self._health(request, path)
-        if path == debugging.VERBOSITY:
-            return await debugging.verbosity(request, self._level)
+        if path in LogPages.PATHS:
+            return await self._log.answer(request)
         if path == "/metrics":
             return debugging.metrics(request, server_metrics.collect(self._registry))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from rayplane.control_plane.component_base import debugging
-from rayplane.control_plane.component_base.logs import Level
+from rayplane.control_plane.component_base.log_pages import LOG, LogPages
 from rayplane.control_plane.etcd.server.config import ETCD_VERSION
 from rayplane.control_plane.etcd.server.metrics.metrics import Metrics
 from rayplane.control_plane.etcd.server.web.gateway.gateway import JSON_HEADERS, Gateway
@@ -34,7 +34,7 @@ class Web:
 
     def __init__(self, services: Sequence[Service], health: Health, metrics: Metrics, callers: Callers) -> None:
         self._callers = callers
-        self._level = Level()
+        self._log = LogPages()
         self._metrics = metrics
         self._health = health
         self._gateway = Gateway(services, CORS)
@@ -48,7 +48,7 @@ class Web:
             path = PREFIX + path.removeprefix(OLD_PREFIX)
         if path.startswith(PREFIX):
             return await self._gateway.answer(request, path)
-        if path in (debugging.METRICS, debugging.VERBOSITY):
+        if path == debugging.METRICS or path in LogPages.PATHS:
             return await self._answer_debugging(request)
         root, _, check = path.removeprefix("/").partition("/")
         health = path == "/health"
@@ -62,12 +62,14 @@ class Web:
             return web.Response(body=dump(self._version), headers=CORS | JSON_HEADERS)
         return await self._answer_checks(request, root, check)
 
-    async def _answer_debugging(self, request: web.BaseRequest) -> web.Response:
-        refusal = self._callers.refusal(identity_of_transport(request.transport), request.path)
+    async def _answer_debugging(self, request: web.BaseRequest) -> web.StreamResponse:
+        # API servers may be clients, and have no business with logs.
+        callers = self._callers if request.path != LOG else debugging.CALLERS
+        refusal = callers.refusal(identity_of_transport(request.transport), request.path)
         if refusal is not None:
             return self._gateway.text(403, refusal.message)
-        if request.path == debugging.VERBOSITY:
-            return await debugging.verbosity(request, self._level)
+        if request.path in LogPages.PATHS:
+            return await self._log.answer(request)
         return debugging.metrics(request, self._metrics.collect(), **CORS)
 
     async def _answer_health(self, request: web.BaseRequest) -> web.StreamResponse:
