@@ -347,6 +347,35 @@ def test_an_heir_that_never_starts_makes_room_for_another() -> None:
     play(scene)
 
 
+def test_a_member_that_never_starts_is_replaced_when_all_others_are_well() -> None:
+    async def scene(world: World) -> None:
+        world.broken["start member-1"] = world.broken["start member-2"] = StartFailed("no space left on device")
+        del world.actors["member-1"], world.actors["member-2"]
+        await asyncio.sleep(600)
+        assert world.voters == {"member-0", "member-1", "member-2"} and not world.times("add")
+        del world.broken["start member-2"]
+        await until(lambda: world.voters == {"member-0", "member-2", "member-3"}, 120.0)
+        await until(lambda: set(world.actors) == {i.name for i in (world.stored or TOPOLOGY).instances}, 60.0)
+        assert "member-1" in world.retired_names
+        tried = world.times("start member-1")
+        assert tried[-1] < world.times("remove")[0], "who is out of etcd is not started"
+
+    play(scene)
+
+
+def test_a_member_that_starts_at_last_gives_way_to_its_heir_all_the_same() -> None:
+    async def scene(world: World) -> None:
+        world.broken["start member-1"] = StartFailed("no space left on device")
+        world.broken["promote"] = AWAY
+        del world.actors["member-1"]
+        await until(lambda: bool(world.times("promote")), 300.0)
+        world.broken.clear()
+        await until(lambda: world.voters == {"member-0", "member-2", "member-3"}, 120.0)
+        await until(lambda: set(world.actors) == {i.name for i in (world.stored or TOPOLOGY).instances}, 60.0)
+
+    play(scene)
+
+
 @pytest.mark.parametrize("step", ["save", "add", "start member-3", "promote", "remove"])
 @pytest.mark.parametrize("told", [True, False])
 def test_a_successor_goes_on_with_a_replacement_from_what_is_stored(step: str, told: bool) -> None:

@@ -256,6 +256,38 @@ def test_a_member_whose_machine_is_gone_is_replaced_too_and_its_name_is_not_give
     assert heir.machine in (A, C)
 
 
+def test_a_member_that_never_starts_is_replaced_elsewhere_and_tried_until_then() -> None:
+    failing = seen(running=_RUNS, members=_members(), failures={"member-1": STARTS_MAX}, not_before={"member-1": 9.0})
+    joining = stored(plan(TOPOLOGY, failing, 0.0))
+    (heir,) = [i for i in joining.of(Role.MEMBER) if i.phase is Phase.JOINING]
+    assert heir.replaces == "member-1" and heir.machine in (A, C)
+    assert Start(_OLD) in plan(_JOINING, replace(failing, members=_members(heir=False)), 9.0)
+    assert stored(plan(TOPOLOGY, replace(failing, machines=(B,)), 0.0)).has("member-3"), "there is no other machine"
+    assert not is_settled(TOPOLOGY, replace(failing, members=None)), "etcd is asked, who else is well"
+
+
+@pytest.mark.parametrize(
+    ("topology", "changes"),
+    [
+        (TOPOLOGY, {"failures": {"member-1": STARTS_MAX - 1}}),
+        (TOPOLOGY, {"members": listed(), "running": ALL}),
+        (TOPOLOGY, {"members": tuple(replace(m, healthy=m.id == 102) for m in listed())}),
+        (TOPOLOGY, {"members": ()}),
+        (small(members=2), {"members": listed(small(members=2), ill="member-1")}),
+    ],
+    ids=["not often enough", "it runs again", "another is ill too", "etcd is silent", "of two"],
+)
+def test_a_member_that_does_not_start_stays_where_its_heir_would_be_a_risk(
+    topology: Topology, changes: dict[str, Any]
+) -> None:
+    """What keeps two of three from starting, such as a full disk, must not cost the majority."""
+    failing = seen(running=_RUNS, members=_members(), failures={"member-1": STARTS_MAX}, not_before={"member-1": 9.0})
+    actions = plan(topology, replace(failing, **changes), 0.0)
+    assert not any(
+        isinstance(a, StoreTopology) and a.topology.of(Role.MEMBER) != topology.of(Role.MEMBER) for a in actions
+    )
+
+
 def test_members_are_replaced_one_at_a_time() -> None:
     five = small(members=5)
     everybody = frozenset(i.name for i in five.instances)
@@ -340,7 +372,7 @@ _UP, _DOWN, _LOST_DATA, _GONE = "up", "down", "lost its data", "gone with its ma
 class Model:
     """A small cluster that does as it is told, and asserts that it is told nothing harmful.
 
-    What a supervisor only remembers is `lost`, `deregistered` and `overdue`; a successor begins without.
+    What a supervisor only remembers is `failures`, `lost`, `deregistered` and `overdue`; a successor begins without.
     """
 
     topology: Topology
@@ -351,6 +383,9 @@ class Model:
     members: dict[int, tuple[str, bool]]
     """Peer endpoint and learner."""
     tries_to_promote: int = 0
+    stuck: set[str] = field(default_factory=set)
+    """Members whose every start fails, though their data is as it was."""
+    failures: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     deregistered: set[str] = field(default_factory=set)
     overdue: set[str] = field(default_factory=set)
@@ -362,6 +397,7 @@ class Model:
         return Observed(
             running=frozenset(self.running),
             machines=tuple(self.machines),
+            failures=dict(self.failures),
             lost=frozenset(self.lost),
             overdue=frozenset(self.overdue),
             deregistered=frozenset(self.deregistered),
@@ -416,6 +452,8 @@ class Model:
         assert not (instance.name in self.lost and enough), f"{instance.name} has lost its data and is started"
         if instance.name in self.damaged:
             self.lost.add(instance.name)
+        elif instance.name in self.stuck:
+            self.failures[instance.name] = self.failures.get(instance.name, 0) + 1
         elif instance.role is not Role.MEMBER or any(p == instance.endpoint("peer") for p, _ in self.members.values()):
             self.running.add(instance.name)
 
@@ -470,6 +508,10 @@ def models(draw: Callable[..., Any]) -> Model:
         topology = topology.replaced(replace(saved, machine=A))
     members = {n: (topology.get(name).endpoint("peer"), False) for n, name in enumerate(names, 1)}
     model = Model(topology, machines, running, damaged, members, draw(st.integers(0, 3)))
+    whole = [name for name in names if name not in damaged]
+    if 2 * (len(damaged) + 1) < len(names) and draw(st.booleans()):
+        model.stuck = {draw(st.sampled_from(whole))}
+        running -= model.stuck
     _change(draw, model)
     return model
 
@@ -505,7 +547,7 @@ def _change(draw: Callable[..., Any], model: Model) -> None:
 def _may_go(model: Model, name: str) -> bool:
     """Whether the members that are left can be a majority of themselves."""
     left = [i.name for i in model.topology.of(Role.MEMBER) if i.name != name]
-    return 2 * sum(n in model.damaged for n in left) < len(left)
+    return 2 * sum(n in model.damaged | model.stuck for n in left) < len(left)
 
 
 @settings(max_examples=400, deadline=None)
@@ -517,7 +559,7 @@ def test_from_any_state_the_topology_is_reached_and_nothing_harmful_is_done(
     after its first action."""
     for number in range(ROUNDS_MAX):
         if number in successions:
-            model.lost, model.deregistered, model.overdue = set(), set(), set()
+            model.failures, model.lost, model.deregistered, model.overdue = {}, set(), set(), set()
         actions = plan(model.topology, model.observed(), model.now)
         for action in actions[:1] if number in lost_actions else actions:
             model.do(action)

@@ -2,7 +2,8 @@
 
 A member's replacement, each step taken from what is stored and seen, by whichever supervisor sees it:
 
-    member is lost, or its machine is gone      StoreTopology: an heir, JOINING, that replaces it
+    member is lost, or its machine is gone,     StoreTopology: an heir, JOINING, that replaces it
+    or does not start and the rest are well
     heir is not in etcd's list                  AddLearner
     heir is a learner, does not run             Start
     heir is a learner, runs                     Promote, until etcd finds that it has caught up
@@ -54,7 +55,8 @@ def is_settled(desired: Topology, observed: Observed) -> bool:
     """Whether nothing is to be changed about members, as far as can be told without asking etcd."""
     view = _View(desired, observed, 0.0)
     members = desired.of(Role.MEMBER)
-    return all(m.phase is Phase.ACTIVE for m in members) and not any(map(view.is_condemned, members))
+    in_doubt = any(view.is_condemned(m) or view.has_failed(m) for m in members)
+    return all(m.phase is Phase.ACTIVE for m in members) and not in_doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,19 @@ class _View:
         """Whether a member can never come back. (One that another takes the place of may: it refuses to by itself.)"""
         lost = member.name in self.seen.lost and len(self.desired.of(Role.MEMBER)) > 2
         return lost or self.is_homeless(member)
+
+    def has_failed(self, instance: Instance) -> bool:
+        """Whether it does not start where it is planned, however often it is tried."""
+        return self.seen.failures.get(instance.name, 0) >= STARTS_MAX
+
+    def is_stuck(self, member: Instance) -> bool:
+        """Whether a member does not start while all others are well. (It may yet, and until its heir votes it is tried;
+        what keeps several from starting, such as a full disk, would keep their heirs too.)"""
+        listed = self.listed(member)
+        if listed is None or listed.learner or listed.healthy or not self.has_failed(member):
+            return False
+        others = self.voters_besides(listed)
+        return len(others) > 1 and all(m.healthy for m in others)
 
     def joining(self) -> list[Instance]:
         return [i for i in self.desired.of(Role.MEMBER) if i.phase is Phase.JOINING]
@@ -222,7 +237,7 @@ class _View:
         if self.is_homeless(instance):
             return f"its machine {instance.machine.address} is gone"
         # Without etcd nothing starts anywhere, whatever its ports.
-        failed = self.seen.failures.get(instance.name, 0) >= STARTS_MAX and self.seen.members != ()
+        failed = self.has_failed(instance) and self.seen.members != ()
         return f"it has failed {STARTS_MAX} times in a row at {instance.machine.address}" if failed else ""
 
     def place_for(self, instance: Instance, topology: Topology) -> Machine:
@@ -234,20 +249,29 @@ class _View:
 
     def with_heir(self) -> tuple[Topology, list[str]]:
         """The topology with another member for the first that cannot come back, one at a time."""
-        condemned = [m for m in self.desired.of(Role.MEMBER) if m.phase is Phase.ACTIVE and self.is_condemned(m)]
-        if self.joining() or not condemned or not self.seen.machines:
+        active = [m for m in self.desired.of(Role.MEMBER) if m.phase is Phase.ACTIVE]
+        member = next((m for m in active if self.is_condemned(m)), None) or next(filter(self.is_stuck, active), None)
+        if self.joining() or member is None or not self.seen.machines:
             return self.desired, []
-        member = condemned[0]
+        # What keeps a member from starting may be the matter of its machine.
+        everywhere = self.is_condemned(member)
         heir = Instance(
             name=self.desired.next_member(self.seen.retired),
             role=Role.MEMBER,
-            machine=self.desired.least_used(self.seen.machines),
+            machine=self.desired.least_used(self.seen.machines) if everywhere else self.place_for(member, self.desired),
             joins=True,
             phase=Phase.JOINING,
             replaces=member.name,
         )
-        why = "it lost its data" if member.name in self.seen.lost else f"its machine {member.machine.address} is gone"
-        return self.desired.with_instance(heir), [f"{heir.name} takes the place of {member.name}: {why}"]
+        why = f"{heir.name} takes the place of {member.name}: {self.why_replaced(member)}"
+        return self.desired.with_instance(heir), [why]
+
+    def why_replaced(self, member: Instance) -> str:
+        if member.name in self.seen.lost:
+            return "it lost its data"
+        if self.is_homeless(member):
+            return f"its machine {member.machine.address} is gone"
+        return f"it has failed {STARTS_MAX} times in a row at {member.machine.address}"
 
     # Members
 

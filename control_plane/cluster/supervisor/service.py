@@ -142,8 +142,14 @@ class SupervisorService:
             starts=records.counts.get(name, 0),
             ports=dict(instance.ports),
             failures=records.failures.get(name, 0),
-            reason=_STILL if name in still else records.reasons.get(name, ""),
+            reason=_STILL if name in still else self._reason(instance),
         )
+
+    def _reason(self, instance: Instance) -> str:
+        """Why the last start failed, and what comes of it."""
+        reason = self._control.records.reasons.get(instance.name, "")
+        heir = next((i for i in self._control.topology.instances if i.replaces == instance.name), None)
+        return f"{reason}; {heir.name} takes its place" if reason and heir is not None else reason
 
     def _phase(self, name: str) -> Phase | None:
         topology = self._control.topology
