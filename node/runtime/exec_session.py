@@ -110,6 +110,7 @@ class ProcessExec:
             await self._input.drain()
         except OSError:
             # The command closed its input, as `head` does.
+            self._input.close()
             self._input = None
 
     def close_input(self) -> None:
@@ -118,8 +119,7 @@ class ProcessExec:
             return
         if self._tty:
             writer.write(b"\x04")  # end of transmission, as a user would type it
-        else:
-            writer.close()
+        writer.close()
 
     def resize(self, width: int, height: int) -> None:
         if self._terminal >= 0:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from hypothesis import strategies as st
+
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
@@ -28,6 +30,10 @@ from rayplane.control_plane.controllers.indexes import indexes_of
 from tests.fakes import START, Store
 
 STEPS_MAX = 20_000
+
+
+#: Beside what users do.
+HAPPENINGS = ("kill", "fail", "kubelet", "step")
 
 
 class Cluster(Store):
@@ -232,6 +238,19 @@ class Cluster(Store):
                 if not meta.node_name(pod):
                     pod = self.place(pod, node)
                 self.set_pod(pod, ready=True)
+
+    def happen(self, what: str, data: st.DataObject) -> None:
+        """One of HAPPENINGS, to a pod that is drawn."""
+        pods = self.pods()
+        if what == "kill" and pods:
+            self.delete_object("pods", data.draw(st.sampled_from(pods)))
+        elif what == "fail" and pods:
+            self.set_pod(data.draw(st.sampled_from(pods)), ready=False, phase="Failed")
+        elif what == "kubelet":
+            self.kubelet()
+        elif what == "step":
+            for _ in range(data.draw(st.integers(1, 5))):
+                self.step()
 
     def converge(self, rounds: int = 60) -> None:
         """Controllers and kubelet in turn until nothing changes."""

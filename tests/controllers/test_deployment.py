@@ -14,7 +14,7 @@ from rayplane.control_plane.controllers.deployment import DeploymentController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController, wanted
 from rayplane.control_plane.controllers.rollout import bounds_of, int_or_percent
 from rayplane.control_plane.controllers.templates import safe_hash
-from tests.controllers.cluster import Cluster
+from tests.controllers.cluster import HAPPENINGS, Cluster
 from tests.tiers import examples
 
 DEPLOYMENTS, SETS = "deployments.apps", "replicasets.apps"
@@ -303,23 +303,15 @@ def test_random_kills_scales_and_rollouts_converge(data: st.DataObject) -> None:
     deploy(cluster)
     replicas, image = 3, "web:1"
     for _ in range(data.draw(st.integers(1, 12))):
-        what = data.draw(st.sampled_from(["scale", "image", "kill", "fail", "kubelet", "step"]))
-        pods = cluster.pods()
+        what = data.draw(st.sampled_from(["scale", "image", *HAPPENINGS]))
         if what == "scale":
             replicas = data.draw(st.integers(0, 8))
             cluster.change(DEPLOYMENTS, "web", spec={"replicas": replicas})
         elif what == "image":
             image = f"web:{data.draw(st.integers(1, 3))}"
             set_image(cluster, image)
-        elif what == "kill" and pods:
-            cluster.delete_object("pods", data.draw(st.sampled_from(pods)))
-        elif what == "fail" and pods:
-            cluster.set_pod(data.draw(st.sampled_from(pods)), ready=False, phase="Failed")
-        elif what == "kubelet":
-            cluster.kubelet()
         else:
-            for _ in range(data.draw(st.integers(1, 5))):
-                cluster.step()
+            cluster.happen(what, data)
     cluster.converge()
     pods = cluster.pods()
     assert len(pods) == replicas

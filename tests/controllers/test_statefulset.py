@@ -13,7 +13,7 @@ from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
-from tests.controllers.cluster import Cluster
+from tests.controllers.cluster import HAPPENINGS, Cluster
 from tests.tiers import examples
 
 SETS, CLAIMS, REVISIONS = "statefulsets.apps", "persistentvolumeclaims", "controllerrevisions.apps"
@@ -313,23 +313,15 @@ def test_order_holds_whatever_happens(data: st.DataObject) -> None:
     cluster.listeners.append(check)
     create(cluster)
     for _ in range(data.draw(st.integers(1, 14))):
-        what = data.draw(st.sampled_from(["scale", "image", "kill", "fail", "kubelet", "step"]))
-        pods = cluster.pods()
+        what = data.draw(st.sampled_from(["scale", "image", *HAPPENINGS]))
         if what == "scale":
             replicas = data.draw(st.integers(0, 5))
             cluster.change(SETS, "db", spec={"replicas": replicas})
         elif what == "image":
             image = f"db:{data.draw(st.integers(1, 3))}"
             cluster.change(SETS, "db", spec={"template": template(image)})
-        elif what == "kill" and pods:
-            cluster.delete_object("pods", data.draw(st.sampled_from(pods)))
-        elif what == "fail" and pods:
-            cluster.set_pod(data.draw(st.sampled_from(pods)), ready=False, phase="Failed")
-        elif what == "kubelet":
-            cluster.kubelet()
         else:
-            for _ in range(data.draw(st.integers(1, 5))):
-                cluster.step()
+            cluster.happen(what, data)
     cluster.converge()
     assert names(cluster) == [f"db-{n}" for n in range(replicas)]
     assert set(images(cluster)) <= {image}

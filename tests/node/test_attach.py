@@ -14,7 +14,7 @@ from rayplane.node.runtime import shim
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.test_process import NODE, MakeHost, logs, phase, shell, state, stub
+from tests.node.processes import NODE, MakeHost, logs, phase, shell, state, stub
 
 pytestmark = pytest.mark.processes
 

@@ -1,91 +1,28 @@
 """Real processes: what they see, how they end, and that nothing outlives its host."""
 
 import asyncio
-import io
 import os
 import random
 import signal
 import subprocess
 import sys
-import tarfile
 import textwrap
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
-from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.state import pod_is_ready, pod_phase
-from rayplane.control_plane.backoff import Backoff
-from rayplane.control_plane.rpc import RpcError, Stub
-from rayplane.node.config import NodeConfig, NodeTiming
-from rayplane.node.host import NodeHost
-from rayplane.node.lifecycle import RestartTiming
+from rayplane.control_plane.api.pods.state import pod_is_ready
+from rayplane.node.config import NodeConfig
 from rayplane.node.runtime import StartOrder
-from rayplane.node.runtime.logfile import LOG_BYTES_MAX
 from rayplane.node.runtime.process import ProcessRuntime
 from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.node.processes import NODE, QUICK, MakeHost, gone, logs, phase, shell, state, stub
 
 pytestmark = pytest.mark.processes
-
-MakeHost = Callable[..., Awaitable[NodeHost]]
-NODE = NodeConfig("n1", runtime="process")
-QUICK = NodeTiming(0.05, 1, 30.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
-
-
-def shell(name: str, script: str, **spec: Any) -> Object:
-    container = {"command": ["sh", "-c", script], **spec.pop("container", {})}
-    return make_pod(name, container=container, **spec)
-
-
-def phase(api: FakeClient, name: str) -> str:
-    return pod_phase(api.pod(name))
-
-
-def state(api: FakeClient, name: str) -> dict[str, Any]:
-    statuses = api.pod(name)["status"].get("containerStatuses") or [{}]
-    return statuses[0].get("state") or {}
-
-
-def stub(host: NodeHost) -> Stub:
-    return Stub(host.network.channel(host.advertised), pb.DESCRIPTOR.services_by_name["Node"])
-
-
-async def logs(host: NodeHost, pod: str, **options: Any) -> bytes:
-    request = pb.LogsRequest(ref=pb.ContainerRef(node="n1", namespace="default", pod=pod), **options)
-    return b"".join([chunk.data async for chunk in stub(host).Logs(request)])
-
-
-async def run_in(host: NodeHost, pod: str, *command: str, **first: Any) -> tuple[bytes, bytes, int]:
-    async def requests() -> Any:
-        ref = pb.ContainerRef(node="n1", namespace="default", pod=pod)
-        yield pb.ExecRequest(ref=ref, command=command, **first)
-
-    out = err = b""
-    code = -1
-    async for response in stub(host).Exec(requests()):
-        out += response.stdout
-        err += response.stderr
-        if response.HasField("exit_code"):
-            code = response.exit_code
-    return out, err, code
-
-
-def log_bytes(root: Path) -> int:
-    return sum(file.stat().st_size for file in root.rglob("*.log*"))
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 async def test_output_exit_code_and_termination_message(api: FakeClient, make_host: MakeHost) -> None:
@@ -157,29 +94,6 @@ async def test_pods_listen_on_their_own_addresses(api: FakeClient, make_host: Ma
     assert all(api.pod(name)["status"]["containerStatuses"][0]["restartCount"] == 0 for name in arguments)
 
 
-async def test_exec_runs_beside_the_container(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE)
-    api.put("pods", shell("web", "sleep 1000"))
-    await api.until(lambda: "running" in state(api, "web"))
-    script = "cat; echo err >&2; exit 5"
-    out, err, code = await run_in(host, "web", "sh", "-c", script, stdin_open=True, stdin=b"in", stdin_closed=True)
-    assert (out, err, code) == (b"in", b"err\n", 5)
-    out, _, code = await run_in(host, "web", "sh", "-c", "test -t 0 && stty size", tty=True, width=90, height=33)
-    assert (out.strip(), code) == (b"33 90", 0)
-    assert (await run_in(host, "web", "no-such-program"))[2] == 127
-
-
-async def test_probes_run_commands(api: FakeClient, make_host: MakeHost) -> None:
-    await make_host(NODE, timing=QUICK)
-    volumes = [{"name": "d", "emptyDir": {}}]
-    live = {"exec": {"command": ["sh", "-c", "test ! -e /d/sick"]}, "periodSeconds": 1, "failureThreshold": 1}
-    container = {"volumeMounts": [{"name": "d", "mountPath": "/d"}], "livenessProbe": live}
-    script = "test -e /d/sick && { rm /d/sick; sleep 1000; }; touch /d/sick; sleep 1000"
-    api.put("pods", shell("web", script, container=container, volumes=volumes, terminationGracePeriodSeconds=1))
-    await api.until(lambda: api.pod("web")["status"].get("containerStatuses", [{}])[0].get("restartCount") == 1)
-    await api.until(lambda: {"Unhealthy", "Killing"} <= {e["reason"] for e in api.objects.get("events", {}).values()})
-
-
 async def test_term_then_kill(api: FakeClient, make_host: MakeHost) -> None:
     host = await make_host(NODE)
     keep = {"finalizers": ["example.com/keep"]}
@@ -197,21 +111,6 @@ async def test_term_then_kill(api: FakeClient, make_host: MakeHost) -> None:
     assert await logs(host, "polite") == b"bye\n"
     ended = state(api, "stubborn")["terminated"]
     assert (ended["exitCode"], ended["signal"]) == (137, 9)
-
-
-async def test_logs_follow_and_previous(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE, timing=QUICK)
-    volumes = [{"name": "d", "emptyDir": {}}]
-    container = {"volumeMounts": [{"name": "d", "mountPath": "/d"}]}
-    script = "n=$(ls /d | wc -l); echo run $n; touch /d/$n; until [ -e /d/stop ]; do sleep 0.01; done; [ $n != 0 ]"
-    api.put("pods", shell("web", script, container=container, volumes=volumes, restartPolicy="OnFailure"))
-    await api.until(lambda: "running" in state(api, "web"))
-    following = asyncio.create_task(logs(host, "web", follow=True))
-    await run_in(host, "web", "sh", "-c", "touch /d/stop")
-    assert await following == b"run 0\n"
-    await api.until(lambda: phase(api, "web") == "Succeeded")
-    assert await logs(host, "web") == b"run 2\n"
-    assert await logs(host, "web", previous=True) == b"run 0\n"
 
 
 async def test_a_container_without_command_is_simulated(api: FakeClient, make_host: MakeHost) -> None:
@@ -306,75 +205,6 @@ def test_nothing_outlives_a_killed_host(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-async def test_hooks(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE, timing=QUICK)
-    hooks = {
-        "postStart": {"exec": {"command": ["sh", "-c", "echo post > hook"]}},
-        "preStop": {"exec": {"command": ["sh", "-c", "echo pre >> hook"]}},
-    }
-    pod = shell("web", "trap 'cat hook; exit 0' TERM; while :; do sleep 0.01; done", container={"lifecycle": hooks})
-    pod["metadata"]["finalizers"] = ["example.com/keep"]
-    api.put("pods", pod)
-    await api.until(lambda: "running" in state(api, "web"))
-    while (await run_in(host, "web", "cat", "hook"))[0] != b"post\n":
-        await asyncio.sleep(0.01)
-    await api.delete("pods", "web", "default")
-    await api.until(lambda: phase(api, "web") == "Succeeded")
-    assert await logs(host, "web") == b"post\npre\n"
-
-
-async def test_a_failing_post_start_hook_kills_the_container(api: FakeClient, make_host: MakeHost) -> None:
-    await make_host(NODE, timing=QUICK)
-    hooks = {"postStart": {"exec": {"command": ["false"]}}}
-    api.put("pods", shell("web", "sleep 1000", container={"lifecycle": hooks}, restartPolicy="Never"))
-    await api.until(lambda: phase(api, "web") == "Failed")
-
-
-async def test_port_forward(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE)
-    server = (
-        "import os, socket; s = socket.create_server((os.environ['POD_IP'], 18083)); print('up', flush=True)\n"
-        "c, _ = s.accept(); c.sendall(c.recv(100).upper()); c.close(); import time; time.sleep(1000)"
-    )
-    api.put("pods", make_pod("web", container={"command": [sys.executable, "-c", server]}))
-    await api.until(lambda: "running" in state(api, "web"))
-    while await logs(host, "web") != b"up\n":
-        await asyncio.sleep(0.01)
-    ref = pb.ContainerRef(node="n1", namespace="default", pod="web")
-
-    async def requests(port: int) -> Any:
-        yield pb.PortForwardRequest(ref=ref, port=port, data=b"hello")
-        yield pb.PortForwardRequest(closed=True)
-
-    answers = [r async for r in stub(host).PortForward(requests(18083))]
-    assert b"".join(a.data for a in answers) == b"HELLO"
-    with pytest.raises(RpcError, match="cannot connect"):
-        _ = [r async for r in stub(host).PortForward(requests(18084))]
-
-
-async def test_calls_about_pods_that_are_not_here(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE)
-    api.put("pods", shell("web", "sleep 1000"))
-    await api.until(lambda: "running" in state(api, "web"))
-    with pytest.raises(RpcError) as error:
-        await logs(host, "other")
-    assert error.value.code is grpc.StatusCode.NOT_FOUND
-    with pytest.raises(RpcError, match="previous terminated container"):
-        await logs(host, "web", previous=True)
-
-
-async def test_a_log_keeps_its_end_when_it_grows_large(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE)
-    script = "yes 'a line of twenty byte' | head -n 600000; echo end"
-    api.put("pods", shell("web", script, restartPolicy="Never"))
-    await api.until(lambda: phase(api, "web") == "Succeeded")
-    text = await logs(host, "web")
-    assert text.endswith(b"a line of twenty byte\nend\n")
-    assert len(text) < 12_000_000
-    assert host.pod_files is not None
-    assert log_bytes(host.pod_files.root) <= 2 * LOG_BYTES_MAX + 1_000_000
-
-
 async def test_a_pod_that_does_not_fit_is_refused(api: FakeClient, make_host: MakeHost) -> None:
     await make_host(NodeConfig("n1", cpu="1", runtime="process"))
     resources = {"resources": {"requests": {"cpu": "600m"}}}
@@ -412,33 +242,6 @@ async def test_the_shim_stops_containers_whose_host_is_silent(tmp_path: Path) ->
         assert await ended == 137
     finally:
         await runtime.close()
-
-
-async def test_copies_go_to_the_container_and_come_back(api: FakeClient, make_host: MakeHost, tmp_path: Path) -> None:
-    host = await make_host(NODE)
-    container = {"volumeMounts": [{"name": "d", "mountPath": "/data"}]}
-    api.put("pods", shell("web", "sleep 1000", container=container, volumes=[{"name": "d", "emptyDir": {}}]))
-    await api.until(lambda: "running" in state(api, "web"))
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        member = tarfile.TarInfo("copied")
-        member.size = 5
-        archive.addfile(member, io.BytesIO(b"hello"))
-    where = f"/{tmp_path.name}/deep"  # would be made at the root of the machine
-    for directory in (where, "/data", "../../../../../../../../../.."):
-        unpack = ("tar", "-xmf", "-", "-C", directory)
-        first = {"stdin_open": True, "stdin": buffer.getvalue(), "stdin_closed": True}
-        assert (await run_in(host, "web", *unpack, **first))[1:] == (b"", 0)
-    assert not {tmp_path.name, "copied"} & {*os.listdir("/")}
-    for path in (f"{where}/copied", "/data/copied", "/copied"):
-        assert (await run_in(host, "web", "cat", path))[0] == b"hello"
-        assert (await run_in(host, "web", "sh", "-c", f"cat '{path}'"))[0] == b"hello"
-        out, _, code = await run_in(host, "web", "tar", "cf", "-", path)
-        with tarfile.open(fileobj=io.BytesIO(out)) as archive:
-            assert (archive.getnames(), code) == ([path.strip("/")], 0)
-    out = (await run_in(host, "web", "tar", "cf", "-", "/data"))[0]
-    with tarfile.open(fileobj=io.BytesIO(out)) as archive:
-        assert sorted(archive.getnames()) == ["data", "data/copied"]
 
 
 async def test_hostile_mounts_of_a_pod_fail_and_the_node_goes_on(
@@ -487,79 +290,3 @@ async def test_planted_termination_logs_are_not_read(api: FakeClient, make_host:
         await api.until(lambda n=name: phase(api, n) == "Succeeded")
         assert "message" not in state(api, name)["terminated"]
     assert b"the-secret" not in await logs(host, "log")
-
-
-async def test_sessions_of_a_pod_are_bounded_and_probes_find_room(
-    api: FakeClient, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rayplane.node.streaming.sessions.PER_POD", 2)
-    monkeypatch.setattr("rayplane.node.streaming.sessions.PER_HOST", 3)
-    host = await make_host(NODE)
-    for name in ("a", "b"):
-        api.put("pods", shell(name, "echo up; sleep 1000"))
-        await api.until(lambda n=name: "running" in state(api, n))
-    ended = asyncio.Event()
-
-    async def hold(pod: str) -> tuple[bytes, int]:
-        async def requests() -> Any:
-            ref = pb.ContainerRef(node="n1", namespace="default", pod=pod)
-            yield pb.ExecRequest(ref=ref, command=["cat"], stdin_open=True)
-            await ended.wait()
-
-        answers = [a async for a in stub(host).Exec(requests())]
-        return b"".join(a.stdout for a in answers), answers[-1].exit_code
-
-    sessions = host.sessions
-    first = [asyncio.create_task(hold("a")) for _ in range(2)]
-    while sessions.open("default/a") < 2:
-        await asyncio.sleep(0.005)
-    for command in (run_in(host, "a", "true"), logs(host, "a")):
-        with pytest.raises(RpcError, match="2 sessions of pod default/a are open") as refused:
-            await command
-        assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    more = asyncio.create_task(hold("b"))
-    while sessions.open("default/b") < 1:
-        await asyncio.sleep(0.005)
-    with pytest.raises(RpcError, match="3 sessions of this node host are open"):
-        await run_in(host, "b", "true")
-    ended.set()
-    assert [code for _, code in await asyncio.gather(*first, more)] == [0, 0, 0]
-    assert (await run_in(host, "a", "true"))[2] == 0
-    assert await logs(host, "a") == b"up\n"
-    assert sessions.open("default/a") == 0
-
-
-async def test_output_that_nobody_reads_waits_in_the_pod(api: FakeClient, make_host: MakeHost) -> None:
-    host = await make_host(NODE)
-    api.put("pods", shell("web", "sleep 1000"))
-    await api.until(lambda: "running" in state(api, "web"))
-    (run,) = host.kubelet("n1").worker("default", "web").runs.values()
-    session = await run.exec(["sh", "-c", "yes | head -c 300000000"], tty=False, stdin=False)
-    reader = session.output()
-    taken = len((await anext(reader))[0])
-    # The command stands still, as its pipe is full: what is buffered here is bounded.
-    for _ in range(20):
-        await asyncio.sleep(0)
-    held = sum(len(r._buffer) for r in session._readers)  # type: ignore[attr-defined]
-    assert held <= 4 * 64 * 1024
-    async for out, _ in reader:
-        taken += len(out)
-        if taken > 1 << 20:
-            break
-    session.kill()
-    await reader.aclose()  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("host", ["a..b", "x" * 300])
-async def test_hooks_and_probes_that_cannot_be_made_fail_and_stop_nothing(
-    api: FakeClient, make_host: MakeHost, host: str
-) -> None:
-    await make_host(NODE, timing=QUICK)
-    action = {"httpGet": {"host": host, "port": 80, "httpHeaders": [{"name": "a", "value": "x\r\ny"}]}}
-    probe = {**action, "periodSeconds": 1, "failureThreshold": 1}
-    pod = shell("web", "exec sleep 1000", container={"lifecycle": {"preStop": action}, "readinessProbe": probe})
-    pod["metadata"]["finalizers"] = ["example.com/keep"]
-    api.put("pods", pod)
-    await api.until(lambda: "Unhealthy" in {e["reason"] for e in api.objects.get("events", {}).values()})
-    await api.delete("pods", "web", "default")
-    await api.until(lambda: phase(api, "web") == "Failed")

@@ -65,7 +65,7 @@ def test_a_balancer_that_stops_lets_connections_end() -> None:
 
         async def ask(env: Env, network: Network, sockets: Sockets) -> None:
             reader, writer = await streams(sockets, cluster.balancer)
-            idle, _ = await streams(sockets, cluster.balancer)
+            idle, idle_writer = await streams(sockets, cluster.balancer)
             await asyncio.sleep(0.1)
             ending = cluster.end("lb")
             await asyncio.sleep(0.1)
@@ -75,6 +75,8 @@ def test_a_balancer_that_stops_lets_connections_end() -> None:
             found.append(await reader.readline())
             await ending
             found.append(await idle.read())
+            writer.close()
+            idle_writer.close()
 
         await cluster.kubectl.run(ask)
         await cluster.stop()

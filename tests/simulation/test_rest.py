@@ -1,6 +1,7 @@
 """The REST face behind the load balancer, in virtual time: what breaks its promises is found by a seed."""
 
 import asyncio
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -112,18 +113,18 @@ class _Impatient(LoadBalancer):
     """A load balancer that gives a request that is not answered at once to another server as well."""
 
     async def _carry(self, task: Any, upstream: Any, reader: Any, writer: Any) -> None:
-        request = await reader.read(STREAM_BYTES)
-        upstream[2].write(request)
-        try:
-            answer = await asyncio.wait_for(upstream[1].read(STREAM_BYTES), 0.004)
-        except TimeoutError:
-            other = await self._connect()
-            if other is not None:
-                upstream = other
-                upstream[2].write(request)
-            answer = b""
-        writer.write(answer)
-        await super()._carry(task, upstream, reader, writer)
+        with contextlib.closing(upstream[2]):
+            request = await reader.read(STREAM_BYTES)
+            upstream[2].write(request)
+            try:
+                answer = await asyncio.wait_for(upstream[1].read(STREAM_BYTES), 0.004)
+            except TimeoutError:
+                answer, other = b"", await self._connect()
+                if other is not None:
+                    upstream = other
+                    upstream[2].write(request)
+            writer.write(answer)
+            await super()._carry(task, upstream, reader, writer)
 
 
 def test_a_balancer_that_sends_a_request_twice_is_found() -> None:

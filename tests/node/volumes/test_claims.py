@@ -13,7 +13,7 @@ from rayplane.node.host import NodeHost
 from rayplane.proto.csi import csi_pb2 as csi
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
-from tests.node.test_process import logs, phase, shell
+from tests.node.processes import logs, phase, shell
 
 pytestmark = pytest.mark.processes
 

@@ -1,0 +1,60 @@
+"""Hooks and probes of real processes."""
+
+import asyncio
+
+import pytest
+
+from tests.fakes import FakeClient
+from tests.node.processes import NODE, QUICK, MakeHost, logs, phase, run_in, shell, state
+
+pytestmark = pytest.mark.processes
+
+
+async def test_probes_run_commands(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NODE, timing=QUICK)
+    volumes = [{"name": "d", "emptyDir": {}}]
+    live = {"exec": {"command": ["sh", "-c", "test ! -e /d/sick"]}, "periodSeconds": 1, "failureThreshold": 1}
+    container = {"volumeMounts": [{"name": "d", "mountPath": "/d"}], "livenessProbe": live}
+    script = "test -e /d/sick && { rm /d/sick; sleep 1000; }; touch /d/sick; sleep 1000"
+    api.put("pods", shell("web", script, container=container, volumes=volumes, terminationGracePeriodSeconds=1))
+    await api.until(lambda: api.pod("web")["status"].get("containerStatuses", [{}])[0].get("restartCount") == 1)
+    await api.until(lambda: {"Unhealthy", "Killing"} <= {e["reason"] for e in api.objects.get("events", {}).values()})
+
+
+async def test_hooks(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NODE, timing=QUICK)
+    hooks = {
+        "postStart": {"exec": {"command": ["sh", "-c", "echo post > hook"]}},
+        "preStop": {"exec": {"command": ["sh", "-c", "echo pre >> hook"]}},
+    }
+    pod = shell("web", "trap 'cat hook; exit 0' TERM; while :; do sleep 0.01; done", container={"lifecycle": hooks})
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.put("pods", pod)
+    await api.until(lambda: "running" in state(api, "web"))
+    while (await run_in(host, "web", "cat", "hook"))[0] != b"post\n":
+        await asyncio.sleep(0.01)
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: phase(api, "web") == "Succeeded")
+    assert await logs(host, "web") == b"post\npre\n"
+
+
+async def test_a_failing_post_start_hook_kills_the_container(api: FakeClient, make_host: MakeHost) -> None:
+    await make_host(NODE, timing=QUICK)
+    hooks = {"postStart": {"exec": {"command": ["false"]}}}
+    api.put("pods", shell("web", "sleep 1000", container={"lifecycle": hooks}, restartPolicy="Never"))
+    await api.until(lambda: phase(api, "web") == "Failed")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300])
+async def test_hooks_and_probes_that_cannot_be_made_fail_and_stop_nothing(
+    api: FakeClient, make_host: MakeHost, host: str
+) -> None:
+    await make_host(NODE, timing=QUICK)
+    action = {"httpGet": {"host": host, "port": 80, "httpHeaders": [{"name": "a", "value": "x\r\ny"}]}}
+    probe = {**action, "periodSeconds": 1, "failureThreshold": 1}
+    pod = shell("web", "exec sleep 1000", container={"lifecycle": {"preStop": action}, "readinessProbe": probe})
+    pod["metadata"]["finalizers"] = ["example.com/keep"]
+    api.put("pods", pod)
+    await api.until(lambda: "Unhealthy" in {e["reason"] for e in api.objects.get("events", {}).values()})
+    await api.delete("pods", "web", "default")
+    await api.until(lambda: phase(api, "web") == "Failed")
