@@ -25,6 +25,7 @@ from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env,
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_host import RayHost
 from rayplane.control_plane.cluster.renewal import newest
+from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.storage.env import settle_heap
 from rayplane.storage.env.private import UMASK
@@ -103,6 +104,13 @@ async def _end_with(component: StopsItself) -> None:
         os._exit(1)
 
 
+def _try_again(error: Exception) -> None:
+    """End the process, to be made anew. Only Ray restarts a supervisor, and gives up one whose constructor raises."""
+    log.critical("ending this process, to be started again: %s", error)
+    time.sleep(LIFE_MIN_S)
+    os._exit(1)
+
+
 class ComponentActor:
     """A component as a Ray actor, made by the host, which chooses name, machine and restart policy."""
 
@@ -114,6 +122,8 @@ class ComponentActor:
         try:
             self._thread = ComponentThread(replace(spec, restarted=spec.restarted or restarted))
         except Exception as e:
+            if restarted and spec.instance.role is Role.SUPERVISOR:
+                _try_again(e)
             raise ComponentFailed(Failure.of(e)) from e
 
     def pid(self) -> int:

@@ -1,13 +1,19 @@
-"""The thread of an actor's component, without Ray."""
+"""Actors without Ray: the thread of a component, and starts that fail."""
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rayplane.control_plane.cluster import actor
+from rayplane.control_plane.cluster.components import Spec
+from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.failures import ComponentFailed
+from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
 
 
 @pytest.fixture
@@ -47,3 +53,37 @@ def test_work_that_ends_just_after_a_look_has_ended_well(
     else:
         with pytest.raises(TimeoutError, match="its own"):
             thread._call(work(), 60.0)
+
+
+class _Ended(BaseException):
+    """The process is no more."""
+
+
+@pytest.mark.parametrize("role", [Role.SUPERVISOR, Role.SCHEDULER])
+@pytest.mark.parametrize("again", [True, False])
+def test_a_supervisor_that_ray_cannot_restart_ends_so_that_it_tries_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, role: Role, again: bool
+) -> None:
+    """All others are started anew by the supervisor, and at first `up` wants to know."""
+
+    def fail(_: Any) -> None:
+        raise OSError(98, "the port is in use")
+
+    def end(_: int) -> None:
+        raise _Ended
+
+    pauses: list[float] = []
+    context = SimpleNamespace(was_current_actor_reconstructed=again)
+    monkeypatch.setattr(actor.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(actor, "ComponentThread", fail)
+    monkeypatch.setattr(actor.os, "_exit", end)
+    monkeypatch.setattr(actor.os, "umask", lambda _: 0)
+    monkeypatch.setattr(actor.time, "sleep", pauses.append)
+    spec: Any = Spec(
+        instance=Instance("x", role, Machine()), config=ClusterConfig(), plan=AddressPlan(0), topology=Topology(()),
+        credentials=None, secrets=None, data_dir=str(tmp_path / "x"), log_file="",
+    )  # fmt: skip
+    ends = again and role is Role.SUPERVISOR
+    with pytest.raises(_Ended if ends else ComponentFailed):
+        actor.ComponentActor(spec)
+    assert pauses == [actor.LIFE_MIN_S] * ends
