@@ -56,7 +56,7 @@ class LogQuery:
 
 
 class LogPages:
-    """Answers about the log of the component that made this, for a caller who may."""
+    """Pages about the log of the component that made them, for a caller who may."""
 
     PATHS = frozenset({VERBOSITY, LOG})
 
