@@ -37,7 +37,7 @@ def who(callers: Mapping[str, Callers]) -> str:
     return f"{named}; each actor for itself: {', '.join(judging)}" if judging else str(named)
 
 
-_METRICS = ("metrics over HTTP; mutual TLS", str(debugging.CALLERS))
+_METRICS = ("metrics and log over HTTP; mutual TLS", str(debugging.CALLERS))
 # By role and port of `topology.PORTS`: what is spoken there, and who may call.
 RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
     (Role.MEMBER, "client"): ("etcd v3 gRPC, JSON gateway, metrics; mutual TLS", str(etcd.CLIENTS)),
