@@ -1,9 +1,10 @@
-"""References to those who answer for something: paths below a domain."""
+"""References to other objects and to those who answer for something: kinds and names, paths of a domain, signers."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
@@ -25,3 +26,21 @@ def domain_prefixed_path(value: str, path: str, errs: Errors) -> None:
     checked(names.subdomain_errors(host), host, path, errs)
     if not _PATH.fullmatch(rest):
         errs.append(invalid(path, rest, f"Invalid path (regex used for validation is '{_PATH_TEXT}')"))
+
+
+def kind_and_name(ref: Mapping[str, Any], path: str, errs: Errors, *, texts: bool = False) -> None:
+    """The kind and the name of another object, each a part of a path; `texts` says more of what is missing."""
+    for field in ("kind", "name"):
+        value = ref.get(field) or ""
+        if not value:
+            errs.append(required(f"{path}.{field}", f"{field} is required" if texts else ""))
+        else:
+            checked(names.path_segment_errors(value), value, f"{path}.{field}", errs)
+
+
+def typed_reference(ref: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """An object of the same namespace, or of the cluster, by group, kind and name."""
+    group = ref.get("apiGroup")
+    if group is not None:
+        checked(names.subdomain_errors(group), group, f"{path}.apiGroup", errs)
+    kind_and_name(ref, path, errs, texts=True)

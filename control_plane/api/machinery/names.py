@@ -45,6 +45,12 @@ _SUBDOMAIN_ERROR = regex_error(
     _SUBDOMAIN_TEXT,
     "example.com",
 )
+_WILDCARD_ERROR = regex_error(
+    "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of "
+    "lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+    rf"\*\.{_SUBDOMAIN_TEXT}",
+    "*.example.com",
+)
 _LABEL_ERROR = regex_error(
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', "
     "and must start and end with an alphanumeric character",
@@ -167,6 +173,16 @@ def label_value_errors(value: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def wildcard_errors(name: str) -> tuple[str, ...]:
+    """Problems of a subdomain whose first label stands for any."""
+    found: list[str] = []
+    if len(name) > 253:
+        found.append(_at_most(253))
+    if not name.startswith("*.") or not _SUBDOMAIN.fullmatch(name[2:]):
+        found.append(_WILDCARD_ERROR)
+    return tuple(found)
+
+
 def config_key_errors(key: str) -> tuple[str, ...]:
     """Problems of a key of a ConfigMap or Secret."""
     found: list[str] = []
@@ -265,7 +281,7 @@ def ip_errors(text: str) -> tuple[str, ...]:
     except ValueError:
         octets = text.split(".")
         padded = len(octets) == 4 and all(_BITS.fullmatch(octet.lstrip("0") or "0") for octet in octets)
-        if padded and all(int(octet) < 256 for octet in octets):
+        if padded and all(int(octet.lstrip("0") or 0) < 256 for octet in octets):
             return ("must not have leading 0s",)
         return (_IP_ERROR,)
     if "%" in text:

@@ -6,18 +6,19 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of
 from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.addresses import ip_warnings
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, SHOWN, Cell, Column, Printer, age, at_most
 from rayplane.control_plane.api.meta import Object, name
 
-IP_TEXT = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 PORT_RANGE = "must be between 1 and 65535, inclusive"
+_LINK_MULTICAST: Final = tuple(map(ipaddress.ip_network, ("224.0.0.0/24", "ff02::/16")))
 
 
 def _default(obj: Object) -> None:
@@ -27,18 +28,15 @@ def _default(obj: Object) -> None:
                 port["protocol"] = "TCP"
 
 
-def validate_endpoint_address(address: str, path: str, errs: Errors, *, loopback: bool = False) -> None:
-    """An address traffic may be sent to. Loopback ones are ours to use: pods live there."""
-    try:
-        parsed = ipaddress.ip_address(address or "")
-    except ValueError:
-        errs.append(invalid(path, address or "", IP_TEXT))
-        return
+def validate_address_use(address: str, path: str, errs: Errors) -> None:
+    """An address, which must be one, that traffic may be sent to. Loopback ones are ours to use: pods live there."""
+    parsed = ipaddress.ip_address(address)
     if parsed.is_unspecified:
-        text = f"may not be unspecified ({address})"
-        errs.append(invalid(path, address, text))
-    if not loopback and parsed.is_link_local:
-        text = "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+        errs.append(invalid(path, address, f"may not be unspecified ({address})"))
+    if parsed.is_link_local:
+        errs.append(invalid(path, address, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"))
+    if any(parsed in block for block in _LINK_MULTICAST if block.version == parsed.version):
+        text = "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
         errs.append(invalid(path, address, text))
 
 
@@ -51,25 +49,45 @@ def _validate(obj: Object) -> Errors:
             errs.append(required(at, text))
         for field in ("addresses", "notReadyAddresses"):
             for number, address in enumerate(subset.get(field) or ()):
-                where = f"{at}.{field}[{number}].ip"
-                validate_endpoint_address(address.get("ip") or "", where, errs)
+                _address(address, f"{at}.{field}[{number}]", errs)
         ports = subset.get("ports") or ()
         for number, port in enumerate(ports):
             _endpoint_port(port, f"{at}.ports[{number}]", errs, named=len(ports) > 1)
     return errs
 
 
+def _address(address: Mapping[str, Any], path: str, errs: Errors) -> None:
+    ip, host, node = address.get("ip") or "", address.get("hostname"), address.get("nodeName")
+    problems = names.ip_errors(ip)
+    checked(problems, ip, f"{path}.ip", errs)
+    if host:
+        checked(names.label_errors(host), host, f"{path}.hostname", errs)
+    if node is not None:
+        checked(names.subdomain_errors(node), node, f"{path}.nodeName", errs)
+    if not problems:
+        validate_address_use(ip, f"{path}.ip", errs)
+
+
 def _endpoint_port(port: Mapping[str, Any], path: str, errs: Errors, *, named: bool) -> None:
-    own = port.get("name")
-    if not own:
-        if named:
-            errs.append(required(f"{path}.name"))
-    else:
+    own, number, application = port.get("name"), port.get("port") or 0, port.get("appProtocol")
+    if own:
         checked(names.label_errors(own), own, f"{path}.name", errs)
-    number = port.get("port")
-    if number is not None and not 1 <= number <= 65535:
+    elif named:
+        errs.append(required(f"{path}.name"))
+    if not 1 <= number <= 65535:
         errs.append(invalid(f"{path}.port", number, PORT_RANGE))
     one_of(port.get("protocol"), PROTOCOLS, f"{path}.protocol", errs)
+    if application is not None:
+        checked(names.qualified_name_errors(application), application, f"{path}.appProtocol", errs)
+
+
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    found: list[str] = []
+    for index, subset in enumerate(obj.get("subsets") or ()):
+        for field in ("addresses", "notReadyAddresses"):
+            for number, address in enumerate(subset.get(field) or ()):
+                found += ip_warnings(f"subsets[{index}].{field}[{number}].ip", address.get("ip") or "")
+    return found
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
@@ -90,6 +108,7 @@ RULES = {
     "Endpoints": replace(
         AS_WRITTEN,
         made_by_update=True,
+        warnings=_warnings,
         deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
         defaults=_default,
         validate=_validate,

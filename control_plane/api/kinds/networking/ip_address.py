@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,6 +9,7 @@ from rayplane.control_plane.api.errors import required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.addresses import canonical_ip_errors
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
@@ -21,15 +21,6 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
     return [name(obj), "/".join(parts) if ref else NONE, age(obj, now)]
 
 
-def _name_errors(own: str) -> tuple[str, ...]:
-    """The name is the address itself, in its canonical form."""
-    try:
-        canonical = str(ipaddress.ip_address(own))
-    except ValueError:
-        return ("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",)
-    return () if canonical == own else (f'must be in canonical form ("{canonical}")',)
-
-
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
     ref = (obj.get("spec") or {}).get("parentRef")
@@ -37,12 +28,12 @@ def _validate(obj: Object) -> Errors:
         return [required("spec.parentRef")]
     if ref.get("group"):
         checked(names.subdomain_errors(ref["group"]), ref["group"], "spec.parentRef.group", errs)
-    for field in ("resource", "name"):
-        if not ref.get(field):
-            errs.append(required(f"spec.parentRef.{field}"))
     for field in ("resource", "name", "namespace"):
-        if ref.get(field):
-            checked(names.path_segment_errors(ref[field]), ref[field], f"spec.parentRef.{field}", errs)
+        value = ref.get(field) or ""
+        if value:
+            checked(names.path_segment_errors(value), value, f"spec.parentRef.{field}", errs)
+        elif field != "namespace":
+            errs.append(required(f"spec.parentRef.{field}"))
     return errs
 
 
@@ -56,7 +47,7 @@ def _validate_update(new: Object, old: Object) -> Errors:
 RULES = {
     "IPAddress": replace(
         AS_WRITTEN,
-        name=_name_errors,
+        name=canonical_ip_errors,
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=_validate_update,

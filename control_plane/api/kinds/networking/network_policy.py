@@ -8,12 +8,16 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import forbidden, invalid, required
-from rayplane.control_plane.api.kinds.metadata import Errors, one_of, validate_selector
-from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS, validate_port_reference
+from rayplane.control_plane.api.kinds.core.endpoints import PORT_RANGE
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of, validate_selector
+from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.addresses import block_of, cidr_errors, cidr_warnings
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, selector_text
 from rayplane.control_plane.api.meta import Object, name
+
+_PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 def _default(obj: Object) -> None:
@@ -39,26 +43,31 @@ def _validate(obj: Object) -> Errors:
                 _policy_port(port, f"{at}.ports[{number}]", errs)
             for number, peer in enumerate(rule.get(peers) or ()):
                 _peer(peer, f"{at}.{peers}[{number}]", errs)
-    for index, kind in enumerate(spec.get("policyTypes") or ()):
-        one_of(kind, ("Egress", "Ingress"), f"spec.policyTypes[{index}]", errs)
+    kinds = spec.get("policyTypes") or ()
+    if len(kinds) > 2:
+        errs.append(invalid("spec.policyTypes", kinds, "may not specify more than two policyTypes"))
+        return errs
+    for index, kind in enumerate(kinds):
+        one_of(kind, ("Ingress", "Egress"), f"spec.policyTypes[{index}]", errs)
     return errs
 
 
 def _policy_port(port: Mapping[str, Any], path: str, errs: Errors) -> None:
     if port.get("protocol"):
-        one_of(port["protocol"], PROTOCOLS, f"{path}.protocol", errs)
+        one_of(port["protocol"], _PROTOCOLS, f"{path}.protocol", errs)
     number, end = port.get("port"), port.get("endPort")
-    if number is not None:
+    if isinstance(number, int):
         validate_port_reference(number, f"{path}.port", errs)
+        if end is not None and end < number:
+            errs.append(invalid(f"{path}.endPort", number, "must be greater than or equal to `port`"))
+        if end is not None and not 1 <= end <= 65535:
+            errs.append(invalid(f"{path}.endPort", end, PORT_RANGE))
+        return
     if end is not None:
-        if not isinstance(number, int):
-            text = "may not be specified when `port` is not specified"
-            if isinstance(number, str):
-                text = "may not be specified when `port` is non-numeric"
-            errs.append(invalid(f"{path}.endPort", end, text))
-        elif end < number:
-            text = "must be greater than or equal to `port`"
-            errs.append(invalid(f"{path}.endPort", end, text))
+        text = "`port` is not specified" if number is None else "`port` is non-numeric"
+        errs.append(invalid(f"{path}.endPort", end, f"may not be specified when {text}"))
+    if number is not None:
+        checked(names.port_name_errors(number), number, f"{path}.port", errs)
 
 
 def _peer(peer: Mapping[str, Any], path: str, errs: Errors) -> None:
@@ -66,15 +75,46 @@ def _peer(peer: Mapping[str, Any], path: str, errs: Errors) -> None:
     selectors = [kind for kind in ("podSelector", "namespaceSelector") if peer.get(kind) is not None]
     for kind in selectors:
         validate_selector(peer[kind], f"{path}.{kind}", errs)
+    if block is not None:
+        _block(block, f"{path}.ipBlock", errs)
     if block is None and not selectors:
         errs.append(required(path, "must specify a peer"))
-    if block is None:
-        return
-    if selectors:
+    elif block is not None and selectors:
         errs.append(forbidden(path, "may not specify both ipBlock and another peer"))
-    if not names.is_cidr(block.get("cidr") or ""):
-        text = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-        errs.append(invalid(f"{path}.ipBlock.cidr", block.get("cidr") or "", text))
+
+
+def _block(block: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """A block of addresses, and blocks within it that are not meant."""
+    text = block.get("cidr") or ""
+    if not text:
+        errs.append(required(f"{path}.cidr"))
+        return
+    checked(cidr_errors(text), text, f"{path}.cidr", errs)
+    whole = block_of(text)
+    if whole is None:
+        return
+    for index, part in enumerate(block.get("except") or ()):
+        at = f"{path}.except[{index}]"
+        checked(cidr_errors(part), part, at, errs)
+        inner = block_of(part)
+        if inner is None:
+            continue
+        within = inner.version == whole.version and inner.network_address in whole
+        if not within or whole.prefixlen >= inner.prefixlen:
+            errs.append(invalid(at, part, "must be a strict subset of `cidr`"))
+
+
+def _warnings(obj: Object, old: Object | None) -> list[str]:
+    found: list[str] = []
+    spec = obj.get("spec") or {}
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        for index, rule in enumerate(spec.get(direction) or ()):
+            for number, peer in enumerate(rule.get(peers) or ()):
+                block, at = peer.get("ipBlock") or {}, f"spec.{direction}[{index}].{peers}[{number}].ipBlock"
+                found += cidr_warnings(f"{at}.cidr", block.get("cidr") or "")
+                for part, text in enumerate(block.get("except") or ()):
+                    found += cidr_warnings(f"{at}.except[{part}]", text)
+    return found
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
@@ -85,6 +125,7 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 RULES = {
     "NetworkPolicy": replace(
         AS_WRITTEN,
+        warnings=_warnings,
         defaults=_default,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid, required
-from rayplane.control_plane.api.kinds.metadata import Errors, immutable
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Status
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.machinery.addresses import block_of, canonical_cidr_errors
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
@@ -25,13 +25,13 @@ def _validate(obj: Object) -> Errors:
         return [required("spec.cidrs", "at least one CIDR required")]
     if len(blocks) > 2:
         return [invalid("spec.cidrs", spec, "may only hold up to 2 values")]
+    if len(blocks) == 2:
+        versions = {block.version for block in map(block_of, blocks) if block is not None}
+        if len(versions) != 2:
+            text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
+            return [invalid("spec.cidrs", spec, text)]
     for index, block in enumerate(blocks):
-        if not names.is_cidr(block):
-            text = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-            errs.append(invalid(f"spec.cidrs[{index}]", block, text))
-    if len(blocks) == 2 and (":" in blocks[0]) == (":" in blocks[1]):
-        text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
-        errs.append(invalid("spec.cidrs", spec, text))
+        checked(canonical_cidr_errors(block), block, f"spec.cidrs[{index}]", errs)
     return errs
 
 
