@@ -3,6 +3,7 @@
 Source: https://github.com/google/re2/wiki/Syntax; errors are worded as Go's regexp/syntax does.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
@@ -38,6 +39,11 @@ def check(pattern: str) -> None:
 def search(pattern: str, text: str) -> bool:
     """Whether the pattern is found anywhere in the text. Raises PatternError."""
     return _compiled(pattern).search(text) is not None
+
+
+def find_all(pattern: str, text: str) -> Iterator[str]:
+    """All that the pattern finds, one after the other. Raises PatternError."""
+    return (match.group() for match in _compiled(pattern).finditer(text))
 
 
 def _compiled(pattern: str) -> Any:
