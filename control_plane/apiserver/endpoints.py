@@ -130,6 +130,7 @@ class EndpointKeeper:
         # Members that are not called as they are reached from here never are; all that were configured may be gone.
         self._members_known = self._members_known or bool(set(found) & set(configured))
         self._etcd.endpoints.replace(found if self._members_known else list(configured))
+        await self._etcd.prefer_leader()
 
     async def _announce(self) -> None:
         assert self._own is not None

@@ -29,6 +29,7 @@ class Endpoints:
         self._addresses = list(addresses)
         self._failed: dict[str, float] = {}
         self._next = first
+        self._preferred = ""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -39,20 +40,34 @@ class Endpoints:
         if addresses and list(addresses) != self._addresses:
             self._addresses = list(addresses)
             self._failed = {a: t for a, t in self._failed.items() if a in self._addresses}
+            if self._preferred not in self._addresses:
+                self._preferred = ""
+
+    def prefer(self, address: str) -> None:
+        """Sticky picks keep to this one until it fails, unless it has failed lately; "" takes that back."""
+        known = address in self._addresses and self._works(address, asyncio.get_running_loop().time())
+        self._preferred = address if known else ""
 
     def pick(self, *, sticky: bool = False) -> str:
         """The next address in turn that has not failed lately; `sticky` keeps to the last one while it works."""
+        if sticky and self._preferred:
+            return self._preferred
         now = asyncio.get_running_loop().time()
         count = len(self._addresses)
         for offset in range(count):
             address = self._addresses[(self._next + offset) % count]
-            if self._failed.get(address, -PENALTY_S) + PENALTY_S <= now:
+            if self._works(address, now):
                 self._next = (self._next + offset + (0 if sticky else 1)) % count
                 return address
         # All failed lately: the one whose failure is oldest.
         return min(self._addresses, key=lambda a: self._failed[a])
 
+    def _works(self, address: str, now: float) -> bool:
+        return self._failed.get(address, -PENALTY_S) + PENALTY_S <= now
+
     def failed(self, address: str) -> None:
+        if address == self._preferred:
+            self._preferred = ""
         if address in self._addresses:
             self._failed[address] = asyncio.get_running_loop().time()
             self._next = (self._addresses.index(address) + 1) % len(self._addresses)

@@ -20,6 +20,8 @@ BOUNDS_S = (
     *(4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0),
 )
 _ADMIN_TIMEOUT_S = 15.0
+# Who does not say in this time whether it leads is not asked first.
+_LOOK_S = 0.5
 
 
 class EtcdClient:
@@ -143,6 +145,19 @@ class EtcdClient:
         stub = self._stub("Maintenance", address)
         response: pb.StatusResponse = await stub.Status(pb.StatusRequest(), timeout=timeout)
         return response
+
+    async def prefer_leader(self) -> None:
+        """Ask the leading member first from now on: all others would have to ask it for what they answer."""
+        known = self.endpoints.pick(sticky=True)
+        for address in (known, *(a for a in self.endpoints.addresses if a != known)):
+            try:
+                status = await self.status(address, timeout=_LOOK_S)
+            except RpcError:
+                continue
+            if status.leader and status.leader == status.header.member_id:
+                self.endpoints.prefer(address)
+                return
+        self.endpoints.prefer("")
 
     async def member_list(self, *, linearizable: bool = True) -> pb.MemberListResponse:
         """`linearizable` False: as the member that is asked knows it, without asking the others."""

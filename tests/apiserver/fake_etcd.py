@@ -262,5 +262,8 @@ class FakeEtcd:
         for key in sorted(self.leases.pop(lease_id, ())):
             await self.delete(key)
 
+    async def prefer_leader(self) -> None:
+        """There is one only."""
+
     async def member_list(self, *, linearizable: bool = True) -> pb.MemberListResponse:
         return pb.MemberListResponse(header=self.header())

@@ -8,9 +8,32 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.client.informer import Informer
+from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.memory import MemoryNetwork
 from tests.apiserver.conftest import make_env
 from tests.etcd.harness import etcd_cluster
+
+
+async def test_a_server_asks_the_leader_first() -> None:
+    async with etcd_cluster(3) as etcd:
+        leader = await etcd.wait_leader()
+        last = etcd.members.index(leader)
+        endpoints = (*etcd.endpoints[last + 1 :], *etcd.endpoints[: last + 1])
+        config = ApiServerConfig(etcd_endpoints=endpoints, grpc_address="api:6443", https_address=None)
+        server = ApiServer(config, make_env(0), MemoryNetwork(etcd.fabric, "api"))
+        await server.start()
+        asked = server.etcd.endpoints
+        assert (await server.etcd.status(asked.pick(sticky=True))).header.member_id == leader.member_id
+        async with asyncio.timeout(50):
+            await etcd.kill(etcd.name_of(leader))
+            await etcd.wait_leader()
+            while True:
+                with contextlib.suppress(RpcError):
+                    status = await server.etcd.status(asked.pick(sticky=True))
+                    if status.leader == status.header.member_id:
+                        break
+                await asyncio.sleep(0.05)
+        await server.stop()
 
 
 async def test_nothing_acknowledged_is_lost_when_the_leader_dies() -> None:

@@ -57,6 +57,22 @@ def test_one_that_failed_is_avoided_for_a_while() -> None:
     run(main)
 
 
+def test_a_preferred_one_is_asked_until_it_fails() -> None:
+    async def main() -> None:
+        endpoints = Endpoints(["a", "b", "c"])
+        endpoints.prefer("b")
+        assert [endpoints.pick(), endpoints.pick(sticky=True), endpoints.pick(sticky=True)] == ["a", "b", "b"]
+        endpoints.failed("b")
+        endpoints.prefer("b")
+        assert endpoints.pick(sticky=True) != "b"
+        await asyncio.sleep(PENALTY_S)
+        endpoints.prefer("b")
+        endpoints.replace(["a", "c"])
+        assert endpoints.pick(sticky=True) in ("a", "c")
+
+    run(main)
+
+
 def test_when_all_failed_the_one_that_failed_longest_ago_is_asked() -> None:
     async def main() -> None:
         endpoints = Endpoints(["a", "b"])
