@@ -29,6 +29,7 @@ from rayplane.control_plane.rpc.tls import identity_of_transport
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
 
+_END = b"\r\n\r\n"
 # As Go's servers say it.
 _HEAD_TOO_LARGE = "431 Request Header Fields Too Large"
 _REFUSAL = (
@@ -37,15 +38,29 @@ _REFUSAL = (
 ).encode()
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Answer = Callable[[bytes | None], None]
+"""Called with what is written as the answer, or with None for a request that goes to the handler."""
+GiveUp = Callable[[], object]
+Quick = Callable[[Identity | None, bytes, Answer], GiveUp | None]
+"""Gets who asks, the bytes of what may be a request, and `answer`, which it calls later and once; then what it returns
+ends that early. None, and no call, for a request that it leaves to the handler.
+"""
 
 
 def server(
-    handler: Handler, limits: HttpLimits | None = None, *, now: Callable[[], datetime] | None = None, **options: Any
+    handler: Handler,
+    limits: HttpLimits | None = None,
+    *,
+    now: Callable[[], datetime] | None = None,
+    quick: Quick | None = None,
+    **options: Any,
 ) -> "GuardedServer":
     """`now`: the clock of the answers' Date (RFC 9110, section 6.6.1); a handler that begins its answer itself writes
-    that header itself, see `date`. `options` are those of aiohttp's RequestHandler.
+    that header itself, see `date`. `quick` may answer what needs no more than its bytes. `options`: aiohttp's, of its
+    RequestHandler.
     """
-    return GuardedServer(handler if now is None else _dated(handler, now), limits or HttpLimits(), **options)
+    answer = handler if now is None else _dated(handler, now)
+    return GuardedServer(answer, limits or HttpLimits(), quick=quick, **options)
 
 
 def date(now: datetime) -> str:
@@ -77,7 +92,7 @@ def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
 class GuardedServer(web.Server):
     """An HTTP/1.1 server with bounds, see the module."""
 
-    def __init__(self, handler: Handler, limits: HttpLimits, **options: Any) -> None:
+    def __init__(self, handler: Handler, limits: HttpLimits, *, quick: Quick | None = None, **options: Any) -> None:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             if request.method != "CONNECT":
                 return await handler(request)
@@ -98,6 +113,7 @@ class GuardedServer(web.Server):
             **options,
         )
         self.limits = limits
+        self.quick = quick
         self.gate = Gate(fitting(limits.gate))
         self.newcomers: dict[Guard, None] = {}
         """Connections that have not sent a request's headers yet, the oldest first."""
@@ -135,9 +151,12 @@ class Guard(web.RequestHandler):
     __slots__ = (
         "_address",
         "_asked_at",
+        "_between",
         "_body_at",
         "_body_bytes",
+        "_give_up",
         "_head_bytes",
+        "_quick",
         "_refused",
         "_server",
         "_taken_at",
@@ -157,6 +176,9 @@ class Guard(web.RequestHandler):
         self._body_at = self._taken_at = 0.0
         self._body_bytes = self._head_bytes = self._untaken = 0
         self._refused = False
+        self._between = True  # nothing of a request has come that is not taken
+        self._quick: bytes | None = None  # the request that is answered without the handler just now
+        self._give_up: GiveUp | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -173,14 +195,62 @@ class Guard(web.RequestHandler):
         self._server.left(self, self._address)
         if self._wire is not None:
             self._wire = None
+            if self._quick is not None:
+                self._leave_quick()
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._wire is None or self._refused:
             return
+        if self._quick is not None:
+            # It was not all: what has come is for the parser.
+            self._take(self._leave_quick() + data)
+        elif not (self._server.quick is not None and self._is_idle() and self._begin_quick(self._server.quick, data)):
+            self._take(data)
+
+    def _is_idle(self) -> bool:
+        """Whether what comes now begins a request, and nobody is busy with another."""
+        return self._between and self._waiter is not None and not self._waiter.done() and not self._messages
+
+    def _begin_quick(self, quick: Quick, data: bytes) -> bool:
+        self._give_up = quick(self.identity, data, functools.partial(self._answered, data))
+        if self._give_up is None:
+            return False
+        self._quick, self._asked_at = data, None
+        self._body_at = self._loop.time()
+        self._server.newcomers.pop(self, None)
+        self._stays_open()
+        return True
+
+    def _leave_quick(self) -> bytes:
+        """The request that was to be answered without the handler, which is not any more."""
+        asked, give_up = self._quick, self._give_up
+        assert asked is not None and give_up is not None
+        self._quick = self._give_up = None
+        give_up()
+        return asked
+
+    def _answered(self, asked: bytes, answer: bytes | None) -> None:
+        if self._quick is not asked or self._wire is None:
+            return
+        self._quick = self._give_up = None
+        if answer is None or self._wire.is_closing():
+            self._take(asked)
+        else:
+            self._stays_open()
+            self._wire.write(answer)
+
+    def _stays_open(self) -> None:
+        """As aiohttp does after each request."""
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _take(self, data: bytes) -> None:
+        """Give the parser what has come."""
         before, is_head = self._request_count, self._awaits_head()
         super().data_received(data)
+        self._between = False
         if self._request_count != before:
+            self._between = self._request_count == before + 1 and data.endswith(_END) and self._awaits_head()
             self._asked_at = None
             self._server.newcomers.pop(self, None)
             self._body_at, self._body_bytes, self._head_bytes = self._loop.time(), len(data), 0
@@ -219,6 +289,8 @@ class Guard(web.RequestHandler):
         limits, wire = self._server.limits, self._wire
         if wire is None:
             return
+        if self._quick is not None and now - self._body_at > limits.check_s:
+            self._take(self._leave_quick())
         late = self._asked_at is not None and now - self._asked_at > limits.header_s
         if late or self._is_slow(now) or self._is_untaken(wire, now):
             self.cut()

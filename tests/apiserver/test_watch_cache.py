@@ -17,6 +17,7 @@ from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.registry.reading import INITIAL_EVENTS_END
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
+from rayplane.control_plane.apiserver.watch_cache import watchers
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Selection
 from rayplane.control_plane.backoff import Backoff
@@ -144,19 +145,46 @@ async def test_a_slow_watcher_is_ended_and_the_others_of_its_selection_go_on() -
     assert cache.watcher_count == 1
 
 
+async def test_while_a_group_rests_changes_are_gathered_up_to_a_bound(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    for name, value in {"_MOMENT_S": -1.0, "_REST": 1e12, "_REST_MAX_S": 3600.0}.items():
+        monkeypatch.setattr(watchers, name, value)
+    cache = ResourceCache(PODS, events_max=100, watcher_events_max=16)
+    cache.install([], 1)
+    watcher = cache.watch(Selection(), 1)
+
+    async def told(*changed: int) -> "asyncio.Future[list[int]]":
+        async def take() -> list[int]:
+            return [entry.revision for _, entry, _ in await watcher.take(3600) or ()]
+
+        taking = asyncio.ensure_future(take())
+        await asyncio.sleep(0)
+        for revision in changed:
+            cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), revision)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return taking
+
+    assert (await told(2)).result() == [2] and watcher.group.resting
+    gathering = await told(3, 4)
+    assert not gathering.done()
+    watcher.group._go_on()
+    assert await gathering == [3, 4]
+    assert await (await told(5, 6, 7, 8, 9, 10)) == [5, 6, 7, 8, 9, 10]
+
+
 async def test_a_watcher_that_waits_is_woken_by_a_change_and_by_the_end() -> None:
     cache = ResourceCache(PODS, events_max=100, watcher_events_max=3)
     cache.install([], 1)
-    watchers = [cache.watch(Selection(), 1) for _ in range(2)]
-    waiting = [asyncio.ensure_future(w.take(60)) for w in watchers]
+    both = [cache.watch(Selection(), 1) for _ in range(2)]
+    waiting = [asyncio.ensure_future(w.take(60)) for w in both]
     await asyncio.sleep(0)
     cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), 2)
     assert [len(taken or ()) for taken in await asyncio.gather(*waiting)] == [1, 1]
-    waiting = [asyncio.ensure_future(w.take(60)) for w in watchers]
+    waiting = [asyncio.ensure_future(w.take(60)) for w in both]
     await asyncio.sleep(0)
     cache.reset(Expired("gone"))
     assert await asyncio.gather(*waiting) == [None, None]
-    assert all(isinstance(w.error, Expired) for w in watchers)
+    assert all(isinstance(w.error, Expired) for w in both)
 
 
 def config_map(name: str, **labels: str) -> dict:

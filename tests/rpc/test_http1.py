@@ -31,9 +31,11 @@ async def echo(request: web.BaseRequest) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def serving(
-    limits: HttpLimits, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = echo
+    limits: HttpLimits,
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = echo,
+    quick: http1.Quick | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
-    server = http1.server(handler, limits)
+    server = http1.server(handler, limits, quick=quick)
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     yield listening.sockets[0].getsockname()
     listening.close()
@@ -257,3 +259,95 @@ def test_one_address_has_a_share_and_the_machine_has_all() -> None:
     gate.leave("192.0.2.1")
     assert gate.enter("::1")
     assert not gate.enter("192.0.2.1")
+
+
+class Quickly:
+    """A taker of requests for /q that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[http1.Answer] = []
+        self.given_up = 0
+        self.came = asyncio.Event()
+
+    def __call__(self, identity: object, data: bytes, answer: http1.Answer) -> http1.GiveUp | None:
+        if not (data.startswith(b"GET /q") and data.endswith(b"\r\n\r\n")):
+            return None
+        self.asked.append(answer)
+        self.came.set()
+        return self._give_up
+
+    def _give_up(self) -> None:
+        self.given_up += 1
+
+
+_Q = b"GET /q HTTP/1.1\r\nHost: a\r\n\r\n"
+_LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+async def test_what_is_answered_quickly_needs_no_handler_and_the_connection_goes_on() -> None:
+    quick = Quickly()
+    async with serving(PATIENT, quick=quick) as address, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection(*address)
+        for turn in range(2):
+            writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"200 OK" in await reader.readuntil(b"GET /a 0")
+            quick.came.clear()
+            writer.write(_Q)
+            await quick.came.wait()
+            quick.asked[turn](b"quick")
+            assert await reader.readexactly(5) == b"quick"
+        writer.write(_LAST)
+        assert (await reader.read()).endswith(b"GET /last 0")
+        writer.close()
+
+
+@pytest.mark.parametrize("how", ["declined", "late", "pipelined"])
+async def test_what_is_not_answered_quickly_goes_to_the_handler(how: str) -> None:
+    quick = Quickly()
+    async with serving(PATIENT, quick=quick) as address, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"GET /a 0")
+        writer.write(_Q)
+        await quick.came.wait()
+        if how == "declined":
+            quick.asked[0](None)
+        if how != "pipelined":
+            assert b"200 OK" in await reader.readuntil(b"GET /q 0")
+        writer.write(_LAST)
+        answers = await reader.read()
+        assert answers.endswith(b"GET /last 0") and (b"GET /q 0" in answers) is (how == "pipelined")
+        assert quick.given_up == (how != "declined")
+        quick.asked[0](b"too late")
+        writer.close()
+
+
+async def test_what_stands_within_a_request_is_not_taken_for_one() -> None:
+    quick = Quickly()
+    async with serving(PATIENT, quick=quick) as address, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\nGET /b HTTP/1.1\r\nX-A: ")
+        await reader.readuntil(b"POST /a 0")
+        writer.write(_Q)
+        assert b"200 OK" in await reader.readuntil(b"GET /b 0")
+        body = b"POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(_Q)
+        writer.write(body)
+        await asyncio.sleep(0)
+        writer.write(_Q)
+        assert b"200 OK" in await reader.readuntil(b"POST /c %d" % len(_Q))
+        assert not quick.asked
+        writer.close()
+
+
+async def test_a_client_that_leaves_gives_its_quick_request_up() -> None:
+    quick = Quickly()
+    async with serving(PATIENT, quick=quick) as address, asyncio.timeout(WAIT_S):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"GET /a 0")
+        writer.write(_Q)
+        await quick.came.wait()
+        writer.transport.abort()
+        while not quick.given_up:
+            await asyncio.sleep(0.001)
+        quick.asked[0](b"nobody hears it")

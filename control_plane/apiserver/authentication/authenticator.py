@@ -26,7 +26,7 @@ class Authenticator:
         if token:
             return await self.of_token(token)
         if context.identity is not None:
-            return self._of_certificate(context.identity) or _NOBODY
+            return self.of_certificate(context.identity) or _NOBODY
         if self._config.tls_dir is None:
             user, groups = self._config.anonymous_grpc_user
             return of_identity(Identity(user, groups))
@@ -34,13 +34,13 @@ class Authenticator:
 
     async def of_request(self, identity: Identity | None, authorization: str) -> User:
         """The caller of a REST request; anonymous when nothing is shown, Unauthorized when it is wrong."""
-        user = self._of_certificate(identity) if identity is not None else None
+        user = self.of_certificate(identity) if identity is not None else None
         if user is not None:
             return user
         token = bearer_token(authorization)
         return await self.of_token(token) if token else _NOBODY
 
-    def _of_certificate(self, identity: Identity) -> User | None:
+    def of_certificate(self, identity: Identity) -> User | None:
         """None for a certificate that names nobody. Unauthorized when it has expired since the connection began."""
         if not identity.user:
             return None

@@ -110,17 +110,13 @@ class Authorizer:
         """Forbidden, in Kubernetes' words, unless `user` may. `fields`: what a list or watch is limited to."""
         if user.all_powerful:
             return
-        info = target.info
-        attributes = user.asks(
-            verb,
-            group=info.group,
-            resource=info.plural,
-            subresource=target.subresource,
-            namespace=target.namespace,
-            name=target.name or fields.requires("metadata.name") or "",
-            fields=fields,
-        )
-        await self._require(attributes, target.name)
+        await self._require(_attributes(user, verb, target, fields), target.name)
+
+    def allows(self, user: User, verb: str, target: Target) -> bool:
+        """Whether roles are known to allow it now; False too where only asking others could tell."""
+        if self._stale or not self._rules.in_step:
+            return False
+        return self._policy.authorize(_attributes(user, verb, target, ALL_FIELDS)).allowed
 
     async def check_written(self, user: User, verb: str, *, name: str, **written: str) -> None:
         """As `check`, by what a path says (fields of Attributes), whether or not that is served."""
@@ -165,3 +161,16 @@ class Authorizer:
         """The rights in `rules` (of a role in namespace `scope`, "" for the cluster) that `user` does not have."""
         await self._catch_up()
         return self._policy.uncovered(user.name, user.groups, scope=scope, rules=rules)
+
+
+def _attributes(user: User, verb: str, target: Target, fields: FieldSelector) -> rbac.Attributes:
+    info = target.info
+    return user.asks(
+        verb,
+        group=info.group,
+        resource=info.plural,
+        subresource=target.subresource,
+        namespace=target.namespace,
+        name=target.name or fields.requires("metadata.name") or "",
+        fields=fields,
+    )

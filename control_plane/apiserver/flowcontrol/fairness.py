@@ -18,6 +18,7 @@ AT_ONCE = 32
 READING = frozenset({"get", "list", "watch"})
 _HEARTBEATS = frozenset({"leases", "nodes"})
 _COMPONENTS = frozenset({SCHEDULER, CONTROLLER_MANAGER})
+_KINDS = {False: "readOnly", True: "mutating"}
 _NO_WAIT = contextlib.nullcontext()
 
 
@@ -43,16 +44,22 @@ class Fairness:
     @contextlib.contextmanager
     def slot(self, *, urgent: bool = False, mutating: bool = False) -> Iterator[None]:
         """Room for one request that is no stream. TooManyRequests when there is none."""
-        if self._left[urgent] <= 0:
-            raise TooManyRequests(retry_after=1)
-        self._left[urgent] -= 1
-        kind = "mutating" if mutating else "readOnly"
-        self.in_flight[kind] += 1
+        self.enter(urgent=urgent, mutating=mutating)
         try:
             yield
         finally:
-            self._left[urgent] += 1
-            self.in_flight[kind] -= 1
+            self.leave(urgent=urgent, mutating=mutating)
+
+    def enter(self, *, urgent: bool = False, mutating: bool = False) -> None:
+        """Take room until `leave`. TooManyRequests."""
+        if self._left[urgent] <= 0:
+            raise TooManyRequests(retry_after=1)
+        self._left[urgent] -= 1
+        self.in_flight[_KINDS[mutating]] += 1
+
+    def leave(self, *, urgent: bool = False, mutating: bool = False) -> None:
+        self._left[urgent] += 1
+        self.in_flight[_KINDS[mutating]] -= 1
 
     def turn(self, user: User, plural: str) -> contextlib.AbstractAsyncContextManager[None]:
         return _NO_WAIT if is_urgent(user, (plural,)) else self._turns

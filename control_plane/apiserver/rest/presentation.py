@@ -26,6 +26,9 @@ Form = Literal["object", "table", "metadata"]
 JSON = "application/json"
 YAML = "application/yaml"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
+NO_CACHE = {"Cache-Control": "no-cache, private"}
+BY_HAND = ("curl", "Wget", "Mozilla/5.0")
+"""Programs with which people look at JSON: they get it indented."""
 # Items of a list that are joined into one piece of the answer.
 _ITEMS_AT_ONCE = 64
 _CACHE = 256

@@ -40,7 +40,15 @@ from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
-from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, Presenter, View, negotiate
+from rayplane.control_plane.apiserver.rest.presentation import (
+    BY_HAND,
+    JSON,
+    NO_CACHE,
+    PROTOBUF,
+    Presenter,
+    View,
+    negotiate,
+)
 from rayplane.control_plane.apiserver.rest.proxy import Proxy
 from rayplane.control_plane.apiserver.rest.wires import wants_websocket, websocket
 from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
@@ -49,7 +57,6 @@ from rayplane.control_plane.rpc.http1 import date
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
-_NO_CACHE = {"Cache-Control": "no-cache, private"}
 # As Kubernetes cuts them.
 _WARNINGS_CHARS_MAX = 4096
 _WARNING_CHARS_MAX = 256
@@ -59,7 +66,6 @@ _STREAMS = frozenset({"log", "exec", "attach", "portforward"})
 _WITH_TABLES = frozenset({"", "status", "scale", "approval", "finalize"})
 # As Go's ParseBool reads it.
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_BY_HAND = ("curl", "Wget", "Mozilla/5.0")
 
 
 class ResourceHandler:
@@ -125,9 +131,7 @@ class ResourceHandler:
             # Its messages are text.
             view = replace(view, media=JSON)
             return await self._watch_messages(request, self._lines(request, view, target, items))
-        response = web.StreamResponse(
-            headers={**_NO_CACHE, "Content-Type": view.stream_type, "Date": date(self._now())}
-        )
+        response = web.StreamResponse(headers={**NO_CACHE, "Content-Type": view.stream_type, "Date": date(self._now())})
         _warn_of_kind(response, target)
         return await self._watch_body(request, response, self._lines(request, view, target, items))
 
@@ -295,7 +299,7 @@ class ResourceHandler:
     def _response(self, request: web.BaseRequest, pieces: Sequence[bytes], view: View) -> Whole:
         if view.media == JSON and _is_pretty(request):
             pieces = (orjson.dumps(orjson.loads(b"".join(pieces)), option=orjson.OPT_INDENT_2),)
-        return Whole(*pieces, headers={"Content-Type": view.content_type, **_NO_CACHE})
+        return Whole(*pieces, headers={"Content-Type": view.content_type, **NO_CACHE})
 
 
 def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
@@ -321,7 +325,7 @@ def _is_pretty(request: web.BaseRequest) -> bool:
     said = request.query.get("pretty")
     if said:
         return said in _TRUE
-    return request.headers.get("User-Agent", "").startswith(_BY_HAND)
+    return request.headers.get("User-Agent", "").startswith(BY_HAND)
 
 
 def _warn_of_kind(response: web.StreamResponse, target: Target) -> None:

@@ -34,7 +34,8 @@ from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.compression import compressed
 from rayplane.control_plane.apiserver.rest.documents import Documents
 from rayplane.control_plane.apiserver.rest.numbers import flag
-from rayplane.control_plane.apiserver.rest.presentation import JSON, PROTOBUF, negotiate
+from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, PROTOBUF, negotiate
+from rayplane.control_plane.apiserver.rest.quick import QuickGets
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
 from rayplane.control_plane.rpc import Identity, Network, http1
 from rayplane.control_plane.rpc.faults import FaultLog
@@ -73,6 +74,8 @@ class RestServer:
         self._registry = owner.registry
         self._documents = Documents(config, owner.registry, lambda: owner.ready)
         self._resources = ResourceHandler(config, env, owner.registry, network)
+        identify = owner.registry.authenticator.of_certificate
+        self._quick = QuickGets(owner.registry, identify=identify, now=env.clock.now)
         self._listening: Listening | None = None
         self._server: http1.GuardedServer | None = None
 
@@ -84,6 +87,8 @@ class RestServer:
             compressed(self._handle if auditor is None else audited(self._handle, auditor), Heavy(self._env)),
             self._config.http,
             now=self._env.clock.now,
+            # What is audited is followed through a task of its own.
+            quick=self._quick if auditor is None else None,
         )
         self._listening = await self._sockets.listen(self._config.https_address, server, tls=self._ssl())
         self._server = server
@@ -228,7 +233,7 @@ def error_response(error: ApiError, accept: str = "") -> Whole:
             media = negotiate(accept, protobuf=True).media
     if media == PROTOBUF:
         body = protobuf_encoding.encode(error.status)
-    headers = {"Content-Type": PROTOBUF if media == PROTOBUF else JSON, "Cache-Control": "no-cache, private"}
+    headers = {"Content-Type": PROTOBUF if media == PROTOBUF else JSON, **NO_CACHE}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.code == 401:

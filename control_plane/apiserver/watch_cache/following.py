@@ -35,9 +35,15 @@ class Follower:
         self._installs: list[int] = []
         self._listening: dict[ResourceCache, None] = {}
 
+    @property
+    def in_step(self) -> bool:
+        """Whether the index shows what the caches do."""
+        followed = zip(self._caches, self._installs, strict=True)
+        return bool(self._caches) and all(c.ready and c.installs == n for c, n in followed)
+
     async def load(self) -> None:
         """Bring the index in step with the caches. Cheap when it is."""
-        if self._caches and all(c.ready and c.installs == n for c, n in zip(self._caches, self._installs, strict=True)):
+        if self.in_step:
             return
         caches = [await self._hub.cache(self._kinds.named(r)) for r in self._resources]
         self._clear()

@@ -125,12 +125,15 @@ class WatchHub:
 
     async def current_revision(self) -> int:
         """etcd's revision at some moment after this call (linearizable). ApiError when there is no quorum."""
+        return await self._question()
+
+    def _question(self) -> asyncio.Future[int]:
         if self._stopped:
             raise shutting_down()
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._asking.append(future)
         self._ask.set()
-        return await future
+        return future
 
     async def etcd_answers(self) -> bool:
         """Whether there is a quorum. A good answer to any reader's question is kept for a second; a bad one is asked
@@ -175,6 +178,31 @@ class WatchHub:
             raise
         return self.revision
 
+    def freshness(self) -> asyncio.Future[None]:
+        """Done when the caches hold everything acknowledged before this call. Whoever cancels it waits no longer: no
+        time limits it, and a stream that hangs is not opened anew.
+        """
+        found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def given_up(_: asyncio.Future[None]) -> None:
+            if found.cancelled():
+                self._forget(found)
+
+        def answered(question: asyncio.Future[int]) -> None:
+            if found.done():
+                return
+            error = question.exception()
+            if error is not None:
+                found.set_exception(error)
+            elif question.result() <= self.revision:
+                found.set_result(None)
+            else:
+                heapq.heappush(self._waiting, (question.result(), next(self._numbers), found))
+                found.add_done_callback(given_up)
+
+        self._question().add_done_callback(answered)
+        return found
+
     async def reached(self, revision: int) -> None:
         """Wait until the caches are at `revision`. Timeout (with Kubernetes' words) if that takes too long."""
         if self.revision >= revision:
@@ -185,12 +213,15 @@ class WatchHub:
             async with asyncio.timeout(self._timing.fresh_timeout_s):
                 await future
         except TimeoutError:
-            self._waiting = [w for w in self._waiting if w[2] is not future]
-            heapq.heapify(self._waiting)
+            self._forget(future)
             text = f"Timeout: Too large resource version: {revision}, current: {self.revision}"
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
             details = {"causes": [cause], "retryAfterSeconds": 1}
             raise Timeout(text, details=details) from None
+
+    def _forget(self, future: asyncio.Future[None]) -> None:
+        self._waiting = [w for w in self._waiting if w[2] is not future]
+        heapq.heapify(self._waiting)
 
     def _advance(self, revision: int) -> None:
         if revision <= self.revision:

@@ -3,6 +3,10 @@
 Watchers of the same selection are a group. What a change means to them is worked out once and kept in one chain, in
 which each has its place; what several take alike, and what is made of it for their clients, is shared. The chain's
 links go when the last has passed them. A watcher that lags behind by too many is ended, so that the chain is bounded.
+
+To tell a thousand watchers costs many times what to make a change costs, and hardly more when several changes are told
+at once. So a group rests after a round in proportion to what the round took, and what comes meanwhile is told together:
+few are told at once, many are told of more at a time the busier the server is.
 """
 
 import asyncio
@@ -19,6 +23,10 @@ ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOO
 # Groups are indexed by one field that they require, so that a change need not ask each of them: kubelets watch by
 # node, waiters by name. This is where all others are.
 EVERYONE = ("", "")
+# A group rests so many times as long as telling all its watchers took, if that took longer than a moment.
+_REST = 2.0
+_REST_MAX_S = 0.1
+_MOMENT_S = 0.002
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -175,6 +183,9 @@ class Group:
         self._share = max(1, bytes_max // limit)
         self._slowest = 0  # no watcher stands before this number
         self._offered: Event | None = None
+        self.resting = False
+        """Whether changes are gathered for the next round."""
+        self._told = 0  # the number of the last change when a round began
 
     def offer(self, event: Event) -> None:
         # Who watches several nodes may be found under two of them.
@@ -190,9 +201,34 @@ class Group:
                 watcher.end()
             self._slowest = min((w.at.number for w in self.watchers), default=number)
         self.last.next = self.last = _Link(number + max(1, event.size // self._share), (*seen, event))
+        # Who rests must not be outrun.
+        if not self.resting or self.last.number - self._told > self._limit // 4:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Begin a round: all who wait take what there is."""
+        self._told = self.last.number
         waiting, self.waiting = self.waiting, {}
         for future in waiting:
             _done(future)
+        if waiting and not self.resting:
+            self.resting = True
+            loop = asyncio.get_running_loop()
+            # It is called after the tasks that were just woken have done their part.
+            loop.call_soon(self._round_over, loop.time())
+
+    def _round_over(self, began: float) -> None:
+        loop = asyncio.get_running_loop()
+        took = loop.time() - began
+        if took < _MOMENT_S:
+            self._go_on()
+        else:
+            loop.call_later(min(took * _REST, _REST_MAX_S), self._go_on)
+
+    def _go_on(self) -> None:
+        self.resting = False
+        if self.last.number > self._told:
+            self._tell()
 
     def end(self, error: Exception | None) -> None:
         for watcher in list(self.watchers):
@@ -225,7 +261,7 @@ class Watcher:
 
     async def take(self, timeout: float) -> Shared[Seen] | None:
         """All waiting changes; empty after `timeout` seconds without one; None at the end."""
-        if not (self._initial or self._behind or self.ended):
+        if not (self._initial or self.ended or (self._behind and not self.group.resting)):
             await self._wait(timeout)
         initial, self._initial = self._initial, ()
         if not self._behind:
