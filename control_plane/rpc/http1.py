@@ -119,11 +119,19 @@ class GuardedServer(web.Server):
         """Connections that have not sent a request's headers yet, the oldest first."""
         self._guards: dict[Guard, None] = {}
         self._checking: asyncio.TimerHandle | None = None
+        self._stopping = False
 
     def __call__(self) -> "Guard":
         return Guard(self, loop=self._loop, **self._kwargs)
 
+    def pre_shutdown(self) -> None:
+        self._stopping = True
+        super().pre_shutdown()
+
     def arrived(self, guard: "Guard", address: str) -> bool:
+        """False where there is no room, and for who was still in its TLS handshake when the server stopped."""
+        if self._stopping:
+            return False
         if self.gate.full and self.newcomers:
             next(iter(self.newcomers)).cut()
         if not self.gate.enter(address):

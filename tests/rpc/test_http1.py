@@ -15,6 +15,7 @@ from aiohttp import web
 from rayplane.control_plane.rpc import http1
 from rayplane.control_plane.rpc.faults import LINES_BURST, FaultLog
 from rayplane.control_plane.rpc.gate import Gate, GateLimits, HttpLimits
+from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority
 
 QUICK = HttpLimits(header_s=0.05, body_grace_s=0.05, untaken_s=0.1, check_s=0.02)
 PATIENT = HttpLimits(check_s=0.02)
@@ -97,6 +98,28 @@ async def test_who_does_not_take_an_answer_is_cut_off() -> None:
         async with asyncio.timeout(WAIT_S):
             await ended.wait()
         writer.close()
+
+
+async def test_who_ends_its_handshake_after_the_server_has_stopped_is_cut_off() -> None:
+    _, server_tls, client_tls = Authority.create("test").issue("a", ["b"]).contexts()
+    server, accepted = http1.server(echo), asyncio.Event()
+
+    def make() -> asyncio.BaseProtocol:
+        accepted.set()
+        return server()
+
+    listening = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0, ssl=server_tls)
+    reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+    async with asyncio.timeout(WAIT_S):
+        await accepted.wait()
+        listening.close()
+        server.pre_shutdown()
+        await server.shutdown(0.1)
+        with contextlib.suppress(OSError):
+            await writer.start_tls(client_tls, server_hostname=INTERNAL_SERVER_NAME)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert await reader.read() == b""
+    writer.close()
 
 
 async def test_four_hundred_half_requests_make_room_for_a_whole_one() -> None:
