@@ -6,7 +6,7 @@ said to be absent, with the reason: a rule that nobody thought of is `FORGOTTEN`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -98,6 +98,8 @@ class Rules:
     """(new, old): problems of the change itself."""
     validate_status_update: Callable[[Object, Object], Errors] = NO_STATUS_RULES
     """(new, old): problems of a write of the status; metadata apart, nothing else is looked at there."""
+    validate_parts: Mapping[str, Callable[[Object, Object], Errors]] = field(default_factory=dict)
+    """(new, old): problems of a write of another part of the object, by its subresource."""
     needs_version: bool = False
     """Whether an update must say by its resourceVersion what it replaces."""
     revalidates: bool = True

@@ -15,7 +15,7 @@ from rayplane.control_plane.api.errors import FieldError
 from rayplane.control_plane.api.kinds.metadata import validate_metadata, validate_metadata_update
 from rayplane.control_plane.api.kinds.registry import Resource as Kind
 from rayplane.control_plane.api.kinds.registry import rules_for
-from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA
+from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA, NO_STATUS_RULES
 from rayplane.control_plane.api.meta import Object
 
 
@@ -45,10 +45,11 @@ def validate_update(new: Object, old: Object, info: Resource) -> list[FieldError
     return errs
 
 
-def validate_status_update(new: Object, old: Object, info: Resource) -> list[FieldError]:
-    """Everything that is wrong with replacing the status of `old` by that of `new`; empty when nothing is."""
+def validate_status_update(new: Object, old: Object, info: Resource, part: str = "status") -> list[FieldError]:
+    """Everything that is wrong with replacing the status, or another `part`, of `old` by that of `new`."""
     rules, after, before = rules_for(info), new["metadata"], old["metadata"]
-    errs = [*validate_metadata_update(new, old), *rules.validate_status_update(new, old)]
+    check = rules.validate_status_update if part == "status" else rules.validate_parts.get(part, NO_STATUS_RULES)
+    errs = [*validate_metadata_update(new, old), *check(new, old)]
     if any(after.get(field) != before.get(field) for field in CLIENTS_METADATA):
         errs += validate_metadata(after, namespaced=info.namespaced, check=rules.name)
     return errs

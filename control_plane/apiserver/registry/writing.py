@@ -467,7 +467,7 @@ class Writer:
         await self._admission.admit(request)
         new = request.object
         managed_fields.keep_times(new, old)
-        errors = await self._heavy.run(request.size, self._update_errors, new, old, stored, status)
+        errors = await self._heavy.run(request.size, self._update_errors, new, old, stored, request.subresource, status)
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
         await self._admission.validate(request)
@@ -479,9 +479,11 @@ class Writer:
     def _create_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
         return validation.validate_create(o, info) + self._extra_errors(o, info)
 
-    def _update_errors(self, new: Object, old: Object, stored: ResourceInfo, status: bool) -> list[FieldError]:
+    def _update_errors(
+        self, new: Object, old: Object, stored: ResourceInfo, part: str, status: bool
+    ) -> list[FieldError]:
         if status:
-            errors = validation.validate_status_update(new, old, stored)
+            errors = validation.validate_status_update(new, old, stored, part or "status")
         else:
             errors = validation.validate_update(new, old, stored)
         return errors + self._extra_errors(new, stored) if not status or stored.custom else errors

@@ -80,7 +80,10 @@ def test_a_scope_that_is_there_or_not_takes_no_values() -> None:
 
 
 def test_what_is_no_resource_of_quotas() -> None:
-    assert refused("nodes") == ["spec.hard[nodes]: must be a standard resource for quota"]
+    assert refused("nodes") == [
+        "spec.hard[nodes]: must be a standard resource type or fully qualified",
+        "spec.hard[nodes]: must be a standard resource for quota",
+    ]
     assert refused("requests.hugepages-2Mi", "limits.ephemeral-storage", "count/foos.example.com") == []
 
 

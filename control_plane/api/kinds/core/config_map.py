@@ -25,17 +25,17 @@ def _validate(obj: Object) -> Errors:
         if key in binary:
             text = "duplicate of key present in binaryData"
             errs.append(invalid(f"data[{key}]", key, text))
-        size += len(value or "")
+        size += len((value or "").encode())
     for key, value in binary.items():
         checked(names.config_key_errors(key), key, f"binaryData[{key}]", errs)
         size += len(value or "") * 3 // 4
     if size > DATA_MAX_BYTES:
-        errs.append(too_long("", DATA_MAX_BYTES))
+        errs.append(too_long("[]", DATA_MAX_BYTES))
     return errs
 
 
 def _validate_update(new: Object, old: Object) -> Errors:
-    return fixed_data(new, old, ("data", "binaryData"))
+    return [*fixed_data(new, old, ("data", "binaryData")), *_validate(new)]
 
 
 def fixed_data(new: Object, old: Object, fields: tuple[str, ...]) -> Errors:
@@ -61,6 +61,7 @@ RULES = {
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=_validate_update,
+        revalidates=False,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Data"), AGE), _row),

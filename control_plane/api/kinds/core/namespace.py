@@ -11,9 +11,10 @@ from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
-from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.meta import Object, is_deleting, name
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+_STANDARD = ("kubernetes", "orphan", "foregroundDeletion")
 
 
 def _default(obj: Object) -> None:
@@ -42,11 +43,32 @@ def _prepare_update(new: Object, old: Object) -> None:
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
     for finalizer in (obj.get("spec") or {}).get("finalizers") or ():
-        checked(names.qualified_name_errors(finalizer), finalizer, "spec.finalizers", errs)
-        if "/" not in finalizer and finalizer not in ("kubernetes",):
-            text = "name is neither a standard finalizer name nor is it fully qualified"
-            errs.append(invalid("spec.finalizers", finalizer, text))
+        _finalizer(finalizer, "spec.finalizers", errs)
     return errs
+
+
+def _finalizer(finalizer: str, path: str, errs: Errors) -> None:
+    checked(names.qualified_name_errors(finalizer), finalizer, path, errs)
+    if "/" not in finalizer and finalizer not in _STANDARD:
+        text = "name is neither a standard finalizer name nor is it fully qualified"
+        errs.append(invalid(path, finalizer, text))
+
+
+def _validate_finalize(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    for index, finalizer in enumerate((new.get("spec") or {}).get("finalizers") or ()):
+        _finalizer(finalizer, f"spec.finalizers[{index}]", errs)
+    return errs
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    phase, deleting = (new.get("status") or {}).get("phase") or "", is_deleting(new)
+    if phase == ("Terminating" if deleting else "Active"):
+        return []
+    which = (
+        "'Terminating' if `deletionTimestamp` is not empty" if deleting else "'Active' if `deletionTimestamp` is empty"
+    )
+    return [invalid("status.Phase", phase, f"may only be {which}")]
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
@@ -62,6 +84,9 @@ RULES = {
         prepare_update=_prepare_update,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
+        revalidates=False,
+        validate_status_update=_validate_status,
+        validate_parts={"finalize": _validate_finalize},
         status=Status({"phase": "Active"}),
         generation=False,
         printer=Printer((NAME, Column("Status"), AGE), _row),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from rayplane.control_plane.api.claims import class_of
 from rayplane.control_plane.api.errors import forbidden, invalid, not_supported, required
@@ -14,13 +16,14 @@ from rayplane.control_plane.api.kinds.core.volume_fields import (
     protect,
     validate_access_modes,
 )
-from rayplane.control_plane.api.kinds.metadata import Errors, immutable, one_of
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, one_of
 from rayplane.control_plane.api.kinds.pod_template.affinity import validate_node_selector
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
 from rayplane.control_plane.api.kinds.pod_template.volumes import SOURCES, validate_source
 from rayplane.control_plane.api.kinds.pod_template.warnings import node_term, old_sources
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
+from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, is_deleting, name
 
@@ -48,43 +51,99 @@ def _default(obj: Object) -> None:
 def validate_volume(obj: Object) -> Errors:
     errs: Errors = []
     spec = obj.get("spec") or {}
-    validate_access_modes(spec, "spec", errs)
-    capacity = spec.get("capacity") or {}
-    if not capacity:
-        errs.append(required("spec.capacity"))
-    elif set(capacity) != {"storage"}:
-        errs.append(not_supported("spec.capacity", sorted(capacity), ("storage",)))
-    else:
-        at = "spec.capacity[storage]"
-        quantity = validate_quantity(capacity["storage"], at, errs)
-        if quantity is not None and quantity.nano <= 0:
-            errs.append(invalid(at, str(quantity), "must be greater than zero"))
+    modes = spec.get("accessModes") or ()
+    if not modes:
+        errs.append(required("spec.accessModes"))
+    validate_access_modes(modes, "spec", errs)
+    _capacity(spec.get("capacity") or {}, "spec.capacity", errs)
+    policy, affinity = spec.get("persistentVolumeReclaimPolicy"), spec.get("nodeAffinity")
+    one_of(policy, _RECLAIM, "spec.persistentVolumeReclaimPolicy", errs)
+    if affinity is not None and affinity.get("required") is None:
+        errs.append(required("spec.nodeAffinity.required", "must specify required node constraints"))
+    elif affinity is not None:
+        validate_node_selector(affinity["required"], "spec.nodeAffinity.required", errs)
     validate_source(spec, "spec", errs)
-    one_of(
-        spec.get("persistentVolumeReclaimPolicy"),
-        _RECLAIM,
-        "spec.persistentVolumeReclaimPolicy",
-        errs,
-    )
-    one_of(spec.get("volumeMode"), VOLUME_MODES, "spec.volumeMode", errs)
-    affinity = (spec.get("nodeAffinity") or {}).get("required")
-    if affinity is not None:
-        validate_node_selector(affinity, "spec.nodeAffinity.required", errs)
-    elif spec.get("local") is not None:
+    if spec.get("local") is not None and affinity is None:
         errs.append(required("spec.nodeAffinity", "Local volume requires node affinity"))
+    if spec.get("csi") is not None:
+        validate_csi_source(spec["csi"], "spec.csi", errs)
+    host = (spec.get("hostPath") or {}).get("path")
+    if host and not host.replace("/", "").replace(".", "") and policy == "Recycle":
+        text = "may not be 'recycle' for a hostPath mount of '/'"
+        errs.append(forbidden("spec.persistentVolumeReclaimPolicy", text))
+    own, attributes = spec.get("storageClassName"), spec.get("volumeAttributesClassName")
+    if own:
+        checked(names.subdomain_errors(own), own, "spec.storageClassName", errs)
+    one_of(spec.get("volumeMode"), VOLUME_MODES, "spec.volumeMode", errs)
+    if attributes is not None:
+        _attributes_class(attributes, spec, errs)
     return errs
+
+
+def _capacity(capacity: Mapping[str, Any], path: str, errs: Errors) -> None:
+    if not capacity:
+        errs.append(required(path))
+    if set(capacity) != {"storage"}:
+        errs.append(not_supported(path, capacity, ("storage",)))
+    for resource, amount in capacity.items():
+        at = f"{path}[{resource}]"
+        quantity = validate_quantity(amount, at, errs, least=None)
+        if quantity is None:
+            continue
+        if quantity.value < 0:
+            errs.append(invalid(at, quantity.value, "must be a valid resource quantity"))
+        if quantity.nano <= 0:
+            errs.append(invalid(at, str(quantity), "must be greater than zero"))
+
+
+def validate_csi_source(source: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """A volume that a driver serves: which, under what name, and the secrets it needs for that."""
+    if not source.get("volumeHandle"):
+        errs.append(required(f"{path}.volumeHandle"))
+    for field in _CSI_SECRETS:
+        secret = source.get(field)
+        if secret is None:
+            continue
+        for part, check in (("name", names.subdomain_errors), ("namespace", names.label_errors)):
+            value = secret.get(part) or ""
+            if not value:
+                errs.append(required(f"{path}.{field}.{part}"))
+            else:
+                checked(check(value), value, f"{path}.{field}.{part}", errs)
+
+
+_CSI_SECRETS = (
+    "controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef",
+)  # fmt: skip
+
+
+def _attributes_class(name: str, spec: Mapping[str, Any], errs: Errors) -> None:
+    at = "spec.volumeAttributesClassName"
+    if not name:
+        errs.append(required(at, "an empty string is disallowed"))
+    else:
+        checked(names.subdomain_errors(name), name, at, errs)
+    if spec.get("csi") is None:
+        errs.append(required("spec.csi", "has to be specified when using volumeAttributesClassName"))
 
 
 def _validate_update(new: Object, old: Object) -> Errors:
     errs: Errors = []
     spec, before = new.get("spec") or {}, old.get("spec") or {}
-    sources = {k: v for k, v in spec.items() if k in SOURCES}
-    if sources != {k: v for k, v in before.items() if k in SOURCES}:
+    sources, known = ({k: v for k, v in one.items() if k in SOURCES} for one in (spec, before))
+    csi, had = sources.get("csi"), known.get("csi")
+    if csi is not None and had is not None and had.get("controllerExpandSecretRef") is None:
+        # What is needed to grow may be said later.
+        sources["csi"] = {field: value for field, value in csi.items() if field != "controllerExpandSecretRef"}
+    if sources != known:
         text = "spec.persistentvolumesource is immutable after creation"
         errs.append(forbidden("spec.persistentvolumesource", text))
-    immutable(spec.get("volumeMode"), before.get("volumeMode"), "spec.volumeMode", errs)
+    # These paths are Kubernetes', which begin here.
+    immutable(spec.get("volumeMode"), before.get("volumeMode"), "volumeMode", errs)
     if before.get("nodeAffinity") is not None:
-        immutable(spec.get("nodeAffinity"), before["nodeAffinity"], "spec.nodeAffinity", errs)
+        immutable(spec.get("nodeAffinity"), before["nodeAffinity"], "nodeAffinity", errs)
+    if before.get("volumeAttributesClassName") is not None and spec.get("volumeAttributesClassName") is None:
+        errs.append(forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden"))
     return errs
 
 

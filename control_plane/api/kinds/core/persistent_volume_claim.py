@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import class_of, requested_storage
 from rayplane.control_plane.api.errors import forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.volume_fields import (
@@ -17,7 +18,7 @@ from rayplane.control_plane.api.kinds.core.volume_fields import (
     protect,
     validate_access_modes,
 )
-from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of, validate_selector
+from rayplane.control_plane.api.kinds.metadata import IMMUTABLE, Errors, checked, immutable, one_of, validate_selector
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
 from rayplane.control_plane.api.kinds.pod_template.warnings import of_claim
@@ -44,22 +45,56 @@ def default_claim(obj: Object) -> None:
 
 
 def validate_claim_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
-    validate_access_modes(spec, path, errs)
+    modes = spec.get("accessModes") or ()
+    if not modes:
+        errs.append(required(f"{path}.accessModes", "at least 1 access mode is required"))
     validate_selector(spec.get("selector"), f"{path}.selector", errs)
-    size = requested_storage({"spec": spec})
+    validate_access_modes(modes, path, errs)
+    size, at = requested_storage({"spec": spec}), f"{path}.resources[storage]"
     if size is None:
-        errs.append(required(f"{path}.resources[storage]"))
+        errs.append(required(at))
     else:
-        at = f"{path}.resources[storage]"
-        quantity = validate_quantity(size, at, errs)
-        if quantity is not None and quantity.nano == 0:
+        quantity = validate_quantity(size, at, errs, least=None)
+        if quantity is not None and quantity.nano <= 0:
             errs.append(invalid(at, str(quantity), "must be greater than zero"))
-    own = spec.get("storageClassName")
+    own, mode, attributes = (spec.get(f) for f in ("storageClassName", "volumeMode", "volumeAttributesClassName"))
     if own:
         checked(names.subdomain_errors(own), own, f"{path}.storageClassName", errs)
-    mode = spec.get("volumeMode")
     if mode is not None:
         one_of(mode, VOLUME_MODES, f"{path}.volumeMode", errs)
+    _sources(spec, path, errs)
+    if attributes:
+        checked(names.subdomain_errors(attributes), attributes, f"{path}.volumeAttributesClassName", errs)
+
+
+def _sources(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """Where the first bytes come from, in the fields that tell it."""
+    source, reference = spec.get("dataSource"), spec.get("dataSourceRef")
+    for field, one in (("dataSource", source), ("dataSourceRef", reference)):
+        if one is not None:
+            _source(one, f"{path}.{field}", errs)
+    if source is None or reference is None:
+        return
+    if reference.get("namespace"):
+        errs.append(
+            invalid(path, f"{path}.dataSource", "may not be specified when dataSourceRef.namespace is specified")
+        )
+    elif any(source.get(field) != reference.get(field) for field in ("apiGroup", "kind", "name")):
+        errs.append(invalid(path, f"{path}.dataSource", "must match dataSourceRef"))
+
+
+def _source(ref: Mapping[str, Any], path: str, errs: Errors) -> None:
+    for field in ("name", "kind"):
+        if not ref.get(field):
+            errs.append(required(f"{path}.{field}"))
+    group, kind, space = ref.get("apiGroup") or "", ref.get("kind") or "", ref.get("namespace")
+    if not group and kind != "PersistentVolumeClaim":
+        text = "must be 'PersistentVolumeClaim' when referencing the default apiGroup"
+        errs.append(invalid(path, kind, text))
+    if group:
+        checked(names.subdomain_errors(group), group, f"{path}.apiGroup", errs)
+    if space:
+        checked(names.label_errors(space), space, f"{path}.namespace", errs)
 
 
 def _validate(obj: Object) -> Errors:
@@ -69,30 +104,67 @@ def _validate(obj: Object) -> Errors:
 
 
 def _validate_update(new: Object, old: Object) -> Errors:
-    """A claim's spec changes only by binding (volumeName set once) and by growing."""
+    """A claim's spec changes only by binding (volumeName set once), by growing, and by another class of attributes."""
     errs: Errors = []
     spec, before = dict(new.get("spec") or {}), dict(old.get("spec") or {})
+    _kept(spec, before, new, old, errs)
+    _size(spec, before, old, errs)
+    immutable(spec.get("volumeMode"), before.get("volumeMode"), "volumeMode", errs)
+    attributes = spec.get("volumeAttributesClassName")
+    if (old.get("status") or {}).get("currentVolumeAttributesClassName") is not None and not attributes:
+        what = "nil" if attributes is None else "an empty string"
+        text = f"update from non-nil value to {what} is forbidden"
+        if before.get("volumeAttributesClassName") != attributes:
+            errs.append(forbidden("spec.volumeAttributesClassName", text))
+    return errs
+
+
+def _kept(spec: dict[str, Any], before: dict[str, Any], new: Object, old: Object, errs: Errors) -> None:
+    notes, had = meta.annotations(new).get(STORAGE_CLASS), meta.annotations(old).get(STORAGE_CLASS)
+    upgraded = had is not None and before.get("storageClassName") is None and spec.get("storageClassName") == had
+    if not upgraded and notes != had:
+        errs.append(invalid(f"metadata.annotations.{STORAGE_CLASS}", notes or "", IMMUTABLE))
+    free = {"volumeAttributesClassName"}
     if not before.get("volumeName"):
-        spec.pop("volumeName", None)
-        before.pop("volumeName", None)
+        free.add("volumeName")
     # A class may be filled in later, once, for claims made before there was a default.
-    if before.get("storageClassName") is None:
-        spec.pop("storageClassName", None)
-    bound = (old.get("status") or {}).get("phase") == "Bound"
-    size, earlier = requested_storage({"spec": spec}), requested_storage({"spec": before})
-    if size != earlier:
-        try:
-            shrinks = compare(size or 0, earlier or 0) < 0
-        except QuantityError:
-            return errs
-        if shrinks and bound:
-            text = "field can not be less than previous value"
-            errs.append(forbidden("spec.resources.requests.storage", text))
-    for one in (spec, before):
-        one.pop("resources", None)
-        one.pop("volumeAttributesClassName", None)
-    if spec != before or (size != earlier and not bound):
+    if upgraded or (before.get("storageClassName") is None and had is None):
+        free.add("storageClassName")
+    pair = [{k: v for k, v in one.items() if k not in free} for one in (spec, before)]
+    if (new.get("status") or {}).get("phase") == "Bound":
+        for one in pair:
+            one["resources"] = _without_storage(one.get("resources") or {})
+    if pair[0] != pair[1]:
         errs.append(forbidden("spec", _CLAIM_UPDATE))
+
+
+def _without_storage(resources: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        part: {k: v for k, v in amounts.items() if k != "storage"} for part, amounts in resources.items() if amounts
+    }
+
+
+def _size(spec: Mapping[str, Any], before: Mapping[str, Any], old: Object, errs: Errors) -> None:
+    """A claim that could not grow may ask for less again, but not for less than it has."""
+    size, earlier = requested_storage({"spec": spec}), requested_storage({"spec": before})
+    has = ((old.get("status") or {}).get("capacity") or {}).get("storage")
+    try:
+        shrinks = compare(size or 0, earlier or 0) < 0 and compare(size or 0, has or 0) <= 0
+    except QuantityError:
+        return
+    if shrinks:
+        errs.append(forbidden("spec.resources.requests.storage", "field can not be less than status.capacity"))
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    if not (new.get("spec") or {}).get("accessModes"):
+        errs.append(required("Spec.accessModes"))
+    for resource, amount in ((new.get("status") or {}).get("capacity") or {}).items():
+        at = f"status.capacity[{resource}]"
+        quantity = validate_quantity(amount, at, errs, least=None)
+        if quantity is not None and quantity.value < 0:
+            errs.append(invalid(at, quantity.value, "must be a valid resource quantity"))
     return errs
 
 
@@ -150,6 +222,7 @@ RULES = {
         prepare_create=_prepare_create,
         validate=_validate,
         validate_update=_validate_update,
+        validate_status_update=_validate_status,
         status=Status({"phase": "Pending"}),
         generation=False,
         printer=Printer(_COLUMNS, _row),

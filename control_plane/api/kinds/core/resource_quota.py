@@ -10,7 +10,7 @@ from typing import Any
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import IMMUTABLE, Errors, checked
 from rayplane.control_plane.api.kinds.pod_template.defaults import canonical_resources
-from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
+from rayplane.control_plane.api.kinds.pod_template.resources import validate_amount
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
@@ -32,7 +32,7 @@ _COUNTS = frozenset(
 )
 _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 _COMPUTE = frozenset(f"{part}{resource}" for part in ("", "requests.", "limits.") for resource in _RESOURCES)
-_STANDARD = _COUNTS | _COMPUTE | {"requests.storage"}
+STANDARD_OF_QUOTAS = _COUNTS | _COMPUTE | {"requests.storage"}
 _OF_PODS = frozenset({"pods"} | {resource for resource in _COMPUTE if not resource.endswith("ephemeral-storage")})
 _SCOPES = {
     "Terminating": _OF_PODS,
@@ -62,16 +62,30 @@ def _validate(obj: Object) -> Errors:
     errs: Errors = []
     spec = obj.get("spec") or {}
     hard = spec.get("hard") or {}
-    for resource, value in hard.items():
-        at = f"spec.hard[{resource}]"
-        checked(names.qualified_name_errors(resource), resource, at, errs)
-        if "/" not in resource and not _is_standard(resource):
-            errs.append(invalid(at, resource, "must be a standard resource for quota"))
-        quantity = validate_quantity(value, at, errs)
-        if quantity is not None and _countable(resource) and quantity.nano % 1_000_000_000:
-            errs.append(invalid(at, str(quantity), "must be an integer"))
+    _amounts(hard, "spec.hard", errs)
     _scopes(spec, hard, errs)
     _scope_selector(spec, hard, errs)
+    return errs
+
+
+def _amounts(amounts: Mapping[str, Any], path: str, errs: Errors) -> None:
+    for resource, value in amounts.items():
+        at = f"{path}[{resource}]"
+        problems = names.qualified_name_errors(resource)
+        checked(problems, resource, at, errs)
+        if "/" not in resource:
+            known = _is_standard(resource)
+            if not problems and not known and resource != "storage":
+                errs.append(invalid(at, resource, "must be a standard resource type or fully qualified"))
+            if not known:
+                errs.append(invalid(at, resource, "must be a standard resource for quota"))
+        validate_amount(resource, value, at, errs)
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    for field in ("hard", "used"):
+        _amounts((new.get("status") or {}).get(field) or {}, f"status.{field}", errs)
     return errs
 
 
@@ -124,11 +138,7 @@ def _not_both(scopes: Sequence[Any], path: str, value: Any, errs: Errors) -> Non
 
 
 def _is_standard(resource: str) -> bool:
-    return resource in _STANDARD or resource.removeprefix("requests.").startswith(HUGE_PAGES)
-
-
-def _countable(name: str) -> bool:
-    return name in _COUNTS or name.startswith("count/")
+    return resource in STANDARD_OF_QUOTAS or resource.removeprefix("requests.").startswith(HUGE_PAGES)
 
 
 def _validate_update(new: Object, old: Object) -> Errors:
@@ -156,6 +166,7 @@ RULES = {
         defaults=_default,
         validate=_validate,
         validate_update=_validate_update,
+        validate_status_update=_validate_status,
         status=Status({}),
         generation=False,
         printer=Printer((NAME, Column("Request"), Column("Limit"), AGE), _row),

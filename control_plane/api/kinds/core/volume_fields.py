@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from rayplane.control_plane.api.errors import forbidden, not_supported, required
+from rayplane.control_plane.api.errors import forbidden, not_supported
 from rayplane.control_plane.api.kinds.metadata import Errors
 from rayplane.control_plane.api.meta import Object
 
@@ -33,15 +32,11 @@ def protect(obj: Object, finalizer: str) -> None:
         finalizers.append(finalizer)
 
 
-def validate_access_modes(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
-    modes = spec.get("accessModes")
-    if not modes:
-        errs.append(required(f"{path}.accessModes", "at least 1 access mode is required"))
-        return
+def validate_access_modes(modes: Sequence[str], path: str, errs: Errors) -> None:
     for mode in modes:
         if mode not in ACCESS_MODES:
             errs.append(not_supported(f"{path}.accessModes", mode, ACCESS_MODES))
-    if "ReadWriteOncePod" in modes and len(modes) > 1:
+    if "ReadWriteOncePod" in modes and any(mode in ACCESS_MODES and mode != "ReadWriteOncePod" for mode in modes):
         text = "may not use ReadWriteOncePod with other access modes"
         errs.append(forbidden(f"{path}.accessModes", text))
 

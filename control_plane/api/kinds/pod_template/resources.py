@@ -24,16 +24,31 @@ def is_extended(name: str) -> bool:
     return _NATIVE_DOMAIN not in name.partition("/")[0] + "/"
 
 
-def validate_quantity(value: Any, path: str, errs: list[FieldError]) -> Quantity | None:
-    """A quantity that is not negative; None (and an error) when it is none."""
+def validate_quantity(value: Any, path: str, errs: list[FieldError], *, least: int | None = 0) -> Quantity | None:
+    """A quantity that is not negative, if `least` is zero; None (and an error) when it is none."""
     try:
         quantity = parse(value)
     except QuantityError as error:
         errs.append(invalid(path, value, str(error)))
         return None
-    if quantity.nano < 0:
+    if least is not None and quantity.nano < least:
         errs.append(invalid(path, str(quantity), NOT_NEGATIVE))
     return quantity
+
+
+_COUNTED = frozenset(
+    {
+        "pods", "services", "replicationcontrollers", "resourcequotas", "secrets", "configmaps",
+        "persistentvolumeclaims", "services.nodeports", "services.loadbalancers",
+    }
+)  # fmt: skip
+
+
+def validate_amount(resource: str, value: Any, path: str, errs: list[FieldError]) -> None:
+    """An amount of a resource, whole where it is counted."""
+    quantity = validate_quantity(value, path, errs)
+    if quantity is not None and (resource in _COUNTED or is_extended(resource)) and quantity.nano % _NANO:
+        errs.append(invalid(path, str(quantity), "must be an integer"))
 
 
 def _name(name: str, path: str, errs: list[FieldError]) -> None:

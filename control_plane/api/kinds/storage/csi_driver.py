@@ -85,7 +85,7 @@ def _tokens(requests: Sequence[Mapping[str, Any]], errs: Errors) -> None:
         if seconds is not None and seconds < _TOKEN_SECONDS_MIN:
             text = "may not specify a duration less than 10 minutes"
             errs.append(invalid(f"{at}.expirationSeconds", seconds, text))
-        elif seconds is not None and seconds > _TOKEN_SECONDS_MAX:
+        if seconds is not None and seconds > _TOKEN_SECONDS_MAX:
             text = "may not specify a duration larger than 2^32 seconds"
             errs.append(invalid(f"{at}.expirationSeconds", seconds, text))
 

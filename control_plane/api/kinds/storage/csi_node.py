@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rayplane.control_plane.api.errors import duplicate, invalid, required
+from rayplane.control_plane.api.errors import duplicate, invalid, required, too_long
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, not_negative
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Status
 from rayplane.control_plane.api.machinery import names
@@ -32,28 +32,38 @@ def _validate(obj: Object) -> Errors:
         if own in seen:
             errs.append(duplicate(f"{at}.name", own))
         seen.add(own)
+        _topology(driver.get("topologyKeys") or (), at, errs)
     return errs
 
 
 def _driver(driver: Mapping[str, Any], own: str, path: str, errs: Errors) -> None:
-    if not own:
-        errs.append(required(f"{path}.name"))
-    elif len(own) > _DRIVER_NAME_MAX:
-        errs.append(invalid(f"{path}.name", own, f"must be no more than {_DRIVER_NAME_MAX} bytes"))
-    else:
-        checked(names.subdomain_errors(own.lower()), own, f"{path}.name", errs)
+    validate_driver_name(own, f"{path}.name", errs)
     node = driver.get("nodeID") or ""
     if not node:
         errs.append(required(f"{path}.nodeID"))
-    elif len(node) > _NODE_ID_MAX:
+    if len(node) > _NODE_ID_MAX:
         errs.append(invalid(f"{path}.nodeID", node, f"must be {_NODE_ID_MAX} characters or less"))
     not_negative((driver.get("allocatable") or {}).get("count"), f"{path}.allocatable.count", errs)
+
+
+def validate_driver_name(own: str, path: str, errs: Errors) -> None:
+    if not own:
+        errs.append(required(path))
+        return
+    if len(own.encode()) > _DRIVER_NAME_MAX:
+        errs.append(too_long(path, _DRIVER_NAME_MAX))
+    checked(names.subdomain_errors(own.lower()), own, path, errs)
+
+
+def _topology(keys: Sequence[str], path: str, errs: Errors) -> None:
     seen: set[str] = set()
-    for key in driver.get("topologyKeys") or ():
-        checked(names.qualified_name_errors(key), key, path, errs)
+    for key in keys:
+        if not key:
+            errs.append(required(path))
         if key in seen:
             errs.append(duplicate(path, key))
         seen.add(key)
+        checked(names.qualified_name_errors(key), key, path, errs)
 
 
 def _validate_update(new: Object, old: Object) -> Errors:

@@ -18,9 +18,9 @@ def _validate(obj: Object) -> Errors:
     validate_selector(obj.get("nodeTopology"), "nodeTopology", errs)
     own = obj.get("storageClassName") or ""
     checked(names.subdomain_errors(own), own, "storageClassName", errs)
-    for field in ("capacity", "maximumVolumeSize"):
+    for field, least in (("capacity", 0), ("maximumVolumeSize", None)):
         if obj.get(field) is not None:
-            validate_quantity(obj[field], field, errs)
+            validate_quantity(obj[field], field, errs, least=least)
     return errs
 
 

@@ -7,9 +7,9 @@ from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, required
-from rayplane.control_plane.api.kinds.metadata import Errors, checked
+from rayplane.control_plane.api.kinds.metadata import Errors
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
-from rayplane.control_plane.api.machinery import names
+from rayplane.control_plane.api.kinds.storage.storage_class import validate_parameters, validate_provisioner
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
@@ -18,12 +18,10 @@ _DEFAULT_CLASS = "volumeattributesclass.alpha.kubernetes.io/is-default-class"
 
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
-    driver = obj.get("driverName") or ""
-    if not driver:
-        errs.append(required("driverName"))
-    else:
-        checked(names.qualified_name_errors(driver.lower()), driver, "driverName", errs)
-    if not obj.get("parameters"):
+    parameters = obj.get("parameters") or {}
+    validate_provisioner(obj.get("driverName") or "", "driverName", errs)
+    validate_parameters(parameters, errs)
+    if not parameters:
         errs.append(required("parameters", "must contain at least one key/value pair"))
     return errs
 
@@ -34,7 +32,7 @@ def _validate_update(new: Object, old: Object) -> Errors:
         errs.append(forbidden("driverName", "updates to driverName are forbidden."))
     if (new.get("parameters") or {}) != (old.get("parameters") or {}):
         errs.append(forbidden("parameters", "updates to parameters are forbidden."))
-    return errs
+    return [*errs, *_validate(new)]
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
@@ -48,6 +46,7 @@ RULES = {
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=_validate_update,
+        revalidates=False,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("DriverName"), AGE), _row),
