@@ -12,11 +12,13 @@ from cryptography.x509.oid import NameOID
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.client import ApiClient
+from tests.api.pems import AUTHORITY
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rights import BINDINGS, ROLES, binding, role
 
 REQUESTS = "certificatesigningrequests.certificates.k8s.io"
 CLIENTS = "kubernetes.io/kube-apiserver-client"
+ISSUED = {"certificate": base64.b64encode(AUTHORITY.encode()).decode()}
 APPROVED = {"conditions": [{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]}
 
 
@@ -58,7 +60,7 @@ async def test_a_request_is_of_who_makes_it(stack: Stack) -> None:
 @pytest.mark.parametrize(("part", "verb"), [("approval", "approve"), ("status", "sign")])
 @pytest.mark.parametrize("signer", [CLIENTS, "kubernetes.io/*"])
 async def test_a_signer_takes_a_right_of_its_own(stack: Stack, part: str, verb: str, signer: str) -> None:
-    body = {"status": APPROVED if part == "approval" else {"certificate": "aGk="}}
+    body = {"status": APPROVED if part == "approval" else ISSUED}
     client = await jane(stack, "other", signer=signer)
     await client.create(REQUESTS, asked("a"))
     with pytest.raises(errors.Forbidden, match=f'not permitted to {verb} requests with signerName "{CLIENTS}"'):

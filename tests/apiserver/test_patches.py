@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from tests.api.pems import REQUEST
 from tests.apiserver.conftest import Stack
 
 NAMESPACE = "/api/v1/namespaces/default"
@@ -368,7 +369,7 @@ async def test_status_and_the_rest_are_applied_apart(api: Api) -> None:
 
 async def test_approvals_finalizers_and_ephemeral_containers_are_owned_and_applied(api: Api) -> None:
     csrs = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
-    request = {"request": "eA==", "signerName": "e.com/s", "usages": ["client auth"]}
+    request = {"request": REQUEST, "signerName": "e.com/s", "usages": ["client auth"]}
     made = await api.made(csrs, {"metadata": {"name": "r"}, "spec": request})
     made["status"] = {"conditions": [{"type": "Approved", "status": "True", "reason": "R"}]}
     made["metadata"]["labels"] = {"l": "1"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from rayplane.control_plane.api.errors import invalid, required
+from rayplane.control_plane.api.errors import invalid, quote, required, too_long
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.machinery import names
 
@@ -44,3 +44,36 @@ def typed_reference(ref: Mapping[str, Any], path: str, errs: Errors) -> None:
     if group is not None:
         checked(names.subdomain_errors(group), group, f"{path}.apiGroup", errs)
     kind_and_name(ref, path, errs, texts=True)
+
+
+def signer_name(value: str, path: str, errs: Errors) -> None:
+    """Who signs certificates: a domain and a name of its own, such as `example.com/signer-name`."""
+    if not value:
+        errs.append(required(path))
+        return
+    domain, _, own = value.partition("/")
+    if value.count("/") != 1:
+        text = "must be a fully qualified domain and path of the form 'example.com/signer-name'"
+        errs.append(invalid(path, value, text))
+        return
+    if len(domain.encode()) > _SUBDOMAIN_MAX:
+        errs.append(too_long(path, _SUBDOMAIN_MAX))
+    _labels(domain, names.label_errors, path, errs)
+    if "." not in domain:
+        errs.append(invalid(path, domain, "should be a domain with at least two segments separated by dots"))
+    _labels(own, names.subdomain_errors, path, errs)
+    if len(value.encode()) > _SIGNER_MAX:
+        errs.append(too_long(path, _SIGNER_MAX))
+
+
+def _labels(text: str, check: Callable[[str], Sequence[str]], path: str, errs: Errors) -> None:
+    """The problems of the first label that has any."""
+    for label in text.split("."):
+        problems = [f"validating label {quote(label)}: {problem}" for problem in check(label)]
+        if problems:
+            checked(problems, text, path, errs)
+            return
+
+
+_SUBDOMAIN_MAX = 253
+_SIGNER_MAX = _SUBDOMAIN_MAX + 1 + (_SUBDOMAIN_MAX + 1 + 63)

@@ -16,6 +16,7 @@ from rayplane.control_plane.api.kinds.validation import validate_create, validat
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.api.meta import parse_time
+from tests.api.pems import AUTHORITY
 
 REGISTRY = builtin_registry()
 NOW = parse_time("2026-01-01T00:00:00Z")
@@ -50,15 +51,16 @@ WEBHOOK = {
 MATCH = {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["pods"]}]}
 LIMITED = {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": {}}}}
 SUBJECT = {"kind": "User", "user": {"name": "u"}}
+ANY = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
 FLOW = {
     "priorityLevelConfiguration": {"name": "l"},
-    "rules": [{"subjects": [SUBJECT], "resourceRules": [{"verbs": ["*"]}]}],
+    "rules": [{"subjects": [SUBJECT], "resourceRules": [{**ANY, "clusterScope": True}]}],
 }
 CERTIFICATE = {
     **dict.fromkeys(("podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"), "x"),
     "signerName": "a.io/b",
 }
-PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+PEM = AUTHORITY
 ADMISSION, FLOWCONTROL = "admissionregistration.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1"
 
 # apiVersion, kind, a good body; then for each bad change of it the field that is named.

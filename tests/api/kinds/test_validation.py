@@ -11,6 +11,7 @@ from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.strategy import prepare_for_create, prepare_for_update
 from rayplane.control_plane.api.kinds.validation import validate_create, validate_update
 from rayplane.control_plane.api.machinery.resources import builtin_registry
+from tests.api.pems import REQUEST
 
 REGISTRY = builtin_registry()
 Change = Callable[[dict[str, Any]], Any]
@@ -107,7 +108,7 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "CertificateSigningRequest": {
         "apiVersion": "certificates.k8s.io/v1",
-        "spec": {"request": "eA==", "signerName": "x.io/y", "usages": ["client auth"]},
+        "spec": {"request": REQUEST, "signerName": "x.io/y", "usages": ["client auth"]},
     },
 }
 
@@ -389,7 +390,7 @@ CASES: list[tuple[str, Change, list[str]]] = [
         put("metadata.name", "system-x"),
         [
             "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved "
-            "for system use only"
+            "for system use only. error: system-x is not a known system priority class"
         ],
     ),
     (

@@ -15,6 +15,7 @@ import yaml
 from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
 from tests.api import odd_values
+from tests.api.pems import REQUEST
 from tests.fuzz import mutate
 
 _POD = {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "name": "http"}],
@@ -93,7 +94,7 @@ SEEDS: tuple[tuple[str, str, str, Object], ...] = (
         {"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}),
     ("authentication.k8s.io/v1", "tokenreviews", "TokenReview", {"spec": {"token": "a.b.c"}}),
     ("certificates.k8s.io/v1", "certificatesigningrequests", "CertificateSigningRequest",
-        {"spec": {"request": "YQ==", "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}}),
+        {"spec": {"request": REQUEST, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}}),
 )  # fmt: skip
 _UNBOUND = frozenset(["namespaces", "nodes", "persistentvolumes", "clusterroles", "storageclasses", "priorityclasses",
     "customresourcedefinitions", "selfsubjectaccessreviews", "tokenreviews", "certificatesigningrequests"])  # fmt: skip

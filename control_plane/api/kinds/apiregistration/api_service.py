@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import invalid, required
-from rayplane.control_plane.api.kinds.metadata import Errors, checked
+from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
@@ -59,7 +59,7 @@ def _validate(obj: Object) -> Errors:
     for field, most in (("groupPriorityMinimum", _GROUP_PRIORITY_MAX), ("versionPriority", _VERSION_PRIORITY_MAX)):
         value = spec.get(field) or 0
         if not 0 < value <= most:
-            errs.append(invalid(f"spec.{field}", value, f"must be positive and less than or equal to {most}"))
+            errs.append(invalid(f"spec.{field}", value, f"must be positive and less than {most}"))
     _target(spec, errs)
     return errs
 
@@ -68,7 +68,8 @@ def _target(spec: Mapping[str, Any], errs: Errors) -> None:
     target = spec.get("service")
     if target is None:
         if spec.get("caBundle"):
-            errs.append(invalid("spec.caBundle", "<value omitted>", "local APIServices may not have a caBundle"))
+            size = len(spec["caBundle"]) * 3 // 4 - spec["caBundle"].count("=")
+            errs.append(invalid("spec.caBundle", f"{size} bytes", "local APIServices may not have a caBundle"))
         if spec.get("insecureSkipTLSVerify"):
             text = "local APIServices may not have insecureSkipTLSVerify"
             errs.append(invalid("spec.insecureSkipTLSVerify", True, text))
@@ -84,6 +85,13 @@ def _target(spec: Mapping[str, Any], errs: Errors) -> None:
         errs.append(invalid("spec.insecureSkipTLSVerify", True, text))
 
 
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    for index, condition in enumerate((new.get("status") or {}).get("conditions") or ()):
+        one_of(condition.get("status"), ("True", "False", "Unknown"), f"status.conditions[{index}].status", errs)
+    return errs
+
+
 RULES = {
     "APIService": replace(
         AS_WRITTEN,
@@ -92,6 +100,7 @@ RULES = {
         prepare_create=_prepare_create,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
+        validate_status_update=_validate_status,
         status=Status({}, metadata=frozenset()),
         generation=False,
         printer=Printer((NAME, Column("Service"), Column("Available"), AGE), _row),

@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rayplane.control_plane.api.errors import forbidden, invalid, not_supported, required
-from rayplane.control_plane.api.kinds.metadata import Errors, not_negative, one_of
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
+from rayplane.control_plane.api.errors import forbidden, invalid
+from rayplane.control_plane.api.kinds.autoscaling.metrics import METRIC_SOURCES, validate_metric, validate_scaling
+from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
+from rayplane.control_plane.api.kinds.references import kind_and_name
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery.columns import (
     AGE,
     NAME,
@@ -23,13 +25,6 @@ from rayplane.control_plane.api.machinery.columns import (
 )
 from rayplane.control_plane.api.meta import Object, name
 
-_METRIC_SOURCES = {
-    "ContainerResource": "containerResource",
-    "External": "external",
-    "Object": "object",
-    "Pods": "pods",
-    "Resource": "resource",
-}
 _SHOWN_METRICS = 2
 UNSET_REPLICAS = "<unset>"
 
@@ -64,50 +59,43 @@ def _scaling(behavior: dict[str, Any], name: str, policies: list[dict[str, Any]]
 
 
 def _validate(obj: Object) -> Errors:
+    return _spec(obj.get("spec") or {}, 1)
+
+
+def _spec(spec: Mapping[str, Any], fewest: int) -> Errors:
     errs: Errors = []
-    spec = obj.get("spec") or {}
-    ref = spec.get("scaleTargetRef") or {}
-    for field in ("kind", "name"):
-        if not ref.get(field):
-            errs.append(required(f"spec.scaleTargetRef.{field}"))
     least, most = spec.get("minReplicas"), spec.get("maxReplicas") or 0
-    if least is not None and least < 1:
-        text = "must be greater than or equal to 1"
-        errs.append(invalid("spec.minReplicas", least, text))
+    if least is not None and least < fewest:
+        errs.append(invalid("spec.minReplicas", least, f"must be greater than or equal to {fewest}"))
     if most < 1:
         errs.append(invalid("spec.maxReplicas", most, "must be greater than 0"))
-    elif least is not None and most < least:
-        text = "must be greater than or equal to `minReplicas`"
-        errs.append(invalid("spec.maxReplicas", most, text))
-    for index, metric in enumerate(spec.get("metrics") or ()):
-        _metric(metric, f"spec.metrics[{index}]", errs)
+    if least is not None and most < least:
+        errs.append(invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`"))
+    kind_and_name(spec.get("scaleTargetRef") or {}, "spec.scaleTargetRef", errs)
+    metrics = spec.get("metrics") or ()
+    for index, metric in enumerate(metrics):
+        validate_metric(metric, f"spec.metrics[{index}]", errs)
+    if least == 0 and not any(metric.get("type") in ("Object", "External") for metric in metrics):
+        text = "must specify at least one Object or External metric to support scaling to zero replicas"
+        errs.append(forbidden("spec.metrics", text))
     for direction in ("scaleUp", "scaleDown"):
-        rules = (spec.get("behavior") or {}).get(direction) or {}
-        at = f"spec.behavior.{direction}"
-        window = rules.get("stabilizationWindowSeconds")
-        not_negative(window, f"{at}.stabilizationWindowSeconds", errs)
-        if rules.get("selectPolicy"):
-            supported = ("Disabled", "Max", "Min")
-            one_of(rules["selectPolicy"], supported, f"{at}.selectPolicy", errs)
+        rules = (spec.get("behavior") or {}).get(direction)
+        if rules is not None:
+            validate_scaling(rules, f"spec.behavior.{direction}", errs)
     return errs
 
 
-def _metric(metric: Mapping[str, Any], path: str, errs: Errors) -> None:
-    kind = metric.get("type")
-    if not kind:
-        errs.append(required(f"{path}.type", "must specify a metric source type"))
-        return
-    if kind not in _METRIC_SOURCES:
-        errs.append(not_supported(f"{path}.type", kind, sorted(_METRIC_SOURCES)))
-        return
-    field = _METRIC_SOURCES[kind]
-    if metric.get(field) is None:
-        text = "must populate information for the given metric source"
-        errs.append(required(f"{path}.{field}", text))
-    for other in _METRIC_SOURCES.values():
-        if other != field and metric.get(other) is not None:
-            text = "must populate the given metric source only"
-            errs.append(forbidden(f"{path}.{other}", text))
+def _validate_update(new: Object, old: Object) -> Errors:
+    """None at all stays possible where it was."""
+    fewest = 0 if (old.get("spec") or {}).get("minReplicas") == 0 else 1
+    return _spec(new.get("spec") or {}, fewest)
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    for field in ("currentReplicas", "desiredReplicas"):
+        not_negative((new.get("status") or {}).get(field), f"status.{field}", errs)
+    return errs
 
 
 def _row(obj: Object, now: datetime) -> list[Cell]:
@@ -145,7 +133,7 @@ def _targets(spec: Mapping[str, Any], status: Mapping[str, Any]) -> str:
 
 
 def _target(metric: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    field = _METRIC_SOURCES.get(metric.get("type") or "", "")
+    field = METRIC_SOURCES.get(metric.get("type") or "", "")
     source = metric.get(field) or {}
     target = source.get("target") or {}
     now = (current.get(field) or {}).get("current") or {}
@@ -173,7 +161,9 @@ RULES = {
         AS_WRITTEN,
         defaults=_default,
         validate=_validate,
-        validate_update=NO_UPDATE_RULES,
+        validate_update=_validate_update,
+        revalidates=False,
+        validate_status_update=_validate_status,
         status=Status({"currentMetrics": None, "desiredReplicas": 0}),
         generation=False,
         printer=Printer(_COLUMNS, _row),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
+from rayplane.control_plane.api.errors import duplicate
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, validate_labels
-from rayplane.control_plane.api.kinds.pod_template.resources import validate_quantity
+from rayplane.control_plane.api.kinds.pod_template.resources import validate_requirements
 from rayplane.control_plane.api.kinds.pod_template.validation import validate_tolerations
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
@@ -22,11 +24,18 @@ def _validate(obj: Object) -> Errors:
     errs: Errors = []
     handler = obj.get("handler") or ""
     checked(names.label_errors(handler), handler, "handler", errs)
-    for resource, amount in ((obj.get("overhead") or {}).get("podFixed") or {}).items():
-        validate_quantity(amount, f"overhead.limits[{resource}]", errs)
+    overhead = obj.get("overhead")
+    if overhead is not None:
+        validate_requirements({"limits": overhead.get("podFixed")}, "overhead", errs)
     scheduling = obj.get("scheduling") or {}
     validate_labels(scheduling.get("nodeSelector"), "scheduling.nodeSelector", errs)
-    validate_tolerations(scheduling.get("tolerations") or (), "scheduling.tolerations", errs)
+    tolerations, seen = scheduling.get("tolerations") or (), set[tuple[Any, ...]]()
+    validate_tolerations(tolerations, "scheduling.tolerations", errs)
+    for index, one in enumerate(tolerations):
+        key = tuple(one.get(field) or "" for field in ("key", "operator", "value", "effect"))
+        if key in seen:
+            errs.append(duplicate(f"scheduling.tolerations[{index}]", one))
+        seen.add(key)
     return errs
 
 
@@ -42,6 +51,7 @@ RULES = {
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=_validate_update,
+        revalidates=False,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Handler"), AGE), _row),

@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid
+from rayplane.control_plane.api.kinds.conditions import validate_conditions
 from rayplane.control_plane.api.kinds.metadata import Errors, one_of, validate_selector
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_UPDATE_RULES, Status
-from rayplane.control_plane.api.kinds.workloads import int_or_percent
+from rayplane.control_plane.api.kinds.workloads import counts_not_negative, int_or_percent, not_over_hundred
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
 from rayplane.control_plane.api.meta import Object, name
 
@@ -23,11 +24,20 @@ def _validate(obj: Object) -> Errors:
     for field, value in (("minAvailable", least), ("maxUnavailable", most)):
         if value is not None:
             int_or_percent(value, f"spec.{field}", errs)
+            not_over_hundred(value, f"spec.{field}", errs)
     validate_selector(spec.get("selector"), "spec.selector", errs)
     policy = spec.get("unhealthyPodEvictionPolicy")
     if policy is not None:
         supported = ("AlwaysAllow", "IfHealthyBudget")
         one_of(policy, supported, "spec.unhealthyPodEvictionPolicy", errs)
+    return errs
+
+
+def _validate_status(new: Object, old: Object) -> Errors:
+    errs: Errors = []
+    status = new.get("status") or {}
+    validate_conditions(status.get("conditions") or (), "status.conditions", errs)
+    counts_not_negative(status, ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"), errs)
     return errs
 
 
@@ -55,6 +65,7 @@ RULES = {
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,
+        validate_status_update=_validate_status,
         status=Status(
             {
                 "currentHealthy": 0,

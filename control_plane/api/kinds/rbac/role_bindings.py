@@ -8,14 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import invalid, not_supported, required
-from rayplane.control_plane.api.kinds.metadata import Errors
+from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
 RBAC_GROUP = "rbac.authorization.k8s.io"
-_RBAC = "rbac.authorization.k8s.io"
 _BINDING_COLUMNS = (
     NAME, Column("Role"), AGE, Column("Users", priority=1), Column("Groups", priority=1),
     Column("ServiceAccounts", priority=1),
@@ -23,8 +22,8 @@ _BINDING_COLUMNS = (
 
 
 def _default(obj: Object) -> None:
-    ref = obj.get("roleRef")
-    if ref is not None and not ref.get("apiGroup"):
+    ref = obj.setdefault("roleRef", {})
+    if not ref.get("apiGroup"):
         ref["apiGroup"] = RBAC_GROUP
     for subject in obj.get("subjects") or ():
         if not subject.get("apiGroup") and subject.get("kind") in ("User", "Group"):
@@ -42,33 +41,36 @@ def _validate_cluster_role_binding(obj: Object) -> Errors:
 def _binding(obj: Object, kinds: tuple[str, ...], *, namespaced: bool) -> Errors:
     errs: Errors = []
     ref = obj.get("roleRef") or {}
-    group = ref.get("apiGroup")
-    if group and group != _RBAC:
-        errs.append(not_supported("roleRef.apiGroup", group, (_RBAC,)))
+    group, role = ref.get("apiGroup") or "", ref.get("name") or ""
+    if group != RBAC_GROUP:
+        errs.append(not_supported("roleRef.apiGroup", group, (RBAC_GROUP,)))
     if ref.get("kind") not in kinds:
         errs.append(not_supported("roleRef.kind", ref.get("kind") or "", kinds))
-    if not ref.get("name"):
+    if not role:
         errs.append(required("roleRef.name"))
+    else:
+        checked(names.path_segment_errors(role), role, "roleRef.name", errs)
     for index, subject in enumerate(obj.get("subjects") or ()):
         _subject(subject, f"subjects[{index}]", errs, namespaced=namespaced)
     return errs
 
 
 def _subject(subject: Mapping[str, Any], path: str, errs: Errors, *, namespaced: bool) -> None:
-    if not subject.get("name"):
+    own, kind, group = subject.get("name") or "", subject.get("kind"), subject.get("apiGroup") or ""
+    if not own:
         errs.append(required(f"{path}.name"))
-    kind, group = subject.get("kind"), subject.get("apiGroup") or ""
     if kind == "ServiceAccount":
+        if own:
+            checked(names.subdomain_errors(own), own, f"{path}.name", errs)
         if group:
             errs.append(not_supported(f"{path}.apiGroup", group, ("",)))
         if not namespaced and not subject.get("namespace"):
             errs.append(required(f"{path}.namespace"))
     elif kind in ("User", "Group"):
-        if group != _RBAC:
-            errs.append(not_supported(f"{path}.apiGroup", group, (_RBAC,)))
+        if group != RBAC_GROUP:
+            errs.append(not_supported(f"{path}.apiGroup", group, (RBAC_GROUP,)))
     else:
-        supported = ("Group", "ServiceAccount", "User")
-        errs.append(not_supported(f"{path}.kind", kind or "", supported))
+        errs.append(not_supported(f"{path}.kind", kind or "", ("ServiceAccount", "User", "Group")))
 
 
 def _validate_update(new: Object, old: Object) -> Errors:

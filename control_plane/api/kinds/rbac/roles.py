@@ -50,7 +50,10 @@ def _validate_cluster_role(obj: Object) -> Errors:
             text = "at least one clusterRoleSelector required if aggregationRule is non-nil"
             errs.append(required(at, text))
         for index, selector in enumerate(chosen or ()):
+            before = len(errs)
             validate_selector(selector, f"{at}[{index}]", errs)
+            if len(errs) > before:
+                errs.append(invalid(f"{at}[{index}]", selector, "invalid label selector."))
     return errs
 
 

@@ -24,16 +24,25 @@ def _validate(obj: Object) -> Errors:
     own = (obj.get("metadata") or {}).get("name") or ""
     value = obj.get("value") or 0
     if own.startswith("system-"):
-        known = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
-        if known.get(own) != value:
-            text = "priority class names with 'system-' prefix are reserved for system use only"
-            errs.append(forbidden("metadata.name", text))
+        problem = _system_problem(own, value, is_default=bool(obj.get("globalDefault")))
+        if problem:
+            text = "priority class names with 'system-' prefix are reserved for system use only. error: "
+            errs.append(forbidden("metadata.name", text + problem))
     elif value > _HIGHEST_USER_PRIORITY:
         text = f"maximum allowed value of a user defined priority is {_HIGHEST_USER_PRIORITY}"
         errs.append(forbidden("value", text))
     policy = obj.get("preemptionPolicy")
-    one_of(policy, ("Never", "PreemptLowerPriority"), "preemptionPolicy", errs)
+    one_of(policy, ("PreemptLowerPriority", "Never"), "preemptionPolicy", errs)
     return errs
+
+
+def _system_problem(own: str, value: int, *, is_default: bool) -> str:
+    known = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+    if own not in known:
+        return f"{own} is not a known system priority class"
+    if value != known[own]:
+        return f"value of {own} PriorityClass must be {known[own]}"
+    return f"globalDefault of {own} PriorityClass must be false" if is_default else ""
 
 
 def _validate_update(new: Object, old: Object) -> Errors:
