@@ -20,6 +20,7 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
 )
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
@@ -42,7 +43,9 @@ class Admission:
         authorizer: Authorizer,
         *,
         to_storage: quota.ToStorage,
+        webhooks: Webhooks | None = None,
     ) -> None:
+        """Without `webhooks` none is asked."""
         self._lookup = lookup
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
@@ -59,6 +62,7 @@ class Admission:
             certificates.Certificates(authorizer).admit,
             devices.DeviceAdministration(lookup).admit,
         )
+        self._webhooks = webhooks
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
@@ -70,14 +74,29 @@ class Admission:
         if request.operation == DELETE:
             await self._lifecycle.admit(request)
             await self._nodes.admit(request)
+            if self._webhooks is not None:
+                await self._webhooks.mutate(request)
+                await self.validate(request)
             return
+        await self._complete(request)
+        if self._webhooks is None:
+            return
+        mutation = await self._webhooks.mutate(request)
+        if mutation.changed:
+            await self._complete(request)
+            await self._webhooks.mutate_again(request, mutation)
+
+    async def _complete(self, request: AdmissionRequest) -> None:
         for plugin in self._plugins:
             await plugin(request)
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
-            await self._security.admit(request)
+            if request.operation != DELETE:
+                await self._security.admit(request)
+            if self._webhooks is not None:
+                await self._webhooks.validate(request)
         finally:
             if request.annotations:
                 audit.annotate(request.annotations)

@@ -29,6 +29,8 @@ class AdmissionRequest:
     dry_run: bool = False
     manager: str = ""
     """Who is recorded as the manager of changed fields; empty: nobody."""
+    asked: ResourceInfo | None = None
+    """The resource in the version that the client named; None: as it is stored."""
     size: int = 0
     """Bytes of the document, where it is known to be large."""
     guards: list[rpc_pb2.Compare] = field(default_factory=list)

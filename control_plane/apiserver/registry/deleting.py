@@ -61,8 +61,7 @@ class Deleter:
                 return self._without_broken(entry, stored, options)
             o = entry.fresh_object()
             deletion.check_preconditions(o, info.name, uid=options.uid, version=options.resource_version)
-            request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=entry.object)
-            await self._admission.admit(request)
+            request = await self._admitted(user, target, o, entry.object, dry_run=options.dry_run)
             if stored.name == CRDS:
                 custom.mark_for_cleanup(o, self._env.timestamp())
             done = deletion.begin_deletion(
@@ -92,6 +91,13 @@ class Deleter:
         if not removed or info.name in _RETURNS_DELETED:
             return Answer(json)
         return Answer(orjson.dumps(_deleted_status(info, o)))
+
+    async def _admitted(self, user: User, target: Target, o: Object, old: Object, *, dry_run: bool) -> AdmissionRequest:
+        stored = self._kinds.stored(target.info)
+        request = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, o, old=old)
+        request.asked, request.dry_run = target.info, dry_run
+        await self._admission.admit(request)
+        return request
 
     @staticmethod
     def _without_broken(entry: Broken, info: ResourceInfo, options: DeleteOptions) -> Write:

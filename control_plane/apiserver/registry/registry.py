@@ -19,8 +19,10 @@ from rayplane.control_plane.api.errors import (
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
 from rayplane.control_plane.api.machinery.names import path_segment_errors
 from rayplane.control_plane.api.machinery.patching import PatchKind
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission
+from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
 from rayplane.control_plane.apiserver.authentication.authenticator import Authenticator
@@ -29,6 +31,7 @@ from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol.fairness import Fairness
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.outgoing.webhooks import WebhookClient
 from rayplane.control_plane.apiserver.registry import metrics_kinds
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, check_write_options, refuse_options
 from rayplane.control_plane.apiserver.registry.component_statuses import ComponentStatuses
@@ -118,7 +121,8 @@ class ObjectRegistry:
         self.authenticator = Authenticator(config, env, self.lookup.get)
         self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
         self._leases = EventLeases(etcd, config.timing)
-        admission = Admission(config, env, self.lookup, self.authorizer, to_storage=self.storage.to_storage)
+        self._webhooks = WebhookClient(self.lookup, network, env.rng)
+        admission = self._admission(config)
         self.writer = Writer(
             self.kinds,
             self.storage,
@@ -138,6 +142,15 @@ class ObjectRegistry:
             token_requests=TokenRequests(config, env, reader=self.reader, lookup=self.lookup, tokens=tokens),
             env=env,
         )
+
+    def _admission(self, config: ApiServerConfig) -> Admission:
+        caller, env = self._webhooks, self.env
+        webhooks = Webhooks(self.kinds, self.hub, self.lookup, env, caller=caller, default=self._default)
+        to_storage = self.storage.to_storage
+        return Admission(config, env, self.lookup, self.authorizer, to_storage=to_storage, webhooks=webhooks)
+
+    def _default(self, info: ResourceInfo, o: Object) -> None:
+        self.writer.default(info, o)
 
     async def target(
         self,
@@ -175,6 +188,7 @@ class ObjectRegistry:
 
     async def stop(self) -> None:
         await self.cleaner.stop()
+        await self._webhooks.close()
         await self.hub.stop()
         await self._leases.stop()
         await self.storage.stop()

@@ -92,7 +92,10 @@ class Subresources:
             raise MethodNotAllowed(details={})
         o = self._body(target, body, content_type)
         request = AdmissionRequest(CREATE, target.info, user, target.namespace, target.name, o, subresource=sub)
+        request.dry_run = options.dry_run
         await self._admission.admit(request)
+        await self._admission.validate(request)
+        o = request.object
         name = (o.get("metadata") or {}).get("name") or target.name
         if name != target.name:
             raise BadRequest(f"the name of the object ({name}) does not match the name on the URL ({target.name})")

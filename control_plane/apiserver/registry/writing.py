@@ -115,13 +115,14 @@ class Writer:
         info = target.info
         meta = self._new_metadata(target, o)
         prefix = meta.get("generateName") if not meta.get("name") else ""
-        await self._heavy.run(size, self._default, info, o)
+        await self._heavy.run(size, self.default, info, o)
         stored_info = self._kinds.stored(info)
         stored = self._kinds.to_stored(info, o)
         request = AdmissionRequest(
             CREATE, stored_info, user, meta.get("namespace") or "", meta.get("name") or "", stored
         )
         request.dry_run, request.manager, request.size = options.dry_run, options.manager, size
+        request.asked = info
         await self._heavy.run(size, self._track, None, stored, info, request)
         # What a try has changed must not leak into the next: keep the object as it was asked for.
         original = orjson.dumps(stored) if prefix else b""
@@ -180,7 +181,7 @@ class Writer:
                     o["spec"] = orjson.loads(spec)
         raise Conflict.of(info.plural, o["metadata"]["name"], group=info.group)
 
-    def _default(self, info: ResourceInfo, o: Object) -> None:
+    def default(self, info: ResourceInfo, o: Object) -> None:
         """Defaults of the kind, or of a custom resource's schema, in place."""
         found = self._kinds.custom(info)
         if found is not None:
@@ -428,7 +429,7 @@ class Writer:
             wanted = await make(self._kinds.from_stored(info, entry.fresh_object()))
             request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
             request.subresource, request.dry_run = target.subresource, options.dry_run
-            request.manager, request.size = options.manager, size
+            request.manager, request.size, request.asked = options.manager, size, info
             new = await self._changed(target, request, chosen, status=status)
             found[:] = request.warnings
             write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
@@ -456,7 +457,7 @@ class Writer:
         assert old is not None
         meta = wanted["metadata"]
         check_same(info, meta, old["metadata"])
-        await self._heavy.run(request.size, self._default, info, wanted)
+        await self._heavy.run(request.size, self.default, info, wanted)
         new = request.object = self._kinds.to_stored(info, wanted)
         meta = new["metadata"]
         prepare(new, old, stored)

@@ -23,11 +23,11 @@ from rayplane.control_plane.api.errors import (
 from rayplane.control_plane.api.meta import Object, annotations
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.outgoing.node_hosts import host_of, node_error
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest import portforward_channels, remotecommand
 from rayplane.control_plane.apiserver.rest.channels import Channels
-from rayplane.control_plane.apiserver.rest.node_hosts import host_of, node_error
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel
 from rayplane.control_plane.apiserver.rest.wires import SPDY, upgraded, wants_spdy, wants_websocket, websocket

@@ -1,19 +1,12 @@
 """Requests for `.../proxy/PATH`: HTTP handed on to a pod, to a pod of a service, or answered for a node.
 
-A pod is reached through its node host, as in port-forwarding: a socket pair stands between aiohttp's client and the
-stream, so that TLS and WebSockets work as over any connection. Of a node's own server the paths are answered that
-clients ask: health, usage and pods.
+Of a node's own server the paths are answered that clients ask: health, usage and pods.
 
 Source: pkg/registry/core/{pod,service,node}, ResourceLocation; apimachinery's proxy/upgradeaware.go.
 """
 
-import asyncio
-import contextlib
-import socket
 import ssl
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import orjson
@@ -22,15 +15,15 @@ from aiohttp import web
 from rayplane.control_plane.api.errors import BadRequest, NotFound, ServiceUnavailable
 from rayplane.control_plane.api.machinery.names import is_number_of_port
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.outgoing.node_hosts import host_of
+from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
+from rayplane.control_plane.apiserver.outgoing.services import endpoints_of
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
-from rayplane.control_plane.apiserver.rest.node_hosts import host_of
 from rayplane.control_plane.apiserver.rest.wires import wants_websocket
-from rayplane.control_plane.rpc import Network, RpcError, Stub, reverse_proxy
-from rayplane.control_plane.tasks import cancel_and_wait
+from rayplane.control_plane.rpc import Network, reverse_proxy
 from rayplane.proto.rayplane.v1 import node_pb2
 
-_CHUNK = 64 * 1024
 _SILENCE_S = 60.0
 
 
@@ -78,7 +71,8 @@ class Proxy:
             return web.Response(status=301, headers={"Location": f"{prefix}/"})
         stub, node = await host_of(pod, self._registry.lookup, self._network)
         ref = node_pb2.ContainerRef(node=node, namespace=target.namespace, pod=pod["metadata"]["name"])
-        connector = _Connector(stub, ref, port, secure=address.scheme == "https")
+        # What a pod shows is not checked, as in Kubernetes: it has no name that a certificate could bear.
+        connector = PodConnector(stub, ref, port, tls=_unchecked() if address.scheme == "https" else None)
         return await self._forward(request, connector, address.scheme, path, prefix)
 
     async def _pod(self, namespace: str, address: Address) -> tuple[Object, int]:
@@ -94,33 +88,18 @@ class Proxy:
 
     async def _service(self, namespace: str, address: Address) -> tuple[Object, int]:
         """A ready pod behind the service's port, given by name or number."""
-        lookup = self._registry.lookup
-        service = await lookup.get("services", address.name, namespace)
-        if service is None:
-            raise NotFound.of("services", address.name)
-        wanted = address.port
-        if is_number_of_port(wanted):
-            found = [p for p in service["spec"].get("ports") or () if p["port"] == int(wanted)]
-            if not found:
-                raise ServiceUnavailable(f'no service port {wanted} found for service "{address.name}"')
-            wanted = found[0].get("name") or ""
-        candidates = []
-        for one in await lookup.list("endpointslices.discovery.k8s.io", namespace):
-            if (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != address.name:
-                continue
-            ports = [p["port"] for p in one.get("ports") or () if (p.get("name") or "") == wanted and p.get("port")]
-            ready = [e for e in one.get("endpoints") or () if (e.get("conditions") or {}).get("ready") is not False]
-            candidates += [(e["targetRef"]["name"], port) for e in ready if e.get("targetRef") for port in ports]
-        if not candidates:
-            raise ServiceUnavailable(f'no endpoints available for service "{address.name}"')
-        name, port = self._registry.env.rng.choice(candidates)
-        pod = await lookup.get("pods", name, namespace)
+        lookup, gone = self._registry.lookup, f'no endpoints available for service "{address.name}"'
+        behind = [e for e in await endpoints_of(lookup, namespace, address.name, address.port) if e.pod]
+        if not behind:
+            raise ServiceUnavailable(gone)
+        chosen = self._registry.env.rng.choice(behind)
+        pod = await lookup.get("pods", chosen.pod, namespace)
         if pod is None:
-            raise ServiceUnavailable(f'no endpoints available for service "{address.name}"')
-        return pod, port
+            raise ServiceUnavailable(gone)
+        return pod, chosen.port
 
     async def _forward(
-        self, request: web.BaseRequest, connector: "_Connector", scheme: str, path: str, prefix: str
+        self, request: web.BaseRequest, connector: PodConnector, scheme: str, path: str, prefix: str
     ) -> web.StreamResponse:
         headers = reverse_proxy.request_headers(request)
         # Whoever asks has shown the API server who it is; that is nothing for the pod.
@@ -172,71 +151,6 @@ class Proxy:
             case "metrics/resource":
                 return web.Response(text=_resource_metrics(stats))
         return web.Response(status=404, text="404 page not found\n")
-
-
-class _Connector(aiohttp.BaseConnector):
-    """aiohttp's connections, each a stream to a port of one pod."""
-
-    def __init__(self, stub: Stub, ref: node_pb2.ContainerRef, port: int, *, secure: bool) -> None:
-        super().__init__(force_close=True)
-        self.host = f"{ref.pod}:{port}"
-        self._stub = stub
-        self._opening = node_pb2.PortForwardRequest(ref=ref, port=port)
-        self._secure = secure
-        self._bridges: set[asyncio.Task[None]] = set()
-
-    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_connection(sock=theirs)
-        stands: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        bridge = asyncio.create_task(self._bridge(reader, writer, stands), name="proxy to a pod")
-        self._bridges.add(bridge)
-        bridge.add_done_callback(self._bridges.discard)
-        try:
-            await stands
-            # What a pod shows is not checked, as in Kubernetes: it has no name that a certificate could bear.
-            secure = _unchecked() if self._secure else None
-            name = self.host if secure is not None else None
-            loop = asyncio.get_running_loop()
-            _, protocol = await loop.create_connection(self._factory, sock=ours, ssl=secure, server_hostname=name)
-        except (OSError, RpcError) as e:
-            ours.close()
-            error = e if isinstance(e, OSError) else OSError(e.message)
-            raise aiohttp.ClientConnectorError(req.connection_key, error) from e
-        return protocol
-
-    async def _bridge(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stands: "asyncio.Future[None]"
-    ) -> None:
-        async def requests() -> AsyncIterator[node_pb2.PortForwardRequest]:
-            yield self._opening
-            while data := await reader.read(_CHUNK):
-                yield node_pb2.PortForwardRequest(data=data)
-            yield node_pb2.PortForwardRequest(closed=True)
-            await asyncio.get_running_loop().create_future()
-
-        try:
-            async with contextlib.aclosing(self._stub.PortForward(requests())) as answers:
-                async for answer in answers:
-                    if not stands.done():
-                        stands.set_result(None)
-                    writer.write(answer.data)
-                    await writer.drain()
-                    if answer.closed:
-                        break
-        except RpcError as e:
-            if not stands.done():
-                stands.set_exception(e)
-        except ConnectionError:
-            pass  # the client's side of the pair has been closed
-        finally:
-            writer.close()
-            if not stands.done():
-                stands.set_exception(ConnectionResetError("the pod closed the connection"))
-
-    async def end(self) -> None:
-        """End what is left of the streams."""
-        await cancel_and_wait(*self._bridges)
 
 
 def _unchecked() -> ssl.SSLContext:

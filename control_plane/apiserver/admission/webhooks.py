@@ -1,0 +1,304 @@
+"""Admission webhooks: programs of users that complete or refuse what is written.
+
+Mutating ones are asked one after the other, and once more when a later one changed what they had seen and they want
+that; validating ones all at once, after the object is complete. Configurations are in force in the order of their
+names. Webhooks are asked within the try of a write: after a race they are asked again, as in Kubernetes.
+
+Source: apiserver's plugin/webhook/mutating and plugin/webhook/validating.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from rayplane.control_plane.api.admission.matching import NAMESPACES, Matching, labels
+from rayplane.control_plane.api.admission.reviews import VERSIONS, BadReview, Question, Verdict, parse_verdict
+from rayplane.control_plane.api.errors import ApiError, BadRequest, Forbidden, InternalError, NotFound
+from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale, set_scale
+from rayplane.control_plane.api.machinery import decoding, patching
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.schema import definition_of
+from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.apiserver.admission.conditions import Conditions, Undecided
+from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
+from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.watch_cache.following import Follower
+from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.storage.env import Env
+
+log = logging.getLogger(__name__)
+
+GROUP = "admissionregistration.k8s.io"
+MUTATING = f"mutatingwebhookconfigurations.{GROUP}"
+VALIDATING = f"validatingwebhookconfigurations.{GROUP}"
+_WITHOUT_SIDE_EFFECTS = ("None", "NoneOnDryRun")
+_OPTIONS = {CREATE: "CreateOptions", UPDATE: "UpdateOptions", DELETE: "DeleteOptions"}
+
+Default = Callable[[ResourceInfo, Object], None]
+"""Sets a kind's defaults in place."""
+
+
+class CallFailed(Exception):
+    """A webhook that was not reached, or did not answer with a success; it says why."""
+
+
+class Caller(Protocol):
+    """A way to webhooks."""
+
+    async def post(self, client: dict[str, Any], body: bytes, timeout_s: float) -> bytes:
+        """The answer of the one at `client` (a WebhookClientConfig). Raises CallFailed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hook:
+    """One webhook of a configuration."""
+
+    name: str
+    configuration: str
+    client: dict[str, Any]
+    matching: Matching
+    conditions: Conditions
+    version: str
+    ignores_failures: bool
+    has_side_effects: bool
+    timeout_s: float
+    again: bool
+    """Asked once more when the object changed after it was asked."""
+
+    @staticmethod
+    def of(configuration: Object, webhook: dict[str, Any]) -> "Hook":
+        wanted = webhook.get("admissionReviewVersions") or ()
+        return Hook(
+            name=webhook["name"],
+            configuration=name(configuration),
+            client=webhook.get("clientConfig") or {},
+            matching=Matching.of(webhook),
+            conditions=Conditions.of(webhook.get("matchConditions") or ()),
+            version=next((v for v in wanted if v in VERSIONS), VERSIONS[0]),
+            ignores_failures=webhook.get("failurePolicy") == "Ignore",
+            has_side_effects=webhook.get("sideEffects") not in _WITHOUT_SIDE_EFFECTS,
+            timeout_s=float(webhook.get("timeoutSeconds") or 10),
+            again=webhook.get("reinvocationPolicy") == "IfNeeded",
+        )
+
+
+class Configured:
+    """The webhooks of all configurations of one kind, in the order in which they are asked."""
+
+    def __init__(self, kinds: Kinds, hub: WatchHub, resource: str) -> None:
+        self._hooks: dict[str, list[Hook]] = {}
+        self._ordered: list[Hook] = []
+        self._follower = Follower(kinds, hub, (resource,), clear=self._clear, put=self._put, remove=self._remove)
+
+    async def hooks(self) -> Sequence[Hook]:
+        await self._follower.load()
+        return self._ordered
+
+    def _clear(self) -> None:
+        self._hooks.clear()
+        self._ordered = []
+
+    def _put(self, resource: str, o: Object) -> None:
+        try:
+            self._hooks[name(o)] = [Hook.of(o, webhook) for webhook in o.get("webhooks") or ()]
+        except (ApiError, AttributeError, KeyError, TypeError, ValueError) as e:
+            # No server has let it in: somebody wrote it into etcd.
+            self._hooks.pop(name(o), None)
+            log.error("%s %s cannot be read and is not in force: %s: %s", resource, name(o), type(e).__name__, e)
+        self._order()
+
+    def _remove(self, resource: str, o: Object) -> None:
+        self._hooks.pop(name(o), None)
+        self._order()
+
+    def _order(self) -> None:
+        self._ordered = [hook for key in sorted(self._hooks) for hook in self._hooks[key]]
+
+
+class Webhooks:
+    """The plugins MutatingAdmissionWebhook and ValidatingAdmissionWebhook."""
+
+    def __init__(
+        self, kinds: Kinds, hub: WatchHub, lookup: Lookup, env: Env, *, caller: Caller, default: Default
+    ) -> None:
+        self._kinds = kinds
+        self._lookup = lookup
+        self._env = env
+        self._caller = caller
+        self._default = default
+        self._mutating = Configured(kinds, hub, MUTATING)
+        self._validating = Configured(kinds, hub, VALIDATING)
+
+    async def mutate(self, request: AdmissionRequest) -> "Mutation":
+        """Have the mutating webhooks complete the object. Raises ApiError when one refuses or fails."""
+        mutation = Mutation()
+        hooks = await self._mutating.hooks()
+        if hooks and not _exempt(request):
+            await self._mutate_by(hooks, request, mutation)
+        return mutation
+
+    async def mutate_again(self, request: AdmissionRequest, mutation: "Mutation") -> None:
+        """Ask those again that want it, since the object is not what they saw."""
+        await self._mutate_by([hook for hook in mutation.asked if hook in mutation.again], request, mutation)
+
+    async def _mutate_by(self, hooks: Sequence[Hook], request: AdmissionRequest, mutation: "Mutation") -> None:
+        for hook in hooks:
+            question = await self._question(hook, request)
+            if question is None:
+                continue
+            verdict = await self._ask(hook, question, request, mutating=True)
+            if verdict is not None and verdict.patch and self._patched(hook, question, verdict, request):
+                mutation.changed_by(hook)
+            mutation.asked.append(hook)
+
+    async def validate(self, request: AdmissionRequest) -> None:
+        """Ask the validating webhooks. Raises the first refusal or failure, in their order."""
+        hooks = await self._validating.hooks()
+        if not hooks or _exempt(request):
+            return
+        questions = [(hook, q) for hook in hooks if (q := await self._question(hook, request)) is not None]
+        asked = (self._ask(hook, question, request, mutating=False) for hook, question in questions)
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    # --- questions ----------------------------------------------------------------------------
+
+    async def _question(self, hook: Hook, request: AdmissionRequest) -> Question | None:
+        """What to ask of a request; None when it is none of the webhook's business."""
+        asked = request.asked or request.info
+        others = [v for v in self._kinds.in_group(asked.group) if v.plural == asked.plural and v != asked]
+        namespace = request.name if asked.name == NAMESPACES else request.namespace
+        info = hook.matching.resource(request.operation, asked, others, request.subresource, namespace)
+        if info is None:
+            return None
+        new = None if request.operation == DELETE else request.object
+        if not hook.matching.selects_objects(new, request.old):
+            return None
+        if not await self._in_selected_namespace(hook.matching, request, namespace):
+            return None
+        question = Question(
+            uid=self._env.uuid(),
+            operation=request.operation,
+            info=info,
+            asked=asked,
+            subresource=request.subresource,
+            namespace=namespace,
+            name=request.name or (name(new) if new is not None else ""),
+            user=request.user.info,
+            new=self._shown(info, request.subresource, new),
+            old=self._shown(info, request.subresource, request.old),
+            dry_run=request.dry_run,
+            options=_options(request),
+        )
+        return question if self._meets(hook, question) else None
+
+    def _shown(self, info: ResourceInfo, subresource: str, o: Object | None) -> Object | None:
+        """A stored object, or the body of a subresource, as clients see it."""
+        if o is None or o.get("kind") != info.kind:
+            return o
+        shown = self._kinds.from_stored(info, o)
+        return get_scale(shown, self._kinds.scale_paths(info)) if subresource == "scale" else shown
+
+    def _meets(self, hook: Hook, question: Question) -> bool:
+        try:
+            return hook.conditions.hold(question)
+        except Undecided as e:
+            if hook.ignores_failures:
+                log.warning("match conditions of webhook %s: %s", hook.name, e)
+                return False
+            raise Forbidden.of(question.asked.plural, question.name, str(e), group=question.asked.group) from e
+
+    async def _in_selected_namespace(self, matching: Matching, request: AdmissionRequest, namespace: str) -> bool:
+        if not namespace or matching.namespaces.everything:
+            return True
+        if request.info.name == NAMESPACES and request.operation != DELETE:
+            return matching.namespaces.matches(labels(request.object))
+        found = await self._lookup.get(NAMESPACES, namespace)
+        if found is None:
+            raise NotFound.of(NAMESPACES, namespace)
+        return matching.namespaces.matches(labels(found))
+
+    # --- answers ------------------------------------------------------------------------------
+
+    async def _ask(
+        self, hook: Hook, question: Question, request: AdmissionRequest, *, mutating: bool
+    ) -> Verdict | None:
+        """Its verdict; None when it failed and that is to be ignored."""
+        if question.dry_run and hook.has_side_effects:
+            raise BadRequest(f'admission webhook "{hook.name}" does not support dry run')
+        body = orjson.dumps(question.review(hook.version))
+        try:
+            answer = await self._caller.post(hook.client, body, hook.timeout_s)
+            verdict = parse_verdict(answer, version=hook.version, uid=question.uid, mutating=mutating)
+        except (CallFailed, BadReview) as e:
+            _fail(hook, str(e), request)
+            return None
+        request.warnings += verdict.warnings
+        request.annotations |= {f"{hook.name}/{key}": value for key, value in verdict.annotations.items()}
+        if not verdict.allowed:
+            raise verdict.refusal(hook.name)
+        return verdict
+
+    def _patched(self, hook: Hook, question: Question, verdict: Verdict, request: AdmissionRequest) -> bool:
+        """Apply a webhook's patch; whether it changed anything."""
+        before = question.new
+        assert before is not None
+        info = question.info
+        whole = before.get("kind") == info.kind
+        definition = self._kinds.definition(info) if whole else definition_of(before["apiVersion"], before["kind"])
+        try:
+            new = patching.apply_patch("json", before, verdict.patch, definition)
+            decoding.conform_patched(new, definition, field_validation="Ignore")
+        except ApiError as e:
+            text = f"Internal error occurred: the patch of admission webhook {hook.name}: {e.message}"
+            raise InternalError(text) from e
+        if whole:
+            self._default(info, new)
+            request.object = self._kinds.to_stored(info, new)
+        elif question.subresource == "scale":
+            set_scale(request.object, new, self._kinds.scale_paths(request.info))
+        else:
+            request.object = new
+        return new != before
+
+
+class Mutation:
+    """The work of mutating webhooks on a request so far."""
+
+    def __init__(self) -> None:
+        self.asked: list[Hook] = []
+        self.again: set[Hook] = set()
+        self.changed = False
+
+    def changed_by(self, hook: Hook) -> None:
+        self.changed = True
+        self.again |= {seen for seen in self.asked if seen.again}
+        self.again.discard(hook)
+
+
+def _exempt(request: AdmissionRequest) -> bool:
+    """Whoever breaks the cluster by a webhook can take it back."""
+    return request.info.group == GROUP
+
+
+def _fail(hook: Hook, why: str, request: AdmissionRequest) -> None:
+    text = f'failed calling webhook "{hook.name}": {why}'
+    if not hook.ignores_failures:
+        raise InternalError(f"Internal error occurred: {text}")
+    log.warning("%s, which is to be ignored", text)
+    request.annotations[f"failed-open.webhook.admission.k8s.io/{hook.name}"] = hook.name
+
+
+def _options(request: AdmissionRequest) -> Object:
+    options: Object = {"kind": _OPTIONS[request.operation], "apiVersion": "meta.k8s.io/v1"}
+    if request.dry_run:
+        options["dryRun"] = ["All"]
+    if request.manager and request.operation != DELETE:
+        options["fieldManager"] = request.manager
+    return options
