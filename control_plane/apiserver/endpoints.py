@@ -18,7 +18,7 @@ from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptio
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.storage.mvcc.ranges import prefix_end
+from rayplane.storage.key_ranges import prefix_end
 
 log = logging.getLogger(__name__)
 

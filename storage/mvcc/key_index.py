@@ -18,7 +18,7 @@ from itertools import islice
 
 from sortedcontainers import SortedList
 
-from rayplane.storage.mvcc.ranges import FROM_KEY
+from rayplane.storage.key_ranges import FROM_KEY
 
 SUB_MAX = (1 << 31) - 1
 RUN_KEYS = 1 << 15

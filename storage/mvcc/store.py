@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 
 from rayplane.proto.etcd.kv_pb2 import KeyValue
 from rayplane.storage.env.failpoints import hit
+from rayplane.storage.key_ranges import FROM_KEY
 from rayplane.storage.keyvalue import Backend, BackendError, CorruptSnapshot, Reader, Record, Replacement, stream
 from rayplane.storage.keyvalue.slices import RECORD_BYTES, SLICE_BYTES, at_once, gently
 from rayplane.storage.mvcc.buckets import BUCKETS
 from rayplane.storage.mvcc.errors import CompactedError, FutureRevisionError
 from rayplane.storage.mvcc.key_index import KeyIndex
-from rayplane.storage.mvcc.ranges import FROM_KEY
 from rayplane.storage.mvcc.records import Change, key_of, pack, unpack
 from rayplane.storage.mvcc.results import Applied, EventBatch, Found, RangeResult
 from rayplane.storage.mvcc.write_txn import WriteTxn

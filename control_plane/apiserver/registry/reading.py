@@ -165,7 +165,7 @@ class Reader:
         return self._from_cache(target.info, cache, selection, options.limit)
 
     def _from_cache(self, info: ResourceInfo, cache: ResourceCache, selection: Selection, limit: int) -> Listing:
-        entries = list(cache.select(selection))
+        entries = cache.select(selection)
         revision = self._hub.revision
         if limit <= 0 or len(entries) <= limit:
             return Listing(info, entries, revision)

@@ -20,6 +20,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.registry import metrics_kinds
 from rayplane.control_plane.apiserver.registry.reading import Listing
+from rayplane.control_plane.apiserver.rest.answers import Joined
 from rayplane.control_plane.apiserver.storage.entries import ITEM
 
 Form = Literal["object", "table", "metadata"]
@@ -29,8 +30,6 @@ PROTOBUF = "application/vnd.kubernetes.protobuf"
 NO_CACHE = {"Cache-Control": "no-cache, private"}
 BY_HAND = ("curl", "Wget", "Mozilla/5.0")
 """Programs with which people look at JSON: they get it indented."""
-# Items of a list that are joined into one piece of the answer.
-_ITEMS_AT_ONCE = 64
 _CACHE = 256
 _META_GROUP = "meta.k8s.io"
 _META_VERSIONS = ("v1", "v1beta1")
@@ -135,18 +134,13 @@ class Presenter:
         return (self._dump(view, body),)
 
     def _document(self, head: bytes, listing: Listing) -> Sequence[bytes]:
-        """A list's JSON: items are joined from the bytes that they are kept in, so many at a time."""
+        """A list's JSON: items are joined from the bytes that they are kept in."""
         info, entries = listing.info, listing.entries
         if not info.is_storage_version or info.custom:
             glue, items = b"", [self._kinds.json(info, e) for e in entries]
         else:
             glue, items = ITEM, [e.tail for e in entries]
-        pieces = []
-        for at in range(0, len(items), _ITEMS_AT_ONCE):
-            part = items[at : at + _ITEMS_AT_ONCE]
-            part[0] = (head if at == 0 else b",") + glue + part[0]
-            pieces.append((b"," + glue).join(part))
-        return (*(pieces or (head,)), b"]}")
+        return Joined(head + glue if items else head, items, b"]}", glue=b"," + glue)
 
     def table(
         self,

@@ -36,7 +36,7 @@ from rayplane.control_plane.apiserver.requests import (
     User,
     WriteOptions,
 )
-from rayplane.control_plane.apiserver.rest.answers import Whole
+from rayplane.control_plane.apiserver.rest.answers import Whole, write
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
 from rayplane.control_plane.apiserver.rest.pods import PodStreams
@@ -145,7 +145,9 @@ class ResourceHandler:
         with contextlib.suppress(ConnectionError):
             async with contextlib.aclosing(groups):
                 async for lines in groups:
-                    await response.write(lines.form("body", b"".join))
+                    if lines:
+                        write(request, lines.form("chunk", _chunk))
+                        await request.writer.drain()  # type: ignore[no-untyped-call, unused-ignore]
             await response.write_eof()
         return response
 
@@ -299,7 +301,7 @@ class ResourceHandler:
     def _response(self, request: web.BaseRequest, pieces: Sequence[bytes], view: View) -> Whole:
         if view.media == JSON and _is_pretty(request):
             pieces = (orjson.dumps(orjson.loads(b"".join(pieces)), option=orjson.OPT_INDENT_2),)
-        return Whole(*pieces, headers={"Content-Type": view.content_type, **NO_CACHE})
+        return Whole(pieces, headers={"Content-Type": view.content_type, **NO_CACHE})
 
 
 def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
@@ -337,6 +339,11 @@ def _warn_of_kind(response: web.StreamResponse, target: Target) -> None:
 def _warn(response: web.StreamResponse, warnings: Sequence[str]) -> None:
     for text in warning_texts(warnings):
         response.headers.add("Warning", f'299 - "{text}"')
+
+
+def _chunk(lines: Sequence[bytes]) -> bytes:
+    """Lines as a piece of a body whose length is not known (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (sum(map(len, lines)), b"".join(lines))
 
 
 def _line_of(type_: str, json: bytes) -> bytes:

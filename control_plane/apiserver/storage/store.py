@@ -34,7 +34,7 @@ from rayplane.control_plane.apiserver.storage.outcomes import Fence, Tries, shut
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
-from rayplane.storage.mvcc.ranges import prefix_end
+from rayplane.storage.key_ranges import prefix_end
 
 CONTINUE_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "

@@ -178,23 +178,20 @@ class ResourceCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def select(self, selection: Selection, start: str = "") -> Iterator[Entry]:
-        """Matching entries in key order, from key `start` on."""
+    def select(self, selection: Selection) -> list[Entry]:
+        """Matching entries in key order."""
         name = selection.name or selection.fields.requires("metadata.name") or ""
         if name and (selection.namespace or not self.info.namespaced):
             entry = self.get(selection.namespace, name)
-            if entry is None or isinstance(entry, Broken):
-                return
-            if entry.key >= start and selection.matches(entry):
-                yield entry
-            return
+            found = entry is not None and not isinstance(entry, Broken) and selection.matches(entry)
+            return [entry] if found and entry is not None else []
         prefix = self.info.key_prefix(selection.namespace)
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        whole = selection.content_free and not selection.name
-        for key in self._entries.irange(max(prefix, start), end, inclusive=(True, False)):
-            entry = self._entries[key]
-            if whole or selection.matches(entry):
-                yield entry
+        entries = self._entries
+        placed: list[Entry] = entries.values()[entries.bisect_left(prefix) : entries.bisect_left(end)]
+        if selection.content_free and not selection.name:
+            return placed
+        return [entry for entry in placed if selection.matches(entry)]
 
     def watch(self, selection: Selection, after: int) -> Watcher:
         """A watcher of the changes after revision `after`. Expired when they are no longer known."""
@@ -214,7 +211,7 @@ class ResourceCache:
 
     def watch_from_now(self, selection: Selection, revision: int, *, initial: bool) -> Watcher:
         """A watcher that begins with the objects there are (`initial`) and goes on with changes."""
-        entries = list(self.select(selection)) if initial else []
+        entries = self.select(selection) if initial else []
         for entry in entries:
             if isinstance(entry, Unreadable):
                 raise entry.error

@@ -25,7 +25,7 @@ ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOO
 EVERYONE = ("", "")
 # A group rests so many times as long as telling all its watchers took, if that took longer than a moment.
 _REST = 2.0
-_REST_MAX_S = 0.1
+_REST_MAX_S = 0.2
 _MOMENT_S = 0.002
 
 T = TypeVar("T")

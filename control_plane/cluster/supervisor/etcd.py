@@ -13,7 +13,7 @@ from rayplane.control_plane.cluster.topology import RETIRED_PREFIX, TOPOLOGY_KEY
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.storage.env import Disk
-from rayplane.storage.mvcc.ranges import prefix_end
+from rayplane.storage.key_ranges import prefix_end
 
 LOAD_TIMEOUT_S = 3.0
 # Of a member that is asked whether it is well.

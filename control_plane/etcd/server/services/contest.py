@@ -23,7 +23,7 @@ from rayplane.control_plane.etcd.server.services.watch import WatchService
 from rayplane.control_plane.rpc import Context, Encoded, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd.kv_pb2 import Event
-from rayplane.storage.mvcc.ranges import prefix_end
+from rayplane.storage.key_ranges import prefix_end
 
 log = logging.getLogger(__name__)
 

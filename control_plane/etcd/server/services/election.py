@@ -16,8 +16,8 @@ from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb
 from rayplane.proto.etcd.kv_pb2 import Event, KeyValue
+from rayplane.storage.key_ranges import prefix_end
 from rayplane.storage.mvcc import Store
-from rayplane.storage.mvcc.ranges import prefix_end
 
 
 def _refusal(text: str) -> RpcError:

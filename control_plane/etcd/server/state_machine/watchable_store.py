@@ -25,8 +25,8 @@ from rayplane.control_plane.etcd.server.state_machine.watcher_group import (
 from rayplane.control_plane.rpc import Encoded
 from rayplane.proto.etcd.kv_pb2 import Event
 from rayplane.proto.etcd.rpc_pb2 import ResponseHeader, WatchCreateRequest, WatchResponse
+from rayplane.storage.key_ranges import FROM_KEY
 from rayplane.storage.mvcc import Change, CompactedError, Store
-from rayplane.storage.mvcc.ranges import FROM_KEY
 from rayplane.storage.mvcc.records import field, fields, varint
 
 #: Events waiting for one client before its watchers fall back to reading the store.

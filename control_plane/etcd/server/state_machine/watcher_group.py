@@ -8,8 +8,8 @@ from collections.abc import Hashable, Iterator
 from typing import Protocol, TypeVar
 
 from rayplane.proto.etcd.rpc_pb2 import WatchCreateRequest
+from rayplane.storage.key_ranges import FROM_KEY, prefix_end
 from rayplane.storage.mvcc import Change
-from rayplane.storage.mvcc.ranges import FROM_KEY, prefix_end
 
 #: What an event takes besides its keys and values.
 EVENT_BYTES = 64

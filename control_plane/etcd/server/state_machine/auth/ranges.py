@@ -7,7 +7,7 @@ count as their union: [a, b) and [b, c) together permit [a, c), as in etcd.
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from rayplane.storage.mvcc.ranges import FROM_KEY
+from rayplane.storage.key_ranges import FROM_KEY
 
 
 def is_valid_grant(key: bytes, end: bytes) -> bool:
