@@ -106,6 +106,7 @@ async def test_an_answer_is_that_of_the_common_way(connect: Connect, common: lis
         (POD, PLAIN + "Impersonate-User: jane\r\n", "GET"),
         (POD, PLAIN + "Connection: close\r\n", "GET"),
         (POD, PLAIN + "Content-Length: 0\r\n", "GET"),
+        (POD, PLAIN + "Kubectl-Command: get\r\n" * 200, "GET"),
         ("/api/v1/watch/namespaces/default/configmaps/x", PLAIN, "HEAD"),
         ("/api/v1/namespaces/default/pods/none", PLAIN, "GET"),
         ("/api/v1/namespaces/default/nodes/n1", PLAIN, "GET"),

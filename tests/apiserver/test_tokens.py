@@ -178,3 +178,23 @@ async def test_an_account_made_again_is_another(issuer: Issuer) -> None:
     await issuer.client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
     await issuer.client.list("serviceaccounts", "default")
     await issuer.refused(token)
+
+
+async def test_a_signature_is_looked_at_once_and_all_else_each_time(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, looked, decode = await issuer.token(), [], jwt.decode
+
+    def seen(token: str, *args: Any, **named: Any) -> Any:
+        looked.append(token)
+        return decode(token, *args, **named)
+
+    monkeypatch.setattr(jwt, "decode", seen)
+    for _ in range(3):
+        assert (await issuer.user(token)).name == "system:serviceaccount:default:default"
+    head, claims, signature = token.split(".")
+    for _ in range(2):
+        await issuer.refused(f"{head}.{claims}.{signature[::-1]}")
+    assert looked.count(token) == 1 and len(looked) == 5
+    issuer.clock.ahead = timedelta(seconds=2 * YEAR_S)
+    await issuer.refused(token)

@@ -7,6 +7,7 @@ any other has issued. Owns their claims; who may ask for one is decided elsewher
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -24,6 +25,7 @@ _CLAIMS = "kubernetes.io"
 _EXTRA = "authentication.kubernetes.io/"
 # Machines of one cluster may disagree about the time by a little; so long a deleted object's tokens are good.
 _LEEWAY_S = 60
+_SIGNED_KEPT = 1024
 
 Find = Callable[[str, str, str], Awaitable[Object | None]]
 """`find(resource, name, namespace)`: the object, None where there is none."""
@@ -50,6 +52,8 @@ class Tokens:
         if config.token_key:
             self._private = serialization.load_pem_private_key(config.token_key, password=None)
             self._public = self._private.public_key()
+        # A signature that holds does so for ever, and to look costs more than many a request; only what holds is kept.
+        self._signed = lru_cache(_SIGNED_KEPT)(self._verified)
 
     # --- issuing ------------------------------------------------------------------------------
 
@@ -87,18 +91,12 @@ class Tokens:
 
     # --- checking -----------------------------------------------------------------------------
 
-    def claims(self, token: str) -> dict[str, Any]:
+    def claims(self, token: str) -> Mapping[str, Any]:
         """The claims of a token that is signed and in its time. Unauthorized."""
         if self._public is None:
             raise Unauthorized()
         try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                self._public,
-                algorithms=[_ALGORITHM],
-                issuer=self._config.issuer,
-                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
-            )
+            claims = self._signed(token)
         except (jwt.InvalidTokenError, ValueError, RecursionError) as e:
             raise Unauthorized() from e
         now = self._env.clock.now().timestamp()
@@ -106,6 +104,17 @@ class Tokens:
         end = min(claims.get("exp", 0), claims.get("iat", 0) + self._config.token_seconds_max)
         if not claims.get("nbf", 0) - _LEEWAY_S <= now < end:
             raise Unauthorized()
+        return claims
+
+    def _verified(self, token: str) -> Mapping[str, Any]:
+        """What stands in a token that this cluster has signed. Raises what jwt does."""
+        claims: Mapping[str, Any] = jwt.decode(
+            token,
+            self._public,
+            algorithms=[_ALGORITHM],
+            issuer=self._config.issuer,
+            options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
+        )
         return claims
 
     async def user(self, claims: Mapping[str, Any]) -> User:

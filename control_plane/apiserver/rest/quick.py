@@ -27,6 +27,8 @@ from rayplane.control_plane.rpc.http1 import Answer, GiveUp, date
 # Paths whose names stand for themselves, and headers of printable ASCII, one a line.
 _GET = re.compile(rb"GET (/apis?/[A-Za-z0-9._:/-]+) HTTP/1\.1\r\n((?:[A-Za-z-]+:[\x20-\x7e]*\r\n)+)\r\n")
 _HEADS = 256
+# Longer ones are looked at by who counts headers.
+_BYTES_MAX = 4096
 # Headers that change nothing here, whatever they say.
 _MEANINGLESS = frozenset({"host", "accept-encoding", "accept-language", "kubectl-command", "kubectl-session"})
 
@@ -43,7 +45,7 @@ class QuickGets:
 
     def __call__(self, identity: Identity | None, data: bytes, answer: Answer) -> GiveUp | None:
         """See `http1.Quick`."""
-        asked = _GET.fullmatch(data)
+        asked = _GET.fullmatch(data) if len(data) <= _BYTES_MAX else None
         if asked is None or identity is None or not _is_plain(asked[2].decode()):
             return None
         target = self._target(asked[1].decode())
