@@ -312,8 +312,16 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+class Verbatim(str):
+    """A value that field errors print just so."""
+
+    __slots__ = ()
+
+
 def render_value(value: Any) -> str:
     """How field errors print a bad value: text quoted, scalars bare, the rest as JSON."""
+    if isinstance(value, Verbatim):
+        return value
     if isinstance(value, str):
         return quote(value if len(value) <= VALUE_CHARS_MAX else value[:VALUE_CHARS_MAX] + "...")
     parts: list[str] = []

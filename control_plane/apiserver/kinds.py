@@ -31,6 +31,8 @@ class CustomVersion:
     columns: list[dict[str, Any]] = field(default_factory=list)
     selectable: tuple[str, ...] = ()
     scale: ScalePaths | None = None
+    deprecated: str = ""
+    """What every client is told who uses this version, if it is to go."""
 
 
 class Kinds:
@@ -109,7 +111,8 @@ class Kinds:
 
     def set_custom(self, name: str, versions: list[CustomVersion]) -> None:
         """Serve these versions of `plural.group`, and no others."""
-        if self._by_name.get(name) == versions:
+        served = self._by_name.get(name)
+        if served == versions and [one.info.told for one in served] == [one.info.told for one in versions]:
             return
         self.remove_custom(name)
         self._by_name[name] = versions

@@ -119,6 +119,8 @@ class Answer:
 
     json: bytes
     created: bool = False
+    accepted: bool = False
+    """What was asked for goes on after the answer."""
     warnings: list[str] = field(default_factory=list)
     object: Object | None = None
     """The same, parsed, where it is at hand."""

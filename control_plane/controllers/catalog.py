@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayplane.control_plane.controllers.apiservices import ApiServiceController
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.config import ControllersConfig
 from rayplane.control_plane.controllers.core import Controller
@@ -11,6 +12,7 @@ from rayplane.control_plane.controllers.deployment import DeploymentController
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
 from rayplane.control_plane.controllers.ephemeralvolume import EphemeralVolumeController
+from rayplane.control_plane.controllers.flowschema import FlowSchemaController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.job import JobController
 from rayplane.control_plane.controllers.namespace import NamespaceController
@@ -51,6 +53,8 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         ProtectionController(resource="persistentvolumes"),
         LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),
         NamespaceController(),
+        ApiServiceController(),
+        FlowSchemaController(),
         PodGCController(timing),
         GarbageCollector(config.garbage_collected),
     ]

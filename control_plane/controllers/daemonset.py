@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apps.daemon_set import TEMPLATE_GENERATION
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import admits, required_terms
@@ -49,7 +50,6 @@ from rayplane.control_plane.controllers.templates import next_available, pod_fro
 
 SETS = "daemonsets.apps"
 HASH = "controller-revision-hash"
-GENERATION = "deprecated.daemonset.template.generation"
 _KEPT_ON = (NOT_READY, UNREACHABLE)
 _SCHEDULED_ON = (DISK_PRESSURE, MEMORY_PRESSURE, PID_PRESSURE, UNSCHEDULABLE)
 _owner = controller_key("DaemonSet", "apps")
@@ -225,7 +225,7 @@ class _Sync:
     def _create(self, node: str) -> Create:
         pod = pod_from(meta.spec(self.ds).get("template") or {}, self.ds)
         labels = {**(pod["metadata"].get("labels") or {}), HASH: self.hash}
-        if generation := meta.annotations(self.ds).get(GENERATION):
+        if generation := meta.annotations(self.ds).get(TEMPLATE_GENERATION):
             labels["pod-template-generation"] = generation
         pod["metadata"]["labels"] = labels
         spec = pod["spec"]

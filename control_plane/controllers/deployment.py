@@ -165,7 +165,7 @@ class _Sync:
     def _patch_revision(self, revision: str) -> Patch:
         body = {"metadata": {"uid": meta.uid(self.deployment), "annotations": {REVISION: revision}}}
         space, name = meta.namespace(self.deployment), meta.name(self.deployment)
-        return Patch("deployments.apps", space, name, body)
+        return Patch("deployments.apps", space, name, body, subresource="status")
 
     def _create_new(self) -> list[Action]:
         deployment = self.deployment

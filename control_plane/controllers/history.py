@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apps.daemon_set import TEMPLATE_GENERATION
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Create, Delete, Update
 from rayplane.control_plane.controllers.templates import normalized, safe_hash
 
 REVISIONS = "controllerrevisions.apps"
-_NOT_COPIED = frozenset({"deprecated.daemonset.template.generation"})
+_NOT_COPIED = frozenset({TEMPLATE_GENERATION})
 
 
 def revision_data(owner: Object) -> dict[str, Any]:

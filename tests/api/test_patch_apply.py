@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api.errors import BadRequest, Conflict
 from rayplane.control_plane.api.machinery.apply import BEFORE_FIRST_APPLY, LAST_APPLIED, apply, track_update
-from rayplane.control_plane.api.machinery.fieldsets import from_fields_v1, to_fields_v1
+from rayplane.control_plane.api.machinery.fieldsets import Reach, from_fields_v1, to_fields_v1
 from rayplane.control_plane.api.machinery.schema import definition_of
 
 CONFIG_MAP = definition_of("v1", "ConfigMap")
@@ -208,7 +208,7 @@ def test_managed_fields_that_a_client_writes_are_taken_unless_unreadable() -> No
 
 def test_fields_that_the_endpoint_resets_are_not_owned() -> None:
     config = {**deployment({"name": "c"}), "status": {"replicas": 3}}
-    made = apply(None, config, DEPLOYMENT, manager="m1", time=T1, ignore=[("f:status",)])
+    made = apply(None, config, DEPLOYMENT, manager="m1", time=T1, reach=Reach(frozenset({("f:status",)})))
     assert "f:status" not in owners(made)["m1"]
 
 

@@ -27,14 +27,14 @@ Object = dict[str, Any]
 class Api:
     def __init__(self, stack: Stack, session: aiohttp.ClientSession) -> None:
         self.stack = stack
-        self._session = session
-        self._base = f"http://{stack.servers[0].https_address}"
+        self.session = session
+        self.base = f"http://{stack.servers[0].https_address}"
 
     async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         headers.setdefault("Content-Type", "application/json")
-        async with self._session.request(method, self._base + path, data=data, headers=headers) as response:
+        async with self.session.request(method, self.base + path, data=data, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
     async def patch(self, kind: str, path: str, body: Any, manager: str = "") -> tuple[int, Any]:

@@ -129,6 +129,7 @@ _CONTROLLER_RULES = (
     _rule(("create",), "core", (
         "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumes", "pods", "serviceaccounts",
     )),
+    _rule(("create",), "apiregistration.k8s.io", ("apiservices",)),
     _rule(("create",), "apps", ("controllerrevisions", "replicasets")),
     _rule(("create",), "batch", ("jobs",)),
     _rule(("create",), "coordination.k8s.io", ("leases",)),
@@ -157,6 +158,10 @@ NODE_RULES = (
     _rule(("get",), "storage.k8s.io", ("volumeattachments",)),
     _rule(_READ, "storage.k8s.io", ("csidrivers",)),
     _rule(_READ, "node.k8s.io", ("runtimeclasses",)),
+    _rule(("get",), "resource.k8s.io", ("resourceclaims",)),
+    _rule(("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"), "resource.k8s.io", (
+        "resourceslices",
+    )),
 )  # fmt: skip
 """What a node may do at most: the node authorizer leaves of most of it only what the node's own pods need."""
 _PROXY_RULES = (

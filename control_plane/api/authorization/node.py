@@ -7,13 +7,22 @@ Source: Kubernetes reference "Using Node Authorization", `plugin/pkg/auth/author
 from collections.abc import Callable
 
 from rayplane.control_plane.api.authorization.bootstrap_policy import NODE_RULES
-from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, CLAIMS, VOLUMES, NodeGraph, Ref
+from rayplane.control_plane.api.authorization.node_graph import (
+    ATTACHMENTS,
+    CLAIMS,
+    RESOURCE_CLAIMS,
+    SLICES,
+    VOLUMES,
+    NodeGraph,
+    Ref,
+)
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES, nodes_text
 from rayplane.control_plane.api.authorization.rbac import Attributes, Decision, Rule
 
 _READ = frozenset({"get", "list", "watch"})
 _OWN = frozenset({"get", "create", "update", "patch", "delete"})
 _CHANGE = frozenset({"update", "patch"})
+_SEVERAL = frozenset({"list", "watch", "deletecollection"})
 _POD_SUBRESOURCES = {"status": _CHANGE, "eviction": frozenset({"create"})}
 _ALLOWED, _DENIED = Decision(True), Decision(False)
 _RULES = tuple(Rule(raw) for raw in NODE_RULES)
@@ -93,6 +102,22 @@ def _csi_nodes(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> 
     return _ALLOWED
 
 
+def _slices(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
+    if request.subresource:
+        return Decision(False, "cannot authorize ResourceSlice subresources")
+    if request.verb == "create":
+        return _ALLOWED
+    if request.verb in _OWN:
+        return _related(request, nodes, graph)
+    if request.verb not in _SEVERAL:
+        only = "get, watch, list, create, update, patch, delete, deletecollection"
+        return Decision(False, f"only the following verbs are allowed for a ResourceSlice: {only}")
+    selected = request.fields.allowed("spec.nodeName")
+    if selected is not None and selected <= nodes:
+        return _ALLOWED
+    return Decision(False, "can only list/watch/deletecollection resourceslices with nodeName field selector")
+
+
 def _nodes(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
     if request.subresource == "status":
         return _ALLOWED if request.verb in _CHANGE else _DENIED
@@ -131,6 +156,8 @@ _SPECIAL: dict[str, Callable[[Attributes, frozenset[str], NodeGraph], Decision]]
     CLAIMS: _claims,
     VOLUMES: _get,
     ATTACHMENTS: _get,
+    RESOURCE_CLAIMS: _get,
+    SLICES: _slices,
     "serviceaccounts": _accounts,
     "leases.coordination.k8s.io": _leases,
     "csinodes.storage.k8s.io": _csi_nodes,

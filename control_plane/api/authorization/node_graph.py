@@ -1,4 +1,4 @@
-"""The graph from nodes over the pods bound to them to secrets, config maps, claims, volumes and accounts.
+"""The graph from nodes over the pods bound to them to secrets, config maps, claims of both kinds, volumes and accounts.
 
 Fed object by object from watches; knows names only, so it is as small as the references between objects. Pure, owned by
 one event loop.
@@ -18,6 +18,7 @@ from rayplane.control_plane.api.pods.volumes import claim_name
 
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
 ATTACHMENTS = "volumeattachments.storage.k8s.io"
+RESOURCE_CLAIMS, SLICES = "resourceclaims.resource.k8s.io", "resourceslices.resource.k8s.io"
 # Of a CSI volume's secrets the controller's are none of the node's business.
 _VISIBLE = ("secretRef", "nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef")
 
@@ -32,7 +33,7 @@ class Ref(NamedTuple):
 
 class _Pod(NamedTuple):
     node: str
-    mark: tuple[str, str, int]
+    mark: tuple[Any, ...]
     """What its references depend on: they are not looked for again while it stays the same."""
     refs: frozenset[Ref]
 
@@ -46,14 +47,15 @@ class _Volume(NamedTuple):
 class NodeGraph:
     """The pods of nodes and what they refer to.
 
-    `put` and `remove` pods, volumes and volume attachments; `reaches` answers.
+    `put` and `remove` pods, volumes, volume attachments and resource slices; `reaches` answers.
     """
 
     _pods: dict[Ref, _Pod] = field(default_factory=dict)
     _users: dict[Ref, Counter[str]] = field(default_factory=dict)
     _volumes: dict[Ref, _Volume] = field(default_factory=dict)
     _by_secret: dict[Ref, set[Ref]] = field(default_factory=dict)
-    _attachments: dict[Ref, str] = field(default_factory=dict)
+    _of_a_node: dict[Ref, str] = field(default_factory=dict)
+    """The nodes of what names one itself: attachments and resource slices."""
 
     def put(self, resource: str, o: Object) -> None:
         ref = Ref(resource, meta.namespace(o), meta.name(o))
@@ -61,8 +63,8 @@ class NodeGraph:
             self._put_pod(ref, o)
         elif resource == VOLUMES:
             self._put_volume(ref, o)
-        elif resource == ATTACHMENTS:
-            self._attachments[ref] = meta.spec(o).get("nodeName") or ""
+        else:
+            self._of_a_node[ref] = meta.spec(o).get("nodeName") or ""
 
     def remove(self, resource: str, o: Object) -> None:
         ref = Ref(resource, meta.namespace(o), meta.name(o))
@@ -71,15 +73,15 @@ class NodeGraph:
         elif resource == VOLUMES:
             self._forget_volume(ref)
         else:
-            self._attachments.pop(ref, None)
+            self._of_a_node.pop(ref, None)
 
     def reaches(self, ref: Ref, nodes: frozenset[str]) -> bool:
         """Whether one of `nodes` has anything to do with an object."""
         if ref.resource == "pods":
             pod = self._pods.get(ref)
             return pod is not None and pod.node in nodes
-        if ref.resource == ATTACHMENTS:
-            return self._attachments.get(ref) in nodes
+        if ref.resource in (ATTACHMENTS, SLICES):
+            return self._of_a_node.get(ref) in nodes
         if ref.resource == VOLUMES:
             volume = self._volumes.get(ref)
             return volume is not None and self._uses(volume.claim, nodes)
@@ -97,7 +99,7 @@ class NodeGraph:
         if not node:
             self._forget_pod(ref)
             return
-        mark = (meta.uid(pod), node, len(spec.get("ephemeralContainers") or ()))
+        mark = (meta.uid(pod), node, len(spec.get("ephemeralContainers") or ()), _made_claims(pod))
         known = self._pods.get(ref)
         if known is not None and known.mark == mark:
             return
@@ -144,6 +146,14 @@ class NodeGraph:
                 del self._by_secret[one]
 
 
+def _made_claims(pod: Object) -> tuple[str, ...]:
+    """The names of the resource claims that were made for a pod."""
+    statuses = meta.status(pod).get("resourceClaimStatuses") or ()
+    extended = meta.status(pod).get("extendedResourceClaimStatus") or {}
+    found = [one.get("resourceClaimName") for one in (*statuses, extended)]
+    return tuple(name for name in found if name)
+
+
 def pod_references(pod: Object) -> Iterator[Ref]:
     """Everything that the node of a pod has to read for it."""
     spec, namespace = meta.spec(pod), meta.namespace(pod)
@@ -151,6 +161,8 @@ def pod_references(pod: Object) -> Iterator[Ref]:
     found += [("secrets", one.get("name")) for one in spec.get("imagePullSecrets") or ()]
     for container in every(spec):
         found += _of_environment(container)
+    found += [(RESOURCE_CLAIMS, one.get("resourceClaimName")) for one in spec.get("resourceClaims") or ()]
+    found += [(RESOURCE_CLAIMS, name) for name in _made_claims(pod)]
     for volume in spec.get("volumes") or ():
         found += _of_volume(volume, meta.name(pod))
     for resource, name in found:

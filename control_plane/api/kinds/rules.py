@@ -38,6 +38,14 @@ class Absent:
         return f"Absent({self.reason!r})"
 
 
+_BESIDE_CONTENT: Final = frozenset({"apiVersion", "kind", "metadata"})
+
+
+def content_differs(new: Object, old: Object) -> bool:
+    """Whether anything but metadata differs."""
+    return any(new.get(field) != old.get(field) for field in (new.keys() | old.keys()) - _BESIDE_CONTENT)
+
+
 CLIENTS_METADATA: Final = frozenset({"labels", "annotations", "finalizers", "ownerReferences"})
 """The fields of metadata that are the clients' own."""
 
@@ -62,6 +70,7 @@ NO_VALIDATION: Final = Absent("its schema and metadata are all that is looked at
 NO_UPDATE_RULES: Final = Absent("what may be created may also be changed to")
 NO_STATUS_RULES: Final = Absent("who may write its status is believed")
 NO_WARNINGS: Final[Any] = Absent("nothing in it is deprecated, or easily mistaken")
+NO_CHANGE_COUNTS: Final = Absent("it stays the first generation")
 NO_SCALE: Final = Absent("it has no number of replicas")
 REQUEST_ONLY: Final = Absent("it is a question, answered at once and never stored")
 
@@ -107,6 +116,8 @@ class Rules:
     status: Status | Absent = field(default=FORGOTTEN)
     generation: bool = field(default=FORGOTTEN)
     """Whether metadata.generation counts the changes of the kind."""
+    counts: Callable[[Object, Object], bool] = content_differs
+    """(new, old): whether an update counts as one. Its status is the old one by then, where it has one of its own."""
     printer: Printer = field(default=FORGOTTEN)
     """Columns of tables."""
     fields: tuple[str, ...] = field(default=FORGOTTEN)
@@ -120,6 +131,10 @@ class Rules:
     """What every client is told who uses the kind, if it is to go."""
     orphans: bool = field(default=False)
     """Whether dependents stay when a client does not say what to do with them."""
+    has_dependents: bool = True
+    """False where nothing depends on it, whatever a client asks to be done with dependents."""
+    ends_by_itself: bool = False
+    """Whether a delete request only marks it, and what its deletion waits for is the kind's own affair."""
 
 
 AS_WRITTEN: Final = Rules(

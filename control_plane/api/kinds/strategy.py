@@ -95,8 +95,8 @@ def _fresh(value: Any) -> Any:
 def prepare_for_update(new: Object, old: Object, info: Resource | None = None) -> None:
     """Keep what an ordinary update cannot change, and count the change.
 
-    Status and system metadata come from `old`; generation goes up by one when anything but
-    metadata and status differs.
+    Status and system metadata come from `old`; generation goes up by one when anything but metadata differs, and as
+    the kind says.
     """
     rules = _rules(new, info)
     _keep_metadata(new, old)
@@ -106,7 +106,7 @@ def prepare_for_update(new: Object, old: Object, info: Resource | None = None) -
         else:
             new.pop("status", None)
     rules.prepare_update(new, old)
-    if _has_generation(rules, info) and _differs(new, old):
+    if _has_generation(rules, info) and rules.counts(new, old):
         new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1
 
 
@@ -118,10 +118,6 @@ def _keep_metadata(new: Object, old: Object) -> None:
             metadata[field] = before[field]
         else:
             metadata.pop(field, None)
-
-
-def _differs(new: Object, old: Object) -> bool:
-    return any(new.get(field) != old.get(field) for field in (new.keys() | old.keys()) - _OUTSIDE_SPEC)
 
 
 def metadata_with_status(info: Resource | None, rules: Rules | None = None) -> frozenset[str]:

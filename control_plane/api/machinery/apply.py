@@ -6,14 +6,14 @@ apimachinery, package managedfields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
 
 from rayplane.control_plane.api.errors import BadRequest, Conflict
 from rayplane.control_plane.api.machinery import budget, managed_fields
-from rayplane.control_plane.api.machinery.fieldsets import EMPTY, FieldSet, Path, ownable, render, without_below
+from rayplane.control_plane.api.machinery.fieldsets import EMPTY, EVERYTHING, FieldSet, Reach, ownable, render
 from rayplane.control_plane.api.machinery.managed_fields import Entry, Manager, Managers, applier, updater
 from rayplane.control_plane.api.machinery.schema import Definition, Type
 from rayplane.control_plane.api.machinery.shapes import UNDESCRIBED, NotTyped, Place, type_errors
@@ -48,20 +48,20 @@ def apply(
     time: str,
     force: bool = False,
     subresource: str = "",
-    ignore: Iterable[Path] = (),
+    reach: Reach = EVERYTHING,
     convert: Convert | None = None,
 ) -> Object:
     """The object after `manager` applied `config`, with managedFields; `live` None creates.
 
-    Both are in the version of `definition`; `time` is an RFC 3339 stamp for the manager's entry; `ignore` names
-    subtrees that this endpoint resets and nobody comes to own through it, such as `("f:status",)`. The result is not
+    Both are in the version of `definition`; `time` is an RFC 3339 stamp for the manager's entry; `reach` is what
+    one may come to own through this endpoint. The result is not
     checked against the schema but for what is merged by it. When nothing changed it equals `live`.
     Raises Conflict with one FieldManagerConflict cause per field that another manager owns with another value,
     BadRequest for a config that carries managedFields or doesn't fit the schema.
     """
     if (config.get("metadata") or {}).get("managedFields") is not None:
         raise BadRequest("metadata.managedFields must be nil")
-    views = _Views(config["apiVersion"], definition, frozenset(ignore), convert)
+    views = _Views(config["apiVersion"], definition, reach, convert)
     check_config(config, definition)
     try:
         return _applied(live, config, views, applier(manager, subresource), time, force=force)
@@ -86,7 +86,7 @@ def track_update(
     time: str,
     version: str = "",
     subresource: str = "",
-    ignore: Iterable[Path] = (),
+    reach: Reach = EVERYTHING,
     convert: Convert | None = None,
 ) -> None:
     """Set the managedFields of `new`, in place, after a create, update or patch by `manager`.
@@ -103,7 +103,7 @@ def track_update(
             given = None
         if given in ([], [{}]) or not (given or stored):
             return
-    views = _Views(version or new["apiVersion"], definition, frozenset(ignore), convert)
+    views = _Views(version or new["apiVersion"], definition, reach, convert)
     old = live if live is not None else _bare(new)
     try:
         difference = views.difference(old, new, views.version)
@@ -144,10 +144,10 @@ def _bare(obj: Object) -> Object:
 class _Views:
     """Objects as the versions see them in which fields are named, and their differences there."""
 
-    def __init__(self, version: str, definition: Definition | None, ignored: FieldSet, convert: Convert | None) -> None:
+    def __init__(self, version: str, definition: Definition | None, reach: Reach, convert: Convert | None) -> None:
         self.version = version
         self.root = _root(definition)
-        self._ignored = ignored
+        self._reach = reach
         self._convert = convert
         self._last: tuple[Object, Object, dict[str, Difference]] | None = None
 
@@ -172,7 +172,7 @@ class _Views:
 
     def counted(self, fields: FieldSet) -> FieldSet:
         """`fields` without those that this endpoint resets."""
-        return without_below(fields, self._ignored)
+        return self._reach.counted(fields)
 
 
 def _updated(old: Object, new: Object, managers: Managers, views: _Views, key: Manager, time: str) -> Managers:

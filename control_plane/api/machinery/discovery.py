@@ -178,7 +178,7 @@ def _resource(info: ResourceInfo) -> dict[str, Any]:
         "singularName": info.singular,
         "namespaced": info.namespaced,
         "kind": info.kind,
-        "verbs": list(info.verbs),
+        "verbs": list(info.told_verbs or info.verbs),
     }
     if info.short_names:
         row["shortNames"] = list(info.short_names)
@@ -210,7 +210,7 @@ def _aggregated_resource(info: ResourceInfo) -> dict[str, Any]:
         "responseKind": _kind(info, info),
         "scope": "Namespaced" if info.namespaced else "Cluster",
         "singularResource": info.singular,
-        "verbs": list(info.verbs),
+        "verbs": list(info.told_verbs or info.verbs),
     }
     if info.short_names:
         row["shortNames"] = list(info.short_names)

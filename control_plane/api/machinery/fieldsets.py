@@ -7,7 +7,8 @@ Source: Kubernetes documentation "Server-Side Apply"; the FieldsV1 format of met
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -57,6 +58,32 @@ def without_below(fields: FieldSet, roots: FieldSet) -> FieldSet:
         return fields
     lengths = {len(root) for root in roots}
     return frozenset(p for p in fields if not any(p[:n] in roots for n in lengths))
+
+
+def only_below(fields: FieldSet, patterns: Sequence[Path]) -> FieldSet:
+    """Those of `fields` on the way to and inside what a pattern names, in which `*` is any element."""
+    return frozenset(p for p in fields if any(_on_the_way(p, pattern) for pattern in patterns))
+
+
+def _on_the_way(path: Path, pattern: Path) -> bool:
+    return all(wanted in ("*", element) for wanted, element in zip(pattern, path, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The fields that somebody may come to own through an endpoint: the others it resets."""
+
+    without: FieldSet = EMPTY
+    """Subtrees that are reset."""
+    only: tuple[Path, ...] = ()
+    """Patterns of the subtrees that are not, where they are few."""
+
+    def counted(self, fields: FieldSet) -> FieldSet:
+        fields = without_below(fields, self.without)
+        return only_below(fields, self.only) if self.only else fields
+
+
+EVERYTHING: Final = Reach()
 
 
 def to_fields_v1(fields: Iterable[Path]) -> dict[str, Any]:

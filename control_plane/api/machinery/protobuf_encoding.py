@@ -20,13 +20,16 @@ from rayplane.control_plane.api.meta import Object, parse_time
 
 _VARINT, _FIXED64, _BYTES = 0, 1, 2
 _WATCH_EVENT: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"
-_STATUS: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.Status"
+_META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1."
+_OF_META: Final = frozenset(
+    {("v1", "Status"), ("meta.k8s.io/v1", "PartialObjectMetadata"), ("meta.k8s.io/v1", "PartialObjectMetadataList")}
+)
 
 
 def encode(o: Object) -> bytes:
     """An object, list or Status in its envelope. ProtobufError for a kind that has no protobuf form."""
     version, kind = o.get("apiVersion") or "", o.get("kind") or ""
-    name = _STATUS if (version, kind) == ("v1", "Status") else definition_name(version, kind)
+    name = f"{_META}{kind}" if (version, kind) in _OF_META else definition_name(version, kind)
     if name is None:
         raise ProtobufError(f'no kind "{kind}" is registered for version "{version}"')
     envelope = {"apiVersion": version, "kind": kind, "raw": base64.b64encode(encode_message(name, o))}

@@ -134,6 +134,14 @@ class ResourceInfo:
     custom: bool = field(default=False, compare=False)
     """True for a resource added by a CustomResourceDefinition."""
     list_kind: str = field(default="", compare=False)
+    told_verbs: tuple[str, ...] = field(default=(), compare=False)
+    """The verbs that discovery tells of, where they are not all: what is about to go takes nothing new."""
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What discovery tells of it beside its names, and where it is stored."""
+        names = (self.singular, self.list_kind, self.short_names, self.categories)
+        return (*names, self.verbs, self.told_verbs, dict(self.subresources), self.stored_api_version)
 
     @property
     def api_version(self) -> str:

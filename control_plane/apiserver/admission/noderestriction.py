@@ -68,6 +68,8 @@ class NodeRestriction:
                 check.lease()
             case "csinodes.storage.k8s.io":
                 check.must_be_own("can only access CSINode with the same name as the requesting node")
+            case "resourceslices.resource.k8s.io":
+                check.slice()
 
 
 class _Check:
@@ -84,6 +86,14 @@ class _Check:
         name = meta.name(request.object) if request.operation == CREATE else request.name
         if name not in self._nodes:
             _refuse(request, text)
+
+    def slice(self) -> None:
+        request = self._request
+        if request.operation in (CREATE, DELETE):
+            slice_ = request.object if request.operation == CREATE else request.old or request.object
+            if meta.spec(slice_).get("nodeName") not in self._nodes:
+                verb = request.operation.lower()
+                _refuse(request, f"can only {verb} ResourceSlice with the same NodeName as the requesting node")
 
     # --- pods ---------------------------------------------------------------------------------
 

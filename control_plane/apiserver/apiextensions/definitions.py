@@ -17,8 +17,8 @@ from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, req
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
 from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.machinery import schema
-from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo
-from rayplane.control_plane.api.meta import Object, set_condition
+from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo, version_priority
+from rayplane.control_plane.api.meta import Object, get_condition, set_condition
 from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
 from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _VERBS = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
+_VERBS_AT_THE_END = ("delete", "deletecollection", "get", "list", "watch")
 _CHANGE = ("get", "patch", "update")
 _COLUMNS_MAX = 100
 
@@ -144,6 +145,7 @@ def versions_of(crd: Object) -> list[CustomVersion]:
             continue
         openapi = (version.get("schema") or {}).get("openAPIV3Schema") or {"type": "object"}
         parts = version.get("subresources") or {}
+        ends = (get_condition(crd, "Terminating") or {}).get("status") == "True"
         info = ResourceInfo(
             group=group,
             version=version["name"],
@@ -152,6 +154,7 @@ def versions_of(crd: Object) -> list[CustomVersion]:
             singular=names.get("singular") or names["kind"].lower(),
             namespaced=spec.get("scope") == "Namespaced",
             verbs=_VERBS,
+            told_verbs=_VERBS_AT_THE_END if ends else (),
             definition="",
             storage_prefix=f"/registry/{group}/{names['plural']}/",
             stored_api_version=f"{group}/{storage}",
@@ -170,9 +173,21 @@ def versions_of(crd: Object) -> list[CustomVersion]:
                 columns=list(version.get("additionalPrinterColumns") or ()),
                 selectable=tuple(f.get("jsonPath") or "" for f in version.get("selectableFields") or ()),
                 scale=_scale_paths(parts.get("scale")),
+                deprecated=_deprecation(spec, version) if version.get("deprecated") else "",
             )
         )
     return made
+
+
+def _deprecation(spec: Object, version: Object) -> str:
+    """What is told who uses a deprecated version: the definition's own words, or which version to take instead."""
+    if version.get("deprecationWarning"):
+        return str(version["deprecationWarning"])
+    own, what = version_priority(version["name"]), f"{spec['group']}/{{}} {spec['names']['kind']}"
+    newer = [v["name"] for v in spec["versions"] if v.get("served") and not v.get("deprecated")]
+    newer = sorted((name for name in newer if version_priority(name) < own), key=version_priority)
+    text = f"{what.format(version['name'])} is deprecated"
+    return f"{text}; use {what.format(newer[0])}" if newer else text
 
 
 def _subresources(group: str, version: str, kind: str, parts: dict[str, Any]) -> MappingProxyType[str, SubresourceInfo]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rayplane.control_plane.api.authorization import node as node_authorization
 from rayplane.control_plane.api.authorization import rbac
-from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, VOLUMES, NodeGraph
+from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, SLICES, VOLUMES, NodeGraph
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
 from rayplane.control_plane.api.meta import Object, name
@@ -36,7 +36,12 @@ class Authorizer:
         self._graph = NodeGraph()
         self._rules = Follower(kinds, hub, _RESOURCES, clear=self._clear, put=self._put, remove=self._remove)
         self._nodes = Follower(
-            kinds, hub, ("pods", VOLUMES, ATTACHMENTS), clear=self._clear_nodes, put=self._put_node, remove=self._drop
+            kinds,
+            hub,
+            ("pods", VOLUMES, ATTACHMENTS, SLICES),
+            clear=self._clear_nodes,
+            put=self._put_node,
+            remove=self._drop,
         )
 
     async def load(self) -> None:

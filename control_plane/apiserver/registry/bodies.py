@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayplane.control_plane.api.errors import (
+    ApiError,
     BadRequest,
     Conflict,
     FieldError,
@@ -16,24 +17,37 @@ from rayplane.control_plane.api.kinds.metadata import FIELD_MANAGER_MAX_BYTES, f
 from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA
 from rayplane.control_plane.api.kinds.strategy import metadata_with_status
 from rayplane.control_plane.api.machinery import apply, decoding, patching
+from rayplane.control_plane.api.machinery.fieldsets import EVERYTHING, Reach
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.requests import Target, WriteOptions
+from rayplane.storage.env import Env
 
 _MODES = ("", "Ignore", "Strict", "Warn")
 
 
-def fields_of_others(info: ResourceInfo, subresource: str) -> tuple[tuple[str, ...], ...]:
-    """What nobody comes to own through this endpoint, because it resets it."""
+_PARTS = {
+    "ephemeralcontainers": Reach(only=(("f:spec", "f:ephemeralContainers"),)),
+    "resize": Reach(
+        only=tuple(
+            ("f:spec", f"f:{containers}", "*", f"f:{field}")
+            for containers in ("containers", "initContainers")
+            for field in ("resources", "resizePolicy")
+        )
+    ),
+    "approval": Reach(frozenset({("f:spec",), ("f:status", "f:certificate")})),
+}
+
+
+def reach_of(info: ResourceInfo, subresource: str) -> Reach:
+    """What one may come to own through an endpoint."""
     if subresource == "status":
-        if info.custom:
-            return (("f:spec",), ("f:metadata",))
-        reset = sorted(CLIENTS_METADATA - metadata_with_status(info))
-        return (("f:spec",), *(("f:metadata", f"f:{name}") for name in reset))
-    if subresource == "approval":
-        return (("f:spec",), ("f:status", "f:certificate"))
-    return (("f:status",),) if "status" in info.subresources else ()
+        metadata = {("f:metadata", f"f:{name}") for name in CLIENTS_METADATA - metadata_with_status(info)}
+        return Reach(frozenset({("f:spec",), *({("f:metadata",)} if info.custom else metadata)}))
+    if subresource in _PARTS:
+        return _PARTS[subresource]
+    return Reach(frozenset({("f:status",)})) if "status" in info.subresources else EVERYTHING
 
 
 def validation_mode(text: str) -> decoding.FieldValidation:
@@ -78,6 +92,29 @@ def program(user_agent: str) -> str:
     return name.encode()[:limit].decode(errors="ignore")
 
 
+_DOUBLED_OWNERS = (
+    ".metadata.ownerReferences contains duplicate entries{}; API server dedups owner references in 1.20+, and may "
+    "reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: [{}]"
+)
+
+
+def drop_doubled_owners(meta: dict[str, Any], *, patched: bool = False) -> list[str]:
+    """Leave each owner once, in place; what the client is told who named one twice."""
+    owners = meta.get("ownerReferences") or ()
+    kept: list[Any] = []
+    doubled: list[str] = []
+    for owner in owners:
+        if owner in kept:
+            doubled.append(str(owner.get("uid") or ""))
+        else:
+            kept.append(owner)
+    if not doubled:
+        return []
+    meta["ownerReferences"] = kept
+    # What a patch makes is looked at only once it was admitted.
+    return [_DOUBLED_OWNERS.format(" after mutating admission happens" if patched else "", " ".join(doubled))]
+
+
 def set_namespace(target: Target, meta: dict[str, Any]) -> None:
     """The namespace is that of the URL. BadRequest when the object names another."""
     given = meta.get("namespace") or ""
@@ -87,6 +124,24 @@ def set_namespace(target: Target, meta: dict[str, Any]) -> None:
         if not target.namespace:
             raise BadRequest("an empty namespace may not be set during creation")
         meta["namespace"] = target.namespace
+
+
+def new_metadata(target: Target, o: Object, env: Env) -> dict[str, Any]:
+    """The metadata of an object to be made, with what the system gives it, in place."""
+    meta = o.get("metadata")
+    if not isinstance(meta, dict):
+        meta = o["metadata"] = {}
+    if meta.get("resourceVersion"):
+        raise ApiError("resourceVersion should not be set on objects to be created", reason="", code=500)
+    meta.pop("resourceVersion", None)
+    set_namespace(target, meta)
+    if target.name and meta.get("name") != target.name:
+        if meta.get("name"):
+            raise wrong_name(meta["name"], target.name)
+        meta["name"] = target.name
+    meta["uid"] = env.uuid()
+    meta["creationTimestamp"] = env.timestamp()
+    return meta
 
 
 def wrong_name(given: str, wanted: str) -> BadRequest:

@@ -89,7 +89,8 @@ class Deleter:
             o = entry.object
             json = self._kinds.json(info, entry)
         if not removed or info.name in _RETURNS_DELETED:
-            return Answer(json)
+            # 202 was only ever said to those who ask in the oldest way, and stays theirs.
+            return Answer(json, accepted=not removed and options.orphan_dependents is False)
         return Answer(orjson.dumps(_deleted_status(info, o)))
 
     async def _admitted(self, user: User, target: Target, o: Object, old: Object, *, dry_run: bool) -> AdmissionRequest:

@@ -41,6 +41,7 @@ from rayplane.control_plane.apiserver.watch_cache.watchers import BOOKMARK, ERRO
 from rayplane.storage.env import Env
 
 _PAGE = 500
+_LIST_TOO_OLD = "The resourceVersion for the provided list is too old."
 _TOKEN_VERSION = "meta.k8s.io/v1"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
@@ -153,15 +154,13 @@ class Reader:
         match = options.resource_version_match
         if version and (match == "Exact" or (not match and options.limit)):
             await self._hub.reached(version)
-            start = info.key_prefix(target.namespace)
-            return await self._pages(target.info, selection, start=start, revision=version, limit=options.limit)
+            return await self._pages(target.info, selection, revision=version, limit=options.limit)
         try:
             cache = await self._reached(info, options.resource_version)
         except Timeout:
             if version:
                 raise
-            start = info.key_prefix(target.namespace)
-            return await self._pages(target.info, selection, start=start, revision=0, limit=options.limit)
+            return await self._pages(target.info, selection, revision=0, limit=options.limit)
         return self._from_cache(target.info, cache, selection, options.limit)
 
     def _from_cache(self, info: ResourceInfo, cache: ResourceCache, selection: Selection, limit: int) -> Listing:
@@ -176,19 +175,21 @@ class Reader:
         return Listing(info, shown, revision, token, left)
 
     async def _pages(
-        self, info: ResourceInfo, selection: Selection, *, start: str, revision: int, limit: int
+        self, info: ResourceInfo, selection: Selection, *, start: str = "", revision: int, limit: int
     ) -> Listing:
-        """Read at a revision of the past (0: now) from etcd, until `limit` entries match."""
+        """Read at a revision of the past (0: now) from etcd, until `limit` entries match; from `start` on."""
         stored = self._kinds.stored(info)
         prefix = stored.key_prefix(selection.namespace)
+        continued, start = bool(start), start or prefix
         found: _Entries = []
         size = limit if limit and selection.content_free else max(limit, _PAGE)
         while True:
             try:
                 page = await self._storage.page(stored, prefix, start=start, limit=size, revision=revision)
             except Expired as e:
-                fresh = _make_token(-1, start, prefix) if start != prefix else ""
-                raise _ExpiredPage(fresh) from e
+                if not continued:
+                    raise Expired(_LIST_TOO_OLD) from e
+                raise _ExpiredPage(_make_token(-1, start, prefix)) from e
             revision, left, start = page.revision, page.left, page.last_key + "\0"
             for index, entry in enumerate(page.entries):
                 if not isinstance(entry, Broken) and selection.matches(entry):
@@ -383,8 +384,7 @@ class _ExpiredPage(Expired):
 
     @property
     def status(self) -> dict[str, Any]:
-        meta = {"continue": self._fresh_token} if self._fresh_token else {}
-        return {**super().status, "metadata": meta}
+        return {**super().status, "metadata": {"continue": self._fresh_token}}
 
 
 def _error_item(error: ApiError) -> WatchItem:

@@ -328,6 +328,9 @@ class ObjectRegistry:
         computed = verb == "create" or info.name in self._computed
         if verb not in served or not (info.persisted or computed):
             raise MethodNotAllowed(details={})
+        if verb == "create" and info.told_verbs and not target.subresource:
+            text = "create not allowed while custom resource definition is terminating"
+            raise MethodNotAllowed(text, details={"group": info.group, "kind": info.plural})
         if user.all_powerful:
             allowed()
             return

@@ -47,6 +47,7 @@ from rayplane.storage.env import Env
 
 _SUCCESS = orjson.dumps({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 _SCALE = ("autoscaling/v1", "Scale")
+_RESIZED = ("resources", "resizePolicy")
 _WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finalize"})
 
 
@@ -297,16 +298,29 @@ def _ephemeral(new: Object, old: Object, info: ResourceInfo) -> None:
             raise Invalid.of("Pod", old["metadata"]["name"], errors)
     _replace(new, old, {"spec": {**old["spec"], "ephemeralContainers": wanted}})
     _must_be_valid(new)
+    _count(new, old)
 
 
 def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
-    wanted = {c.get("name"): c.get("resources") for c in (new.get("spec") or {}).get("containers") or ()}
-    containers = [
-        {**c, "resources": wanted[c["name"]]} if wanted.get(c["name"]) is not None else c
-        for c in old["spec"]["containers"]
-    ]
-    _replace(new, old, {"spec": {**old["spec"], "containers": containers}})
+    given, spec = new.get("spec") or {}, dict(old["spec"])
+    for field in ("containers", "initContainers"):
+        wanted = {c.get("name"): c for c in given.get(field) or ()}
+        if field in spec:
+            spec[field] = [_resized(c, wanted.get(c["name"], c)) for c in spec[field]]
+    _replace(new, old, {"spec": spec})
     _must_be_valid(new)
+    _count(new, old)
+
+
+def _resized(container: Object, wanted: Object) -> Object:
+    kept = {field: value for field, value in container.items() if field not in _RESIZED}
+    return {**kept, **{field: wanted[field] for field in _RESIZED if wanted.get(field) is not None}}
+
+
+def _count(new: Object, old: Object) -> None:
+    """A change of what a pod is to be is a new generation of it, whichever way it comes."""
+    if new["spec"] != old["spec"]:
+        new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1
 
 
 def _must_be_valid(pod: Object) -> None:

@@ -12,11 +12,11 @@ import orjson
 
 from rayplane.control_plane.api.errors import (
     AlreadyExists,
-    ApiError,
     Conflict,
     FieldError,
     Invalid,
     NotFound,
+    Verbatim,
     invalid,
 )
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
@@ -35,8 +35,10 @@ from rayplane.control_plane.apiserver.registry.bodies import (
     check_new,
     check_patched,
     check_same,
-    fields_of_others,
+    drop_doubled_owners,
+    new_metadata,
     place_configuration,
+    reach_of,
     read_configuration,
     set_namespace,
     validation_mode,
@@ -46,7 +48,7 @@ from rayplane.control_plane.apiserver.registry.deleting import Deleter
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.leases import EventLeases
-from rayplane.control_plane.apiserver.storage.store import DryRun, GuardFailed, Storage, Write
+from rayplane.control_plane.apiserver.storage.store import DryRun, GuardFailed, Storage, Write, name_taken
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.storage.env import Env
 
@@ -113,7 +115,8 @@ class Writer:
     ) -> Answer:
         """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known."""
         info = target.info
-        meta = self._new_metadata(target, o)
+        meta = new_metadata(target, o, self._env)
+        warnings = [*(warnings or ()), *drop_doubled_owners(meta)]
         prefix = meta.get("generateName") if not meta.get("name") else ""
         await self._heavy.run(size, self.default, info, o)
         stored_info = self._kinds.stored(info)
@@ -139,7 +142,7 @@ class Writer:
                 request.object = orjson.loads(original)
                 continue
             break
-        found = [*(warnings or ()), *request.warnings]
+        found = [*warnings, *request.warnings]
         if entry is None:
             shown = self._kinds.from_stored(info, request.object)
             return Answer(orjson.dumps(shown), created=True, warnings=found, object=shown)
@@ -168,10 +171,11 @@ class Writer:
         for _ in range(_RESERVE_TRIES):
             await self._admission.reserve(request)
             if request.dry_run:
-                if await self._storage.get(info, request.namespace, o["metadata"]["name"]):
-                    raise AlreadyExists.of(info.plural, o["metadata"]["name"], group=info.group)
+                if found := await self._storage.get(info, request.namespace, o["metadata"]["name"]):
+                    raise name_taken(info, o["metadata"], found)
                 return None
             write = Write(o, lease=lease, guards=request.guards, effects=request.effects)
+            write.spares_owners = bool(request.manager)
             try:
                 return await self._storage.create(info, write)
             except GuardFailed:
@@ -196,23 +200,6 @@ class Writer:
             return custom_schema.validate(o, found.schema)
         return custom.errors_of(o, self._kinds) if info.name == CRDS else []
 
-    def _new_metadata(self, target: Target, o: Object) -> dict[str, Any]:
-        meta = o.get("metadata")
-        if not isinstance(meta, dict):
-            meta = o["metadata"] = {}
-        if meta.get("resourceVersion"):
-            text = "resourceVersion should not be set on objects to be created"
-            raise ApiError(text, reason="", code=500)
-        meta.pop("resourceVersion", None)
-        set_namespace(target, meta)
-        if target.name and meta.get("name") != target.name:
-            if meta.get("name"):
-                raise wrong_name(meta["name"], target.name)
-            meta["name"] = target.name
-        meta["uid"] = self._env.uuid()
-        meta["creationTimestamp"] = self._env.timestamp()
-        return meta
-
     # --- update and patch ---------------------------------------------------------------------
 
     async def update(
@@ -234,6 +221,7 @@ class Writer:
         asked: Object | None = decoded.object
         meta: dict[str, Any] = decoded.object.setdefault("metadata", {})
         set_namespace(target, meta)
+        warnings = [*decoded.warnings, *drop_doubled_owners(meta)]
         name = meta.get("name") or ""
         if name != target.name:
             raise wrong_name(name, target.name)
@@ -242,21 +230,21 @@ class Writer:
         async def make(_: Object) -> Object:
             nonlocal asked
             if not version and (info.custom or rules.needs_version):
-                errors = [invalid("metadata.resourceVersion", 0, "must be specified for an update")]
-                raise Invalid.of(info.kind, target.name, errors, group=info.group)
+                errors = [invalid("metadata.resourceVersion", Verbatim("0x0"), "must be specified for an update")]
+                raise Invalid.of(info.plural, target.name, errors, group=info.group)
             first, asked = asked, None
             if first is None:
                 first = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
             return first
 
         try:
-            return await self.change(user, target, make, options, warnings=decoded.warnings, size=size)
+            return await self.change(user, target, make, options, warnings=warnings, size=size)
         except NotFound:
             if target.subresource or version or not rules.made_by_update or asked is None:
                 raise
         await may_create()
         place = Target(info, target.namespace)
-        return await self.create_object(user, place, asked, options, warnings=decoded.warnings, size=size)
+        return await self.create_object(user, place, asked, options, warnings=warnings, size=size)
 
     def _size(self, target: Target, body: bytes) -> int:
         """Bytes of the larger of a body and, where it is known, the stored object."""
@@ -352,7 +340,7 @@ class Writer:
             time=self._stamp(target.subresource),
             force=options.force,
             subresource=target.subresource,
-            ignore=fields_of_others(info, target.subresource),
+            reach=reach_of(info, target.subresource),
             convert=self._views(info),
         )
         decoding.conform_patched(new, definition, field_validation="Ignore")
@@ -379,7 +367,7 @@ class Writer:
             time=self._stamp(request.subresource),
             version=info.api_version,
             subresource=request.subresource,
-            ignore=fields_of_others(info, request.subresource),
+            reach=reach_of(info, request.subresource),
             convert=self._views(info),
         )
 
@@ -433,6 +421,7 @@ class Writer:
             new = await self._changed(target, request, chosen, status=status)
             found[:] = request.warnings
             write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
+            write.spares_owners = bool(options.manager)
             if old["metadata"].get("deletionTimestamp") and deletion.removable(new):
                 write.delete = True
                 gone = AdmissionRequest(DELETE, stored, user, target.namespace, target.name, new, old=old)
@@ -457,6 +446,7 @@ class Writer:
         assert old is not None
         meta = wanted["metadata"]
         check_same(info, meta, old["metadata"])
+        request.warnings += drop_doubled_owners(meta, patched=True)
         await self._heavy.run(request.size, self.default, info, wanted)
         new = request.object = self._kinds.to_stored(info, wanted)
         meta = new["metadata"]

@@ -1,6 +1,6 @@
 """Presentation of objects: as they are, as tables or as metadata only; chosen by the Accept header."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -33,6 +33,7 @@ BY_HAND = ("curl", "Wget", "Mozilla/5.0")
 _CACHE = 256
 _META_GROUP = "meta.k8s.io"
 _META_VERSIONS = ("v1", "v1beta1")
+_PARTIAL = ("PartialObjectMetadata", "PartialObjectMetadataList")
 _ACCEPTED = f"only the following media types are accepted: {JSON}, {YAML}"
 _ACCEPTED_OF_KUBERNETES = f"{_ACCEPTED}, {PROTOBUF}"
 
@@ -60,32 +61,40 @@ class View:
 def negotiate(accept: str, *, tables: bool = True, protobuf: bool = False) -> View:
     """The first form in an Accept header that can be served. NotAcceptable.
 
-    Protobuf, where the resource has it, is for those who take nothing else: it costs the most here.
+    Protobuf is for those who take nothing else, since it costs the most here: of objects where their resource has it,
+    of metadata always.
     """
     if not accept:
         return View()
-    only_protobuf = False
+    in_protobuf: View | None = None
     for clause in accept.split(","):
         media, *parameters = (part.strip() for part in clause.split(";"))
-        only_protobuf = only_protobuf or (protobuf and media == PROTOBUF and "as" not in clause)
-        values = dict(p.partition("=")[::2] for p in parameters)
         if media in ("*/*", "application/*"):
             return View()
-        if media not in (JSON, YAML):
+        view = _view_of(media, dict(p.partition("=")[::2] for p in parameters))
+        if view is None or (view.form == "table" and not tables):
             continue
-        kind = values.get("as")
-        if kind is None:
-            return View(media=media)
-        version = values.get("v", "v1")
-        if values.get("g") != _META_GROUP or version not in _META_VERSIONS:
-            continue
-        if kind == "Table" and tables:
-            return View("table", version, media)
-        if kind in ("PartialObjectMetadata", "PartialObjectMetadataList"):
-            return View("metadata", version, media)
-    if only_protobuf:
-        return View(media=PROTOBUF)
+        if media != PROTOBUF:
+            return view
+        if in_protobuf is None and (protobuf or view.form == "metadata"):
+            in_protobuf = view
+    if in_protobuf is not None:
+        return in_protobuf
     raise NotAcceptable(_ACCEPTED_OF_KUBERNETES if protobuf else _ACCEPTED)
+
+
+def _view_of(media: str, values: Mapping[str, str]) -> View | None:
+    """The form that one clause of an Accept header names; None for one that there is not."""
+    kind, version = values.get("as"), values.get("v", "v1")
+    if media not in (JSON, YAML, PROTOBUF):
+        return None
+    if kind is None:
+        return View(media=media)
+    if values.get("g") != _META_GROUP or version not in _META_VERSIONS:
+        return None
+    if kind in _PARTIAL and (media != PROTOBUF or version == "v1"):
+        return View("metadata", version, media)
+    return View("table", version, media) if kind == "Table" and media != PROTOBUF else None
 
 
 class Presenter:
@@ -180,15 +189,20 @@ class Presenter:
     ) -> bytes:
         """The object of a watch event in this view; only the first table of a stream has its columns."""
         if view.form == "metadata":
-            return orjson.dumps(_partial(view, orjson.loads(json)))
+            return self.metadata(view, json)
         objects = [orjson.loads(json)]
         return orjson.dumps(self.table(view, info, objects, now, include=include, header=first))
 
+    @staticmethod
+    def metadata(view: View, json: bytes) -> bytes:
+        """An object's metadata alone, as JSON."""
+        return orjson.dumps(_partial(view, orjson.loads(json)))
+
     def bookmark(self, view: View, json: bytes) -> bytes:
         """A bookmark in this view: tables and metadata have one without rows or labels."""
-        o = orjson.loads(json)
         if view.form == "metadata":
-            return orjson.dumps(_partial(view, o))
+            return self.metadata(view, json)
+        o = orjson.loads(json)
         version = f"{_META_GROUP}/{view.version}"
         table = {
             "kind": "Table",

@@ -19,8 +19,10 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, patching
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
 from rayplane.control_plane.apiserver.registry.registry import (
@@ -100,7 +102,7 @@ class ResourceHandler:
             await self._registry.allow(user, verb, target, options)
         response: web.StreamResponse = await getattr(self, f"_{verb}")(request, user, target)
         if not response.prepared:
-            _warn_of_kind(response, target)
+            _warn_of_kind(response, target, self._registry.kinds)
         return response
 
     # --- reads --------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class ResourceHandler:
             view = replace(view, media=JSON)
             return await self._watch_messages(request, self._lines(request, view, target, items))
         response = web.StreamResponse(headers={**NO_CACHE, "Content-Type": view.stream_type, "Date": date(self._now())})
-        _warn_of_kind(response, target)
+        _warn_of_kind(response, target, self._registry.kinds)
         return await self._watch_body(request, response, self._lines(request, view, target, items))
 
     async def _watch_body(
@@ -198,7 +200,9 @@ class ResourceHandler:
 
     def _line(self, view: View, target: Target, item: WatchItem, include: str, *, first: bool) -> bytes:
         if view.media == PROTOBUF:
-            return self._presenter.protobuf_event(item.type, item.json)
+            partial = view.form == "metadata" and item.type != "ERROR"
+            json = self._presenter.metadata(view, item.json) if partial else item.json
+            return self._presenter.protobuf_event(item.type, json)
         if view.form == "object" or item.type == "ERROR":
             return item.line or _line_of(item.type, item.json)
         if item.type == "BOOKMARK":
@@ -232,20 +236,25 @@ class ResourceHandler:
 
     async def _delete(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
-        options = await self._delete_options(request)
+        options = await self._delete_options(request, target)
         answer = await self._registry.delete(user, target, options)
         return self._answered(request, view, target, answer)
 
     async def _deletecollection(self, request: web.BaseRequest, user: User, target: Target) -> Whole:
         view = _view(request, target)
-        delete = await self._delete_options(request)
+        delete = await self._delete_options(request, target)
         listing = await self._registry.delete_collection(user, target, list_options(request), delete)
         return self._response(request, self._presenter.list(view, listing, self._now()), view)
 
-    async def _delete_options(self, request: web.BaseRequest) -> DeleteOptions:
+    async def _delete_options(self, request: web.BaseRequest, target: Target) -> DeleteOptions:
+        """From the body, or where there is none from the query."""
         body = await self._body(request)
-        o = decoding.decode_options(body, _content_type(request))
+        if body:
+            return parse_delete_options(decoding.decode_options(body, _content_type(request)))
         query = request.query
+        o: Object = {}
+        if target.name:  # of a collection these say what is listed
+            o["preconditions"] = {field: query.get(field) for field in ("uid", "resourceVersion")}
         if "gracePeriodSeconds" in query:
             o["gracePeriodSeconds"] = integer(query["gracePeriodSeconds"])
         if "propagationPolicy" in query:
@@ -286,8 +295,8 @@ class ResourceHandler:
         if b'"kind":"Status"' in answer.json[:40]:
             view = View(media=view.media)
         response = self._shown(request, view, target, answer.json)
-        if answer.created:
-            response.set_status(201)
+        if answer.created or answer.accepted:
+            response.set_status(201 if answer.created else 202)
         _warn(response, answer.warnings)
         return response
 
@@ -330,8 +339,9 @@ def _is_pretty(request: web.BaseRequest) -> bool:
     return request.headers.get("User-Agent", "").startswith(BY_HAND)
 
 
-def _warn_of_kind(response: web.StreamResponse, target: Target) -> None:
-    deprecated = rules_for(target.info).deprecated
+def _warn_of_kind(response: web.StreamResponse, target: Target, kinds: Kinds) -> None:
+    custom = kinds.custom(target.info)
+    deprecated = custom.deprecated if custom is not None else rules_for(target.info).deprecated
     if deprecated:
         _warn(response, (deprecated,))
 

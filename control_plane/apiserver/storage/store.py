@@ -8,6 +8,7 @@ A write whose answer was lost is tried again until it is certain what became of 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import orjson
@@ -74,6 +75,12 @@ class Write:
     lease: int = 0
     guards: Sequence[rpc_pb2.Compare] = field(default_factory=tuple)
     effects: Sequence[rpc_pb2.RequestOp] = field(default_factory=tuple)
+    spares_owners: bool = False
+    """Whether it goes without managedFields where it is too large with them: not when somebody applies."""
+
+    def lighten(self) -> bool:
+        """Leave out what can be done without, in place; False where there is nothing of that."""
+        return self.spares_owners and self.object["metadata"].pop("managedFields", None) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,18 @@ def api_error(error: RpcError) -> ApiError:
     return RequestEntityTooLarge(text) if isinstance(said, etcd_errors.RequestTooLarge) else InternalError(text)
 
 
+def name_taken(info: ResourceInfo, meta: dict[str, Any], found: Entry) -> AlreadyExists:
+    """What is said to who creates an object with this metadata where there is one already."""
+    error = AlreadyExists.of(info.plural, meta["name"], group=info.group)
+    text, retry_after = error.message, None
+    if meta.get("generateName"):
+        text += ", the server was not able to generate a unique name for the object"
+        retry_after = 1
+    if found.readable and found.object["metadata"].get("deletionTimestamp"):
+        text = f"object is being deleted: {text}"
+    return AlreadyExists(text, details=error.details, retry_after=retry_after)
+
+
 def _is_same(a: bytes, b: bytes) -> bool:
     """Whether two stored objects are one, whatever the order of their fields."""
     return a == b or (len(a) == len(b) and bool(orjson.loads(a) == orjson.loads(b)))
@@ -157,6 +176,14 @@ class Storage:
 
     async def create(self, info: ResourceInfo, write: Write) -> Entry:
         """Store a new object. AlreadyExists; GuardFailed when only a guard did not hold."""
+        try:
+            return await self._create(info, write)
+        except RequestEntityTooLarge:
+            if not write.lighten():
+                raise
+        return await self._create(info, write)
+
+    async def _create(self, info: ResourceInfo, write: Write) -> Entry:
         meta = write.object["metadata"]
         key = info.key(meta.get("namespace") or "", meta["name"])
         value = encode(write.object)
@@ -181,7 +208,7 @@ class Storage:
             if found is not None and found.readable and found.uid == meta.get("uid"):
                 return found
             if found is not None:
-                raise AlreadyExists.of(info.plural, meta["name"], group=info.group)
+                raise name_taken(info, meta, found)
             self._fence.seen(response.responses[1].response_range.kvs, response.header.revision)
             if self._fence.revision == past:
                 raise GuardFailed(key)
@@ -247,6 +274,10 @@ class Storage:
             if write.keep and certain:
                 return current, current
             try:
+                done, current = await self._attempt(info, key, current, write)
+            except RequestEntityTooLarge:
+                if not write.lighten():
+                    raise
                 done, current = await self._attempt(info, key, current, write)
             except GuardFailed:
                 current = await self.get(info, namespace, name)

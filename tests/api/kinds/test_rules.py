@@ -465,7 +465,6 @@ def test_columns(api_version: str, kind: str, body: Body, cells: list[Any]) -> N
     ("api_version", "kind"),
     [
         ("v1", "PodTemplate"),
-        ("storage.k8s.io/v1", "CSIDriver"),
         (ADMISSION, "MutatingAdmissionPolicy"),
         (ADMISSION, "MutatingAdmissionPolicyBinding"),
     ],

@@ -20,6 +20,7 @@ Errors = list[FieldError]
 COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
 _SELECTABLE_MAX = 8
+_DEPRECATION_MAX = 256
 
 
 def definition(crd: Object) -> Errors:
@@ -34,6 +35,7 @@ def definition(crd: Object) -> Errors:
         if own in seen:
             errs.append(duplicate(f"{at}.name", own))
         seen.add(own)
+        _deprecation(version, f"{at}.deprecationWarning", errs)
         for number, column in enumerate(version.get("additionalPrinterColumns") or ()):
             _column(column, f"{at}.additionalPrinterColumns[{number}]", errs)
         _selectable(version.get("selectableFields") or (), f"{at}.selectableFields", errs)
@@ -41,6 +43,24 @@ def definition(crd: Object) -> Errors:
         if scale is not None:
             _scale(scale, f"{at}.subresources.scale", errs)
     return errs
+
+
+def _deprecation(version: Mapping[str, Any], path: str, errs: Errors) -> None:
+    text = version.get("deprecationWarning")
+    if text is None:
+        return
+    if not version.get("deprecated"):
+        errs.append(invalid(path, text, "can only be set for deprecated versions"))
+    if len(text) > _DEPRECATION_MAX:
+        errs.append(invalid(path, text, f"must be <= {_DEPRECATION_MAX} characters long"))
+    if not text:
+        errs.append(invalid(path, text, "must not be an empty string"))
+    at = 0
+    for character in text:
+        if not character.isprintable():
+            why = f"must only contain printable UTF-8 characters; non-printable character found at index {at}"
+            errs.append(invalid(path, text, why))
+        at += len(character.encode())
 
 
 def _names(given: Mapping[str, Any], errs: Errors) -> None:
@@ -129,6 +149,7 @@ RULES = {
         status=Status({}, metadata=frozenset()),
         generation=True,
         needs_version=True,
+        ends_by_itself=True,
         printer=NAME_AND_CREATED_AT,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -46,6 +47,28 @@ from rayplane.control_plane.api.machinery.columns import (
     template_spec,
 )
 from rayplane.control_plane.api.meta import Object, name
+
+_POSITIVE = re.compile(r"0*[1-9][0-9]{0,17}")
+
+
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
+
+
+def _prepare_create(obj: Object) -> None:
+    """The count of templates, which once was a field, begins at 1 or where the client says."""
+    given = meta.annotations(obj).get(TEMPLATE_GENERATION, "")
+    _set_template_generation(obj, given if _POSITIVE.fullmatch(given) else "1")
+
+
+def _prepare_update(new: Object, old: Object) -> None:
+    count = meta.annotations(old).get(TEMPLATE_GENERATION, "1")
+    if meta.spec(new).get("template") != meta.spec(old).get("template") and _POSITIVE.fullmatch(count):
+        count = str(int(count) + 1)
+    _set_template_generation(new, count)
+
+
+def _set_template_generation(obj: Object, count: str) -> None:
+    obj["metadata"]["annotations"] = {**meta.annotations(obj), TEMPLATE_GENERATION: count}
 
 
 def _default(obj: Object) -> None:
@@ -150,6 +173,8 @@ RULES = {
             }
         ),
         generation=True,
+        prepare_create=_prepare_create,
+        prepare_update=_prepare_update,
         printer=Printer(_COLUMNS, _row),
     ),
 }

@@ -11,7 +11,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import forbidden, invalid, not_supported
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
 from rayplane.control_plane.api.kinds.pod_template.warnings import warn_of_template
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, WORKLOAD_PATHS, Status
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, CLIENTS_METADATA, WORKLOAD_PATHS, Status, content_differs
 from rayplane.control_plane.api.kinds.workloads import (
     collisions_only_grow,
     counts_at_most_replicas,
@@ -121,6 +121,11 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+def _counts(new: Object, old: Object) -> bool:
+    """Its annotations are handed down to ReplicaSets: the controller has to see to them as well."""
+    return content_differs(new, old) or meta.annotations(new) != meta.annotations(old)
+
+
 RULES = {
     "Deployment": replace(
         AS_WRITTEN,
@@ -131,6 +136,7 @@ RULES = {
         validate_status_update=_validate_status,
         status=Status({}, metadata=CLIENTS_METADATA - {"labels"}),
         generation=True,
+        counts=_counts,
         printer=Printer(_COLUMNS, _row),
         scale=WORKLOAD_PATHS,
     ),

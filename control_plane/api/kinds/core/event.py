@@ -77,6 +77,7 @@ RULES = {
     "Event": replace(
         AS_WRITTEN,
         made_by_update=True,
+        has_dependents=False,
         defaults=NO_DEFAULTS,
         validate=_validate,
         validate_update=NO_UPDATE_RULES,

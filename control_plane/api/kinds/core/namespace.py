@@ -88,6 +88,7 @@ RULES = {
         validate_status_update=_validate_status,
         validate_parts={"finalize": _validate_finalize},
         status=Status({"phase": "Active"}),
+        ends_by_itself=True,
         generation=False,
         printer=Printer((NAME, Column("Status"), AGE), _row),
         fields=("metadata.name", "status.phase"),

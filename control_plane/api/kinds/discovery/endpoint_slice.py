@@ -11,11 +11,11 @@ from rayplane.control_plane.api.errors import duplicate, invalid, required, too_
 from rayplane.control_plane.api.kinds.core.endpoints import validate_address_use
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, one_of
 from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, content_differs
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.addresses import ip_warnings
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, SHOWN, UNSET, Cell, Column, Printer, age, at_most
-from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.meta import Object, labels, name
 
 _ENDPOINTS_MAX, _ADDRESSES_MAX, _PORTS_MAX, _HINTS_MAX = 1000, 100, 20_000, 8
 
@@ -163,6 +163,11 @@ def _row(obj: Object, now: datetime) -> list[Cell]:
 _COLUMNS = (NAME, Column("AddressType"), Column("Ports"), Column("Endpoints"), AGE)  # fmt: skip
 
 
+def _counts(new: Object, old: Object) -> bool:
+    """Its labels say whose endpoints they are."""
+    return content_differs(new, old) or labels(new) != labels(old)
+
+
 RULES = {
     "EndpointSlice": replace(
         AS_WRITTEN,
@@ -174,6 +179,7 @@ RULES = {
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=True,
+        counts=_counts,
         printer=Printer(_COLUMNS, _row),
     ),
 }

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rayplane.control_plane.api.errors import forbidden
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable, one_of
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_CHANGE_COUNTS, NO_STATUS
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
 
@@ -77,6 +77,7 @@ RULES = {
         validate_update=_validate_update,
         status=NO_STATUS,
         generation=True,
+        counts=NO_CHANGE_COUNTS,
         printer=Printer(_COLUMNS, _row),
     ),
 }

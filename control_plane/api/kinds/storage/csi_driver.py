@@ -99,10 +99,16 @@ def _validate_update(new: Object, old: Object) -> Errors:
     return errs
 
 
+def _prepare_create(obj: Object) -> None:
+    """Only changes of it are counted."""
+    obj["metadata"].pop("generation", None)
+
+
 RULES = {
     "CSIDriver": replace(
         AS_WRITTEN,
         defaults=_default,
+        prepare_create=_prepare_create,
         validate=_validate,
         validate_update=_validate_update,
         status=NO_STATUS,
