@@ -214,6 +214,23 @@ async def test_only_what_has_rows_comes_as_a_table(rest: Rest) -> None:  # noqa:
     assert scale["rows"][0]["cells"][:3] == ["rc", 2, 0]
 
 
+async def test_a_row_has_its_object_in_one_of_three_ways(rest: Rest) -> None:  # noqa: F811
+    table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+    await rest.json("POST", CONFIG_MAPS, {"metadata": {"name": "c"}, "data": {"x": "y"}})
+    for said, kind in (("None", None), ("Object", "ConfigMap"), ("Metadata", "PartialObjectMetadata"), ("", "Partial")):
+        for path in (CONFIG_MAPS, f"{CONFIG_MAPS}/c"):
+            _, shown = await rest.json("GET", f"{path}?includeObject={said}", Accept=table)
+            found = (shown["rows"][0]["object"] or {}).get("kind")
+            assert found == kind or (kind == "Partial" and found == "PartialObjectMetadata")
+    code, refused = await rest.json("GET", f"{CONFIG_MAPS}?includeObject=All", Accept=table)
+    assert (code, refused["message"]) == (
+        400,
+        'Unable to convert to Table as requested: includeObject: Invalid value: "All": '
+        "must be 'Metadata', 'Object', 'None', or empty",
+    )
+    assert (await rest.json("GET", f"{CONFIG_MAPS}?includeObject=All"))[0] == 200, "it is only of tables"
+
+
 async def test_json_is_for_people_where_people_look(rest: Rest) -> None:  # noqa: F811
     async def lines(query: str, agent: str) -> int:
         async with rest.request("GET", f"/api/v1/namespaces/default{query}", User_Agent=agent) as response:

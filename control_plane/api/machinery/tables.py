@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+import orjson
+
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Printer, RowConditions, age, since
 from rayplane.control_plane.api.machinery.jsonpath import JsonPathError, find
 from rayplane.control_plane.api.meta import Object, name
@@ -87,7 +89,8 @@ def _custom(
 ) -> tuple[list[dict[str, Any]], list[list[Cell]]]:
     definitions = [NAME.definition()]
     if not columns:
-        definitions.append(AGE.definition())
+        # Where a definition names no columns it gets this one, of a type of its own.
+        definitions.append(AGE._replace(type="date").definition())
         return definitions, [[name(obj), age(obj, now)] for obj in objs]
     for column in columns:
         definitions.append(
@@ -122,11 +125,18 @@ def _custom_cell(obj: Object, column: Mapping[str, Any], now: datetime) -> Cell:
         return int(value) if isinstance(value, (int, float)) else None
     if kind in _KEPT:
         return value if isinstance(value, _KEPT[kind]) else None  # type: ignore[return-value]
+    return _text(value)
+
+
+def _text(value: Any) -> Cell:
+    """The first value of a path as text: as JSON where it has parts, else as Go prints it."""
+    if isinstance(value, (dict, list)):
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    if value is None:
+        return None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if value is None or isinstance(value, (dict, list)):
-        return None if value is None else str(value)
-    return str(value) if len(found) == 1 else ",".join(str(one) for one in found)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _date_cell(value: Any, now: datetime) -> Cell:

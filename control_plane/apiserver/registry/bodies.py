@@ -22,7 +22,6 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.requests import Target, WriteOptions
-from rayplane.storage.env import Env
 
 _MODES = ("", "Ignore", "Strict", "Warn")
 
@@ -126,7 +125,7 @@ def set_namespace(target: Target, meta: dict[str, Any]) -> None:
         meta["namespace"] = target.namespace
 
 
-def new_metadata(target: Target, o: Object, env: Env) -> dict[str, Any]:
+def new_metadata(target: Target, o: Object, *, uid: str, now: str) -> dict[str, Any]:
     """The metadata of an object to be made, with what the system gives it, in place."""
     meta = o.get("metadata")
     if not isinstance(meta, dict):
@@ -139,8 +138,8 @@ def new_metadata(target: Target, o: Object, env: Env) -> dict[str, Any]:
         if meta.get("name"):
             raise wrong_name(meta["name"], target.name)
         meta["name"] = target.name
-    meta["uid"] = env.uuid()
-    meta["creationTimestamp"] = env.timestamp()
+    meta["uid"] = uid
+    meta["creationTimestamp"] = now
     return meta
 
 

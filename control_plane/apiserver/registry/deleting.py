@@ -86,12 +86,11 @@ class Deleter:
         except NotFound as e:
             raise NotFound.of(info.plural, target.name, group=info.group) from e
         else:
-            o = entry.object
-            json = self._kinds.json(info, entry)
-        if not removed or info.name in _RETURNS_DELETED:
-            # 202 was only ever said to those who ask in the oldest way, and stays theirs.
-            return Answer(json, accepted=not removed and options.orphan_dependents is False)
-        return Answer(orjson.dumps(_deleted_status(info, o)))
+            o, json = entry.object, self._kinds.json(info, entry)
+        if removed and info.name not in _RETURNS_DELETED:
+            json = orjson.dumps(_deleted_status(info, o))
+        # 202 was only ever said to those who ask in the oldest way, and stays theirs.
+        return Answer(json, accepted=not removed and options.orphan_dependents is False)
 
     async def _admitted(self, user: User, target: Target, o: Object, old: Object, *, dry_run: bool) -> AdmissionRequest:
         stored = self._kinds.stored(target.info)

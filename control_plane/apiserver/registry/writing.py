@@ -115,7 +115,7 @@ class Writer:
     ) -> Answer:
         """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known."""
         info = target.info
-        meta = new_metadata(target, o, self._env)
+        meta = new_metadata(target, o, uid=self._env.uuid(), now=self._env.timestamp())
         warnings = [*(warnings or ()), *drop_doubled_owners(meta)]
         prefix = meta.get("generateName") if not meta.get("name") else ""
         await self._heavy.run(size, self.default, info, o)

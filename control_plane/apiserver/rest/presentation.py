@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 import yaml
 
-from rayplane.control_plane.api.errors import NotAcceptable
+from rayplane.control_plane.api.errors import BadRequest, NotAcceptable, invalid
 from rayplane.control_plane.api.kinds.autoscaling import scale
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import protobuf_encoding, tables
@@ -33,6 +33,7 @@ BY_HAND = ("curl", "Wget", "Mozilla/5.0")
 _CACHE = 256
 _META_GROUP = "meta.k8s.io"
 _META_VERSIONS = ("v1", "v1beta1")
+_INCLUDED = ("", "Metadata", "Object", "None")
 _PARTIAL = ("PartialObjectMetadata", "PartialObjectMetadataList")
 _ACCEPTED = f"only the following media types are accepted: {JSON}, {YAML}"
 _ACCEPTED_OF_KUBERNETES = f"{_ACCEPTED}, {PROTOBUF}"
@@ -164,6 +165,9 @@ class Presenter:
         printer: Printer | None = None,
     ) -> Object:
         """A meta.k8s.io Table; `include`: None, Metadata (as usual) or Object; `printer`: not the resource's."""
+        if include not in _INCLUDED:
+            shown = invalid("includeObject", include, "must be 'Metadata', 'Object', 'None', or empty")
+            raise BadRequest(f"Unable to convert to Table as requested: {shown}")
         custom = self._kinds.custom(info) if printer is None else None
         table = tables.to_table(
             printer or _printer(info),

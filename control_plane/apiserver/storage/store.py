@@ -275,10 +275,6 @@ class Storage:
                 return current, current
             try:
                 done, current = await self._attempt(info, key, current, write)
-            except RequestEntityTooLarge:
-                if not write.lighten():
-                    raise
-                done, current = await self._attempt(info, key, current, write)
             except GuardFailed:
                 current = await self.get(info, namespace, name)
                 done = None
@@ -288,6 +284,17 @@ class Storage:
         raise Conflict.of(info.plural, name, group=info.group)
 
     async def _attempt(
+        self, info: ResourceInfo, key: str, current: Entry, write: Write
+    ) -> tuple[Entry | None, Entry | None]:
+        """See `_transact`; without what can be done without, where it is too large."""
+        try:
+            return await self._transact(info, key, current, write)
+        except RequestEntityTooLarge:
+            if not write.lighten():
+                raise
+        return await self._transact(info, key, current, write)
+
+    async def _transact(
         self, info: ResourceInfo, key: str, current: Entry, write: Write
     ) -> tuple[Entry | None, Entry | None]:
         """One transaction. (new, old) when it went through, else (None, what is stored now)."""

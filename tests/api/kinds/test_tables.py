@@ -341,7 +341,55 @@ def test_custom_columns() -> None:
     table = to_table(PLAIN.printer, [obj], now=NOW, columns=columns)
     assert table["rows"][0]["cells"] == ["x", 3, True, "True", None, "2s"]
     assert [one["name"] for one in table["columnDefinitions"]][1] == "Size"
-    assert to_table(PLAIN.printer, [obj], now=NOW, columns=[])["rows"][0]["cells"] == ["x", "2s"]
+    plain = to_table(PLAIN.printer, [obj], now=NOW, columns=[])
+    assert plain["rows"][0]["cells"] == ["x", "2s"]
+    assert [(one["name"], one["type"]) for one in plain["columnDefinitions"]] == [("Name", "string"), ("Age", "date")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "cell"),
+    [
+        ("string", {"b": [1, None], "a": "x"}, '{"a":"x","b":[1,null]}'),
+        ("string", ["x", 2], '["x",2]'),
+        ("string", 5, "5"),
+        ("string", 5.0, "5"),
+        ("string", 1.5, "1.5"),
+        ("string", False, "false"),
+        ("string", None, None),
+        ("integer", 5.7, 5),
+        ("integer", "5", None),
+        ("number", 5, 5),
+        ("boolean", "true", None),
+        ("date", "2026-01-01T11:59:00Z", "60s"),
+        ("date", "yesterday", "<invalid>"),
+        ("date", 5, None),
+    ],
+)
+def test_a_custom_cell_is_of_the_type_of_its_column(kind: str, value: Any, cell: Any) -> None:
+    columns = [{"name": "C", "type": kind, "jsonPath": ".spec.value"}]
+    made = {"metadata": {"name": "x"}, "spec": {"value": value}}
+    assert to_table(PLAIN.printer, [made], now=NOW, columns=columns)["rows"][0]["cells"] == ["x", cell]
+
+
+def test_of_several_values_a_custom_cell_shows_the_first() -> None:
+    columns = [{"name": "C", "type": "string", "jsonPath": ".spec.hosts[*].name"}]
+    made = {"metadata": {"name": "x"}, "spec": {"hosts": [{"name": "a"}, {"name": "b"}]}}
+    assert to_table(PLAIN.printer, [made], now=NOW, columns=columns)["rows"][0]["cells"] == ["x", "a"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "state"),
+    [
+        ([], "Pending"),
+        ([{"type": "Issued", "status": "True"}], "Issued"),
+        ([{"type": "Denied", "status": "True"}], "Denied"),
+        ([{"type": "Failed", "status": "False"}], "Pending"),
+    ],
+)
+def test_pod_certificate_requests(conditions: list[dict[str, Any]], state: str) -> None:
+    spec = {"podName": "p", "serviceAccountName": "s", "nodeName": "n", "signerName": "e.com/s"}
+    row = cells("certificates.k8s.io/v1", "PodCertificateRequest", spec=spec, status={"conditions": conditions})
+    assert row == ["x", "p", "s", "n", "e.com/s", state]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
+from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
-from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object, get_condition, name
 
 _SECONDS_DEFAULT, _SECONDS_MIN, _SECONDS_MAX = 86_400, 3_600, 91 * 86_400
 _REQUIRED = ("signerName", "podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID")
@@ -38,6 +39,19 @@ def _validate_update(new: Object, old: Object) -> Errors:
     return errs
 
 
+def _row(obj: Object, now: datetime) -> list[Cell]:
+    spec = obj.get("spec") or {}
+    fields = ("podName", "serviceAccountName", "nodeName", "signerName")
+    state = next((one for one in _STATES if (get_condition(obj, one) or {}).get("status") == "True"), "Pending")
+    return [name(obj), *(spec.get(field) or "" for field in fields), state]
+
+
+_STATES = ("Issued", "Denied", "Failed")
+_COLUMNS = (
+    NAME, Column("PodName"), Column("ServiceAccountName"), Column("NodeName"), Column("SignerName"), Column("State"),
+)  # fmt: skip
+
+
 RULES = {
     "PodCertificateRequest": replace(
         AS_WRITTEN,
@@ -46,7 +60,7 @@ RULES = {
         validate_update=_validate_update,
         status=Status({}),
         generation=False,
-        printer=NAME_AND_CREATED_AT,
+        printer=Printer(_COLUMNS, _row),
         fields=(*METADATA_FIELDS, "spec.signerName", "spec.podName", "spec.nodeName"),
     ),
 }

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.kinds.resource.fields import (
     validate_taint,
 )
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_UPDATE_RULES, Status
-from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
+from rayplane.control_plane.api.machinery.columns import NAME_AND_AGE
 from rayplane.control_plane.api.meta import Object
 
 _CONDITIONS_MAX = 8
@@ -58,6 +58,6 @@ RULES = {
         status=Status({}, metadata=frozenset()),
         generation=True,
         needs_version=True,
-        printer=NAME_AND_CREATED_AT,
+        printer=NAME_AND_AGE,
     ),
 }
