@@ -146,6 +146,11 @@ def parse_time(text: str) -> datetime:
         raise ValueError(f"time {text!r} is before the year 1 or after the year 9999 in UTC") from None
 
 
+def go_time(text: str) -> str:
+    """An RFC 3339 time as Go prints it."""
+    return parse_time(text).isoformat(sep=" ", timespec="seconds")[:19] + " +0000 UTC"
+
+
 def format_time(moment: datetime) -> str:
     """metav1.Time: RFC 3339 in UTC, whole seconds."""
     return _utc(moment, "seconds")

@@ -211,6 +211,21 @@ def named(name: str) -> Object:
     return {"metadata": {"name": name}}
 
 
+async def test_an_update_tells_of_bad_metadata_twice_as_kubernetes_finds_it(api: Api) -> None:  # noqa: F811
+    await api.made(MAPS, config_map())
+    bad = {**config_map(), "metadata": {"name": "c", "labels": {"a": "-"}}, "data": {"b c": ""}}
+    seen = {}
+    for method, path in (("POST", MAPS), ("PUT", f"{MAPS}/c")):
+        code, refused = await api(method, path, bad)
+        assert code == 422
+        seen[method] = [cause["field"] for cause in refused["details"]["causes"]]
+        assert refused["message"].count("metadata.labels: Invalid value") == 1
+    assert seen == {
+        "POST": ["metadata.labels", "data[b c]"],
+        "PUT": ["metadata.labels", "metadata.labels", "data[b c]"],
+    }
+
+
 # --- large objects ------------------------------------------------------------------------------
 
 

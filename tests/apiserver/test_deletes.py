@@ -50,6 +50,22 @@ async def test_the_last_finalizer_that_goes_takes_the_object_along(api: Api) -> 
     assert (await api("GET", f"{MAPS}/c"))[0] == 404
 
 
+async def test_an_update_can_neither_begin_a_deletion_nor_undo_one(api: Api) -> None:  # noqa: F811
+    await api.made(MAPS, held("c", "example.com/a"))
+    begin = {"metadata": {"deletionTimestamp": "2001-01-01T00:00:00Z"}}
+    code, refused = await api.patch("merge", f"{MAPS}/c", begin)
+    assert (code, refused["reason"]) == (422, "Invalid")
+    assert refused["message"] == (
+        'ConfigMap "c" is invalid: metadata.deletionTimestamp: Invalid value: 2001-01-01 00:00:00 +0000 UTC: '
+        "field is immutable"
+    )
+    code, marked = await api("DELETE", f"{MAPS}/c")
+    undo = {"metadata": {"deletionTimestamp": None, "deletionGracePeriodSeconds": None, "labels": {"a": "b"}}}
+    code, kept = await api.patch("merge", f"{MAPS}/c", undo)
+    assert (code, marks(kept), kept["metadata"]["labels"]) == (200, marks(marked), {"a": "b"})
+    assert kept["metadata"]["deletionTimestamp"] == marked["metadata"]["deletionTimestamp"]
+
+
 async def test_a_name_is_taken_while_its_object_is_being_deleted(api: Api) -> None:  # noqa: F811
     await api.made(MAPS, held("c", "example.com/a"))
     await api("DELETE", f"{MAPS}/c")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api.machinery import protobuf
-from tests.apiserver.test_definitions import DEFINITIONS, FOOS, definition, foo
+from tests.apiserver.test_definition_life import DEFINITIONS, FOOS, definition, foo
 from tests.apiserver.test_patches import MEDIA, NAMESPACE, Api, api, config_map  # noqa: F401
 
 MAPS = f"{NAMESPACE}/configmaps"

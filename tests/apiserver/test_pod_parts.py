@@ -74,3 +74,17 @@ async def test_a_binding_is_no_new_generation(api: Api) -> None:  # noqa: F811
     assert (await api("POST", f"{POD}/binding", binding))[0] == 201
     bound = (await api("GET", POD))[1]
     assert (bound["spec"]["nodeName"], bound["metadata"]["generation"]) == ("n", 1)
+
+
+async def test_what_was_observed_of_a_pod_is_not_forgotten(api: Api) -> None:  # noqa: F811
+    await a_pod(api)
+    ready = {"type": "Ready", "status": "False"}
+    seen = {"observedGeneration": 1, "conditions": [{**ready, "observedGeneration": 1}]}
+    assert (await api.patch("merge", f"{POD}/status", {"status": seen}))[0] == 200
+    code, after = await api("GET", POD)
+    after["status"] = {"phase": "Pending", "conditions": [ready, {"type": "New", "status": "True"}]}
+    code, after = await api("PUT", f"{POD}/status", after)
+    assert (code, after["status"]["observedGeneration"]) == (200, 1)
+    assert [one.get("observedGeneration") for one in after["status"]["conditions"]] == [1, None]
+    code, after = await api.patch("merge", f"{POD}/status", {"status": {"observedGeneration": 2}})
+    assert after["status"]["observedGeneration"] == 2

@@ -10,6 +10,7 @@ from typing import Any
 
 from rayplane.control_plane.api.errors import (
     FieldError,
+    Verbatim,
     duplicate,
     forbidden,
     invalid,
@@ -21,7 +22,7 @@ from rayplane.control_plane.api.errors import (
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.budget import LIMITS
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
-from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object, go_time
 
 Errors = list[FieldError]
 NameCheck = Callable[[str], Sequence[str]]
@@ -191,14 +192,15 @@ def validate_metadata_update(new: Object, old: Object) -> Errors:
                 "no new finalizers can be added if the object is being deleted, "
                 f"found new finalizers []string{{{listed}}}"
             )
-            # Kubernetes looks for it twice, and says so in the causes.
-            errs += [forbidden("metadata.finalizers", text)] * 2
+            errs.append(forbidden("metadata.finalizers", text))
     for field in ("name", "namespace", "uid", "creationTimestamp"):
         if metadata.get(field) != before.get(field):
             errs.append(invalid(f"metadata.{field}", metadata.get(field) or "", IMMUTABLE))
     for field in ("deletionTimestamp", "deletionGracePeriodSeconds"):
-        if metadata.get(field) != before.get(field):
-            errs.append(invalid(f"metadata.{field}", metadata.get(field), IMMUTABLE))
+        value = metadata.get(field)
+        if value != before.get(field):
+            shown = Verbatim(go_time(value)) if isinstance(value, str) else value
+            errs.append(invalid(f"metadata.{field}", shown, IMMUTABLE))
     return errs
 
 

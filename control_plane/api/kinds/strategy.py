@@ -21,14 +21,8 @@ SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_LENGTH = 5
 _MAX_GENERATED = 63
 _OUTSIDE_SPEC = frozenset({"apiVersion", "kind", "metadata", "status"})
-_KEPT_METADATA = (
-    "uid",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-    "generateName",
-)
+_KEPT_METADATA = ("uid", "creationTimestamp", "generation", "generateName")
+_MARKS = ("deletionTimestamp", "deletionGracePeriodSeconds")
 
 
 class Resource(Kind, Protocol):
@@ -118,6 +112,8 @@ def _keep_metadata(new: Object, old: Object) -> None:
             metadata[field] = before[field]
         else:
             metadata.pop(field, None)
+    # An update cannot undo a deletion. One that would begin it is refused by validation.
+    metadata.update({field: before[field] for field in _MARKS if field in before})
 
 
 def metadata_with_status(info: Resource | None, rules: Rules | None = None) -> frozenset[str]:

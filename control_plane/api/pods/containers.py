@@ -13,6 +13,12 @@ Container = Mapping[str, Any]
 Spec = Mapping[str, Any]
 
 
+RESIZABLE = ("containers", "initContainers")
+"""The lists of a pod's spec whose containers may be resized."""
+RESIZED = ("resources", "resizePolicy")
+"""The fields of a container that a resize changes."""
+
+
 def is_sidecar(init_container: Container) -> bool:
     return init_container.get("restartPolicy") == "Always"
 

@@ -21,6 +21,7 @@ from rayplane.control_plane.api.machinery.fieldsets import EVERYTHING, Reach
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import RESIZABLE, RESIZED
 from rayplane.control_plane.apiserver.requests import Target, WriteOptions
 
 _MODES = ("", "Ignore", "Strict", "Warn")
@@ -29,11 +30,7 @@ _MODES = ("", "Ignore", "Strict", "Warn")
 _PARTS = {
     "ephemeralcontainers": Reach(only=(("f:spec", "f:ephemeralContainers"),)),
     "resize": Reach(
-        only=tuple(
-            ("f:spec", f"f:{containers}", "*", f"f:{field}")
-            for containers in ("containers", "initContainers")
-            for field in ("resources", "resizePolicy")
-        )
+        only=tuple(("f:spec", f"f:{containers}", "*", f"f:{field}") for containers in RESIZABLE for field in RESIZED)
     ),
     "approval": Reach(frozenset({("f:spec",), ("f:status", "f:certificate")})),
 }

@@ -20,6 +20,7 @@ from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import RESIZABLE, RESIZED
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
@@ -47,7 +48,6 @@ from rayplane.storage.env import Env
 
 _SUCCESS = orjson.dumps({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 _SCALE = ("autoscaling/v1", "Scale")
-_RESIZED = ("resources", "resizePolicy")
 _WHOLE_OBJECT = frozenset({"ephemeralcontainers", "resize", "approval", "finalize"})
 
 
@@ -303,7 +303,7 @@ def _ephemeral(new: Object, old: Object, info: ResourceInfo) -> None:
 
 def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
     given, spec = new.get("spec") or {}, dict(old["spec"])
-    for field in ("containers", "initContainers"):
+    for field in RESIZABLE:
         wanted = {c.get("name"): c for c in given.get(field) or ()}
         if field in spec:
             spec[field] = [_resized(c, wanted.get(c["name"], c)) for c in spec[field]]
@@ -313,8 +313,8 @@ def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
 
 
 def _resized(container: Object, wanted: Object) -> Object:
-    kept = {field: value for field, value in container.items() if field not in _RESIZED}
-    return {**kept, **{field: wanted[field] for field in _RESIZED if wanted.get(field) is not None}}
+    kept = {field: value for field, value in container.items() if field not in RESIZED}
+    return {**kept, **{field: wanted[field] for field in RESIZED if wanted.get(field) is not None}}
 
 
 def _count(new: Object, old: Object) -> None:

@@ -32,10 +32,23 @@ def _prepare_create(pod: Object) -> None:
 
 
 def _prepare_status_update(new: Object, old: Object) -> None:
-    """The class of service is decided once, from the spec."""
-    qos = (old.get("status") or {}).get("qosClass")
-    if qos:
-        new.setdefault("status", {})["qosClass"] = qos
+    """The class of service is decided once, from the spec; what was observed of the spec is not forgotten again."""
+    before, after = old.get("status") or {}, new.setdefault("status", {})
+    if before.get("qosClass"):
+        after["qosClass"] = before["qosClass"]
+    _keep_observed(after, before)
+    known: dict[str, list[Object]] = {}
+    for condition in before.get("conditions") or ():
+        known.setdefault(condition.get("type") or "", []).append(condition)
+    for condition in after.get("conditions") or ():
+        earlier = known.get(condition.get("type") or "")
+        if earlier:
+            _keep_observed(condition, earlier.pop(0))
+
+
+def _keep_observed(after: Object, before: Object) -> None:
+    if not after.get("observedGeneration") and before.get("observedGeneration"):
+        after["observedGeneration"] = before["observedGeneration"]
 
 
 RULES = {
