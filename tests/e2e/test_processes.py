@@ -1,5 +1,6 @@
 """The process runtime: containers are processes of this machine, and traffic, logs and volumes are real."""
 
+import base64
 import os
 import pty
 import select
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rayplane.control_plane.rpc.tls import Authority
 from tests.e2e.harness import COMMAND_TIMEOUT_S, Cluster, Kubectl, listeners, listens, unlisted, until
 
 # Answers with the pod's name, `/file?PATH` with a file, `/env?NAME` with a variable; dies of `/die`.
@@ -322,3 +324,84 @@ def test_a_person_runs_a_pod_for_as_long_as_the_terminal_is_open(kubectl: Kubect
     options = ("run", "-it", "--rm", "--restart=Never", "shell", "--image=busybox")
     assert "size is 42" in typed(kubectl, *options, "--", "sh", text="echo size is $((40+2)); exit\n")
     assert kubectl.names("pods") == []
+
+
+# Adds an annotation to what it is asked about.
+WEBHOOK = """
+import base64, http.server, json, os, ssl
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        change = [{"op": "add", "path": "/metadata/annotations", "value": {"seen-by": os.environ["HOSTNAME"]}}]
+        patch = base64.b64encode(json.dumps(change).encode()).decode()
+        answer = {"uid": review["request"]["uid"], "allowed": True, "patchType": "JSONPatch", "patch": patch}
+        body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+server = http.server.ThreadingHTTPServer((os.environ["POD_IP"], 8443), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+keys = os.environ["RAYPLANE_MOUNT_KEYS"]
+context.load_cert_chain(keys + "/tls.crt", keys + "/tls.key")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"""
+
+
+def test_a_webhook_that_runs_in_a_pod_completes_objects(kubectl: Kubectl) -> None:
+    space = kubectl.namespace
+    authority = Authority.create("webhook")
+    shown = authority.issue("hook", hosts=[f"hook.{space}.svc"])
+    text = {"tls.crt": shown.cert.decode(), "tls.key": shown.key.decode()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": text}
+    program = {
+        "name": "hook",
+        "image": "python",
+        "command": ["python", "-c", WEBHOOK],
+        "volumeMounts": [{"name": "keys", "mountPath": "/keys"}],
+        "readinessProbe": {"tcpSocket": {"port": 8443}, "periodSeconds": 1},
+    }
+    pod = {"containers": [program], "volumes": [{"name": "keys", "secret": {"secretName": "keys"}}]}
+    entrance = service("hook", port=443)
+    entrance["spec"]["ports"] = [{"port": 443, "targetPort": 8443}]
+    rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}
+    webhook = {
+        "name": "hook.example.com",
+        "clientConfig": {
+            "service": {"namespace": space, "name": "hook"},
+            "caBundle": base64.b64encode(authority.cert).decode(),
+        },
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": space},
+        "webhooks": [webhook],
+    }
+    apply(kubectl, secret, deployment("hook", 2, pod), entrance)
+    kubectl("rollout", "status", "deployment/hook", "--timeout=60s")
+    apply(kubectl, configuration)
+    try:
+        until("the webhook is in force", lambda: _annotated(kubectl))
+        # Its pods are replaced one after the other, and it answers all the time.
+        kubectl("rollout", "restart", "deployment/hook")
+        kubectl("rollout", "status", "deployment/hook", "--timeout=60s")
+        assert _annotated(kubectl)
+        kubectl("scale", "deployment/hook", "--replicas=0")
+        kubectl.until("endpointslices -l kubernetes.io/service-name=hook", "{.items[*].endpoints[*].addresses}", [""])
+        refused = kubectl("create", "configmap", "alone", code=1)
+        assert 'failed calling webhook "hook.example.com"' in refused and "no endpoints available" in refused
+    finally:
+        kubectl("delete", "mutatingwebhookconfiguration", space)
+    kubectl("create", "configmap", "alone")
+
+
+def _annotated(kubectl: Kubectl) -> bool:
+    kubectl("delete", "configmap", "asked", "--ignore-not-found")
+    kubectl("create", "configmap", "asked")
+    return "hook-" in kubectl("get", "configmap", "asked", "-o", "jsonpath={.metadata.annotations.seen-by}")
