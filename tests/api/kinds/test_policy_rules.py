@@ -426,3 +426,52 @@ def test_a_request_that_its_key_did_not_sign() -> None:
     request = encoded(pem("CERTIFICATE REQUEST", bytes_))
     [found] = refused(GOOD["CertificateSigningRequest"], {"spec.request": request})
     assert found.endswith(": x509: ECDSA verification failure")
+
+
+POD_CERTIFICATE: dict[str, Any] = {
+    "apiVersion": CERTIFICATES,
+    "kind": "PodCertificateRequest",
+    "spec": {
+        "signerName": "a.io/b",
+        **{f"{field}{part}": "x" for field in ("pod", "serviceAccount", "node") for part in ("Name", "UID")},
+    },
+}
+ISSUED = {"type": "Issued", "status": "True", **STAMP}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"spec.signerName": GONE}, ["spec.signerName: Required value"]),
+        ({"spec.podUID": ""}, ['spec.podUID: Invalid value: "": must not be empty']),
+        ({"spec.nodeUID": "a" * 129}, ["spec.nodeUID: Too long: may not be more than 128 bytes"]),
+        ({"spec.maxExpirationSeconds": 91 * 86400}, []),
+        ({"spec.maxExpirationSeconds": 3599},
+         ["spec.maxExpirationSeconds: Invalid value: 3599: must be in the range [3600, 7862400]"]),
+        ({"spec.signerName": "kubernetes.io/x", "spec.maxExpirationSeconds": 86401},
+         ["spec.maxExpirationSeconds: Invalid value: 86401: must be in the range [3600, 86400]"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_requests_of_pods(change: Changes, found: list[str]) -> None:
+    assert refused(POD_CERTIFICATE, change) == found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ([], [ISSUED], []),
+        ([], [{**ISSUED, "type": "Odd"}],
+         ['status.conditions[0].type: Unsupported value: "Odd": supported values: "Issued", "Denied", "Failed"']),
+        ([], [{**ISSUED, "status": "False"}],
+         ['status.conditions[0].status: Unsupported value: "False": supported values: "True"']),
+        ([], [ISSUED, {**ISSUED, "type": "Denied"}],
+         ['status.conditions[1].type: Invalid value: "Denied": There may be at most one condition with type "Issued", '
+          '"Denied", or "Failed"']),
+        ([ISSUED], [], ["status: Invalid value: {}: immutable after PodCertificateRequest is issued, denied, or "
+                        "failed"]),
+    ],
+)  # fmt: skip
+def test_ends_of_requests_of_pods(before: Any, after: Any, found: list[str]) -> None:
+    first = {"conditions": before} if before else {}
+    assert status_refused(POD_CERTIFICATE, first, {"conditions": after} if after else {}) == found

@@ -7,9 +7,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rayplane.control_plane.api.errors import not_supported, required
-from rayplane.control_plane.api.kinds.admissionregistration.match_resources import default_match, validate_match
-from rayplane.control_plane.api.kinds.metadata import Errors, checked, validate_selector
+from rayplane.control_plane.api.errors import duplicate, invalid, not_supported, required
+from rayplane.control_plane.api.kinds.admissionregistration.match_resources import (
+    default_match,
+    validate_match,
+    validate_mutable,
+    validate_parameters,
+)
+from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age, go_selector_text
@@ -46,32 +51,42 @@ def _validate(obj: Object) -> Errors:
     else:
         checked(names.subdomain_errors(policy), policy, "spec.policyName", errs)
     if ref is not None:
-        if bool(ref.get("name")) == (ref.get("selector") is not None):
-            errs.append(required("spec.paramRef", "one of name or selector must be specified"))
-        validate_selector(ref.get("selector"), "spec.paramRef.selector", errs)
-        if ref.get("parameterNotFoundAction") not in ("Allow", "Deny"):
-            errs.append(required("spec.paramRef.parameterNotFoundAction"))
+        validate_parameters(ref, "spec.paramRef", errs)
     if spec.get("matchResources") is not None:
         validate_match(spec["matchResources"], "spec.matchResources", errs)
     return errs
 
 
-def _validate_validating(obj: Object) -> Errors:
+def _validate_mutating(obj: Object) -> Errors:
     errs = _validate(obj)
-    actions = (obj.get("spec") or {}).get("validationActions") or ()
-    if not actions:
-        errs.append(required("spec.validationActions", "at least one validation action is required"))
-    for action in actions:
-        if action not in _ACTIONS:
-            errs.append(not_supported("spec.validationActions", action, _ACTIONS))
+    validate_mutable((obj.get("spec") or {}).get("matchResources") or {}, "spec.matchResources", errs)
     return errs
 
+
+def _validate_validating(obj: Object) -> Errors:
+    errs = _validate(obj)
+    path, actions = "spec.validationActions", (obj.get("spec") or {}).get("validationActions") or []
+    seen: set[str] = set()
+    for index, action in enumerate(actions):
+        if action not in _ACTIONS:
+            errs.append(not_supported(f"{path}[{index}]", action, _ACTIONS))
+        if action in seen:
+            errs.append(duplicate(f"{path}[{index}]", action))
+        seen.add(action)
+    if {"Deny", "Warn"} <= seen:
+        errs.append(invalid(path, actions, f"must not contain both Deny and Warn ({_TWICE})"))
+    if not seen:
+        errs.append(required(path, "at least one validation action is required"))
+    return errs
+
+
+_TWICE = "repeating the same validation failure information in the API response and headers serves no purpose"
 
 RULES = {
     "MutatingAdmissionPolicyBinding": replace(
         AS_WRITTEN,
         defaults=_default,
-        validate=_validate,
+        validate=_validate_mutating,
         validate_update=NO_UPDATE_RULES,
         status=NO_STATUS,
         generation=True,

@@ -6,15 +6,18 @@ from dataclasses import replace
 from datetime import datetime
 
 from rayplane.control_plane.api.errors import FieldError, invalid, required
+from rayplane.control_plane.api.kinds.metadata import checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS, NO_UPDATE_RULES
+from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer, since
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
-from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object, name
 
 _MISMATCH = "does not match event.namespace"
-# Where events about objects without a namespace are.
+# Where events about objects without a namespace are, of older clients and of newer ones.
 _OF_THE_CLUSTER = ("", "default")
+_OF_THE_CLUSTER_NOW = ("default", "kube-system")
+_BYTES_MAX = {"reportingInstance": 128, "action": 128, "reason": 128, "message": 1024}
 COLUMNS = (
     Column("Last Seen"), Column("Type"), Column("Reason"), Column("Object"),
     Column("Subobject", priority=1), Column("Source", priority=1), Column("Message"),
@@ -23,22 +26,27 @@ COLUMNS = (
 
 
 def _validate(obj: Object) -> list[FieldError]:
-    """Problems of an Event in its core/v1 form."""
-    about = obj.get("involvedObject") or {}
+    """Problems of an Event in its core/v1 form: one with a time of its own, as newer clients write it, says who tells
+    it."""
+    space = (obj.get("involvedObject") or {}).get("namespace") or ""
     own = (obj.get("metadata") or {}).get("namespace") or ""
-    space = about.get("namespace") or ""
-    path = "involvedObject.namespace"
     errs: list[FieldError] = []
-    if space != own and (space or own not in _OF_THE_CLUSTER):
-        errs.append(invalid(path, space, _MISMATCH))
-    kind = about.get("kind") or ""
-    info = builtin_registry().by_kind(about.get("apiVersion") or "", kind)
-    if info is None:
+    if obj.get("eventTime") is None:
+        if space != own and (space or own not in _OF_THE_CLUSTER):
+            errs.append(invalid("involvedObject.namespace", space, _MISMATCH))
         return errs
-    if info.namespaced and not space:
-        errs.append(required(path, f"required for kind {kind}"))
-    elif space and not info.namespaced:
-        errs.append(invalid(path, space, f"not allowed for kind {kind}"))
+    if not space and own not in _OF_THE_CLUSTER_NOW:
+        errs.append(invalid("involvedObject.namespace", space, _MISMATCH))
+    reporter = obj.get("reportingComponent") or ""
+    if not reporter:
+        errs.append(required("reportingController"))
+    checked(names.qualified_name_errors(reporter), reporter, "reportingController", errs)
+    for field, most in _BYTES_MAX.items():
+        value = obj.get(field) or ""
+        if not value and field != "message":
+            errs.append(required(field))
+        if len(value.encode()) > most:
+            errs.append(invalid(field, "", f"can have at most {most} characters"))
     return errs
 
 
