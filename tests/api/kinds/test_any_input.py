@@ -6,6 +6,7 @@ import copy
 import functools
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from tests.api.kinds import (
     test_validation,
     test_workload_rules,
 )
-from tests.api.kinds.changes import REGISTRY
+from tests.api.kinds.changes import REGISTRY, status_refused
 from tests.api.odd_values import fields, placed
 from tests.tiers import examples
 
@@ -98,3 +99,21 @@ def test_nothing_that_is_written_is_a_fault(data: st.DataObject) -> None:
             assert all(map(str, validate_status_update(status, stored, info)))
     except ApiError as e:
         assert e.code < 500
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [
+        ("5", []),
+        ("-5", ["status.resourceVersion: Invalid value: -5: must be greater than or equal to 0"]),
+        (f"-{'9' * 5000}", ["value out of range"]),
+        ("9" * 18, []),
+        ("9" * 19, ["value out of range"]),
+        ("\u0663", ["invalid syntax"]),
+    ],
+)
+def test_versions_of_migrations_are_numbers(version: str, found: list[str]) -> None:
+    spec = {"resource": {"group": "", "resource": "pods"}}
+    good = {"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "spec": spec}
+    problems = status_refused(good, {}, {"resourceVersion": version})
+    assert [problem[-len(text) :] for problem, text in zip(problems, found, strict=True)] == found

@@ -45,17 +45,27 @@ def _true_conditions(obj: Object) -> set[str]:
     return {one.get("type") or "" for one in conditions if one.get("status") == "True"}
 
 
+_INT64_MAX = 2**63 - 1
+
+
 def _validate_status(new: Object, old: Object) -> Errors:
     errs: Errors = []
     status = new.get("status") or {}
     conditions, path = status.get("conditions") or [], "status.conditions"
     version = status.get("resourceVersion") or ""
     before = (old.get("status") or {}).get("resourceVersion") or ""
-    if version and not version.removeprefix("-").isdecimal():
-        text = f'failed to parse resource version "{version}": strconv.ParseInt: parsing "{version}": invalid syntax'
+    digits = version.removeprefix("-")
+    number, problem = 0, ""
+    if version and not (digits.isascii() and digits.isdigit()):
+        problem = "invalid syntax"
+    elif version:
+        number = int(digits.lstrip("0")[: len(str(_INT64_MAX)) + 1] or 0)  # Longer ones are out of range all the same.
+        problem = "value out of range" if number > _INT64_MAX else ""
+    if problem:
+        text = f'failed to parse resource version "{version}": strconv.ParseInt: parsing "{version}": {problem}'
         errs.append(invalid("status.resourceVersion", version, text))
     elif version.startswith("-"):
-        errs.append(invalid("status.resourceVersion", int(version), NOT_NEGATIVE))
+        errs.append(invalid("status.resourceVersion", -number, NOT_NEGATIVE))
     validate_conditions(conditions, path, errs)
     if before and before != version:
         errs.append(invalid("status.resourceVersion", version, "cannot be updated"))
