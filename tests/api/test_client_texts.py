@@ -9,7 +9,7 @@ import pytest
 
 from rayplane.control_plane.api import cron
 from rayplane.control_plane.api.errors import BadRequest, FieldError
-from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
+from rayplane.control_plane.api.kinds.pod_template.ports import validate_port_reference
 from rayplane.control_plane.api.kinds.registry import rules_of
 from rayplane.control_plane.api.machinery import field_selectors, jsonpath, names, quantity, selectors
 from rayplane.control_plane.api.machinery.decoding import decode_object

@@ -154,7 +154,8 @@ def test_a_resize_reported_is_a_change_of_resources_and_a_phase_is_none() -> Non
          "Guaranteed"),
         (_pod({}, resources={"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed"),
         (_pod(_asks("1", "1Gi"), resources={"requests": {"cpu": "1"}}), "Burstable"),  # the pod's own go before
-        (_pod(_asks("1"), resources={"requests": {"cpu": "0"}}), "BestEffort"),
+        (_pod(_asks("1"), resources={"requests": {"cpu": "0"}}), "Burstable"),  # limited as its containers are
+        (_pod({}, resources={"requests": {"cpu": "0"}}), "BestEffort"),
     ],
 )  # fmt: skip
 def test_worked_classes(pod: dict[str, Any], expected: str) -> None:

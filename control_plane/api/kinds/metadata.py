@@ -67,11 +67,14 @@ def validate_labels(labels: Mapping[str, Any] | None, path: str, errs: Errors) -
         checked(names.label_value_errors(value), value, path, errs)
 
 
-def _annotations(annotations: Mapping[str, str], path: str, errs: Errors) -> None:
-    size = 0
-    for key, value in annotations.items():
+def validate_annotations(annotations: Mapping[str, str], path: str, errs: Errors) -> None:
+    for key in annotations:
         checked(names.qualified_name_errors(key.lower()), key, path, errs)
-        size += len(key) + len(value)
+    validate_annotations_size(annotations, path, errs)
+
+
+def validate_annotations_size(annotations: Mapping[str, str], path: str, errs: Errors) -> None:
+    size = sum(len(key) + len(value) for key, value in annotations.items())
     if size > LIMITS.annotations_bytes // 4:
         size = sum(len(k.encode()) + len(v.encode()) for k, v in annotations.items())
         if size > LIMITS.annotations_bytes:
@@ -135,7 +138,7 @@ def validate_metadata(
     if metadata.get("labels"):
         validate_labels(metadata["labels"], f"{path}.labels", errs)
     if metadata.get("annotations"):
-        _annotations(metadata["annotations"], f"{path}.annotations", errs)
+        validate_annotations(metadata["annotations"], f"{path}.annotations", errs)
     if metadata.get("ownerReferences"):
         _owners(metadata["ownerReferences"], f"{path}.ownerReferences", errs)
     for finalizer in metadata.get("finalizers") or ():
@@ -173,7 +176,7 @@ def _owner_of_fields(entry: Mapping[str, Any], path: str, errs: Errors) -> None:
 
 def validate_template_metadata(metadata: Mapping[str, Any], path: str, errs: Errors) -> None:
     """The metadata that objects made of a template get: labels and annotations, and nothing else."""
-    _annotations(metadata.get("annotations") or {}, f"{path}.annotations", errs)
+    validate_annotations(metadata.get("annotations") or {}, f"{path}.annotations", errs)
     validate_labels(metadata.get("labels"), f"{path}.labels", errs)
     set_fields = (field for field, value in metadata.items() if value and field not in ("annotations", "labels"))
     errs += [forbidden(f"{path}.{field}", "cannot be set") for field in set_fields]

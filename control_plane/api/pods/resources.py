@@ -25,6 +25,8 @@ Amounts = dict[str, Quantity]
 _Of = Callable[[Container], Mapping[str, QuantityLike]]
 
 HUGE_PAGES = "hugepages-"
+COMPUTE = frozenset({"cpu", "memory"})
+"""What every container uses, and a pod as a whole can be given."""
 
 
 def container_requests(container: Container) -> Mapping[str, QuantityLike]:
@@ -101,7 +103,7 @@ def resources_changed(old: Object, new: Object) -> bool:
 
 def is_pod_level(resource: str) -> bool:
     """Whether a pod as a whole can be given an amount of it (KEP-2837)."""
-    return resource in ("cpu", "memory") or resource.startswith(HUGE_PAGES)
+    return resource in COMPUTE or resource.startswith(HUGE_PAGES)
 
 
 def has_pod_level(spec: Spec) -> bool:

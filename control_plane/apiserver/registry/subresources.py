@@ -7,13 +7,17 @@ import orjson
 
 from rayplane.control_plane.api.errors import (
     BadRequest,
+    FieldError,
     Invalid,
     MethodNotAllowed,
-    invalid,
 )
 from rayplane.control_plane.api.kinds.autoscaling.scale import configuration, get_scale, set_scale
 from rayplane.control_plane.api.kinds.core.binding import bind
-from rayplane.control_plane.api.kinds.pod_template.validation import validate_pod_parts
+from rayplane.control_plane.api.kinds.pod_template.updates import (
+    resized_spec,
+    validate_ephemeral_update,
+    validate_resize,
+)
 from rayplane.control_plane.api.kinds.policy.eviction import check_eviction
 from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA, ScalePaths
 from rayplane.control_plane.api.machinery import decoding, patching
@@ -290,31 +294,15 @@ def _keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
 
 def _ephemeral(new: Object, old: Object, info: ResourceInfo) -> None:
     wanted = (new.get("spec") or {}).get("ephemeralContainers") or []
-    kept = {c["name"]: c for c in (old.get("spec") or {}).get("ephemeralContainers") or ()}
-    given = {c.get("name") for c in wanted}
-    for name, container in kept.items():
-        if name not in given or container not in wanted:
-            errors = [invalid("spec.ephemeralContainers", name, "existing ephemeral containers may not be changed")]
-            raise Invalid.of("Pod", old["metadata"]["name"], errors)
     _replace(new, old, {"spec": {**old["spec"], "ephemeralContainers": wanted}})
-    _must_be_valid(new)
+    _must_be_valid(new, validate_ephemeral_update(new, old))
     _count(new, old)
 
 
 def _resize(new: Object, old: Object, info: ResourceInfo) -> None:
-    given, spec = new.get("spec") or {}, dict(old["spec"])
-    for field in RESIZABLE:
-        wanted = {c.get("name"): c for c in given.get(field) or ()}
-        if field in spec:
-            spec[field] = [_resized(c, wanted.get(c["name"], c)) for c in spec[field]]
-    _replace(new, old, {"spec": spec})
-    _must_be_valid(new)
+    _replace(new, old, {"spec": resized_spec(new.get("spec") or {}, old["spec"])})
+    _must_be_valid(new, validate_resize(new, old))
     _count(new, old)
-
-
-def _resized(container: Object, wanted: Object) -> Object:
-    kept = {field: value for field, value in container.items() if field not in RESIZED}
-    return {**kept, **{field: wanted[field] for field in RESIZED if wanted.get(field) is not None}}
 
 
 def _count(new: Object, old: Object) -> None:
@@ -323,8 +311,7 @@ def _count(new: Object, old: Object) -> None:
         new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1
 
 
-def _must_be_valid(pod: Object) -> None:
-    errors = validate_pod_parts(pod)
+def _must_be_valid(pod: Object, errors: list[FieldError]) -> None:
     if errors:
         raise Invalid.of("Pod", pod["metadata"]["name"], errors)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of
-from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS
+from rayplane.control_plane.api.kinds.pod_template.ports import PROTOCOLS
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.addresses import ip_warnings

@@ -20,8 +20,7 @@ def _default(obj: Object) -> None:
 
 def _validate(obj: Object) -> Errors:
     errs: Errors = []
-    restart = ("Always", "OnFailure", "Never")
-    validate_template(obj.get("template"), "template", errs, restart=restart)
+    validate_template(obj.get("template"), "template", errs)
     return errs
 
 

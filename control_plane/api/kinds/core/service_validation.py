@@ -10,7 +10,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import duplicate, forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.endpoints import PORT_RANGE, validate_address_use
 from rayplane.control_plane.api.kinds.metadata import IMMUTABLE, Errors, checked, one_of, validate_labels
-from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS, validate_port_reference
+from rayplane.control_plane.api.kinds.pod_template.ports import PROTOCOLS, validate_port_reference
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.addresses import cidr_errors
 from rayplane.control_plane.api.meta import Object

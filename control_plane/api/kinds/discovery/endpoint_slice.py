@@ -10,7 +10,7 @@ from typing import Any
 from rayplane.control_plane.api.errors import duplicate, invalid, required, too_many
 from rayplane.control_plane.api.kinds.core.endpoints import validate_address_use
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, one_of
-from rayplane.control_plane.api.kinds.pod_template.containers import PROTOCOLS
+from rayplane.control_plane.api.kinds.pod_template.ports import PROTOCOLS
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, content_differs
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.addresses import ip_warnings

@@ -12,7 +12,7 @@ from rayplane.control_plane.api.errors import invalid, not_supported, quote, req
 from rayplane.control_plane.api.kinds.core.service import balancer_addresses
 from rayplane.control_plane.api.kinds.core.service_validation import balancer_host, balancer_ip
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
-from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
+from rayplane.control_plane.api.kinds.pod_template.ports import validate_port_reference
 from rayplane.control_plane.api.kinds.references import typed_reference
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Status
 from rayplane.control_plane.api.machinery import names

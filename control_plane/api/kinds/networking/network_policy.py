@@ -10,7 +10,7 @@ from typing import Any
 from rayplane.control_plane.api.errors import forbidden, invalid, required
 from rayplane.control_plane.api.kinds.core.endpoints import PORT_RANGE
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of, validate_selector
-from rayplane.control_plane.api.kinds.pod_template.containers import validate_port_reference
+from rayplane.control_plane.api.kinds.pod_template.ports import validate_port_reference
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.addresses import block_of, cidr_errors, cidr_warnings

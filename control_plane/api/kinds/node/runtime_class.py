@@ -9,7 +9,7 @@ from typing import Any
 from rayplane.control_plane.api.errors import duplicate
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable, validate_labels
 from rayplane.control_plane.api.kinds.pod_template.resources import validate_requirements
-from rayplane.control_plane.api.kinds.pod_template.validation import validate_tolerations
+from rayplane.control_plane.api.kinds.pod_template.tolerations import validate_tolerations
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_STATUS
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age

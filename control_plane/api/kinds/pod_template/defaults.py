@@ -7,7 +7,14 @@ from typing import Any
 from rayplane.control_plane.api.machinery.quantity import QuantityError, parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
-from rayplane.control_plane.api.pods.resources import HUGE_PAGES, container_limits, is_pod_level, pod_requests
+from rayplane.control_plane.api.pods.resources import (
+    COMPUTE,
+    HUGE_PAGES,
+    container_limits,
+    is_pod_level,
+    pod_limits,
+    pod_requests,
+)
 
 _MILLI = 1_000_000
 _POD_DEFAULTS = (
@@ -19,16 +26,21 @@ _CONTAINER_DEFAULTS = (
     ("terminationMessagePath", "/dev/termination-log"),
     ("terminationMessagePolicy", "File"),
 )
+_SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "hostPath": {"type": ""},
+    "iscsi": {"iscsiInterface": "default"},
+    "rbd": {"pool": "rbd", "user": "admin", "keyring": "/etc/ceph/keyring"},
+    "azureDisk": {"cachingMode": "ReadWrite", "fsType": "ext4", "readOnly": False, "kind": "Shared"},
+    "scaleIO": {"storageMode": "ThinProvisioned", "fsType": "xfs"},
+}
 _MODE_SOURCES = ("secret", "configMap", "downwardAPI", "projected")
 
 
 def image_pull_policy(image: str) -> str:
-    """`Always` for the tag `latest` (also when the tag is left out), else `IfNotPresent`."""
-    last = image.rpartition("/")[2]
-    if "@" in last:
-        return "IfNotPresent"
-    tag = last.partition(":")[2]
-    return "Always" if tag in ("", "latest") else "IfNotPresent"
+    """`Always` for the tag `latest` (also when tag and digest are left out), else `IfNotPresent`."""
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return "Always" if tag == "latest" or (image and not tag and not digest) else "IfNotPresent"
 
 
 def canonical_resources(resources: dict[str, Any] | None) -> None:
@@ -92,6 +104,9 @@ def _field_refs(source: dict[str, Any]) -> None:
     resource = source.get("resourceFieldRef")
     if resource is not None and not resource.get("divisor"):
         resource["divisor"] = "0"
+    file = source.get("fileKeyRef")
+    if file is not None:
+        file.setdefault("optional", False)
 
 
 def _fill(holder: dict[str, Any], defaults: tuple[tuple[str, str], ...]) -> None:
@@ -137,12 +152,9 @@ def default_volume(volume: dict[str, Any]) -> None:
                 _field_refs(item)
     for source in (volume.get("projected") or {}).get("sources") or ():
         _projection(source)
-    host_path = volume.get("hostPath")
-    if host_path is not None:
-        host_path.setdefault("type", "")
-    iscsi = volume.get("iscsi")
-    if iscsi is not None and not iscsi.get("iscsiInterface"):
-        iscsi["iscsiInterface"] = "default"
+    for kind, defaults in _SOURCE_DEFAULTS.items():
+        if volume.get(kind) is not None:
+            volume[kind] = {**defaults, **{field: value for field, value in volume[kind].items() if value is not None}}
     image = volume.get("image")
     if image is not None and not image.get("pullPolicy"):
         image["pullPolicy"] = image_pull_policy(image.get("reference") or "")
@@ -198,24 +210,35 @@ def _requests_from_limits(container: dict[str, Any]) -> None:
             requests.setdefault(name, amount)
 
 
-def _pod_level_requests(pod: Object) -> None:
-    """Limits of the pod as a whole without requests: what its containers ask for together, else the limits."""
+def _pod_level(pod: Object) -> None:
+    """What of the resources of the pod as a whole is left out follows from its containers together.
+
+    Huge pages are limited to theirs; requests are theirs, else the limits; limits are theirs if all have one.
+    """
     resources = pod["spec"].get("resources")
-    if not resources or not resources.get("limits"):
+    if not resources or not (resources.get("limits") or resources.get("requests")):
         return
+    spec = {"spec": {**pod["spec"], "resources": None}}
     try:
-        asked = pod_requests({"spec": {**pod["spec"], "resources": None}}, overhead=False, reported=False)
+        asked = pod_requests(spec, overhead=False, reported=False)
+        limited = pod_limits(spec, overhead=False, reported=False)
     except QuantityError:
         return  # for validation to report
-    requests = dict(resources.get("requests") or {})
-    for name, amount in asked.items():
-        if is_pod_level(name) and not name.startswith(HUGE_PAGES):
-            requests.setdefault(name, str(amount))
-    for name, amount in resources["limits"].items():
-        if is_pod_level(name):
-            requests.setdefault(name, amount)
-    if requests:
-        resources["requests"] = requests
+    requests, limits = dict(resources.get("requests") or {}), dict(resources.get("limits") or {})
+    for name, amount in limited.items():
+        if name.startswith(HUGE_PAGES) and name not in requests:
+            limits.setdefault(name, str(amount))
+    if limits:
+        for name, amount in asked.items():
+            if name in COMPUTE:
+                requests.setdefault(name, str(amount))
+        for name, written in limits.items():
+            if is_pod_level(name):
+                requests.setdefault(name, written)
+    if pod["spec"].get("containers") and not any(is_pod_level(name) for name in limits):
+        of_each = [container_limits(container).keys() for container in lifecycled(pod["spec"])]
+        limits |= {name: str(limited[name]) for name in COMPUTE.intersection(*of_each)}
+    resources |= {section: of for section, of in (("requests", requests), ("limits", limits)) if of}
 
 
 def default_pod(pod: Object) -> None:
@@ -231,4 +254,4 @@ def default_pod(pod: Object) -> None:
             for port in container.get("ports") or ():
                 if not port.get("hostPort"):
                     port["hostPort"] = port.get("containerPort")
-    _pod_level_requests(pod)
+    _pod_level(pod)

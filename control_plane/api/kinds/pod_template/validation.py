@@ -1,104 +1,135 @@
-"""Validation of pod specs (of pods and of templates) and of what may change in a pod."""
+"""Validation of pod specs, of pods and of templates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
-from rayplane.control_plane.api.errors import (
-    FieldError,
-    duplicate,
-    forbidden,
-    invalid,
-    not_supported,
-    quote,
-    required,
+from rayplane.control_plane.api.errors import duplicate, forbidden, invalid, not_supported, quote, required
+from rayplane.control_plane.api.kinds.metadata import (
+    Errors,
+    checked,
+    in_range,
+    not_negative,
+    validate_annotations,
+    validate_labels,
 )
-from rayplane.control_plane.api.kinds.metadata import checked, one_of, validate_labels
 from rayplane.control_plane.api.kinds.pod_template.affinity import validate_affinity, validate_spread
-from rayplane.control_plane.api.kinds.pod_template.claims import validate_claims
+from rayplane.control_plane.api.kinds.pod_template.annotations import validate_pod_annotations, validate_profiles_match
+from rayplane.control_plane.api.kinds.pod_template.claims import validate_pod_claims
 from rayplane.control_plane.api.kinds.pod_template.containers import (
-    validate_container,
-    validate_ephemeral_container,
-    validate_init_container,
+    Surroundings,
+    validate_containers,
+    validate_ephemeral_containers,
+    validate_image_of_pod,
+    validate_init_containers,
 )
-from rayplane.control_plane.api.kinds.pod_template.resources import validate_requirements
+from rayplane.control_plane.api.kinds.pod_template.environment import validate_files
+from rayplane.control_plane.api.kinds.pod_template.network import (
+    validate_dns_config,
+    validate_dns_policy,
+    validate_host_aliases,
+    validate_host_users,
+    validate_hostname_override,
+)
+from rayplane.control_plane.api.kinds.pod_template.ports import validate_host_network_ports
+from rayplane.control_plane.api.kinds.pod_template.resources import validate_pod_resources, validate_requirements
+from rayplane.control_plane.api.kinds.pod_template.security import validate_pod_security
+from rayplane.control_plane.api.kinds.pod_template.tolerations import validate_tolerations
 from rayplane.control_plane.api.kinds.pod_template.volumes import validate_volumes
+from rayplane.control_plane.api.kinds.pod_template.windows import validate_host_process, validate_system
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.taints import NO_EXECUTE, NO_SCHEDULE, PREFER_NO_SCHEDULE
 
-Errors = list[FieldError]
-_RESTART = ("Always", "OnFailure", "Never")
-_DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
-_EFFECTS = (NO_SCHEDULE, PREFER_NO_SCHEDULE, NO_EXECUTE)
-_NO_VOLUMES: dict[str, Mapping[str, Any]] = {}
-_SUBDOMAIN_FIELDS = ("serviceAccountName", "nodeName", "priorityClassName", "schedulerName")
-_LABEL_FIELDS = ("hostname", "subdomain")
-_MAX_INT32 = 2**31 - 1
-UPDATE_TEXT = (
-    "pod updates may not change fields other than `spec.containers[*].image`,"
-    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` "
-    "(only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
-    "(allow it to be set to 1 if it was previously negative)"
-)
+_RESTART: Final = ("Always", "OnFailure", "Never")
+_PREEMPTION: Final = ("PreemptLowerPriority", "Never")
+_KINDS: Final = ("initContainers", "containers", "ephemeralContainers")
+_NO_VOLUMES: Final[dict[str, Mapping[str, Any]]] = {}
+_NO_CLAIMS: Final[frozenset[str]] = frozenset()
+_MAX_INT32: Final = 2**31 - 1
+_Spec = Mapping[str, Any]
+_Containers = list[tuple[str, Mapping[str, Any]]]
 
 
-def validate_pod_spec(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
-    """Everything about a pod's spec that needs no other object."""
-    volumes = spec.get("volumes")
-    by_name = validate_volumes(volumes, f"{path}.volumes", errs) if volumes else _NO_VOLUMES
-    _containers(spec, by_name, path, errs)
-    restart = spec.get("restartPolicy")
+def every_container(spec: _Spec, path: str) -> _Containers:
+    """The containers of all kinds with their paths."""
+    return [(f"{path}.{kind}[{i}]", one) for kind in _KINDS for i, one in enumerate(spec.get(kind) or ())]
+
+
+def validate_pod_spec(spec: _Spec, path: str, errs: Errors, metadata: Mapping[str, Any] | None = None) -> None:
+    """Everything about a pod's spec that needs no other object; `metadata` is that of the pod, None in a template."""
+    grace_s = spec.get("terminationGracePeriodSeconds")
+    if grace_s is None:
+        errs.append(required(f"{path}.terminationGracePeriodSeconds"))
+    volumes, claims = _NO_VOLUMES, _NO_CLAIMS
+    if spec.get("volumes"):
+        pod = "" if metadata is None else metadata.get("name") or ""
+        volumes = validate_volumes(spec["volumes"], pod, f"{path}.volumes", errs)
+    if spec.get("resourceClaims"):
+        annotations = (metadata or {}).get("annotations") or {}
+        validate_pod_claims(spec["resourceClaims"], annotations, f"{path}.resourceClaims", errs)
+        claims = frozenset(one["name"] for one in spec["resourceClaims"] if one.get("name"))
+    restart, policy = spec.get("restartPolicy"), spec.get("dnsPolicy")
+    around = Surroundings(volumes, claims, grace_s, spec.get("os"), restart, spec.get("hostUsers") is not False)
+    validate_containers(spec.get("containers") or (), around, f"{path}.containers", errs)
+    if spec.get("initContainers"):
+        validate_init_containers(spec, around, f"{path}.initContainers", errs)
+    if spec.get("ephemeralContainers"):
+        validate_ephemeral_containers(spec, around, f"{path}.ephemeralContainers", errs)
+    if spec.get("resources") is not None:
+        validate_pod_resources(spec, path, errs, claims)
+    if spec.get("hostNetwork"):
+        validate_host_network_ports(spec, path, errs, of_pod=metadata is not None)
     if restart not in _RESTART:
-        if not restart:
-            errs.append(required(f"{path}.restartPolicy"))
-        else:
-            errs.append(not_supported(f"{path}.restartPolicy", restart, _RESTART))
-    _dns(spec, path, errs)
-    deadline = spec.get("activeDeadlineSeconds")
-    if deadline is not None and not 1 <= deadline <= _MAX_INT32:
-        text = f"must be between 1 and {_MAX_INT32}, inclusive"
-        errs.append(invalid(f"{path}.activeDeadlineSeconds", deadline, text))
-    for field in _SUBDOMAIN_FIELDS:
-        if spec.get(field):
-            checked(names.subdomain_errors(spec[field]), spec[field], f"{path}.{field}", errs)
-    for field in _LABEL_FIELDS:
-        if spec.get(field):
-            checked(names.label_errors(spec[field]), spec[field], f"{path}.{field}", errs)
+        at = f"{path}.restartPolicy"
+        errs.append(not_supported(at, restart, _RESTART) if restart else required(at))
+    validate_dns_policy(policy, f"{path}.dnsPolicy", errs)
+    if not _is_plain(spec):
+        _rest(spec, path, errs)
+
+
+def _is_plain(spec: _Spec) -> bool:
+    """Whether what most pods say is all that this one does, its containers alone and together."""
+    if not spec.keys() <= _PLAIN or spec.get("securityContext") or spec.get("dnsPolicy") == "None":
+        return False
+    return all(one.keys().isdisjoint(_SHARED) for kind in _KINDS for one in spec.get(kind) or ())
+
+
+def _rest(spec: _Spec, path: str, errs: Errors) -> None:
+    """What most pods do not say."""
     validate_labels(spec.get("nodeSelector"), f"{path}.nodeSelector", errs)
-    if spec.get("tolerations"):
-        validate_tolerations(spec["tolerations"], f"{path}.tolerations", errs)
-    if spec.get("affinity"):
+    if spec.get("securityContext"):
+        validate_pod_security(spec["securityContext"], spec, f"{path}.securityContext", errs)
+    if spec.get("shareProcessNamespace") and spec.get("hostPID"):
+        text = "ShareProcessNamespace and HostPID cannot both be enabled"
+        errs.append(invalid(f"{path}.shareProcessNamespace", True, text))
+    if spec.get("affinity") is not None:
         validate_affinity(spec["affinity"], f"{path}.affinity", errs)
+    validate_dns_config(spec.get("dnsConfig"), spec.get("dnsPolicy"), f"{path}.dnsConfig", errs)
+    _gates(spec, path, errs)
     if spec.get("topologySpreadConstraints"):
         validate_spread(spec["topologySpreadConstraints"], f"{path}.topologySpreadConstraints", errs)
-    if spec.get("resources"):
-        validate_requirements(spec["resources"], f"{path}.resources", errs)
-    validate_claims(spec, path, errs)
-    _small_lists(spec, path, errs)
+    containers = every_container(spec, path)
+    validate_host_process(spec, containers, path, errs)
+    if spec.get("hostUsers") is False:
+        validate_host_users(spec, containers, path, errs)
+    if spec.get("hostnameOverride") is not None:
+        validate_hostname_override(spec, path, errs)
+    for field, check in _FIELDS.items():
+        value = spec.get(field)
+        if value not in (None, "", [], {}):
+            check(value, f"{path}.{field}", errs)
+    if spec.get("os") is not None:
+        validate_system(spec, containers, path, errs)
+    if spec.get("schedulingGroup") is not None:
+        _scheduling_group(spec, f"{path}.schedulingGroup", errs)
+    validate_files(containers, spec.get("volumes"), errs)
 
 
-def _dns(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
-    if spec.get("dnsPolicy") not in _DNS:
-        one_of(spec.get("dnsPolicy"), _DNS, f"{path}.dnsPolicy", errs)
-    if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
-        text = "must provide at least one DNS nameserver when `dnsPolicy` is None"
-        errs.append(required(f"{path}.dnsConfig.nameservers", text))
-    for index, search in enumerate((spec.get("dnsConfig") or {}).get("searches") or ()):
-        if search != ".":
-            domain = search.removesuffix(".")
-            checked(names.search_domain_errors(domain), domain, f"{path}.dnsConfig.searches[{index}]", errs)
-
-
-def _small_lists(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
-    for index, alias in enumerate(spec.get("hostAliases") or ()):
-        own, at = alias.get("ip") or "", f"{path}.hostAliases[{index}].ip"
-        checked(names.ip_errors(own), own, at, errs)
+def _gates(spec: _Spec, path: str, errs: Errors) -> None:
     for index, gate in enumerate(spec.get("readinessGates") or ()):
         kind = gate.get("conditionType") or ""
-        at = f"{path}.readinessGates[{index}].conditionType"
-        checked(names.qualified_name_errors(kind), kind, at, errs)
+        checked(names.qualified_name_errors(kind), kind, f"{path}.readinessGates[{index}].conditionType", errs)
     seen: set[str] = set()
     for index, gate in enumerate(spec.get("schedulingGates") or ()):
         own, at = gate.get("name") or "", f"{path}.schedulingGates[{index}]"
@@ -108,194 +139,112 @@ def _small_lists(spec: Mapping[str, Any], path: str, errs: Errors) -> None:
         seen.add(own)
 
 
-def _containers(spec: Mapping[str, Any], volumes: Mapping[str, Any], path: str, errs: Errors) -> None:
-    seen: set[str] = set()
-    host_ports: set[str] = set()
-    containers = spec.get("containers")
-    if not containers:
-        errs.append(required(f"{path}.containers"))
-    for field in ("containers", "initContainers", "ephemeralContainers"):
-        for index, container in enumerate(spec.get(field) or ()):
-            at = f"{path}.{field}[{index}]"
-            validate_container(container, volumes, at, errs)
-            own = container.get("name")
-            if own:
-                if own in seen:
-                    errs.append(duplicate(f"{at}.name", own))
-                seen.add(own)
-            if field == "initContainers":
-                validate_init_container(container, at, errs)
-            elif field == "ephemeralContainers":
-                validate_ephemeral_container(container, at, errs)
-            if container.get("ports") and field == "containers":
-                _host_ports(container["ports"], spec, host_ports, path=f"{at}.ports", errs=errs)
+def _name(check: Callable[[str], Sequence[str]]) -> Callable[[Any, str, Errors], None]:
+    def validate(value: Any, path: str, errs: Errors) -> None:
+        checked(check(value), value, path, errs)
+
+    return validate
 
 
-def _host_ports(
-    ports: Sequence[Mapping[str, Any]],
-    spec: Mapping[str, Any],
-    taken: set[str],
-    *,
-    path: str,
-    errs: Errors,
+def _preemption(policy: str, path: str, errs: Errors) -> None:
+    if policy not in _PREEMPTION:
+        errs.append(not_supported(path, policy, _PREEMPTION))
+
+
+def _scheduling_group(spec: _Spec, path: str, errs: Errors) -> None:
+    own, at = spec["schedulingGroup"].get("podGroupName"), f"{path}.podGroupName"
+    if own is None:
+        errs.append(invalid(at, None, "must specify one of: `podGroupName`"))
+    else:
+        checked(names.subdomain_errors(own), own, at, errs)
+    if spec.get("evictionResponders"):
+        errs.append(forbidden(path, "may not be set when evictionResponders is set"))
+
+
+_FIELDS: Final[Mapping[str, Callable[[Any, str, Errors], None]]] = {
+    "serviceAccountName": _name(names.subdomain_errors),
+    "nodeName": _name(names.subdomain_errors),
+    "activeDeadlineSeconds": lambda value, path, errs: in_range(value, 1, _MAX_INT32, path, errs),
+    "hostname": _name(names.label_errors),
+    "subdomain": _name(names.label_errors),
+    "tolerations": validate_tolerations,
+    "hostAliases": validate_host_aliases,
+    "priorityClassName": _name(names.subdomain_errors),
+    "runtimeClassName": _name(names.subdomain_errors),
+    "preemptionPolicy": _preemption,
+    "overhead": lambda value, path, errs: validate_requirements({"limits": value}, path, errs),
+}
+#: Fields of containers that are judged with those of others, or of the pod.
+_SHARED: Final = frozenset({"env", "securityContext"})
+#: Fields that need no more than has been looked at when they are reached.
+_PLAIN: Final = frozenset(
+    {
+        *_KINDS, "automountServiceAccountToken", "dnsPolicy", "enableServiceLinks", "imagePullSecrets", "priority",
+        "resources", "restartPolicy", "schedulerName", "securityContext", "terminationGracePeriodSeconds", "volumes",
+    }
+)  # fmt: skip
+
+
+def validate_template(
+    template: Mapping[str, Any] | None, path: str, errs: Errors, *, restart: Sequence[str] = _RESTART
 ) -> None:
-    for index, port in enumerate(ports):
-        number = port.get("hostPort")
-        if spec.get("hostNetwork") and number and number != port.get("containerPort"):
-            text = "must match `hostPort` when `hostNetwork` is true"
-            errs.append(invalid(f"{path}[{index}].containerPort", port.get("containerPort"), text))
-        if not number:
-            continue
-        text = f"{port.get('protocol') or ''}/{port.get('hostIP') or ''}/{number}"
-        if text in taken:
-            errs.append(duplicate(f"{path}[{index}].hostPort", text))
-        taken.add(text)
-
-
-def validate_tolerations(tolerations: Sequence[Mapping[str, Any]], path: str, errs: Errors) -> None:
-    for index, toleration in enumerate(tolerations):
-        at = f"{path}[{index}]"
-        key, operator = toleration.get("key"), toleration.get("operator") or "Equal"
-        if key:
-            checked(names.qualified_name_errors(key), key, f"{at}.key", errs)
-        elif operator != "Exists":
-            text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
-            errs.append(invalid(f"{at}.operator", toleration.get("operator") or "", text))
-        if operator == "Exists":
-            if toleration.get("value"):
-                text = "value must be empty when `operator` is 'Exists'"
-                errs.append(invalid(f"{at}.operator", dict(toleration), text))
-        elif operator == "Equal":
-            checked(
-                names.label_value_errors(toleration.get("value") or ""),
-                toleration.get("value") or "",
-                f"{at}.operator",
-                errs,
-            )
-        else:
-            errs.append(not_supported(f"{at}.operator", operator, ("Equal", "Exists")))
-        effect = toleration.get("effect")
-        if effect and effect not in _EFFECTS:
-            errs.append(not_supported(f"{at}.effect", effect, _EFFECTS))
-        if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
-            text = "effect must be 'NoExecute' when `tolerationSeconds` is set"
-            errs.append(invalid(f"{at}.effect", effect or "", text))
-
-
-def validate_template(template: Mapping[str, Any] | None, path: str, errs: Errors, *, restart: Sequence[str]) -> None:
     """A pod template; `restart` lists the restart policies its owner allows."""
     if template is None:
         errs.append(required(path))
         return
-    meta = template.get("metadata") or {}
-    validate_labels(meta.get("labels"), f"{path}.metadata.labels", errs)
-    spec = template.get("spec") or {}
-    validate_pod_spec(spec, f"{path}.spec", errs)
-    policy = spec.get("restartPolicy")
-    if policy in _RESTART and policy not in restart:
-        at = f"{path}.spec.restartPolicy"
-        if policy == "Always":
-            # The default, so most likely nothing was given: say what to give.
-            valid = ", ".join(quote(one) for one in restart)
-            errs.append(required(at, f"valid values: {valid}"))
-        else:
-            errs.append(not_supported(at, policy, restart))
+    meta, spec = template.get("metadata") or {}, template.get("spec") or {}
+    annotations, at = meta.get("annotations") or {}, f"{path}.spec"
+    validate_labels(meta.get("labels"), f"{path}.labels", errs)
+    containers = every_container(spec, at) if annotations else []
+    if annotations:
+        validate_annotations(annotations, f"{path}.annotations", errs)
+        validate_pod_annotations(annotations, spec, containers, f"{path}.annotations", errs)
+    validate_pod_spec(spec, at, errs)
+    if annotations:
+        validate_profiles_match(annotations, spec, containers, at, errs)
     if spec.get("ephemeralContainers"):
         text = "ephemeral containers not allowed in pod template"
-        errs.append(forbidden(f"{path}.spec.ephemeralContainers", text))
+        errs.append(forbidden(f"{at}.ephemeralContainers", text))
+    policy = spec.get("restartPolicy") or ""
+    if policy in restart or restart is _RESTART:
+        return
+    if policy == "Always":
+        # The default, so most likely nothing was given: say what to give.
+        valid = ", ".join(quote(one) for one in restart)
+        errs.append(required(f"{at}.restartPolicy", f"valid values: {valid}"))
+    else:
+        errs.append(not_supported(f"{at}.restartPolicy", policy, restart))
 
 
 def validate_pod(pod: Object) -> Errors:
-    errs: Errors = []
-    validate_pod_spec(pod.get("spec") or {}, "spec", errs)
-    if (pod.get("spec") or {}).get("ephemeralContainers"):
-        text = "cannot be set on create"
-        errs.append(forbidden("spec.ephemeralContainers", text))
+    """A new pod."""
+    errs = validate_made_pod(pod)
+    spec, annotations = pod.get("spec") or {}, (pod.get("metadata") or {}).get("annotations")
+    if spec.get("ephemeralContainers"):
+        errs.append(forbidden("spec.ephemeralContainers", "cannot be set on create"))
+    if spec.get("nodeName") and spec.get("schedulingGates"):
+        errs.append(forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared"))
+    if annotations:
+        validate_profiles_match(annotations, spec, every_container(spec, "spec"), "spec", errs)
     return errs
 
 
-# --- updates ------------------------------------------------------------------------------------
-
-
-def validate_pod_update(new: Object, old: Object) -> Errors:
-    """What of a pod may change after it was created."""
+def validate_made_pod(pod: Object) -> Errors:
+    """A pod, new or changed."""
     errs: Errors = []
-    spec, before = new.get("spec") or {}, old.get("spec") or {}
-    if spec == before:
-        return errs
-    validate_pod_spec(spec, "spec", errs)
-    for field in ("containers", "initContainers"):
-        if len(spec.get(field) or ()) != len(before.get(field) or ()):
-            errs.append(forbidden(f"spec.{field}", "pod updates may not add or remove containers"))
-    if errs:
-        return errs
-    _deadline(spec, before, errs)
-    _tolerations_added(spec, before, errs)
-    gated = bool(before.get("schedulingGates"))
-    if gated and not _is_subset(spec.get("schedulingGates"), before.get("schedulingGates")):
-        text = "only deletion is allowed, but found new scheduling gates"
-        errs.append(forbidden("spec.schedulingGates", text))
-    changed = _changed_fields(spec, before, gated=gated)
-    if changed:
-        listed = "".join(f"\n  spec.{field}" for field in changed)
-        errs.append(forbidden("spec", f"{UPDATE_TEXT}; changed:{listed}"))
+    metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
+    if metadata.get("annotations"):
+        containers = every_container(spec, "spec")
+        validate_pod_annotations(metadata["annotations"], spec, containers, "metadata.annotations", errs)
+    validate_pod_spec(spec, "spec", errs, metadata)
+    if not spec.get("serviceAccountName") and spec.get("volumes"):
+        for index, volume in enumerate(spec["volumes"]):
+            for number, source in enumerate((volume.get("projected") or {}).get("sources") or ()):
+                if source.get("serviceAccountToken") is not None:
+                    at = f"spec.volumes[{index}].projected.sources[{number}].serviceAccountToken"
+                    errs.append(forbidden(at, "must not be specified when serviceAccountName is not set"))
+    not_negative(spec.get("terminationGracePeriodSeconds"), "spec.terminationGracePeriodSeconds", errs)
+    for kind in ("containers", "initContainers"):
+        for index, container in enumerate(spec.get(kind) or ()):
+            validate_image_of_pod(container, f"spec.{kind}[{index}]", errs)
     return errs
-
-
-def validate_pod_parts(new: Object) -> Errors:
-    """A pod that a subresource has changed: ephemeral containers added, resources of others."""
-    errs: Errors = []
-    validate_pod_spec(new.get("spec") or {}, "spec", errs)
-    return errs
-
-
-def _is_subset(part: Sequence[Any] | None, whole: Sequence[Any] | None) -> bool:
-    return all(one in (whole or ()) for one in part or ())
-
-
-def _deadline(spec: Mapping[str, Any], before: Mapping[str, Any], errs: Errors) -> None:
-    deadline, earlier = spec.get("activeDeadlineSeconds"), before.get("activeDeadlineSeconds")
-    if earlier is None or deadline == earlier:
-        return
-    path = "spec.activeDeadlineSeconds"
-    if deadline is None:
-        errs.append(invalid(path, None, "must not update from a positive integer to nil value"))
-    elif deadline > earlier:
-        text = f"must be less than or equal to previous value {earlier}"
-        errs.append(invalid(path, deadline, text))
-
-
-def _tolerations_added(spec: Mapping[str, Any], before: Mapping[str, Any], errs: Errors) -> None:
-    kept = spec.get("tolerations") or ()
-    for toleration in before.get("tolerations") or ():
-        same = {k: v for k, v in toleration.items() if k != "tolerationSeconds"}
-        if not any({k: v for k, v in t.items() if k != "tolerationSeconds"} == same for t in kept):
-            text = "existing toleration can not be modified except its tolerationSeconds"
-            errs.append(forbidden("spec.tolerations", text))
-            return
-
-
-def _changed_fields(spec: Mapping[str, Any], before: Mapping[str, Any], *, gated: bool) -> list[str]:
-    free = {"activeDeadlineSeconds", "tolerations", "schedulingGates"}
-    if gated:
-        free |= {"nodeSelector", "affinity"}
-    if (before.get("terminationGracePeriodSeconds") or 0) < 0:
-        free.add("terminationGracePeriodSeconds")
-    changed = []
-    for field in sorted(spec.keys() | before.keys()):
-        if field in free or spec.get(field) == before.get(field):
-            continue
-        if field in ("containers", "initContainers"):
-            changed += _changed_containers(spec.get(field) or (), before.get(field) or (), field)
-        else:
-            changed.append(field)
-    return changed
-
-
-def _changed_containers(new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]], field: str) -> list[str]:
-    return [
-        f"{field}[{index}].{part}"
-        for index, (one, other) in enumerate(zip(new, old, strict=True))
-        for part in sorted(one.keys() | other.keys())
-        if part != "image" and one.get(part) != other.get(part)
-    ]
