@@ -33,7 +33,7 @@ _SOURCE_DEFAULTS: dict[str, dict[str, Any]] = {
     "azureDisk": {"cachingMode": "ReadWrite", "fsType": "ext4", "readOnly": False, "kind": "Shared"},
     "scaleIO": {"storageMode": "ThinProvisioned", "fsType": "xfs"},
 }
-_MODE_SOURCES = ("secret", "configMap", "downwardAPI", "projected")
+_MODE_SOURCES = frozenset({"secret", "configMap", "downwardAPI", "projected"})
 
 
 def image_pull_policy(image: str) -> str:
@@ -143,8 +143,8 @@ def default_volume(volume: dict[str, Any]) -> None:
     if len(volume) == 1 and "name" in volume:
         volume["emptyDir"] = {}
         return
-    for kind in _MODE_SOURCES:
-        source = volume.get(kind)
+    for kind in volume.keys() & _MODE_SOURCES:
+        source = volume[kind]
         if source is not None:
             if source.get("defaultMode") is None:
                 source["defaultMode"] = 420
@@ -152,9 +152,10 @@ def default_volume(volume: dict[str, Any]) -> None:
                 _field_refs(item)
     for source in (volume.get("projected") or {}).get("sources") or ():
         _projection(source)
-    for kind, defaults in _SOURCE_DEFAULTS.items():
-        if volume.get(kind) is not None:
-            volume[kind] = {**defaults, **{field: value for field, value in volume[kind].items() if value is not None}}
+    for kind in volume.keys() & _SOURCE_DEFAULTS.keys():
+        if volume[kind] is not None:
+            given = {field: value for field, value in volume[kind].items() if value is not None}
+            volume[kind] = {**_SOURCE_DEFAULTS[kind], **given}
     image = volume.get("image")
     if image is not None and not image.get("pullPolicy"):
         image["pullPolicy"] = image_pull_policy(image.get("reference") or "")

@@ -106,7 +106,8 @@ def _rest(spec: _Spec, path: str, errs: Errors) -> None:
     if spec.get("affinity") is not None:
         validate_affinity(spec["affinity"], f"{path}.affinity", errs)
     validate_dns_config(spec.get("dnsConfig"), spec.get("dnsPolicy"), f"{path}.dnsConfig", errs)
-    _gates(spec, path, errs)
+    if "readinessGates" in spec or "schedulingGates" in spec:
+        _gates(spec, path, errs)
     if spec.get("topologySpreadConstraints"):
         validate_spread(spec["topologySpreadConstraints"], f"{path}.topologySpreadConstraints", errs)
     containers = every_container(spec, path)
@@ -116,9 +117,8 @@ def _rest(spec: _Spec, path: str, errs: Errors) -> None:
     if spec.get("hostnameOverride") is not None:
         validate_hostname_override(spec, path, errs)
     for field, check in _FIELDS.items():
-        value = spec.get(field)
-        if value not in (None, "", [], {}):
-            check(value, f"{path}.{field}", errs)
+        if field in spec and spec[field] not in (None, "", [], {}):
+            check(spec[field], f"{path}.{field}", errs)
     if spec.get("os") is not None:
         validate_system(spec, containers, path, errs)
     if spec.get("schedulingGroup") is not None:
