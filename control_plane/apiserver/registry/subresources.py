@@ -24,7 +24,6 @@ from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.containers import RESIZABLE, RESIZED
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews

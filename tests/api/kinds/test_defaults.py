@@ -105,6 +105,40 @@ def test_volumes() -> None:
     assert found[5]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"] == 3600
 
 
+@pytest.mark.parametrize(
+    ("source", "filled"),
+    [
+        (
+            {"rbd": {"monitors": ["m"], "image": "i", "user": "u"}},
+            {"pool": "rbd", "user": "u", "keyring": "/etc/ceph/keyring"},
+        ),
+        ({"iscsi": {"targetPortal": "1.2.3.4"}}, {"iscsiInterface": "default"}),
+        (
+            {"azureDisk": {"diskName": "d", "kind": "Managed", "readOnly": None}},
+            {"cachingMode": "ReadWrite", "fsType": "ext4", "readOnly": False, "kind": "Managed"},
+        ),
+        ({"scaleIO": {"gateway": "g"}}, {"storageMode": "ThinProvisioned", "fsType": "xfs"}),
+        ({"image": {"reference": "a:1"}}, {"pullPolicy": "IfNotPresent"}),
+        ({"image": {"reference": "a"}}, {"pullPolicy": "Always"}),
+        ({"projected": {"sources": []}}, {"defaultMode": 420}),
+    ],
+)
+def test_sources_of_volumes(source: dict[str, Any], filled: dict[str, Any]) -> None:
+    kind, said = next(iter(copy.deepcopy(source).items()))
+    (volume,) = pod_spec(volumes=[{"name": "v", **source}])["volumes"]
+    assert volume == {"name": "v", kind: {**said, **filled}}
+
+
+def test_keys_of_files_must_be_there() -> None:
+    keys: list[dict[str, Any]] = [
+        {"path": "p", "key": "k", "volumeName": "v"},
+        {"path": "p", "key": "k", "volumeName": "v", "optional": True},
+    ]
+    env = [{"name": "a", "valueFrom": {"fileKeyRef": key}} for key in keys]
+    found = pod_spec(containers=[{"name": "c", "image": "i", "env": env}])["containers"][0]["env"]
+    assert [one["valueFrom"]["fileKeyRef"]["optional"] for one in found] == [False, True]
+
+
 def test_requests_follow_limits_and_quantities_become_canonical() -> None:
     container = {
         "name": "c",

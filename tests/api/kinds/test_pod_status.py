@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.pod_template.status import validate_pod_status_update
-from tests.api.kinds.changes import Changes, created, status_refused, with_changes
+from rayplane.control_plane.api.kinds.strategy import prepare_for_status_update
+from tests.api.kinds.changes import Changes, created, info_of, status_refused, with_changes
 
 POD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -33,6 +35,10 @@ ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 FAMILIES = "may specify no more than one IP for each IP family"
 BOTH = "podIP and podIPs must either both be set or both be unset"
 CLASS = {"qosClass": "Burstable"}
+X = {"containerName": "c", "resourceName": "example.com/x", "requestName": "r"}
+EXTENDED: dict[str, Any] = {"resourceClaimName": "made", "requestMappings": [X]}
+MAPPED = "status.extendedResourceClaimStatus.requestMappings"
+OF_NODE = "status.nodeAllocatableResourceClaimStatuses[0]"
 ONE_OF = "must match one of the container's resource requests"
 
 
@@ -52,6 +58,10 @@ def health(*resources: Any, name: str = "example.com/x") -> dict[str, Any]:
     return told("allocatedResourcesStatus", [{"name": name, "resources": list(resources)}])
 
 
+def of_node(claim: str = "gpu", **more: Any) -> dict[str, Any]:
+    return {"nodeAllocatableResourceClaimStatuses": [{"resourceClaimName": claim, "containers": ["c"], **more}]}
+
+
 REPORTS: list[tuple[dict[str, Any], list[str]]] = [
     ({}, []),
     ({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}, []),
@@ -68,10 +78,6 @@ REPORTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"podIP": "10.0.0.1", "podIPs": ips("10.0.0.1")}, []),
     ({"podIP": "10.0.0.1", "podIPs": ips("10.0.0.1", "fd00::1")}, []),
     ({"podIP": "fd00::1", "podIPs": ips("fd00::1", "10.0.0.1")}, []),
-    ({"podIP": "10.0.0.1"}, [f"status.podIPs: Invalid value: null: {BOTH}"]),
-    ({"podIPs": ips("10.0.0.1")}, [f"status.podIPs: Invalid value: {printed('10.0.0.1')}: {BOTH}"]),
-    ({"podIP": "10.0.0.2", "podIPs": ips("10.0.0.1")}, [
-        'status.podIPs[0].ip: Invalid value: "10.0.0.1": must be equal to `podIP`']),
     ({"podIP": "x", "podIPs": ips("x")}, [f'status.podIPs[0]: Invalid value: "x": {ADDRESS}']),
     ({"podIP": "10.0.0.1", "podIPs": ips("10.0.0.1", "10.0.0.2")}, [
         f"status.podIPs: Invalid value: {printed('10.0.0.1', '10.0.0.2')}: {FAMILIES}"]),
@@ -93,6 +99,29 @@ REPORTS: list[tuple[dict[str, Any], list[str]]] = [
         'status.resourceClaimStatuses[1].name: Duplicate value: "g"']),
     ({"resourceClaimStatuses": [{"name": "g", "resourceClaimName": "_"}]}, [
         f'status.resourceClaimStatuses[0].resourceClaimName: Invalid value: "_": {SUBDOMAIN}']),
+    ({"extendedResourceClaimStatus": EXTENDED}, []),
+    ({"extendedResourceClaimStatus": {}}, [
+        "status.extendedResourceClaimStatus.requestMappings: Required value: at least one request mapping is required",
+        "status.extendedResourceClaimStatus.resourceClaimName: Required value"]),
+    ({"extendedResourceClaimStatus": {**EXTENDED, "requestMappings": [X, {**X, "resourceName": "example.com/y"}]}}, [
+        f'{MAPPED}[1].resourceName: Invalid value: "example.com/y": must match the extended resource name of an entry '
+        "in spec.initContainers.resources.requests or spec.containers.resources.requests"]),
+    ({"extendedResourceClaimStatus": {**EXTENDED, "requestMappings": [{**X, "containerName": "z"}]}}, [
+        f'{MAPPED}[0].containerName: Invalid value: "z": must match the name of an entry in spec.initContainers.name '
+        "or spec.containers.name"]),
+    ({"extendedResourceClaimStatus": {**EXTENDED, "requestMappings": [X, X]}}, [
+        f'{MAPPED}[1].{field}: Duplicate value: "{X[field]}"' for field in X]),
+    ({"extendedResourceClaimStatus": {**EXTENDED, "resourceClaimName": "_"}}, [
+        f'status.extendedResourceClaimStatus.resourceClaimName: Invalid value: "_": {SUBDOMAIN}']),
+    (of_node(mapping=[{"name": "cpu", "quantity": "1"}], overhead=[{"name": "hugepages-2Mi", "perPod": "2Mi"}]), []),
+    (of_node("other"), [f'{OF_NODE}.resourceClaimName: Invalid value: "other": no mapping found in pod reference']),
+    (of_node(mapping=[{"name": "x", "quantity": "-1"}]), [
+        f'{OF_NODE}.mapping[0].name: Invalid value: "x": must be a node allocatable resource name',
+        f'{OF_NODE}.mapping[0].quantity: Invalid value: "-1": must be non-negative']),
+    (of_node(overhead=[{"name": "cpu"}, {"name": "cpu", "perPod": "-1", "perContainer": "-2"}]), [
+        f'{OF_NODE}.overhead[0]: Invalid value: "": at least one of perPod or perContainer must be set',
+        f'{OF_NODE}.overhead[1].perPod: Invalid value: "-1": must be non-negative',
+        f'{OF_NODE}.overhead[1].perContainer: Invalid value: "-2": must be non-negative']),
     # Users.
     (told("user", {"linux": {"uid": 0, "gid": 0, "supplementalGroups": [1, 2]}}), []),
     (told("user", {"linux": {"uid": -1, "gid": 0}}), [
@@ -188,6 +217,39 @@ def test_pods_of_windows_have_no_users_of_linux() -> None:
 def test_addresses_that_are_there_may_stay() -> None:
     odd = CLASS | {"podIP": "010.0.0.1", "podIPs": ips("010.0.0.1"), "hostIP": "x", "hostIPs": ips("x")}
     assert status_refused(POD, odd, odd | {"phase": "Running"}) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "all_"),
+    [
+        ({"podIP": "10.0.0.1"}, "10.0.0.1", ips("10.0.0.1")),
+        ({"podIPs": ips("10.0.0.1", "fd00::1")}, "10.0.0.1", ips("10.0.0.1", "fd00::1")),
+        ({"podIP": "10.0.0.2", "podIPs": ips("10.0.0.1", "fd00::1")}, "10.0.0.2", ips("10.0.0.2")),
+        ({}, None, None),
+    ],
+)
+def test_one_address_is_the_first_of_all(said: Any, own: str | None, all_: Any) -> None:
+    old, _ = created(POD, {})
+    new = with_changes(old, {"status": CLASS | said})
+    prepare_for_status_update(new, old, info_of(POD))
+    assert (new["status"].get("podIP"), new["status"].get("podIPs")) == (own, all_)
+
+
+@pytest.mark.parametrize(
+    ("said", "finding"),
+    [
+        ({"podIP": "10.0.0.1"}, f"status.podIPs: Invalid value: null: {BOTH}"),
+        ({"podIPs": ips("10.0.0.1")}, f"status.podIPs: Invalid value: {printed('10.0.0.1')}: {BOTH}"),
+        (
+            {"podIP": "10.0.0.2", "podIPs": ips("10.0.0.1")},
+            'status.podIPs[0].ip: Invalid value: "10.0.0.1": must be equal to `podIP`',
+        ),
+    ],
+)
+def test_addresses_agree(said: Any, finding: str) -> None:
+    old, _ = created(POD, {})
+    new = with_changes(old, {"status": meta.status(old) | said})
+    assert [str(error) for error in validate_pod_status_update(new, old)] == [finding]
 
 
 def test_who_leaves_the_class_out_leaves_it() -> None:

@@ -311,6 +311,36 @@ def test_binding() -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "findings"),
+    [
+        ({"name": "n"}, []),
+        ({"name": "n", "kind": ""}, []),
+        ({"kind": "Node"}, ["target.name: Required value"]),
+        (
+            {"kind": "Pod"},
+            [
+                'target.kind: Unsupported value: "Pod": supported values: "Node", "<empty>"',
+                "target.name: Required value",
+            ],
+        ),
+        (
+            {"kind": "Pod", "name": "_"},
+            ['target.kind: Unsupported value: "Pod": supported values: "Node", "<empty>"'],
+        ),
+        ({"name": "a_b"}, ['target.name: Invalid value: "a_b": a lowercase RFC 1123 subdomain must consist of']),
+    ],
+)
+def test_pods_are_bound_to_nodes_by_name(target: dict[str, str], findings: list[str]) -> None:
+    if not findings:
+        bind(pod(), {"target": target}, now=NOW)
+        return
+    with pytest.raises(Invalid) as refused:
+        bind(pod(), {"target": target}, now=NOW)
+    assert len(refused.value.details["causes"]) == len(findings)
+    assert all(finding in str(refused.value) for finding in findings)
+
+
+@pytest.mark.parametrize(
     "made",
     [pod(metadata={"deletionTimestamp": "t"}), pod(spec={"schedulingGates": [{"name": "g"}]})],
     ids=["deleted", "gated"],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.errors import Conflict
 from rayplane.control_plane.api.kinds.review import REVIEW
+from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.meta import Object, is_deleting, name, set_condition
 
 
@@ -17,13 +20,9 @@ def bind(pod: Object, binding: Object, *, now: datetime) -> None:
     """
     own = name(pod)
     meta = binding.get("metadata") or {}
-    target = (binding.get("target") or {}).get("name") or ""
-    kind = (binding.get("target") or {}).get("kind") or "Node"
-    if kind != "Node":
-        found = [errors.not_supported("target.kind", kind, ("Node", "<empty>"))]
+    found = _target_errors(binding.get("target") or {})
+    if found:
         raise errors.Invalid.of("Binding", own, found)
-    if not target:
-        raise errors.Invalid.of("Binding", own, [errors.required("target.name")])
     spec = pod["spec"]
     if meta.get("uid") and meta["uid"] != pod["metadata"].get("uid"):
         raise _bind_conflict(own, f"uid {meta['uid']} is not that of pod {own}")
@@ -36,12 +35,25 @@ def bind(pod: Object, binding: Object, *, now: datetime) -> None:
         raise _bind_conflict(own, text)
     if spec.get("schedulingGates"):
         raise _bind_conflict(own, f"pod {own} has non-empty .spec.schedulingGates")
-    spec["nodeName"] = target
+    spec["nodeName"] = binding["target"]["name"]
     for field in ("annotations", "labels"):
         if meta.get(field):
             pod["metadata"][field] = {**(pod["metadata"].get(field) or {}), **meta[field]}
     conditions = pod.setdefault("status", {}).setdefault("conditions", [])
     set_condition(conditions, {"type": "PodScheduled", "status": "True", "lastProbeTime": None}, now)
+
+
+def _target_errors(target: Mapping[str, Any]) -> list[errors.FieldError]:
+    """A target is a node, by its name."""
+    found: list[errors.FieldError] = []
+    kind, node = target.get("kind") or "", target.get("name") or ""
+    if kind not in ("", "Node"):
+        found.append(errors.not_supported("target.kind", kind, ("Node", "<empty>")))
+    if not node:
+        found.append(errors.required("target.name"))
+    elif kind in ("", "Node"):
+        found += [errors.invalid("target.name", node, problem) for problem in names.subdomain_errors(node)]
+    return found
 
 
 def _bind_conflict(own: str, cause: str) -> Conflict:

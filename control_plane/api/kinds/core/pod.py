@@ -47,11 +47,12 @@ def _prepare_create(pod: Object) -> None:
 
 
 def _prepare_status_update(new: Object, old: Object) -> None:
-    """The class of service is decided once, from the spec; what is known of devices and was observed is not forgotten."""
+    """The class of service is decided once; what is known of devices and was observed is not forgotten."""
     status, before = new.setdefault("status", {}), meta.status(old)
     for field in _KEPT:
         if not status.get(field) and before.get(field):
             status[field] = before[field]
+    _same_address(status)
     known: dict[str, list[Object]] = {}
     for condition in before.get("conditions") or ():
         known.setdefault(condition.get("type") or "", []).append(condition)
@@ -64,6 +65,15 @@ def _prepare_status_update(new: Object, old: Object) -> None:
 def _keep_observed(after: Object, before: Object) -> None:
     if not after.get("observedGeneration") and before.get("observedGeneration"):
         after["observedGeneration"] = before["observedGeneration"]
+
+
+def _same_address(status: Object) -> None:
+    """One address is the first of all: who knows of one only says no more, and is believed."""
+    own, all_ = status.get("podIP"), status.get("podIPs")
+    if own and (not all_ or all_[0].get("ip") != own):
+        status["podIPs"] = [{"ip": own}]
+    elif all_ and not own:
+        status["podIP"] = all_[0].get("ip") or ""
 
 
 def _prepare_update(new: Object, old: Object) -> None:

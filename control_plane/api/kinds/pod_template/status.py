@@ -13,6 +13,7 @@ from rayplane.control_plane.api.kinds.pod_template.annotations import (
     validate_annotations_update,
     validate_pod_annotations,
 )
+from rayplane.control_plane.api.kinds.pod_template.claim_status import validate_claim_statuses
 from rayplane.control_plane.api.kinds.pod_template.security import validate_user
 from rayplane.control_plane.api.kinds.pod_template.validation import every_container
 from rayplane.control_plane.api.machinery import names
@@ -50,8 +51,7 @@ def validate_pod_status_update(new: Object, old: Object) -> Errors:
     for field, kind in _STATUSES.items():
         if status.get(field):
             _endings(status[field], before.get(field) or (), spec, kind, f"status.{field}", errs)
-    if status.get("resourceClaimStatuses"):
-        _claims(status["resourceClaimStatuses"], spec, "status.resourceClaimStatuses", errs)
+    validate_claim_statuses(status, spec, "status", errs)
     _addresses(status, before, errs)
     for field, kind in _STATUSES.items():
         for index, container in enumerate(status.get(field) or ()):
@@ -125,22 +125,6 @@ def _restarts(container: Mapping[str, Any], spec: Mapping[str, Any], kind: str, 
         return True
     policy = container.get("restartPolicy") or spec.get("restartPolicy")
     return policy == "Always" or (policy == "OnFailure" and code != 0)
-
-
-def _claims(statuses: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], path: str, errs: Errors) -> None:
-    known = [claim.get("name") or "" for claim in spec.get("resourceClaims") or ()]
-    seen: set[str] = set()
-    for index, status in enumerate(statuses):
-        own, at = status.get("name") or "", f"{path}[{index}]"
-        if own not in known:
-            text = "must match the name of an entry in `spec.resourceClaims`"
-            errs.append(invalid(f"{at}.name", own, text))
-        if own in seen:
-            errs.append(duplicate(f"{at}.name", own))
-        seen.add(own)
-        claim = status.get("resourceClaimName")
-        if claim is not None:
-            checked(names.subdomain_errors(claim), claim, f"{at}.resourceClaimName", errs)
 
 
 def _addresses(status: Mapping[str, Any], before: Mapping[str, Any], errs: Errors) -> None:

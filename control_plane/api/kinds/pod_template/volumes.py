@@ -48,7 +48,7 @@ def validate_volumes(
     made = {f"{pod}-{one.get('name') or ''}" for one in volumes if pod and one.get("ephemeral") is not None}
     for index, volume in enumerate(volumes):
         at, own, before = f"{path}[{index}]", volume.get("name") or "", len(errs)
-        validate_source(volume, at, errs)
+        validate_source(volume, at, errs, of_pod=True)
         if pod and own and volume.get("ephemeral") is not None:
             claim = f"{pod}-{own}"
             problems = names.subdomain_errors(claim)
@@ -68,8 +68,8 @@ def validate_volumes(
     return found
 
 
-def validate_source(volume: Mapping[str, Any], path: str, errs: Errors) -> None:
-    """Exactly one source, and that one well-formed."""
+def validate_source(volume: Mapping[str, Any], path: str, errs: Errors, *, of_pod: bool = False) -> None:
+    """Exactly one source, and that one well-formed; what drivers serve to all pods has rules of its own."""
     given = [kind for kind in volume if kind in SOURCES and volume[kind] is not None]
     if not given:
         errs.append(required(path, "must specify a volume type"))
@@ -81,7 +81,8 @@ def validate_source(volume: Mapping[str, Any], path: str, errs: Errors) -> None:
     for field in _REQUIRED.get(first, ()):
         if not volume[first].get(field):
             errs.append(required(f"{at}.{field}"))
-    _CHECKS[first](volume[first], at, errs)
+    if of_pod or first != "csi":
+        _CHECKS[first](volume[first], at, errs)
     for kind in given[1:]:
         errs.append(forbidden(f"{path}.{_OTHERS.get(kind, kind)}", "may not specify more than 1 volume type"))
     if "iscsi" in given and volume["iscsi"].get("initiatorName") is not None:
