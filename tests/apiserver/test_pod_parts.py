@@ -29,7 +29,7 @@ async def test_a_resize_changes_resources_alone_and_is_a_new_generation(api: Api
     body = {
         "metadata": {"labels": {"a": "b"}},
         "spec": {
-            "containers": [{"name": "c", **resize, "resizePolicy": policy}],
+            "containers": [{"name": "c", **resize}],
             "initContainers": [{"name": "s", **resize}],
         },
     }
@@ -39,7 +39,12 @@ async def test_a_resize_changes_resources_alone_and_is_a_new_generation(api: Api
         assert "labels" not in after["metadata"]
         for container in (after["spec"]["containers"][0], after["spec"]["initContainers"][0]):
             assert (container["resources"], container["image"]) == ({"requests": {"cpu": "2"}}, "i")
-        assert after["spec"]["containers"][0]["resizePolicy"] == policy
+    code, refusal = await api.patch(
+        "strategic", f"{POD}/resize", {"spec": {"containers": [{"name": "c", "resizePolicy": policy}]}}
+    )
+    assert (code, refusal["message"]) == (
+        422, 'Pod "p" is invalid: spec: Forbidden: only cpu and memory resources are mutable'
+    )  # fmt: skip
 
 
 async def test_who_applies_a_resize_owns_resources_and_nothing_else(api: Api) -> None:  # noqa: F811
