@@ -3,13 +3,14 @@
 Starts as Kubernetes' own resources; custom resources are added and removed while the server runs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.api.kinds.registry import load_all
+from rayplane.control_plane.api.kinds.registry import load_all, rules_for
 from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.api.machinery import conversion, schema
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, builtin_registry
@@ -33,6 +34,14 @@ class CustomVersion:
     scale: ScalePaths | None = None
     deprecated: str = ""
     """What every client is told who uses this version, if it is to go."""
+    settle: Callable[[Object], None] = field(default=lambda o: None, compare=False)
+    """Makes what was stored under an earlier schema what this one says, in place."""
+    terminating: bool = False
+    """Nothing new is made: the definition is being deleted."""
+    rules: Any = field(default=None, compare=False)
+    """The rules of the schema, compiled."""
+    revision: int = field(default=0, compare=False)
+    """The revision of the definition since which the schema is this one."""
 
 
 class Kinds:
@@ -96,6 +105,11 @@ class Kinds:
             return found.definition if found is not None else None
         return schema.definition(info.definition) if info.definition else None
 
+    def warning(self, info: ResourceInfo) -> str:
+        """What clients are told of a version that is on its way out."""
+        found = self.custom(info)
+        return found.deprecated if found is not None else rules_for(info).deprecated
+
     def scale_paths(self, info: ResourceInfo) -> ScalePaths:
         found = self.custom(info)
         return (found.scale if found is not None else None) or WORKLOAD_PATHS
@@ -145,14 +159,30 @@ class Kinds:
     def from_stored(self, info: ResourceInfo, o: Object) -> Object:
         """A stored object in the form of `info`. May share parts with `o`."""
         if info.custom:
-            return o if o.get("apiVersion") == info.api_version else {**o, "apiVersion": info.api_version}
+            return self._settled(info, o)
         return conversion.to_served(o, info)
+
+    def _settled(self, info: ResourceInfo, o: Object) -> Object:
+        """A custom object by the schema of its version, whatever it was stored by."""
+        version = str((o.get("metadata") or {}).get("resourceVersion") or "0")
+        if not self._outlived(info, o.get("apiVersion"), int(version)):
+            return o
+        found = self.custom(info)
+        copy: Object = {**orjson.loads(orjson.dumps(o)), "apiVersion": info.api_version}
+        if found is not None:
+            found.settle(copy)
+        return copy
+
+    def _outlived(self, info: ResourceInfo, api_version: Any, revision: int) -> bool:
+        """Whether a custom object may have been stored by another schema than that of `info`."""
+        found = self.custom(info)
+        return api_version != info.api_version or found is None or revision <= found.revision
 
     def json(self, info: ResourceInfo, entry: Entry) -> bytes:
         """An entry's bytes in the form of `info`."""
         if info.is_storage_version and not info.custom:
             return entry.json
-        # Custom objects that were stored under an earlier storage version keep its apiVersion until rewritten.
-        if info.custom and entry.json.startswith(head_of(info.kind, info.api_version)):
+        head = head_of(info.kind, info.api_version)
+        if info.custom and entry.json.startswith(head) and not self._outlived(info, info.api_version, entry.revision):
             return entry.json
         return orjson.dumps(self.from_stored(info, entry.object))

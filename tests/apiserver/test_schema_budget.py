@@ -10,6 +10,7 @@ import pytest
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.machinery import patterns
 from rayplane.control_plane.api.machinery.budget import LIMITS, TooManyValues
+from rayplane.control_plane.apiserver.apiextensions import defaulting
 from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
 from tests import bounded
 from tests.apiserver.conftest import Stack
@@ -73,7 +74,7 @@ async def test_a_definition_with_a_broken_pattern_is_refused(stack: Stack) -> No
     client = stack.client()
     with pytest.raises(errors.Invalid) as caught:
         await client.create(CRDS, with_pattern("(a"))
-    where = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[mode].pattern"
+    where = "spec.validation.openAPIV3Schema.properties[spec].properties[mode].pattern"
     why = "must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(a`"
     assert f'{where}: Invalid value: "(a": {why}' in caught.value.message
     await client.create(CRDS, with_pattern("^[[:alpha:]]+$"))
@@ -85,9 +86,9 @@ async def test_a_definition_with_a_broken_pattern_is_refused(stack: Stack) -> No
 def test_defaults_that_multiply_are_too_large() -> None:
     items = {"type": "object", "properties": {"a": {"type": "string", "default": "x" * 10_000}}}
     schema = {"type": "object", "properties": {"spec": {"type": "array", "items": items}}}
-    custom_schema.default({"spec": [{}] * 100}, schema)
+    defaulting.default({"spec": [{}] * 100}, schema)
     with pytest.raises(TooManyValues, match="the defaults of the schema add more than 3145728 bytes"):
-        custom_schema.default({"spec": [{} for _ in range(10_000)]}, schema)
+        defaulting.default({"spec": [{} for _ in range(10_000)]}, schema)
 
 
 def test_branches_and_choices_that_multiply_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,7 @@ class Field:
         "map_type",
         "merge_key",
         "name",
+        "nullable",
         "omit_zero",
         "required",
         "retain_keys",
@@ -162,6 +163,8 @@ class Field:
         """`atomic`, `set` or `map`; empty for what is no list."""
         self.list_keys: tuple[str, ...] = tuple(notes.get("keys", ()))
         self.map_type: str = notes.get("map", "")
+        self.nullable: bool = notes.get("nullable", False)
+        """null is a value, or stands for the default: it stays."""
         self.default: Any = notes.get("default")
         """The value where the field is left out and is a key of its list; None: it is then no part of the key."""
         self.exact: type | None = _EXACT.get(type_.kind)
@@ -375,5 +378,6 @@ def _notes_from_openapi(schema: Mapping[str, Any]) -> dict[str, Any]:
         "keys": schema.get("x-kubernetes-list-map-keys"),
         "map": schema.get("x-kubernetes-map-type"),
         "default": schema.get("default"),
+        "nullable": bool(schema.get("nullable") or schema.get("default") is not None) or None,
     }
     return {key: value for key, value in notes.items() if value is not None}

@@ -55,6 +55,7 @@ _ZERO: Final[dict[str, Any]] = {
     STRING: "", BYTES: "", BOOL: False, INT32: 0, INT64: 0, DOUBLE: 0.0, QUANTITY: "0",
     INT_OR_STRING: 0, OBJECT: None, ANY: None, TIME: None, MICRO_TIME: None,
 }  # fmt: skip
+_WRITTEN_OUT: Final = 1e21  # larger numbers have an exponent
 _FINDINGS_MAX: Final = 100  # as in Kubernetes
 _TIME: Final = re.compile(r"(?a)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 
@@ -74,10 +75,22 @@ def conform(obj: dict[str, Any], definition: Definition, *, lenient: bool = Fals
             strict = _Walk(False, as_given)
             strict.value(metadata.type, obj["metadata"], definition, (None, "metadata"))
             walk.unknown += strict.unknown
+        if lenient:
+            _whole_numbers(obj)
         walk.struct(obj, definition, None)
     except RecursionError:
         raise DecodeError("exceeded max depth") from None
     return walk.unknown
+
+
+def _whole_numbers(value: Any) -> None:
+    """Write 1.0 and 1e3 as 1 and 1000, in place, as Go does with what has no type of its own."""
+    for key, item in value.items() if type(value) is dict else enumerate(value):
+        if type(item) is float:
+            if item.is_integer() and abs(item) < _WRITTEN_OUT:
+                value[key] = int(item)
+        elif type(item) is dict or type(item) is list:
+            _whole_numbers(item)
 
 
 def prune(obj: dict[str, Any], definition: Definition) -> list[str]:
@@ -123,7 +136,7 @@ class _Walk:
                         changed = changed or {}
                         changed[key] = new
                     continue
-            elif self.as_given:
+            elif self.as_given or field.nullable:
                 continue
             dropped = dropped or []
             dropped.append(key)
@@ -167,7 +180,7 @@ class _Walk:
         definition = element.definition if kind == STRUCT else None
         for index, item in enumerate(items):
             if item is None:
-                items[index] = _zero(element)
+                items[index] = None if self.lenient else _zero(element)
             elif definition is not None and type(item) is dict:
                 self.struct(item, definition, (path, index))
             else:
@@ -179,7 +192,7 @@ class _Walk:
             return items
         for key, item in items.items():  # values change, keys do not
             if item is None:
-                items[key] = _zero(element)
+                items[key] = None if self.lenient else _zero(element)
             else:
                 items[key] = self.value(element, item, owner, (path, _Key(key)))
         return items

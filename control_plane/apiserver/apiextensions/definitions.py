@@ -1,25 +1,27 @@
 """CustomResourceDefinitions: what they make this server serve, and what becomes of their objects when they go.
 
-A definition is complete when it is stored (its names are accepted and it is established in the same write), and each
-server serves it as soon as its cache has it: a request for a resource that is not known waits for the caches to
-catch up before it is refused. A deleted definition waits, by a finalizer, until its objects are gone; every server
-tries to remove them, whoever is first.
+A definition is complete when it is stored (its names are accepted and it is established in the same write, or wait for
+another definition to go), and each server serves it as soon as its cache has it: a request for a resource that is not
+known waits for the caches to catch up before it is refused. A deleted definition waits, by a finalizer, until its
+objects are gone; every server tries to remove them, whoever is first.
 """
 
 import asyncio
 import logging
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
-from rayplane.control_plane.api.errors import ApiError, FieldError, invalid, required, too_many
-from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.machinery import schema
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo, version_priority
-from rayplane.control_plane.api.meta import Object, get_condition, set_condition
-from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
+from rayplane.control_plane.api.meta import Object, get_condition
+from rayplane.control_plane.apiserver.apiextensions import rules
+from rayplane.control_plane.apiserver.apiextensions.acceptance import is_accepted, is_established, terminating
+from rayplane.control_plane.apiserver.apiextensions.defaulting import settle
 from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -33,85 +35,9 @@ CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _VERBS = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
 _VERBS_AT_THE_END = ("delete", "deletecollection", "get", "list", "watch")
 _CHANGE = ("get", "patch", "update")
-_COLUMNS_MAX = 100
 
 
 # --- the definition's own life -----------------------------------------------------------------
-
-
-def complete(crd: Object, now: str) -> None:
-    """Defaults and status of a definition that is being written, in place."""
-    spec = crd.setdefault("spec", {})
-    names = spec.setdefault("names", {})
-    kind = names.get("kind") or ""
-    names.setdefault("singular", kind.lower())
-    names.setdefault("listKind", f"{kind}List")
-    spec.setdefault("conversion", {"strategy": "None"})
-    status = crd.get("status") or {}
-    stored = [v["name"] for v in spec.get("versions") or () if v.get("storage") and v.get("name")]
-    versions = list(status.get("storedVersions") or [])
-    conditions = [dict(c) for c in status.get("conditions") or ()]
-    for condition in (
-        {"type": "NamesAccepted", "status": "True", "reason": "NoConflicts", "message": "no conflicts found"},
-        {
-            "type": "Established",
-            "status": "True",
-            "reason": "InitialNamesAccepted",
-            "message": "the initial names have been accepted",
-        },
-    ):
-        set_condition(conditions, condition, now)
-    crd["status"] = {
-        "conditions": conditions,
-        "acceptedNames": dict(names),
-        "storedVersions": versions + [v for v in stored if v not in versions],
-    }
-
-
-def errors_of(crd: Object, kinds: Kinds) -> list[FieldError]:
-    """What is wrong with a definition."""
-    spec = crd.get("spec") or {}
-    names, group = spec.get("names") or {}, spec.get("group") or ""
-    plural, kind = names.get("plural") or "", names.get("kind") or ""
-    found: list[FieldError] = []
-    name = crd["metadata"].get("name") or ""
-    if name != f"{plural}.{group}":
-        found.append(invalid("metadata.name", name, 'must be spec.names.plural+"."+spec.group'))
-    if "." not in group:
-        found.append(invalid("spec.group", group, "should be a domain with at least one dot"))
-    elif any(not info.custom for info in kinds.in_group(group)):
-        # Kinds, rules and keys in etcd of these groups are the server's own.
-        found.append(invalid("spec.group", group, "is served by this server itself"))
-    for field, value in (("plural", plural), ("kind", kind)):
-        if not value:
-            found.append(required(f"spec.names.{field}"))
-    for info in kinds.in_group(group):
-        if info.plural != plural and kind in (info.kind, info.list_kind):
-            # Objects are told apart by their kind.
-            found.append(invalid("spec.names.kind", kind, f'"{kind}" is already in use by {info.name}'))
-            break
-    if spec.get("scope") not in ("Namespaced", "Cluster"):
-        found.append(required("spec.scope"))
-    return found + _version_errors(spec.get("versions") or []) + definition(crd)
-
-
-def _version_errors(versions: list[Object]) -> list[FieldError]:
-    found: list[FieldError] = []
-    if sum(bool(v.get("storage")) for v in versions) != 1:
-        text = "must have exactly one version marked as storage version"
-        found.append(invalid("spec.versions", [v.get("name") for v in versions], text))
-    for index, version in enumerate(versions):
-        columns = len(version.get("additionalPrinterColumns") or ())
-        if columns > _COLUMNS_MAX:
-            # Each row of each table has them all.
-            found.append(too_many(f"spec.versions[{index}].additionalPrinterColumns", columns, _COLUMNS_MAX))
-        if not (version.get("schema") or {}).get("openAPIV3Schema"):
-            path = f"spec.versions[{index}].schema.openAPIV3Schema"
-            found.append(required(path, "schemas are required"))
-        else:
-            path = f"spec.versions[{index}].schema.openAPIV3Schema"
-            found += custom_schema.schema_errors(version["schema"]["openAPIV3Schema"], path)
-    return found
 
 
 def mark_for_cleanup(crd: Object, now: str) -> None:
@@ -119,23 +45,17 @@ def mark_for_cleanup(crd: Object, now: str) -> None:
     meta = crd["metadata"]
     if not meta.get("deletionTimestamp") and CLEANUP not in (meta.get("finalizers") or ()):
         meta["finalizers"] = [*(meta.get("finalizers") or ()), CLEANUP]
-        status = crd.setdefault("status", {})
-        conditions = [dict(c) for c in status.get("conditions") or ()]
-        condition = {
-            "type": "Terminating",
-            "status": "True",
-            "reason": "InstanceDeletionPending",
-            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
-        }
-        set_condition(conditions, condition, now)
-        status["conditions"] = conditions
+        terminating(crd, now)
 
 
 # --- what is served -----------------------------------------------------------------------------
 
 
-def versions_of(crd: Object) -> list[CustomVersion]:
-    """The served versions of a definition, and its storage version even when it is not served."""
+def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
+    """The served versions of a definition, and its storage version even when it is not served.
+
+    `revision` is that of the definition: what was stored before was stored by another schema.
+    """
     spec = crd["spec"]
     group, names = spec["group"], spec["names"]
     storage = next((v["name"] for v in spec["versions"] if v.get("storage")), spec["versions"][0]["name"])
@@ -174,6 +94,10 @@ def versions_of(crd: Object) -> list[CustomVersion]:
                 selectable=tuple(f.get("jsonPath") or "" for f in version.get("selectableFields") or ()),
                 scale=_scale_paths(parts.get("scale")),
                 deprecated=_deprecation(spec, version) if version.get("deprecated") else "",
+                revision=revision,
+                settle=partial(settle, schema=openapi),
+                rules=rules.compiled(openapi),
+                terminating=bool(crd["metadata"].get("deletionTimestamp")),
             )
         )
     return made
@@ -235,7 +159,7 @@ class CustomResources:
         defined: dict[str, None] = {}
         for entry in self._cache.readable():
             defined[entry.name] = None
-            self._serve(entry.object)
+            self._serve(entry.object, entry.revision)
         for name in self._kinds.custom_names():
             if name not in defined:
                 self._kinds.remove_custom(name)
@@ -248,15 +172,23 @@ class CustomResources:
     def _on_event(self, event: Event) -> None:
         crd = event.entry.object
         if event.type != DELETED:
-            self._serve(crd)
+            self._serve(crd, event.entry.revision)
             return
         prefix = self._kinds.remove_custom(crd["metadata"]["name"])
         if prefix:
             self._hub.forget(prefix)
+        self._reconsider(crd["spec"].get("group") or "")
 
-    def _serve(self, crd: Object) -> None:
+    def _reconsider(self, group: str) -> None:
+        """Look again at the definitions that waited for names of a group."""
+        assert self._cache is not None
+        for entry in self._cache.readable():
+            if entry.object["spec"].get("group") == group and not is_accepted(entry.object):
+                self._cleaner.add(entry.name)
+
+    def _serve(self, crd: Object, revision: int) -> None:
         try:
-            versions = versions_of(crd)
+            versions = versions_of(crd, revision) if is_established(crd) else []
         except Exception as e:
             # Written around validation: better not served than not started.
             log.warning("definition %s is not served: %s", crd["metadata"].get("name"), e)
@@ -270,7 +202,8 @@ class CustomResources:
 class Cleaner:
     """A worker that removes the objects of deleted definitions, one definition after the other, in a task of its own.
 
-    `empty(name)` deletes the objects and tells whether none is left; `release(name)` drops the finalizer.
+    `empty(name)` deletes the objects and tells whether none is left, or that the definition is not being deleted;
+    `release(name)` writes it again: without our finalizer where it is, and with the names that are free.
     """
 
     BACKOFF = Backoff(0.2, 5.0)

@@ -1,29 +1,29 @@
-"""Custom resources against the OpenAPI v3 schema of their definition: defaults and validation. Pure.
+"""Custom resources against the OpenAPI v3 schema of their definition: what it does not allow. Pure.
 
-Pruning of unknown fields is done when a body is decoded. Rules in CEL (`x-kubernetes-validations`) are not evaluated.
-What defaults add and what validation looks at is counted: many items under many branches cost their product.
-Source: Kubernetes reference "Extend the Kubernetes API with CustomResourceDefinitions" (structural schemas); messages
-as go-openapi/validate words them.
+What validation looks at is counted: many items under many branches cost their product. What an update leaves as it was
+is not judged again.
+Source: Kubernetes reference "Extend the Kubernetes API with CustomResourceDefinitions" (structural schemas, validation
+ratcheting); messages as go-openapi/validate words them.
 """
 
-import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import orjson
 
 from rayplane.control_plane.api.errors import (
     FINDINGS_MAX,
+    NOT_SUPPORTED,
+    REQUIRED,
     TOO_LONG,
     TOO_MANY,
     TYPE_INVALID,
     FieldError,
-    forbidden,
     invalid,
     not_supported,
     required,
 )
-from rayplane.control_plane.api.machinery import patterns
+from rayplane.control_plane.api.machinery import formats, patterns
 from rayplane.control_plane.api.machinery.budget import LIMITS, Meter
 from rayplane.control_plane.api.meta import Object
 
@@ -34,43 +34,29 @@ _JSON_TYPES = {
     "array": list,
     "boolean": bool,
 }
+_UNKNOWN: Final = object()
+"""An old value that nothing is known of."""
+_BLOCKING: Final = frozenset({NOT_SUPPORTED, REQUIRED, TOO_LONG, TOO_MANY, TYPE_INVALID})
 
 
-def default(value: Any, schema: Schema) -> None:
-    """Fill in the defaults of a schema below `value`, in place. Raises TooManyValues where they add too much."""
-    _default(value, schema, Meter(LIMITS.defaulted_bytes, "the defaults of the schema add more than {limit} bytes"))
-
-
-def _default(value: Any, schema: Schema, meter: Meter) -> None:
-    if isinstance(value, dict):
-        properties = schema.get("properties") or {}
-        for name, sub in properties.items():
-            if "default" in sub and (name not in value or (value[name] is None and not sub.get("nullable"))):
-                meter.spend(len(name) + len(orjson.dumps(sub["default"])))
-                value[name] = copy.deepcopy(sub["default"])
-        others = schema.get("additionalProperties")
-        for name, item in value.items():
-            if name in properties:
-                _default(item, properties[name], meter)
-            elif isinstance(others, Mapping):
-                _default(item, others, meter)
-    elif isinstance(value, list):
-        items = schema.get("items")
-        if isinstance(items, Mapping):
-            for item in value:
-                _default(item, items, meter)
-
-
-def validate(o: Object, schema: Schema) -> list[FieldError]:
-    """Everything in a custom resource that its schema does not allow (metadata has rules of its own).
+def validate(o: Object, schema: Schema, old: Object | None = None) -> list[FieldError]:
+    """Everything in a custom resource that its schema does not allow; `old` is what it was before.
 
     Raises TooManyValues where the schema has too much to say about the object.
     """
-    body = {k: v for k, v in o.items() if k not in ("apiVersion", "kind", "metadata")}
-    shown = {k: v for k, v in (schema.get("properties") or {}).items() if k not in ("apiVersion", "kind", "metadata")}
+    return value_errors(o, schema, "", _UNKNOWN if old is None else old)
+
+
+def value_errors(value: Any, schema: Schema, path: str, old: Any = _UNKNOWN) -> list[FieldError]:
+    """As `validate`, of any value."""
     errors = _Errors(Meter(LIMITS.schema_steps, "validating the object by its schema takes more than {limit} steps"))
-    _value(body, {**schema, "properties": shown}, "", errors)
+    _value(value, schema, path, errors, old)
     return errors
+
+
+def are_blocking(errors: list[FieldError]) -> bool:
+    """Whether rules have nothing to look at: parts are missing, or of another type or size than they say."""
+    return any(error.type in _BLOCKING for error in errors)
 
 
 class _Errors(list[FieldError]):
@@ -85,38 +71,7 @@ class _Errors(list[FieldError]):
             super().append(error)
 
 
-def schema_errors(schema: Schema, path: str) -> list[FieldError]:
-    """What is wrong with a schema, of a definition that is being written: patterns and items."""
-    found: list[FieldError] = []
-    if isinstance(schema.get("items"), list):
-        found.append(forbidden(f"{path}.items", "items must be a schema object and not an array"))
-    pattern = schema.get("pattern")
-    if pattern:
-        try:
-            patterns.check(pattern)
-        except patterns.PatternError as error:
-            text = f"must be a valid regular expression, but isn't: {error}"
-            found.append(invalid(f"{path}.pattern", pattern, text))
-    for place, sub in _below(schema):
-        found += schema_errors(sub, f"{path}.{place}")
-    return found
-
-
-def _below(schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """The schemas inside a schema, each with its place."""
-    for word in ("items", "additionalProperties", "not"):
-        if isinstance(schema.get(word), Mapping):
-            yield word, schema[word]
-    for word in ("allOf", "anyOf", "oneOf"):
-        for index, sub in enumerate(schema.get(word) or ()):
-            yield f"{word}[{index}]", sub
-    for word in ("properties", "patternProperties", "definitions"):
-        for name, sub in (schema.get(word) or {}).items():
-            if isinstance(sub, Mapping):
-                yield f"{word}[{name}]", sub
-
-
-def _value(value: Any, schema: Schema, path: str, errors: _Errors) -> None:
+def _value(value: Any, schema: Schema, path: str, errors: _Errors, old: Any = _UNKNOWN) -> None:
     errors.meter.spend()
     if value is None and schema.get("nullable"):
         return
@@ -127,9 +82,9 @@ def _value(value: Any, schema: Schema, path: str, errors: _Errors) -> None:
         errors.append(FieldError(TYPE_INVALID, path, shown, text))
         return
     if isinstance(value, dict):
-        _object(value, schema, path, errors)
+        _object(value, schema, path, errors, old if isinstance(old, dict) else {})
     elif isinstance(value, list):
-        _array(value, schema, path, errors)
+        _array(value, schema, path, errors, old)
     elif isinstance(value, str):
         _string(value, schema, path, errors)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -170,17 +125,17 @@ def _type_name(value: Any) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors) -> None:
+def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors, old: dict[str, Any]) -> None:
     properties = schema.get("properties") or {}
     others = schema.get("additionalProperties")
     for name in schema.get("required") or ():
         if name not in value:
             errors.append(required(_join(path, name)))
     for name, item in value.items():
-        if name in properties:
-            _value(item, properties[name], _join(path, name), errors)
-        elif isinstance(others, Mapping):
-            _value(item, others, _join(path, name), errors)
+        sub = properties.get(name, others)
+        before = old.get(name, _UNKNOWN)
+        if isinstance(sub, Mapping) and (before is _UNKNOWN or before != item):
+            _value(item, sub, _join(path, name), errors, before)
     low, high = schema.get("minProperties"), schema.get("maxProperties")
     if low is not None and len(value) < low:
         errors.append(invalid(path, len(value), f"{path} in body should have at least {low} properties"))
@@ -188,11 +143,14 @@ def _object(value: dict[str, Any], schema: Schema, path: str, errors: _Errors) -
         errors.append(FieldError(TOO_MANY, path, len(value), f"must have at most {high} items"))
 
 
-def _array(value: list[Any], schema: Schema, path: str, errors: _Errors) -> None:
+def _array(value: list[Any], schema: Schema, path: str, errors: _Errors, old: Any) -> None:
     items = schema.get("items")
     if isinstance(items, Mapping):
+        before = _by_key(schema, old)
         for index, item in enumerate(value):
-            _value(item, items, f"{path}[{index}]", errors)
+            known = before.get(_key(schema, item), _UNKNOWN) if before else _UNKNOWN
+            if known is _UNKNOWN or known != item:
+                _value(item, items, f"{path}[{index}]", errors, known)
     low, high = schema.get("minItems"), schema.get("maxItems")
     if low is not None and len(value) < low:
         errors.append(invalid(path, len(value), f"{path} in body should have at least {low} items"))
@@ -210,6 +168,19 @@ def _array(value: list[Any], schema: Schema, path: str, errors: _Errors) -> None
             seen.add(mark)
 
 
+def _key(schema: Schema, item: Any) -> bytes:
+    """What an item of a keyed list is known by."""
+    keys = schema.get("x-kubernetes-list-map-keys") or ()
+    return orjson.dumps([item.get(key) for key in keys]) if isinstance(item, dict) else b""
+
+
+def _by_key(schema: Schema, old: Any) -> dict[bytes, Any]:
+    """The items of a keyed list as it was; of other lists nobody knows which item is which."""
+    if schema.get("x-kubernetes-list-type") != "map" or not isinstance(old, list):
+        return {}
+    return {_key(schema, item): item for item in old}
+
+
 def _string(value: str, schema: Schema, path: str, errors: _Errors) -> None:
     low, high, pattern = schema.get("minLength"), schema.get("maxLength"), schema.get("pattern")
     if low is not None and len(value) < low:
@@ -218,6 +189,9 @@ def _string(value: str, schema: Schema, path: str, errors: _Errors) -> None:
         errors.append(FieldError(TOO_LONG, path, None, f"may not be more than {high} bytes"))
     if pattern and not _found(pattern, value):
         errors.append(invalid(path, value, f"{path} in body should match '{pattern}'"))
+    form = schema.get("format") or ""
+    if form and not formats.fits(value, form):
+        errors.append(FieldError(TYPE_INVALID, path, value, f'{path} in body must be of type {form}: "{value}"'))
 
 
 def _found(pattern: str, value: str) -> bool:

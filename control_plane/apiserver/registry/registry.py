@@ -194,10 +194,13 @@ class ObjectRegistry:
         await self.storage.stop()
 
     async def _empty(self, definition: str) -> bool:
-        """Delete the objects of a custom resource; True when none is left."""
+        """Delete the objects of a custom resource whose definition is being deleted; True when none is left."""
+        crd = await self.lookup.get(CRDS, definition)
         try:
             info = self.kinds.named(definition)
         except LookupError:
+            return True
+        if crd is None or not crd["metadata"].get("deletionTimestamp"):
             return True
         target = Target(info)
         listing = await self.delete_collection(SYSTEM, target, ListOptions(), DeleteOptions())

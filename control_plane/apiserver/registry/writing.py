@@ -13,13 +13,12 @@ import orjson
 from rayplane.control_plane.api.errors import (
     AlreadyExists,
     Conflict,
-    FieldError,
     Invalid,
     NotFound,
     Verbatim,
     invalid,
 )
-from rayplane.control_plane.api.kinds import defaulting, deletion, strategy, validation
+from rayplane.control_plane.api.kinds import defaulting, deletion, strategy
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import apply, decoding, managed_fields, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -27,8 +26,8 @@ from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
-from rayplane.control_plane.apiserver.apiextensions import definitions as custom
-from rayplane.control_plane.apiserver.apiextensions import schema as custom_schema
+from rayplane.control_plane.apiserver.apiextensions import acceptance
+from rayplane.control_plane.apiserver.apiextensions.defaulting import default as default_custom
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.registry.bodies import (
@@ -45,6 +44,7 @@ from rayplane.control_plane.apiserver.registry.bodies import (
     wrong_name,
 )
 from rayplane.control_plane.apiserver.registry.deleting import Deleter
+from rayplane.control_plane.apiserver.registry.judging import create_errors, refuse_terminating, update_errors
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.leases import EventLeases
@@ -115,6 +115,7 @@ class Writer:
     ) -> Answer:
         """As `create`, with an object of the requested form that the callee may change; `size` in bytes where known."""
         info = target.info
+        refuse_terminating(self._kinds, info)
         meta = new_metadata(target, o, uid=self._env.uuid(), now=self._env.timestamp())
         warnings = [*(warnings or ()), *drop_doubled_owners(meta)]
         prefix = meta.get("generateName") if not meta.get("name") else ""
@@ -155,8 +156,8 @@ class Writer:
         o = request.object
         strategy.prepare_for_create(o, info)
         if info.name == CRDS:
-            custom.complete(o, self._env.timestamp())
-        errors = await self._heavy.run(request.size, self._create_errors, o, info)
+            acceptance.complete(o, self._env.timestamp(), self._kinds.in_group(acceptance.group_of(o)))
+        errors = await self._heavy.run(request.size, create_errors, self._kinds, o, info)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         request.warnings += rules_for(info).warnings(o, None)
@@ -189,16 +190,9 @@ class Writer:
         """Defaults of the kind, or of a custom resource's schema, in place."""
         found = self._kinds.custom(info)
         if found is not None:
-            custom_schema.default(o, found.schema)
+            default_custom(o, found.schema)
             return
         defaulting.default(o)
-
-    def _extra_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
-        """What is wrong with a definition of custom resources, or with a custom resource by its schema."""
-        found = self._kinds.custom(info)
-        if found is not None:
-            return custom_schema.validate(o, found.schema)
-        return custom.errors_of(o, self._kinds) if info.name == CRDS else []
 
     # --- update and patch ---------------------------------------------------------------------
 
@@ -412,7 +406,7 @@ class Writer:
 
         async def change(entry: Entry | None) -> Write:
             assert entry is not None
-            old = entry.object
+            old = self._kinds.from_stored(stored, entry.object) if stored.custom else entry.object
             # Patches may share parts with what they start from, and strategies write in place: start from a copy.
             wanted = await make(self._kinds.from_stored(info, entry.fresh_object()))
             request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
@@ -453,12 +447,15 @@ class Writer:
         prepare(new, old, stored)
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
         if stored.name == CRDS and not status:
-            custom.complete(new, self._env.timestamp())
+            in_group = self._kinds.in_group(acceptance.group_of(new))
+            acceptance.complete(new, self._env.timestamp(), in_group, old)
         await self._heavy.run(request.size, self._track, old, new, info, request)
         await self._admission.admit(request)
         new = request.object
         managed_fields.keep_times(new, old)
-        errors = await self._heavy.run(request.size, self._update_errors, new, old, stored, request.subresource, status)
+        errors = await self._heavy.run(
+            request.size, update_errors, self._kinds, new, old, stored, request.subresource, status
+        )
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)
         await self._admission.validate(request)
@@ -466,18 +463,6 @@ class Writer:
             request.warnings += rules_for(stored).warnings(new, old)
             await self._admission.reserve(request)
         return new
-
-    def _create_errors(self, o: Object, info: ResourceInfo) -> list[FieldError]:
-        return validation.validate_create(o, info) + self._extra_errors(o, info)
-
-    def _update_errors(
-        self, new: Object, old: Object, stored: ResourceInfo, part: str, status: bool
-    ) -> list[FieldError]:
-        if status:
-            errors = validation.validate_status_update(new, old, stored, part or "status")
-        else:
-            errors = validation.validate_update(new, old, stored)
-        return errors + self._extra_errors(new, stored) if not status or stored.custom else errors
 
     async def delete(self, user: User, target: Target, options: DeleteOptions) -> Answer:
         """See `deleting`."""

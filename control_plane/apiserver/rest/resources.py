@@ -17,12 +17,10 @@ from rayplane.control_plane.api.errors import (
     RequestEntityTooLarge,
     UnsupportedMediaType,
 )
-from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
 from rayplane.control_plane.apiserver.registry.registry import (
@@ -102,8 +100,13 @@ class ResourceHandler:
             await self._registry.allow(user, verb, target, options)
         response: web.StreamResponse = await getattr(self, f"_{verb}")(request, user, target)
         if not response.prepared:
-            _warn_of_kind(response, target, self._registry.kinds)
+            self._warn_of_kind(response, target)
         return response
+
+    def _warn_of_kind(self, response: web.StreamResponse, target: Target) -> None:
+        warning = self._registry.kinds.warning(target.info)
+        if warning:
+            _warn(response, (warning,))
 
     # --- reads --------------------------------------------------------------------------------
 
@@ -134,7 +137,7 @@ class ResourceHandler:
             view = replace(view, media=JSON)
             return await self._watch_messages(request, self._lines(request, view, target, items))
         response = web.StreamResponse(headers={**NO_CACHE, "Content-Type": view.stream_type, "Date": date(self._now())})
-        _warn_of_kind(response, target, self._registry.kinds)
+        self._warn_of_kind(response, target)
         return await self._watch_body(request, response, self._lines(request, view, target, items))
 
     async def _watch_body(
@@ -337,13 +340,6 @@ def _is_pretty(request: web.BaseRequest) -> bool:
     if said:
         return said in _TRUE
     return request.headers.get("User-Agent", "").startswith(BY_HAND)
-
-
-def _warn_of_kind(response: web.StreamResponse, target: Target, kinds: Kinds) -> None:
-    custom = kinds.custom(target.info)
-    deprecated = custom.deprecated if custom is not None else rules_for(target.info).deprecated
-    if deprecated:
-        _warn(response, (deprecated,))
 
 
 def _warn(response: web.StreamResponse, warnings: Sequence[str]) -> None:

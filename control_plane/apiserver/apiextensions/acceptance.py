@@ -1,0 +1,306 @@
+"""Definitions as they are written: defaults, status, whether their names are free, and what is wrong with them.
+
+Names that another definition of the group has are not refused: the definition waits, not accepted and not served, until
+they are free. Pure.
+Source: apiextensions-apiserver `pkg/apis/apiextensions/validation`, `pkg/controller/status/naming_controller.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from rayplane.control_plane.api.errors import FieldError, invalid, required, too_many
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.meta import Object, set_condition
+from rayplane.control_plane.apiserver.apiextensions.defaulting import default_errors
+from rayplane.control_plane.apiserver.apiextensions.rules import rule_errors
+from rayplane.control_plane.apiserver.apiextensions.structural import schema_errors
+
+APPROVED: Final = "api-approved.kubernetes.io"
+_COLUMNS_MAX: Final = 100
+_WARNING_CHARS_MAX: Final = 256
+_ENHANCEMENT: Final = "see https://github.com/kubernetes/enhancements/pull/1111"
+_PROTECTED: Final = ("k8s.io", "kubernetes.io")
+_TERMINATING: Final = {
+    "type": "Terminating",
+    "status": "True",
+    "reason": "InstanceDeletionPending",
+    "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+}
+
+
+def group_of(crd: Object) -> str:
+    return (crd.get("spec") or {}).get("group") or ""
+
+
+def is_established(crd: Object) -> bool:
+    """Whether a definition is served: its names were accepted once."""
+    return _condition(crd, "Established") == "True"
+
+
+def is_accepted(crd: Object) -> bool:
+    """Whether all names of a definition are its own."""
+    return _condition(crd, "NamesAccepted") == "True"
+
+
+def _condition(crd: Object, kind: str) -> str:
+    conditions = (crd.get("status") or {}).get("conditions") or ()
+    return next((c.get("status") or "" for c in conditions if c.get("type") == kind), "")
+
+
+# --- defaults and status ------------------------------------------------------------------------
+
+
+def complete(crd: Object, now: str, in_group: Sequence[ResourceInfo], old: Object | None = None) -> None:
+    """Defaults and status of a definition that is being written, in place; `in_group` is what its group has."""
+    spec = crd.setdefault("spec", {})
+    names = spec.setdefault("names", {})
+    kind = names.get("kind") or ""
+    names.setdefault("singular", kind.lower())
+    names.setdefault("listKind", f"{kind}List")
+    conversion = spec.setdefault("conversion", {"strategy": "None"})
+    service = ((conversion.get("webhook") or {}).get("clientConfig") or {}).get("service")
+    if isinstance(service, dict):
+        service.setdefault("port", 443)
+    status = crd.get("status") or {}
+    stored = [v["name"] for v in spec.get("versions") or () if v.get("storage") and v.get("name")]
+    versions = list(status.get("storedVersions") or [])
+    conditions = [dict(c) for c in status.get("conditions") or ()]
+    before = (old or {}).get("status") or {}
+    accepted, conflict = _accepted(names, before.get("acceptedNames") or {}, _taken(crd, in_group))
+    established = old is not None and is_established(old)
+    for condition in (conflict, _established(established, conflict["status"] != "False"), *_approval(crd)):
+        if condition is not None:
+            set_condition(conditions, condition, now)
+    crd["status"] = {
+        "conditions": conditions,
+        "acceptedNames": accepted,
+        "storedVersions": versions + [v for v in stored if v not in versions],
+    }
+
+
+def _established(before: bool, accepted: bool) -> dict[str, str] | None:
+    if accepted or before:
+        message = "the initial names have been accepted"
+        return {"type": "Established", "status": "True", "reason": "InitialNamesAccepted", "message": message}
+    message = "not all names are accepted"
+    return {"type": "Established", "status": "False", "reason": "NotAccepted", "message": message}
+
+
+def _taken(crd: Object, in_group: Sequence[ResourceInfo]) -> tuple[set[str], set[str]]:
+    """Names of resources, and kinds, that others of the group have."""
+    plural = crd["spec"]["names"].get("plural")
+    others = [info for info in in_group if info.plural != plural]
+    resources = {name for info in others for name in (info.plural, info.singular, *info.short_names)}
+    return resources, {kind for info in others for kind in (info.kind, info.list_kind)}
+
+
+def _accepted(
+    names: Mapping[str, Any], before: Mapping[str, Any], taken: tuple[set[str], set[str]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The names that are the definition's, the old ones in place of what others have, and the condition."""
+    resources, kinds = taken
+    accepted, condition = dict(names), {"reason": "NoConflicts", "message": "no conflicts found", "status": "True"}
+    for field, among in (("plural", resources), ("singular", resources), ("kind", kinds), ("listKind", kinds)):
+        if names.get(field) in among:
+            condition = _conflict(field, names[field])
+            accepted[field] = before.get(field, "")
+    short = [name for name in names.get("shortNames") or () if name in resources]
+    if short:
+        condition = _conflict("shortNames", short[0])
+        accepted["shortNames"] = before.get("shortNames") or []
+    return accepted, {"type": "NamesAccepted", **condition}
+
+
+def _conflict(field: str, name: str) -> dict[str, str]:
+    reason = f"{field[0].upper()}{field[1:]}Conflict"
+    return {"reason": reason, "message": f'"{name}" is already in use', "status": "False"}
+
+
+# --- the groups of Kubernetes -------------------------------------------------------------------
+
+
+def _is_protected(group: str) -> bool:
+    return any(group == domain or group.endswith(f".{domain}") for domain in _PROTECTED)
+
+
+def _approval_of(crd: Object) -> tuple[str, str]:
+    """The reason of the condition, and its message."""
+    said = (crd["metadata"].get("annotations") or {}).get(APPROVED) or ""
+    if not said:
+        return "MissingAnnotation", f'protected groups must have approval annotation "{APPROVED}", {_ENHANCEMENT}'
+    if said.startswith("unapproved"):
+        return "UnapprovedAnnotation", f'not approved: "{said}"'
+    try:
+        parts = urlsplit(said)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme and parts.netloc:
+        return "ApprovedAnnotation", f"approved in {said}"
+    ways = 'with either a URL or a reason starting with "unapproved"'
+    return "InvalidAnnotation", f'protected groups must have approval annotation "{APPROVED}" {ways}, {_ENHANCEMENT}'
+
+
+def _approval(crd: Object) -> Iterator[dict[str, str]]:
+    if _is_protected(group_of(crd)):
+        reason, message = _approval_of(crd)
+        status = "True" if reason == "ApprovedAnnotation" else "False"
+        kind = "KubernetesAPIApprovalPolicyConformant"
+        yield {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+def _approval_errors(crd: Object, old: Object | None) -> Iterator[FieldError]:
+    if not _is_protected(group_of(crd)):
+        return
+    reason, message = _approval_of(crd)
+    if old is not None and _approval_of(old)[0] == reason:
+        return
+    at = f"metadata.annotations[{APPROVED}]"
+    if reason == "MissingAnnotation":
+        yield required(at, message)
+    elif reason == "InvalidAnnotation":
+        yield invalid(at, crd["metadata"]["annotations"][APPROVED], message)
+
+
+# --- what is wrong ------------------------------------------------------------------------------
+
+
+def errors_of(crd: Object, in_group: Sequence[ResourceInfo], old: Object | None = None) -> list[FieldError]:
+    """What is wrong with a definition; `old` is what it was before."""
+    spec = crd.get("spec") or {}
+    names, group = spec.get("names") or {}, spec.get("group") or ""
+    plural, kind = names.get("plural") or "", names.get("kind") or ""
+    found: list[FieldError] = []
+    name = crd["metadata"].get("name") or ""
+    if name != f"{plural}.{group}":
+        found.append(invalid("metadata.name", name, 'must be spec.names.plural+"."+spec.group'))
+    if "." not in group:
+        found.append(invalid("spec.group", group, "should be a domain with at least one dot"))
+    elif any(not info.custom for info in in_group):
+        # Kinds, rules and keys in etcd of these groups are the server's own.
+        found.append(invalid("spec.group", group, "is served by this server itself"))
+    found += [required(f"spec.names.{field}") for field, value in (("plural", plural), ("kind", kind)) if not value]
+    if spec.get("scope") not in ("Namespaced", "Cluster"):
+        found.append(required("spec.scope"))
+    if spec.get("preserveUnknownFields"):
+        text = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
+        found.append(invalid("spec.preserveUnknownFields", True, text))
+    found += [*_version_errors(spec.get("versions") or [], old), *definition(crd), *_conversion_errors(spec)]
+    found += [*_approval_errors(crd, old), *_stored_version_errors(crd)]
+    return found + (list(_changes(spec, old)) if old is not None else [])
+
+
+def _version_errors(versions: Sequence[Object], old: Object | None) -> Iterator[FieldError]:
+    if sum(bool(v.get("storage")) for v in versions) != 1:
+        text = "must have exactly one version marked as storage version"
+        yield invalid("spec.versions", [v.get("name") for v in versions], text)
+    before = {v.get("name"): _schema_of(v) for v in ((old or {}).get("spec") or {}).get("versions") or ()}
+    schemas = [_schema_of(version) for version in versions]
+    # Kubernetes has one schema in one place, wherever it was written.
+    one = bool(schemas) and all(schema == schemas[0] for schema in schemas)
+    for index, version in enumerate(versions):
+        at = f"spec.versions[{index}]"
+        columns = len(version.get("additionalPrinterColumns") or ())
+        if columns > _COLUMNS_MAX:
+            # Each row of each table has them all.
+            yield too_many(f"{at}.additionalPrinterColumns", columns, _COLUMNS_MAX)
+        yield from _deprecation_errors(version, f"{at}.deprecationWarning")
+        schema = schemas[index]
+        if not schema:
+            yield required(f"{at}.schema.openAPIV3Schema", "schemas are required")
+        elif not (one and index) and before.get(version.get("name")) != schema:
+            # What was taken once is not judged again.
+            yield from _schema_errors(schema, "spec.validation" if one else f"{at}.schema")
+
+
+def _schema_of(version: Mapping[str, Any]) -> Any:
+    return (version.get("schema") or {}).get("openAPIV3Schema")
+
+
+def _schema_errors(schema: Mapping[str, Any], place: str) -> list[FieldError]:
+    path = f"{place}.openAPIV3Schema"
+    found = schema_errors(schema, path)
+    return found or list(default_errors(schema, path)) or rule_errors(schema, path)
+
+
+def _deprecation_errors(version: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    text = version.get("deprecationWarning")
+    if text is None:
+        return
+    if not version.get("deprecated"):
+        yield invalid(path, text, "can only be set for deprecated versions")
+        return
+    if len(text) > _WARNING_CHARS_MAX:
+        yield invalid(path, text, f"must be <= {_WARNING_CHARS_MAX} characters long")
+    if not text:
+        yield invalid(path, text, "must not be an empty string")
+    odd = next((at for at, sign in enumerate(text) if not sign.isprintable()), None)
+    if odd is not None:
+        shown = f"non-printable character found at index {odd}"
+        yield invalid(path, text, f"must only contain printable UTF-8 characters; {shown}")
+
+
+def _conversion_errors(spec: Mapping[str, Any]) -> Iterator[FieldError]:
+    conversion = spec.get("conversion") or {}
+    strategy, webhook = conversion.get("strategy"), conversion.get("webhook")
+    if strategy not in ("None", "Webhook"):
+        yield invalid("spec.conversion.strategy", strategy or "", 'must be one of "None", "Webhook"')
+    elif strategy == "None" and webhook:
+        yield invalid("spec.conversion.webhook", webhook, "should not be set when strategy is not set to Webhook")
+    elif strategy == "Webhook":
+        if not (webhook or {}).get("clientConfig"):
+            text = "required when strategy is set to Webhook"
+            yield required("spec.conversion.webhook.clientConfig", text)
+        if not (webhook or {}).get("conversionReviewVersions"):
+            yield required("spec.conversion.webhook.conversionReviewVersions")
+
+
+def _stored_version_errors(crd: Object) -> Iterator[FieldError]:
+    """A version whose objects may still be stored stays."""
+    stored = (crd.get("status") or {}).get("storedVersions") or []
+    known = {v.get("name") for v in (crd.get("spec") or {}).get("versions") or ()}
+    for index, name in enumerate(stored):
+        if name not in known:
+            text = (
+                f"missing from spec.versions; {name} was previously a storage version, and must remain in "
+                f"spec.versions until a storage migration ensures no data remains persisted in {name} and removes "
+                f"{name} from status.storedVersions"
+            )
+            yield invalid(f"status.storedVersions[{index}]", name, text)
+
+
+def status_errors(crd: Object) -> list[FieldError]:
+    """What is wrong with a definition's status that is being written."""
+    stored = (crd.get("status") or {}).get("storedVersions") or []
+    if not stored:
+        return [invalid("status.storedVersions", stored, "must have at least one stored version")]
+    found = list(_stored_version_errors(crd))
+    for version in (crd.get("spec") or {}).get("versions") or ():
+        if version.get("storage") and version.get("name") not in stored:
+            text = f"must have the storage version {version.get('name')}"
+            found.append(invalid("status.storedVersions", stored, text))
+    return found
+
+
+def _changes(spec: Mapping[str, Any], old: Object) -> Iterator[FieldError]:
+    """What makes keys in etcd and cannot be changed."""
+    before = old.get("spec") or {}
+    names, names_before = spec.get("names") or {}, before.get("names") or {}
+    fixed = [("group", spec, before), ("names.plural", names, names_before)]
+    if is_established(old):
+        fixed = [("scope", spec, before), ("names.kind", names, names_before), *fixed]
+    for path, now, earlier in fixed:
+        field = path.rpartition(".")[2]
+        if now.get(field) != earlier.get(field):
+            yield invalid(f"spec.{path}", now.get(field), "field is immutable")
+
+
+def terminating(crd: Object, now: str) -> None:
+    """Say in a definition's status that it is being deleted, in place."""
+    status = crd.setdefault("status", {})
+    conditions = [dict(c) for c in status.get("conditions") or ()]
+    set_condition(conditions, _TERMINATING, now)
+    status["conditions"] = conditions
