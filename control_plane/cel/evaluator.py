@@ -27,6 +27,7 @@ from rayplane.control_plane.cel.types import Type, is_optional
 from rayplane.control_plane.cel.values import NONE, OptionalValue, fits, truth
 
 _WORK_PER_COST: Final = 2
+_WORK_AT_LEAST: Final = 10_000
 _LIST_COST: Final = 10
 _MAP_COST: Final = 30
 _STRUCT_COST: Final = 40
@@ -41,7 +42,7 @@ class Frame:
         self.variables = variables
         self.limit = limit
         self.cost = 0
-        self.work = limit * _WORK_PER_COST
+        self.work = limit * _WORK_PER_COST + _WORK_AT_LEAST
 
     def spend(self, amount: int) -> None:
         """Raises BudgetExceeded."""

@@ -216,5 +216,5 @@ async def test_metadata_is_required_and_there(stack: Stack) -> None:
     schema["properties"]["metadata"] = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 3}}}
     await client.create(CRDS, crd)
     await client.create("things.v1.example.com", thing({}, "abc"))
-    with pytest.raises(errors.Invalid, match="metadata.name: Too long: may not be more than 3 bytes"):
+    with pytest.raises(errors.Invalid, match=r"metadata.name: Too long: may not be more than 3 bytes"):
         await client.create("things.v1.example.com", thing({}, "abcd"))
