@@ -31,6 +31,8 @@ _WORK_AT_LEAST: Final = 10_000
 _LIST_COST: Final = 10
 _MAP_COST: Final = 30
 _STRUCT_COST: Final = 40
+_MISFITS: Final = (AttributeError, TypeError, KeyError, IndexError, OverflowError)
+"""Errors of values that are not of the type they were declared with."""
 
 
 class Frame:
@@ -189,7 +191,10 @@ def _direct(one: Overload, args: Sequence[Step]) -> Step:
 
     def call(frame: Frame) -> Any:
         given = [arg(frame) for arg in args]
-        result = function(*given, frame.labour) if works else function(*given)
+        try:
+            result = function(*given, frame.labour) if works else function(*given)
+        except _MISFITS:
+            raise EvaluationError("no such overload") from None
         frame.spend(cost.actual(given, result))
         return result
 

@@ -73,7 +73,7 @@ def evaluate(program: Program, bindings: Mapping[str, Any], budget: int) -> Outc
         value = program.step(frame)
     except CelError as error:
         return Outcome(frame.cost, error=error)
-    except (RecursionError, OverflowError, TypeError) as error:
+    except (RecursionError, OverflowError, TypeError, AttributeError):
         # Values that are not what was declared, and numbers that Python cannot hold.
-        return Outcome(frame.cost, error=EvaluationError(f"no such overload: {error}"))
+        return Outcome(frame.cost, error=EvaluationError("no such overload"))
     return Outcome(frame.cost, value)

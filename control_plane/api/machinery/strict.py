@@ -55,7 +55,6 @@ _ZERO: Final[dict[str, Any]] = {
     STRING: "", BYTES: "", BOOL: False, INT32: 0, INT64: 0, DOUBLE: 0.0, QUANTITY: "0",
     INT_OR_STRING: 0, OBJECT: None, ANY: None, TIME: None, MICRO_TIME: None,
 }  # fmt: skip
-_WRITTEN_OUT: Final = 1e21  # larger numbers have an exponent
 _FINDINGS_MAX: Final = 100  # as in Kubernetes
 _TIME: Final = re.compile(r"(?a)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")
 
@@ -87,7 +86,7 @@ def _whole_numbers(value: Any) -> None:
     """Write 1.0 and 1e3 as 1 and 1000, in place, as Go does with what has no type of its own."""
     for key, item in value.items() if type(value) is dict else enumerate(value):
         if type(item) is float:
-            if item.is_integer() and abs(item) < _WRITTEN_OUT:
+            if item.is_integer() and int(item) in _INT64:
                 value[key] = int(item)
         elif type(item) is dict or type(item) is list:
             _whole_numbers(item)
