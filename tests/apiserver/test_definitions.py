@@ -7,6 +7,7 @@ import pytest
 
 from rayplane.control_plane.api import errors
 from tests.apiserver.conftest import Stack
+from tests.apiserver.test_rest import Rest, rest  # noqa: F401
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 
@@ -218,3 +219,43 @@ async def test_metadata_is_required_and_there(stack: Stack) -> None:
     await client.create("things.v1.example.com", thing({}, "abc"))
     with pytest.raises(errors.Invalid, match=r"metadata.name: Too long: may not be more than 3 bytes"):
         await client.create("things.v1.example.com", thing({}, "abcd"))
+
+
+async def test_what_is_defined_is_in_discovery_and_openapi_as_long_as_it_is(rest: Rest) -> None:  # noqa: F811
+    crd = definition(version("v1", {"description": "Size of it.", "properties": {"n": {"type": "integer"}}}))
+
+    async def seen() -> tuple[bool, bool, bool]:
+        code, _ = await rest.json("GET", "/apis/example.com/v1")
+        _, root = await rest.json("GET", "/openapi/v3")
+        _, legacy = await rest.json("GET", "/openapi/v2")
+        shown = any(name.endswith("example.v1.Thing") for name in legacy["definitions"])
+        return code == 200, "apis/example.com/v1" in root["paths"], shown
+
+    assert await seen() == (False, False, False)
+    code, _ = await rest.json("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
+    assert code == 201
+    assert await seen() == (True, True, True)
+    _, document = await rest.json("GET", "/openapi/v3/apis/example.com/v1")
+    [schema] = [s for name, s in document["components"]["schemas"].items() if name.endswith(".v1.Thing")]
+    assert schema["properties"]["spec"]["description"] == "Size of it."
+    await rest.json("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.example.com")
+    async with asyncio.timeout(30):
+        while await seen() != (False, False, False):
+            await asyncio.sleep(0.01)
+
+
+async def test_definitions_are_warned_of_and_versions_on_their_way_out_too(rest: Rest) -> None:  # noqa: F811
+    old = version("v1", {}, deprecated=True, storage=False)
+    new = version(
+        "v2", {"properties": {"t": {"type": "string", "format": "odd"}}}, deprecated=True, deprecationWarning="use v3"
+    )
+    crd = definition(old, new)
+    hook = {"clientConfig": {"url": "https://hook.example.com/"}, "conversionReviewVersions": ["v1"]}
+    crd["spec"]["conversion"] = {"strategy": "Webhook", "webhook": hook}
+    async with rest.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd) as response:
+        told = response.headers.getall("Warning")
+    assert told[0] == '299 - "unrecognized format \\"odd\\""'
+    assert "spec.conversion.webhook is not called" in told[1]
+    for served, warning in (("v1", "example.com/v1 Thing is deprecated"), ("v2", "use v3")):
+        async with rest.request("GET", f"/apis/example.com/{served}/things") as response:
+            assert response.headers.getall("Warning") == [f'299 - "{warning}"']

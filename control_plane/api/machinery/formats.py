@@ -173,7 +173,11 @@ _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
 }
 # How they are written without a difference: as go-openapi keeps them.
 _PLAIN: Final = {name.replace("-", ""): check for name, check in _CHECKS.items()}
-SUPPORTED: Final = frozenset(_CHECKS)
+
+
+def is_known(format_name: str) -> bool:
+    """Whether texts are looked at for a format."""
+    return format_name.replace("-", "") in _PLAIN
 
 
 def fits(text: str, format_name: str) -> bool:

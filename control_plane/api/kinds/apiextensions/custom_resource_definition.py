@@ -5,14 +5,14 @@ Source: Kubernetes API reference, "CustomResourceDefinition v1 apiextensions.k8s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api.errors import FieldError, duplicate, invalid, required
 from rayplane.control_plane.api.kinds.metadata import checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Absent, Status
-from rayplane.control_plane.api.machinery import jsonpath, names
+from rayplane.control_plane.api.machinery import formats, jsonpath, names
 from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
 from rayplane.control_plane.api.meta import Object
 
@@ -140,6 +140,33 @@ def _scale(scale: Mapping[str, Any], path: str, errs: Errors) -> None:
             errs.append(required(f"{path}.{field}"))
 
 
+def _unrecognized(schema: Any) -> Iterator[str]:
+    """Formats of texts that say nothing."""
+    if isinstance(schema, list):
+        for one in schema:
+            yield from _unrecognized(one)
+    elif isinstance(schema, Mapping):
+        form = schema.get("format")
+        if schema.get("type") == "string" and isinstance(form, str) and form and not formats.is_known(form):
+            yield form
+        for word, sub in schema.items():
+            if word not in ("default", "enum", "example"):
+                yield from _unrecognized(sub)
+
+
+def _warnings(crd: Object, old: Object | None) -> list[str]:
+    spec = crd.get("spec") or {}
+    found = dict.fromkeys(
+        form
+        for version in spec.get("versions") or ()
+        for form in _unrecognized((version.get("schema") or {}).get("openAPIV3Schema"))
+    )
+    told = [f'unrecognized format "{form}"' for form in found]
+    if (spec.get("conversion") or {}).get("strategy") == "Webhook":
+        told.append("spec.conversion.webhook is not called: objects differ between versions in their apiVersion alone")
+    return told
+
+
 RULES = {
     "CustomResourceDefinition": replace(
         AS_WRITTEN,
@@ -150,6 +177,7 @@ RULES = {
         generation=True,
         needs_version=True,
         ends_by_itself=True,
+        warnings=_warnings,
         printer=NAME_AND_CREATED_AT,
     ),
 }
