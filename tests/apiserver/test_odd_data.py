@@ -201,7 +201,8 @@ async def test_definitions_that_make_no_sense_are_not_served_and_the_others_are(
         meta = {"name": f"{plural}.x.io", "uid": plural}
         crd = {"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": meta}
         key = f"/registry/apiextensions.k8s.io/customresourcedefinitions/{plural}.x.io"
-        await stack.etcd.put(key.encode(), orjson.dumps({**crd, "spec": spec}))
+        status = {"conditions": [{"type": "Established", "status": "True"}]}
+        await stack.etcd.put(key.encode(), orjson.dumps({**crd, "spec": spec, "status": status}))
     async with asyncio.timeout(20):
         await stack.add_server()
         client = stack.client()
