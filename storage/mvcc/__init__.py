@@ -26,6 +26,7 @@ from rayplane.storage.mvcc.errors import (
     FutureRevisionError,
     MvccError,
 )
+from rayplane.storage.mvcc.key_index import KeyIndex
 from rayplane.storage.mvcc.records import Change
 from rayplane.storage.mvcc.results import Applied, EventBatch, Found, RangeResult
 from rayplane.storage.mvcc.store import Store, contains
@@ -39,6 +40,7 @@ __all__ = [
     "EventBatch",
     "Found",
     "FutureRevisionError",
+    "KeyIndex",
     "MvccError",
     "RangeResult",
     "Store",

@@ -129,6 +129,14 @@ class KeyIndex:
     def lease(self, key: bytes) -> int:
         return self._leases.get(key, 0)
 
+    def written(self, key: bytes) -> tuple[int, int, int]:
+        """Main revisions of a live key's creation and its last put, and its version; zeros if there is none."""
+        head = self._heads.get(key, 1)
+        if type(head) is int:
+            return (0, 0, 0) if head & 1 else (head >> 32, head >> 32, 1)
+        rev, created, version = head  # type: ignore[misc]
+        return created, rev >> 32, version
+
     def history(self, key: bytes) -> list[int]:
         """All revisions that are still known, ascending."""
         head = self._heads.get(key)

@@ -109,6 +109,11 @@ class WriteTxn:
         """What a watch shows as the value before: never one of this same revision."""
         return previous if previous >> 32 < self._main else self._index.before(key, rev)
 
+    @property
+    def index(self) -> KeyIndex:
+        """The keys as this transaction sees them."""
+        return self._index
+
     def range(
         self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
     ) -> RangeResult:

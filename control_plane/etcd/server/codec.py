@@ -154,34 +154,21 @@ def conf_state_from_wire(state: wire.ConfState) -> raft.ConfState:
     return raft.ConfState(tuple(sorted(state.voters)), tuple(sorted(state.learners)))
 
 
-def message_to_wire(message: raft.Message) -> wire.Message:
-    out = wire.Message(
-        type=message.type,
-        to=message.to,
-        term=message.term,
-        log_term=message.log_term,
-        index=message.index,
-        commit=message.commit,
-        reject=message.reject,
-        reject_hint=message.reject_hint,
-        context=message.context,
-        durable=message.durable,
-        **{"from": message.from_},  # type: ignore[arg-type]
-    )
+def message_to_wire(message: raft.Message, out: wire.Message) -> None:
+    """Fill in a new message of the wire, in its place: what is put there later is copied."""
+    out.type, out.to, out.term = message.type, message.to, message.term
+    setattr(out, "from", message.from_)
+    out.log_term, out.index, out.commit = message.log_term, message.index, message.commit
+    out.context, out.durable = message.context, message.durable
+    if message.reject:
+        out.reject, out.reject_hint = True, message.reject_hint
     add = out.entries.add
     for entry in message.entries:
         add(term=entry.term, index=entry.index, type=entry.type, data=entry.data)
     if message.snapshot is not None:
-        snapshot = message.snapshot
-        out.snapshot.CopyFrom(
-            wire.Snapshot(
-                index=snapshot.index,
-                term=snapshot.term,
-                conf_state=conf_state_to_wire(snapshot.conf_state),
-                data=snapshot.data,
-            )
-        )
-    return out
+        snapshot, held = message.snapshot, out.snapshot
+        held.index, held.term, held.data = snapshot.index, snapshot.term, snapshot.data
+        held.conf_state.CopyFrom(conf_state_to_wire(snapshot.conf_state))
 
 
 _ENTRY_TYPES: Sequence[raft.EntryType] = (raft.EntryType.NORMAL, raft.EntryType.CONF_CHANGE)

@@ -160,9 +160,16 @@ class Driver:
 
     def receive(self, messages: Iterable[raft.Message], proposals: Iterable[bytes] = ()) -> None:
         """What came from a peer. Raises Stopped, when this member cannot go on."""
-        with self._vital():
+        if self._failed:
+            raise errors.Stopped
+        try:
             for message in messages:
                 self._node.step(message)
+        except Exception as e:
+            # What contradicts all that this member knows ends it, once, and not only one call.
+            self._failed = True
+            self._fail(e)
+            raise errors.Stopped from e
         for data in proposals:
             # What cannot be taken is dropped: the proposer learns it from the next leader's first entry.
             with contextlib.suppress(raft.ProposalDropped):
@@ -176,18 +183,6 @@ class Driver:
         if message.snapshot.index > self.applied:
             await self._snapshots.receive(message.snapshot, chunks)
         self.receive([message])
-
-    @contextlib.contextmanager
-    def _vital(self) -> Iterator[None]:
-        """Input to raft: what contradicts all that it knows ends the member, once, and not only one call."""
-        if self._failed:
-            raise errors.Stopped
-        try:
-            yield
-        except Exception as e:
-            self._failed = True
-            self._fail(e)
-            raise errors.Stopped from e
 
     def unreachable(self, peer: int) -> None:
         """Messages to a peer were lost."""
@@ -251,7 +246,7 @@ class Driver:
         self._send(ready.messages)
         if ready.snapshot is not None:
             await self._install(ready.snapshot)
-        saving = self._save(ready)
+        saving = await self._save(ready)
         if ready.committed_entries:
             await self._apply_all(ready.committed_entries)
         for state in ready.read_states:
@@ -263,14 +258,18 @@ class Driver:
             self._storage.set_hard_state(ready.hard_state)
         self._send(ready.messages_after_append)
 
-    def _save(self, ready: raft.Ready) -> asyncio.Task[None] | None:
+    async def _save(self, ready: raft.Ready) -> asyncio.Task[None] | None:
+        """Begin to save; what has to be waited for, if anything."""
         if not ready.entries and ready.hard_state is None:
             return None
         records = [to_record(e) for e in ready.entries]
         self._snapshots.log_grew(sum([len(r.data) for r in records]))
         state = encode_hard_state(ready.hard_state) if ready.hard_state is not None else None
         save = self._wal.save(state, records, sync=ready.must_sync)
-        return asyncio.get_running_loop().create_task(save, name="wal-save")
+        if ready.must_sync:
+            return asyncio.get_running_loop().create_task(save, name="wal-save")
+        await save  # goes with the next one
+        return None
 
     def _send(self, messages: Sequence[raft.Message]) -> None:
         if not messages:

@@ -163,7 +163,7 @@ class _Link:
         while self._messages and size < BATCH_BYTES_MAX:
             message = self._messages.popleft()
             size += sum([len(e.data) for e in message.entries])
-            batch.messages.append(message_to_wire(message))
+            message_to_wire(message, batch.messages.add())
         while self._proposals and size < BATCH_BYTES_MAX:
             data = self._proposals.popleft()
             size += len(data)
@@ -193,10 +193,10 @@ class PeerTransport:
     def peers(self) -> list[int]:
         return sorted(self._links)
 
-    def received(self, peer: int, batch: wire.Batch) -> None:
+    def received(self, peer: int, messages: Iterable[raft.Message], proposals: Iterable[bytes]) -> None:
         """Count what came."""
-        size = sum([len(e.data) for m in batch.messages for e in m.entries])
-        self.traffic.received_bytes[peer] += size + sum(map(len, batch.proposals))
+        size = sum([len(e.data) for m in messages for e in m.entries])
+        self.traffic.received_bytes[peer] += size + sum(map(len, proposals))
 
     def is_connected(self, peer: int) -> bool:
         """Whether messages to a peer can be sent now."""
@@ -255,6 +255,8 @@ class PeerTransport:
 async def _snapshot_chunks(
     cluster_id: int, message: raft.Message, chunks: Iterator[bytes]
 ) -> AsyncIterator[wire.SnapshotChunk]:
-    yield wire.SnapshotChunk(cluster_id=cluster_id, message=message_to_wire(message))
+    first = wire.SnapshotChunk(cluster_id=cluster_id)
+    message_to_wire(message, first.message)
+    yield first
     for chunk in chunks:
         yield wire.SnapshotChunk(data=chunk)

@@ -39,7 +39,7 @@ class Inbox(Protocol):
 class Received(Protocol):
     """The transport, which counts what came."""
 
-    def received(self, peer: int, batch: wire.Batch) -> None: ...
+    def received(self, peer: int, messages: Iterable[raft.Message], proposals: Iterable[bytes]) -> None: ...
 
 
 class Changes(MembershipChanges, Protocol):
@@ -77,9 +77,11 @@ class PeerService:
                 raise RpcError(
                     errors.Code.FAILED_PRECONDITION, f"this is member {self._driver.member_id:x}, not {batch.to:x}"
                 )
-            self._check_removed(getattr(batch, "from"))
-            self._traffic.received(getattr(batch, "from"), batch)
-            self._driver.receive([message_from_wire(m) for m in batch.messages], batch.proposals)
+            sender = getattr(batch, "from")
+            self._check_removed(sender)
+            messages, proposals = [message_from_wire(m) for m in batch.messages], batch.proposals
+            self._traffic.received(sender, messages, proposals)
+            self._driver.receive(messages, proposals)
         return wire.StreamEnd()
 
     async def Snapshot(self, requests: AsyncIterator[wire.SnapshotChunk], context: Context) -> wire.SnapshotReceived:

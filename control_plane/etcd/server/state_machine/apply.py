@@ -118,8 +118,9 @@ class StateMachine:
 
     def _put(self, request: pb.PutRequest, now: float) -> Message:
         self.alarms.check_space()
+        response = pb.PutResponse()
         with self.store.write() as txn:
-            response = kv.run_put(txn, request, self.lessor)
+            kv.run_put(txn, request, self.lessor, response)
         self._written(txn.revision, txn.events)
         return response
 

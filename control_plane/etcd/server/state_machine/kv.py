@@ -20,11 +20,18 @@ from rayplane.proto.etcd.rpc_pb2 import (
     RangeResponse,
     RequestOp,
     ResponseHeader,
-    ResponseOp,
     TxnRequest,
     TxnResponse,
 )
-from rayplane.storage.mvcc import CompactedError, FutureRevisionError, MvccError, RangeResult, Store, WriteTxn
+from rayplane.storage.mvcc import (
+    CompactedError,
+    FutureRevisionError,
+    KeyIndex,
+    MvccError,
+    RangeResult,
+    Store,
+    WriteTxn,
+)
 
 _SORT_FIELDS: dict[int, Callable[[KeyValue], int | bytes]] = {
     RangeRequest.KEY: lambda kv: kv.key,
@@ -48,6 +55,8 @@ _COMPARE_WITH: dict[int, Callable[[Compare], int | bytes]] = {
     Compare.LEASE: lambda c: c.lease,
 }
 _MISSING = KeyValue()
+# What the key index knows of a key, as `KeyIndex.written` tells it.
+_WRITTEN: dict[int, int] = {Compare.CREATE: 0, Compare.MOD: 1, Compare.VERSION: 2}
 
 
 def from_store(error: MvccError) -> Exception:
@@ -64,6 +73,9 @@ class View(Protocol):
 
     @property
     def revision(self) -> int: ...
+
+    @property
+    def index(self) -> KeyIndex: ...
 
     def range(
         self, key: bytes, end: bytes = b"", *, revision: int = 0, limit: int = 0, count_only: bool = False
@@ -266,8 +278,8 @@ def _without_value(kv: KeyValue) -> KeyValue:
     )
 
 
-def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor) -> PutResponse:
-    """Raises LeaseNotFound, KeyNotFound."""
+def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor, response: PutResponse) -> None:
+    """Carry out, and fill in the answer. Raises LeaseNotFound, KeyNotFound."""
     value, lease = request.value, request.lease
     if lease and not lessor.exists(lease):
         raise errors.LeaseNotFound
@@ -280,10 +292,9 @@ def run_put(txn: WriteTxn, request: PutRequest, lessor: Lessor) -> PutResponse:
         if request.ignore_lease:
             lease = held[0].lease
     previous = txn.put(request.key, value, lease, prev_kv=request.prev_kv)
-    response = PutResponse(header=ResponseHeader(revision=txn.revision))
+    response.header.revision = txn.revision
     if previous is not None:
         response.prev_kv.CopyFrom(previous)
-    return response
 
 
 def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeResponse:
@@ -298,8 +309,9 @@ def run_delete(txn: WriteTxn, request: DeleteRangeRequest) -> DeleteRangeRespons
 def run_read_only_txn(store: Store, request: TxnRequest) -> TxnResponse:
     """A transaction without writes, on the store as it is. Raises CompactedError, FutureRevisionError."""
     decision = _decide(store, request)
-    _check_reads(store, request, decision)
-    response = _branch(store, request, decision, None, None)
+    _check_reads(store, list(_chosen(request, decision)))
+    response = TxnResponse()
+    _branch(response, store, request, decision, None, None)
     response.header.revision = store.revision
     return response
 
@@ -310,9 +322,11 @@ def run_txn(txn: WriteTxn, store: Store, request: TxnRequest, lessor: Lessor) ->
     Raises LeaseNotFound, KeyNotFound, CompactedError, FutureRevisionError.
     """
     decision = _decide(txn, request)
-    _check_puts(txn, request, decision, lessor)
-    _check_reads(store, request, decision)
-    response = _branch(txn, request, decision, txn, lessor)
+    chosen = list(_chosen(request, decision))
+    _check_puts(txn, chosen, lessor)
+    _check_reads(store, chosen)
+    response = TxnResponse()
+    _branch(response, txn, request, decision, txn, lessor)
     response.header.revision = txn.revision
     return response
 
@@ -344,9 +358,9 @@ def _chosen(request: TxnRequest, decision: _Decision) -> Iterator[RequestOp]:
             yield op
 
 
-def _check_puts(view: View, request: TxnRequest, decision: _Decision, lessor: Lessor) -> None:
-    for op in _chosen(request, decision):
-        if op.WhichOneof("request") != "request_put":
+def _check_puts(view: View, ops: Sequence[RequestOp], lessor: Lessor) -> None:
+    for op in ops:
+        if not op.HasField("request_put"):
             continue
         put = op.request_put
         if (put.ignore_value or put.ignore_lease) and not view.range(put.key, count_only=True).count:
@@ -355,9 +369,9 @@ def _check_puts(view: View, request: TxnRequest, decision: _Decision, lessor: Le
             raise errors.LeaseNotFound
 
 
-def _check_reads(store: Store, request: TxnRequest, decision: _Decision) -> None:
-    for op in _chosen(request, decision):
-        revision = op.request_range.revision if op.WhichOneof("request") == "request_range" else 0
+def _check_reads(store: Store, ops: Sequence[RequestOp]) -> None:
+    for op in ops:
+        revision = op.request_range.revision if op.HasField("request_range") else 0
         if revision > store.revision:
             raise FutureRevisionError(revision, store.revision)
         if revision and revision < store.compacted_revision:
@@ -365,6 +379,11 @@ def _check_reads(store: Store, request: TxnRequest, decision: _Decision) -> None
 
 
 def _holds(view: View, compare: Compare) -> bool:
+    place = _WRITTEN.get(compare.target)
+    if place is not None and not compare.range_end:
+        # As nearly always: nothing has to be read.
+        have = view.index.written(compare.key)[place]
+        return _compares(compare.result, have, _COMPARE_WITH[compare.target](compare))
     kvs: Sequence[KeyValue] = view.range(compare.key, compare.range_end).kvs
     if not kvs:
         # Nothing there: every number is 0, and a value compares with nothing.
@@ -391,21 +410,26 @@ def _compares(result: int, have: int | bytes, wanted: int | bytes) -> bool:
 
 
 def _branch(
-    view: View, request: TxnRequest, decision: _Decision, txn: WriteTxn | None, lessor: Lessor | None
-) -> TxnResponse:
-    response = TxnResponse(header=ResponseHeader(), succeeded=decision.succeeded)
+    response: TxnResponse,
+    view: View,
+    request: TxnRequest,
+    decision: _Decision,
+    txn: WriteTxn | None,
+    lessor: Lessor | None,
+) -> None:
+    """Carry out the operations, and fill in the answer: parts that are made in their place are not copied there."""
+    response.header.SetInParent()
+    response.succeeded = decision.succeeded
     nested = iter(decision.nested)
     for op in request.success if decision.succeeded else request.failure:
-        kind = op.WhichOneof("request")
+        kind, answer = op.WhichOneof("request"), response.responses.add()
         if kind == "request_range":
-            answer = ResponseOp(response_range=run_range(view, op.request_range))
+            answer.response_range.CopyFrom(run_range(view, op.request_range))
         elif kind == "request_txn":
-            answer = ResponseOp(response_txn=_branch(view, op.request_txn, next(nested), txn, lessor))
+            _branch(answer.response_txn, view, op.request_txn, next(nested), txn, lessor)
         elif kind == "request_put":
             assert txn is not None and lessor is not None
-            answer = ResponseOp(response_put=run_put(txn, op.request_put, lessor))
+            run_put(txn, op.request_put, lessor, answer.response_put)
         else:
             assert txn is not None
-            answer = ResponseOp(response_delete_range=run_delete(txn, op.request_delete_range))
-        response.responses.append(answer)
-    return response
+            answer.response_delete_range.CopyFrom(run_delete(txn, op.request_delete_range))
