@@ -114,17 +114,17 @@ async def _measure(
         "value_bytes": value_bytes,
     }
     answer, cpu = await run_clients("scripts.benchmarks.kv_client", job, system.usage)
-    latencies = answer["latencies_ms"] or [0.0]
+    latencies, taken = answer["latencies_ms"] or [0.0], answer["seconds"]
     return {
         "system": name,
         "operation": TITLES[operation],
         "clients": clients,
-        "per_s": round(len(answer["latencies_ms"]) / seconds, 1),
+        "per_s": round(len(answer["latencies_ms"]) / taken, 1),
         "p50_ms": round(percentile(latencies, 50), 2),
         "p90_ms": round(percentile(latencies, 90), 2),
         "p99_ms": round(percentile(latencies, 99), 2),
         "errors_": sum(answer["errors"].values()),
-        "server_cores": round(cpu / seconds, 2),
+        "server_cores": round(cpu / taken, 2),
         "client_cores": answer["client_cores"],
         "bound": "*" if answer["client_cores"] >= BUSY else "",
         "errors": answer["errors"],

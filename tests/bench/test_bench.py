@@ -15,13 +15,15 @@ from scripts.benchmarks.members import members_alone
 from scripts.benchmarks.report import percentile
 
 ROOT = Path(__file__).parents[2]
+# Ends what hangs, and nothing else: on a busy machine the imports of a benchmark's processes alone take a minute.
+LIMIT_S = 280
 
 pytestmark = pytest.mark.e2e
 
 
 def bench(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "scripts" / "bench"), *arguments, "--json", "-"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["machine"]["cores"] >= 1
@@ -103,7 +105,7 @@ def test_an_answer_is_whole_when_all_of_it_has_come(step: int) -> None:
 
 def test_a_wrong_option_is_refused() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "bench"), "pods", "--host", "moon"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 2 and "moon" in done.stderr
 
 
