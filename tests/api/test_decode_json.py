@@ -292,7 +292,7 @@ def test_any_object_is_accepted_once_and_for_all_or_refused(obj: dict[str, Any])
     assert again == made
 
 
-def twin_duplicates(pairs: list[tuple[str, int]]) -> list[str]:
+def twin_duplicates(pairs: list[tuple[str, str]]) -> list[str]:
     seen: list[str] = []
     found: list[str] = []
     for name, _ in pairs:
@@ -302,10 +302,20 @@ def twin_duplicates(pairs: list[tuple[str, int]]) -> list[str]:
     return found
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=6))
-def test_duplicates_are_found(pairs: list[tuple[str, int]]) -> None:
-    text = "{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}"
+WRITTEN = {"a": "a", "b": "\\u0062", '"': '\\"', '"c': "\\u0022c", "u0022": "u0022", "\\": "\\\\", ": ": ": ", "é": "é"}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(WRITTEN)), st.sampled_from(sorted(WRITTEN))), max_size=6),
+    st.sampled_from([":", " : ", "\n:\t"]),
+)
+def test_duplicates_are_found(pairs: list[tuple[str, str]], colon: str) -> None:
+    text = "{" + ",".join(f'"{WRITTEN[name]}"{colon}"{WRITTEN[value]}"' for name, value in pairs) + "}"
     assert json_duplicates(text) == twin_duplicates(pairs)
+
+
+def test_quotes_that_are_named_by_number_hide_no_duplicate() -> None:
+    assert json_duplicates('{"a":1,"a":2,"b":"\\u0022\\u0022"}') == ["a"]
 
 
 def test_deep_nesting_is_refused_and_does_no_harm() -> None:

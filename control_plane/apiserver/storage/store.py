@@ -44,6 +44,8 @@ CONTINUE_TOO_OLD = (
     "modified, or deleted between the time the first chunk was returned and now may show up in the list."
 )
 
+_MOD, _EQUAL = rpc_pb2.Compare.MOD, rpc_pb2.Compare.EQUAL
+
 # Written often, many at once, and nobody minds to miss one.
 _GROUPED = frozenset({LEASES, "events"})
 
@@ -103,17 +105,14 @@ def absent(key: str) -> rpc_pb2.Compare:
 
 def at_revision(key: str, revision: int) -> rpc_pb2.Compare:
     """The key was last written at `revision`."""
-    return rpc_pb2.Compare(
-        key=key.encode(),
-        target=rpc_pb2.Compare.MOD,
-        result=rpc_pb2.Compare.EQUAL,
-        mod_revision=revision,
-    )
+    return rpc_pb2.Compare(key=key.encode(), target=_MOD, result=_EQUAL, mod_revision=revision)
 
 
 def put_op(key: str, value: bytes, lease: int = 0) -> rpc_pb2.RequestOp:
-    put = rpc_pb2.PutRequest(key=key.encode(), value=value, lease=lease)
-    return rpc_pb2.RequestOp(request_put=put)
+    op = rpc_pb2.RequestOp()
+    put = op.request_put  # filled in its place: a message that is given is copied
+    put.key, put.value, put.lease = key.encode(), value, lease
+    return op
 
 
 def delete_op(key: str) -> rpc_pb2.RequestOp:
@@ -121,7 +120,9 @@ def delete_op(key: str) -> rpc_pb2.RequestOp:
 
 
 def _get_op(key: str) -> rpc_pb2.RequestOp:
-    return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key.encode()))
+    op = rpc_pb2.RequestOp()
+    op.request_range.key = key.encode()
+    return op
 
 
 def api_error(error: RpcError) -> ApiError:

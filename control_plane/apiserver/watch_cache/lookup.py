@@ -31,4 +31,6 @@ class Lookup:
     async def list(self, resource: str, namespace: str = "") -> list[Object]:
         """All objects as the cache has them, in the order of their keys."""
         cache = await self._hub.cache(self._kinds.named(resource))
+        if not len(cache):
+            return []
         return [e.object for e in cache.select(Selection(namespace=namespace))]
