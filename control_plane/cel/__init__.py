@@ -14,6 +14,7 @@ is part of the API (what one server accepts, another must), and only one checks 
 
 from rayplane.control_plane.cel.checker import Declarations
 from rayplane.control_plane.cel.errors import BudgetExceeded, CelError, CompileError, EvaluationError, Issue
+from rayplane.control_plane.cel.evaluator import Frame
 from rayplane.control_plane.cel.functions import Overload, Range, overload
 from rayplane.control_plane.cel.programs import Outcome, Program, compile, evaluate
 from rayplane.control_plane.cel.schemas import type_of_schema, value_of
@@ -50,6 +51,7 @@ __all__ = [
     "Declarations",
     "Duration",
     "EvaluationError",
+    "Frame",
     "Issue",
     "Opaque",
     "OptionalValue",

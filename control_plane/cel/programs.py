@@ -66,9 +66,17 @@ def compile(
     return Program(expression, tree, evaluator.build(tree))
 
 
-def evaluate(program: Program, bindings: Mapping[str, Any], budget: int) -> Outcome:
-    """The value of a program for some variables, which costs no more than the budget."""
+def evaluate(
+    program: Program, bindings: Mapping[str, Any], budget: int, *, running: list[evaluator.Frame] | None = None
+) -> Outcome:
+    """The value of a program for some variables, which costs no more than the budget.
+
+    `running` has the evaluations under way: a variable that is itself evaluated when it is looked at finds there what
+    those that look at it have cost so far.
+    """
     frame = evaluator.Frame(dict(bindings), budget)
+    if running is not None:
+        running.append(frame)
     try:
         value = program.step(frame)
     except CelError as error:
@@ -76,4 +84,7 @@ def evaluate(program: Program, bindings: Mapping[str, Any], budget: int) -> Outc
     except (RecursionError, OverflowError, TypeError, AttributeError):
         # Values that are not what was declared, and numbers that Python cannot hold.
         return Outcome(frame.cost, error=EvaluationError("no such overload"))
+    finally:
+        if running is not None:
+            running.pop()
     return Outcome(frame.cost, value)

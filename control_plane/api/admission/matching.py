@@ -11,6 +11,7 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector
 from rayplane.control_plane.api.meta import Object
 
+GROUP = "admissionregistration.k8s.io"
 NAMESPACES = "namespaces"
 _ANY = "*"
 
@@ -42,12 +43,18 @@ class Rule:
 
     def matches(self, operation: str, info: ResourceInfo, subresource: str, namespace: str, name: str = "") -> bool:
         return (
-            _among(operation, self.operations)
-            and _among(info.group, self.groups)
+            self.concerns(operation, info.group, info.plural, subresource)
             and _among(info.version, self.versions)
-            and any(r in (_ANY, info.plural) and s in (_ANY, subresource) for r, s in self.resources)
             and self._in_scope(info, namespace)
             and (not self.names or name in self.names)
+        )
+
+    def concerns(self, operation: str, group: str, plural: str, subresource: str) -> bool:
+        """Whether some version of the resource may match."""
+        return (
+            _among(operation, self.operations)
+            and _among(group, self.groups)
+            and any(r in (_ANY, plural) and s in (_ANY, subresource) for r, s in self.resources)
         )
 
     def _in_scope(self, info: ResourceInfo, namespace: str) -> bool:
@@ -99,6 +106,10 @@ class Matching:
         if any(named(self.excluded, info) for info in forms):
             return None
         return next((info for info in forms if named(self.rules, info)), None)
+
+    def concerns(self, operation: str, group: str, plural: str, subresource: str) -> bool:
+        """Whether it may be about some requests of a kind: what need not be asked of each of them."""
+        return any(rule.concerns(operation, group, plural, subresource) for rule in self.rules)
 
     def selects_objects(self, new: Object | None, old: Object | None) -> bool:
         """Whether the object is meant as it is or as it was."""

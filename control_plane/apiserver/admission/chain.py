@@ -20,6 +20,7 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
 )
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -44,8 +45,9 @@ class Admission:
         *,
         to_storage: quota.ToStorage,
         webhooks: Webhooks | None = None,
+        policies: ValidatingPolicies | None = None,
     ) -> None:
-        """Without `webhooks` none is asked."""
+        """Without `webhooks` or `policies` none is asked."""
         self._lookup = lookup
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
@@ -63,6 +65,7 @@ class Admission:
             devices.DeviceAdministration(lookup).admit,
         )
         self._webhooks = webhooks
+        self._policies = policies
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
@@ -95,6 +98,8 @@ class Admission:
         try:
             if request.operation != DELETE:
                 await self._security.admit(request)
+            if self._policies is not None:
+                await self._policies.validate(request)
             if self._webhooks is not None:
                 await self._webhooks.validate(request)
         finally:

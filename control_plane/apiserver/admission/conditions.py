@@ -1,4 +1,4 @@
-"""Match conditions: expressions that a request must meet to be a webhook's or a policy's business.
+"""Match conditions: expressions that a request must meet to be a webhook's or a policy's business. Pure.
 
 Source: admissionregistration.k8s.io/v1 MatchCondition, apiserver's plugin/webhook/matchconditions.
 """
@@ -7,62 +7,44 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rayplane.control_plane.api.admission.reviews import Question
-from rayplane.control_plane.cel import BOOL, DYN, CompileError, Declarations, Program, compile, evaluate
-
-VARIABLES = Declarations({"object": DYN, "oldObject": DYN, "request": DYN})
-#: What all conditions of one webhook may cost for one request: a quarter of what a policy may.
-BUDGET = 2_500_000
-CONDITIONS_MAX = 64
+from rayplane.control_plane.apiserver.admission.expressions import (
+    Expression,
+    Failed,
+    Limits,
+    OutOfBudget,
+    Run,
+    declarations,
+)
+from rayplane.control_plane.cel import BOOL
 
 
 class Undecided(ValueError):
     """Conditions of which none is false and one has no value; it says which."""
 
 
-def compiled(expression: str) -> Program:
-    """Raises CompileError."""
-    return compile(expression, VARIABLES, results=(BOOL,))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
-    """Conditions of one webhook, all of which must hold."""
+    """Conditions of one webhook or policy, all of which must hold."""
 
-    programs: tuple[tuple[str, Program | CompileError], ...]
+    expressions: tuple[Expression, ...]
 
     @staticmethod
-    def of(conditions: Iterable[Mapping[str, Any]]) -> "Conditions":
-        return Conditions(tuple((c["name"], _program(c["expression"])) for c in conditions))
+    def of(conditions: Iterable[Mapping[str, Any]], *, params: bool = False) -> "Conditions":
+        """`params`: whether they may name them, as those of a policy that has some."""
+        names = declarations(params=params)
+        return Conditions(tuple(Expression.of((c.get("expression") or "").strip(), names, BOOL) for c in conditions))
 
-    def hold(self, question: Question) -> bool:
-        """Raises Undecided."""
-        if not self.programs:
-            return True
-        errors, left, variables = [], BUDGET, _variables(question)
-        for name, program in self.programs:
-            if isinstance(program, CompileError):
-                errors.append(f"{name}: {program}")
-                continue
-            outcome = evaluate(program, variables, left)
-            left -= outcome.cost
-            if outcome.error is not None:
-                errors.append(f"{name}: {outcome.error}")
-            elif outcome.value is not True:
-                return False
+    def hold(self, names: Mapping[str, Any], limits: Limits) -> bool:
+        """Whether they hold, where names mean these values. Raises Undecided, or TooDear."""
+        run, errors = Run(names, limits, limits.conditions), []
+        for expression in self.expressions:
+            try:
+                if run.value(expression) is not True:
+                    return False
+            except Failed as e:
+                errors.append(str(e))
+            except OutOfBudget as e:
+                raise Undecided(str(e)) from e
         if errors:
-            raise Undecided("; ".join(errors))
+            raise Undecided(errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]")
         return True
-
-
-def _program(expression: str) -> Program | CompileError:
-    try:
-        return compiled(expression)
-    except CompileError as e:
-        # Stored by a server that knows more functions.
-        return e
-
-
-def _variables(question: Question) -> dict[str, Any]:
-    request = question.review("v1")["request"]
-    return {"object": request.pop("object"), "oldObject": request.pop("oldObject"), "request": request}

@@ -15,29 +15,27 @@ from typing import Any, Protocol
 
 import orjson
 
-from rayplane.control_plane.api.admission.matching import NAMESPACES, Matching, labels
+from rayplane.control_plane.api.admission.matching import GROUP, Matching
 from rayplane.control_plane.api.admission.reviews import VERSIONS, BadReview, Question, Verdict, parse_verdict
-from rayplane.control_plane.api.errors import ApiError, BadRequest, Forbidden, InternalError, NotFound
-from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale, set_scale
+from rayplane.control_plane.api.errors import ApiError, BadRequest, Forbidden, InternalError
+from rayplane.control_plane.api.kinds.autoscaling.scale import set_scale
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.conditions import Conditions, Undecided
-from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.expressions import bindings
+from rayplane.control_plane.apiserver.admission.questions import Questions, exempt
+from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
-from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
-from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-GROUP = "admissionregistration.k8s.io"
 MUTATING = f"mutatingwebhookconfigurations.{GROUP}"
 VALIDATING = f"validatingwebhookconfigurations.{GROUP}"
 _WITHOUT_SIDE_EFFECTS = ("None", "NoneOnDryRun")
-_OPTIONS = {CREATE: "CreateOptions", UPDATE: "UpdateOptions", DELETE: "DeleteOptions"}
 
 Default = Callable[[ResourceInfo, Object], None]
 """Sets a kind's defaults in place."""
@@ -123,12 +121,9 @@ class Configured:
 class Webhooks:
     """The plugins MutatingAdmissionWebhook and ValidatingAdmissionWebhook."""
 
-    def __init__(
-        self, kinds: Kinds, hub: WatchHub, lookup: Lookup, env: Env, *, caller: Caller, default: Default
-    ) -> None:
+    def __init__(self, kinds: Kinds, hub: WatchHub, questions: Questions, *, caller: Caller, default: Default) -> None:
         self._kinds = kinds
-        self._lookup = lookup
-        self._env = env
+        self._questions = questions
         self._caller = caller
         self._default = default
         self._mutating = Configured(kinds, hub, MUTATING)
@@ -138,7 +133,7 @@ class Webhooks:
         """Have the mutating webhooks complete the object. Raises ApiError when one refuses or fails."""
         mutation = Mutation()
         hooks = await self._mutating.hooks()
-        if hooks and not _exempt(request):
+        if hooks and not exempt(request):
             await self._mutate_by(hooks, request, mutation)
         return mutation
 
@@ -159,7 +154,7 @@ class Webhooks:
     async def validate(self, request: AdmissionRequest) -> None:
         """Ask the validating webhooks. Raises the first refusal or failure, in their order."""
         hooks = await self._validating.hooks()
-        if not hooks or _exempt(request):
+        if not hooks or exempt(request):
             return
         questions = [(hook, q) for hook in hooks if (q := await self._question(hook, request)) is not None]
         asked = (self._ask(hook, question, request, mutating=False) for hook, question in questions)
@@ -171,58 +166,22 @@ class Webhooks:
 
     async def _question(self, hook: Hook, request: AdmissionRequest) -> Question | None:
         """What to ask of a request; None when it is none of the webhook's business."""
-        asked = request.asked or request.info
-        others = [v for v in self._kinds.in_group(asked.group) if v.plural == asked.plural and v != asked]
-        namespace = request.name if asked.name == NAMESPACES else request.namespace
-        info = hook.matching.resource(request.operation, asked, others, request.subresource, namespace)
+        info = await self._questions.meant(hook.matching, request)
         if info is None:
             return None
-        new = None if request.operation == DELETE else request.object
-        if not hook.matching.selects_objects(new, request.old):
-            return None
-        if not await self._in_selected_namespace(hook.matching, request, namespace):
-            return None
-        question = Question(
-            uid=self._env.uuid(),
-            operation=request.operation,
-            info=info,
-            asked=asked,
-            subresource=request.subresource,
-            namespace=namespace,
-            name=request.name or (name(new) if new is not None else ""),
-            user=request.user.info,
-            new=self._shown(info, request.subresource, new),
-            old=self._shown(info, request.subresource, request.old),
-            dry_run=request.dry_run,
-            options=_options(request),
-        )
-        return question if self._meets(hook, question) else None
+        question = self._questions.put(request, info)
+        return question if await self._meets(hook, question) else None
 
-    def _shown(self, info: ResourceInfo, subresource: str, o: Object | None) -> Object | None:
-        """A stored object, or the body of a subresource, as clients see it."""
-        if o is None or o.get("kind") != info.kind:
-            return o
-        shown = self._kinds.from_stored(info, o)
-        return get_scale(shown, self._kinds.scale_paths(info)) if subresource == "scale" else shown
-
-    def _meets(self, hook: Hook, question: Question) -> bool:
+    async def _meets(self, hook: Hook, question: Question) -> bool:
+        if not hook.conditions.expressions:
+            return True
         try:
-            return hook.conditions.hold(question)
+            return await self._questions.decided(hook.conditions.hold, bindings(question))
         except Undecided as e:
             if hook.ignores_failures:
                 log.warning("match conditions of webhook %s: %s", hook.name, e)
                 return False
             raise Forbidden.of(question.asked.plural, question.name, str(e), group=question.asked.group) from e
-
-    async def _in_selected_namespace(self, matching: Matching, request: AdmissionRequest, namespace: str) -> bool:
-        if not namespace or matching.namespaces.everything:
-            return True
-        if request.info.name == NAMESPACES and request.operation != DELETE:
-            return matching.namespaces.matches(labels(request.object))
-        found = await self._lookup.get(NAMESPACES, namespace)
-        if found is None:
-            raise NotFound.of(NAMESPACES, namespace)
-        return matching.namespaces.matches(labels(found))
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -282,23 +241,9 @@ class Mutation:
         self.again.discard(hook)
 
 
-def _exempt(request: AdmissionRequest) -> bool:
-    """Whoever breaks the cluster by a webhook can take it back."""
-    return request.info.group == GROUP
-
-
 def _fail(hook: Hook, why: str, request: AdmissionRequest) -> None:
     text = f'failed calling webhook "{hook.name}": {why}'
     if not hook.ignores_failures:
         raise InternalError(f"Internal error occurred: {text}")
     log.warning("%s, which is to be ignored", text)
     request.annotations[f"failed-open.webhook.admission.k8s.io/{hook.name}"] = hook.name
-
-
-def _options(request: AdmissionRequest) -> Object:
-    options: Object = {"kind": _OPTIONS[request.operation], "apiVersion": "meta.k8s.io/v1"}
-    if request.dry_run:
-        options["dryRun"] = ["All"]
-    if request.manager and request.operation != DELETE:
-        options["fieldManager"] = request.manager
-    return options

@@ -26,7 +26,13 @@ class Heavy:
 
     async def run(self, size: int, function: Callable[..., _T], *arguments: object) -> _T:
         """The function's result; `size` in bytes. It must touch nothing that the loop changes meanwhile."""
-        if size <= LARGE_BYTES or not self._threads:
+        if size <= LARGE_BYTES:
+            return function(*arguments)
+        return await self.apart(function, *arguments)
+
+    async def apart(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """As `run`, for what is known to take long."""
+        if not self._threads:
             return function(*arguments)
         async with self._turn:
             return await asyncio.to_thread(function, *arguments)

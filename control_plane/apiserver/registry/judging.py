@@ -6,6 +6,7 @@ from rayplane.control_plane.api.errors import FieldError, MethodNotAllowed
 from rayplane.control_plane.api.kinds import validation
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission import compilation
 from rayplane.control_plane.apiserver.apiextensions import acceptance, custom_resource
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 
@@ -28,11 +29,13 @@ def update_errors(
 
 
 def _extra_errors(kinds: Kinds, o: Object, info: ResourceInfo, old: Object | None = None) -> list[FieldError]:
-    """What is wrong with a definition of custom resources, or with a custom resource by its schema and rules."""
+    """What is wrong with a custom resource by its schema and rules, with a definition of some, or with expressions."""
     found = kinds.custom(info)
     if found is not None:
         return custom_resource.errors_of(o, found.schema, found.rules, old)
-    return acceptance.errors_of(o, kinds.in_group(acceptance.group_of(o)), old) if info.name == CRDS else []
+    if info.name == CRDS:
+        return acceptance.errors_of(o, kinds.in_group(acceptance.group_of(o)), old)
+    return compilation.errors_of(o, info)
 
 
 def refuse_terminating(kinds: Kinds, info: ResourceInfo) -> None:

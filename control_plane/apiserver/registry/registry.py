@@ -22,6 +22,8 @@ from rayplane.control_plane.api.machinery.patching import PatchKind
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission
+from rayplane.control_plane.apiserver.admission.questions import Questions
+from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
@@ -144,10 +146,16 @@ class ObjectRegistry:
         )
 
     def _admission(self, config: ApiServerConfig) -> Admission:
-        caller, env = self._webhooks, self.env
-        webhooks = Webhooks(self.kinds, self.hub, self.lookup, env, caller=caller, default=self._default)
-        to_storage = self.storage.to_storage
-        return Admission(config, env, self.lookup, self.authorizer, to_storage=to_storage, webhooks=webhooks)
+        questions = Questions(self.kinds, self.lookup, self.env)
+        return Admission(
+            config,
+            self.env,
+            self.lookup,
+            self.authorizer,
+            to_storage=self.storage.to_storage,
+            webhooks=Webhooks(self.kinds, self.hub, questions, caller=self._webhooks, default=self._default),
+            policies=ValidatingPolicies(self.kinds, self.hub, self.lookup, questions),
+        )
 
     def _default(self, info: ResourceInfo, o: Object) -> None:
         self.writer.default(info, o)
