@@ -170,8 +170,7 @@ async def _probe(admin: Access, row: _Row, limit: float) -> str:
         async with asyncio.timeout(limit):
             written = await _renew(api, f"rayplane-status-{row.facts.name}")
             step = "its watch cache does not see what it wrote"
-            while not await _is_cached(api, written):
-                await asyncio.sleep(POLL_S)
+            await _cached(api, written)
     except TimeoutError:
         return f"{step} within {limit:.0f} s"
     except ApiError as e:
@@ -195,11 +194,10 @@ async def _renew(api: ApiClient, name: str) -> Object:
     raise Conflict(f"{name} is written by others all the time")
 
 
-async def _is_cached(api: ApiClient, written: Object) -> bool:
-    """Whether a read that takes whatever the server's watch cache holds gives that version, or a later one."""
-    selector = f"metadata.name={meta.name(written)}"
-    found = await api.list(LEASES, NAMESPACE, field_selector=selector, resource_version="0")
-    return any(int(meta.resource_version(o)) >= int(meta.resource_version(written)) for o in found.items)
+async def _cached(api: ApiClient, written: Object) -> None:
+    """Return when the server's watch cache has come to that version. ApiError when it does not."""
+    selector, version = f"metadata.name={meta.name(written)}", meta.resource_version(written)
+    await api.list(LEASES, NAMESPACE, field_selector=selector, resource_version=version)
 
 
 async def _lead(admin: Access, name: str, limit: float) -> LeadFacts:

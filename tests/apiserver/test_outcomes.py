@@ -43,7 +43,8 @@ class StormyEtcd(FakeEtcd):
         timeout: float = 5,
     ) -> pb.TxnResponse:
         await asyncio.sleep(self.rng.uniform(0, 0.02))
-        fate = "done" if self.calm else self.rng.choice(("done", "done", "refused", "unsent", "lost", "cut", "late"))
+        fates = ("done", "done", "refused", "unsent", "lost", "cut", "broken", "late")
+        fate = "done" if self.calm else self.rng.choice(fates)
         if fate == "refused":
             raise etcd_errors.NoLeader()
         if fate == "unsent":
@@ -58,6 +59,8 @@ class StormyEtcd(FakeEtcd):
         answer = await super().txn(compare, success, failure)
         if fate == "cut":
             raise RpcError(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+        if fate == "broken":
+            raise RpcError(grpc.StatusCode.INTERNAL, "the answer ended within a message")
         return answer
 
     async def _late(self, *txn: Sequence) -> None:  # type: ignore[type-arg]
@@ -142,6 +145,42 @@ async def _update(etcd: StormyEtcd, storage: Storage, name: str) -> None:
     await asyncio.gather(one("a"), one("b"))
 
 
+async def _change_and_delete(etcd: StormyEtcd, storage: Storage, name: str) -> None:
+    """One deletes what another changes: who is told that there is nothing has changed nothing."""
+
+    async def change(entry: Entry | None) -> Write:
+        assert entry is not None
+        return Write({**entry.fresh_object(), "data": {"value": f"of-{name}"}})
+
+    async def remove(entry: Entry | None) -> Write:
+        assert entry is not None
+        return Write(entry.fresh_object(), delete=True)
+
+    told = await asyncio.gather(
+        *(storage.update(MAPS, "d", name, one) for one in (change, remove)), return_exceptions=True
+    )
+    await _calm(etcd)
+    done = sum(f'"of-{name}"'.encode() in e.kv.value for e in etcd.writes(name))
+    assert done == 1 if not isinstance(told[0], BaseException) else isinstance(told[0], Timeout) or done == 0, told[0]
+
+
+async def _renew(etcd: StormyEtcd, storage: Storage, name: str) -> None:
+    """Its only writer: what it meets is its own, also where its renewals travel with those of others."""
+    mine = etcd.live[f"/registry/leases/d/{name}".encode()].mod_revision
+    for turn in range(6):
+
+        async def change(entry: Entry | None, turn: int = turn, mine: int = mine) -> Write:
+            assert entry is not None
+            if entry.revision != mine:
+                raise Conflict("the object has been modified")
+            return Write({**entry.fresh_object(), "spec": {"leaseTransitions": turn}})
+
+        try:
+            mine = (await storage.update(LEASES, "d", name, change))[0].revision
+        except (Timeout, ServiceUnavailable):
+            return
+
+
 async def _calm(etcd: StormyEtcd) -> None:
     while etcd.late:
         await asyncio.wait([*etcd.late])
@@ -153,7 +192,10 @@ def test_no_client_is_told_the_wrong_thing(seed: int) -> None:
         etcd = StormyEtcd(random.Random(seed))
         storage = storage_of(etcd)
         etcd.calm = True
-        await storage.create(MAPS, Write(config_map("shared", "u")))
+        for name in ("shared", *(f"d{n}" for n in range(15))):
+            await storage.create(MAPS, Write(config_map(name, f"uid-{name}")))
+        for name in (f"r{n}" for n in range(20)):
+            await storage.create(LEASES, Write(lease(name, f"uid-{name}")))
         etcd.calm = False
         await asyncio.gather(
             *(_create_and_delete(etcd, storage, f"c{n}") for n in range(25)), _update(etcd, storage, "shared")
@@ -162,6 +204,8 @@ def test_no_client_is_told_the_wrong_thing(seed: int) -> None:
             *(storage.create(LEASES, Write(lease(f"l{n}", f"u{n}"))) for n in range(20)), return_exceptions=True
         )
         assert not [a for a in answers if isinstance(a, AlreadyExists)]
+        await asyncio.gather(*(_renew(etcd, storage, f"r{n}") for n in range(20)))
+        await asyncio.gather(*(_change_and_delete(etcd, storage, f"d{n}") for n in range(15)))
         await storage.stop()
 
     VirtualLoop().run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -352,6 +353,30 @@ async def test_metadata_through_the_status_is_the_kinds_own_rule(api: Api) -> No
     assert after["metadata"]["labels"] == {"l": "1"}
     wrong = {"metadata": {"labels": {"not a label!": "1"}}}
     assert (await api.patch("merge", "/api/v1/persistentvolumes/v/status", wrong, "m"))[0] == 422
+
+
+async def test_appliers_that_meet_at_the_creation_all_have_their_part(api: Api) -> None:
+    path = f"{NAMESPACE}/configmaps/c"
+    for _ in range(5):
+        told = await asyncio.gather(
+            *(api.patch("apply", path, config_map(**{f"k{n}": "v"}), f"m{n}") for n in range(8))
+        )
+        assert sorted(code for code, _ in told) == [200] * 7 + [201]
+        assert sorted((await api("GET", path))[1]["data"]) == [f"k{n}" for n in range(8)]
+        await api("DELETE", path)
+
+
+def rule(number: int) -> Object:
+    return {"apiGroups": [""], "resources": ["pods"], "resourceNames": [f"p{number}"], "verbs": ["get"]}
+
+
+async def test_writers_that_meet_at_a_put_that_creates_are_all_answered(api: Api) -> None:
+    path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/r"
+    body = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}}
+    told = await asyncio.gather(*(api("PUT", path, body) for _ in range(8)))
+    assert sorted(code for code, _ in told) == [200] * 7 + [201]
+    told = await asyncio.gather(*(api("PUT", path, {**body, "rules": [rule(n)]}) for n in range(8)))
+    assert [code for code, _ in told] == [200] * 8
 
 
 async def test_status_and_the_rest_are_applied_apart(api: Api) -> None:

@@ -11,7 +11,7 @@ from rayplane.control_plane.api.errors import ApiError, Conflict, ServiceUnavail
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
-from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
+from rayplane.control_plane.apiserver.storage.grouping import GROUP_BYTES_MAX, GroupedTxns
 from rayplane.control_plane.apiserver.storage.store import absent, put_op
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.client import ops
@@ -55,6 +55,22 @@ async def test_a_write_that_is_refused_does_not_fail_its_group() -> None:
         write(group, "/a"), write(group, "/b", b"x" * 200), write(group, "/c"), return_exceptions=True
     )
     assert [isinstance(a, RpcError) for a in answers] == [False, True, False]
+
+
+async def test_no_group_is_larger_than_etcd_takes() -> None:
+    sizes: list[int] = []
+
+    class Measured(FakeEtcd):
+        async def txn(self, compare, success, failure=(), *, timeout=5):  # type: ignore[no-untyped-def]
+            sizes.append(sum(len(op.request_put.value) for op in success))
+            if sizes[-1] > 1 << 21:  # what gRPC takes for a request of etcd's
+                raise RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max")
+            return await super().txn(compare, success, failure, timeout=timeout)
+
+    group = GroupedTxns(Measured())  # type: ignore[arg-type]
+    answers = await asyncio.gather(*(write(group, f"/{n}", b"x" * 100_000) for n in range(40)))
+    assert all(a.succeeded for a in answers)
+    assert max(sizes) <= GROUP_BYTES_MAX and len(sizes) < 10
 
 
 async def test_a_group_that_stops_tells_all_who_wait() -> None:

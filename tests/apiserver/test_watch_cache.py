@@ -19,7 +19,7 @@ from rayplane.control_plane.apiserver.registry.reading import INITIAL_EVENTS_END
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
 from rayplane.control_plane.apiserver.watch_cache import watchers
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
-from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Selection
+from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Seen, Selection, Watcher
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.rpc import RpcError
 from tests.apiserver.conftest import Stack
@@ -36,6 +36,14 @@ def pod_bytes(name: str, app: str, node: str) -> bytes:
         "spec": {"nodeName": node},
     }
     return orjson.dumps(pod)
+
+
+async def everything(watcher: Watcher) -> list[Seen]:
+    """All that waits for it."""
+    found: list[Seen] = []
+    while taken := await watcher.take(0):
+        found += taken
+    return found
 
 
 changes = st.lists(
@@ -74,7 +82,7 @@ def test_list_then_watch_equals_list_later(changes: list, start: int, joined: in
         value = None if content is None else pod_bytes(name, *content)
         cache.apply(f"/registry/pods/d/{name}", value, revision + 1)
     assert watcher is not None
-    for type_, entry, _ in asyncio.run(watcher.take(0)) or ():
+    for type_, entry, _ in asyncio.run(everything(watcher)):
         if type_ == DELETED:
             del state[entry.name]
         else:
@@ -259,8 +267,8 @@ async def test_reads_are_fresh_while_the_stream_hangs() -> None:
         assert len((await client.list("configmaps")).items) == 2
         server = stack.servers[0].registry
         target = Target(server.kinds.named("configmaps"), "default")
-        stale = await server.reader.list(target, ListOptions(resource_version="0"))
-        assert [e.name for e in stale.entries] == ["a"]
+        present = await server.reader.list(target, ListOptions(resource_version="0"))
+        assert [e.name for e in present.entries] == ["a", "b"]
         with pytest.raises(Timeout, match="Too large resource version: 9999999"):
             await server.reader.list(target, ListOptions(resource_version="9999999"))
     finally:
@@ -273,6 +281,7 @@ async def test_initial_events_end_with_a_marked_bookmark(stack: Stack) -> None:
     await client.create("configmaps", config_map("a"))
     async with asyncio.timeout(5), aclosing(client.watch("configmaps", send_initial_events=True)) as watch:
         events = await anext(watch)
+        events += await anext(watch)
     assert [e.type for e in events] == ["ADDED", "BOOKMARK"]
     assert events[1].object["metadata"]["annotations"] == {INITIAL_EVENTS_END: "true"}
     assert int(events[1].object["metadata"]["resourceVersion"]) >= stack.etcd.revision

@@ -1,8 +1,9 @@
 """Reads: get, list and watch.
 
-Reads are linearizable unless the client asks for less: the caches are first brought up to etcd's present revision. If
-they cannot be (the stream from etcd hangs), the read goes to etcd itself. Continue tokens pin the revision of the first
-page; later pages are read from etcd's history.
+Reads are linearizable unless the client names a version: the caches are first brought up to etcd's present revision. If
+they cannot be (the stream from etcd hangs), the read goes to etcd itself. Version 0 asks for any state; it gets the
+present one too, as what another server has shown to the client before must not be gone. Continue tokens pin the
+revision of the first page; later pages are read from etcd's history.
 """
 
 import asyncio
@@ -112,10 +113,10 @@ class Reader:
 
     async def _reach(self, resource_version: str) -> None:
         """Bring the caches to what a read with this resourceVersion may see at the oldest."""
-        if not resource_version:
-            await self._hub.fresh()
+        if version := _version(resource_version):
+            await self._hub.reached(version)
         else:
-            await self._hub.reached(_version(resource_version))
+            await self._hub.fresh()
 
     # --- list ---------------------------------------------------------------------------------
 
@@ -260,10 +261,10 @@ class Reader:
         interval = self._timing.bookmark_interval_s if options.allow_bookmarks else limit
         bookmark_at = loop.time() + interval
         if initial_end is not None:
-            items = Shared(self._item(info, *seen) for seen in await watcher.take(0) or ())
+            while watcher.initial:
+                yield items_of(await watcher.take(0) or Shared())
             if options.allow_bookmarks:
-                items.append(_bookmark(info, initial_end, initial_end=True))
-            yield items
+                yield Shared([_bookmark(info, initial_end, initial_end=True)])
         while (now := loop.time()) < end:
             position = self._hub.revision
             taken = await watcher.take(max(min(bookmark_at, end) - now, 0.0))

@@ -6,6 +6,7 @@ comes before all of it and is the caller's.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -45,6 +46,7 @@ from rayplane.control_plane.apiserver.registry.bodies import (
 )
 from rayplane.control_plane.apiserver.registry.deleting import Deleter
 from rayplane.control_plane.apiserver.registry.judging import create_errors, refuse_terminating, update_errors
+from rayplane.control_plane.apiserver.registry.races import changed_or_made
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.leases import EventLeases
@@ -54,7 +56,6 @@ from rayplane.storage.env import Env
 
 _NAME_TRIES = 8
 _RESERVE_TRIES = 16
-# Kinds whose objects are only replaced by who has seen them.
 
 Prepare = Callable[[Object, Object, ResourceInfo], None]
 MakeNew = Callable[[Object], Awaitable[Object]]
@@ -221,30 +222,35 @@ class Writer:
             raise wrong_name(name, target.name)
         rules, version = rules_for(info), meta.get("resourceVersion")
 
-        async def make(_: Object) -> Object:
+        async def first() -> Object:
             nonlocal asked
+            found, asked = asked, None
+            if found is None:
+                found = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
+                set_namespace(target, found.setdefault("metadata", {}))
+            return found
+
+        async def make(_: Object) -> Object:
             if not version and (info.custom or rules.needs_version):
                 errors = [invalid("metadata.resourceVersion", Verbatim("0x0"), "must be specified for an update")]
                 raise Invalid.of(info.plural, target.name, errors, group=info.group)
-            first, asked = asked, None
-            if first is None:
-                first = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
-            return first
+            return await first()
 
-        try:
-            return await self.change(user, target, make, options, warnings=warnings, size=size)
-        except NotFound:
-            if target.subresource or version or not rules.made_by_update or asked is None:
-                raise
-        await may_create()
-        place = Target(info, target.namespace)
-        return await self.create_object(user, place, asked, options, warnings=warnings, size=size)
+        async def new() -> Answer:
+            await may_create()
+            place = Target(info, target.namespace)
+            return await self.create_object(user, place, await first(), options, warnings=warnings, size=size)
+
+        change = partial(self.change, user, target, make, options, warnings=warnings, size=size)
+        if target.subresource or version or not rules.made_by_update:
+            return await change()
+        return await changed_or_made(change, new)
 
     def _size(self, target: Target, body: bytes) -> int:
         """Bytes of the larger of a body and, where it is known, the stored object."""
         cache = self._hub.peek(self._kinds.stored(target.info))
         known = cache.get(target.namespace, target.name) if cache is not None else None
-        return max(len(body), len(known.json) if known is not None else 0)
+        return max(len(body), known.size if known is not None else 0)
 
     async def patch(
         self,
@@ -309,17 +315,17 @@ class Writer:
             return await self._heavy.run(size, self.applied, current, config, target, options)
 
         untracked = options.untracked
-        try:
-            answer = await self.change(user, target, make, untracked, size=size)
-        except NotFound:
-            if target.subresource:
-                raise
+
+        async def new() -> Answer:
             await may_create()
             check_new(info, config["metadata"], target.name)
             # Validated before the namespace is looked for, and then made like any other object.
             place = Target(info, target.namespace)
             made = await self._heavy.run(size, self.applied, None, config, target, options)
-            answer = await self.create_object(user, place, made, untracked, size=size)
+            return await self.create_object(user, place, made, untracked, size=size)
+
+        change = partial(self.change, user, target, make, untracked, size=size)
+        answer = await (change() if target.subresource else changed_or_made(change, new))
         answer.warnings = [*warnings, *answer.warnings]
         return answer
 

@@ -95,6 +95,11 @@ class Entry:
         return self._head + self.tail
 
     @property
+    def size(self) -> int:
+        """Bytes, without making them."""
+        return len(self._head) + len(self.tail)
+
+    @property
     def _rest(self) -> bytes:
         return self.tail[len(_VERSION % self.revision) :]
 

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rayplane.control_plane.apiserver.storage.outcomes import surely_not_done
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.errors import Code
@@ -21,6 +22,8 @@ from rayplane.proto.etcd import rpc_pb2 as pb
 
 # etcd takes 128 operations in a transaction by default.
 GROUP_MAX = 100
+# And requests of 1.5 MiB: what is large travels with few others, or alone.
+GROUP_BYTES_MAX = 1 << 20
 # A leader has lost its lease when the answer takes longer: better ask another member while there is time.
 _TIMEOUT_S = 0.8
 _NOBODYS_FAULT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
@@ -95,7 +98,7 @@ class GroupedTxns:
                 success = [o for w in group for o in w.success]
                 response = await self._etcd.txn(compare, success, timeout=_TIMEOUT_S)
             except RpcError as e:
-                if e.code in _NOBODYS_FAULT:
+                if e.code in _NOBODYS_FAULT or not surely_not_done(e):
                     raise
                 # Refused for one of them (its size, its lease): the others must not suffer for it.
                 response = pb.TxnResponse(succeeded=False)
@@ -113,16 +116,18 @@ class GroupedTxns:
 
 
 def _parts(group: list[_Waiting]) -> list[list[_Waiting]]:
-    """Such that no key occurs twice in one, as etcd demands."""
+    """Such that etcd takes each: no key occurs twice in one, and none is too large."""
     parts: list[list[_Waiting]] = []
     keys: set[bytes] = set()
+    room = 0
     for w in group:
-        key = w.compare[0].key
-        if not parts or key in keys or len(parts[-1]) >= GROUP_MAX:
+        key, size = w.compare[0].key, sum(len(o.request_put.value) for o in w.success)
+        if not parts or key in keys or len(parts[-1]) >= GROUP_MAX or size > room:
             parts.append([])
-            keys = set()
+            keys, room = set(), GROUP_BYTES_MAX
         parts[-1].append(w)
         keys.add(key)
+        room -= size
     return parts
 
 

@@ -327,7 +327,10 @@ class Storage:
         ):
             # What was to go is gone, by an earlier try or by somebody else; a namesake is another matter.
             return Entry(info, key, encode(write.object), response.header.revision), current
-        if uncertain and not write.delete and found is not None:
+        if uncertain and not write.delete:
+            if found is None:
+                # Deleted since: nobody can look whether it was changed before.
+                raise unknown()
             done = await self._look_back(info, key, value, since=current.revision, latest=found)
             if done is not None:
                 return done, current

@@ -11,12 +11,14 @@ they were where the kept history begins, then the history on top, so that even i
 
 import asyncio
 import contextlib
-import heapq
 import itertools
 import logging
 import math
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
+
+from sortedcontainers import SortedDict
 
 from rayplane.control_plane.api.errors import ApiError, Expired, ServiceUnavailable, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -64,7 +66,7 @@ class WatchHub:
         self._history: deque[tuple[int, str, bytes | None]] = deque()
         self._history_bytes = 0
         self._history_floor = 0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: SortedDict = SortedDict()  # (revision, number) to the future of who waits for it
         self._numbers = itertools.count()
         self._asking: list[asyncio.Future[int]] = []
         self._ask = asyncio.Event()
@@ -109,10 +111,7 @@ class WatchHub:
         self._tasks.clear()
         for cache in self._caches.values():
             cache.reset(None)
-        for _, _, future in self._waiting:
-            if not future.done():
-                future.set_exception(shutting_down())
-        self._waiting.clear()
+        _fail(self._waiting.values(), shutting_down())
         _fail(self._asking, shutting_down())
 
     def _begin_at(self, revision: int) -> None:
@@ -184,10 +183,6 @@ class WatchHub:
         """
         found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def given_up(_: asyncio.Future[None]) -> None:
-            if found.cancelled():
-                self._forget(found)
-
         def answered(question: asyncio.Future[int]) -> None:
             if found.done():
                 return
@@ -197,8 +192,9 @@ class WatchHub:
             elif question.result() <= self.revision:
                 found.set_result(None)
             else:
-                heapq.heappush(self._waiting, (question.result(), next(self._numbers), found))
-                found.add_done_callback(given_up)
+                place = question.result(), next(self._numbers)
+                self._waiting[place] = found
+                found.add_done_callback(lambda _: self._waiting.pop(place, None))
 
         self._question().add_done_callback(answered)
         return found
@@ -208,27 +204,26 @@ class WatchHub:
         if self.revision >= revision:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (revision, next(self._numbers), future))
+        place = revision, next(self._numbers)
+        self._waiting[place] = future
         try:
             async with asyncio.timeout(self._timing.fresh_timeout_s):
                 await future
         except TimeoutError:
-            self._forget(future)
             text = f"Timeout: Too large resource version: {revision}, current: {self.revision}"
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
             details = {"causes": [cause], "retryAfterSeconds": 1}
             raise Timeout(text, details=details) from None
-
-    def _forget(self, future: asyncio.Future[None]) -> None:
-        self._waiting = [w for w in self._waiting if w[2] is not future]
-        heapq.heapify(self._waiting)
+        finally:
+            # Its client may have left, and that revision may never come.
+            self._waiting.pop(place, None)
 
     def _advance(self, revision: int) -> None:
         if revision <= self.revision:
             return
         self.revision = revision
-        while self._waiting and self._waiting[0][0] <= revision:
-            _, _, future = heapq.heappop(self._waiting)
+        while self._waiting and self._waiting.peekitem(0)[0][0] <= revision:
+            _, future = self._waiting.popitem(0)
             if not future.done():
                 future.set_result(None)
 
@@ -420,7 +415,7 @@ class WatchHub:
         return list(self._caches.values())
 
 
-def _fail(asking: Iterable[asyncio.Future[int]], error: Exception) -> None:
+def _fail(asking: Iterable[asyncio.Future[Any]], error: Exception) -> None:
     for future in asking:
         if not future.done():
             future.set_exception(error)

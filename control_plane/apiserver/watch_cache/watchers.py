@@ -3,6 +3,7 @@
 Watchers of the same selection are a group. What a change means to them is worked out once and kept in one chain, in
 which each has its place; what several take alike, and what is made of it for their clients, is shared. The chain's
 links go when the last has passed them. A watcher that lags behind by too many is ended, so that the chain is bounded.
+It takes what waits for it a little at a time: what is made of that for a client who reads nothing is all it holds.
 
 To tell a thousand watchers costs many times what to make a change costs, and hardly more when several changes are told
 at once. So a group rests after a round in proportion to what the round took, and what comes meanwhile is told together:
@@ -10,7 +11,8 @@ few are told at once, many are told of more at a time the busier the server is.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +29,8 @@ EVERYONE = ("", "")
 _REST = 2.0
 _REST_MAX_S = 0.2
 _MOMENT_S = 0.002
+# Of objects that a watcher takes together.
+PIECE_BYTES = 64 * 1024
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -92,7 +96,7 @@ class Event:
     @property
     def size(self) -> int:
         """Bytes of the object."""
-        return len(self.entry.value)
+        return self.entry.size
 
     def seen_by(self, selection: Selection) -> "tuple[str, Entry] | None":
         """What a watcher of `selection` is told: objects that enter or leave it are added or deleted."""
@@ -153,21 +157,24 @@ class _Link:
         self.number = number
         self.seen = seen
         self.next: _Link | None = None
-        self.following: tuple[_Link, Shared[Seen]] | None = None
+        self.following: tuple[_Link, _Link, Shared[Seen]] | None = None
 
-    def up_to(self, last: "_Link") -> Shared[Seen]:
-        """The changes after this one."""
-        if self.following is None or self.following[0] is not last:
-            self.following = last, Shared(self._until(last))
-        return self.following[1]
-
-    def _until(self, last: "_Link") -> Iterator[Seen]:
-        link = self
-        while link is not last:
-            assert link.next is not None
-            link = link.next
-            assert link.seen is not None
-            yield link.seen
+    def piece(self, last: "_Link") -> "tuple[_Link, Shared[Seen]]":
+        """The first changes after this one, up to `last` at most, and the link where they end."""
+        known = self.following
+        # One that ended before what was its last then is full, and stays as it is whatever has come since.
+        if known is None or (known[0] is not last and (known[0] is known[1] or known[1].number > last.number)):
+            end = self
+            changes: deque[Seen] = deque()
+            size = 0
+            while end is not last and size < PIECE_BYTES:
+                assert end.next is not None
+                end = end.next
+                assert end.seen is not None
+                changes.append(end.seen)
+                size += end.seen[1].size
+            known = self.following = last, end, Shared(changes)
+        return known[1], known[2]
 
 
 class Group:
@@ -185,7 +192,7 @@ class Group:
         self._offered: Event | None = None
         self.resting = False
         """Whether changes are gathered for the next round."""
-        self._told = 0  # the number of the last change when a round began
+        self.told = 0  # the number of the last change when a round began
 
     def offer(self, event: Event) -> None:
         # Who watches several nodes may be found under two of them.
@@ -202,12 +209,12 @@ class Group:
             self._slowest = min((w.at.number for w in self.watchers), default=number)
         self.last.next = self.last = _Link(number + max(1, event.size // self._share), (*seen, event))
         # Who rests must not be outrun.
-        if not self.resting or self.last.number - self._told > self._limit // 4:
+        if not self.resting or self.last.number - self.told > self._limit // 4:
             self._tell()
 
     def _tell(self) -> None:
         """Begin a round: all who wait take what there is."""
-        self._told = self.last.number
+        self.told = self.last.number
         waiting, self.waiting = self.waiting, {}
         for future in waiting:
             _done(future)
@@ -227,7 +234,7 @@ class Group:
 
     def _go_on(self) -> None:
         self.resting = False
-        if self.last.number > self._told:
+        if self.last.number > self.told:
             self._tell()
 
     def end(self, error: Exception | None) -> None:
@@ -238,14 +245,15 @@ class Group:
 class Watcher:
     """One watch: its place in its group's chain."""
 
-    def __init__(self, group: Group, after: int, initial: Sequence[Seen] = ()) -> None:
+    def __init__(self, group: Group, after: int, initial: Iterable[Seen] = ()) -> None:
         """`initial` comes before all changes, and is not subject to the limit."""
         self.group = group
         self.at = group.last
         self.ended = False
         self.error: Exception | None = None
         self.after = after
-        self._initial = initial
+        self.initial = deque(initial)
+        """Not taken yet."""
         self._last: _Link | None = None  # the end of what it may take
         self._waiter: asyncio.Future[None] | None = None
         group.watchers[self] = None
@@ -260,18 +268,28 @@ class Watcher:
             _done(self._waiter)
 
     async def take(self, timeout: float) -> Shared[Seen] | None:
-        """All waiting changes; empty after `timeout` seconds without one; None at the end."""
-        if not (self._initial or self.ended or (self._behind and not self.group.resting)):
+        """Some of the waiting changes; empty after `timeout` seconds without one; None at the end."""
+        # What the others were told in the last round is not kept from who comes later.
+        may_take = self._behind and (not self.group.resting or self.at.number < self.group.told)
+        if not (self.initial or self.ended or may_take):
             await self._wait(timeout)
-        initial, self._initial = self._initial, ()
-        if not self._behind:
-            return Shared(initial) if initial or not self.ended else None
-        last = self._last or self.group.last
-        taken, self.at = self.at.up_to(last), last
-        if initial or taken[0][1].revision <= self.after:
-            # It may have known of changes before the cache did.
-            taken = Shared((*initial, *(seen for seen in taken if seen[1].revision > self.after)))
-        return taken
+        if self.initial:
+            return Shared(self._first())
+        while self._behind:
+            self.at, taken = self.at.piece(self._last or self.group.last)
+            if taken[0][1].revision <= self.after:
+                # It may have known of changes before the cache did.
+                taken = Shared(seen for seen in taken if seen[1].revision > self.after)
+            if taken:
+                return taken
+        return None if self.ended else Shared()
+
+    def _first(self) -> Iterator[Seen]:
+        size = 0
+        while self.initial and size < PIECE_BYTES:
+            seen = self.initial.popleft()
+            size += seen[1].size
+            yield seen
 
     @property
     def _behind(self) -> bool:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
+from typing import Any
+
+from rayplane.control_plane.api.machinery import protobuf
 
 Header = tuple[str, bytes]
 
@@ -41,11 +45,18 @@ def code_of(answer: bytes) -> int:
     return int(head[1]) if len(head) > 1 and head[1][:3].isdigit() else 0
 
 
-# Some requests that make no sense are answered 500 in Kubernetes, too: those have no reason.
-_AS_KUBERNETES = b'"status":"Failure","message":'
-_FAULT = b'"reason":"InternalError"'
+def body_of(answer: bytes) -> Any:
+    """The object that is answered, from JSON or protobuf; None for what is neither."""
+    body = answer.partition(b"\r\n\r\n")[2]
+    with contextlib.suppress(ValueError):
+        return protobuf.decode(body) if body.startswith(protobuf.MAGIC) else json.loads(body)
+    return None
 
 
 def is_fault(answer: bytes) -> bool:
     """Whether it says that the server could not, where Kubernetes' could."""
-    return code_of(answer) in (500, 502) and (_AS_KUBERNETES not in answer or _FAULT in answer)
+    if code_of(answer) not in (500, 502):
+        return False
+    # Some requests that make no sense are answered 500 in Kubernetes, too: those have no reason.
+    status = body_of(answer)
+    return not isinstance(status, dict) or status.get("kind") != "Status" or bool(status.get("reason"))

@@ -24,7 +24,7 @@ from tests.api.test_odd_values import GOOD
 from tests.apiserver.conftest import Stack
 from tests.fuzz import mutate
 from tests.fuzz.targets import _objects
-from tests.fuzz.targets._http import Header, ask, code_of, is_fault, request
+from tests.fuzz.targets._http import Header, ask, body_of, code_of, is_fault, request
 
 CASES = 30
 CASES_PER_WORLD = 150
@@ -33,6 +33,7 @@ _JSON: tuple[Header, ...] = (("Content-Type", b"application/json"),)
 _APPLY: tuple[Header, ...] = (("Content-Type", b"application/apply-patch+yaml"),)
 _MERGE: tuple[Header, ...] = (("Content-Type", b"application/merge-patch+json"),)
 _TABLE: tuple[Header, ...] = (("Accept", b"application/json;as=Table;v=v1;g=meta.k8s.io"),)
+_PROTOBUF: tuple[Header, ...] = (("Accept", b"application/vnd.kubernetes.protobuf"),)
 _YAML: tuple[Header, ...] = (("Accept", b"application/yaml"),)
 # What who applies does not send: the server's own.
 _OF_THE_SERVER = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink",
@@ -104,31 +105,35 @@ class Face:
         self.accepted += 1
         one = f"{there}/{quote(made['metadata']['name'])}"
         try:
-            await self._is_good(one, made)
+            await self._is_good(info, one, made)
             if case.status is not None and "status" in info.subresources:
                 body = {**made, "status": case.status}
                 code, with_status = await self._json("PUT", f"{one}/status", _JSON, body)
                 if code == 200:
-                    await self._is_good(one, with_status)
+                    await self._is_good(info, one, with_status)
         finally:
             await self._json("DELETE", f"{one}?gracePeriodSeconds=0&propagationPolicy=Background", ())
             code, left = await self._json("GET", one, ())
             if code == 200:
                 nothing = {"metadata": {"finalizers": None}}
-                await self._json("PATCH", one, _MERGE, nothing)
+                _, left = await self._json("PATCH", one, _MERGE, nothing)
                 if info.kind == "Namespace":
                     body = {**left, "spec": {"finalizers": []}}
                     await self._json("PUT", f"{one}/finalize", _JSON, body)
                 code, left = await self._json("GET", one, ())
             assert code == 404, f"it stays: {left}"
 
-    async def _is_good(self, one: str, made: Object) -> None:
+    async def _is_good(self, info: ResourceInfo, one: str, made: Object) -> None:
         code, got = await self._json("GET", one, ())
         assert (code, got) == (200, made), "read back as something else"
         for accept in (_TABLE, _YAML):
             answer = await ask(self._address, request("GET", one, accept))
             assert code_of(answer) == 200, answer[-1500:]
         assert yaml.load(answer.partition(b"\r\n\r\n")[2], yaml.CSafeLoader) == made, "another object in YAML"
+        answer = await ask(self._address, request("GET", one, _PROTOBUF))
+        assert code_of(answer) == (200 if info.definition else 406), answer[-1500:]
+        if info.definition:
+            assert _said(body_of(answer)) == _said(made), f"another object in protobuf: {body_of(answer)}"
         code, put = await self._json("PUT", f"{one}?fieldValidation=Strict", _JSON, made)
         assert (code, put) == (200, made), f"written again without a change: {code} {put}"
         applied = copy.deepcopy(made)
@@ -159,6 +164,16 @@ class Face:
 
     def sizes(self) -> dict[str, int]:
         return {"connections": len(self._server.connections), "guards": len(self._server._guards)}
+
+
+def _said(value: Any) -> Any:
+    """Without what protobuf cannot tell from nothing: null, and lists and maps that are empty."""
+    if isinstance(value, list):
+        return [_said(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    said = {key: _said(item) for key, item in value.items()}
+    return {key: item for key, item in said.items() if item not in (None, [], {}) or isinstance(item, bool)}
 
 
 def _content(o: Object) -> Object:

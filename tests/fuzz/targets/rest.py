@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from tests.apiserver.conftest import Stack
 from tests.fuzz import mutate
 from tests.fuzz.targets import _objects
-from tests.fuzz.targets._http import Header, ask, code_of, is_fault, request
+from tests.fuzz.targets._http import Header, ask, body_of, code_of, is_fault, request
 from tests.fuzz.targets._objects import SEEDS, collection
 
 CASES = 80
@@ -171,6 +171,8 @@ class Face:
             answer = await ask(self.address, request(method, path, headers, body), seconds=OPEN_S if goes_on else None)
             code = code_of(answer)
             assert not is_fault(answer), (asked, answer[-1500:])
+            if b"\r\nContent-Type: application/vnd.kubernetes.protobuf\r\n" in answer and method != "HEAD":
+                assert body_of(answer) is not None, f"no protobuf for {asked}"
             assert code or goes_on, f"no answer to {asked}"
 
     async def good(self) -> None:
@@ -185,7 +187,14 @@ class Face:
 
     def sizes(self) -> dict[str, int]:
         server = self.stack.servers[0]._rest._server  # type: ignore[union-attr, attr-defined]
-        return {"connections": len(server.connections), "guards": len(server._guards)}
+        registry = self.stack.servers[0].registry
+        return {
+            "connections": len(server.connections),
+            "guards": len(server._guards),
+            "watchers": sum(cache.watcher_count for cache in registry.hub.loaded()),
+            "waiting for a version": len(registry.hub._waiting),
+            "in flight": sum(registry.fairness.in_flight.values()),
+        }
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,102 @@
+"""What a client that reads slowly, or nothing at all, may hold of a server: little, however much it has asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from rayplane.control_plane.apiserver.requests import SYSTEM, ListOptions, Target
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
+from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
+from tests.apiserver.conftest import Stack
+from tests.apiserver.test_watch_cache import PODS, everything, pod_bytes
+
+LARGE = 20_000
+A_LITTLE = 128 * 1024
+
+
+def _size(pieces: Any) -> int:
+    return sum(entry.size for _, entry, _ in pieces)
+
+
+async def test_a_watcher_takes_what_waits_for_it_a_little_at_a_time() -> None:
+    cache = ResourceCache(PODS, events_max=1000, watcher_events_max=1000)
+    cache.install([], 1)
+    one, other, ended = (cache.watch(Selection(), 1) for _ in range(3))
+    large = pod_bytes("a", "x" * LARGE, "n1")
+    for revision in range(2, 22):
+        cache.apply("/registry/pods/d/a", large, revision)
+        if revision == 3:
+            ended.end()
+    late = cache.watch(Selection(), 1)
+    for watcher in (one, late):
+        told = []
+        while taken := await watcher.take(0):
+            assert _size(taken) < A_LITTLE
+            told += [entry.revision for _, entry, _ in taken]
+        assert told == list(range(2, 22))
+    # What is known of others' pieces leads nobody past its own end.
+    assert [entry.revision for _, entry, _ in await everything(ended)] == [2, 3]
+    assert await ended.take(0) is None
+    cache.apply("/registry/pods/d/a", large, 22)
+    assert [entry.revision for _, entry, _ in await everything(other)] == list(range(2, 23))
+
+
+async def test_watchers_that_lag_share_their_pieces() -> None:
+    cache = ResourceCache(PODS, events_max=1000, watcher_events_max=1000)
+    cache.install([], 1)
+    one, other = (cache.watch(Selection(), 1) for _ in range(2))
+    large = pod_bytes("a", "x" * LARGE, "n1")
+    for revision in range(2, 22):
+        cache.apply("/registry/pods/d/a", large, revision)
+    first = await one.take(0)
+    cache.apply("/registry/pods/d/a", large, 22)
+    assert await other.take(0) is first
+
+
+async def test_changes_that_the_watcher_knew_before_the_cache_are_no_pause_in_the_others() -> None:
+    cache = ResourceCache(PODS, events_max=1000, watcher_events_max=1000)
+    cache.install([], 1)
+    ahead = cache.watch(Selection(), 12)
+    for revision in range(2, 22):
+        cache.apply("/registry/pods/d/a", pod_bytes("a", "x" * LARGE, "n1"), revision)
+    assert next(entry.revision for _, entry, _ in await ahead.take(0) or ()) == 13
+
+
+@pytest.mark.parametrize("marked", [True, None])
+async def test_the_objects_that_a_watch_begins_with_come_a_little_at_a_time(stack: Stack, marked: bool | None) -> None:
+    for n in range(30):
+        body = {"metadata": {"name": f"c{n}", "namespace": "default"}, "data": {"a": "x" * LARGE}}
+        await stack.client().create("configmaps", body)
+    registry = stack.servers[0].registry
+    target = Target(registry.kinds.named("configmaps"), "default")
+    match = "NotOlderThan" if marked else ""
+    options = ListOptions(
+        send_initial_events=marked, resource_version_match=match, allow_bookmarks=True, timeout_s=60.0
+    )
+    names: list[str] = []
+    async with asyncio.timeout(10), contextlib.aclosing(registry.watch(SYSTEM, target, options)) as groups:
+        async for items in groups:
+            assert sum(len(i.json) for i in items) < A_LITTLE
+            names += [i.entry.name for i in items if i.entry is not None]
+            if items[-1].type == "BOOKMARK" or (len(names) == 30 and not marked):
+                break
+    assert sorted(names) == sorted(f"c{n}" for n in range(30))
+
+
+async def test_reads_that_wait_for_a_version_leave_nothing_when_their_clients_leave(stack: Stack) -> None:
+    registry = stack.servers[0].registry
+    target = Target(registry.kinds.named("configmaps"), "default")
+    options = ListOptions(resource_version=str((1 << 63) - 1))
+    for _ in range(50):
+        reads = [asyncio.ensure_future(registry.list(SYSTEM, target, options)) for _ in range(4)]
+        while not registry.hub._waiting:
+            await asyncio.sleep(0)
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+    assert not registry.hub._waiting
+    assert registry.fairness.in_flight == {"readOnly": 0, "mutating": 0}
