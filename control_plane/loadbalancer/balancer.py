@@ -4,7 +4,7 @@ It passes bytes on and reads none of them (TLS ends at the servers). A new conne
 the fewest; if that cannot be reached, to the next. `backends` decides; a check that fails never ends a connection.
 Each connection is a task with one more for each direction; one task checks the servers. Time in which this process's
 own loop stood still is nobody's failure: it does not count against what is waited for. Buffers are bounded: a slow
-reader slows its writer.
+reader slows its writer, and one that reads nothing is cut off: its server has ended long before.
 """
 
 import asyncio
@@ -83,6 +83,9 @@ class LoadBalancerConfig:
 
     leave_s: float = 120.0
     """How long connections to a server that is listed no more may go on."""
+
+    untaken_s: float = 300.0
+    """How long a side may take nothing of what waits for it, and a client stay after its server has ended."""
 
     gate: GateLimits = field(default_factory=GateLimits)
     """Slow clients are the servers' to end; how many come from where is known here only."""
@@ -260,7 +263,7 @@ class LoadBalancer:
         try:
             for end in (writer, upstream_writer):
                 _keep_alive(end)
-            await _splice(reader, writer, upstream_reader, upstream_writer)
+            await _splice(reader, writer, upstream_reader, upstream_writer, self._config.untaken_s)
         finally:
             upstream_writer.transport.abort()
             self._feed(Closed(address))
@@ -309,22 +312,28 @@ async def _splice(
     client_writer: asyncio.StreamWriter,
     server_reader: asyncio.StreamReader,
     server_writer: asyncio.StreamWriter,
+    untaken_s: float,
 ) -> None:
-    """Pass bytes both ways until both sides have said all; an error of either ends both."""
+    """Pass bytes both ways until both sides have said all; an error of either, or its silence, ends both."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_pump(client_reader, server_writer))
-        group.create_task(_pump(server_reader, client_writer))
+        there = group.create_task(_pump(client_reader, server_writer, untaken_s))
+        await group.create_task(_pump(server_reader, client_writer, untaken_s))
+        # Nothing that the client still says is answered, and it may be one that never ends.
+        await asyncio.wait([there], timeout=untaken_s)
+        there.cancel()
     # The last bytes may still be on their way out: aborting now would lose them.
     for writer in (client_writer, server_writer):
         writer.close()
-    with contextlib.suppress(ConnectionError):
-        await client_writer.wait_closed()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(untaken_s):
+            await client_writer.wait_closed()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, untaken_s: float) -> None:
     while data := await reader.read(STREAM_BYTES):
         writer.write(data)
-        await writer.drain()
+        async with asyncio.timeout(untaken_s):
+            await writer.drain()
     if writer.can_write_eof():
         writer.write_eof()
 

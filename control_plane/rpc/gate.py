@@ -38,6 +38,9 @@ class HttpLimits:
     untaken_s: float = 300.0
     """An answer or stream of which the client takes nothing for so long ends: longer than one reads a page of logs."""
 
+    answer_s: float = 60.0
+    """An answer whose length was known is taken in this time, as in Kubernetes; streams may be read at leisure."""
+
     check_s: float = 2.0
     """Between two looks at the connections."""
 

@@ -79,6 +79,12 @@ def identity_of(request: web.BaseRequest) -> Identity | None:
     return protocol.identity if isinstance(protocol, Guard) else identity_of_transport(request.transport)
 
 
+def answer_s(request: web.BaseRequest) -> float | None:
+    """How long the answer to a request may take to be taken; None for ever."""
+    protocol = request.protocol
+    return protocol.limits.answer_s if isinstance(protocol, Guard) else None
+
+
 def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = await handler(request)
@@ -187,6 +193,10 @@ class Guard(web.RequestHandler):
         self._between = True  # nothing of a request has come that is not taken
         self._quick: bytes | None = None  # the request that is answered without the handler just now
         self._give_up: GiveUp | None = None
+
+    @property
+    def limits(self) -> HttpLimits:
+        return self._server.limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")

@@ -5,8 +5,8 @@ gave it. A write is certain, refused, or of unknown fate: its answer was lost, o
 may be done now, later or never, so its object is written no more, and its outcome is either-or for good.
 
 Held to (`violations`): what was acknowledged is there for every later read; what was refused is not; one POST makes one
-object; a list is never older than what was seen before; a watch tells every acknowledged write once, in order, over all
-its connections.
+object; a list is never older than what was seen before, whatever version was asked for but exactly that; a watch tells
+every acknowledged write once, in order, over all its connections, and begins with nothing older.
 """
 
 from collections.abc import Iterable
@@ -32,6 +32,8 @@ class Entry:
     value: str | None = None
     doubts: list[str | None] = field(default_factory=list)
     """What it may also hold, by writes of unknown fate."""
+    before: str | None = None
+    """What it held when it was deleted: the answer tells no version, so an aged read may show it still."""
 
     @property
     def possible(self) -> list[str | None]:
@@ -70,7 +72,7 @@ class Ledger:
     def deleted(self, entry: Entry) -> None:
         """A deletion was acknowledged."""
         self.acknowledged += 1
-        entry.value = None
+        entry.before, entry.value = entry.value, None
 
     def unknown(self, entry: Entry, value: str | None) -> None:
         """Nobody knows whether the write of `value` (None: the deletion) is done or will be."""
@@ -79,15 +81,15 @@ class Ledger:
 
     # Reads
 
-    def read(self, entry: Entry, shown: Shown | None) -> list[str]:
-        """A read of one object was answered; None: it is not there."""
+    def read(self, entry: Entry, shown: Shown | None, *, aged: bool = False) -> list[str]:
+        """A read was answered; None: it is not there. `aged`: it asked for nothing newer than `version`."""
         value = shown.value if shown is not None else None
-        if value not in entry.possible:
+        if value not in entry.possible and not (aged and entry.before is not None and value == entry.before):
             return [f"{entry.id} reads as {value!r}, acknowledged was {entry.value!r}{_doubts(entry)}"]
         return []
 
-    def listed(self, version: int, objects: Iterable[Shown]) -> list[str]:
-        """A list of everything was answered at this version."""
+    def listed(self, version: int, objects: Iterable[Shown], *, aged: bool = False) -> list[str]:
+        """A list of everything was answered at this version; `aged` as for `read`."""
         found = []
         if version < self.version:
             found.append(f"a list was answered at version {version} after {self.version} was seen")
@@ -100,7 +102,15 @@ class Ledger:
             if shown.id not in self.entries:
                 found.append(f"a list shows {shown.name} ({shown.id}), which was never made or was refused")
         for entry in self.entries.values():
-            found += self.read(entry, seen.get(entry.id))
+            found += self.read(entry, seen.get(entry.id), aged=aged)
+        return found
+
+    def listed_at(self, asked: int, version: int, objects: Iterable[Shown]) -> list[str]:
+        """A list of everything as it was at exactly the version that was asked for was answered."""
+        found = [] if version == asked else [f"a list at exactly {asked} was answered at version {version}"]
+        for shown in objects:
+            if shown.version > asked:
+                found.append(f"a list at exactly {asked} shows {shown.id} of version {shown.version}")
         return found
 
     # The watch
@@ -124,10 +134,11 @@ class Ledger:
         self.watched = max(self.watched, version)
         return found + self.missed(self.watched)
 
-    def restarted(self, version: int, objects: Iterable[Shown]) -> None:
-        """History was gone, and the watch begins anew after a list."""
+    def restarted(self, version: int, objects: Iterable[Shown], *, floor: int = 0) -> list[str]:
+        """The watch begins anew, with all there is at this version; `floor` had been seen when that was asked for."""
         self._forgotten = self.watched = version
         self._view = {o.id: o.value for o in objects}
+        return [f"a watch began at version {version} after {floor} was seen"] if version < floor else []
 
     def missed(self, until: int) -> list[str]:
         """Acknowledged writes up to this version that the watch should have told and did not."""

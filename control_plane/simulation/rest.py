@@ -1,7 +1,8 @@
 """A client of the REST face, as kubectl is: through the load balancer, in HTTP/1.1, one command after the other.
 
-It makes, changes, reads, lists and deletes ConfigMaps of its own, and watches them over connections that end and begin
-anew; `ledger` judges the answers. What is drawn (which command next, whether on a new connection) comes from its rng.
+It makes, changes, reads, lists and deletes ConfigMaps of its own, at all versions that a read may ask for, and watches
+them over connections that end and begin anew; `ledger` judges the answers. What is drawn (which command next, whether
+on a new connection) comes from its rng.
 """
 
 import asyncio
@@ -31,8 +32,12 @@ PAGE = 7
 CATCH_UP_S = 40.0
 NEVER_IDLE_S = 1e9
 
-_CREATE, _CHANGE, _DELETE, _GET, _LIST = range(5)
-_WEIGHTS = {_CREATE: 4, _CHANGE: 3, _DELETE: 1, _GET: 2, _LIST: 1}
+_CREATE, _CHANGE, _DELETE, _GET, _LIST, _LIST_AT = range(6)
+_WEIGHTS = {_CREATE: 4, _CHANGE: 3, _DELETE: 1, _GET: 3, _LIST: 1, _LIST_AT: 2}
+_ANY, _NOT_OLDER, _EXACT = "0", "NotOlderThan", "Exact"
+#: How often a watch that could go on begins anew instead, with all there is.
+_ANEW = 0.25
+_INITIAL_END = "k8s.io/initial-events-end"
 #: Answers that say that nothing was done: it was not begun, or may not be.
 _NOT_DONE = frozenset({409, 429, 503})
 
@@ -96,6 +101,8 @@ class RestClient:
         kind = self._rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         if kind == _LIST:
             await self.look()
+        elif kind == _LIST_AT:
+            await self._look_at()
         elif not certain or (kind == _CREATE and len(certain) < OBJECTS_MAX):
             await self._create()
         else:
@@ -157,12 +164,15 @@ class RestClient:
         return answer
 
     async def _get(self, entry: Entry) -> None:
+        version = self._rng.choice(("", _ANY, str(self.ledger.version)))
+        query = f"?resourceVersion={version}" if version else ""
         try:
-            answer = await self._ask(self._session_of_chance(), "GET", f"{PATH}/{entry.name}")
+            answer = await self._ask(self._session_of_chance(), "GET", f"{PATH}/{entry.name}{query}")
         except Unanswered:
             return
         if answer.status in (200, 404):
-            self._judge(self.ledger.read(entry, _shown(answer.body) if answer.status == 200 else None))
+            shown = _shown(answer.body) if answer.status == 200 else None
+            self._judge(self.ledger.read(entry, shown, aged=version not in ("", _ANY)))
 
     async def look(self) -> bool:
         """List everything, in pages, and judge it; False when that was not answered."""
@@ -184,27 +194,68 @@ class RestClient:
                 return True
             following = f"&continue={metadata['continue']}"
 
+    async def _look_at(self) -> None:
+        """List everything at any version, at one that is not older than what was seen, or at exactly that."""
+        asked, match = self.ledger.version, self._rng.choice((_ANY, _NOT_OLDER, _EXACT))
+        version = "0" if match == _ANY else f"{asked}&resourceVersionMatch={match}"
+        path = f"{PATH}?labelSelector={LABEL}&resourceVersion={version}"
+        try:
+            answer = await self._ask(self._session_of_chance(), "GET", path)
+        except Unanswered:
+            return
+        if answer.status != 200:
+            return
+        found, shown = int(answer.body["metadata"]["resourceVersion"]), [_shown(item) for item in answer.body["items"]]
+        if match == _EXACT:
+            self._judge(self.ledger.listed_at(asked, found, shown))
+        else:
+            self._judge(self.ledger.listed(found, shown, aged=match == _NOT_OLDER))
+
     # The watch
 
     async def _watch_for_ever(self) -> None:
         while True:
             try:
-                if not self.ledger.watched:
-                    await self._begin_anew()
-                await self._watch()
+                if self._rng.random() < _ANEW:
+                    await self._watch_from_all()
+                else:
+                    if not self.ledger.watched:
+                        await self._begin_anew()
+                    await self._watch(f"resourceVersion={self.ledger.watched}", self._told)
             except Unanswered as e:
                 self._trace.event("rest-rewatch", self.ledger.watched, e)
             await asyncio.sleep(self._rng.uniform(0, RETRY_S))
 
     async def _begin_anew(self) -> None:
+        floor = self.ledger.version
         answer = await self._ask(self._fresh, "GET", f"{PATH}?labelSelector={LABEL}")
         if answer.status != 200:
             raise Unanswered(answer.status)
-        self.ledger.restarted(int(answer.body["metadata"]["resourceVersion"]), map(_shown, answer.body["items"]))
+        version = int(answer.body["metadata"]["resourceVersion"])
+        self._judge(self.ledger.restarted(version, map(_shown, answer.body["items"]), floor=floor))
 
-    async def _watch(self) -> None:
+    async def _watch_from_all(self) -> None:
+        """A watch that begins with all there is, as informers begin."""
+        floor, begun = self.ledger.version, False
+        first: list[Shown] = []
+        version = self._rng.choice(("", _ANY, str(floor)))
+
+        def told(kind: str, obj: dict[str, Any]) -> None:
+            nonlocal begun
+            meta = obj["metadata"]
+            if begun:
+                self._told(kind, obj)
+            elif kind != "BOOKMARK":
+                first.append(_shown(obj))
+            elif _INITIAL_END in (meta.get("annotations") or {}):
+                begun = True
+                self._judge(self.ledger.restarted(int(meta["resourceVersion"]), first, floor=floor))
+
+        await self._watch(f"sendInitialEvents=true&resourceVersionMatch={_NOT_OLDER}&resourceVersion={version}", told)
+
+    async def _watch(self, beginning: str, tell: Callable[[str, dict[str, Any]], None]) -> None:
         path = f"{PATH}?watch=1&labelSelector={LABEL}&allowWatchBookmarks=1&timeoutSeconds={WATCH_S}"
-        async with self._request(self._fresh, "GET", f"{path}&resourceVersion={self.ledger.watched}") as response:
+        async with self._request(self._fresh, "GET", f"{path}&{beginning}") as response:
             if response.status == 410:
                 self.ledger.watched = 0
             if response.status != 200:
@@ -215,7 +266,7 @@ class RestClient:
                     if event["object"].get("code") == 410:
                         self.ledger.watched = 0
                     raise Unanswered(event["object"].get("message"))
-                self._told(event["type"], event["object"])
+                tell(event["type"], event["object"])
 
     def _told(self, kind: str, obj: dict[str, Any]) -> None:
         if kind == "BOOKMARK":

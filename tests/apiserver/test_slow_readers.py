@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayplane.control_plane.apiserver.requests import SYSTEM, ListOptions, Target
+from rayplane.control_plane.apiserver.rest.answers import Joined
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
+from rayplane.control_plane.rpc.gate import HttpLimits
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_watch_cache import PODS, everything, pod_bytes
 
@@ -100,3 +106,66 @@ async def test_reads_that_wait_for_a_version_leave_nothing_when_their_clients_le
         await asyncio.gather(*reads, return_exceptions=True)
     assert not registry.hub._waiting
     assert registry.fairness.in_flight == {"readOnly": 0, "mutating": 0}
+
+
+@given(count=st.sampled_from([0, 1, 2, 63, 64, 65, 200]), glue=st.sampled_from([b"", b"{"]))
+def test_a_list_is_as_long_as_it_says_and_the_same_each_time(count: int, glue: bytes) -> None:
+    items = [b"%5000d}" % n if glue else b"{%5000d}" % n for n in range(count)]
+    body = Joined(b"[", items, b"]", glue=glue)
+    assert b"".join(body) == b"".join(body) == b"[" + b",".join(b"{%5000d}" % n for n in range(count)) + b"]"
+    assert body.length == len(b"".join(body))
+
+
+async def _large_list(limits: HttpLimits) -> Stack:
+    """A server with 4 MB of ConfigMaps."""
+    stack = Stack()
+    await stack.add_server(https_address="127.0.0.1:0", http=limits)
+    for n in range(200):
+        body = {"metadata": {"name": f"c{n}", "namespace": "default"}, "data": {"a": "x" * LARGE}}
+        await stack.client().create("configmaps", body)
+    return stack
+
+
+async def _readers(stack: Stack, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Clients that ask for the list and have read the first bytes of it."""
+    host, _, port = stack.servers[0].https_address.rpartition(":")
+    found = [await asyncio.open_connection(host, int(port), limit=1024) for _ in range(count)]
+    for reader, writer in found:
+        writer.write(b"GET /api/v1/configmaps HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.readexactly(15)).endswith(b"200 OK")
+    return found
+
+
+async def test_who_reads_a_large_list_slowly_holds_a_piece_of_it() -> None:
+    stack = await _large_list(HttpLimits())
+    try:
+        tracemalloc.start()
+        found = await _readers(stack, 10)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # A copy for each would be 40 MB. The rest of each list comes when it is read.
+        assert held < 15 << 20
+        reader, writer = found[0]
+        length = int((await reader.readuntil(b"\r\n\r\n")).lower().partition(b"content-length: ")[2].split()[0])
+        async with asyncio.timeout(20):
+            assert len(json.loads(await reader.readexactly(length))["items"]) >= 200
+        for _, writer in found:
+            writer.transport.abort()
+    finally:
+        await stack.stop()
+
+
+async def test_who_does_not_take_an_answer_in_its_time_is_cut_off() -> None:
+    stack = await _large_list(HttpLimits(answer_s=0.1))
+    try:
+        [(reader, writer)] = await _readers(stack, 1)
+        server = stack.servers[0]._rest._server  # type: ignore[union-attr, attr-defined]
+        async with asyncio.timeout(20):
+            while server.connections:
+                # A byte now and then is not enough.
+                await reader.read(1)
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+    finally:
+        await stack.stop()

@@ -315,3 +315,34 @@ async def test_a_balancer_takes_so_many_connections(backends: list[Backend]) -> 
     for writer in held:
         writer.close()
     await balancer.stop()
+
+
+async def test_a_client_that_stays_after_its_server_has_ended_is_cut_off(backends: list[Backend]) -> None:
+    balancer = await balanced(backends, untaken_s=0.1)
+    host, _, port = balancer.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 OK")
+    await eventually(lambda: not balancer._connections)
+    writer.close()
+    await balancer.stop()
+
+
+async def test_a_client_that_reads_nothing_is_cut_off() -> None:
+    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 100_000)
+                await writer.drain()
+
+    server = await asyncio.start_server(pour, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    balancer = LoadBalancer(LoadBalancerConfig(backends=(address,), check_interval_s=60.0, untaken_s=0.1))
+    await balancer.start()
+    host, _, port = balancer.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    await eventually(lambda: balancer._taken == 1)
+    await eventually(lambda: not balancer._connections)
+    writer.close()
+    await balancer.stop()
+    server.close()

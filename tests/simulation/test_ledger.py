@@ -64,6 +64,31 @@ def test_a_list_that_goes_back_is_found() -> None:
     assert ledger.listed(10, [Shown("a", "a", "1", 11)]) != []
 
 
+def test_a_read_that_may_be_old_shows_what_was_deleted_and_nothing_older() -> None:
+    ledger = begun("a")
+    a = ledger.entries["a"]
+    ledger.wrote(a, Shown("a", "a", "2", 12))
+    ledger.deleted(a)
+    for value, found in (("2", 0), ("1", 1)):
+        assert len(ledger.read(a, Shown("a", "a", value, 12), aged=True)) == found
+        assert len(ledger.listed(12, [Shown("a", "a", value, 12)], aged=True)) == found
+    assert ledger.read(a, Shown("a", "a", "2", 12)) != []
+    assert ledger.listed(11, [Shown("a", "a", "2", 12)], aged=True) != []
+
+
+def test_a_list_at_a_version_is_of_that_version() -> None:
+    ledger = begun("a")
+    assert ledger.listed_at(11, 11, [Shown("a", "a", "1", 11)]) == []
+    assert ledger.listed_at(11, 12, []) != []
+    assert ledger.listed_at(11, 11, [Shown("a", "a", "2", 12)]) != []
+
+
+def test_a_watch_that_begins_before_what_was_seen_is_found() -> None:
+    ledger = begun("a")
+    assert ledger.restarted(11, [Shown("a", "a", "1", 11)], floor=11) == []
+    assert ledger.restarted(10, [], floor=11) != []
+
+
 def test_a_write_below_what_was_seen_is_found() -> None:
     ledger = begun("a")
     assert ledger.wrote(Entry("b", "b"), Shown("b", "b", "1", 11)) != []
