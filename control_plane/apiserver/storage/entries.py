@@ -159,7 +159,7 @@ class Unreadable(Entry):
     def _refuse(self, *_: Any) -> NoReturn:
         raise self.error
 
-    json = tail = object = labels = value = uid = property(_refuse)  # type: ignore[assignment]
+    json = tail = object = labels = value = uid = size = property(_refuse)  # type: ignore[assignment]
     at = fresh_object = _refuse  # type: ignore[assignment]
 
 
