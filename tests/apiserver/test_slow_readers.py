@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.apiserver.requests import SYSTEM, ListOptions, Target
 from rayplane.control_plane.apiserver.rest.answers import Joined
+from rayplane.control_plane.apiserver.watch_cache import watchers
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
 from rayplane.control_plane.rpc.gate import HttpLimits
@@ -61,6 +62,22 @@ async def test_watchers_that_lag_share_their_pieces() -> None:
     first = await one.take(0)
     cache.apply("/registry/pods/d/a", large, 22)
     assert await other.take(0) is first
+
+
+async def test_who_comes_late_is_told_at_once_what_the_others_were_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchers, "_MOMENT_S", 0.0)
+    monkeypatch.setattr(watchers, "_REST", 1e9)
+    monkeypatch.setattr(watchers, "_REST_MAX_S", 3600.0)
+    cache = ResourceCache(PODS, events_max=1000, watcher_events_max=1000)
+    cache.install([], 1)
+    one, late = (cache.watch(Selection(), 1) for _ in range(2))
+    waiting = asyncio.ensure_future(one.take(60))
+    await asyncio.sleep(0)
+    cache.apply("/registry/pods/d/a", pod_bytes("a", "x", "n1"), 2)
+    assert len(await waiting or ()) == 1
+    assert one.group.resting
+    async with asyncio.timeout(10):
+        assert len(await late.take(60) or ()) == 1
 
 
 async def test_changes_that_the_watcher_knew_before_the_cache_are_no_pause_in_the_others() -> None:
