@@ -79,12 +79,6 @@ def identity_of(request: web.BaseRequest) -> Identity | None:
     return protocol.identity if isinstance(protocol, Guard) else identity_of_transport(request.transport)
 
 
-def answer_s(request: web.BaseRequest) -> float | None:
-    """How long the answer to a request may take to be taken; None for ever."""
-    protocol = request.protocol
-    return protocol.limits.answer_s if isinstance(protocol, Guard) else None
-
-
 def _dated(handler: Handler, now: Callable[[], datetime]) -> Handler:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = await handler(request)
@@ -164,6 +158,7 @@ class Guard(web.RequestHandler):
 
     __slots__ = (
         "_address",
+        "_answering_at",
         "_asked_at",
         "_between",
         "_body_at",
@@ -187,16 +182,13 @@ class Guard(web.RequestHandler):
         """Who is at the other end, by its certificate: a connection is one caller's."""
         self._wire: asyncio.Transport | None = None
         self._asked_at: float | None = None  # since when headers are awaited that have begun or are the first
+        self._answering_at: float | None = None  # since when an answer of known length is written
         self._body_at = self._taken_at = 0.0
         self._body_bytes = self._head_bytes = self._untaken = 0
         self._refused = False
         self._between = True  # nothing of a request has come that is not taken
         self._quick: bytes | None = None  # the request that is answered without the handler just now
         self._give_up: GiveUp | None = None
-
-    @property
-    def limits(self) -> HttpLimits:
-        return self._server.limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -310,8 +302,20 @@ class Guard(web.RequestHandler):
         if self._quick is not None and now - self._body_at > limits.check_s:
             self._take(self._leave_quick())
         late = self._asked_at is not None and now - self._asked_at > limits.header_s
+        if self._answering_at is not None:
+            late = late or now - self._answering_at > limits.answer_s
         if late or self._is_slow(now) or self._is_untaken(wire, now):
             self.cut()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        # Streams have begun before.
+        self._answering_at = None if resp.prepared else self._loop.time()
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._answering_at = None
 
     def _is_slow(self, now: float) -> bool:
         request, limits = self._current_request, self._server.limits
