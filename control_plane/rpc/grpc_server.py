@@ -17,11 +17,15 @@ from rayplane.control_plane.rpc.errors import RpcError, error_of
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.http2 import ErrorCode, HeaderBlock, Stream, encode_headers
 from rayplane.control_plane.rpc.network import Traffic
-from rayplane.control_plane.rpc.service import Context, Encoded, Method, Service
+from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX, Context, Encoded, Method, Service
 from rayplane.control_plane.rpc.tls import expiry, identity_of_transport
+from rayplane.control_plane.rpc.untaken import Untaken
 
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
+
+#: Of requests that are not complete yet, of one connection together: two of the largest.
+GATHERED_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 
 _NOT_GRPC = encode_headers([(b":status", b"415")])
 _NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
@@ -95,12 +99,26 @@ class _Plan:
 class _Call:
     """A call under way."""
 
-    __slots__ = ("begun", "deframer", "ended", "error", "owed", "plan", "reader", "requests", "stream", "task", "timer")
+    __slots__ = (
+        "begun",
+        "deframer",
+        "ended",
+        "error",
+        "gathered",
+        "owed",
+        "plan",
+        "reader",
+        "requests",
+        "stream",
+        "task",
+        "timer",
+    )
 
     def __init__(self, stream: Stream, plan: _Plan) -> None:
         self.stream = stream
         self.plan = plan
         self.deframer: wire.Deframer | None = None
+        self.gathered = 0  # bytes of one request that is not complete
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         # Of client streams: messages nobody has read yet, the bytes they took from the window, who waits for one.
@@ -126,6 +144,8 @@ class ServerConnection(ConnectionIO):
         self._calls = server.calls
         self._identity: Identity | None = None
         self._peer = ""
+        self._gathered = 0
+        self._untaken = Untaken()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._identity = identity_of_transport(transport)
@@ -147,6 +167,12 @@ class ServerConnection(ConnectionIO):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
+    def check_silence(self) -> None:
+        super().check_silence()
+        for stream in self._untaken.look():
+            self.connection.reset(stream, ErrorCode.CANCEL)
+            self.flush_soon()
+
     def on_lost(self, exc: Exception | None) -> None:
         self._server.connections.pop(self, None)
         for stream in list(self.connection.streams.values()):
@@ -159,6 +185,9 @@ class ServerConnection(ConnectionIO):
     # Requests
 
     def on_headers(self, stream: Stream, headers: HeaderBlock, end: bool) -> None:
+        if self._untaken.is_full():
+            self.connection.reset(stream, ErrorCode.REFUSED_STREAM)
+            return
         plan = headers.meaning
         if plan is None:
             plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer)
@@ -198,13 +227,22 @@ class ServerConnection(ConnectionIO):
                 return
             call.deframer = wire.Deframer(call.plan.encoding, limit=route.limit)
         messages = call.deframer.feed(data)
+        self._gather(call, len(data))
         if messages:
+            self._gather(call, -call.gathered)
             call.deframer = None  # what follows is not read
             self._start_with(call, messages[0])
         elif call.deframer.error is not None:
             self._finish(call, call.deframer.error)
         elif end:
             self._finish(call, RpcError(grpc.StatusCode.INTERNAL, "the request has no complete message"))
+        elif self._gathered > GATHERED_BYTES_MAX:
+            text = "too much of requests that are not complete waits on this connection"
+            self._finish(call, RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+
+    def _gather(self, call: _Call, size: int) -> None:
+        call.gathered += size
+        self._gathered += size
 
     def _feed(self, call: _Call, data: bytes, end: bool) -> None:
         assert call.deframer is not None
@@ -295,6 +333,7 @@ class ServerConnection(ConnectionIO):
         stream = call.stream
         if stream.call is not None:
             self.connection.send_message(stream, wire.RESPONSE_HEADERS, wire.frame(response), wire.OK_TRAILERS)
+            self._untaken.add(stream)
             self._ended(call)
 
     def _begin(self, call: _Call) -> None:
@@ -319,6 +358,7 @@ class ServerConnection(ConnectionIO):
 
     def _ended(self, call: _Call) -> None:
         call.stream.call = None
+        self._gather(call, -call.gathered)
         if call.timer is not None:
             call.timer.cancel()
         if not call.stream.remote_closed:
@@ -346,6 +386,7 @@ class ServerConnection(ConnectionIO):
     def _abandon(self, call: _Call) -> None:
         """Nobody waits for the answer any more."""
         call.stream.call = None
+        self._gather(call, -call.gathered)
         if call.timer is not None:
             call.timer.cancel()
         if call.task is not None:

@@ -42,6 +42,11 @@ class Stream:
         """Whether data wait for the peer to open a window."""
         return self.queue is not None
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait for it."""
+        return sum(map(len, self.queue or ()))
+
 
 class Handler(Protocol):
     """Events of a connection for its owner, in the order they were received."""
