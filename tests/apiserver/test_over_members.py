@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+from typing import Any
+
+import pytest
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -79,3 +82,31 @@ async def test_nothing_acknowledged_is_lost_when_the_leader_dies() -> None:
         await informer.stop()
         for server in servers:
             await server.stop()
+
+
+async def test_an_object_that_etcd_finds_too_large_is_told_so_and_nothing_is_left() -> None:
+    async with etcd_cluster(1) as etcd:
+        config = ApiServerConfig(etcd_endpoints=tuple(etcd.endpoints), grpc_address="api-0:6443", https_address=None)
+        server = ApiServer(config, make_env(0), MemoryNetwork(etcd.fabric, "api-0"))
+        await server.start()
+        client = ApiClient(MemoryNetwork(etcd.fabric, "client"), [server.grpc_address])
+
+        def deployment(size: int) -> dict[str, Any]:
+            pod = {"containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "x" * size}]}]}
+            labels = {"app": "a"}
+            spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
+            return {"metadata": {"name": "a", "namespace": "default"}, "spec": spec}
+
+        async with asyncio.timeout(50):
+            with pytest.raises(errors.RequestEntityTooLarge, match="etcdserver: request is too large") as told:
+                await client.create("deployments.apps", deployment(1_600_000))
+            assert told.value.code == 413
+            with pytest.raises(errors.NotFound):
+                await client.get("deployments.apps", "a", "default")
+            made = await client.create("deployments.apps", deployment(1_400_000))
+            with pytest.raises(errors.RequestEntityTooLarge, match="etcdserver: request is too large"):
+                await client.patch(
+                    "deployments.apps", "a", "default", {"metadata": {"annotations": {"a": "y" * 250_000}}}
+                )
+            assert await client.get("deployments.apps", "a", "default") == made
+        await server.stop()
