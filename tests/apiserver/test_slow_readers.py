@@ -10,11 +10,8 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rayplane.control_plane.apiserver.requests import SYSTEM, ListOptions, Target
-from rayplane.control_plane.apiserver.rest.answers import Joined
 from rayplane.control_plane.apiserver.watch_cache import watchers
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
@@ -124,14 +121,6 @@ async def test_reads_that_wait_for_a_version_leave_nothing_when_their_clients_le
         await asyncio.gather(*reads, return_exceptions=True)
     assert not registry.hub._waiting
     assert registry.fairness.in_flight == {"readOnly": 0, "mutating": 0}
-
-
-@given(count=st.sampled_from([0, 1, 2, 63, 64, 65, 200]), glue=st.sampled_from([b"", b"{"]))
-def test_a_list_is_as_long_as_it_says_and_the_same_each_time(count: int, glue: bytes) -> None:
-    items = [b"%5000d}" % n if glue else b"{%5000d}" % n for n in range(count)]
-    body = Joined(b"[", items, b"]", glue=glue)
-    assert b"".join(body) == b"".join(body) == b"[" + b",".join(b"{%5000d}" % n for n in range(count)) + b"]"
-    assert body.length == len(b"".join(body))
 
 
 async def _large_list(limits: HttpLimits) -> Stack:
