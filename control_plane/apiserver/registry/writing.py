@@ -227,7 +227,9 @@ class Writer:
             found, asked = asked, None
             if found is None:
                 found = (await self._heavy.run(size, self.decode, info, body, content_type, options)).object
-                set_namespace(target, found.setdefault("metadata", {}))
+                again = found.setdefault("metadata", {})
+                set_namespace(target, again)
+                drop_doubled_owners(again)
             return found
 
         async def make(_: Object) -> Object:
