@@ -46,6 +46,12 @@ def typed_reference(ref: Mapping[str, Any], path: str, errs: Errors) -> None:
     kind_and_name(ref, path, errs, texts=True)
 
 
+def is_kubernetes_signer(name: str) -> bool:
+    """Whether the name is one of Kubernetes' own."""
+    host = name.partition("/")[0]
+    return host == "kubernetes.io" or host.endswith(".kubernetes.io")
+
+
 def signer_name(value: str, path: str, errs: Errors) -> None:
     """Who signs certificates: a domain and a name of its own, such as `example.com/signer-name`."""
     if not value:

@@ -14,7 +14,7 @@ from rayplane.control_plane.api.kinds.pod_template.environment import (
 )
 from rayplane.control_plane.api.kinds.pod_template.paths import validate_own_path
 from rayplane.control_plane.api.kinds.pod_template.security import validate_user
-from rayplane.control_plane.api.kinds.signers import is_kubernetes_signer, validate_signer_name
+from rayplane.control_plane.api.kinds.references import is_kubernetes_signer, signer_name
 from rayplane.control_plane.api.machinery import names
 
 _MODE_MAX: Final = 0o777
@@ -144,7 +144,7 @@ def _trust_bundle(part: Mapping[str, Any], path: str, files: _Paths, errs: Error
     elif signer is not None:
         if not signer:
             errs.append(required(f"{path}.signerName", "must be a valid signer name"))
-        validate_signer_name(signer, f"{path}.signerName", errs)
+        signer_name(signer, f"{path}.signerName", errs)
         validate_selector(part.get("labelSelector"), f"{path}.labelSelector", errs)
     else:
         errs.append(required(path, "either name or signerName must be specified"))
@@ -168,7 +168,7 @@ def _bundle_name(name: str, path: str, errs: Errors) -> None:
 
 def _certificate(part: Mapping[str, Any], path: str, files: _Paths, errs: Errors) -> None:
     signer = part.get("signerName") or ""
-    validate_signer_name(signer, f"{path}.signerName", errs)
+    signer_name(signer, f"{path}.signerName", errs)
     if part.get("userAnnotations"):
         _user_annotations(part["userAnnotations"], f"{path}.userAnnotations", errs)
     validate_user(part.get("user"), f"{path}.user", errs)
