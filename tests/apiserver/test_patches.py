@@ -114,6 +114,18 @@ async def test_what_is_applied_again_is_not_written_again(api: Api) -> None:
     assert api.stack.etcd.revision == revision
 
 
+async def test_an_apply_merges_into_what_the_cache_has_not_seen_yet(api: Api) -> None:
+    path = f"{NAMESPACE}/configmaps"
+    await api.made(path, {"metadata": {"name": "other"}})
+    await api("GET", f"{path}/other")
+    api.stack.etcd.frozen = True
+    made = await api.made(path, {"metadata": {"name": "c"}, "data": {"b": "2"}})
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1"}}
+    code, found = await api.patch("apply", f"{path}/c", config, "me")
+    api.stack.etcd.frozen = False
+    assert (code, found["data"], found["metadata"]["uid"]) == (200, {"a": "1", "b": "2"}, made["metadata"]["uid"])
+
+
 async def test_an_applier_of_what_is_there_already_has_no_time(api: Api) -> None:
     path = f"{NAMESPACE}/configmaps/c"
     await api.patch("apply", path, config_map(x="1"), "first")

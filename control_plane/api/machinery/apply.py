@@ -21,6 +21,7 @@ from rayplane.control_plane.api.machinery.typed import (
     Difference,
     compare,
     field_set,
+    fields_of_new,
     merge,
     reconciled,
     remove,
@@ -106,6 +107,11 @@ def track_update(
     views = _Views(version or new["apiVersion"], definition, reach, convert)
     old = live if live is not None else _bare(new)
     try:
+        if live is None and not given and new["apiVersion"] == views.version and not reach.only:
+            fields = fields_of_new(new, views.root, reach.without)
+            key = updater(manager, views.version, subresource)
+            managed_fields.encode(new, {key: Entry(EMPTY, views.version, time, fields)} if fields else {})
+            return
         difference = views.difference(old, new, views.version)
         if given is None and stored and not difference.any:
             meta["managedFields"] = stored

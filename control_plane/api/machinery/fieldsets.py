@@ -17,8 +17,7 @@ Path = tuple[str, ...]
 FieldSet = frozenset[Path]
 EMPTY: Final[FieldSet] = frozenset()
 
-# Fields that nobody owns.
-_NOBODYS: Final = frozenset(
+NOBODYS: Final[FieldSet] = frozenset(
     [("f:apiVersion",), ("f:kind",), ("f:metadata",)]
     + [
         ("f:metadata", f"f:{name}")
@@ -28,6 +27,7 @@ _NOBODYS: Final = frozenset(
         )
     ]
 )  # fmt: skip
+"""Fields that nobody owns."""
 
 
 def render(path: Iterable[str]) -> str:
@@ -49,7 +49,7 @@ def render(path: Iterable[str]) -> str:
 
 def ownable(fields: FieldSet) -> FieldSet:
     """`fields` without those that nobody owns: the object's identity and what the server counts."""
-    return fields - _NOBODYS
+    return fields - NOBODYS
 
 
 def without_below(fields: FieldSet, roots: FieldSet) -> FieldSet:

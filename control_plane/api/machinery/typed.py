@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rayplane.control_plane.api.machinery.fieldsets import FieldSet, Path, is_member, to_fields_v1
+from rayplane.control_plane.api.machinery.fieldsets import NOBODYS, FieldSet, Path, is_member, to_fields_v1
 from rayplane.control_plane.api.machinery.shapes import (
     Place,
     always_written,
@@ -26,6 +26,7 @@ from rayplane.control_plane.api.machinery.shapes import (
 from rayplane.control_plane.api.meta import Object
 
 _ABSENT: Final = object()
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 # --- fields --------------------------------------------------------------------------------------
@@ -60,6 +61,72 @@ def _grouped(value: list[Any], place: Place) -> dict[str, list[Any]]:
     for element, one in elements(value, place):
         found.setdefault(element, []).append(one)
     return found
+
+
+def fields_of_new(obj: Object, root: Place, ignored: Iterable[Path] = ()) -> dict[str, Any]:
+    """What a new object sets, as FieldsV1, without `ignored` subtrees and what nobody owns.
+
+    The same as `compare` finds between it and an object that says nothing but its kind, made in one walk.
+    """
+    tree = _set_members(obj, root, absent=False)
+    for path in ignored:
+        _take(tree, path, below=True)
+    for path in NOBODYS:
+        _take(tree, path, below=False)
+    return tree
+
+
+def _set(value: Any, place: Place) -> dict[str, Any]:
+    """The node of a value that was not there before."""
+    shape = shape_of(value, place) if value else "leaf"
+    if shape == "leaf":
+        return {}
+    if shape == "map":
+        return {".": {}, **_set_members(value, place, absent=True)}
+    found = _grouped(value, place)
+    below = item(place)
+    return {
+        ".": {},
+        **{element: _set(found[element][0], below) if len(found[element]) == 1 else {} for element in sorted(found)},
+    }
+
+
+def _set_members(value: dict[str, Any], place: Place, *, absent: bool) -> dict[str, Any]:
+    """The nodes of a map's members; not `absent`: of a map that was there, without content."""
+    written = always_written(place)
+    nodes: dict[str, Any] = {}
+    for name in sorted({**value, **written} if absent and written else value):
+        one = value.get(name)
+        if absent or name not in written:
+            nodes[f"f:{name}"] = _set(one, member(place, name)) if one and type(one) in _CONTAINERS else {}
+            continue
+        empty, inside = written[name], member(place, name)
+        if one and shape_of(one, inside) == "map":
+            if below := _set_members(one, inside, absent=False):
+                nodes[f"f:{name}"] = below
+        elif one and shape_of(one, inside) != "leaf":
+            nodes[f"f:{name}"] = {element: node for element, node in _set(one, inside).items() if element != "."}
+        elif one != empty or type(one) is not type(empty):
+            nodes[f"f:{name}"] = {}
+    return nodes
+
+
+def _take(tree: dict[str, Any], path: Path, *, below: bool) -> None:
+    """Take a path out of a nested set, in place, and with `below` all that is inside it."""
+    node = tree.get(path[0])
+    if node is None:
+        return
+    if len(path) > 1:
+        if node:
+            _take(node, path[1:], below=below)
+            if not node:
+                del tree[path[0]]
+            elif len(node) == 1 and "." in node:
+                tree[path[0]] = {}
+    elif below or not node or (len(node) == 1 and "." in node):
+        del tree[path[0]]
+    else:
+        node.pop(".", None)
 
 
 def with_named(fields: FieldSet, root: Place) -> FieldSet:

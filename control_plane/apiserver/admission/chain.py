@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 from rayplane.control_plane.apiserver import audit
@@ -28,6 +28,7 @@ from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
 Plugin = Callable[[AdmissionRequest], Awaitable[None]]
+_NO_WAIT = contextlib.nullcontext()
 
 
 class Admission:
@@ -106,16 +107,11 @@ class Admission:
             if request.annotations:
                 audit.annotate(request.annotations)
 
-    @contextlib.asynccontextmanager
-    async def turn(self, request: AdmissionRequest) -> AsyncIterator[None]:
+    async def turn(self, request: AdmissionRequest) -> contextlib.AbstractAsyncContextManager[None]:
         """Where a quota counts, creates go one after the other: together they would only make each other fail."""
-        quotas = await self._lookup.list("resourcequotas", request.namespace) if request.namespace else []
-        if not quotas:
-            yield
-            return
-        lock = self._turns.setdefault(request.namespace, asyncio.Lock())
-        async with lock:
-            yield
+        if not (request.namespace and await self._lookup.list("resourcequotas", request.namespace)):
+            return _NO_WAIT
+        return self._turns.setdefault(request.namespace, asyncio.Lock())
 
     async def reserve(self, request: AdmissionRequest) -> None:
         """Fill guards and effects; to be called anew for each try of the transaction."""

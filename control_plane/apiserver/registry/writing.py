@@ -165,7 +165,7 @@ class Writer:
         await self._admission.validate(request)
         lease = await self._leases.lease(info)
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
-        async with self._admission.turn(request):
+        async with await self._admission.turn(request):
             return await self._reserve_and_store(request, spec, lease)
 
     async def _reserve_and_store(self, request: AdmissionRequest, spec: bytes, lease: int) -> Entry | None:
