@@ -348,60 +348,6 @@ def test_10_2_1_an_acknowledgement_waits_for_the_disk() -> None:
     assert [m.type for m in ready.messages_after_append] == [MessageType.APP_RESP]
 
 
-# -- Answers that are spared
-
-
-def test_news_of_the_commit_index_alone_is_followed_and_not_answered() -> None:
-    group = Group(3)
-    leader = group.elect(1)
-    leader.node.propose(b"x")
-    group.settle()
-    group.tick()
-    leader.node.propose(b"y")
-    leader.process()
-    for append in taken(group, MessageType.APP, 1):
-        group.deliver(append)
-        group.members[append.to].process()
-    for answer in group.network:
-        leader.step(answer)
-    group.network = []
-    leader.process()
-    news = taken(group, MessageType.APP, 1)
-    assert {m.to for m in news} == {2, 3} and not any(m.entries for m in news)
-    for message in news:
-        group.deliver(message)
-        group.members[message.to].process()
-    assert not group.network
-    assert all(m.applied == [b"x", b"y"] for m in group.members.values())
-
-
-def test_a_member_that_is_probed_answers_appends_without_entries() -> None:
-    group = Group(2)
-    leader = group.elect(1)
-    leader.node.propose(b"x")
-    group.settle()
-    leader.node.report_unreachable(2)
-    group.tick()
-    group.settle()
-    assert leader.node.status().progress[2].state is ProgressState.REPLICATE
-
-
-def test_what_becomes_durable_together_is_acknowledged_once() -> None:
-    group = Group(3)
-    leader = group.elect(1)
-    for data in (b"x", b"y", b"z"):
-        leader.node.propose(data)
-        leader.process()
-    appends = [m for m in taken(group, MessageType.APP, 1) if m.to == 2]
-    assert len(appends) == 3
-    follower = group.members[2]
-    for append in appends:
-        follower.step(append)
-    ready = follower.node.ready()
-    (answer,) = ready.messages_after_append
-    assert answer.index == appends[-1].entries[-1].index
-
-
 # -- Bounds
 
 

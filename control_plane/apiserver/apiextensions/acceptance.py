@@ -21,7 +21,6 @@ from rayplane.control_plane.apiserver.apiextensions.structural import schema_err
 
 APPROVED: Final = "api-approved.kubernetes.io"
 _COLUMNS_MAX: Final = 100
-_WARNING_CHARS_MAX: Final = 256
 _ENHANCEMENT: Final = "see https://github.com/kubernetes/enhancements/pull/1111"
 _PROTECTED: Final = ("k8s.io", "kubernetes.io")
 _TERMINATING: Final = {
@@ -207,7 +206,6 @@ def _version_errors(versions: Sequence[Object], old: Object | None) -> Iterator[
         if columns > _COLUMNS_MAX:
             # Each row of each table has them all.
             yield too_many(f"{at}.additionalPrinterColumns", columns, _COLUMNS_MAX)
-        yield from _deprecation_errors(version, f"{at}.deprecationWarning")
         schema = schemas[index]
         if not schema:
             yield required(f"{at}.schema.openAPIV3Schema", "schemas are required")
@@ -224,23 +222,6 @@ def _schema_errors(schema: Mapping[str, Any], place: str) -> list[FieldError]:
     path = f"{place}.openAPIV3Schema"
     found = schema_errors(schema, path)
     return found or list(default_errors(schema, path)) or rule_errors(schema, path)
-
-
-def _deprecation_errors(version: Mapping[str, Any], path: str) -> Iterator[FieldError]:
-    text = version.get("deprecationWarning")
-    if text is None:
-        return
-    if not version.get("deprecated"):
-        yield invalid(path, text, "can only be set for deprecated versions")
-        return
-    if len(text) > _WARNING_CHARS_MAX:
-        yield invalid(path, text, f"must be <= {_WARNING_CHARS_MAX} characters long")
-    if not text:
-        yield invalid(path, text, "must not be an empty string")
-    odd = next((at for at, sign in enumerate(text) if not sign.isprintable()), None)
-    if odd is not None:
-        shown = f"non-printable character found at index {odd}"
-        yield invalid(path, text, f"must only contain printable UTF-8 characters; {shown}")
 
 
 def _conversion_errors(spec: Mapping[str, Any]) -> Iterator[FieldError]:

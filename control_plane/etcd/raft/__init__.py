@@ -58,9 +58,6 @@ Choices that differ from the sources, each with its reason where it is made:
   (`leader._hand_over_if_removed`).
 - A leader sends one append for all that came in since the last Ready, not one per proposal
   (`leader.flush`).
-- An append without entries that only tells a member which is being fed of the commit index is not answered
-  (`types.COMMIT`), and what becomes durable together is acknowledged by one message (`follower`): a quarter of a
-  lone proposal's messages. Where an answer is lost, that to the next heartbeat shows it, as ever.
 - A higher term alone does not start a follower's election time over; the paper says so, etcd does otherwise.
 - `RawNode.forget_leader`: see below.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayplane.control_plane.etcd.raft import election
 from rayplane.control_plane.etcd.raft.core import Raft
 from rayplane.control_plane.etcd.raft.errors import LostEntries
-from rayplane.control_plane.etcd.raft.types import COMMIT, Message, MessageType, ReadState, Snapshot
+from rayplane.control_plane.etcd.raft.types import Message, MessageType, ReadState, Snapshot
 
 
 def step(raft: Raft, message: Message) -> None:
@@ -43,28 +43,18 @@ def _heard(raft: Raft, message: Message) -> None:
 
 
 def _acknowledge(raft: Raft, to: int, index: int) -> None:
-    """Tell the leader up to where the log is its own; one word for all that becomes durable together."""
-    waiting = raft.messages_after_append
-    answer = Message(MessageType.APP_RESP, to, raft.id, raft.term, 0, index)
-    if waiting and waiting[-1]._replace(index=index) == answer:
-        if waiting[-1].index >= index:
-            return
-        waiting.pop()
-    waiting.append(answer)
+    raft.messages_after_append.append(Message(MessageType.APP_RESP, to, raft.id, raft.term, 0, index))
 
 
 def _on_append(raft: Raft, message: Message) -> None:
     log = raft.log
-    answered = message.context != COMMIT
     if message.index < log.committed:
-        if answered:
-            _acknowledge(raft, message.from_, log.committed)
+        _acknowledge(raft, message.from_, log.committed)
         return
     if log.maybe_append(message.index, message.log_term, message.entries):
         last_new = message.index + len(message.entries)
         log.commit_to(min(message.commit, last_new))
-        if answered:
-            _acknowledge(raft, message.from_, last_new)
+        _acknowledge(raft, message.from_, last_new)
         return
     hint, hint_term = log.find_conflict_by_term(message.index, message.log_term)
     raft.send(

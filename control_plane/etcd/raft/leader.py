@@ -12,7 +12,6 @@ from rayplane.control_plane.etcd.raft.progress import Progress
 from rayplane.control_plane.etcd.raft.quorum import committed_index, majority
 from rayplane.control_plane.etcd.raft.reads import round_of
 from rayplane.control_plane.etcd.raft.types import (
-    COMMIT,
     NONE,
     Entry,
     Message,
@@ -92,23 +91,19 @@ def flush(raft: Raft) -> None:
 
 
 def _feed(raft: Raft, member: int, progress: Progress, cut: _Cut) -> None:
-    """All that the window allows; one without entries, which wants no answer, when only the commit index is news."""
+    """All that the member's window allows; an empty append when only the commit index is news."""
     log = raft.log
     allow_empty = progress.sent_commit < log.committed
-    news = COMMIT if progress.state is ProgressState.REPLICATE else b""
-    while send_append(raft, member, progress, allow_empty=allow_empty, cut=cut, news=news):
+    while send_append(raft, member, progress, allow_empty=allow_empty, cut=cut):
         if progress.next > log.last_index:
             return
         allow_empty = False
 
 
-def send_append(
-    raft: Raft, member: int, progress: Progress, *, allow_empty: bool, cut: _Cut, news: bytes = b""
-) -> bool:
+def send_append(raft: Raft, member: int, progress: Progress, *, allow_empty: bool, cut: _Cut) -> bool:
     """One append (or a snapshot where the log no longer reaches); False when nothing, or nothing more, is to go.
 
-    `cut` keeps what was cut out of the log for others: members mostly stand at the same index. `news`: the context of
-    an append without entries.
+    `cut` keeps what was cut out of the log for others: members mostly stand at the same index.
     """
     paused = progress.is_paused()
     if paused and not (allow_empty and progress.state is ProgressState.REPLICATE):
@@ -131,8 +126,9 @@ def send_append(
     if not entries and not allow_empty:
         return False
     committed = log.committed
-    message = Message(MessageType.APP, member, raft.id, raft.term, previous_term, low - 1, entries, committed)
-    raft.messages.append(message if entries else message._replace(context=news))
+    raft.messages.append(
+        Message(MessageType.APP, member, raft.id, raft.term, previous_term, low - 1, entries, committed)
+    )
     progress.sent_commit = committed
     if entries:
         progress.sent(entries[-1].index, size)

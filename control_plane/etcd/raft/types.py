@@ -15,8 +15,6 @@ from rayplane.control_plane.etcd.raft.errors import RaftError
 
 #: "No member": no leader is known, no vote is cast. Never the id of a member.
 NONE = 0
-#: Context of an append that only tells of the commit index, to a member that is being fed: it wants no answer.
-COMMIT = b"commit"
 
 
 class EntryType(IntEnum):
@@ -137,7 +135,7 @@ class MessageType(IntEnum):
     Every message has type, to, from_ and term. The numbers are on the wire.
     """
 
-    #: log_term and index of the entry before `entries`; commit; context = COMMIT when no answer is wanted.
+    #: log_term and index of the entry before `entries`; commit.
     APP = 1
     #: index = last index matched; or reject with index = the refused one, reject_hint + log_term =
     #: where to retry.
