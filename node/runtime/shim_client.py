@@ -146,9 +146,9 @@ class ShimClient:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
         self._disconnect()
-        if self._process is not None:
-            self._process.poll()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            asyncio.get_running_loop().run_in_executor(None, _wait, process)
         reports, self._reports = self._reports, {}
         for ident, report in reports.items():
             if ident not in pids:
