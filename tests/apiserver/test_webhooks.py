@@ -309,6 +309,35 @@ async def test_subresources_are_told_and_completed_in_their_own_kinds(stack: Sta
         await client.create("pods", eviction, subresource="eviction")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"op": "remove", "path": "/metadata"}, "it leaves no metadata"),
+        ({"op": "remove", "path": "/kind"}, "it changes apiVersion or kind"),
+        ({"op": "replace", "path": "/kind", "value": "Secret"}, "it changes apiVersion or kind"),
+        ({"op": "replace", "path": "/data", "value": [1]}, "the patch of admission webhook m.example.com"),
+        ({"op": "remove", "path": "/none"}, "the patch of admission webhook m.example.com"),
+    ],
+)
+async def test_a_patch_that_leaves_no_such_object_is_told(stack: Stack, hooks: Hooks, change: Object, why: str) -> None:
+    client = stack.client()
+    hooks.answers["m"] = lambda request: patch(change)
+    await configure(client, "mutating", "m", webhook("m", hooks.client("m")))
+    with pytest.raises(errors.InternalError) as failed:
+        await client.create("configmaps", config())
+    assert why in failed.value.message
+    assert (await client.list("configmaps", "default")).items == []
+
+
+async def test_what_is_deleted_cannot_be_changed(stack: Stack, hooks: Hooks) -> None:
+    client = stack.client()
+    await client.create("configmaps", config())
+    hooks.answers["m"] = lambda request: add("/data/x", "y")
+    await configure(client, "mutating", "m", webhook("m", hooks.client("m")))
+    with pytest.raises(errors.InternalError, match="attempted to modify the object, which is not supported"):
+        await client.delete("configmaps", "c", "default")
+
+
 async def test_rules_for_another_version_mean_the_same_resource(stack: Stack, hooks: Hooks) -> None:
     client = stack.client()
     hooks.answers["m"] = lambda request: {}

@@ -206,14 +206,16 @@ class Webhooks:
 
     def _patched(self, hook: Hook, question: Question, verdict: Verdict, request: AdmissionRequest) -> bool:
         """Apply a webhook's patch; whether it changed anything."""
-        before = question.new
-        assert before is not None
-        info = question.info
+        before, info = question.new, question.info
+        if before is None:
+            text = f'admission webhook "{hook.name}" attempted to modify the object'
+            raise InternalError(f"Internal error occurred: {text}, which is not supported for this operation")
         whole = before.get("kind") == info.kind
         definition = self._kinds.definition(info) if whole else definition_of(before["apiVersion"], before["kind"])
         try:
             new = patching.apply_patch("json", before, verdict.patch, definition)
             decoding.conform_patched(new, definition, field_validation="Ignore")
+            _check_is_still(before, new)
         except ApiError as e:
             text = f"Internal error occurred: the patch of admission webhook {hook.name}: {e.message}"
             raise InternalError(text) from e
@@ -239,6 +241,14 @@ class Mutation:
         self.changed = True
         self.again |= {seen for seen in self.asked if seen.again}
         self.again.discard(hook)
+
+
+def _check_is_still(before: Object, new: Object) -> None:
+    """BadRequest for a patch that leaves an object of another kind, or one that cannot have a name."""
+    if any(new.get(field) != before[field] for field in ("apiVersion", "kind")):
+        raise BadRequest("it changes apiVersion or kind")
+    if not isinstance(new.get("metadata"), dict):
+        raise BadRequest("it leaves no metadata")
 
 
 def _fail(hook: Hook, why: str, request: AdmissionRequest) -> None:
