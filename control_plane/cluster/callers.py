@@ -1,11 +1,13 @@
 """Callers of the supervisor's methods."""
 
-from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, each
+from rayplane.control_plane.identities import CONTROLLER_MANAGER
+from rayplane.control_plane.rpc import ADMINISTRATORS, EVERYONE, Callers, each
 
 SUPERVISOR = {
     **each(ADMINISTRATORS, "Topology", "Add", "Remove", "Kill"),
     # It judges by itself: each actor may renew its own certificate.
     **each(EVERYONE, "Renew"),
+    **each(Callers.of(users=(CONTROLLER_MANAGER,)), "Sign"),
 }
 # As from API servers: whom they cannot tell any more, since all have other addresses, asks here.
 DISCOVERY = each(EVERYONE, "Endpoints")

@@ -161,6 +161,7 @@ def _controllers(spec: Spec, env: Env, network: Network, tls_dir: str | None, so
         external_cidr=spec.plan.external_cidr,
         reserved_addresses=(spec.plan.ingress_address.partition(":")[0], spec.plan.claim_address[0]),
         ca_certificate=spec.credentials.ca.decode() if spec.credentials else "",
+        server=f"https://{spec.topology.of(Role.LOAD_BALANCER)[0].endpoint('https')}",
     )
     return ControllerManager(config, env, network)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from rayplane.control_plane.controllers.apiservices import ApiServiceController
+from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
 from rayplane.control_plane.controllers.claims import ClaimController
+from rayplane.control_plane.controllers.clusterroleaggregation import ClusterRoleAggregation
 from rayplane.control_plane.controllers.config import ControllersConfig
 from rayplane.control_plane.controllers.core import Controller
 from rayplane.control_plane.controllers.cronjob import CronJobController
+from rayplane.control_plane.controllers.csrapproving import CertificateApprover
+from rayplane.control_plane.controllers.csrcleaner import CertificateCleaner
+from rayplane.control_plane.controllers.csrsigning import CertificateSigner
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.deployment import DeploymentController
 from rayplane.control_plane.controllers.endpoints import EndpointsController
@@ -25,6 +30,7 @@ from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancer
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
+from rayplane.control_plane.controllers.tokencleaner import TokenCleaner
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 
 
@@ -55,9 +61,15 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         NamespaceController(),
         ApiServiceController(),
         FlowSchemaController(),
+        ClusterRoleAggregation(coalesce_s=coalesce),
+        CertificateCleaner(),
+        TokenCleaner(),
         PodGCController(timing),
         GarbageCollector(config.garbage_collected),
     ]
     if config.ca_certificate:
         found.append(RootCAController(config.ca_certificate))
+        found += [CertificateApprover(), CertificateSigner()]
+        if config.server:
+            found.append(BootstrapSigner(config.server, config.ca_certificate))
     return found

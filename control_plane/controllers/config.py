@@ -38,7 +38,7 @@ class ControllersConfig:
     api_endpoints: tuple[str, ...] = ()
     """host:port of the API servers' gRPC."""
     discovery: tuple[str, ...] = ()
-    """host:port of others that tell where the API servers are."""
+    """host:port of supervisors: they tell where the API servers are, and sign certificates."""
     address: str = ""
     """host:port where its metrics are served; empty: nowhere."""
     timing: Timing = field(default_factory=Timing)
@@ -52,6 +52,8 @@ class ControllersConfig:
     """Addresses of it that are somebody's already."""
     ca_certificate: str = ""
     """PEM of the cluster's CA, put into the ConfigMap `kube-root-ca.crt` of each namespace; empty: none is made."""
+    server: str = ""
+    """URL of the API for those who join, in the ConfigMap `cluster-info`; empty: there is none."""
     workers: int = 8
     """Workers of each controller."""
     batch_size: int = 200

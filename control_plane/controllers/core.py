@@ -157,8 +157,29 @@ class DeleteVolume:
     """As in `IfAbsent`: checked with the API server before any byte is deleted."""
 
 
+@dataclass(frozen=True, slots=True)
+class ApproveCertificate:
+    """The approval of a CertificateSigningRequest, if whoever asks has one of these rights.
+
+    `rights`: subresources of requests that they may create, each with the message of the condition; tried in order.
+    """
+
+    csr: Object
+    rights: tuple[tuple[str, str], ...]
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignCertificate:
+    """The signing of an approved CertificateSigningRequest by who holds the authority's key."""
+
+    csr: Object
+    stamp: str
+
+
 Write = Create | Update | UpdateStatus | Patch | Delete
-Action = Event | Write | IfAbsent | PurgeNamespace | Provision | DeleteVolume
+Special = IfAbsent | PurgeNamespace | Provision | DeleteVolume | ApproveCertificate | SignCertificate
+Action = Event | Write | Special
 
 
 @dataclass(frozen=True, slots=True)

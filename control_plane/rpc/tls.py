@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from rayplane.control_plane.rpc.callers import Identity
@@ -34,6 +35,7 @@ VALIDITY = timedelta(days=365)
 _SKEW = timedelta(hours=1)
 _KEY = b"-----BEGIN PRIVATE KEY-----"
 _PAIR = "tls.pem"
+_EXTENDED_USAGES = {"client auth": ExtendedKeyUsageOID.CLIENT_AUTH, "server auth": ExtendedKeyUsageOID.SERVER_AUTH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,32 @@ class Authority:
             raise ValueError("it is not signed by its own elliptic curve key")
         return self._certificate(key, identity, hosts, _life(now, validity))
 
+    def grant(self, request: bytes, usages: Sequence[str], *, now: datetime, validity: timedelta) -> bytes:
+        """The certificate that a request (PEM, RFC 2986) asks for: its name, its other names, its key.
+
+        `usages` as certificates.k8s.io has them. It never outlives the authority. Raises ValueError.
+        """
+        try:
+            asked = x509.load_pem_x509_csr(request)
+            key, signed = asked.public_key(), asked.is_signature_valid
+            names = [e for e in asked.extensions if isinstance(e.value, x509.SubjectAlternativeName)]
+        except (UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as e:
+            raise ValueError(str(e)) from e
+        if not signed:
+            raise ValueError("it is not signed by its own key")
+        if any(INTERNAL_SERVER_NAME in e.value.get_values_for_type(x509.DNSName) for e in names):
+            raise ValueError(f"the name {INTERNAL_SERVER_NAME} is the cluster's own")
+        life = (_life(now, validity)[0], min(now + validity, self._cert.not_valid_after_utc))
+        builder = _builder(asked.subject, self._cert.subject, key, life)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_key_usage(usages), critical=True)
+        extended = [_EXTENDED_USAGES[one] for one in usages if one in _EXTENDED_USAGES]
+        if extended:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
+        for extension in names:
+            builder = builder.add_extension(extension.value, critical=extension.critical)
+        return self._signed(builder)
+
     def _certificate(
         self,
         key: ec.EllipticCurvePublicKey,
@@ -227,7 +255,7 @@ class Authority:
             names.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
         subject = x509.Name(names)
         alternatives = [_general_name(h) for h in dict.fromkeys((INTERNAL_SERVER_NAME, *hosts))]
-        cert = (
+        builder = (
             _builder(subject, self._cert.subject, key, life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -235,12 +263,12 @@ class Authority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._cert.public_key()),  # type: ignore[arg-type]
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())  # type: ignore[arg-type]
         )
+        return self._signed(builder)
+
+    def _signed(self, builder: x509.CertificateBuilder) -> bytes:
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._cert.public_key())  # type: ignore[arg-type]
+        cert = builder.add_extension(issuer, critical=False).sign(self._key, hashes.SHA256())  # type: ignore[arg-type]
         return cert.public_bytes(serialization.Encoding.PEM)
 
 
@@ -296,8 +324,22 @@ def _life(now: datetime, validity: timedelta) -> tuple[datetime, datetime]:
     return now - _SKEW, now + validity
 
 
+def _key_usage(usages: Sequence[str]) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature="digital signature" in usages,
+        key_encipherment="key encipherment" in usages,
+        key_cert_sign=False,
+        crl_sign=False,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, life: tuple[datetime, datetime]
+    subject: x509.Name, issuer: x509.Name, public_key: CertificatePublicKeyTypes, life: tuple[datetime, datetime]
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

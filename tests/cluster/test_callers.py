@@ -40,6 +40,7 @@ TABLE = {
     "/rayplane.v1.Supervisor/Remove": ADMINS,
     # It answers an actor of its own certificate only.
     "/rayplane.v1.Supervisor/Renew": EVERYONE,
+    "/rayplane.v1.Supervisor/Sign": ("controllers",),
     "/rayplane.v1.Node/[LES]*": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
     "/rayplane.v1.VolumeReplica/*": ("node",),

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rayplane.control_plane.api import signers
 from rayplane.control_plane.api.authorization.node_identity import VOLUME_RECORDS_NAMESPACE
 from rayplane.control_plane.api.authorization.rbac import aggregated_rules
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, SCHEDULER
+from rayplane.control_plane.identities import CONTROLLER_MANAGER, MASTERS, NODE_HOSTS, NODES, SCHEDULER
 
 API_VERSION = "rbac.authorization.k8s.io/v1"
 GROUP = "rbac.authorization.k8s.io"
@@ -25,6 +26,8 @@ _ALL = ("*",)
 _APPS = ("daemonsets", "deployments", "replicasets", "statefulsets")
 _APPS_SCALE = ("deployments/scale", "replicasets/scale", "statefulsets/scale")
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+_REQUESTS = "system:certificates.k8s.io:certificatesigningrequests"
+_JOINING = "system:bootstrappers:kubeadm:default-node-token"
 
 
 def _rule(verbs: Sequence[str], groups: str, resources: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -41,6 +44,10 @@ def _rule(verbs: Sequence[str], groups: str, resources: Sequence[str], names: Se
 
 def _paths(verbs: Sequence[str], *paths: str) -> dict[str, Any]:
     return {"verbs": list(verbs), "nonResourceURLs": list(paths)}
+
+
+def _approves(signer: str) -> dict[str, Any]:
+    return _rule(("approve",), signers.GROUP, ("signers",), (signer,))
 
 
 _EVENTS = _rule(("create", "patch", "update"), "core events.k8s.io", ("events",))
@@ -130,6 +137,10 @@ _CONTROLLER_RULES = (
         "configmaps", "endpoints", "persistentvolumeclaims", "persistentvolumes", "pods", "serviceaccounts",
     )),
     _rule(("create",), "apiregistration.k8s.io", ("apiservices",)),
+    _rule(("create",), "authorization.k8s.io", ("subjectaccessreviews",)),
+    # Nobody but the supervisor holds the authority's key, and it signs nothing that is not approved.
+    _approves(signers.KUBELET_CLIENT),
+    _rule(("sign",), signers.GROUP, ("signers",), signers.SIGNERS),
     _rule(("create",), "apps", ("controllerrevisions", "replicasets")),
     _rule(("create",), "batch", ("jobs",)),
     _rule(("create",), "coordination.k8s.io", ("leases",)),
@@ -218,6 +229,14 @@ _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
         )),),
         {},
     ),
+    *(
+        (f"{_REQUESTS}:{right}", (_rule(("create",), signers.GROUP, (f"certificatesigningrequests/{right}",)),), {})
+        for right in ("nodeclient", "selfnodeclient")
+    ),
+    *(
+        (f"system:certificates.k8s.io:{signer.partition('/')[2]}-approver", (_approves(signer),), {})
+        for signer in signers.SIGNERS
+    ),
     (
         "system:auth-delegator",
         (
@@ -255,6 +274,10 @@ _BINDINGS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "system:kube-controller-manager",
         (("User", CONTROLLER_MANAGER),),
     ),
+    # As kubeadm makes them: a bootstrap token brings this group only where whoever makes it says so.
+    ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", (("Group", _JOINING),)),
+    ("kubeadm:node-autoapprove-bootstrap", f"{_REQUESTS}:nodeclient", (("Group", _JOINING),)),
+    ("kubeadm:node-autoapprove-certificate-rotation", f"{_REQUESTS}:selfnodeclient", (("Group", NODES),)),
     # Nobody: the node authorizer grants nodes what they need.
     ("system:node", "system:node", ()),
     (
@@ -331,9 +354,21 @@ def _binding(kind: str, name: str, role_kind: str, role: str, subjects: Sequence
 
 def roles() -> list[Object]:
     """All default Roles, new objects on every call."""
-    role = _cluster_role(VOLUMES, _VOLUME_RECORDS_RULES, {})
-    role["metadata"]["namespace"] = VOLUME_RECORDS_NAMESPACE
-    return [{**role, "kind": "Role"}]
+    return [
+        _role(VOLUMES, VOLUME_RECORDS_NAMESPACE, _VOLUME_RECORDS_RULES),
+        # Bound to nobody: who lets strangers read where the cluster is binds `system:anonymous`.
+        _role(
+            "kubeadm:bootstrap-signer-clusterinfo",
+            "kube-public",
+            (_rule(("get",), "core", ("configmaps",), ("cluster-info",)),),
+        ),
+    ]
+
+
+def _role(name: str, namespace: str, rules: Sequence[Any]) -> Object:
+    role = _cluster_role(name, rules, {})
+    role["metadata"]["namespace"] = namespace
+    return {**role, "kind": "Role"}
 
 
 def role_bindings() -> list[Object]:

@@ -351,3 +351,18 @@ def aggregated_rules(role: Object, cluster_roles: Iterable[Object]) -> list[Mapp
         if any(selector.matches(labels(other)) for selector in chosen):
             found += [rule for rule in _objects(other.get("rules")) if rule not in found]
     return found
+
+
+def aggregated(cluster_roles: Sequence[Object]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rules of all aggregated ClusterRoles, by name: a role may select another aggregated one.
+
+    What is stored in them does not count: roles that select each other lose what their sources lose.
+    """
+    made: dict[str, list[Mapping[str, Any]]] = {name(one): [] for one in cluster_roles if one.get("aggregationRule")}
+    for _ in range(len(made) + 1):
+        known = [{**one, "rules": made[name(one)]} if name(one) in made else one for one in cluster_roles]
+        found = {name(one): aggregated_rules(one, known) for one in cluster_roles if name(one) in made}
+        if found == made:
+            break
+        made = found
+    return made

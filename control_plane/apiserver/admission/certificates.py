@@ -5,21 +5,11 @@ writes into new requests.
 Source: Kubernetes reference "Certificates and Certificate Signing Requests".
 """
 
-import base64
-import binascii
-
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
-from rayplane.control_plane.api import meta
+from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.errors import Forbidden, quote
+from rayplane.control_plane.api.signers import GROUP, REQUESTS
 from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
-from rayplane.control_plane.identities import MASTERS
-
-_GROUP = "certificates.k8s.io"
-_REQUESTS = f"certificatesigningrequests.{_GROUP}"
-_CLIENTS = "kubernetes.io/kube-apiserver-client"
 
 
 class Certificates:
@@ -30,7 +20,7 @@ class Certificates:
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Forbidden."""
-        if request.info.name != _REQUESTS:
+        if request.info.name != REQUESTS:
             return
         spec = request.object.setdefault("spec", {})
         if request.operation == CREATE and not request.subresource:
@@ -38,8 +28,10 @@ class Certificates:
             for field in ("username", "uid", "groups", "extra"):
                 spec.pop(field, None)
             spec |= request.user.info
-            if spec.get("signerName") == _CLIENTS and MASTERS in _organizations(spec.get("request")):
-                self._refuse(request, f"use of {_CLIENTS} signer with {MASTERS} group is not allowed")
+            asked = signers.request_of(request.object) if spec.get("signerName") == signers.CLIENT else None
+            reserved = signers.RESERVED_GROUPS.intersection(signers.organizations(asked) if asked else ())
+            if reserved:
+                self._refuse(request, f"use of {signers.CLIENT} signer with {min(reserved)} group is not allowed")
         elif request.operation == UPDATE:
             await self._updated(request)
 
@@ -52,19 +44,10 @@ class Certificates:
         signer = str(meta.spec(old).get("signerName") or "")
         domain = signer.partition("/")[0]
         for name in (signer, f"{domain}/*"):
-            asked = request.user.asks(verb, group=_GROUP, resource="signers", name=name)
+            asked = request.user.asks(verb, group=GROUP, resource="signers", name=name)
             if (await self._authorizer.decide(asked)).allowed:
                 return
         self._refuse(request, f"user not permitted to {verb} requests with signerName {quote(signer)}")
 
     def _refuse(self, request: AdmissionRequest, text: str) -> None:
-        raise Forbidden.of(request.info.plural, request.name, text, group=_GROUP)
-
-
-def _organizations(request: object) -> list[str]:
-    """The groups that a request (base64 of PEM, RFC 2986) asks for; none when it cannot be read."""
-    try:
-        subject = x509.load_pem_x509_csr(base64.b64decode(str(request or ""))).subject
-    except (binascii.Error, ValueError, x509.InvalidVersion):
-        return []
-    return [str(o.value) for o in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+        raise Forbidden.of(request.info.plural, request.name, text, group=GROUP)

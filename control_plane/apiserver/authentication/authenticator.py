@@ -1,7 +1,12 @@
 """Authentication of callers: by client certificate, by bearer token, or as nobody."""
 
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
+from rayplane.control_plane.api import bootstrap_tokens, meta
+from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
 from rayplane.control_plane.api.errors import Unauthorized
 from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -10,6 +15,15 @@ from rayplane.control_plane.rpc import Context, Identity
 from rayplane.storage.env import Env
 
 _NOBODY = User(ANONYMOUS, (UNAUTHENTICATED,))
+NOT_FOR_THEM = "token audiences do not match the requested audiences"
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The owner of a token, and whom of those who were asked for it is for."""
+
+    user: User
+    audiences: tuple[str, ...]
 
 
 class Authenticator:
@@ -18,6 +32,9 @@ class Authenticator:
     def __init__(self, config: ApiServerConfig, env: Env, find: Find) -> None:
         self.tokens = Tokens(config, env, find)
         self._config = config
+        self._find = find
+        self.audiences = (config.issuer,)
+        """Whom a token must be for to be taken here."""
         self._env = env
 
     async def of_call(self, context: Context) -> User:
@@ -50,13 +67,36 @@ class Authenticator:
 
     async def of_token(self, token: str) -> User:
         """The owner of a bearer token. Unauthorized."""
+        return (await self.identify(token, self.audiences)).user
+
+    async def identify(self, token: str, audiences: Sequence[str]) -> Identified:
+        """The owner of a token that is for one of these audiences. Unauthorized."""
+        user, meant_for = await self._owner(token)
+        accepted = tuple(one for one in audiences if one in meant_for)
+        if not accepted:
+            raise Unauthorized(NOT_FOR_THEM)
+        return Identified(user, accepted)
+
+    async def _owner(self, token: str) -> tuple[User, Sequence[str]]:
+        """With whom the token is for. Unauthorized."""
         static = self._config.static_tokens.get(token)
         if static is not None:
-            return of_identity(Identity(static[0], tuple(static[1])))
+            return of_identity(Identity(static[0], tuple(static[1]))), self.audiences
+        parts = bootstrap_tokens.parse(token)
+        if parts is not None:
+            return await self._bootstrapping(*parts), self.audiences
         claims = self.tokens.claims(token)
-        if self._config.issuer not in (claims.get("aud") or ()):
+        return await self.tokens.user(claims), claims.get("aud") or ()
+
+    async def _bootstrapping(self, own: str, secret: str) -> User:
+        """Who shows a bootstrap token. Unauthorized."""
+        stored = await self._find("secrets", bootstrap_tokens.secret_name(own), bootstrap_tokens.NAMESPACE)
+        found = BootstrapToken.of(stored) if stored is not None and not meta.is_deleting(stored) else None
+        if found is None or not hmac.compare_digest(found.secret, secret):
             raise Unauthorized()
-        return await self.tokens.user(claims)
+        if not found.serves(bootstrap_tokens.AUTHENTICATION, self._env.clock.now()):
+            raise Unauthorized()
+        return User(bootstrap_tokens.USER_PREFIX + own, (*found.groups, AUTHENTICATED))
 
 
 @lru_cache(maxsize=1024)

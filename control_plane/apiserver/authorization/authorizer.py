@@ -69,14 +69,8 @@ class Authorizer:
     def _aggregate(self) -> None:
         """Aggregated roles have the rules of the roles they select, whatever is stored in them."""
         self._stale = False
-        aggregated = {key: role for key, role in self._roles.items() if role.get("aggregationRule")}
-        made: dict[str, Object] = {}
-        # A role may select another aggregated one: two rounds settle admin, edit and view.
-        for _ in range(2 if aggregated else 0):
-            known = [made.get(key, role) for key, role in self._roles.items()]
-            made = {key: {**role, "rules": rbac.aggregated_rules(role, known)} for key, role in aggregated.items()}
-        for role in made.values():
-            self._policy.put(role)
+        for key, rules in rbac.aggregated([*self._roles.values()]).items():
+            self._policy.put({**self._roles[key], "rules": rules})
 
     def _clear_nodes(self) -> None:
         self._graph = NodeGraph()

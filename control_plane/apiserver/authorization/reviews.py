@@ -3,7 +3,7 @@
 from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, Unauthorized
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.authentication.tokens import Tokens
+from rayplane.control_plane.apiserver.authentication.authenticator import NOT_FOR_THEM, Authenticator
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.requests import User
 
@@ -11,10 +11,9 @@ from rayplane.control_plane.apiserver.requests import User
 class Reviews:
     """The answers to access reviews. `answer` fills in the status of a review."""
 
-    def __init__(self, authorizer: Authorizer, tokens: Tokens, issuer: str) -> None:
+    def __init__(self, authorizer: Authorizer, authenticator: Authenticator) -> None:
         self._authorizer = authorizer
-        self._tokens = tokens
-        self._issuer = issuer
+        self._authenticator = authenticator
 
     async def answer(self, user: User, info: ResourceInfo, namespace: str, o: Object) -> Object:
         spec = o.get("spec") or {}
@@ -85,13 +84,10 @@ class Reviews:
         return answer
 
     async def _token(self, spec: Object) -> Object:
-        audiences = spec.get("audiences") or [self._issuer]
+        asked = spec.get("audiences") or self._authenticator.audiences
         try:
-            claims = self._tokens.claims(spec.get("token") or "")
-            user = await self._tokens.user(claims)
-        except Unauthorized:
-            return {"user": {}, "error": "token lookup failed: the token is invalid or has expired"}
-        accepted = [a for a in audiences if a in (claims.get("aud") or ())]
-        if not accepted:
-            return {"user": {}, "error": "token audiences do not match the requested audiences"}
-        return {"authenticated": True, "user": user.info, "audiences": accepted}
+            found = await self._authenticator.identify(spec.get("token") or "", asked)
+        except Unauthorized as e:
+            why = e.message if e.message == NOT_FOR_THEM else "token lookup failed: the token is invalid or has expired"
+            return {"user": {}, "error": why}
+        return {"authenticated": True, "user": found.user.info, "audiences": [*found.audiences]}

@@ -140,7 +140,7 @@ class ObjectRegistry:
             self.writer,
             self.lookup,
             admission=admission,
-            reviews=Reviews(self.authorizer, tokens, config.issuer),
+            reviews=Reviews(self.authorizer, self.authenticator),
             token_requests=TokenRequests(config, env, reader=self.reader, lookup=self.lookup, tokens=tokens),
             env=env,
         )

@@ -18,6 +18,7 @@ from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, Et
 from rayplane.control_plane.cluster.supervisor.ports import AllotPort, Ports
 from rayplane.control_plane.cluster.supervisor.reconciler import Reconciler
 from rayplane.control_plane.cluster.supervisor.service import DiscoveryService, SupervisorService
+from rayplane.control_plane.cluster.supervisor.signing import CertificateSigning
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
@@ -77,7 +78,8 @@ class Supervisor:
             slowdown=slowdown,
         )
         self._reconciler = Reconciler(clients.recall(spec.topology), ports)
-        self._service = SupervisorService(self._reconciler, host, self._renew, now=now, slowdown=slowdown)
+        signing = CertificateSigning(api, spec.secrets, self._clock.now)
+        self._service = SupervisorService(self._reconciler, host, self._renew, signing, now=now, slowdown=slowdown)
 
     @property
     def topology(self) -> Topology:

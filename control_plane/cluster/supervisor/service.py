@@ -52,6 +52,13 @@ Renew = Callable[[Instance, bytes], bytes]
 """A certificate for an actor, for the key of a request (PKCS #10, PEM). Raises ValueError when it is none."""
 
 
+class Signing(Protocol):
+    """The signer of requests for certificates that users make."""
+
+    async def sign(self, name: str, uid: str) -> bytes:
+        """PEM. Raises RpcError."""
+
+
 class SupervisorService:
     """The methods; each is told who calls by its context."""
 
@@ -60,6 +67,7 @@ class SupervisorService:
         control: Control,
         host: Host,
         renew: Renew,
+        signing: Signing,
         *,
         now: Callable[[], float],
         slowdown: Callable[[], float],
@@ -67,6 +75,7 @@ class SupervisorService:
         self._control = control
         self._host = host
         self._renew = renew
+        self._signing = signing
         self._now = now
         self._slowdown = slowdown
 
@@ -129,6 +138,9 @@ class SupervisorService:
             return pb.RenewResponse(certificate=self._renew(instance, request.csr))
         except ValueError as e:
             raise RpcError(Code.INVALID_ARGUMENT, f"this is no request for a certificate: {e}") from e
+
+    async def Sign(self, request: pb.SignRequest, context: Context) -> pb.SignResponse:
+        return pb.SignResponse(certificate=await self._signing.sign(request.name, request.uid))
 
     def _row(self, instance: Instance, still: set[str]) -> pb.InstanceStatus:
         name, records = instance.name, self._control.records

@@ -18,9 +18,8 @@ from rayplane.control_plane.controllers.core import (
     Event,
     IfAbsent,
     Patch,
-    Provision,
-    PurgeNamespace,
     Result,
+    Special,
     Update,
     UpdateStatus,
     View,
@@ -42,7 +41,7 @@ class ActionFailed(Exception):
         self.event = event
 
 
-Special = Callable[[Action], Awaitable[list[Write]]]
+Handler = Callable[[Action], Awaitable[list[Write]]]
 """Does an action's outside part; returns writes to do after it. Raises ActionFailed or ApiError."""
 
 
@@ -66,7 +65,7 @@ class Executor:
         view: View,
         *,
         batch_size: int,
-        specials: dict[type, Special] | None = None,
+        specials: dict[type, Handler] | None = None,
     ) -> None:
         self._client = client
         self._recorder = recorder
@@ -96,9 +95,7 @@ class Executor:
         for start in range(0, len(writes), self._batch_size):
             await self._write(writes[start : start + self._batch_size], outcome)
 
-    async def _special(
-        self, action: IfAbsent | PurgeNamespace | Provision | DeleteVolume, outcome: Outcome
-    ) -> list[Write]:
+    async def _special(self, action: Special, outcome: Outcome) -> list[Write]:
         try:
             if isinstance(action, (IfAbsent, DeleteVolume)):
                 await self._verify_absent(action.absent)

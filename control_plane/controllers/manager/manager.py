@@ -13,9 +13,17 @@ from rayplane.control_plane.component_base.debugging import serve
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
-from rayplane.control_plane.controllers.core import Controller, DeleteVolume, Provision, PurgeNamespace
+from rayplane.control_plane.controllers.core import (
+    ApproveCertificate,
+    Controller,
+    DeleteVolume,
+    Provision,
+    PurgeNamespace,
+    SignCertificate,
+)
 from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
 from rayplane.control_plane.controllers.manager.caches import Caches
+from rayplane.control_plane.controllers.manager.certificates import Certificates
 from rayplane.control_plane.controllers.manager.executor import Executor
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
@@ -91,6 +99,7 @@ class Term:
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._purger = NamespacePurger(client, env.clock.now)
+        self._certificates = Certificates(client, network, signers=config.discovery)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
         # What became last of each definition, by its uid: as many as there are definitions, however often they change.
@@ -109,6 +118,8 @@ class Term:
                 Provision: self._provisioner.provision,
                 DeleteVolume: self._provisioner.delete_volume,
                 PurgeNamespace: self._purger.purge,
+                ApproveCertificate: self._certificates.approve,
+                SignCertificate: self._certificates.sign,
             },
         )
         return ControllerRunner(

@@ -1,0 +1,101 @@
+"""Bootstrap tokens: Secrets by which a machine that has nothing yet joins a cluster.
+
+Source: Kubernetes reference "Authenticating with Bootstrap Tokens", cluster-bootstrap/token.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.certificates.pem import decoded
+from rayplane.control_plane.api.meta import Object
+
+NAMESPACE: Final = "kube-system"
+TYPE: Final = "bootstrap.kubernetes.io/token"
+USER_PREFIX: Final = "system:bootstrap:"
+EVERY_GROUP: Final = "system:bootstrappers"
+AUTHENTICATION, SIGNING = "authentication", "signing"
+
+_NAME_PREFIX: Final = "bootstrap-token-"
+_TOKEN: Final = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})")
+_GROUP: Final = re.compile(r"system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]")
+
+
+def secret_name(token_id: str) -> str:
+    return _NAME_PREFIX + token_id
+
+
+def parse(token: str) -> tuple[str, str] | None:
+    """The id and the secret of what has the form of a bootstrap token; None for anything else."""
+    found = _TOKEN.fullmatch(token)
+    return (found[1], found[2]) if found else None
+
+
+def is_token(secret: Object) -> bool:
+    """Whether a Secret is a bootstrap token where they are looked for."""
+    return secret.get("type") == TYPE and meta.namespace(secret) == NAMESPACE
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapToken:
+    """One token, as its Secret has it."""
+
+    id: str
+    secret: str
+    usages: frozenset[str]
+    groups: tuple[str, ...]
+    """Of whoever shows it, beside the one of all."""
+    expires: datetime | None
+    """None: never."""
+
+    @staticmethod
+    def of(secret: Object) -> BootstrapToken | None:
+        """None for a Secret that is no token, or not the one that its name says."""
+        data = _data(secret)
+        own, value = data.get("token-id", ""), data.get("token-secret", "")
+        if not is_token(secret) or parse(f"{own}.{value}") is None or meta.name(secret) != secret_name(own):
+            return None
+        usages = frozenset(one for one in (AUTHENTICATION, SIGNING) if data.get(f"usage-bootstrap-{one}") == "true")
+        asked = [group for group in data.get("auth-extra-groups", "").split(",") if group]
+        if not all(_GROUP.fullmatch(group) for group in asked):
+            # Which rights it should bring cannot be told.
+            usages -= {AUTHENTICATION}
+        return BootstrapToken(own, value, usages, (EVERY_GROUP, *dict.fromkeys(sorted(asked))), expiry(secret))
+
+    def serves(self, usage: str, now: datetime) -> bool:
+        return usage in self.usages and (self.expires is None or now < self.expires)
+
+    def signature(self, content: str) -> str:
+        """A JSON Web Signature without its content (RFC 7515, appendix F), by HMAC with SHA-256."""
+        header = _encoded(f'{{"alg":"HS256","kid":"{self.id}"}}'.encode())
+        signed = f"{header}.{_encoded(content.encode())}"
+        return f"{header}..{_encoded(hmac.digest(self.secret.encode(), signed.encode(), hashlib.sha256))}"
+
+
+def expiry(secret: Object) -> datetime | None:
+    """When a token expires; None for never. What cannot be read has long been over."""
+    text = _data(secret).get("expiration", "")
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return found if found.tzinfo else datetime.min.replace(tzinfo=UTC)
+
+
+def _data(secret: Object) -> Mapping[str, str]:
+    data = secret.get("data") or {}
+    return {key: decoded(str(value or "")).decode(errors="replace") for key, value in data.items()}
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,156 @@
+"""A machine joins with nothing but a token, and roles are aggregated, by a manager with a manager's rights."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from rayplane.control_plane.api import errors, meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.signers import REQUESTS
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.cluster import callers
+from rayplane.control_plane.cluster.pki import Secrets
+from rayplane.control_plane.cluster.supervisor.service import Signing
+from rayplane.control_plane.cluster.supervisor.signing import CertificateSigning
+from rayplane.control_plane.controllers.config import ControllersConfig
+from rayplane.control_plane.controllers.manager.manager import ControllerManager
+from rayplane.control_plane.identities import CONTROLLER_MANAGER
+from rayplane.control_plane.rpc import Context, Identity, RpcError, Service
+from rayplane.control_plane.rpc.memory import MemoryNetwork
+from rayplane.control_plane.rpc.tls import Authority, identity_of
+from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
+from tests.api.certificate_requests import certificate_request, node_request
+from tests.apiserver.conftest import Stack, make_env
+from tests.apiserver.test_bootstrap_tokens import JOINING, add_token, bearer
+
+SUPERVISOR = "host-0:9100"
+ROLES = "clusterroles.rbac.authorization.k8s.io"
+
+
+class Supervisor:
+    """The part of a supervisor that signs."""
+
+    def __init__(self, signing: Signing) -> None:
+        self.signing = signing
+
+    async def Sign(self, request: pb.SignRequest, context: Context) -> pb.SignResponse:
+        return pb.SignResponse(certificate=await self.signing.sign(request.name, request.uid))
+
+    async def _other(self, request: Any, context: Context) -> Any:
+        raise AssertionError("nobody asks for this")
+
+    Topology = Add = Remove = Kill = Renew = _other
+
+
+class Place:
+    def __init__(self, stack: Stack, authority: Authority) -> None:
+        self.stack, self.authority, self.client = stack, authority, stack.client()
+
+    def signing(self) -> CertificateSigning:
+        secrets = Secrets(self.authority.cert, self.authority.key, b"")
+        return CertificateSigning(self.client, secrets, make_env().clock.now)
+
+    async def until(self, found: Callable[[], Awaitable[Any]]) -> Any:
+        async with asyncio.timeout(20):
+            while not (value := await found()):
+                await asyncio.sleep(0.02)
+        return value
+
+    async def issued(self, name: str) -> bytes:
+        async def certificate() -> Any:
+            return meta.status(await self.client.get(REQUESTS, name)).get("certificate")
+
+        return base64.b64decode(await self.until(certificate))
+
+
+@pytest_asyncio.fixture
+async def place() -> AsyncIterator[Place]:
+    stack = Stack()
+    await stack.add_server()
+    made = Place(stack, Authority.create("test"))
+    supervisor = Service(
+        pb.DESCRIPTOR.services_by_name["Supervisor"], Supervisor(made.signing()), callers=callers.SUPERVISOR
+    )
+    server = await stack.network.serve(SUPERVISOR, [supervisor])
+    network = MemoryNetwork(stack.fabric, "host-of-manager", Identity(CONTROLLER_MANAGER))
+    config = ControllersConfig(
+        identity="a",
+        api_endpoints=(stack.servers[0].grpc_address,),
+        discovery=(SUPERVISOR,),
+        ca_certificate=made.authority.cert.decode(),
+        server="https://127.0.0.1:6443",
+    )
+    manager = ControllerManager(config, make_env(7), network)
+    await manager.start()
+    yield made
+    await manager.stop()
+    await server.stop()
+    await stack.stop()
+
+
+async def test_a_node_joins_with_a_token_and_renews_by_itself(place: Place) -> None:
+    await add_token(
+        place.client,
+        **{"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true", "auth-extra-groups": JOINING},
+    )
+    joining = bearer(place.stack)
+    await joining.create(REQUESTS, node_request("first", "n1", expirationSeconds=3600))
+    first = identity_of(await place.issued("first"))
+    assert (first.user, first.groups) == ("system:node:n1", ("system:nodes",))
+    assert 3000 < first.not_after - place.stack.servers[0].registry.env.clock.now().timestamp() < 3700
+    node = place.stack.client_as(first.user, *first.groups)
+    await node.create("nodes", {"metadata": {"name": "n1"}})
+    with pytest.raises(errors.Forbidden):
+        await node.list("secrets")
+    await node.create(REQUESTS, node_request("second", "n1"))
+    assert identity_of(await place.issued("second")).user == "system:node:n1"
+    # It may not be another node, and may not approve itself.
+    with pytest.raises(errors.Forbidden):
+        await joining.create("nodes", {"metadata": {"name": "n2"}})
+
+    async def signed() -> Object | None:
+        data = (await place.client.get("configmaps", "cluster-info", "kube-public"))["data"]
+        return data if "jws-kubeconfig-abcdef" in data else None
+
+    await place.until(signed)
+
+
+async def test_only_what_is_approved_is_signed(place: Place) -> None:
+    made = await place.client.create(REQUESTS, certificate_request("jane", "jane", "dev"))
+    network = MemoryNetwork(place.stack.fabric, "host-of-thief", Identity(CONTROLLER_MANAGER))
+    manager = ApiClient(network, [place.stack.servers[0].grpc_address])
+    signing = place.signing()
+    with pytest.raises(RpcError, match="is not approved"):
+        await signing.sign("jane", meta.uid(made))
+    approval = {"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]}}
+    with pytest.raises(errors.Forbidden, match="not permitted to approve"):
+        await manager.patch(REQUESTS, "jane", "", approval, subresource="approval")
+    await place.client.patch(REQUESTS, "jane", "", approval, subresource="approval")
+    with pytest.raises(RpcError, match="another one now"):
+        await signing.sign("jane", "another")
+    found = identity_of(await place.issued("jane"))
+    assert (found.user, found.groups) == ("jane", ("dev",))
+
+
+async def test_aggregated_roles_hold_the_rules_of_those_they_select(place: Place) -> None:
+    rule = {"apiGroups": ["example.org"], "resources": ["widgets"], "verbs": ["get"]}
+    labels = {"rbac.authorization.k8s.io/aggregate-to-view": "true"}
+    await place.client.create(ROLES, {"metadata": {"name": "widgets", "labels": labels}, "rules": [rule]})
+
+    async def holds(name: str) -> bool:
+        return rule in ((await place.client.get(ROLES, name)).get("rules") or ())
+
+    for name in ("view", "edit", "admin"):
+        await place.until(lambda name=name: holds(name))  # type: ignore[misc]
+    await place.client.delete(ROLES, "widgets")
+
+    async def is_gone() -> bool:
+        return not any([await holds(name) for name in ("view", "edit", "admin")])
+
+    await place.until(is_gone)
