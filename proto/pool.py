@@ -8,7 +8,7 @@ be imported, in either order. Nothing here depends on the release of protobuf th
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import message_factory, timestamp_pb2, wrappers_pb2
+from google.protobuf import any_pb2, duration_pb2, message_factory, timestamp_pb2, wrappers_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
@@ -41,5 +41,5 @@ def _classes(descriptors: Mapping[str, Descriptor], module: str) -> dict[str, An
     return found
 
 
-for standard in (timestamp_pb2, wrappers_pb2):
+for standard in (any_pb2, duration_pb2, timestamp_pb2, wrappers_pb2):
     add(standard.DESCRIPTOR.serialized_pb)

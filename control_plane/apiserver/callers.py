@@ -1,6 +1,11 @@
-"""Callers of an API server over gRPC: whoever has a certificate. The authorizer says who may do what."""
+"""Callers of an API server over gRPC: everybody, also without a certificate.
+
+Each call finds out by itself who asks, and the authorizer says who may do what.
+"""
 
 from rayplane.control_plane.rpc import EVERYONE, each
 
-OBJECTS = each(EVERYONE, "Get", "List", "Create", "Update", "Patch", "Delete", "DeleteCollection", "Batch", "Watch")
+OBJECTS = each(EVERYONE, "Get", "List", "ListStream", "Create", "Update", "Patch", "Delete") | each(
+    EVERYONE, "DeleteCollection", "Batch", "Watch"
+)
 DISCOVERY = each(EVERYONE, "Endpoints")

@@ -6,6 +6,7 @@ from typing import Any
 
 from rayplane.control_plane.api.authorization.node_identity import nodes_of
 from rayplane.control_plane.api.authorization.rbac import Attributes
+from rayplane.control_plane.api.errors import MethodNotAllowed, NotFound
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import API_SERVER, MASTERS
@@ -13,6 +14,7 @@ from rayplane.control_plane.identities import API_SERVER, MASTERS
 ANONYMOUS = "system:anonymous"
 UNAUTHENTICATED = "system:unauthenticated"
 AUTHENTICATED = "system:authenticated"
+_WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,15 @@ class Target:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+
+
+def check_scope(target: Target, verb: str) -> None:
+    """NotFound for an object that lacks its namespace, MethodNotAllowed for a write that does."""
+    nowhere = target.info.namespaced and not target.namespace
+    if nowhere and target.name:
+        raise NotFound(details={})
+    if (nowhere and verb in _WRITES) or (verb == "create" and target.name and not target.subresource):
+        raise MethodNotAllowed(details={})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.apiserver import bootstrap, callers
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
+from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.objects import DiscoveryService, ObjectsService
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.storage.compaction import Compactor
@@ -73,15 +74,14 @@ class ApiServer:
         if self.registry.auditor is not None:
             self.registry.auditor.start()
         await self._reach_etcd()
+        calls = Calls(self.registry, timeout_s=self.config.timing.request_timeout_s)
+        objects = ObjectsService(calls, body_bytes=self.config.limits.body_bytes)
         services = [
-            Service(
-                _SERVICES["Objects"],
-                ObjectsService(self.registry, timeout_s=self.config.timing.request_timeout_s),
-                callers=callers.OBJECTS,
-            ),
-            Service(_SERVICES["Discovery"], DiscoveryService(self.endpoints), callers=callers.DISCOVERY),
+            Service(_SERVICES["Objects"], objects, callers=callers.OBJECTS),
+            Service(_SERVICES["Discovery"], DiscoveryService(calls, self.endpoints), callers=callers.DISCOVERY),
         ]
-        self._server = await self._network.serve(self.config.grpc_address, services)
+        # Who has no certificate may have a token.
+        self._server = await self._network.serve(self.config.grpc_address, services, strangers=True)
         self.grpc_address = self._advertised(self._server.address)
         if self.config.https_address is not None:
             await self._start_rest()

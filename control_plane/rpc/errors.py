@@ -8,7 +8,8 @@ Code = grpc.StatusCode
 class RpcError(Exception):
     """A call failed. Handlers raise it; stubs raise it again with the same code, message and details.
 
-    `details` is free bytes for the service's own use; it travels as trailing metadata, where it must be short.
+    `details` is free bytes for the service's own use, `google_status` a serialized google.rpc.Status that tells the
+    same to libraries of gRPC; both travel as trailing metadata, where they must be short.
     `refused` and `unsent` are the caller's network's own findings, and do not travel. Refused: nothing listens at the
     address, so the process is gone, not merely slow or cut off. Unsent: no handler has seen the call nor ever will.
     """
@@ -19,6 +20,7 @@ class RpcError(Exception):
         message: str,
         details: bytes = b"",
         *,
+        google_status: bytes = b"",
         refused: bool = False,
         unsent: bool = False,
     ) -> None:
@@ -26,6 +28,7 @@ class RpcError(Exception):
         self.code = code
         self.message = message
         self.details = details
+        self.google_status = google_status
         self.refused = refused
         self.unsent = unsent or refused
 

@@ -164,7 +164,7 @@ class _ClientConnection(ConnectionIO):
         if error is None:
             error = trailers.meaning = wire.error_in(trailers) or "ok"
         if error != "ok":
-            call.finish(RpcError(error.code, error.message, error.details))
+            call.finish(RpcError(error.code, error.message, error.details, google_status=error.google_status))
         elif call.deframer is not None and not call.deframer.complete:
             call.finish(RpcError(Code.INTERNAL, "the answer ended within a message"))
         else:

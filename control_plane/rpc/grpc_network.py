@@ -24,15 +24,19 @@ class GrpcNetwork:
     def __init__(self, credentials: Credentials | None = None) -> None:
         self._server_tls: ssl.SSLContext | None = None
         self._web_tls: ssl.SSLContext | None = None
+        self._strangers_tls: ssl.SSLContext | None = None
         self._client_tls: ssl.SSLContext | None = None
         if credentials is not None:
-            self._server_tls, self._web_tls, self._client_tls = credentials.contexts()
+            self._server_tls, self._web_tls, self._strangers_tls, self._client_tls = credentials.contexts()
         self._channels: WeakValueDictionary[str, GrpcChannel] = WeakValueDictionary()
         self._kept: OrderedDict[str, GrpcChannel] = OrderedDict()
 
-    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
+    async def serve(
+        self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
+    ) -> Server:
         listener = GrpcListener(services, web)
-        await listener.start(address, self._server_tls if web is None else self._web_tls)
+        tls = self._web_tls if web is not None else self._strangers_tls if strangers else self._server_tls
+        await listener.start(address, tls)
         return listener
 
     def channel(self, address: str) -> Channel:
@@ -53,7 +57,7 @@ class GrpcNetwork:
 
     def renew(self, credentials: Credentials) -> None:
         """Show this certificate from now on, to who connects and to whom we connect; calls under way go on."""
-        for context in (self._server_tls, self._web_tls, self._client_tls):
+        for context in (self._server_tls, self._web_tls, self._strangers_tls, self._client_tls):
             if context is not None:
                 credentials.load(context)
         for channel in list(self._channels.values()):

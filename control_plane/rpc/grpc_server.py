@@ -26,6 +26,8 @@ _faults = FaultLog(log)
 
 #: Of requests that are not complete yet, of one connection together: two of the largest.
 GATHERED_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
+#: Of one request where TLS has not told who sends it.
+STRANGERS_BYTES_MAX = 4 << 20
 
 _NOT_GRPC = encode_headers([(b":status", b"415")])
 _NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
@@ -67,9 +69,17 @@ class Registry:
 class _Plan:
     """The request that a header block makes. Calls whose headers are the same bytes share it."""
 
-    __slots__ = ("context", "encoding", "error", "refusal", "route", "timeout_s")
+    __slots__ = ("context", "encoding", "error", "limit", "refusal", "route", "timeout_s")
 
-    def __init__(self, headers: HeaderBlock, routes: Mapping[bytes, Route], identity: Identity | None, peer: str):
+    def __init__(
+        self,
+        headers: HeaderBlock,
+        routes: Mapping[bytes, Route],
+        identity: Identity | None,
+        peer: str,
+        *,
+        limit: int = MESSAGE_BYTES_MAX,
+    ):
         path = headers.get(b":path") or b""
         self.refusal: bytes | None = None  # the answer to what is no call of gRPC
         if not wire.is_grpc(headers.get(b"content-type")):
@@ -80,6 +90,7 @@ class _Plan:
         self.encoding = headers.get(b"grpc-encoding")
         self.context = Context(wire.metadata_of(headers), identity, peer)
         self.error: RpcError | None = None
+        self.limit = limit  # of a request, in bytes
         self.timeout_s: float | None = None
         if self.route is None:
             service, _, name = path[1:].decode("utf-8", "replace").rpartition("/")
@@ -88,10 +99,11 @@ class _Plan:
             self.error = RpcError(grpc.StatusCode.UNIMPLEMENTED, text)
         else:
             self.error = self.route.callers.refusal(identity, self.route.method.path)
-        limit = headers.get(b"grpc-timeout")
-        if limit is not None:
+            self.limit = min(limit, self.route.limit)
+        timeout = headers.get(b"grpc-timeout")
+        if timeout is not None:
             try:
-                self.timeout_s = wire.decode_timeout(limit)
+                self.timeout_s = wire.decode_timeout(timeout)
             except RpcError as e:
                 self.error = self.error or e
 
@@ -145,10 +157,13 @@ class ServerConnection(ConnectionIO):
         self._identity: Identity | None = None
         self._peer = ""
         self._gathered = 0
+        self._request_max = MESSAGE_BYTES_MAX
         self._untaken = Untaken()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._identity = identity_of_transport(transport)
+        if self._identity is None and transport.get_extra_info("ssl_object") is not None:
+            self._request_max = STRANGERS_BYTES_MAX
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self._peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
@@ -190,7 +205,7 @@ class ServerConnection(ConnectionIO):
             return
         plan = headers.meaning
         if plan is None:
-            plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer)
+            plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer, limit=self._request_max)
         if plan.refusal is not None:
             self.connection.send_headers(stream, plan.refusal, end=True)
             self._part(stream)
@@ -203,7 +218,7 @@ class ServerConnection(ConnectionIO):
         if plan.timeout_s is not None:
             call.timer = self._loop.call_later(plan.timeout_s, self._expire, call)
         if plan.route.method.client_streaming:
-            call.deframer = wire.Deframer(plan.encoding, limit=plan.route.limit)
+            call.deframer = wire.Deframer(plan.encoding, limit=plan.limit)
             self._start(call, self._run_stream(call, self._requests(call)))
         if end:
             self.on_data(stream, b"", True)
@@ -222,10 +237,10 @@ class ServerConnection(ConnectionIO):
         if call.task is not None:
             return
         if call.deframer is None:
-            if wire.is_whole(data, route.limit):
+            if wire.is_whole(data, call.plan.limit):
                 self._start_with(call, data[wire.PREFIX_BYTES :])
                 return
-            call.deframer = wire.Deframer(call.plan.encoding, limit=route.limit)
+            call.deframer = wire.Deframer(call.plan.encoding, limit=call.plan.limit)
         messages = call.deframer.feed(data)
         self._gather(call, len(data))
         if messages:
@@ -236,7 +251,7 @@ class ServerConnection(ConnectionIO):
             self._finish(call, call.deframer.error)
         elif end:
             self._finish(call, RpcError(grpc.StatusCode.INTERNAL, "the request has no complete message"))
-        elif self._gathered > GATHERED_BYTES_MAX:
+        elif self._gathered > min(GATHERED_BYTES_MAX, 2 * self._request_max):
             text = "too much of requests that are not complete waits on this connection"
             self._finish(call, RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
 
@@ -350,7 +365,7 @@ class ServerConnection(ConnectionIO):
             self._begin(call)
             self.connection.send_headers(stream, wire.OK_TRAILERS, end=True)
         else:
-            fields = wire.status_fields(error)
+            fields = wire.status_fields(error, self.connection.peer_headers_max)
             self.connection.send_headers(
                 stream, encode_headers(fields if call.begun else [*_ANSWER, *fields]), end=True
             )

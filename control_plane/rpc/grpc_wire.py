@@ -18,11 +18,14 @@ from rayplane.control_plane.rpc.errors import RpcError
 from rayplane.control_plane.rpc.http2 import HeaderBlock, encode_headers
 from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
 
-#: Trailing metadata that carries `RpcError.details`.
+#: Trailing metadata that carries `RpcError.google_status` and `RpcError.details`.
+STATUS = b"grpc-status-details-bin"
 DETAILS = b"rayplane-status-bin"
-#: Of an error, before they are encoded: together well below what peers take as headers.
+#: Of an error, before they are encoded: together well below what our own peers take as headers.
 STATUS_MESSAGE_BYTES_MAX = 4096
 STATUS_DETAILS_BYTES_MAX = 24 * 1024
+#: What a header field counts besides its name and value (RFC 9113 section 6.5.2).
+_FIELD_BYTES = 32
 CONTENT_TYPE = b"application/grpc"
 
 #: In front of each message: whether it is compressed, its length.
@@ -31,7 +34,7 @@ _CODES = {b"%d" % code.value[0]: code for code in grpc.StatusCode}
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Printable ASCII but "%", as the protocol has it for messages.
 _PLAIN = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
-_RESERVED = frozenset([b"te", b"content-type", b"user-agent"])
+_RESERVED = frozenset([b"te", b"content-type"])
 _is_custom_name = re.compile(rb"[0-9a-z_.-]+").fullmatch
 _is_ascii_value = re.compile(r"[\x20-\x7e]*").fullmatch
 #: What an HTTP status means when there is no gRPC status (the protocol's "HTTP to gRPC Status Code Mapping").
@@ -163,12 +166,13 @@ def decode_timeout(value: bytes) -> float:
 
 
 def metadata_of(headers: HeaderBlock) -> dict[str, str]:
-    """The custom metadata that is text."""
-    return {
-        name.decode("ascii", "replace"): value.decode("utf-8", "replace")
-        for name, value in headers.fields
-        if name not in _RESERVED and not name.startswith((b"grpc-", b":")) and not name.endswith(b"-bin")
-    }
+    """The custom metadata that is text, and what the caller calls itself; values of one name are joined by commas."""
+    found: dict[str, str] = {}
+    for name, value in headers.fields:
+        if name not in _RESERVED and not name.startswith((b"grpc-", b":")) and not name.endswith(b"-bin"):
+            key, text = name.decode("ascii", "replace"), value.decode("utf-8", "replace")
+            found[key] = f"{found[key]},{text}" if key in found else text
+    return found
 
 
 def metadata_fields(metadata: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
@@ -184,17 +188,25 @@ def metadata_fields(metadata: Mapping[str, str] | None) -> list[tuple[bytes, byt
     return fields
 
 
-def status_fields(error: RpcError) -> list[tuple[bytes, bytes]]:
-    """The trailers of a call that failed.
+def status_fields(error: RpcError, room: int) -> list[tuple[bytes, bytes]]:
+    """The trailers of a call that failed; `room`: what the peer takes as headers, in bytes.
 
     Peers refuse headers that are too long and with them the status: messages are cut, details left out.
     """
     fields = [(b"grpc-status", b"%d" % error.code.value[0])]
     if error.message:
         text = error.message.encode("utf-8", "replace")[:STATUS_MESSAGE_BYTES_MAX]
-        fields.append((b"grpc-message", quote_from_bytes(text, safe=_PLAIN).encode()))
-    if error.details and len(error.details) <= STATUS_DETAILS_BYTES_MAX:
-        fields.append((DETAILS, base64.b64encode(error.details).rstrip(b"=")))
+        quoted = quote_from_bytes(text, safe=_PLAIN)
+        if len(quoted) > room // 4:
+            quoted = quote_from_bytes(text[: room // 12], safe=_PLAIN)
+        fields.append((b"grpc-message", quoted.encode()))
+    left = room - sum(len(name) + len(value) + _FIELD_BYTES for name, value in fields)
+    for name, data in ((STATUS, error.google_status), (DETAILS, error.details)):
+        value = base64.b64encode(data).rstrip(b"=") if len(data) <= STATUS_DETAILS_BYTES_MAX else b""
+        cost = len(name) + len(value) + _FIELD_BYTES
+        if value and cost <= left:
+            fields.append((name, value))
+            left -= cost
     return fields
 
 
@@ -209,11 +221,16 @@ def error_in(trailers: HeaderBlock) -> RpcError | None:
         return RpcError(code, f"the answer has no gRPC status (HTTP status {http.decode('ascii', 'replace')})")
     code = _CODES.get(status, grpc.StatusCode.UNKNOWN)
     message = unquote_to_bytes(trailers.get(b"grpc-message") or b"").decode("utf-8", "replace")
-    details = trailers.get(DETAILS) or b""
+    return RpcError(code, message, _binary(trailers, DETAILS), google_status=_binary(trailers, STATUS))
+
+
+def _binary(trailers: HeaderBlock, name: bytes) -> bytes:
+    """A binary header; nothing where it cannot be read."""
+    value = trailers.get(name) or b""
     try:
-        return RpcError(code, message, base64.b64decode(details + b"=" * (-len(details) % 4)))
+        return base64.b64decode(value + b"=" * (-len(value) % 4))
     except binascii.Error:
-        return RpcError(code, message)
+        return b""
 
 
 def is_grpc(content_type: bytes | None) -> bool:

@@ -124,7 +124,9 @@ class MemoryNetwork:
         self.identity = identity
         self._servers: list[MemoryServer] = []
 
-    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
+    async def serve(
+        self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
+    ) -> Server:
         name, _, port = address.rpartition(":")
         if port == "0":
             address = f"{name}:{self.fabric.free_port()}"
@@ -201,7 +203,7 @@ class MemoryChannel:
             del self._fabric.calls[call]
         if isinstance(result, RpcError):
             # Made anew: the handler's own would drag its traceback along.
-            raise RpcError(result.code, result.message, result.details)
+            raise RpcError(result.code, result.message, result.details, google_status=result.google_status)
         await self._travel(server.host, self._host, result)
         return method.response_type.FromString(result)
 
@@ -373,7 +375,7 @@ class _Pipe:
             if item is None:
                 return
             if isinstance(item, RpcError):
-                raise RpcError(item.code, item.message, item.details)
+                raise RpcError(item.code, item.message, item.details, google_status=item.google_status)
             yield kind.FromString(item)
 
     async def _wait(self) -> None:

@@ -57,10 +57,13 @@ class Channel(Protocol):
 class Network(Protocol):
     """A component's network: where it listens and whom it can call. Channels live until the network is closed."""
 
-    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
+    async def serve(
+        self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
+    ) -> Server:
         """Listen on host:port (port 0: any free one). Raises OSError when the address cannot be had.
 
-        `web` answers what comes to the port as HTTP/1.1; a network without sockets has no use for it.
+        `web` answers what comes to the port as HTTP/1.1; a network without sockets has no use for it. `strangers`: who
+        shows no certificate connects too, since every service judges its callers itself.
         """
 
     def channel(self, address: str) -> Channel: ...

@@ -21,8 +21,10 @@ class SharedNetwork:
         self._grpc = grpc
         self._memory = MemoryNetwork(fabric, host, identity)
 
-    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
-        outside = await self._grpc.serve(address, services, web=web)
+    async def serve(
+        self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
+    ) -> Server:
+        outside = await self._grpc.serve(address, services, web=web, strangers=strangers)
         return _SharedServer(outside, self._memory.register(outside.address, services))
 
     def channel(self, address: str) -> Channel:

@@ -46,19 +46,21 @@ class Credentials:
     cert: bytes
     key: bytes
 
-    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
-        """For servers of gRPC, for those that answer HTTP/1.1 too, and for clients.
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
+        """For servers of gRPC, for those that answer HTTP/1.1 too, for those that strangers may call, and for clients.
 
-        Servers demand a client certificate of the same authority. Who speaks both protocols (browsers, curl) and finds
-        both gets HTTP/1.1: over HTTP/2 there is only gRPC, whose clients offer nothing else.
+        Servers demand a client certificate of the same authority, the third only looks at one that is shown. Who speaks
+        both protocols (browsers, curl) and finds both gets HTTP/1.1: over HTTP/2 there is only gRPC, whose clients
+        offer nothing else.
         """
-        plain, web = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"]))
+        plain, web, open_to_all = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"], ["h2"]))
+        open_to_all.verify_mode = ssl.CERT_OPTIONAL
         client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=self.ca.decode())
         client.set_alpn_protocols(["h2"])
-        for context in (plain, web, client):
+        for context in (plain, web, open_to_all, client):
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             self.load(context)
-        return plain, web, client
+        return plain, web, open_to_all, client
 
     def load(self, context: ssl.SSLContext) -> None:
         """Show this certificate in the handshakes that begin from now on."""

@@ -194,7 +194,7 @@ async def check_gateway(c: Cluster) -> None:
     shown = roles(c.secrets.authority)
     for role, status in (("node", 403), ("member", 403), ("nameless", 401), ("admin", 200)):
         async with aiohttp.ClientSession() as session:
-            _, _, context = shown[role].contexts()
+            *_, context = shown[role].contexts()
             context.set_alpn_protocols(["http/1.1"])
             url = f"https://{address}/v3/kv/range"
             async with session.post(url, json={"key": "YQ=="}, ssl=context, server_hostname="rayplane.internal") as a:

@@ -101,21 +101,36 @@ def test_a_timeout_that_is_none_is_an_error(value: bytes) -> None:
     st.sampled_from([c for c in grpc.StatusCode if c is not grpc.StatusCode.OK]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     st.binary(max_size=100),
+    st.binary(max_size=100),
 )
-def test_an_error_travels_whole(code: grpc.StatusCode, message: str, details: bytes) -> None:
-    fields = wire.status_fields(RpcError(code, message, details))
+def test_an_error_travels_whole(code: grpc.StatusCode, message: str, details: bytes, status: bytes) -> None:
+    fields = wire.status_fields(RpcError(code, message, details, google_status=status), 64 * 1024)
     assert all(32 <= c < 127 for _, value in fields for c in value)
     got = wire.error_in(HeaderBlock(fields))
     assert got is not None
-    assert (got.code, got.message, got.details) == (code, message, details)
+    assert (got.code, got.message, got.details, got.google_status) == (code, message, details, status)
 
 
 def test_an_error_too_long_for_headers_is_cut() -> None:
-    fields = wire.status_fields(RpcError(grpc.StatusCode.INTERNAL, "ü" * 100_000, bytes(100_000)))
+    fields = wire.status_fields(RpcError(grpc.StatusCode.INTERNAL, "ü" * 100_000, bytes(100_000)), 64 * 1024)
     assert sum(len(n) + len(v) for n, v in fields) < 16_000
     got = wire.error_in(HeaderBlock(fields))
     assert got is not None
     assert got.message == "ü" * (wire.STATUS_MESSAGE_BYTES_MAX // 2)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=5000), st.integers(0, 9000), st.integers(0, 9000))
+def test_an_error_is_no_longer_than_the_peer_takes(message: str, details: int, status: int) -> None:
+    """The code always comes, and the details that libraries know before our own."""
+    error = RpcError(grpc.StatusCode.ABORTED, message, bytes(details), google_status=bytes(status))
+    fields = wire.status_fields(error, 8192)
+    assert sum(len(n) + len(v) + 32 for n, v in fields) <= 8192
+    got = wire.error_in(HeaderBlock(fields))
+    assert got is not None
+    assert got.code is grpc.StatusCode.ABORTED
+    assert message.startswith(got.message.rstrip("\N{REPLACEMENT CHARACTER}"))
+    if status < 4096:
+        assert len(got.google_status) == status
 
 
 @pytest.mark.parametrize(
@@ -139,7 +154,8 @@ def test_without_a_grpc_status_that_of_http_counts(status: bytes, code: str) -> 
 
 def test_custom_metadata_is_text_and_leaves_the_protocols_own_names_alone() -> None:
     fields = [(b":path", b"/"), (b"te", b"trailers"), (b"grpc-timeout", b"1S"), (b"x-bin", b"AA"), (b"token", b"t.1")]
-    assert wire.metadata_of(HeaderBlock(fields)) == {"token": "t.1"}
+    fields += [(b"user-agent", b"me/1"), (b"group", b"a"), (b"group", b"b")]
+    assert wire.metadata_of(HeaderBlock(fields)) == {"token": "t.1", "user-agent": "me/1", "group": "a,b"}
     assert wire.metadata_fields({"Token": "t.1"}) == [(b"token", b"t.1")]
     assert wire.metadata_fields(None) == []
 

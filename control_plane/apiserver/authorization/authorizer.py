@@ -1,6 +1,6 @@
 """Authorization of requests: nodes by what their pods need, all by RBAC over the cached roles and bindings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rayplane.control_plane.api.authorization import node as node_authorization
@@ -10,6 +10,7 @@ from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver import audit
+from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
@@ -19,6 +20,9 @@ from rayplane.control_plane.identities import MASTERS
 _GROUP = "rbac.authorization.k8s.io"
 _ROLES = f"clusterroles.{_GROUP}"
 _RESOURCES = (_ROLES, f"roles.{_GROUP}", f"rolebindings.{_GROUP}", f"clusterrolebindings.{_GROUP}")
+
+#: Codes of refusals that may come before rights are looked at: who may not ask is told nothing but that.
+MAY_COME_FIRST = frozenset({400, 404, 405, 406, 415, 422})
 
 
 class Authorizer:
@@ -118,9 +122,25 @@ class Authorizer:
         return self._policy.authorize(_attributes(user, verb, target, ALL_FIELDS)).allowed
 
     async def check_written(self, user: User, verb: str, *, name: str, **written: str) -> None:
-        """As `check`, by what a path says (fields of Attributes), whether or not that is served."""
+        """As `check`, by what a request says (fields of Attributes), whether or not that is served."""
         if not user.all_powerful:
+            if written["resource"] == "namespaces" and not written["group"]:
+                # One is in itself.
+                written["namespace"] = written["namespace"] or name
             await self._require(user.asks(verb, name=name, **written), name)
+
+    async def acting(self, user: User, headers: Iterable[tuple[str, str]]) -> User:
+        """Whom the user acts as: somebody else where the headers say so and it may. BadRequest, Forbidden."""
+        asked = asked_for(headers)
+        if asked is None:
+            return user
+        for right in asked.rights(user):
+            decision = await self.decide(right)
+            if not decision.allowed:
+                text = rbac.denied_message(right, decision.reason)
+                raise Forbidden.of(right.resource, right.name, text, group=right.group)
+        audit.impersonates(asked.user)
+        return asked.user
 
     async def _require(self, attributes: rbac.Attributes, name: str) -> None:
         """Forbidden unless the request is allowed; `name`: of the object in the answer."""

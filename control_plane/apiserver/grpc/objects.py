@@ -1,33 +1,32 @@
 """The gRPC face: service Objects (and Discovery) of `rayplane.v1` over the registry.
 
-Errors travel as gRPC status with the Kubernetes Status as JSON in the details. The events of a
-watch that are ready together travel in one message.
+Errors travel as gRPC status with details (see `errors`). The events of a watch that are ready together travel in one
+message.
 """
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import grpc
-
-from rayplane.control_plane.api.errors import ApiError, InternalError, NotFound, Timeout, UnsupportedMediaType
-from rayplane.control_plane.api.machinery.patching import PatchKind
-from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.errors import ApiError, BadRequest, InternalError, RequestEntityTooLarge, Unauthorized
 from rayplane.control_plane.apiserver.flowcontrol.batches import Batches, resource_of
-from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
-from rayplane.control_plane.apiserver.grpc.auditing import CallAudit
-from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
-from rayplane.control_plane.apiserver.requests import (
-    DeleteOptions,
-    ListOptions,
-    Target,
-    User,
-    WriteOptions,
+from rayplane.control_plane.apiserver.grpc.calls import Calls
+from rayplane.control_plane.apiserver.grpc.errors import rpc_error
+from rayplane.control_plane.apiserver.grpc.options import (
+    delete_options,
+    list_options,
+    patch_kind,
+    watch_options,
+    write_options,
 )
-from rayplane.control_plane.rpc import Context, RpcError
+from rayplane.control_plane.apiserver.registry.reading import Listing
+from rayplane.control_plane.apiserver.registry.registry import error_json
+from rayplane.control_plane.apiserver.requests import ANONYMOUS, Answer, Target, User
+from rayplane.control_plane.rpc import Context
 from rayplane.control_plane.rpc.faults import FaultLog
+from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 _faults = FaultLog(logging.getLogger(__name__))
@@ -35,36 +34,22 @@ _faults = FaultLog(logging.getLogger(__name__))
 T = TypeVar("T")
 
 _JSON = "application/json"
-# Events in one message of a watch, which has to stay below the largest message there may be.
-_EVENTS_MAX = 1000
-_PATCH_KINDS: dict[int, PatchKind] = {
-    pb.MERGE: "merge",
-    pb.JSON: "json",
-    pb.STRATEGIC: "strategic",
-    pb.APPLY: "apply",
-}
-
-
-def _patch_kind(number: int) -> PatchKind:
-    kind = _PATCH_KINDS.get(number)
-    if kind is None:
-        raise UnsupportedMediaType(f"there is no patch type {number}")
-    return kind
-
-
-def rpc_error(error: ApiError) -> RpcError:
-    code = getattr(grpc.StatusCode, error.grpc_status, grpc.StatusCode.UNKNOWN)
-    return RpcError(code, error.message, error_json(error))
+_OPERATIONS_MAX = 10_000
+# Of a batch's answers together, which have to fit into one message with what is around them.
+_ANSWERS_BYTES_MAX = MESSAGE_BYTES_MAX * 3 // 4
+# Of a stream's message, which is larger where a single object is: libraries of gRPC take 4 MiB unless told otherwise.
+_MESSAGE_BYTES = 1 << 20
+_MESSAGE_ITEMS = 1000
 
 
 class ObjectsService:
-    """Handler of `rayplane.v1.Objects`."""
+    """Handler of `rayplane.v1.Objects`. `body_bytes`: the largest object or patch that is taken."""
 
-    def __init__(self, registry: ObjectRegistry, *, timeout_s: float) -> None:
-        self._registry = registry
-        self._timeout_s = timeout_s
+    def __init__(self, calls: Calls, *, body_bytes: int) -> None:
+        self._calls = calls
+        self._registry = calls.registry
+        self._body_bytes = body_bytes
         self._batches = Batches()
-        self._audit = CallAudit(registry.auditor, registry.kinds)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Object:
         return await self._one(context, "get", request)
@@ -83,67 +68,58 @@ class ObjectsService:
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            with self._measured("list", request.ref), self._audit.follow(user, context, "list", request) as trail:
-                target = await self._target(request.ref)
-                listing = await self._registry.list(user, target, _list_options(request))
-                kinds = self._registry.kinds
-                items = [kinds.json(target.info, e) for e in listing.entries]
-                if trail is not None:
-                    trail.end(200, _list_json(target, items) if trail.wants_response else b"", _JSON)
-            answer = pb.ListResponse(
-                resource_version=str(listing.revision),
-                remaining=listing.remaining or 0,
-                items=items,
-            )
-            setattr(answer, "continue", listing.continue_token)
-            return answer
+            return await self._listed(user, context, "list", request)
 
-        return await self._answered(context, (request.ref.resource,), run, mutating=False)
+        return await self._calls.answered(context, (request.ref.resource,), run, mutating=False)
 
-    async def DeleteCollection(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+    async def ListStream(self, request: pb.ListRequest, context: Context) -> AsyncIterator[pb.ListResponse]:
+        page = pb.ListRequest()
+        page.CopyFrom(request)
+        page.limit = min(max(request.limit, 0) or _MESSAGE_ITEMS, _MESSAGE_ITEMS)
+        while True:
+            answer = await self.List(page, context)
+            token = getattr(answer, "continue")
+            for items in list(_parts(answer.items, len)) or [()]:
+                # None of these is a page to go on from: what follows comes by itself.
+                yield pb.ListResponse(resource_version=answer.resource_version, items=items, warnings=answer.warnings)
+            if not token:
+                return
+            setattr(page, "continue", token)
+            # The token knows what the pages are of.
+            page.resource_version = page.resource_version_match = ""
+
+    async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Context) -> pb.ListResponse:
         async def run(user: User) -> pb.ListResponse:
-            measured = self._measured("deletecollection", request.ref)
-            with measured, self._audit.follow(user, context, "deletecollection", request) as trail:
-                target = await self._target(request.ref)
-                listing = await self._registry.delete_collection(user, target, _list_options(request), DeleteOptions())
-                kinds = self._registry.kinds
-                items = [kinds.json(target.info, e) for e in listing.entries]
-                if trail is not None:
-                    trail.end(200, _list_json(target, items) if trail.wants_response else b"", _JSON)
-            return pb.ListResponse(resource_version=str(listing.revision), items=items)
+            return await self._listed(user, context, "deletecollection", request)
 
-        return await self._answered(context, (request.ref.resource,), run, mutating=True)
+        return await self._calls.answered(context, (request.ref.resource,), run, mutating=True)
 
     async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
         async def run(user: User) -> pb.BatchResponse:
-            results = await self._batches.run(request.operations, lambda op: self._in_batch(user, context, op))
+            if len(request.operations) > _OPERATIONS_MAX:
+                raise RequestEntityTooLarge(
+                    f"{len(request.operations)} operations in a batch: limit is {_OPERATIONS_MAX}"
+                )
+            left = [_ANSWERS_BYTES_MAX]
+            results = await self._batches.run(request.operations, lambda op: self._in_batch(user, context, op, left))
             return pb.BatchResponse(results=results)
 
-        return await self._answered(context, map(resource_of, request.operations), run, mutating=True)
+        return await self._calls.answered(context, map(resource_of, request.operations), run, mutating=True)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        calls, registry = self._calls, self._registry
         try:
-            user = await self._registry.authenticator.of_call(context)
-            initial = request.send_initial_events
-            options = ListOptions(
-                label_selector=request.label_selector,
-                field_selector=request.field_selector,
-                resource_version=request.resource_version,
-                resource_version_match="NotOlderThan" if initial else "",
-                allow_bookmarks=request.allow_bookmarks,
-                send_initial_events=initial or None,
-            )
-            with self._measured("watch", request.ref), self._audit.follow(user, context, "watch", request) as trail:
-                target = await self._target(request.ref)
-                async with contextlib.aclosing(self._registry.watch(user, target, options)) as groups:
+            user = await calls.user(context)
+            with calls.measured("watch", request.ref), calls.audit.follow(user, context, "watch", request) as trail:
+                target = await self._found(user, "watch", request.ref)
+                async with contextlib.aclosing(registry.watch(user, target, watch_options(request))) as groups:
                     started = False
                     async for items in groups:
                         if trail is not None and not started:
                             trail.start()
                             started = True
-                        for at in range(0, len(items), _EVENTS_MAX):
-                            part = items[at : at + _EVENTS_MAX]
-                            self._registry.requests.sent(target.info, len(part))
+                        for part in _parts(items, lambda item: len(item.json)):
+                            registry.requests.sent(target.info, len(part))
                             yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
                 if trail is not None:
                     trail.end(200)
@@ -152,164 +128,140 @@ class ObjectsService:
 
     # --- single operations --------------------------------------------------------------------
 
-    async def _get(self, user: User, request: pb.GetRequest) -> bytes:
-        target = await self._target(request.ref)
-        return await self._registry.get(user, target, request.resource_version)
+    async def _get(self, user: User, target: Target, request: pb.GetRequest, _: Context) -> Answer:
+        return Answer(await self._registry.get(user, target, request.resource_version))
 
-    async def _create(self, user: User, request: pb.CreateRequest) -> bytes:
-        answer = await self._registry.create(
-            user, await self._target(request.ref), request.json, _JSON, _write_options(request.options)
-        )
-        return answer.json
+    async def _create(self, user: User, target: Target, request: pb.CreateRequest, context: Context) -> Answer:
+        options = write_options(request.options, context)
+        return await self._registry.create(user, target, self._body(request.json), _JSON, options)
 
-    async def _update(self, user: User, request: pb.UpdateRequest) -> bytes:
-        answer = await self._registry.update(
-            user, await self._target(request.ref), request.json, _JSON, _write_options(request.options)
-        )
-        return answer.json
+    async def _update(self, user: User, target: Target, request: pb.UpdateRequest, context: Context) -> Answer:
+        options = write_options(request.options, context)
+        return await self._registry.update(user, target, self._body(request.json), _JSON, options)
 
-    async def _patch(self, user: User, request: pb.PatchRequest) -> bytes:
-        answer = await self._registry.patch(
-            user,
-            await self._target(request.ref),
-            _patch_kind(request.type),
-            request.patch,
-            _write_options(request.options),
-        )
-        return answer.json
+    async def _patch(self, user: User, target: Target, request: pb.PatchRequest, context: Context) -> Answer:
+        kind, options = patch_kind(request.type, target.info), write_options(request.options, context)
+        return await self._registry.patch(user, target, kind, self._body(request.patch), options)
 
-    async def _delete(self, user: User, request: pb.DeleteRequest) -> bytes:
-        grace = request.grace_period_seconds if request.HasField("grace_period_seconds") else None
-        options = DeleteOptions(
-            grace_period_s=grace,
-            propagation_policy=request.propagation_policy,
-            uid=request.uid,
-            resource_version=request.resource_version,
-            dry_run=request.dry_run,
-        )
-        answer = await self._registry.delete(user, await self._target(request.ref), options)
-        return answer.json
+    async def _delete(self, user: User, target: Target, request: pb.DeleteRequest, _: Context) -> Answer:
+        return await self._registry.delete(user, target, delete_options(request))
 
-    async def _in_batch(self, user: User, context: Context, operation: pb.Operation) -> pb.Result:
+    def _body(self, data: bytes) -> bytes:
+        if len(data) > self._body_bytes:
+            raise RequestEntityTooLarge(f"Request entity too large: limit is {self._body_bytes}")
+        return data
+
+    async def _in_batch(self, user: User, context: Context, operation: pb.Operation, left: list[int]) -> pb.Result:
+        """`left`: how many bytes of answers there is room for, counted down."""
         name = operation.WhichOneof("op")
-        if name is None:
-            error = ApiError("an operation of the batch is empty", reason="BadRequest", code=400)
-            return pb.Result(status=error_json(error))
         try:
-            return pb.Result(json=await self._run(user, context, name, getattr(operation, name)))
+            if name is None:
+                raise BadRequest("an operation of the batch is empty")
+            answer = await self._run(user, context, name, getattr(operation, name))
         except ApiError as e:
             return pb.Result(status=error_json(e))
         except Exception as e:
             # One object that trips over a bug must not fail those that came with it: all nodes of a host, say.
             _faults.tell(f"an operation of a batch failed: {name}", e)
             return pb.Result(status=error_json(InternalError(f"Internal error occurred: {type(e).__name__}: {e}")))
+        left[0] -= len(answer.json)
+        if left[0] < 0:
+            text = "the operation was done, but the answers to the batch are too large: read the object by itself"
+            return pb.Result(status=error_json(RequestEntityTooLarge(text)))
+        return pb.Result(json=answer.json, warnings=answer.warnings, created=answer.created, accepted=answer.accepted)
 
     # --- common -------------------------------------------------------------------------------
 
     async def _one(self, context: Context, verb: str, request: Any) -> pb.Object:
-        async def answer(user: User) -> pb.Object:
-            return pb.Object(json=await self._run(user, context, verb, request))
+        async def run(user: User) -> pb.Object:
+            a = await self._run(user, context, verb, request)
+            return pb.Object(json=a.json, warnings=a.warnings, created=a.created, accepted=a.accepted)
 
-        return await self._answered(context, (request.ref.resource,), answer, mutating=verb != "get")
+        return await self._calls.answered(context, (request.ref.resource,), run, mutating=verb != "get")
 
-    async def _run(self, user: User, context: Context, verb: str, request: Any) -> bytes:
+    async def _run(self, user: User, context: Context, verb: str, request: Any) -> Answer:
         """One operation, followed by the audit log."""
-        run: Callable[[User, Any], Awaitable[bytes]] = getattr(self, f"_{verb}")
-        with self._measured(verb, request.ref), self._audit.follow(user, context, verb, request) as trail:
-            data = await run(user, request)
+        calls = self._calls
+        run: Callable[[User, Target, Any, Context], Awaitable[Answer]] = getattr(self, f"_{verb}")
+        with calls.measured(verb, request.ref), calls.audit.follow(user, context, verb, request) as trail:
+            try:
+                target = await calls.target(verb, request.ref)
+                answer = await run(user, target, request, context)
+            except ApiError as e:
+                await calls.may_be_told(e, user, verb, request.ref)
+                raise
             if trail is not None:
-                trail.end(201 if verb == "create" else 200, data, _JSON)
-        return data
+                trail.end(201 if verb == "create" else 200, answer.json, _JSON)
+        warning = self._registry.kinds.warning(target.info)
+        return replace(answer, warnings=[*answer.warnings, warning]) if warning else answer
 
-    def _measured(self, verb: str, ref: pb.ResourceRef) -> "_Measured":
-        return _Measured(self._registry, verb, ref)
-
-    async def _answered(
-        self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]], *, mutating: bool
-    ) -> T:
-        """`plurals`: the resources that the call is about."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                user = await self._registry.authenticator.of_call(context)
-                with self._registry.fairness.slot(urgent=is_urgent(user, plurals), mutating=mutating):
-                    return await run(user)
-        except ApiError as e:
-            raise rpc_error(e) from e
-        except TimeoutError as e:
-            text = "request did not complete within the allotted timeout"
-            raise rpc_error(Timeout(text, details={})) from e
-
-    async def _target(self, ref: pb.ResourceRef) -> Target:
-        return await self._registry.target(
-            ref.group,
-            ref.version,
-            ref.resource,
-            namespace=ref.namespace,
-            name=ref.name,
-            subresource=ref.subresource,
+    async def _listed(
+        self, user: User, context: Context, verb: str, request: pb.ListRequest | pb.DeleteCollectionRequest
+    ) -> pb.ListResponse:
+        calls = self._calls
+        with calls.measured(verb, request.ref), calls.audit.follow(user, context, verb, request) as trail:
+            try:
+                target = await calls.target(verb, request.ref)
+                listing = await self._listing(user, target, request)
+            except ApiError as e:
+                await calls.may_be_told(e, user, verb, request.ref)
+                raise
+            items = [self._registry.kinds.json(target.info, e) for e in listing.entries]
+            if trail is not None:
+                trail.end(200, _list_json(target, items) if trail.wants_response else b"", _JSON)
+        answer = pb.ListResponse(
+            resource_version=str(listing.revision),
+            remaining=listing.remaining,
+            items=items,
+            warnings=[warning] if (warning := self._registry.kinds.warning(target.info)) else (),
         )
+        setattr(answer, "continue", listing.continue_token)
+        return answer
 
+    async def _listing(
+        self, user: User, target: Target, request: pb.ListRequest | pb.DeleteCollectionRequest
+    ) -> Listing:
+        options = list_options(request)
+        if isinstance(request, pb.ListRequest):
+            return await self._registry.list(user, target, options)
+        return await self._registry.delete_collection(user, target, options, delete_options(request))
 
-class _Measured:
-    """The time and the outcome of one operation."""
-
-    __slots__ = ("_began", "_ref", "_registry", "_verb")
-
-    def __init__(self, registry: ObjectRegistry, verb: str, ref: pb.ResourceRef) -> None:
-        self._registry, self._verb, self._ref = registry, verb, ref
-
-    def __enter__(self) -> None:
-        self._began = asyncio.get_running_loop().time()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        ref, verb = self._ref, self._verb
-        info: ResourceInfo | None = None
-        with contextlib.suppress(NotFound):
-            info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
-        seconds = asyncio.get_running_loop().time() - self._began
-        method = verb if info is not None else "POST"  # what all of gRPC is
-        self._registry.requests.add(method, info, _code(verb, error), seconds, ref.subresource)
-
-
-def _code(verb: str, error: BaseException | None) -> int:
-    if error is None or (verb == "watch" and not isinstance(error, Exception)):
-        return 201 if verb == "create" else 200
-    if isinstance(error, ApiError):
-        return error.code
-    return 500 if isinstance(error, Exception) else 504  # given up by the client, or too late
+    async def _found(self, user: User, verb: str, ref: pb.ResourceRef) -> Target:
+        try:
+            return await self._calls.target(verb, ref)
+        except ApiError as e:
+            await self._calls.may_be_told(e, user, verb, ref)
+            raise
 
 
 class DiscoveryService:
     """Handler of `rayplane.v1.Discovery`. `endpoints` tells the servers (grpc, https) and etcd members."""
 
-    def __init__(self, endpoints: Callable[[], tuple[list[str], list[str], list[str]]]) -> None:
+    def __init__(self, calls: Calls, endpoints: Callable[[], tuple[list[str], list[str], list[str]]]) -> None:
+        self._calls = calls
         self._endpoints = endpoints
 
     async def Endpoints(self, request: pb.EndpointsRequest, context: Context) -> pb.EndpointsResponse:
+        """For whoever has a name."""
+        try:
+            if (await self._calls.user(context)).name == ANONYMOUS:
+                raise Unauthorized()
+        except ApiError as e:
+            raise rpc_error(e) from e
         grpc_addresses, https, etcd = self._endpoints()
         return pb.EndpointsResponse(grpc=grpc_addresses, https=https, etcd=etcd)
 
 
-def _write_options(options: pb.WriteOptions) -> WriteOptions:
-    return WriteOptions(
-        dry_run=options.dry_run,
-        # Components name nobody: it would make each of their writes half as costly again, and every pod larger by half.
-        field_manager=options.field_manager,
-        # Components of the cluster send what they have read: there is nothing to warn of.
-        field_validation=options.field_validation or "Ignore",
-        force=options.force,
-    )
-
-
-def _list_options(request: pb.ListRequest) -> ListOptions:
-    return ListOptions(
-        label_selector=request.label_selector,
-        field_selector=request.field_selector,
-        limit=request.limit,
-        continue_token=getattr(request, "continue"),
-        resource_version=request.resource_version,
-        resource_version_match=request.resource_version_match,
-    )
+def _parts(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """Items in messages of which none is too large, unless one item is."""
+    begin = held = 0
+    for at, item in enumerate(items):
+        held += size(item)
+        if at > begin and (held > _MESSAGE_BYTES or at - begin >= _MESSAGE_ITEMS):
+            yield items[begin:at]
+            begin, held = at, size(item)
+    if begin < len(items):
+        yield items[begin:]
 
 
 def _list_json(target: Target, items: Sequence[bytes]) -> bytes:

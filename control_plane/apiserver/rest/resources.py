@@ -35,6 +35,7 @@ from rayplane.control_plane.apiserver.requests import (
     Target,
     User,
     WriteOptions,
+    check_scope,
 )
 from rayplane.control_plane.apiserver.rest.answers import Whole, write
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
@@ -318,13 +319,10 @@ class ResourceHandler:
 
 def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
     """NotFound for a path at which nothing is served, MethodNotAllowed for one at which the verb is not served."""
-    info = target.info
-    if bool(path.namespace) and not info.namespaced:
+    if (path.namespace and not target.info.namespaced) or (path.rest and path.subresource != "proxy"):
         raise NotFound(details={})
-    nowhere = info.namespaced and not target.namespace
-    if (nowhere and target.name) or (path.rest and path.subresource != "proxy"):
-        raise NotFound(details={})
-    if not verb or (nowhere and verb in _WRITES) or (verb == "create" and target.name and not target.subresource):
+    check_scope(target, verb)
+    if not verb:
         raise MethodNotAllowed(details={})
 
 

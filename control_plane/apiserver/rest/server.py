@@ -9,11 +9,9 @@ from typing import Protocol
 
 from aiohttp import web
 
-from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
-    Forbidden,
     InternalError,
     MethodNotAllowed,
     NotAcceptable,
@@ -22,7 +20,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.machinery import protobuf_encoding
 from rayplane.control_plane.apiserver import audit
-from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
+from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol.fairness import READING, is_urgent
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
@@ -50,8 +48,6 @@ _STREAMING = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 # Verbs of methods where they are not served.
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
-# Codes of refusals that may come before rights are looked at.
-_MAY_COME_FIRST = frozenset({400, 404, 405, 406, 415, 422})
 _STOP_S = 0.5
 
 
@@ -151,21 +147,20 @@ class RestServer:
         try:
             return await self._answer(request, user, found, verb)
         except ApiError as e:
-            if e.code in _MAY_COME_FIRST:
+            if e.code in MAY_COME_FIRST:
                 # Who may not ask is told nothing but that.
                 await self._check(request, user, found, verb)
             raise
 
     async def _check(self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str) -> None:
         """Forbidden unless the user may ask for this path, be it served or not."""
-        of_itself = found.name if found.plural == "namespaces" and not found.group else ""
         await self._registry.authorizer.check_written(
             user,
             verb or _VERBS.get(request.method, ""),
             group=found.group,
             resource=found.plural,
             subresource=found.subresource,
-            namespace=found.namespace or of_itself,
+            namespace=found.namespace,
             name=found.name,
         )
 
@@ -203,16 +198,7 @@ class RestServer:
             identity = Identity(name, groups)
         user = await self._registry.authenticator.of_request(identity, authorization)
         audit.called_by(user)
-        asked = asked_for(headers.items())
-        if asked is None:
-            return user
-        for right in asked.rights(user):
-            decision = await self._registry.authorizer.decide(right)
-            if not decision.allowed:
-                text = rbac.denied_message(right, decision.reason)
-                raise Forbidden.of(right.resource, right.name, text, group=right.group)
-        audit.impersonates(asked.user)
-        return asked.user
+        return await self._registry.authorizer.acting(user, headers.items())
 
 
 def _check_text(request: web.BaseRequest) -> None:

@@ -18,8 +18,7 @@ _PART_BYTES_MIN = 64
 #: A change of the window concerns each stream: what so many of them cost counts as one more answer.
 _STREAMS_PER_ANSWER = 16
 
-_pack_head, _unpack_head = f.HEAD.pack, f.HEAD.unpack_from
-_HEAD_BYTES = f.HEAD_BYTES
+_pack_head, _unpack_head, _HEAD_BYTES = f.HEAD.pack, f.HEAD.unpack_from, f.HEAD_BYTES
 
 
 class Connection:
@@ -45,6 +44,7 @@ class Connection:
         self._receive_window = f.CONNECTION_WINDOW
         self._peer_window = f.WINDOW_DEFAULT
         self._peer_frame = f.FRAME_DEFAULT
+        self.peer_headers_max = HEADERS_BYTES_MAX  # of one message, as far as it has said so
         # Headers that are to be continued: stream, flags, parts, bytes.
         self._continued: tuple[int, int, list[bytes], int] | None = None
         # Streams that could send if the connection's window were open, in turn.
@@ -432,6 +432,7 @@ class Connection:
         settings = f.parse_settings(payload)
         self._peer_frame = min(settings.get(f.SET_FRAME, self._peer_frame), f.FRAME_BYTES_MAX)
         self.peer_streams_max = settings.get(f.SET_STREAMS, self.peer_streams_max)
+        self.peer_headers_max = min(settings.get(f.SET_HEADERS, self.peer_headers_max), HEADERS_BYTES_MAX)
         self._control(f.SETTINGS, 0, b"", f.ACK, cost=1 + len(self.streams) // _STREAMS_PER_ANSWER)
         self._resize(settings.get(f.SET_WINDOW, self._peer_window))
         if not self.greeted:

@@ -47,6 +47,18 @@ class WriteOptions(_message.Message):
     def __init__(self, dry_run: _Optional[bool] = ..., field_manager: _Optional[str] = ..., field_validation: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class Object(_message.Message):
+    __slots__ = ("json", "warnings", "created", "accepted")
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    json: bytes
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    created: bool
+    accepted: bool
+    def __init__(self, json: _Optional[bytes] = ..., warnings: _Optional[_Iterable[str]] = ..., created: _Optional[bool] = ..., accepted: _Optional[bool] = ...) -> None: ...
+
+class KubernetesStatus(_message.Message):
     __slots__ = ("json",)
     JSON_FIELD_NUMBER: _ClassVar[int]
     json: bytes
@@ -78,15 +90,17 @@ class ListRequest(_message.Message):
     def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., label_selector: _Optional[str] = ..., field_selector: _Optional[str] = ..., limit: _Optional[int] = ..., resource_version: _Optional[str] = ..., resource_version_match: _Optional[str] = ..., **kwargs) -> None: ...
 
 class ListResponse(_message.Message):
-    __slots__ = ("resource_version", "remaining", "items")
+    __slots__ = ("resource_version", "remaining", "items", "warnings")
     RESOURCE_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_FIELD_NUMBER: _ClassVar[int]
     REMAINING_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     resource_version: str
     remaining: int
     items: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, resource_version: _Optional[str] = ..., remaining: _Optional[int] = ..., items: _Optional[_Iterable[bytes]] = ..., **kwargs) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, resource_version: _Optional[str] = ..., remaining: _Optional[int] = ..., items: _Optional[_Iterable[bytes]] = ..., warnings: _Optional[_Iterable[str]] = ..., **kwargs) -> None: ...
 
 class CreateRequest(_message.Message):
     __slots__ = ("ref", "json", "options")
@@ -121,20 +135,47 @@ class PatchRequest(_message.Message):
     def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., type: _Optional[_Union[PatchType, str]] = ..., patch: _Optional[bytes] = ..., options: _Optional[_Union[WriteOptions, _Mapping]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("ref", "grace_period_seconds", "propagation_policy", "uid", "resource_version", "dry_run")
+    __slots__ = ("ref", "grace_period_seconds", "propagation_policy", "uid", "resource_version", "dry_run", "orphan_dependents")
     REF_FIELD_NUMBER: _ClassVar[int]
     GRACE_PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PROPAGATION_POLICY_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     RESOURCE_VERSION_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    ORPHAN_DEPENDENTS_FIELD_NUMBER: _ClassVar[int]
     ref: ResourceRef
     grace_period_seconds: int
     propagation_policy: str
     uid: str
     resource_version: str
     dry_run: bool
-    def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., grace_period_seconds: _Optional[int] = ..., propagation_policy: _Optional[str] = ..., uid: _Optional[str] = ..., resource_version: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+    orphan_dependents: bool
+    def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., grace_period_seconds: _Optional[int] = ..., propagation_policy: _Optional[str] = ..., uid: _Optional[str] = ..., resource_version: _Optional[str] = ..., dry_run: _Optional[bool] = ..., orphan_dependents: _Optional[bool] = ...) -> None: ...
+
+class DeleteCollectionRequest(_message.Message):
+    __slots__ = ("ref", "label_selector", "field_selector", "limit", "resource_version", "resource_version_match", "grace_period_seconds", "propagation_policy", "dry_run", "orphan_dependents")
+    REF_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    FIELD_SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUE_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_VERSION_MATCH_FIELD_NUMBER: _ClassVar[int]
+    GRACE_PERIOD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROPAGATION_POLICY_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    ORPHAN_DEPENDENTS_FIELD_NUMBER: _ClassVar[int]
+    ref: ResourceRef
+    label_selector: str
+    field_selector: str
+    limit: int
+    resource_version: str
+    resource_version_match: str
+    grace_period_seconds: int
+    propagation_policy: str
+    dry_run: bool
+    orphan_dependents: bool
+    def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., label_selector: _Optional[str] = ..., field_selector: _Optional[str] = ..., limit: _Optional[int] = ..., resource_version: _Optional[str] = ..., resource_version_match: _Optional[str] = ..., grace_period_seconds: _Optional[int] = ..., propagation_policy: _Optional[str] = ..., dry_run: _Optional[bool] = ..., orphan_dependents: _Optional[bool] = ..., **kwargs) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("get", "create", "update", "patch", "delete")
@@ -157,12 +198,18 @@ class BatchRequest(_message.Message):
     def __init__(self, operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("json", "status")
+    __slots__ = ("json", "status", "warnings", "created", "accepted")
     JSON_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     json: bytes
     status: bytes
-    def __init__(self, json: _Optional[bytes] = ..., status: _Optional[bytes] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    created: bool
+    accepted: bool
+    def __init__(self, json: _Optional[bytes] = ..., status: _Optional[bytes] = ..., warnings: _Optional[_Iterable[str]] = ..., created: _Optional[bool] = ..., accepted: _Optional[bool] = ...) -> None: ...
 
 class BatchResponse(_message.Message):
     __slots__ = ("results",)
@@ -171,20 +218,22 @@ class BatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("ref", "label_selector", "field_selector", "resource_version", "allow_bookmarks", "send_initial_events")
+    __slots__ = ("ref", "label_selector", "field_selector", "resource_version", "allow_bookmarks", "send_initial_events", "timeout_seconds")
     REF_FIELD_NUMBER: _ClassVar[int]
     LABEL_SELECTOR_FIELD_NUMBER: _ClassVar[int]
     FIELD_SELECTOR_FIELD_NUMBER: _ClassVar[int]
     RESOURCE_VERSION_FIELD_NUMBER: _ClassVar[int]
     ALLOW_BOOKMARKS_FIELD_NUMBER: _ClassVar[int]
     SEND_INITIAL_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ref: ResourceRef
     label_selector: str
     field_selector: str
     resource_version: str
     allow_bookmarks: bool
     send_initial_events: bool
-    def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., label_selector: _Optional[str] = ..., field_selector: _Optional[str] = ..., resource_version: _Optional[str] = ..., allow_bookmarks: _Optional[bool] = ..., send_initial_events: _Optional[bool] = ...) -> None: ...
+    timeout_seconds: int
+    def __init__(self, ref: _Optional[_Union[ResourceRef, _Mapping]] = ..., label_selector: _Optional[str] = ..., field_selector: _Optional[str] = ..., resource_version: _Optional[str] = ..., allow_bookmarks: _Optional[bool] = ..., send_initial_events: _Optional[bool] = ..., timeout_seconds: _Optional[int] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
     __slots__ = ("type", "json")

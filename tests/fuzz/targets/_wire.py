@@ -29,9 +29,11 @@ class RecordingNetwork(MemoryNetwork):
         self.served: dict[str, Sequence[Service]] = {}
         self.web: WebHandler | None = None
 
-    async def serve(self, address: str, services: Sequence[Service], *, web: WebHandler | None = None) -> Server:
+    async def serve(
+        self, address: str, services: Sequence[Service], *, web: WebHandler | None = None, strangers: bool = False
+    ) -> Server:
         self.web = web or self.web
-        return await super().serve(address, services, web=web)
+        return await super().serve(address, services, web=web, strangers=strangers)
 
     def register(self, address: str, services: Sequence[Service]) -> MemoryServer:
         server = super().register(address, services)

@@ -1,0 +1,116 @@
+"""Common ground of all calls: who asks, in whose turn, for how long, with what outcome."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from rayplane.control_plane.api.errors import ApiError, NotFound, Timeout
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
+from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
+from rayplane.control_plane.apiserver.grpc.auditing import CallAudit
+from rayplane.control_plane.apiserver.grpc.errors import rpc_error
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import Target, User, check_scope
+from rayplane.control_plane.rpc import Context
+from rayplane.proto.rayplane.v1 import objects_pb2 as pb
+
+T = TypeVar("T")
+
+# Metadata has one value a name: several are separated so.
+_LISTS = ("impersonate-group", "impersonate-extra-")
+
+
+class Calls:
+    """The common part of the services of this face."""
+
+    def __init__(self, registry: ObjectRegistry, *, timeout_s: float) -> None:
+        self.registry = registry
+        self.audit = CallAudit(registry.auditor, registry.kinds)
+        self._timeout_s = timeout_s
+
+    async def user(self, context: Context) -> User:
+        """Who asks, or whom it acts as. Unauthorized, Forbidden."""
+        user = await self.registry.authenticator.of_call(context)
+        metadata = context.metadata
+        if not any(name.startswith("impersonate-") for name in metadata):
+            return user
+        headers = [
+            (name, part)
+            for name, value in metadata.items()
+            for part in (value.split(",") if name.startswith(_LISTS) else (value,))
+        ]
+        return await self.registry.authorizer.acting(user, headers)
+
+    async def answered(
+        self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]], *, mutating: bool
+    ) -> T:
+        """What `run` returns, as a call that is no stream. `plurals`: the resources that it is about."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                user = await self.user(context)
+                with self.registry.fairness.slot(urgent=is_urgent(user, plurals), mutating=mutating):
+                    return await run(user)
+        except ApiError as e:
+            raise rpc_error(e) from e
+        except TimeoutError as e:
+            text = "request did not complete within the allotted timeout"
+            raise rpc_error(Timeout(text, details={})) from e
+
+    def measured(self, verb: str, ref: pb.ResourceRef) -> "Measured":
+        return Measured(self.registry, verb, ref)
+
+    async def target(self, verb: str, ref: pb.ResourceRef) -> Target:
+        target = await self.registry.target(
+            ref.group,
+            ref.version,
+            ref.resource,
+            namespace=ref.namespace,
+            name=ref.name,
+            subresource=ref.subresource,
+        )
+        check_scope(target, verb)
+        return target
+
+    async def may_be_told(self, error: ApiError, user: User, verb: str, ref: pb.ResourceRef) -> None:
+        """Forbidden in place of `error` where the user may not ask for this at all."""
+        if error.code in MAY_COME_FIRST and not user.all_powerful:
+            await self.registry.authorizer.check_written(
+                user,
+                verb,
+                group=ref.group,
+                resource=ref.resource,
+                subresource=ref.subresource,
+                namespace=ref.namespace,
+                name=ref.name,
+            )
+
+
+class Measured:
+    """The time and the outcome of one operation."""
+
+    __slots__ = ("_began", "_ref", "_registry", "_verb")
+
+    def __init__(self, registry: ObjectRegistry, verb: str, ref: pb.ResourceRef) -> None:
+        self._registry, self._verb, self._ref = registry, verb, ref
+
+    def __enter__(self) -> None:
+        self._began = asyncio.get_running_loop().time()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        ref, verb = self._ref, self._verb
+        info: ResourceInfo | None = None
+        with contextlib.suppress(NotFound):
+            info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
+        seconds = asyncio.get_running_loop().time() - self._began
+        method = verb if info is not None else "POST"  # what all of gRPC is
+        self._registry.requests.add(method, info, _code(verb, error), seconds, ref.subresource)
+
+
+def _code(verb: str, error: BaseException | None) -> int:
+    if error is None or (verb == "watch" and not isinstance(error, Exception)):
+        return 201 if verb == "create" else 200
+    if isinstance(error, ApiError):
+        return error.code
+    return 500 if isinstance(error, Exception) else 504  # given up by the client, or too late

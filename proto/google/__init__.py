@@ -1,0 +1,1 @@
+"""Messages that Google's APIs have in common, under their own names."""
