@@ -1,4 +1,4 @@
-"""The checks that need no test run: name -> arguments of the environment's interpreter.
+"""The checks that need no test run: name -> arguments of the environment's interpreter; and how tests share the cores.
 
 scripts/test runs all of them, pre-commit each as a hook of its own. Read by any Python that the machine has.
 """
@@ -11,3 +11,7 @@ CHECKS = {
     "dead code": ["-m", "vulture"],
     "shape of the tree": ["-m", "scripts.tidy"],
 }
+
+# For pytest. Tests of one file stay together: they share clusters. More at once than two would be more clusters than a
+# laptop has memory for.
+TOGETHER = ["-n", "2", "--dist", "loadfile"]

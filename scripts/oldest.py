@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from scripts.bootstrap import ROOT, VENV
+from scripts.checks import TOGETHER
 
 OLDEST = VENV / "oldest"
 UNITS = ("api", "apiserver", "client", "cli", "controllers", "raft", "rpc", "scheduler", "storage")
@@ -41,7 +42,8 @@ def main() -> int:
     constraints.write_text("\n".join(pins(ROOT / "pyproject.toml")) + "\n")
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", str(constraints)]
     subprocess.run([python, *install, "--editable", ".[tools]"], cwd=ROOT, check=True)
-    return subprocess.run([python, "-m", "pytest", *(sys.argv[1:] or TESTS)], cwd=ROOT, check=False).returncode
+    tests = [*TOGETHER, *(sys.argv[1:] or TESTS)]
+    return subprocess.run([python, "-m", "pytest", *tests], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rayplane.control_plane.cluster.ports import free_port
 from rayplane.control_plane.cluster.topology import Role
 from scripts.benchmarks.client_process import run_clients
 from scripts.benchmarks.clusters import cluster, say
-from scripts.benchmarks.machine import Usage, cpu_by_name, description, usage
+from scripts.benchmarks.machine import Usage, cpu_by_name, description, ends_with_its_parent, usage
 from scripts.benchmarks.members import LOOPBACK, REPOSITORY, members_alone
 from scripts.benchmarks.report import Json, hosts, percentile, show
 
@@ -146,6 +146,7 @@ class ServerProcess:
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             start_new_session=True,
+            preexec_fn=ends_with_its_parent,
         )
         assert self._process.stdin is not None
         self._process.stdin.write(codec.dumps(self._job).encode())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.machine import Usage, cpu_between
+from scripts.benchmarks.machine import Usage, cpu_between, ends_with_its_parent
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
@@ -25,6 +25,7 @@ async def run_clients(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=ANSWER_BYTES_MAX,
+        preexec_fn=ends_with_its_parent,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert process.stdin is not None and process.stdout is not None

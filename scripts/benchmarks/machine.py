@@ -1,8 +1,10 @@
 """What is measured on, and what its processes use (Linux: /proc, see proc(5))."""
 
 import contextlib
+import ctypes
 import os
 import platform
+import signal
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,7 +15,14 @@ from typing import Any
 from rayplane.control_plane.cluster.config import PROCESS
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
 _PACKAGES = ("ray", "grpcio", "protobuf", "lmdb", "orjson", "uvloop")
+
+
+def ends_with_its_parent() -> None:
+    """The `preexec_fn` of children that are killed when this process ends, however it ends (prctl(2), PDEATHSIG)."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def description() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.ports import free_port
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+from scripts.benchmarks.machine import ends_with_its_parent
 
 LOOPBACK = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -95,6 +96,7 @@ class MemberProcess:
                 cwd=REPOSITORY,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
+                preexec_fn=ends_with_its_parent,
             )
 
     async def listening(self) -> None:

@@ -19,6 +19,7 @@ from rayplane.control_plane.cluster.ports import free_port
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from scripts.benchmarks.clusters import leader_of
+from scripts.benchmarks.machine import ends_with_its_parent
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 30.0
@@ -89,7 +90,14 @@ def _start(binary: str, root: Path, urls: list[list[str]], n: int) -> subprocess
         *("--log-level=error", *certificates),
     ]
     with open(root / f"m{n}.log", "wb") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=ends_with_its_parent,
+        )
 
 
 async def _led(real: RealEtcd, processes: list[subprocess.Popen[bytes]]) -> None:

@@ -1,7 +1,12 @@
-"""Processes are called by what they write."""
+"""Processes are called by what they write, and none outlives its benchmark."""
 
 import os
+import select
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from scripts.benchmarks.machine import usage
 
@@ -15,3 +20,18 @@ def test_a_process_is_called_like_its_log_and_process_where_it_has_several(tmp_p
         assert own_name(tmp_path) == "supervisor"
         with (tmp_path / "member-0.log").open("w"):
             assert own_name(tmp_path) == "process"
+
+
+@pytest.mark.processes
+def test_what_a_killed_benchmark_started_ends_with_it() -> None:
+    code = (
+        "import subprocess, sys; from scripts.benchmarks.machine import ends_with_its_parent;"
+        "subprocess.Popen(['sleep', '60'], preexec_fn=ends_with_its_parent); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as benchmark:
+        assert benchmark.stdout is not None
+        benchmark.stdout.readline()
+        benchmark.kill()
+        # The child holds the other end of this pipe: it reads as ended when the child has gone too.
+        assert select.select([benchmark.stdout], [], [], 20)[0], "the child runs on"
+        assert benchmark.stdout.read() == b""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
+
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.strategy import (
     prepare_for_create,
@@ -21,6 +23,11 @@ GONE: Any = object()
 Changes = dict[str, Any]
 Case = tuple[Changes, list[str]]
 """What is changed, and the findings in their order; `path: value`, with numbers for items of lists."""
+
+
+def tables(**cases: list[Case]) -> list[Any]:
+    """The cases of all tables, for `parametrize`: each is known by its table's name and its place in it."""
+    return [pytest.param(*case, id=f"{table}-{i}") for table, rows in cases.items() for i, case in enumerate(rows)]
 
 
 def info_of(obj: Object) -> ResourceInfo:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.kinds.changes import Case, Changes, refused
+from tests.api.kinds.changes import Case, Changes, refused, tables
 
 POD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -500,26 +500,17 @@ RESOURCES: list[Case] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "findings"), NAMES + PORTS)
-def test_names_images_and_ports(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), ENVIRONMENT)
-def test_environment(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), MOUNTS)
-def test_mounts_and_devices(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), HANDLERS + RESTARTS)
-def test_life(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), RESOURCES)
-def test_resources(changes: Changes, findings: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "findings"),
+    tables(
+        names=NAMES,
+        ports=PORTS,
+        environment=ENVIRONMENT,
+        mounts=MOUNTS,
+        handlers=HANDLERS,
+        restarts=RESTARTS,
+        resources=RESOURCES,
+    ),
+)
+def test_what_is_wrong_with_containers_is_told(changes: Changes, findings: list[str]) -> None:
     assert refused(POD, changes) == findings

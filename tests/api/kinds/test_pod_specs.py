@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.kinds.changes import Case, Changes, created, refused
+from tests.api.kinds.changes import Case, Changes, created, refused, tables
 
 POD: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "c", "image": "nginx"}]}}
 TEMPLATE: dict[str, Any] = {
@@ -479,23 +479,19 @@ ANNOTATIONS: list[Case] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "findings"), FIELDS + NETWORK)
-def test_fields_and_network(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), SECURITY + SYSTEMS)
-def test_security_and_systems(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), SCHEDULING)
-def test_where_pods_may_run(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), WHOLE + ANNOTATIONS)
-def test_resources_of_the_whole_and_annotations(changes: Changes, findings: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "findings"),
+    tables(
+        fields=FIELDS,
+        network=NETWORK,
+        security=SECURITY,
+        systems=SYSTEMS,
+        scheduling=SCHEDULING,
+        whole=WHOLE,
+        annotations=ANNOTATIONS,
+    ),
+)
+def test_what_is_wrong_with_specs_is_told(changes: Changes, findings: list[str]) -> None:
     assert refused(POD, changes) == findings
 
 

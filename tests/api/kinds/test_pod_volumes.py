@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.kinds.changes import Case, Changes, refused
+from tests.api.kinds.changes import Case, Changes, refused, tables
 
 POD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -332,16 +332,8 @@ CLOUDS: list[Case] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "findings"), NAMES + LOCAL)
-def test_names_and_volumes_of_the_cluster(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), FILES + PROJECTED)
-def test_files(changes: Changes, findings: list[str]) -> None:
-    assert refused(POD, changes) == findings
-
-
-@pytest.mark.parametrize(("changes", "findings"), CLOUDS)
-def test_volumes_of_clouds_and_of_old(changes: Changes, findings: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "findings"), tables(names=NAMES, local=LOCAL, files=FILES, projected=PROJECTED, clouds=CLOUDS)
+)
+def test_what_is_wrong_with_volumes_is_told(changes: Changes, findings: list[str]) -> None:
     assert refused(POD, changes) == findings
