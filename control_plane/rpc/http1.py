@@ -148,9 +148,11 @@ class GuardedServer(web.Server):
 
     def _check(self) -> None:
         now = self._loop.time()
-        for guard in list(self._guards):
-            guard.check(now)
-        self._checking = self._loop.call_later(self.limits.check_s, self._check) if self._guards else None
+        try:
+            for guard in list(self._guards):
+                guard.check(now)
+        finally:
+            self._checking = self._loop.call_later(self.limits.check_s, self._check) if self._guards else None
 
 
 class Guard(web.RequestHandler):
@@ -321,7 +323,8 @@ class Guard(web.RequestHandler):
         request, limits = self._current_request, self._server.limits
         if request is None or request.content_length is None or request.content.is_eof():
             return False
-        if self._reading_paused or self._buffer_paused:  # it waits for us
+        # It waits for us. Until 3.14.3 aiohttp had one pause for both reasons.
+        if self._reading_paused or getattr(self, "_buffer_paused", False):
             self._body_at, self._body_bytes = now, 0
             return False
         due = (now - self._body_at - limits.body_grace_s) * limits.body_bytes_per_s

@@ -259,7 +259,8 @@ async def test_one_secret_that_cannot_be_read_does_not_take_the_rest_with_it(sta
     watching = client.watch("secrets", "default")
     assert [e.type for e in await anext(watching)] == ["ADDED"]
     # Around the API.
-    await stack.etcd.put(KEY.encode(), stored(stack)[:-1] + b"?")
+    sealed = stored(stack)
+    await stack.etcd.put(KEY.encode(), sealed[:-1] + bytes([sealed[-1] ^ 1]))
     said = 'unable to transform key "/registry/secrets/default/door": cipher: message authentication failed'
     with pytest.raises(errors.InternalError, match=said):
         await anext(watching)
