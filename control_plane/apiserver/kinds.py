@@ -16,9 +16,12 @@ from rayplane.control_plane.api.machinery import conversion, schema
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.conversions import Known, Webhook
 from rayplane.control_plane.apiserver.storage.entries import Entry, head_of
 
 CRDS = "customresourcedefinitions.apiextensions.k8s.io"
+#: Bytes of objects that are known in the version that a webhook converted them to.
+CONVERTED_BYTES_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,16 @@ class CustomVersion:
     """What every client is told who uses this version, if it is to go."""
     settle: Callable[[Object], None] = field(default=lambda o: None, compare=False)
     """Makes what was stored under an earlier schema what this one says, in place."""
+    prune: Callable[[Object], None] = field(default=lambda o: None, compare=False)
+    """Drops what the schema does not know, in place."""
     terminating: bool = False
     """Nothing new is made: the definition is being deleted."""
     rules: Any = field(default=None, compare=False)
     """The rules of the schema, compiled."""
     revision: int = field(default=0, compare=False)
     """The revision of the definition since which the schema is this one."""
+    webhook: Webhook | None = None
+    """Who converts objects to and from this version; None: they differ in their apiVersion alone."""
 
 
 class Kinds:
@@ -54,6 +61,7 @@ class Kinds:
         """OpenAPI v3 schemas of custom resources by (apiVersion, kind)."""
         self._custom: dict[tuple[str, str], CustomVersion] = {}
         self._by_name: dict[str, list[CustomVersion]] = {}
+        self.converted = Known(CONVERTED_BYTES_MAX)
 
     # --- look-ups -----------------------------------------------------------------------------
 
@@ -79,7 +87,11 @@ class Kinds:
         if info.is_storage_version:
             return info
         if info.custom:
-            return self._custom[(info.stored_api_version, info.kind)].info
+            found = self._custom.get((info.stored_api_version, info.kind))
+            if found is None:
+                # Its definition has gone this very moment.
+                raise NotFound("the server could not find the requested resource", details={})
+            return found.info
         return self.registry.storage_info(info)
 
     def version(self, info: ResourceInfo, api_version: str) -> ResourceInfo | None:
@@ -123,11 +135,11 @@ class Kinds:
     def custom_names(self) -> list[str]:
         return list(self._by_name)
 
-    def set_custom(self, name: str, versions: list[CustomVersion]) -> None:
-        """Serve these versions of `plural.group`, and no others."""
+    def set_custom(self, name: str, versions: list[CustomVersion]) -> str:
+        """Serve these versions of `plural.group`, and no others; its prefix where they are converted otherwise now."""
         served = self._by_name.get(name)
         if served == versions and [one.info.told for one in served] == [one.info.told for one in versions]:
-            return
+            return ""
         self.remove_custom(name)
         self._by_name[name] = versions
         for one in versions:
@@ -136,6 +148,8 @@ class Kinds:
             if one.served:
                 self.custom_schemas[key] = one.schema
                 self.registry.add(one.info)
+        changed = served and versions and served[0].webhook != versions[0].webhook
+        return versions[0].info.storage_prefix if changed else ""
 
     def remove_custom(self, name: str) -> str:
         """Stop serving `plural.group`; its prefix in etcd, empty if it was not served."""
@@ -151,9 +165,12 @@ class Kinds:
     # --- forms --------------------------------------------------------------------------------
 
     def to_stored(self, info: ResourceInfo, o: Object) -> Object:
-        """The stored form of an object that came in the form of `info`. May share parts with `o`."""
+        """The stored form of an object that came in the form of `info`. May share parts with `o`.
+
+        Raises Unconverted, as `from_stored` and `json` do, where a webhook is to be asked first.
+        """
         if info.custom:
-            return o if info.is_storage_version else {**o, "apiVersion": info.stored_api_version}
+            return o if info.is_storage_version else self._converted(self.stored(info), o)
         return conversion.to_stored(o, info)
 
     def from_stored(self, info: ResourceInfo, o: Object) -> Object:
@@ -162,11 +179,29 @@ class Kinds:
             return self._settled(info, o)
         return conversion.to_served(o, info)
 
+    def webhook(self, info: ResourceInfo) -> Webhook | None:
+        """Who converts the objects of a custom resource; None where nobody is asked."""
+        found = self.custom(info)
+        return found.webhook if found is not None else None
+
+    def _converted(self, info: ResourceInfo, o: Object) -> Object:
+        """A custom object in the form of `info`, without what that form does not have."""
+        found = self.custom(info)
+        if found is None or found.webhook is None or "metadata" not in o:
+            return {**o, "apiVersion": info.api_version}
+        made = self.converted.get(found.webhook, o, info.api_version)
+        found.prune(made)
+        return made
+
     def _settled(self, info: ResourceInfo, o: Object) -> Object:
         """A custom object by the schema of its version, whatever it was stored by."""
         version = str((o.get("metadata") or {}).get("resourceVersion") or "0")
         if not self._outlived(info, o.get("apiVersion"), int(version)):
             return o
+        if o.get("apiVersion") != info.api_version and self.webhook(info) is not None:
+            # Completed as what it is, before the webhook sees it.
+            source = self._custom.get((str(o.get("apiVersion")), info.kind))
+            return self._converted(info, self._settled(source.info, o) if source is not None else o)
         found = self.custom(info)
         copy: Object = {**orjson.loads(orjson.dumps(o)), "apiVersion": info.api_version}
         if found is not None:

@@ -92,6 +92,15 @@ class FieldSelector:
     def everything(self) -> bool:
         return not self.terms and not self.sets
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """The fields that are looked at."""
+        return frozenset([t.path for t in self.terms] + [s.path for s in self.sets])
+
+    def of(self, wanted: Callable[[str], bool]) -> FieldSelector:
+        """The part that looks at some fields."""
+        return FieldSelector((t for t in self.terms if wanted(t.path)), (s for s in self.sets if wanted(s.path)))
+
     def requires(self, path: str) -> str | None:
         """The value `path` is required to equal, if any (for direct look-ups and indexes)."""
         for term in self.terms:

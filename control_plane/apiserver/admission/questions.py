@@ -11,6 +11,7 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.expressions import INLINE, KUBERNETES, Limits, TooDear
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
+from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
@@ -24,8 +25,9 @@ _T = TypeVar("_T")
 class Questions:
     """Requests as webhooks and policies see them."""
 
-    def __init__(self, kinds: Kinds, lookup: Lookup, env: Env) -> None:
+    def __init__(self, kinds: Kinds, forms: Forms, lookup: Lookup, env: Env) -> None:
         self._kinds = kinds
+        self.forms = forms
         self._lookup = lookup
         self._env = env
         self._heavy = Heavy(env)
@@ -57,7 +59,7 @@ class Questions:
             raise NotFound.of(NAMESPACES, namespace)
         return found
 
-    def put(self, request: AdmissionRequest, info: ResourceInfo) -> Question:
+    async def put(self, request: AdmissionRequest, info: ResourceInfo) -> Question:
         """The request in the form of `info`."""
         new = new_of(request)
         return Question(
@@ -69,8 +71,8 @@ class Questions:
             namespace=namespace_of(request),
             name=request.name or (name(new) if new is not None else ""),
             user=request.user.info,
-            new=self._shown(info, request.subresource, new),
-            old=self._shown(info, request.subresource, request.old),
+            new=await self._shown(info, request.subresource, new),
+            old=await self._shown(info, request.subresource, request.old),
             dry_run=request.dry_run,
             options=_options(request),
         )
@@ -82,11 +84,11 @@ class Questions:
         except TooDear:
             return await self._heavy.apart(decide, names, KUBERNETES)
 
-    def _shown(self, info: ResourceInfo, subresource: str, o: Object | None) -> Object | None:
+    async def _shown(self, info: ResourceInfo, subresource: str, o: Object | None) -> Object | None:
         """A stored object, or the body of a subresource, as clients see it."""
         if o is None or o.get("kind") != info.kind:
             return o
-        shown = self._kinds.from_stored(info, o)
+        shown = await self.forms.from_stored(info, o)
         return get_scale(shown, self._kinds.scale_paths(info)) if subresource == "scale" else shown
 
 

@@ -138,7 +138,7 @@ class ValidatingPolicies:
             unknown = f"failed to find resource referenced by paramKind: '{_written(*policy.param_kind)}'"
             text = f"failed to configure policy: {unknown}"
             return [_Refusal(policy.name, "", Denial(text))] if policy.fails else []
-        question = self._questions.put(request, info)
+        question = await self._questions.put(request, info)
         refusals: list[_Refusal] = []
         notes: dict[str, list[str]] = {}
         namespace = await self._namespace(policy, question)
@@ -199,7 +199,7 @@ class ValidatingPolicies:
         else:
             selector = from_label_selector(ref.get("selector") or {})
             found = (o for o in await self._lookup.list(info.name, namespace) if selector.matches(labels(o)))
-        return [self._kinds.from_stored(info, o) for o in found]
+        return [await self._questions.forms.from_stored(info, o) for o in found]
 
 
 def _written(api_version: str, kind: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -30,6 +30,7 @@ from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
+from rayplane.control_plane.apiserver.webhook_calls import Caller, CallFailed
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +40,6 @@ _WITHOUT_SIDE_EFFECTS = ("None", "NoneOnDryRun")
 
 Default = Callable[[ResourceInfo, Object], None]
 """Sets a kind's defaults in place."""
-
-
-class CallFailed(Exception):
-    """A webhook that was not reached, or did not answer with a success; it says why."""
-
-
-class Caller(Protocol):
-    """A way to webhooks."""
-
-    async def post(self, client: dict[str, Any], body: bytes, timeout_s: float) -> bytes:
-        """The answer of the one at `client` (a WebhookClientConfig). Raises CallFailed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +137,7 @@ class Webhooks:
             if question is None:
                 continue
             verdict = await self._ask(hook, question, request, mutating=True)
-            if verdict is not None and verdict.patch and self._patched(hook, question, verdict, request):
+            if verdict is not None and verdict.patch and await self._patched(hook, question, verdict, request):
                 mutation.changed_by(hook)
             mutation.asked.append(hook)
 
@@ -169,7 +159,7 @@ class Webhooks:
         info = await self._questions.meant(hook.matching, request)
         if info is None:
             return None
-        question = self._questions.put(request, info)
+        question = await self._questions.put(request, info)
         return question if await self._meets(hook, question) else None
 
     async def _meets(self, hook: Hook, question: Question) -> bool:
@@ -204,7 +194,7 @@ class Webhooks:
             raise verdict.refusal(hook.name)
         return verdict
 
-    def _patched(self, hook: Hook, question: Question, verdict: Verdict, request: AdmissionRequest) -> bool:
+    async def _patched(self, hook: Hook, question: Question, verdict: Verdict, request: AdmissionRequest) -> bool:
         """Apply a webhook's patch; whether it changed anything."""
         before, info = question.new, question.info
         if before is None:
@@ -221,7 +211,7 @@ class Webhooks:
             raise InternalError(text) from e
         if whole:
             self._default(info, new)
-            request.object = self._kinds.to_stored(info, new)
+            request.object = await self._questions.forms.to_stored(info, new)
         elif question.subresource == "scale":
             set_scale(request.object, new, self._kinds.scale_paths(request.info))
         else:

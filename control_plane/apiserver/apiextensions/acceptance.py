@@ -7,11 +7,15 @@ Source: apiextensions-apiserver `pkg/apis/apiextensions/validation`, `pkg/contro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from rayplane.control_plane.api.errors import FieldError, invalid, required, too_many
+from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required, too_many
+from rayplane.control_plane.api.kinds.admissionregistration.webhook_configurations import (
+    validate_client,
+    validate_reviews,
+)
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, set_condition
@@ -22,6 +26,7 @@ from rayplane.control_plane.apiserver.apiextensions.structural import schema_err
 APPROVED: Final = "api-approved.kubernetes.io"
 _COLUMNS_MAX: Final = 100
 _ENHANCEMENT: Final = "see https://github.com/kubernetes/enhancements/pull/1111"
+_STRATEGIES: Final = ("None", "Webhook")
 _PROTECTED: Final = ("k8s.io", "kubernetes.io")
 _TERMINATING: Final = {
     "type": "Terminating",
@@ -226,17 +231,30 @@ def _schema_errors(schema: Mapping[str, Any], place: str) -> list[FieldError]:
 
 def _conversion_errors(spec: Mapping[str, Any]) -> Iterator[FieldError]:
     conversion = spec.get("conversion") or {}
-    strategy, webhook = conversion.get("strategy"), conversion.get("webhook")
-    if strategy not in ("None", "Webhook"):
-        yield invalid("spec.conversion.strategy", strategy or "", 'must be one of "None", "Webhook"')
-    elif strategy == "None" and webhook:
-        yield invalid("spec.conversion.webhook", webhook, "should not be set when strategy is not set to Webhook")
-    elif strategy == "Webhook":
-        if not (webhook or {}).get("clientConfig"):
-            text = "required when strategy is set to Webhook"
-            yield required("spec.conversion.webhook.clientConfig", text)
-        if not (webhook or {}).get("conversionReviewVersions"):
-            yield required("spec.conversion.webhook.conversionReviewVersions")
+    strategy, webhook = conversion.get("strategy"), conversion.get("webhook") or {}
+    client, reviews = webhook.get("clientConfig"), webhook.get("conversionReviewVersions") or []
+    path = "spec.conversion"
+    if strategy not in _STRATEGIES:
+        yield not_supported(f"{path}.strategy", strategy or "", _STRATEGIES)
+    if strategy == "Webhook":
+        if client is None:
+            yield required(f"{path}.webhookClientConfig", "required when strategy is set to Webhook")
+        else:
+            yield from _found(validate_client, client, f"{path}.webhookClientConfig")
+        if reviews:
+            yield from _found(validate_reviews, reviews, f"{path}.conversionReviewVersions")
+        else:
+            yield required(f"{path}.conversionReviewVersions")
+        return
+    for field, given in (("webhookClientConfig", client), ("conversionReviewVersions", reviews)):
+        if given:
+            yield forbidden(f"{path}.{field}", "should not be set when strategy is not set to Webhook")
+
+
+def _found(validate: Callable[[Any, str, list[FieldError]], None], value: Any, path: str) -> list[FieldError]:
+    errors: list[FieldError] = []
+    validate(value, path, errors)
+    return errors
 
 
 def _stored_version_errors(crd: Object) -> Iterator[FieldError]:

@@ -21,7 +21,8 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo, Subreso
 from rayplane.control_plane.api.meta import Object, get_condition
 from rayplane.control_plane.apiserver.apiextensions import rules
 from rayplane.control_plane.apiserver.apiextensions.acceptance import is_accepted, is_established, terminating
-from rayplane.control_plane.apiserver.apiextensions.defaulting import settle
+from rayplane.control_plane.apiserver.apiextensions.defaulting import prune, settle
+from rayplane.control_plane.apiserver.conversions import Webhook
 from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -58,6 +59,7 @@ def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
     """
     spec = crd["spec"]
     group, names = spec["group"], spec["names"]
+    webhook = Webhook.of(crd)
     storage = next((v["name"] for v in spec["versions"] if v.get("storage")), spec["versions"][0]["name"])
     made = []
     for version in spec["versions"]:
@@ -65,25 +67,7 @@ def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
             continue
         openapi = (version.get("schema") or {}).get("openAPIV3Schema") or {"type": "object"}
         parts = version.get("subresources") or {}
-        ends = (get_condition(crd, "Terminating") or {}).get("status") == "True"
-        info = ResourceInfo(
-            group=group,
-            version=version["name"],
-            kind=names["kind"],
-            plural=names["plural"],
-            singular=names.get("singular") or names["kind"].lower(),
-            namespaced=spec.get("scope") == "Namespaced",
-            verbs=_VERBS,
-            told_verbs=_VERBS_AT_THE_END if ends else (),
-            definition="",
-            storage_prefix=f"/registry/{group}/{names['plural']}/",
-            stored_api_version=f"{group}/{storage}",
-            short_names=tuple(names.get("shortNames") or ()),
-            categories=tuple(names.get("categories") or ()),
-            subresources=_subresources(group, version["name"], names["kind"], parts),
-            custom=True,
-            list_kind=names.get("listKind") or f"{names['kind']}List",
-        )
+        info = _info(crd, version, storage)
         made.append(
             CustomVersion(
                 info=info,
@@ -96,11 +80,38 @@ def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
                 deprecated=_deprecation(spec, version) if version.get("deprecated") else "",
                 revision=revision,
                 settle=partial(settle, schema=openapi),
+                prune=partial(prune, schema=openapi, root=True),
                 rules=rules.compiled(openapi),
+                webhook=webhook,
                 terminating=bool(crd["metadata"].get("deletionTimestamp")),
             )
         )
     return made
+
+
+def _info(crd: Object, version: Object, storage: str) -> ResourceInfo:
+    """One version of a resource whose objects are stored in another, or in the same."""
+    spec = crd["spec"]
+    group, names = spec["group"], spec["names"]
+    ends = (get_condition(crd, "Terminating") or {}).get("status") == "True"
+    return ResourceInfo(
+        group=group,
+        version=version["name"],
+        kind=names["kind"],
+        plural=names["plural"],
+        singular=names.get("singular") or names["kind"].lower(),
+        namespaced=spec.get("scope") == "Namespaced",
+        verbs=_VERBS,
+        told_verbs=_VERBS_AT_THE_END if ends else (),
+        definition="",
+        storage_prefix=f"/registry/{group}/{names['plural']}/",
+        stored_api_version=f"{group}/{storage}",
+        short_names=tuple(names.get("shortNames") or ()),
+        categories=tuple(names.get("categories") or ()),
+        subresources=_subresources(group, version["name"], names["kind"], version.get("subresources") or {}),
+        custom=True,
+        list_kind=names.get("listKind") or f"{names['kind']}List",
+    )
 
 
 def _deprecation(spec: Object, version: Object) -> str:
@@ -193,7 +204,9 @@ class CustomResources:
             # Written around validation: better not served than not started.
             log.warning("definition %s is not served: %s", crd["metadata"].get("name"), e)
             return
-        self._kinds.set_custom(crd["metadata"]["name"], versions)
+        changed = self._kinds.set_custom(crd["metadata"]["name"], versions)
+        if changed:
+            self._hub.forget(changed, "its definition has changed")
         meta = crd["metadata"]
         if meta.get("deletionTimestamp") and CLEANUP in (meta.get("finalizers") or ()):
             self._cleaner.add(meta["name"])

@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.apiserver.admission.webhooks import CallFailed
 from rayplane.control_plane.apiserver.outgoing.node_hosts import host_of
 from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import Endpoint, endpoints_of
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.apiserver.webhook_calls import CallFailed
 from rayplane.control_plane.rpc import Network
 from rayplane.proto.rayplane.v1 import node_pb2
 

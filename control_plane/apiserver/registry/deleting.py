@@ -3,6 +3,7 @@
 What cannot be read as an object can be deleted too. Authorisation comes before all of it and is the caller's.
 """
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import DELETE
 from rayplane.control_plane.apiserver.apiextensions import definitions as custom
+from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User
 from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
@@ -38,8 +40,11 @@ _RETURNS_DELETED = frozenset(
 class Deleter:
     """All deletes of the registry."""
 
-    def __init__(self, kinds: Kinds, storage: Storage, hub: WatchHub, admission: Admission, *, env: Env) -> None:
+    def __init__(
+        self, kinds: Kinds, forms: Forms, storage: Storage, hub: WatchHub, admission: Admission, *, env: Env
+    ) -> None:
         self._kinds = kinds
+        self._forms = forms
         self._storage = storage
         self._hub = hub
         self._admission = admission
@@ -81,16 +86,19 @@ class Deleter:
         try:
             entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
         except DryRun as dry:
-            o = self._kinds.from_stored(info, dry.object)
-            json = orjson.dumps(o)
+            gone, shown = dry.object, partial(self._shown, info, dry.object)
         except NotFound as e:
             raise NotFound.of(info.plural, target.name, group=info.group) from e
         else:
-            o, json = entry.object, self._kinds.json(info, entry)
-        if removed and info.name not in _RETURNS_DELETED:
-            json = orjson.dumps(_deleted_status(info, o))
+            gone, shown = entry.object, partial(self._forms.json, info, entry)
+        # Of what is gone only the name is told, which nobody needs to convert.
+        named = removed and info.name not in _RETURNS_DELETED
+        json = orjson.dumps(_deleted_status(info, gone)) if named else await shown()
         # 202 was only ever said to those who ask in the oldest way, and stays theirs.
         return Answer(json, accepted=not removed and options.orphan_dependents is False)
+
+    async def _shown(self, info: ResourceInfo, o: Object) -> bytes:
+        return orjson.dumps(await self._forms.from_stored(info, o))
 
     async def _admitted(self, user: User, target: Target, o: Object, old: Object, *, dry_run: bool) -> AdmissionRequest:
         stored = self._kinds.stored(target.info)

@@ -10,8 +10,8 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -29,8 +29,9 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import selectors
-from rayplane.control_plane.api.machinery.field_selectors import parse_fields
+from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS, parse_fields
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
@@ -38,7 +39,18 @@ from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
 from rayplane.control_plane.apiserver.storage.store import CONTINUE_TOO_OLD, Storage
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
-from rayplane.control_plane.apiserver.watch_cache.watchers import BOOKMARK, ERROR, Seen, Selection, Shared, Watcher
+from rayplane.control_plane.apiserver.watch_cache.watchers import (
+    ADDED,
+    BOOKMARK,
+    DELETED,
+    ERROR,
+    MODIFIED,
+    Event,
+    Seen,
+    Selection,
+    Shared,
+    Watcher,
+)
 from rayplane.storage.env import Env
 
 _PAGE = 500
@@ -52,7 +64,7 @@ class Listing:
     """The answer to a list, before it is put into bytes."""
 
     info: ResourceInfo
-    entries: list[Entry]
+    entries: Sequence[Entry]
     revision: int
     continue_token: str = ""
     remaining: int | None = None
@@ -76,8 +88,11 @@ _Entries = list[Entry]
 class Reader:
     """All reads of the registry. Authorisation is the caller's."""
 
-    def __init__(self, kinds: Kinds, storage: Storage, hub: WatchHub, *, env: Env, timing: Timing) -> None:
+    def __init__(
+        self, kinds: Kinds, forms: Forms, storage: Storage, hub: WatchHub, *, env: Env, timing: Timing
+    ) -> None:
         self._kinds = kinds
+        self._forms = forms
         self._storage = storage
         self._hub = hub
         self._env = env
@@ -128,7 +143,7 @@ class Reader:
         fields = parse_fields(options.field_selector, rules_for(info).fields, selectable=selectable)
         kinds = self._kinds
         convert = None
-        if not info.is_storage_version and not fields.everything:
+        if not (info.is_storage_version or fields.everything or self._kinds.webhook(info)):
 
             def convert(o: Any) -> Any:
                 return kinds.from_stored(info, o)
@@ -143,8 +158,31 @@ class Reader:
 
     async def list(self, target: Target, options: ListOptions) -> Listing:
         """Expired when the pinned revision is compacted, Timeout when a future one is asked for."""
+        return await self.shown(await self.select(target, options))
+
+    async def shown(self, listing: Listing) -> Listing:
+        """A listing of objects in the form that was asked for."""
+        return replace(listing, entries=await self._forms.entries(listing.info, listing.entries))
+
+    async def select(self, target: Target, options: ListOptions) -> Listing:
+        """As `list`, of objects as they are stored."""
         _check_match(options)
-        selection = self.selection(target, options)
+        selection, late = self._parted(target.info, self.selection(target, options))
+        listing = await self._selected(target, selection, options)
+        if late is None:
+            return listing
+        found = [e for e in (await self.shown(listing)).entries if late.matches(e)]
+        return replace(listing, entries=found, remaining=None)
+
+    def _parted(self, info: ResourceInfo, selection: Selection) -> tuple[Selection, Selection | None]:
+        """What can be selected from objects as they are stored, and what only from those that a webhook makes."""
+        fields = selection.fields
+        if self._kinds.webhook(info) is None or fields.paths <= set(METADATA_FIELDS):
+            return selection, None
+        plain = replace(selection, fields=fields.of(lambda path: path in METADATA_FIELDS))
+        return plain, Selection(fields=fields.of(lambda path: path not in METADATA_FIELDS))
+
+    async def _selected(self, target: Target, selection: Selection, options: ListOptions) -> Listing:
         info = self._kinds.stored(target.info)
         if options.continue_token:
             if options.resource_version not in ("", "0"):
@@ -218,7 +256,7 @@ class Reader:
 
         What goes wrong after `check_watch`, at once or later, comes as a last ERROR item, as in Kubernetes.
         """
-        selection = self.check_watch(target, options)
+        selection, late = self._parted(target.info, self.check_watch(target, options))
         info = self._kinds.stored(target.info)
         try:
             cache, watcher, initial_end = await self._join(info, selection, options)
@@ -226,10 +264,12 @@ class Reader:
             yield Shared([_error_item(e)])
             return
         try:
-            events = self._events(target.info, watcher, options, initial_end)
+            events = self._events(target.info, watcher, options, initial_end, late)
             async with contextlib.aclosing(events):
                 async for items in events:
                     yield items
+        except ApiError as e:
+            yield Shared([_error_item(e)])
         finally:
             cache.leave(watcher)
 
@@ -248,11 +288,13 @@ class Reader:
         return cache, watcher, revision if options.send_initial_events else None
 
     async def _events(
-        self, info: ResourceInfo, watcher: Watcher, options: ListOptions, initial_end: int | None
+        self,
+        info: ResourceInfo,
+        watcher: Watcher,
+        options: ListOptions,
+        initial_end: int | None,
+        late: Selection | None,
     ) -> AsyncGenerator[_Items, None]:
-        def items_of(taken: Shared[Seen]) -> _Items:
-            return Shared(self._item(info, *seen) for seen in taken)
-
         loop = asyncio.get_running_loop()
         limit = options.timeout_s
         if limit is None:
@@ -262,7 +304,7 @@ class Reader:
         bookmark_at = loop.time() + interval
         if initial_end is not None:
             while watcher.initial:
-                yield items_of(await watcher.take(0) or Shared())
+                yield await self._items(info, await watcher.take(0) or Shared(), late)
             if options.allow_bookmarks:
                 yield Shared([_bookmark(info, initial_end, initial_end=True)])
         while (now := loop.time()) < end:
@@ -271,7 +313,7 @@ class Reader:
             if taken is None:
                 break
             if taken:
-                yield taken.form(info.api_version, items_of)
+                yield await self._items(info, taken, late)
             elif options.allow_bookmarks and loop.time() >= bookmark_at:
                 # Nothing waits, so everything up to where the hub was before the wait has been sent. Who comes from a
                 # server that is ahead is never sent back.
@@ -280,11 +322,41 @@ class Reader:
         if isinstance(watcher.error, ApiError):
             yield Shared([_error_item(watcher.error)])
 
-    def _item(self, info: ResourceInfo, type_: str, entry: Entry, event: Any) -> WatchItem:
+    async def _items(self, info: ResourceInfo, taken: Shared[Seen], late: Selection | None) -> _Items:
+        """The items of some changes, made once for all who are told the same in the same form."""
+        shown = await self._forms.entries(info, [entry for _, entry, _ in taken])
+        if late is None:
+            return taken.form(
+                info.api_version,
+                lambda seen: Shared(
+                    self._item(info, type_, e, event) for (type_, _, event), e in zip(seen, shown, strict=True)
+                ),
+            )
+        earlier = [event.previous for type_, _, event in taken if type_ == MODIFIED and event and event.previous]
+        befores = iter(await self._forms.entries(info, earlier))
+        items: _Items = Shared()
+        for (type_, _, event), entry in zip(taken, shown, strict=True):
+            before = next(befores) if type_ == MODIFIED and event and event.previous else None
+            told = _late(type_, entry, before, late)
+            if told is not None:
+                items.append(self._item(info, *told, None))
+        return items
+
+    def _item(self, info: ResourceInfo, type_: str, entry: Entry, event: Event | None) -> WatchItem:
         if info.is_storage_version and not info.custom:
             line = event.line(type_, entry) if event is not None else b""
             return WatchItem(type_, entry.json, entry, line)
         return WatchItem(type_, self._kinds.json(info, entry), entry)
+
+
+def _late(type_: str, entry: Entry, before: Entry | None, selection: Selection) -> tuple[str, Entry] | None:
+    """What is told of a change to who selects by what a webhook makes of objects; `before`: what was modified."""
+    now = selection.matches(entry)
+    if before is None:
+        return (type_, entry) if now else None
+    if not selection.matches(before):
+        return (ADDED, entry) if now else None
+    return (MODIFIED, entry) if now else (DELETED, before.at(entry.revision))
 
 
 def _version(text: str) -> int:

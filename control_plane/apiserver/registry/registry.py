@@ -26,6 +26,7 @@ from rayplane.control_plane.apiserver.admission.questions import Questions
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
+from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
 from rayplane.control_plane.apiserver.authentication.authenticator import Authenticator
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
@@ -121,21 +122,15 @@ class ObjectRegistry:
 
         self.auditor = Auditor(config.audit, env) if config.audit is not None else None
         self.authenticator = Authenticator(config, env, self.lookup.get)
-        self.reader = Reader(self.kinds, self.storage, self.hub, env=env, timing=config.timing)
-        self._leases = EventLeases(etcd, config.timing)
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
-        admission = self._admission(config)
-        self.writer = Writer(
-            self.kinds,
-            self.storage,
-            self.hub,
-            admission,
-            env=env,
-            leases=self._leases,
-        )
+        self.forms = Forms(self.kinds, self._webhooks, env)
+        self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
+        admission, self._leases = self._admission(config), EventLeases(etcd, config.timing)
+        self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, admission, env=env, leases=self._leases)
         tokens = self.authenticator.tokens
         self.subresources = Subresources(
             self.kinds,
+            self.forms,
             self.reader,
             self.writer,
             self.lookup,
@@ -146,7 +141,7 @@ class ObjectRegistry:
         )
 
     def _admission(self, config: ApiServerConfig) -> Admission:
-        questions = Questions(self.kinds, self.lookup, self.env)
+        questions = Questions(self.kinds, self.forms, self.lookup, self.env)
         return Admission(
             config,
             self.env,
@@ -196,6 +191,7 @@ class ObjectRegistry:
 
     async def stop(self) -> None:
         await self.cleaner.stop()
+        await self.forms.stop()
         await self._webhooks.close()
         await self.hub.stop()
         await self._leases.stop()
@@ -236,7 +232,7 @@ class ObjectRegistry:
         if target.subresource not in _PLAIN:
             return await self.subresources.get(_plain(target), resource_version)
         entry = await self.reader.get(_plain(target), resource_version)
-        return self.kinds.json(target.info, entry)
+        return await self.forms.json(target.info, entry)
 
     @_in_turn
     async def list(self, user: User, target: Target, options: ListOptions) -> Listing:
@@ -306,7 +302,7 @@ class ObjectRegistry:
         """Delete everything that is selected; the answer lists what it was."""
         await self.allow(user, "deletecollection", target, options)
         plain = _plain(target)
-        listing = await self.reader.list(plain, options)
+        listing = await self.reader.select(plain, options)
         slots = asyncio.Semaphore(_DELETES_AT_ONCE)
 
         async def one(entry: Entry) -> None:
@@ -323,7 +319,7 @@ class ObjectRegistry:
         except BaseExceptionGroup as failed:
             # The client, and who cleans up after definitions, understands the errors of single objects.
             raise failed.exceptions[0] from None
-        return listing
+        return await self.reader.shown(listing)
 
     def allows(self, user: User, verb: str, target: Target) -> bool:
         """Whether a plain read is known to be allowed, without asking anybody."""

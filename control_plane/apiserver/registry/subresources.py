@@ -26,6 +26,7 @@ from rayplane.control_plane.api.machinery.schema import definition_of
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE
+from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.registry.bodies import (
@@ -60,6 +61,7 @@ class Subresources:
     def __init__(
         self,
         kinds: Kinds,
+        forms: Forms,
         reader: Reader,
         writer: Writer,
         lookup: Lookup,
@@ -70,6 +72,7 @@ class Subresources:
         env: Env,
     ) -> None:
         self._kinds = kinds
+        self._forms = forms
         self._reader = reader
         self._writer = writer
         self._lookup = lookup
@@ -83,9 +86,10 @@ class Subresources:
     async def get(self, target: Target, resource_version: str) -> bytes:
         entry = await self._reader.get(target, resource_version)
         if target.subresource == "scale":
-            return orjson.dumps(get_scale(entry.object, self._kinds.scale_paths(target.info)))
+            o = await self._forms.from_stored(target.info, entry.object)
+            return orjson.dumps(get_scale(o, self._kinds.scale_paths(target.info)))
         if target.subresource in _WHOLE_OBJECT:
-            return self._kinds.json(target.info, entry)
+            return await self._forms.json(target.info, entry)
         raise MethodNotAllowed(details={})
 
     # --- writes -------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ class Subresources:
             place_configuration(config, target)
 
             async def applied(current: Object) -> Object:
-                return self._writer.applied(current, config, target, options)
+                return await self._writer.owners.applied(current, config, target, options)
 
             return await self._change_part(user, target, applied, options.untracked)
         document = patching.parse_patch(kind, body)
@@ -200,7 +204,7 @@ class Subresources:
 
         async def make(current: Object) -> Object:
             check_same(target.info, scale["metadata"], current["metadata"])
-            new = self._writer.applied(current, configuration(current, scale, paths), target, options)
+            new = await self._writer.owners.applied(current, configuration(current, scale, paths), target, options)
             # A Scale that nobody gives a number any more is one of none.
             set_scale(new, get_scale(new, paths), paths)
             return new

@@ -21,14 +21,14 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy
 from rayplane.control_plane.api.kinds.registry import rules_for
-from rayplane.control_plane.api.machinery import apply, decoding, managed_fields, patching
+from rayplane.control_plane.api.machinery import decoding, managed_fields, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
-from rayplane.control_plane.api.machinery.schema import Definition
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
 from rayplane.control_plane.apiserver.apiextensions import acceptance
 from rayplane.control_plane.apiserver.apiextensions.defaulting import default as default_custom
+from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.registry.bodies import (
@@ -38,7 +38,6 @@ from rayplane.control_plane.apiserver.registry.bodies import (
     drop_doubled_owners,
     new_metadata,
     place_configuration,
-    reach_of,
     read_configuration,
     set_namespace,
     validation_mode,
@@ -46,6 +45,7 @@ from rayplane.control_plane.apiserver.registry.bodies import (
 )
 from rayplane.control_plane.apiserver.registry.deleting import Deleter
 from rayplane.control_plane.apiserver.registry.judging import create_errors, refuse_terminating, update_errors
+from rayplane.control_plane.apiserver.registry.owners import Owners
 from rayplane.control_plane.apiserver.registry.races import changed_or_made
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
 from rayplane.control_plane.apiserver.storage.entries import Entry
@@ -68,6 +68,7 @@ class Writer:
     def __init__(
         self,
         kinds: Kinds,
+        forms: Forms,
         storage: Storage,
         hub: WatchHub,
         admission: Admission,
@@ -76,13 +77,15 @@ class Writer:
         leases: EventLeases,
     ) -> None:
         self._kinds = kinds
+        self._forms = forms
         self._storage = storage
         self._hub = hub
         self._admission = admission
         self._env = env
         self._leases = leases
         self._heavy = Heavy(env)
-        self._deleter = Deleter(kinds, storage, hub, admission, env=env)
+        self.owners = Owners(kinds, forms, self._heavy, env)
+        self._deleter = Deleter(kinds, forms, storage, hub, admission, env=env)
 
     # --- create -------------------------------------------------------------------------------
 
@@ -122,13 +125,13 @@ class Writer:
         prefix = meta.get("generateName") if not meta.get("name") else ""
         await self._heavy.run(size, self.default, info, o)
         stored_info = self._kinds.stored(info)
-        stored = self._kinds.to_stored(info, o)
+        stored = await self._forms.to_stored(info, o)
         request = AdmissionRequest(
             CREATE, stored_info, user, meta.get("namespace") or "", meta.get("name") or "", stored
         )
         request.dry_run, request.manager, request.size = options.dry_run, options.manager, size
         request.asked = info
-        await self._heavy.run(size, self._track, None, stored, info, request)
+        await self.owners.track(None, stored, info, request)
         # What a try has changed must not leak into the next: keep the object as it was asked for.
         original = orjson.dumps(stored) if prefix else b""
         tries = _NAME_TRIES if prefix else 1
@@ -146,9 +149,9 @@ class Writer:
             break
         found = [*warnings, *request.warnings]
         if entry is None:
-            shown = self._kinds.from_stored(info, request.object)
+            shown = await self._forms.from_stored(info, request.object)
             return Answer(orjson.dumps(shown), created=True, warnings=found, object=shown)
-        return Answer(self._kinds.json(info, entry), created=True, warnings=found)
+        return Answer(await self._forms.json(info, entry), created=True, warnings=found)
 
     async def _create_once(self, request: AdmissionRequest) -> Entry | None:
         """One name: None for a dry run that would have been stored."""
@@ -158,7 +161,8 @@ class Writer:
         strategy.prepare_for_create(o, info)
         if info.name == CRDS:
             acceptance.complete(o, self._env.timestamp(), self._kinds.in_group(acceptance.group_of(o)))
-        errors = await self._heavy.run(request.size, create_errors, self._kinds, o, info)
+        judged, shown, _ = await self._judged(request)
+        errors = await self._heavy.run(request.size, create_errors, self._kinds, shown, judged)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         request.warnings += rules_for(info).warnings(o, None)
@@ -167,6 +171,14 @@ class Writer:
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
         async with await self._admission.turn(request):
             return await self._reserve_and_store(request, spec, lease)
+
+    async def _judged(self, request: AdmissionRequest) -> tuple[ResourceInfo, Object, Object | None]:
+        """The form in which a write is judged, with the new and the old object: a custom one as it was asked for."""
+        info, asked, old = request.info, request.asked or request.info, request.old
+        if not info.custom or asked.is_storage_version:
+            return info, request.object, old
+        shown = await self._forms.from_stored(asked, request.object)
+        return asked, shown, await self._forms.from_stored(asked, old) if old is not None else None
 
     async def _reserve_and_store(self, request: AdmissionRequest, spec: bytes, lease: int) -> Entry | None:
         info, o = request.info, request.object
@@ -314,7 +326,7 @@ class Writer:
         place_configuration(config, target)
 
         async def make(current: Object) -> Object:
-            return await self._heavy.run(size, self.applied, current, config, target, options)
+            return await self.owners.applied(current, config, target, options, size=size)
 
         untracked = options.untracked
 
@@ -323,67 +335,13 @@ class Writer:
             check_new(info, config["metadata"], target.name)
             # Validated before the namespace is looked for, and then made like any other object.
             place = Target(info, target.namespace)
-            made = await self._heavy.run(size, self.applied, None, config, target, options)
+            made = await self.owners.applied(None, config, target, options, size=size)
             return await self.create_object(user, place, made, untracked, size=size)
 
         change = partial(self.change, user, target, make, untracked, size=size)
         answer = await (change() if target.subresource else changed_or_made(change, new))
         answer.warnings = [*warnings, *answer.warnings]
         return answer
-
-    def applied(self, live: Object | None, config: Object, target: Target, options: WriteOptions) -> Object:
-        """The object after its configuration was applied, both in the requested form, with who owns what."""
-        info, definition = target.info, self._kinds.definition(target.info)
-        new = apply.apply(
-            live,
-            config,
-            definition,
-            manager=options.field_manager,
-            time=self._stamp(target.subresource),
-            force=options.force,
-            subresource=target.subresource,
-            reach=reach_of(info, target.subresource),
-            convert=self._views(info),
-        )
-        decoding.conform_patched(new, definition, field_validation="Ignore")
-        new["metadata"].setdefault("managedFields", [])  # so that none is not taken for none said
-        return new
-
-    def _stamp(self, subresource: str) -> str:
-        """The time of an entry; a change of scale leaves none, as in Kubernetes."""
-        return "" if subresource == "scale" else self._env.timestamp()
-
-    def _track(self, old: Object | None, new: Object, info: ResourceInfo, request: AdmissionRequest) -> None:
-        """Record who manages the fields that change, named as in `info`; without a manager, keep what is recorded."""
-        if not request.manager:
-            kept = old["metadata"].get("managedFields") if old is not None else None
-            entries = new["metadata"].pop("managedFields", kept)
-            if entries:
-                new["metadata"]["managedFields"] = entries
-            return
-        apply.track_update(
-            old,
-            new,
-            self._kinds.definition(info),
-            manager=request.manager,
-            time=self._stamp(request.subresource),
-            version=info.api_version,
-            subresource=request.subresource,
-            reach=reach_of(info, request.subresource),
-            convert=self._views(info),
-        )
-
-    def _views(self, info: ResourceInfo) -> apply.Convert:
-        """How objects of a resource look in its other versions."""
-
-        def convert(obj: Object, api_version: str) -> tuple[Object, Definition | None] | None:
-            other = self._kinds.version(info, api_version)
-            if other is None:
-                return None
-            here = self._kinds.version(info, obj["apiVersion"]) or info
-            return self._kinds.from_stored(other, self._kinds.to_stored(here, obj)), self._kinds.definition(other)
-
-        return convert
 
     async def change(
         self,
@@ -414,9 +372,9 @@ class Writer:
 
         async def change(entry: Entry | None) -> Write:
             assert entry is not None
-            old = self._kinds.from_stored(stored, entry.object) if stored.custom else entry.object
+            old = await self._forms.from_stored(stored, entry.object) if stored.custom else entry.object
             # Patches may share parts with what they start from, and strategies write in place: start from a copy.
-            wanted = await make(self._kinds.from_stored(info, entry.fresh_object()))
+            wanted = await make(await self._forms.from_stored(info, entry.fresh_object()))
             request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
             request.subresource, request.dry_run = target.subresource, options.dry_run
             request.manager, request.size, request.asked = options.manager, size, info
@@ -436,11 +394,11 @@ class Writer:
         try:
             entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
         except DryRun as dry:
-            shown = self._kinds.from_stored(info, dry.object)
+            shown = await self._forms.from_stored(info, dry.object)
             return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *found])
         except NotFound as e:
             raise NotFound.of(info.plural, target.name, group=info.group) from e
-        return Answer(self._kinds.json(info, entry), warnings=[*(warnings or ()), *found])
+        return Answer(await self._forms.json(info, entry), warnings=[*(warnings or ()), *found])
 
     async def _changed(self, target: Target, request: AdmissionRequest, prepare: Prepare, *, status: bool) -> Object:
         """The object to store, in stored form, from the wanted one in the requested form."""
@@ -450,19 +408,20 @@ class Writer:
         check_same(info, meta, old["metadata"])
         request.warnings += drop_doubled_owners(meta, patched=True)
         await self._heavy.run(request.size, self.default, info, wanted)
-        new = request.object = self._kinds.to_stored(info, wanted)
+        new = request.object = await self._forms.to_stored(info, wanted)
         meta = new["metadata"]
         prepare(new, old, stored)
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
         if stored.name == CRDS and not status:
             in_group = self._kinds.in_group(acceptance.group_of(new))
             acceptance.complete(new, self._env.timestamp(), in_group, old)
-        await self._heavy.run(request.size, self._track, old, new, info, request)
+        await self.owners.track(old, new, info, request)
         await self._admission.admit(request)
         new = request.object
         managed_fields.keep_times(new, old)
+        judged, shown, before = await self._judged(request)
         errors = await self._heavy.run(
-            request.size, update_errors, self._kinds, new, old, stored, request.subresource, status
+            request.size, update_errors, self._kinds, shown, before, judged, request.subresource, status
         )
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)

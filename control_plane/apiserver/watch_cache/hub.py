@@ -405,11 +405,11 @@ class WatchHub:
                 return entries
             start = page.last_key + "\0"
 
-    def forget(self, prefix: str) -> None:
-        """Drop a cache (a custom resource is no longer served); its watchers end."""
+    def forget(self, prefix: str, why: str = "the resource is no longer served") -> None:
+        """Drop the cache of a custom resource; its watchers end, and are told why."""
         cache = self._caches.pop(prefix, None)
         if cache is not None:
-            cache.reset(Expired("the resource is no longer served"))
+            cache.reset(Expired(why))
 
     def loaded(self) -> Iterable[ResourceCache]:
         return list(self._caches.values())

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
 from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.conversions import Unconverted
 from rayplane.control_plane.apiserver.storage.entries import Entry
 
 ADDED, MODIFIED, DELETED, BOOKMARK, ERROR = "ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"
@@ -65,6 +66,8 @@ class Selection:
                 return self.fields.matches(o)
             except (AttributeError, KeyError, TypeError, ValueError):
                 return False  # it has not the shape of its kind: written past the API
+            except Unconverted:
+                return False  # its definition has just changed, and whoever watches is about to be ended
         return True
 
     def buckets(self, *, nodes: bool) -> list[tuple[str, str]]:

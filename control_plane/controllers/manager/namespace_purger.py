@@ -21,6 +21,7 @@ from rayplane.control_plane.controllers.namespace import FINALIZER, Remains, con
 
 BATCH = 200
 RETRY_S = 0.25
+_CANNOT_BE_SHOWN = 500
 _CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 
 
@@ -30,7 +31,7 @@ class NamespacePurger:
     def __init__(self, client: ApiClient, now: Callable[[], datetime]) -> None:
         """`now`: the wall clock."""
         self._client, self._now = client, now
-        self._remaining: dict[str, list[str]] = {}
+        self._remaining: dict[str, dict[str, str]] = {}
 
     async def purge(self, action: Action) -> list[Write]:
         """Delete what is there; raises ActionFailed (come again) until nothing is left."""
@@ -46,7 +47,11 @@ class NamespacePurger:
                 await self._tell(namespace, Remains(undiscovered=e.message))
                 raise
         remains = Remains()
-        left = [r for r in resources if await self._purge_resource(r, meta.name(namespace), remains)]
+        left = {
+            resource: form
+            for resource, form in resources.items()
+            if await self._purge_resource(resource, form, meta.name(namespace), remains)
+        }
         namespace = await self._tell(namespace, remains)
         if left:
             self._remaining[uid] = left
@@ -62,16 +67,13 @@ class NamespacePurger:
             await self._client.update("namespaces", finalized, subresource="finalize")
         return []
 
-    async def _resources(self) -> list[str]:
-        """Every stored namespaced resource, events last (deletions make some)."""
-        built_in = [i.name for i in builtin_registry().stored() if i.namespaced]
-        custom = [
-            f"{meta.spec(crd)['names']['plural']}.{meta.spec(crd)['group']}"
-            for crd in (await self._client.list(_CRDS)).items
-            if meta.spec(crd).get("scope") == "Namespaced"
-        ]
-        found = dict.fromkeys([*built_in, *custom])
-        return sorted(found, key=lambda resource: resource.startswith("events"))
+    async def _resources(self) -> dict[str, str]:
+        """Every stored namespaced resource and the form to ask for, events last (deletions make some)."""
+        found = {i.name: i.name for i in builtin_registry().stored() if i.namespaced}
+        for crd in (await self._client.list(_CRDS)).items:
+            if meta.spec(crd).get("scope") == "Namespaced":
+                found[meta.name(crd)] = _cheapest_form(crd)
+        return dict(sorted(found.items(), key=lambda named: named[0].startswith("events")))
 
     async def _tell(self, namespace: Object, remains: Remains) -> Object:
         """Store why the namespace is still there, where it is for long enough to be asked; the namespace as stored."""
@@ -87,12 +89,18 @@ class NamespacePurger:
         except (Conflict, NotFound):
             return namespace  # the next round sees what is stored
 
-    async def _purge_resource(self, resource: str, namespace: str, remains: Remains) -> int:
+    async def _purge_resource(self, resource: str, form: str, namespace: str, remains: Remains) -> int:
         """Delete all objects of one resource; how many there were."""
         try:
-            items = (await self._client.list(resource, namespace)).items
+            items = (await self._client.list(form, namespace)).items
         except (NotFound, MethodNotAllowed):
             return 0  # not served (any more)
+        except ApiError as e:
+            if e.code != _CANNOT_BE_SHOWN:
+                raise
+            # The others need not wait for that.
+            remains.failures.append(e.message)
+            return 1
         doomed = [o for o in items if not meta.is_deleting(o)]
         remains.add(resource, (o for o in items if meta.is_deleting(o)))
         for start in range(0, len(doomed), BATCH):
@@ -107,3 +115,10 @@ class NamespacePurger:
                 remains.failures.append(failed[0].message)
                 break
         return len(items)
+
+
+def _cheapest_form(crd: Object) -> str:
+    """How to ask for the objects of a definition: as they are stored, where that is served."""
+    spec = meta.spec(crd)
+    stored = next((v["name"] for v in spec.get("versions") or () if v.get("storage") and v.get("served")), "")
+    return ".".join(part for part in (spec["names"]["plural"], stored, spec["group"]) if part)

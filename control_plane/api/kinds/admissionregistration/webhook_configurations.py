@@ -58,7 +58,7 @@ def _validate(obj: Object) -> Errors:
         at, own = f"webhooks[{index}]", hook.get("name") or ""
         _qualified_name(own, f"{at}.name", errs)
         _webhook(hook, at, errs)
-        _reviews(hook.get("admissionReviewVersions") or [], f"{at}.admissionReviewVersions", errs)
+        validate_reviews(hook.get("admissionReviewVersions") or [], f"{at}.admissionReviewVersions", errs)
         if own and own in seen:
             errs.append(duplicate(f"{at}.name", own))
         seen.add(own)
@@ -91,14 +91,15 @@ def _webhook(hook: Mapping[str, Any], path: str, errs: Errors) -> None:
     validate_selectors(hook, path, errs)
     if hook.get("reinvocationPolicy") is not None:
         one_of(hook["reinvocationPolicy"], ("IfNeeded", "Never"), f"{path}.reinvocationPolicy", errs)
-    _client(hook.get("clientConfig") or {}, f"{path}.clientConfig", errs)
+    validate_client(hook.get("clientConfig") or {}, f"{path}.clientConfig", errs)
     validate_conditions(hook.get("matchConditions") or (), f"{path}.matchConditions", errs)
 
 
 _SECONDS_MAX = 30
 
 
-def _reviews(versions: Sequence[str], path: str, errs: Errors) -> None:
+def validate_reviews(versions: Sequence[str], path: str, errs: Errors) -> None:
+    """The versions of reviews that a webhook reads."""
     if not versions:
         errs.append(required(path, "must specify one of v1, v1beta1"))
         return
@@ -113,7 +114,8 @@ def _reviews(versions: Sequence[str], path: str, errs: Errors) -> None:
         errs.append(invalid(path, versions, "must include at least one of v1, v1beta1"))
 
 
-def _client(config: Mapping[str, Any], path: str, errs: Errors) -> None:
+def validate_client(config: Mapping[str, Any], path: str, errs: Errors) -> None:
+    """Where a webhook is."""
     url, target = config.get("url"), config.get("service")
     if (url is None) == (target is None):
         errs.append(required(path, "exactly one of url or service is required"))
