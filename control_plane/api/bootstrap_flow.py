@@ -1,6 +1,6 @@
-"""Flow schemas and priority levels that every cluster starts with.
+"""Flow schemas and priority levels that every cluster has.
 
-They are there to be read: how many requests are answered at once is decided by the server's own fairness.
+The mandatory ones are kept as they are; those that are suggested, for as long as an annotation says so (`autoupdate`).
 Source: Kubernetes reference "API Priority and Fairness", mandatory and suggested configuration objects.
 """
 
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 
 _API_VERSION = "flowcontrol.apiserver.k8s.io/v1"
-_AUTOUPDATE = {"apf.kubernetes.io/autoupdate-spec": "true"}
+AUTOUPDATE = "apf.kubernetes.io/autoupdate-spec"
+MANDATORY = ("exempt", "catch-all")
 _MANAGER, _SCHEDULER = "system:kube-controller-manager", "system:kube-scheduler"
 _EVERYBODY = ("system:unauthenticated", "system:authenticated")
 _LEVELS = (
@@ -28,7 +30,7 @@ _LEVELS = (
 
 
 def _object(kind: str, name: str, spec: dict[str, Any]) -> Object:
-    metadata = {"name": name, "annotations": dict(_AUTOUPDATE)}
+    metadata = {"name": name, "annotations": {AUTOUPDATE: "true"}}
     return {"apiVersion": _API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
 
 
@@ -133,3 +135,30 @@ def flow_schemas() -> list[Object]:
         _schema("global-default", "global-default", 9900, _groups(*_EVERYBODY), by="ByUser"),
         _schema("catch-all", "catch-all", 10000, _groups(*_EVERYBODY), by="ByUser"),
     ]
+
+
+def mandatory_levels() -> list[Object]:
+    return [o for o in priority_levels() if o["metadata"]["name"] in MANDATORY]
+
+
+def mandatory_schemas() -> list[Object]:
+    return [o for o in flow_schemas() if o["metadata"]["name"] in MANDATORY]
+
+
+def is_kept(o: Object) -> bool:
+    """Whether the spec of a stored object is to be brought to what it is here: a mandatory one's; else as its
+    annotation says, and without one for as long as nobody has changed it.
+    """
+    if meta.name(o) in MANDATORY:
+        return True
+    said = meta.annotations(o).get(AUTOUPDATE)
+    return said == "true" or (said != "false" and meta.generation(o) == 1)
+
+
+def kept(o: Object, wanted: Object) -> Object:
+    """A stored object as it is to be. How many seats others may borrow of what is exempt is up to administrators."""
+    spec = dict(wanted["spec"])
+    if spec.get("type") == "Exempt" and (o.get("spec") or {}).get("exempt") is not None:
+        spec["exempt"] = o["spec"]["exempt"]
+    metadata = {**o["metadata"], "annotations": {**meta.annotations(o), AUTOUPDATE: "true"}}
+    return {**o, "metadata": metadata, "spec": spec}

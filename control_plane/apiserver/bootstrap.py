@@ -1,24 +1,34 @@
-"""Objects that every new cluster has: made by whichever server finds them missing, kept by none."""
+"""Objects that every new cluster has: made by whichever server finds them missing.
 
+All servers keep those of priority and fairness, over and over; the others are nobody's once they are made.
+"""
+
+import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
 import orjson
 
+from rayplane.control_plane.api import bootstrap_flow
 from rayplane.control_plane.api.bootstrap import bootstrap_objects, extension_authentication
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.meta import Object, annotations
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import SERVICE, first_address
+from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMAS
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
-from rayplane.control_plane.apiserver.requests import SYSTEM, Target, WriteOptions
+from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, Target, WriteOptions
 from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
 _JSON = "application/json"
+_KEEP_S = 60.0
 _AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 _GRANTS = ("rules", "subjects")
+_FLOW_CONTROL = {"PriorityLevelConfiguration": LEVELS, "FlowSchema": SCHEMAS}
 # Before there was a node authorizer the first ones let every node read all secrets; the last was cluster-admin.
 _TIGHTENED = frozenset(
     {
@@ -33,24 +43,80 @@ _TIGHTENED = frozenset(
 async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
     """Create what is missing. Safe on all servers at once. ApiError when etcd refuses."""
     for o in (*bootstrap_objects(), *_of_this_cluster(config)):
-        info = registry.kinds.registry.by_kind(o["apiVersion"], o["kind"])
-        assert info is not None, f"{o['kind']} is no served kind"
-        meta = o["metadata"]
-        namespace = meta.get("namespace") or ""
-        cache = await registry.hub.cache(registry.kinds.stored(info))
-        known = cache.get(namespace, meta["name"])
-        try:
-            if known is None:
-                await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
-            elif known.readable and (o["kind"], meta["name"]) in _TIGHTENED:
-                await _tighten(registry, Target(info, namespace, meta["name"]), known.object, o)
-        except AlreadyExists:
-            continue  # another server was faster
-        except Exception as e:
-            if isinstance(e, ApiError) and e.retryable:
-                raise
-            # A quota, a taken address, an odd object beside it: a server without this one is better than none.
-            log.warning("%s %s cannot be made: %s", o["kind"], meta["name"], e)
+        if o["kind"] not in _FLOW_CONTROL:
+            await _ensure(registry, o)
+    await keep_flow_control(registry)
+
+
+async def _ensure(registry: ObjectRegistry, o: Object) -> None:
+    info = registry.kinds.registry.by_kind(o["apiVersion"], o["kind"])
+    assert info is not None, f"{o['kind']} is no served kind"
+    meta = o["metadata"]
+    namespace = meta.get("namespace") or ""
+    cache = await registry.hub.cache(registry.kinds.stored(info))
+    known = cache.get(namespace, meta["name"])
+    try:
+        if known is None:
+            await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
+        elif known.readable and (o["kind"], meta["name"]) in _TIGHTENED:
+            await _tighten(registry, Target(info, namespace, meta["name"]), known.object, o)
+        elif known.readable and o["kind"] in _FLOW_CONTROL and bootstrap_flow.is_kept(known.object):
+            await _keep(registry, Target(info, "", meta["name"]), known.object, o)
+    except AlreadyExists:
+        pass  # another server was faster
+    except Exception as e:
+        if isinstance(e, ApiError) and e.retryable:
+            raise
+        # A quota, a taken address, an odd object beside it: a server without this one is better than none.
+        log.warning("%s %s cannot be made: %s", o["kind"], meta["name"], e)
+
+
+async def keep_flow_control(registry: ObjectRegistry) -> None:
+    """Make the flow schemas and levels of every cluster what they are, unless an annotation says to leave them; remove
+    those that are ours no more. Safe on all servers at once. ApiError when etcd refuses.
+    """
+    ours = [*bootstrap_flow.priority_levels(), *bootstrap_flow.flow_schemas()]
+    for o in ours:
+        await _ensure(registry, o)
+    for kind, resource in _FLOW_CONTROL.items():
+        wanted = {o["metadata"]["name"] for o in ours if o["kind"] == kind}
+        info = registry.kinds.named(resource)
+        for entry in list((await registry.hub.cache(info)).readable()):
+            if entry.name not in wanted and annotations(entry.object).get(bootstrap_flow.AUTOUPDATE) == "true":
+                with contextlib.suppress(NotFound):
+                    await registry.writer.delete(SYSTEM, Target(info, "", entry.name), DeleteOptions())
+
+
+class FlowControlKeeper:
+    """The task that keeps a server's part of them."""
+
+    def __init__(self, registry: ObjectRegistry) -> None:
+        self._registry = registry
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="flow control")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            await cancel_and_wait(self._task)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_KEEP_S)
+            try:
+                await keep_flow_control(self._registry)
+            except Exception as e:
+                log.info("flow schemas and priority levels are not looked after this time: %s", e)
+
+
+async def _keep(registry: ObjectRegistry, target: Target, known: Object, wanted: Object) -> None:
+    async def make(current: Object) -> Object:
+        return bootstrap_flow.kept(current, wanted)
+
+    if bootstrap_flow.kept(known, wanted) != known:
+        await registry.writer.change(SYSTEM, target, make, WriteOptions())
 
 
 async def _tighten(registry: ObjectRegistry, target: Target, known: Object, wanted: Object) -> None:

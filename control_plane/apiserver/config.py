@@ -26,6 +26,11 @@ class Timing:
     request_timeout_s: float = 30.0
     """A request that is no watch is given up after this long."""
 
+    @property
+    def queue_wait_s(self) -> float:
+        """How long a request waits for seats: a quarter of its time, as in kube-apiserver."""
+        return self.request_timeout_s / 4
+
     endpoint_lease_s: int = 10
     """Time to live of this server's entry among the endpoints of the `kubernetes` service."""
 
@@ -63,8 +68,8 @@ class Limits:
     watcher_events: int = 8192
     """Changes waiting for one watcher; a slower one is ended and has to watch anew."""
 
-    requests_in_flight: int = 2000
-    """Requests (without watches and streams) answered at the same time; more are told to come again."""
+    requests_in_flight: int = 128
+    """Seats for requests that are worked on at the same time, shared out among the priority levels."""
 
     body_bytes: int = 3 * 1024 * 1024
     """Largest request body, as in Kubernetes."""
@@ -172,6 +177,6 @@ class ApiServerConfig:
             raise ValueError(f"service_cidr {self.service_cidr} has no room for services; use /29 or larger")
         if self.token_seconds_max < 600:
             raise ValueError("token_seconds_max is shorter than the shortest token there is, 600 seconds")
-        if self.limits.resource_events < 1 or self.limits.watcher_events < 1:
+        if min(self.limits.resource_events, self.limits.watcher_events, self.limits.requests_in_flight) < 1:
             raise ValueError("limits must be positive")
         self.pod_security.policy()

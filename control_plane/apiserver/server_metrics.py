@@ -11,6 +11,7 @@ def collect(registry: ObjectRegistry) -> Iterable[Family]:
     yield from registry.requests.collect()
     running = {(kind,): count for kind, count in registry.fairness.in_flight.items()}
     yield gauge("apiserver_current_inflight_requests", "Requests under way.", running, "request_kind")
+    yield from registry.fairness.collect()
     durations = registry.etcd.durations.by_labels
     yield histogram("etcd_request_duration_seconds", "Time of calls to etcd.", durations, "operation")
     caches = [cache for cache in registry.hub.loaded() if cache.ready]

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import grpc
-import pytest
 
-from rayplane.control_plane.apiserver.flowcontrol.batches import ANYTHING, Batches
+from rayplane.control_plane.apiserver.grpc import batches
 from rayplane.control_plane.apiserver.storage.grouping import GROUP_MAX, GroupedTxns
 from rayplane.control_plane.apiserver.storage.store import absent, at_revision, put_op
 from rayplane.control_plane.client import ops
@@ -50,20 +49,13 @@ class Work:
 
 
 async def test_results_come_in_the_order_of_the_operations() -> None:
-    found = await Batches().run(operations("pods", 50), Work().turn)
+    found = await batches.run(operations("pods", 50), Work().turn)
     assert [r.json.decode() for r in found] == [f"pods-{n}" for n in range(50)]
-    assert await Batches().run([], Work().turn) == []
-
-
-async def test_few_operations_are_under_way_however_many_batches_there_are() -> None:
-    batches, work = Batches(), Work()
-    await asyncio.gather(*(batches.run(operations("pods", 40), work.turn) for _ in range(10)))
-    assert len(work.done) == 400
-    assert work.most <= ANYTHING.of_all
+    assert await batches.run([], Work().turn) == []
 
 
 async def test_a_late_small_batch_does_not_wait_for_an_early_large_one() -> None:
-    batches, work = Batches(), Work()
+    work = Work()
     large = asyncio.ensure_future(batches.run(operations("pods", 1000), work.turn))
     await asyncio.sleep(0)
     await batches.run(operations("services", 3), work.turn)
@@ -71,22 +63,19 @@ async def test_a_late_small_batch_does_not_wait_for_an_early_large_one() -> None
     await large
 
 
-@pytest.mark.parametrize("heartbeat", ["leases.coordination.k8s.io", "nodes"])
-async def test_heartbeats_are_answered_while_everything_else_is_stuck(heartbeat: str) -> None:
-    batches, work = Batches(), Work()
-    stuck = [asyncio.ensure_future(batches.run(operations("pods", 100), work.stuck)) for _ in range(5)]
-    await asyncio.sleep(0)
-    assert len(await batches.run(operations(heartbeat, 40), work.turn)) == 40
-    work.go.set()
-    await asyncio.gather(*stuck)
+async def test_what_is_small_goes_many_at_a_time() -> None:
+    for resource, at_once in (("leases.coordination.k8s.io", batches.SMALL), ("pods", batches.ANYTHING)):
+        work = Work()
+        await batches.run(operations(resource, 200), work.turn)
+        assert work.most == at_once
 
 
-async def test_a_cancelled_batch_leaves_room_for_others() -> None:
-    batches, work = Batches(), Work()
-    stuck = [asyncio.ensure_future(batches.run(operations("pods", 100), work.stuck)) for _ in range(5)]
+async def test_a_cancelled_batch_ends_what_is_under_way() -> None:
+    work = Work()
+    stuck = asyncio.ensure_future(batches.run(operations("pods", 100), work.stuck))
     await asyncio.sleep(0)
-    await cancel_and_wait(*stuck)
-    assert len(await batches.run(operations("pods", 40), work.turn)) == 40
+    await cancel_and_wait(stuck)
+    assert not work.done
 
 
 # --- grouped transactions -----------------------------------------------------------------------

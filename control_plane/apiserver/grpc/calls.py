@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from rayplane.control_plane.api.errors import ApiError, NotFound, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
-from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
 from rayplane.control_plane.apiserver.grpc.auditing import CallAudit
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
@@ -43,15 +42,11 @@ class Calls:
         ]
         return await self.registry.authorizer.acting(user, headers)
 
-    async def answered(
-        self, context: Context, plurals: Iterable[str], run: Callable[[User], Awaitable[T]], *, mutating: bool
-    ) -> T:
-        """What `run` returns, as a call that is no stream. `plurals`: the resources that it is about."""
+    async def answered(self, context: Context, run: Callable[[User], Awaitable[T]]) -> T:
+        """What `run` returns, as a call that is no stream."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                user = await self.user(context)
-                with self.registry.fairness.slot(urgent=is_urgent(user, plurals), mutating=mutating):
-                    return await run(user)
+                return await run(await self.user(context))
         except ApiError as e:
             raise rpc_error(e) from e
         except TimeoutError as e:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from rayplane.control_plane.api.errors import ApiError, BadRequest, InternalError, RequestEntityTooLarge, Unauthorized
-from rayplane.control_plane.apiserver.flowcontrol.batches import Batches, resource_of
+from rayplane.control_plane.apiserver.grpc import batches
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
 from rayplane.control_plane.apiserver.grpc.options import (
@@ -49,7 +49,6 @@ class ObjectsService:
         self._calls = calls
         self._registry = calls.registry
         self._body_bytes = body_bytes
-        self._batches = Batches()
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.Object:
         return await self._one(context, "get", request)
@@ -70,7 +69,7 @@ class ObjectsService:
         async def run(user: User) -> pb.ListResponse:
             return await self._listed(user, context, "list", request)
 
-        return await self._calls.answered(context, (request.ref.resource,), run, mutating=False)
+        return await self._calls.answered(context, run)
 
     async def ListStream(self, request: pb.ListRequest, context: Context) -> AsyncIterator[pb.ListResponse]:
         page = pb.ListRequest()
@@ -92,7 +91,7 @@ class ObjectsService:
         async def run(user: User) -> pb.ListResponse:
             return await self._listed(user, context, "deletecollection", request)
 
-        return await self._calls.answered(context, (request.ref.resource,), run, mutating=True)
+        return await self._calls.answered(context, run)
 
     async def Batch(self, request: pb.BatchRequest, context: Context) -> pb.BatchResponse:
         async def run(user: User) -> pb.BatchResponse:
@@ -101,10 +100,10 @@ class ObjectsService:
                     f"{len(request.operations)} operations in a batch: limit is {_OPERATIONS_MAX}"
                 )
             left = [_ANSWERS_BYTES_MAX]
-            results = await self._batches.run(request.operations, lambda op: self._in_batch(user, context, op, left))
+            results = await batches.run(request.operations, lambda op: self._in_batch(user, context, op, left))
             return pb.BatchResponse(results=results)
 
-        return await self._calls.answered(context, map(resource_of, request.operations), run, mutating=True)
+        return await self._calls.answered(context, run)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         calls, registry = self._calls, self._registry
@@ -177,7 +176,7 @@ class ObjectsService:
             a = await self._run(user, context, verb, request)
             return pb.Object(json=a.json, warnings=a.warnings, created=a.created, accepted=a.accepted)
 
-        return await self._calls.answered(context, (request.ref.resource,), run, mutating=verb != "get")
+        return await self._calls.answered(context, run)
 
     async def _run(self, user: User, context: Context, verb: str, request: Any) -> Answer:
         """One operation, followed by the audit log."""

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -251,8 +251,11 @@ class Reader:
         _version(options.resource_version)
         return self.selection(target, options)
 
-    async def watch(self, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
-        """Groups of events that were ready together. Ends after the timeout, or when the watcher is too slow.
+    async def watch(
+        self, target: Target, options: ListOptions, *, begun: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[_Items, None]:
+        """Groups of events that were ready together. Ends after the timeout, or when the watcher is too slow. `begun`
+        is called when it only waits for events, or for its reader.
 
         What goes wrong after `check_watch`, at once or later, comes as a last ERROR item, as in Kubernetes.
         """
@@ -263,6 +266,7 @@ class Reader:
         except ApiError as e:
             yield Shared([_error_item(e)])
             return
+        begun()
         try:
             events = self._events(target.info, watcher, options, initial_end, late)
             async with contextlib.aclosing(events):

@@ -32,7 +32,10 @@ from rayplane.control_plane.apiserver.authentication.authenticator import Authen
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.flowcontrol.fairness import Fairness
+from rayplane.control_plane.apiserver.flowcontrol import estimates
+from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMAS, Fairness, Flow
+from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
+from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.outgoing.webhooks import WebhookClient
 from rayplane.control_plane.apiserver.registry import metrics_kinds
@@ -79,12 +82,16 @@ _Items = Shared[WatchItem]
 def _in_turn(
     operation: "Callable[Concatenate[ObjectRegistry, User, Target, P], Awaitable[T]]",
 ) -> "Callable[Concatenate[ObjectRegistry, User, Target, P], Coroutine[Any, Any, T]]":
-    """An operation that waits for its turn when much is to do."""
+    """An operation that has seats while it is worked on, and waits for them when there is much to do."""
+    verb = operation.__name__.replace("_", "")
 
     @functools.wraps(operation)
     async def in_turn(self: "ObjectRegistry", user: User, target: Target, *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self.fairness.turn(user, target.info.plural):
+        ticket = await self.seat(user, verb, target)
+        try:
             return await operation(self, user, target, *args, **kwargs)
+        finally:
+            self.fairness.leave(ticket)
 
     return in_turn
 
@@ -103,7 +110,7 @@ class ObjectRegistry:
     def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient, network: Network) -> None:
         self.etcd = etcd
         self.requests = RequestMetrics()
-        self.fairness = Fairness(config.limits.requests_in_flight)
+        self.fairness = Fairness(config.limits.requests_in_flight, wait_max_s=config.timing.queue_wait_s)
         self.kinds = Kinds()
         self.env = env
         encryption = Encryption.parse(config.encryption, env.rng.randbytes)
@@ -187,6 +194,7 @@ class ObjectRegistry:
     async def start(self) -> None:
         """Serve custom resources and look after deleted definitions. The hub must run."""
         await self.custom.load()
+        self.fairness.follow(*[await self.hub.cache(self.kinds.named(r)) for r in (SCHEMAS, LEVELS)])
         self.cleaner.start(self._empty, self._release)
 
     async def stop(self) -> None:
@@ -221,6 +229,36 @@ class ObjectRegistry:
         with contextlib.suppress(NotFound):
             await self.writer.change(SYSTEM, target, make, WriteOptions())
 
+    # --- turns --------------------------------------------------------------------------------
+
+    def flow(self, user: User, verb: str, target: Target) -> Flow:
+        """Which flow a request is of: the same for all that look alike."""
+        info = target.info
+        asked = Asked.of(user, verb, info.group, info.plural, target.subresource, namespace=target.namespace)
+        return self.fairness.flow(asked)
+
+    async def seat(self, user: User, verb: str, target: Target, *, begins: bool = False) -> Ticket:
+        """Seats for a request; `fairness.leave` must follow. `begins`: a watch lists what there is. TooManyRequests."""
+        flow = self.flow(user, verb, target)
+        return await self.fairness.seat(flow, self._ticket(flow, verb, target, begins=begins))
+
+    async def watch_seat(self, user: User, target: Target, options: ListOptions) -> Ticket:
+        """As `seat`, for the beginning of a watch."""
+        begins = options.send_initial_events is not False and options.resource_version in ("", "0")
+        return await self.seat(user, "watch", target, begins=begins or bool(options.send_initial_events))
+
+    def _ticket(self, flow: Flow, verb: str, target: Target, *, begins: bool) -> Ticket:
+        """As wide as the request is thought to be, where that matters."""
+        if flow.level.spec.exempt or verb == "get" or (cache := self.hub.peek(self.kinds.stored(target.info))) is None:
+            return Ticket(target.name)
+        if verb in ("list", "watch"):
+            shown = len(cache) if verb == "list" or begins else 1
+            return Ticket.wide(target.name, estimates.of_list(shown, cache.object_bytes, flow.level.widest))
+        watches = cache.watched_by_all
+        flow.counts.watches.observe(watches)
+        final, linger_s = estimates.of_write(watches, flow.level.widest)
+        return Ticket.wide(target.name, 1, final=final, linger_s=linger_s)
+
     # --- reads --------------------------------------------------------------------------------
 
     @_in_turn
@@ -242,12 +280,21 @@ class ObjectRegistry:
             return await computed.list(target.info, selection, self.hub.revision)
         return await self.reader.list(_plain(target), options)
 
-    async def watch(self, user: User, target: Target, options: ListOptions) -> AsyncGenerator[_Items, None]:
-        """See `Reader.watch`. Refusals come with the first item asked for."""
-        await self.allow(user, "watch", target, options)
-        async with contextlib.aclosing(self.reader.watch(_plain(target), options)) as groups:
-            async for items in groups:
-                yield items
+    async def watch(
+        self, user: User, target: Target, options: ListOptions, ticket: Ticket | None = None
+    ) -> AsyncGenerator[_Items, None]:
+        """See `Reader.watch`. Refusals come with the first item asked for. It has seats until it has begun, the
+        ticket's where there is one.
+        """
+        ticket = ticket or await self.watch_seat(user, target, options)
+        try:
+            await self.allow(user, "watch", target, options)
+            watch = self.reader.watch(_plain(target), options, begun=lambda: self.fairness.leave(ticket))
+            async with contextlib.aclosing(watch) as groups:
+                async for items in groups:
+                    yield items
+        finally:
+            self.fairness.leave(ticket)
 
     # --- writes -------------------------------------------------------------------------------
 

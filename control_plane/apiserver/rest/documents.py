@@ -9,6 +9,7 @@ from rayplane.control_plane.api.machinery.discovery import Discovery
 from rayplane.control_plane.api.machinery.resources import GroupInfo
 from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.flowcontrol import dumps
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
 from rayplane.control_plane.component_base import debugging
@@ -56,6 +57,8 @@ class Documents:
             return await self._health(request, path)
         if path in LogPages.PATHS:
             return await self._log.answer(request)
+        if path.startswith(dumps.PREFIX):
+            return self._dump(path.removeprefix(dumps.PREFIX), "includeRequestDetails" in request.query)
         if path == "/metrics":
             return debugging.metrics(request, server_metrics.collect(self._registry))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
@@ -68,6 +71,11 @@ class Documents:
     def paths(self, status: int = 200) -> web.Response:
         """The paths that are served; with 404, the answer to one that is not."""
         return web.json_response({"paths": _paths(self._registry.kinds.registry.groups())}, status=status)
+
+    def _dump(self, what: str, details: bool) -> web.Response | None:
+        fairness, clock = self._registry.fairness, self._registry.env.clock
+        text = dumps.page(what, fairness, fairness.now(), clock.now(), details=details)
+        return web.Response(text=text, headers=_PLAIN) if text is not None else None
 
     def _other(self, path: str) -> web.Response | None:
         if path == "/version":

@@ -31,6 +31,11 @@ class ResourcePath:
     rest: str = ""
     watch: bool = False
 
+    @property
+    def scope(self) -> str:
+        """The namespace in which it is; a namespace is in itself."""
+        return self.namespace or (self.name if self.plural == "namespaces" and not self.group else "")
+
     def verb(self, method: str, *, watch: bool) -> str:
         """The API verb of a method here; empty when there is none."""
         if self.subresource:

@@ -15,7 +15,8 @@ from datetime import datetime
 from rayplane.control_plane.api.errors import ApiError, NotAcceptable
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery.remembering import remembered
-from rayplane.control_plane.apiserver.flowcontrol.fairness import is_urgent
+from rayplane.control_plane.apiserver.flowcontrol.fairness import Flow
+from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest import paths
@@ -69,28 +70,32 @@ class QuickGets:
             return None
         if info.custom or not info.is_storage_version or rules_for(info).deprecated:
             return None
-        # A namespace is in itself.
-        return Target(info, found.namespace or (found.name if info.name == "namespaces" else ""), found.name)
+        return Target(info, found.scope, found.name)
 
-    def _begin(self, user: User, target: Target, answer: Answer) -> GiveUp:
+    def _begin(self, user: User, target: Target, answer: Answer) -> GiveUp | None:
         registry = self._registry
-        level = is_urgent(user, (target.info.plural,))
+        fairness, flow, ticket = registry.fairness, registry.flow(user, "get", target), Ticket(target.name)
+        if not fairness.at_once(flow, ticket):
+            return None
         loop = asyncio.get_running_loop()
         began = loop.time()
 
         def done(fresh: asyncio.Future[None]) -> None:
-            registry.fairness.leave(urgent=level)
-            body = None if fresh.cancelled() or fresh.exception() is not None else self._body(target)
+            fairness.leave(ticket)
+            body = None if fresh.cancelled() or fresh.exception() is not None else self._body(target, flow)
             if body is not None:
                 registry.requests.add("get", target.info, 200, loop.time() - began)
             answer(body)
 
-        fresh = registry.hub.freshness()
-        registry.fairness.enter(urgent=level)
+        try:
+            fresh = registry.hub.freshness()
+        except BaseException:
+            fairness.leave(ticket)
+            raise
         fresh.add_done_callback(done)
         return fresh.cancel
 
-    def _body(self, target: Target) -> bytes | None:
+    def _body(self, target: Target, flow: Flow) -> bytes | None:
         info = target.info
         cache = self._registry.hub.peek(info)
         entry = cache.get(target.namespace if info.namespaced else "", target.name) if cache is not None else None
@@ -99,7 +104,7 @@ class QuickGets:
         json = entry.json
         if len(json) >= BYTES_MIN:
             return None
-        return b"%s%d\r\n\r\n%s" % (_head(date(self._now())), len(json), json)
+        return b"%s%sContent-Length: %d\r\n\r\n%s" % (_head(date(self._now())), flow.head, len(json), json)
 
 
 @remembered(_HEADS)
@@ -126,7 +131,7 @@ def _is_plain(headers: str) -> bool:
 
 @functools.lru_cache(1)
 def _head(now: str) -> bytes:
-    """The answer's head, up to the length of the object."""
+    """The answer's head, as far as it is every object's."""
     headers = {"Content-Type": JSON, **NO_CACHE, "Date": now}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 200 OK\r\n{lines}Content-Length: ".encode()
+    return f"HTTP/1.1 200 OK\r\n{lines}".encode()

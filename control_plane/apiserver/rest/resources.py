@@ -129,17 +129,23 @@ class ResourceHandler:
         options = list_options(request)
         if target.name:
             target = Target(target.info, target.namespace, target.name)
-        items = self._registry.watch(user, target, options)
         # What is refused at once is a plain error; only a stream that has begun ends with an ERROR event.
         await self._registry.allow(user, "watch", target, options)
         self._registry.reader.check_watch(target, options)
-        if wants_websocket(request):
-            # Its messages are text.
-            view = replace(view, media=JSON)
-            return await self._watch_messages(request, self._lines(request, view, target, items))
-        response = web.StreamResponse(headers={**NO_CACHE, "Content-Type": view.stream_type, "Date": date(self._now())})
-        self._warn_of_kind(response, target)
-        return await self._watch_body(request, response, self._lines(request, view, target, items))
+        ticket = await self._registry.watch_seat(user, target, options)
+        try:
+            items = self._registry.watch(user, target, options, ticket)
+            if wants_websocket(request):
+                # Its messages are text.
+                view = replace(view, media=JSON)
+                return await self._watch_messages(request, self._lines(request, view, target, items))
+            headers = {"Content-Type": view.stream_type, "Date": date(self._now()), **ticket.flow.headers}
+            response = web.StreamResponse(headers={**NO_CACHE, **headers})
+            self._warn_of_kind(response, target)
+            return await self._watch_body(request, response, self._lines(request, view, target, items))
+        finally:
+            # Where it did not come to its first event.
+            self._registry.fairness.leave(ticket)
 
     async def _watch_body(
         self, request: web.BaseRequest, response: web.StreamResponse, groups: _Lines

@@ -22,8 +22,10 @@ from rayplane.control_plane.api.machinery import protobuf_encoding
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.flowcontrol.fairness import READING, is_urgent
+from rayplane.control_plane.apiserver.flowcontrol.fairness import Flow
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
+from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
+from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
@@ -35,6 +37,7 @@ from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.quick import QuickGets
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
+from rayplane.control_plane.component_base.log_pages import LogPages
 from rayplane.control_plane.rpc import Identity, Network, http1
 from rayplane.control_plane.rpc.faults import FaultLog
 from rayplane.control_plane.rpc.sockets import Listening, Sockets, SystemSockets
@@ -107,6 +110,7 @@ class RestServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         verb, info, subresource, began = request.method, None, "", asyncio.get_running_loop().time()
+        fairness, flow = self._registry.fairness, None
         try:
             if request.method not in _METHODS:
                 raise MethodNotAllowed(details={})
@@ -114,11 +118,15 @@ class RestServer:
             user = await self._user(request)
             found = paths.parse(request.path)
             if found is None:
-                response = await self._document(request, user)
+                flow = fairness.flow(Asked(user.name, user.groups, verb.lower(), path=request.path))
+                response = await self._document(request, user, flow)
             else:
                 watch = found.watch or bool(flag(request.query, "watch"))
                 verb, subresource = found.verb(request.method, watch=watch), found.subresource
                 info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
+                flow = fairness.flow(
+                    Asked.of(user, verb, found.group, found.plural, found.subresource, namespace=found.scope)
+                )
                 response = await self._resource(request, user, found, verb, served=info is not None)
         except ApiError as e:
             response = error_response(e, request.headers.get("Accept", ""))
@@ -134,6 +142,8 @@ class RestServer:
             audit.panicked()
             _faults.tell(f"a request failed: {request.method} {request.path}", e)
             response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
+        if flow is not None and not response.prepared:
+            response.headers.update(flow.headers)
         seconds = asyncio.get_running_loop().time() - began
         self._registry.requests.add(verb, info, response.status, seconds, subresource)
         return response
@@ -169,9 +179,8 @@ class RestServer:
     ) -> web.StreamResponse:
         if verb == "watch" or found.subresource in _STREAMING:
             return await self._resources.handle(request, user, found, verb)
-        with self._registry.fairness.slot(urgent=is_urgent(user, (found.plural,)), mutating=verb not in READING):
-            async with asyncio.timeout(self._config.timing.request_timeout_s):
-                return await self._resources.handle(request, user, found, verb)
+        async with asyncio.timeout(self._config.timing.request_timeout_s):
+            return await self._resources.handle(request, user, found, verb)
 
     async def _serves(self, group: str, version: str) -> bool:
         kinds = self._registry.kinds
@@ -181,9 +190,16 @@ class RestServer:
             await self._registry.custom.catch_up()
         return bool(kinds.registry.in_version(group, version))
 
-    async def _document(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
-        await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
-        response = await self._documents.answer(request)
+    async def _document(self, request: web.BaseRequest, user: User, flow: Flow) -> web.StreamResponse:
+        fairness = self._registry.fairness
+        # Logs go on for as long as somebody reads them.
+        ticket = await fairness.seat(flow, Ticket()) if request.path not in LogPages.PATHS else None
+        try:
+            await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
+            response = await self._documents.answer(request)
+        finally:
+            if ticket is not None:
+                fairness.leave(ticket)
         return response if response is not None else self._documents.paths(status=404)
 
     # --- who ----------------------------------------------------------------------------------

@@ -178,6 +178,11 @@ class ResourceCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def object_bytes(self) -> int:
+        """About how large an object is: the first one."""
+        return int(self._entries.peekitem(0)[1].size) if self._entries else 0
+
     def select(self, selection: Selection) -> list[Entry]:
         """Matching entries in key order."""
         name = selection.name or selection.fields.requires("metadata.name") or ""
@@ -236,6 +241,11 @@ class ResourceCache:
             del bucket[group]
             if not bucket:
                 del self._buckets[name]
+
+    @property
+    def watched_by_all(self) -> int:
+        """Watchers that no change passes by."""
+        return sum(len(group.watchers) for group in self._buckets.get(EVERYONE, ()))
 
     @property
     def watcher_count(self) -> int:

@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from rayplane.control_plane.api.bootstrap_flow import mandatory_levels, mandatory_schemas
 from rayplane.control_plane.api.kinds.registry import rules_of
 from tests.api.kinds.changes import GONE, Case, Changes, created, refused, status_refused, updated
 
@@ -475,3 +476,16 @@ def test_what_is_wrong_with_requests_of_pods(change: Changes, found: list[str]) 
 def test_ends_of_requests_of_pods(before: Any, after: Any, found: list[str]) -> None:
     first = {"conditions": before} if before else {}
     assert status_refused(POD_CERTIFICATE, first, {"conditions": after} if after else {}) == found
+
+
+@pytest.mark.parametrize("o", [*mandatory_schemas(), *mandatory_levels()], ids=lambda o: o["metadata"]["name"])
+def test_what_is_mandatory_stays_as_it_is_but_for_the_seats_of_what_is_exempt(o: dict[str, Any]) -> None:
+    validate = rules_of("flowcontrol.apiserver.k8s.io", o["kind"]).validate
+    assert validate(o) == []
+    name, spec = o["metadata"]["name"], o["spec"]
+    if "exempt" in spec:
+        spec["exempt"]["nominalConcurrencyShares"] = 7
+        assert validate(o) == []
+        return
+    spec.get("limited", spec)["nominalConcurrencyShares" if "limited" in spec else "matchingPrecedence"] = 77
+    assert f"spec of '{name}' must equal the fixed value" in [e.detail for e in validate(o)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from rayplane.control_plane.api.bootstrap_flow import mandatory_schemas
 from rayplane.control_plane.api.errors import duplicate, forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_UPDATE_RULES, Status
@@ -67,6 +68,8 @@ def _validate(obj: Object) -> Errors:
         checked(names.subdomain_errors(level), level, "spec.priorityLevelConfiguration.name", errs)
     for index, rule in enumerate(spec.get("rules") or ()):
         _rule(rule, f"spec.rules[{index}]", errs)
+    if any(name(o) == name(obj) and o["spec"] != spec for o in mandatory_schemas()):
+        errs.append(invalid("spec", spec, f"spec of '{name(obj)}' must equal the fixed value"))
     return errs
 
 

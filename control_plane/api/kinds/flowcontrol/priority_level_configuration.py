@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from rayplane.control_plane.api.bootstrap_flow import mandatory_levels
 from rayplane.control_plane.api.errors import forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.flowcontrol.flow_schema import validate_condition_types
 from rayplane.control_plane.api.kinds.metadata import Errors, in_range
@@ -81,6 +82,9 @@ def _validate(obj: Object) -> Errors:
                 text = "if specified, must be a non-negative integer"
                 errs.append(invalid("spec.limited.borrowingLimitPercent", borrowed, text))
             _response(limited.get("limitResponse") or {}, "spec.limited.limitResponse", errs)
+    # How many seats others may have of what is exempt is left open.
+    if any(name(o) == name(obj) != "exempt" and o["spec"] != spec for o in mandatory_levels()):
+        errs.append(invalid("spec", spec, f"spec of '{name(obj)}' must equal the fixed value"))
     return errs
 
 
