@@ -17,3 +17,5 @@ SCHEDULER = "system:kube-scheduler"
 CONTROLLER_MANAGER = "system:kube-controller-manager"
 #: A service account's user is this, its namespace, a colon and its name.
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+#: The group of all service accounts; with a colon and a namespace behind it, of those of the namespace.
+SERVICE_ACCOUNTS = "system:serviceaccounts"

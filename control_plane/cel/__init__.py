@@ -16,6 +16,7 @@ from rayplane.control_plane.cel.checker import Declarations
 from rayplane.control_plane.cel.errors import BudgetExceeded, CelError, CompileError, EvaluationError, Issue
 from rayplane.control_plane.cel.evaluator import Frame
 from rayplane.control_plane.cel.functions import Overload, Range, overload
+from rayplane.control_plane.cel.library.authorization import AUTHORIZER, Authorizer, Check, Decision, Unanswered
 from rayplane.control_plane.cel.programs import Outcome, Program, compile, evaluate
 from rayplane.control_plane.cel.schemas import type_of_schema, value_of
 from rayplane.control_plane.cel.types import (
@@ -29,13 +30,15 @@ from rayplane.control_plane.cel.types import (
     TIMESTAMP,
     Type,
     list_of,
+    loose_object,
     map_of,
     opaque,
     optional_of,
 )
-from rayplane.control_plane.cel.values import NONE, Duration, Opaque, OptionalValue
+from rayplane.control_plane.cel.values import NONE, Duration, Opaque, OptionalValue, Struct
 
 __all__ = [
+    "AUTHORIZER",
     "BOOL",
     "BYTES",
     "DOUBLE",
@@ -45,9 +48,12 @@ __all__ = [
     "NONE",
     "STRING",
     "TIMESTAMP",
+    "Authorizer",
     "BudgetExceeded",
     "CelError",
+    "Check",
     "CompileError",
+    "Decision",
     "Declarations",
     "Duration",
     "EvaluationError",
@@ -59,10 +65,13 @@ __all__ = [
     "Overload",
     "Program",
     "Range",
+    "Struct",
     "Type",
+    "Unanswered",
     "compile",
     "evaluate",
     "list_of",
+    "loose_object",
     "map_of",
     "opaque",
     "optional_of",

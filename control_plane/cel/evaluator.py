@@ -24,7 +24,7 @@ from rayplane.control_plane.cel.syntax import (
     StructNode,
 )
 from rayplane.control_plane.cel.types import Type, is_optional
-from rayplane.control_plane.cel.values import NONE, OptionalValue, fits, truth
+from rayplane.control_plane.cel.values import NONE, OptionalValue, Struct, fits, truth
 
 _WORK_PER_COST: Final = 2
 _WORK_AT_LEAST: Final = 10_000
@@ -356,10 +356,10 @@ def insert(made: dict[Any, Any], key: Any, value: Any) -> None:
 
 def _struct(node: StructNode) -> Step:
     entries = [(node.type.properties.get(name, name), build(value)) for name, value in node.entries]
-    optional = node.optional
+    optional, kind = node.optional, node.type.name
 
-    def make(frame: Frame) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+    def make(frame: Frame) -> Struct:
+        made = Struct(kind)
         for index, (name, value) in enumerate(entries):
             given = value(frame)
             if index in optional:

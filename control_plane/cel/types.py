@@ -75,6 +75,18 @@ def map_of(key: Type, value: Type, **notes: object) -> Type:
     return replace(Type("map", (key, value)), **notes)  # type: ignore[arg-type]
 
 
+class AnyField(dict[str, Type]):
+    """Fields of an object of which nobody knows which it has: every name is one, of any type."""
+
+    def get(self, name: object, default: object = None) -> Type:  # type: ignore[override]
+        return DYN
+
+
+def loose_object(name: str) -> Type:
+    """An object of a name whose fields nobody knows."""
+    return Type("object", (), name, fields=AnyField())
+
+
 def optional_of(value: Type) -> Type:
     return Type("opaque", (value,), OPTIONAL_NAME)
 

@@ -67,6 +67,16 @@ class MapList(list[Any]):
         return tuple(item.get(k) for k in self.keys) if isinstance(item, dict) else (item,)
 
 
+class Struct(dict[str, Any]):
+    """An object that an expression made; `name` is that of its type."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
 class Opaque:
     """A value of a library's own type; its class says which type that is."""
 

@@ -25,6 +25,12 @@ class JsonPatchError(ValueError):
     """An operation that doesn't fit the document. The message holds no value: whoever keeps it would keep secrets."""
 
 
+class TestFailed(JsonPatchError):
+    """An operation `test` whose value is not there."""
+
+    __test__ = False
+
+
 class MalformedOperation(ValueError):
     """An operation that is none, in the words of Go's encoding/json."""
 
@@ -123,7 +129,7 @@ def _test(doc: Any, path: str, value: Any) -> None:
     parent, key = _parent(doc, path, "test") if path else ({"": doc}, "")
     found = _get(parent, key)
     if not _same(None if found is _MISSING else found, value):
-        raise JsonPatchError(f"testing value {path} failed: test failed")
+        raise TestFailed(f"testing value {path} failed: test failed")
 
 
 _CHANGES: Final[dict[str, Callable[[Any, str, Any, str], Any]]] = {

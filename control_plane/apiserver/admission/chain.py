@@ -19,6 +19,7 @@ from rayplane.control_plane.apiserver.admission import (
     quota,
     rights,
 )
+from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
@@ -47,8 +48,9 @@ class Admission:
         to_storage: quota.ToStorage,
         webhooks: Webhooks | None = None,
         policies: ValidatingPolicies | None = None,
+        mutating: MutatingPolicies | None = None,
     ) -> None:
-        """Without `webhooks` or `policies` none is asked."""
+        """Without `webhooks` or policies none is asked."""
         self._lookup = lookup
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
@@ -67,6 +69,7 @@ class Admission:
         )
         self._webhooks = webhooks
         self._policies = policies
+        self._mutating = mutating
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
@@ -83,11 +86,14 @@ class Admission:
                 await self.validate(request)
             return
         await self._complete(request)
-        if self._webhooks is None:
+        work = await self._mutating.mutate(request) if self._mutating is not None else None
+        mutation = await self._webhooks.mutate(request) if self._webhooks is not None else None
+        if not (work is not None and work.changed) and not (mutation is not None and mutation.changed):
             return
-        mutation = await self._webhooks.mutate(request)
-        if mutation.changed:
-            await self._complete(request)
+        await self._complete(request)
+        if self._mutating is not None and work is not None:
+            await self._mutating.mutate_again(request, work)
+        if self._webhooks is not None and mutation is not None:
             await self._webhooks.mutate_again(request, mutation)
 
     async def _complete(self, request: AdmissionRequest) -> None:

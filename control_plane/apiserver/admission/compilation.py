@@ -10,6 +10,7 @@ from rayplane.control_plane.api.admission.matching import GROUP
 from rayplane.control_plane.api.errors import FieldError, invalid
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission import mutations
 from rayplane.control_plane.apiserver.admission.conditions import Conditions
 from rayplane.control_plane.apiserver.admission.expressions import Expression
 from rayplane.control_plane.apiserver.admission.policies import Compiled
@@ -22,7 +23,7 @@ def errors_of(o: Object, info: ResourceInfo) -> list[FieldError]:
     """Problems of what has expressions; one that is missing or blank is none of them."""
     if info.group != GROUP:
         return []
-    found = _of_policy(o.get("spec") or {}) if info.kind == "ValidatingAdmissionPolicy" else _of_webhooks(o)
+    found = _OF_POLICIES[info.kind](o.get("spec") or {}) if info.kind in _OF_POLICIES else _of_webhooks(o)
     return [
         invalid(path, text, expression.problem)
         for path, text, expression in found
@@ -43,10 +44,7 @@ def _of_conditions(path: str, written: Any, compiled: Conditions) -> _Found:
 
 def _of_policy(spec: Mapping[str, Any]) -> _Found:
     compiled = Compiled(spec)
-    yield from _of_conditions("spec", spec.get("matchConditions") or (), compiled.conditions)
-    for index, variable in enumerate(spec.get("variables") or ()):
-        made = compiled.variables[variable.get("name") or ""]
-        yield f"spec.variables[{index}].expression", variable.get("expression") or "", made
+    yield from _of_parts(spec, compiled.conditions, compiled.variables)
     for index, (validation, made_of) in enumerate(
         zip(spec.get("validations") or (), compiled.validations, strict=True)
     ):
@@ -57,3 +55,20 @@ def _of_policy(spec: Mapping[str, Any]) -> _Found:
         zip(spec.get("auditAnnotations") or (), compiled.annotations, strict=True)
     ):
         yield f"spec.auditAnnotations[{index}].valueExpression", annotation.get("valueExpression") or "", value
+
+
+def _of_parts(spec: Mapping[str, Any], conditions: Conditions, variables: Mapping[str, Expression]) -> _Found:
+    yield from _of_conditions("spec", spec.get("matchConditions") or (), conditions)
+    for index, variable in enumerate(spec.get("variables") or ()):
+        made = variables[variable.get("name") or ""]
+        yield f"spec.variables[{index}].expression", variable.get("expression") or "", made
+
+
+def _of_mutating(spec: Mapping[str, Any]) -> _Found:
+    compiled = mutations.Compiled(spec)
+    yield from _of_parts(spec, compiled.conditions, compiled.variables)
+    for mutation in compiled.mutations:
+        yield mutation.path, mutation.expression.text, mutation.expression
+
+
+_OF_POLICIES = {"ValidatingAdmissionPolicy": _of_policy, "MutatingAdmissionPolicy": _of_mutating}

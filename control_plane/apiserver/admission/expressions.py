@@ -11,12 +11,15 @@ from typing import Any, Final
 
 from rayplane.control_plane.api.admission.reviews import Question
 from rayplane.control_plane.cel import (
+    AUTHORIZER,
     BOOL,
     DYN,
     INT,
     STRING,
     TIMESTAMP,
+    Authorizer,
     BudgetExceeded,
+    Check,
     CompileError,
     Declarations,
     EvaluationError,
@@ -26,6 +29,7 @@ from rayplane.control_plane.cel import (
     compile,
     evaluate,
     list_of,
+    loose_object,
     map_of,
     value_of,
 )
@@ -98,16 +102,49 @@ _NAMESPACE: Final = _object(
     status=_object("NamespaceStatus", conditions=list_of(_CONDITION), phase=STRING),
 )
 _ALWAYS: Final = {"object": DYN, "oldObject": DYN, "request": _REQUEST, "namespaceObject": _NAMESPACE}
+OBJECT: Final = loose_object("Object")
+JSON_PATCH: Final = Type("object", (), "JSONPatch", fields=dict(op=STRING, path=STRING, value=DYN) | {"from": STRING})
 
 
-def declarations(*, params: bool = False, variables: Mapping[str, Type] | None = None) -> Declarations:
+class _Patches(dict[str, Type]):
+    """The objects that make patches: `JSONPatch{}`, and `Object.spec.template{}` for the field of that path."""
+
+    def get(self, name: object, default: Any = None) -> Any:
+        if name == JSON_PATCH.name:
+            return JSON_PATCH
+        own = str(name)
+        return loose_object(own) if own == OBJECT.name or own.startswith(f"{OBJECT.name}.") else default
+
+
+def declarations(
+    *,
+    params: bool = False,
+    variables: Mapping[str, Type] | None = None,
+    authorizer: bool = True,
+    patches: bool = False,
+) -> Declarations:
     """The names that an expression may use. `variables`: those of a policy that it may look at."""
     names = dict(_ALWAYS)
     if params:
         names["params"] = DYN
     if variables is not None:
         names[_VARIABLES] = _object("variables", **variables)
-    return Declarations(names)
+    if authorizer:
+        names["authorizer"] = AUTHORIZER
+    return Declarations(names, _Patches() if patches else {})
+
+
+def variables_of(spec: Mapping[str, Any], *, params: bool) -> tuple[dict[str, Expression], dict[str, Type]]:
+    """The variables of a policy, compiled, and the types of those that could be."""
+    found: dict[str, Expression] = {}
+    types: dict[str, Type] = {}
+    for variable in spec.get("variables") or ():
+        # Each may look at those before it.
+        made = Expression.of(variable.get("expression") or "", declarations(params=params, variables=types))
+        found[variable.get("name") or ""] = made
+        if made.program is not None:
+            types[variable["name"]] = made.program.type
+    return found, types
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +200,19 @@ def bindings(question: Question, params: Any = None, namespace: Any = None) -> d
         "request": request,
         "params": params,
         "namespaceObject": value_of(namespace, _NAMESPACE),
+        "authorizer": Authorizer(_check_of(question), {}),
     }
+
+
+def _check_of(question: Question) -> Check:
+    """The resource of a request, as the authorizer is asked about it."""
+    return Check(
+        group=question.asked.group,
+        resource=question.asked.plural,
+        subresource=question.subresource,
+        namespace=question.namespace,
+        name=question.name,
+    )
 
 
 class Run:

@@ -20,8 +20,9 @@ from rayplane.control_plane.apiserver.admission.expressions import (
     OutOfBudget,
     Run,
     declarations,
+    variables_of,
 )
-from rayplane.control_plane.cel import BOOL, STRING, Type
+from rayplane.control_plane.cel import BOOL, STRING, Declarations
 from rayplane.control_plane.cel.types import NULL
 
 _MESSAGE_BYTES_MAX: Final = 5 * 1024
@@ -58,8 +59,8 @@ class Validation:
     reason: str
 
 
-class Policy:
-    """A policy as it is stored; its expressions are compiled when the first request meets it."""
+class AnyPolicy:
+    """A policy of either kind; its expressions are compiled when the first request meets it."""
 
     def __init__(self, o: Object) -> None:
         self.name = name(o)
@@ -68,6 +69,10 @@ class Policy:
         self.fails = self.spec.get("failurePolicy") != "Ignore"
         kind = self.spec.get("paramKind")
         self.param_kind: tuple[str, str] | None = (kind["apiVersion"], kind["kind"]) if kind else None
+
+
+class Policy(AnyPolicy):
+    """A policy as it is stored."""
 
     @cached_property
     def compiled(self) -> Compiled:
@@ -132,20 +137,16 @@ class Compiled:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         params = bool(spec.get("paramKind"))
         self.conditions = Conditions.of(spec.get("matchConditions") or (), params=params)
-        self.variables: dict[str, Expression] = {}
-        types: dict[str, Type] = {}
-        for variable in spec.get("variables") or ():
-            # Each may look at those before it.
-            made = Expression.of(variable.get("expression") or "", declarations(params=params, variables=types))
-            self.variables[variable.get("name") or ""] = made
-            if made.program is not None:
-                types[variable["name"]] = made.program.type
-        names = declarations(params=params, variables=types if self.variables else None)
+        self.variables, types = variables_of(spec, params=params)
+        known = types if self.variables else None
+        names = declarations(params=params, variables=known)
+        # Whoever is refused is told nothing that only the authorizer knows.
+        telling = declarations(params=params, variables=known, authorizer=False)
         self.validations = tuple(
             Validation(
                 expression=Expression.of(v.get("expression") or "", names, BOOL),
                 message=(v.get("message") or "").strip(),
-                message_expression=Expression.of(text, names, STRING) if (text := v.get("messageExpression")) else None,
+                message_expression=_optional(v.get("messageExpression"), telling),
                 reason=v.get("reason") or "",
             )
             for v in spec.get("validations") or ()
@@ -169,6 +170,10 @@ class Compiled:
     @cached_property
     def needs_namespace(self) -> bool:
         return self.names("namespaceObject")
+
+
+def _optional(text: str | None, names: Declarations) -> Expression | None:
+    return Expression.of(text, names, STRING) if text else None
 
 
 class Binding:

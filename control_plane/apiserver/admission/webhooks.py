@@ -9,7 +9,7 @@ Source: apiserver's plugin/webhook/mutating and plugin/webhook/validating.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,7 @@ import orjson
 from rayplane.control_plane.api.admission.matching import GROUP, Matching
 from rayplane.control_plane.api.admission.reviews import VERSIONS, BadReview, Question, Verdict, parse_verdict
 from rayplane.control_plane.api.errors import ApiError, BadRequest, Forbidden, InternalError
-from rayplane.control_plane.api.kinds.autoscaling.scale import set_scale
-from rayplane.control_plane.api.machinery import decoding, patching
-from rayplane.control_plane.api.machinery.resources import ResourceInfo
-from rayplane.control_plane.api.machinery.schema import definition_of
+from rayplane.control_plane.api.machinery import patching
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.conditions import Conditions, Undecided
 from rayplane.control_plane.apiserver.admission.expressions import bindings
@@ -37,9 +34,6 @@ log = logging.getLogger(__name__)
 MUTATING = f"mutatingwebhookconfigurations.{GROUP}"
 VALIDATING = f"validatingwebhookconfigurations.{GROUP}"
 _WITHOUT_SIDE_EFFECTS = ("None", "NoneOnDryRun")
-
-Default = Callable[[ResourceInfo, Object], None]
-"""Sets a kind's defaults in place."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,11 +105,9 @@ class Configured:
 class Webhooks:
     """The plugins MutatingAdmissionWebhook and ValidatingAdmissionWebhook."""
 
-    def __init__(self, kinds: Kinds, hub: WatchHub, questions: Questions, *, caller: Caller, default: Default) -> None:
-        self._kinds = kinds
+    def __init__(self, kinds: Kinds, hub: WatchHub, questions: Questions, *, caller: Caller) -> None:
         self._questions = questions
         self._caller = caller
-        self._default = default
         self._mutating = Configured(kinds, hub, MUTATING)
         self._validating = Configured(kinds, hub, VALIDATING)
 
@@ -125,10 +117,13 @@ class Webhooks:
         hooks = await self._mutating.hooks()
         if hooks and not exempt(request):
             await self._mutate_by(hooks, request, mutation)
+            mutation.seen = orjson.dumps(request.object)
         return mutation
 
     async def mutate_again(self, request: AdmissionRequest, mutation: "Mutation") -> None:
         """Ask those again that want it, since the object is not what they saw."""
+        if mutation.seen and orjson.dumps(request.object) != mutation.seen:
+            mutation.again |= {hook for hook in mutation.asked if hook.again}
         await self._mutate_by([hook for hook in mutation.asked if hook in mutation.again], request, mutation)
 
     async def _mutate_by(self, hooks: Sequence[Hook], request: AdmissionRequest, mutation: "Mutation") -> None:
@@ -160,13 +155,13 @@ class Webhooks:
         if info is None:
             return None
         question = await self._questions.put(request, info)
-        return question if await self._meets(hook, question) else None
+        return question if await self._meets(hook, question, request) else None
 
-    async def _meets(self, hook: Hook, question: Question) -> bool:
+    async def _meets(self, hook: Hook, question: Question, request: AdmissionRequest) -> bool:
         if not hook.conditions.expressions:
             return True
         try:
-            return await self._questions.decided(hook.conditions.hold, bindings(question))
+            return await self._questions.decided(hook.conditions.hold, bindings(question), request.user)
         except Undecided as e:
             if hook.ignores_failures:
                 log.warning("match conditions of webhook %s: %s", hook.name, e)
@@ -196,26 +191,16 @@ class Webhooks:
 
     async def _patched(self, hook: Hook, question: Question, verdict: Verdict, request: AdmissionRequest) -> bool:
         """Apply a webhook's patch; whether it changed anything."""
-        before, info = question.new, question.info
+        before = question.new
         if before is None:
             text = f'admission webhook "{hook.name}" attempted to modify the object'
             raise InternalError(f"Internal error occurred: {text}, which is not supported for this operation")
-        whole = before.get("kind") == info.kind
-        definition = self._kinds.definition(info) if whole else definition_of(before["apiVersion"], before["kind"])
         try:
-            new = patching.apply_patch("json", before, verdict.patch, definition)
-            decoding.conform_patched(new, definition, field_validation="Ignore")
-            _check_is_still(before, new)
+            new = patching.apply_patch("json", before, verdict.patch, self._questions.definition(question))
+            await self._questions.take(request, question, new)
         except ApiError as e:
             text = f"Internal error occurred: the patch of admission webhook {hook.name}: {e.message}"
             raise InternalError(text) from e
-        if whole:
-            self._default(info, new)
-            request.object = await self._questions.forms.to_stored(info, new)
-        elif question.subresource == "scale":
-            set_scale(request.object, new, self._kinds.scale_paths(request.info))
-        else:
-            request.object = new
         return new != before
 
 
@@ -226,19 +211,13 @@ class Mutation:
         self.asked: list[Hook] = []
         self.again: set[Hook] = set()
         self.changed = False
+        self.seen = b""
+        """The object as they left it."""
 
     def changed_by(self, hook: Hook) -> None:
         self.changed = True
         self.again |= {seen for seen in self.asked if seen.again}
         self.again.discard(hook)
-
-
-def _check_is_still(before: Object, new: Object) -> None:
-    """BadRequest for a patch that leaves an object of another kind, or one that cannot have a name."""
-    if any(new.get(field) != before[field] for field in ("apiVersion", "kind")):
-        raise BadRequest("it changes apiVersion or kind")
-    if not isinstance(new.get("metadata"), dict):
-        raise BadRequest("it leaves no metadata")
 
 
 def _fail(hook: Hook, why: str, request: AdmissionRequest) -> None:

@@ -22,6 +22,7 @@ from rayplane.control_plane.api.machinery.patching import PatchKind
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission
+from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
 from rayplane.control_plane.apiserver.admission.questions import Questions
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
@@ -148,15 +149,16 @@ class ObjectRegistry:
         )
 
     def _admission(self, config: ApiServerConfig) -> Admission:
-        questions = Questions(self.kinds, self.forms, self.lookup, self.env)
+        questions = Questions(self.kinds, self.forms, self.lookup, self.authorizer, default=self._default, env=self.env)
         return Admission(
             config,
             self.env,
             self.lookup,
             self.authorizer,
             to_storage=self.storage.to_storage,
-            webhooks=Webhooks(self.kinds, self.hub, questions, caller=self._webhooks, default=self._default),
+            webhooks=Webhooks(self.kinds, self.hub, questions, caller=self._webhooks),
             policies=ValidatingPolicies(self.kinds, self.hub, self.lookup, questions),
+            mutating=MutatingPolicies(self.kinds, self.hub, self.lookup, questions),
         )
 
     def _default(self, info: ResourceInfo, o: Object) -> None:

@@ -247,6 +247,7 @@ OVERLOADS: Final = (
     overload("join", "list<string>.(string) string", _joined, _JOIN, works=True),
     overload("strings.quote", "(string) string", _quoted, Traverse()),
     overload("format", "string.(list<dyn>) string", formatted, Traverse(), works=True),
+    overload("jsonpatch.escapeKey", "(string) string", lambda a: a.replace("~", "~0").replace("/", "~1"), Traverse()),
     overload("url", "(string) kubernetes.URL", URL, Traverse()),
     overload("isURL", "(string) bool", _is_url, Traverse()),
     overload("getScheme", "kubernetes.URL.() string", lambda u: u.parts.scheme),
