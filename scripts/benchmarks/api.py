@@ -26,6 +26,7 @@ from scripts.benchmarks.report import Json, hosts, percentile, show
 
 OPERATIONS = ("get", "create", "watch", "start", "memory", "list")
 FRESHNESS = {"list, consistent": "", "list, from the cache": "?resourceVersion=0"}
+EXTENSIONS = {"definitions": 50, "policies": 20, "webhooks": 5}
 # Of one core, in the client's process: from here on it is the client that is measured.
 BUSY = 0.85
 SETTLE_S = 1.0
@@ -42,6 +43,10 @@ def api(
     starts: Annotated[int, typer.Option(help="Starts of the server that are measured.")] = 3,
     members: Annotated[int, typer.Option(help="etcd members behind.")] = 3,
     operations: Annotated[str, typer.Option(help="Which to measure.")] = ",".join(OPERATIONS),
+    extended: Annotated[
+        int,
+        typer.Option(help="Rounds of `get` and `create` without and with 50 definitions, 20 policies and 5 webhooks."),
+    ] = 0,
     host: Annotated[
         str, typer.Option(help="`members`: members and one API server as processes, nothing else; `ray`, `process`.")
     ] = "members",
@@ -53,12 +58,12 @@ def api(
 ) -> None:
     """Requests per second, latency, CPU of a request; lag of watches; memory of objects; time to start."""
     machine = description()
-    names = operations.split(",")
+    names = [name for name in operations.split(",") if name]
     if not set(names) <= set(OPERATIONS):
         raise typer.BadParameter(f"--operations {operations!r}: use {','.join(OPERATIONS)}")
     chosen = ["given"] if address else hosts(host, "members", "ray", "process")
     given = System(address, Path(certificates).resolve(), ())
-    plan = Plan([int(c) for c in clients.split(",")], seconds, watchers, rate, pods, pod_bytes, lists, starts)
+    plan = Plan([int(c) for c in clients.split(",")], seconds, watchers, rate, pods, pod_bytes, lists, starts, extended)
 
     async def measure() -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -193,6 +198,7 @@ class Plan:
     pod_bytes: int
     lists: int
     starts: int
+    extended: int = 0
     _filled: bool = field(default=False, init=False)
 
     async def measure(self, system: System, names: Sequence[str], title: str) -> list[dict[str, Any]]:
@@ -203,6 +209,20 @@ class Plan:
             if name in names:
                 with say.status(f"{title}: {name}"):
                     rows += await getattr(self, f"_{name}")(system)
+        for turn in range(self.extended):
+            with say.status(f"{title}: without and with what extends the API, {turn + 1} of {self.extended}"):
+                rows += await self._compared(system, turn)
+        return rows
+
+    async def _compared(self, system: System, turn: int) -> list[dict[str, Any]]:
+        """Gets and creates without and with what extends the API, none of which is about them."""
+        rows = []
+        for words, change in (("", "retract"), (", extended", "extend")):
+            await ask(system, change, **EXTENSIONS)
+            for operation in ("get", "create"):
+                job = {"connections": self.clients[-1], "seconds": self.seconds, "run": f"extended-{turn}-{change}"}
+                rows.append(await self._asked(system, operation + words, operation, **job))
+        await ask(system, "retract", **EXTENSIONS)
         return rows
 
     async def _get(self, system: System) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmarks.extensions import GROUP, extensions
+
 NAMESPACE = "bench"
 #: Objects of 1 KB that are read and changed.
 OBJECTS = 100
@@ -208,10 +210,36 @@ def prepare(clients: Clients, job: dict[str, Any]) -> dict[str, Any]:
         *((_CONFIG_MAPS, config_map(f"object-{n:06}", "")) for n in range(OBJECTS)),
     ]
     for path, o in needed:
-        answer = clients.one(connection, request("POST", path, o))
-        if answer.status not in (201, 409):
-            raise RuntimeError(f"POST {path}: {answer.status} {b''.join(answer.body)[:500]!r}")
+        _ask(clients, connection, request("POST", path, o), 201, 409)
     return {}
+
+
+def extend(clients: Clients, job: dict[str, Any]) -> dict[str, Any]:
+    """What extends the API is there, and definitions are served."""
+    [connection] = clients.connect(1)
+    for path, o in extensions(job["definitions"], job["policies"], job["webhooks"]):
+        _ask(clients, connection, request("POST", path, o), 201, 409)
+    end, collection = time.monotonic() + SILENT_S, f"/apis/{GROUP}/v1/things{job['definitions'] - 1}"
+    while job["definitions"] and clients.one(connection, request("GET", collection)).status != 200:
+        if time.monotonic() > end:
+            raise RuntimeError(f"{collection} is not served")
+        time.sleep(0.05)
+    return {}
+
+
+def retract(clients: Clients, job: dict[str, Any]) -> dict[str, Any]:
+    """What `extend` made is deleted."""
+    [connection] = clients.connect(1)
+    for path, o in extensions(job["definitions"], job["policies"], job["webhooks"]):
+        _ask(clients, connection, request("DELETE", f"{path}/{o['metadata']['name']}"), 200, 404)
+    return {}
+
+
+def _ask(clients: Clients, connection: Connection, ask: bytes, *expected: int) -> None:
+    answer = clients.one(connection, ask)
+    if answer.status not in expected:
+        line, _, _ = ask.partition(b"\r\n")
+        raise RuntimeError(f"{line!r}: {answer.status} {b''.join(answer.body)[:500]!r}")
 
 
 def clean(clients: Clients, job: dict[str, Any]) -> dict[str, Any]:
@@ -441,6 +469,8 @@ def _open_watches(clients: Clients, count: int) -> tuple[list[Watch], str]:
 OPERATIONS: dict[str, Callable[[Clients, dict[str, Any]], dict[str, Any]]] = {
     "prepare": prepare,
     "clean": clean,
+    "extend": extend,
+    "retract": retract,
     "get": get,
     "create": create,
     "pods": pods,
@@ -454,7 +484,7 @@ def main() -> None:
     """Read the job, do it, print what came of it."""
     job = json.load(sys.stdin)
     figures = OPERATIONS[job["operation"]](Clients(job), job)
-    if job["operation"] in ("prepare", "clean"):
+    if job["operation"] in ("prepare", "clean", "extend", "retract"):
         print("begin", flush=True)
     print(json.dumps(figures), flush=True)
 

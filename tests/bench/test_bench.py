@@ -70,6 +70,12 @@ def test_api_measures_requests_to_a_server_over_members() -> None:
         assert row["per_s"] > 0 and row["errors"] == {}
 
 
+def test_api_measures_what_extensions_cost_requests_that_they_are_not_about() -> None:
+    rows = bench(*OVER_MEMBERS, "--operations", "", "--extended", "1")["rows"]
+    assert [r["operation"] for r in rows] == ["get", "create", "get, extended", "create, extended"]
+    assert all(row["server_us"] > 0 and row["errors"] == {} for row in rows)
+
+
 def test_api_measures_the_memory_of_a_server_and_its_start() -> None:
     rows = {r["operation"]: r for r in bench(*OVER_MEMBERS, "--operations", "start,memory")["rows"]}
     assert rows["start to first get"]["p50_ms"] > 0
