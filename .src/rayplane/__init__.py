@@ -3,6 +3,8 @@
     with rayplane.Cluster(nodes=2) as cluster:
         cluster.kubectl("create", "deployment", "web", "--image=nginx")
         cluster.kubectl("rollout", "status", "deployment/web")
+        with cluster.client() as client:
+            client.get("deployments.apps", "web", "default")["status"]
 
 Public are the names in `__all__`, imported when they are first used: `import rayplane` by itself costs nothing.
 
@@ -13,16 +15,22 @@ The parts are `rayplane.control_plane` (etcd members, API servers, scheduler, co
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rayplane.control_plane.api import errors
+    from rayplane.control_plane.client import ops as operations
+    from rayplane.control_plane.client.blocking import Client
     from rayplane.control_plane.cluster.errors import ClusterError
     from rayplane.control_plane.testing.cluster import Cluster, CommandFailed
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "ClusterError", "CommandFailed", "__version__"]
+__all__ = ["Client", "Cluster", "ClusterError", "CommandFailed", "__version__", "errors", "operations"]
+_MODULES = {"errors": "control_plane.api.errors", "operations": "control_plane.client.ops"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'rayplane' has no attribute {name!r}")
-    from rayplane.control_plane.testing import cluster
+    from importlib import import_module
 
-    return getattr(cluster, name)
+    if name in _MODULES:
+        return import_module(f"rayplane.{_MODULES[name]}")
+    return getattr(import_module("rayplane.control_plane.testing.cluster"), name)

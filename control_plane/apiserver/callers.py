@@ -9,3 +9,4 @@ OBJECTS = each(EVERYONE, "Get", "List", "ListStream", "Create", "Update", "Patch
     EVERYONE, "DeleteCollection", "Batch", "Watch"
 )
 DISCOVERY = each(EVERYONE, "Endpoints")
+PODS = each(EVERYONE, "Logs", "Exec", "Attach", "PortForward")

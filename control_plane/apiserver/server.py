@@ -9,17 +9,20 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.objects import DiscoveryService, ObjectsService
+from rayplane.control_plane.apiserver.grpc.pods import PodsService
+from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.rpc.sockets import Sockets
-from rayplane.proto.rayplane.v1 import objects_pb2
+from rayplane.proto.rayplane.v1 import objects_pb2, pods_pb2
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
 _SERVICES = objects_pb2.DESCRIPTOR.services_by_name
+_PODS = pods_pb2.DESCRIPTOR.services_by_name["Pods"]
 _CORE = (
     "namespaces",
     "serviceaccounts",
@@ -79,6 +82,7 @@ class ApiServer:
         objects = ObjectsService(calls, body_bytes=self.config.limits.body_bytes)
         services = [
             Service(_SERVICES["Objects"], objects, callers=callers.OBJECTS),
+            Service(_PODS, PodsService(calls, PodStreams(self.registry, self._network)), callers=callers.PODS),
             Service(_SERVICES["Discovery"], DiscoveryService(calls, self.endpoints), callers=callers.DISCOVERY),
         ]
         # Who has no certificate may have a token.

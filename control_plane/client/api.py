@@ -21,8 +21,9 @@ from rayplane.control_plane.client.endpoints import Endpoints, call_any
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.timings import SERVER_CHANGES
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
+from rayplane.proto.rayplane.v1 import pods_pb2
 
-_SERVICES = pb.DESCRIPTOR.services_by_name
+_SERVICES = {**pb.DESCRIPTOR.services_by_name, **pods_pb2.DESCRIPTOR.services_by_name}
 _P = ParamSpec("_P")
 # The class below has a method `list`, which hides the type inside it.
 _Answers = list[Object | ApiError]
@@ -72,6 +73,7 @@ class ApiClient:
     `ApiError` subclasses; ServiceUnavailable when no server answered in time and nothing was done, Timeout when a write
     got no answer and may have been done. `follow`: learn of servers that came and went, else only the named ones are
     called. `discovery`: who else tells of them, asked when a server does not answer, since all may have been replaced.
+    `user_agent`: whom managedFields name where a write names nobody.
     """
 
     def __init__(
@@ -81,12 +83,17 @@ class ApiClient:
         *,
         first: int = 0,
         token: str = "",
+        user_agent: str = "",
+        timeout: float = TIMEOUT_S,
         follow: bool = True,
         discovery: Sequence[str] = (),
     ) -> None:
         self.endpoints = Endpoints(endpoints, first=first)
         self._network = network
-        self._metadata = {"authorization": f"Bearer {token}"} if token else None
+        self._metadata = {"authorization": f"Bearer {token}"} if token else {}
+        if user_agent:
+            self._metadata["user-agent"] = user_agent
+        self._timeout_s = timeout
         self._stubs: dict[tuple[str, str], Stub] = {}
         self._follow = follow
         self._discovery = discovery
@@ -134,9 +141,67 @@ class ApiClient:
     update = _single(ops.update)
     update_status = _single(ops.update_status)
     patch = _single(ops.patch)
+    apply = _single(ops.apply)
     delete = _single(ops.delete)
 
-    async def batch(self, operations: Sequence[pb.Operation], *, timeout: float = TIMEOUT_S) -> _Answers:
+    async def delete_collection(
+        self,
+        resource: str,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        grace_period_s: int | None = None,
+        propagation: str = "",
+        dry_run: bool = False,
+    ) -> _Objects:
+        """What was deleted, or is being deleted: everything that is selected."""
+        request = pb.DeleteCollectionRequest(
+            ref=ops.ref(resource, namespace),
+            label_selector=label_selector,
+            field_selector=field_selector,
+            grace_period_seconds=grace_period_s,
+            propagation_policy=propagation,
+            dry_run=dry_run,
+        )
+        response = await self._call("Objects", "DeleteCollection", request)
+        return [orjson.loads(item) for item in response.items]
+
+    async def pages(
+        self, resource: str, namespace: str = "", *, label_selector: str = "", field_selector: str = "", limit: int = 0
+    ) -> AsyncGenerator[_Objects, None]:
+        """Everything that is selected, as of one moment, in parts as they come: `limit` objects at most each."""
+        request = pb.ListRequest(
+            ref=ops.ref(resource, namespace),
+            label_selector=label_selector,
+            field_selector=field_selector,
+            limit=limit,
+        )
+        try:
+            async with aclosing(await self.open_stream("Objects", "ListStream", request)) as responses:
+                async for response in responses:
+                    yield [orjson.loads(item) for item in response.items]
+        except RpcError as e:
+            raise api_error(e) from e
+
+    async def open_stream(self, service: str, method: str, request: Any) -> AsyncGenerator[Any, None]:
+        """The answers to one request or a stream of requests, from one of the servers. They raise RpcError."""
+        await self._follow_servers(_DISCOVER_TIMEOUT_S)
+        address = self.endpoints.pick()
+        call = getattr(self._stub(service, address), method)
+        return self._followed(address, call(request, metadata=self._metadata))
+
+    async def _followed(self, address: str, answers: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        try:
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
+        except RpcError as e:
+            if e.retryable:
+                self.endpoints.failed(address)
+            raise
+
+    async def batch(self, operations: Sequence[pb.Operation], *, timeout: float | None = None) -> _Answers:
         """Independent operations in one call; an answer or an error for each, in their order."""
         if not operations:
             return []
@@ -169,12 +234,9 @@ class ApiClient:
             allow_bookmarks=True,
             send_initial_events=send_initial_events,
         )
-        # Whoever only watches has to learn of new servers here.
-        await self._follow_servers(_DISCOVER_TIMEOUT_S)
-        address = self.endpoints.pick()
-        stream = self._stub("Objects", address).Watch(request, metadata=self._metadata)
         try:
-            async with aclosing(stream) as responses:
+            # Whoever only watches has to learn of new servers here.
+            async with aclosing(await self.open_stream("Objects", "Watch", request)) as responses:
                 async for response in responses:
                     events = [WatchEvent(e.type, orjson.loads(e.json)) for e in response.events]
                     for event in events:
@@ -182,8 +244,6 @@ class ApiClient:
                             raise errors.from_status(event.object)
                     yield events
         except RpcError as e:
-            if e.retryable:
-                self.endpoints.failed(address)
             raise api_error(e) from e
 
     async def discover(self) -> pb.EndpointsResponse:
@@ -250,9 +310,10 @@ class ApiClient:
         request: Message,
         *,
         idempotent: bool = False,
-        timeout: float = TIMEOUT_S,
+        timeout: float | None = None,
     ) -> Any:
         began = asyncio.get_running_loop().time()
+        timeout = timeout or self._timeout_s
         await self._follow_servers(min(_DISCOVER_TIMEOUT_S, timeout / 4))
         timeout -= asyncio.get_running_loop().time() - began
 

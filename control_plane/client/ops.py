@@ -1,7 +1,7 @@
 """Operations for `ApiClient.batch`, and the request messages of single calls."""
 
 import functools
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import orjson
 
@@ -9,6 +9,15 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
+
+
+class Options(TypedDict, total=False):
+    """The options that all writes have."""
+
+    dry_run: bool
+    field_manager: str
+    field_validation: str
+
 
 _PATCH_TYPES = {"merge": pb.MERGE, "json": pb.JSON, "strategic": pb.STRATEGIC, "apply": pb.APPLY}
 
@@ -36,26 +45,30 @@ def ref(resource: str, namespace: str = "", name: str = "", subresource: str = "
     )
 
 
-def get(resource: str, name: str, namespace: str = "", *, subresource: str = "") -> pb.Operation:
-    return pb.Operation(get=pb.GetRequest(ref=ref(resource, namespace, name, subresource)))
-
-
-def create(
-    resource: str, obj: Object, *, subresource: str = "", dry_run: bool = False, field_manager: str = ""
+def get(
+    resource: str, name: str, namespace: str = "", *, subresource: str = "", resource_version: str = ""
 ) -> pb.Operation:
+    """`resource_version`: "" for what is now, "0" for what the server has."""
+    request = pb.GetRequest(ref=ref(resource, namespace, name, subresource), resource_version=resource_version)
+    return pb.Operation(get=request)
+
+
+def create(resource: str, obj: Object, *, subresource: str = "", **options: Unpack[Options]) -> pb.Operation:
     """`subresource` (binding, eviction, token) is of the object that `obj` names."""
     name = meta.name(obj) if subresource else ""
     request = pb.CreateRequest(
         ref=ref(resource, meta.namespace(obj), name, subresource),
         json=orjson.dumps(obj),
-        options=pb.WriteOptions(dry_run=dry_run, field_manager=field_manager),
+        options=pb.WriteOptions(**options),
     )
     return pb.Operation(create=request)
 
 
-def update(resource: str, obj: Object, *, subresource: str = "") -> pb.Operation:
+def update(resource: str, obj: Object, *, subresource: str = "", **options: Unpack[Options]) -> pb.Operation:
     request = pb.UpdateRequest(
-        ref=ref(resource, meta.namespace(obj), meta.name(obj), subresource), json=orjson.dumps(obj)
+        ref=ref(resource, meta.namespace(obj), meta.name(obj), subresource),
+        json=orjson.dumps(obj),
+        options=pb.WriteOptions(**options),
     )
     return pb.Operation(update=request)
 
@@ -72,18 +85,25 @@ def patch(
     *,
     kind: str = "merge",
     subresource: str = "",
-    field_manager: str = "",
-    field_validation: str = "",
     force: bool = False,
+    **options: Unpack[Options],
 ) -> pb.Operation:
     """`kind`: merge, json, strategic or apply. `force`: an apply takes over fields that others own."""
     request = pb.PatchRequest(
         ref=ref(resource, namespace, name, subresource),
         type=_PATCH_TYPES[kind],
         patch=orjson.dumps(body),
-        options=pb.WriteOptions(field_manager=field_manager, field_validation=field_validation, force=force),
+        options=pb.WriteOptions(force=force, **options),
     )
     return pb.Operation(patch=request)
+
+
+def apply(
+    resource: str, obj: Object, *, subresource: str = "", force: bool = False, **options: Unpack[Options]
+) -> pb.Operation:
+    """Server-side apply of the object that `obj` names; needs a `field_manager`."""
+    name, namespace = meta.name(obj), meta.namespace(obj)
+    return patch(resource, name, namespace, obj, kind="apply", subresource=subresource, force=force, **options)
 
 
 def delete(
@@ -95,6 +115,7 @@ def delete(
     resource_version: str = "",
     grace_period_s: int | None = None,
     propagation: str = "",
+    dry_run: bool = False,
 ) -> pb.Operation:
     """Answered with the object as it is being deleted, or a Status when it is gone."""
     request = pb.DeleteRequest(
@@ -103,5 +124,6 @@ def delete(
         propagation_policy=propagation,
         uid=uid,
         resource_version=resource_version,
+        dry_run=dry_run,
     )
     return pb.Operation(delete=request)

@@ -9,7 +9,7 @@ from rayplane.control_plane.rpc.grpc_client import GrpcChannel
 from rayplane.control_plane.rpc.listener import GrpcListener
 from rayplane.control_plane.rpc.network import Channel, Server, WebHandler
 from rayplane.control_plane.rpc.service import Service
-from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.control_plane.rpc.tls import Credentials, client_context
 
 #: More than a cluster has actors: addresses come from what others write too, and may be new ones each time.
 CHANNELS_KEPT = 4096
@@ -18,14 +18,16 @@ CHANNELS_KEPT = 4096
 class GrpcNetwork:
     """A network that listens and calls over gRPC. One for each process; identity and trust come from `credentials`.
 
+    Who has none to show, and only calls, trusts the authority `ca` (PEM).
+
     Keeps the `CHANNELS_KEPT` channels that were asked for last, and those that are connected or that somebody holds.
     """
 
-    def __init__(self, credentials: Credentials | None = None) -> None:
+    def __init__(self, credentials: Credentials | None = None, *, ca: bytes = b"") -> None:
         self._server_tls: ssl.SSLContext | None = None
         self._web_tls: ssl.SSLContext | None = None
         self._strangers_tls: ssl.SSLContext | None = None
-        self._client_tls: ssl.SSLContext | None = None
+        self._client_tls: ssl.SSLContext | None = client_context(ca) if ca else None
         if credentials is not None:
             self._server_tls, self._web_tls, self._strangers_tls, self._client_tls = credentials.contexts()
         self._channels: WeakValueDictionary[str, GrpcChannel] = WeakValueDictionary()

@@ -55,8 +55,7 @@ class Credentials:
         """
         plain, web, open_to_all = (self._server_context(p) for p in (["h2"], ["http/1.1", "h2"], ["h2"]))
         open_to_all.verify_mode = ssl.CERT_OPTIONAL
-        client = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=self.ca.decode())
-        client.set_alpn_protocols(["h2"])
+        client = client_context(self.ca)
         for context in (plain, web, open_to_all, client):
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             self.load(context)
@@ -129,6 +128,14 @@ class Credentials:
             cert, begin, key = (directory / _PAIR).read_bytes().partition(_KEY)
             return Credentials(ca, cert, begin + key)
         return Credentials(ca, (directory / "tls.crt").read_bytes(), (directory / "tls.key").read_bytes())
+
+
+def client_context(ca: bytes) -> ssl.SSLContext:
+    """For clients of gRPC that trust this authority (PEM) and show nothing."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=ca.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 class _ReloadingContext:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
+from rayplane.control_plane.client.blocking import Client
 from rayplane.control_plane.cluster import launch
 from rayplane.control_plane.cluster.access import access, endpoints
 from rayplane.control_plane.cluster.config import PROCESS, ClusterConfig
@@ -114,6 +115,11 @@ class Cluster:
     def endpoints(self) -> dict[str, Any]:
         """Where everything is, and which certificate to show there, as `rayplane endpoints -o json` prints it."""
         return endpoints(self._started, self._started.read_running())
+
+    def client(self) -> Client:
+        """A client of its API, with an administrator's certificate; to be closed."""
+        found = self.endpoints
+        return Client(found["grpc"], ca=found["ca"], cert=found["cert"], key=found["key"])
 
     @property
     def environment(self) -> dict[str, str]:

@@ -41,7 +41,7 @@ class StandInNode:
         self, requests: AsyncIterator[node_pb2.ExecRequest], context: Context
     ) -> AsyncIterator[node_pb2.ExecResponse]:
         first = await anext(requests)
-        if first.command[0] == "cat":
+        if not first.command or first.command[0] == "cat":
             async for request in requests:
                 if request.stdin:
                     yield node_pb2.ExecResponse(stdout=request.stdin)

@@ -19,6 +19,7 @@ from rayplane.control_plane.apiserver.audit.trail import (
     impersonates,
     panicked,
     response_starts,
+    started,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "impersonates",
     "panicked",
     "response_starts",
+    "started",
 ]

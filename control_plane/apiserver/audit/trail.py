@@ -222,6 +222,13 @@ def panicked() -> None:
         trail.panic()
 
 
+def started() -> None:
+    """The stream of a response begins."""
+    trail = _CURRENT.get()
+    if trail is not None:
+        trail.start()
+
+
 def response_starts(headers: MutableMapping[str, Any]) -> None:
     """A stream's headers are about to be sent."""
     trail = _CURRENT.get()

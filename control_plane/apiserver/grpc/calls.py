@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from rayplane.control_plane.api.errors import ApiError, NotFound, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -17,7 +17,9 @@ from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 T = TypeVar("T")
 
-# Metadata has one value a name: several are separated so.
+# They end as their callers please.
+_STREAMS = frozenset({"log", "exec", "attach", "portforward"})
+# Metadata has one value a name: several are separated by commas.
 _LISTS = ("impersonate-group", "impersonate-extra-")
 
 
@@ -52,6 +54,23 @@ class Calls:
         except TimeoutError as e:
             text = "request did not complete within the allotted timeout"
             raise rpc_error(Timeout(text, details={})) from e
+
+    @contextlib.asynccontextmanager
+    async def stream(self, context: Context, verb: str, request: Any) -> AsyncIterator[tuple[User, Target]]:
+        """Who asks and what for, for as long as a stream of answers lasts."""
+        try:
+            user = await self.user(context)
+            with self.measured(verb, request.ref), self.audit.follow(user, context, verb, request) as trail:
+                try:
+                    target = await self.target(verb, request.ref)
+                except ApiError as e:
+                    await self.may_be_told(e, user, verb, request.ref)
+                    raise
+                yield user, target
+                if trail is not None:
+                    trail.end(200)
+        except ApiError as e:
+            raise rpc_error(e) from e
 
     def measured(self, verb: str, ref: pb.ResourceRef) -> "Measured":
         return Measured(self.registry, verb, ref)
@@ -99,13 +118,14 @@ class Measured:
         with contextlib.suppress(NotFound):
             info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
         seconds = asyncio.get_running_loop().time() - self._began
+        code = _code(verb, error, streams=verb == "watch" or ref.subresource in _STREAMS)
         method = verb if info is not None else "POST"  # what all of gRPC is
-        self._registry.requests.add(method, info, _code(verb, error), seconds, ref.subresource)
+        self._registry.requests.add(method, info, code, seconds, ref.subresource)
 
 
-def _code(verb: str, error: BaseException | None) -> int:
-    if error is None or (verb == "watch" and not isinstance(error, Exception)):
-        return 201 if verb == "create" else 200
+def _code(verb: str, error: BaseException | None, *, streams: bool) -> int:
+    if error is None or (streams and not isinstance(error, Exception)):
+        return 201 if verb == "create" and not streams else 200
     if isinstance(error, ApiError):
         return error.code
     return 500 if isinstance(error, Exception) else 504  # given up by the client, or too late

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from rayplane.control_plane.api.errors import ApiError, BadRequest, InternalError, RequestEntityTooLarge, Unauthorized
+from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.grpc import batches
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
@@ -106,24 +107,19 @@ class ObjectsService:
         return await self._calls.answered(context, run)
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
-        calls, registry = self._calls, self._registry
-        try:
-            user = await calls.user(context)
-            with calls.measured("watch", request.ref), calls.audit.follow(user, context, "watch", request) as trail:
-                target = await self._found(user, "watch", request.ref)
-                async with contextlib.aclosing(registry.watch(user, target, watch_options(request))) as groups:
-                    started = False
-                    async for items in groups:
-                        if trail is not None and not started:
-                            trail.start()
-                            started = True
-                        for part in _parts(items, lambda item: len(item.json)):
-                            registry.requests.sent(target.info, len(part))
-                            yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
-                if trail is not None:
-                    trail.end(200)
-        except ApiError as e:
-            raise rpc_error(e) from e
+        registry = self._registry
+        async with (
+            self._calls.stream(context, "watch", request) as (user, target),
+            contextlib.aclosing(registry.watch(user, target, watch_options(request))) as groups,
+        ):
+            started = False
+            async for items in groups:
+                if not started:
+                    audit.started()
+                    started = True
+                for part in _parts(items, lambda item: len(item.json)):
+                    registry.requests.sent(target.info, len(part))
+                    yield pb.WatchResponse(events=[pb.WatchEvent(type=i.type, json=i.json) for i in part])
 
     # --- single operations --------------------------------------------------------------------
 
@@ -224,13 +220,6 @@ class ObjectsService:
         if isinstance(request, pb.ListRequest):
             return await self._registry.list(user, target, options)
         return await self._registry.delete_collection(user, target, options, delete_options(request))
-
-    async def _found(self, user: User, verb: str, ref: pb.ResourceRef) -> Target:
-        try:
-            return await self._calls.target(verb, ref)
-        except ApiError as e:
-            await self._calls.may_be_told(e, user, verb, ref)
-            raise
 
 
 class DiscoveryService:

@@ -1,37 +1,29 @@
-"""Streams to pods: logs, exec, attach, port-forward, passed on to the node host that runs the pod.
+"""Streams to pods over HTTP: logs, exec, attach, port-forward.
 
-Clients ask for WebSockets, or switch to SPDY/3.1 as kubectl did before 1.30 and client-go still can. The node host is
-found by its Node's annotation. Each stream has two tasks, one for each direction; the buffers between them are those of
-the transports, so a slow reader slows its writer.
+Clients ask for WebSockets, or switch to SPDY/3.1 as kubectl did before 1.30 and client-go still can. Each stream has
+two tasks, one for each direction.
 """
 
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 from multidict import MultiMapping
 
-from rayplane.control_plane.api.errors import (
-    BadRequest,
-    Forbidden,
-    Invalid,
-    forbidden,
-    invalid,
-)
-from rayplane.control_plane.api.meta import Object, annotations
-from rayplane.control_plane.api.pods.containers import every
+from rayplane.control_plane.api.errors import BadRequest, Forbidden
+from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
-from rayplane.control_plane.apiserver.outgoing.node_hosts import host_of, node_error
-from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.outgoing.node_hosts import node_error
+from rayplane.control_plane.apiserver.registry.pod_streams import LOG_NUMBERS, PodStreams
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest import portforward_channels, remotecommand
 from rayplane.control_plane.apiserver.rest.channels import Channels
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.portforward import serve_tunnel
 from rayplane.control_plane.apiserver.rest.wires import SPDY, upgraded, wants_spdy, wants_websocket, websocket
-from rayplane.control_plane.rpc import Network, RpcError, Stub
+from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.rayplane.v1 import node_pb2
 
 _PORT_FORWARD = "portforward.k8s.io"
@@ -40,65 +32,37 @@ _LOG_PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
 _PROTOCOL = "X-Stream-Protocol-Version"
 
 
-class PodStreams:
+class PodHandler:
     """The handler of `pods/log`, `pods/exec`, `pods/attach` and `pods/portforward`."""
 
-    def __init__(self, registry: ObjectRegistry, network: Network) -> None:
-        self._registry = registry
-        self._network = network
+    def __init__(self, streams: PodStreams) -> None:
+        self._streams = streams
 
     async def handle(self, request: web.BaseRequest, user: User, target: Target) -> web.StreamResponse:
         """The response, when the stream has ended. Raises ApiError before it has begun."""
-        verb = "create" if request.method == "POST" else "get"
-        await self._registry.allow(user, verb, target)
-        if target.subresource != "log":
-            # A WebSocket begins with GET, whatever it does in the pod: who may only look may not, as in Kubernetes.
-            await self._registry.allow(user, "create", target)
-        plain = Target(target.info, target.namespace, target.name)
-        pod = (await self._registry.reader.get(plain)).object
+        pod = await self._streams.pod(user, target, "create" if request.method == "POST" else "get")
         if target.subresource == "log":
             return await self._log(request, pod)
         if not (wants_websocket(request) or wants_spdy(request)):
             raise BadRequest("Upgrade request required: to WebSocket or SPDY/3.1")
         if target.subresource == "portforward":
             return await self._port_forward(request, pod)
-        attach = target.subresource == "attach"
-        return await self._exec(request, pod, attach=attach)
-
-    def _ref(self, pod: Object, node: str, container: str) -> node_pb2.ContainerRef:
-        spec, meta = pod.get("spec") or {}, pod["metadata"]
-        names = [c["name"] for c in every(spec)]
-        if not container:
-            # kubectl reads the same annotation before it asks.
-            container = annotations(pod).get("kubectl.kubernetes.io/default-container", "")
-            container = container if container in names else spec["containers"][0]["name"]
-        if container not in names:
-            raise BadRequest(f"container {container} is not valid for pod {meta['name']}")
-        return node_pb2.ContainerRef(node=node, namespace=meta["namespace"], pod=meta["name"], container=container)
+        return await self._exec(request, pod, attach=target.subresource == "attach")
 
     # --- logs ---------------------------------------------------------------------------------
 
     async def _log(self, request: web.BaseRequest, pod: Object) -> web.StreamResponse:
         query = request.query
-        containers = (pod.get("spec") or {}).get("containers") or ()
-        if not query.get("container") and len(containers) > 1:
-            names = " ".join(c["name"] for c in containers)
-            if not annotations(pod).get("kubectl.kubernetes.io/default-container"):
-                raise BadRequest(
-                    f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{names}]"
-                )
-        numbers = _log_numbers(query, pod["metadata"]["name"])
-        stub, node = await host_of(pod, self._registry.lookup, self._network)
         message = node_pb2.LogsRequest(
-            ref=self._ref(pod, node, query.get("container", "")),
             follow=bool(flag(query, "follow")),
             previous=bool(flag(query, "previous")),
             timestamps=bool(flag(query, "timestamps")),
             since_time=query.get("sinceTime", ""),
         )
-        for field, value in numbers.items():
-            setattr(message, field, value)
-        async with contextlib.aclosing(stub.Logs(message)) as chunks:
+        for field, name in LOG_NUMBERS.items():
+            if query.get(name):
+                setattr(message, field, integer(query[name]))
+        async with contextlib.aclosing(await self._streams.logs(pod, query.get("container", ""), message)) as chunks:
             try:
                 # The first chunk comes before the headers, so that a refusal is still a plain error.
                 first = await anext(chunks, None)
@@ -111,15 +75,13 @@ class PodStreams:
 
     async def _exec(self, request: web.BaseRequest, pod: Object, *, attach: bool) -> web.StreamResponse:
         query = request.query
-        command = query.getall("command", [])
-        if not command and not attach:
-            raise BadRequest("you must specify at least one command for the container")
-        stub, node = await host_of(pod, self._registry.lookup, self._network)
-        opening = node_pb2.ExecRequest(
-            ref=self._ref(pod, node, query.get("container", "")),
-            command=[] if attach else command,
+        stub, opening = await self._streams.command(
+            pod,
+            query.get("container", ""),
+            query.getall("command", []),
+            attach=attach,
             tty=bool(flag(query, "tty")),
-            stdin_open=bool(flag(query, "stdin")),
+            stdin=bool(flag(query, "stdin")),
         )
         if not wants_spdy(request):
             wire = await websocket(request, remotecommand.WEBSOCKET_PROTOCOLS)
@@ -142,8 +104,7 @@ class PodStreams:
     # --- port-forward -------------------------------------------------------------------------
 
     async def _port_forward(self, request: web.BaseRequest, pod: Object) -> web.StreamResponse:
-        stub, node = await host_of(pod, self._registry.lookup, self._network)
-        ref = self._ref(pod, node, "")
+        stub, ref = await self._streams.port_forward(pod)
         if wants_spdy(request):
             protocol = _spdy_protocol(request, (_PORT_FORWARD,))
             bare = await upgraded(request, SPDY, {_PROTOCOL: protocol})
@@ -231,26 +192,3 @@ def _ports(query: MultiMapping[str]) -> list[int]:
         most = portforward_channels.PORTS_MAX
         raise BadRequest(f'query parameter "ports" is required: between 1 and {most} ports from 1 to 65535')
     return ports
-
-
-def _log_numbers(query: Mapping[str, str], pod: str) -> dict[str, int]:
-    """The numbers in a request for logs, by the field of the node's LogsRequest. BadRequest, Invalid."""
-    found: dict[str, int] = {}
-    problems = []
-    for name, field, least in (
-        ("tailLines", "tail_lines", 0),
-        ("sinceSeconds", "since_seconds", 1),
-        ("limitBytes", "limit_bytes", 1),
-    ):
-        if not query.get(name):
-            continue
-        value = integer(query[name])
-        if value < least:
-            text = "must be greater than 0" if least else "must be greater than or equal to 0"
-            problems.append(invalid(name, value, text))
-        found[field] = value
-    if "since_seconds" in found and query.get("sinceTime"):
-        problems.append(forbidden("sinceSeconds", "at most one of `sinceTime` or `sinceSeconds` may be specified"))
-    if problems:
-        raise Invalid.of("PodLogOptions", pod, problems)
-    return found

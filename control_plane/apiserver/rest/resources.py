@@ -22,6 +22,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, program
+from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
 from rayplane.control_plane.apiserver.registry.reading import WatchItem
 from rayplane.control_plane.apiserver.registry.registry import (
     ObjectRegistry,
@@ -40,7 +41,7 @@ from rayplane.control_plane.apiserver.requests import (
 from rayplane.control_plane.apiserver.rest.answers import Whole, write
 from rayplane.control_plane.apiserver.rest.numbers import flag, integer
 from rayplane.control_plane.apiserver.rest.paths import ResourcePath
-from rayplane.control_plane.apiserver.rest.pods import PodStreams
+from rayplane.control_plane.apiserver.rest.pods import PodHandler
 from rayplane.control_plane.apiserver.rest.presentation import (
     BY_HAND,
     JSON,
@@ -77,7 +78,7 @@ class ResourceHandler:
         self._env = env
         self._registry = registry
         self._presenter = Presenter(registry.kinds)
-        self._streams = PodStreams(registry, network)
+        self._pods = PodHandler(PodStreams(registry, network))
         self._proxy = Proxy(registry, network)
 
     async def handle(self, request: web.BaseRequest, user: User, path: ResourcePath, verb: str) -> web.StreamResponse:
@@ -92,7 +93,7 @@ class ResourceHandler:
         )
         _check_route(path, target, verb)
         if path.subresource in _STREAMS and target.info.name == "pods":
-            return await self._streams.handle(request, user, target)
+            return await self._pods.handle(request, user, target)
         if path.subresource == "proxy":
             return await self._proxy.handle(request, user, target, verb)
         if verb in _WRITES and not request.content.is_eof():
