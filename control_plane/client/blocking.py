@@ -128,7 +128,8 @@ class Client:
     ) -> Iterator[WatchEvent]:
         """Changes as they come: from a version on, or of what there is first. Close the iterator to end it.
 
-        Expired: the version is too old, or this program too slow; list, and watch from there.
+        The server ends it after some time, or where this program is too slow: watch again from the last version seen.
+        Expired: that is too old; list, and watch from there.
         """
         groups = self._each(
             self._api.watch(

@@ -10,7 +10,10 @@ import grpc
 import orjson
 import pytest
 import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from rayplane.control_plane.api.errors import TooManyRequests
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.grpc import objects
 from rayplane.control_plane.apiserver.server import ApiServer
@@ -48,12 +51,15 @@ class Secure:
         self.authority = authority
         self._channels: list[grpc.aio.Channel] = []
 
-    def stub(self, shown: Credentials | None = None, service: str = "Objects") -> Any:
+    def channel(self, shown: Credentials | None = None) -> grpc.aio.Channel:
         credentials = grpc.ssl_channel_credentials(self.authority.cert) if shown is None else shown.grpc_channel()
         options = [("grpc.ssl_target_name_override", "rayplane.internal")]
         channel = grpc.aio.secure_channel(self.server.grpc_address, credentials, options)
         self._channels.append(channel)
-        return Theirs(channel, service)
+        return channel
+
+    def stub(self, shown: Credentials | None = None, service: str = "Objects") -> Any:
+        return Theirs(self.channel(shown), service)
 
     async def close(self) -> None:
         for channel in self._channels:
@@ -141,7 +147,9 @@ async def test_a_certificate_of_another_authority_is_not_taken(secure: Secure) -
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_failed_call_tells_why_as_every_library_reads_it(secure: Secure) -> None:
+async def test_a_failed_call_tells_why_as_every_library_reads_it(
+    secure: Secure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stub = secure.stub(secure.authority.issue("admin", ["system:masters"]))
     code, found = await failure(stub.Get(pb.GetRequest(ref=named("none"))))
     assert code is grpc.StatusCode.NOT_FOUND
@@ -163,14 +171,12 @@ async def test_a_failed_call_tells_why_as_every_library_reads_it(secure: Secure)
     code, found = await failure(stub.Update(pb.UpdateRequest(ref=named("a"), json=json.dumps(stale).encode())))
     assert code is grpc.StatusCode.ABORTED
     assert found["PreconditionFailure"].violations[0].subject == "configmaps/a"
-    secure.server.registry.fairness.enter = _full  # type: ignore[method-assign]
+    monkeypatch.setattr(secure.server.registry, "seat", full)
     code, found = await failure(stub.Get(pb.GetRequest(ref=named("a"))))
     assert (code, found["RetryInfo"].retry_delay.seconds) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 3)
 
 
-def _full(**_: bool) -> None:
-    from rayplane.control_plane.api.errors import TooManyRequests
-
+async def full(*_: Any) -> None:
     raise TooManyRequests(retry_after=3)
 
 
@@ -267,3 +273,51 @@ async def test_a_watch_is_given_back_when_its_caller_leaves(secure: Secure) -> N
             await asyncio.sleep(0.01)
     ended = stub.Watch(pb.WatchRequest(ref=REF, timeout_seconds=1))
     assert [event.type async for answer in ended for event in answer.events] == ["ADDED"]
+
+
+async def test_who_gives_up_gives_back_everything(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline and a cancelled call end the work on the server, and free its place."""
+    registry = secure.server.registry
+    stub = secure.stub(secure.authority.issue("admin", ["system:masters"]))
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def stuck(*_: Any) -> bytes:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    monkeypatch.setattr(registry.reader, "get", stuck)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Get(pb.GetRequest(ref=named("a")), timeout=0.2)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(10):
+        await ended.wait()
+    begun.clear()
+    ended.clear()
+    call = asyncio.ensure_future(stub.Get(pb.GetRequest(ref=named("a"))))
+    async with asyncio.timeout(10):
+        await begun.wait()
+        call.cancel()
+        await ended.wait()
+        while registry.fairness.in_flight != {"readOnly": 0, "mutating": 0}:
+            await asyncio.sleep(0.01)
+
+
+async def test_health_and_reflection_are_there_for_everybody(secure: Secure) -> None:
+    channel = secure.channel()
+    health = health_pb2_grpc.HealthStub(channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service="rayplane.v1.Pods"))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="rayplane.v1.Pods"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="google.rpc.ErrorInfo"),
+    ]
+    services, *files = [answer async for answer in reflection.ServerReflectionInfo(iter(asked))]
+    names = [service.name for service in services.list_services_response.service]
+    assert {"rayplane.v1.Objects", "rayplane.v1.Pods", "rayplane.v1.Discovery"} <= set(names)
+    assert all(answer.file_descriptor_response.file_descriptor_proto for answer in files)

@@ -12,6 +12,9 @@ import pytest_asyncio
 
 import rayplane
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
+from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.server import ApiServer
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
@@ -98,25 +101,22 @@ async def test_what_is_under_way_ends_with_the_client(found: dict[str, Any]) -> 
 async def test_a_server_that_is_busy_is_asked_again_for_reads_alone(
     found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayplane.control_plane.apiserver.flowcontrol.fairness import Fairness
+    asked: list[str] = []
+    seat = ObjectRegistry.seat
 
-    asked: list[bool] = []
-    enter = Fairness.enter
-
-    def busy(self: Fairness, **how: bool) -> None:
-        asked.append(how["mutating"])
-        if len(asked) == 1 or how["mutating"]:
+    async def busy(self: ObjectRegistry, user: User, verb: str, target: Target) -> Ticket:
+        asked.append(verb)
+        if len(asked) == 1 or verb == "create":
             raise rayplane.errors.TooManyRequests(retry_after=1)
-        enter(self, **how)
+        return await seat(self, user, verb, target)
 
     client = open_client(found)
-    monkeypatch.setattr(Fairness, "enter", busy)
+    monkeypatch.setattr(ObjectRegistry, "seat", busy)
     assert (await asyncio.to_thread(client.get, "pods", "p", "default"))["kind"] == "Pod"
-    assert asked == [False, False]
     config_map = {"metadata": {"name": "a", "namespace": "default"}}
     with pytest.raises(rayplane.errors.TooManyRequests):
         await asyncio.to_thread(client.create, "configmaps", config_map)
-    assert asked == [False, False, True]
+    assert asked == ["get", "get", "create"]
     await asyncio.to_thread(client.close)
 
 

@@ -8,23 +8,28 @@ import json
 import random
 from collections.abc import AsyncIterator
 
+from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.server import ApiServer
+from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.memory import Fabric
+from rayplane.proto.rayplane.v1 import node_pb2, pods_pb2
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.apiserver.conftest import make_env
 from tests.apiserver.fake_etcd import FakeEtcd
+from tests.apiserver.secure import StandInNode
 from tests.fuzz import mutate
 from tests.fuzz.targets import _objects
 from tests.fuzz.targets._grpc import Case, Served, make_calls
 from tests.fuzz.targets._objects import SEEDS
 from tests.fuzz.targets._wire import RecordingNetwork, calling
+from tests.rpc.open_service import open_service
 
 CASES = 50
 CASES_PER_WORLD = 150
-_SERVICES = list(pb.DESCRIPTOR.services_by_name.values())
+_SERVICES = [*pb.DESCRIPTOR.services_by_name.values(), *pods_pb2.DESCRIPTOR.services_by_name.values()]
 _PLURALS = tuple(seed[1] for seed in SEEDS)
 _WORDS = (
     "a",
@@ -89,14 +94,27 @@ class OneServer(Served):
         assert status == "0 ", status
 
 
+async def _with_pods(network: RecordingNetwork) -> None:
+    """Pods whose node host answers."""
+    await network.serve("host-0:10250", [open_service(node_pb2.DESCRIPTOR.services_by_name["Node"], StandInNode())])
+    client = ApiClient(network, ["host-0:20000"], follow=False)
+    await client.create("serviceaccounts", {"metadata": {"name": "default", "namespace": "default"}})
+    await client.create("nodes", {"metadata": {"name": "n", "annotations": {HOST_ADDRESS: "host-0:10250"}}})
+    for name in ("a", "b"):
+        spec = {"nodeName": "n", "containers": [{"name": "a", "image": "i"}]}
+        await client.create("pods", {"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+
+
 @contextlib.asynccontextmanager
 async def world() -> AsyncIterator[OneServer]:
     network = RecordingNetwork(Fabric(), "host-0")
     config = ApiServerConfig(grpc_address="host-0:20000", https_address=None)
     server = ApiServer(config, make_env(), network, etcd=FakeEtcd())  # type: ignore[arg-type]
     await server.start()
+    one = OneServer(network)
     try:
-        yield OneServer(network)
+        await _with_pods(network)
+        yield one
         await asyncio.sleep(0)
     finally:
         await server.stop()
