@@ -152,6 +152,15 @@ class ApiServerConfig:
     static_tokens: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     """Bearer token -> (user, groups)."""
 
+    authentication: str = ""
+    """YAML of an AuthenticationConfiguration: other issuers of tokens, and who may be anonymous; empty: everybody."""
+
+    authorization: str = ""
+    """YAML of an AuthorizationConfiguration: who decides, in which order; empty: Node, then RBAC."""
+
+    authentication_webhook: str = ""
+    """Path of a kubeconfig file: who is sent tokens that nobody here knows; empty: nobody."""
+
     issuer: str = "https://kubernetes.default.svc.cluster.local"
     anonymous_grpc_user: tuple[str, tuple[str, ...]] = (ADMINISTRATOR, (MASTERS,))
     """Who a gRPC caller without a certificate is, where the server runs without TLS."""

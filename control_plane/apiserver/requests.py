@@ -33,7 +33,10 @@ class User:
 
     def asks(self, verb: str, **rest: Any) -> Attributes:
         """A question to the authorizer; `rest` are fields of Attributes."""
-        return Attributes(user=self.name, groups=self.groups, nodes=self.nodes, verb=verb, **rest)
+        extra = tuple(self.extra.items()) if self.extra else ()
+        return Attributes(
+            user=self.name, groups=self.groups, nodes=self.nodes, uid=self.uid, extra=extra, verb=verb, **rest
+        )
 
     @property
     def all_powerful(self) -> bool:

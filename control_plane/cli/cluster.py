@@ -13,7 +13,7 @@ from rayplane.control_plane.api.audit import default_policy
 from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, endpoints, refresh
-from rayplane.control_plane.cluster.config import NO_AUDIT, ClusterConfig
+from rayplane.control_plane.cluster.config import NONE, ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.listening import Listener, listeners
 from rayplane.control_plane.cluster.patience import stretched
@@ -68,6 +68,16 @@ def up(
         str,
         typer.Option(help="Audit policy of the API servers: a file, `default`, or `none`; kept with the cluster."),
     ] = "",
+    authentication_config: Annotated[
+        str,
+        typer.Option(help="AuthenticationConfiguration of the API servers: a file, or `none`; kept, read at start."),
+    ] = "",
+    authorization_config: Annotated[
+        str, typer.Option(help="AuthorizationConfiguration of the API servers: a file, or `none`; kept, read at start.")
+    ] = "",
+    authentication_token_webhook_config_file: Annotated[
+        str, typer.Option(help="Kubeconfig of the webhook that is sent unknown tokens, or `none`; its path is kept.")
+    ] = "",
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     state: State = None,
 ) -> None:
@@ -89,7 +99,10 @@ def up(
         node_memory=node_memory,
         runtime=runtime,
         timing=timing,
-        audit_policy=_audit_policy(audit_policy),
+        audit_policy=default_policy() if audit_policy == "default" else _kept("--audit-policy", audit_policy),
+        authentication_config=_kept("--authentication-config", authentication_config),
+        authorization_config=_kept("--authorization-config", authorization_config),
+        authentication_webhook=_absolute(authentication_token_webhook_config_file),
         log_format=log_format,
         ray_tls=ray_tls,
     )
@@ -101,13 +114,13 @@ def up(
     _print_access(directory, found)
 
 
-def _audit_policy(asked: str) -> str:
-    """The text of the policy that is asked for."""
-    if asked in ("", NO_AUDIT):
-        return asked
-    if asked == "default":
-        return default_policy()
-    return _read("--audit-policy", Path(asked)).decode(errors="replace")
+def _kept(flag: str, asked: str) -> str:
+    """The text of the file that is asked for."""
+    return asked if asked in ("", NONE) else _read(flag, Path(asked)).decode(errors="replace")
+
+
+def _absolute(path: str) -> str:
+    return path if path in ("", NONE) else str(Path(path).resolve())
 
 
 def down(

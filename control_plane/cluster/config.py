@@ -4,15 +4,17 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rayplane.control_plane.api.audit import PolicyError, read_policy
+from rayplane.control_plane.api.audit import read_policy
+from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
 from rayplane.control_plane.timings import PROFILES, Timings
 
 RAY, PROCESS = "ray", "process"
-NO_AUDIT = "none"
-"""In place of an audit policy: record nothing any more."""
+NONE = "none"
+"""In place of a file that is kept with the cluster: there is none any more."""
+KEPT_FILES = ("audit_policy", "authentication_config", "authorization_config", "authentication_webhook")
 # Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
 # addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
 SLOTS = 15
@@ -94,6 +96,12 @@ class ClusterConfig:
     """`fast` or `kubernetes`."""
     audit_policy: str = ""
     """Text of the API servers' audit policy; empty records nothing (`up`: whatever the cluster did before)."""
+    authentication_config: str = ""
+    """Text of the API servers' AuthenticationConfiguration; as `audit_policy`, also those that follow."""
+    authorization_config: str = ""
+    """Text of their AuthorizationConfiguration."""
+    authentication_webhook: str = ""
+    """Path of a kubeconfig file, on the machines of API servers, of the webhook that reviews tokens."""
     log_format: str = TEXT
     """`text` or `json` (`up`: also of a cluster that had another before)."""
     ray_tls: bool = False
@@ -133,14 +141,25 @@ class ClusterConfig:
             raise UsageError("--address: only a cluster on Ray can join a Ray cluster")
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
-        self._validate_audit_policy()
+        self._validate_files()
 
-    def _validate_audit_policy(self) -> None:
-        if self.audit_policy not in ("", NO_AUDIT):
-            try:
-                read_policy(self.audit_policy)
-            except PolicyError as e:
-                raise UsageError(f"--audit-policy is no Policy of audit.k8s.io/v1: {e}") from e
+    def _validate_files(self) -> None:
+        for flag, text, read, kind in (
+            ("--audit-policy", self.audit_policy, read_policy, "Policy of audit.k8s.io/v1"),
+            ("--authentication-config", self.authentication_config, _authentication, "AuthenticationConfiguration"),
+            ("--authorization-config", self.authorization_config, _webhooks, "AuthorizationConfiguration"),
+        ):
+            if text not in ("", NONE):
+                try:
+                    read(text)
+                except ConfigFileError as e:
+                    raise UsageError(f"{flag} is no {kind}: {e}") from e
+
+    @property
+    def kubeconfigs(self) -> list[str]:
+        """Paths of the kubeconfig files that API servers read."""
+        found = [self.authentication_webhook] if self.authentication_webhook not in ("", NONE) else []
+        return found + (_webhooks(self.authorization_config) if self.authorization_config not in ("", NONE) else [])
 
     @property
     def timings(self) -> Timings:
@@ -152,3 +171,19 @@ class ClusterConfig:
     @staticmethod
     def from_json(data: dict[str, Any]) -> "ClusterConfig":
         return ClusterConfig(**data)
+
+
+# Imported where they are asked for: with them comes all that compiles expressions.
+
+
+def _authentication(text: str) -> object:
+    from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
+
+    return read_authentication(text)
+
+
+def _webhooks(text: str) -> list[str]:
+    """The kubeconfig files of those who authorize."""
+    from rayplane.control_plane.apiserver.authorization.configuration import WebhookSettings, read_authorization
+
+    return [one.kubeconfig for one in read_authorization(text) if isinstance(one, WebhookSettings)]

@@ -19,10 +19,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from rayplane.control_plane.apiserver.outgoing.kubeconfig import BadKubeconfig, read_kubeconfig
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption, generate
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.config import NO_AUDIT, PROCESS, RAY, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import KEPT_FILES, NONE, PROCESS, RAY, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
@@ -65,6 +66,7 @@ async def up(
     `encryption`: an EncryptionConfiguration that replaces the cluster's; empty: the one it has, or a new one.
     """
     config.validate()
+    _check_kubeconfigs(config)
     with _exclusive(directory, config.name):
         before = directory.read()
         if before is not None and before.running:
@@ -88,6 +90,14 @@ async def up(
                 # The message may point to a log.
                 directory.purge(keep_logs=True)
             raise
+
+
+def _check_kubeconfigs(config: ClusterConfig) -> None:
+    for path in config.kubeconfigs:
+        try:
+            read_kubeconfig(path)
+        except BadKubeconfig as e:
+            raise UsageError(f"the webhook's kubeconfig file cannot be used: {e}") from e
 
 
 async def down(directory: StateDir, progress: Progress, *, purge: bool = False) -> list[str]:
@@ -129,7 +139,8 @@ async def _up(
             host = _new_host(config, plan, rng, secrets)
             state = replace(before, config=config, topology=topology, running=True, host=host, encrypted=True)
         else:
-            config = going_on(replace(config, audit_policy=""), config)
+            # `none` is no text.
+            config = going_on(config, config)
             state = ClusterState(
                 config=config,
                 plan=plan,
@@ -146,10 +157,9 @@ def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
     """The configuration of a cluster that has data: as it was, but for what may be asked for anew."""
     if asked.ray_tls and before.host == RAY and not before.address:
         before = replace(before, ray_tls=True)
-    before = replace(before, log_format=asked.log_format)
-    if not asked.audit_policy:
-        return before
-    return replace(before, audit_policy="" if asked.audit_policy == NO_AUDIT else asked.audit_policy)
+    given = {name: text for name in KEPT_FILES if (text := getattr(asked, name))}
+    kept: dict[str, Any] = {name: "" if text == NONE else text for name, text in given.items()}
+    return replace(before, log_format=asked.log_format, **kept)
 
 
 def _secrets(cluster: str, directory: StateDir, encryption: bytes, *, encrypted: bool) -> Secrets:

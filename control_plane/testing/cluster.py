@@ -36,6 +36,9 @@ class Options(TypedDict, total=False):
     runtime: str
     timing: str
     audit_policy: str
+    authentication_config: str
+    authorization_config: str
+    authentication_webhook: str
     ray_tls: bool
     log_format: str
 

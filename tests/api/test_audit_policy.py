@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from rayplane.control_plane.api.audit import Level, PolicyError, Stage, default_policy, read_policy
+from rayplane.control_plane.api.audit import Level, Stage, default_policy, read_policy
 from rayplane.control_plane.api.authorization.rbac import Attributes
+from rayplane.control_plane.api.config_files import ConfigFileError
 
 HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\n"
 
@@ -81,13 +82,13 @@ def test_what_no_rule_matches_is_not_recorded_and_stages_and_fields_are_left_out
     ],
 )
 def test_files_that_are_no_policy_say_why(text: str, problem: str) -> None:
-    with pytest.raises(PolicyError) as refused:
+    with pytest.raises(ConfigFileError) as refused:
         read_policy(HEAD + text)
     assert problem in str(refused.value)
 
 
 def test_another_version_is_refused() -> None:
-    with pytest.raises(PolicyError, match=r"audit\.k8s\.io/v1"):
+    with pytest.raises(ConfigFileError, match=r"audit\.k8s\.io/v1"):
         read_policy("apiVersion: audit.k8s.io/v1beta1\nkind: Policy\nrules: [{level: None}]")
 
 

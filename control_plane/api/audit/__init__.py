@@ -8,6 +8,6 @@ Concurrency: pure functions over immutable values.
 """
 
 from rayplane.control_plane.api.audit.policy import Decision, Level, Policy, Stage
-from rayplane.control_plane.api.audit.reading import PolicyError, default_policy, read_policy
+from rayplane.control_plane.api.audit.reading import default_policy, read_policy
 
-__all__ = ["Decision", "Level", "Policy", "PolicyError", "Stage", "default_policy", "read_policy"]
+__all__ = ["Decision", "Level", "Policy", "Stage", "default_policy", "read_policy"]

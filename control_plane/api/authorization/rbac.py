@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from rayplane.control_plane.api.errors import ApiError, quote
 from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.api.meta import Object, labels, name, namespace
 from rayplane.control_plane.identities import MASTERS, SERVICE_ACCOUNT_PREFIX
 
@@ -45,8 +46,12 @@ class Attributes:
     path: str = ""
     fields: FieldSelector = ALL_FIELDS
     """What a list, watch or deletecollection is limited to."""
+    labels: LabelSelector = EVERYTHING
     nodes: frozenset[str] | None = None
-    """The nodes that the user is; None for who is no node. Roles do not look at it."""
+    """The nodes that the user is; None for who is no node. Roles do not look at it, nor at what follows."""
+    uid: str = ""
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Decision:
 
     allowed: bool
     reason: str = ""
+    denied: bool = False
+    """Nobody else is asked any more."""
 
 
 class Rule:

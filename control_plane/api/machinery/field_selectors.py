@@ -140,9 +140,10 @@ def _split_terms(text: str) -> list[str]:
 
 @remembered(_CACHE)
 def parse_fields(
-    text: str, known: tuple[str, ...] = METADATA_FIELDS, *, selectable: tuple[str, ...] = ()
+    text: str, known: tuple[str, ...] | None = METADATA_FIELDS, *, selectable: tuple[str, ...] = ()
 ) -> FieldSelector:
-    """The selector of a `fieldSelector` query parameter for objects of a kind whose selectable paths are `known`.
+    """The selector of a `fieldSelector` query parameter for objects of a kind whose selectable paths are `known` (None:
+    any).
 
     `selectable` are the extra paths a custom resource declares (`.spec.color` or `spec.color`). Beside the comparisons
     of Kubernetes, `path in (a,b)` is known: hosts of many nodes watch the pods of all of them with it.
@@ -167,7 +168,9 @@ def parse_fields(
     return FieldSelector(terms, sets)
 
 
-def _check_field(path: str, known: tuple[str, ...], selectable: tuple[str, ...]) -> None:
+def _check_field(path: str, known: tuple[str, ...] | None, selectable: tuple[str, ...]) -> None:
+    if known is None:
+        return
     if path in known or path in selectable or f".{path}" in selectable:
         return
     if selectable or known != METADATA_FIELDS:

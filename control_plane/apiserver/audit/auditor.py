@@ -14,7 +14,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Auditor:
-    """One for an API server with a policy. PolicyError for one that makes no sense."""
+    """One for an API server with a policy. ConfigFileError for one that makes no sense."""
 
     def __init__(self, config: AuditConfig, env: Env) -> None:
         self._policy = read_policy(config.policy)

@@ -8,7 +8,10 @@ from functools import lru_cache
 from rayplane.control_plane.api import bootstrap_tokens, meta
 from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
 from rayplane.control_plane.api.errors import Unauthorized
+from rayplane.control_plane.apiserver.authentication.configuration import EVERYWHERE, Anonymous
+from rayplane.control_plane.apiserver.authentication.issuers import Issuers
 from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens
+from rayplane.control_plane.apiserver.authentication.webhooks import TokenWebhook
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
 from rayplane.control_plane.rpc import Context, Identity
@@ -29,10 +32,22 @@ class Identified:
 class Authenticator:
     """An authenticator that turns what a caller shows into a User. `find` looks up what tokens are bound to."""
 
-    def __init__(self, config: ApiServerConfig, env: Env, find: Find) -> None:
+    def __init__(
+        self,
+        config: ApiServerConfig,
+        env: Env,
+        find: Find,
+        *,
+        anonymous: Anonymous = EVERYWHERE,
+        issuers: Issuers | None = None,
+        webhook: TokenWebhook | None = None,
+    ) -> None:
         self.tokens = Tokens(config, env, find)
         self._config = config
         self._find = find
+        self._anonymous = anonymous
+        self._issuers = issuers
+        self._webhook = webhook
         self.audiences = (config.issuer,)
         """Whom a token must be for to be taken here."""
         self._env = env
@@ -43,19 +58,26 @@ class Authenticator:
         if token:
             return await self.of_token(token)
         if context.identity is not None:
-            return self.of_certificate(context.identity) or _NOBODY
+            return self.of_certificate(context.identity) or self._nobody()
         if self._config.tls_dir is None:
             user, groups = self._config.anonymous_grpc_user
             return of_identity(Identity(user, groups))
-        return _NOBODY
+        return self._nobody()
 
-    async def of_request(self, identity: Identity | None, authorization: str) -> User:
-        """The caller of a REST request; anonymous when nothing is shown, Unauthorized when it is wrong."""
+    async def of_request(self, identity: Identity | None, authorization: str, path: str = "") -> User:
+        """The caller of a REST request; anonymous when nothing is shown, if it may be at this path, Unauthorized when
+        it is wrong.
+        """
         user = self.of_certificate(identity) if identity is not None else None
         if user is not None:
             return user
         token = bearer_token(authorization)
-        return await self.of_token(token) if token else _NOBODY
+        return await self.of_token(token) if token else self._nobody(path)
+
+    def _nobody(self, path: str = "") -> User:
+        if not self._anonymous.may_be(path):
+            raise Unauthorized()
+        return _NOBODY
 
     def of_certificate(self, identity: Identity) -> User | None:
         """None for a certificate that names nobody. Unauthorized when it has expired since the connection began."""
@@ -71,13 +93,13 @@ class Authenticator:
 
     async def identify(self, token: str, audiences: Sequence[str]) -> Identified:
         """The owner of a token that is for one of these audiences. Unauthorized."""
-        user, meant_for = await self._owner(token)
+        user, meant_for = await self._owner(token, audiences)
         accepted = tuple(one for one in audiences if one in meant_for)
         if not accepted:
             raise Unauthorized(NOT_FOR_THEM)
         return Identified(user, accepted)
 
-    async def _owner(self, token: str) -> tuple[User, Sequence[str]]:
+    async def _owner(self, token: str, audiences: Sequence[str]) -> tuple[User, Sequence[str]]:
         """With whom the token is for. Unauthorized."""
         static = self._config.static_tokens.get(token)
         if static is not None:
@@ -85,7 +107,15 @@ class Authenticator:
         parts = bootstrap_tokens.parse(token)
         if parts is not None:
             return await self._bootstrapping(*parts), self.audiences
-        claims = self.tokens.claims(token)
+        user = await self._issuers.user(token) if self._issuers is not None else None
+        if user is not None:
+            return user, self.audiences
+        try:
+            claims = self.tokens.claims(token)
+        except Unauthorized:
+            if self._webhook is None:
+                raise
+            return await self._webhook.owner(token, audiences)
         return await self.tokens.user(claims), claims.get("aud") or ()
 
     async def _bootstrapping(self, own: str, secret: str) -> User:

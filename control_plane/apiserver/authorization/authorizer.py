@@ -1,6 +1,7 @@
 """Authorization of requests: nodes by what their pods need, all by RBAC over the cached roles and bindings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api.authorization import node as node_authorization
@@ -8,9 +9,13 @@ from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.authorization.node_graph import ATTACHMENTS, SLICES, VOLUMES, NodeGraph
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS, FieldSelector
+from rayplane.control_plane.api.machinery.selectors import EVERYTHING, LabelSelector
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authentication.impersonation import asked_for
+from rayplane.control_plane.apiserver.authentication.webhooks import Post
+from rayplane.control_plane.apiserver.authorization.configuration import RBAC, USUAL, Step, WebhookSettings
+from rayplane.control_plane.apiserver.authorization.webhooks import AuthorizationWebhook
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
@@ -31,8 +36,21 @@ class Authorizer:
     What it knows follows the caches; a denial is decided again on fresh caches.
     """
 
-    def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
+    def __init__(
+        self,
+        kinds: Kinds,
+        hub: WatchHub,
+        *,
+        order: Sequence[Step] = USUAL,
+        post: Callable[[WebhookSettings], Post] | None = None,
+    ) -> None:
+        """`order`: who decides. `post`: how a webhook among them is reached."""
         self._hub = hub
+        self._order: list[str | AuthorizationWebhook] = [
+            AuthorizationWebhook(one, post(one)) if isinstance(one, WebhookSettings) and post is not None else str(one)
+            for one in order
+        ]
+        self._by_roles_first = RBAC in order and all(isinstance(one, str) for one in order[: order.index(RBAC)])
         self._policy = rbac.Policy()
         self._roles: dict[str, Object] = {}
         """ClusterRoles as they are stored, by name."""
@@ -88,38 +106,59 @@ class Authorizer:
     async def decide(self, attributes: rbac.Attributes) -> rbac.Decision:
         if MASTERS in attributes.groups:
             return rbac.Decision(True)
-        decision = await self._decide(attributes)
-        if not decision.allowed:
+        said: dict[int, rbac.Decision] = {}
+        decision = await self._decide(attributes, said)
+        if not decision.allowed and not decision.denied:
             # Maybe what was granted just now, or the pod that was bound just now, has not arrived yet.
             await self._hub.fresh()
-            decision = await self._decide(attributes)
+            decision = await self._decide(attributes, said)
         return decision
 
-    async def _decide(self, attributes: rbac.Attributes) -> rbac.Decision:
-        """By what is known here: nodes by what they need, everybody by roles."""
+    async def _decide(self, attributes: rbac.Attributes, said: dict[int, rbac.Decision]) -> rbac.Decision:
+        """By all in their order, until one allows or denies. `said`: what webhooks have said of it, by their places."""
         reasons = []
-        if attributes.nodes is not None:
-            await self._nodes.load()
-            decision = node_authorization.decide(attributes, attributes.nodes, self._graph)
-            if decision.allowed:
-                return decision
-            reasons.append(decision.reason)
-        await self.load()
-        decision = self._policy.authorize(attributes)
-        reasons.append(decision.reason)
-        return rbac.Decision(decision.allowed, "\n".join(r for r in reasons if r))
+        for at, one in enumerate(self._order):
+            if isinstance(one, AuthorizationWebhook):
+                if at not in said:
+                    said[at] = await one.decide(attributes)
+                decision = said[at]
+            else:
+                decision = await (self._by_roles(attributes) if one == RBAC else self._by_needs(attributes))
+            if decision.reason:
+                reasons.append(decision.reason)
+            if decision.allowed or decision.denied:
+                return replace(decision, reason="\n".join(reasons))
+        return rbac.Decision(False, "\n".join(reasons))
 
-    async def check(self, user: User, verb: str, target: Target, fields: FieldSelector = ALL_FIELDS) -> None:
-        """Forbidden, in Kubernetes' words, unless `user` may. `fields`: what a list or watch is limited to."""
+    async def _by_needs(self, attributes: rbac.Attributes) -> rbac.Decision:
+        """Nodes by what they need."""
+        if attributes.nodes is None:
+            return rbac.Decision(False)
+        await self._nodes.load()
+        return node_authorization.decide(attributes, attributes.nodes, self._graph)
+
+    async def _by_roles(self, attributes: rbac.Attributes) -> rbac.Decision:
+        await self.load()
+        return self._policy.authorize(attributes)
+
+    async def check(
+        self,
+        user: User,
+        verb: str,
+        target: Target,
+        fields: FieldSelector = ALL_FIELDS,
+        labels: LabelSelector = EVERYTHING,
+    ) -> None:
+        """Forbidden, in Kubernetes' words, unless `user` may. `fields`, `labels`: what a list is limited to."""
         if user.all_powerful:
             return
-        await self._require(_attributes(user, verb, target, fields), target.name)
+        await self._require(_attributes(user, verb, target, fields, labels), target.name)
 
     def allows(self, user: User, verb: str, target: Target) -> bool:
         """Whether roles are known to allow it now; False too where only asking others could tell."""
-        if self._stale or not self._rules.in_step:
+        if self._stale or not self._rules.in_step or not self._by_roles_first:
             return False
-        return self._policy.authorize(_attributes(user, verb, target, ALL_FIELDS)).allowed
+        return self._policy.authorize(_attributes(user, verb, target)).allowed
 
     async def check_written(self, user: User, verb: str, *, name: str, **written: str) -> None:
         """As `check`, by what a request says (fields of Attributes), whether or not that is served."""
@@ -161,6 +200,11 @@ class Authorizer:
             raise Forbidden(text, details={})
         audit.allowed(decision.reason)
 
+    @property
+    def asks_others(self) -> bool:
+        """Whether webhooks decide, too, whose rules nobody knows."""
+        return any(isinstance(one, AuthorizationWebhook) for one in self._order)
+
     async def rules(self, user: User, namespace: str) -> list[dict[str, object]]:
         """Every rule that holds for the user in a namespace."""
         await self.load()
@@ -182,7 +226,9 @@ class Authorizer:
         return self._policy.uncovered(user.name, user.groups, scope=scope, rules=rules)
 
 
-def _attributes(user: User, verb: str, target: Target, fields: FieldSelector) -> rbac.Attributes:
+def _attributes(
+    user: User, verb: str, target: Target, fields: FieldSelector = ALL_FIELDS, labels: LabelSelector = EVERYTHING
+) -> rbac.Attributes:
     info = target.info
     return user.asks(
         verb,
@@ -192,4 +238,6 @@ def _attributes(user: User, verb: str, target: Target, fields: FieldSelector) ->
         namespace=target.namespace,
         name=target.name or fields.requires("metadata.name") or "",
         fields=fields,
+        labels=labels,
+        version=info.version,
     )

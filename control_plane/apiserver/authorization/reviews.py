@@ -1,5 +1,6 @@
 """Access, rules, subject and token reviews: questions about who is who and who may do what."""
 
+from rayplane.control_plane.api.authorization import selectors
 from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, Unauthorized
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
@@ -22,7 +23,10 @@ class Reviews:
             case "selfsubjectaccessreviews":
                 o["status"] = await self._access(user, spec)
             case "subjectaccessreviews" | "localsubjectaccessreviews":
-                asked = User(spec.get("user") or "", tuple(spec.get("groups") or ()), uid=spec.get("uid") or "")
+                extra = {key: tuple(values or ()) for key, values in (spec.get("extra") or {}).items()}
+                asked = User(
+                    spec.get("user") or "", tuple(spec.get("groups") or ()), uid=spec.get("uid") or "", extra=extra
+                )
                 if info.plural.startswith("local"):
                     given = (spec.get("resourceAttributes") or {}).get("namespace") or ""
                     if given != namespace:
@@ -45,6 +49,7 @@ class Reviews:
         resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
         if (resource is None) == (other is None):
             raise BadRequest("exactly one of nonResourceAttributes or resourceAttributes must be specified")
+        problems: list[str] = []
         if resource is not None:
             attributes = user.asks(
                 resource.get("verb") or "",
@@ -53,13 +58,20 @@ class Reviews:
                 subresource=resource.get("subresource") or "",
                 namespace=resource.get("namespace") or "",
                 name=resource.get("name") or "",
+                version=resource.get("version") or "",
+                fields=selectors.read_fields(resource, problems),
+                labels=selectors.read_labels(resource, problems),
             )
         else:
             attributes = user.asks((other or {}).get("verb") or "", path=(other or {}).get("path") or "")
         decision = await self._authorizer.decide(attributes)
         status: Object = {"allowed": decision.allowed}
+        if decision.denied:
+            status["denied"] = True
         if decision.reason:
             status["reason"] = decision.reason
+        if problems:
+            status["evaluationError"] = "; ".join(problems)
         return status
 
     async def _rules(self, user: User, namespace: str) -> Object:
@@ -78,9 +90,11 @@ class Reviews:
                 if resource not in resources:
                     resources.append(resource)
         answer: Object = {"resourceRules": resources, "nonResourceRules": paths, "incomplete": False}
-        if user.nodes is not None:
+        others = [*(["node"] if user.nodes is not None else []), *(["webhook"] if self._authorizer.asks_others else [])]
+        if others:
             answer["incomplete"] = True
-            answer["evaluationError"] = "node authorizer does not support user rule resolution"
+            texts = [f"{one} authorizer does not support user rule resolution" for one in others]
+            answer["evaluationError"] = ", ".join(texts)
         return answer
 
     async def _token(self, spec: Object) -> Object:

@@ -20,6 +20,7 @@ from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
 from rayplane.control_plane.api.machinery.names import path_segment_errors
 from rayplane.control_plane.api.machinery.patching import PatchKind
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
+from rayplane.control_plane.api.machinery.selectors import EVERYTHING, parse_labels
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
@@ -29,8 +30,6 @@ from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
-from rayplane.control_plane.apiserver.authentication.authenticator import Authenticator
-from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol import estimates
@@ -38,6 +37,7 @@ from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMA
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.outgoing.access import Access
 from rayplane.control_plane.apiserver.outgoing.webhooks import WebhookClient
 from rayplane.control_plane.apiserver.registry import metrics_kinds
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, check_write_options, refuse_options
@@ -126,10 +126,11 @@ class ObjectRegistry:
         }
         self.cleaner = Cleaner()
         self.custom = CustomResources(self.kinds, self.hub, self.cleaner)
-        self.authorizer = Authorizer(self.kinds, self.hub)
+        self._access = Access(config, env)
+        self.authorizer = self._access.authorizer(self.kinds, self.hub)
 
         self.auditor = Auditor(config.audit, env) if config.audit is not None else None
-        self.authenticator = Authenticator(config, env, self.lookup.get)
+        self.authenticator = self._access.authenticator(self.lookup.get)
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
@@ -197,12 +198,14 @@ class ObjectRegistry:
         """Serve custom resources and look after deleted definitions. The hub must run."""
         await self.custom.load()
         self.fairness.follow(*[await self.hub.cache(self.kinds.named(r)) for r in (SCHEMAS, LEVELS)])
+        self._access.start()
         self.cleaner.start(self._empty, self._release)
 
     async def stop(self) -> None:
         await self.cleaner.stop()
         await self.forms.stop()
         await self._webhooks.close()
+        await self._access.stop()
         await self.hub.stop()
         await self._leases.stop()
         await self.storage.stop()
@@ -392,14 +395,17 @@ class ObjectRegistry:
             return
         if verb == "create" and not target.subresource:
             target = Target(info, target.namespace)
-        fields = ALL_FIELDS
+        fields, labels = ALL_FIELDS, EVERYTHING
+        # What cannot be understood limits nothing: who may ask is told what is wrong with it.
         if options is not None and options.field_selector:
-            # What cannot be understood limits nothing: who may ask is told what is wrong with it.
             with contextlib.suppress(BadRequest):
                 fields = self.reader.selection(
                     _plain(target), ListOptions(field_selector=options.field_selector)
                 ).fields
-        await self.authorizer.check(user, verb, target, fields)
+        if options is not None and options.label_selector:
+            with contextlib.suppress(BadRequest):
+                labels = parse_labels(options.label_selector)
+        await self.authorizer.check(user, verb, target, fields, labels)
 
 
 def _plain(target: Target) -> Target:

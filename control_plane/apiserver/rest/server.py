@@ -212,7 +212,7 @@ class RestServer:
             # Plain HTTP is for tests on one machine: whoever reaches it is trusted like a gRPC caller.
             name, groups = self._config.anonymous_grpc_user
             identity = Identity(name, groups)
-        user = await self._registry.authenticator.of_request(identity, authorization)
+        user = await self._registry.authenticator.of_request(identity, authorization, request.path)
         audit.called_by(user)
         return await self._registry.authorizer.acting(user, headers.items())
 

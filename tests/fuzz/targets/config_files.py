@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from rayplane.control_plane.api.audit.reading import PolicyError, default_policy, read_policy
+from rayplane.control_plane.api.audit.reading import default_policy, read_policy
+from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption
 from rayplane.control_plane.cli.manifests import ManifestError
 from rayplane.control_plane.cli.manifests import parse as parse_manifests
@@ -77,7 +78,7 @@ class Files:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._readers: dict[str, tuple[Callable[[bytes], object], type[Exception]]] = {
-            "audit": (lambda data: read_policy(data.decode("utf-8", "replace")), PolicyError),
+            "audit": (lambda data: read_policy(data.decode("utf-8", "replace")), ConfigFileError),
             "encryption": (lambda data: Encryption.parse(data, random.Random(1).randbytes), BadEncryptionConfig),
             "scenario": (lambda data: scenario.parse(data, "f"), ClusterError),
             "simulation": (lambda data: parse_scenario(data.decode("utf-8", "replace"), source="f"), ClusterError),
