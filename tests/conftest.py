@@ -41,6 +41,10 @@ def _refuse(event: str, _: tuple[object, ...]) -> None:
 sys.addaudithook(_refuse)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--release", action="append", help="a release whose kubectl is tried (1.28), or `all`")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

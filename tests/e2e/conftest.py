@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import releases
 from tests.e2e.harness import Cluster, Kubectl, Traces, kubectls
 
 E2E_TIMEOUT_S = 300
@@ -19,6 +20,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(E2E_TIMEOUT_S))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that take a `release` are run for each that was asked for."""
+    if "release" in metafunc.fixturenames:
+        usual = getattr(metafunc.module, "RELEASES", releases.USUAL)
+        asked = metafunc.config.getoption("release") or usual
+        metafunc.parametrize("release", releases.KNOWN if "all" in asked else asked, scope="module")
+
+
+@pytest.fixture(scope="session")
+def binaries_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """binaries_of("1.28") gives the directory with that release's kubectl and helm."""
+    place = tmp_path_factory.mktemp("releases")
+    return lambda release: releases.binaries(release, place)
 
 
 @contextmanager

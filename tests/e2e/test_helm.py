@@ -1,8 +1,7 @@
-"""Stock helm, where the machine has one: a chart with a definition, hooks, a test and what releases consist of."""
+"""Stock helm, 3 and 4: a chart with a definition, hooks, a test and what releases consist of."""
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,8 @@ import pytest
 
 from tests.e2e.harness import Cluster, Kubectl
 
-HELM = shutil.which("helm")
-pytestmark = pytest.mark.skipif(HELM is None, reason="helm is not on PATH, and no package of PyPI that is light has it")
-
+RELEASES = ("1.27", "1.37")
+"""Of Kubernetes, whose helm is tried: 3.12 and 4.3."""
 CHART = {
     "Chart.yaml": "apiVersion: v2\nname: shop\nversion: 1.2.3\nappVersion: '7'\n",
     "values.yaml": "replicas: 1\ncolor: blue\n",
@@ -89,19 +87,21 @@ def cluster(bring_up: Callable[..., Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def kubectl(cluster: Cluster, fresh_namespace: Callable[..., Kubectl]) -> Kubectl:
-    return fresh_namespace(cluster, "", "helm")
+def kubectl(cluster: Cluster, release: str, fresh_namespace: Callable[..., Kubectl]) -> Kubectl:
+    return fresh_namespace(cluster, "", f"helm-{release.replace('.', '-')}")
 
 
-def test_a_release_is_installed_changed_tested_rolled_back_and_removed(kubectl: Kubectl, tmp_path: Path) -> None:
-    chart = tmp_path / "shop"
+def test_a_chart_is_installed_changed_tested_rolled_back_and_removed(
+    kubectl: Kubectl, release: str, binaries_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    binary, chart = binaries_of(release) / "helm", tmp_path / "shop"
     for name, text in CHART.items():
         (chart / name).parent.mkdir(parents=True, exist_ok=True)
         (chart / name).write_text(text)
 
     def helm(*arguments: str) -> str:
         done = subprocess.run(
-            [str(HELM), "--namespace", kubectl.namespace, *arguments],
+            [str(binary), "--namespace", kubectl.namespace, *arguments],
             env=os.environ | kubectl.cluster.env,
             capture_output=True,
             text=True,
@@ -111,19 +111,19 @@ def test_a_release_is_installed_changed_tested_rolled_back_and_removed(kubectl: 
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def release(**wanted: Any) -> None:
+    def status(**wanted: Any) -> None:
         found = json.loads(helm("status", "r", "-o", "json"))
         assert {**found["info"], "version": found["version"]}.items() >= wanted.items()
 
     waiting = ("--wait", "--timeout", "60s")
     helm("lint", str(chart))
     helm("install", "r", str(chart), *waiting)
-    release(status="deployed", version=1)
+    status(status="deployed", version=1)
     assert kubectl.names("gadgets") == ["gadget.shop.example.dev/r"]
     assert kubectl.names("jobs") == []  # the hook has succeeded and is gone
     assert kubectl.names("configmaps", "-l", "app.kubernetes.io/managed-by=Helm") != []
     helm("upgrade", "r", str(chart), "--set", "replicas=2,color=red", *waiting)
-    release(status="deployed", version=2)
+    status(status="deployed", version=2)
     assert kubectl("get", "deploy,gadget", "-o", "jsonpath={..replicas} {.items[*].spec.color}").endswith(" red")
     helm("test", "r")
     helm("rollback", "r", "1", *waiting)

@@ -91,7 +91,8 @@ def test_choosing_objects(web: Kubectl) -> None:
     assert len(pods) == 2
     assert web.names("pods", "-l", "app in (web),app!=db") == pods
     assert web.names("pods", "-l", "app=db") == []
-    assert web.names("pods", "--field-selector", "status.phase=Running", "--sort-by=.metadata.name") == sorted(pods)
+    assert web.names("pods", "--field-selector", "status.phase=Running") == pods
+    assert web.names("configmaps", "--sort-by=.data.color") == ["configmap/kube-root-ca.crt", "configmap/settings"]
     assert web.names("pods", "--chunk-size=1") == pods
     everywhere = web("get", "pods", "--all-namespaces").splitlines()
     assert everywhere[0].startswith("NAMESPACE")
