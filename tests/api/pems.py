@@ -1,4 +1,7 @@
-"""A request for a certificate and a certificate of an authority, both whole: fields that hold some are parsed."""
+"""A request for a certificate and a certificate of an authority, both whole: fields that hold some are parsed.
+
+`STUB` is the request as fields hold it that take no PEM.
+"""
 
 import base64
 
@@ -8,6 +11,7 @@ m5FygiygADAFBgMrZXADQQCgmyw41JJJz3ITy5Xz32utFC2pAgcczSEf/epy9gdD
 iwK3kGWr2Aj67qqJVCOlOZcgbnD6S2g2F6HMsiCQPJAJ
 -----END CERTIFICATE REQUEST-----
 """).decode()
+STUB = "".join(base64.b64decode(REQUEST).decode().splitlines()[1:-1])
 AUTHORITY = """-----BEGIN CERTIFICATE-----
 MIHCMHagAwIBAgIBATAFBgMrZXAwADAgFw0yNjAxMDEwMDAwMDBaGA8yMDUzMDUx
 ODAwMDAwMFowADAqMAUGAytlcAMhADHaNSudeZY1qVoqWixcjfQdTKCibJvYwuUz

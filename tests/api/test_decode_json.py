@@ -20,7 +20,8 @@ from rayplane.control_plane.api.machinery.decoding import (
     decode_options,
     go_format,
 )
-from rayplane.control_plane.api.machinery.schema import definition_of, from_openapi
+from rayplane.control_plane.api.machinery.gates import DROPPED
+from rayplane.control_plane.api.machinery.schema import definition_of, from_openapi, raw_definitions
 from rayplane.control_plane.api.machinery.strict import conform, json_duplicates, prune
 
 POD = definition_of("v1", "Pod")
@@ -36,6 +37,26 @@ def refusal(body: bytes | dict[str, Any], content_type: str = JSON, **options: A
         decode_pod(body, content_type, **options)
     assert caught.value.code == 400
     return caught.value.message
+
+
+def test_fields_of_closed_gates_are_known_checked_and_dropped() -> None:
+    mounts = [{"name": "v", "mountPath": "/v", "bindMountOptions": ["noexec"]}]
+    volumes = [
+        {"name": "v", "emptyDir": {"medium": "Memory", "mode": 448}},
+        {"name": "c", "configMap": {"name": "c", "defaultUser": 7, "items": [{"key": "k", "path": "p", "user": 7}]}},
+    ]
+    spec = {"containers": [{"name": "c", "volumeMounts": mounts}], "volumes": volumes}
+    decoded = decode_pod({"spec": copy.deepcopy(spec)}, field_validation="Strict")
+    mounts[0].pop("bindMountOptions")
+    volumes[0]["emptyDir"].pop("mode")
+    volumes[1]["configMap"] = {"name": "c", "items": [{"key": "k", "path": "p"}]}
+    assert decoded.object["spec"] == spec
+    assert "EmptyDirVolumeSource" in refusal({"spec": {"volumes": [{"name": "v", "emptyDir": {"mode": "rwx"}}]}})
+
+
+def test_every_closed_field_is_one() -> None:
+    known = {f"{name.rpartition('.')[2]}.{field}" for name, one in raw_definitions().items() for field in one["fields"]}
+    assert known >= DROPPED
 
 
 PREFIX = 'Pod in version "v1" cannot be handled as a Pod: '

@@ -99,6 +99,19 @@ async def test_an_update_of_some_kinds_says_what_it_replaces(api: Api) -> None: 
     )
 
 
+async def test_events_of_the_newer_group_are_held_to_its_rules(api: Api) -> None:  # noqa: F811
+    events, core = "/apis/events.k8s.io/v1/namespaces/default/events", f"{NAMESPACE}/events"
+    event = {"metadata": {"name": "e"}, "reportingController": "a.io/b", "reportingInstance": "i", "action": "A"}
+    event |= {"reason": "R", "type": "Normal", "note": "n", "eventTime": "2026-01-01T00:00:00.000000Z"}
+    code, refused = await api("POST", events, {**event, "type": "Odd"})
+    assert (code, refused["details"]["causes"][0]["field"]) == (422, "type")
+    await api.made(events, event)
+    merge = {"Content-Type": "application/merge-patch+json"}
+    for path, text, wanted in ((events, {"note": "m"}, 422), (core, {"message": "m"}, 200)):
+        async with api.session.request("PATCH", f"{api.base}{path}/e", json=text, headers=merge) as response:
+            assert response.status == wanted
+
+
 # --- owners -------------------------------------------------------------------------------------
 
 

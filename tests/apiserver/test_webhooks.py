@@ -338,6 +338,16 @@ async def test_what_is_deleted_cannot_be_changed(stack: Stack, hooks: Hooks) -> 
         await client.delete("configmaps", "c", "default")
 
 
+async def test_an_owner_that_a_webhook_names_again_is_kept_once(stack: Stack, hooks: Hooks) -> None:
+    client = stack.client()
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}
+    hooks.answers["m"] = lambda request: add("/metadata/ownerReferences/-", owner)
+    await configure(client, "mutating", "m", webhook("m", hooks.client("m")))
+    made = await client.create("configmaps", config(ownerReferences=[owner]))
+    assert made["metadata"]["ownerReferences"] == [owner]
+    assert (await client.update("configmaps", made))["metadata"]["ownerReferences"] == [owner]
+
+
 async def test_rules_for_another_version_mean_the_same_resource(stack: Stack, hooks: Hooks) -> None:
     client = stack.client()
     hooks.answers["m"] = lambda request: {}

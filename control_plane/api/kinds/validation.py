@@ -26,16 +26,18 @@ class Resource(Kind, Protocol):
     def namespaced(self) -> bool: ...
 
 
-def validate_create(obj: Object, info: Resource) -> list[FieldError]:
-    """Everything that is wrong with a new object; empty when nothing is."""
+def validate_create(obj: Object, info: Resource, asked: Resource | None = None) -> list[FieldError]:
+    """Everything that is wrong with a new object; empty when nothing is. `asked`: as what a client wrote it."""
     rules = rules_for(info)
     errs = validate_metadata(obj.get("metadata") or {}, namespaced=info.namespaced, check=rules.name)
     errs += rules.validate(obj)
+    if asked is not None and asked.group != info.group:
+        errs += rules_for(asked).validate(obj)
     return errs
 
 
-def validate_update(new: Object, old: Object, info: Resource) -> list[FieldError]:
-    """Everything that is wrong with replacing `old` by `new`; empty when nothing is."""
+def validate_update(new: Object, old: Object, info: Resource, asked: Resource | None = None) -> list[FieldError]:
+    """Everything that is wrong with replacing `old` by `new`; empty when nothing is. `asked`: as for a new object."""
     rules = rules_for(info)
     own = validate_metadata(new.get("metadata") or {}, namespaced=info.namespaced, check=rules.name)
     # Kubernetes looks at metadata for every kind and then with each kind again, and says so in the causes.
@@ -43,6 +45,8 @@ def validate_update(new: Object, old: Object, info: Resource) -> list[FieldError
     if rules.revalidates:
         errs += rules.validate(new)
     errs += rules.validate_update(new, old)
+    if asked is not None and asked.group != info.group:
+        errs += rules_for(asked).validate_update(new, old)
     return errs
 
 

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import orjson
 
+from rayplane.control_plane.api.machinery.gates import DROPPED
+
 # Kinds of a Type. Scalars first; see `SCALARS`.
 STRING: Final = "string"
 INT32: Final = "int32"
@@ -135,6 +137,7 @@ class Field:
 
     __slots__ = (
         "default",
+        "dropped",
         "exact",
         "list_keys",
         "list_type",
@@ -167,7 +170,9 @@ class Field:
         """null is a value, or stands for the default: it stays."""
         self.default: Any = notes.get("default")
         """The value where the field is left out and is a key of its list; None: it is then no part of the key."""
-        self.exact: type | None = _EXACT.get(type_.kind)
+        self.dropped: bool = notes.get("dropped", False)
+        """Known, and never kept; see `gates`."""
+        self.exact: type | None = None if self.dropped else _EXACT.get(type_.kind)
         """The Python type that is valid without a further look, where there is one."""
         self.omit_zero: bool = notes.get("omit_zero", False)
         """0, "", false, [] and {} mean "not given" and are never written to JSON."""
@@ -293,6 +298,7 @@ def _compile(name: str, entry: Mapping[str, Any]) -> Definition:
             "omit_zero": field_name in omitted and (short, field_name) not in _MEANT_EMPTY,
             "written": (field_name in written) - (field_name in null),
             "default": default,
+            "dropped": f"{short}.{field_name}" in DROPPED,
         }
         fields[field_name] = Field(field_name, type_, required=field_name in required, notes=notes)
     return Definition(

@@ -64,8 +64,8 @@ _TIME: Final = re.compile(r"(?a)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d
 def conform(obj: dict[str, Any], definition: Definition, *, lenient: bool = False, as_given: bool = False) -> list[str]:
     """Bring `obj` into the shape of `definition`, in place; returns the unknown fields' paths.
 
-    Unknown fields and nulls are removed. A value of the wrong type raises DecodeError, or with
-    `lenient` (custom resources, whose types are a matter of validation) is left as it is: but in
+    Unknown fields, those of closed feature gates and nulls are removed. A value of the wrong type raises
+    DecodeError, or with `lenient` (custom resources, whose types are a matter of validation) is left as it is: but in
     metadata, which is the same in all kinds. With `as_given` nulls and zero values stay, as they have a meaning in an
     applied configuration.
     Paths are as Kubernetes writes them: `spec.template.spec.containers[0].bogus`.
@@ -132,7 +132,7 @@ class _Walk:
                 if type(item) is field.exact and (item or not field.omit_zero):
                     continue
                 new = self.value(field.type, item, definition, (path, key))
-                if new or not field.omit_zero or self.as_given:
+                if (new or not field.omit_zero or self.as_given) and not field.dropped:
                     if new is not item:
                         changed = changed or {}
                         changed[key] = new

@@ -11,17 +11,17 @@ from rayplane.control_plane.apiserver.apiextensions import acceptance, custom_re
 from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 
 
-def create_errors(kinds: Kinds, o: Object, info: ResourceInfo) -> list[FieldError]:
-    """What is wrong with a new object."""
-    return validation.validate_create(o, info) + _extra_errors(kinds, o, info)
+def create_errors(kinds: Kinds, o: Object, info: ResourceInfo, asked: ResourceInfo | None) -> list[FieldError]:
+    """What is wrong with a new object. `asked`: as what a client wrote it."""
+    return validation.validate_create(o, info, asked) + _extra_errors(kinds, o, info)
 
 
 def update_errors(
-    kinds: Kinds, new: Object, old: Object, stored: ResourceInfo, part: str, status: bool
+    kinds: Kinds, new: Object, old: Object, stored: ResourceInfo, asked: ResourceInfo | None, part: str, status: bool
 ) -> list[FieldError]:
     """What is wrong with a changed object; `status`: only its status, or another `part`, was written."""
     if not status:
-        return validation.validate_update(new, old, stored) + _extra_errors(kinds, new, stored, old)
+        return validation.validate_update(new, old, stored, asked) + _extra_errors(kinds, new, stored, old)
     errors = validation.validate_status_update(new, old, stored, part or "status")
     if stored.name == CRDS:
         return errors + acceptance.status_errors(new)

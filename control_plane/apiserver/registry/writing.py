@@ -156,13 +156,13 @@ class Writer:
     async def _create_once(self, request: AdmissionRequest) -> Entry | None:
         """One name: None for a dry run that would have been stored."""
         info = request.info
-        await self._admission.admit(request)
+        await self._admit(request)
         o = request.object
         strategy.prepare_for_create(o, info)
         if info.name == CRDS:
             acceptance.complete(o, self._env.timestamp(), self._kinds.in_group(acceptance.group_of(o)))
         judged, shown, _ = await self._judged(request)
-        errors = await self._heavy.run(request.size, create_errors, self._kinds, shown, judged)
+        errors = await self._heavy.run(request.size, create_errors, self._kinds, shown, judged, request.asked)
         if errors:
             raise Invalid.of(info.kind, o["metadata"].get("name") or "", errors, group=info.group)
         request.warnings += rules_for(info).warnings(o, None)
@@ -198,6 +198,11 @@ class Writer:
                 if spec:
                     o["spec"] = orjson.loads(spec)
         raise Conflict.of(info.plural, o["metadata"]["name"], group=info.group)
+
+    async def _admit(self, request: AdmissionRequest) -> None:
+        """What admission makes of an object; webhooks may name an owner twice as clients do."""
+        await self._admission.admit(request)
+        request.warnings += drop_doubled_owners(request.object["metadata"], patched=True)
 
     def default(self, info: ResourceInfo, o: Object) -> None:
         """Defaults of the kind, or of a custom resource's schema, in place."""
@@ -416,12 +421,13 @@ class Writer:
             in_group = self._kinds.in_group(acceptance.group_of(new))
             acceptance.complete(new, self._env.timestamp(), in_group, old)
         await self.owners.track(old, new, info, request)
-        await self._admission.admit(request)
+        await self._admit(request)
         new = request.object
         managed_fields.keep_times(new, old)
         judged, shown, before = await self._judged(request)
+        part = request.subresource
         errors = await self._heavy.run(
-            request.size, update_errors, self._kinds, shown, before, judged, request.subresource, status
+            request.size, update_errors, self._kinds, shown, before, judged, request.asked, part, status
         )
         if errors:
             raise Invalid.of(info.kind, target.name, errors, group=info.group)

@@ -32,7 +32,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "HorizontalPodAutoscaler": {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "metrics": [METRIC]},
+        "spec": {
+            "maxReplicas": 3,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "metrics": [METRIC],
+        },
     },
     "PodDisruptionBudget": {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "spec": {"minAvailable": 1}},
     "Role": {
@@ -85,6 +89,7 @@ GOOD: dict[str, dict[str, Any]] = {
     },
 }
 NEGATIVE = "must be greater than or equal to 0"
+NO_GROUP = "apiVersion must specify API group"
 BOTH = "may not set both a target raw value and a target utilization"
 LABEL = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
@@ -129,7 +134,13 @@ CASES: dict[str, list[Case]] = {
           "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`"]),
         ({"spec.scaleTargetRef": {"name": "a/b"}},
          ["spec.scaleTargetRef.kind: Required value",
-          "spec.scaleTargetRef.name: Invalid value: \"a/b\": may not contain '/'"]),
+          "spec.scaleTargetRef.name: Invalid value: \"a/b\": may not contain '/'",
+          f'spec.scaleTargetRef.apiVersion: Invalid value: "": {NO_GROUP}']),
+        ({"spec.scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "v1"}},
+         [f'spec.scaleTargetRef.apiVersion: Invalid value: "v1": {NO_GROUP}']),
+        ({"spec.scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "a/b/c"}},
+         ['spec.scaleTargetRef.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c']),
+        ({"spec.scaleTargetRef": {"kind": "ReplicationController", "name": "d", "apiVersion": "v1"}}, []),
         (metric({"type": "Moon"}), [f'{M}.type: Unsupported value: "Moon": supported values: {TYPES}'] * 2),
         (metric({"type": "Resource"}),
          [f"{M}.resource: Required value: must populate information for the given metric source"]),
@@ -427,55 +438,6 @@ def test_a_request_that_its_key_did_not_sign() -> None:
     request = encoded(pem("CERTIFICATE REQUEST", bytes_))
     [found] = refused(GOOD["CertificateSigningRequest"], {"spec.request": request})
     assert found.endswith(": x509: ECDSA verification failure")
-
-
-POD_CERTIFICATE: dict[str, Any] = {
-    "apiVersion": CERTIFICATES,
-    "kind": "PodCertificateRequest",
-    "spec": {
-        "signerName": "a.io/b",
-        **{f"{field}{part}": "x" for field in ("pod", "serviceAccount", "node") for part in ("Name", "UID")},
-    },
-}
-ISSUED = {"type": "Issued", "status": "True", **STAMP}
-
-
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        ({}, []),
-        ({"spec.signerName": GONE}, ["spec.signerName: Required value"]),
-        ({"spec.podUID": ""}, ['spec.podUID: Invalid value: "": must not be empty']),
-        ({"spec.nodeUID": "a" * 129}, ["spec.nodeUID: Too long: may not be more than 128 bytes"]),
-        ({"spec.maxExpirationSeconds": 91 * 86400}, []),
-        ({"spec.maxExpirationSeconds": 3599},
-         ["spec.maxExpirationSeconds: Invalid value: 3599: must be in the range [3600, 7862400]"]),
-        ({"spec.signerName": "kubernetes.io/x", "spec.maxExpirationSeconds": 86401},
-         ["spec.maxExpirationSeconds: Invalid value: 86401: must be in the range [3600, 86400]"]),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_with_requests_of_pods(change: Changes, found: list[str]) -> None:
-    assert refused(POD_CERTIFICATE, change) == found
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "found"),
-    [
-        ([], [ISSUED], []),
-        ([], [{**ISSUED, "type": "Odd"}],
-         ['status.conditions[0].type: Unsupported value: "Odd": supported values: "Issued", "Denied", "Failed"']),
-        ([], [{**ISSUED, "status": "False"}],
-         ['status.conditions[0].status: Unsupported value: "False": supported values: "True"']),
-        ([], [ISSUED, {**ISSUED, "type": "Denied"}],
-         ['status.conditions[1].type: Invalid value: "Denied": There may be at most one condition with type "Issued", '
-          '"Denied", or "Failed"']),
-        ([ISSUED], [], ["status: Invalid value: {}: immutable after PodCertificateRequest is issued, denied, or "
-                        "failed"]),
-    ],
-)  # fmt: skip
-def test_ends_of_requests_of_pods(before: Any, after: Any, found: list[str]) -> None:
-    first = {"conditions": before} if before else {}
-    assert status_refused(POD_CERTIFICATE, first, {"conditions": after} if after else {}) == found
 
 
 @pytest.mark.parametrize("o", [*mandatory_schemas(), *mandatory_levels()], ids=lambda o: o["metadata"]["name"])

@@ -16,7 +16,7 @@ from rayplane.control_plane.api.kinds.validation import validate_create, validat
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, builtin_registry
 from rayplane.control_plane.api.machinery.tables import to_table
 from rayplane.control_plane.api.meta import parse_time
-from tests.api.pems import AUTHORITY
+from tests.api.pems import AUTHORITY, STUB
 
 REGISTRY = builtin_registry()
 NOW = parse_time("2026-01-01T00:00:00Z")
@@ -59,6 +59,7 @@ FLOW = {
 CERTIFICATE = {
     **dict.fromkeys(("podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"), "x"),
     "signerName": "a.io/b",
+    "stubPKCS10Request": STUB,
 }
 PEM = AUTHORITY
 ADMISSION, FLOWCONTROL = "admissionregistration.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1"

@@ -86,7 +86,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "PodDisruptionBudget": {"apiVersion": "policy/v1", "spec": {"minAvailable": 1}},
     "HorizontalPodAutoscaler": {
         "apiVersion": "autoscaling/v2",
-        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}},
     },
     "Node": {"apiVersion": "v1", "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}},
     "Namespace": {"apiVersion": "v1"},

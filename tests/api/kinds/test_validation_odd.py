@@ -6,7 +6,7 @@ import pytest
 
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
 from rayplane.control_plane.api.kinds.defaulting import default
-from rayplane.control_plane.api.kinds.validation import validate_create
+from rayplane.control_plane.api.kinds.validation import validate_create, validate_update
 from rayplane.control_plane.api.machinery import conversion, names
 from rayplane.control_plane.api.machinery.apply import track_update
 from rayplane.control_plane.api.machinery.jsonpath import find
@@ -80,6 +80,42 @@ NEWER |= {"reportingInstance": "i", "action": "A", "reason": "R"}
 )  # fmt: skip
 def test_newer_events_say_who_tells_them(own: str, fields: dict[str, Any], found: list[str]) -> None:
     assert problems("events", metadata={"namespace": own}, **{**NEWER, **fields}) == found
+
+
+STRICT = {**NEWER, "type": "Normal", "metadata": {"namespace": "default", "name": "e"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, []),
+        ({"series": {"count": 2, "lastObservedTime": NEWER["eventTime"]}}, []),
+        ({"type": "Odd"}, ['type: Invalid value: "": has invalid value: Odd']),
+        ({"eventTime": None}, ["eventTime: Required value"]),
+        ({"series": {"count": 1}},
+         ['series.count: Invalid value: "": should be at least 2', "series.lastObservedTime: Required value"]),
+        ({"firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z", "count": 1,
+          "source": {"component": "c"}},
+         [f'{field}: Invalid value: "": needs to be unset'
+          for field in ("firstTimestamp", "lastTimestamp", "count", "source")]),
+    ],
+)  # fmt: skip
+def test_events_of_the_newer_group_are_held_to_more(fields: dict[str, Any], found: list[str]) -> None:
+    info, asked = REGISTRY.by_name("events"), REGISTRY.by_name("events.events.k8s.io")
+    event = {**STRICT, **fields}
+    assert [str(error) for error in validate_create(event, info, asked)] == found
+    assert [str(error) for error in validate_create(event, info, info)] == []
+
+
+def test_of_an_event_of_the_newer_group_only_the_series_changes() -> None:
+    info, asked = REGISTRY.by_name("events"), REGISTRY.by_name("events.events.k8s.io")
+    goes_on = {**STRICT, "series": {"count": 2, "lastObservedTime": NEWER["eventTime"]}}
+    assert validate_update(goes_on, STRICT, info, asked) == []
+    other = {**STRICT, "message": "m", "reportingComponent": "c", "series": {"count": 1}}
+    assert [error.field for error in validate_update(other, STRICT, info, asked)] == [
+        "series.count", "series.lastObservedTime", "message", "reportingController",
+    ]  # fmt: skip
+    assert validate_update(other, STRICT, info, info) == []
 
 
 SLASHED = ("a/b", "..", ".", "a%2Fb", "/")

@@ -8,7 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from rayplane.control_plane.api.errors import forbidden, invalid
-from rayplane.control_plane.api.kinds.autoscaling.metrics import METRIC_SOURCES, validate_metric, validate_scaling
+from rayplane.control_plane.api.kinds.autoscaling.metrics import (
+    METRIC_SOURCES,
+    described,
+    validate_metric,
+    validate_scaling,
+    version_problem,
+)
 from rayplane.control_plane.api.kinds.metadata import Errors, not_negative
 from rayplane.control_plane.api.kinds.references import kind_and_name
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
@@ -59,11 +65,13 @@ def _scaling(behavior: dict[str, Any], name: str, policies: list[dict[str, Any]]
 
 
 def _validate(obj: Object) -> Errors:
-    return _spec(obj.get("spec") or {}, 1)
+    return _spec(obj.get("spec") or {}, None)
 
 
-def _spec(spec: Mapping[str, Any], fewest: int) -> Errors:
+def _spec(spec: Mapping[str, Any], old: Mapping[str, Any] | None) -> Errors:
+    """Problems of a specification, in place of another where there is one: what was wrong in that may stay."""
     errs: Errors = []
+    fewest = 0 if old and old.get("minReplicas") == 0 else 1
     least, most = spec.get("minReplicas"), spec.get("maxReplicas") or 0
     if least is not None and least < fewest:
         errs.append(invalid("spec.minReplicas", least, f"must be greater than or equal to {fewest}"))
@@ -71,10 +79,11 @@ def _spec(spec: Mapping[str, Any], fewest: int) -> Errors:
         errs.append(invalid("spec.maxReplicas", most, "must be greater than 0"))
     if least is not None and most < least:
         errs.append(invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`"))
-    kind_and_name(spec.get("scaleTargetRef") or {}, "spec.scaleTargetRef", errs)
+    _target_reference(spec.get("scaleTargetRef") or {}, old and (old.get("scaleTargetRef") or {}), errs)
     metrics = spec.get("metrics") or ()
+    lax = any(version_problem(described(metric)) for metric in (old or {}).get("metrics") or ())
     for index, metric in enumerate(metrics):
-        validate_metric(metric, f"spec.metrics[{index}]", errs)
+        validate_metric(metric, f"spec.metrics[{index}]", errs, lax=lax)
     if least == 0 and not any(metric.get("type") in ("Object", "External") for metric in metrics):
         text = "must specify at least one Object or External metric to support scaling to zero replicas"
         errs.append(forbidden("spec.metrics", text))
@@ -85,10 +94,18 @@ def _spec(spec: Mapping[str, Any], fewest: int) -> Errors:
     return errs
 
 
+def _target_reference(ref: Mapping[str, Any], old: Mapping[str, Any] | None, errs: Errors) -> None:
+    """Whose replicas are scaled. Its group must be told, but of the one kind that has none."""
+    path = "spec.scaleTargetRef"
+    kind_and_name(ref, path, errs)
+    if old is None or any(ref.get(field) != old.get(field) for field in ("apiVersion", "kind")):
+        problem = version_problem(ref, needs_group=ref.get("kind") != "ReplicationController")
+        if problem:
+            errs.append(invalid(f"{path}.apiVersion", ref.get("apiVersion") or "", problem))
+
+
 def _validate_update(new: Object, old: Object) -> Errors:
-    """None at all stays possible where it was."""
-    fewest = 0 if (old.get("spec") or {}).get("minReplicas") == 0 else 1
-    return _spec(new.get("spec") or {}, fewest)
+    return _spec(new.get("spec") or {}, old.get("spec") or {})
 
 
 def _validate_status(new: Object, old: Object) -> Errors:

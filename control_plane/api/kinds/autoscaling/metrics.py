@@ -25,7 +25,21 @@ _ONE_OF_TWO: Final = "must set either a target raw value or a target utilization
 _NOT_BOTH: Final = "may not set both a target raw value and a target utilization"
 
 
-def validate_metric(metric: Mapping[str, Any], path: str, errs: Errors) -> None:
+def version_problem(ref: Mapping[str, Any], *, needs_group: bool = False) -> str:
+    """What is wrong with the apiVersion of a reference; empty for nothing."""
+    version = ref.get("apiVersion") or ""
+    if version.count("/") > 1:
+        return f"unexpected GroupVersion string: {version}"
+    return "apiVersion must specify API group" if needs_group and not version.rpartition("/")[0] else ""
+
+
+def described(metric: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The object that a metric tells of; empty where it is of none."""
+    return (metric.get("object") or {}).get("describedObject") or {}
+
+
+def validate_metric(metric: Mapping[str, Any], path: str, errs: Errors, *, lax: bool = False) -> None:
+    """Problems of a metric. `lax`: a version of an object that is none is taken, as there was one before."""
     kind = metric.get("type") or ""
     if not kind:
         errs.append(required(f"{path}.type", "must specify a metric source type"))
@@ -34,6 +48,10 @@ def validate_metric(metric: Mapping[str, Any], path: str, errs: Errors) -> None:
     given = [field for field in _FIELDS if metric.get(field) is not None]
     if given:
         _source(given[0], metric[given[0]], f"{path}.{given[0]}", errs)
+        problem = "" if lax or given[0] != "object" else version_problem(described(metric))
+        if problem:
+            at, version = f"{path}.object.describedObject.apiVersion", described(metric)["apiVersion"]
+            errs.append(invalid(at, version, problem))
     expected = METRIC_SOURCES.get(kind, "")
     if not expected:
         errs.append(not_supported(f"{path}.type", kind, sorted(METRIC_SOURCES)))

@@ -199,10 +199,12 @@ _COLUMNS = (
 def _same_source(obj: Object) -> None:
     """Where a new claim's bytes come from is said in two fields, of which clients may know only one."""
     spec = obj["spec"]
+    if (spec.get("dataSourceRef") or {}).get("namespace"):
+        del spec["dataSourceRef"]  # of the gate CrossNamespaceVolumeDataSource, which is closed
     source, reference = spec.get("dataSource"), spec.get("dataSourceRef")
     if source and not reference:
         spec["dataSourceRef"] = dict(source)
-    elif reference and not source and not reference.get("namespace"):
+    elif reference and not source:
         spec["dataSource"] = dict(reference)
 
 

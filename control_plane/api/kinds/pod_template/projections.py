@@ -170,7 +170,7 @@ def _certificate(part: Mapping[str, Any], path: str, files: _Paths, errs: Errors
     signer = part.get("signerName") or ""
     signer_name(signer, f"{path}.signerName", errs)
     if part.get("userAnnotations"):
-        _user_annotations(part["userAnnotations"], f"{path}.userAnnotations", errs)
+        validate_user_annotations(part["userAnnotations"], f"{path}.userAnnotations", errs)
     validate_user(part.get("user"), f"{path}.user", errs)
     if part.get("keyType") not in _KEY_TYPES:
         errs.append(not_supported(f"{path}.keyType", part.get("keyType") or "", _KEY_TYPES))
@@ -191,7 +191,8 @@ def _certificate(part: Mapping[str, Any], path: str, files: _Paths, errs: Errors
         errs.append(required(path, text))
 
 
-def _user_annotations(annotations: Mapping[str, str], path: str, errs: Errors) -> None:
+def validate_user_annotations(annotations: Mapping[str, str], path: str, errs: Errors) -> None:
+    """What a pod tells a signer of itself, under keys with a domain."""
     for key in annotations:
         lower = key.lower()
         problems = names.qualified_name_errors(lower)

@@ -1,0 +1,37 @@
+"""Fields that Kubernetes v1.37 knows, checks the types of, and drops: their feature gates are off unless asked for.
+
+No gate can be opened here. Source: the stages of feature gates in Kubernetes' documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_CLOSED: Final[Mapping[str, tuple[str, ...]]] = {
+    "AtomicWriteVolumeUserFields": (
+        "ClusterTrustBundleProjection.user",
+        "ConfigMapVolumeSource.defaultUser",
+        "DownwardAPIVolumeFile.user",
+        "DownwardAPIVolumeSource.defaultUser",
+        "KeyToPath.user",
+        "PodCertificateProjection.user",
+        "ProjectedVolumeSource.defaultUser",
+        "SecretVolumeSource.defaultUser",
+        "ServiceAccountTokenProjection.user",
+    ),
+    "CoordinatedLeaderElection": ("LeaseSpec.preferredHolder", "LeaseSpec.strategy"),
+    "DRADerivedAttributes": ("DeviceSubRequest.derivedAttributes", "ExactDeviceRequest.derivedAttributes"),
+    "DRAListTypeAttributes": (
+        "DeviceAttribute.bools",
+        "DeviceAttribute.ints",
+        "DeviceAttribute.strings",
+        "DeviceAttribute.versions",
+    ),
+    "EmptyDirVolumeMode": ("EmptyDirVolumeSource.mode",),
+    "InPlacePodVerticalScalingSchedulerPreemption": ("NodeSpec.podPreemptionPolicy",),
+    "VolumeBindMountOptions": ("VolumeMount.bindMountOptions",),
+    "WorkloadWithJob": ("JobSpec.scheduling",),
+}
+DROPPED: Final = frozenset(field for fields in _CLOSED.values() for field in fields)
+"""As `Definition.field`, by the last part of a definition's name."""
