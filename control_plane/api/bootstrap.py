@@ -18,6 +18,7 @@ from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_levels
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.identities import API_SERVER
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
 LOCAL_PROVISIONER = "rayplane.io/local"
@@ -119,8 +120,16 @@ _GROUP_PRIORITIES = {
     "flowcontrol.apiserver.k8s.io": 16_100,
     "resource.k8s.io": 15_900,
     "storagemigration.k8s.io": 15_800,
+    # As who installs a metrics server has it.
+    "metrics.k8s.io": 100,
 }
-_VERSION_PRIORITIES = {"/v1": 1, "autoscaling/v2": 30, "flowcontrol.apiserver.k8s.io/v1": 21}
+_METRICS = ("metrics.k8s.io", "v1beta1")
+_VERSION_PRIORITIES = {
+    "/v1": 1,
+    "autoscaling/v2": 30,
+    "flowcontrol.apiserver.k8s.io/v1": 21,
+    "/".join(_METRICS): 100,
+}
 _VERSION_PRIORITY = 15
 _AGGREGATION = "apiregistration.k8s.io"
 
@@ -128,7 +137,8 @@ _AGGREGATION = "apiregistration.k8s.io"
 def api_services() -> list[Object]:
     """An APIService for each group and version that the servers answer themselves."""
     found = []
-    for group, version in sorted({(i.group, i.version) for i in builtin_registry().all()} - {(_AGGREGATION, "v1")}):
+    ours = {(i.group, i.version) for i in builtin_registry().all()} | {_METRICS}
+    for group, version in sorted(ours - {(_AGGREGATION, "v1")}):
         service = _object(f"{_AGGREGATION}/v1", "APIService", f"{version}.{group}")
         service["metadata"]["labels"] = {"kube-aggregator.kubernetes.io/automanaged": "onstart"}
         service["spec"] = {
@@ -141,9 +151,26 @@ def api_services() -> list[Object]:
     return found
 
 
-def extension_authentication(client_ca: str) -> Object:
-    """What servers of extensions need to know to authenticate clients as this cluster does."""
-    found = _object("v1", "ConfigMap", "extension-apiserver-authentication", data={"client-ca-file": client_ca})
+def extension_authentication(authority: str) -> Object:
+    """What servers of extensions need to know to authenticate clients as this cluster does, and to know their proxy.
+
+    One authority has signed the certificates of clients and of the API servers: whose names are among the allowed is
+    a proxy.
+    """
+    found = _object(
+        "v1",
+        "ConfigMap",
+        "extension-apiserver-authentication",
+        data={
+            "client-ca-file": authority,
+            "requestheader-allowed-names": f'["{API_SERVER}"]',
+            "requestheader-client-ca-file": authority,
+            "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
+            "requestheader-group-headers": '["X-Remote-Group"]',
+            "requestheader-uid-headers": '["X-Remote-Uid"]',
+            "requestheader-username-headers": '["X-Remote-User"]',
+        },
+    )
     found["metadata"]["namespace"] = "kube-system"
     return found
 

@@ -60,6 +60,8 @@ async def _ensure(registry: ObjectRegistry, o: Object) -> None:
             await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
         elif known.readable and (o["kind"], meta["name"]) in _TIGHTENED:
             await _tighten(registry, Target(info, namespace, meta["name"]), known.object, o)
+        elif known.readable and o["kind"] == "ConfigMap":
+            await _complete(registry, Target(info, namespace, meta["name"]), known.object, o)
         elif known.readable and o["kind"] in _FLOW_CONTROL and bootstrap_flow.is_kept(known.object):
             await _keep(registry, Target(info, "", meta["name"]), known.object, o)
     except AlreadyExists:
@@ -129,6 +131,16 @@ async def _tighten(registry: ObjectRegistry, target: Target, known: Object, want
         return {**kept, **{part: wanted[part] for part in _GRANTS if wanted.get(part)}}
 
     if any((known.get(part) or []) != (wanted.get(part) or []) for part in _GRANTS):
+        await registry.writer.change(SYSTEM, target, make, WriteOptions())
+
+
+async def _complete(registry: ObjectRegistry, target: Target, known: Object, wanted: Object) -> None:
+    """Say what an earlier version did not, or said of other keys."""
+
+    async def make(current: Object) -> Object:
+        return {**current, "data": {**(current.get("data") or {}), **wanted["data"]}}
+
+    if not (known.get("data") or {}).items() >= wanted["data"].items():
         await registry.writer.change(SYSTEM, target, make, WriteOptions())
 
 

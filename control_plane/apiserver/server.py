@@ -7,6 +7,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.apiserver import bootstrap, callers
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.endpoints import EndpointKeeper, ServerEntry
+from rayplane.control_plane.apiserver.grpc.aggregation import AggregationService
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.grpc.objects import DiscoveryService, ObjectsService
 from rayplane.control_plane.apiserver.grpc.pods import PodsService
@@ -16,13 +17,14 @@ from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.rpc.sockets import Sockets
-from rayplane.proto.rayplane.v1 import objects_pb2, pods_pb2
+from rayplane.proto.rayplane.v1 import aggregation_pb2, objects_pb2, pods_pb2
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
 _SERVICES = objects_pb2.DESCRIPTOR.services_by_name
 _PODS = pods_pb2.DESCRIPTOR.services_by_name["Pods"]
+_AGGREGATION = aggregation_pb2.DESCRIPTOR.services_by_name["Aggregation"]
 _CORE = (
     "namespaces",
     "serviceaccounts",
@@ -84,6 +86,7 @@ class ApiServer:
             Service(_SERVICES["Objects"], objects, callers=callers.OBJECTS),
             Service(_PODS, PodsService(calls, PodStreams(self.registry, self._network)), callers=callers.PODS),
             Service(_SERVICES["Discovery"], DiscoveryService(calls, self.endpoints), callers=callers.DISCOVERY),
+            Service(_AGGREGATION, AggregationService(calls), callers=callers.AGGREGATION),
         ]
         # Who has no certificate may have a token.
         self._server = await self._network.serve(self.config.grpc_address, services, strangers=True)

@@ -20,10 +20,14 @@ from rayplane.control_plane.client import ops
 from rayplane.control_plane.client.endpoints import Endpoints, call_any
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.control_plane.timings import SERVER_CHANGES
+from rayplane.proto.rayplane.v1 import aggregation_pb2, pods_pb2
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
-from rayplane.proto.rayplane.v1 import pods_pb2
 
-_SERVICES = {**pb.DESCRIPTOR.services_by_name, **pods_pb2.DESCRIPTOR.services_by_name}
+_SERVICES = {
+    name: service
+    for module in (pb, pods_pb2, aggregation_pb2)
+    for name, service in module.DESCRIPTOR.services_by_name.items()
+}
 _P = ParamSpec("_P")
 # The class below has a method `list`, which hides the type inside it.
 _Answers = list[Object | ApiError]
@@ -35,6 +39,7 @@ LIST_PAGE = 5000
 DISCOVER_EVERY_S = SERVER_CHANGES.discover_s
 DISCOVER_AGAIN_S = 0.2
 _DISCOVER_TIMEOUT_S = 1.0
+_PURGE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,12 @@ class ApiClient:
         return [
             errors.from_status(orjson.loads(r.status)) if r.status else orjson.loads(r.json) for r in response.results
         ]
+
+    async def purge_aggregated(self, namespace: str) -> aggregation_pb2.PurgeResponse:
+        """Delete what a namespace holds in aggregated APIs, once; what was found."""
+        request, limit_s = aggregation_pb2.PurgeRequest(namespace=namespace), _PURGE_TIMEOUT_S
+        found: aggregation_pb2.PurgeResponse = await self._call("Aggregation", "Purge", request, timeout=limit_s)
+        return found
 
     async def watch(
         self,

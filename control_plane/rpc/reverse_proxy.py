@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 64 * 1024
 # Of one connection, not of the request (RFC 9110, section 7.6.1).
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         "connection",
         "keep-alive",
@@ -30,9 +30,10 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_AS_THE_CLIENT_SAYS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+AS_THE_CLIENT_SAYS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 Body = bytes | aiohttp.StreamReader | None
+Starting = Callable[[CIMultiDict[str]], None]
 Joined = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
@@ -44,7 +45,7 @@ def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:
     """The headers that are the request's own, with those that say for whom it is handed on."""
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in request.headers.items():
-        if name.lower() not in _HOP_BY_HOP:
+        if name.lower() not in HOP_BY_HOP:
             headers.add(name, value)
     client = request.remote or ""
     before = headers.get("X-Forwarded-For")
@@ -74,29 +75,46 @@ async def forward(
             headers=headers,
             data=body,
             allow_redirects=False,
-            skip_auto_headers=_AS_THE_CLIENT_SAYS,
+            skip_auto_headers=AS_THE_CLIENT_SAYS,
         )
     except (aiohttp.ClientConnectorError, TimeoutError):
         raise
     except (aiohttp.ClientError, OSError) as e:
         raise Broken(f"the connection broke: {e}") from e
     async with answer:
-        response = web.StreamResponse(status=answer.status, reason=answer.reason)
-        for name, value in answer.headers.items():
-            if name.lower() not in _HOP_BY_HOP:
-                response.headers.add(name, located(value) if name.lower() == "location" else value)
+        return await hand_on(request, answer, located=located)
+
+
+async def hand_on(
+    request: web.BaseRequest,
+    answer: aiohttp.ClientResponse,
+    *,
+    located: Callable[[str], str] = str,
+    starting: Starting = lambda _: None,
+) -> web.StreamResponse:
+    """An answer as it comes in; `starting` is called with its headers before they go out. Raises Broken before that."""
+    if answer.status < 200:
+        raise Broken(f"the server answered {answer.status}, which was not asked for")
+    response = web.StreamResponse(status=answer.status, reason=answer.reason)
+    for name, value in answer.headers.items():
+        if name.lower() not in HOP_BY_HOP:
+            response.headers.add(name, located(value) if name.lower() == "location" else value)
+    starting(response.headers)
+    try:
         await response.prepare(request)
-        try:
-            async for chunk in answer.content.iter_chunked(CHUNK):
-                await response.write(chunk)
-        except (aiohttp.ClientError, TimeoutError) as e:
-            # The head of the answer is out: only a broken connection can say that the rest is missing.
-            log.info("an answer of %s broke off: %s", url, e)
-            if request.transport is not None:
-                request.transport.close()
-            return response
-        await response.write_eof()
+    except ValueError as e:
+        raise Broken(f"the server's answer has headers that are none: {e}") from e
+    try:
+        async for chunk in answer.content.iter_chunked(CHUNK):
+            await response.write(chunk)
+    except (aiohttp.ClientError, TimeoutError) as e:
+        # The head of the answer is out: only a broken connection can say that the rest is missing.
+        log.info("an answer of %s broke off: %s", answer.url, e)
+        if request.transport is not None:
+            request.transport.close()
         return response
+    await response.write_eof()
+    return response
 
 
 async def forward_websocket(

@@ -138,6 +138,25 @@ def client_context(ca: bytes) -> ssl.SSLContext:
     return context
 
 
+class Renewed:
+    """The credentials in a directory (see `Credentials.write`), as they are now."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises FileNotFoundError."""
+        self._directory = directory
+        self._found = Credentials.read(directory)
+        self._read: tuple[int, int] | None = None
+
+    def current(self) -> Credentials:
+        # A file that is gone leaves what there is.
+        with contextlib.suppress(OSError):
+            found = (self._directory / _PAIR).stat()
+            stamp = found.st_ino, found.st_mtime_ns
+            if stamp != self._read:
+                self._found, self._read = Credentials.read(self._directory), stamp
+        return self._found
+
+
 class _ReloadingContext:
     """A context that looks at each handshake whether the file has changed, and has the next ones show what is there
     now.

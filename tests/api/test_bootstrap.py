@@ -2,10 +2,13 @@
 
 from rayplane.control_plane.api.bootstrap import api_services, bootstrap_objects, extension_authentication
 from rayplane.control_plane.api.machinery.resources import builtin_registry
+from rayplane.control_plane.identities import API_SERVER
 
 
 def test_every_group_and_version_has_its_api_service() -> None:
+    # The metrics are ours as long as nobody brings a server of them.
     served = {i.api_version for i in builtin_registry().all()} - {"apiregistration.k8s.io/v1"}
+    served.add("metrics.k8s.io/v1beta1")
     found = {(s["spec"].get("group", "") + "/" + s["spec"]["version"]).lstrip("/"): s for s in api_services()}
     assert found.keys() == served
     assert found["v1"]["metadata"]["name"] == "v1."
@@ -25,4 +28,7 @@ def test_every_flow_schema_has_its_priority_level() -> None:
 
 def test_servers_of_extensions_find_the_authority_of_clients() -> None:
     found = extension_authentication("PEM")
-    assert (found["metadata"]["namespace"], found["data"]) == ("kube-system", {"client-ca-file": "PEM"})
+    assert found["metadata"]["namespace"] == "kube-system"
+    assert found["data"]["client-ca-file"] == found["data"]["requestheader-client-ca-file"] == "PEM"
+    # Of all whose certificates that authority has signed only these may say who somebody else is.
+    assert found["data"]["requestheader-allowed-names"] == f'["{API_SERVER}"]'

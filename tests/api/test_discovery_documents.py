@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.aggregation.catalog import Catalog
+from rayplane.control_plane.api.bootstrap import api_services
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.api.machinery.discovery import Discovery, negotiate
 from rayplane.control_plane.api.machinery.openapi import OpenAPI
-from rayplane.control_plane.api.machinery.resources import builtin_registry
+from rayplane.control_plane.api.machinery.resources import Registry, builtin_registry
 from tests.api.schema_samples import custom
 
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -45,13 +47,21 @@ def test_the_first_form_that_is_served_wins(accept: str, form: str) -> None:
     assert negotiate(accept) == form
 
 
+def catalog(registry: Registry) -> Catalog:
+    """What is served, in the order in which every cluster has it."""
+    made = Catalog(registry)
+    for service in api_services():
+        made.put(service)
+    return made
+
+
 def load(discovery: Discovery, path: str, accept: str = "") -> dict[str, Any]:
     data: dict[str, Any] = json.loads(discovery.document(path, accept).body)
     return data
 
 
 def test_aggregated_discovery_says_which_form_it_is() -> None:
-    discovery = Discovery(builtin_registry())
+    discovery = Discovery(catalog(builtin_registry()))
     for accept, version in ((V2, "v2"), (V2BETA1, "v2beta1")):
         for path in ("/api", "/apis"):
             document = discovery.document(path, accept)
@@ -66,7 +76,7 @@ def test_aggregated_discovery_says_which_form_it_is() -> None:
 
 
 def test_legacy_discovery() -> None:
-    discovery = Discovery(builtin_registry(), server_address="127.0.0.1:6443")
+    discovery = Discovery(catalog(builtin_registry()), server_address="127.0.0.1:6443")
     assert load(discovery, "/api")["versions"] == ["v1"]
     groups = {g["name"]: g for g in load(discovery, "/apis")["groups"]}
     assert groups["autoscaling"]["preferredVersion"]["groupVersion"] == "autoscaling/v2"
@@ -103,7 +113,7 @@ GROUPS = (
 
 
 def test_hashes_say_which_version_is_stored() -> None:
-    discovery = Discovery(builtin_registry())
+    discovery = Discovery(catalog(builtin_registry()))
     for name, wanted in STORED.items():
         version, _, plural = name.rpartition("/")
         rows = load(discovery, f"/apis/{version}" if "/" in version else f"/api/{version}")["resources"]
@@ -114,14 +124,14 @@ def test_groups_are_in_the_order_of_kubernetes_and_custom_ones_follow_by_name() 
     registry = builtin_registry().copy()
     for group in ("z.example.com", "a.example.com"):
         registry.add(replace(custom(), group=group))
-    listed = [group["name"] for group in load(Discovery(registry), "/apis")["groups"]]
+    listed = [group["name"] for group in load(Discovery(catalog(registry)), "/apis")["groups"]]
     assert listed == [*GROUPS.split(), "a.example.com", "z.example.com"]
 
 
 def test_kinds_of_answers_leave_out_the_group_that_they_are_listed_under() -> None:
     registry = builtin_registry().copy()
     registry.add(custom())
-    groups = load(Discovery(registry), "/apis", V2)["items"]
+    groups = load(Discovery(catalog(registry)), "/apis", V2)["items"]
     found = {(g["metadata"]["name"], r["resource"]): r for g in groups for r in g["versions"][0]["resources"]}
     deployments, foos = found["apps", "deployments"], found["example.com", custom().plural]
     assert deployments["responseKind"] == {"group": "", "version": "", "kind": "Deployment"}
@@ -130,17 +140,17 @@ def test_kinds_of_answers_leave_out_the_group_that_they_are_listed_under() -> No
         ("status", ""),
     ]
     assert foos["responseKind"] == {"group": "example.com", "version": "v1", "kind": custom().kind}
-    discovery = Discovery(registry)
+    discovery = Discovery(catalog(registry))
     assert "apiVersion" not in load(discovery, "/api/v1")
     assert load(discovery, "/apis/apps/v1")["apiVersion"] == "v1"
 
 
 def test_etags_follow_the_content() -> None:
     registry = builtin_registry().copy()
-    discovery, openapi = Discovery(registry), OpenAPI(registry, version="v1.37.0")
+    discovery, openapi = Discovery(catalog(registry)), OpenAPI(registry, version="v1.37.0")
     before = discovery.document("/apis", V2).etag, openapi.root().etag
     assert before == (
-        Discovery(builtin_registry()).document("/apis", V2).etag,
+        Discovery(catalog(builtin_registry())).document("/apis", V2).etag,
         OpenAPI(builtin_registry(), version="v1.37.0").root().etag,
     )
     registry.add(custom())
@@ -206,7 +216,7 @@ def test_openapi_of_a_custom_resource() -> None:
 class _Handler(BaseHTTPRequestHandler):
     """A handler that serves the documents and nothing else."""
 
-    discovery = Discovery(builtin_registry())
+    discovery = Discovery(catalog(builtin_registry()))
     openapi = OpenAPI(builtin_registry(), version="v1.37.0")
 
     def do_GET(self) -> None:

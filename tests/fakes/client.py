@@ -16,6 +16,7 @@ from rayplane.control_plane.api.machinery.field_selectors import parse_fields
 from rayplane.control_plane.api.machinery.selectors import parse_labels
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ObjectList, WatchEvent
+from rayplane.proto.rayplane.v1 import aggregation_pb2
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 from tests.fakes.store import Change, Store, copied, info_of
 
@@ -170,6 +171,9 @@ class FakeClient:
         answers = await self._call(f"batch {len(operations)}", lambda: [self._answer(one) for one in operations])
         await told(self.after_batch)
         return answers
+
+    async def purge_aggregated(self, namespace: str) -> aggregation_pb2.PurgeResponse:
+        return await self._call("purge_aggregated", aggregation_pb2.PurgeResponse)
 
     async def watch(
         self,

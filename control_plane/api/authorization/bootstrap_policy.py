@@ -193,6 +193,8 @@ _VOLUMES_RULES = (_rule(("get", "list"), "core", ("persistentvolumes",)),)
 _VOLUME_RECORDS_RULES = (
     _rule(("create", "delete", "get", "list", "patch", "update"), "coordination.k8s.io", ("leases",)),
 )
+# What servers of extensions read to authenticate clients.
+_EXTENSION_RULES = (_rule(_READ, "core", ("configmaps",), ("extension-apiserver-authentication",)),)
 _ROLES: tuple[tuple[str, Sequence[dict[str, Any]], dict[str, str]], ...] = (
     ("cluster-admin", (_rule(_ALL, "*", _ALL), _paths(_ALL, "*")), {}),
     ("system:aggregate-to-view", _VIEW_RULES, {_AGGREGATE + "view": "true"}),
@@ -356,6 +358,7 @@ def roles() -> list[Object]:
     """All default Roles, new objects on every call."""
     return [
         _role(VOLUMES, VOLUME_RECORDS_NAMESPACE, _VOLUME_RECORDS_RULES),
+        _role("extension-apiserver-authentication-reader", "kube-system", _EXTENSION_RULES),
         # Bound to nobody: who lets strangers read where the cluster is binds `system:anonymous`.
         _role(
             "kubeadm:bootstrap-signer-clusterinfo",

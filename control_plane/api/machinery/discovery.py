@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
 from rayplane.control_plane.api.errors import NotFound
-from rayplane.control_plane.api.machinery.resources import GroupInfo, Registry, ResourceInfo, SubresourceInfo
+from rayplane.control_plane.api.machinery.resources import GroupInfo, ResourceInfo, SubresourceInfo
 
 LEGACY: Final = "application/json"
 _AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"
@@ -58,14 +58,30 @@ def negotiate(accept: str) -> str:
     return ""
 
 
+class Catalog(Protocol):
+    """A view of what is served. `generation` grows with each change."""
+
+    @property
+    def generation(self) -> int: ...
+
+    def groups(self) -> list[GroupInfo]: ...
+
+    def group(self, name: str) -> GroupInfo | None: ...
+
+    def in_version(self, group: str, version: str) -> list[ResourceInfo]: ...
+
+    def is_stale(self, group: str, version: str) -> bool:
+        """Whether another server answers for it, who did not say lately what it serves."""
+
+
 class Discovery:
-    """The documents of one registry, rendered on first use and again when the registry changed.
+    """The documents of one catalog, rendered on first use and again when that changed.
 
     `server_address` ("host:port") stands in the legacy `/api` document; it may be empty.
     """
 
-    def __init__(self, registry: Registry, *, server_address: str = "") -> None:
-        self._registry = registry
+    def __init__(self, catalog: Catalog, *, server_address: str = "") -> None:
+        self._catalog = catalog
         self._address = server_address
         self._generation = -1
         self._cache: dict[tuple[str, str], Document] = {}
@@ -75,9 +91,9 @@ class Discovery:
 
         Raises NotFound for a group or version that is not served.
         """
-        if self._generation != self._registry.generation:
+        if self._generation != self._catalog.generation:
             self._cache.clear()
-            self._generation = self._registry.generation
+            self._generation = self._catalog.generation
         path = "/" + path.strip("/")
         form = negotiate(accept) if path in ("/api", "/apis") else ""
         found = self._cache.get((path, form))
@@ -97,10 +113,10 @@ class Discovery:
                 data = {
                     "kind": "APIGroupList",
                     "apiVersion": "v1",
-                    "groups": [_group(g) for g in self._registry.groups() if g.name],
+                    "groups": [_group(g) for g in self._catalog.groups() if g.name],
                 }
             case ["apis", name]:
-                group = self._registry.group(name)
+                group = self._catalog.group(name)
                 if group is None:
                     raise NotFound()
                 data = {"kind": "APIGroup", "apiVersion": "v1", **_group(group)}
@@ -114,7 +130,7 @@ class Discovery:
         return Document.of(body, _AGGREGATED.format(form) if form else LEGACY)
 
     def _versions(self) -> dict[str, Any]:
-        core = self._registry.group("")
+        core = self._catalog.group("")
         addresses = [{"clientCIDR": "0.0.0.0/0", "serverAddress": self._address}]
         return {
             "kind": "APIVersions",
@@ -123,7 +139,7 @@ class Discovery:
         }
 
     def _resource_list(self, group: str, version: str) -> dict[str, Any]:
-        infos = self._registry.in_version(group, version)
+        infos = self._catalog.in_version(group, version)
         if not infos:
             raise NotFound()
         rows: list[dict[str, Any]] = []
@@ -154,14 +170,14 @@ class Discovery:
                         {
                             "version": version,
                             "resources": [
-                                _aggregated_resource(info) for info in self._registry.in_version(group.name, version)
+                                _aggregated_resource(info) for info in self._catalog.in_version(group.name, version)
                             ],
-                            "freshness": "Current",
+                            "freshness": "Stale" if self._catalog.is_stale(group.name, version) else "Current",
                         }
                         for version in group.versions
                     ],
                 }
-                for group in self._registry.groups()
+                for group in self._catalog.groups()
                 if bool(group.name) != core
             ],
         }

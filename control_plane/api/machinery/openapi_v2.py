@@ -21,14 +21,20 @@ _DROPPED: Final = frozenset(
 )
 
 
-def document(bodies: Iterable[bytes], *, version: str) -> Document:
-    """All of the OpenAPI v3 documents, as one in JSON. Takes a quarter of a second."""
+Parts = tuple[dict[str, Any], dict[str, Any]]
+"""Paths and definitions."""
+
+
+def document(bodies: Iterable[bytes], *, version: str, others: Iterable[Parts] = ()) -> Document:
+    """All of the OpenAPI v3 documents, as one in JSON. Takes a quarter of a second.
+
+    `others` are parts that other servers have said: what is described here stays as it is.
+    """
     paths: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
-    for body in bodies:
-        v3 = orjson.loads(body)
-        paths |= {path: _path_item(item) for path, item in v3["paths"].items()}
-        definitions |= {name: _schema(schema) for name, schema in v3["components"]["schemas"].items()}
+    for more, schemas in (*others, *map(parts, bodies)):
+        paths |= more
+        definitions |= schemas
     made = {
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": version},
@@ -36,6 +42,13 @@ def document(bodies: Iterable[bytes], *, version: str) -> Document:
         "definitions": dict(sorted(definitions.items())),
     }
     return Document.of(orjson.dumps(made), _JSON)
+
+
+def parts(body: bytes) -> Parts:
+    """What one OpenAPI v3 document becomes."""
+    v3 = orjson.loads(body)
+    paths = {path: _path_item(item) for path, item in v3["paths"].items()}
+    return paths, {name: _schema(schema) for name, schema in v3["components"]["schemas"].items()}
 
 
 def _reference(reference: str) -> dict[str, str]:

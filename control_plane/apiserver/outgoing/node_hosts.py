@@ -32,8 +32,8 @@ def node_error(error: RpcError) -> ApiError:
     return _STATUS_OF_CODE.get(error.code, InternalError)(error.message)
 
 
-async def host_of(pod: Object, lookup: Lookup, network: Network) -> tuple[Stub, str]:
-    """The service of the node host that runs a pod, and the node's name. Raises ApiError."""
+async def address_of(pod: Object, lookup: Lookup) -> tuple[str, str]:
+    """Where the node host that runs a pod is reached, and the node's name. Raises ApiError."""
     name = (pod.get("spec") or {}).get("nodeName") or ""
     if not name:
         raise BadRequest(f"pod {pod['metadata']['name']} does not have a host assigned")
@@ -43,4 +43,15 @@ async def host_of(pod: Object, lookup: Lookup, network: Network) -> tuple[Stub, 
     address = annotations(node).get(HOST_ADDRESS)
     if not address:
         raise ServiceUnavailable(f"node {name} does not say where its host is reached ({HOST_ADDRESS})")
-    return Stub(network.channel(address), _NODE), name
+    return address, name
+
+
+def node_stub(network: Network, address: str) -> Stub:
+    """The service of the node host at an address."""
+    return Stub(network.channel(address), _NODE)
+
+
+async def host_of(pod: Object, lookup: Lookup, network: Network) -> tuple[Stub, str]:
+    """The service of the node host that runs a pod, and the node's name. Raises ApiError."""
+    address, name = await address_of(pod, lookup)
+    return node_stub(network, address), name

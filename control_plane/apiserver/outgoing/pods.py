@@ -20,9 +20,10 @@ _CHUNK = 64 * 1024
 
 
 class PodConnector(aiohttp.BaseConnector):
-    """aiohttp's connections, each a stream to a port of one pod, for one request.
+    """aiohttp's connections, each a stream to a port of one pod.
 
-    `tls`: None for plain HTTP; `server_name`: whom the pod's certificate must name where that is checked.
+    `tls`: None for plain HTTP; `server_name`: whom the pod's certificate must name where that is checked; `options`:
+    aiohttp's, of its BaseConnector.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class PodConnector(aiohttp.BaseConnector):
         *,
         tls: ssl.SSLContext | None = None,
         server_name: str = "",
+        **options: Any,
     ) -> None:
-        super().__init__(force_close=True)
+        super().__init__(**options)
         self.host = f"{ref.pod}:{port}"
         self._stub = stub
         self._opening = node_pb2.PortForwardRequest(ref=ref, port=port)
@@ -63,12 +65,15 @@ class PodConnector(aiohttp.BaseConnector):
     async def _bridge(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stands: "asyncio.Future[None]"
     ) -> None:
+        bridge = asyncio.current_task()
+        assert bridge is not None
+
         async def requests() -> AsyncIterator[node_pb2.PortForwardRequest]:
             yield self._opening
             while data := await reader.read(_CHUNK):
                 yield node_pb2.PortForwardRequest(data=data)
-            yield node_pb2.PortForwardRequest(closed=True)
-            await asyncio.get_running_loop().create_future()
+            # HTTP closes no half of a connection: nobody waits for what still comes.
+            bridge.cancel()
 
         try:
             async with contextlib.aclosing(self._stub.PortForward(requests())) as answers:

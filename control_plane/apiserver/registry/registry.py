@@ -8,6 +8,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.aggregation.backends import APISERVICES, AVAILABLE, Finding
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
@@ -27,6 +29,8 @@ from rayplane.control_plane.apiserver.admission.mutating_policies import Mutatin
 from rayplane.control_plane.apiserver.admission.questions import Questions
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
+from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
+from rayplane.control_plane.apiserver.aggregator.client import BackendClient
 from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
@@ -132,6 +136,8 @@ class ObjectRegistry:
         self.auditor = Auditor(config.audit, env) if config.audit is not None else None
         self.authenticator = self._access.authenticator(self.lookup.get)
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
+        backends = BackendClient(self.lookup, network, env.rng, config.tls_dir)
+        self.aggregator = Aggregator(self.kinds, self.hub, self.lookup, client=backends, tell=self._tell_available)
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
         admission, self._leases = self._admission(config), EventLeases(etcd, config.timing)
@@ -199,9 +205,11 @@ class ObjectRegistry:
         await self.custom.load()
         self.fairness.follow(*[await self.hub.cache(self.kinds.named(r)) for r in (SCHEMAS, LEVELS)])
         self._access.start()
+        await self.aggregator.start()
         self.cleaner.start(self._empty, self._release)
 
     async def stop(self) -> None:
+        await self.aggregator.stop()
         await self.cleaner.stop()
         await self.forms.stop()
         await self._webhooks.close()
@@ -231,6 +239,21 @@ class ObjectRegistry:
 
         target = Target(self.kinds.named(CRDS), "", definition)
         # Another server may have been faster.
+        with contextlib.suppress(NotFound):
+            await self.writer.change(SYSTEM, target, make, WriteOptions())
+
+    async def _tell_available(self, name: str, finding: Finding) -> None:
+        """Store how the API of an APIService fares."""
+        available, reason, message = finding
+        told = {"status": str(available), "reason": reason, "message": message}
+
+        async def make(current: Object) -> Object:
+            conditions = [dict(one) for one in meta.status(current).get("conditions") or ()]
+            meta.set_condition(conditions, {"type": AVAILABLE, **told}, self.env.timestamp())
+            return {**current, "status": {"conditions": conditions}}
+
+        target = Target(self.kinds.named(APISERVICES), "", name, "status")
+        # It may be gone.
         with contextlib.suppress(NotFound):
             await self.writer.change(SYSTEM, target, make, WriteOptions())
 

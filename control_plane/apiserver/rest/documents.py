@@ -46,9 +46,8 @@ class Documents:
         self._config = config
         self._registry = registry
         self._is_ready = is_ready
-        resources = registry.kinds.registry
-        self._discovery = Discovery(resources)
-        self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock)
+        self._discovery = Discovery(registry.aggregator.catalog)
+        self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock, registry.aggregator)
         self._log = LogPages()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
@@ -70,7 +69,7 @@ class Documents:
 
     def paths(self, status: int = 200) -> web.Response:
         """The paths that are served; with 404, the answer to one that is not."""
-        return web.json_response({"paths": _paths(self._registry.kinds.registry.groups())}, status=status)
+        return web.json_response({"paths": _paths(self._registry.aggregator.catalog.groups())}, status=status)
 
     def _dump(self, what: str, details: bool) -> web.Response | None:
         fairness, clock = self._registry.fairness, self._registry.env.clock

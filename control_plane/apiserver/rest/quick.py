@@ -70,6 +70,8 @@ class QuickGets:
             return None
         if info.custom or not info.is_storage_version or rules_for(info).deprecated:
             return None
+        if self._registry.aggregator.backend(found.group, found.version) is not None:
+            return None
         return Target(info, found.scope, found.name)
 
     def _begin(self, user: User, target: Target, answer: Answer) -> GiveUp | None:

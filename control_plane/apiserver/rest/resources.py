@@ -52,7 +52,7 @@ from rayplane.control_plane.apiserver.rest.presentation import (
     negotiate,
 )
 from rayplane.control_plane.apiserver.rest.proxy import Proxy
-from rayplane.control_plane.apiserver.rest.wires import wants_websocket, websocket
+from rayplane.control_plane.apiserver.rest.wires import go_on, wants_websocket, websocket
 from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
@@ -284,12 +284,7 @@ class ResourceHandler:
         if coding.strip().lower() not in ("", "identity"):
             text = f"the body of the request has the encoding {coding!r}; send it as it is"
             raise UnsupportedMediaType(text, details={})
-        expected = request.headers.get("Expect")
-        if expected is not None and not request.content.is_eof():
-            if expected.lower() != "100-continue":
-                raise ApiError(f"Expect: {expected} is not known here", reason="", code=417)
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
+        await go_on(request)
         body = bytearray()
         async for chunk in request.content.iter_any():
             body += chunk

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from rayplane.control_plane.api.aggregation.backends import Backend
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
@@ -29,6 +30,7 @@ from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
+from rayplane.control_plane.apiserver.rest.aggregated import AggregatedApis
 from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.compression import compressed
@@ -37,6 +39,7 @@ from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.quick import QuickGets
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
+from rayplane.control_plane.apiserver.rest.wires import upgrade_of
 from rayplane.control_plane.component_base.log_pages import LogPages
 from rayplane.control_plane.rpc import Identity, Network, http1
 from rayplane.control_plane.rpc.faults import FaultLog
@@ -72,6 +75,8 @@ class RestServer:
         self._sockets = sockets or SystemSockets()
         self._registry = owner.registry
         self._documents = Documents(config, owner.registry, lambda: owner.ready)
+        timeout_s = config.timing.request_timeout_s
+        self._aggregated = AggregatedApis(owner.registry.aggregator, timeout_s=timeout_s)
         self._resources = ResourceHandler(config, env, owner.registry, network)
         identify = owner.registry.authenticator.of_certificate
         self._quick = QuickGets(owner.registry, identify=identify, now=env.clock.now)
@@ -110,24 +115,19 @@ class RestServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         verb, info, subresource, began = request.method, None, "", asyncio.get_running_loop().time()
-        fairness, flow = self._registry.fairness, None
+        flow = None
         try:
             if request.method not in _METHODS:
                 raise MethodNotAllowed(details={})
             _check_text(request)
             user = await self._user(request)
             found = paths.parse(request.path)
-            if found is None:
-                flow = fairness.flow(Asked(user.name, user.groups, verb.lower(), path=request.path))
-                response = await self._document(request, user, flow)
-            else:
+            if found is not None:
                 watch = found.watch or bool(flag(request.query, "watch"))
                 verb, subresource = found.verb(request.method, watch=watch), found.subresource
                 info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
-                flow = fairness.flow(
-                    Asked.of(user, verb, found.group, found.plural, found.subresource, namespace=found.scope)
-                )
-                response = await self._resource(request, user, found, verb, served=info is not None)
+            flow = self._flow(request, user, found, verb)
+            response = await self._routed(request, user, flow, found, served=info is not None)
         except ApiError as e:
             response = error_response(e, request.headers.get("Accept", ""))
         except TimeoutError:
@@ -147,6 +147,23 @@ class RestServer:
         seconds = asyncio.get_running_loop().time() - began
         self._registry.requests.add(verb, info, response.status, seconds, subresource)
         return response
+
+    def _flow(self, request: web.BaseRequest, user: User, found: paths.ResourcePath | None, verb: str) -> Flow:
+        if found is None:
+            asked = Asked(user.name, user.groups, verb.lower(), path=request.path)
+        else:
+            asked = Asked.of(user, verb, found.group, found.plural, found.subresource, namespace=found.scope)
+        return self._registry.fairness.flow(asked)
+
+    async def _routed(
+        self, request: web.BaseRequest, user: User, flow: Flow, found: paths.ResourcePath | None, *, served: bool
+    ) -> web.StreamResponse:
+        backend = self._aggregated.backend(request.path)
+        if backend is not None:
+            return await self._of_another(request, user, backend, flow, found)
+        if found is None:
+            return await self._document(request, user, flow)
+        return await self._resource(request, user, found, flow.asked.verb, served=served)
 
     async def _resource(
         self, request: web.BaseRequest, user: User, found: paths.ResourcePath, verb: str, *, served: bool
@@ -181,6 +198,21 @@ class RestServer:
             return await self._resources.handle(request, user, found, verb)
         async with asyncio.timeout(self._config.timing.request_timeout_s):
             return await self._resources.handle(request, user, found, verb)
+
+    async def _of_another(
+        self, request: web.BaseRequest, user: User, backend: Backend, flow: Flow, found: paths.ResourcePath | None
+    ) -> web.StreamResponse:
+        """The answer of an aggregated API's server to who may ask. While it thinks nobody here is kept waiting."""
+        verb = flow.asked.verb
+        if found is None:
+            await self._registry.authorizer.check_path(user, verb, request.path)
+        else:
+            await self._check(request, user, found, verb)
+        subresource = found.subresource if found is not None else ""
+        if verb == "watch" or subresource in _STREAMING or upgrade_of(request):
+            return await self._aggregated.handle(request, user, backend, stream=True)
+        self._registry.fairness.leave(await self._registry.fairness.seat(flow, Ticket()))
+        return await self._aggregated.handle(request, user, backend, stream=False)
 
     async def _serves(self, group: str, version: str) -> bool:
         kinds = self._registry.kinds

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
 
-from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.errors import ApiError, BadRequest
 from rayplane.control_plane.apiserver import audit
 
 SPDY = "SPDY/3.1"
@@ -55,7 +55,7 @@ class WebSocketWire:
 class UpgradedWire:
     """The connection's own bytes, after `101 Switching Protocols`."""
 
-    def __init__(self, response: web.StreamResponse, unread: "_Unread") -> None:
+    def __init__(self, response: web.StreamResponse, unread: "Unread") -> None:
         self.response = response
         self._unread = unread
 
@@ -70,7 +70,7 @@ class UpgradedWire:
         """Nothing is to be said: the connection ends with its response."""
 
 
-class _Unread:
+class Unread:
     """Bytes that have come in after an upgrade and are not taken yet; also the parser that aiohttp hands them to."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -99,6 +99,23 @@ class _Unread:
         self._data.clear()
         self._transport.resume_reading()
         return data
+
+
+async def go_on(request: web.BaseRequest) -> None:
+    """Tell a client to send its body, where it waits for that (RFC 9110, section 10.1.1). Raises ApiError."""
+    expected = request.headers.get("Expect")
+    if expected is None or request.content.is_eof():
+        return
+    if expected.lower() != "100-continue":
+        raise ApiError(f"Expect: {expected} is not known here", reason="", code=417)
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0
+
+
+def upgrade_of(request: web.BaseRequest) -> str:
+    """The protocol that a client wants to switch to, whatever that is; empty: none."""
+    wanted = [token.strip().lower() for token in request.headers.get("Connection", "").split(",")]
+    return request.headers.get("Upgrade", "") if "upgrade" in wanted else ""
 
 
 def wants_websocket(request: web.BaseRequest) -> bool:
@@ -130,7 +147,7 @@ async def upgraded(request: web.BaseRequest, protocol: str, headers: Mapping[str
     connection: Any = request.protocol
     if request.transport is None:
         raise ConnectionResetError("the client has left")
-    unread = _Unread(request.transport)
+    unread = Unread(request.transport)
     audit.response_starts(response.headers)
     await response.prepare(request)
     connection.set_parser(unread)

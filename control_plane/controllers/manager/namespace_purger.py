@@ -52,14 +52,15 @@ class NamespacePurger:
             for resource, form in resources.items()
             if await self._purge_resource(resource, form, meta.name(namespace), remains)
         }
+        elsewhere = await self._purge_aggregated(meta.name(namespace), remains)
         namespace = await self._tell(namespace, remains)
         if left:
             self._remaining[uid] = left
-        if remains.failures:
-            raise ActionFailed(remains.failures[0], retry_s=1.0)
-        if left or not last_round:
-            text = f"{meta.name(namespace)} still has {', '.join(left) or 'to be looked through'}"
-            raise ActionFailed(text, retry_s=RETRY_S if left else 0.0)
+        if remains.failures or remains.undiscovered:
+            raise ActionFailed((remains.failures or [remains.undiscovered])[0], retry_s=1.0)
+        if left or elsewhere or not last_round:
+            text = f"{meta.name(namespace)} still has {', '.join([*left, *elsewhere]) or 'to be looked through'}"
+            raise ActionFailed(text, retry_s=RETRY_S if left or elsewhere else 0.0)
         finalized = meta.copy_for_write(namespace)
         kept = [f for f in meta.spec(namespace).get("finalizers") or () if f != FINALIZER]
         finalized.setdefault("spec", {})["finalizers"] = kept
@@ -88,6 +89,21 @@ class NamespacePurger:
             return await self._client.update("namespaces", told, subresource="status")
         except (Conflict, NotFound):
             return namespace  # the next round sees what is stored
+
+    async def _purge_aggregated(self, namespace: str, remains: Remains) -> list[str]:
+        """Delete all objects that servers of aggregated APIs keep; of which resources there were any."""
+        try:
+            found = await self._client.purge_aggregated(namespace)
+        except ApiError as e:
+            remains.failures.append(e.message)
+            return []
+        remains.counts.update(found.deleting)
+        remains.finalizers.update(found.finalizers)
+        remains.failures += found.failures
+        if found.stale:
+            stale = ", ".join(f"{one}: stale GroupVersion discovery: {one}" for one in found.stale)
+            remains.undiscovered = f"unable to retrieve the complete list of server APIs: {stale}"
+        return sorted(found.objects)
 
     async def _purge_resource(self, resource: str, form: str, namespace: str, remains: Remains) -> int:
         """Delete all objects of one resource; how many there were."""

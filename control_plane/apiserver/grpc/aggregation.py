@@ -1,0 +1,29 @@
+"""Service Aggregation of `rayplane.v1`: what the cluster's own components need of aggregated APIs."""
+
+from rayplane.control_plane.apiserver.aggregator.purging import Purging
+from rayplane.control_plane.apiserver.grpc.calls import Calls
+from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.rpc import Context
+from rayplane.proto.rayplane.v1 import aggregation_pb2 as pb
+
+
+class AggregationService:
+    """Handler of `rayplane.v1.Aggregation`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def Purge(self, request: pb.PurgeRequest, context: Context) -> pb.PurgeResponse:
+        registry = self._calls.registry
+
+        async def run(user: User) -> pb.PurgeResponse:
+            found = await Purging(registry.aggregator, registry.authorizer, user).purge(request.namespace)
+            return pb.PurgeResponse(
+                stale=found.stale,
+                objects=found.objects,
+                deleting=found.deleting,
+                finalizers=found.finalizers,
+                failures=found.failures,
+            )
+
+        return await self._calls.answered(context, run)
