@@ -29,6 +29,7 @@ from rayplane.control_plane.controllers.replicaset import ReplicaSetController
 from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
+from rayplane.control_plane.controllers.storageversionmigrator import StorageVersionMigrator
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
 from rayplane.control_plane.controllers.tokencleaner import TokenCleaner
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
@@ -65,6 +66,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         CertificateCleaner(),
         TokenCleaner(),
         PodGCController(timing),
+        StorageVersionMigrator(),
         GarbageCollector(config.garbage_collected),
     ]
     if config.ca_certificate:

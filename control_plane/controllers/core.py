@@ -177,8 +177,20 @@ class SignCertificate:
     stamp: str
 
 
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """The writing of all objects of a resource as they are stored today, then of how a StorageVersionMigration ended.
+
+    `form`: how to ask for them, so that few of them have to be converted.
+    """
+
+    migration: Object
+    form: str
+    stamp: str
+
+
 Write = Create | Update | UpdateStatus | Patch | Delete
-Special = IfAbsent | PurgeNamespace | Provision | DeleteVolume | ApproveCertificate | SignCertificate
+Special = IfAbsent | PurgeNamespace | Provision | DeleteVolume | ApproveCertificate | SignCertificate | Migrate
 Action = Event | Write | Special
 
 

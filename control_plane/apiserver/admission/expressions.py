@@ -122,11 +122,17 @@ def declarations(
     variables: Mapping[str, Type] | None = None,
     authorizer: bool = True,
     patches: bool = False,
+    own: Type = DYN,
+    param: Type | None = None,
 ) -> Declarations:
-    """The names that an expression may use. `variables`: those of a policy that it may look at."""
-    names = dict(_ALWAYS)
-    if params:
-        names["params"] = DYN
+    """The names that an expression may use.
+
+    `variables`: those of a policy that it may look at; `own`, `param`: the types of objects and of parameters, where
+    these are known.
+    """
+    names = {**_ALWAYS, "object": own, "oldObject": own}
+    if params or param is not None:
+        names["params"] = param or DYN
     if variables is not None:
         names[_VARIABLES] = _object("variables", **variables)
     if authorizer:

@@ -24,7 +24,7 @@ from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, managed_fields, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
+from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest, typechecking
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE
 from rayplane.control_plane.apiserver.apiextensions import acceptance
 from rayplane.control_plane.apiserver.apiextensions.defaulting import default as default_custom
@@ -159,8 +159,7 @@ class Writer:
         await self._admit(request)
         o = request.object
         strategy.prepare_for_create(o, info)
-        if info.name == CRDS:
-            acceptance.complete(o, self._env.timestamp(), self._kinds.in_group(acceptance.group_of(o)))
+        await self._complete(request)
         judged, shown, _ = await self._judged(request)
         errors = await self._heavy.run(request.size, create_errors, self._kinds, shown, judged, request.asked)
         if errors:
@@ -171,6 +170,17 @@ class Writer:
         spec = orjson.dumps(o["spec"]) if info.name == "services" else b""
         async with await self._admission.turn(request):
             return await self._reserve_and_store(request, spec, lease)
+
+    async def _complete(self, request: AdmissionRequest) -> None:
+        """Set what the server itself says of an object in its status."""
+        o, info = request.object, request.info
+        if info.name == CRDS:
+            in_group = self._kinds.in_group(acceptance.group_of(o))
+            acceptance.complete(o, self._env.timestamp(), in_group, request.old)
+        elif info.name == typechecking.POLICIES:
+            # Each expression is compiled for each kind.
+            size = request.size * typechecking.KINDS_MAX
+            await self._heavy.run(size, typechecking.complete, o, self._kinds)
 
     async def _judged(self, request: AdmissionRequest) -> tuple[ResourceInfo, Object, Object | None]:
         """The form in which a write is judged, with the new and the old object: a custom one as it was asked for."""
@@ -417,9 +427,8 @@ class Writer:
         meta = new["metadata"]
         prepare(new, old, stored)
         new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
-        if stored.name == CRDS and not status:
-            in_group = self._kinds.in_group(acceptance.group_of(new))
-            acceptance.complete(new, self._env.timestamp(), in_group, old)
+        if not status:
+            await self._complete(request)
         await self.owners.track(old, new, info, request)
         await self._admit(request)
         new = request.object

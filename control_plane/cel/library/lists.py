@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from rayplane.control_plane.cel.errors import EvaluationError
-from rayplane.control_plane.cel.functions import Function, Items, Overload, Range, Sizes, exactly, overload
+from rayplane.control_plane.cel.functions import Function, Items, Overload, Range, Sizes, Traverse, exactly, overload
 from rayplane.control_plane.cel.library.operators import duration_value, int_value, uint_value
 from rayplane.control_plane.cel.values import NONE, Duration, OptionalValue, Spend, Uint, equal, size_of
 
@@ -99,6 +99,10 @@ def _of_non_zero(value: Any) -> OptionalValue:
     return OptionalValue((value,)) if value not in (None, False, 0, 0.0, "", b"", [], {}, Duration(0)) else NONE
 
 
+def _unwrapped(values: list[OptionalValue]) -> list[Any]:
+    return [value for one in values for value in one.values]
+
+
 def _never(*args: Any) -> Any:
     raise AssertionError("evaluated in place")
 
@@ -113,6 +117,10 @@ OVERLOADS: Final = (
     overload("optional.of", "(T) optional<T>", lambda value: OptionalValue((value,))),
     overload("optional.ofNonZeroValue", "(T) optional<T>", _of_non_zero),
     overload("optional.none", "() optional<T>", lambda: NONE),
+    overload("first", "list<T>.() optional<T>", lambda values: OptionalValue(tuple(values[:1]))),
+    overload("last", "list<T>.() optional<T>", lambda values: OptionalValue(tuple(values[-1:]))),
+    overload("optional.unwrap", "(list<optional<T>>) list<T>", _unwrapped, Traverse(1.0)),
+    overload("unwrapOpt", "list<optional<T>>.() list<T>", _unwrapped, Traverse(1.0)),
     overload("hasValue", "optional<T>.() bool", lambda one: bool(one.values)),
     overload("value", "optional<T>.() T", _value),
     overload("or", "optional<T>.(optional<T>) optional<T>", _never),

@@ -17,6 +17,7 @@ from rayplane.control_plane.controllers.core import (
     ApproveCertificate,
     Controller,
     DeleteVolume,
+    Migrate,
     Provision,
     PurgeNamespace,
     SignCertificate,
@@ -25,6 +26,7 @@ from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCol
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.certificates import Certificates
 from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.manager.migrator import Migrator
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
@@ -99,6 +101,7 @@ class Term:
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._purger = NamespacePurger(client, env.clock.now)
+        self._migrator = Migrator(client)
         self._certificates = Certificates(client, network, signers=config.discovery)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
@@ -120,6 +123,7 @@ class Term:
                 PurgeNamespace: self._purger.purge,
                 ApproveCertificate: self._certificates.approve,
                 SignCertificate: self._certificates.sign,
+                Migrate: self._migrator.migrate,
             },
         )
         return ControllerRunner(

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, MethodNotAllowed, NotFound
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import form_as_stored
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
@@ -73,7 +74,7 @@ class NamespacePurger:
         found = {i.name: i.name for i in builtin_registry().stored() if i.namespaced}
         for crd in (await self._client.list(_CRDS)).items:
             if meta.spec(crd).get("scope") == "Namespaced":
-                found[meta.name(crd)] = _cheapest_form(crd)
+                found[meta.name(crd)] = form_as_stored(crd)
         return dict(sorted(found.items(), key=lambda named: named[0].startswith("events")))
 
     async def _tell(self, namespace: Object, remains: Remains) -> Object:
@@ -131,10 +132,3 @@ class NamespacePurger:
                 remains.failures.append(failed[0].message)
                 break
         return len(items)
-
-
-def _cheapest_form(crd: Object) -> str:
-    """How to ask for the objects of a definition: as they are stored, where that is served."""
-    spec = meta.spec(crd)
-    stored = next((v["name"] for v in spec.get("versions") or () if v.get("storage") and v.get("served")), "")
-    return ".".join(part for part in (spec["names"]["plural"], stored, spec["group"]) if part)

@@ -23,6 +23,13 @@ _SELECTABLE_MAX = 8
 _DEPRECATION_MAX = 256
 
 
+def form_as_stored(crd: Object) -> str:
+    """A definition's resource in the version that is stored, if it is served: `things.v1.example.com`."""
+    spec = crd.get("spec") or {}
+    stored = next((v["name"] for v in spec.get("versions") or () if v.get("storage") and v.get("served")), "")
+    return ".".join(part for part in (spec["names"]["plural"], stored, spec["group"]) if part)
+
+
 def definition(crd: Object) -> Errors:
     """What is wrong with the parts of a definition that decide how its objects are named, shown and scaled."""
     errs: Errors = []

@@ -13,16 +13,16 @@ from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, Stat
 from rayplane.control_plane.api.machinery.columns import NAME, Cell, Column, Printer
 from rayplane.control_plane.api.meta import Object, name
 
-_RUNNING, _SUCCEEDED, _FAILED = "Running", "Succeeded", "Failed"
+RUNNING, SUCCEEDED, FAILED = "Running", "Succeeded", "Failed"
 # Of two conditions that exclude each other: the second must not hold where the first does.
 _EXCLUDED: Final = (
-    (_SUCCEEDED, _FAILED, "Both success and failed conditions cannot be true at the same time"),
-    (_SUCCEEDED, _RUNNING, "Running condition cannot be true when success condition is true"),
-    (_FAILED, _RUNNING, "Running condition cannot be true when failed condition is true"),
+    (SUCCEEDED, FAILED, "Both success and failed conditions cannot be true at the same time"),
+    (SUCCEEDED, RUNNING, "Running condition cannot be true when success condition is true"),
+    (FAILED, RUNNING, "Running condition cannot be true when failed condition is true"),
 )
 _KEPT: Final = (
-    (_SUCCEEDED, "Success condition cannot be set to false once it is true"),
-    (_FAILED, "Failed condition cannot be set to false once it is true"),
+    (SUCCEEDED, "Success condition cannot be set to false once it is true"),
+    (FAILED, "Failed condition cannot be set to false once it is true"),
 )
 
 
