@@ -37,6 +37,18 @@ PROPERTIES: list[tuple[dict[str, Any], str]] = [
     ({"type": "integer", "default": "five"}, f'{X}.default in body must be of type integer: "string"'),
     ({"type": "integer", "default": 1, "minimum": 5}, f"{X}.default in body should be greater than or equal to 5"),
     (
+        {"type": "integer", "default": 1, "x-kubernetes-validations": [{"rule": "self > 1", "message": "too small"}]},
+        f'{X}.default: Invalid value: "integer": too small',
+    ),
+    (
+        {
+            "type": "object",
+            "default": {},
+            "properties": {"a": {"type": "integer", "default": 1, "x-kubernetes-validations": [{"rule": "self > 1"}]}},
+        },
+        f'{X}.default.a: Invalid value: "integer": failed rule: self > 1',
+    ),
+    (
         {"type": "object", "default": {"b": 1}, "properties": {"a": STRING}},
         f'{X}.default: Invalid value: {{"b":1}}: must not have unknown fields',
     ),

@@ -51,6 +51,9 @@ format.named('qualifiedName').value().validate('example.com/x') == optional.none
 !format.named('nothing').hasValue()
 format.dns1123LabelPrefix().validate('web-') == optional.none() && format.uuid().validate('x').hasValue()
 !format.date().validate('2024-02-29').hasValue()
+[1, 2].first().value() == 1 && [1, 2].last().value() == 2 && ![1].filter(x, x > 1).first().hasValue()
+optional.unwrap([optional.of(1), optional.none()]) == [1] && [optional.none(), optional.of(2)].unwrapOpt() == [2]
+jsonpatch.escapeKey('a.io/b~c') == 'a.io~1b~0c'
 """.strip().split("\n")
 FAILS = """
 'abc'.charAt(4) => index out of range: 4

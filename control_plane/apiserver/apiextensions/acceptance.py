@@ -19,6 +19,7 @@ from rayplane.control_plane.api.kinds.admissionregistration.webhook_configuratio
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import definition
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, set_condition
+from rayplane.control_plane.apiserver.apiextensions import rules
 from rayplane.control_plane.apiserver.apiextensions.defaulting import default_errors
 from rayplane.control_plane.apiserver.apiextensions.rules import rule_errors
 from rayplane.control_plane.apiserver.apiextensions.structural import schema_errors
@@ -226,7 +227,8 @@ def _schema_of(version: Mapping[str, Any]) -> Any:
 def _schema_errors(schema: Mapping[str, Any], place: str) -> list[FieldError]:
     path = f"{place}.openAPIV3Schema"
     found = schema_errors(schema, path)
-    return found or list(default_errors(schema, path)) or rule_errors(schema, path)
+    found = found or list(default_errors(schema, path)) or rule_errors(schema, path)
+    return found or rules.default_errors(schema, path)
 
 
 def _conversion_errors(spec: Mapping[str, Any]) -> Iterator[FieldError]:

@@ -7,12 +7,14 @@ Source: apiextensions-apiserver `pkg/apiserver/schema/cel`, Kubernetes reference
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rayplane.control_plane.api.errors import FieldError, forbidden, invalid, not_supported, required
+from rayplane.control_plane.apiserver.apiextensions.defaulting import default
 from rayplane.control_plane.apiserver.apiextensions.structural import EMBEDDED, LIST_KEYS, LIST_TYPE, MAP_TYPE
 from rayplane.control_plane.cel import (
     BOOL,
@@ -292,6 +294,25 @@ def broken_rules(node: Node | None, value: Any, old: Any = None, *, budget: int 
         return []
     run = _Run(budget)
     run.visit(node, value, old, "")
+    return run.errors
+
+
+def default_errors(schema: Schema, path: str) -> list[FieldError]:
+    """The rules that a schema's own defaults break; all of them cost no more than one object may."""
+    run = _Run(PER_OBJECT)
+    top = compiled(schema)
+    pending = [(path, top)] if top is not None else []
+    while pending:
+        at, node = pending.pop()
+        given = node.schema.get("default")
+        if given is not None:
+            filled = copy.deepcopy(given)
+            default(filled, node.schema)
+            if not run.visit(node, filled, None, f"{at}.default"):
+                break
+        named = {f"properties[{name}]": sub for name, sub in node.properties.items()}
+        inside = {**named, "items": node.items, "additionalProperties": node.others}
+        pending += [(f"{at}.{where}", sub) for where, sub in reversed(inside.items()) if sub is not None]
     return run.errors
 
 
