@@ -24,10 +24,13 @@ from rayplane.control_plane.rpc.untaken import Untaken
 log = logging.getLogger(__name__)
 _faults = FaultLog(log)
 
-#: Of requests that are not complete yet, of one connection together: two of the largest.
+#: Of requests that are not complete or not read yet, of one connection together: two of the largest.
 GATHERED_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
-#: Of one request where TLS has not told who sends it.
+#: Where TLS has not told who sends: of one request, of what all such senders have under way, and how long one request
+#: may take to come.
 STRANGERS_BYTES_MAX = 4 << 20
+STRANGERS_GATHERED_BYTES_MAX = 64 << 20
+STRANGERS_REQUEST_S = 30.0
 
 _NOT_GRPC = encode_headers([(b":status", b"415")])
 _NOT_POST = encode_headers([(b":status", b"405"), (b"allow", b"POST")])
@@ -62,6 +65,8 @@ class Registry:
         self.routes = routes_of(services)
         self.traffic = Traffic()
         self.connections: dict[ServerConnection, None] = {}
+        self.strangers_bytes = 0
+        """Gathered of those whom TLS has not named."""
         self.calls: dict[_Call, None] = {}
         """Those whose handlers run."""
 
@@ -112,6 +117,7 @@ class _Call:
     """A call under way."""
 
     __slots__ = (
+        "arrived_at",
         "begun",
         "deframer",
         "ended",
@@ -126,11 +132,12 @@ class _Call:
         "timer",
     )
 
-    def __init__(self, stream: Stream, plan: _Plan) -> None:
+    def __init__(self, stream: Stream, plan: _Plan, now: float) -> None:
         self.stream = stream
+        self.arrived_at = now
         self.plan = plan
         self.deframer: wire.Deframer | None = None
-        self.gathered = 0  # bytes of one request that is not complete
+        self.gathered = 0  # bytes of requests that are not complete, or not read
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         # Of client streams: messages nobody has read yet, the bytes they took from the window, who waits for one.
@@ -157,13 +164,12 @@ class ServerConnection(ConnectionIO):
         self._identity: Identity | None = None
         self._peer = ""
         self._gathered = 0
-        self._request_max = MESSAGE_BYTES_MAX
+        self._stranger = False
         self._untaken = Untaken()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._identity = identity_of_transport(transport)
-        if self._identity is None and transport.get_extra_info("ssl_object") is not None:
-            self._request_max = STRANGERS_BYTES_MAX
+        self._stranger = self._identity is None and transport.get_extra_info("ssl_object") is not None
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self._peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
@@ -187,6 +193,10 @@ class ServerConnection(ConnectionIO):
         for stream in self._untaken.look():
             self.connection.reset(stream, ErrorCode.CANCEL)
             self.flush_soon()
+        for stream in list(self.connection.streams.values()) if self._stranger else ():
+            call = stream.call
+            if call is not None and call.task is None and self._loop.time() - call.arrived_at > STRANGERS_REQUEST_S:
+                self._finish(call, RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the request took too long to come"))
 
     def on_lost(self, exc: Exception | None) -> None:
         self._server.connections.pop(self, None)
@@ -205,12 +215,13 @@ class ServerConnection(ConnectionIO):
             return
         plan = headers.meaning
         if plan is None:
-            plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer, limit=self._request_max)
+            limit = STRANGERS_BYTES_MAX if self._stranger else MESSAGE_BYTES_MAX
+            plan = headers.meaning = _Plan(headers, self._routes, self._identity, self._peer, limit=limit)
         if plan.refusal is not None:
             self.connection.send_headers(stream, plan.refusal, end=True)
             self._part(stream)
             return
-        call = stream.call = _Call(stream, plan)
+        call = stream.call = _Call(stream, plan, self._loop.time())
         error = plan.error or expiry(self._identity)
         if error is not None:
             self._finish(call, error)
@@ -251,17 +262,24 @@ class ServerConnection(ConnectionIO):
             self._finish(call, call.deframer.error)
         elif end:
             self._finish(call, RpcError(grpc.StatusCode.INTERNAL, "the request has no complete message"))
-        elif self._gathered > min(GATHERED_BYTES_MAX, 2 * self._request_max):
-            text = "too much of requests that are not complete waits on this connection"
-            self._finish(call, RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+        elif self._is_full():
+            self._finish(call, _full())
 
     def _gather(self, call: _Call, size: int) -> None:
         call.gathered += size
         self._gathered += size
+        if self._stranger:
+            self._server.strangers_bytes += size
+
+    def _is_full(self) -> bool:
+        """Whether too much has been sent that nobody has taken."""
+        strangers = self._stranger and self._server.strangers_bytes > STRANGERS_GATHERED_BYTES_MAX
+        return strangers or self._gathered > GATHERED_BYTES_MAX
 
     def _feed(self, call: _Call, data: bytes, end: bool) -> None:
         assert call.deframer is not None
         call.owed += len(data)
+        self._gather(call, len(data))
         call.requests.extend(call.deframer.feed(data))
         call.error = call.deframer.error
         if end and call.error is None and not call.deframer.complete:
@@ -269,7 +287,11 @@ class ServerConnection(ConnectionIO):
         call.ended = call.ended or end
         if not call.requests:
             self._give_back(call)
-        call.wake_reader()
+        if self._is_full():
+            self._finish(call, _full())
+            self._abandon(call)
+        else:
+            call.wake_reader()
 
     def _give_back(self, call: _Call) -> None:
         """The reader has nothing more to read: the client may send on."""
@@ -278,6 +300,8 @@ class ServerConnection(ConnectionIO):
             call.owed = 0
             if self.connection.has_output:
                 self.flush_soon()
+        if call.stream.call is not None and call.deframer is not None:
+            self._gather(call, call.deframer.held - call.gathered)
 
     async def _requests(self, call: _Call) -> AsyncIterator[Message]:
         """What a client streams, as it comes. Raises RpcError when it breaks off."""
@@ -416,6 +440,10 @@ class ServerConnection(ConnectionIO):
                 call = stream.call
                 self._finish(call, RpcError(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
                 self._abandon(call)
+
+
+def _full() -> RpcError:
+    return RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much waits here of requests that nobody has read")
 
 
 def _cancelled() -> RpcError:

@@ -117,6 +117,11 @@ class Deframer:
         """Whether there is no message in pieces."""
         return not self._buffer
 
+    @property
+    def held(self) -> int:
+        """Bytes of a message in pieces."""
+        return len(self._buffer)
+
     def _inflated(self, message: bytes) -> bytes:
         if self._encoding in (None, b"identity"):
             raise RpcError(grpc.StatusCode.INTERNAL, "grpc: compressed flag set with identity or empty encoding")

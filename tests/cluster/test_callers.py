@@ -49,6 +49,7 @@ TABLE = {
     "/csi.v1.Node/*": ADMINS,
     # The API server's authorizer has the word here.
     "/rayplane.v1.Objects/*": EVERYONE,
+    "/rayplane.v1.Pods/*": EVERYONE,
     "/rayplane.v1.Discovery/*": EVERYONE,
     "/grpc.health.v1.Health/*": EVERYONE,
     "/grpc.reflection.v1alpha.ServerReflection/*": EVERYONE,
@@ -173,9 +174,12 @@ async def test_every_method_of_every_actor_is_for_its_callers_only() -> None:
 
 
 async def check_strangers(c: Cluster) -> None:
-    """Certificates that say the right thing, but of another authority, or too late."""
+    """Certificates that say the right thing, but of another authority, or too late; and none at all: that does where
+    a token may say who it is.
+    """
     names: dict[str, Any] = {"user": "kubernetes-admin", "groups": ("system:masters", "system:etcd-members")}
     authority = c.secrets.authority
+    health = methods_of(POOL.FindServiceByName("grpc.health.v1.Health"))[0]
     theirs = Authority.create("rayplane default").issue(names["user"], names["groups"])
     for stranger in (
         Credentials(authority.cert, theirs.cert, theirs.key),
@@ -183,9 +187,13 @@ async def check_strangers(c: Cluster) -> None:
     ):
         network = GrpcNetwork(stranger)
         for port, address in grpc_ports(c):
-            health = methods_of(POOL.FindServiceByName("grpc.health.v1.Health"))[0]
             assert (port, await verdict(network, address, health)) == (port, CUT_OFF)
         await network.close()
+    network = GrpcNetwork(ca=authority.cert)
+    for port, address in grpc_ports(c):
+        wanted = ADMITTED if port.startswith("apiserver") else CUT_OFF
+        assert (port, await verdict(network, address, health)) == (port, wanted)
+    await network.close()
 
 
 async def check_gateway(c: Cluster) -> None:
