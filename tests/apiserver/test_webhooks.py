@@ -6,17 +6,23 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.admission.reviews import BadReview, parse_verdict
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.rpc.tls import Authority
 from tests.apiserver.conftest import Stack
+from tests.apiserver.secure import Cluster, cluster
 
+__all__ = ["cluster"]
 Answer = Callable[[Object], Awaitable[Any] | Any]
 AUTHORITY = Authority.create("webhooks")
 BUNDLE = base64.b64encode(AUTHORITY.cert).decode()
@@ -30,12 +36,28 @@ class Hooks:
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
         self.seen: list[tuple[str, Object]] = []
+        self.connections: list[Any] = []
         self.port = 0
+
+    async def start(self) -> None:
+        self._runner = web.ServerRunner(web.Server(self.handle))  # type: ignore[arg-type]
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=_context()).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
 
     async def handle(self, request: web.Request) -> web.Response:
         review = orjson.loads(await request.read())
         path = request.path.removeprefix("/")
         self.seen.append((path, review["request"]))
+        assert request.transport is not None
+        self.connections.append(request.transport.get_extra_info("peername"))
         answer = self.answers[path](review["request"])
         if isinstance(answer, Awaitable):
             answer = await answer
@@ -55,13 +77,9 @@ class Hooks:
 @pytest_asyncio.fixture
 async def hooks() -> AsyncIterator[Hooks]:
     made = Hooks()
-    runner = web.ServerRunner(web.Server(made.handle))  # type: ignore[arg-type]
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_context())
-    await site.start()
-    made.port = runner.addresses[0][1]
+    await made.start()
     yield made
-    await runner.cleanup()
+    await made.stop()
 
 
 def _context() -> ssl.SSLContext:
@@ -370,3 +388,82 @@ async def test_rules_for_another_version_mean_the_same_resource(stack: Stack, ho
     ((path, request),) = hooks.seen
     assert path == "m" and request["object"]["spec"]["targetCPUUtilizationPercentage"] == 70
     assert (request["kind"]["version"], request["requestKind"]["version"]) == ("v1", "v2")
+
+
+async def test_an_external_name_leads_to_a_program_outside(stack: Stack, hooks: Hooks) -> None:
+    client = stack.client()
+    hooks.answers["m"] = lambda request: add("/data/outside", "yes")
+    spec = {"type": "ExternalName", "externalName": "localhost"}
+    await client.create("services", {"metadata": {"name": "hook", "namespace": "default"}, "spec": spec})
+    service = {"namespace": "default", "name": "hook", "path": "/m", "port": hooks.port}
+    await configure(client, "mutating", "m", webhook("m", {"service": service, "caBundle": BUNDLE}))
+    assert (await client.create("configmaps", config()))["data"]["outside"] == "yes"
+
+
+async def test_connections_are_kept_and_made_anew_when_the_webhook_was_started_again(
+    stack: Stack, hooks: Hooks
+) -> None:
+    client = stack.client()
+    hooks.answers["m"] = lambda request: {}
+    await configure(client, "mutating", "m", webhook("m", hooks.client("m")))
+    for name in ("a", "b", "c"):
+        await client.create("configmaps", config(name))
+    assert len(set(hooks.connections)) == 1
+    await hooks.restart()
+    await client.create("configmaps", config("d"))
+    assert len(set(hooks.connections)) == 2 and hooks.paths() == ["m"] * 4
+
+
+CONNECTS = {"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/*", "nodes/proxy"]}
+
+
+async def test_connections_to_pods_are_told_and_refused(cluster: Cluster, hooks: Hooks) -> None:
+    client, hooks.answers["v"] = cluster.client(), lambda request: {}
+    await configure(client, "validating", "v", webhook("v", hooks.client("v"), [CONNECTS]))
+    tls = ssl.create_default_context(cadata=cluster.authority.cert.decode())
+    url, headers = f"https://{cluster.balancer.address}", {"Authorization": "Bearer sesame"}
+    async with aiohttp.ClientSession(url, headers=headers, connector=aiohttp.TCPConnector(ssl=tls)) as http:
+        pod = "/api/v1/namespaces/default/pods/p"
+        path, protocols = f"{pod}/exec?command=echo&command=hi&stdout=true&container=c", ("v4.channel.k8s.io",)
+        async with http.ws_connect(path, protocols=protocols) as socket:
+            assert (await socket.receive_bytes(timeout=20))[1:] == b"echo hi\n"
+        async with http.get(f"{pod}:8080/proxy/a/b") as answer:
+            assert answer.status == 200
+        async with http.get("/api/v1/nodes/n1/proxy/healthz") as answer:
+            assert answer.status == 200
+        (_, exec_), (_, proxy), (_, node) = hooks.seen
+        assert (exec_["operation"], exec_["subResource"], exec_["name"]) == ("CONNECT", "exec", "p")
+        assert exec_["kind"] == {"group": "", "version": "v1", "kind": "PodExecOptions"}
+        options = {"stdout": True, "container": "c", "command": ["echo", "hi"]}
+        assert exec_["object"] == {"kind": "PodExecOptions", "apiVersion": "v1", **options}
+        assert (exec_["oldObject"], exec_["options"], exec_["namespace"]) == (None, None, "default")
+        assert proxy["object"] == {"kind": "PodProxyOptions", "apiVersion": "v1", "path": "/a/b"}
+        assert (node["object"]["kind"], node["name"], "namespace" in node) == ("NodeProxyOptions", "n1", False)
+        hooks.answers["v"] = lambda request: {"allowed": False, "status": {"message": "not here", "code": 403}}
+        for refused in (f"{pod}/exec?command=sh", f"{pod}/attach", f"{pod}/portforward?ports=80", f"{pod}/proxy/"):
+            async with http.get(refused) as answer:
+                said = await answer.json()
+                assert (answer.status, "denied the request: not here" in said["message"]) == (403, True)
+        async with http.get(f"{pod}/log") as answer:
+            assert answer.status == 200
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
+)
+PARTS = ("uid", "allowed", "status", "patch", "patchType", "warnings", "auditAnnotations")
+
+
+@given(response=ODD | st.dictionaries(st.sampled_from(PARTS), ODD), body=st.none() | st.binary(max_size=40))
+def test_whatever_a_webhook_answers_is_a_verdict_or_refused(response: Any, body: bytes | None) -> None:
+    review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
+    if isinstance(response, dict) and response.get("uid"):
+        response["uid"] = "u"
+    try:
+        verdict = parse_verdict(orjson.dumps(review) if body is None else body, version="v1", uid="u", mutating=True)
+    except BadReview:
+        return
+    assert isinstance(verdict.allowed, bool)
+    if not verdict.allowed:
+        assert 400 <= verdict.refusal("w").code < 600
+        orjson.dumps(verdict.refusal("w").status)

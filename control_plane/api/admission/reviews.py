@@ -56,7 +56,7 @@ class Question:
             "object": self.new,
             "oldObject": self.old,
             "dryRun": self.dry_run,
-            "options": dict(self.options),
+            "options": dict(self.options) or None,
         }
         if self.subresource:
             request["subResource"] = request["requestSubResource"] = self.subresource

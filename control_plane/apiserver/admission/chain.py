@@ -20,7 +20,7 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
 )
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
-from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CONNECT, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
@@ -96,6 +96,12 @@ class Admission:
         if self._webhooks is not None and mutation is not None:
             await self._webhooks.mutate_again(request, mutation)
 
+    async def connect(self, request: AdmissionRequest) -> None:
+        """Refuse a connection (ApiError); what it is for stays as its client says."""
+        if self._webhooks is not None:
+            await self._webhooks.mutate(request)
+        await self.validate(request)
+
     async def _complete(self, request: AdmissionRequest) -> None:
         for plugin in self._plugins:
             await plugin(request)
@@ -103,7 +109,7 @@ class Admission:
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
-            if request.operation != DELETE:
+            if request.operation not in (DELETE, CONNECT):
                 await self._security.admit(request)
             if self._policies is not None:
                 await self._policies.validate(request)

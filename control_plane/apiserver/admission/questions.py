@@ -14,7 +14,7 @@ from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.schema import Definition, definition_of
 from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.expressions import INLINE, KUBERNETES, Limits, TooDear
-from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, UPDATE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CONNECT, CREATE, DELETE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
@@ -190,6 +190,8 @@ def new_of(request: AdmissionRequest) -> Object | None:
 
 
 def _options(request: AdmissionRequest) -> Object:
+    if request.operation == CONNECT:
+        return {}
     options: Object = {"kind": _OPTIONS[request.operation], "apiVersion": "meta.k8s.io/v1"}
     if request.dry_run:
         options["dryRun"] = ["All"]

@@ -9,6 +9,8 @@ from rayplane.control_plane.apiserver.requests import User
 from rayplane.proto.etcd import rpc_pb2
 
 CREATE, UPDATE, DELETE = "CREATE", "UPDATE", "DELETE"
+#: A connection to a pod, node or service; the object says what for.
+CONNECT = "CONNECT"
 
 
 @dataclass(slots=True)

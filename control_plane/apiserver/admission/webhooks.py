@@ -23,7 +23,7 @@ from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.conditions import Conditions, Undecided
 from rayplane.control_plane.apiserver.admission.expressions import bindings
 from rayplane.control_plane.apiserver.admission.questions import Questions, exempt
-from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -192,7 +192,7 @@ class Webhooks:
     async def _patched(self, hook: Hook, question: Question, verdict: Verdict, request: AdmissionRequest) -> bool:
         """Apply a webhook's patch; whether it changed anything."""
         before = question.new
-        if before is None:
+        if before is None or question.operation == CONNECT:
             text = f'admission webhook "{hook.name}" attempted to modify the object'
             raise InternalError(f"Internal error occurred: {text}, which is not supported for this operation")
         try:

@@ -62,7 +62,7 @@ class PodsService:
         ):
             if not 0 < asked.port < 65536:
                 raise BadRequest(f"port {asked.port} is not in the range from 1 to 65535")
-            pod = await self._streams.pod(user, target, "create")
+            pod = await self._streams.pod(user, target, "create", {"ports": [asked.port]})
             stub, ref = await self._streams.port_forward(pod)
             opening = node_pb2.PortForwardRequest(ref=ref, port=asked.port)
             closing = node_pb2.PortForwardRequest(closed=True)
@@ -80,7 +80,9 @@ class PodsService:
         asked = await _first(requests, "command")
         request = CreateRequest(ref=_ref(asked, "attach" if attach else "exec"))
         async with self._calls.stream(context, "create", request) as (user, target), _told():
-            pod = await self._streams.pod(user, target, "create")
+            flags = {"stdin": asked.stdin, "stdout": True, "stderr": not asked.tty, "tty": asked.tty}
+            options = {**flags, "container": asked.container, "command": [*asked.command]}
+            pod = await self._streams.pod(user, target, "create", options)
             stub, opening = await self._streams.command(
                 pod, asked.container, asked.command, attach=attach, tty=asked.tty, stdin=asked.stdin
             )

@@ -27,12 +27,14 @@ class PodStreams:
         self._registry = registry
         self._network = network
 
-    async def pod(self, user: User, target: Target, verb: str) -> Object:
-        """The pod of a subresource that the user may use."""
+    async def pod(self, user: User, target: Target, verb: str, options: Object | None = None) -> Object:
+        """The pod of a subresource that the user may use; `options`: what for, where that is a connection."""
         await self._registry.allow(user, verb, target)
         if target.subresource != "log" and verb != "create":
             # A WebSocket begins with GET, whatever it does in the pod: who may only look may not, as in Kubernetes.
             await self._registry.allow(user, "create", target)
+        if options is not None:
+            await self._registry.connect(user, target, options)
         plain = Target(target.info, target.namespace, target.name)
         return (await self._registry.reader.get(plain)).object
 

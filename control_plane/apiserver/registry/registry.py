@@ -27,6 +27,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
 from rayplane.control_plane.apiserver.admission.questions import Questions
+from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
@@ -140,8 +141,8 @@ class ObjectRegistry:
         self.aggregator = Aggregator(self.kinds, self.hub, self.lookup, client=backends, tell=self._tell_available)
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
-        admission, self._leases = self._admission(config), EventLeases(etcd, config.timing)
-        self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, admission, env=env, leases=self._leases)
+        self._chain, self._leases = self._admission(config), EventLeases(etcd, config.timing)
+        self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, self._chain, env=env, leases=self._leases)
         tokens = self.authenticator.tokens
         self.subresources = Subresources(
             self.kinds,
@@ -149,7 +150,7 @@ class ObjectRegistry:
             self.reader,
             self.writer,
             self.lookup,
-            admission=admission,
+            admission=self._chain,
             reviews=Reviews(self.authorizer, self.authenticator),
             token_requests=TokenRequests(config, env, reader=self.reader, lookup=self.lookup, tokens=tokens),
             env=env,
@@ -395,6 +396,15 @@ class ObjectRegistry:
             # The client, and who cleans up after definitions, understands the errors of single objects.
             raise failed.exceptions[0] from None
         return await self.reader.shown(listing)
+
+    async def connect(self, user: User, target: Target, options: Object) -> None:
+        """Have webhooks and policies judge a connection, for which the user has the right. `options` say what for."""
+        info, form = target.info, target.info.subresources[target.subresource]
+        whole = {"kind": form.kind, "apiVersion": form.api_version, **{k: v for k, v in options.items() if v}}
+        namespace, part = _plain(target).namespace, target.subresource
+        await self._chain.connect(
+            AdmissionRequest(CONNECT, info, user, namespace, target.name, whole, subresource=part)
+        )
 
     def allows(self, user: User, verb: str, target: Target) -> bool:
         """Whether a plain read is known to be allowed, without asking anybody."""

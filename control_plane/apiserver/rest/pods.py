@@ -40,7 +40,8 @@ class PodHandler:
 
     async def handle(self, request: web.BaseRequest, user: User, target: Target) -> web.StreamResponse:
         """The response, when the stream has ended. Raises ApiError before it has begun."""
-        pod = await self._streams.pod(user, target, "create" if request.method == "POST" else "get")
+        verb, options = "create" if request.method == "POST" else "get", _options(request.query, target.subresource)
+        pod = await self._streams.pod(user, target, verb, options)
         if target.subresource == "log":
             return await self._log(request, pod)
         if not (wants_websocket(request) or wants_spdy(request)):
@@ -119,6 +120,16 @@ class PodHandler:
         wire = await websocket(request, (*portforward_channels.PROTOCOLS, _TUNNEL))
         await portforward_channels.serve_channels(Channels(wire), stub, ref, ports)
         return wire.socket
+
+
+def _options(query: MultiMapping[str], subresource: str) -> Object | None:
+    """What a connection is for, as webhooks are told of it; None for what is none."""
+    if subresource == "log":
+        return None
+    if subresource == "portforward":
+        return {"ports": _ports(query) if query.get("ports") else []}
+    flags = {name: bool(flag(query, name)) for name in ("stdin", "stdout", "stderr", "tty")}
+    return {**flags, "container": query.get("container"), "command": query.getall("command", [])}
 
 
 async def _text(first: node_pb2.LogChunk | None, rest: AsyncIterator[node_pb2.LogChunk]) -> AsyncIterator[bytes]:

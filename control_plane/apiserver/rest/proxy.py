@@ -60,6 +60,7 @@ class Proxy:
         await self._registry.allow(user, verb, target)
         address = Address.parse(target.name, target.info.kind.lower())
         prefix, slash, path = _split(request, namespaced=target.info.namespaced)
+        await self._registry.connect(user, target, {"path": f"/{path}"})
         if target.info.name == "nodes":
             return await self._node(address.name, path)
         if target.info.name == "pods":
