@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from aiohttp import web
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.outgoing import webhooks as outgoing
+from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.controllers.core import PurgeNamespace
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
@@ -346,25 +348,26 @@ LIES: list[tuple[Answer, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "message"), LIES)
-async def test_a_lie_fails_who_needs_it_and_nobody_else(
-    stack: Stack, converter: Converter, answer: Answer, message: str
-) -> None:
+async def watched(client: ApiClient) -> None:
+    async for _ in client.watch(V1, "default"):
+        pytest.fail("a lie was told")
+
+
+async def test_a_lie_fails_who_needs_it_and_nobody_else(stack: Stack, converter: Converter) -> None:
     client = stack.client()
     await client.create(CRDS, converted(converter))
     await client.create(V2, thing({"count": 1}))
-    converter.answer = answer
-    for ask in (lambda: client.get(V1, "one", "default"), lambda: client.list(V1)):
-        with pytest.raises(errors.ApiError, match=message) as refused:
-            await ask()
-        assert (refused.value.code, refused.value.reason) == (500, "")
-    assert (await client.get(V2, "one", "default"))["spec"] == {"count": 1}
-    with pytest.raises(errors.ApiError, match=message):
-        async for _ in client.watch(V1, "default"):
-            pytest.fail("a lie was told")
-    # It is asked again once it has come to its senses.
-    converter.answer = lambda review: {}
-    assert (await client.get(V1, "one", "default"))["spec"] == {"n": 1}
+    for number, (answer, message) in enumerate(LIES, start=2):
+        await client.patch(V2, "one", "default", {"spec": {"count": number}}, kind="merge")
+        converter.answer = answer
+        for ask in (partial(client.get, V1, "one", "default"), partial(client.list, V1), partial(watched, client)):
+            with pytest.raises(errors.ApiError, match=message) as refused:
+                await ask()
+            assert (refused.value.code, refused.value.reason) == (500, "")
+        assert (await client.get(V2, "one", "default"))["spec"] == {"count": number}
+        # It is asked again once it has come to its senses.
+        converter.answer = lambda review: {}
+        assert (await client.get(V1, "one", "default"))["spec"] == {"n": number}
 
 
 async def test_what_is_no_valid_spec_any_more_stops_nobody(stack: Stack, converter: Converter) -> None:
@@ -523,28 +526,29 @@ async def test_a_change_of_the_webhook_ends_watches_and_forgets_what_it_said(
     assert (await client.get(V1, "one", "default"))["spec"] == {}
 
 
-@pytest.mark.parametrize(
-    ("conversion", "fields"),
-    [
-        ({"strategy": "Webhook"}, ["webhookClientConfig", "conversionReviewVersions"]),
-        ({"strategy": "Other"}, ["strategy"]),
-        ({"strategy": "None", "webhook": {"conversionReviewVersions": ["v1"]}}, ["conversionReviewVersions"]),
-        (
-            {"strategy": "Webhook", "webhook": {"clientConfig": {}, "conversionReviewVersions": ["v7"]}},
-            ["webhookClientConfig", "conversionReviewVersions"],
-        ),
-        (
-            {
-                "strategy": "Webhook",
-                "webhook": {"clientConfig": {"url": "http://a"}, "conversionReviewVersions": ["v1", "v1"]},
-            },
-            ["webhookClientConfig.url", "conversionReviewVersions[1]"],
-        ),
-    ],
-)
-async def test_a_conversion_that_cannot_be_is_refused(stack: Stack, conversion: Object, fields: list[str]) -> None:
-    crd = definition()
-    crd["spec"]["conversion"] = conversion
-    with pytest.raises(errors.Invalid) as refused:
-        await stack.client().create(CRDS, crd)
-    assert [c["field"] for c in refused.value.details["causes"]] == [f"spec.conversion.{field}" for field in fields]
+REFUSED: list[tuple[Object, list[str]]] = [
+    ({"strategy": "Webhook"}, ["webhookClientConfig", "conversionReviewVersions"]),
+    ({"strategy": "Other"}, ["strategy"]),
+    ({"strategy": "None", "webhook": {"conversionReviewVersions": ["v1"]}}, ["conversionReviewVersions"]),
+    (
+        {"strategy": "Webhook", "webhook": {"clientConfig": {}, "conversionReviewVersions": ["v7"]}},
+        ["webhookClientConfig", "conversionReviewVersions"],
+    ),
+    (
+        {
+            "strategy": "Webhook",
+            "webhook": {"clientConfig": {"url": "http://a"}, "conversionReviewVersions": ["v1", "v1"]},
+        },
+        ["webhookClientConfig.url", "conversionReviewVersions[1]"],
+    ),
+]
+
+
+async def test_a_conversion_that_cannot_be_is_refused(stack: Stack) -> None:
+    for conversion, fields in REFUSED:
+        crd = definition()
+        crd["spec"]["conversion"] = conversion
+        with pytest.raises(errors.Invalid) as refused:
+            await stack.client().create(CRDS, crd)
+        found = [cause["field"] for cause in refused.value.details["causes"]]
+        assert found == [f"spec.conversion.{field}" for field in fields]

@@ -50,97 +50,102 @@ async def made(client: ApiClient, **more: Any) -> Any:
     return o["data"], o["metadata"].get("labels")
 
 
-@pytest.mark.parametrize(
-    ("mutation", "data", "labels"),
-    [
-        (apply("Object{data: {'x': object.data.a + 'c'}}"), {"a": "b", "x": "bc"}, None),
-        (apply("Object{metadata: Object.metadata{labels: {'a/b': 'c'}}}"), {"a": "b"}, {"a/b": "c"}),
-        (apply("Object{metadata: Object.metadata{?labels: optional.none()}}"), {"a": "b"}, None),
-        (patch("[JSONPatch{op: 'replace', path: '/data/a', value: 'x'}]"), {"a": "x"}, None),
-        (
-            patch("[JSONPatch{op: 'add', path: '/metadata/labels', value: {}},"
-                  " JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a.io/b~c'), value: 'd'}]"),
-            None,
-            "metadata.labels: Invalid value: \"a.io/b~c\"",
-        ),
-        (
-            patch("[JSONPatch{op: 'add', path: '/metadata/labels', value: {'y': 'z'}},"
-                  " JSONPatch{op: 'copy', from: '/metadata/labels/y', path: '/metadata/labels/'"
-                  " + jsonpatch.escapeKey('a.io/b')}]"),
-            {"a": "b"},
-            {"y": "z", "a.io/b": "z"},
-        ),
-        # A test that fails leaves the object as it is.
-        (
-            patch("[JSONPatch{op: 'remove', path: '/data/a'}, JSONPatch{op: 'test', path: '/data/b', value: 'b'}]"),
-            {"a": "b"},
-            None,
-        ),
-        (patch("object.data.a == 'c' ? [JSONPatch{op: 'remove', path: '/data/a'}] : []"), {"a": "b"}, None),
-        (
-            patch("[1, 2].map(i, JSONPatch{op: 'add', path: '/data/n' + string(i), value: string(i)})"),
-            {"a": "b", "n1": "1", "n2": "2"},
-            None,
-        ),
-        (patch("[JSONPatch{op: 'add', path: '/data', value: Object.data{k: 'v'}}]"), {"k": "v"}, None),
-    ],
-)  # fmt: skip
-async def test_a_mutation_completes_the_object(stack: Stack, mutation: Object, data: Any, labels: Any) -> None:
+COMPLETED: list[tuple[Object, Any, Any]] = [
+    (apply("Object{data: {'x': object.data.a + 'c'}}"), {"a": "b", "x": "bc"}, None),
+    (apply("Object{metadata: Object.metadata{labels: {'a/b': 'c'}}}"), {"a": "b"}, {"a/b": "c"}),
+    (apply("Object{metadata: Object.metadata{?labels: optional.none()}}"), {"a": "b"}, None),
+    (patch("[JSONPatch{op: 'replace', path: '/data/a', value: 'x'}]"), {"a": "x"}, None),
+    (
+        patch("[JSONPatch{op: 'add', path: '/metadata/labels', value: {}},"
+              " JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a.io/b~c'), value: 'd'}]"),
+        None,
+        "metadata.labels: Invalid value: \"a.io/b~c\"",
+    ),
+    (
+        patch("[JSONPatch{op: 'add', path: '/metadata/labels', value: {'y': 'z'}},"
+              " JSONPatch{op: 'copy', from: '/metadata/labels/y', path: '/metadata/labels/'"
+              " + jsonpatch.escapeKey('a.io/b')}]"),
+        {"a": "b"},
+        {"y": "z", "a.io/b": "z"},
+    ),
+    # A test that fails leaves the object as it is.
+    (
+        patch("[JSONPatch{op: 'remove', path: '/data/a'}, JSONPatch{op: 'test', path: '/data/b', value: 'b'}]"),
+        {"a": "b"},
+        None,
+    ),
+    (patch("object.data.a == 'c' ? [JSONPatch{op: 'remove', path: '/data/a'}] : []"), {"a": "b"}, None),
+    (
+        patch("[1, 2].map(i, JSONPatch{op: 'add', path: '/data/n' + string(i), value: string(i)})"),
+        {"a": "b", "n1": "1", "n2": "2"},
+        None,
+    ),
+    (patch("[JSONPatch{op: 'add', path: '/data', value: Object.data{k: 'v'}}]"), {"k": "v"}, None),
+]  # fmt: skip
+
+
+async def change(client: ApiClient, mutation: Object, **spec: Any) -> None:
+    """Have the policy `p` make another mutation."""
+    await client.patch(POLICIES, "p", "", {"spec": {"mutations": [mutation], **spec}}, kind="merge")
+    assert (await client.get(POLICIES, "p"))["spec"]["mutations"] == [mutation]
+
+
+async def test_a_mutation_completes_the_object(stack: Stack) -> None:
     client = stack.client()
-    await bind(client, policy(mutation))
-    if data is None:
-        with pytest.raises(errors.Invalid, match=labels):
-            await made(client)
-    else:
-        assert await made(client) == (data, labels)
+    await bind(client, policy(COMPLETED[0][0]))
+    for number, (mutation, data, labels) in enumerate(COMPLETED):
+        await change(client, mutation)
+        if data is None:
+            with pytest.raises(errors.Invalid, match=labels):
+                await made(client, name=f"c{number}")
+        else:
+            assert await made(client, name=f"c{number}") == (data, labels)
 
 
 WHO = "policy 'p' with binding 'p' denied request: "
 
 
-@pytest.mark.parametrize(
-    ("mutation", "message"),
-    [
-        (
-            apply("Object{data: Object.spec{x: 'y'}}"),
-            'type mismatch: unexpected type name "Object.spec", expected "Object.data", which matches field name path '
-            "from root Object type",
-        ),
-        (apply("Object{nothing: 1}"), "error applying patch: failed to convert patch object to typed object: "
-                                      ".nothing: field not declared in schema"),
-        (apply("Object{data: 'text'}"), "error applying patch: failed to convert patch object to typed object: "
-                                        ".data: expected map, got &{text}"),
-        (apply("Object{data: {1: 'x'}}"), 'map key "1" is of type int, not string'),
-        (
-            apply("Object{metadata: Object.metadata{ownerReferences: [Object.metadata.ownerReferences{uid: 'u'}]}}"),
-            "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: "
-            ".metadata.ownerReferences[0]",
-        ),
-        (apply("Object{data: {'x': object.data.none}}"),
-         "expression 'Object{data: {'x': object.data.none}}' resulted in error: no such key: none"),
-        (patch("[JSONPatch{op: 'remove', path: '/data/none'}]"),
-         "JSONPath: error in remove for path: '/data/none': Unable to remove nonexistent key: none: missing value"),
-        (patch("[JSONPatch{op: 'jump', path: '/data'}]"), "JSONPath: Unexpected kind: jump"),
-        (patch("[JSONPatch{op: 'add', path: '/data/x', value: authorizer}]"),
-         "the expression evaluated to a type that could not marshal to JSON"),
-        (patch("[JSONPatch{op: 'replace', path: '/kind', value: 'Secret'}]"), "it changes apiVersion or kind"),
-        (patch("[JSONPatch{op: 'remove', path: '/metadata'}]"), "it leaves no metadata"),
-        (patch("[JSONPatch{op: 'replace', path: '', value: 'x'}]"), "JSONPath: the patch leaves no object"),
-    ],
-)  # fmt: skip
-async def test_what_fails_refuses_or_is_passed_over_as_the_policy_says(
-    stack: Stack, mutation: Object, message: str
-) -> None:
+FAILED: list[tuple[Object, str]] = [
+    (
+        apply("Object{data: Object.spec{x: 'y'}}"),
+        'type mismatch: unexpected type name "Object.spec", expected "Object.data", which matches field name path '
+        "from root Object type",
+    ),
+    (apply("Object{nothing: 1}"), "error applying patch: failed to convert patch object to typed object: "
+                                  ".nothing: field not declared in schema"),
+    (apply("Object{data: 'text'}"), "error applying patch: failed to convert patch object to typed object: "
+                                    ".data: expected map, got &{text}"),
+    (apply("Object{data: {1: 'x'}}"), 'map key "1" is of type int, not string'),
+    (
+        apply("Object{metadata: Object.metadata{ownerReferences: [Object.metadata.ownerReferences{uid: 'u'}]}}"),
+        "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: "
+        ".metadata.ownerReferences[0]",
+    ),
+    (apply("Object{data: {'x': object.data.none}}"),
+     "expression 'Object{data: {'x': object.data.none}}' resulted in error: no such key: none"),
+    (patch("[JSONPatch{op: 'remove', path: '/data/none'}]"),
+     "JSONPath: error in remove for path: '/data/none': Unable to remove nonexistent key: none: missing value"),
+    (patch("[JSONPatch{op: 'jump', path: '/data'}]"), "JSONPath: Unexpected kind: jump"),
+    (patch("[JSONPatch{op: 'add', path: '/data/x', value: authorizer}]"),
+     "the expression evaluated to a type that could not marshal to JSON"),
+    (patch("[JSONPatch{op: 'replace', path: '/kind', value: 'Secret'}]"), "it changes apiVersion or kind"),
+    (patch("[JSONPatch{op: 'remove', path: '/metadata'}]"), "it leaves no metadata"),
+    (patch("[JSONPatch{op: 'replace', path: '', value: 'x'}]"), "JSONPath: the patch leaves no object"),
+]  # fmt: skip
+
+
+async def test_what_fails_refuses_or_is_passed_over_as_the_policy_says(stack: Stack) -> None:
     client = stack.client()
-    await bind(client, policy(mutation))
-    with pytest.raises(errors.ApiError) as refused:
-        await made(client)
-    assert refused.value.message == WHO + message
-    assert (refused.value.code, refused.value.reason) == (403, "Invalid")
-    assert refused.value.details["causes"] == [{"message": WHO + message}]
-    await client.patch(POLICIES, "p", "", {"spec": {"failurePolicy": "Ignore"}}, kind="merge")
-    assert (await client.get(POLICIES, "p"))["spec"]["failurePolicy"] == "Ignore"
-    assert await made(client) == ({"a": "b"}, None)
+    await bind(client, policy(FAILED[0][0]))
+    for number, (mutation, message) in enumerate(FAILED):
+        await change(client, mutation, failurePolicy="Fail")
+        with pytest.raises(errors.ApiError) as refused:
+            await made(client)
+        assert refused.value.message == WHO + message
+        assert (refused.value.code, refused.value.reason) == (403, "Invalid")
+        assert refused.value.details["causes"] == [{"message": WHO + message}]
+        await change(client, mutation, failurePolicy="Ignore")
+        assert await made(client, name=f"c{number}") == ({"a": "b"}, None)
 
 
 async def test_what_grows_without_end_is_stopped(stack: Stack) -> None:
@@ -273,38 +278,37 @@ ANN = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "ann"}
 WRITES = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}
 
 
-@pytest.mark.parametrize(
-    ("expression", "outcome"),
-    [
-        ("authorizer.group('').resource('configmaps').namespace('default').check('create').allowed()", ""),
-        ("authorizer.group('').resource('configmaps').namespace('default').check('delete').allowed()", "no"),
-        ("authorizer.group('').resource('configmaps').subresource('x').check('create').allowed()", "no"),
-        ("authorizer.requestResource.check('create').allowed()", ""),
-        ("authorizer.requestResource.check('update').allowed()", "no"),
-        ("authorizer.group('').resource('secrets').name('s').check('get').allowed()", ""),
-        ("authorizer.group('').resource('secrets').name('t').check('get').allowed()", "no"),
-        ("authorizer.path('/healthz').check('get').allowed()", ""),
-        ("authorizer.path('/other').check('get').allowed()", "no"),
-        ("authorizer.path('/other').check('get').errored()", "no"),
-        ("authorizer.path('/healthz').check('get').reason().startsWith('RBAC: allowed by ClusterRoleBinding')", ""),
-        ("authorizer.path('/healthz').check('get').error() == ''", ""),
-        ("authorizer.serviceAccount('a', 'b').group('').resource('pods').check('list').allowed()", "no"),
-        ("authorizer.group('').resource('pods').fieldSelector('spec.nodeName=n').check('list').allowed()", "no"),
-        ("authorizer.group('').resource('pods').labelSelector('a=b').check('list').allowed()", "no"),
-        ("authorizer.path(' ').check('get').allowed()", "resulted in error: path must not be empty"),
-        ("authorizer.group('').resource('').check('get').allowed()", "resulted in error: resource must not be empty"),
-        (
-            "authorizer.serviceAccount('a', 'B!').path('/x').check('get').allowed()",
-            "resulted in error: Invalid service account name",
-        ),
-        # Two questions are all that one expression may ask.
-        (
-            "['a', 'b', 'c'].all(v, !authorizer.path('/x').check(v).allowed())",
-            "resulted in error: operation cancelled: actual cost limit exceeded",
-        ),
-    ],
-)
-async def test_a_policy_asks_the_authorizer_about_who_writes(stack: Stack, expression: str, outcome: str) -> None:
+ASKED: list[tuple[str, str]] = [
+    ("authorizer.group('').resource('configmaps').namespace('default').check('create').allowed()", ""),
+    ("authorizer.group('').resource('configmaps').namespace('default').check('delete').allowed()", "no"),
+    ("authorizer.group('').resource('configmaps').subresource('x').check('create').allowed()", "no"),
+    ("authorizer.requestResource.check('create').allowed()", ""),
+    ("authorizer.requestResource.check('update').allowed()", "no"),
+    ("authorizer.group('').resource('secrets').name('s').check('get').allowed()", ""),
+    ("authorizer.group('').resource('secrets').name('t').check('get').allowed()", "no"),
+    ("authorizer.path('/healthz').check('get').allowed()", ""),
+    ("authorizer.path('/other').check('get').allowed()", "no"),
+    ("authorizer.path('/other').check('get').errored()", "no"),
+    ("authorizer.path('/healthz').check('get').reason().startsWith('RBAC: allowed by ClusterRoleBinding')", ""),
+    ("authorizer.path('/healthz').check('get').error() == ''", ""),
+    ("authorizer.serviceAccount('a', 'b').group('').resource('pods').check('list').allowed()", "no"),
+    ("authorizer.group('').resource('pods').fieldSelector('spec.nodeName=n').check('list').allowed()", "no"),
+    ("authorizer.group('').resource('pods').labelSelector('a=b').check('list').allowed()", "no"),
+    ("authorizer.path(' ').check('get').allowed()", "resulted in error: path must not be empty"),
+    ("authorizer.group('').resource('').check('get').allowed()", "resulted in error: resource must not be empty"),
+    (
+        "authorizer.serviceAccount('a', 'B!').path('/x').check('get').allowed()",
+        "resulted in error: Invalid service account name",
+    ),
+    # Two questions are all that one expression may ask.
+    (
+        "['a', 'b', 'c'].all(v, !authorizer.path('/x').check(v).allowed())",
+        "resulted in error: operation cancelled: actual cost limit exceeded",
+    ),
+]
+
+
+async def test_a_policy_asks_the_authorizer_about_who_writes(stack: Stack) -> None:
     client = stack.client()
     await grant(
         client,
@@ -313,9 +317,13 @@ async def test_a_policy_asks_the_authorizer_about_who_writes(stack: Stack, expre
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["s"], "verbs": ["get"]},
         {"nonResourceURLs": ["/healthz"], "verbs": ["get"]},
     )
-    await enforce(client, validating_policy(**valid(expression, message="no")), validating_binding())
-    told = await refusal(stack.client_as("ann"))
-    assert told.endswith(outcome) if outcome else told == ""
+    await enforce(client, validating_policy(**valid("true")), validating_binding())
+    policies = f"validatingadmissionpolicies.{GROUP}"
+    for number, (expression, outcome) in enumerate(ASKED):
+        await client.patch(policies, "p", "", {"spec": valid(expression, message="no")}, kind="merge")
+        assert (await client.get(policies, "p"))["spec"]["validations"][0]["expression"] == expression
+        told = await refusal(stack.client_as("ann"), config(f"c{number}"))
+        assert told.endswith(outcome) if outcome else told == "", expression
 
 
 async def test_a_service_account_and_a_variable_are_asked_about_too(stack: Stack) -> None:

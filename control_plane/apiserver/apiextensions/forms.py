@@ -55,14 +55,20 @@ class Forms:
 
     async def to_stored(self, info: ResourceInfo, o: Object) -> Object:
         """See `Kinds.to_stored`."""
+        if not info.custom:
+            return self._kinds.to_stored(info, o)
         return await self.known(lambda: self._kinds.to_stored(info, o))
 
     async def from_stored(self, info: ResourceInfo, o: Object) -> Object:
         """See `Kinds.from_stored`."""
+        if not info.custom:
+            return self._kinds.from_stored(info, o)
         return await self.known(lambda: self._kinds.from_stored(info, o))
 
     async def json(self, info: ResourceInfo, entry: Entry) -> bytes:
         """See `Kinds.json`."""
+        if not info.custom:
+            return self._kinds.json(info, entry)
         return await self.known(lambda: self._kinds.json(info, entry))
 
     async def known(self, make: Callable[[], T]) -> T:

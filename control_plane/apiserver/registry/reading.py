@@ -162,7 +162,8 @@ class Reader:
 
     async def shown(self, listing: Listing) -> Listing:
         """A listing of objects in the form that was asked for."""
-        return replace(listing, entries=await self._forms.entries(listing.info, listing.entries))
+        entries = await self._forms.entries(listing.info, listing.entries)
+        return listing if entries is listing.entries else replace(listing, entries=entries)
 
     async def select(self, target: Target, options: ListOptions) -> Listing:
         """As `list`, of objects as they are stored."""
