@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import form_as_stored
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
@@ -34,6 +35,14 @@ CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 Absent = tuple[str, str, str, str]
 
 
+def _followed_as(crd: Object) -> str:
+    """How to ask for a custom resource's objects: as they are stored, where a webhook would have to convert them."""
+    spec = meta.spec(crd)
+    if (spec.get("conversion") or {}).get("strategy") == "Webhook":
+        return form_as_stored(crd)
+    return f"{spec['names']['plural']}.{spec['group']}"
+
+
 class GarbageCollector(BaseController):
     name = "garbagecollector"
     component = "garbage-collector-controller"
@@ -51,27 +60,30 @@ class GarbageCollector(BaseController):
     def _learn(self, resource: str, group: str, kind: str, *, namespaced: bool) -> None:
         self._kinds[group, kind] = (resource, namespaced)
 
-    def add_custom(self, crd: Object) -> str | None:
-        """Follow owners among a custom resource's objects from now on; its name, if it is new and served."""
+    def add_custom(self, crd: Object) -> str:
+        """Follow owners among a custom resource's objects from now on; as what they were followed, if that is over."""
         spec = meta.spec(crd)
-        resource = f"{spec['names']['plural']}.{spec['group']}"
-        if resource in self._resources or not meta.condition_is(crd, "Established"):
-            return None
-        kind, scope = spec["names"]["kind"], spec.get("scope")
-        self._learn(resource, spec["group"], kind, namespaced=scope == "Namespaced")
+        group, kind, resource = spec["group"], spec["names"]["kind"], _followed_as(crd)
+        before, _ = self._kinds.get((group, kind), ("", False))
+        if before == resource or not meta.condition_is(crd, "Established"):
+            return ""
+        self._forget(before)
+        self._learn(resource, group, kind, namespaced=spec.get("scope") == "Namespaced")
         self._resources = (*self._resources, resource)
         watch = Watch(resource, self._mapping(resource), changed=_ownership_changed)
         self.watches = (*self.watches, watch)
-        return resource
+        return before
 
     def remove_custom(self, crd: Object) -> str:
         """The custom resource is no longer served: owners of its kind count as living."""
         spec = meta.spec(crd)
-        resource = f"{spec['names']['plural']}.{spec['group']}"
-        self._kinds.pop((spec["group"], spec["names"]["kind"]), None)
+        resource, _ = self._kinds.pop((spec["group"], spec["names"]["kind"]), (_followed_as(crd), False))
+        self._forget(resource)
+        return resource
+
+    def _forget(self, resource: str) -> None:
         self._resources = tuple(r for r in self._resources if r != resource)
         self.watches = tuple(w for w in self.watches if w.resource != resource)
-        return resource
 
     def _mapping(self, resource: str) -> Any:
         def keys(o: Object, view: View) -> Iterable[str]:

@@ -259,6 +259,24 @@ async def test_a_policy_that_cannot_be_compiled_is_not_stored(stack: Stack) -> N
         await client.create(f"validatingadmissionpolicies.{GROUP}", judging)
 
 
+async def test_policies_that_nobody_can_read_stop_no_write(stack: Stack) -> None:
+    """No server lets them in: somebody wrote them into etcd."""
+    client = stack.client()
+    await bind(client, policy(apply("Object{data: {'x': 'y'}}")))
+    for resource, kind in (
+        (POLICIES, "MutatingAdmissionPolicy"),
+        ("validating" + POLICIES[8:], "ValidatingAdmissionPolicy"),
+    ):
+        head = f'{{"kind":"{kind}","apiVersion":"{GROUP}/v1","metadata":{{"name":"odd"}},"spec":'
+        for number, spec in enumerate(
+            ('{"paramKind":[1]}', '{"matchConstraints":7}', '{"mutations":{},"variables":1}')
+        ):
+            key = f"/registry/{resource.partition('.')[0]}/odd{number}"
+            await stack.etcd.put(key.encode(), (head.replace("odd", f"odd{number}") + spec + "}").encode())
+    assert (await client.list("configmaps")).items == []
+    assert (await made(client))[0] == {"a": "b", "x": "y"}
+
+
 # --- the authorizer -------------------------------------------------------------------------------
 
 

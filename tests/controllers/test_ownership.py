@@ -191,3 +191,27 @@ def test_reserved_addresses_are_not_given_and_a_bad_wish_holds_nobody_up() -> No
     cluster.settle()
     given = {name: addresses(cluster.get("services", "default", name) or {}) for name in wishes}
     assert given == {"bad": [], "greedy": [], "plain": ["127.200.0.2"]}
+
+
+def test_objects_that_a_webhook_converts_are_followed_as_they_are_stored() -> None:
+    collector = GarbageCollector(["pods"])
+
+    def defined(stored: str, strategy: str = "Webhook") -> Object:
+        versions = [{"name": name, "served": True, "storage": name == stored} for name in ("v1", "v2")]
+        names = {"plural": "things", "kind": "Thing"}
+        spec = {"group": "example.com", "names": names, "versions": versions, "conversion": {"strategy": strategy}}
+        return {
+            "metadata": {"name": "things.example.com"},
+            "spec": spec,
+            "status": {"conditions": [{"type": "Established", "status": "True"}]},
+        }
+
+    def followed() -> list[str]:
+        return [watch.resource for watch in collector.watches]
+
+    assert (collector.add_custom(defined("v1", "None")), followed()) == ("", ["pods", "things.example.com"])
+    assert collector.add_custom(defined("v1")) == "things.example.com"
+    assert (collector.add_custom(defined("v1")), followed()) == ("", ["pods", "things.v1.example.com"])
+    assert collector.add_custom(defined("v2")) == "things.v1.example.com"
+    assert followed() == ["pods", "things.v2.example.com"]
+    assert (collector.remove_custom(defined("v1")), followed()) == ("things.v2.example.com", ["pods"])

@@ -6,13 +6,15 @@ Source: apiserver's plugin/policy/generic (`policy_source.go`, `policy_dispatche
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from rayplane.control_plane.api.admission.matching import NAMESPACES, labels
 from rayplane.control_plane.api.admission.reviews import Question
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.machinery.selectors import from_label_selector
-from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.meta import Object, name
 from rayplane.control_plane.apiserver.admission.policies import AnyPolicy, Binding
 from rayplane.control_plane.apiserver.admission.questions import Questions
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
@@ -20,6 +22,8 @@ from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+
+log = logging.getLogger(__name__)
 
 #: Kinds of requests whose policies are remembered: more of them are looked up anew.
 REMEMBERED_MAX: Final = 4096
@@ -76,7 +80,13 @@ class InForce(Generic[P]):
             binding = Binding(o)
             self._bindings[binding.name] = binding
             return
-        policy = self._read(o)
+        try:
+            policy = self._read(o)
+        except (ApiError, AttributeError, KeyError, TypeError, ValueError) as e:
+            # No server has let it in: somebody wrote it into etcd.
+            self._policies.pop(name(o), None)
+            log.error("%s %s cannot be read and is not in force: %s: %s", resource, name(o), type(e).__name__, e)
+            return
         known = self._policies.get(policy.name)
         # A status that was written changes nothing that was compiled.
         if known is None or known.spec != policy.spec:
@@ -85,7 +95,7 @@ class InForce(Generic[P]):
     def _remove(self, resource: str, o: Object) -> None:
         self._remembered.clear()
         held: dict[str, Any] = self._bindings if resource == self._bindings_resource else self._policies
-        held.pop(o["metadata"]["name"], None)
+        held.pop(name(o), None)
 
 
 class Parameters:

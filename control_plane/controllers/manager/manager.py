@@ -161,9 +161,11 @@ class Term:
             kind, crd = self._crds.pop(next(iter(self._crds)))
             try:
                 if kind == "DELETED":
-                    await self._caches.drop(collector.remove_custom(crd))
+                    gone = collector.remove_custom(crd)
                 else:
-                    collector.add_custom(crd)
+                    gone = collector.add_custom(crd)
+                if gone:
+                    await self._caches.drop(gone)
                 runner.attach()
             except Exception:
                 # A definition that nobody can make sense of must not end the term, again and again.
