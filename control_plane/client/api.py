@@ -190,21 +190,32 @@ class ApiClient:
             raise api_error(e) from e
 
     async def open_stream(self, service: str, method: str, request: Any) -> AsyncGenerator[Any, None]:
-        """The answers to one request or a stream of requests, from one of the servers. They raise RpcError."""
-        await self._follow_servers(_DISCOVER_TIMEOUT_S)
-        address = self.endpoints.pick()
-        call = getattr(self._stub(service, address), method)
-        return self._followed(address, call(request, metadata=self._metadata))
+        """The answers to one request or a stream of requests, from the first server that takes the call.
 
-    async def _followed(self, address: str, answers: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-        try:
-            async with aclosing(answers):
-                async for answer in answers:
-                    yield answer
-        except RpcError as e:
-            if e.retryable:
-                self.endpoints.failed(address)
-            raise
+        They raise RpcError.
+        """
+        await self._follow_servers(_DISCOVER_TIMEOUT_S)
+        return self._stream(service, method, request)
+
+    async def _stream(self, service: str, method: str, request: Any) -> AsyncGenerator[Any, None]:
+        begun, tries = False, 0
+        while True:
+            address = self.endpoints.pick()
+            call = getattr(self._stub(service, address), method)
+            try:
+                async with aclosing(call(request, metadata=self._metadata)) as answers:
+                    async for answer in answers:
+                        begun = True
+                        yield answer
+                return
+            except RpcError as e:
+                if e.retryable:
+                    self.endpoints.failed(address)
+                tries += 1
+                # Of a stream of requests some may be lost once there is a connection.
+                untouched = e.refused or (e.unsent and isinstance(request, Message))
+                if begun or not untouched or tries >= len(self.endpoints.addresses):
+                    raise
 
     async def batch(self, operations: Sequence[pb.Operation], *, timeout: float | None = None) -> _Answers:
         """Independent operations in one call; an answer or an error for each, in their order."""

@@ -21,8 +21,10 @@ PATCHES = {
     "apply": (pb.APPLY, "application/apply-patch+yaml"),
     "unknown": (99, "text/plain"),
 }
-METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
-CHANGING = ("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "time", "continue")
+METHODS = {"get": "GET", "list": "GET", "watch": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
+CHANGING = frozenset({
+    *("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "time", "continue", "lastTransitionTime"),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,21 @@ class Face:
             headers["Impersonate-User"] = op.user
         if op.verb == "patch":
             headers["Content-Type"] = PATCHES[op.patch][1]
-        query = {k: str(v).lower() if isinstance(v, bool) else v for k, v in op.options.items()}
+        query = {"watch": "1"} if op.verb == "watch" else {}
+        query |= {k: str(v).lower() if isinstance(v, bool) else v for k, v in op.options.items()}
         method = METHODS.get(op.verb, "DELETE")
         url = f"{self._base}{op.path}?{urlencode(query)}"
         async with self._session.request(method, url, data=None if op.body is None else op.data, headers=headers) as a:
             raw = await a.read()
+            if op.verb == "watch" and a.status == 200:
+                lines = [orjson.loads(line) for line in raw.splitlines()]
+                failed = [line["object"] for line in lines if line["type"] == "ERROR"]
+                return failed[0] if failed else [(line["type"], line["object"]) for line in lines]
             if "json" not in a.content_type:
                 return {"reason": "NotFound", "code": a.status}
             found = orjson.loads(raw)
             told = [w.split('"')[1] for w in a.headers.getall("Warning", ())]
-            if found.get("status") == "Failure":
+            if isinstance(found, dict) and found.get("status") == "Failure":
                 return found
             if op.verb in ("list", "deletecollection"):
                 return {
@@ -90,6 +97,9 @@ class Face:
         metadata = {"user-agent": "twin/1"} | ({"impersonate-user": op.user} if op.user else {})
         method = "DeleteCollection" if op.verb == "deletecollection" else op.verb.title()
         try:
+            if op.verb == "watch":
+                groups = [g async for g in self._stub.Watch(self._request(op), metadata=metadata)]
+                return [(e.type, orjson.loads(e.json)) for g in groups for e in g.events]
             answer = await getattr(self._stub, method)(self._request(op), metadata=metadata)
         except RpcError as e:
             return orjson.loads(e.details)
@@ -135,6 +145,16 @@ class Face:
                 return pb.GetRequest(ref=ref, resource_version=o.get("resourceVersion", ""))
             case "list":
                 return pb.ListRequest(ref=ref, **listed)
+            case "watch":
+                return pb.WatchRequest(
+                    ref=ref,
+                    label_selector=o.get("labelSelector", ""),
+                    field_selector=o.get("fieldSelector", ""),
+                    resource_version=o.get("resourceVersion", ""),
+                    allow_bookmarks=o.get("allowWatchBookmarks", False),
+                    send_initial_events=o.get("sendInitialEvents", False),
+                    timeout_seconds=int(o["timeoutSeconds"]),
+                )
             case "create":
                 return pb.CreateRequest(ref=ref, json=op.data, options=write)
             case "update":
@@ -157,7 +177,7 @@ def settled(value: Any) -> Any:
     """The same without what differs from run to run."""
     if isinstance(value, dict):
         return {k: "..." if k in CHANGING and isinstance(v, str) else settled(v) for k, v in value.items()}
-    return [settled(v) for v in value] if isinstance(value, list) else value
+    return [settled(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @asynccontextmanager

@@ -53,7 +53,8 @@ class Secure:
 
     def channel(self, shown: Credentials | None = None) -> grpc.aio.Channel:
         credentials = grpc.ssl_channel_credentials(self.authority.cert) if shown is None else shown.grpc_channel()
-        options = [("grpc.ssl_target_name_override", "rayplane.internal")]
+        # A pool of its own: connections end with the channel.
+        options = [("grpc.ssl_target_name_override", "rayplane.internal"), ("grpc.use_local_subchannel_pool", 1)]
         channel = grpc.aio.secure_channel(self.server.grpc_address, credentials, options)
         self._channels.append(channel)
         return channel

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,24 @@ async def test_a_server_that_is_busy_is_asked_again_for_reads_alone(
         await asyncio.to_thread(client.create, "configmaps", config_map)
     assert asked == ["get", "get", "create"]
     await asyncio.to_thread(client.close)
+
+
+async def test_where_one_server_is_gone_another_is_asked(found: dict[str, Any]) -> None:
+    gone = ["127.0.0.1:1", "127.0.0.1:2"]
+    paths = {name: found[name] for name in ("ca", "cert", "key")}
+    for use in (
+        lambda client: client.get("pods", "p", "default"),
+        lambda client: list(client.pages("pods", "default")),
+        lambda client: next(client.watch("pods", "default", send_initial_events=True)),
+        lambda client: b"".join(client.logs("p", "default")),
+        lambda client: client.run("p", "default", ["cat"], stdin=b"x").stdout,
+    ):
+
+        def used(use: Callable[[rayplane.Client], Any] = use) -> Any:
+            with rayplane.Client([*gone, *found["grpc"]], **paths) as client:
+                return use(client)
+
+        assert await asyncio.to_thread(used)
 
 
 async def test_nobody_answers(found: dict[str, Any]) -> None:
