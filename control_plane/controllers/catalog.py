@@ -26,6 +26,7 @@ from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleContro
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
 from rayplane.control_plane.controllers.podgc import PodGCController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
+from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
@@ -65,6 +66,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         ClusterRoleAggregation(coalesce_s=coalesce),
         CertificateCleaner(),
         TokenCleaner(),
+        ResourceQuotaController(config.garbage_collected),
         PodGCController(timing),
         StorageVersionMigrator(),
         GarbageCollector(config.garbage_collected),

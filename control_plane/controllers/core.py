@@ -158,6 +158,17 @@ class DeleteVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class Recount:
+    """The counting of what is used of a quota from live lists of these resources, then of its status.
+
+    Whoever is admitted meanwhile changes the quota, and so refuses the count.
+    """
+
+    quota: Object
+    resources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ApproveCertificate:
     """The approval of a CertificateSigningRequest, if whoever asks has one of these rights.
 
@@ -190,7 +201,9 @@ class Migrate:
 
 
 Write = Create | Update | UpdateStatus | Patch | Delete
-Special = IfAbsent | PurgeNamespace | Provision | DeleteVolume | ApproveCertificate | SignCertificate | Migrate
+Special = (
+    IfAbsent | PurgeNamespace | Provision | DeleteVolume | Recount | ApproveCertificate | SignCertificate | Migrate
+)
 Action = Event | Write | Special
 
 

@@ -81,6 +81,11 @@ class GarbageCollector(BaseController):
         self._forget(resource)
         return resource
 
+    @property
+    def resources(self) -> Sequence[str]:
+        """All whose owners are followed."""
+        return self._resources
+
     def _forget(self, resource: str) -> None:
         self._resources = tuple(r for r in self._resources if r != resource)
         self.watches = tuple(w for w in self.watches if w.resource != resource)

@@ -133,6 +133,31 @@ async def test_many_creates_within_a_quota_all_succeed(stack: Stack) -> None:
     assert counted["status"]["used"] == {"pods": "60"}
 
 
+async def test_changes_that_use_more_count_and_those_that_use_less_are_left_to_the_controller(stack: Stack) -> None:
+    client = stack.client()
+    hard = {"services.nodeports": "2", "requests.cpu": "2", "requests.storage": "3Gi"}
+    await client.create("resourcequotas", {"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": hard}})
+    service = {"metadata": {"name": "s", "namespace": "default"}, "spec": {"ports": [{"port": 80, "name": "a"}]}}
+    await client.create("services", service)
+    more = {"spec": {"type": "NodePort", "ports": [{"port": n, "name": f"p{n}"} for n in range(80, 83)]}}
+    with pytest.raises(errors.Forbidden, match=r"requested: services.nodeports=3, used: services.nodeports=0"):
+        await client.patch("services", "s", "default", more)
+    await client.patch("services", "s", "default", {"spec": {"type": "NodePort"}})
+
+    asking = {**CONTAINER, "resources": {"requests": {"cpu": "1"}}}
+    await client.create("pods", pod("p", containers=[asking]))
+
+    def resized(cpu: str) -> dict:
+        return {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}
+
+    with pytest.raises(errors.Forbidden, match=r"requested: requests.cpu=1500m, used: requests.cpu=1, limited"):
+        await client.patch("pods", "p", "default", resized("2500m"), kind="strategic", subresource="resize")
+    await client.patch("pods", "p", "default", resized("1500m"), kind="strategic", subresource="resize")
+    await client.patch("pods", "p", "default", resized("1"), kind="strategic", subresource="resize")
+    used = (await client.get("resourcequotas", "q", "default"))["status"]["used"]
+    assert used == {"services.nodeports": "1", "requests.cpu": "1500m"}
+
+
 async def test_limit_range_defaults_and_bounds(stack: Stack) -> None:
     client = stack.client()
     limit = {"type": "Container", "default": {"cpu": "1"}, "defaultRequest": {"cpu": "100m"}, "max": {"cpu": "2"}}

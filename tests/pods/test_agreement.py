@@ -8,8 +8,8 @@ from hypothesis import given, settings
 
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.strategy import prepare_for_create
-from rayplane.control_plane.api.machinery.quantity import milli, value
-from rayplane.control_plane.apiserver.admission.quota import usage_of
+from rayplane.control_plane.api.machinery.quantity import milli, parse, value
+from rayplane.control_plane.api.quotas import usage_of
 from rayplane.control_plane.scheduler.pods import PodParser
 from rayplane.node.kubelet.admission import room_of
 from rayplane.node.lifecycle import KUBERNETES_RESTARTS, PodMachine
@@ -27,7 +27,7 @@ def test_scheduler_kubelet_and_quota_count_the_same_requests(pod: dict[str, Any]
     assert (room.cpu, room.memory) == (shape.requests.get("cpu", 0), shape.requests.get("memory", 0))
     counted = {name: (milli if name == "cpu" else value)(usage.get(f"requests.{name}", "0")) for name in shape.requests}
     assert {**counted, "pods": 1} == shape.requests
-    assert usage["pods"] == "1"
+    assert usage["pods"] == parse(1)
 
 
 @settings(max_examples=examples(300), deadline=None)

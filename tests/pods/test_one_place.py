@@ -43,6 +43,7 @@ EXCEPTIONS = {
     # Writes the defaults of a LimitRange into containers, and tells init containers apart in its messages.
     "control_plane/apiserver/admission/limits.py": {"requests", "limits", "initContainers"},
     # What a claim asks for of devices.
+    f"{API}quotas.py": {"requests"},
     "control_plane/apiserver/admission/devices.py": {"requests"},
     # The fields of a claim's status that a node may not write.
     "control_plane/apiserver/admission/noderestriction.py": {"allocatedResources"},

@@ -73,7 +73,7 @@ class Admission:
         self._security = podsecurity.PodSecurity(config.pod_security, lookup)
         self._reservations: tuple[Plugin, ...] = (
             addresses.ServiceAddresses(config, env, lookup).admit,
-            quota.Quotas(lookup, to_storage).admit,
+            quota.Quotas(lookup, to_storage, env.clock.now).admit,
         )
 
     async def admit(self, request: AdmissionRequest) -> None:

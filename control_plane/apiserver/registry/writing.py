@@ -380,21 +380,27 @@ class Writer:
         if status is None:
             status = target.subresource == "status"
         chosen = prepare or (strategy.prepare_for_status_update if status else strategy.prepare_for_update)
-        cache = self._hub.peek(stored)
-        known = cache.get(target.namespace, target.name) if cache is not None else None
+        known = cache.get(target.namespace, target.name) if (cache := self._hub.peek(stored)) is not None else None
         lease = await self._leases.lease(stored)
-        found: list[str] = []
+        tried: list[AdmissionRequest] = []
 
         async def change(entry: Entry | None) -> Write:
             assert entry is not None
+            if tried and tried[-1].guards:
+                # Perhaps somebody else took what was chosen: choose again from fresh caches.
+                await self._hub.fresh()
             old = await self._forms.from_stored(stored, entry.object) if stored.custom else entry.object
             # Patches may share parts with what they start from, and strategies write in place: start from a copy.
             wanted = await make(await self._forms.from_stored(info, entry.fresh_object()))
-            request = AdmissionRequest(UPDATE, stored, user, target.namespace, target.name, wanted, old=old)
-            request.subresource, request.dry_run = target.subresource, options.dry_run
-            request.manager, request.size, request.asked = options.manager, size, info
+            request = AdmissionRequest(
+                *(UPDATE, stored, user, target.namespace, target.name, wanted, old, target.subresource),
+                dry_run=options.dry_run,
+                manager=options.manager,
+                asked=info,
+                size=size,
+            )
             new = await self._changed(target, request, chosen, status=status)
-            found[:] = request.warnings
+            tried[:] = [request]
             write = Write(new, lease=lease, guards=request.guards, effects=request.effects)
             write.spares_owners = bool(options.manager)
             if old["metadata"].get("deletionTimestamp") and deletion.removable(new):
@@ -410,10 +416,10 @@ class Writer:
             entry, _ = await self._storage.update(stored, target.namespace, target.name, change, known=known)
         except DryRun as dry:
             shown = await self._forms.from_stored(info, dry.object)
-            return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *found])
+            return Answer(orjson.dumps(shown), warnings=[*(warnings or ()), *tried[0].warnings])
         except NotFound as e:
             raise NotFound.of(info.plural, target.name, group=info.group) from e
-        return Answer(await self._forms.json(info, entry), warnings=[*(warnings or ()), *found])
+        return Answer(await self._forms.json(info, entry), warnings=[*(warnings or ()), *tried[0].warnings])
 
     async def _changed(self, target: Target, request: AdmissionRequest, prepare: Prepare, *, status: bool) -> Object:
         """The object to store, in stored form, from the wanted one in the requested form."""
@@ -443,6 +449,7 @@ class Writer:
         await self._admission.validate(request)
         if not status:
             request.warnings += rules_for(stored).warnings(new, old)
+        if not status or target.subresource == "resize":
             await self._admission.reserve(request)
         return new
 

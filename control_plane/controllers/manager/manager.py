@@ -20,6 +20,7 @@ from rayplane.control_plane.controllers.core import (
     Migrate,
     Provision,
     PurgeNamespace,
+    Recount,
     SignCertificate,
 )
 from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
@@ -29,7 +30,9 @@ from rayplane.control_plane.controllers.manager.executor import Executor
 from rayplane.control_plane.controllers.manager.migrator import Migrator
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
+from rayplane.control_plane.controllers.manager.quotas import QuotaCounter
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
+from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from rayplane.control_plane.rpc import Network, Server
 from rayplane.storage.env import Env
 
@@ -102,6 +105,7 @@ class Term:
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._purger = NamespacePurger(client, env.clock.now)
         self._migrator = Migrator(client)
+        self._counter = QuotaCounter(client, env.clock.now)
         self._certificates = Certificates(client, network, signers=config.discovery)
         self._controllers: Sequence[Controller] = build_controllers(config)
         self._runners = [self._runner(c) for c in self._controllers]
@@ -121,6 +125,7 @@ class Term:
                 Provision: self._provisioner.provision,
                 DeleteVolume: self._provisioner.delete_volume,
                 PurgeNamespace: self._purger.purge,
+                Recount: self._counter.recount,
                 ApproveCertificate: self._certificates.approve,
                 SignCertificate: self._certificates.sign,
                 Migrate: self._migrator.migrate,
@@ -150,10 +155,11 @@ class Term:
         await self._follow_custom_resources()
 
     async def _follow_custom_resources(self) -> None:
-        """Have the garbage collector watch custom resources as they are defined and removed."""
+        """Have garbage collector and quotas watch custom resources as they are defined and removed."""
         self._caches.informer(CRDS).add_handler(self._crd_changed)
-        pairs = zip(self._controllers, self._runners, strict=True)
-        collector, runner = next((c, r) for c, r in pairs if isinstance(c, GarbageCollector))
+        pairs = list(zip(self._controllers, self._runners, strict=True))
+        collector, collecting = next((c, r) for c, r in pairs if isinstance(c, GarbageCollector))
+        quotas, counting = next((c, r) for c, r in pairs if isinstance(c, ResourceQuotaController))
         while True:
             while not self._crds:
                 self._crds_changed.clear()
@@ -164,9 +170,11 @@ class Term:
                     gone = collector.remove_custom(crd)
                 else:
                     gone = collector.add_custom(crd)
+                quotas.follow(collector.resources)
                 if gone:
                     await self._caches.drop(gone)
-                runner.attach()
+                collecting.attach()
+                counting.attach()
             except Exception:
                 # A definition that nobody can make sense of must not end the term, again and again.
                 log.exception("objects of %s are not garbage-collected", meta.name(crd))

@@ -1,0 +1,92 @@
+"""Resource quotas: their status says what is allowed and what is used.
+
+Admission adds what is created in the transaction that creates it; what goes away is found here. The caches say when
+they and the status disagree; then the API server itself is asked, since a cache of pods may be behind that of quotas.
+Source: Kubernetes concepts "Resource Quotas".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.resources import report_of
+from rayplane.control_plane.api.pods.state import pod_is_terminated
+from rayplane.control_plane.api.quotas import CLAIMS, PODS, SERVICES, counted, used
+from rayplane.control_plane.controllers.core import (
+    NOTHING,
+    BaseController,
+    Keys,
+    Moment,
+    Recount,
+    Result,
+    View,
+    Watch,
+    in_namespace,
+    result,
+)
+
+QUOTAS = "resourcequotas"
+GATHER_S = 0.5
+#: What nobody watches, and pods whose time to end runs out, are looked at this often.
+RESYNC_S = 300.0
+
+
+class ResourceQuotaController(BaseController):
+    name = "resourcequota"
+    component = "resourcequota-controller"
+
+    def __init__(self, resources: Sequence[str]) -> None:
+        """`resources`: those whose changes are watched, by plural[.group]."""
+        self.follow(resources)
+
+    def follow(self, resources: Sequence[str]) -> None:
+        """Watch these from now on, and no others."""
+        self._watched = tuple(resources)
+        self.watches: Sequence[Watch] = (Watch(QUOTAS), *(_watch(r) for r in resources))
+
+    def reconcile(self, key: str, view: View, now: Moment) -> Result:
+        quota = view.get(QUOTAS, *meta.split_key(key))
+        if quota is None or meta.is_deleting(quota):
+            return NOTHING
+        hard = meta.spec(quota).get("hard") or {}
+        seen = {r: in_namespace(view, r, meta.namespace(quota)) for r in self._watched if counted(hard, r)}
+        status, unseen = meta.status(quota), [name for name in hard if not any(counted([name], r) for r in seen)]
+        recorded = {name: amount for name, amount in (status.get("used") or {}).items() if name not in unseen}
+        known = _resources_of(unseen)
+        if status.get("hard") == hard and recorded == used(quota, seen, now.wall) and not known:
+            return Result(requeue_after=RESYNC_S)
+        return result([Recount(quota, (*seen, *known))], requeue_after=RESYNC_S)
+
+
+def _resources_of(names: Iterable[str]) -> list[str]:
+    """The resources that names like `count/widgets.example.com` are about."""
+    return sorted(name.removeprefix("count/") for name in names if name.startswith("count/"))
+
+
+def _watch(resource: str) -> Watch:
+    return Watch(resource, _quotas_for(resource), delay_s=GATHER_S, changed=_counts_otherwise(resource))
+
+
+def _quotas_for(resource: str) -> Keys:
+    def keys(o: Object, view: View) -> Iterable[str]:
+        for quota in in_namespace(view, QUOTAS, meta.namespace(o)):
+            if counted(meta.spec(quota).get("hard") or (), resource):
+                yield meta.key(quota)
+
+    return keys
+
+
+def _counts_otherwise(resource: str) -> Callable[[Object, Object], bool]:
+    """Whether a changed object may count for something else. Pods change all the time: this is to be quick."""
+    if resource == PODS:
+        return lambda old, new: _footing(old) != _footing(new) or meta.spec(old) != meta.spec(new)
+    if resource in (SERVICES, CLAIMS):
+        return lambda old, new: meta.spec(old) != meta.spec(new) or meta.status(old) != meta.status(new)
+    return lambda _old, _new: False
+
+
+def _footing(pod: Object) -> tuple[Any, ...]:
+    return pod_is_terminated(pod), meta.is_deleting(pod), report_of(pod)
