@@ -227,7 +227,8 @@ def test_8_reads_of_one_ready_share_one_round() -> None:
     for number in range(100):
         group.read(1, b"%d" % number)
     ready = leader.node.ready()
-    assert [m.type for m in ready.messages] == [MessageType.HEARTBEAT] * 2
+    # To as many as make a majority with the leader, and no more.
+    assert [m.type for m in ready.messages] == [MessageType.HEARTBEAT]
     group.send(ready.messages)
     leader.node.advance(ready)
     group.settle()
@@ -252,6 +253,55 @@ def test_8_a_lost_confirmation_is_repeated_by_the_next_heartbeat() -> None:
     group.heal()
     group.tick(1)
     assert [r.context for r in leader.reads] == [b"r"]
+
+
+def _asked_about(group: Group, context: bytes) -> set[int]:
+    """To whom the leader turns with a read."""
+    leader = group.leader()
+    group.read(leader.id, context)
+    leader.process()
+    return {m.to for m in group.network if m.type is MessageType.HEARTBEAT and m.context}
+
+
+def test_8_a_silent_member_is_asked_no_more_after_a_tick() -> None:
+    group = Group(3)
+    leader = group.elect(1)
+    [silent] = _asked_about(group, b"1")
+    group.isolate(silent)
+    group.settle()
+    assert leader.reads == []
+    group.tick(1, only=[1])
+    group.settle()
+    assert [r.context for r in leader.reads] == [b"1"]
+    assert _asked_about(group, b"2") == {2, 3} - {silent}
+
+
+def test_8_a_lost_member_leaves_its_reads_to_the_others_at_once() -> None:
+    group = Group(3)
+    leader = group.elect(1)
+    [lost] = _asked_about(group, b"1")
+    group.isolate(lost)
+    leader.node.report_unreachable(lost)
+    group.settle()
+    assert [r.context for r in leader.reads] == [b"1"]
+    assert _asked_about(group, b"2") == {2, 3} - {lost}
+
+
+def test_8_of_five_the_two_that_answer_first_are_asked() -> None:
+    group = Group(5)
+    leader = group.elect(1)
+    group.read(1, b"1")
+    leader.process()
+    group.network.clear()
+    leader.tick()
+    leader.process()
+    beats = {m.to: m for m in group.network if m.type is MessageType.HEARTBEAT}
+    for member in (5, 3, 2, 4):
+        group.deliver(beats[member])
+        group.members[member].process()
+    group.settle()
+    assert [r.context for r in leader.reads] == [b"1"]
+    assert _asked_about(group, b"2") == {5, 3}
 
 
 def test_8_waiting_reads_are_bounded() -> None:

@@ -6,6 +6,8 @@ proposals, acks and commits becomes one message per member.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rayplane.control_plane.etcd.raft.core import Raft
 from rayplane.control_plane.etcd.raft.errors import Compacted, SnapshotUnavailable
 from rayplane.control_plane.etcd.raft.progress import Progress
@@ -58,11 +60,17 @@ def _quorum_active(raft: Raft) -> bool:
 
 
 def broadcast_heartbeat(raft: Raft) -> None:
+    """Heartbeats to all; they carry the newest round of reads too, in case those asked for it are silent."""
+    _send_heartbeats(raft, raft.progress)
+
+
+def _send_heartbeats(raft: Raft, members: Iterable[int]) -> None:
     context = raft.reads.heartbeat_context()
     committed = raft.log.committed
     durable = min(raft.log.offset - 1, committed)
-    for member, progress in raft.progress.items():
+    for member in members:
         if member != raft.id:
+            progress = raft.progress[member]
             # Not above what the member has: its log's end may still differ from ours.
             commit = min(progress.match, committed)
             beat = Message(MessageType.HEARTBEAT, member, raft.id, raft.term, commit=commit, context=context)
@@ -79,7 +87,7 @@ def flush(raft: Raft) -> None:
     """
     if raft.reads.has_unsent():
         raft.reads.open_round()
-        broadcast_heartbeat(raft)
+        _send_heartbeats(raft, _asked_first(raft))
         _confirm_reads(raft)
     if not raft.broadcast_wanted:
         return
@@ -232,7 +240,9 @@ def _on_heartbeat_resp(raft: Raft, message: Message, progress: Progress) -> None
             send_append(raft, message.from_, progress, allow_empty=True, cut={})
         _complete_transfer(raft, message.from_, progress)
     if message.context:
-        progress.read_ack = max(progress.read_ack, round_of(message.context))
+        round_ = round_of(message.context)
+        if round_ > progress.read_ack:
+            progress.read_ack, progress.read_turn = round_, raft.reads.next_turn()
         _confirm_reads(raft)
 
 
@@ -248,6 +258,17 @@ def add_read(raft: Raft, origin: int, context: bytes) -> None:
         raft.reads.add_early(origin, context)
     else:
         raft.reads.add(raft.log.committed, origin, context)
+
+
+def _asked_first(raft: Raft) -> list[int]:
+    """As many voters as a round of reads needs beside the leader: who answered the last ones soonest.
+
+    Where one of them is silent, the next tick's heartbeats ask all.
+    """
+    voters, progress = raft.conf.voters, raft.progress
+    others = [voter for voter in voters if voter != raft.id]
+    others.sort(key=lambda voter: progress[voter].slowness)
+    return others[: majority(len(voters)) - (raft.id in voters)]
 
 
 def _confirm_reads(raft: Raft) -> None:
@@ -296,6 +317,12 @@ def _complete_transfer(raft: Raft, member: int, progress: Progress) -> None:
     """Tell the one that is to lead, once it has the whole log; again with each of its answers, as it may get lost."""
     if member == raft.lead_transferee and progress.match == raft.log.last_index:
         raft.send(Message(MessageType.TIMEOUT_NOW, member, raft.id, raft.term))
+
+
+def ask_others(raft: Raft) -> None:
+    """A member that may have been asked about reads was lost: ask all about those that wait."""
+    if raft.reads.heartbeat_context():
+        broadcast_heartbeat(raft)
 
 
 def configuration_changed(raft: Raft) -> None:

@@ -24,6 +24,7 @@ class Progress:
         "paused",
         "pending_snapshot",
         "read_ack",
+        "read_turn",
         "recent_active",
         "sent_commit",
         "state",
@@ -46,6 +47,12 @@ class Progress:
         self.nudge = False
         self.sent_commit = 0
         self.read_ack = 0  # newest ReadIndex round it confirmed
+        self.read_turn = 0  # which confirmation of the leader's reads that was
+
+    @property
+    def slowness(self) -> tuple[bool, int, int]:
+        """Orders members by how soon they may be expected to confirm a read."""
+        return self.state is not REPLICATE, -self.read_ack, self.read_turn
 
     def _reset(self, state: ProgressState) -> None:
         self.state = state

@@ -199,10 +199,11 @@ class RawNode:
         return election.forget_leader(self._raft, leader)
 
     def report_unreachable(self, member: int) -> None:
-        """The last message to `member` could not be sent: stop optimistic pipelining."""
+        """The last message to `member` could not be sent: stop optimistic pipelining, and ask others about reads."""
         progress = self._raft.progress.get(member)
         if progress is not None and progress.state is ProgressState.REPLICATE:
             progress.become_probe()
+            leader.ask_others(self._raft)
 
     def report_snapshot(self, member: int, ok: bool) -> None:
         """How sending a SNAP message ended. Must follow every one, or the member gets nothing more."""

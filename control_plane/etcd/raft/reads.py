@@ -2,7 +2,7 @@
 
 A read is safe at the commit index it arrived at, once a majority has confirmed, after it arrived,
 that the leader still is one. Reads are batched into numbered rounds; a round's number travels as
-the heartbeat's context.
+the heartbeat's context, to no more members than it needs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class PendingRead:
 class ReadQueue:
     """A leader's reads, in order of arrival; made anew for each term. Bounded by `limit`."""
 
-    __slots__ = ("_early", "_limit", "_waiting", "sent_round")
+    __slots__ = ("_early", "_limit", "_turn", "_waiting", "sent_round")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiting: deque[PendingRead] = deque()
         self._early: deque[tuple[int, bytes]] = deque()  # arrived before the term's first commit
         self.sent_round = 0
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._early)
@@ -59,6 +60,11 @@ class ReadQueue:
     def open_round(self) -> None:
         """The next heartbeats carry a new number."""
         self.sent_round += 1
+
+    def next_turn(self) -> int:
+        """Numbers the members' confirmations in the order in which they come."""
+        self._turn += 1
+        return self._turn
 
     def heartbeat_context(self) -> bytes:
         """What a heartbeat carries: the newest round while reads wait, else nothing."""

@@ -188,6 +188,7 @@ class Driver:
         """Messages to a peer were lost."""
         self._node.report_unreachable(peer)
         self.proposals.fail_forwarded(peer)
+        self._wake.set()
 
     def gone(self, peer: int) -> None:
         """Nothing listens any more where `peer` did: if it led, the others need not wait for its silence."""
