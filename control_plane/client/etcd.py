@@ -92,11 +92,12 @@ class EtcdClient:
         start_revision: int = 0,
         prev_kv: bool = False,
         progress_notify: bool = False,
+        sticky: bool = False,
     ) -> AsyncGenerator[pb.WatchResponse, None]:
         """One watch on one stream, on one member, from its `created` answer on.
 
         Ends with RpcError when the member goes away: the caller resumes at the revision after the last it saw. An
-        answer with `canceled` set is the last one.
+        answer with `canceled` set is the last one. `sticky`: on the member that is asked first.
         """
         create = pb.WatchCreateRequest(
             key=key,
@@ -105,7 +106,7 @@ class EtcdClient:
             prev_kv=prev_kv,
             progress_notify=progress_notify,
         )
-        address = self.endpoints.pick()
+        address = self.endpoints.pick(sticky=sticky)
         requests = _held_open(pb.WatchRequest(create_request=create))
         stream = self._stub("Watch", address).Watch(requests, metadata={"hasleader": "true"})
         try:

@@ -201,6 +201,7 @@ class FakeEtcd:
         start_revision: int = 0,
         prev_kv: bool = False,
         progress_notify: bool = False,
+        sticky: bool = False,
     ) -> AsyncIterator[pb.WatchResponse]:
         self._check()
         at = start_revision or self.revision + 1

@@ -11,6 +11,7 @@ from rayplane.control_plane.api.errors import ApiError, Conflict, ServiceUnavail
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.requests import SYSTEM, DeleteOptions, ListOptions
+from rayplane.control_plane.apiserver.storage.convoys import HOLD_S, ConvoyedTxns
 from rayplane.control_plane.apiserver.storage.grouping import GROUP_BYTES_MAX, GroupedTxns
 from rayplane.control_plane.apiserver.storage.store import absent, put_op
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -88,6 +89,62 @@ async def test_a_group_that_stops_tells_all_who_wait() -> None:
         for waiting in (first, second, asyncio.ensure_future(write(group, "/c"))):
             with pytest.raises(RpcError):
                 await waiting
+
+
+class Slow(FakeEtcd):
+    """An etcd whose transactions end when they may; it keeps when each of them came, by the loop's time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: dict[bytes, float] = {}
+        self.may_end = asyncio.Event()
+
+    async def txn(self, compare, success, failure=(), *, timeout=5):  # type: ignore[no-untyped-def]
+        self.came[compare[0].key] = asyncio.get_running_loop().time()
+        await self.may_end.wait()
+        return await super().txn(compare, success, failure, timeout=timeout)
+
+
+def convoyed(convoys: ConvoyedTxns, *keys: str) -> "list[asyncio.Future[pb.TxnResponse]]":
+    return [asyncio.ensure_future(convoys.txn([absent(k)], [put_op(k, b"v")], [])) for k in keys]
+
+
+def test_writes_that_come_together_set_out_together_and_later_ones_when_those_are_back() -> None:
+    async def main() -> None:
+        etcd = Slow()
+        convoys = ConvoyedTxns(etcd)  # type: ignore[arg-type]
+        first = convoyed(convoys, "/a", "/b")
+        await asyncio.sleep(HOLD_S / 4)
+        assert set(etcd.came) == {b"/a", b"/b"}
+        second = convoyed(convoys, "/c")
+        await asyncio.sleep(HOLD_S / 4)
+        second += convoyed(convoys, "/d")
+        await asyncio.sleep(HOLD_S / 4)
+        assert set(etcd.came) == {b"/a", b"/b"}
+        etcd.may_end.set()
+        assert all(answer.succeeded for answer in await asyncio.gather(*first, *second))
+        assert etcd.came[b"/c"] == etcd.came[b"/d"] > etcd.came[b"/a"]
+
+    VirtualLoop().run(main())
+
+
+def test_no_write_waits_for_others_for_longer_than_a_moment_and_one_that_is_given_up_stops_none() -> None:
+    async def main() -> None:
+        etcd, loop = Slow(), asyncio.get_running_loop()
+        convoys = ConvoyedTxns(etcd)  # type: ignore[arg-type]
+        first = convoyed(convoys, "/a")
+        await asyncio.sleep(HOLD_S / 4)
+        began = loop.time()
+        given_up, waiting = convoyed(convoys, "/b", "/c")
+        await asyncio.sleep(HOLD_S / 4)
+        given_up.cancel()
+        await asyncio.sleep(HOLD_S)
+        assert set(etcd.came) == {b"/a", b"/c"}
+        assert etcd.came[b"/c"] == pytest.approx(began + HOLD_S)
+        etcd.may_end.set()
+        await asyncio.gather(*first, waiting)
+
+    VirtualLoop().run(main())
 
 
 async def test_one_flight_for_all_and_each_waiter_for_itself() -> None:

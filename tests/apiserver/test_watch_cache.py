@@ -17,6 +17,7 @@ from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.registry.reading import INITIAL_EVENTS_END
 from rayplane.control_plane.apiserver.requests import ListOptions, Target
+from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.watch_cache import watchers
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Seen, Selection, Watcher
@@ -211,13 +212,34 @@ async def test_large_changes_are_kept_and_wait_within_a_bound_of_bytes() -> None
             await client.create("configmaps", {**config_map(f"c{n}"), "data": {"a": "x" * 10_000}})
         await client.list("configmaps")
         assert sum(e.size for e in cache._events) <= 100_000
-        assert sum(len(value or b"") for _, _, value in hub._history) <= 100_000
+        assert sum(v.size if isinstance(v, Entry) else len(v or b"") for _, _, v in hub._history) <= 100_000
         assert slow.ended and 0 < len(await slow.take(0) or ()) < 20
         with pytest.raises(Expired):
             async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=start)) as watch:
                 await anext(watch)
     finally:
         await stack.stop()
+
+
+async def test_the_history_holds_no_second_copy_and_a_cache_that_is_loaded_anew_has_all_of_it(stack: Stack) -> None:
+    client, hub = stack.client(), stack.servers[0].registry.hub
+    info = stack.servers[0].registry.kinds.named("configmaps")
+    cache = await hub.cache(info)
+    start = (await client.list("configmaps")).resource_version
+    for n in range(3):
+        await client.create("configmaps", config_map(f"c{n}", n=str(n)))
+    await client.delete("configmaps", "c1", "default")
+    await client.list("configmaps")
+    before = [(e.key, e.revision, e.json) for e in cache.select(Selection())]
+    assert all(
+        any(value is entry for _, _, value in hub._history) for entry in cache.select(Selection()) if "/c" in entry.key
+    )
+    cache.reset(None)
+    assert await hub.cache(info) is cache
+    assert [(e.key, e.revision, e.json) for e in cache.select(Selection())] == before
+    watcher = cache.watch(Selection(), int(start))
+    told = [(type_, entry.name) for type_, entry, _ in await watcher.take(0) or ()]
+    assert told == [("ADDED", "c0"), ("ADDED", "c1"), ("ADDED", "c2"), ("DELETED", "c1")]
 
 
 async def test_watch_goes_on_over_a_broken_stream(stack: Stack) -> None:

@@ -28,6 +28,7 @@ from rayplane.control_plane.api.errors import (
 )
 from rayplane.control_plane.api.machinery.resources import LEASES, ResourceInfo
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.storage.convoys import ConvoyedTxns
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode, read
 from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
@@ -167,6 +168,7 @@ class Storage:
         self._fence = Fence(etcd, server)
         self._stopped = False
         self._grouped = GroupedTxns(etcd)
+        self._convoyed = ConvoyedTxns(etcd)
         self._update_attempts = update_attempts
 
     async def stop(self) -> None:
@@ -195,7 +197,7 @@ class Storage:
             past = self._fence.revision
             # Leases and events may come back as they please.
             compare = [absent(key), *write.guards, *(() if grouped else (self._fence.stands(),))]
-            txn = self._grouped.txn if grouped else self._etcd.txn
+            txn = self._grouped.txn if grouped else self._convoyed.txn
             try:
                 response = await txn(compare, operations, [_get_op(key), self._fence.look])
             except RpcError as e:
@@ -392,7 +394,7 @@ class Storage:
 
         Tried again while etcd gives no answer: (answer, an earlier try may have been applied).
         """
-        txn = self._grouped.txn if grouped else self._etcd.txn
+        txn = self._grouped.txn if grouped else self._convoyed.txn
         tries = Tries(writes=bool(success))
         while True:
             try:

@@ -81,13 +81,16 @@ class ResourceCache:
         self.installs += 1
         self.ready = True
 
-    def apply(self, key: str, value: bytes | None, revision: int) -> None:
-        """A key was written (`value`, as it stands in etcd) or removed (None) at `revision`."""
+    def apply(self, key: str, value: bytes | Entry | None, revision: int) -> Entry | None:
+        """A key was written (`value`, as it stands in etcd, or what that was read as) or removed (None) at `revision`.
+
+        What is there now, where that is news.
+        """
         previous = self._entries.get(key)
         known = previous if previous is not None and previous.readable else None
         if value is not None and previous is not None and previous.revision >= revision:
-            return
-        entry = read(self.info, key, value, revision, self._transformer) if value is not None else None
+            return None
+        entry = read(self.info, key, value, revision, self._transformer) if isinstance(value, bytes) else value
         self._broken.pop(key, None)
         if isinstance(entry, Broken):
             # For all others it is as if the object was gone: a server that starts now does not see it either.
@@ -96,20 +99,21 @@ class ResourceCache:
             entry = None
         if entry is None:
             if previous is None:
-                return
+                return None
             del self._entries[key]
             if known is None:
-                return
+                return None
             event = Event(DELETED, known.at(revision), known)
         else:
             self._entries[key] = entry
             if isinstance(entry, Unreadable):
                 self._lose(entry, known)
-                return
+                return entry
             event = Event(MODIFIED if known is not None else ADDED, entry, known)
         self._remember(event)
         self._tell(event)
         self._fan_out(event)
+        return entry
 
     def _remember(self, event: Event) -> None:
         self._events.append(event)

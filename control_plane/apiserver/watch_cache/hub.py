@@ -63,7 +63,7 @@ class WatchHub:
         self._caches: dict[str, ResourceCache] = {}
         self._loads: SingleFlight[ResourceCache] = SingleFlight(shutting_down)
         self._reloads: dict[asyncio.Task[None], None] = {}
-        self._history: deque[tuple[int, str, bytes | None]] = deque()
+        self._history: deque[tuple[int, str, bytes | Entry | None]] = deque()
         self._history_bytes = 0
         self._history_floor = 0
         self._waiting: SortedDict = SortedDict()  # (revision, number) to the future of who waits for it
@@ -77,6 +77,7 @@ class WatchHub:
 
     async def start(self) -> None:
         """Find etcd's revision and begin to follow it. ApiError when etcd cannot be reached."""
+        await self._etcd.prefer_leader()
         try:
             now = await self._revision()
             # Revision 1 is the empty store: the only one without an event.
@@ -247,7 +248,8 @@ class WatchHub:
 
     async def _stream(self) -> bool:
         """Follow until the stream ends; True when the changes that come next are compacted."""
-        responses = self._etcd.watch(_ALL, _ALL, start_revision=self.revision + 1)
+        # The leader knows first of a change, and tells of it together with its answer to who made it.
+        responses = self._etcd.watch(_ALL, _ALL, start_revision=self.revision + 1, sticky=True)
         async with contextlib.aclosing(responses):  # type: ignore[type-var]
             restart = asyncio.ensure_future(self._restart.wait())
             following: asyncio.Future[rpc_pb2.WatchResponse] | None = None
@@ -285,28 +287,29 @@ class WatchHub:
             if not key.startswith(_ROOT):
                 continue
             value = None if event.type == kv_pb2.Event.DELETE else kv.value
-            self._remember(revision, key, value)
             cache = self._cache_of(key)
-            if cache is not None and cache.ready:
-                self._apply(cache, key, value, revision)
+            entry = self._apply(cache, key, value, revision) if cache is not None and cache.ready else None
+            # The bytes of an entry are the same, and are kept anyway.
+            self._remember(revision, key, entry if entry is not None and entry.readable else value)
         if revision:
             self._advance(revision)
 
-    def _remember(self, revision: int, key: str, value: bytes | None) -> None:
+    def _remember(self, revision: int, key: str, value: bytes | Entry | None) -> None:
         history, limits = self._history, self._limits
         history.append((revision, key, value))
-        self._history_bytes += len(value or b"")
+        self._history_bytes += _size(value)
         while len(history) > limits.history_events or self._history_bytes > limits.history_bytes:
             self._history_floor, _, dropped = history.popleft()
-            self._history_bytes -= len(dropped or b"")
+            self._history_bytes -= _size(dropped)
 
     @staticmethod
-    def _apply(cache: ResourceCache, key: str, value: bytes | None, revision: int) -> None:
+    def _apply(cache: ResourceCache, key: str, value: bytes | Entry | None, revision: int) -> Entry | None:
         try:
-            cache.apply(key, value, revision)
+            return cache.apply(key, value, revision)
         except Exception:
             # One object that trips over a bug must not stop the rest.
             log.exception("the change of %r at revision %d is lost", key, revision)
+            return None
 
     def _cache_of(self, key: str) -> ResourceCache | None:
         cut = key.find("/", len(_ROOT)) + 1
@@ -413,6 +416,10 @@ class WatchHub:
 
     def loaded(self) -> Iterable[ResourceCache]:
         return list(self._caches.values())
+
+
+def _size(value: bytes | Entry | None) -> int:
+    return value.size if isinstance(value, Entry) else len(value or b"")
 
 
 def _fail(asking: Iterable[asyncio.Future[Any]], error: Exception) -> None:
