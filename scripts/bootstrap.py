@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 # Rayplane is imported through links, which some ways to unpack a checkout turn into small files.
 LINKED = ROOT / ".src" / "rayplane" / "control_plane"
+PACKAGES = ("control_plane", "node", "proto", "storage")
 OLDEST = (3, 11)
 CANDIDATES = ("python3.14", "python3.13", "python3.12", "python3.11")
 
@@ -38,6 +39,8 @@ def python_for(extra: str = "") -> Path:
     _say(f"installing {target} into {VENV}; this takes a minute or two the first time")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", target]
     _run(pip, "pip could not install what is needed; see above")
+    # Whatever is started first, and where nothing can be written beside the code, need not compile it then.
+    subprocess.run([str(python), "-m", "compileall", "-q", *PACKAGES], cwd=ROOT, check=False)
     _stamp(extra).write_text(wanted)
     return python
 

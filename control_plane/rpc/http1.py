@@ -220,6 +220,11 @@ class Guard(web.RequestHandler):
         elif not (self._server.quick is not None and self._is_idle() and self._begin_quick(self._server.quick, data)):
             self._take(data)
 
+    def resume_reading(self, *args: Any, **named: Any) -> None:
+        """Read on. aiohttp's bodies ask for it with each piece that is taken, whether reading was paused or not."""
+        if self._reading_paused:
+            super().resume_reading(*args, **named)
+
     def _is_idle(self) -> bool:
         """Whether what comes now begins a request, and nobody is busy with another."""
         return self._between and self._waiter is not None and not self._waiter.done() and not self._messages

@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol
 
 from rayplane.storage.env.beneath import Beneath
@@ -91,8 +92,18 @@ class Disk(Protocol):
         """The real path, for libraries that open files themselves (LMDB); None where there is none."""
 
 
+#: A sync that took less time than it takes to hand one to a thread and back.
+QUICK_SYNC_S = 0.0005
+#: Of these a sync is no longer quick on any disk.
+LARGE_SYNC_BYTES = 256 * 1024
+#: Turns of the event loop after which what was handed to connections before a sync is on its way.
+SENDING_TURNS = 2
+
+
 class LocalFile:
-    """A real file; syncs run in a thread so that the event loop goes on."""
+    """A real file. Syncs run in a thread so that the event loop goes on; where the last one was quick, the next is not
+    worth a thread, whose switches cost more than it.
+    """
 
     def __init__(self, path: Path, *, preallocate: int, at: int | None) -> None:
         try:
@@ -106,6 +117,8 @@ class LocalFile:
         except OSError as e:
             raise DiskError(f"cannot open {path} for writing: {e.strerror}") from e
         self._path = path
+        self._synced = self._end
+        self._quick = False
 
     def _cut(self, preallocate: int) -> None:
         """Nothing is to follow the end. A file that has its whole size keeps it, with zeros, whenever a kill comes."""
@@ -138,10 +151,23 @@ class LocalFile:
             raise DiskError(f"cannot write {self._path}: {e.strerror}") from e
 
     async def sync(self) -> None:
+        size, self._synced = self._end - self._synced, self._end
         try:
-            await asyncio.get_running_loop().run_in_executor(None, os.fdatasync, self._fd)
+            if self._quick and size < LARGE_SYNC_BYTES:
+                for _ in range(SENDING_TURNS):
+                    await asyncio.sleep(0)
+                took = self._sync()
+            else:
+                took = await asyncio.get_running_loop().run_in_executor(None, self._sync)
         except OSError as e:
             raise DiskError(f"cannot sync {self._path}: {e.strerror}") from e
+        self._quick = took < QUICK_SYNC_S
+
+    def _sync(self) -> float:
+        """Sync, in seconds."""
+        began = perf_counter()
+        os.fdatasync(self._fd)
+        return perf_counter() - began
 
     def size(self) -> int:
         return self._end

@@ -285,12 +285,7 @@ class ResourceHandler:
             text = f"the body of the request has the encoding {coding!r}; send it as it is"
             raise UnsupportedMediaType(text, details={})
         await go_on(request)
-        body = bytearray()
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                raise RequestEntityTooLarge(f"Request entity too large: limit is {limit}")
-        data = bytes(body)
+        data = await _read(request, limit)
         audit.body(data, _content_type(request))
         return data
 
@@ -317,6 +312,18 @@ class ResourceHandler:
         if view.media == JSON and _is_pretty(request):
             pieces = (orjson.dumps(orjson.loads(b"".join(pieces)), option=orjson.OPT_INDENT_2),)
         return Whole(pieces, headers={"Content-Type": view.content_type, **NO_CACHE})
+
+
+async def _read(request: web.BaseRequest, limit: int) -> bytes:
+    content = request.content
+    if content.is_eof() and content.total_bytes <= limit:
+        return content.read_nowait()
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise RequestEntityTooLarge(f"Request entity too large: limit is {limit}")
+    return bytes(body)
 
 
 def _check_route(path: ResourcePath, target: Target, verb: str) -> None:
