@@ -7,7 +7,7 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli import chaos, cluster, logs_of, objects, simulate
+from rayplane.control_plane.cli import chaos, cluster, logs_of, objects, simulate, trace
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
@@ -26,6 +26,7 @@ chaos.register(app)
 logs_of.register(app)
 simulate.register(app)
 objects.register(app)
+trace.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (

@@ -4,31 +4,22 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from rayplane.control_plane.cli.components import TIMEOUT_S, NoAnswer, asked
 from rayplane.control_plane.cli.options import Name, State, console, run, state_dir
 from rayplane.control_plane.cluster.access import Access, access, current_topology
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
-from rayplane.control_plane.cluster.topology import Instance, Role
+from rayplane.control_plane.cluster.topology import Instance
 from rayplane.control_plane.component_base.log_pages import FOLLOW_S, LOG, VERBOSITY, LogQuery
 from rayplane.control_plane.component_base.log_reading import LogReader
 from rayplane.control_plane.component_base.log_settings import level_of
-from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Credentials
 
 if TYPE_CHECKING:
-    import aiohttp
-
-TIMEOUT_S = 10.0
-#: Ports on which components answer over HTTP.
-_PORTS = {Role.MEMBER: "client", Role.APISERVER: "https", Role.NODE_HOST: "grpc", Role.SUPERVISOR: "grpc"}
-
-
-class _NoAnswer(ClusterError):
-    """A component says nothing, or not what it was asked for."""
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -77,9 +68,7 @@ async def change_level(admin: Access, instance: Instance, level: str) -> str:
     """What the component answered. ClusterError when it did not take it."""
     import aiohttp
 
-    async with _asked(
-        admin, instance, "PUT", VERBOSITY, data=level, timeout=aiohttp.ClientTimeout(TIMEOUT_S)
-    ) as answer:
+    async with asked(admin, instance, "PUT", VERBOSITY, data=level, timeout=aiohttp.ClientTimeout(TIMEOUT_S)) as answer:
         return (await answer.text()).strip()
 
 
@@ -93,43 +82,14 @@ async def print_remote(
     why = ""
     for teller in (instance, *beside):
         try:
-            async with _asked(admin, teller, "GET", LOG, params=query.as_query(), timeout=patience) as answer:
+            async with asked(admin, teller, "GET", LOG, params=query.as_query(), timeout=patience) as answer:
                 async for data in answer.content.iter_any():
                     out.write(data)
                     out.flush()
                 return
-        except _NoAnswer as e:
+        except NoAnswer as e:
             why = why or str(e)
     raise ClusterError(f"nobody on {instance.machine.address} tells the log of {instance.name}: {why}")
-
-
-@contextlib.asynccontextmanager
-async def _asked(
-    admin: Access, instance: Instance, method: str, path: str, **options: Any
-) -> "AsyncIterator[aiohttp.ClientResponse]":
-    """The good answer of a component. Raises ClusterError; _NoAnswer when nothing came of it yet."""
-    import aiohttp
-
-    label = _PORTS.get(instance.role, "metrics")
-    if label not in instance.ports:
-        raise _NoAnswer(f"{instance.name} has no port to be asked on; it was set up by an earlier version")
-    *_, context = Credentials.read(admin.directory.admin).contexts()
-    context.set_alpn_protocols(["http/1.1"])
-    url = f"https://{instance.endpoint(label)}{path}"
-    answered = False
-    try:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.request(method, url, ssl=context, server_hostname=INTERNAL_SERVER_NAME, **options) as response,
-        ):
-            if response.status != 200:
-                raise _NoAnswer(f"{instance.name}: {(await response.text()).strip()}")
-            answered = True
-            yield response
-    except (aiohttp.ClientError, TimeoutError) as e:
-        if answered:
-            raise ClusterError(f"{instance.name} was cut off: {e or type(e).__name__}") from e
-        raise _NoAnswer(f"{instance.name} does not answer: {e or type(e).__name__}") from e
 
 
 def _is_here(address: str) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from rayplane.control_plane.cluster import ours
 from rayplane.storage.env.private import wider
 from scripts.demo_job.commands import leftovers
-from tests.e2e.harness import Cluster, Traces, listeners, until
+from tests.e2e.harness import ROOT, Cluster, Traces, kubectls, listeners, until
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -112,6 +112,20 @@ def test_clusters_that_come_up_together_do_not_take_each_others_addresses(tmp_pa
     finally:
         for cluster in clusters:
             cluster.rayplane("down", "--purge")
+
+
+def test_what_a_program_asks_for_is_explained(small_cluster: Cluster) -> None:
+    main = [str(small_cluster.python), "-m", "rayplane.control_plane.cli.main", "trace", "--name", small_cluster.name]
+    asking = ["--", kubectls()[0], "create", "configmap", "explained", "--from-literal=a=1"]
+    done = subprocess.run(main + asking, env=small_cluster.env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("configmap/explained created\n")
+    assert "POST /api/v1/namespaces/default/configmaps" in done.stdout
+    for step in ("authentication", "flow control", "authorization", "admission NamespaceLifecycle", "etcd create"):
+        assert step in done.stdout
+    assert "there is no API server" in said(small_cluster.rayplane("trace", "--id", "nobody-1", code=FAILED))
+    missing = small_cluster.rayplane("trace", "no-such-program", code=WRONG_USAGE)
+    assert "no-such-program cannot be run" in said(missing)
 
 
 def test_down_keeps_the_data_and_up_goes_on_from_it(small_cluster: Cluster) -> None:

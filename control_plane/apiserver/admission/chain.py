@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
@@ -25,11 +26,14 @@ from rayplane.control_plane.apiserver.admission.validating_policies import Valid
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.tracing.spans import changes, span, traced
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
 Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 _NO_WAIT = contextlib.nullcontext()
+# Bytes of the largest object of which it is found out what a plugin changed.
+_COMPARED_MAX = 64 * 1024
 
 
 class Admission:
@@ -79,8 +83,8 @@ class Admission:
     async def admit(self, request: AdmissionRequest) -> None:
         """Complete the new object or refuse it (ApiError)."""
         if request.operation == DELETE:
-            await self._lifecycle.admit(request)
-            await self._nodes.admit(request)
+            await _step(self._lifecycle.admit, request)
+            await _step(self._nodes.admit, request)
             if self._webhooks is not None:
                 await self._webhooks.mutate(request)
                 await self.validate(request)
@@ -104,13 +108,13 @@ class Admission:
 
     async def _complete(self, request: AdmissionRequest) -> None:
         for plugin in self._plugins:
-            await plugin(request)
+            await _step(plugin, request)
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
             if request.operation not in (DELETE, CONNECT):
-                await self._security.admit(request)
+                await _step(self._security.admit, request)
             if self._policies is not None:
                 await self._policies.validate(request)
             if self._webhooks is not None:
@@ -130,4 +134,17 @@ class Admission:
         request.guards.clear()
         request.effects.clear()
         for plugin in self._reservations:
-            await plugin(request)
+            await _step(plugin, request)
+
+
+async def _step(plugin: Plugin, request: AdmissionRequest) -> None:
+    """What a plugin does to a request, and where somebody wants to know, what that was."""
+    if not traced():
+        return await plugin(request)
+    small = request.size <= _COMPARED_MAX
+    before = copy.deepcopy(request.object) if small else None
+    said = len(request.warnings)
+    with span(f"admission {type(plugin.__self__).__name__}") as step:  # type: ignore[attr-defined]
+        await plugin(request)
+    changed = ", ".join(changes(before, request.object)) if before is not None else ""
+    step.note({"changed": changed, "warnings": "; ".join(request.warnings[said:])})

@@ -24,6 +24,7 @@ from rayplane.control_plane.apiserver.admission.policies import Binding
 from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, exempt, namespace_of
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.tracing.spans import changes, note, spanned, traced
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -120,6 +121,7 @@ class MutatingPolicies:
                 turns += [_Turn(policy, binding, param, info) for param in params]
         return turns
 
+    @spanned("policy", about=lambda _, turn, *__: {"name": turn.policy.name, "binding": turn.binding.name})
     async def _take(self, turn: _Turn, request: AdmissionRequest, work: Mutated) -> None:
         """Have one policy see and change the object."""
         policy = turn.policy
@@ -136,6 +138,8 @@ class MutatingPolicies:
             except (Failed, OutOfBudget) as e:
                 _refuse(work, policy, turn.binding, str(e), "Invalid")
         if request.object != before:
+            if traced():
+                note(changed=", ".join(changes(before, request.object)))
             work.changed = True
             work.change()
         if policy.again:

@@ -19,6 +19,7 @@ from rayplane.control_plane.apiserver.admission.policies import Binding, Denial,
 from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, exempt
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -36,6 +37,14 @@ class _Refusal:
     policy: str
     binding: str
     denial: Denial
+
+
+def _told(_: object, policy: Policy, bindings: Sequence[Binding], __: object) -> dict[str, object]:
+    return {"name": policy.name, "bindings": ", ".join(binding.name for binding in bindings)}
+
+
+def _said(refusals: list[_Refusal]) -> dict[str, object]:
+    return {"refused": "; ".join(refusal.denial.message for refusal in refusals)}
 
 
 class ValidatingPolicies:
@@ -57,6 +66,7 @@ class ValidatingPolicies:
         if refusals:
             raise _refused(refusals[0], request)
 
+    @spanned("policy", about=_told, answered=_said)
     async def _apply(self, policy: Policy, bindings: Sequence[Binding], request: AdmissionRequest) -> list[_Refusal]:
         """What one policy has against a request; warnings and annotations are put into it."""
         info = await self._questions.meant(policy.matching, request)

@@ -25,6 +25,7 @@ from rayplane.control_plane.apiserver.admission.expressions import bindings
 from rayplane.control_plane.apiserver.admission.questions import Questions, exempt
 from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.webhook_calls import Caller, CallFailed
@@ -102,6 +103,17 @@ class Configured:
         self._ordered = [hook for key in sorted(self._hooks) for hook in self._hooks[key]]
 
 
+def _told(_: object, hook: Hook, *__: object, mutating: bool) -> dict[str, object]:
+    return {"name": hook.name, "configuration": hook.configuration, "kind": "mutating" if mutating else "validating"}
+
+
+def _said(verdict: Verdict | None) -> dict[str, object]:
+    if verdict is None:
+        return {"allowed": "failed, which is to be ignored"}
+    patched = sorted({str(one.get("path")) for one in verdict.patch if isinstance(one, dict)}) if verdict.patch else ()
+    return {"allowed": True, "patched": ", ".join(patched), "warnings": "; ".join(verdict.warnings)}
+
+
 class Webhooks:
     """The plugins MutatingAdmissionWebhook and ValidatingAdmissionWebhook."""
 
@@ -170,6 +182,7 @@ class Webhooks:
 
     # --- answers ------------------------------------------------------------------------------
 
+    @spanned("webhook", about=_told, answered=_said)
     async def _ask(
         self, hook: Hook, question: Question, request: AdmissionRequest, *, mutating: bool
     ) -> Verdict | None:

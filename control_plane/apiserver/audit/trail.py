@@ -12,6 +12,7 @@ from typing import Any
 from rayplane.control_plane.api.audit import Decision, Level, Stage
 from rayplane.control_plane.api.authorization.rbac import Attributes
 from rayplane.control_plane.apiserver.requests import User
+from rayplane.control_plane.apiserver.tracing.spans import note
 
 HEADER = "Audit-Id"
 _DECISION = "authorization.k8s.io/decision"
@@ -181,6 +182,7 @@ def called_by(user: User) -> None:
 
 def impersonates(user: User) -> None:
     """The caller may act as this user, and does."""
+    note(impersonated=user.name, groups=", ".join(user.groups))
     trail = _CURRENT.get()
     if trail is not None:
         trail.impersonated = user
@@ -202,6 +204,7 @@ def annotate(annotations: Mapping[str, str]) -> None:
 
 def allowed(reason: str = "") -> None:
     """The request was authorised."""
+    note(decision="allow", reason=reason)
     trail = _CURRENT.get()
     if trail is not None:
         trail.annotations[_DECISION] = "allow"
@@ -209,6 +212,7 @@ def allowed(reason: str = "") -> None:
 
 
 def denied(reason: str = "") -> None:
+    note(decision="forbid", reason=reason)
     trail = _CURRENT.get()
     if trail is not None:
         trail.annotations[_DECISION] = "forbid"

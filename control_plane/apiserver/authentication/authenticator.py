@@ -14,6 +14,7 @@ from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens
 from rayplane.control_plane.apiserver.authentication.webhooks import TokenWebhook
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.requests import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.rpc import Context, Identity
 from rayplane.storage.env import Env
 
@@ -27,6 +28,16 @@ class Identified:
 
     user: User
     audiences: tuple[str, ...]
+
+
+def _shown(_: object, identity: Identity | None, authorization: str, __: str = "") -> dict[str, object]:
+    """How a caller shows who it is."""
+    certificate = identity.user if identity is not None else ""
+    return {"certificate": certificate, "token": "bearer" if bearer_token(authorization) else ""}
+
+
+def _of(user: User) -> dict[str, object]:
+    return {"user": user.name, "groups": ", ".join(user.groups)}
 
 
 class Authenticator:
@@ -52,6 +63,7 @@ class Authenticator:
         """Whom a token must be for to be taken here."""
         self._env = env
 
+    @spanned("authentication", answered=_of)
     async def of_call(self, context: Context) -> User:
         """The caller of a gRPC method: by a bearer token, else by its certificate."""
         token = bearer_token(context.metadata.get("authorization") or "")
@@ -64,6 +76,7 @@ class Authenticator:
             return of_identity(Identity(user, groups))
         return self._nobody()
 
+    @spanned("authentication", about=_shown, answered=_of)
     async def of_request(self, identity: Identity | None, authorization: str, path: str = "") -> User:
         """The caller of a REST request; anonymous when nothing is shown, if it may be at this path, Unauthorized when
         it is wrong.

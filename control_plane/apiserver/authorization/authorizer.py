@@ -18,6 +18,7 @@ from rayplane.control_plane.apiserver.authorization.configuration import RBAC, U
 from rayplane.control_plane.apiserver.authorization.webhooks import AuthorizationWebhook
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import Target, User
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.identities import MASTERS
@@ -28,6 +29,11 @@ _RESOURCES = (_ROLES, f"roles.{_GROUP}", f"rolebindings.{_GROUP}", f"clusterrole
 
 #: Codes of refusals that may come before rights are looked at: who may not ask is told nothing but that.
 MAY_COME_FIRST = frozenset({400, 404, 405, 406, 415, 422})
+
+
+def _asked(_: object, attributes: rbac.Attributes, name: str) -> dict[str, object]:
+    resource = "/".join(part for part in (attributes.resource, attributes.subresource) if part)
+    return {"verb": attributes.verb, "resource": resource, "namespace": attributes.namespace, "name": name}
 
 
 class Authorizer:
@@ -181,6 +187,7 @@ class Authorizer:
         audit.impersonates(asked.user)
         return asked.user
 
+    @spanned("authorization", about=_asked)
     async def _require(self, attributes: rbac.Attributes, name: str) -> None:
         """Forbidden unless the request is allowed; `name`: of the object in the answer."""
         decision = await self.decide(attributes)
@@ -190,6 +197,11 @@ class Authorizer:
             raise Forbidden.of(attributes.resource, name, text, group=attributes.group)
         audit.allowed(decision.reason)
 
+    async def may_see(self, user: User, path: str) -> bool:
+        """Whether a user may get what is at a path that is no resource."""
+        return (await self.decide(user.asks("get", path=path))).allowed
+
+    @spanned("authorization")
     async def check_path(self, user: User, verb: str, path: str) -> None:
         """As `check`, for paths that are no resources."""
         attributes = user.asks(verb, path=path)

@@ -27,6 +27,7 @@ from rayplane.control_plane.apiserver.flowcontrol.counts import Counts
 from rayplane.control_plane.apiserver.flowcontrol.levels import Level, Spec
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked, Schema
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
+from rayplane.control_plane.apiserver.tracing.spans import span, traced
 from rayplane.control_plane.component_base.metrics import Family
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,11 @@ class Flow:
         """Of every answer."""
         self.head = "".join(f"{header}: {value}\r\n" for header, value in self.headers.items()).encode()
         """The same as they are written."""
+
+    @property
+    def told(self) -> dict[str, object]:
+        """For who wants to know where a request went."""
+        return {"flow schema": self.schema.name, "priority level": self.level.spec.name, "flow": self.distinguisher}
 
 
 class Fairness:
@@ -196,8 +202,19 @@ class Fairness:
 
     async def seat(self, flow: Flow, ticket: Ticket) -> Ticket:
         """The ticket, with its seats; `leave` must follow. TooManyRequests."""
+        if traced():
+            with span("flow control") as step:
+                step.note(flow.told)
+                await self._queue(flow, ticket)
+                if ticket.queue is not None:
+                    step.note({"queue": ticket.queue.index, "seats": ticket.seats})
+        elif not self.at_once(flow, ticket):
+            await self._queue(flow, ticket)
+        return ticket
+
+    async def _queue(self, flow: Flow, ticket: Ticket) -> None:
         if self.at_once(flow, ticket):
-            return ticket
+            return
         ticket.flow = flow
         counted = flow.counts
         refusal = flow.level.queues.arrive(ticket, flow.hand, self.now())
@@ -210,7 +227,6 @@ class Fairness:
             await self._wait(ticket)
         counted.dispatched += 1
         counted.waited.observe(ticket.began_at - ticket.arrived_at)
-        return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Give the seats back. Once more does nothing."""

@@ -9,9 +9,20 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+from rayplane.control_plane.apiserver.tracing.spans import span
 from rayplane.storage.env import Env, SystemClock
 
 LARGE_BYTES = 64 * 1024
+# What who asks for an explanation calls them.
+_STEPS = {
+    "_tracked": "field ownership",
+    "applied": "apply",
+    "create_errors": "validation",
+    "decode": "decoding",
+    "default": "defaulting",
+    "patched": "patch",
+    "update_errors": "validation",
+}
 
 _T = TypeVar("_T")
 
@@ -26,9 +37,10 @@ class Heavy:
 
     async def run(self, size: int, function: Callable[..., _T], *arguments: object) -> _T:
         """The function's result; `size` in bytes. It must touch nothing that the loop changes meanwhile."""
-        if size <= LARGE_BYTES:
-            return function(*arguments)
-        return await self.apart(function, *arguments)
+        with span(_STEPS.get(function.__name__, function.__name__)):
+            if size <= LARGE_BYTES:
+                return function(*arguments)
+            return await self.apart(function, *arguments)
 
     async def apart(self, function: Callable[..., _T], *arguments: object) -> _T:
         """As `run`, for what is known to take long."""

@@ -12,6 +12,8 @@ from rayplane.control_plane.apiserver.grpc.auditing import CallAudit
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User, check_scope
+from rayplane.control_plane.apiserver.tracing.recent import About
+from rayplane.control_plane.apiserver.tracing.spans import Trace, following
 from rayplane.control_plane.rpc import Context
 from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
@@ -60,7 +62,7 @@ class Calls:
         """Who asks and what for, for as long as a stream of answers lasts."""
         try:
             user = await self.user(context)
-            with self.measured(verb, request.ref), self.audit.follow(user, context, verb, request) as trail:
+            with self.measured(verb, request.ref, user), self.audit.follow(user, context, verb, request) as trail:
                 try:
                     target = await self.target(verb, request.ref)
                 except ApiError as e:
@@ -72,8 +74,8 @@ class Calls:
         except ApiError as e:
             raise rpc_error(e) from e
 
-    def measured(self, verb: str, ref: pb.ResourceRef) -> "Measured":
-        return Measured(self.registry, verb, ref)
+    def measured(self, verb: str, ref: pb.ResourceRef, user: User) -> "Measured":
+        return Measured(self.registry, verb, ref, user)
 
     async def target(self, verb: str, ref: pb.ResourceRef) -> Target:
         target = await self.registry.target(
@@ -102,15 +104,21 @@ class Calls:
 
 
 class Measured:
-    """The time and the outcome of one operation."""
+    """The time and the outcome of one operation; its steps, too, while somebody follows."""
 
-    __slots__ = ("_began", "_ref", "_registry", "_verb")
+    __slots__ = ("_began", "_following", "_ref", "_registry", "_trace", "_user", "_verb")
 
-    def __init__(self, registry: ObjectRegistry, verb: str, ref: pb.ResourceRef) -> None:
-        self._registry, self._verb, self._ref = registry, verb, ref
+    def __init__(self, registry: ObjectRegistry, verb: str, ref: pb.ResourceRef, user: User) -> None:
+        self._registry, self._verb, self._ref, self._user = registry, verb, ref, user
+        self._trace: Trace | None = None
 
     def __enter__(self) -> None:
-        self._began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        if self._registry.recent.followed:
+            self._trace = Trace(loop.time)
+            self._following = following(self._trace, "request")
+            self._following.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         ref, verb = self._ref, self._verb
@@ -118,9 +126,23 @@ class Measured:
         with contextlib.suppress(NotFound):
             info = self._registry.kinds.find(ref.group, ref.version, ref.resource)
         seconds = asyncio.get_running_loop().time() - self._began
-        code = _code(verb, error, streams=verb == "watch" or ref.subresource in _STREAMS)
+        streams = verb == "watch" or ref.subresource in _STREAMS
+        code = _code(verb, error, streams=streams)
         method = verb if info is not None else "POST"  # what all of gRPC is
         self._registry.requests.add(method, info, code, seconds, ref.subresource)
+        if self._trace is not None:
+            self._following.__exit__(kind, error, None)
+        if self._trace is not None or self._registry.recent.interesting(code, 0.0 if streams else seconds):
+            about = About("gRPC", verb, _path(ref), self._user.name, code=code)
+            about.message = error.message if isinstance(error, ApiError) else ""
+            self._registry.recent.over(about, seconds, self._trace)
+
+
+def _path(ref: pb.ResourceRef) -> str:
+    """As the REST face has it."""
+    root = ("/apis", ref.group, ref.version) if ref.group else ("/api", ref.version or "v1")
+    namespace = ("namespaces", ref.namespace) if ref.namespace else ()
+    return "/".join(part for part in (*root, *namespace, ref.resource, ref.name, ref.subresource) if part)
 
 
 def _code(verb: str, error: BaseException | None, *, streams: bool) -> int:

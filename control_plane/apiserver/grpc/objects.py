@@ -178,7 +178,7 @@ class ObjectsService:
         """One operation, followed by the audit log."""
         calls = self._calls
         run: Callable[[User, Target, Any, Context], Awaitable[Answer]] = getattr(self, f"_{verb}")
-        with calls.measured(verb, request.ref), calls.audit.follow(user, context, verb, request) as trail:
+        with calls.measured(verb, request.ref, user), calls.audit.follow(user, context, verb, request) as trail:
             try:
                 target = await calls.target(verb, request.ref)
                 answer = await run(user, target, request, context)
@@ -194,7 +194,7 @@ class ObjectsService:
         self, user: User, context: Context, verb: str, request: pb.ListRequest | pb.DeleteCollectionRequest
     ) -> pb.ListResponse:
         calls = self._calls
-        with calls.measured(verb, request.ref), calls.audit.follow(user, context, verb, request) as trail:
+        with calls.measured(verb, request.ref, user), calls.audit.follow(user, context, verb, request) as trail:
             try:
                 target = await calls.target(verb, request.ref)
                 listing = await self._listing(user, target, request)

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from rayplane.control_plane.apiserver.outgoing.sessions import FAILURES, Sessions, Trust, reason
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.apiserver.webhook_calls import CallFailed
 from rayplane.control_plane.rpc import Network
@@ -26,6 +27,7 @@ class WebhookClient:
     def __init__(self, lookup: Lookup, network: Network, rng: random.Random) -> None:
         self._sessions = Sessions(lookup, network, rng)
 
+    @spanned("call", about=lambda _, client, *__: {"url": _url(client)})
     async def post(self, client: dict[str, Any], body: bytes, timeout_s: float) -> bytes:
         """The answer of the webhook at `client` (a WebhookClientConfig). Raises CallFailed."""
         url = f"{_url(client)}?timeout={timeout_s:g}s"

@@ -265,6 +265,7 @@ class Reader:
         try:
             cache, watcher, initial_end = await self._join(info, selection, options)
         except ApiError as e:
+            begun()
             yield Shared([_error_item(e)])
             return
         begun()

@@ -11,7 +11,9 @@ from rayplane.control_plane.apiserver import server_metrics
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.flowcontrol import dumps
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
+from rayplane.control_plane.apiserver.rest.numbers import integer
 from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDocuments, answered
+from rayplane.control_plane.apiserver.tracing.recent import RECENT
 from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.component_base.log_pages import LogPages
 
@@ -58,6 +60,8 @@ class Documents:
             return await self._log.answer(request)
         if path.startswith(dumps.PREFIX):
             return self._dump(path.removeprefix(dumps.PREFIX), "includeRequestDetails" in request.query)
+        if path == RECENT or path.startswith(f"{RECENT}/"):
+            return await self._recent(path.removeprefix(RECENT).strip("/"), request.query)
         if path == "/metrics":
             return debugging.metrics(request, server_metrics.collect(self._registry))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
@@ -75,6 +79,19 @@ class Documents:
         fairness, clock = self._registry.fairness, self._registry.env.clock
         text = dumps.page(what, fairness, fairness.now(), clock.now(), details=details)
         return web.Response(text=text, headers=_PLAIN) if text is not None else None
+
+    async def _recent(self, id_: str, query: Mapping[str, str]) -> web.Response:
+        """One recent request, or all, or with `after` those that come, see `Recent`."""
+        recent = self._registry.recent
+        if id_:
+            body = recent.get(id_)
+        elif "after" in query:
+            body = await recent.after(integer(query["after"]), float(integer(query.get("wait", "0"))))
+        else:
+            body = recent.all()
+        if body is None:
+            return web.Response(status=404, text="this request is not known here, or not any more\n", headers=_PLAIN)
+        return web.Response(body=body, content_type="application/json")
 
     def _other(self, path: str) -> web.Response | None:
         if path == "/version":

@@ -47,7 +47,7 @@ class QuickGets:
     def __call__(self, identity: Identity | None, data: bytes, answer: Answer) -> GiveUp | None:
         """See `http1.Quick`."""
         asked = _GET.fullmatch(data) if len(data) <= _BYTES_MAX else None
-        if asked is None or identity is None or not _is_plain(asked[2].decode()):
+        if asked is None or identity is None or self._registry.recent.followed or not _is_plain(asked[2].decode()):
             return None
         target = self._target(asked[1].decode())
         if target is None:

@@ -53,6 +53,7 @@ from rayplane.control_plane.apiserver.rest.presentation import (
 )
 from rayplane.control_plane.apiserver.rest.proxy import Proxy
 from rayplane.control_plane.apiserver.rest.wires import go_on, wants_websocket, websocket
+from rayplane.control_plane.apiserver.tracing.spans import span, spanned
 from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.http1 import date
@@ -122,7 +123,8 @@ class ResourceHandler:
         view = _view(request, target)
         listing = await self._registry.list(user, target, list_options(request))
         include = request.query.get("includeObject", "")
-        pieces = self._presenter.list(view, listing, self._now(), include=include)
+        with span("encoding"):
+            pieces = self._presenter.list(view, listing, self._now(), include=include)
         return self._response(request, pieces, view)
 
     async def _watch(self, request: web.BaseRequest, user: User, target: Target) -> web.StreamResponse:
@@ -278,6 +280,7 @@ class ResourceHandler:
 
     # --- common -------------------------------------------------------------------------------
 
+    @spanned("body")
     async def _body(self, request: web.BaseRequest) -> bytes:
         limit = self._config.limits.body_bytes
         coding = request.headers.get("Content-Encoding", "identity")
@@ -303,9 +306,10 @@ class ResourceHandler:
 
     def _shown(self, request: web.BaseRequest, view: View, target: Target, json: bytes) -> Whole:
         include = request.query.get("includeObject", "")
-        body = self._presenter.object(
-            view, target.info, json, self._now(), include=include, subresource=target.subresource
-        )
+        with span("encoding"):
+            body = self._presenter.object(
+                view, target.info, json, self._now(), include=include, subresource=target.subresource
+            )
         return self._response(request, (body,), view)
 
     def _response(self, request: web.BaseRequest, pieces: Sequence[bytes], view: View) -> Whole:

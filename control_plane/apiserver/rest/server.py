@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from rayplane.control_plane.api.errors import (
     Timeout,
 )
 from rayplane.control_plane.api.machinery import protobuf_encoding
+from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -40,6 +42,8 @@ from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, P
 from rayplane.control_plane.apiserver.rest.quick import QuickGets
 from rayplane.control_plane.apiserver.rest.resources import ResourceHandler
 from rayplane.control_plane.apiserver.rest.wires import upgrade_of
+from rayplane.control_plane.apiserver.tracing.recent import RECENT, About
+from rayplane.control_plane.apiserver.tracing.spans import Trace, following
 from rayplane.control_plane.component_base.log_pages import LogPages
 from rayplane.control_plane.rpc import Identity, Network, http1
 from rayplane.control_plane.rpc.faults import FaultLog
@@ -55,6 +59,8 @@ _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"
 # Verbs of methods where they are not served.
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 _STOP_S = 0.5
+TRACE, TRACE_ID = "Rayplane-Trace", "Rayplane-Trace-Id"
+"""A request's header with which it asks to be explained, and the answer's that says under which id it is."""
 
 
 class Owner(Protocol):
@@ -62,6 +68,23 @@ class Owner(Protocol):
 
     registry: ObjectRegistry
     ready: bool
+
+
+@dataclass(slots=True)
+class _Known:
+    """The knowledge of a request that grows while it is answered."""
+
+    verb: str
+    info: ResourceInfo | None = None
+    subresource: str = ""
+    user: User | None = None
+    flow: Flow | None = None
+    message: str = ""
+
+    @property
+    def streams(self) -> bool:
+        """Whether it goes on for as long as its client likes."""
+        return self.verb == "watch" or self.subresource in _STREAMING
 
 
 class RestServer:
@@ -114,39 +137,76 @@ class RestServer:
     # --- one request --------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        verb, info, subresource, began = request.method, None, "", asyncio.get_running_loop().time()
-        flow = None
+        loop, registry, known = asyncio.get_running_loop(), self._registry, _Known(request.method)
+        began, trace = loop.time(), None
+        if (registry.recent.followed or TRACE in request.headers) and not request.path.startswith(RECENT):
+            trace = Trace(loop.time)
+            with following(trace, "request"):
+                response = await self._respond(request, known)
+        else:
+            response = await self._respond(request, known)
+        if known.flow is not None and not response.prepared:
+            response.headers.update(known.flow.headers)
+        seconds = loop.time() - began
+        registry.requests.add(known.verb, known.info, response.status, seconds, known.subresource)
+        if trace is not None or registry.recent.interesting(response.status, 0.0 if known.streams else seconds):
+            await self._tell(request, known, response, seconds, trace)
+        return response
+
+    async def _tell(
+        self,
+        request: web.BaseRequest,
+        known: "_Known",
+        response: web.StreamResponse,
+        took_s: float,
+        trace: Trace | None,
+    ) -> None:
+        """Keep a request, for who looks at recent ones; with its steps, and its id in the answer, for who asked so."""
+        user, recent, asked = known.user, self._registry.recent, False
+        if trace is not None and user is not None and TRACE in request.headers:
+            with contextlib.suppress(ApiError):
+                asked = await self._registry.authorizer.may_see(user, RECENT)
+        wanted = asked or recent.followed
+        if not (wanted or recent.interesting(response.status, 0.0 if known.streams else took_s)):
+            return
+        about = About("REST", request.method, request.path_qs, agent=request.headers.get("User-Agent", ""))
+        about.code, about.message = response.status, known.message
+        about.user = user.name if user is not None else ""
+        if known.flow is not None:
+            about.schema, about.level = known.flow.schema.name, known.flow.level.spec.name
+        id_ = recent.over(about, took_s, trace if wanted else None)
+        if asked and not response.prepared:
+            response.headers[TRACE_ID] = id_
+
+    async def _respond(self, request: web.BaseRequest, known: "_Known") -> web.StreamResponse:
         try:
             if request.method not in _METHODS:
                 raise MethodNotAllowed(details={})
             _check_text(request)
-            user = await self._user(request)
+            user = known.user = await self._user(request)
             found = paths.parse(request.path)
             if found is not None:
                 watch = found.watch or bool(flag(request.query, "watch"))
-                verb, subresource = found.verb(request.method, watch=watch), found.subresource
-                info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
-            flow = self._flow(request, user, found, verb)
-            response = await self._routed(request, user, flow, found, served=info is not None)
+                known.verb, known.subresource = found.verb(request.method, watch=watch), found.subresource
+                known.info = self._registry.kinds.registry.lookup(found.group, found.version, found.plural)
+            known.flow = self._flow(request, user, found, known.verb)
+            return await self._routed(request, user, known.flow, found, served=known.info is not None)
         except ApiError as e:
-            response = error_response(e, request.headers.get("Accept", ""))
+            known.message = e.message
+            return error_response(e, request.headers.get("Accept", ""))
         except TimeoutError:
             text = "request did not complete within the allotted timeout"
-            response = error_response(Timeout(text, details={}))
+            return error_response(Timeout(text, details={}))
         except web.HTTPRequestEntityTooLarge:
             text = f"Request entity too large: limit is {self._config.limits.body_bytes}"
-            response = error_response(RequestEntityTooLarge(text))
+            return error_response(RequestEntityTooLarge(text))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as e:
             audit.panicked()
             _faults.tell(f"a request failed: {request.method} {request.path}", e)
-            response = error_response(InternalError(f"Internal error occurred: {type(e).__name__}: {e}"))
-        if flow is not None and not response.prepared:
-            response.headers.update(flow.headers)
-        seconds = asyncio.get_running_loop().time() - began
-        self._registry.requests.add(verb, info, response.status, seconds, subresource)
-        return response
+            known.message = f"Internal error occurred: {type(e).__name__}: {e}"
+            return error_response(InternalError(known.message))
 
     def _flow(self, request: web.BaseRequest, user: User, found: paths.ResourcePath | None, verb: str) -> Flow:
         if found is None:
@@ -224,8 +284,9 @@ class RestServer:
 
     async def _document(self, request: web.BaseRequest, user: User, flow: Flow) -> web.StreamResponse:
         fairness = self._registry.fairness
-        # Logs go on for as long as somebody reads them.
-        ticket = await fairness.seat(flow, Ticket()) if request.path not in LogPages.PATHS else None
+        # These go on for as long as somebody waits for what comes.
+        follows = request.path in LogPages.PATHS or request.path.startswith(RECENT)
+        ticket = None if follows else await fairness.seat(flow, Ticket())
         try:
             await self._registry.authorizer.check_path(user, request.method.lower(), request.path)
             response = await self._documents.answer(request)

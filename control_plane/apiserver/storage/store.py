@@ -33,6 +33,7 @@ from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode, read
 from rayplane.control_plane.apiserver.storage.grouping import GroupedTxns
 from rayplane.control_plane.apiserver.storage.outcomes import Fence, Tries, shutting_down, unknown
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.rpc import RpcError
 from rayplane.proto.etcd import kv_pb2, rpc_pb2
@@ -186,6 +187,7 @@ class Storage:
                 raise
         return await self._create(info, write)
 
+    @spanned("etcd create")
     async def _create(self, info: ResourceInfo, write: Write) -> Entry:
         meta = write.object["metadata"]
         key = info.key(meta.get("namespace") or "", meta["name"])
@@ -233,6 +235,7 @@ class Storage:
             except ServiceUnavailable as e:
                 raise unknown(e) from e
 
+    @spanned("etcd get")
     async def get(self, info: ResourceInfo, namespace: str, name: str) -> Entry | None:
         """The object as it is now (linearizable)."""
         key = info.key(namespace, name)
@@ -357,6 +360,7 @@ class Storage:
             entry = self._entry(info, key, response.kvs)
         raise unknown()
 
+    @spanned("etcd list")
     async def page(self, info: ResourceInfo, prefix: str, *, start: str, limit: int, revision: int) -> Page:
         """Up to `limit` entries from key `start` on at `revision` (0: now). Expired when compacted."""
         try:
@@ -382,6 +386,7 @@ class Storage:
             return read(info, key, kv.value, kv.mod_revision, self.encryption.of(info))
         return None
 
+    @spanned("etcd transaction")
     async def _txn(
         self,
         compare: Sequence[rpc_pb2.Compare],

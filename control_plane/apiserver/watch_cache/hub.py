@@ -26,6 +26,7 @@ from rayplane.control_plane.apiserver.config import Limits, Timing
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.outcomes import shutting_down
 from rayplane.control_plane.apiserver.storage.store import Storage, api_error
+from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client.etcd import EtcdClient
@@ -167,6 +168,7 @@ class WatchHub:
                     if not future.done():
                         future.set_result(revision)
 
+    @spanned("caches catch up with etcd")
     async def fresh(self) -> int:
         """Return when the caches hold everything acknowledged before this call; the revision they are at."""
         revision = await self.current_revision()
