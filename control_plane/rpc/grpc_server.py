@@ -93,7 +93,7 @@ class _Plan:
             self.refusal = _NOT_POST
         self.route = routes.get(path)
         self.encoding = headers.get(b"grpc-encoding")
-        self.context = Context(wire.metadata_of(headers), identity, peer)
+        self.context = Context(wire.metadata_of(headers), identity, peer, path.decode("utf-8", "replace"))
         self.error: RpcError | None = None
         self.limit = limit  # of a request, in bytes
         self.timeout_s: float | None = None

@@ -191,7 +191,7 @@ class MemoryChannel:
         request = method.request_type.FromString(data)
         reply: asyncio.Future[bytes | RpcError] = asyncio.get_running_loop().create_future()
         call = _Call(self._network, server, lambda: _resolve(reply, _unavailable("the connection was lost")))
-        task = call.task = server.spawn(_run(function, request, self._call_context(metadata)))
+        task = call.task = server.spawn(_run(function, request, self._call_context(method, metadata)))
         task.add_done_callback(lambda t: _resolve(reply, _outcome(t)))
         self._fabric.calls[call] = None
         try:
@@ -234,7 +234,7 @@ class MemoryChannel:
             back.break_off()
 
         call = _Call(self._network, server, lost)
-        context = self._call_context(metadata)
+        context = self._call_context(method, metadata)
         task = call.task = server.spawn(_serve_stream(function, argument, context, back, method.server_streaming))
         task.add_done_callback(lambda t: back.break_off() if t.cancelled() else None)
         self._fabric.calls[call] = None
@@ -277,8 +277,8 @@ class MemoryChannel:
             raise refusal
         return handler[1]
 
-    def _call_context(self, metadata: Mapping[str, str] | None) -> Context:
-        return Context(metadata=dict(metadata or {}), identity=self._network.identity, peer=self._host)
+    def _call_context(self, method: Method, metadata: Mapping[str, str] | None) -> Context:
+        return Context(dict(metadata or {}), self._network.identity, self._host, method.path)
 
 
 async def _passage(fabric: Fabric, source: str, target: str, data: bytes) -> float:

@@ -19,6 +19,8 @@ class Context:
     metadata: Mapping[str, str] = field(default_factory=dict)
     identity: Identity | None = None
     peer: str = ""
+    path: str = ""
+    """The method's: /package.Service/Method."""
 
 
 #: Largest message either side takes, unless a service says less of its requests.

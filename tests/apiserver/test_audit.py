@@ -15,6 +15,8 @@ from rayplane.control_plane.api import errors
 from rayplane.control_plane.apiserver.audit.log import AuditLog
 from rayplane.control_plane.apiserver.config import AuditConfig
 from rayplane.control_plane.client import ops
+from rayplane.control_plane.rpc import RpcError, Stub
+from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rest import CONFIG_MAPS, Rest
@@ -128,6 +130,21 @@ async def test_refusals_are_recorded_with_their_reason(audited: Audited) -> None
     lines = [json.loads(line) for line in (audited.directory / "audit.log").read_text().splitlines()]
     (unknown,) = [e for e in lines if (e.get("responseStatus") or {}).get("code") == 401]
     assert (unknown["stage"], unknown["user"]) == ("ResponseStarted", {})
+
+
+async def test_over_grpc_too_it_is_known_who_acts_as_whom_and_who_asks_in_vain(audited: Audited) -> None:
+    address = audited.stack.servers[0].grpc_address
+    stub = Stub(audited.stack.network.channel(address), objects_pb2.DESCRIPTOR.services_by_name["Objects"])
+    ref = objects_pb2.ResourceRef(version="v1", resource="configmaps", namespace="default")
+    for metadata in ({"authorization": "Bearer wrong"}, {"impersonate-user": "jane", "user-agent": "me/1"}):
+        with pytest.raises(RpcError):
+            await stub.List(objects_pb2.ListRequest(ref=ref), metadata=metadata)
+    (acted,) = await audited.events()
+    assert (acted["user"]["username"], acted["impersonatedUser"]["username"]) == ("kubernetes-admin", "jane")
+    assert (acted["userAgent"], acted["responseStatus"]["code"]) == ("me/1", 403)
+    lines = [json.loads(line) for line in (audited.directory / "audit.log").read_text().splitlines()]
+    (unknown,) = [e for e in lines if (e.get("responseStatus") or {}).get("code") == 401]
+    assert (unknown["requestURI"], unknown["verb"], unknown["user"]) == ("/rayplane.v1.Objects/List", "list", {})
 
 
 async def test_streams_are_recorded_when_they_start_and_when_they_end(audited: Audited) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from rayplane.control_plane.api.errors import ApiError
@@ -17,6 +18,8 @@ from rayplane.control_plane.rpc import Context
 _BODIES = {"create": "json", "update": "json", "patch": "patch"}
 _PATH = "/rayplane.v1.Objects/"
 _GIVEN_UP = 504
+#: Who the caller of this task's call is, where it acts as somebody else.
+CALLER: ContextVar[User | None] = ContextVar("caller", default=None)
 _UNFOLLOWED = nullcontext()
 
 
@@ -36,10 +39,20 @@ class CallAudit:
         trail = self._auditor.trail(self._asked(context, verb, request.ref))
         return self._followed(trail, user, verb, request)
 
+    def refused(self, context: Context, error: ApiError) -> None:
+        """Record a call whose caller was not recognised, or may not act as whom it says."""
+        if self._auditor is not None:
+            asked = Asked(
+                uri=context.path, verb=context.path.rpartition("/")[2].lower(), path=context.path, **_by(context)
+            )
+            self._auditor.trail(asked).end(error.code, error_json(error), JSON)
+
     @contextmanager
     def _followed(self, trail: Trail, user: User, verb: str, request: Any) -> Iterator[Trail]:
         with following(trail):
-            trail.begin(user)
+            caller = CALLER.get()
+            trail.begin(caller or user)
+            trail.impersonated = user if caller is not None else None
             if verb in _BODIES:
                 trail.keep_request(getattr(request, _BODIES[verb]), JSON)
             try:
@@ -67,16 +80,21 @@ class CallAudit:
             uri = info.path(ref.namespace, ref.name) + part
             group, version = info.group, info.version
             namespace = ref.namespace if info.namespaced else ref.name if info.name == "namespaces" else ""
-        host = context.peer.rpartition(":")[0] or context.peer
         return Asked(
             uri=uri,
             verb=verb,
-            source_ips=[host.strip("[]")] if host else [],
-            user_agent=context.metadata.get("user-agent") or "",
             group=group,
             version=version,
             resource=ref.resource,
             subresource=ref.subresource,
             namespace=namespace,
             name=ref.name,
+            **_by(context),
         )
+
+
+def _by(context: Context) -> dict[str, Any]:
+    """From where a call comes, and by which program."""
+    host = context.peer.rpartition(":")[0] or context.peer
+    ips = [host.strip("[]")] if host else []
+    return {"source_ips": ips, "user_agent": context.metadata.get("user-agent") or ""}

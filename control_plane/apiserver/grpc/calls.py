@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from rayplane.control_plane.api.errors import ApiError, NotFound, Timeout
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.authorization.authorizer import MAY_COME_FIRST
-from rayplane.control_plane.apiserver.grpc.auditing import CallAudit
+from rayplane.control_plane.apiserver.grpc.auditing import CALLER, CallAudit
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User, check_scope
@@ -35,6 +35,13 @@ class Calls:
 
     async def user(self, context: Context) -> User:
         """Who asks, or whom it acts as. Unauthorized, Forbidden."""
+        try:
+            return await self._user(context)
+        except ApiError as e:
+            self.audit.refused(context, e)
+            raise
+
+    async def _user(self, context: Context) -> User:
         user = await self.registry.authenticator.of_call(context)
         metadata = context.metadata
         if not any(name.startswith("impersonate-") for name in metadata):
@@ -44,7 +51,10 @@ class Calls:
             for name, value in metadata.items()
             for part in (value.split(",") if name.startswith(_LISTS) else (value,))
         ]
-        return await self.registry.authorizer.acting(user, headers)
+        acting = await self.registry.authorizer.acting(user, headers)
+        if acting is not user:
+            CALLER.set(user)
+        return acting
 
     async def answered(self, context: Context, run: Callable[[User], Awaitable[T]]) -> T:
         """What `run` returns, as a call that is no stream."""
