@@ -1,10 +1,12 @@
 """Custom resources whose versions a webhook converts, over HTTP: as tables, metadata and YAML, and watched."""
 
+import asyncio
 import json
 
 import pytest
 import yaml
 
+from rayplane.control_plane.api.meta import Object
 from tests.apiserver.test_conversion import V2, Converter, converted, converter, of  # noqa: F401
 from tests.apiserver.test_definitions import CRDS, thing
 from tests.apiserver.test_rest import TABLE, Rest, rest  # noqa: F401
@@ -73,3 +75,28 @@ async def test_a_failure_is_told_in_the_words_of_kubernetes(rest: Rest, converte
         line = json.loads(await response.content.readline())
         assert (line["type"], line["object"]["message"]) == ("ERROR", text)
         assert await response.content.readline() == b""
+
+
+async def test_who_asks_for_what_is_being_asked_for_waits(rest: Rest, converter: Converter) -> None:  # noqa: F811
+    await define(rest, converter)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(review: Object) -> Object:
+        asked.set()
+        await go_on.wait()
+        return {}
+
+    converter.answer = slowly
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        left = group.create_task(rest.json("GET", OLD))
+        await asked.wait()
+        # Who asked first goes, and what was asked for comes all the same.
+        left.cancel()
+        one = group.create_task(rest.json("GET", f"{OLD}/a"))
+        both = group.create_task(rest.stack.client().list("things.v1.example.com"))
+        # Their requests are on their way; whether they come before or after the answer, nobody asks again.
+        await asyncio.sleep(0)
+        go_on.set()
+    assert one.result()[1]["spec"] == {"n": 1}
+    assert [o["spec"] for o in both.result().items] == [{"n": 1}, {"n": 2}]
+    assert len(converter.reviews) == 1

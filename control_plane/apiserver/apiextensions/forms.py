@@ -8,6 +8,7 @@ nobody else.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -49,6 +50,8 @@ class Forms:
         self._caller = caller
         self._env = env
         self._asking: SingleFlight[None] = SingleFlight(shutting_down)
+        self._asked_for: dict[bytes, str] = {}
+        """The question that is under way for each object."""
 
     async def stop(self) -> None:
         await self._asking.stop()
@@ -111,13 +114,28 @@ class Forms:
                 made.append(Entry(shown, entry.key, encode(o), entry.revision))
         return made
 
-    async def _ask(self, tasks: list[Task]) -> None:
-        """Ask a webhook; the tasks are of one and the same version."""
-        key = b"".join(task.key for task in tasks).hex()
-        await self._asking.run(key, lambda: self._asked(tasks))
+    async def _ask(self, tasks: Sequence[Task]) -> None:
+        """Ask a webhook for what nobody asks for, and wait for what others do; the tasks are of the same version."""
+        others = {self._asked_for[task.key] for task in tasks if task.key in self._asked_for}
+        own = [task for task in tasks if task.key not in self._asked_for]
+        if own:
+            uid = self._env.uuid()
+            self._asked_for.update((task.key, uid) for task in own)
+            await self._asking.run(uid, lambda: self._question(own, uid))
+        for one in others:
+            # What comes of it is seen by who looks again, and asks again where it failed.
+            with contextlib.suppress(ApiError):
+                await self._asking.run(one, _nothing)
 
-    async def _asked(self, tasks: list[Task]) -> None:
-        uid, webhook = self._env.uuid(), tasks[0].webhook
+    async def _question(self, tasks: Sequence[Task], uid: str) -> None:
+        try:
+            await self._asked(tasks, uid)
+        finally:
+            for task in tasks:
+                self._asked_for.pop(task.key, None)
+
+    async def _asked(self, tasks: Sequence[Task], uid: str) -> None:
+        webhook = tasks[0].webhook
         try:
             answer = await self._caller.post(webhook.client, review(tasks, uid), TIMEOUT_S)
             objects = converted(tasks, uid, answer)
@@ -128,6 +146,10 @@ class Forms:
             raise ApiError(str(e), reason="") from e
         for task, o in zip(tasks, objects, strict=True):
             self._kinds.converted.learn(task, o)
+
+
+async def _nothing() -> None:
+    """The work of who only waits for that of others."""
 
 
 def _differs(info: ResourceInfo, entry: Entry) -> bool:
