@@ -169,9 +169,16 @@ class Kinds:
 
         Raises Unconverted, as `from_stored` and `json` do, where a webhook is to be asked first.
         """
-        if info.custom:
-            return o if info.is_storage_version else self._converted(self.stored(info), o)
-        return conversion.to_stored(o, info)
+        if not info.custom:
+            return conversion.to_stored(o, info)
+        if info.is_storage_version:
+            return o
+        stored = self.stored(info)
+        made, found = self._converted(stored, o), self.custom(stored)
+        if found is not None:
+            # Whoever reads it is shown the defaults of the version that it is stored in.
+            found.settle(made)
+        return made
 
     def from_stored(self, info: ResourceInfo, o: Object) -> Object:
         """A stored object in the form of `info`. May share parts with `o`."""
@@ -187,9 +194,12 @@ class Kinds:
     def _converted(self, info: ResourceInfo, o: Object) -> Object:
         """A custom object in the form of `info`, without what that form does not have."""
         found = self.custom(info)
-        if found is None or found.webhook is None or "metadata" not in o:
+        if found is None or "metadata" not in o:
             return {**o, "apiVersion": info.api_version}
-        made = self.converted.get(found.webhook, o, info.api_version)
+        if found.webhook is not None:
+            made = self.converted.get(found.webhook, o, info.api_version)
+        else:
+            made = {**orjson.loads(orjson.dumps(o)), "apiVersion": info.api_version}
         found.prune(made)
         return made
 
@@ -198,12 +208,12 @@ class Kinds:
         version = str((o.get("metadata") or {}).get("resourceVersion") or "0")
         if not self._outlived(info, o.get("apiVersion"), int(version)):
             return o
-        if o.get("apiVersion") != info.api_version and self.webhook(info) is not None:
-            # Completed as what it is, before the webhook sees it.
+        if o.get("apiVersion") != info.api_version:
+            # Completed as what it is, before it becomes something else.
             source = self._custom.get((str(o.get("apiVersion")), info.kind))
             return self._converted(info, self._settled(source.info, o) if source is not None else o)
         found = self.custom(info)
-        copy: Object = {**orjson.loads(orjson.dumps(o)), "apiVersion": info.api_version}
+        copy: Object = orjson.loads(orjson.dumps(o))
         if found is not None:
             found.settle(copy)
         return copy

@@ -256,3 +256,18 @@ async def test_definitions_are_warned_of_and_versions_on_their_way_out_too(rest:
     for served, warning in (("v1", "example.com/v1 Thing is deprecated"), ("v2", "use v3")):
         async with rest.request("GET", f"/apis/example.com/{served}/things") as response:
             assert response.headers.getall("Warning") == [f'299 - "{warning}"']
+
+
+async def test_what_the_stored_version_does_not_know_is_not_stored(stack: Stack) -> None:
+    """Without a webhook a version differs from another in its apiVersion, and in what its schema knows."""
+    client = stack.client()
+    both = {"type": "integer"}
+    old = version("v1", {"properties": {"a": both, "b": both}}, storage=False)
+    await client.create(CRDS, definition(old, version("v2", {"properties": {"a": both, "c": {**both, "default": 3}}})))
+    made = await client.create("things.v1.example.com", thing({"a": 1, "b": 2}))
+    assert (made["apiVersion"], made["spec"]) == ("example.com/v1", {"a": 1})
+    # What is read has the defaults of the version that it is stored in.
+    assert (await client.get("things.v2.example.com", "one", "default"))["spec"] == {"a": 1, "c": 3}
+    made = await client.create("things.v2.example.com", thing({"a": 1}, "two"))
+    assert made["spec"] == {"a": 1, "c": 3}
+    assert (await client.get("things.v1.example.com", "two", "default"))["spec"] == {"a": 1}
