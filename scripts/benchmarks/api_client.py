@@ -33,7 +33,8 @@ DRAIN_S = 20.0
 CHANGERS = 8
 #: Lags that are kept: those of every n-th answer.
 LAGS_MAX = 200_000
-_READ_BYTES = 1 << 18
+# A record of TLS: more never comes at once, and what is asked for is allocated.
+_READ_BYTES = 1 << 14
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _EVENT = b'"type":"MODIFIED"'
