@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.certificates.pem import decoded
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.identities import API_SERVERS, MASTERS, MEMBERS, NODE_HOSTS, NODES
+from rayplane.control_plane.identities import API_SERVER, API_SERVERS, MASTERS, MEMBERS, NODE_HOSTS, NODES
 
 GROUP: Final = "certificates.k8s.io"
 REQUESTS: Final = f"certificatesigningrequests.{GROUP}"
@@ -30,6 +30,8 @@ LIFE_MIN: Final = timedelta(minutes=10)
 
 #: Groups that the cluster itself gives out: whoever is in one is an administrator, or a part of the cluster.
 RESERVED_GROUPS: Final = frozenset({MASTERS, API_SERVERS, MEMBERS, NODE_HOSTS})
+#: A user that nobody else may be: who bears its name tells servers of aggregated APIs who somebody else is.
+RESERVED_USER: Final = API_SERVER
 _NODE: Final = "system:node:"
 _MAYBE_RSA: Final = "key encipherment"
 _USAGES: Final = {

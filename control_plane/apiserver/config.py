@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from rayplane.control_plane.api.admission.plugins import switched_on
 from rayplane.control_plane.api.podsecurity.levels import MODES, PREFIX, LevelVersion, Policy, parse_labels
 from rayplane.control_plane.identities import ADMINISTRATOR, MASTERS
 from rayplane.control_plane.rpc.gate import HttpLimits
@@ -172,6 +173,9 @@ class ApiServerConfig:
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
     pod_security: PodSecurityConfig = field(default_factory=PodSecurityConfig)
+    admission_plugins_on: tuple[str, ...] = ()
+    """Names of admission plug-ins that are on beside those that are anyway, as Kubernetes has them."""
+    admission_plugins_off: tuple[str, ...] = ()
     audit: AuditConfig | None = None
     """None: nothing is recorded."""
 
@@ -188,4 +192,5 @@ class ApiServerConfig:
             raise ValueError("token_seconds_max is shorter than the shortest token there is, 600 seconds")
         if min(self.limits.resource_events, self.limits.watcher_events, self.limits.requests_in_flight) < 1:
             raise ValueError("limits must be positive")
+        switched_on(self.admission_plugins_on, self.admission_plugins_off)
         self.pod_security.policy()

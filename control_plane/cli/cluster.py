@@ -78,6 +78,12 @@ def up(
     authentication_token_webhook_config_file: Annotated[
         str, typer.Option(help="Kubeconfig of the webhook that is sent unknown tokens, or `none`; its path is kept.")
     ] = "",
+    enable_admission_plugins: Annotated[
+        str, typer.Option(help="Admission plug-ins to switch on, `a,b`, or `none`; kept with the cluster.")
+    ] = "",
+    disable_admission_plugins: Annotated[
+        str, typer.Option(help="Admission plug-ins to switch off, `a,b`, or `none`; kept with the cluster.")
+    ] = "",
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     state: State = None,
 ) -> None:
@@ -103,6 +109,8 @@ def up(
         authentication_config=_kept("--authentication-config", authentication_config),
         authorization_config=_kept("--authorization-config", authorization_config),
         authentication_webhook=_absolute(authentication_token_webhook_config_file),
+        enable_admission_plugins=enable_admission_plugins,
+        disable_admission_plugins=disable_admission_plugins,
         log_format=log_format,
         ray_tls=ray_tls,
     )

@@ -95,6 +95,7 @@ def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets
 
 
 def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
+    from rayplane.control_plane.api.admission.plugins import names
     from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
     from rayplane.control_plane.apiserver.server import ApiServer
 
@@ -113,6 +114,8 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         service_cidr=spec.plan.service_cidr,
         external_cidr=spec.plan.external_cidr,
         timing=Timing.of(spec.config.timings),
+        admission_plugins_on=names(spec.config.enable_admission_plugins),
+        admission_plugins_off=names(spec.config.disable_admission_plugins),
         audit=AuditConfig(spec.config.audit_policy) if spec.config.audit_policy else None,
     )
     return ApiServer(config, env, network, sockets=sockets)

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rayplane.control_plane.api.admission.plugins import names, switched_on
 from rayplane.control_plane.api.audit import read_policy
 from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.api.machinery import quantity
@@ -13,13 +14,26 @@ from rayplane.control_plane.timings import PROFILES, Timings
 
 RAY, PROCESS = "ray", "process"
 NONE = "none"
-"""In place of a file that is kept with the cluster: there is none any more."""
-KEPT_FILES = ("audit_policy", "authentication_config", "authorization_config", "authentication_webhook")
+"""In place of what is kept with the cluster: there is none any more."""
+KEPT = (
+    "audit_policy",
+    "authentication_config",
+    "authorization_config",
+    "authentication_webhook",
+    "enable_admission_plugins",
+    "disable_admission_plugins",
+)
+"""What holds for a cluster until an `up` says otherwise."""
 # Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
 # addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
 SLOTS = 15
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+def named(plugins: str) -> tuple[str, ...]:
+    """The names in a flag for admission plug-ins."""
+    return () if plugins == NONE else names(plugins)
 
 
 def check_name(name: str) -> None:
@@ -100,6 +114,10 @@ class ClusterConfig:
     """Text of the API servers' AuthenticationConfiguration; as `audit_policy`, also those that follow."""
     authorization_config: str = ""
     """Text of their AuthorizationConfiguration."""
+    enable_admission_plugins: str = ""
+    """Names of the API servers' admission plug-ins that are on beside those that are anyway, with commas between; kept
+    as `audit_policy`."""
+    disable_admission_plugins: str = ""
     authentication_webhook: str = ""
     """Path of a kubeconfig file, on the machines of API servers, of the webhook that reviews tokens."""
     log_format: str = TEXT
@@ -142,6 +160,11 @@ class ClusterConfig:
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
         self._validate_files()
+        on, off = (named(text) for text in (self.enable_admission_plugins, self.disable_admission_plugins))
+        try:
+            switched_on(on, off)
+        except ValueError as e:
+            raise UsageError(f"--enable-admission-plugins, --disable-admission-plugins: {e}") from e
 
     def _validate_files(self) -> None:
         for flag, text, read, kind in (

@@ -39,6 +39,8 @@ class Options(TypedDict, total=False):
     authentication_config: str
     authorization_config: str
     authentication_webhook: str
+    enable_admission_plugins: str
+    disable_admission_plugins: str
     ray_tls: bool
     log_format: str
 

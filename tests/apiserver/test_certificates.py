@@ -22,8 +22,8 @@ ISSUED = {"certificate": base64.b64encode(AUTHORITY.encode()).decode()}
 APPROVED = {"conditions": [{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]}
 
 
-def asked(name: str, *organizations: str, **spec: Any) -> dict[str, Any]:
-    names = [x509.NameAttribute(NameOID.COMMON_NAME, "jane")]
+def asked(name: str, *organizations: str, user: str = "jane", **spec: Any) -> dict[str, Any]:
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, user)]
     names += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, o) for o in organizations]
     made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
     pem = made.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM)
@@ -55,6 +55,8 @@ async def test_a_request_is_of_who_makes_it(stack: Stack) -> None:
     assert "uid" not in made["spec"]
     with pytest.raises(errors.Forbidden, match="signer with system:masters group is not allowed"):
         await client.create(REQUESTS, asked("b", "system:masters"))
+    with pytest.raises(errors.Forbidden, match="signer with the name system:apiserver is not allowed"):
+        await client.create(REQUESTS, asked("c", user="system:apiserver"))
 
 
 @pytest.mark.parametrize(("part", "verb"), [("approval", "approve"), ("status", "sign")])

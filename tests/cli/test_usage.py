@@ -33,6 +33,7 @@ WRONG = [
     ("up --members x", "--members"),
     ("up --audit-policy /does/not/exist", "--audit-policy /does/not/exist"),
     ("up --audit-policy pyproject.toml", "--audit-policy is no Policy of audit.k8s.io/v1"),
+    ("up --enable-admission-plugins Nothing", "there is no admission plug-in Nothing"),
     ("up --name Bad_Name", "--name 'Bad_Name'"),
     # A name is no path.
     ("down --purge --name ../x", "--name '../x'"),

@@ -28,6 +28,7 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import Deployment
 from lightkube.resources.core_v1 import ConfigMap
 
+from rayplane.control_plane.rpc.tls import Authority
 from tests.e2e.harness import Cluster, Kubectl, until
 
 # Answers on port 8080 of the pod.
@@ -321,12 +322,28 @@ def test_kr8s(web: Kubectl) -> None:
 
 
 OPERATOR = """
+import os
 import kopf
 
 @kopf.on.startup()
 def configure(settings, **_):
     settings.peering.name = "operators"
     settings.peering.mandatory = True
+    files = {f"{part}file": f"{os.environ['CERTIFICATE']}/{name}" for part, name in
+             (("ca", "ca.crt"), ("cert", "tls.crt"), ("pkey", "tls.key"))}
+    settings.admission.server = kopf.WebhookServer(addr="127.0.0.1", host="127.0.0.1", **files)
+    settings.admission.managed = "auto.kopf.dev"
+
+@kopf.on.mutate("example.dev", "v1", "things")
+def complete(spec, patch, **_):
+    if "color" not in spec:
+        patch.spec["color"] = "blue"
+
+@kopf.on.validate("example.dev", "v1", "things", operations=["CREATE", "UPDATE"])
+def check(spec, warnings, **_):
+    warnings.append("things are deprecated")
+    if spec["size"] > 9:
+        raise kopf.AdmissionError("a thing is no larger than 9", code=422)
 
 @kopf.on.create("example.dev", "v1", "things")
 def create(spec, **_):
@@ -373,18 +390,18 @@ def definition(group: str, plural: str, kind: str, scope: str) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def operator(cluster: Cluster, program: Path, namespace: str) -> Iterator[Path]:
-    """The operator runs; the file that it writes its output to."""
+def operator(cluster: Cluster, program: Path, namespace: str) -> Iterator[tuple[Path, "subprocess.Popen[bytes]"]]:
+    """The operator runs; the file that it writes its output to, and its process."""
     log = program.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "kopf", "run", "--namespace", namespace, str(program)],
-            env=os.environ | cluster.env,
+            env=os.environ | cluster.env | {"CERTIFICATE": str(program.parent)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        yield log
+        yield log, process
     finally:
         process.terminate()
         process.wait(30)
@@ -402,11 +419,26 @@ def test_an_operator_of_kopf(kubectl: Kubectl, tmp_path: Path) -> None:
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([peering, thing]))
     program = tmp_path / "operator.py"
     program.write_text(OPERATOR)
-    with operator(kubectl.cluster, program, kubectl.namespace) as log:
+    Authority.create("operators").issue("operator", hosts=["127.0.0.1"]).write(tmp_path)
+    webhooks = ("mutatingwebhookconfiguration/auto.kopf.dev", "validatingwebhookconfiguration/auto.kopf.dev")
+    with operator(kubectl.cluster, program, kubectl.namespace) as (log, process):
         kubectl.until("thing one", "{.status.create.size}", ["1"])
+        until("completed", lambda: kubectl.json("get", "thing", "one")["spec"].get("color") == "blue")
+        refused = kubectl("patch", "thing", "one", "--type=merge", "-p", '{"spec":{"size":10}}', code=1)
+        assert "denied the request: a thing is no larger than 9" in refused
         kubectl("patch", "thing", "one", "--type=merge", "-p", '{"spec":{"size":2}}')
         kubectl.until("thing one", "{.status.updated}/{.status.resized}", ["2/1 to 2"])
         until("ticks", lambda: kubectl.json("get", "thing", "one")["status"].get("ticks", 0) > 2)
         kubectl("delete", "thing", "one", "--timeout=60s")
         assert {"watching", "deleted"} <= {*log.read_text().split()}
         assert kubectl.json("get", "kopfpeering", "operators")["status"]
+        # Its webhooks fail closed when it dies, and that is all that stands.
+        process.kill()
+        process.wait(30)
+    try:
+        refused = kubectl("create", "-f", "-", stdin=yaml.safe_dump(thing), code=1)
+        assert "failed calling webhook" in refused and "connection refused" in refused
+        kubectl("create", "configmap", "other")
+    finally:
+        kubectl("delete", *webhooks)
+    kubectl("create", "-f", "-", stdin=yaml.safe_dump(thing))

@@ -32,6 +32,9 @@ class Certificates:
             reserved = signers.RESERVED_GROUPS.intersection(signers.organizations(asked) if asked else ())
             if reserved:
                 self._refuse(request, f"use of {signers.CLIENT} signer with {min(reserved)} group is not allowed")
+            if asked is not None and signers.common_name(asked) == signers.RESERVED_USER:
+                text = f"use of {signers.CLIENT} signer with the name {signers.RESERVED_USER} is not allowed"
+                self._refuse(request, text)
         elif request.operation == UPDATE:
             await self._updated(request)
 

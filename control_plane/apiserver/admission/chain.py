@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from weakref import WeakValueDictionary
 
+from rayplane.control_plane.api.admission.plugins import switched_on
 from rayplane.control_plane.apiserver import audit
 from rayplane.control_plane.apiserver.admission import (
     addresses,
@@ -21,11 +22,13 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
 )
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
+from rayplane.control_plane.apiserver.admission.optional import optional
 from rayplane.control_plane.apiserver.admission.request import CONNECT, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.tracing.spans import changes, span, traced
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
@@ -49,45 +52,57 @@ class Admission:
         lookup: Lookup,
         authorizer: Authorizer,
         *,
+        kinds: Kinds,
         to_storage: quota.ToStorage,
         webhooks: Webhooks | None = None,
         policies: ValidatingPolicies | None = None,
         mutating: MutatingPolicies | None = None,
     ) -> None:
         """Without `webhooks` or policies none is asked."""
+        on = switched_on(config.admission_plugins_on, config.admission_plugins_off)
         self._lookup = lookup
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._lifecycle = lifecycle.NamespaceLifecycle(lookup)
-        self._nodes = noderestriction.NodeRestriction(lookup)
-        self._plugins: tuple[Plugin, ...] = (
-            self._lifecycle.admit,
-            self._nodes.admit,
-            limits.LimitRanger(lookup).admit,
-            pods.ServiceAccounts(lookup).admit,
-            pods.Priorities(lookup).admit,
-            pods.DefaultTolerations(config.timing).admit,
-            classes.DefaultClasses(lookup).admit,
+        default, more = classes.DefaultClasses(lookup), optional(kinds, lookup, authorizer)
+        always = {
+            "NamespaceLifecycle": lifecycle.NamespaceLifecycle(lookup).admit,
+            "NamespaceExists": more.pop("NamespaceExists"),
+            "NodeRestriction": noderestriction.NodeRestriction(lookup).admit,
+        }
+        plugins: dict[str, Plugin] = {
+            **always,
+            "LimitRanger": limits.LimitRanger(lookup).admit,
+            "ServiceAccount": pods.ServiceAccounts(lookup).admit,
+            "Priority": pods.Priorities(lookup).admit,
+            "DefaultTolerationSeconds": pods.DefaultTolerations(config.timing).admit,
+            "DefaultStorageClass": default.claim,
+            "DefaultIngressClass": default.ingress,
+            **more,
+        }
+        # Of how kinds are served, whatever is on.
+        fixed: tuple[Plugin, ...] = (
             rights.Escalation(authorizer).admit,
             certificates.Certificates(authorizer).admit,
             devices.DeviceAdministration(lookup).admit,
         )
-        self._webhooks = webhooks
-        self._policies = policies
-        self._mutating = mutating
-        self._security = podsecurity.PodSecurity(config.pod_security, lookup)
-        self._reservations: tuple[Plugin, ...] = (
-            addresses.ServiceAddresses(config, env, lookup).admit,
-            quota.Quotas(lookup, to_storage, env.clock.now).admit,
-        )
+        self._plugins = (*_those(on, plugins), *fixed)
+        self._at_deletion = _those(on, always)
+        self._webhooks = webhooks if "MutatingAdmissionWebhook" in on else None
+        self._judges = webhooks if "ValidatingAdmissionWebhook" in on else None
+        self._policies = policies if "ValidatingAdmissionPolicy" in on else None
+        self._mutating = mutating if "MutatingAdmissionPolicy" in on else None
+        self._security = podsecurity.PodSecurity(config.pod_security, lookup) if "PodSecurity" in on else None
+        quotas = {"ResourceQuota": quota.Quotas(lookup, to_storage, env.clock.now).admit}
+        self._counts = "ResourceQuota" in on
+        self._reservations = (addresses.ServiceAddresses(config, env, lookup).admit, *_those(on, quotas))
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Complete the new object or refuse it (ApiError)."""
         if request.operation == DELETE:
-            await _step(self._lifecycle.admit, request)
-            await _step(self._nodes.admit, request)
+            for plugin in self._at_deletion:
+                await _step(plugin, request)
             if self._webhooks is not None:
                 await self._webhooks.mutate(request)
-                await self.validate(request)
+            await self.validate(request)
             return
         await self._complete(request)
         work = await self._mutating.mutate(request) if self._mutating is not None else None
@@ -113,19 +128,19 @@ class Admission:
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
-            if request.operation not in (DELETE, CONNECT):
+            if self._security is not None and request.operation not in (DELETE, CONNECT):
                 await _step(self._security.admit, request)
             if self._policies is not None:
                 await self._policies.validate(request)
-            if self._webhooks is not None:
-                await self._webhooks.validate(request)
+            if self._judges is not None:
+                await self._judges.validate(request)
         finally:
             if request.annotations:
                 audit.annotate(request.annotations)
 
     async def turn(self, request: AdmissionRequest) -> contextlib.AbstractAsyncContextManager[None]:
         """Where a quota counts, creates go one after the other: together they would only make each other fail."""
-        if not (request.namespace and await self._lookup.list("resourcequotas", request.namespace)):
+        if not (self._counts and request.namespace and await self._lookup.list("resourcequotas", request.namespace)):
             return _NO_WAIT
         return self._turns.setdefault(request.namespace, asyncio.Lock())
 
@@ -144,7 +159,17 @@ async def _step(plugin: Plugin, request: AdmissionRequest) -> None:
     small = request.size <= _COMPARED_MAX
     before = copy.deepcopy(request.object) if small else None
     said = len(request.warnings)
-    with span(f"admission {type(plugin.__self__).__name__}") as step:  # type: ignore[attr-defined]
+    with span(f"admission {_name(plugin)}") as step:
         await plugin(request)
     changed = ", ".join(changes(before, request.object)) if before is not None else ""
     step.note({"changed": changed, "warnings": "; ".join(request.warnings[said:])})
+
+
+def _name(plugin: Plugin) -> str:
+    """What a trace calls it: its class, or the function that it is."""
+    owner = getattr(plugin, "__self__", None)
+    return plugin.__name__ if owner is None else type(owner).__name__  # type: ignore[attr-defined]
+
+
+def _those(on: Collection[str], plugins: Mapping[str, Plugin]) -> tuple[Plugin, ...]:
+    return tuple(plugin for name, plugin in plugins.items() if name in on)

@@ -2,7 +2,7 @@
 
 from rayplane.control_plane.api.claims import CLASS_ANNOTATION
 from rayplane.control_plane.api.errors import Forbidden
-from rayplane.control_plane.api.meta import Object, annotations, name
+from rayplane.control_plane.api.meta import annotations, name
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -19,13 +19,11 @@ class DefaultClasses:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
-    async def admit(self, request: AdmissionRequest) -> None:
-        if request.creates("persistentvolumeclaims"):
-            await self._claim(request.object)
-        elif request.creates("ingresses.networking.k8s.io"):
-            await self._ingress(request)
-
-    async def _claim(self, claim: Object) -> None:
+    async def claim(self, request: AdmissionRequest) -> None:
+        """DefaultStorageClass."""
+        if not request.creates("persistentvolumeclaims"):
+            return
+        claim = request.object
         spec = claim["spec"]
         if spec.get("storageClassName") is not None or CLASS_ANNOTATION in annotations(claim):
             return
@@ -37,7 +35,10 @@ class DefaultClasses:
             chosen = next(c for c in marked if (c["metadata"].get("creationTimestamp") or "") == newest)
             spec["storageClassName"] = name(chosen)
 
-    async def _ingress(self, request: AdmissionRequest) -> None:
+    async def ingress(self, request: AdmissionRequest) -> None:
+        """DefaultIngressClass. Forbidden."""
+        if not request.creates("ingresses.networking.k8s.io"):
+            return
         ingress = request.object
         spec = ingress.setdefault("spec", {})
         if spec.get("ingressClassName") or "kubernetes.io/ingress.class" in annotations(ingress):

@@ -167,6 +167,7 @@ class ObjectRegistry:
             self.env,
             self.lookup,
             self.authorizer,
+            kinds=self.kinds,
             to_storage=self.storage.to_storage,
             webhooks=Webhooks(self.kinds, self.hub, questions, caller=self._webhooks),
             policies=ValidatingPolicies(self.kinds, self.hub, self.lookup, questions),
