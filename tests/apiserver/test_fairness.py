@@ -284,6 +284,27 @@ async def test_a_watch_that_finds_no_seat_is_refused_as_other_requests_are(small
             assert fairness.flow(carol).level.queues.idle
 
 
+async def test_a_body_that_comes_slowly_takes_no_seat(small: Stack) -> None:
+    fairness = fairness_of(small)
+    await small.client().create("clusterrolebindings.rbac.authorization.k8s.io", _binding("carol", "cluster-admin"))
+    host, _, port = small.servers[0].https_address.rpartition(":")
+    head = (
+        "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer carol\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    slow = [await asyncio.open_connection(host, int(port)) for _ in range(50)]
+    for _, writer in slow:
+        writer.write(head.encode())
+        await writer.drain()
+    headers = {"Authorization": "Bearer carol"}
+    async with asyncio.timeout(10), aiohttp.ClientSession(f"http://{small.servers[0].https_address}") as http:
+        async with http.get("/api/v1/namespaces/default", headers=headers) as answer:
+            assert answer.status == 200
+        assert not sum(fairness.in_flight.values())
+    for _, writer in slow:
+        writer.transport.abort()
+
+
 async def test_elections_of_components_have_seats_of_their_own(small: Stack) -> None:
     fairness = fairness_of(small)
     renewal = asked(SCHEDULER, "update", "leases", group="coordination.k8s.io")

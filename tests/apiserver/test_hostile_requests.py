@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import json
 from typing import Any
@@ -197,6 +198,40 @@ async def test_schemas_are_schemas_at_every_depth(rest: Rest, part: dict[str, An
     }
     got, answer = await rest.json("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
     assert got == code, answer
+
+
+KEY = base64.b64encode(b"0" * 16).decode()
+UPGRADE = (
+    "GET /api/v1/namespaces?watch=1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        b"\x82\xff" + (1 << 62).to_bytes(8, "big") + b"mask",
+        b"\x09\x80mask",
+        b"\xf2\x80mask",
+        b"\x80\x80mask",
+        b"\x02\x80mask" + (b"\x00\xfe\xff\xffmask" + bytes(65535)) * 300,
+    ],
+    ids=["no end", "half a ping", "reserved bits", "nothing goes on", "no end in pieces"],
+)
+async def test_frames_that_are_none_end_a_watch_and_leave_nothing(
+    rest: Rest,  # noqa: F811
+    frames: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = rest.stack.servers[0].registry
+    cache = await registry.hub.cache(registry.kinds.named("namespaces"))
+    before = cache.watcher_count
+    with contextlib.suppress(ConnectionError):
+        assert b"101 Switching" in await said(rest, UPGRADE + frames)
+    async with asyncio.timeout(WAIT_S):
+        while cache.watcher_count > before or sum(registry.fairness.in_flight.values()):
+            await asyncio.sleep(0.01)
+    assert "failed" not in caplog.text
 
 
 async def test_a_chunked_body_that_drips_is_given_up_with_its_request() -> None:

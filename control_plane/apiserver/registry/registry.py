@@ -67,7 +67,7 @@ from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.leases import EventLeases
 from rayplane.control_plane.apiserver.storage.store import Storage
 from rayplane.control_plane.apiserver.tracing.recent import Recent
-from rayplane.control_plane.apiserver.tracing.spans import span
+from rayplane.control_plane.apiserver.tracing.spans import span, traced
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.apiserver.watch_cache.watchers import Shared
@@ -96,7 +96,11 @@ def _in_turn(
 
     @functools.wraps(operation)
     async def in_turn(self: "ObjectRegistry", user: User, target: Target, *args: P.args, **kwargs: P.kwargs) -> T:
-        ticket = await self.seat(user, verb, target)
+        flow = self.flow(user, verb, target)
+        ticket = self._ticket(flow, verb, target)
+        # Nearly always there is a seat.
+        if traced() or not self.fairness.at_once(flow, ticket):
+            await self.fairness.seat(flow, ticket)
         try:
             return await operation(self, user, target, *args, **kwargs)
         finally:
@@ -272,18 +276,15 @@ class ObjectRegistry:
         asked = Asked.of(user, verb, info.group, info.plural, target.subresource, namespace=target.namespace)
         return self.fairness.flow(asked)
 
-    async def seat(self, user: User, verb: str, target: Target, *, begins: bool = False) -> Ticket:
-        """Seats for a request; `fairness.leave` must follow. `begins`: a watch lists what there is. TooManyRequests."""
-        flow = self.flow(user, verb, target)
-        return await self.fairness.seat(flow, self._ticket(flow, verb, target, begins=begins))
-
     async def watch_seat(self, user: User, target: Target, options: ListOptions) -> Ticket:
-        """As `seat`, for the beginning of a watch."""
+        """Seats for the beginning of a watch; `fairness.leave` must follow. TooManyRequests."""
         begins = options.send_initial_events is not False and options.resource_version in ("", "0")
-        return await self.seat(user, "watch", target, begins=begins or bool(options.send_initial_events))
+        flow = self.flow(user, "watch", target)
+        ticket = self._ticket(flow, "watch", target, begins=begins or bool(options.send_initial_events))
+        return await self.fairness.seat(flow, ticket)
 
-    def _ticket(self, flow: Flow, verb: str, target: Target, *, begins: bool) -> Ticket:
-        """As wide as the request is thought to be, where that matters."""
+    def _ticket(self, flow: Flow, verb: str, target: Target, *, begins: bool = False) -> Ticket:
+        """As wide as the request is thought to be, where that matters. `begins`: a watch lists what there is."""
         if flow.level.spec.exempt or verb == "get" or (cache := self.hub.peek(self.kinds.stored(target.info))) is None:
             return Ticket(target.name)
         if verb in ("list", "watch"):

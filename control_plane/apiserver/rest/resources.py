@@ -178,8 +178,9 @@ class ResourceHandler:
                             await wire.socket.send_str(line.decode())
 
         async def read() -> None:
-            async for _ in wire:
-                pass  # only its end is of interest
+            with contextlib.suppress(ConnectionError):
+                async for _ in wire:
+                    pass  # only its end is of interest
 
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(part(), name="watch by WebSocket") for part in (send, read)]
