@@ -35,6 +35,7 @@ VALIDITY = timedelta(days=365)
 _SKEW = timedelta(hours=1)
 _KEY = b"-----BEGIN PRIVATE KEY-----"
 _PAIR = "tls.pem"
+_KEY_USAGES = frozenset({"digital signature", "key encipherment"})
 _EXTENDED_USAGES = {"client auth": ExtendedKeyUsageOID.CLIENT_AUTH, "server auth": ExtendedKeyUsageOID.SERVER_AUTH}
 
 
@@ -262,7 +263,9 @@ class Authority:
         life = (_life(now, validity)[0], min(now + validity, self._cert.not_valid_after_utc))
         builder = _builder(asked.subject, self._cert.subject, key, life)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(usages), critical=True)
+        if not _KEY_USAGES.isdisjoint(usages):
+            # One without any usage would be good for nothing.
+            builder = builder.add_extension(_key_usage(usages), critical=True)
         extended = [_EXTENDED_USAGES[one] for one in usages if one in _EXTENDED_USAGES]
         if extended:
             builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)

@@ -269,3 +269,39 @@ async def test_devices_in_use_are_for_namespaces_that_are_marked(stack: Stack, p
     namespace["metadata"]["labels"] = {"resource.kubernetes.io/admin-access": "true"}
     await client.update("namespaces", namespace)
     assert (await client.create(resource, claim))["metadata"]["name"] == "a"
+
+
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+async def test_every_container_finds_a_token_of_its_pods_account(stack: Stack) -> None:
+    own = {"name": "own", "image": "i", "volumeMounts": [{"name": "v", "mountPath": TOKEN_PATH}]}
+    init = {"name": "init", "image": "i"}
+    spec = {"containers": [CONTAINER, own], "initContainers": [init], "volumes": [{"name": "v", "emptyDir": {}}]}
+    made = (await stack.client().create("pods", pod("p", **spec)))["spec"]
+    kept, added = made["volumes"]
+    assert kept["name"] == "v" and added["name"].startswith("kube-api-access-")
+    token, authority, namespace = added["projected"]["sources"]
+    assert token == {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}}
+    assert authority["configMap"]["name"] == "kube-root-ca.crt"
+    assert namespace["downwardAPI"]["items"][0]["path"] == "namespace"
+    mount = {"name": added["name"], "readOnly": True, "mountPath": TOKEN_PATH}
+    assert [c["volumeMounts"] for c in (*made["containers"], *made["initContainers"])] == [
+        [mount],
+        own["volumeMounts"],
+        [mount],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("of_account", "of_pod", "mounted"),
+    [(None, None, True), (False, None, False), (False, True, True), (None, False, False), (True, False, False)],
+)
+async def test_a_pod_has_a_say_in_its_token_before_its_account(
+    stack: Stack, of_account: bool | None, of_pod: bool | None, mounted: bool
+) -> None:
+    account = {"metadata": {"name": "a", "namespace": "default"}, "automountServiceAccountToken": of_account}
+    await stack.client().create("serviceaccounts", account)
+    asked = pod("p", serviceAccountName="a", automountServiceAccountToken=of_pod)
+    made = (await stack.client().create("pods", asked))["spec"]
+    assert bool(made.get("volumes")) is mounted is ("volumeMounts" in made["containers"][0])

@@ -99,6 +99,23 @@ async def test_a_bound_token_dies_with_what_it_is_bound_to(issuer: Issuer, kind:
     await issuer.refused(token)
 
 
+@pytest.mark.parametrize(
+    ("asked", "lives"), [({}, YEAR_S), ({"audiences": ["other"]}, 3607), ({"seconds": 3600}, 3600)]
+)
+async def test_a_mounted_token_outlives_the_time_at_which_it_is_replaced(
+    issuer: Issuer, asked: dict[str, Any], lives: int
+) -> None:
+    await issuer.client.create(*OBJECTS["Pod"])
+    seconds = asked.pop("seconds", 3607)
+    bound = {"apiVersion": "v1", "kind": "Pod", "name": "o"}
+    made = await issuer.request(expirationSeconds=seconds, boundObjectRef=bound, **asked)
+    claims = jwt.decode(made["status"]["token"], options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == lives
+    renewed = int(parse_time(made["status"]["expirationTimestamp"]).timestamp())
+    assert renewed - claims["iat"] in (seconds, seconds + 1)
+    assert claims["kubernetes.io"].get("warnafter") == (claims["iat"] + 3607 if lives == YEAR_S else None)
+
+
 async def test_a_token_says_what_it_is_bound_to(issuer: Issuer) -> None:
     node = await issuer.client.create("nodes", {"metadata": {"name": "n1"}})
     pod = await issuer.client.create(*OBJECTS["Pod"])

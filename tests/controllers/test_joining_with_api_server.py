@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.meta import Object
@@ -134,8 +136,15 @@ async def test_only_what_is_approved_is_signed(place: Place) -> None:
     await place.client.patch(REQUESTS, "jane", "", approval, subresource="approval")
     with pytest.raises(RpcError, match="another one now"):
         await signing.sign("jane", "another")
-    found = identity_of(await place.issued("jane"))
+    issued = await place.issued("jane")
+    found = identity_of(issued)
     assert (found.user, found.groups) == ("jane", ("dev",))
+    certificate = x509.load_pem_x509_certificate(issued)
+    usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert [*usages] == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    # A list of no usages at all would make it good for nothing.
+    with pytest.raises(x509.ExtensionNotFound):
+        certificate.extensions.get_extension_for_class(x509.KeyUsage)
 
 
 async def test_aggregated_roles_hold_the_rules_of_those_they_select(place: Place) -> None:

@@ -71,7 +71,7 @@ class Admission:
         plugins: dict[str, Plugin] = {
             **always,
             "LimitRanger": limits.LimitRanger(lookup).admit,
-            "ServiceAccount": pods.ServiceAccounts(lookup).admit,
+            "ServiceAccount": pods.ServiceAccounts(lookup, env.rng).admit,
             "Priority": pods.Priorities(lookup).admit,
             "DefaultTolerationSeconds": pods.DefaultTolerations(config.timing).admit,
             "DefaultStorageClass": default.claim,

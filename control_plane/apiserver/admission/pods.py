@@ -1,26 +1,33 @@
 """Admission of new pods: they are given a service account, a priority, default tolerations."""
 
 import asyncio
+import random
 
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.kinds.strategy import SUFFIX_ALPHABET, SUFFIX_LENGTH
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.state import is_mirror
 from rayplane.control_plane.api.taints import NO_EXECUTE, NOT_READY, UNREACHABLE
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.authentication.tokens import MOUNTED_S
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 # The account `default` of a new namespace is made by a controller: wait for it a little.
 _DEFAULT_ACCOUNT_TRIES = 20
 _DEFAULT_ACCOUNT_PAUSE_S = 0.1
+_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+_TOKEN_VOLUME = "kube-api-access-"
 _DEFAULT_PREEMPTION = "PreemptLowerPriority"
 
 
 class ServiceAccounts:
-    """Kubernetes' ServiceAccount plugin, without the projected token volume."""
+    """Kubernetes' ServiceAccount plugin: an account for each pod, and its token where programs look for it."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, rng: random.Random) -> None:
         self._lookup = lookup
+        self._rng = rng
 
     async def admit(self, request: AdmissionRequest) -> None:
         if not request.creates("pods"):
@@ -37,6 +44,25 @@ class ServiceAccounts:
             raise Forbidden.of("pods", request.name, text)
         if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
             spec["imagePullSecrets"] = [dict(one) for one in account["imagePullSecrets"]]
+        own, usual = (o.get("automountServiceAccountToken") for o in (spec, account))
+        if own if own is not None else usual is not False:
+            self._mount_token(spec)
+
+    def _mount_token(self, spec: Object) -> None:
+        """In every container that has nothing there."""
+        bare = [
+            c for c in lifecycled(spec) if all(m.get("mountPath") != _TOKEN_PATH for m in c.get("volumeMounts") or ())
+        ]
+        if not bare:
+            return
+        names = [volume.get("name") or "" for volume in spec.get("volumes") or ()]
+        name = next((one for one in names if one.startswith(_TOKEN_VOLUME)), "")
+        if not name:
+            name = _TOKEN_VOLUME + "".join(self._rng.choice(SUFFIX_ALPHABET) for _ in range(SUFFIX_LENGTH))
+            spec["volumes"] = [*(spec.get("volumes") or ()), {"name": name, "projected": _token_files()}]
+        for container in bare:
+            mount = {"name": name, "readOnly": True, "mountPath": _TOKEN_PATH}
+            container["volumeMounts"] = [*(container.get("volumeMounts") or ()), mount]
 
     async def _find(self, namespace: str, name: str) -> Object | None:
         tries = _DEFAULT_ACCOUNT_TRIES if name == "default" else 1
@@ -46,6 +72,19 @@ class ServiceAccounts:
                 return account
             await asyncio.sleep(_DEFAULT_ACCOUNT_PAUSE_S)
         return None
+
+
+def _token_files() -> Object:
+    """A pod's token, the authority to trust and its namespace, as a projected volume."""
+    namespace = {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
+    return {
+        "defaultMode": 0o644,
+        "sources": [
+            {"serviceAccountToken": {"expirationSeconds": MOUNTED_S, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [namespace]}},
+        ],
+    }
 
 
 class Priorities:

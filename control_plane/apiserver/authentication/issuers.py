@@ -3,7 +3,6 @@
 Source: OpenID Connect Core 1.0, "ID Token Validation"; Kubernetes reference "Authenticating", OpenID Connect Tokens.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import jwt
 from rayplane.control_plane.api.errors import Unauthorized
 from rayplane.control_plane.apiserver.authentication.claims import INLINE_COST_MAX, Refused, TooDear
 from rayplane.control_plane.apiserver.authentication.configuration import JwtAuthenticator
+from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.storage.env import Env
 
@@ -52,6 +52,7 @@ class Issuers:
     def __init__(self, issuers: Sequence[KnownIssuer], env: Env) -> None:
         self._issuers = {one.authenticator.issuer.url: one for one in issuers}
         self._env = env
+        self._heavy = Heavy(env)
 
     async def user(self, token: str) -> User | None:
         """The owner of a token; None where it is of none of these issuers. Unauthorized."""
@@ -61,7 +62,7 @@ class Issuers:
         claims = await self._claims(token, issuer)
         try:
             self._check(claims, issuer.authenticator)
-            return await _user(claims, issuer.authenticator)
+            return await self._made(claims, issuer.authenticator)
         except Refused as e:
             log.info("a token of %s is refused: %s", issuer.authenticator.issuer.url, e)
             raise Unauthorized() from e
@@ -74,6 +75,12 @@ class Issuers:
         if found is None:
             raise Unauthorized()
         return found
+
+    async def _made(self, claims: Mapping[str, Any], authenticator: JwtAuthenticator) -> User:
+        try:
+            return authenticator.mapping.user(claims, INLINE_COST_MAX)
+        except TooDear:
+            return await self._heavy.apart(authenticator.mapping.user, claims)
 
     def _check(self, claims: Mapping[str, Any], authenticator: JwtAuthenticator) -> None:
         now: datetime = self._env.clock.now()
@@ -116,10 +123,3 @@ def _verified(token: str, issuer: str, keys: Sequence[jwt.PyJWK]) -> Mapping[str
         except (jwt.InvalidTokenError, ValueError, RecursionError) as e:
             raise Unauthorized() from e
     return None
-
-
-async def _user(claims: Mapping[str, Any], authenticator: JwtAuthenticator) -> User:
-    try:
-        return authenticator.mapping.user(claims, INLINE_COST_MAX)
-    except TooDear:
-        return await asyncio.to_thread(authenticator.mapping.user, claims)

@@ -26,6 +26,8 @@ _EXTRA = "authentication.kubernetes.io/"
 # Machines of one cluster may disagree about the time by a little; so long a deleted object's tokens are good.
 _LEEWAY_S = 60
 _SIGNED_KEPT = 1024
+MOUNTED_S = 3607
+"""Life of the tokens that every pod mounts, which nobody else asks for."""
 
 Find = Callable[[str, str, str], Awaitable[Object | None]]
 """`find(resource, name, namespace)`: the object, None where there is none."""
@@ -60,16 +62,25 @@ class Tokens:
     def issue(
         self, account: Object, *, audiences: Sequence[str], seconds: int, bound: Bound | None = None
     ) -> tuple[str, str]:
-        """A token for a service account: (token, expiry time)."""
+        """A token for a service account: (token, the time from which another is to be used)."""
         if self._private is None:
             raise BadRequest("this server has no token signing key; start it with one to issue tokens")
         meta = account["metadata"]
         now = self._env.clock.now()
-        expiry = now + timedelta(seconds=seconds)
+        renewed = expiry = now + timedelta(seconds=seconds)
         private: dict[str, Any] = {"namespace": meta["namespace"], "serviceaccount": _reference(account)}
         for kind in ("pod", "secret", "node"):
             if (o := getattr(bound, kind, None)) is not None:
                 private[kind] = _reference(o)
+        if (
+            bound is not None
+            and bound.pod is not None
+            and seconds == MOUNTED_S
+            and [*audiences] == [self._config.issuer]
+        ):
+            # As in Kubernetes: programs that read their token once go on for as long as their pod lives, up to a year.
+            expiry = now + timedelta(seconds=self._config.token_seconds_max)
+            private["warnafter"] = int(renewed.timestamp())
         claims = {
             "aud": list(audiences) or [self._config.issuer],
             "exp": int(expiry.timestamp()),
@@ -80,7 +91,7 @@ class Tokens:
             "sub": f"{SERVICE_ACCOUNT_PREFIX}{meta['namespace']}:{meta['name']}",
             _CLAIMS: private,
         }
-        return jwt.encode(claims, self._private, algorithm=_ALGORITHM), format_time(expiry)
+        return jwt.encode(claims, self._private, algorithm=_ALGORITHM), format_time(renewed)
 
     def public_jwk(self) -> dict[str, Any] | None:
         """The key that verifies tokens (RFC 7517), for `/openid/v1/jwks`."""
