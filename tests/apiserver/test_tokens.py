@@ -1,5 +1,6 @@
 """Tokens of service accounts: how long they live, and what they die with."""
 
+import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -214,4 +215,21 @@ async def test_a_signature_is_looked_at_once_and_all_else_each_time(
         await issuer.refused(f"{head}.{claims}.{signature[::-1]}")
     assert looked.count(token) == 1 and len(looked) == 5
     issuer.clock.ahead = timedelta(seconds=2 * YEAR_S)
+    await issuer.refused(token)
+
+
+async def test_a_secret_of_that_type_is_filled_with_a_token_that_dies_with_it(issuer: Issuer) -> None:
+    def secret(name: str, account: str, **notes: str) -> Object:
+        annotations = {"kubernetes.io/service-account.name": account, **notes}
+        own = {"name": name, "namespace": "default", "annotations": annotations}
+        return {"metadata": own, "type": "kubernetes.io/service-account-token"}
+
+    made = await issuer.client.create("secrets", secret("s", "default"))
+    token, namespace = (base64.b64decode(made["data"][key]).decode() for key in ("token", "namespace"))
+    assert namespace == "default" and made["metadata"]["annotations"]["kubernetes.io/service-account.uid"]
+    assert (await issuer.user(token)).name == "system:serviceaccount:default:default"
+    for other in (secret("t", "nobody"), secret("u", "default", **{"kubernetes.io/service-account.uid": "another"})):
+        assert "data" not in await issuer.client.create("secrets", other)
+    await issuer.client.delete("secrets", "s", "default")
+    await issuer.client.list("secrets", "default")
     await issuer.refused(token)

@@ -20,6 +20,7 @@ from rayplane.control_plane.apiserver.admission import (
     podsecurity,
     quota,
     rights,
+    secrets,
 )
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
 from rayplane.control_plane.apiserver.admission.optional import optional
@@ -83,6 +84,7 @@ class Admission:
             rights.Escalation(authorizer).admit,
             certificates.Certificates(authorizer).admit,
             devices.DeviceAdministration(lookup).admit,
+            secrets.TokenSecrets(config, env, lookup).admit,
         )
         self._plugins = (*_those(on, plugins), *fixed)
         self._at_deletion = _those(on, always)

@@ -1,0 +1,46 @@
+"""Secrets that hold a token of a service account, for programs outside the cluster: they are filled as they are made.
+
+Kubernetes does so a moment later. The token dies with the Secret and with the account, and lives a year at most.
+Source: Kubernetes concepts "Managing Service Accounts", long-lived API tokens.
+"""
+
+import base64
+from pathlib import Path
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.authentication.tokens import Bound, Tokens
+from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.rpc.tls import Credentials
+from rayplane.storage.env import Env
+
+_TYPE = "kubernetes.io/service-account-token"
+_ACCOUNT = "kubernetes.io/service-account.name"
+_UID = "kubernetes.io/service-account.uid"
+
+
+class TokenSecrets:
+    """A plugin that fills new Secrets of this type, where their account is there."""
+
+    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup) -> None:
+        self._config = config
+        self._lookup = lookup
+        self._tokens = Tokens(config, env, lookup.get)
+
+    async def admit(self, request: AdmissionRequest) -> None:
+        secret = request.object
+        if not (request.creates("secrets") and secret.get("type") == _TYPE and self._config.token_key):
+            return
+        notes = meta.annotations(secret)
+        account = await self._lookup.get("serviceaccounts", notes.get(_ACCOUNT) or "", request.namespace)
+        if account is None or notes.get(_UID, meta.uid(account)) != meta.uid(account):
+            return
+        seconds = self._config.token_seconds_max
+        token, _ = self._tokens.issue(account, audiences=(), seconds=seconds, bound=Bound(secret=secret))
+        files = {"token": token.encode(), "namespace": request.namespace.encode()}
+        if self._config.tls_dir is not None:
+            files["ca.crt"] = Credentials.read(Path(self._config.tls_dir)).ca
+        secret["metadata"]["annotations"] = {**notes, _UID: meta.uid(account)}
+        filled = {name: base64.b64encode(data).decode() for name, data in files.items()}
+        secret["data"] = {**filled, **(secret.get("data") or {})}
