@@ -21,7 +21,7 @@ from rayplane.control_plane.cel.syntax import (
     Select,
     StructNode,
 )
-from rayplane.control_plane.cel.types import is_fixed_size
+from rayplane.control_plane.cel.types import Type, is_fixed_size
 from rayplane.control_plane.cel.values import size_of
 
 _FREE: Final = exactly(0)
@@ -214,6 +214,9 @@ class _Sizes:
     def __init__(self, estimator: _Estimator, node: Call) -> None:
         self._estimator = estimator
         self._args = node.args
+
+    def type(self, index: int) -> Type:
+        return self._args[index].type
 
     def of(self, index: int) -> Range:
         return self._estimator.size(self._args[index])

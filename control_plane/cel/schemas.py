@@ -91,6 +91,7 @@ _EMBEDDED: Final = "x-kubernetes-embedded-resource"
 
 
 def _object(schema: Schema, *, root: bool) -> Type | None:
+    """Of keys of maps, and of objects with fields, Kubernetes takes no size: comparing two of them costs nothing."""
     others = schema.get("additionalProperties")
     if isinstance(others, Mapping):
         value = type_of_schema(others, root=bool(others.get(_EMBEDDED)))
@@ -98,7 +99,7 @@ def _object(schema: Schema, *, root: bool) -> Type | None:
             return None
         most = schema.get("maxProperties")
         size = max(0, most) if most is not None else _MOST // (value.size_min_json + 6)
-        return types.map_of(replace(types.STRING, size_max=_MOST), value, size_max=size, size_min_json=2)
+        return types.map_of(replace(types.STRING, size_max=0), value, size_max=size, size_min_json=2)
     properties = dict(schema.get("properties") or {})
     if root:
         properties = {**properties, **_ROOT}
@@ -115,7 +116,7 @@ def _object(schema: Schema, *, root: bool) -> Type | None:
             fields[escaped] = made
             if escaped != name:
                 names[escaped] = name
-    return Type("object", (), "object", fields=fields, properties=names, size_max=None, size_min_json=least)
+    return Type("object", (), "object", fields=fields, properties=names, size_max=0, size_min_json=least)
 
 
 # --- values ---------------------------------------------------------------------------------------

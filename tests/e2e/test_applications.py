@@ -9,6 +9,8 @@ import yaml
 from tests.e2e.harness import Cluster, Kubectl, until
 
 APPLICATIONS = Path(__file__).parent / "manifests" / "applications"
+# Of kinds that the others define: a client asks for these again when the definitions are there.
+OBJECTS = APPLICATIONS / "objects"
 # What a cluster writes by itself.
 _OF_THE_CLUSTER = ("event/", "event.events.k8s.io/", "lease.coordination.k8s.io/", "componentstatus/")
 
@@ -40,11 +42,13 @@ def test_all_of_them_are_accepted_run_are_applied_again_and_leave_nothing(cluste
     kubectl = cluster.kubectl(namespace="")
     before = everything(kubectl)
     kubectl("apply", "-f", str(APPLICATIONS))
+    kubectl("apply", "-f", str(OBJECTS))
     until("all pods ready", lambda: not not_ready(kubectl))
     # Whoever goes on with server-side apply takes over what defaults have changed, as a fieldRef without its version.
-    again = kubectl("apply", "--server-side", "--force-conflicts", "-f", str(APPLICATIONS))
+    again = kubectl("apply", "--server-side", "--force-conflicts", "--recursive", "-f", str(APPLICATIONS))
     assert {line.rpartition(" ")[2] for line in again.splitlines()} == {"serverside-applied"}
     until("all pods ready", lambda: not not_ready(kubectl))
+    kubectl("delete", "--timeout=60s", "-f", str(OBJECTS))
     kubectl("delete", "--ignore-not-found", "--timeout=60s", "-f", str(APPLICATIONS))
     until("nothing is left", lambda: not everything(kubectl) - before)
 

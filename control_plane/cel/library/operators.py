@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from rayplane.control_plane.cel.errors import EvaluationError
-from rayplane.control_plane.cel.functions import Joined, Overload, Product, Shorter, Traverse, overload
+from rayplane.control_plane.cel.functions import Equality, Joined, Overload, Product, Shorter, Traverse, overload
 from rayplane.control_plane.cel.values import (
     INT_MAX,
     INT_MIN,
@@ -143,7 +143,7 @@ def _never(*args: Any) -> Any:
 
 
 OVERLOADS: Final = (
-    overload("_==_", "(T, T) bool", equal, Shorter(), works=True),
+    overload("_==_", "(T, T) bool", equal, Equality(), works=True),
     overload("_!=_", "(T, T) bool", _differs, Shorter(), works=True),
     *_comparisons(),
     overload("_+_", "(int, int) int", lambda a, b: int_value(a + b)),
