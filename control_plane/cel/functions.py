@@ -135,7 +135,7 @@ class Shorter:
 
 
 class Equality(Shorter):
-    """Whether two are equal, in one step for Kubernetes' own types."""
+    """An equality, told in one step of Kubernetes' own types."""
 
     def estimate(self, sizes: Sizes) -> tuple[Range, Range | None]:
         own, other = sizes.type(0), sizes.type(1)

@@ -91,7 +91,7 @@ _EMBEDDED: Final = "x-kubernetes-embedded-resource"
 
 
 def _object(schema: Schema, *, root: bool) -> Type | None:
-    """Of keys of maps, and of objects with fields, Kubernetes takes no size: comparing two of them costs nothing."""
+    """The type of a map or of an object. Kubernetes takes no size of the one's keys, nor of the other."""
     others = schema.get("additionalProperties")
     if isinstance(others, Mapping):
         value = type_of_schema(others, root=bool(others.get(_EMBEDDED)))
