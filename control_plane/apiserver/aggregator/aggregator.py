@@ -110,9 +110,13 @@ class Aggregator:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            # While etcd is away what was known last is the best guess.
-            with contextlib.suppress(ApiError):
+            try:
                 await self._follower.load()
+            except ApiError as e:
+                # While etcd is away what was known last is the best guess.
+                log.info("APIServices are read later: %s", e.message)
+            except Exception:
+                log.exception("reading APIServices failed")
             now = loop.time()
             for own in [one for one, at in self._due.items() if at <= now and one not in self._looks]:
                 del self._due[own]
