@@ -96,11 +96,7 @@ def _in_turn(
 
     @functools.wraps(operation)
     async def in_turn(self: "ObjectRegistry", user: User, target: Target, *args: P.args, **kwargs: P.kwargs) -> T:
-        flow = self.flow(user, verb, target)
-        ticket = self._ticket(flow, verb, target)
-        # Nearly always there is a seat.
-        if traced() or not self.fairness.at_once(flow, ticket):
-            await self.fairness.seat(flow, ticket)
+        ticket = await self.seat(user, verb, target)
         try:
             return await operation(self, user, target, *args, **kwargs)
         finally:
@@ -276,8 +272,17 @@ class ObjectRegistry:
         asked = Asked.of(user, verb, info.group, info.plural, target.subresource, namespace=target.namespace)
         return self.fairness.flow(asked)
 
+    async def seat(self, user: User, verb: str, target: Target) -> Ticket:
+        """Seats for a request; `fairness.leave` must follow. TooManyRequests."""
+        flow = self.flow(user, verb, target)
+        ticket = self._ticket(flow, verb, target)
+        # Nearly always there is a seat.
+        if traced() or not self.fairness.at_once(flow, ticket):
+            await self.fairness.seat(flow, ticket)
+        return ticket
+
     async def watch_seat(self, user: User, target: Target, options: ListOptions) -> Ticket:
-        """Seats for the beginning of a watch; `fairness.leave` must follow. TooManyRequests."""
+        """As `seat`, for the beginning of a watch."""
         begins = options.send_initial_events is not False and options.resource_version in ("", "0")
         flow = self.flow(user, "watch", target)
         ticket = self._ticket(flow, "watch", target, begins=begins or bool(options.send_initial_events))
