@@ -59,9 +59,10 @@ class BootstrapToken:
     @staticmethod
     def of(secret: Object) -> BootstrapToken | None:
         """None for a Secret that is no token, or not the one that its name says."""
-        data = _data(secret)
+        # Others' Secrets may be large: they are not looked into.
+        data = _data(secret) if is_token(secret) else {}
         own, value = data.get("token-id", ""), data.get("token-secret", "")
-        if not is_token(secret) or parse(f"{own}.{value}") is None or meta.name(secret) != secret_name(own):
+        if parse(f"{own}.{value}") is None or meta.name(secret) != secret_name(own):
             return None
         usages = frozenset(one for one in (AUTHENTICATION, SIGNING) if data.get(f"usage-bootstrap-{one}") == "true")
         asked = [group for group in data.get("auth-extra-groups", "").split(",") if group]

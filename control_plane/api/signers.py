@@ -69,15 +69,27 @@ def is_decided(csr: Object) -> bool:
     return any(meta.get_condition(csr, kind) is not None for kind in ("Approved", "Denied"))
 
 
+def subject_problem(request: x509.CertificateSigningRequest, signer: str) -> str:
+    """Why nobody may have a certificate with this subject; empty where somebody may."""
+    users = texts_of(request, NameOID.COMMON_NAME)
+    reserved = RESERVED_GROUPS.intersection(organizations(request))
+    if reserved:
+        return f"use of {signer} signer with {min(reserved)} group is not allowed"
+    if RESERVED_USER in users:
+        return f"use of {signer} signer with the name {RESERVED_USER} is not allowed"
+    # Some servers read the first, others the last: who approves one of them would give the other away, too.
+    return "the subject has more than one common name" if len(users) > 1 else ""
+
+
 def problem_of(csr: Object) -> str:
     """Why the signer that a request names would not sign it; empty where it would."""
     request, signer = request_of(csr), str(meta.spec(csr).get("signerName") or "")
     if request is None:
         return "unable to parse the request"
     usages = [str(one) for one in meta.spec(csr).get("usages") or ()]
-    reserved = RESERVED_GROUPS.intersection(organizations(request))
-    if reserved:
-        return f"use of {signer} signer with {min(reserved)} group is not allowed"
+    problem = subject_problem(request, signer)
+    if problem:
+        return problem
     try:
         names = _alternative_names(request)
     except ValueError as e:

@@ -258,7 +258,8 @@ class Authority:
             raise ValueError(str(e)) from e
         if not signed:
             raise ValueError("it is not signed by its own key")
-        if any(INTERNAL_SERVER_NAME in e.value.get_values_for_type(x509.DNSName) for e in names):
+        hosts = [host for e in names for host in e.value.get_values_for_type(x509.DNSName)]
+        if any(host.lower().rstrip(".") == INTERNAL_SERVER_NAME for host in hosts):
             raise ValueError(f"the name {INTERNAL_SERVER_NAME} is the cluster's own")
         life = (_life(now, validity)[0], min(now + validity, self._cert.not_valid_after_utc))
         builder = _builder(asked.subject, self._cert.subject, key, life)

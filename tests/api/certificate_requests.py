@@ -18,13 +18,14 @@ def certificate_request(
     name: str,
     user: str,
     *groups: str,
+    others: tuple[str, ...] = (),
     signer: str = signers.CLIENT,
     names: tuple[x509.GeneralName, ...] = (),
     usages: tuple[str, ...] = ("client auth",),
     **spec: Any,
 ) -> dict[str, Any]:
-    """A CertificateSigningRequest; its key is lost."""
-    subject = [x509.NameAttribute(NameOID.COMMON_NAME, user)]
+    """A CertificateSigningRequest; its key is lost. `others`: more names of users, after the first."""
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, one) for one in (user, *others)]
     subject += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
     if names:

@@ -54,6 +54,21 @@ def test_what_a_signer_takes(
     assert problem in found and bool(found) is bool(problem)
 
 
+@pytest.mark.parametrize("signer", [CLIENT, KUBELET_CLIENT, KUBELET_SERVING])
+@pytest.mark.parametrize(
+    ("users", "problem"),
+    [
+        ((NODE, "system:node:n2"), "the subject has more than one common name"),
+        ((NODE, "system:apiserver"), "signer with the name system:apiserver is not allowed"),
+        (("system:apiserver",), "signer with the name system:apiserver is not allowed"),
+    ],
+)
+def test_who_is_approved_is_nobody_else_too(signer: str, users: tuple[str, ...], problem: str) -> None:
+    usage = "server auth" if signer == KUBELET_SERVING else "client auth"
+    csr = certificate_request("a", users[0], NODES, others=users[1:], signer=signer, usages=(SIGNS, usage))
+    assert problem in signers.problem_of(csr)
+
+
 def test_what_cannot_be_read_is_not_signed() -> None:
     for request in ("", "bm9uZQ==", "%", None, 7):
         csr = {"spec": {"request": request, "signerName": CLIENT, "usages": ["client auth"]}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -145,6 +146,14 @@ async def test_only_what_is_approved_is_signed(place: Place) -> None:
     # A list of no usages at all would make it good for nothing.
     with pytest.raises(x509.ExtensionNotFound):
         certificate.extensions.get_extension_for_class(x509.KeyUsage)
+
+
+@pytest.mark.parametrize("host", ["rayplane.internal", "Rayplane.INTERNAL", "rayplane.internal."])
+def test_nobody_gets_a_certificate_by_the_name_of_the_clusters_servers(host: str) -> None:
+    csr = certificate_request("a", "system:node:n1", "system:nodes", names=(x509.DNSName(host),))
+    request = base64.b64decode(csr["spec"]["request"])
+    with pytest.raises(ValueError, match="is the cluster's own"):
+        Authority.create("test").grant(request, ["server auth"], now=datetime.now(UTC), validity=timedelta(days=1))
 
 
 async def test_aggregated_roles_hold_the_rules_of_those_they_select(place: Place) -> None:

@@ -29,12 +29,9 @@ class Certificates:
                 spec.pop(field, None)
             spec |= request.user.info
             asked = signers.request_of(request.object) if spec.get("signerName") == signers.CLIENT else None
-            reserved = signers.RESERVED_GROUPS.intersection(signers.organizations(asked) if asked else ())
-            if reserved:
-                self._refuse(request, f"use of {signers.CLIENT} signer with {min(reserved)} group is not allowed")
-            if asked is not None and signers.common_name(asked) == signers.RESERVED_USER:
-                text = f"use of {signers.CLIENT} signer with the name {signers.RESERVED_USER} is not allowed"
-                self._refuse(request, text)
+            problem = signers.subject_problem(asked, signers.CLIENT) if asked is not None else ""
+            if problem:
+                self._refuse(request, problem)
         elif request.operation == UPDATE:
             await self._updated(request)
 
