@@ -131,6 +131,12 @@ async def test_a_token_does_where_there_is_no_certificate(secure: Secure) -> Non
     assert (code, found["ErrorInfo"].reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHORIZED")
 
 
+async def test_a_certificate_goes_before_a_token_as_over_rest(secure: Secure) -> None:
+    stub = secure.stub(secure.authority.issue("admin", ["system:masters"]))
+    listed = stub.List(pb.ListRequest(ref=REF), metadata=with_metadata(authorization="Bearer x"))
+    assert (await listed).resource_version
+
+
 async def test_where_everything_is_is_told_to_who_has_a_name(secure: Secure) -> None:
     code, _ = await failure(secure.stub(service="Discovery").Endpoints(pb.EndpointsRequest()))
     assert code is grpc.StatusCode.UNAUTHENTICATED

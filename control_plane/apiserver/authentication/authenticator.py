@@ -65,15 +65,16 @@ class Authenticator:
 
     @spanned("authentication", answered=_of)
     async def of_call(self, context: Context) -> User:
-        """The caller of a gRPC method: by a bearer token, else by its certificate."""
+        """The caller of a gRPC method: by its certificate, else by a bearer token, as over REST."""
+        user = self.of_certificate(context.identity) if context.identity is not None else None
+        if user is not None:
+            return user
         token = bearer_token(context.metadata.get("authorization") or "")
         if token:
             return await self.of_token(token)
-        if context.identity is not None:
-            return self.of_certificate(context.identity) or self._nobody()
-        if self._config.tls_dir is None:
-            user, groups = self._config.anonymous_grpc_user
-            return of_identity(Identity(user, groups))
+        if context.identity is None and self._config.tls_dir is None:
+            name, groups = self._config.anonymous_grpc_user
+            return of_identity(Identity(name, groups))
         return self._nobody()
 
     @spanned("authentication", about=_shown, answered=_of)
