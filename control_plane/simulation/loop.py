@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import gc
 import heapq
+import inspect
 import platform
 from asyncio import base_events, events
 from collections.abc import Callable
@@ -204,11 +205,19 @@ class VirtualLoop(base_events.BaseEventLoop):
         finally:
             self._ready.clear()  # type: ignore[attr-defined]
             self._timers.clear()
+            self._forget_unborn()
             self.close()
             if not settled:
                 gc.unfreeze()
             if automatic:
                 gc.enable()
+
+    def _forget_unborn(self) -> None:
+        """Coroutines that their cell's death kept from beginning: Python would blame whoever made them."""
+        for task in asyncio.all_tasks(self):
+            coroutine: Any = task.get_coro()
+            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()
 
     # What asyncio's base class leaves to selectors
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
+import warnings
 
 import pytest
 
@@ -94,6 +96,25 @@ def test_nothing_of_a_dead_cell_runs_and_a_paused_one_goes_on() -> None:
 
     loop.run(main())
     assert "victim cleaned up" not in seen
+
+
+def test_what_a_dead_cell_did_not_begin_is_no_fault_of_its_maker() -> None:
+    """Python warns of coroutines that nobody awaited, and warnings are errors here."""
+    life = Life("victim")
+    context = contextvars.copy_context()
+    context.run(LIFE.set, life)
+
+    async def main() -> list[asyncio.Task[None]]:
+        tasks = [asyncio.get_running_loop().create_task(asyncio.sleep(1), context=context)]
+        life.dead = True
+        await asyncio.sleep(1)
+        return tasks
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        VirtualLoop().run(main()).clear()
+        gc.collect()
+    assert not said
 
 
 def test_asyncio_has_all_that_the_loop_uses_of_it() -> None:
