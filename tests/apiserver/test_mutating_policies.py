@@ -161,6 +161,21 @@ async def test_what_grows_without_end_is_stopped(stack: Stack) -> None:
         await made(client)
 
 
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        patch("['a', 'b', 'c', 'd'].map(k, JSONPatch{op: 'add', path: '/data/' + k, value: object.data.a})"),
+        apply("Object{data: {'1': object.data.a, '2': object.data.a, '3': object.data.a, '4': object.data.a}}"),
+        patch("[JSONPatch{op: 'add', path: '/data', value: {'x': [1, 2, 3, 4].map(i, object.data.a)}}]"),
+    ],
+)
+async def test_a_text_that_is_written_out_often_is_counted_as_often(stack: Stack, mutation: Object) -> None:
+    client = stack.client()
+    await bind(client, policy(mutation))
+    with pytest.raises(errors.Invalid, match="accumulated size increase of copy is 3200"):
+        await client.create("configmaps", {**config(), "data": {"a": "x" * 800_000}})
+
+
 async def test_a_pod_is_completed_by_keys_of_its_lists(stack: Stack) -> None:
     client = stack.client()
     expression = """Object{

@@ -17,6 +17,7 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.rpc.tls import Authority
 from rayplane.storage.env import SystemClock
 from tests.apiserver.conftest import Stack, make_env
+from tests.apiserver.test_rights import BINDINGS, ROLES, binding, role
 
 EXTRA = "authentication.kubernetes.io/"
 YEAR_S = 365 * 24 * 3600
@@ -218,18 +219,29 @@ async def test_a_signature_is_looked_at_once_and_all_else_each_time(
     await issuer.refused(token)
 
 
-async def test_a_secret_of_that_type_is_filled_with_a_token_that_dies_with_it(issuer: Issuer) -> None:
-    def secret(name: str, account: str, **notes: str) -> Object:
-        annotations = {"kubernetes.io/service-account.name": account, **notes}
-        own = {"name": name, "namespace": "default", "annotations": annotations}
-        return {"metadata": own, "type": "kubernetes.io/service-account-token"}
+def token_secret(name: str, account: str, **notes: str) -> Object:
+    annotations = {"kubernetes.io/service-account.name": account, **notes}
+    own = {"name": name, "namespace": "default", "annotations": annotations}
+    return {"metadata": own, "type": "kubernetes.io/service-account-token"}
 
-    made = await issuer.client.create("secrets", secret("s", "default"))
+
+async def test_a_secret_of_that_type_is_filled_with_a_token_that_dies_with_it(issuer: Issuer) -> None:
+    made = await issuer.client.create("secrets", token_secret("s", "default"))
     token, namespace = (base64.b64decode(made["data"][key]).decode() for key in ("token", "namespace"))
     assert namespace == "default" and made["metadata"]["annotations"]["kubernetes.io/service-account.uid"]
     assert (await issuer.user(token)).name == "system:serviceaccount:default:default"
-    for other in (secret("t", "nobody"), secret("u", "default", **{"kubernetes.io/service-account.uid": "another"})):
+    another = {"kubernetes.io/service-account.uid": "another"}
+    for other in (token_secret("t", "nobody"), token_secret("u", "default", **another)):
         assert "data" not in await issuer.client.create("secrets", other)
     await issuer.client.delete("secrets", "s", "default")
     await issuer.client.list("secrets", "default")
     await issuer.refused(token)
+
+
+@pytest.mark.parametrize("verbs", [("create",), ("create", "get")])
+async def test_who_may_not_read_secrets_makes_none_to_learn_a_token(issuer: Issuer, verbs: tuple[str, ...]) -> None:
+    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": [*verbs]}
+    await issuer.client.create(ROLES, role("writer", rule))
+    await issuer.client.create(BINDINGS, binding("jane", "writer"))
+    made = await issuer.stack.client_as("jane", "team").create("secrets", token_secret("s", "default"))
+    assert ("token" in (made.get("data") or {})) is ("get" in verbs)

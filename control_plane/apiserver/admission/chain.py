@@ -84,7 +84,7 @@ class Admission:
             rights.Escalation(authorizer).admit,
             certificates.Certificates(authorizer).admit,
             devices.DeviceAdministration(lookup).admit,
-            secrets.TokenSecrets(config, env, lookup).admit,
+            secrets.TokenSecrets(config, env, lookup, authorizer).admit,
         )
         self._plugins = (*_those(on, plugins), *fixed)
         self._at_deletion = _those(on, always)

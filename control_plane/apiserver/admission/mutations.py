@@ -130,7 +130,7 @@ class _Patch:
 
 def _applied(o: Object, value: Any, definition: Definition | None) -> Object:
     """Raises Failed."""
-    config = {**plain(value), "apiVersion": o["apiVersion"], "kind": o["kind"]}
+    config = {**plain(value, budget.CopyMeter()), "apiVersion": o["apiVersion"], "kind": o["kind"]}
     root: Place = (Type.struct(definition), None) if definition is not None else UNDESCRIBED
     wrong = type_errors(config, root)
     if wrong:
@@ -165,11 +165,11 @@ def _atomics(value: Any, place: Place, path: tuple[str, ...]) -> Iterator[tuple[
 
 def _json_patched(o: Object, operations: Any, definition: Definition | None) -> Object:
     """Raises Failed. An operation `test` that fails leaves the object as it is."""
-    made = []
+    made, copies = [], budget.CopyMeter()
     for operation in operations:
         one = {k: operation[k] for k in ("op", "path", "from") if operation.get(k)}
         if "value" in operation:
-            one["value"] = plain(operation["value"])
+            one["value"] = plain(operation["value"], copies)
         made.append({"path": "", **one})
     try:
         return apply_patch("json", o, made, definition)
@@ -183,15 +183,20 @@ def _json_patched(o: Object, operations: Any, definition: Definition | None) -> 
 # --- values as JSON -------------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
-    """What an expression made, as JSON that shares nothing with anything. Raises Failed."""
+def plain(value: Any, copies: budget.CopyMeter) -> Any:
+    """What an expression made, as JSON that shares nothing with anything. Raises Failed.
+
+    `copies` counts its texts: the same one in many places costs an expression nothing, and whoever writes it out much.
+    """
     try:
-        return _plain(value, getattr(value, "name", ""), budget.Meter(), budget.LIMITS.depth)
+        return _plain(value, getattr(value, "name", ""), budget.Meter(), budget.LIMITS.depth, copies)
     except RequestEntityTooLarge as e:
         raise Failed(e.message) from e
+    except budget.CopiesTooMuch as e:
+        raise Failed(str(e)) from e
 
 
-def _plain(value: Any, path: str, meter: budget.Meter, depth: int) -> Any:
+def _plain(value: Any, path: str, meter: budget.Meter, depth: int, copies: budget.CopyMeter) -> Any:
     meter.spend()
     if depth == 0:
         raise Failed("exceeded max depth")
@@ -204,10 +209,13 @@ def _plain(value: Any, path: str, meter: budget.Meter, depth: int) -> Any:
             if type(name) is not str:
                 raise Failed(f'map key "{name}" is of type {type(name).__name__}, not string')
             below = f"{path}.{name}" if isinstance(value, Struct) else path
-            made[name] = _plain(one, below, meter, depth - 1)
+            copies.copy(len(name))
+            made[name] = _plain(one, below, meter, depth - 1, copies)
         return made
     if isinstance(value, list | tuple):
-        return [_plain(one, path, meter, depth - 1) for one in value]
+        return [_plain(one, path, meter, depth - 1, copies) for one in value]
+    if isinstance(value, str | bytes):
+        copies.copy(len(value))
     return _scalar(value)
 
 

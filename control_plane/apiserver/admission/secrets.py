@@ -1,6 +1,7 @@
 """Secrets that hold a token of a service account, for programs outside the cluster: they are filled as they are made.
 
-Kubernetes does so a moment later. The token dies with the Secret and with the account, and lives a year at most.
+Kubernetes does so a moment later, so that who may make Secrets and not read them never sees the token: here such a one
+gets a Secret without. The token dies with the Secret and with the account, and lives a year at most.
 Source: Kubernetes concepts "Managing Service Accounts", long-lived API tokens.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.authentication.tokens import Bound, Tokens
+from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.rpc.tls import Credentials
@@ -23,9 +25,10 @@ _UID = "kubernetes.io/service-account.uid"
 class TokenSecrets:
     """A plugin that fills new Secrets of this type, where their account is there."""
 
-    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup) -> None:
+    def __init__(self, config: ApiServerConfig, env: Env, lookup: Lookup, authorizer: Authorizer) -> None:
         self._config = config
         self._lookup = lookup
+        self._authorizer = authorizer
         self._tokens = Tokens(config, env, lookup.get)
 
     async def admit(self, request: AdmissionRequest) -> None:
@@ -35,6 +38,9 @@ class TokenSecrets:
         notes = meta.annotations(secret)
         account = await self._lookup.get("serviceaccounts", notes.get(_ACCOUNT) or "", request.namespace)
         if account is None or notes.get(_UID, meta.uid(account)) != meta.uid(account):
+            return
+        reads = request.user.asks("get", resource="secrets", namespace=request.namespace, name=meta.name(secret))
+        if not (await self._authorizer.decide(reads)).allowed:
             return
         seconds = self._config.token_seconds_max
         token, _ = self._tokens.issue(account, audiences=(), seconds=seconds, bound=Bound(secret=secret))
