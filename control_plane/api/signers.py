@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.kinds.certificates.pem import decoded
+from rayplane.control_plane.api.kinds.certificates.pem import request_in
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import API_SERVER, API_SERVERS, MASTERS, MEMBERS, NODE_HOSTS, NODES
 
@@ -42,10 +42,7 @@ _USAGES: Final = {
 
 def request_of(csr: Object) -> x509.CertificateSigningRequest | None:
     """What a CertificateSigningRequest holds; None where it cannot be read."""
-    try:
-        return x509.load_pem_x509_csr(decoded(str(meta.spec(csr).get("request") or "")))
-    except (ValueError, x509.InvalidVersion):
-        return None
+    return request_in(str(meta.spec(csr).get("request") or ""))
 
 
 def texts_of(request: x509.CertificateSigningRequest, oid: x509.ObjectIdentifier) -> list[str]:

@@ -324,7 +324,7 @@ def identity_of_transport(transport: asyncio.BaseTransport | None) -> Identity |
     certificate = tls.getpeercert(binary_form=True) if tls is not None else None
     try:
         identity = identity_of(certificate) if certificate else None
-    except (ValueError, x509.InvalidVersion):
+    except (ValueError, TypeError, x509.InvalidVersion):
         return None  # an authority has signed what is none to the letter: whose it is cannot be told
     # Groups alone are nobody, as in Kubernetes.
     return identity if identity is not None and identity.user else None

@@ -38,6 +38,15 @@ def certificate_request(
     }
 
 
+def unreadable(name: str, text: bytes) -> dict[str, Any]:
+    """A request of whose subject a part is no text: `text` stands for a UTF8String of four bytes, head included."""
+    csr = certificate_request(name, "jane", "dev1")
+    lines = base64.b64decode(csr["spec"]["request"]).splitlines()
+    der = base64.b64decode(b"".join(lines[1:-1])).replace(b"\x0c\x04dev1", text)
+    pem = b"\n".join((lines[0], base64.b64encode(der), lines[-1], b""))
+    return {**csr, "spec": {**csr["spec"], "request": base64.b64encode(pem).decode()}}
+
+
 def node_request(name: str, node: str, **spec: Any) -> dict[str, Any]:
     """A node's request for its client certificate."""
     user, signer = f"system:node:{node}", signers.KUBELET_CLIENT

@@ -9,7 +9,7 @@ from cryptography import x509
 
 from rayplane.control_plane.api import signers
 from rayplane.control_plane.api.signers import CLIENT, KUBELET_CLIENT, KUBELET_SERVING
-from tests.api.certificate_requests import certificate_request
+from tests.api.certificate_requests import certificate_request, unreadable
 
 NODE, NODES = "system:node:n1", "system:nodes"
 DNS, IP = x509.DNSName("n1.example.org"), x509.IPAddress(ip_address("10.0.0.1"))
@@ -73,6 +73,8 @@ def test_what_cannot_be_read_is_not_signed() -> None:
     for request in ("", "bm9uZQ==", "%", None, 7):
         csr = {"spec": {"request": request, "signerName": CLIENT, "usages": ["client auth"]}}
         assert signers.problem_of(csr) == "unable to parse the request"
+    for text in (b"\x0c\x04\xffev1", b"\x02\x04dev1", b"\x03\x04\x00ev1", b"\x30\x04\x02\x00v1"):
+        assert signers.problem_of(unreadable("a", text)) == "unable to parse the request"
 
 
 @pytest.mark.parametrize(

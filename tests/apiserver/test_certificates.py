@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.client import ApiClient
-from tests.api.certificate_requests import certificate_request
+from tests.api.certificate_requests import certificate_request, unreadable
 from tests.api.pems import AUTHORITY
 from tests.apiserver.conftest import Stack
 from tests.apiserver.test_rights import BINDINGS, ROLES, binding, role
@@ -60,6 +60,9 @@ async def test_a_request_is_of_who_makes_it(stack: Stack) -> None:
         await client.create(REQUESTS, asked("c", user="system:apiserver"))
     with pytest.raises(errors.Forbidden, match="the subject has more than one common name"):
         await client.create(REQUESTS, certificate_request("d", "jane", others=("admin",)))
+    for text in (b"\x0c\x04\xffev1", b"\x03\x04\x00ev1"):
+        with pytest.raises(errors.Invalid, match="malformed certificate request"):
+            await client.create(REQUESTS, unreadable("e", text))
 
 
 @pytest.mark.parametrize(("part", "verb"), [("approval", "approve"), ("status", "sign")])

@@ -7,9 +7,10 @@ signer gives. So a controller manager that is somebody else's cannot have certif
 from collections.abc import Callable
 from datetime import datetime
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.errors import ApiError, NotFound
-from rayplane.control_plane.api.kinds.certificates.pem import decoded
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.rpc import RpcError
@@ -36,11 +37,12 @@ class CertificateSigning:
             raise RpcError(Code.UNAVAILABLE, e.message) from e
         if meta.uid(csr) != uid or not signers.is_approved(csr):
             raise RpcError(Code.ABORTED, f"{name} is not approved, or another one now")
-        problem = signers.problem_of(csr)
-        if problem:
+        problem, request = signers.problem_of(csr), signers.request_of(csr)
+        if problem or request is None:
             raise RpcError(Code.FAILED_PRECONDITION, problem)
-        request, usages = decoded(meta.spec(csr)["request"]), meta.spec(csr).get("usages") or ()
+        usages, life = meta.spec(csr).get("usages") or (), signers.life_of(csr)
         try:
-            return self._secrets.authority.grant(request, usages, now=self._now(), validity=signers.life_of(csr))
+            pem = request.public_bytes(Encoding.PEM)
+            return self._secrets.authority.grant(pem, usages, now=self._now(), validity=life)
         except ValueError as e:
             raise RpcError(Code.FAILED_PRECONDITION, f"the request cannot be signed: {e}") from e

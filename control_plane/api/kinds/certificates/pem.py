@@ -58,11 +58,22 @@ def certificate_of(der: bytes) -> x509.Certificate | None:
 
 def request_problem(text: str) -> str:
     """What is wrong with a request for a certificate; empty for nothing."""
-    first = next(blocks(decoded(text)), None)
-    if first is None or first.der is None or first.kind != "CERTIFICATE REQUEST":
+    der = _request_block(text)
+    if der is None:
         return "PEM block type must be CERTIFICATE REQUEST"
-    request = _request_of(first.der)
+    request = _request_of(der)
     return "x509: malformed certificate request" if request is None else _signature_problem(request)
+
+
+def request_in(text: str) -> x509.CertificateSigningRequest | None:
+    """The request in a field, the one that every client sees there; None where it cannot be read."""
+    der = _request_block(text)
+    return _request_of(der) if der is not None else None
+
+
+def _request_block(text: str) -> bytes | None:
+    first = next(blocks(decoded(text)), None)
+    return first.der if first is not None and first.kind == "CERTIFICATE REQUEST" else None
 
 
 def stub_problem(der: bytes) -> str:
@@ -104,10 +115,10 @@ def _spki(holder: x509.CertificateSigningRequest | x509.Certificate) -> bytes:
 
 
 def _request_of(der: bytes) -> x509.CertificateSigningRequest | None:
-    """The request, with a key that is known; None where there is none."""
+    """The request, with a key that is known and a subject that can be read; None where there is none."""
     try:
         request = x509.load_der_x509_csr(der)
-        request.public_key()
+        _ = request.public_key(), request.subject
     except _UNREADABLE:
         return None
     return request
