@@ -173,10 +173,15 @@ async def test_requests_reach_it_as_they_are_with_who_asks(setting: Setting) -> 
     await setting.lead()
     assert await setting.becomes("Passed") == "all checks passed"
     path = f"{ROOT}/namespaces/default/flunders/a%20b?x=%26y"
-    forged = {"X-Remote-User": "root", "X-Remote-Group": "system:masters", "X-Remote-Extra-Scopes": "all"}
+    forged = {
+        "X-Remote-User": "root",
+        "X-Remote-Group": "system:masters",
+        "X_Remote_User": "root",
+        "X-Remote-Extra-Scopes": "all",
+    }
     code, said = await setting.json("GET", path, headers=forged | {"X-Own": "kept"})
     assert (code, said["asked"]) == (200, f"GET {path}")
-    headers = [(name.lower(), value) for name, value in said["headers"]]
+    headers = [(name.lower().replace("_", "-"), value) for name, value in said["headers"]]
     assert [v for n, v in headers if n == "x-remote-user"] == ["kubernetes-admin"]
     assert [v for n, v in headers if n == "x-remote-group"] == ["system:masters", "system:authenticated"]
     assert ("x-own", "kept") in headers

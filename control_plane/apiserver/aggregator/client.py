@@ -85,8 +85,11 @@ def headers_of(user: User) -> Iterator[tuple[str, str]]:
 
 
 def is_of_user(header: str) -> bool:
-    """Whether a header tells who asks: nobody but us may say that to a server behind us."""
-    name = header.lower()
+    """Whether a header tells who asks: nobody but us may say that to a server behind us.
+
+    Many programs cannot tell an underscore from a hyphen there (RFC 3875, section 4.1.18).
+    """
+    name = header.lower().replace("_", "-")
     return name == "authorization" or name.startswith(("x-remote-", "impersonate-"))
 
 

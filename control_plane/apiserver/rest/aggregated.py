@@ -28,8 +28,9 @@ from rayplane.control_plane.rpc import reverse_proxy
 from rayplane.control_plane.tasks import cancel_and_wait
 
 _CONNECT_S = 10.0
-#: Requests that wait for one server, streams aside; more are told to come again.
+#: Requests that wait for one server, streams aside, of all users and of one; more are told to come again.
 WAITING_MAX = 400
+WAITING_OF_ONE_MAX = 100
 # What may stand in a path as it is (RFC 3986, section 3.3).
 _IN_PATHS = "/:@!$&'()*+,;=~"
 _REDIRECTED = "the backend attempted to redirect this request, which is not permitted"
@@ -42,7 +43,7 @@ class AggregatedApis:
     def __init__(self, aggregator: Aggregator, *, timeout_s: float) -> None:
         self._aggregator = aggregator
         self._timeout_s = timeout_s
-        self._waiting: Counter[str] = Counter()
+        self._waiting: Counter[tuple[str, ...]] = Counter()
 
     def backend(self, path: str) -> Backend | None:
         """Who answers at a path; None where this server does."""
@@ -59,13 +60,14 @@ class AggregatedApis:
             return _refusal("service unavailable")
         if stream:
             return await self._ask(request, user, backend, None)
-        if self._waiting[backend.name] >= WAITING_MAX:
+        all_, own = (backend.name,), (backend.name, user.name)
+        if self._waiting[all_] >= WAITING_MAX or self._waiting[own] >= WAITING_OF_ONE_MAX:
             raise TooManyRequests(retry_after=1)
-        self._waiting[backend.name] += 1
+        self._waiting.update((all_, own))
         try:
             return await self._ask(request, user, backend, self._timeout_s)
         finally:
-            self._waiting[backend.name] -= 1
+            self._waiting.subtract((all_, own))
             self._waiting += Counter()  # without those of whom nothing is waited for
 
     async def _ask(
