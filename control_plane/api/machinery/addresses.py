@@ -1,13 +1,15 @@
 """Blocks of IP addresses, and addresses, in fields of objects: what is one, what is ambiguous, how it is best written.
 
 A field from before there was a canonical form takes any unambiguous one (`names.ip_errors`, `cidr_errors`); newer
-fields take only that form (`canonical_*`).
+fields take only that form (`canonical_*`). What an update keeps may be as ambiguous as it was
+(`legacy_*`): rules were laxer once.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from rayplane.control_plane.api.errors import quote
@@ -22,7 +24,7 @@ _BITS: Final = re.compile("[0-9]{1,64}", re.ASCII)
 _LONGEST: Final = 300  # characters; more are no address
 
 
-def _address(text: str) -> Address | None:
+def address_of(text: str) -> Address | None:
     """The address a text stands for, with leading zeros as nothing; None when it is none."""
     if len(text) > _LONGEST or "%" in text:
         return None
@@ -34,19 +36,24 @@ def _address(text: str) -> Address | None:
         return None
 
 
+def legacy_ip_errors(text: str, kept: AbstractSet[str]) -> tuple[str, ...]:
+    """Problems of an address in any form; `kept` are those that an update found, which need only be addresses."""
+    return () if text in kept and address_of(text) is not None else names.ip_errors(text)
+
+
 @remembered(4_096)
 def canonical_ip_errors(text: str) -> tuple[str, ...]:
     """Problems of an address that must be in its canonical form."""
     found = names.ip_errors(text)
-    if found or str(_address(text)) == text:
+    if found or str(address_of(text)) == text:
         return found
-    return (f"must be in canonical form ({quote(str(_address(text)))})",)
+    return (f"must be in canonical form ({quote(str(address_of(text)))})",)
 
 
 def _block(text: str) -> tuple[Address, Block] | None:
     """The address and the block of a text such as `10.0.0.1/8`; None when it is none."""
     first, slash, bits = text.partition("/")
-    address = _address(first)
+    address = address_of(first)
     if address is None or not slash or not _BITS.fullmatch(bits):
         return None
     try:
@@ -76,6 +83,11 @@ def cidr_errors(text: str) -> tuple[str, ...]:
     return ("must not have bits set beyond the prefix length",) if found[0] != found[1].network_address else ()
 
 
+def legacy_cidr_errors(text: str, kept: AbstractSet[str]) -> tuple[str, ...]:
+    """Problems of a block in any form; `kept` are those that an update found, which need only be blocks."""
+    return () if text in kept and block_of(text) is not None else cidr_errors(text)
+
+
 def canonical_cidr_errors(text: str) -> tuple[str, ...]:
     """Problems of a block that must be in its canonical form."""
     found = cidr_errors(text)
@@ -86,7 +98,7 @@ def canonical_cidr_errors(text: str) -> tuple[str, ...]:
 
 def ip_warnings(path: str, text: str) -> list[str]:
     """What is odd about an address that is taken all the same."""
-    address = _address(text)
+    address = address_of(text)
     if address is None or address.version == 4 or str(address) == text:
         return []
     shown = f"{quote(text)} should be in RFC 5952 canonical format ({quote(str(address))})"

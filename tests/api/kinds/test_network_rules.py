@@ -368,6 +368,49 @@ def test_what_is_wrong_with_changes(kind: str, before: Changes, changes: Changes
     assert updated(GOOD[kind], before, changes)[1] == found
 
 
+OLD_BALANCER: Changes = {
+    "spec.clusterIP": "010.0.0.1", "spec.clusterIPs": ["010.0.0.1"], "spec.externalIPs": ["::ffff:1.2.3.4"],
+    "spec.loadBalancerSourceRanges": [" 10.0.0.1/8"],
+}  # fmt: skip
+OLD_SLICE: Changes = {"endpoints": [{"addresses": ["10.01.0.2"]}, {"addresses": ["10.1.0.3"]}]}
+OLD_SUBSETS: Changes = {"subsets.0.addresses.0.ip": "10.01.0.2"}
+OLD_POLICY = peer({"ipBlock": {"cidr": "10.0.0.1/8", "except": ["10.01.0.0/16"]}})
+ZEROS, BITS = "must not have leading 0s", "must not have bits set beyond the prefix length"
+IP_BLOCK, LABELLED = f"{INGRESS_FROM}.ipBlock", {"metadata.labels": {"a": "b"}}
+OLD_ADDRESSES: list[tuple[str, Changes, Changes, list[str]]] = [
+    ("balancer", OLD_BALANCER, LABELLED | {"spec.ports.0.port": 81}, []),
+    ("balancer", OLD_BALANCER, {"spec.externalIPs.1": "1.2.3.04"},
+     [f'spec.externalIPs[1]: Invalid value: "1.2.3.04": {ZEROS}']),
+    ("balancer", OLD_BALANCER, {"spec.loadBalancerSourceRanges": ["10.0.0.1/8", "10.0.0.2/8"]},
+     [f'spec.LoadBalancerSourceRanges[1]: Invalid value: "10.0.0.2/8": {BITS}']),
+    ("balancer", {"spec.externalIPs": ["nowhere"]}, LABELLED,
+     [f'spec.externalIPs[0]: Invalid value: "nowhere": {NO_IP}']),
+    ("balancer", {"spec.externalIPs": ["169.254.0.01"]}, LABELLED,
+     ['spec.externalIPs[0]: Invalid value: "169.254.0.01": may not be in the link-local range '
+      "(169.254.0.0/16, fe80::/10)"]),
+    ("balancer", {"metadata.annotations": {SOURCES: "10.0.0.1/8, 1.0.0.0/8"}}, LABELLED, []),
+    ("balancer", {"metadata.annotations": {SOURCES: "10.0.0.1/8"}}, {"metadata.annotations": {SOURCES: "10.0.0.2/8"}},
+     [f'metadata.annotations[{SOURCES}]: Invalid value: "10.0.0.2/8": {BITS}']),
+    ("Endpoints", OLD_SUBSETS, LABELLED, []),
+    ("Endpoints", OLD_SUBSETS, {"subsets.0.ports.0.port": 81},
+     [f'subsets[0].addresses[0].ip: Invalid value: "10.01.0.2": {ZEROS}']),
+    ("EndpointSlice", OLD_SLICE, {"ports.0.port": 81}, []),
+    ("EndpointSlice", OLD_SLICE, {"endpoints.1.addresses.0": "10.1.0.4"},
+     [f'endpoints[0].addresses[0]: Invalid value: "10.01.0.2": {ZEROS}']),
+    ("EndpointSlice", OLD_SLICE, {"ports.0.name": "A"}, [f'ports[0].name: Invalid value: "A": {LABEL}']),
+    ("NetworkPolicy", OLD_POLICY, {"spec.ingress.0.from.1": {"ipBlock": {"cidr": "10.0.0.1/8"}}}, []),
+    ("NetworkPolicy", OLD_POLICY, {"spec.ingress.0.from.0.ipBlock.cidr": "10.0.0.2/8"},
+     [f'{IP_BLOCK}.cidr: Invalid value: "10.0.0.2/8": {BITS}']),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "before", "changes", "found"), OLD_ADDRESSES)
+def test_addresses_that_were_taken_once_are_no_hindrance(
+    kind: str, before: Changes, changes: Changes, found: list[str]
+) -> None:
+    assert updated(GOOD[kind], before, changes, sound=False)[1] == found
+
+
 def balanced(*entries: dict[str, Any]) -> dict[str, Any]:
     return {"loadBalancer": {"ingress": list(entries)}}
 
@@ -392,6 +435,14 @@ STATUSES: list[tuple[str, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("kind", "after", "found"), STATUSES)
 def test_what_is_wrong_with_statuses(kind: str, after: dict[str, Any], found: list[str]) -> None:
     assert status_refused(GOOD[kind], {}, after) == found
+
+
+@pytest.mark.parametrize("kind", ["balancer", "Ingress"])
+def test_addresses_of_a_balancer_that_were_taken_once_are_no_hindrance(kind: str) -> None:
+    before = balanced({"ip": "1.2.3.04"})
+    assert status_refused(GOOD[kind], before, balanced({"ip": "1.2.3.4"}, {"ip": "1.2.3.04"})) == []
+    text = f'{AT}[0].ip: Invalid value: "1.2.3.05": {ZEROS}'
+    assert status_refused(GOOD[kind], before, balanced({"ip": "1.2.3.05"})) == [text]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any, Final
 from rayplane.control_plane.api.errors import invalid, required
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, one_of
 from rayplane.control_plane.api.kinds.pod_template.ports import PROTOCOLS
-from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS, NO_UPDATE_RULES
+from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.addresses import ip_warnings
+from rayplane.control_plane.api.machinery.addresses import address_of, ip_warnings
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, SHOWN, Cell, Column, Printer, age, at_most
 from rayplane.control_plane.api.meta import Object, name
 
@@ -29,8 +29,10 @@ def _default(obj: Object) -> None:
 
 
 def validate_address_use(address: str, path: str, errs: Errors) -> None:
-    """An address, which must be one, that traffic may be sent to. Loopback ones are ours to use: pods live there."""
-    parsed = ipaddress.ip_address(address)
+    """An address, if it is one, must take traffic. Loopback ones are ours to use: pods live there."""
+    parsed = address_of(address)
+    if parsed is None:
+        return
     if parsed.is_unspecified:
         errs.append(invalid(path, address, f"may not be unspecified ({address})"))
     if parsed.is_link_local:
@@ -54,6 +56,11 @@ def _validate(obj: Object) -> Errors:
         for number, port in enumerate(ports):
             _endpoint_port(port, f"{at}.ports[{number}]", errs, named=len(ports) > 1)
     return errs
+
+
+def _validate_update(new: Object, old: Object) -> Errors:
+    """Subsets that stay as they are stay good: rules were laxer once."""
+    return [] if new.get("subsets") == old.get("subsets") else _validate(new)
 
 
 def _address(address: Mapping[str, Any], path: str, errs: Errors) -> None:
@@ -112,7 +119,8 @@ RULES = {
         deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
         defaults=_default,
         validate=_validate,
-        validate_update=NO_UPDATE_RULES,
+        validate_update=_validate_update,
+        revalidates=False,
         status=NO_STATUS,
         generation=False,
         printer=Printer((NAME, Column("Endpoints"), AGE), _row),

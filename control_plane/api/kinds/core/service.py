@@ -15,14 +15,13 @@ from rayplane.control_plane.api.kinds.core.service_validation import (
     TOPOLOGY_HINTS,
     is_headless,
     is_reachable_from_outside,
-    parsed,
     validate_balancer_status,
     validate_service,
     validate_service_update,
 )
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.addresses import cidr_warnings, ip_warnings
+from rayplane.control_plane.api.machinery.addresses import address_of, cidr_warnings, ip_warnings
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, NONE, Cell, Column, Printer, age, labels_text
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
 from rayplane.control_plane.api.meta import Object, name
@@ -103,7 +102,7 @@ def _families(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
             spec[field] = spec[field][:1]
     families = list(spec.get("ipFamilies") or ())
     if not families:
-        if any(ip.version == 6 for ip in map(parsed, spec.get("clusterIPs") or ()) if ip is not None):
+        if any(ip.version == 6 for ip in map(address_of, spec.get("clusterIPs") or ()) if ip is not None):
             return  # which is refused
         families = [FAMILY]
     if without_selector and len(families) == 1 and policy != SINGLE_STACK:

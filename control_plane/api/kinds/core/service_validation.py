@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from rayplane.control_plane.api import meta
@@ -12,7 +12,7 @@ from rayplane.control_plane.api.kinds.core.endpoints import PORT_RANGE, validate
 from rayplane.control_plane.api.kinds.metadata import IMMUTABLE, Errors, checked, one_of, validate_labels
 from rayplane.control_plane.api.kinds.pod_template.ports import PROTOCOLS, validate_port_reference
 from rayplane.control_plane.api.machinery import names
-from rayplane.control_plane.api.machinery.addresses import cidr_errors
+from rayplane.control_plane.api.machinery.addresses import address_of, legacy_cidr_errors, legacy_ip_errors
 from rayplane.control_plane.api.meta import Object
 
 EXTERNAL: Final = frozenset({"NodePort", "LoadBalancer"})
@@ -39,13 +39,10 @@ def is_reachable_from_outside(spec: Mapping[str, Any]) -> bool:
     return spec.get("type") in EXTERNAL or (spec.get("type") == "ClusterIP" and bool(spec.get("externalIPs")))
 
 
-def parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    return ipaddress.ip_address(address) if names.is_ip(address) else None
-
-
-def validate_service(obj: Object) -> Errors:
+def validate_service(obj: Object, old: Object | None = None) -> Errors:
     errs: Errors = []
     spec, annotations = obj.get("spec") or {}, meta.annotations(obj)
+    before = (old or {}).get("spec") or {}
     mode, hints = annotations.get(_TOPOLOGY_MODE), annotations.get(TOPOLOGY_HINTS)
     if mode is not None and hints is not None and mode != hints:
         text = f"must match annotations[{TOPOLOGY_HINTS}] when both are specified"
@@ -58,15 +55,16 @@ def validate_service(obj: Object) -> Errors:
     validate_labels(spec.get("selector"), "spec.selector", errs)
     _affinity(spec, errs)
     if kind != "ExternalName":
-        _cluster_ips(spec, errs)
+        _cluster_ips(spec, before, errs)
+    kept = set(before.get("externalIPs") or ())
     for index, address in enumerate(spec.get("externalIPs") or ()):
-        problems = names.ip_errors(address)
+        problems = legacy_ip_errors(address, kept)
         checked(problems, address, f"spec.externalIPs[{index}]", errs)
         if not problems:
             validate_address_use(address, f"spec.externalIPs[{index}]", errs)
     one_of(kind, _TYPES, "spec.type", errs)
     _node_ports(spec.get("ports") or (), kind, errs)
-    _source_ranges(spec, annotations, errs)
+    _source_ranges(obj, old or {}, errs)
     _balancer(spec, kind, errs)
     _policies(spec, kind, errs)
     if kind != "ExternalName" and not errs:
@@ -157,7 +155,7 @@ def _affinity(spec: Mapping[str, Any], errs: Errors) -> None:
 # --- addresses of the cluster -------------------------------------------------------------------
 
 
-def _cluster_ips(spec: Mapping[str, Any], errs: Errors) -> None:
+def _cluster_ips(spec: Mapping[str, Any], before: Mapping[str, Any], errs: Errors) -> None:
     """Cluster addresses, families and policy, which must go together."""
     addresses, families = spec.get("clusterIPs") or [], spec.get("ipFamilies") or ()
     first, policy = spec.get("clusterIP") or "", spec.get("ipFamilyPolicy")
@@ -171,11 +169,11 @@ def _cluster_ips(spec: Mapping[str, Any], errs: Errors) -> None:
             errs.append(duplicate(f"spec.ipFamilies[{index}]", family))
     if policy:
         one_of(policy, ("PreferDualStack", REQUIRE_DUAL_STACK, SINGLE_STACK), "spec.ipFamilyPolicy", errs)
-    if _well_formed(addresses, errs):
+    if _well_formed(addresses, set(before.get("clusterIPs") or ()), errs):
         _match_families(addresses, families, headless=is_headless(spec), errs=errs)
 
 
-def _well_formed(addresses: Sequence[str], errs: Errors) -> bool:
+def _well_formed(addresses: Sequence[str], kept: AbstractSet[str], errs: Errors) -> bool:
     """Whether all cluster addresses are addresses, or the first and only one is None."""
     before = len(errs)
     for index, address in enumerate(addresses):
@@ -183,7 +181,7 @@ def _well_formed(addresses: Sequence[str], errs: Errors) -> bool:
             if len(addresses) > 1:
                 errs.append(invalid("spec.clusterIPs", addresses, "'None' must be the first and only value"))
         else:
-            checked(names.ip_errors(address), address, f"spec.clusterIPs[{index}]", errs)
+            checked(legacy_ip_errors(address, kept), address, f"spec.clusterIPs[{index}]", errs)
     well_formed = len(errs) == before
     if len(addresses) > 2:
         errs.append(invalid("spec.clusterIPs", addresses, "may only hold up to 2 values"))
@@ -191,7 +189,7 @@ def _well_formed(addresses: Sequence[str], errs: Errors) -> bool:
 
 
 def _match_families(addresses: Sequence[str], families: Sequence[str], *, headless: bool, errs: Errors) -> None:
-    versions = [ip.version for ip in map(parsed, addresses) if ip is not None]
+    versions = [ip.version for ip in map(address_of, addresses) if ip is not None]
     if len(addresses) > 1 and len(set(versions)) != len(versions):
         text = "may specify no more than one IP for each IP family"
         errs.append(invalid("spec.clusterIPs", addresses, text))
@@ -228,21 +226,29 @@ def _one_family(spec: Mapping[str, Any], errs: Errors) -> None:
 # --- from outside -------------------------------------------------------------------------------
 
 
-def _source_ranges(spec: Mapping[str, Any], annotations: Mapping[str, str], errs: Errors) -> None:
+def _written_ranges(obj: Object) -> list[str]:
+    """The blocks that an annotation tells."""
+    written = (meta.annotations(obj).get(_SOURCE_RANGES) or "").strip()
+    return [block.strip() for block in written.split(",")] if written else []
+
+
+def _source_ranges(obj: Object, old: Object, errs: Errors) -> None:
     """Where a balancer takes connections from: a field, or the annotation that came before it."""
+    spec, before = obj.get("spec") or {}, old.get("spec") or {}
     blocks, at = spec.get("loadBalancerSourceRanges") or (), "spec.LoadBalancerSourceRanges"
-    written = annotations.get(_SOURCE_RANGES)
     if not blocks:
-        if written is None:
+        if _SOURCE_RANGES not in meta.annotations(obj):
             return
         at = f"metadata.annotations[{_SOURCE_RANGES}]"
     if spec.get("type") != "LoadBalancer":
         errs.append(forbidden(at, _ONLY_FOR_BALANCERS))
+    kept = {block.strip() for block in before.get("loadBalancerSourceRanges") or ()}
     for index, block in enumerate(blocks):
-        checked(cidr_errors(block.strip()), block.strip(), f"{at}[{index}]", errs)
-    if not blocks and written and written.strip():
-        for block in written.split(","):
-            checked(cidr_errors(block.strip()), block.strip(), at, errs)
+        checked(legacy_cidr_errors(block.strip(), kept), block.strip(), f"{at}[{index}]", errs)
+    if not blocks:
+        kept = set(_written_ranges(old))
+        for block in _written_ranges(obj):
+            checked(legacy_cidr_errors(block, kept), block, at, errs)
 
 
 def _balancer(spec: Mapping[str, Any], kind: str, errs: Errors) -> None:
@@ -294,7 +300,7 @@ def validate_service_update(new: Object, old: Object) -> Errors:
     health, had = (one.get("healthCheckNodePort") or 0 for one in (spec, before))
     if _needs_health_check(spec) and _needs_health_check(before) and health != had:
         errs.append(forbidden("spec.healthCheckNodePort", IMMUTABLE))
-    return [*errs, *validate_service(new)]
+    return [*errs, *validate_service(new, old)]
 
 
 def _kept_addresses(spec: Mapping[str, Any], before: Mapping[str, Any], errs: Errors) -> None:
@@ -317,12 +323,12 @@ def _kept_addresses(spec: Mapping[str, Any], before: Mapping[str, Any], errs: Er
 def validate_balancer_status(new: Object, old: Object) -> Errors:
     """What a balancer says of itself: its addresses and names."""
     errs: Errors = []
-    entries = ((new.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    entries, kept = balancer_entries(new), balancer_ips(old)
     if entries and (new.get("spec") or {}).get("type") != "LoadBalancer":
         return [forbidden("status.loadBalancer.ingress", "may only be used when `spec.type` is 'LoadBalancer'")]
     for index, entry in enumerate(entries):
         at, mode = f"status.loadBalancer.ingress[{index}]", entry.get("ipMode")
-        balancer_ip(entry, at, errs)
+        balancer_ip(entry, kept, at, errs)
         if mode is None and entry.get("ip"):
             errs.append(required(f"{at}.ipMode", "must be specified when `ip` is set"))
         elif mode is not None and not entry.get("ip"):
@@ -333,9 +339,18 @@ def validate_balancer_status(new: Object, old: Object) -> Errors:
     return errs
 
 
-def balancer_ip(entry: Mapping[str, Any], path: str, errs: Errors) -> None:
+def balancer_entries(obj: Object) -> Sequence[Mapping[str, Any]]:
+    """What a balancer says of itself in a status."""
+    return ((obj.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+
+
+def balancer_ips(obj: Object) -> set[str]:
+    return {entry.get("ip") or "" for entry in balancer_entries(obj)}
+
+
+def balancer_ip(entry: Mapping[str, Any], kept: AbstractSet[str], path: str, errs: Errors) -> None:
     if entry.get("ip"):
-        checked(names.ip_errors(entry["ip"]), entry["ip"], f"{path}.ip", errs)
+        checked(legacy_ip_errors(entry["ip"], kept), entry["ip"], f"{path}.ip", errs)
 
 
 def balancer_host(entry: Mapping[str, Any], path: str, errs: Errors) -> None:

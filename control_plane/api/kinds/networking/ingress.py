@@ -10,7 +10,12 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import invalid, not_supported, quote, required
 from rayplane.control_plane.api.kinds.core.service import balancer_addresses
-from rayplane.control_plane.api.kinds.core.service_validation import balancer_host, balancer_ip
+from rayplane.control_plane.api.kinds.core.service_validation import (
+    balancer_entries,
+    balancer_host,
+    balancer_ip,
+    balancer_ips,
+)
 from rayplane.control_plane.api.kinds.metadata import Errors, checked
 from rayplane.control_plane.api.kinds.pod_template.ports import validate_port_reference
 from rayplane.control_plane.api.kinds.references import typed_reference
@@ -131,9 +136,9 @@ def _validate_update(new: Object, old: Object) -> Errors:
 
 def _validate_status(new: Object, old: Object) -> Errors:
     errs: Errors = []
-    entries = ((new.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
-    for index, entry in enumerate(entries):
-        balancer_ip(entry, f"status.loadBalancer.ingress[{index}]", errs)
+    kept = balancer_ips(old)
+    for index, entry in enumerate(balancer_entries(new)):
+        balancer_ip(entry, kept, f"status.loadBalancer.ingress[{index}]", errs)
         balancer_host(entry, f"status.loadBalancer.ingress[{index}]", errs)
     return errs
 
