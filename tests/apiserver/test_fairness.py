@@ -12,7 +12,7 @@ from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.bootstrap_flow import AUTOUPDATE
 from rayplane.control_plane.apiserver.bootstrap import keep_flow_control
 from rayplane.control_plane.apiserver.config import ApiServerConfig, Limits
-from rayplane.control_plane.apiserver.flowcontrol.fairness import EXEMPT_AT_ONCE, LEVELS, SCHEMAS, Fairness
+from rayplane.control_plane.apiserver.flowcontrol.fairness import EXEMPT_AT_ONCE, LEVELS, SCHEMAS, Fairness, elsewhere
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
 from rayplane.control_plane.client import ops
@@ -39,6 +39,37 @@ async def test_without_objects_the_mandatory_ones_hold() -> None:
     fairness = Fairness(10, wait_max_s=1)
     assert level_of(fairness, ADMIN) == "exempt"
     assert level_of(fairness, ALICE) == level_of(fairness, Asked("x", (), "get", path="/version")) == "catch-all"
+
+
+async def test_exempt_requests_have_no_seats_while_others_are_asked() -> None:
+    fairness, go = Fairness(10, wait_max_s=1), asyncio.Event()
+    queues = fairness.flow(ADMIN).level.queues
+    away: list[int] = []
+
+    async def asking(n: int) -> None:
+        ticket = await fairness.seat(fairness.flow(ADMIN), Ticket())
+        fairness.at_hand(ticket)
+        try:
+            with elsewhere():
+                with elsewhere():
+                    pass
+                away.append(n)
+                await go.wait()
+            assert ticket.seats == 1
+        finally:
+            fairness.leave(ticket)
+
+    asked = [asyncio.ensure_future(asking(n)) for n in range(3 * EXEMPT_AT_ONCE)]
+    async with asyncio.timeout(5):
+        while len(away) < len(asked):
+            await asyncio.sleep(0)
+        fairness.leave(await fairness.seat(fairness.flow(ADMIN), Ticket()))
+    asked[0].cancel()
+    go.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert (queues.seats, queues.idle, queues.live) == (0, True, {})
+    with elsewhere():  # nobody's, or that of a request that has left
+        assert queues.seats == 0
 
 
 async def test_exempt_requests_are_worked_on_a_few_at_a_time_and_heartbeats_pass_them() -> None:

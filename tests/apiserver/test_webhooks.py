@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.admission.reviews import BadReview, parse_verdict
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.flowcontrol.fairness import EXEMPT_AT_ONCE
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.rpc.tls import Authority
 from tests.apiserver.conftest import Stack
@@ -467,3 +468,21 @@ def test_whatever_a_webhook_answers_is_a_verdict_or_refused(response: Any, body:
     if not verdict.allowed:
         assert 400 <= verdict.refusal("w").code < 600
         orjson.dumps(verdict.refusal("w").status)
+
+
+async def test_webhooks_that_ask_the_server_as_its_administrator_do_not_wait_for_those_who_ask_them(
+    stack: Stack, hooks: Hooks
+) -> None:
+    client, all_asked, asked = stack.client_as("kubernetes-admin", "system:masters"), asyncio.Event(), [0]
+
+    async def looks(request: Object) -> Object:
+        asked[0] += 1
+        if asked[0] >= EXEMPT_AT_ONCE:
+            all_asked.set()
+        await all_asked.wait()
+        await client.get("namespaces", request["namespace"])
+        return {}
+
+    hooks.answers["v"] = looks
+    await configure(client, "validating", "v", webhook("v", hooks.client("v")))
+    await asyncio.gather(*(client.create("configmaps", config(f"c{n}")) for n in range(EXEMPT_AT_ONCE)))

@@ -24,6 +24,7 @@ from rayplane.control_plane.apiserver.admission.conditions import Conditions, Un
 from rayplane.control_plane.apiserver.admission.expressions import bindings
 from rayplane.control_plane.apiserver.admission.questions import Questions, exempt
 from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
+from rayplane.control_plane.apiserver.flowcontrol.fairness import elsewhere
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
@@ -191,7 +192,8 @@ class Webhooks:
             raise BadRequest(f'admission webhook "{hook.name}" does not support dry run')
         body = orjson.dumps(question.review(hook.version))
         try:
-            answer = await self._caller.post(hook.client, body, hook.timeout_s)
+            with elsewhere():
+                answer = await self._caller.post(hook.client, body, hook.timeout_s)
             verdict = parse_verdict(answer, version=hook.version, uid=question.uid, mutating=mutating)
         except (CallFailed, BadReview) as e:
             _fail(hook, str(e), request)

@@ -7,16 +7,21 @@ worked on, not while its body comes or its answer goes. What is exempt waits for
 requests come at once they, too, are worked on a few at a time, in the order they came, and only the cluster's own
 heartbeats and elections, and paths that are no resources, pass them.
 
+What is exempt has no seat, either, while somebody outside is asked who may ask this server before it answers, by a
+request that is exempt too: as many as there are seats would wait for each other.
+
 Objects are followed through the watch caches. The mandatory ones hold even where they are missing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 from rayplane.control_plane.api.bootstrap_flow import mandatory_levels, mandatory_schemas
@@ -44,6 +49,7 @@ _CHARS_MAX = 2048
 _TIMED_OUT, _CANCELLED = "time-out", "cancelled"
 
 _T = TypeVar("_T", Schema, Spec)
+_AT_HAND: ContextVar[tuple[Fairness, Ticket] | None] = ContextVar("exempt request", default=None)
 
 
 class Source(Protocol):
@@ -228,6 +234,26 @@ class Fairness:
         counted.dispatched += 1
         counted.waited.observe(ticket.began_at - ticket.arrived_at)
 
+    def at_hand(self, ticket: Ticket) -> None:
+        """What this task asks others is asked for this request, which has its seats."""
+        flow: Flow = ticket.flow
+        if flow.level.spec.exempt:
+            _AT_HAND.set((self, ticket))
+
+    @contextlib.contextmanager
+    def _lent(self, ticket: Ticket) -> Iterator[None]:
+        queues = ticket.flow.level.queues
+        # It may have left, or leave before others have answered, of whom several may be asked at the same time.
+        if ticket.has_begun and not ticket.away:
+            _wake(queues.lend(ticket, self.now()))
+        ticket.away += 1
+        try:
+            yield
+        finally:
+            ticket.away -= 1
+            if ticket.has_begun and not ticket.away:
+                queues.take_back(ticket, self.now())
+
     def leave(self, ticket: Ticket) -> None:
         """Give the seats back. Once more does nothing."""
         if ticket.began_at < 0.0:
@@ -293,6 +319,12 @@ class Fairness:
 
     def collect(self) -> Iterable[Family]:
         return counts.collect(self._everyone(), self._counts, self._fair)
+
+
+def elsewhere() -> contextlib.AbstractContextManager[None]:
+    """The time in which a request waits for somebody outside. What is not exempt keeps its seats, as in Kubernetes."""
+    found = _AT_HAND.get()
+    return found[0]._lent(found[1]) if found is not None else contextlib.nullcontext()
 
 
 def _wake(begun: Iterable[Ticket]) -> None:

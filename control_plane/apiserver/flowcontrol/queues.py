@@ -27,6 +27,8 @@ class Ticket:
     # Most requests find a seat: what is said here costs them nothing.
     initial = seats = 1
     linger_s = 0.0
+    lent = away = 0
+    """Seats that it has given back for a while, and for how many reasons."""
     queue: Queue | None = None
     arrived_at = arrived_r = 0.0
     began_at = -1.0
@@ -156,6 +158,25 @@ class QueueSet:
         self._advance(now)
         return self._release(ticket, now)
 
+    def lend(self, ticket: Ticket, now: float) -> Sequence[Ticket]:
+        """Others may have its seats until `take_back`, which must follow."""
+        self._advance(now)
+        ticket.lent, ticket.seats = ticket.seats, 0
+        self._take(ticket, -ticket.lent)
+        return self._dispatch(now)
+
+    def take_back(self, ticket: Ticket, now: float) -> None:
+        """It has its seats again, even if that makes more than there are."""
+        self._advance(now)
+        ticket.lent, ticket.seats = 0, ticket.lent
+        self._take(ticket, ticket.seats)
+        self._want()
+
+    def _take(self, ticket: Ticket, seats: int) -> None:
+        self.seats += seats
+        if ticket.queue is not None:
+            ticket.queue.seats += seats
+
     def abandon(self, ticket: Ticket, now: float) -> Sequence[Ticket]:
         """It waits no longer."""
         self._advance(now)
@@ -225,11 +246,10 @@ class QueueSet:
     def _begin(self, ticket: Ticket, now: float) -> None:
         ticket.began_at = now
         self.executing[ticket] = None
-        self.seats += ticket.seats
+        self._take(ticket, ticket.seats)
         queue = ticket.queue
         if queue is not None:
             queue.executing += 1
-            queue.seats += ticket.seats
             queue.next_r += ticket.work
         self._want()
 
@@ -251,11 +271,9 @@ class QueueSet:
             queue.work = 0.0
 
     def _release(self, ticket: Ticket, now: float) -> Sequence[Ticket]:
-        self.seats -= ticket.seats
-        queue = ticket.queue
-        if queue is not None:
-            queue.seats -= ticket.seats
-            self._forget(queue)
+        self._take(ticket, -ticket.seats)
+        if ticket.queue is not None:
+            self._forget(ticket.queue)
         return self._dispatch(now) if self.waiting else ()
 
     def _dispatch(self, now: float) -> Sequence[Ticket]:

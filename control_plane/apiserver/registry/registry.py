@@ -97,6 +97,7 @@ def _in_turn(
     @functools.wraps(operation)
     async def in_turn(self: "ObjectRegistry", user: User, target: Target, *args: P.args, **kwargs: P.kwargs) -> T:
         ticket = await self.seat(user, verb, target)
+        self.fairness.at_hand(ticket)
         try:
             return await operation(self, user, target, *args, **kwargs)
         finally:
