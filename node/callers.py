@@ -13,7 +13,7 @@ _PROVISIONERS = Callers.of(users=(CONTROLLER_MANAGER,), groups=(MASTERS,))
 
 #: Of `rayplane.v1.Node`.
 NODE = {
-    **each(_API_SERVERS, "Logs", "Exec", "Stats"),
+    **each(_API_SERVERS, "Logs", "Exec", "Stats", "Metrics"),
     **each(Callers.of(groups=(API_SERVERS, MASTERS, NODE_HOSTS)), "PortForward"),
 }
 #: Of `rayplane.v1.VolumeReplica`.

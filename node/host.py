@@ -104,6 +104,12 @@ class NodeHost:
         yield gauge("kubelet_volume_stats_capacity_bytes", "Bytes that volumes may hold.", capacity, "node")
         yield gauge("kubelet_volume_stats_available_bytes", "Bytes that no volume has reserved.", free, "node")
 
+    def _page(self, node: str, accept: str) -> tuple[bytes, str]:
+        self.kubelet(node)
+        from rayplane.control_plane.component_base.exposition import page
+
+        return page(metrics.of_node(node, self.collect()), accept)
+
     # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -133,7 +139,7 @@ class NodeHost:
         await self._stack.aclose()
 
     async def _serve(self) -> None:
-        handler = NodeService(self._pods, self.sessions, self.env.clock)
+        handler = NodeService(self._pods, self.sessions, self.env.clock, self._page)
         node = Service(node_pb2.DESCRIPTOR.services_by_name["Node"], handler, callers=callers.NODE)
         server = await self.network.serve(
             self.config.address, [node, *self._volumes.services()], web=Debugging(self.collect)

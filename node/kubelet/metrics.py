@@ -1,6 +1,7 @@
 """Counts of the kubelets of one host, under Kubernetes' names; nodes are told apart by a label. Pure."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rayplane.control_plane.component_base.metrics import Family, Histogram, counter, gauge, histogram
 
@@ -57,3 +58,10 @@ def collect(
     yield counter("kubelet_started_containers_total", "Containers started.", started, "node")
     starts = {(node,): m.pod_start for node, m in nodes.items()}
     yield histogram("kubelet_pod_start_duration_seconds", "Time until the first container starts.", starts, "node")
+
+
+def of_node(node: str, families: Iterable[Family]) -> Iterable[Family]:
+    """Those of one node out of a host's, without the label that says so: as a kubelet of Kubernetes tells them."""
+    for family in families:
+        own = {values[1:]: sample for values, sample in family.samples.items() if values[0] == node}
+        yield replace(family, labels=family.labels[1:], samples=own)

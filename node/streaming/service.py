@@ -1,8 +1,8 @@
-"""gRPC service `rayplane.v1.Node`: logs, exec, port-forward and stats of the pods of a host."""
+"""gRPC service `rayplane.v1.Node`: logs, exec, port-forward and stats of the pods of a host, and its nodes' metrics."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
@@ -52,10 +52,14 @@ class PodLookup(Protocol):
 class NodeService:
     """Handlers of `rayplane.v1.Node`. Failures are NodeErrors, whose `code` travels as the gRPC status."""
 
-    def __init__(self, pods: PodLookup, sessions: Sessions, clock: Clock) -> None:
+    def __init__(
+        self, pods: PodLookup, sessions: Sessions, clock: Clock, metrics: Callable[[str, str], tuple[bytes, str]]
+    ) -> None:
+        """`metrics` gives a node's page and its type, of those that a scraper takes; NotHere for other hosts' nodes."""
         self._pods = pods
         self._sessions = sessions
         self._clock = clock
+        self._metrics = metrics
 
     # --- logs -------------------------------------------------------------------------------------
 
@@ -181,6 +185,10 @@ class NodeService:
                 response.cpu_nanocores += usage.cpu_nanocores
                 response.memory_bytes += usage.memory_bytes
         return response
+
+    async def Metrics(self, request: pb.MetricsRequest, context: Context) -> pb.MetricsResponse:
+        page, content_type = self._metrics(request.node, request.accept)
+        return pb.MetricsResponse(page=page, content_type=content_type)
 
     # --- look-up ----------------------------------------------------------------------------------
 

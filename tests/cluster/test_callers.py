@@ -41,13 +41,14 @@ TABLE = {
     # It answers an actor of its own certificate only.
     "/rayplane.v1.Supervisor/Renew": EVERYONE,
     "/rayplane.v1.Supervisor/Sign": ("controllers",),
-    "/rayplane.v1.Node/[LES]*": ETCD,
+    "/rayplane.v1.Node/[LEMS]*": ETCD,
     "/rayplane.v1.Node/PortForward": (*ETCD, "node"),
     "/rayplane.v1.VolumeReplica/*": ("node",),
     "/csi.v1.Identity/*": (*ADMINS, "controllers"),
     "/csi.v1.Controller/*": (*ADMINS, "controllers"),
     "/csi.v1.Node/*": ADMINS,
     # The API server's authorizer has the word here.
+    "/rayplane.v1.Aggregation/*": EVERYONE,
     "/rayplane.v1.Objects/*": EVERYONE,
     "/rayplane.v1.Pods/*": EVERYONE,
     "/rayplane.v1.Discovery/*": EVERYONE,

@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import pytest
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.rpc import RpcError
 from rayplane.node.config import NodeConfig, NodeTiming
 from rayplane.node.host import NodeHost
 from rayplane.node.lifecycle import RestartTiming
+from rayplane.proto.rayplane.v1 import node_pb2 as pb
 from tests.fakes import FakeClient
 from tests.node.conftest import make_pod
+from tests.node.processes import stub
 
 MakeHost = Callable[..., Awaitable[NodeHost]]
 QUICK = NodeTiming(0.02, 1, 1.0, 60.0, RestartTiming(Backoff(0.05, 0.2), 60.0, 0.05))
@@ -43,6 +47,23 @@ async def test_registers_its_node_and_keeps_its_lease(api: FakeClient, make_host
     assert node["status"]["allocatable"]["cpu"] == "2"
     assert {"type": "InternalIP", "address": "127.77.1.1"} in node["status"]["addresses"]
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.0"
+
+
+async def test_a_node_tells_metrics_of_its_own_alone(api: FakeClient, make_host: MakeHost) -> None:
+    host = await make_host(NodeConfig("n1"), NodeConfig("n2"), timing=QUICK)
+    api.put("pods", make_pod("web"))
+    await api.until(lambda: ready(api, "web"))
+    pages = {}
+    for node in ("n1", "n2"):
+        answer = await stub(host).Metrics(pb.MetricsRequest(node=node, accept="text/plain"))
+        assert answer.content_type.startswith("text/plain")
+        pages[node] = answer.page.decode()
+    assert "\nkubelet_running_pods 1.0\n" in pages["n1"]
+    assert "\nkubelet_running_pods 0.0\n" in pages["n2"]
+    assert '\nkubelet_running_containers{container_state="running"} 1.0\n' in pages["n1"]
+    with pytest.raises(RpcError) as refused:
+        await stub(host).Metrics(pb.MetricsRequest(node="n3"))
+    assert refused.value.code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_pod_without_delay_is_ready_after_one_write(api: FakeClient, make_host: MakeHost) -> None:

@@ -40,10 +40,16 @@ async def address_of(pod: Object, lookup: Lookup) -> tuple[str, str]:
     node = await lookup.get("nodes", name)
     if node is None:
         raise NotFound.of("nodes", name)
+    return address_of_node(node), name
+
+
+def address_of_node(node: Object) -> str:
+    """Where a node's host is reached. Raises ServiceUnavailable."""
     address = annotations(node).get(HOST_ADDRESS)
     if not address:
-        raise ServiceUnavailable(f"node {name} does not say where its host is reached ({HOST_ADDRESS})")
-    return address, name
+        text = f"node {node['metadata']['name']} does not say where its host is reached ({HOST_ADDRESS})"
+        raise ServiceUnavailable(text)
+    return str(address)
 
 
 def node_stub(network: Network, address: str) -> Stub:

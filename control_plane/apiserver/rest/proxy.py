@@ -1,6 +1,6 @@
 """Requests for `.../proxy/PATH`: HTTP handed on to a pod, to a pod of a service, or answered for a node.
 
-Of a node's own server the paths are answered that clients ask: health, usage and pods.
+Of a node's own server the paths are answered that clients ask: health, usage, pods and metrics.
 
 Source: pkg/registry/core/{pod,service,node}, ResourceLocation; apimachinery's proxy/upgradeaware.go.
 """
@@ -15,16 +15,17 @@ from aiohttp import web
 from rayplane.control_plane.api.errors import BadRequest, NotFound, ServiceUnavailable
 from rayplane.control_plane.api.machinery.names import is_number_of_port
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.outgoing.node_hosts import host_of
+from rayplane.control_plane.apiserver.outgoing.node_hosts import address_of_node, host_of, node_error, node_stub
 from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import endpoints_of
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User
 from rayplane.control_plane.apiserver.rest.wires import wants_websocket
-from rayplane.control_plane.rpc import Network, reverse_proxy
+from rayplane.control_plane.rpc import Network, RpcError, reverse_proxy
 from rayplane.proto.rayplane.v1 import node_pb2
 
 _SILENCE_S = 60.0
+_NODE_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Proxy:
         prefix, slash, path = _split(request, namespaced=target.info.namespaced)
         await self._registry.connect(user, target, {"path": f"/{path}"})
         if target.info.name == "nodes":
-            return await self._node(address.name, path)
+            return await self._node(address.name, path.strip("/"), request.headers.get("Accept", ""))
         if target.info.name == "pods":
             pod, port = await self._pod(target.namespace, address)
         else:
@@ -134,24 +135,40 @@ class Proxy:
 
     # --- nodes --------------------------------------------------------------------------------
 
-    async def _node(self, name: str, path: str) -> web.Response:
+    async def _node(self, name: str, path: str, accept: str) -> web.Response:
         node = await self._registry.lookup.get("nodes", name)
         if node is None:
             raise NotFound.of("nodes", name)
+        if path == "metrics":
+            return await self._node_metrics(node, accept)
         stats = await self._registry.metrics.stats_of(node)
         if stats is None:
             raise ServiceUnavailable(f"error trying to reach service: node {name} does not answer")
-        match path.strip("/"):
-            case "healthz":
+        match path:
+            case "healthz" | "healthz/ping" | "healthz/syncloop":
                 return web.Response(text="ok")
             case "pods":
                 pods = [p for p in await self._registry.lookup.list("pods") if p["spec"].get("nodeName") == name]
-                return _json({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods})
+                return _json(_pods(pods))
+            case "runningpods":
+                return _json(_pods(_running(stats)))
             case "stats/summary":
                 return _json(_summary(name, stats, self._registry.env.timestamp()))
             case "metrics/resource":
                 return web.Response(text=_resource_metrics(stats))
         return web.Response(status=404, text="404 page not found\n")
+
+    async def _node_metrics(self, node: Object, accept: str) -> web.Response:
+        """The page of the node's kubelet, in the format that the scraper takes."""
+        # What a header may hold beyond ASCII names no format.
+        formats = accept.encode("ascii", "ignore").decode()
+        request = node_pb2.MetricsRequest(node=node["metadata"]["name"], accept=formats)
+        try:
+            stub = node_stub(self._network, address_of_node(node))
+            answer: node_pb2.MetricsResponse = await stub.Metrics(request, timeout=_NODE_TIMEOUT_S)
+        except RpcError as e:
+            raise node_error(e) from e
+        return web.Response(body=answer.page, headers={"Content-Type": answer.content_type})
 
 
 def _unchecked() -> ssl.SSLContext:
@@ -170,6 +187,20 @@ def _split(request: web.BaseRequest, *, namespaced: bool) -> tuple[str, bool, st
 
 def _json(value: Object) -> web.Response:
     return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+def _pods(pods: list[Object]) -> Object:
+    return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}
+
+
+def _running(stats: node_pb2.StatsResponse) -> list[Object]:
+    """As the kubelet's `/runningpods/`: what its runtime knows of them."""
+    pods: dict[tuple[str, str], Object] = {}
+    for one in stats.containers:
+        made = {"metadata": {"name": one.pod, "namespace": one.namespace}, "spec": {"containers": []}, "status": {}}
+        pod = pods.setdefault((one.namespace, one.pod), made)
+        pod["spec"]["containers"].append({"name": one.container, "resources": {}})
+    return [*pods.values()]
 
 
 def _summary(node: str, stats: node_pb2.StatsResponse, now: str) -> Object:

@@ -123,3 +123,19 @@ class StatsResponse(_message.Message):
     memory_bytes: int
     containers: _containers.RepeatedCompositeFieldContainer[ContainerStats]
     def __init__(self, cpu_nanocores: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., containers: _Optional[_Iterable[_Union[ContainerStats, _Mapping]]] = ...) -> None: ...
+
+class MetricsRequest(_message.Message):
+    __slots__ = ("node", "accept")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    accept: str
+    def __init__(self, node: _Optional[str] = ..., accept: _Optional[str] = ...) -> None: ...
+
+class MetricsResponse(_message.Message):
+    __slots__ = ("page", "content_type")
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    page: bytes
+    content_type: str
+    def __init__(self, page: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
