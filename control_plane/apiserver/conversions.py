@@ -22,6 +22,8 @@ from rayplane.control_plane.api.meta import Object
 
 REVIEWS: Final = ("v1", "v1beta1")
 _GROUP: Final = "apiextensions.k8s.io"
+# What remembering an answer takes beside it.
+_EACH_BYTES: Final = 256
 # What the system keeps, however often it changes: the webhook is not asked again for it.
 _KEPT: Final = frozenset({"resourceVersion", "managedFields", "generation"})
 _CHANGED: Final = ("labels", "annotations")
@@ -112,10 +114,11 @@ class Known:
         meta = converted["metadata"]
         kept = {k: meta[k] for k in _CHANGED if meta.get(k) is not None}
         made = orjson.dumps({**converted, "metadata": kept})
-        self._bytes += len(made) - len(self._made.pop(task.key, b""))
+        before = self._made.pop(task.key, None)
+        self._bytes += len(made) - len(before) if before is not None else len(made) + _EACH_BYTES
         self._made[task.key] = made
         while self._bytes > self._bytes_max and len(self._made) > 1:
-            self._bytes -= len(self._made.pop(next(iter(self._made))))
+            self._bytes -= len(self._made.pop(next(iter(self._made)))) + _EACH_BYTES
 
 
 # --- reviews --------------------------------------------------------------------------------------

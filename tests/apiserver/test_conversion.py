@@ -14,6 +14,7 @@ from aiohttp import web
 
 from rayplane.control_plane.api import errors
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.conversions import Known, Task, Webhook
 from rayplane.control_plane.apiserver.outgoing import webhooks as outgoing
 from rayplane.control_plane.client.api import ApiClient
 from rayplane.control_plane.controllers.core import PurgeNamespace
@@ -552,3 +553,12 @@ async def test_a_conversion_that_cannot_be_is_refused(stack: Stack) -> None:
             await stack.client().create(CRDS, crd)
         found = [cause["field"] for cause in refused.value.details["causes"]]
         assert found == [f"spec.conversion.{field}" for field in fields]
+
+
+def test_answers_that_are_remembered_have_a_bound_however_small_they_are() -> None:
+    known, one = Known(100_000), {"apiVersion": "a/v1", "kind": "K"}
+    objects = [{**one, "metadata": {"name": f"{n}"}} for n in range(3000)]
+    tasks = [Task.of(Webhook("things", {}, "v1"), o, "a/v2") for o in objects]
+    for task in tasks:
+        known.learn(task, task.object)
+    assert 100 < sum(task in known for task in tasks) < 400 and tasks[-1] in known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.errors import MethodNotAllowed, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.quotas import used
 from rayplane.control_plane.controllers.core import Action, Recount, UpdateStatus
@@ -105,16 +105,16 @@ class Lists:
     async def list(self, resource: str, namespace: str) -> Any:
         assert namespace == "shop"
         if resource not in self.held:
-            raise NotFound("no such resource")
+            raise (MethodNotAllowed if resource == "reviews" else NotFound)("no such resource")
         return type("Answer", (), {"items": self.held[resource]})()
 
 
 async def test_the_counter_writes_what_is_there_and_nothing_when_it_is_said_already() -> None:
     counter = QuotaCounter(Lists(configmaps=[{"metadata": {}}] * 2), lambda: START)  # type: ignore[arg-type]
     meta = {"name": "q", "namespace": "shop", "resourceVersion": "7"}
-    hard = {"configmaps": "3", "count/gone.example.com": "1"}
+    hard = {"configmaps": "3", "count/gone.example.com": "1", "count/reviews": "1"}
     quota: Object = {"metadata": meta, "spec": {"hard": hard}}
-    resources = ("configmaps", "gone.example.com")
+    resources = ("configmaps", "gone.example.com", "reviews")
     [write] = await counter.recount(Recount(quota, resources))
     assert isinstance(write, UpdateStatus)
     assert write.obj["status"] == {"hard": hard, "used": {"configmaps": "2"}}

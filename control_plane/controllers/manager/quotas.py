@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import NotFound
+from rayplane.control_plane.api.errors import BadRequest, MethodNotAllowed, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.quotas import used
 from rayplane.control_plane.client import ApiClient
@@ -36,8 +36,8 @@ class QuotaCounter:
         return [UpdateStatus(QUOTAS, {**meta.copy_for_write(quota), "status": status})]
 
     async def _list(self, resource: str, namespace: str) -> list[Object] | None:
-        """None for what nobody serves: it is not counted."""
+        """None for what nobody serves, or nobody can list: it is not counted."""
         try:
             return list((await self._client.list(resource, namespace)).items)
-        except NotFound:
+        except (BadRequest, MethodNotAllowed, NotFound):
             return None
