@@ -16,13 +16,12 @@ from rayplane.control_plane.api.authorization.bootstrap_policy import (
 )
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_levels
+from rayplane.control_plane.api.claims import LOCAL, REPLICATED
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.identities import API_SERVER
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
-LOCAL_PROVISIONER = "rayplane.io/local"
-REPLICATED_PROVISIONER = "rayplane.io/replicated"
 INGRESS_CLASS = "rayplane"
 DEFAULT_STORAGE_CLASS = "storageclass.kubernetes.io/is-default-class"
 SYSTEM_CRITICAL = 2_000_000_000
@@ -68,7 +67,7 @@ def storage_classes() -> list[Object]:
         api_version,
         kind,
         "standard",
-        provisioner=LOCAL_PROVISIONER,
+        provisioner=LOCAL,
         reclaimPolicy="Delete",
         volumeBindingMode="WaitForFirstConsumer",
         allowVolumeExpansion=True,
@@ -78,7 +77,7 @@ def storage_classes() -> list[Object]:
         api_version,
         kind,
         "replicated",
-        provisioner=REPLICATED_PROVISIONER,
+        provisioner=REPLICATED,
         reclaimPolicy="Delete",
         volumeBindingMode="Immediate",
         allowVolumeExpansion=True,

@@ -12,6 +12,8 @@ from rayplane.control_plane.api.meta import Object
 
 CLASS_ANNOTATION = "volume.beta.kubernetes.io/storage-class"
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
+LOCAL, REPLICATED = "rayplane.io/local", "rayplane.io/replicated"
+"""The cluster's own provisioners; each is a driver of volumes by the same name."""
 _USABLE = (None, "", "Pending", "Available")
 
 

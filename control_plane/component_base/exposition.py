@@ -22,7 +22,11 @@ def page(families: Iterable[Family], accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Families(lambda: found))
     ProcessCollector(registry=registry)
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):
+        # The library compares versions, and not every scraper writes one that is made of numbers.
+        encode, content_type = choose_encoder("")
     body = encode(registry)
     if not content_type.startswith("application/openmetrics-text"):
         # The library gives every counter the suffix. OpenMetrics demands it; the text format has older names.

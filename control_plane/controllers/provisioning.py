@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import requested_bytes, requested_storage
+from rayplane.control_plane.api.claims import LOCAL, REPLICATED, requested_bytes, requested_storage
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import Provision, View
@@ -20,8 +20,6 @@ from rayplane.control_plane.controllers.volume_match import (
     free_bytes,
 )
 
-LOCAL = "rayplane.io/local"
-REPLICATED = "rayplane.io/replicated"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
 REPLICA_COUNT = 3
 PV_PROTECTION = "kubernetes.io/pv-protection"

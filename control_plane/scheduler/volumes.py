@@ -16,6 +16,7 @@ import numpy as np
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import (
+    REPLICATED,
     capacity_bytes,
     class_of,
     fits,
@@ -34,7 +35,6 @@ from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
-REPLICATED = "rayplane.io/replicated"
 
 NO_AFFINITY = "node(s) didn't match PersistentVolume's node affinity"
 NOTHING_TO_BIND = "node(s) didn't find available persistent volumes to bind"

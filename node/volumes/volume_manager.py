@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Protocol, TypeVar
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import LOCAL, REPLICATED
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.volumes import claim_name
@@ -38,8 +39,6 @@ from rayplane.storage.env import Clock, Disk, SubDisk, is_whole
 
 log = logging.getLogger(__name__)
 
-LOCAL = "rayplane.io/local"
-REPLICATED = "rayplane.io/replicated"
 VERSION = "1.0.0"
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """Pages of metrics, as the library's own parsers read them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as text
@@ -34,6 +34,12 @@ def test_histograms_count_up_to_each_bound(values: list[float]) -> None:
             assert sample.value == pytest.approx(sum(values))
         else:
             assert (sample.name, sample.value) == ("h_count", len(values))
+
+
+@given(st.lists(st.sampled_from([*OPEN_METRICS.split(";"), ";", "version", "=", "escaping=", "x", "2.x"])).map("".join))
+@example("application/openmetrics-text;version=x")
+def test_a_page_is_told_whatever_format_is_asked_for(accept: str) -> None:
+    assert b"# TYPE a gauge" in page([gauge("a", "about", 1)], accept)[0]
 
 
 def test_the_format_is_the_one_that_is_asked_for() -> None:

@@ -155,6 +155,11 @@ CASES: dict[str, list[Case]] = {
           '"Retain"']),
         ({"spec.csi": GONE}, ["spec: Required value: must specify a volume type"]),
         ({"spec.csi.volumeHandle": GONE}, ["spec.csi.volumeHandle: Required value"]),
+        ({"spec.csi.driver": "Disks.example.com"}, []),
+        ({"spec.csi.driver": "rayplane.io/local"}, []),
+        ({"spec.csi.driver": "a_b"}, [f'spec.csi.driver: Invalid value: "a_b": {SUBDOMAIN}']),
+        ({"spec.csi.driver": "a" * 64}, ["spec.csi.driver: Too long: may not be more than 63 bytes"]),
+        ({"spec.csi.driver": GONE}, ["spec.csi.driver: Required value"]),
         ({"spec.csi.nodePublishSecretRef": {"name": "a"}},
          ["spec.csi.nodePublishSecretRef.namespace: Required value"]),
         ({"spec.nodeAffinity": {}},
@@ -358,6 +363,13 @@ UPDATES: list[tuple[str, Changes, Changes, list[str]]] = [
 @pytest.mark.parametrize(("kind", "before", "changes", "found"), UPDATES)
 def test_what_is_wrong_with_changes(kind: str, before: Changes, changes: Changes, found: list[str]) -> None:
     assert updated(GOOD[kind], before, changes)[1] == found
+
+
+def test_a_volume_may_change_whose_drivers_name_was_taken_once() -> None:
+    before = {"spec.csi.driver": "a/b"}
+    assert updated(VOLUME, before, {"spec.capacity.storage": "9Gi"}, sound=False)[1] == []
+    found = updated(VOLUME, before, {"spec.csi.driver": "b/c"}, sound=False)[1]
+    assert found == ["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from rayplane.control_plane.api.claims import class_of
+from rayplane.control_plane.api.claims import LOCAL, REPLICATED, class_of
 from rayplane.control_plane.api.errors import forbidden, invalid, not_supported, required
 from rayplane.control_plane.api.kinds.core.volume_fields import (
     DEPRECATED_ANNOTATIONS,
@@ -23,6 +23,7 @@ from rayplane.control_plane.api.kinds.pod_template.resources import validate_qua
 from rayplane.control_plane.api.kinds.pod_template.volumes import SOURCES, validate_source
 from rayplane.control_plane.api.kinds.pod_template.warnings import node_term, old_sources
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, Status
+from rayplane.control_plane.api.kinds.storage.csi_node import validate_driver_name
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, UNSET, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, is_deleting, name
@@ -127,8 +128,17 @@ def _attributes_class(name: str, spec: Mapping[str, Any], errs: Errors) -> None:
         errs.append(required("spec.csi", "has to be specified when using volumeAttributesClassName"))
 
 
+def _validate_new(obj: Object) -> Errors:
+    """The driver's name is looked at once: it never changes, and our own, with a slash, are older than the rule."""
+    errs = validate_volume(obj)
+    driver = ((obj.get("spec") or {}).get("csi") or {}).get("driver")
+    if driver and driver not in (LOCAL, REPLICATED):
+        validate_driver_name(driver, "spec.csi.driver", errs)
+    return errs
+
+
 def _validate_update(new: Object, old: Object) -> Errors:
-    errs: Errors = []
+    errs = validate_volume(new)
     spec, before = new.get("spec") or {}, old.get("spec") or {}
     sources, known = ({k: v for k, v in one.items() if k in SOURCES} for one in (spec, before))
     csi, had = sources.get("csi"), known.get("csi")
@@ -198,8 +208,9 @@ RULES = {
         warnings=_warnings,
         defaults=_default,
         prepare_create=_prepare_create,
-        validate=validate_volume,
+        validate=_validate_new,
         validate_update=_validate_update,
+        revalidates=False,
         status=Status({"phase": "Pending"}),
         generation=False,
         printer=Printer(_COLUMNS, _row),
