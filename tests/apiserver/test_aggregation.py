@@ -42,12 +42,8 @@ FLUNDERS = {
     "shortNames": ["fl"],
 }
 STATUS = {"name": "flunders/status", "singularName": "", "namespaced": True, "kind": "Flunder", "verbs": ["get"]}
-DISCOVERY = {
-    "kind": "APIResourceList",
-    "apiVersion": "v1",
-    "groupVersion": f"{GROUP}/v1",
-    "resources": [FLUNDERS, STATUS],
-}
+_HEAD = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{GROUP}/v1"}
+DISCOVERY = {**_HEAD, "resources": [FLUNDERS, STATUS]}
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -146,17 +142,15 @@ def api_service(where: Object | None = None, **spec: Any) -> Object:
     return {"metadata": {"name": f"{whole['version']}.{whole['group']}"}, "spec": whole}
 
 
-@pytest_asyncio.fixture
-async def setting(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
-    """A parameter is the time that a request has."""
+@contextlib.asynccontextmanager
+async def extended(directory: Path, timing: Timing) -> AsyncIterator[Setting]:
+    """An API server whose certificates are in the directory, and an extension that it does not know of yet."""
     cluster = Authority.create("cluster")
-    cluster.issue("system:apiserver", ["system:apiservers"], hosts=["127.0.0.1"]).write(tmp_path)
+    cluster.issue("system:apiserver", ["system:apiservers"], hosts=["127.0.0.1"]).write(directory)
     stack = Stack()
     tokens = {"sesame": ("kubernetes-admin", ("system:masters",)), "jane": ("jane", ("dev",))}
-    timing = Timing(request_timeout_s=getattr(request, "param", 60.0))
-    server = await stack.add_server(
-        https_address="127.0.0.1:0", tls_dir=str(tmp_path), static_tokens=tokens, timing=timing
-    )
+    tls: dict[str, Any] = {"https_address": "127.0.0.1:0", "tls_dir": str(directory)}
+    server = await stack.add_server(**tls, static_tokens=tokens, timing=timing)
     admin = stack.client_as("kubernetes-admin", "system:masters")
     known = await admin.get("configmaps", "extension-apiserver-authentication", "kube-system")
     extension = Extension(known["data"]["requestheader-client-ca-file"].encode())
@@ -167,6 +161,13 @@ async def setting(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         yield Setting(stack, extension, session)
     await stack.stop()
     await extension.stop()
+
+
+@pytest_asyncio.fixture
+async def setting(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
+    """A parameter is the time that a request has."""
+    async with extended(tmp_path, Timing(request_timeout_s=getattr(request, "param", 60.0))) as made:
+        yield made
 
 
 async def test_requests_reach_it_as_they_are_with_who_asks(setting: Setting) -> None:

@@ -1,5 +1,5 @@
-"""Files that people and rayplane itself write: policies, scenarios, manifests, the state of a cluster, ledgers. Read
-right, or refused with one typed error."""
+"""Files that people and rayplane itself write: policies, who gets in, who decides, scenarios, manifests, the state of a
+cluster, ledgers. Read right, or refused with one typed error."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import yaml
 
 from rayplane.control_plane.api.audit.reading import default_policy, read_policy
 from rayplane.control_plane.api.config_files import ConfigFileError
+from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
+from rayplane.control_plane.apiserver.authorization.configuration import read_authorization
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption
 from rayplane.control_plane.cli.manifests import ManifestError
 from rayplane.control_plane.cli.manifests import parse as parse_manifests
@@ -28,6 +30,7 @@ from rayplane.control_plane.simulation.scenario import builtin_scenarios, parse_
 from rayplane.node.volumes.errors import VolumeError
 from rayplane.node.volumes.reservations import Reservations
 from rayplane.storage.env import SimulatedDisk
+from tests.apiserver.test_configuration_files import authentication, authorization, conditions, one
 from tests.apiserver.test_encryption import aesgcm, config
 from tests.cluster.test_scenario import ALL
 from tests.fuzz import mutate
@@ -41,7 +44,23 @@ Case = tuple[str, bytes]
 
 _CLUSTER = ClusterConfig(name="c", host="process")
 _STATE = ClusterState(_CLUSTER, AddressPlan(1), founding(_CLUSTER, (Machine(),)), running=True, host={"pid": 1})
+_JWT = one(
+    {"discoveryURL": "https://example.org/keys", "audienceMatchPolicy": "MatchAny"},
+    {
+        "username": {"expression": "'corp:' + claims.name"},
+        "groups": {"claim": "groups", "prefix": ""},
+        "uid": {"claim": "sub"},
+        "extra": [{"key": "example.org/team", "valueExpression": "claims.?team.orValue('none')"}],
+    },
+    claimValidationRules=[{"claim": "hd", "requiredValue": "a"}, {"expression": "claims.exp - claims.nbf <= 86400"}],
+    userValidationRules=[{"expression": "!user.username.startsWith('system:')", "message": "no"}],
+)
+_ANONYMOUS = authentication(anonymous={"enabled": True, "conditions": [{"path": "/livez"}]})
+_USUAL = authorization({"type": "Node", "name": "node"}, {"type": "RBAC", "name": "rbac"})
+_WEBHOOK = conditions("has(request.resourceAttributes)", "!('system:masters' in request.groups)")
 _GOOD: dict[str, list[bytes]] = {
+    "authentication": [_JWT.encode(), _ANONYMOUS.encode()],
+    "authorization": [_USUAL.encode(), _WEBHOOK.encode()],
     "audit": [default_policy().encode()],
     "encryption": [config(aesgcm("a", "b"), {"identity": {}})],
     "scenario": [ALL.encode() if isinstance(ALL, str) else ALL],
@@ -79,6 +98,8 @@ class Files:
         self._directory = directory
         self._readers: dict[str, tuple[Callable[[bytes], object], type[Exception]]] = {
             "audit": (lambda data: read_policy(data.decode("utf-8", "replace")), ConfigFileError),
+            "authentication": (self._authentication, ConfigFileError),
+            "authorization": (lambda data: read_authorization(data.decode("utf-8", "replace")), ConfigFileError),
             "encryption": (lambda data: Encryption.parse(data, random.Random(1).randbytes), BadEncryptionConfig),
             "scenario": (lambda data: scenario.parse(data, "f"), ClusterError),
             "simulation": (lambda data: parse_scenario(data.decode("utf-8", "replace"), source="f"), ClusterError),
@@ -98,13 +119,17 @@ class Files:
         except error as e:
             assert str(e) and len(str(e)) < 100_000, f"an error of {len(str(e))} characters"
 
+    def _authentication(self, data: bytes) -> None:
+        read_authentication(data.decode("utf-8", "replace"), own_issuer="https://cluster")
+
     def _state(self, data: bytes) -> None:
         (self._directory / "cluster.json").write_bytes(data)
         StateDir(self._directory).read()
 
     async def good(self) -> None:
-        for kind in ("audit", "state"):
-            self._readers[kind][0](_GOOD[kind][0])
+        for kind in ("audit", "authentication", "authorization", "state"):
+            for data in _GOOD[kind]:
+                self._readers[kind][0](data)
 
     def sizes(self) -> dict[str, int]:
         return {}
