@@ -1,5 +1,6 @@
 """Admission plug-ins that are switched on, and others that are switched off."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -70,6 +71,39 @@ async def test_a_namespace_selects_the_nodes_of_its_pods(client: ApiClient) -> N
     assert "tolerations" not in made["spec"] and "priority" not in made["spec"]
     with pytest.raises(errors.Forbidden, match="pod node label selector conflicts with its namespace"):
         await client.create("pods", pod(nodeSelector={"env": "prod"}))
+
+
+def toleration(key: str, **fields: Any) -> Object:
+    return {"key": key, "operator": "Exists", "effect": "NoExecute", **fields}
+
+
+@switched(on="PodTolerationRestriction", off="DefaultTolerationSeconds")
+async def test_a_namespace_says_what_its_pods_tolerate_and_at_most(client: ApiClient) -> None:
+    async def mark(**listed: Any) -> None:
+        said = {f"scheduler.alpha.kubernetes.io/{name}": value for name, value in listed.items()}
+        await client.patch("namespaces", "default", "", {"metadata": {"annotations": said}})
+
+    whole, short = toleration("a"), toleration("a", tolerationSeconds=5)
+    await mark(defaultTolerations=json.dumps([whole]), tolerationsWhitelist=json.dumps([whole, toleration("b")]))
+    made = await client.create("pods", pod(tolerations=[short, toleration("b")]))
+    assert made["spec"]["tolerations"] == [toleration("b"), whole]
+    for other in (toleration("c"), toleration(""), toleration("b", effect=""), toleration("b", effect="NoSchedule")):
+        with pytest.raises(errors.Forbidden, match="conflict with its namespace whitelist"):
+            await client.create("pods", pod(tolerations=[other]))
+    await mark(defaultTolerations="[]", tolerationsWhitelist=json.dumps([short]))
+    with pytest.raises(errors.Forbidden, match="conflict with its namespace whitelist"):
+        await client.create("pods", pod(tolerations=[whole]))
+    await mark(tolerationsWhitelist=None)
+    asking = [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]
+    made = await client.create("pods", {**pod(containers=asking), "metadata": {"name": "q", "namespace": "default"}})
+    pressed = toleration("node.kubernetes.io/memory-pressure", effect="NoSchedule")
+    assert made["spec"]["tolerations"] == [pressed]
+    with pytest.raises(errors.Forbidden, match="at most 256 tolerations"):
+        await client.create("pods", pod(tolerations=[toleration(f"k{n}") for n in range(300)]))
+    for odd in ("{", "{}", "[1]", '[{"key":5}]', '[{"tolerationSeconds":true}]', "null", json.dumps([whole] * 257)):
+        await mark(defaultTolerations=odd)
+        with pytest.raises(errors.Forbidden, match="defaultTolerations of its namespace is no list"):
+            await client.create("pods", pod())
 
 
 async def test_owners_are_set_by_who_may_delete_what_they_own() -> None:

@@ -35,6 +35,7 @@ OPTIONAL: Final = frozenset(
         "NamespaceExists",
         "OwnerReferencesPermissionEnforcement",
         "PodNodeSelector",
+        "PodTolerationRestriction",
     }
 )
 #: Part of how kinds are served here: on, and not to be switched off.

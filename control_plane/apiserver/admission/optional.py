@@ -13,6 +13,7 @@ from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.api.taints import NO_SCHEDULE, tolerates
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.tolerations import TolerationRestriction
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
@@ -152,6 +153,7 @@ def optional(
         "AlwaysPullImages": always_pull_images,
         "LimitPodHardAntiAffinityTopology": limit_anti_affinity,
         "PodNodeSelector": namespaces.select_nodes,
+        "PodTolerationRestriction": TolerationRestriction(lookup).admit,
         "ExtendedResourceToleration": extended_resource_toleration,
         "OwnerReferencesPermissionEnforcement": OwnerReferences(kinds, authorizer).admit,
         "DenyServiceExternalIPs": deny_service_external_ips,
