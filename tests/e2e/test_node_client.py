@@ -78,6 +78,10 @@ def test_every_part_of_the_client(run: Callable[..., None]) -> None:
     run("node_client.mjs", modules_with("@kubernetes/client-node"))
 
 
+def test_an_operator(run: Callable[..., None]) -> None:
+    run("node_operator.mjs", modules_with("@kubernetes/client-node"))
+
+
 def test_stubs_that_are_made_of_our_own_sources(run: Callable[..., None]) -> None:
     modules = modules_with("@grpc/grpc-js", "@grpc/proto-loader")
     run("grpc_client.mjs", modules, str(ROOT / ".src"), "endpoints.json")
