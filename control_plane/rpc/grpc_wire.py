@@ -22,7 +22,8 @@ from rayplane.control_plane.rpc.service import MESSAGE_BYTES_MAX
 STATUS = b"grpc-status-details-bin"
 DETAILS = b"rayplane-status-bin"
 #: Of an error, before they are encoded: together well below what our own peers take as headers.
-STATUS_MESSAGE_BYTES_MAX = 4096
+#: With details beside it, within the 8 KiB that gRPC's own library takes before it begins to refuse headers at random.
+STATUS_MESSAGE_BYTES_MAX = 2048
 STATUS_DETAILS_BYTES_MAX = 24 * 1024
 #: What a header field counts besides its name and value (RFC 9113 section 6.5.2).
 _FIELD_BYTES = 32
@@ -200,10 +201,11 @@ def status_fields(error: RpcError, room: int) -> list[tuple[bytes, bytes]]:
     """
     fields = [(b"grpc-status", b"%d" % error.code.value[0])]
     if error.message:
-        text = error.message.encode("utf-8", "replace")[:STATUS_MESSAGE_BYTES_MAX]
+        most = min(room // 4, STATUS_MESSAGE_BYTES_MAX)
+        text = error.message.encode("utf-8", "replace")[:most]
         quoted = quote_from_bytes(text, safe=_PLAIN)
-        if len(quoted) > room // 4:
-            quoted = quote_from_bytes(text[: room // 12], safe=_PLAIN)
+        if len(quoted) > most:
+            quoted = quote_from_bytes(text[: most // 3], safe=_PLAIN)
         fields.append((b"grpc-message", quoted.encode()))
     left = room - sum(len(name) + len(value) + _FIELD_BYTES for name, value in fields)
     for name, data in ((STATUS, error.google_status), (DETAILS, error.details)):

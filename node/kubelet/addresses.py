@@ -25,6 +25,7 @@ class AddressPool:
         self._next = offset % self._size if self._size else 0
         self._used: set[int] = set()
         self._avoid: set[int] = set()
+        self._last = -1
 
     def avoid(self, address: str) -> None:
         """Do not give this address to anybody in this life: a pod had it just before. What is none is ignored."""
@@ -37,22 +38,21 @@ class AddressPool:
             self._avoid.add(index)
 
     def take(self) -> str:
-        """An address nobody has. Raises AddressesExhausted."""
-        for _ in range(self._size):
-            index = self._next
-            self._next = (self._next + 1) % self._size
-            if index not in self._used and index not in self._avoid:
-                self._used.add(index)
-                return str(ipaddress.ip_address(self._first + index))
-        self._avoid.clear()
-        if len(self._used) < self._size:
-            return self.take()
+        """An address nobody has, and not what was given back last while another is free. Raises AddressesExhausted."""
+        for unwanted in ({*self._avoid, self._last}, self._avoid, frozenset[int]()):
+            for _ in range(self._size):
+                index = self._next
+                self._next = (self._next + 1) % self._size
+                if index not in self._used and index not in unwanted:
+                    self._used.add(index)
+                    return str(ipaddress.ip_address(self._first + index))
         raise AddressesExhausted(
             f"all {self._size} pod addresses of this node are in use: run fewer pods on it or give it a larger pod CIDR"
         )
 
     def give_back(self, address: str) -> None:
-        self._used.discard(int(ipaddress.ip_address(address)) - self._first)
+        self._last = int(ipaddress.ip_address(address)) - self._first
+        self._used.discard(self._last)
 
 
 class NodeAddresses:

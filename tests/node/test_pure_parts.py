@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api.meta import Object
@@ -57,6 +57,7 @@ def test_addresses_to_avoid_come_last() -> None:
     assert [pool.take() for _ in range(5)][-1] == "127.16.0.2"
 
 
+@example([True] * 13 + [False, False, True], 0)
 @given(st.lists(st.booleans(), max_size=80), st.integers(0, 1 << 24))
 def test_no_address_is_had_twice(steps: list[bool], offset: int) -> None:
     pool = AddressPool("127.16.3.0/28", offset=offset)

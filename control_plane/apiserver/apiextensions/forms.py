@@ -24,6 +24,7 @@ from rayplane.control_plane.apiserver.conversions import (
     failed,
     review,
 )
+from rayplane.control_plane.apiserver.flowcontrol.fairness import elsewhere
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode
 from rayplane.control_plane.apiserver.storage.outcomes import shutting_down
@@ -121,10 +122,11 @@ class Forms:
         if own:
             uid = self._env.uuid()
             self._asked_for.update((task.key, uid) for task in own)
-            await self._asking.run(uid, lambda: self._question(own, uid))
+            with elsewhere():
+                await self._asking.run(uid, lambda: self._question(own, uid))
         for one in others:
             # What comes of it is seen by who looks again, and asks again where it failed.
-            with contextlib.suppress(ApiError):
+            with contextlib.suppress(ApiError), elsewhere():
                 await self._asking.run(one, _nothing)
 
     async def _question(self, tasks: Sequence[Task], uid: str) -> None:
