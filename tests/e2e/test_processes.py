@@ -326,17 +326,33 @@ def test_a_person_runs_a_pod_for_as_long_as_the_terminal_is_open(kubectl: Kubect
     assert kubectl.names("pods") == []
 
 
-# Adds an annotation to what it is asked about.
-WEBHOOK = """
+# As a webhook adds an annotation to what it is asked about; as the server of an API has a greeting for who asks.
+EXTENSION = """
 import base64, http.server, json, os, ssl
 class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        head = {"apiVersion": "greetings.example.com/v1"}
+        greeting = {**head, "kind": "Greeting", "metadata": {"name": "hello"}, "to": self.headers["X-Remote-User"]}
+        kind = {"name": "greetings", "singularName": "greeting", "namespaced": False, "kind": "Greeting"}
+        found = {
+            "/apis/greetings.example.com/v1": {
+                "apiVersion": "v1", "kind": "APIResourceList", "groupVersion": head["apiVersion"],
+                "resources": [{**kind, "verbs": ["get", "list"]}],
+            },
+            "/apis/greetings.example.com/v1/greetings/hello": greeting,
+        }.get(self.path.partition("?")[0])
+        self.answer(200 if found else 404, found or {"kind": "Status", "apiVersion": "v1", "code": 404})
     def do_POST(self):
         review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         change = [{"op": "add", "path": "/metadata/annotations", "value": {"seen-by": os.environ["HOSTNAME"]}}]
         patch = base64.b64encode(json.dumps(change).encode()).decode()
         answer = {"uid": review["request"]["uid"], "allowed": True, "patchType": "JSONPatch", "patch": patch}
-        body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer}).encode()
-        self.send_response(200)
+        self.answer(200, {"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer})
+    def answer(self, status, document):
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -349,7 +365,8 @@ server.serve_forever()
 """
 
 
-def test_a_webhook_that_runs_in_a_pod_completes_objects(kubectl: Kubectl) -> None:
+def extend(kubectl: Kubectl) -> dict[str, Any]:
+    """Two pods of the extension behind the Service `hook`, ready; where to find it, and whom to believe."""
     space = kubectl.namespace
     authority = Authority.create("webhook")
     shown = authority.issue("hook", hosts=[f"hook.{space}.svc"])
@@ -358,20 +375,25 @@ def test_a_webhook_that_runs_in_a_pod_completes_objects(kubectl: Kubectl) -> Non
     program = {
         "name": "hook",
         "image": "python",
-        "command": ["python", "-c", WEBHOOK],
+        "command": ["python", "-c", EXTENSION],
         "volumeMounts": [{"name": "keys", "mountPath": "/keys"}],
         "readinessProbe": {"tcpSocket": {"port": 8443}, "periodSeconds": 1},
     }
     pod = {"containers": [program], "volumes": [{"name": "keys", "secret": {"secretName": "keys"}}]}
     entrance = service("hook", port=443)
     entrance["spec"]["ports"] = [{"port": 443, "targetPort": 8443}]
+    apply(kubectl, secret, deployment("hook", 2, pod), entrance)
+    kubectl("rollout", "status", "deployment/hook", "--timeout=60s")
+    bundle = base64.b64encode(authority.cert).decode()
+    return {"service": {"namespace": space, "name": "hook"}, "caBundle": bundle}
+
+
+def test_a_webhook_that_runs_in_a_pod_completes_objects(kubectl: Kubectl) -> None:
+    space = kubectl.namespace
     rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}
     webhook = {
         "name": "hook.example.com",
-        "clientConfig": {
-            "service": {"namespace": space, "name": "hook"},
-            "caBundle": base64.b64encode(authority.cert).decode(),
-        },
+        "clientConfig": extend(kubectl),
         "rules": [rule],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space}},
         "sideEffects": "None",
@@ -383,8 +405,6 @@ def test_a_webhook_that_runs_in_a_pod_completes_objects(kubectl: Kubectl) -> Non
         "metadata": {"name": space},
         "webhooks": [webhook],
     }
-    apply(kubectl, secret, deployment("hook", 2, pod), entrance)
-    kubectl("rollout", "status", "deployment/hook", "--timeout=60s")
     apply(kubectl, configuration)
     try:
         until("the webhook is in force", lambda: _annotated(kubectl))
@@ -405,3 +425,23 @@ def _annotated(kubectl: Kubectl) -> bool:
     kubectl("delete", "configmap", "asked", "--ignore-not-found")
     kubectl("create", "configmap", "asked")
     return "hook-" in kubectl("get", "configmap", "asked", "-o", "jsonpath={.metadata.annotations.seen-by}")
+
+
+def test_an_api_that_pods_serve_is_one_of_the_clusters(kubectl: Kubectl) -> None:
+    spec = {"group": "greetings.example.com", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 10}
+    registration = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": "v1.greetings.example.com"},
+        "spec": spec | extend(kubectl),
+    }
+    apply(kubectl, registration)
+    try:
+        kubectl("wait", "--for=condition=Available", "apiservice/v1.greetings.example.com", "--timeout=60s")
+        told = kubectl("get", "greetings", "hello", "-o", "jsonpath={.to}")
+        assert told == kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
+        kubectl("scale", "deployment/hook", "--replicas=0")
+        kubectl("wait", "--for=condition=Available=False", "apiservice/v1.greetings.example.com", "--timeout=60s")
+        assert "ServiceUnavailable" in kubectl("get", "--raw", "/apis/greetings.example.com/v1/greetings", code=1)
+    finally:
+        kubectl("delete", "apiservice", "v1.greetings.example.com")
