@@ -29,7 +29,7 @@ FRESHNESS = {"list, consistent": "", "list, from the cache": "?resourceVersion=0
 EXTENSIONS = {"definitions": 50, "policies": 20, "webhooks": 5}
 # Of one core, in the client's process: from here on it is the client that is measured.
 BUSY = 0.85
-SETTLE_S = 1.0
+SETTLE_S = 2.0
 
 
 def api(
@@ -219,6 +219,8 @@ class Plan:
         rows = []
         for words, change in (("", "retract"), (", extended", "extend")):
             await ask(system, change, **EXTENSIONS)
+            # What follows from their coming and going (documents, caches) is done once, not for each request.
+            await asyncio.sleep(SETTLE_S)
             for operation in ("get", "create"):
                 job = {"connections": self.clients[-1], "seconds": self.seconds, "run": f"extended-{turn}-{change}"}
                 rows.append(await self._asked(system, operation + words, operation, **job))
