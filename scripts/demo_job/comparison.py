@@ -30,8 +30,8 @@ RESOURCES = (
     "rolebindings.rbac.authorization.k8s.io",
     "priorityclasses.scheduling.k8s.io",
 )
-# Says who vouches for the cluster, and each cluster has an authority of its own.
-OF_ITS_CLUSTER = "kube-root-ca.crt"
+# They say who vouches for the cluster, and each cluster has an authority of its own.
+OF_ITS_CLUSTER = frozenset({"kube-root-ca.crt", "extension-apiserver-authentication", "cluster-info"})
 _KEPT = ("name", "namespace", "uid", "creationTimestamp", "labels", "annotations", "ownerReferences")
 
 Objects = dict[str, Any]
@@ -43,7 +43,7 @@ async def objects(api: ApiClient) -> Objects:
     found: Objects = {}
     for resource in RESOURCES:
         for obj in (await api.list(resource)).items:
-            if meta.name(obj) != OF_ITS_CLUSTER:
+            if meta.name(obj) not in OF_ITS_CLUSTER:
                 found[f"{resource} {meta.key(obj)}"] = _content(obj)
     return found
 
