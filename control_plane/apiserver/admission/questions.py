@@ -55,6 +55,9 @@ class Questions:
     async def meant(self, matching: Matching, request: AdmissionRequest) -> ResourceInfo | None:
         """The form in which a request is some webhook's or policy's business; None when it is none of it."""
         asked, namespace = asked_of(request), namespace_of(request)
+        # Most requests are none of its business: that is to cost them little.
+        if not matching.concerns(request.operation, asked.group, asked.plural, request.subresource):
+            return None
         others = self.other_forms(asked) if matching.equivalent else ()
         info = matching.resource(request.operation, asked, others, request.subresource, namespace, request.name)
         if info is None or not matching.selects_objects(new_of(request), request.old):

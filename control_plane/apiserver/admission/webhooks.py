@@ -130,7 +130,8 @@ class Webhooks:
         hooks = await self._mutating.hooks()
         if hooks and not exempt(request):
             await self._mutate_by(hooks, request, mutation)
-            mutation.seen = orjson.dumps(request.object)
+            if mutation.asked:
+                mutation.seen = orjson.dumps(request.object)
         return mutation
 
     async def mutate_again(self, request: AdmissionRequest, mutation: "Mutation") -> None:
