@@ -141,7 +141,7 @@ class LoadBalancer:
     async def stop(self) -> None:
         """Stop listening, let open connections end for a little, then cut them."""
         if self._listening is not None:
-            self._listening.close()
+            await self._listening.close()
             self._listening = None
         # Checks go on meanwhile: a client that was let in may wait for a server that is not ready yet.
         if self._connections:

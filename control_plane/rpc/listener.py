@@ -22,6 +22,7 @@ from rayplane.control_plane.rpc.health import HealthService
 from rayplane.control_plane.rpc.http2.frames import PREFACE
 from rayplane.control_plane.rpc.network import WebHandler
 from rayplane.control_plane.rpc.service import Service
+from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.proto import pool
 
 if TYPE_CHECKING:
@@ -132,7 +133,6 @@ class GrpcListener:
         if self._server is None or self._stopping:
             return
         self._stopping = True
-        self._server.close()
         if self._checking is not None:
             self._checking.cancel()
         for newcomer in list(self._newcomers):
@@ -143,6 +143,7 @@ class GrpcListener:
             connection.flush_soon()
         if self._web is not None:
             self._web.pre_shutdown()
+        await stop_listening(self._server)
         deadline = self._loop.time() + grace_s
         while self._busy() and self._loop.time() < deadline:
             await asyncio.sleep(DRAIN_CHECK_S)

@@ -100,7 +100,7 @@ class MemorySockets:
     def detach(self) -> None:
         """What a killed process leaves: its ports refuse, its connections are reset, and nothing of it is called."""
         for port in [p for p in self.wires.ports.values() if p.host == self.host]:
-            port.close()
+            port.vanish()
         for end in [e for e in self.wires.ends if e.host == self.host]:
             end.vanish()
 
@@ -116,7 +116,10 @@ class _Port:
         self._make = make
         self._context = contextvars.copy_context()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        self.vanish()
+
+    def vanish(self) -> None:
         if self._wires.ports.get(self.address) is self:
             del self._wires.ports[self.address]
 

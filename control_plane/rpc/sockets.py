@@ -25,7 +25,7 @@ class Listening(Protocol):
     address: str
     """host:port as bound."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Take no more connections; those there are go on."""
 
 
@@ -66,8 +66,22 @@ class _Port:
         host, port = server.sockets[0].getsockname()[:2]
         self.address = f"{host}:{port}"
 
-    def close(self) -> None:
-        self._server.close()
+    async def close(self) -> None:
+        await stop_listening(self._server)
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """A server's port takes no more connections, and loses none that it took.
+
+    One that is accepted in this turn of the loop gets its transport in the next, and asyncio forgets it, open, when the
+    server is closed by then.
+    """
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening)
+    try:
+        await asyncio.sleep(0)
+    finally:
+        server.close()
 
 
 def accepting(accept: Accept) -> MakeProtocol:

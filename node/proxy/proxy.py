@@ -15,6 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, RUNTIME
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import Stub
+from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.node.events import Events
 from rayplane.node.proxy.pipes import ForwardPipe, Pipe, TcpPipe, splice
@@ -92,7 +93,7 @@ class ServiceProxy:
     async def stop(self) -> None:
         await cancel_and_wait(self._task)
         for listener in self._listeners.values():
-            listener.close()
+            await listener.close()
         await self._slices.stop()
 
     # --- what others ask --------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class ServiceProxy:
         for key in sorted(self._plans, reverse=True):
             wanted.update(self._plans[key])
         for address in [a for a in self._listeners if a not in wanted]:
-            self._listeners.pop(address).close()
+            await self._listeners.pop(address).close()
         for address, target in wanted.items():
             listener = self._listeners.get(address)
             if listener is None:
@@ -236,10 +237,10 @@ class _Listener:
             self._accept, sock=listening_socket(*self.address), backlog=BACKLOG, limit=64 * 1024
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Take no more connections; those under way go on."""
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connections >= CONNECTIONS_MAX:

@@ -31,10 +31,10 @@ class Server:
     async def start(self) -> None:
         self._listening = await MemorySockets(self._wires, "server").listen(ADDRESS, accepting(self._serve))
 
-    def refuse(self) -> None:
+    async def refuse(self) -> None:
         """Take no new connections."""
         assert self._listening is not None
-        self._listening.close()
+        await self._listening.close()
 
     def cut(self) -> None:
         for writer in self.open:
@@ -86,7 +86,7 @@ def test_one_connection_carries_many_checks_and_each_says_how_it_is_now() -> Non
 def test_a_server_that_died_is_refused_at_the_next_check() -> None:
     async def scene(server: Server, probe: Probe) -> None:
         assert await probe.is_ready()
-        server.refuse()
+        await server.refuse()
         server.cut()
         with pytest.raises(OSError):
             await probe.is_ready()
@@ -97,7 +97,7 @@ def test_a_server_that_died_is_refused_at_the_next_check() -> None:
 def test_one_that_came_in_its_place_is_asked_by_the_same_check() -> None:
     async def scene(server: Server, probe: Probe) -> None:
         assert await probe.is_ready()
-        server.refuse()
+        await server.refuse()
         server.cut()
         await server.start()
         server.says = answer("500 Internal Server Error")
@@ -109,7 +109,7 @@ def test_one_that_came_in_its_place_is_asked_by_the_same_check() -> None:
 def test_a_server_that_takes_no_new_connections_is_found_though_it_keeps_this_one() -> None:
     async def scene(server: Server, probe: Probe) -> None:
         assert await probe.is_ready()
-        server.refuse()
+        await server.refuse()
         assert await probe.is_ready()
         await asyncio.sleep(LIFE_S)
         with pytest.raises(OSError):

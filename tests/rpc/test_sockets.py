@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -44,7 +45,7 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
         MemorySockets(wires, "client") if memory else SystemSockets(),
     ).listen()
     yield made
-    made.listening.close()
+    await made.listening.close()
 
 
 async def test_bytes_arrive_in_order_and_whole(pair: Pair) -> None:
@@ -68,9 +69,32 @@ async def test_bytes_arrive_in_order_and_whole(pair: Pair) -> None:
 
 
 async def test_nobody_answers_where_nobody_listens(pair: Pair) -> None:
-    pair.listening.close()
+    await pair.listening.close()
     with pytest.raises(ConnectionRefusedError):
         await streams(pair.client, pair.listening.address)
+
+
+async def test_who_is_accepted_in_the_turn_in_which_the_port_is_closed_is_not_left_hanging() -> None:
+    ended: list[str] = []
+
+    class Served(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            ended.append("served")
+
+    listening = await SystemSockets().listen("127.0.0.1:0", Served)
+    host, port = listening.address.split(":")
+    # In the first turn after the connection the loop sees it and accepts it, in the second this goes on before asyncio.
+    with socket.create_connection((host, int(port))) as client:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await listening.close()
+        client.setblocking(False)
+        async with asyncio.timeout(10):
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+    assert ended == ["served"]
 
 
 async def test_an_address_is_had_once(pair: Pair) -> None:
@@ -80,7 +104,7 @@ async def test_an_address_is_had_once(pair: Pair) -> None:
 
 async def test_connections_outlive_the_port(pair: Pair) -> None:
     (_, writer), (their_reader, their_writer) = await pair.connect()
-    pair.listening.close()
+    await pair.listening.close()
     writer.write(b"still here")
     writer.close()
     assert await asyncio.wait_for(their_reader.read(), 10) == b"still here"

@@ -23,7 +23,7 @@ async def write(method: str) -> tuple[int, Entry]:
         nonlocal read
         await reader.readuntil(b"\r\n\r\n")
         read += 1
-        listening.close()
+        await listening.close()
         writer.transport.abort()
 
     wires = Wires()

@@ -123,7 +123,7 @@ class RestServer:
 
     async def stop(self) -> None:
         if self._listening is not None and self._server is not None:
-            self._listening.close()
+            await self._listening.close()
             self._server.pre_shutdown()
             await self._server.shutdown(_STOP_S)
             self._listening = self._server = None

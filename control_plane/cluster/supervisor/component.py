@@ -23,6 +23,7 @@ from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.component_base.debugging import Debugging
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.rpc.sockets import stop_listening
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import objects_pb2
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
@@ -120,7 +121,7 @@ class Supervisor:
         if self._server is not None:
             await self._server.stop()
         if self._claimed is not None:
-            self._claimed.close()
+            await stop_listening(self._claimed)
 
     def _renew(self, instance: Instance, request: bytes) -> bytes:
         if self._spec.secrets is None:
