@@ -16,6 +16,7 @@ from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.deployment import DeploymentController
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
+from rayplane.control_plane.controllers.endpointslicemirroring import EndpointSliceMirroringController
 from rayplane.control_plane.controllers.ephemeralvolume import EphemeralVolumeController
 from rayplane.control_plane.controllers.flowschema import FlowSchemaController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
@@ -54,6 +55,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         CronJobController(),
         EndpointsController(coalesce_s=coalesce),
         EndpointSliceController(coalesce_s=coalesce),
+        EndpointSliceMirroringController(coalesce_s=coalesce),
         EphemeralVolumeController(),
         ClaimController(),
         VolumeController(),

@@ -5,6 +5,7 @@ Source: Kubernetes API reference core/v1 Endpoints.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -26,8 +27,10 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.service_targets import (
     HEADLESS,
+    LEADER,
     Port,
     Target,
+    families_of,
     is_headless,
     is_managed,
     pod_target_changed,
@@ -41,30 +44,40 @@ _OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
 _MANAGED_BY = "endpoints.kubernetes.io/managed-by"
 
 
+_GONE = "gone:"
+"""Before the key of a service that was deleted."""
+
+
+def _service_keys(service: Object, view: View) -> Iterable[str]:
+    space, name = meta.namespace(service), meta.name(service)
+    return (meta.key(service),) if view.get("services", space, name) else (f"{_GONE}{meta.key(service)}",)
+
+
 class EndpointsController(BaseController):
     name = "endpoints"
     component = "endpoint-controller"
 
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self.watches = (
-            Watch("services", own_key, changed=spec_or_meta_changed),
+            Watch("services", _service_keys, changed=spec_or_meta_changed),
             Watch("pods", services_of_pod, delay_s=coalesce_s, changed=pod_target_changed),
             Watch("endpoints", own_key, delay_s=coalesce_s),
             Watch("nodes", None),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
-        space, name = meta.split_key(key)
+        was_served = key.startswith(_GONE)
+        space, name = meta.split_key(key.removeprefix(_GONE))
         service = view.get("services", space, name)
         current = view.get("endpoints", space, name)
         if service is None:
-            # Endpoints that users made for themselves have no such label.
-            if current is not None and _MANAGED_BY in meta.labels(current):
-                return result([Delete("endpoints", current)])
+            # Endpoints that users made for themselves have no such label; they go with the service they were for.
+            if current is not None and (was_served or _MANAGED_BY in meta.labels(current)):
+                return NOTHING if LEADER in meta.annotations(current) else result([Delete("endpoints", current)])
             return NOTHING
-        if not is_managed(service) or meta.is_deleting(service):
+        if was_served or not is_managed(service) or meta.is_deleting(service):
             return NOTHING
-        targets = [t for t in targets_of(service, view) if t.ready or not t.terminating]
+        targets = [t for t in targets_of(service, view, families_of(service)[0]) if t.ready or not t.terminating]
         wanted = _endpoints(service, targets)
         if current is None:
             text = f"Failed to create endpoint for service {key}: {{error}}"

@@ -1,26 +1,23 @@
-"""EndpointSlices of Services with a selector, and mirrors of Endpoints that users write for those without.
+"""EndpointSlices of Services with a selector.
 
-Slices are changed as little as possible: an endpoint stays in its slice; only new ones fill up the slices that
-have room. Source: Kubernetes API reference discovery/v1 EndpointSlice.
+One set of slices for each address family of the service. `trafficDistribution` puts hints on ready endpoints: their own
+zone, and for PreferSameNode their node too. Slices of others (by label) are never touched.
+Source: Kubernetes API reference discovery/v1 EndpointSlice; KEP-752, KEP-4444, KEP-3015.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
-    Action,
     BaseController,
-    Create,
     Delete,
     Event,
     Moment,
     Result,
-    Update,
     View,
     Watch,
     own_key,
@@ -29,29 +26,47 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.service_targets import (
     HEADLESS,
-    Port,
     Target,
+    families_of,
     is_headless,
     is_managed,
     pod_target_changed,
     services_of_pod,
     targets_of,
 )
+from rayplane.control_plane.controllers.slice_packing import (
+    MANAGED_BY,
+    SERVICE_NAME,
+    SLICES,
+    Endpoint,
+    Group,
+    Packing,
+    group_of,
+    is_told_otherwise,
+    pack,
+    writes,
+)
 
-SLICES = "endpointslices.discovery.k8s.io"
-SERVICE_NAME = "kubernetes.io/service-name"
-MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
-MIRROR = "endpointslicemirroring-controller.k8s.io"
-SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
 MOST_ENDPOINTS = 100
-Group = tuple[str, tuple[Port, ...]]
-"""(address type, ports): what all endpoints of a slice have in common."""
+MISSING_NODE_RETRY_S = 1.0
+_RESERVED = frozenset({SERVICE_NAME, MANAGED_BY, HEADLESS})
+_DISTRIBUTIONS = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
+# Either annotation set to "Auto" leaves hints to those who share zones out by their CPUs, which is not done here.
+_TOPOLOGY_MODES = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode")
 
 
-def _slice_keys(o: Object, _view: View) -> Iterable[str]:
+def slice_keys(o: Object, _view: View) -> Iterable[str]:
+    """The service that a slice says it is of."""
     name = meta.labels(o).get(SERVICE_NAME)
     return (f"{meta.namespace(o)}/{name}",) if name else ()
+
+
+def slices_of(view: View, namespace: str, service: str, manager: str) -> list[Object]:
+    """Slices of a service that `manager` keeps, in the order of their names."""
+    labelled = view.indexed(SLICES, "label", f"{namespace}/{SERVICE_NAME}={service}")
+    ours = [s for s in labelled if meta.labels(s).get(MANAGED_BY) == manager and not meta.is_deleting(s)]
+    return sorted(ours, key=meta.name)
 
 
 class EndpointSliceController(BaseController):
@@ -62,48 +77,72 @@ class EndpointSliceController(BaseController):
         self.watches = (
             Watch("services", own_key, changed=spec_or_meta_changed),
             Watch("pods", services_of_pod, delay_s=coalesce_s, changed=pod_target_changed),
-            Watch(SLICES, _slice_keys, delay_s=coalesce_s),
-            Watch("endpoints", own_key, delay_s=coalesce_s),
+            Watch(SLICES, slice_keys, delay_s=coalesce_s),
             Watch("nodes", None),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         space, name = meta.split_key(key)
         service = view.get("services", space, name)
-        labelled = view.indexed(SLICES, "label", f"{space}/{SERVICE_NAME}={name}")
-        ours = [s for s in labelled if meta.labels(s).get(MANAGED_BY) in (MANAGER, MIRROR)]
-        slices = [s for s in ours if not meta.is_deleting(s)]
-        if service is None or meta.spec(service).get("type") == "ExternalName":
+        slices = slices_of(view, space, name, MANAGER)
+        if service is None:
             return result([Delete(SLICES, s) for s in slices])
-        if meta.is_deleting(service):
+        # Who takes a service's selector away keeps the endpoints, to write them by hand from there on.
+        if not is_managed(service) or meta.is_deleting(service):
             return NOTHING
-        manager = MANAGER if is_managed(service) else MIRROR
-        stale = [Delete(SLICES, s) for s in slices if meta.labels(s)[MANAGED_BY] != manager]
-        slices = [s for s in slices if meta.labels(s)[MANAGED_BY] == manager]
-        if manager == MANAGER:
-            wanted = _wanted(service, targets_of(service, view))
-        else:
-            wanted = _mirrored(view.get("endpoints", space, name))
-        return result([*stale, *_plan(service, manager, slices, wanted=wanted)])
+        ours = [s for s in slices if _is_owned(s, service)]
+        strangers = [Delete(SLICES, s) for s in slices if not _is_owned(s, service)]
+        labels = _labels(service)
+        packings: dict[Group, Packing] = {}
+        waits = False
+        for family in families_of(service):
+            targets = targets_of(service, view, family)
+            known = [t for t in targets if t.placed or meta.spec(service).get("publishNotReadyAddresses")]
+            waits = waits or len(known) < len(targets)
+            packings |= _packed(service, family, known, slices=ours, labels=labels)
+        # Groups of ports that no pod has now, families that the service has no more.
+        for one in ours:
+            if group_of(one) not in packings:
+                packings.setdefault(group_of(one), Packing()).emptied.append(one)
+        text = f"Error updating Endpoint Slices for Service {key}: {{error}}"
+        failed = Event(service, "Warning", "FailedToUpdateEndpointSlices", text)
+        steps = writes(service, packings, labels=labels, failed=failed)
+        return result([*strangers, *steps], requeue_after=MISSING_NODE_RETRY_S if waits else None)
 
 
-Endpoint = dict[str, Any]
-Wanted = dict[Group, dict[str, Endpoint]]
-"""Per group, endpoints by their identity."""
-
-
-def _wanted(service: Object, targets: Sequence[Target]) -> Wanted:
-    found: Wanted = {}
+def _packed(
+    service: Object, family: str, targets: Sequence[Target], *, slices: Sequence[Object], labels: dict[str, str]
+) -> dict[Group, Packing]:
+    wanted: dict[Group, dict[str, Endpoint]] = {}
     for target in targets:
-        if not target.ports and not is_headless(service):
-            continue
-        kind = "IPv6" if ":" in target.address else "IPv4"
-        found.setdefault((kind, target.ports), {})[meta.uid(target.pod)] = _endpoint(target)
-    # A Service without endpoints still shows one (empty) slice.
-    return found or {("IPv4", ()): {}}
+        if target.ports or is_headless(service):
+            wanted.setdefault((family, target.ports), {})[meta.uid(target.pod)] = _endpoint(service, target)
+    if not wanted:
+        # A service without endpoints still shows one (empty) slice of each family.
+        empty = [s for s in slices if group_of(s)[0] == family]
+        return {(family, ()): Packing(emptied=empty, fresh=[[]])}
+    return {
+        group: pack(
+            [s for s in slices if group_of(s) == group],
+            endpoints,
+            identity=_pod_of,
+            is_stale=lambda s: is_told_otherwise(s, labels),
+            most=MOST_ENDPOINTS,
+        )
+        for group, endpoints in wanted.items()
+    }
 
 
-def _endpoint(target: Target) -> Endpoint:
+def _pod_of(endpoint: Endpoint) -> str:
+    return (endpoint.get("targetRef") or {}).get("uid") or ""
+
+
+def _is_owned(one: Object, service: Object) -> bool:
+    """Not so for those that an earlier service of the same name has left."""
+    return any(ref.get("uid") == meta.uid(service) for ref in meta.metadata(one).get("ownerReferences") or ())
+
+
+def _endpoint(service: Object, target: Target) -> Endpoint:
     found: Endpoint = {
         "addresses": [target.address],
         "conditions": {
@@ -119,117 +158,34 @@ def _endpoint(target: Target) -> Endpoint:
         found["nodeName"] = target.node
     if target.zone:
         found["zone"] = target.zone
+    hints = _hints(service, target)
+    if hints:
+        found["hints"] = hints
     return found
 
 
-def _mirrored(endpoints: Object | None) -> Wanted:
-    """What Endpoints written by a user say, in terms of slices."""
-    found: Wanted = {}
-    if endpoints is None or meta.labels(endpoints).get(SKIP_MIRROR) == "true":
-        return found
-    for subset in endpoints.get("subsets") or ():
-        ports = tuple(_port_of(p) for p in subset.get("ports") or ())
-        for field, ready in (("addresses", True), ("notReadyAddresses", False)):
-            for address in subset.get(field) or ():
-                endpoint: Endpoint = {"addresses": [address["ip"]], "conditions": {"ready": ready}}
-                for name in ("hostname", "nodeName", "targetRef"):
-                    if address.get(name):
-                        endpoint[name] = address[name]
-                kind = "IPv6" if ":" in address["ip"] else "IPv4"
-                found.setdefault((kind, ports), {})[address["ip"]] = endpoint
-    return found
+def _hints(service: Object, target: Target) -> dict[str, list[dict[str, str]]]:
+    """Where the endpoint's traffic should come from."""
+    distribution = meta.spec(service).get("trafficDistribution")
+    if not target.ready or distribution not in _DISTRIBUTIONS or _shares_by_zone(service):
+        return {}
+    hints = {}
+    if target.zone:
+        hints["forZones"] = [{"name": target.zone}]
+    if target.node and distribution == "PreferSameNode":
+        hints["forNodes"] = [{"name": target.node}]
+    return hints
 
 
-def _port_of(port: dict[str, Any]) -> Port:
-    return (
-        port.get("name") or "",
-        port.get("port") or 0,
-        port.get("protocol") or "TCP",
-        port.get("appProtocol") or "",
-    )
+def _shares_by_zone(service: Object) -> bool:
+    notes = meta.annotations(service)
+    mode = next((notes[name] for name in _TOPOLOGY_MODES if name in notes), "")
+    return mode in ("Auto", "auto")
 
 
-def _identity(endpoint: Endpoint, manager: str) -> str:
-    ref = endpoint.get("targetRef") or {}
-    return (ref.get("uid") or "") if manager == MANAGER else endpoint["addresses"][0]
-
-
-def _plan(service: Object, manager: str, slices: Sequence[Object], *, wanted: Wanted) -> list[Action]:
-    """Writes that turn `slices` into what is wanted."""
-    labels = _labels(service, manager)
-    steps: list[Action] = []
-    groups: dict[Group, list[Object]] = {}
-    for s in sorted(slices, key=meta.name):
-        group = (s.get("addressType") or "IPv4", tuple(_port_of(p) for p in s.get("ports") or ()))
-        groups.setdefault(group, []).append(s)
-    for group, existing in groups.items():
-        if group not in wanted:
-            steps += [Delete(SLICES, s) for s in existing]
-    for group, endpoints in wanted.items():
-        have = groups.get(group, [])
-        missing = dict(endpoints)
-        kept: list[list[Endpoint]] = []
-        for s in have:
-            identities = [_identity(e, manager) for e in s.get("endpoints") or ()]
-            kept.append([missing.pop(i) for i in identities if i in missing])
-        fresh = list(missing.values())
-        for members in kept:
-            room = max(0, MOST_ENDPOINTS - len(members))
-            members.extend(fresh[:room])
-            del fresh[:room]
-        empty_needed = not endpoints and have  # keep one placeholder
-        for index, (s, members) in enumerate(zip(have, kept, strict=True)):
-            if not members and not (empty_needed and index == 0):
-                steps.append(Delete(SLICES, s))
-            elif members != (s.get("endpoints") or []) or labels != meta.labels(s):
-                changed = meta.copy_for_write(s)
-                changed["endpoints"] = members
-                changed["metadata"]["labels"] = labels
-                steps.append(Update(SLICES, changed))
-        while fresh or (not endpoints and not have):
-            steps.append(_create(service, group, fresh[:MOST_ENDPOINTS], labels=labels))
-            del fresh[:MOST_ENDPOINTS]
-            if not endpoints:
-                break
-    return steps
-
-
-def _labels(service: Object, manager: str) -> dict[str, str]:
-    labels = {
-        **meta.labels(service),
-        SERVICE_NAME: meta.name(service),
-        MANAGED_BY: manager,
-    }
+def _labels(service: Object) -> dict[str, str]:
+    labels = {k: v for k, v in meta.labels(service).items() if k not in _RESERVED}
+    labels |= {SERVICE_NAME: meta.name(service), MANAGED_BY: MANAGER}
     if is_headless(service):
         labels[HEADLESS] = ""
     return labels
-
-
-def _create(service: Object, group: Group, endpoints: list[Endpoint], *, labels: dict[str, str]) -> Create:
-    kind, ports = group
-    own = {
-        "generateName": meta.name(service)[:57] + "-",
-        "namespace": meta.namespace(service),
-        "labels": labels,
-        "ownerReferences": [meta.owner_reference(service)],
-    }
-    obj = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": own,
-        "addressType": kind,
-        "endpoints": endpoints,
-        "ports": [_slice_port(p) for p in ports],
-    }
-    key = f"{meta.namespace(service)}/{meta.name(service)}"
-    text = f"Error updating Endpoint Slices for Service {key}: {{error}}"
-    failed = Event(service, "Warning", "FailedToUpdateEndpointSlices", text)
-    return Create(SLICES, obj, failed=failed)
-
-
-def _slice_port(port: Port) -> dict[str, Any]:
-    name, number, protocol, application = port
-    found: dict[str, Any] = {"name": name, "port": number, "protocol": protocol}
-    if application:
-        found["appProtocol"] = application
-    return found

@@ -12,12 +12,14 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery.selectors import from_map
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.api.pods.ports import named_port
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.controllers.core import View, in_namespace, selected
 
 HEADLESS = "service.kubernetes.io/headless"
-ZONE = "topology.kubernetes.io/zone"
+LEADER = "control-plane.alpha.kubernetes.io/leader"
+"""The annotation of Endpoints that are nobody's addresses, but the lock of an election."""
 Port = tuple[str, int, str, str]
 """(name, number, protocol, appProtocol) as they reach the pod."""
 
@@ -35,6 +37,8 @@ class Target:
     hostname: str
     node: str
     zone: str
+    placed: bool
+    """Whether its node is known."""
 
     @property
     def reference(self) -> dict[str, str]:
@@ -56,14 +60,31 @@ def is_headless(service: Object) -> bool:
     return meta.spec(service).get("clusterIP") == "None"
 
 
-def targets_of(service: Object, view: View) -> list[Target]:
-    """All targets, in the order of pod names."""
+def families_of(service: Object) -> list[str]:
+    """Address families of a service, its first one first."""
+    spec = meta.spec(service)
+    families = spec.get("ipFamilies")
+    return list(families) if families else [family_of(spec.get("clusterIP") or "")]
+
+
+def family_of(address: str) -> str:
+    return "IPv6" if ":" in address else "IPv4"
+
+
+def _address_in(pod: Object, family: str) -> str:
+    status = meta.status(pod)
+    known = [one.get("ip") or "" for one in status.get("podIPs") or ()] or [status.get("podIP") or ""]
+    return next((ip for ip in known if ip and family_of(ip) == family), "")
+
+
+def targets_of(service: Object, view: View, family: str) -> list[Target]:
+    """All targets of an address family, in the order of pod names."""
     spec = meta.spec(service)
     selector = from_map(spec.get("selector"))
     pods = selected(view, "pods", meta.namespace(service), selector=selector)
     found = []
     for pod in sorted(pods, key=meta.name):
-        address = meta.status(pod).get("podIP")
+        address = _address_in(pod, family)
         if not address or pod_is_terminated(pod):
             continue
         serving, leaving = pod_is_ready(pod), meta.is_deleting(pod)
@@ -80,6 +101,7 @@ def targets_of(service: Object, view: View) -> list[Target]:
                 hostname=hostname if meta.spec(pod).get("subdomain") == meta.name(service) else "",
                 node=meta.node_name(pod),
                 zone=meta.labels(node).get(ZONE, "") if node else "",
+                placed=node is not None,
             )
         )
     return found
@@ -120,6 +142,7 @@ def pod_target_changed(old: Object, new: Object) -> bool:
     """True when a change of a pod can matter to the Services it belongs to."""
     return (
         meta.status(old).get("podIP") != meta.status(new).get("podIP")
+        or meta.status(old).get("podIPs") != meta.status(new).get("podIPs")
         or pod_is_ready(old) != pod_is_ready(new)
         or pod_is_terminated(old) != pod_is_terminated(new)
         or meta.is_deleting(old) != meta.is_deleting(new)

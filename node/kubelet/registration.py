@@ -7,6 +7,7 @@ from rayplane.control_plane.api import node_annotations
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.node.config import NodeConfig
 
 KUBELET_VERSION = "v1.37.0"
@@ -45,7 +46,7 @@ def node_labels(config: NodeConfig) -> dict[str, str]:
         **config.labels,
     }
     if config.zone:
-        labels["topology.kubernetes.io/zone"] = config.zone
+        labels[ZONE] = config.zone
     return labels
 
 

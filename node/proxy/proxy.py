@@ -13,6 +13,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS, RUNTIME
+from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.client import ApiClient, Informer
 from rayplane.control_plane.rpc import Stub
 from rayplane.control_plane.rpc.sockets import stop_listening
@@ -124,7 +125,10 @@ class ServiceProxy:
 
     def _view(self) -> HostView:
         simulated = (meta.name(n) for n in self._nodes.list() if meta.annotations(n).get(RUNTIME) == "simulated")
-        return HostView(self._node_ips(), frozenset(simulated))
+        addresses = self._node_ips()
+        own = {name: self._nodes.get("", name) for name in addresses}
+        zones = {name: meta.labels(node).get(ZONE, "") for name, node in own.items() if node is not None}
+        return HostView(addresses, frozenset(simulated), zones)
 
     def _far_host(self, endpoint: Endpoint) -> str | None:
         node = self._nodes.get("", endpoint.node) if endpoint.node else None

@@ -1,10 +1,13 @@
 """Rules of the service proxy: the sockets a host needs for a service, and the endpoints behind each. Pure.
 
+Where all endpoints carry hints, traffic stays on the node or in the zone of whoever asks while there is an endpoint.
 Source: Kubernetes documentation, "Virtual IPs and Service Proxies" and "EndpointSlices".
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -16,12 +19,17 @@ DEFAULT_AFFINITY_S = 10800
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One address behind a service. `node` and `pod` (namespace/name) are empty when nobody says."""
+    """One address behind a service. `node` and `pod` (namespace/name) are empty when nobody says.
+
+    `for_nodes` and `for_zones` hint at where its traffic should come from.
+    """
 
     ip: str
     port: int
     node: str = ""
     pod: str = ""
+    for_nodes: tuple[str, ...] = ()
+    for_zones: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +47,20 @@ Socket = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """Facts that the rules must know of this host: its nodes with their addresses, and which nodes only simulate."""
+    """Facts that the rules must know of this host: its nodes with their addresses and zones, and which nodes only
+    simulate."""
 
     node_ips: Mapping[str, str] = field(default_factory=dict)
     simulated: frozenset[str] = frozenset()
+    node_zones: Mapping[str, str] = field(default_factory=dict)
+
+    def of_node(self, name: str) -> HostView:
+        """What there is to know of one of the nodes."""
+        return replace(self, node_ips={name: self.node_ips[name]})
+
+    @property
+    def zones(self) -> set[str]:
+        return {self.node_zones[name] for name in self.node_ips if self.node_zones.get(name)}
 
 
 def plan_service(service: Object, slices: Iterable[Object], view: HostView) -> dict[Socket, Target]:
@@ -78,13 +96,34 @@ def endpoints_of(slices: Iterable[Object], port_name: str, view: HostView) -> tu
             conditions = entry.get("conditions") or {}
             ref = entry.get("targetRef") or {}
             pod = f"{ref.get('namespace', '')}/{ref['name']}" if ref.get("kind") == "Pod" else ""
+            hints = _hints(entry)
             for ip in entry.get("addresses") or ():
-                endpoint = Endpoint(ip, number, node, pod)
+                endpoint = Endpoint(ip, number, node, pod, *hints)
                 if conditions.get("ready") is not False:
                     ready[endpoint] = None
                 elif conditions.get("serving") and conditions.get("terminating"):
                     ending[endpoint] = None
     return tuple(sorted(ready or ending))
+
+
+def _hints(entry: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    hints = entry.get("hints")
+    if not hints:
+        return (), ()
+    nodes, zones = (hints.get(field) or () for field in ("forNodes", "forZones"))
+    return tuple(one["name"] for one in nodes), tuple(one["name"] for one in zones)
+
+
+def preferred(endpoints: tuple[Endpoint, ...], view: HostView) -> tuple[Endpoint, ...]:
+    """Endpoints for traffic from here, as hints say; all of them where one has no hint or none is for here."""
+    for hinted, here in (
+        ([e.for_nodes for e in endpoints], set(view.node_ips)),
+        ([e.for_zones for e in endpoints], view.zones),
+    ):
+        near = tuple(e for e, hints in zip(endpoints, hinted, strict=True) if not here.isdisjoint(hints))
+        if near and all(hinted):
+            return near
+    return endpoints
 
 
 def service_port(service: Object, port: int | str) -> dict[str, Any] | None:
@@ -102,6 +141,8 @@ def _cluster_sockets(
     spec = meta.spec(service)
     if spec.get("internalTrafficPolicy") == "Local":
         endpoints = tuple(e for e in endpoints if e.node in view.node_ips)
+    else:
+        endpoints = preferred(endpoints, view)
     if not endpoints:
         return {}
     target = Target(meta.key(service), endpoints, _affinity(spec))
@@ -118,12 +159,16 @@ def _external_sockets(
     plan: dict[Socket, Target] = {}
     balancer = (meta.status(service).get("loadBalancer") or {}).get("ingress") or ()
     addresses = [*(spec.get("externalIPs") or ()), *(i["ip"] for i in balancer if i.get("ip"))]
-    here = tuple(e for e in endpoints if e.node in view.node_ips) if local_only else endpoints
+    here = tuple(e for e in endpoints if e.node in view.node_ips) if local_only else preferred(endpoints, view)
     if here:
         plan.update({(address, port["port"]): Target(key, here, affinity) for address in addresses})
     if port.get("nodePort"):
         for node, address in sorted(view.node_ips.items()):
-            own = tuple(e for e in endpoints if e.node == node) if local_only else endpoints
+            own = (
+                tuple(e for e in endpoints if e.node == node)
+                if local_only
+                else preferred(endpoints, view.of_node(node))
+            )
             if own and address:
                 plan[address, port["nodePort"]] = Target(key, own, affinity)
     return plan

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.control_plane.controllers.endpoints import EndpointsController
-from rayplane.control_plane.controllers.endpointslice import MOST_ENDPOINTS, SLICES, EndpointSliceController
+from rayplane.control_plane.controllers.endpoints import MOST_ADDRESSES, EndpointsController
+from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
+from rayplane.control_plane.controllers.slice_packing import SLICES
 from tests.controllers.cluster import Cluster
 from tests.tiers import examples
 
@@ -140,36 +141,49 @@ def test_deleted_service_takes_its_endpoints_along(cluster: Cluster) -> None:
     assert (cluster.list("endpoints"), cluster.list(SLICES)) == ([], [])
 
 
-def test_endpoints_a_user_wrote_are_mirrored_and_kept(cluster: Cluster) -> None:
-    cluster.add("services", "web", spec={"ports": [{"port": 80}]})
+def test_endpoints_that_users_wrote_go_with_the_service_they_were_for(cluster: Cluster) -> None:
+    made = cluster.add("services", "web", spec={"ports": [{"port": 80}]})
     written = [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80, "protocol": "TCP"}]}]
     cluster.add("endpoints", "web", subsets=written)
+    cluster.add("endpoints", "of-nobody", subsets=written)
+    election = {"annotations": {"control-plane.alpha.kubernetes.io/leader": "{}"}}
+    lock = cluster.add("services", "lock", spec={"ports": [{"port": 80}]})
+    cluster.add("endpoints", "lock", metadata=election)
     cluster.settle()
     assert subsets(cluster) == written
-    (found,) = cluster.list(SLICES)
-    assert found["endpoints"] == [{"addresses": ["192.0.2.1"], "conditions": {"ready": True}}]
-    assert meta.labels(found)["endpointslice.kubernetes.io/managed-by"].startswith("endpointslicemirroring")
+    for one in (made, lock):
+        cluster.delete_object("services", one)
+    cluster.settle()
+    assert sorted(map(meta.name, cluster.list("endpoints"))) == ["lock", "of-nobody"]
 
 
-def test_changes_touch_one_slice_of_many(cluster: Cluster) -> None:
+def test_endpoints_are_cut_at_a_thousand_addresses_ready_ones_first(cluster: Cluster) -> None:
     service(cluster)
-    for n in range(MOST_ENDPOINTS + 20):
-        pod(cluster, f"p{n:03d}", ip=f"10.0.{n // 200}.{n % 200}")
+    for n in range(MOST_ADDRESSES + 2):
+        pod(cluster, f"p{n:04d}", ip=f"10.0.{n // 200}.{n % 200 + 1}", ready=n > 0)
     cluster.settle()
-    assert sorted(len(s["endpoints"]) for s in cluster.list(SLICES)) == [20, 100]
-    before = {meta.name(s): meta.resource_version(s) for s in cluster.list(SLICES)}
-    changed = cluster.get("pods", "default", "p003")
-    assert changed
-    cluster.set_pod(changed, ready=False)
+    found = cluster.get("endpoints", "default", "web")
+    assert found is not None
+    assert meta.annotations(found) == {"endpoints.kubernetes.io/over-capacity": "truncated"}
+    (subset,) = found["subsets"]
+    assert len(subset["addresses"]) == MOST_ADDRESSES
+    assert "notReadyAddresses" not in subset
+    for name in ("p0001", "p0002"):
+        gone = cluster.get("pods", "default", name)
+        assert gone
+        cluster.remove_object("pods", gone)
     cluster.settle()
-    after = {meta.name(s): meta.resource_version(s) for s in cluster.list(SLICES)}
-    assert sum(before[name] != after[name] for name in before) == 1
+    found = cluster.get("endpoints", "default", "web")
+    assert found is not None
+    assert not meta.annotations(found)
+    assert [a["targetRef"]["name"] for a in found["subsets"][0]["notReadyAddresses"]] == ["p0000"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["up", "down", "leave", "gone"])), max_size=25))
 @settings(max_examples=examples(40), deadline=None)
 def test_slices_and_endpoints_always_agree_with_pods(changes: list[tuple[int, str]]) -> None:
     cluster = Cluster(EndpointsController(), EndpointSliceController())
+    cluster.node("n1")
     service(cluster)
     for n, what in changes:
         name = f"p{n}"

@@ -67,6 +67,35 @@ def test_cluster_ip_goes_to_ready_endpoints() -> None:
     assert target.affinity_s == 0
 
 
+def test_hints_keep_traffic_near_while_there_is_an_endpoint() -> None:
+    here = HostView({"n1": "127.77.1.1"}, node_zones={"n1": "east"})
+
+    def reached(*hinted: tuple[str, str, str]) -> list[str]:
+        found = []
+        for ip, zone, node in hinted:
+            hints = {"forZones": [{"name": zone}]} if zone else {}
+            hints |= {"forNodes": [{"name": node}]} if node else {}
+            found.append(endpoint(ip, node or "n9") | {"hints": hints})
+        (target,) = plan_service(service(), slices(*found), here).values()
+        return ips(target.endpoints)
+
+    assert reached(("10.0.0.1", "east", ""), ("10.0.0.2", "west", "")) == ["10.0.0.1"]
+    assert reached(("10.0.0.1", "west", ""), ("10.0.0.2", "west", "")) == ["10.0.0.1", "10.0.0.2"]
+    assert reached(("10.0.0.1", "east", ""), ("10.0.0.2", "", "")) == ["10.0.0.1", "10.0.0.2"]  # one without a hint
+    assert reached(("10.0.0.1", "east", "n1"), ("10.0.0.2", "east", "n2")) == ["10.0.0.1"]
+    assert reached(("10.0.0.1", "east", "n3"), ("10.0.0.2", "west", "n4")) == ["10.0.0.1"]  # none on the node: its zone
+
+
+def test_node_ports_of_nodes_in_two_zones_lead_to_their_own() -> None:
+    here = HostView({"n1": "127.77.1.1", "n2": "127.77.2.1"}, node_zones={"n1": "east", "n2": "west"})
+    found = [endpoint(ip, "n9") | {"hints": {"forZones": [{"name": zone}]}} for ip, zone in
+             (("10.0.0.1", "east"), ("10.0.0.2", "west"))]  # fmt: skip
+    ported = service(type="NodePort", ports=[{"name": "http", "port": 80, "nodePort": 30080}])
+    plan = plan_service(ported, slices(*found), here)
+    assert ips(plan["127.77.1.1", 30080].endpoints) == ["10.0.0.1"]
+    assert ips(plan["127.77.2.1", 30080].endpoints) == ["10.0.0.2"]
+
+
 def test_no_socket_for_headless_simulated_or_empty_services() -> None:
     assert plan_service(service(clusterIP="None"), slices(endpoint("10.0.0.1")), VIEW) == {}
     assert plan_service(service(type="ExternalName"), slices(endpoint("10.0.0.1")), VIEW) == {}
