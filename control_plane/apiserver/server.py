@@ -15,7 +15,7 @@ from rayplane.control_plane.apiserver.registry.pod_streams import PodStreams
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.storage.compaction import Compactor
 from rayplane.control_plane.client.etcd import EtcdClient
-from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.rpc import Network, Server, Service, Traffic
 from rayplane.control_plane.rpc.sockets import Sockets
 from rayplane.proto.rayplane.v1 import aggregation_pb2, objects_pb2, pods_pb2
 from rayplane.storage.env import Env
@@ -54,6 +54,7 @@ class ApiServer:
         self.etcd = etcd or EtcdClient(network, config.etcd_endpoints)
         self.registry = ObjectRegistry(config, env, self.etcd, network)
         self.ready = False
+        self.grpc_traffic = Traffic()
         self.grpc_address = ""
         """host:port as bound; empty before `start`."""
         self.https_address = ""
@@ -90,6 +91,7 @@ class ApiServer:
         ]
         # Who has no certificate may have a token.
         self._server = await self._network.serve(self.config.grpc_address, services, strangers=True)
+        self.grpc_traffic = self._server.traffic
         self.grpc_address = self._advertised(self._server.address)
         if self.config.https_address is not None:
             await self._start_rest()

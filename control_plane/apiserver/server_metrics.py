@@ -4,11 +4,14 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge, histogram
+from rayplane.control_plane.rpc import Traffic
 
 
-def collect(registry: ObjectRegistry) -> Iterable[Family]:
-    """Everything; what is not counted as it happens is looked at now."""
+def collect(registry: ObjectRegistry, grpc: Traffic) -> Iterable[Family]:
+    """Everything; what is not counted as it happens is looked at now. `grpc`: of the gRPC API."""
     yield from registry.requests.collect()
+    yield counter("rayplane_grpc_received_bytes_total", "Bytes from clients over gRPC.", grpc.received)
+    yield counter("rayplane_grpc_sent_bytes_total", "Bytes to clients over gRPC.", grpc.sent)
     running = {(kind,): count for kind, count in registry.fairness.in_flight.items()}
     yield gauge("apiserver_current_inflight_requests", "Requests under way.", running, "request_kind")
     yield from registry.fairness.collect()

@@ -12,9 +12,10 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cli.options import run
 from rayplane.control_plane.client import Informer
+from scripts.benchmarks.account import counts, rows_of
 from scripts.benchmarks.clusters import Running, cluster, say
 from scripts.benchmarks.machine import cpu_between, cpu_by_name, description
-from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show
+from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show, table
 
 NAME = "bench"
 LABELS = {"app": NAME}
@@ -25,6 +26,7 @@ def pods(
     nodes: Annotated[int, typer.Option(help="Simulated nodes in all.")] = 100,
     node_hosts: Annotated[int, typer.Option(help="Actors that carry them.")] = 3,
     timeout: Annotated[float, typer.Option(help="Give up after so many seconds.")] = 300,
+    account: Annotated[bool, typer.Option("--account", help="Also what each part did for a pod.")] = False,
     host: Hosts = "ray,process",
     json: Json = "",
 ) -> None:
@@ -38,12 +40,18 @@ def pods(
         for one in chosen:
             async with cluster(one, nodes=node_hosts, nodes_per_host=per_host) as running:
                 with say.status(f"{pods} pods on {node_hosts * per_host} nodes ({one})"):
+                    before = await counts(running) if account else None
                     row = await _deploy(running, pods, timeout)
+                    if before is not None:
+                        row["account"] = rows_of(before, await counts(running), pods)
                 rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | row)
         return rows
 
     notes = ["CPU is that of all the cluster's processes, from the Deployment's creation until 1 s after all pods run."]
-    show("pods", run(measure()), machine, target=json, notes=notes)
+    found = run(measure())
+    for row in found if account else ():
+        say.print(table(f"what each part does for a pod ({row['host']})", row["account"]))
+    show("pods", found, machine, target=json, notes=notes)
 
 
 @dataclass

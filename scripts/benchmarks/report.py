@@ -31,19 +31,24 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[int(rank) - 1]
 
 
+def table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """One line per row, columns in the order of the first row; values that are dicts or lists are for JSON only."""
+    columns = [c for c, value in rows[0].items() if not isinstance(value, (dict, list))]
+    found = Table(title=name, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        found.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        found.add_row(*(_cell(row.get(column)) for column in columns))
+    return found
+
+
 def show(
     name: str, rows: Sequence[dict[str, Any]], machine: dict[str, Any], *, target: str, notes: Sequence[str] = ()
 ) -> None:
-    """One line per row, columns in the order of the first row; values that are dicts or lists are for JSON only."""
+    """A table (see `table`), the notes, and what was measured on; all of it as JSON into `target`."""
     out = Console(stderr=target == "-", highlight=False)
     out.width = max(out.width, WIDTH_MIN)
-    columns = [c for c, value in rows[0].items() if not isinstance(value, (dict, list))]
-    table = Table(title=name, title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    out.print(table)
+    out.print(table(name, rows))
     for note in notes:
         out.print(note)
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v)

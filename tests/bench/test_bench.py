@@ -37,11 +37,15 @@ def test_up_measures_start_memory_and_idle_cpu() -> None:
 
 
 def test_pods_sees_every_pod_run() -> None:
-    row = bench("pods", "--host", "process", "--pods", "6", "--nodes", "2", "--node-hosts", "1")["rows"][0]
+    options = ("--host", "process", "--pods", "6", "--nodes", "2", "--node-hosts", "1", "--account")
+    row = bench("pods", *options)["rows"][0]
     assert row["ran"] == 6
     assert row["created_per_s"] >= row["bound_per_s"] >= row["running_per_s"] > 0
     assert row["cpu_s_per_1000"] > 0
     assert "process" in row["cpu_s_of_each"]
+    account = {line["measure"]: line["for_each_pod"] for line in row["account"]}
+    assert account["writes: POST pods"] == account["writes: POST pods/binding"] == 1
+    assert account["keys written, in each member"] >= 3
 
 
 def test_kv_measures_each_operation_without_errors() -> None:

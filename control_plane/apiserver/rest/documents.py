@@ -1,6 +1,7 @@
 """Paths that are no resources: version, health, metrics, discovery, OpenAPI, token keys."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import orjson
 from aiohttp import web
@@ -16,6 +17,7 @@ from rayplane.control_plane.apiserver.rest.openapi import GIT_VERSION, OpenApiDo
 from rayplane.control_plane.apiserver.tracing.recent import RECENT
 from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.component_base.log_pages import LogPages
+from rayplane.control_plane.rpc import Traffic
 
 _VERSION = {
     "major": "1",
@@ -41,13 +43,21 @@ _PLAIN = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options":
 _KEYS_KEPT = {"Cache-Control": "public, max-age=3600"}
 
 
+class Owner(Protocol):
+    """The server that these documents belong to."""
+
+    registry: ObjectRegistry
+    ready: bool
+    grpc_traffic: Traffic
+
+
 class Documents:
     """Discovery and OpenAPI documents. `answer(request)`: the response, or None for a path it does not know."""
 
-    def __init__(self, config: ApiServerConfig, registry: ObjectRegistry, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, config: ApiServerConfig, owner: Owner) -> None:
         self._config = config
-        self._registry = registry
-        self._is_ready = is_ready
+        self._owner = owner
+        self._registry = registry = owner.registry
         self._discovery = Discovery(registry.aggregator.catalog)
         self._openapi = OpenApiDocuments(registry.kinds, registry.env.clock, registry.aggregator)
         self._log = LogPages()
@@ -63,7 +73,7 @@ class Documents:
         if path == RECENT or path.startswith(f"{RECENT}/"):
             return await self._recent(path.removeprefix(RECENT).strip("/"), request.query)
         if path == "/metrics":
-            return debugging.metrics(request, server_metrics.collect(self._registry))
+            return debugging.metrics(request, server_metrics.collect(self._registry, self._owner.grpc_traffic))
         if path in ("/api", "/apis") or path.startswith(("/api/", "/apis/")):
             document = self._discovery.document(path, request.headers.get("Accept", ""))
             return answered(request, document)
@@ -118,7 +128,7 @@ class Documents:
         name, _, single = path.strip("/").partition("/")
         checks = {"ping": True, "log": True, "etcd": await self._registry.hub.etcd_answers()}
         if name == "readyz":
-            checks["shutdown"] = self._is_ready()
+            checks["shutdown"] = self._owner.ready
         if single:
             if single not in checks:
                 return web.Response(status=404, text="404 page not found\n", headers=_PLAIN)

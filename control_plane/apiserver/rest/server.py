@@ -6,7 +6,6 @@ import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from aiohttp import web
 
@@ -29,14 +28,14 @@ from rayplane.control_plane.apiserver.flowcontrol.fairness import Flow
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
-from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry, error_json
+from rayplane.control_plane.apiserver.registry.registry import error_json
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.rest import paths
 from rayplane.control_plane.apiserver.rest.aggregated import AggregatedApis
 from rayplane.control_plane.apiserver.rest.answers import Whole
 from rayplane.control_plane.apiserver.rest.auditing import audited
 from rayplane.control_plane.apiserver.rest.compression import compressed
-from rayplane.control_plane.apiserver.rest.documents import Documents
+from rayplane.control_plane.apiserver.rest.documents import Documents, Owner
 from rayplane.control_plane.apiserver.rest.numbers import flag
 from rayplane.control_plane.apiserver.rest.presentation import JSON, NO_CACHE, PROTOBUF, negotiate
 from rayplane.control_plane.apiserver.rest.quick import QuickGets
@@ -61,13 +60,6 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 _STOP_S = 0.5
 TRACE, TRACE_ID = "Rayplane-Trace", "Rayplane-Trace-Id"
 """A request's header with which it asks to be explained, and the answer's that says under which id it is."""
-
-
-class Owner(Protocol):
-    """The server that this face belongs to."""
-
-    registry: ObjectRegistry
-    ready: bool
 
 
 @dataclass(slots=True)
@@ -97,7 +89,7 @@ class RestServer:
         self._env = env
         self._sockets = sockets or SystemSockets()
         self._registry = owner.registry
-        self._documents = Documents(config, owner.registry, lambda: owner.ready)
+        self._documents = Documents(config, owner)
         timeout_s = config.timing.request_timeout_s
         self._aggregated = AggregatedApis(owner.registry.aggregator, timeout_s=timeout_s)
         self._resources = ResourceHandler(config, env, owner.registry, network)
