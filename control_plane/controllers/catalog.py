@@ -14,6 +14,7 @@ from rayplane.control_plane.controllers.csrcleaner import CertificateCleaner
 from rayplane.control_plane.controllers.csrsigning import CertificateSigner
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.deployment import DeploymentController
+from rayplane.control_plane.controllers.disruption import DisruptionController
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
 from rayplane.control_plane.controllers.endpointslicemirroring import EndpointSliceMirroringController
@@ -53,6 +54,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         DaemonSetController(coalesce_s=coalesce),
         JobController(coalesce_s=coalesce),
         CronJobController(),
+        DisruptionController(coalesce_s=coalesce),
         EndpointsController(coalesce_s=coalesce),
         EndpointSliceController(coalesce_s=coalesce),
         EndpointSliceMirroringController(coalesce_s=coalesce),

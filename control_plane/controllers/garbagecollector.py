@@ -35,7 +35,7 @@ CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 Absent = tuple[str, str, str, str]
 
 
-def _followed_as(crd: Object) -> str:
+def followed_as(crd: Object) -> str:
     """How to ask for a custom resource's objects: as they are stored, where a webhook would have to convert them."""
     spec = meta.spec(crd)
     if (spec.get("conversion") or {}).get("strategy") == "Webhook":
@@ -63,7 +63,7 @@ class GarbageCollector(BaseController):
     def add_custom(self, crd: Object) -> str:
         """Follow owners among a custom resource's objects from now on; as what they were followed, if that is over."""
         spec = meta.spec(crd)
-        group, kind, resource = spec["group"], spec["names"]["kind"], _followed_as(crd)
+        group, kind, resource = spec["group"], spec["names"]["kind"], followed_as(crd)
         before, _ = self._kinds.get((group, kind), ("", False))
         if before == resource or not meta.condition_is(crd, "Established"):
             return ""
@@ -77,7 +77,7 @@ class GarbageCollector(BaseController):
     def remove_custom(self, crd: Object) -> str:
         """The custom resource is no longer served: owners of its kind count as living."""
         spec = meta.spec(crd)
-        resource, _ = self._kinds.pop((spec["group"], spec["names"]["kind"]), (_followed_as(crd), False))
+        resource, _ = self._kinds.pop((spec["group"], spec["names"]["kind"]), (followed_as(crd), False))
         self._forget(resource)
         return resource
 

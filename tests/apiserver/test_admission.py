@@ -170,38 +170,6 @@ async def test_limit_range_defaults_and_bounds(stack: Stack) -> None:
         await client.create("pods", pod("b", containers=[big]))
 
 
-async def test_eviction_respects_the_budget(stack: Stack) -> None:
-    client = stack.client()
-    budget = {
-        "metadata": {"name": "b", "namespace": "default"},
-        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}},
-    }
-    made = await client.create("poddisruptionbudgets.policy", budget)
-    guarded = pod("p", nodeName="n1")
-    guarded["metadata"]["labels"] = {"a": "b"}
-    await client.create("pods", guarded)
-    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    await client.patch("pods", "p", "default", {"status": ready}, subresource="status")
-    made["status"] = {
-        "observedGeneration": 1,
-        "disruptionsAllowed": 0,
-        "currentHealthy": 1,
-        "desiredHealthy": 1,
-        "expectedPods": 1,
-    }
-    made = await client.update_status("poddisruptionbudgets.policy", made)
-    eviction = {"metadata": {"name": "p", "namespace": "default"}}
-    with pytest.raises(errors.TooManyRequests, match="would violate the pod's disruption budget"):
-        await client.create("pods", eviction, subresource="eviction")
-    made["status"]["disruptionsAllowed"] = 1
-    await client.update_status("poddisruptionbudgets.policy", made)
-    await client.create("pods", eviction, subresource="eviction")
-    assert (await client.get("pods", "p", "default"))["metadata"]["deletionTimestamp"]
-    counted = await client.get("poddisruptionbudgets.policy", "b", "default")
-    assert counted["status"]["disruptionsAllowed"] == 0
-    assert list(counted["status"]["disruptedPods"]) == ["p"]
-
-
 async def test_binding_assigns_once(stack: Stack) -> None:
     client = stack.client()
     await client.create("pods", pod("p"))

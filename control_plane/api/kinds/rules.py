@@ -83,6 +83,17 @@ class ScalePaths:
     status: str = ".status.replicas"
     selector: str = ".spec.selector"
 
+    @classmethod
+    def of(cls, scale: Mapping[str, Any] | None) -> ScalePaths | None:
+        """The paths that a definition's scale subresource names; None without one."""
+        if not scale:
+            return None
+        return cls(
+            spec=scale.get("specReplicasPath") or ".spec.replicas",
+            status=scale.get("statusReplicasPath") or ".status.replicas",
+            selector=scale.get("labelSelectorPath") or "",
+        )
+
 
 WORKLOAD_PATHS: Final = ScalePaths()
 

@@ -76,7 +76,7 @@ def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
                 definition=schema.from_openapi(f"{group}.{version['name']}.{names['kind']}", openapi, root=True),
                 columns=list(version.get("additionalPrinterColumns") or ()),
                 selectable=tuple(f.get("jsonPath") or "" for f in version.get("selectableFields") or ()),
-                scale=_scale_paths(parts.get("scale")),
+                scale=ScalePaths.of(parts.get("scale")),
                 deprecated=_deprecation(spec, version) if version.get("deprecated") else "",
                 revision=revision,
                 settle=partial(settle, schema=openapi),
@@ -132,16 +132,6 @@ def _subresources(group: str, version: str, kind: str, parts: dict[str, Any]) ->
     if parts.get("scale"):
         found["scale"] = SubresourceInfo("autoscaling", "v1", "Scale", _CHANGE)
     return MappingProxyType(found)
-
-
-def _scale_paths(scale: dict[str, Any] | None) -> ScalePaths | None:
-    if not scale:
-        return None
-    return ScalePaths(
-        spec=scale.get("specReplicasPath") or ".spec.replicas",
-        status=scale.get("statusReplicasPath") or ".status.replicas",
-        selector=scale.get("labelSelectorPath") or "",
-    )
 
 
 class CustomResources:

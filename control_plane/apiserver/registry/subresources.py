@@ -18,7 +18,6 @@ from rayplane.control_plane.api.kinds.pod_template.updates import (
     validate_ephemeral_update,
     validate_resize,
 )
-from rayplane.control_plane.api.kinds.policy.eviction import check_eviction
 from rayplane.control_plane.api.kinds.rules import CLIENTS_METADATA, ScalePaths
 from rayplane.control_plane.api.machinery import decoding, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -36,13 +35,12 @@ from rayplane.control_plane.apiserver.registry.bodies import (
     read_configuration,
     validation_mode,
 )
+from rayplane.control_plane.apiserver.registry.evictions import Evictions
 from rayplane.control_plane.apiserver.registry.reading import Reader
 from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
 from rayplane.control_plane.apiserver.registry.writing import Writer
 from rayplane.control_plane.apiserver.requests import (
-    SYSTEM,
     Answer,
-    DeleteOptions,
     Target,
     User,
     WriteOptions,
@@ -75,7 +73,7 @@ class Subresources:
         self._forms = forms
         self._reader = reader
         self._writer = writer
-        self._lookup = lookup
+        self._evictions = Evictions(kinds, reader, writer, lookup, env)
         self._admission = admission
         self._reviews = reviews
         self._token_requests = token_requests
@@ -110,7 +108,8 @@ class Subresources:
         if sub == "binding":
             return await self._bind(user, target, o, options)
         if sub == "eviction":
-            return await self._evict(user, target, o, options)
+            await self._evictions.evict(user, target, o, dry_run=options.dry_run)
+            return Answer(_SUCCESS, created=True)
         return await self._token_requests.answer(target, o)
 
     async def update(self, user: User, target: Target, body: bytes, content_type: str, options: WriteOptions) -> Answer:
@@ -215,7 +214,7 @@ class Subresources:
         shown = get_scale(orjson.loads(answer.json), paths)
         return Answer(orjson.dumps(shown), warnings=answer.warnings)
 
-    # --- binding, eviction, token -------------------------------------------------------------
+    # --- binding ------------------------------------------------------------------------
 
     async def _bind(self, user: User, target: Target, binding: Object, options: WriteOptions) -> Answer:
         now = self._env.clock.now()
@@ -227,42 +226,6 @@ class Subresources:
         plain = Target(target.info, target.namespace, target.name)
         await self._writer.change(user, plain, make, options, prepare=_keep_as_made, status=True)
         return Answer(_SUCCESS, created=True)
-
-    async def _evict(self, user: User, target: Target, eviction: Object, options: WriteOptions) -> Answer:
-        now = self._env.clock.now()
-        plain = Target(target.info, target.namespace, target.name)
-        pod = (await self._reader.get(plain)).object
-        budgets = await self._lookup.list("poddisruptionbudgets.policy", target.namespace)
-        counted = check_eviction(pod, budgets, now=now)
-        delete = eviction.get("deleteOptions") or {}
-        dry_run = options.dry_run or bool(delete.get("dryRun"))
-        if counted is not None and not dry_run:
-            await self._count_disruption(counted)
-        preconditions = delete.get("preconditions") or {}
-        await self._writer.delete(
-            user,
-            plain,
-            DeleteOptions(
-                grace_period_s=delete.get("gracePeriodSeconds"),
-                propagation_policy=delete.get("propagationPolicy") or "",
-                uid=preconditions.get("uid") or pod["metadata"].get("uid") or "",
-                resource_version=preconditions.get("resourceVersion") or "",
-                dry_run=dry_run,
-            ),
-        )
-        return Answer(_SUCCESS, created=True)
-
-    async def _count_disruption(self, budget: Object) -> None:
-        """Store the budget that was counted down; a Conflict when somebody else changed it meanwhile."""
-        info = self._kinds.named("poddisruptionbudgets.policy")
-        meta = budget["metadata"]
-
-        async def make(_: Object) -> Object:
-            copy: Object = orjson.loads(orjson.dumps(budget))
-            return copy
-
-        target = Target(info, meta["namespace"], meta["name"], "status")
-        await self._writer.change(SYSTEM, target, make, WriteOptions())
 
     # --- reviews and other questions ----------------------------------------------------------
 

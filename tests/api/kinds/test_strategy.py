@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import BadRequest, Conflict, InternalError, Invalid, TooManyRequests
+from rayplane.control_plane.api.errors import BadRequest, Conflict, Invalid
 from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale, set_scale
 from rayplane.control_plane.api.kinds.batch.job import JOB_UID_LABEL
 from rayplane.control_plane.api.kinds.core.binding import bind
 from rayplane.control_plane.api.kinds.defaulting import default
 from rayplane.control_plane.api.kinds.deletion import begin_deletion, check_preconditions, removable
-from rayplane.control_plane.api.kinds.policy.eviction import check_eviction
 from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.kinds.strategy import (
     generated_name,
@@ -348,38 +347,6 @@ def test_pods_are_bound_to_nodes_by_name(target: dict[str, str], findings: list[
 def test_some_pods_are_not_bound(made: dict[str, Any]) -> None:
     with pytest.raises(Conflict):
         bind(made, {"target": {"name": "n1"}}, now=NOW)
-
-
-def budget(**status: int) -> dict[str, Any]:
-    return obj("policy/v1", "PodDisruptionBudget", spec={"selector": {}}, status=status)
-
-
-READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-
-
-def test_an_eviction_is_counted_against_the_budget() -> None:
-    counted = check_eviction(pod(status=READY), [budget(disruptionsAllowed=1)], now=NOW)
-    assert counted is not None
-    assert counted["status"]["disruptionsAllowed"] == 0
-    assert counted["status"]["disruptedPods"] == {"x": "2026-01-01T00:00:00Z"}
-
-
-def test_a_spent_budget_refuses_evictions() -> None:
-    spent = budget(disruptionsAllowed=0, desiredHealthy=2, currentHealthy=2)
-    with pytest.raises(TooManyRequests, match="would violate the pod's disruption budget") as error:
-        check_eviction(pod(status=READY), [spent], now=NOW)
-    assert "needs 2 healthy pods and has 2 currently" in str(error.value.details)
-
-
-def test_evictions_without_a_budget_pass() -> None:
-    spent = budget(disruptionsAllowed=0)
-    other = copy.deepcopy(spent)
-    other["metadata"]["namespace"] = "other"
-    assert check_eviction(pod(status=READY), [other], now=NOW) is None
-    pending = pod(status={"phase": "Pending"})
-    assert check_eviction(pending, [spent], now=NOW) is None
-    with pytest.raises(InternalError):
-        check_eviction(pod(status=READY), [spent, spent], now=NOW)
 
 
 # --- metadata -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from rayplane.control_plane.api.errors import invalid
 from rayplane.control_plane.api.kinds.conditions import validate_conditions
@@ -11,7 +12,25 @@ from rayplane.control_plane.api.kinds.metadata import Errors, one_of, validate_s
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_DEFAULTS, NO_UPDATE_RULES, Status
 from rayplane.control_plane.api.kinds.workloads import counts_not_negative, int_or_percent, not_over_hundred
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
-from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.api.meta import Object, name, set_condition
+
+BUDGETS = "poddisruptionbudgets.policy"
+
+
+def set_disruption_allowed(status: dict[str, Any], now: datetime) -> None:
+    """Say in a budget's status, in place, whether any disruption is allowed."""
+    allowed = (status.get("disruptionsAllowed") or 0) > 0
+    condition: dict[str, Any] = {
+        "type": "DisruptionAllowed",
+        "status": "True" if allowed else "False",
+        "reason": "SufficientPods" if allowed else "InsufficientPods",
+        "message": "",
+    }
+    if status.get("observedGeneration"):
+        condition["observedGeneration"] = status["observedGeneration"]
+    conditions = list(status.get("conditions") or ())
+    set_condition(conditions, condition, now)
+    status["conditions"] = conditions
 
 
 def _validate(obj: Object) -> Errors:

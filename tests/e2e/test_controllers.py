@@ -1,0 +1,58 @@
+"""What kube-controller-manager's smaller controllers do, as users of kubectl notice it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.harness import Cluster, Kubectl
+
+
+@pytest.fixture(scope="module")
+def cluster(bring_up: Callable[..., Cluster]) -> Cluster:
+    return bring_up("--host", "process", "--members", "1", "--nodes", "2")
+
+
+@pytest.fixture
+def kubectl(
+    cluster: Cluster,
+    kubectl_binary: str,
+    fresh_namespace: Callable[[Cluster, str, str], Kubectl],
+    request: pytest.FixtureRequest,
+) -> Kubectl:
+    return fresh_namespace(cluster, kubectl_binary, request.node.originalname.replace("_", "-").removeprefix("test-"))
+
+
+def nodes_of(kubectl: Kubectl) -> list[str]:
+    return [pod["spec"]["nodeName"] for pod in kubectl.items("pods")]
+
+
+def test_a_drain_waits_for_the_budget_and_ends(kubectl: Kubectl) -> None:
+    kubectl("create", "deployment", "web", "--image=nginx", "--replicas=3")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("create", "pdb", "web", "--selector=app=web", "--max-unavailable=1")
+    kubectl.until("pdb web", "{.status.disruptionsAllowed}", ["1"])
+    node = max(nodes_of(kubectl), key=nodes_of(kubectl).count)
+    try:
+        assert f"node/{node} drained" in kubectl("drain", node, "--ignore-daemonsets", "--timeout=120s")
+        kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        assert node not in nodes_of(kubectl)
+    finally:
+        kubectl("uncordon", node)
+    kubectl.until(
+        "pdb web", "{.status.currentHealthy} {.status.desiredHealthy} {.status.disruptionsAllowed}", ["3 2 1"]
+    )
+
+
+def test_an_eviction_over_budget_is_refused(kubectl: Kubectl) -> None:
+    kubectl("create", "deployment", "web", "--image=nginx")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("create", "pdb", "web", "--selector=app=web", "--min-available=1")
+    kubectl.until("pdb web", "{.status.currentHealthy}", ["1"])
+    (pod,) = (item["metadata"]["name"] for item in kubectl.items("pods"))
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}/eviction"
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    refused = kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), code=1)
+    assert "Cannot evict pod as it would violate the pod's disruption budget." in refused
