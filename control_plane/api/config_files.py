@@ -8,7 +8,7 @@ from typing import Any
 from rayplane.control_plane.api.errors import ApiError, FieldError, forbidden, invalid, not_supported
 from rayplane.control_plane.api.machinery import decoding
 
-_BYTES_MAX = 1 << 20
+BYTES_MAX = 1 << 20
 
 
 class ConfigFileError(ValueError):
@@ -21,8 +21,8 @@ class ConfigFileError(ValueError):
 
 def read_document(text: str, kind: str, versions: Sequence[str], errors: list[FieldError]) -> dict[str, Any]:
     """A document of one of these apiVersions in YAML or JSON. ConfigFileError for what is neither."""
-    if len(text) > _BYTES_MAX:
-        raise ConfigFileError(f"it has more than {_BYTES_MAX} characters")
+    if len(text) > BYTES_MAX:
+        raise ConfigFileError(f"it has more than {BYTES_MAX} characters")
     try:
         document = decoding.decode(text.encode(), decoding.YAML, kind=kind)
     except ApiError as e:

@@ -41,6 +41,9 @@ class Timing:
     event_ttl_s: int = 3600
     """Events are removed this long after they were written."""
 
+    file_pause_s: float = 5.0
+    """How often the files of the configuration are looked at."""
+
     toleration_seconds: int = 5
     """How long pods by default stay on a node that is not ready or unreachable."""
 
@@ -124,6 +127,18 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Files:
+    """Absolute paths of the files that texts of the configuration come from: what they say later is taken over.
+
+    Where there is none, or no such file, the text holds.
+    """
+
+    authentication: str = ""
+    authorization: str = ""
+    audit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ApiServerConfig:
     """One API server. Everything but `name` and the addresses must be equal on all servers of a cluster."""
 
@@ -162,6 +177,7 @@ class ApiServerConfig:
     authentication_webhook: str = ""
     """Path of a kubeconfig file: who is sent tokens that nobody here knows; empty: nobody."""
 
+    files: Files = field(default_factory=Files)
     issuer: str = "https://kubernetes.default.svc.cluster.local"
     anonymous_grpc_user: tuple[str, tuple[str, ...]] = (ADMINISTRATOR, (MASTERS,))
     """Who a gRPC caller without a certificate is, where the server runs without TLS."""

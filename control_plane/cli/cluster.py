@@ -66,14 +66,14 @@ def up(
     ] = None,
     audit_policy: Annotated[
         str,
-        typer.Option(help="Audit policy of the API servers: a file, `default`, or `none`; kept with the cluster."),
+        typer.Option(help="Audit policy of the API servers: a file, `default`, or `none`; kept, and followed."),
     ] = "",
     authentication_config: Annotated[
         str,
-        typer.Option(help="AuthenticationConfiguration of the API servers: a file, or `none`; kept, read at start."),
+        typer.Option(help="AuthenticationConfiguration of the API servers: a file, or `none`; kept, and followed."),
     ] = "",
     authorization_config: Annotated[
-        str, typer.Option(help="AuthorizationConfiguration of the API servers: a file, or `none`; kept, read at start.")
+        str, typer.Option(help="AuthorizationConfiguration of the API servers: a file, or `none`; kept, and followed.")
     ] = "",
     authentication_token_webhook_config_file: Annotated[
         str, typer.Option(help="Kubeconfig of the webhook that is sent unknown tokens, or `none`; its path is kept.")
@@ -108,6 +108,9 @@ def up(
         audit_policy=default_policy() if audit_policy == "default" else _kept("--audit-policy", audit_policy),
         authentication_config=_kept("--authentication-config", authentication_config),
         authorization_config=_kept("--authorization-config", authorization_config),
+        audit_policy_file="" if audit_policy == "default" else _path(audit_policy),
+        authentication_config_file=_path(authentication_config),
+        authorization_config_file=_path(authorization_config),
         authentication_webhook=_absolute(authentication_token_webhook_config_file),
         enable_admission_plugins=enable_admission_plugins,
         disable_admission_plugins=disable_admission_plugins,
@@ -128,7 +131,12 @@ def _kept(flag: str, asked: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    return path if path in ("", NONE) else str(Path(path).resolve())
+    return path if path in ("", NONE) else str(Path(path).absolute())
+
+
+def _path(asked: str) -> str:
+    """Where the text that is asked for comes from; empty where it cannot change, as what comes out of a pipe."""
+    return _absolute(asked) if asked not in ("", NONE) and Path(asked).is_file() else ""
 
 
 def down(

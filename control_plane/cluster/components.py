@@ -96,7 +96,7 @@ def _member(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets
 
 def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
     from rayplane.control_plane.api.admission.plugins import names
-    from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig, Timing
+    from rayplane.control_plane.apiserver.config import ApiServerConfig, AuditConfig, Files, Timing
     from rayplane.control_plane.apiserver.server import ApiServer
 
     config = ApiServerConfig(
@@ -111,6 +111,9 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         authentication=spec.config.authentication_config,
         authorization=spec.config.authorization_config,
         authentication_webhook=spec.config.authentication_webhook,
+        files=Files(
+            spec.config.authentication_config_file, spec.config.authorization_config_file, spec.config.audit_policy_file
+        ),
         service_cidr=spec.plan.service_cidr,
         external_cidr=spec.plan.external_cidr,
         timing=Timing.of(spec.config.timings),

@@ -24,6 +24,8 @@ KEPT = (
     "disable_admission_plugins",
 )
 """What holds for a cluster until an `up` says otherwise."""
+FILES = {name: f"{name}_file" for name in ("audit_policy", "authentication_config", "authorization_config")}
+"""Where the path stands beside a text that came from a file."""
 # Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
 # addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
 SLOTS = 15
@@ -114,6 +116,10 @@ class ClusterConfig:
     """Text of the API servers' AuthenticationConfiguration; as `audit_policy`, also those that follow."""
     authorization_config: str = ""
     """Text of their AuthorizationConfiguration."""
+    audit_policy_file: str = ""
+    """Where that text came from: API servers on a machine that has this file read it again when it changes."""
+    authentication_config_file: str = ""
+    authorization_config_file: str = ""
     enable_admission_plugins: str = ""
     """Names of the API servers' admission plug-ins that are on beside those that are anyway, with commas between; kept
     as `audit_policy`."""

@@ -23,7 +23,7 @@ from rayplane.control_plane.apiserver.outgoing.kubeconfig import BadKubeconfig, 
 from rayplane.control_plane.apiserver.storage.encryption import BadEncryptionConfig, Encryption, generate
 from rayplane.control_plane.cluster import processes, ray_cluster
 from rayplane.control_plane.cluster.access import access
-from rayplane.control_plane.cluster.config import KEPT, NONE, PROCESS, RAY, AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import FILES, KEPT, NONE, PROCESS, RAY, AddressPlan, ClusterConfig
 from rayplane.control_plane.cluster.errors import AlreadyUp, ClusterError, UsageError
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.pki import ENCRYPTION_FILE, Secrets, issue_for_ray, read_encryption
@@ -159,6 +159,7 @@ def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
         before = replace(before, ray_tls=True)
     given = {name: text for name in KEPT if (text := getattr(asked, name))}
     kept: dict[str, Any] = {name: "" if text == NONE else text for name, text in given.items()}
+    kept |= {FILES[name]: getattr(asked, FILES[name]) for name in given if name in FILES}
     return replace(before, log_format=asked.log_format, **kept)
 
 

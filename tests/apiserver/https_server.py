@@ -1,5 +1,6 @@
 """A real HTTPS server whose answers a test decides: an issuer of tokens, or a webhook that reviews."""
 
+import inspect
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,10 @@ AUTHORITY = Authority.create("outside")
 
 
 class HttpsServer:
-    """A server: `answer(path, document)` gives a document, or a status code; `seen` are the documents that came."""
+    """A server: `answer(path, document)` gives a document, or a status code, at once or later.
+
+    `seen` are the documents that came.
+    """
 
     def __init__(self) -> None:
         self.answer: Callable[[str, Any], Any] = lambda path, document: 404
@@ -34,6 +38,8 @@ class HttpsServer:
         self.seen.append((request.path, document))
         self.headers = dict(request.headers)
         found = self.answer(request.path, document)
+        if inspect.isawaitable(found):
+            found = await found
         if isinstance(found, int):
             return web.Response(status=found)
         text = found if isinstance(found, bytes) else orjson.dumps(found)

@@ -295,6 +295,10 @@ def test_an_audit_policy_stays_with_the_cluster_until_another_is_asked_for(secre
     assert not going_on(ClusterConfig(host="process"), ClusterConfig(ray_tls=True)).ray_tls
     assert going_on(config, ClusterConfig(audit_policy="none")).audit_policy == ""
     assert going_on(ClusterConfig(members=5), config) == ClusterConfig(members=5, audit_policy=policy)
+    # The file goes with the text that came from it.
+    from_file = ClusterConfig(audit_policy=policy, audit_policy_file="/a")
+    assert going_on(from_file, ClusterConfig()) == from_file and going_on(config, from_file) == from_file
+    assert going_on(from_file, config) == config
     kept = ClusterConfig.from_json(json.loads(json.dumps(config.to_json())))
     member = Instance("member-0", Role.MEMBER, MACHINES[0], {"client": 1})
     placed = Instance("apiserver-0", Role.APISERVER, MACHINES[0], {"grpc": 2, "https": 3})

@@ -30,6 +30,10 @@ class Auditor:
     async def stop(self) -> None:
         await self._log.stop()
 
+    async def take(self, policy: str) -> None:
+        """Go by another policy from now on. ConfigFileError."""
+        self._policy = read_policy(policy)
+
     def trail(self, asked: Asked, *, id: str = "") -> Trail:
         """`id`: the client's own name for the request, taken when it is a harmless one."""
         return Trail(

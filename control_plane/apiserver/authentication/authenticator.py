@@ -63,6 +63,10 @@ class Authenticator:
         """Whom a token must be for to be taken here."""
         self._env = env
 
+    def take(self, anonymous: Anonymous, issuers: Issuers) -> None:
+        """Go by another configuration from now on."""
+        self._anonymous, self._issuers = anonymous, issuers
+
     @spanned("authentication", answered=_of)
     async def of_call(self, context: Context) -> User:
         """The caller of a gRPC method: by its certificate, else by a bearer token, as over REST."""

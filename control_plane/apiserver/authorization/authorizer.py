@@ -52,11 +52,9 @@ class Authorizer:
     ) -> None:
         """`order`: who decides. `post`: how a webhook among them is reached."""
         self._hub = hub
-        self._order: list[str | AuthorizationWebhook] = [
-            AuthorizationWebhook(one, post(one)) if isinstance(one, WebhookSettings) and post is not None else str(one)
-            for one in order
-        ]
-        self._by_roles_first = RBAC in order and all(isinstance(one, str) for one in order[: order.index(RBAC)])
+        self._order: Sequence[str | AuthorizationWebhook] = ()
+        self._by_roles_first = False
+        self.take(order, post)
         self._policy = rbac.Policy()
         self._roles: dict[str, Object] = {}
         """ClusterRoles as they are stored, by name."""
@@ -71,6 +69,14 @@ class Authorizer:
             put=self._put_node,
             remove=self._drop,
         )
+
+    def take(self, order: Sequence[Step], post: Callable[[WebhookSettings], Post] | None = None) -> None:
+        """Have others decide from now on; as the constructor. Requests under way are decided by those of before."""
+        self._order = [
+            AuthorizationWebhook(one, post(one)) if isinstance(one, WebhookSettings) and post is not None else str(one)
+            for one in order
+        ]
+        self._by_roles_first = RBAC in order and all(isinstance(one, str) for one in order[: order.index(RBAC)])
 
     async def load(self) -> None:
         """Bring the policy in step with the caches. Cheap when it is."""
@@ -112,7 +118,7 @@ class Authorizer:
     async def decide(self, attributes: rbac.Attributes) -> rbac.Decision:
         if MASTERS in attributes.groups:
             return rbac.Decision(True)
-        said: dict[int, rbac.Decision] = {}
+        said: dict[AuthorizationWebhook, rbac.Decision] = {}
         decision = await self._decide(attributes, said)
         if not decision.allowed and not decision.denied:
             # Maybe what was granted just now, or the pod that was bound just now, has not arrived yet.
@@ -120,14 +126,16 @@ class Authorizer:
             decision = await self._decide(attributes, said)
         return decision
 
-    async def _decide(self, attributes: rbac.Attributes, said: dict[int, rbac.Decision]) -> rbac.Decision:
-        """By all in their order, until one allows or denies. `said`: what webhooks have said of it, by their places."""
+    async def _decide(
+        self, attributes: rbac.Attributes, said: dict[AuthorizationWebhook, rbac.Decision]
+    ) -> rbac.Decision:
+        """By all in their order, until one allows or denies. `said`: what webhooks have said of it."""
         reasons = []
-        for at, one in enumerate(self._order):
+        for one in self._order:
             if isinstance(one, AuthorizationWebhook):
-                if at not in said:
-                    said[at] = await one.decide(attributes)
-                decision = said[at]
+                if one not in said:
+                    said[one] = await one.decide(attributes)
+                decision = said[one]
             else:
                 decision = await (self._by_roles(attributes) if one == RBAC else self._by_needs(attributes))
             if decision.reason:

@@ -108,9 +108,20 @@ class ReviewWebhook:
         self._destination = destination
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._waiting = 0
+        self._retired = False
 
     async def post(self, review: Mapping[str, Any]) -> dict[str, Any]:
         """The review as it comes back. Raises ReviewFailed."""
+        self._waiting += 1
+        try:
+            return await self._posted(review)
+        finally:
+            self._waiting -= 1
+            if self._retired:
+                await self.retire()
+
+    async def _posted(self, review: Mapping[str, Any]) -> dict[str, Any]:
         to = self._destination
         if self._session is None:
             connector = aiohttp.TCPConnector(ssl=to.tls)
@@ -132,6 +143,12 @@ class ReviewWebhook:
             raise ReviewFailed(f"{to.url} did not answer within {self._timeout_s:g} s") from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise ReviewFailed(f"{to.url}: {e}") from e
+
+    async def retire(self) -> None:
+        """Close as soon as nobody waits for an answer: whoever began to decide by this webhook may still ask it."""
+        self._retired = True
+        if not self._waiting:
+            await self.close()
 
     async def close(self) -> None:
         if self._session is not None:

@@ -37,6 +37,12 @@ from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.configuration_files import (
+    AUDIT,
+    AUTHENTICATION,
+    AUTHORIZATION,
+    ConfigurationFiles,
+)
 from rayplane.control_plane.apiserver.flowcontrol import estimates
 from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMAS, Fairness, Flow
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
@@ -118,6 +124,8 @@ class ObjectRegistry:
     """All operations on objects. Every method raises ApiError."""
 
     def __init__(self, config: ApiServerConfig, env: Env, etcd: EtcdClient, network: Network) -> None:
+        self.files = ConfigurationFiles(config, env)
+        config = self.files.newest(config)
         self.etcd = etcd
         self.requests = RequestMetrics()
         self.recent = Recent(config.name, env.clock.now)
@@ -212,10 +220,13 @@ class ObjectRegistry:
         await self.custom.load()
         self.fairness.follow(*[await self.hub.cache(self.kinds.named(r)) for r in (SCHEMAS, LEVELS)])
         self._access.start()
+        takers = {AUTHENTICATION: self._access.reauthenticate, AUTHORIZATION: self._access.reauthorize}
+        self.files.follow(takers if self.auditor is None else {**takers, AUDIT: self.auditor.take})
         await self.aggregator.start()
         self.cleaner.start(self._empty, self._release)
 
     async def stop(self) -> None:
+        await self.files.stop()
         self.recent.stop()
         await self.aggregator.stop()
         await self.cleaner.stop()
