@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Of the Lease that the manager which leads holds.
+from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.timings import FAST, KUBERNETES, ElectionTiming, NodeLeases, Timings
 
+#: Of the Lease that the manager which leads holds.
 LEASE_NAME = "kube-controller-manager"
 
 
@@ -27,6 +28,11 @@ class Timing:
         if timings.nodes.grace_s < KUBERNETES.nodes.grace_s:
             return Timing(timings.nodes, timings.election)
         return Timing(timings.nodes, timings.election, coalesce_s=0.1, pod_gc_s=20.0)
+
+
+def collected_resources() -> tuple[str, ...]:
+    """All resources that are stored, but for Events, which go by themselves."""
+    return tuple(info.name for info in builtin_registry().stored() if info.kind != "Event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +68,5 @@ class ControllersConfig:
     """Seconds to wait for the caches to show an own write before going on without."""
     csi_timeout_s: float = 30.0
     """Seconds for one call to a volume backend."""
-    garbage_collected: tuple[str, ...] = (
-        "pods",
-        "replicasets.apps",
-        "deployments.apps",
-        "statefulsets.apps",
-        "daemonsets.apps",
-        "jobs.batch",
-        "cronjobs.batch",
-        "controllerrevisions.apps",
-        "replicationcontrollers",
-        "services",
-        "endpoints",
-        "endpointslices.discovery.k8s.io",
-        "configmaps",
-        "secrets",
-        "serviceaccounts",
-        "persistentvolumeclaims",
-        "persistentvolumes",
-        "ingresses.networking.k8s.io",
-        "networkpolicies.networking.k8s.io",
-        "poddisruptionbudgets.policy",
-        "horizontalpodautoscalers.autoscaling",
-        "roles.rbac.authorization.k8s.io",
-        "rolebindings.rbac.authorization.k8s.io",
-        "leases.coordination.k8s.io",
-        "nodes",
-        "namespaces",
-    )
+    garbage_collected: tuple[str, ...] = field(default_factory=collected_resources)
     """Resources whose owner references the garbage collector follows; custom resources are added when defined."""

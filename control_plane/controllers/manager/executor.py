@@ -29,7 +29,7 @@ from rayplane.proto.rayplane.v1 import objects_pb2 as pb
 
 log = logging.getLogger(__name__)
 BATCH_TIMEOUT_S = 30.0
-ABSENT_MEMORY = 4096  # objects the API server said are gone for good, by uid
+ABSENT_MEMORY = 4096  # objects the API server said are gone for good
 
 
 class ActionFailed(Exception):
@@ -72,7 +72,7 @@ class Executor:
         self._view = view
         self._batch_size = batch_size
         self._specials = dict(specials or {})
-        self._absent: dict[str, None] = {}
+        self._absent: dict[tuple[str, str, str, str], None] = {}
 
     async def run(self, wanted: Result) -> Outcome:
         """Run the stages in turn, up to the first that fails."""
@@ -159,8 +159,9 @@ class Executor:
 
     async def _verify_absent(self, absent: Iterable[tuple[str, str, str, str]]) -> None:
         """Ask the API server whether objects are really gone; what was gone once stays gone, as uids are unique."""
-        for resource, namespace, name, uid in absent:
-            if uid and uid in self._absent:
+        for one in absent:
+            resource, namespace, name, uid = one
+            if uid and one in self._absent:
                 continue
             try:
                 found = await self._client.get(resource, name, namespace)
@@ -170,7 +171,7 @@ class Executor:
                 if not uid or meta.uid(found) == uid:
                     raise ActionFailed(f"{resource} {namespace}/{name} is still there", retry_s=1.0)
             if uid:
-                self._absent[uid] = None
+                self._absent[one] = None
                 if len(self._absent) > ABSENT_MEMORY:
                     del self._absent[next(iter(self._absent))]
 
