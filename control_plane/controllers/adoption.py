@@ -23,11 +23,12 @@ class Claim:
     patches: tuple[Patch, ...]
 
 
-def claim(view: View, resource: str, owner: Object, *, selector: LabelSelector) -> Claim:
+def claim(view: View, resource: str, owner: Object, *, selector: LabelSelector, finalizer: str = "") -> Claim:
     """Sort the dependents of `owner` by selector and controller reference.
 
     Adoption carries the dependent's uid and version as preconditions and does not happen while the owner is being
-    deleted. Adopted objects count as owned from the next reconcile on.
+    deleted. Adopted objects count as owned from the next reconcile on. With a finalizer, by which the owner follows
+    its dependents to their end, those it adopts get it, ended ones too, and those it releases lose it.
     """
     owned, patches = [], []
     for o in controlled(view, resource, owner):
@@ -36,38 +37,53 @@ def claim(view: View, resource: str, owner: Object, *, selector: LabelSelector) 
         if selector.matches(meta.labels(o)):
             owned.append(o)
         elif not meta.is_deleting(o) and not meta.is_deleting(owner):
-            patches.append(_release(resource, o, owner))
+            patches.append(_release(resource, o, owner, finalizer))
     if not meta.is_deleting(owner):
         patches += [
-            _adopt(resource, o, owner)
-            for o in view.indexed(resource, "orphan", meta.namespace(owner))
-            if selector.matches(meta.labels(o)) and not meta.is_deleting(o) and not pod_is_terminated(o)
+            _adopt(resource, o, owner, finalizer)
+            for o in _orphans(view, resource, meta.namespace(owner), selector)
+            if not meta.is_deleting(o) and (finalizer or not pod_is_terminated(o))
         ]
     owned.sort(key=meta.name)
     patches.sort(key=lambda p: p.name)
     return Claim(owned, tuple(patches))
 
 
+def _orphans(view: View, resource: str, namespace: str, selector: LabelSelector) -> list[Object]:
+    """Objects that a selector matches and nobody controls, from the shorter of two lists."""
+    pool = view.indexed(resource, "orphan", namespace)
+    if not pool:
+        return []
+    for key, value in selector.exact.items():
+        labelled = view.indexed(resource, "label", f"{namespace}/{key}={value}")
+        pool = min(pool, labelled, key=len)
+    return [o for o in pool if meta.controller_of(o) is None and selector.matches(meta.labels(o))]
+
+
 def _guard(o: Object) -> dict[str, Any]:
     return {"uid": meta.uid(o), "resourceVersion": meta.resource_version(o)}
 
 
-def _adopt(resource: str, o: Object, owner: Object) -> Patch:
+def _adopt(resource: str, o: Object, owner: Object, finalizer: str) -> Patch:
     refs = [*(meta.metadata(o).get("ownerReferences") or ()), meta.owner_reference(owner)]
-    body = {"metadata": {**_guard(o), "ownerReferences": refs}}
+    body: dict[str, Any] = {"metadata": {**_guard(o), "ownerReferences": refs}}
+    if finalizer and finalizer not in meta.finalizers(o):
+        body["metadata"]["finalizers"] = [*meta.finalizers(o), finalizer]
     return Patch(resource, meta.namespace(o), meta.name(o), body)
 
 
-def _release(resource: str, o: Object, owner: Object) -> Patch:
+def _release(resource: str, o: Object, owner: Object, finalizer: str) -> Patch:
     refs = meta.metadata(o).get("ownerReferences") or ()
     kept = [ref for ref in refs if ref.get("uid") != meta.uid(owner)]
-    body = {"metadata": {**_guard(o), "ownerReferences": kept or None}}
+    body: dict[str, Any] = {"metadata": {**_guard(o), "ownerReferences": kept or None}}
+    if finalizer in meta.finalizers(o):
+        body["metadata"]["finalizers"] = [one for one in meta.finalizers(o) if one != finalizer] or None
     return Patch(resource, meta.namespace(o), meta.name(o), body)
 
 
 def orphan_matches(view: View, resource: str, o: Object) -> list[str]:
     """Keys of objects of `resource` in the namespace of `o` whose selector would adopt it."""
-    if meta.controller_of(o) is not None:
+    if meta.controller_of(o) is not None or not meta.labels(o):
         return []
     found = []
     for owner in view.indexed(resource, "namespace", meta.namespace(o)):

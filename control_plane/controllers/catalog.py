@@ -21,7 +21,8 @@ from rayplane.control_plane.controllers.endpointslicemirroring import EndpointSl
 from rayplane.control_plane.controllers.ephemeralvolume import EphemeralVolumeController
 from rayplane.control_plane.controllers.flowschema import FlowSchemaController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
-from rayplane.control_plane.controllers.job import JobController
+from rayplane.control_plane.controllers.job.controller import JobController
+from rayplane.control_plane.controllers.job.orphans import OrphanedPodController
 from rayplane.control_plane.controllers.namespace import NamespaceController
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
@@ -53,6 +54,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         StatefulSetController(coalesce_s=coalesce),
         DaemonSetController(coalesce_s=coalesce),
         JobController(coalesce_s=coalesce),
+        OrphanedPodController(),
         CronJobController(),
         DisruptionController(coalesce_s=coalesce),
         EndpointsController(coalesce_s=coalesce),

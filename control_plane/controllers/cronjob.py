@@ -29,7 +29,8 @@ from rayplane.control_plane.controllers.core import (
     controller_key,
     result,
 )
-from rayplane.control_plane.controllers.job import JOBS, is_finished
+from rayplane.control_plane.controllers.job.conditions import is_finished
+from rayplane.control_plane.controllers.job.spec import JOBS
 
 CRONJOBS = "cronjobs.batch"
 MISSED_MAX = 100  # of times that were not served; beyond it is said that something is wrong

@@ -168,8 +168,8 @@ class Cluster(Store):
         if isinstance(action, Create):
             return meta.name(self.create(action.resource, action.obj))
         if isinstance(action, Patch):
-            space, patch = action.namespace, dict(action.patch)
-            return meta.name(self.patch(action.resource, action.name, space, patch, subresource=action.subresource))
+            options: dict[str, Any] = {"kind": action.kind, "subresource": action.subresource}
+            return meta.name(self.patch(action.resource, action.name, action.namespace, dict(action.patch), **options))
         if isinstance(action, Delete):
             self.delete_object(
                 action.resource, action.obj, grace_s=action.grace_seconds, propagation=action.propagation

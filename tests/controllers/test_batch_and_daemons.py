@@ -1,4 +1,4 @@
-"""Jobs, CronJobs, DaemonSets."""
+"""CronJobs, DaemonSets."""
 
 from __future__ import annotations
 
@@ -7,103 +7,18 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
+from rayplane.control_plane.api.pods.state import pod_is_ready
 from rayplane.control_plane.controllers.cronjob import CronJobController
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
-from rayplane.control_plane.controllers.job import JobController
+from rayplane.control_plane.controllers.job.controller import JobController
 from tests.controllers.cluster import Cluster
+from tests.controllers.jobs import POD, end
 
 JOBS, CRONJOBS, DAEMONS = "jobs.batch", "cronjobs.batch", "daemonsets.apps"
-POD: dict[str, Any] = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
 
 
-def job_cluster(**spec: Any) -> Cluster:
-    cluster = Cluster(JobController())
-    cluster.add(JOBS, "j", spec={"template": {"spec": POD}, "completions": 1, "parallelism": 1, **spec})
-    cluster.settle()
-    return cluster
-
-
-def status(cluster: Cluster, resource: str = JOBS, name: str = "j") -> dict[str, Any]:
-    found = cluster.get(resource, "default", name)
-    assert found is not None
-    return meta.status(found)
-
-
-def end(cluster: Cluster, phase: str, count: int = 100) -> None:
-    for pod in cluster.pods()[:count]:
-        cluster.set_pod(pod, ready=False, phase=phase)
-    cluster.settle()
-
-
-def outcome(cluster: Cluster) -> list[tuple[str, str]]:
-    return [(c["type"], c["reason"]) for c in status(cluster).get("conditions") or () if c["status"] == "True"]
-
-
-def test_job_runs_to_completion_with_bounded_parallelism() -> None:
-    cluster = job_cluster(completions=5, parallelism=2)
-    for done, active in ((0, 2), (2, 2), (4, 1)):
-        assert len(cluster.pods()) == active
-        assert (status(cluster).get("succeeded", 0), status(cluster)["active"]) == (done, active)
-        end(cluster, "Succeeded")
-    assert ("Complete", "CompletionsReached") in outcome(cluster)
-    assert status(cluster)["succeeded"] == 5
-    assert "completionTime" in status(cluster)
-    assert len(cluster.list("pods")) == 5
-
-
-def test_failing_job_backs_off_and_gives_up() -> None:
-    cluster = job_cluster(backoffLimit=1)
-    end(cluster, "Failed")
-    assert cluster.pods() == []
-    cluster.advance(9)
-    assert cluster.pods() == []
-    cluster.advance(2)
-    assert len(cluster.pods()) == 1
-    end(cluster, "Failed")
-    assert ("Failed", "BackoffLimitExceeded") in outcome(cluster)
-    cluster.advance(600)
-    assert cluster.pods() == []
-
-
-def test_job_over_its_deadline_is_stopped() -> None:
-    cluster = job_cluster(activeDeadlineSeconds=30)
-    cluster.advance(29)
-    assert len(cluster.pods()) == 1
-    cluster.advance(3)
-    assert cluster.pods() == []
-    assert ("Failed", "DeadlineExceeded") in outcome(cluster)
-
-
-def test_suspended_job_has_no_pods_until_resumed() -> None:
-    cluster = job_cluster(suspend=True)
-    assert cluster.pods() == []
-    assert ("Suspended", "JobSuspended") in outcome(cluster)
-    cluster.change(JOBS, "j", spec={"suspend": False})
-    cluster.settle()
-    assert len(cluster.pods()) == 1
-
-
-def test_indexed_job_runs_each_index_once() -> None:
-    cluster = job_cluster(completions=3, parallelism=3, completionMode="Indexed")
-    indexes = [p["spec"]["containers"][0]["env"][0]["value"] for p in cluster.pods()]
-    assert sorted(indexes) == ["0", "1", "2"]
-    end(cluster, "Succeeded", 2)
-    cluster.remove_object("pods", next(p for p in cluster.list("pods") if pod_is_terminated(p)))
-    cluster.settle()
-    assert len(cluster.pods()) == 1  # what was counted is not run again
-    end(cluster, "Succeeded")
-    assert status(cluster)["completedIndexes"] == "0-2"
-    assert ("Complete", "CompletionsReached") in outcome(cluster)
-
-
-def test_finished_job_goes_after_its_time_to_live() -> None:
-    cluster = job_cluster(ttlSecondsAfterFinished=60)
-    end(cluster, "Succeeded")
-    cluster.advance(59)
-    assert cluster.list(JOBS)
-    cluster.advance(2)
-    assert all(meta.is_deleting(j) for j in cluster.list(JOBS))
+def status(cluster: Cluster, resource: str, name: str) -> dict[str, Any]:
+    return meta.status(cluster.require(resource, "default", name))
 
 
 # --- CronJob ------------------------------------------------------------------------------------

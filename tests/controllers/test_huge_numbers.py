@@ -7,7 +7,7 @@ import pytest
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import ControllersConfig
-from rayplane.control_plane.controllers.job import _numbers
+from rayplane.control_plane.controllers.job.indexes import Indexes
 from rayplane.control_plane.controllers.replicaset import BURST
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from tests.api.kinds.test_validation import GOOD, REGISTRY, make, problems, put
@@ -74,7 +74,11 @@ def test_a_large_set_still_becomes_whole() -> None:
     [("0-2,5", {0, 1, 2, 5}), ("x,1-y,²,3", {3}), ("0-9999999999", set(range(10))), ("9" * 5000, set()), ("7-", set())],
 )
 def test_indexes_that_cannot_be_are_passed_over(text: str, numbers: set[int]) -> None:
-    assert _numbers(text, below=10) == numbers
+    assert Indexes.read(text, 10) == Indexes.of(numbers)
+
+
+def test_as_many_indexes_as_there_can_be_take_no_room() -> None:
+    assert Indexes.read(f"0-{HUGE}", HUGE).total == HUGE
 
 
 @pytest.mark.parametrize("kind", ["Pod", "Node", "Job", "Service", "Ingress", "PersistentVolumeClaim", "CronJob"])

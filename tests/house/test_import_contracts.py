@@ -14,7 +14,7 @@ PLANTED = {
     "rayplane.control_plane.api.machinery.budget": "asyncio",
     "rayplane.control_plane.api.podsecurity.host": "socket",
     "rayplane.control_plane.cluster.diagnosis": "time",
-    "rayplane.control_plane.controllers.job": "random",
+    "rayplane.control_plane.controllers.job.controller": "random",
     "rayplane.control_plane.etcd.server.state_machine.apply": "rayplane.control_plane.etcd.server.replication.driver",
     "rayplane.control_plane.etcd.server.services.kv": "rayplane.control_plane.etcd.server.member",
     "rayplane.control_plane.rpc.gate": "grpc",
