@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.controllers.core import Create, Event
 from rayplane.control_plane.controllers.job.counting import Count
 from rayplane.control_plane.controllers.job.failure_policy import judge
@@ -56,8 +58,7 @@ def _indexed_pod(job: Object, spec: JobSpec, index: int, replaced: Object | None
     notes = own.setdefault("annotations", {})
     notes[INDEX] = own.setdefault("labels", {})[INDEX] = str(index)
     template["hostname"] = f"{meta.name(job)}-{index}"
-    for field in ("initContainers", "containers"):
-        _tell_index(template.get(field) or ())
+    _tell_index(lifecycled(template))
     if spec.backoff_limit_per_index is not None:
         failures, ignored = _failures(spec, replaced)
         notes[FAILURES] = str(failures)
@@ -66,10 +67,9 @@ def _indexed_pod(job: Object, spec: JobSpec, index: int, replaced: Object | None
     return pod
 
 
-def _tell_index(containers: Sequence[dict[str, object]]) -> None:
+def _tell_index(containers: Iterable[dict[str, Any]]) -> None:
     for container in containers:
         known = container.get("env") or []
-        assert isinstance(known, list)
         if all(variable.get("name") != _VARIABLE for variable in known):
             container["env"] = [*known, {"name": _VARIABLE, "valueFrom": _INDEX_FIELD}]
 
