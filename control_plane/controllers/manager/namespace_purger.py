@@ -1,7 +1,7 @@
-"""The outside part of deleting a namespace: its content, found by live lists.
+"""The outside part of deleting a namespace: its content, found by live lists. Nothing goes before all pods have gone.
 
 Caches may lag and do not cover every resource, so the API server is asked; one instance remembers between rounds which
-resources were not empty yet.
+resources were not empty yet. Source of the order: Kubernetes KEP-5080 (ordered namespace deletion).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rayplane.control_plane.controllers.core import Action, PurgeNamespace, Writ
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.namespace import FINALIZER, Remains, conditions_of
 
+PODS = "pods"
 BATCH = 200
 RETRY_S = 0.25
 _CANNOT_BE_SHOWN = 500
@@ -48,12 +49,13 @@ class NamespacePurger:
                 await self._tell(namespace, Remains(undiscovered=e.message))
                 raise
         remains = Remains()
-        left = {
-            resource: form
-            for resource, form in resources.items()
-            if await self._purge_resource(resource, form, meta.name(namespace), remains)
-        }
-        elsewhere = await self._purge_aggregated(meta.name(namespace), remains)
+        left = {}
+        for resource, form in resources.items():
+            if await self._purge_resource(resource, form, meta.name(namespace), remains):
+                left[resource] = form
+            if PODS in left:
+                break  # what protects pods, or what they use, must not go before them
+        elsewhere = [] if PODS in left else await self._purge_aggregated(meta.name(namespace), remains)
         namespace = await self._tell(namespace, remains)
         if left:
             self._remaining[uid] = left
@@ -70,12 +72,12 @@ class NamespacePurger:
         return []
 
     async def _resources(self) -> dict[str, str]:
-        """Every stored namespaced resource and the form to ask for, events last (deletions make some)."""
+        """Every stored namespaced resource and the form to ask for: pods first, events last (deletions make some)."""
         found = {i.name: i.name for i in builtin_registry().stored() if i.namespaced}
         for crd in (await self._client.list(_CRDS)).items:
             if meta.spec(crd).get("scope") == "Namespaced":
                 found[meta.name(crd)] = form_as_stored(crd)
-        return dict(sorted(found.items(), key=lambda named: named[0].startswith("events")))
+        return dict(sorted(found.items(), key=lambda named: (named[0] != PODS, named[0].startswith("events"))))
 
     async def _tell(self, namespace: Object, remains: Remains) -> Object:
         """Store why the namespace is still there, where it is for long enough to be asked; the namespace as stored."""
