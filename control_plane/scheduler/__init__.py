@@ -2,8 +2,9 @@
 
 Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters of the API's objects), `snapshot`
 (nodes as NumPy arrays, changed in O(1) per pod), `filters`, `interpod`, `volumes` and `scores` (the
-plugins), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable)
-and `report` (Kubernetes' messages). The shell is `service` (informers, leadership, loop) and `binder` (writes).
+plugins), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable,
+gated), `events` and `hints` (what wakes whom), `gates`, and `report` (Kubernetes' messages). The shell is `service`
+(leadership), `term` (the loop of one term), `observer` (informers) and `binder` (writes).
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
 

@@ -58,7 +58,7 @@ class SchedulerConfig:
     #: A pod that found no node waits so long, doubling up to the maximum, before it may try again.
     backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 10.0))
     #: A pod that no event concerned tries again after this.
-    unschedulable_retry_s: float = 60.0
+    unschedulable_retry_s: float = 300.0
     #: A placed pod's volumes must be bound within this.
     volume_bind_timeout_s: float = 600.0
     #: Nodes looked at for victims of one preemption.

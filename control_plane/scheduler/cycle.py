@@ -45,6 +45,8 @@ class Failure:
     preemption: Preemption | None = None
     is_fault: bool = False
     """The scheduler failed, not the nodes."""
+    plugins: frozenset[str] = frozenset()
+    """The plug-ins that refused nodes: what changes for them may help. None when there was no node to refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class _ShapeState:
         self.shape = shape
         self.node_version = -1
         self.changes = -1
-        self.failure: str | None = None  # the message, as of `failure_at`
+        self.failure: tuple[str, frozenset[str]] | None = None  # message and plug-ins, as of `failure_at`
         self.failure_at = (-1, -1, False)
         self.static: Bools
         self.fits: Bools
@@ -190,14 +192,15 @@ class Cycle:
             and not snapshot.has_lower_priority(pod.priority)
         )
         if simple and state.failure is not None and state.failure_at == now:
-            return Failure(pod, state.failure)
+            message, plugins = state.failure
+            return Failure(pod, message, plugins=plugins)
         view = PodView.of(pod, snapshot, self.volumes)
         row = self._choose(pod, view, state)
         if row >= 0:
             return self._place(pod, view, row)
         failure = self._fail(pod, view)
         if simple:
-            state.failure, state.failure_at = failure.message, now
+            state.failure, state.failure_at = (failure.message, failure.plugins), now
         return failure
 
     def _state(self, pod: PodInfo) -> _ShapeState:
@@ -309,7 +312,8 @@ class Cycle:
             return Failure(pod, report.NO_NODES)
         if view.needs.problem:
             after = report.preemption_failed(count, count, 0)
-            return Failure(pod, report.fit_error(count, (), problem=view.needs.problem, after=after))
+            message = report.fit_error(count, (), problem=view.needs.problem, after=after)
+            return Failure(pod, message, plugins=frozenset(("VolumeBinding",)))
         refusals = self._refusals(view)
         found = preemption.plan(
             pod,
@@ -320,7 +324,8 @@ class Cycle:
         )
         after = found if isinstance(found, str) else ""
         message = report.fit_error(count, (r.reasons for r in refusals.values()), after=after)
-        return Failure(pod, message, None if isinstance(found, str) else found)
+        plugins = frozenset(r.plugin for r in refusals.values())
+        return Failure(pod, message, None if isinstance(found, str) else found, plugins=plugins)
 
     # -- explanation ---------------------------------------------------------------------------------------
 

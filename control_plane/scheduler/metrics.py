@@ -15,7 +15,8 @@ from rayplane.control_plane.component_base.metrics import (
 from rayplane.control_plane.scheduler.queue import Place
 
 SCHEDULED, UNSCHEDULABLE, ERROR = "scheduled", "unschedulable", "error"
-_QUEUES = {Place.ACTIVE: "active", Place.BACKOFF: "backoff", Place.UNSCHEDULABLE: "unschedulable"}
+_ATTEMPTS_TOLD = 15
+_QUEUES = (Place.ACTIVE, Place.BACKOFF, Place.UNSCHEDULABLE, Place.GATED)
 
 
 class SchedulerMetrics:
@@ -24,6 +25,10 @@ class SchedulerMetrics:
     def __init__(self) -> None:
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._durations = Histograms(exponential(0.001, 2.0, 15))
+        self.incoming: Counter[tuple[str, str]] = Counter()
+        """Pods by the queue they came to and the event that brought them; counted by the queue."""
+        self._sli = Histograms(exponential(0.01, 2.0, 20))
+        self._tries = Histogram((1.0, 2.0, 4.0, 8.0, 16.0))
         self._preemptions = 0
         self._victims = Histogram(exponential(1.0, 2.0, 7))
 
@@ -31,6 +36,11 @@ class SchedulerMetrics:
         """An attempt has come to a decision in so many seconds."""
         self._attempts[result, profile] += 1
         self._durations.observe(seconds, result, profile)
+
+    def bound(self, attempts: int, seconds: float) -> None:
+        """A pod has its node, so many seconds and attempts after it came."""
+        self._tries.observe(attempts)
+        self._sli.observe(seconds, str(attempts) if attempts < _ATTEMPTS_TOLD else f"{_ATTEMPTS_TOLD}+")
 
     def bind_failed(self, profile: str) -> None:
         """What was counted as scheduled came to nothing."""
@@ -46,7 +56,13 @@ class SchedulerMetrics:
         yield counter("scheduler_schedule_attempts_total", about, self._attempts, "result", "profile")
         name, about = "scheduler_scheduling_attempt_duration_seconds", "Time for a decision."
         yield histogram(name, about, self._durations.by_labels, "result", "profile")
-        waiting = {(queue,): pending.get(place, 0) for place, queue in _QUEUES.items()}
+        about = "Time from when a pod came to the queue until it was bound, by attempts."
+        name = "scheduler_pod_scheduling_sli_duration_seconds"
+        yield histogram(name, about, self._sli.by_labels, "attempts")
+        yield histogram("scheduler_pod_scheduling_attempts", "Attempts until a pod was bound.", self._tries)
+        waiting = {(place.value,): pending.get(place, 0) for place in _QUEUES}
         yield gauge("scheduler_pending_pods", "Pods that wait, by queue.", waiting, "queue")
+        about = "Pods that came to a queue, by the event that brought them there."
+        yield counter("scheduler_queue_incoming_pods_total", about, self.incoming, "queue", "event")
         yield counter("scheduler_preemption_attempts_total", "Preemptions begun.", self._preemptions)
         yield histogram("scheduler_preemption_victims", "Pods deleted for one preemption.", self._victims)

@@ -1,24 +1,48 @@
-"""The scheduling queue, pods that wait for a node: ready to be tried, backing off, or known not to fit for now.
+"""The scheduling queue, pods that wait for a node: ready to be tried, backing off, known not to fit for now, or gated.
 
-Pure: the time comes in with each call, in seconds of any monotonic clock. Bounded by the number of pending pods.
-Source: Kubernetes "Scheduling Framework", scheduling queue.
+Pure: the time comes in with each call, in seconds of any monotonic clock. Bounded by the number of pending pods; of
+events at most `EVENTS_MAX` are remembered for the pods that are being decided.
+
+A pod that found no node is parked with the plug-ins that refused it. An event for which one of those has a hint moves
+it on: to the back-off queue, and from there to the active one when its back-off is over, or as soon as there is
+nothing else to do. After an error it is the back-off that counts. What nobody thought of is tried after
+`retry_after_s` all the same. A gated pod is one that a plug-in does not let in; it is asked again likewise.
+
+Source: Kubernetes "Scheduling Framework", scheduling queue; KEP-4247, KEP-5142 (pop from the back-off queue), KEP-3521.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.scheduler.events import Event, Resource, pod_actions
+from rayplane.control_plane.scheduler.hints import NO_NODES, Hints
 from rayplane.control_plane.scheduler.pods import PodInfo
+
+EVENTS_MAX = 4096
+_SWEEP_FROM = 64  # entries of a heap
 
 
 class Place(Enum):
     ACTIVE = "active"
     BACKOFF = "backoff"
     UNSCHEDULABLE = "unschedulable"
+    GATED = "gated"
     IN_FLIGHT = "in flight"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The plug-in that does not let a pod in, and what it says; Kubernetes' own gates need no word."""
+
+    plugin: str
+    message: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,27 +50,79 @@ class QueuedPod:
     """A pending pod. `stamp` voids heap entries of earlier places."""
 
     pod: PodInfo
-    order: int
     place: Place
+    order: int
+    came_at: float
     attempts: int = 0
+    refusals: int = 0
+    errors: int = 0
+    """In a row; `refusals`: since it came."""
     stamp: int = 0
     since: float = 0.0
     ready_at: float = 0.0
-    event_count: int = 0
+    plugins: frozenset[str] = frozenset()
+    """Those that refused it last. `events_seen`: how many events there were when it was taken to be decided."""
+    events_seen: int = 0
+    gate: Gate | None = None
+
+
+class _Line:
+    """Pods in the order of a key. Those that moved on meanwhile are passed over, and swept when they are most."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Any, int, int, QueuedPod]] = []
+
+    def push(self, queued: QueuedPod, key: Any, present: int) -> None:
+        heapq.heappush(self._heap, (key, queued.order, queued.stamp, queued))
+        if len(self._heap) > _SWEEP_FROM + 2 * present:
+            self._heap = [entry for entry in self._heap if entry[3].stamp == entry[2]]
+            heapq.heapify(self._heap)
+
+    def first(self) -> QueuedPod | None:
+        while self._heap and self._heap[0][3].stamp != self._heap[0][2]:
+            heapq.heappop(self._heap)
+        return self._heap[0][3] if self._heap else None
+
+
+def by_priority(pod: PodInfo) -> int:
+    """Kubernetes' order: the most important first (plug-in PrioritySort)."""
+    return -pod.priority
+
+
+def never_gated(_pod: PodInfo) -> None:
+    return None
 
 
 class SchedulingQueue:
-    """Order of trying: higher priority first, then first come. Every pod is in exactly one place."""
+    """Order of trying: higher priority first, then who waits longest since the last try. A pod is in one place."""
 
-    def __init__(self, *, backoff: Backoff, retry_after_s: float) -> None:
+    def __init__(
+        self,
+        hints: Hints,
+        *,
+        backoff: Backoff,
+        retry_after_s: float,
+        order: Callable[[PodInfo], Any] = by_priority,
+        gate: Callable[[PodInfo], Gate | None] = never_gated,
+        incoming: Counter[tuple[str, str]] | None = None,
+    ) -> None:
+        """`incoming` counts pods by the queue they came to and the event that brought them."""
+        self._hints = hints
         self._pauses = backoff
         self._retry_after_s = retry_after_s
+        self._key = order
+        self._gate = gate
+        self._incoming: Counter[tuple[str, str]] = Counter() if incoming is None else incoming
         self._pods: dict[str, QueuedPod] = {}
-        self._active: list[tuple[int, int, int, str]] = []  # -priority, order, stamp, key
-        self._backoff: list[tuple[float, int, int, str]] = []  # ready_at, order, stamp, key
-        self._unschedulable: dict[str, None] = {}
+        self._active = _Line()
+        self._backoff = _Line()  # by the end of the back-off
+        self._early = _Line()  # of these the ones that no error befell, in the order of trying
+        self._parked: dict[str, QueuedPod] = {}  # unschedulable and gated, the longest first
+        self._groups: dict[frozenset[str], dict[str, QueuedPod]] = {}  # the same, by who refused them
+        self._deciding: dict[str, QueuedPod] = {}  # taken, not yet decided; the longest first
+        self._events: list[Event] = []
+        self._events_seen = 0  # of all times; the list holds the newest
         self._orders = 0
-        self._events = 0
         self._stamps = 0
 
     def __len__(self) -> int:
@@ -66,128 +142,198 @@ class SchedulingQueue:
         queued = self._pods.get(key)
         return queued.pod if queued else None
 
+    def find(self, key: str) -> QueuedPod | None:
+        """Where a pod is and how it fared so far; not to be changed."""
+        return self._pods.get(key)
+
     # -- in and out ----------------------------------------------------------------------------------------
 
-    def add(self, pod: PodInfo) -> None:
-        """A new pending pod, or a new version of one; a version that may schedule otherwise is tried at once."""
+    def add(self, pod: PodInfo, now: float) -> None:
+        """A new pending pod, or a new version of one; a version that may be scheduled otherwise is tried again."""
         queued = self._pods.get(pod.key)
         if queued is None:
-            self._orders += 1
-            queued = self._pods[pod.key] = QueuedPod(pod, self._orders, Place.ACTIVE)
-            self._activate(queued)
+            queued = self._pods[pod.key] = QueuedPod(pod, Place.ACTIVE, self._next_order(), now)
+            self._activate(queued, now, "PodAdd")
             return
         old, queued.pod = queued.pod, pod
-        if (
-            queued.place is Place.UNSCHEDULABLE
-            and (old.shape is not pod.shape or old.labels != pod.labels or old.uid != pod.uid)
-        ) or (queued.place is Place.ACTIVE and old.priority != pod.priority):
-            self._activate(queued)
+        if queued.place is Place.ACTIVE and self._key(old) != self._key(pod):
+            self._activate(queued, now, "PodUpdate")
+            return
+        actions = pod_actions(old, pod)
+        if actions:
+            event = Event(Resource.PENDING_POD, actions, old, pod)
+            self._remember(event)
+            if queued.place in (Place.UNSCHEDULABLE, Place.GATED) and self._may_help(queued, event):
+                self._retry(queued, now, "PodUpdate")
 
     def remove(self, key: str) -> PodInfo | None:
         """The pod is gone, or has a node."""
         queued = self._pods.pop(key, None)
         if queued is None:
             return None
-        self._unschedulable.pop(key, None)
+        self._leave(queued)
         return queued.pod
 
     def pop(self, limit: int, now: float) -> list[PodInfo]:
-        """The next pods to decide, at most `limit`; each must come back by `failed` or `remove`."""
+        """The next pods to decide, at most `limit`; each must come back by `failed`, `placed` or `remove`.
+
+        With nothing active the ones that back off are not kept waiting, but for those that met an error.
+        """
         self._promote(now)
         found: list[PodInfo] = []
-        while self._active and len(found) < limit:
-            _, _, stamp, key = heapq.heappop(self._active)
-            queued = self._pods.get(key)
-            if queued is None or queued.stamp != stamp or queued.place is not Place.ACTIVE:
-                continue
-            queued.place = Place.IN_FLIGHT
+        while len(found) < limit:
+            queued = self._active.first() or self._early.first()
+            if queued is None:
+                break
+            self._move(queued, Place.IN_FLIGHT)
             queued.attempts += 1
-            queued.event_count = self._events
+            queued.events_seen = self._events_seen
+            self._deciding[queued.pod.key] = queued
             found.append(queued.pod)
         return found
 
-    def failed(self, key: str, now: float, *, retry: bool = False) -> None:
-        """A pod in flight found no node. With `retry` (or when something happened meanwhile) it only backs off."""
+    def placed(self, key: str) -> None:
+        """A pod in flight got a node; what happens from now on does not concern it, unless its binding fails."""
+        self._decided(key)
+
+    def failed(self, key: str, now: float, plugins: Iterable[str] = (), *, retry: bool = False) -> None:
+        """A pod in flight found no node: these plug-ins refused it. After an error (`retry`) it only backs off."""
         queued = self._pods.get(key)
         if queued is None or queued.place is not Place.IN_FLIGHT:
             return
+        queued.plugins = frozenset(plugins) or frozenset((NO_NODES,))
+        missed = self._missed(queued)
+        self._decided(key)
+        queued.order = self._next_order()
         queued.since = now
-        queued.ready_at = now + self._backoff_of(queued)
-        if retry or queued.event_count != self._events:
-            self._back_off(queued)
+        if retry:
+            queued.errors += 1
         else:
-            queued.place = Place.UNSCHEDULABLE
-            queued.stamp = self._next_stamp()
-            self._unschedulable[key] = None
+            queued.errors, queued.refusals = 0, queued.refusals + 1
+        queued.ready_at = now + self._pauses.pause_s(queued.errors or queued.refusals)
+        if retry or missed:
+            self._back_off(queued, now, "ScheduleAttemptFailure")
+        else:
+            self._park(queued, Place.UNSCHEDULABLE, queued.plugins, "ScheduleAttemptFailure")
 
-    def something_changed(self, now: float) -> None:
-        """Room may have come up: unschedulable pods are tried again, each when its back-off is over."""
-        self._events += 1
-        keys, self._unschedulable = [*self._unschedulable], {}
-        for key in keys:
-            self._retry(self._pods[key], now)
-
-    def pod_came(self, now: float) -> None:
-        """A pod got a node: that helps only those that want to be near others or evenly spread."""
-        for key in [*self._unschedulable]:
-            queued = self._pods[key]
-            if queued.pod.affinity or queued.pod.spread:
-                del self._unschedulable[key]
-                self._retry(queued, now)
+    def happened(self, event: Event, now: float) -> bool:
+        """Try those again that the event may help, each when its back-off is over; whether there are any."""
+        self._remember(event)
+        moved = False
+        for plugins in [*self._groups]:
+            hints = self._hints.concerned(plugins, event)
+            if not hints:
+                continue
+            for queued in [*self._groups[plugins].values()]:
+                if self._hints.help(hints, queued.pod, event):
+                    moved = True
+                    self._retry(queued, now, event.label)
+        return moved
 
     def next_wake(self, now: float) -> float | None:
         """Seconds until `pop` may have something; 0 when it has; None when only an event can bring something."""
-        while self._active and not self._is_current(self._active[0][3], self._active[0][2], Place.ACTIVE):
-            heapq.heappop(self._active)
-        if self._active:
+        if self._active.first() or self._early.first():
             return 0.0
         times = []
-        while self._backoff and not self._is_current(self._backoff[0][3], self._backoff[0][2], Place.BACKOFF):
-            heapq.heappop(self._backoff)
-        if self._backoff:
-            times.append(self._backoff[0][0])
-        if self._unschedulable:
-            times.append(self._pods[next(iter(self._unschedulable))].since + self._retry_after_s)
+        backing = self._backoff.first()
+        if backing is not None:
+            times.append(backing.ready_at)
+        if self._parked:
+            times.append(next(iter(self._parked.values())).since + self._retry_after_s)
         return max(0.0, min(times) - now) if times else None
 
-    def _next_stamp(self) -> int:
-        self._stamps += 1
-        return self._stamps
+    # -- events while pods are being decided ----------------------------------------------------------------
+
+    def _remember(self, event: Event) -> None:
+        self._events_seen += 1
+        if self._deciding:
+            self._events.append(event)
+            if len(self._events) > 2 * EVENTS_MAX:
+                del self._events[:-EVENTS_MAX]
+
+    def _missed(self, queued: QueuedPod) -> bool:
+        """Whether one of the events since the pod was taken may help it; any may of those that were forgotten."""
+        behind = self._events_seen - queued.events_seen
+        if queued.pod.key not in self._deciding or behind > len(self._events):
+            return behind > 0
+        missed = self._events[len(self._events) - behind :]
+        return any(self._may_help(queued, event) for event in missed)
+
+    def _decided(self, key: str) -> None:
+        self._deciding.pop(key, None)
+        if not self._deciding:
+            self._events = []
+
+    def _may_help(self, queued: QueuedPod, event: Event) -> bool:
+        plugins = frozenset((queued.gate.plugin,)) if queued.gate else queued.plugins
+        return self._hints.help(self._hints.concerned(plugins, event), queued.pod, event)
 
     # -- moves ---------------------------------------------------------------------------------------------
 
-    def _is_current(self, key: str, stamp: int, place: Place) -> bool:
-        queued = self._pods.get(key)
-        return queued is not None and queued.stamp == stamp and queued.place is place
+    def _next_order(self) -> int:
+        self._orders += 1
+        return self._orders
 
-    def _backoff_of(self, queued: QueuedPod) -> float:
-        return self._pauses.pause_s(max(queued.attempts, 1))
+    def _leave(self, queued: QueuedPod) -> None:
+        """Out of wherever it is."""
+        queued.stamp = -1
+        key = queued.pod.key
+        self._decided(key)
+        if self._parked.pop(key, None) is not None:
+            plugins = frozenset((queued.gate.plugin,)) if queued.gate else queued.plugins
+            group = self._groups[plugins]
+            del group[key]
+            if not group:
+                del self._groups[plugins]
+        queued.gate = None
 
-    def _activate(self, queued: QueuedPod) -> None:
-        self._unschedulable.pop(queued.pod.key, None)
-        queued.place = Place.ACTIVE
-        queued.stamp = self._next_stamp()
-        heapq.heappush(self._active, (-queued.pod.priority, queued.order, queued.stamp, queued.pod.key))
+    def _move(self, queued: QueuedPod, place: Place, event: str = "") -> None:
+        self._leave(queued)
+        self._stamps += 1
+        queued.stamp = self._stamps
+        queued.place = place
+        if event:
+            self._incoming[place.value, event] += 1
 
-    def _back_off(self, queued: QueuedPod) -> None:
-        queued.place = Place.BACKOFF
-        queued.stamp = self._next_stamp()
-        heapq.heappush(self._backoff, (queued.ready_at, queued.order, queued.stamp, queued.pod.key))
+    def _park(self, queued: QueuedPod, place: Place, plugins: frozenset[str], event: str) -> None:
+        self._move(queued, place, event)
+        self._parked[queued.pod.key] = queued
+        self._groups.setdefault(plugins, {})[queued.pod.key] = queued
 
-    def _retry(self, queued: QueuedPod, now: float) -> None:
+    def _is_let_in(self, queued: QueuedPod, now: float, event: str) -> bool:
+        """Else it is parked until its gate may have opened."""
+        gate = self._gate(queued.pod)
+        if gate is None:
+            return True
+        queued.since = now
+        self._park(queued, Place.GATED, frozenset((gate.plugin,)), event)
+        queued.gate = gate
+        return False
+
+    def _activate(self, queued: QueuedPod, now: float, event: str) -> None:
+        if self._is_let_in(queued, now, event):
+            self._move(queued, Place.ACTIVE, event)
+            self._active.push(queued, self._key(queued.pod), len(self._pods))
+
+    def _back_off(self, queued: QueuedPod, now: float, event: str) -> None:
+        if self._is_let_in(queued, now, event):
+            self._move(queued, Place.BACKOFF, event)
+            self._backoff.push(queued, queued.ready_at, len(self._pods))
+            if not queued.errors:
+                self._early.push(queued, self._key(queued.pod), len(self._pods))
+
+    def _retry(self, queued: QueuedPod, now: float, event: str) -> None:
         if queued.ready_at <= now:
-            self._activate(queued)
+            self._activate(queued, now, event)
         else:
-            self._back_off(queued)
+            self._back_off(queued, now, event)
 
     def _promote(self, now: float) -> None:
-        """Pods whose back-off is over become active, and unschedulable ones nobody thought of for long."""
-        while self._backoff and self._backoff[0][0] <= now:
-            _, _, stamp, key = heapq.heappop(self._backoff)
-            if self._is_current(key, stamp, Place.BACKOFF):
-                self._activate(self._pods[key])
-        while self._unschedulable:
-            queued = self._pods[next(iter(self._unschedulable))]
+        """Pods whose back-off is over become active, and parked ones nobody thought of for long."""
+        while (queued := self._backoff.first()) is not None and queued.ready_at <= now:
+            self._activate(queued, now, "BackoffComplete")
+        while self._parked:
+            queued = next(iter(self._parked.values()))
             if queued.since + self._retry_after_s > now:
                 break
-            self._activate(queued)
+            self._retry(queued, now, "UnschedulableTimeout")

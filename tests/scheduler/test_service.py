@@ -112,6 +112,46 @@ async def test_a_deleted_pods_room_is_given_away(api: FakeClient, scheduler: Sch
     await until(lambda: node_of(api, "second"))
 
 
+async def test_a_pod_that_wants_to_be_near_another_goes_when_that_one_is_placed(
+    api: FakeClient, scheduler: Scheduler
+) -> None:
+    api.put("nodes", node("n1"))
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}
+    near = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    api.put("pods", pod("follows", affinity=near))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1)
+    api.put("pods", pod("unlike"))
+    await until(lambda: node_of(api, "unlike"))
+    await quiet(api)
+    assert scheduler.pending()[Place.UNSCHEDULABLE] == 1, "that one is nothing to it"
+    api.put("pods", pod("leads", labels={"app": "web"}))
+    await until(lambda: node_of(api, "follows") == "n1")
+
+
+async def test_room_that_was_kept_is_given_away_when_it_is_not_wanted(api: FakeClient, scheduler: Scheduler) -> None:
+    api.put("nodes", node("n1", cpu="1"))
+    api.put("pods", pod("meek", cpu="1", priority=1))
+    await until(lambda: node_of(api, "meek"))
+    api.put("pods", pod("vip", cpu="1", priority=100))
+    await until(lambda: api.pod("vip").get("status", {}).get("nominatedNodeName"))
+    api.put("pods", pod("patient", cpu="1"))
+    await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 2)
+    api.remove("pods", "default/vip")
+    await quiet(api)
+    api.remove("pods", "default/meek")
+    await until(lambda: node_of(api, "patient"))
+
+
+async def test_a_gated_pod_is_scheduled_when_its_last_gate_is_gone(api: FakeClient, scheduler: Scheduler) -> None:
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("p", schedulingGates=[{"name": "wait"}]))
+    await until(lambda: scheduler.pending().get(Place.GATED) == 1)
+    await quiet(api)
+    assert not api.events("FailedScheduling"), "the API server has said why it waits"
+    api.put("pods", pod("p"))
+    await until(lambda: node_of(api, "p"))
+
+
 async def test_a_finished_pod_holds_no_room(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
     api.put("pods", on("n1", pod("job", cpu="1")) | {"status": {"phase": "Running"}})
@@ -275,3 +315,20 @@ async def test_only_the_leader_schedules_and_another_takes_over(api: FakeClient,
         assert other.is_leader
     finally:
         await other.stop()
+
+
+async def test_what_a_pod_went_through_is_measured(api: FakeClient, scheduler: Scheduler) -> None:
+    def samples(name: str) -> Any:
+        return next(f.samples for f in scheduler.collect() if f.name == name)
+
+    api.put("pods", pod("p"))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1)
+    assert samples("scheduler_pending_pods")["unschedulable",] == 1
+    api.put("nodes", node("n1"))
+    await until(lambda: node_of(api, "p"))
+    await quiet(api)
+    assert samples("scheduler_pod_scheduling_sli_duration_seconds")["2",].counts != []
+    assert sum(samples("scheduler_pod_scheduling_attempts")[()].counts) == 1
+    incoming = samples("scheduler_queue_incoming_pods_total")
+    assert incoming["active", "PodAdd"] == 1 and incoming["unschedulable", "ScheduleAttemptFailure"] == 1
+    assert incoming["backoff", "NodeAdd"] + incoming["active", "NodeAdd"] == 1

@@ -1,0 +1,241 @@
+"""The observer: puts into snapshot, volumes and queue what informers tell, and says what it may mean for who waits.
+
+Owns no object and takes no decision. Runs in the informers' calls, so never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.resources import resources_changed
+from rayplane.control_plane.api.pods.state import pod_is_terminated
+from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.control_plane.scheduler.binder import VolumeWaits
+from rayplane.control_plane.scheduler.cycle import Cycle
+from rayplane.control_plane.scheduler.events import (
+    Action,
+    Event,
+    Resource,
+    conditions_changed,
+    node_actions,
+    pod_actions,
+)
+from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
+from rayplane.control_plane.scheduler.queue import SchedulingQueue
+
+log = logging.getLogger(__name__)
+_KINDS = {"ADDED": Action.ADD, "MODIFIED": Action.UPDATE, "DELETED": Action.DELETE}
+
+
+class Observer:
+    """An observer of all that scheduling depends on, for one term."""
+
+    def __init__(
+        self,
+        cycle: Cycle,
+        queue: SchedulingQueue,
+        waits: VolumeWaits,
+        *,
+        settle: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """`settle` is told the claims whose state changed, `wake` that there may be something to do."""
+        self._cycle = cycle
+        self._snapshot = cycle.snapshot
+        self._volumes = cycle.volumes
+        self._queue = queue
+        self._waits = waits
+        self._settle = settle
+        self._wake = wake
+        self._parser = PodParser()
+        self._informers: list[Informer] = []
+
+    async def start(self, client: ApiClient) -> None:
+        """Begin to watch; returns when all that there is has been seen."""
+        # Pods come last: what they refer to is known by then.
+        handlers = {
+            "nodes": self._on_node,
+            "namespaces": self._on_namespace,
+            "storageclasses.storage.k8s.io": self._on_class,
+            "csistoragecapacities.storage.k8s.io": self._on_capacity,
+            "persistentvolumes": self._on_volume,
+            "persistentvolumeclaims": self._on_claim,
+            "pods": self._on_pod,
+        }
+        self._informers = [Informer(client, resource) for resource in handlers]
+        for informer in self._informers:
+            informer.start()
+        for informer in self._informers:
+            await informer.synced()
+        for informer, handler in zip(self._informers, handlers.values(), strict=True):
+            informer.add_handler(handler)
+
+    async def stop(self) -> None:
+        for informer in self._informers:
+            await informer.stop()
+
+    def parse(self, pod: Object) -> PodInfo | None:
+        """None, and a line in the log, for one that cannot be read: it was written past the API."""
+        try:
+            return self._parser.parse(pod)
+        except (ApiError, ValueError) as error:
+            log.error("pod %s cannot be read and is left alone: %s", meta.key(pod), error)
+            return None
+
+    def happened(self, event: Event) -> None:
+        """Tell the queue of something that may help those who wait."""
+        if self._queue.happened(event, asyncio.get_running_loop().time()):
+            self._wake()
+
+    def _changed(self, resource: Resource, kind: str, old: Object | None, new: Object) -> None:
+        """As `happened`, of objects that are what the API says."""
+        gone = kind == "DELETED"
+        action = Action.ADD if old is None else _KINDS[kind]
+        self.happened(Event(resource, action, new if gone else old, None if gone else new))
+
+    # -- nodes, namespaces -----------------------------------------------------------------------------------
+
+    def _on_node(self, kind: str, old: Object | None, node: Object) -> None:
+        snapshot, name = self._snapshot, meta.name(node)
+        row = snapshot.index.get(name)
+        before = None if row is None else snapshot.info(row)
+        if kind == "DELETED":
+            snapshot.remove_node(name)
+            self.happened(Event(Resource.NODE, Action.DELETE, before or NodeInfo.of(node), None))
+            return
+        info = NodeInfo.of(node)
+        actions = Action.ADD if before is None else node_actions(before, info)
+        if old is not None and conditions_changed(old, node):
+            actions |= Action.NODE_CONDITIONS
+        snapshot.set_node(info)
+        if actions:
+            self.happened(Event(Resource.NODE, actions, before, info))
+
+    def _on_namespace(self, kind: str, old: Object | None, namespace: Object) -> None:
+        known, name, labels = self._snapshot.namespaces, meta.name(namespace), meta.labels(namespace)
+        if kind == "DELETED":
+            known.pop(name, None)
+        elif known.get(name) == labels:
+            return
+        else:
+            known[name] = labels
+        self._changed(Resource.NAMESPACE, kind, old, namespace)
+
+    # -- volumes -------------------------------------------------------------------------------------------
+
+    def _on_class(self, kind: str, old: Object | None, storage: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.classes.pop(meta.name(storage), None)
+        else:
+            self._volumes.classes[meta.name(storage)] = storage
+        self._changed(Resource.STORAGE_CLASS, kind, old, storage)
+
+    def _on_capacity(self, kind: str, old: Object | None, capacity: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.capacities.pop(meta.key(capacity), None)
+        else:
+            self._volumes.capacities[meta.key(capacity)] = capacity
+        self._changed(Resource.STORAGE_CAPACITY, kind, old, capacity)
+
+    def _on_volume(self, kind: str, old: Object | None, volume: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.remove_volume(meta.name(volume))
+        else:
+            self._volumes.set_volume(volume)
+            ref = meta.spec(volume).get("claimRef") or {}
+            self._settle(f"{ref.get('namespace')}/{ref.get('name')}")
+        self._changed(Resource.VOLUME, kind, old, volume)
+
+    def _on_claim(self, kind: str, old: Object | None, claim: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.remove_claim(meta.key(claim))
+        else:
+            self._volumes.set_claim(claim)
+        self._settle(meta.key(claim))
+        self._changed(Resource.CLAIM, kind, old, claim)
+
+    # -- pods ----------------------------------------------------------------------------------------------
+
+    def _on_pod(self, kind: str, old: Object | None, pod: Object) -> None:
+        gone = kind == "DELETED" or pod_is_terminated(pod)
+        if not gone and meta.node_name(pod):
+            self._on_assigned(old, pod)
+        elif gone:
+            self._on_gone(pod)
+        elif meta.is_deleting(pod):
+            self._withdraw(pod)
+        else:
+            self._on_pending(pod)
+
+    def _on_assigned(self, old: Object | None, pod: Object) -> None:
+        """A pod has its node, by us or by others. Most events are status only and change nothing here."""
+        key = meta.key(pod)
+        known = self._snapshot.pods.get(key)
+        came = old is None or not meta.node_name(old)
+        if known is not None and known.node == meta.node_name(pod) and known.uid == meta.uid(pod):
+            same = known.terminating >= meta.is_deleting(pod) and known.labels == meta.labels(pod)
+            if same and old is not None and not resources_changed(old, pod):
+                known.obj = pod
+                self._queue.remove(key)
+                if came:  # as we decided: those that wait for it hear of it now that it is so
+                    self.happened(Event(Resource.ASSIGNED_POD, Action.ADD, None, known))
+                return
+        info = self.parse(pod)
+        self._queue.remove(key)
+        self._forget_nomination(key, meta.node_name(pod))
+        if info is not None:
+            self._snapshot.set_pod(info)
+            actions = Action.ADD if came or known is None else pod_actions(known, info)
+            if actions:
+                self.happened(Event(Resource.ASSIGNED_POD, actions, None if came else known, info))
+
+    def _forget_nomination(self, key: str, node: str = "") -> None:
+        """Room that was kept for the pod on a node that is not its own now is anybody's."""
+        nominated = self._cycle.nominated_node(key)
+        self._cycle.forget_nomination(key)
+        if nominated and nominated != node:
+            waiting = self._queue.get(key)
+            if waiting is not None:
+                self.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, waiting, None))
+
+    def _on_gone(self, pod: Object) -> None:
+        self._withdraw(pod)
+        known = self._snapshot.remove_pod(meta.key(pod))
+        if known is not None:
+            self.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, known, None))
+
+    def _withdraw(self, pod: Object) -> None:
+        """No longer to be scheduled: a placement that was not confirmed is taken back."""
+        key = meta.key(pod)
+        self._forget_nomination(key)
+        self._waits.remove(key)
+        if self._queue.remove(key) is not None:
+            assumed = self._snapshot.pods.get(key)
+            if assumed is not None:
+                self._cycle.forget(assumed)
+                self.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, assumed, None))
+
+    def _on_pending(self, pod: Object) -> None:
+        key, now = meta.key(pod), asyncio.get_running_loop().time()
+        assumed = self._snapshot.pods.get(key)
+        if assumed is not None and assumed.uid == meta.uid(pod):
+            if key in self._queue:
+                info = self.parse(pod)
+                if info is not None:
+                    self._queue.add(info, now)
+            return  # placed: an event from before the binding
+        if assumed is not None:  # a namesake of an earlier pod
+            self._on_gone(pod)
+        info = self.parse(pod)
+        if info is None or not self._cycle.handles(info):
+            return
+        if info.nominated and not self._cycle.nominated_node(info.key):
+            self._cycle.nominate(info, info.nominated)
+        self._queue.add(info, now)
+        self._wake()
