@@ -1,4 +1,4 @@
-"""CronJobs, DaemonSets."""
+"""DaemonSets: one pod on every node that fits, and rolling updates of them."""
 
 from __future__ import annotations
 
@@ -8,73 +8,14 @@ import pytest
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.control_plane.controllers.cronjob import CronJobController
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
-from rayplane.control_plane.controllers.job.controller import JobController
 from tests.controllers.cluster import Cluster
-from tests.controllers.jobs import POD, end
 
-JOBS, CRONJOBS, DAEMONS = "jobs.batch", "cronjobs.batch", "daemonsets.apps"
-
-
-def status(cluster: Cluster, resource: str, name: str) -> dict[str, Any]:
-    return meta.status(cluster.require(resource, "default", name))
+DAEMONS = "daemonsets.apps"
 
 
-# --- CronJob ------------------------------------------------------------------------------------
-
-
-def cron(cluster: Cluster, **spec: Any) -> None:
-    template = {"spec": {"template": {"spec": POD}}}
-    cluster.add(CRONJOBS, "c", spec={"schedule": "*/5 * * * *", "jobTemplate": template, **spec})
-    cluster.settle()
-
-
-def test_cronjob_makes_a_job_at_each_time() -> None:
-    cluster = Cluster(CronJobController())
-    cron(cluster)
-    cluster.advance(299)
-    assert not cluster.list(JOBS)
-    cluster.advance(602)
-    assert len(cluster.list(JOBS)) == 3
-    assert status(cluster, CRONJOBS, "c")["lastScheduleTime"] == "2026-01-01T00:15:00Z"
-    assert len(status(cluster, CRONJOBS, "c")["active"]) == 3
-
-
-@pytest.mark.parametrize(("policy", "count"), [("Forbid", 1), ("Replace", 1), ("Allow", 2)])
-def test_cronjob_concurrency_policy(policy: str, count: int) -> None:
-    cluster = Cluster(CronJobController())
-    cron(cluster, concurrencyPolicy=policy)
-    cluster.advance(302)
-    first = meta.uid(cluster.list(JOBS)[0])
-    cluster.advance(300)
-    assert len(cluster.list(JOBS)) == count
-    assert (first in {meta.uid(j) for j in cluster.list(JOBS)}) == (policy != "Replace")
-
-
-def test_cronjob_keeps_a_few_finished_jobs() -> None:
-    cluster = Cluster(CronJobController(), JobController())
-    cron(cluster, successfulJobsHistoryLimit=2)
-    for _ in range(5):
-        cluster.advance(300)
-        end(cluster, "Succeeded")
-    cluster.advance(1)
-    assert len([j for j in cluster.list(JOBS) if meta.condition_is(j, "Complete")]) == 2
-
-
-def test_cronjob_serves_the_latest_of_the_times_it_missed() -> None:
-    cluster = Cluster(CronJobController())
-    cron(cluster, schedule="@every 1m", suspend=True)
-    cluster.advance(7000)
-    assert not cluster.list(JOBS)
-    cluster.change(CRONJOBS, "c", spec={**meta.spec(cluster.list(CRONJOBS)[0]), "suspend": False})
-    cluster.settle()
-    assert len(cluster.list(JOBS)) == 1
-    assert "TooManyMissedTimes" in cluster.reasons()
-    assert status(cluster, CRONJOBS, "c")["lastScheduleTime"] == "2026-01-01T01:56:00Z"
-
-
-# --- DaemonSet ----------------------------------------------------------------------------------
+def status(cluster: Cluster) -> dict[str, Any]:
+    return meta.status(cluster.require(DAEMONS, "default", "agent"))
 
 
 def daemons(*, nodes: int = 3, **spec: Any) -> Cluster:
@@ -120,7 +61,7 @@ def test_a_daemon_on_every_node_and_on_new_ones() -> None:
     cluster = daemons()
     run(cluster)
     assert where(cluster) == ["n0", "n1", "n2"]
-    assert status(cluster, DAEMONS, "agent") == {
+    assert status(cluster) == {
         "observedGeneration": 1,
         "currentNumberScheduled": 3,
         "desiredNumberScheduled": 3,
@@ -181,7 +122,7 @@ def test_rolling_update_of_daemons_one_node_at_a_time(rolling: dict[str, Any]) -
     run(cluster)
     assert {p["spec"]["containers"][0]["image"] for p in cluster.pods()} == {"a:2"}
     assert where(cluster) == ["n0", "n1", "n2"]
-    assert status(cluster, DAEMONS, "agent")["updatedNumberScheduled"] == 3
+    assert status(cluster)["updatedNumberScheduled"] == 3
     assert len(cluster.list("controllerrevisions.apps")) == 2
 
 
