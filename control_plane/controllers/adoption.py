@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector
+from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector, from_map
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.controllers.core import Patch, View, controlled
+from rayplane.control_plane.controllers.core import Action, IfAlive, Patch, View, controlled
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The outcome of adoption.
 
-    `owned`: objects controlled now and matching. `patches`: adoptions and releases to make first.
+    `owned`: objects controlled now and matching. `steps`: adoptions and releases to make first.
     """
 
     owned: list[Object]
-    patches: tuple[Patch, ...]
+    steps: tuple[Action, ...]
 
 
-def claim(view: View, resource: str, owner: Object, *, selector: LabelSelector, finalizer: str = "") -> Claim:
-    """Sort the dependents of `owner` by selector and controller reference.
+def _any(_: Object) -> bool:
+    return True
 
-    Adoption carries the dependent's uid and version as preconditions and does not happen while the owner is being
-    deleted. Adopted objects count as owned from the next reconcile on. With a finalizer, by which the owner follows
-    its dependents to their end, those it adopts get it, ended ones too, and those it releases lose it.
+
+def claim(
+    view: View,
+    resource: str,
+    owner: Object,
+    *,
+    owners: str,
+    selector: LabelSelector,
+    member: Callable[[Object], bool] = _any,
+    release: bool = True,
+    finalizer: str = "",
+) -> Claim:
+    """Sort the dependents of `owner`, an object of resource `owners`, by selector, `member` and controller reference.
+
+    Adoption carries the dependent's uid and version as preconditions, and does not happen while the owner is being
+    deleted. A cache may not know yet that it is, and dependents that its deletion left behind would be adopted and then
+    collected as garbage: so the API server is asked. Adopted objects count as owned from the next reconcile on. With a
+    finalizer, by which the owner follows its dependents to their end, those it adopts get it, ended ones too, and those
+    it releases lose it.
     """
-    owned, patches = [], []
-    for o in controlled(view, resource, owner):
-        if meta.namespace(o) != meta.namespace(owner):
-            continue
-        if selector.matches(meta.labels(o)):
+
+    def fits(o: Object) -> bool:
+        return selector.matches(meta.labels(o)) and member(o)
+
+    if meta.is_deleting(owner):
+        return Claim(sorted(filter(fits, _own(view, resource, owner)), key=meta.name), ())
+    owned, steps = [], []
+    for o in _own(view, resource, owner):
+        if fits(o) or not release:
             owned.append(o)
-        elif not meta.is_deleting(o) and not meta.is_deleting(owner):
-            patches.append(_release(resource, o, owner, finalizer))
-    if not meta.is_deleting(owner):
-        patches += [
-            _adopt(resource, o, owner, finalizer)
-            for o in _orphans(view, resource, meta.namespace(owner), selector)
-            if not meta.is_deleting(o) and (finalizer or not pod_is_terminated(o))
-        ]
+        elif not meta.is_deleting(o):
+            steps.append(_release(resource, o, owner, finalizer))
+    orphans = [
+        _adopt(resource, o, owner, finalizer)
+        for o in _orphans(view, resource, meta.namespace(owner), selector)
+        if member(o) and not meta.is_deleting(o) and (finalizer or not pod_is_terminated(o))
+    ]
     owned.sort(key=meta.name)
-    patches.sort(key=lambda p: p.name)
-    return Claim(owned, tuple(patches))
+    actions: list[Action] = [*sorted(steps, key=lambda p: p.name)]
+    if orphans:
+        actions.append(IfAlive(owners, owner, tuple(sorted(orphans, key=lambda p: p.name))))
+    return Claim(owned, tuple(actions))
+
+
+def _own(view: View, resource: str, owner: Object) -> list[Object]:
+    return [o for o in controlled(view, resource, owner) if meta.namespace(o) == meta.namespace(owner)]
 
 
 def _orphans(view: View, resource: str, namespace: str, selector: LabelSelector) -> list[Object]:
@@ -81,13 +107,19 @@ def _release(resource: str, o: Object, owner: Object, finalizer: str) -> Patch:
     return Patch(resource, meta.namespace(o), meta.name(o), body)
 
 
+def selector_of(owner: Object) -> LabelSelector:
+    """What a workload selects: a map of labels in ReplicationControllers, a label selector in all others."""
+    selector = meta.spec(owner).get("selector")
+    return from_map(selector) if owner.get("kind") == "ReplicationController" else from_label_selector(selector)
+
+
 def orphan_matches(view: View, resource: str, o: Object) -> list[str]:
     """Keys of objects of `resource` in the namespace of `o` whose selector would adopt it."""
     if meta.controller_of(o) is not None or not meta.labels(o):
         return []
     found = []
     for owner in view.indexed(resource, "namespace", meta.namespace(o)):
-        selector = from_label_selector(meta.spec(owner).get("selector"))
+        selector = selector_of(owner)
         if not selector.everything and selector.matches(meta.labels(o)):
             found.append(meta.key(owner))
     return sorted(found)

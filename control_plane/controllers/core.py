@@ -119,6 +119,15 @@ class IfAbsent:
 
 
 @dataclass(frozen=True, slots=True)
+class IfAlive:
+    """Actions to take only after the API server itself has said that `owner` is there and not being deleted."""
+
+    resource: str
+    owner: Object
+    writes: tuple[Patch, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PurgeNamespace:
     """The deletion of all objects of all resources in a namespace, found by live lists; then call reconcile again.
 
@@ -202,7 +211,15 @@ class Migrate:
 
 Write = Create | Update | UpdateStatus | Patch | Delete
 Special = (
-    IfAbsent | PurgeNamespace | Provision | DeleteVolume | Recount | ApproveCertificate | SignCertificate | Migrate
+    IfAbsent
+    | IfAlive
+    | PurgeNamespace
+    | Provision
+    | DeleteVolume
+    | Recount
+    | ApproveCertificate
+    | SignCertificate
+    | Migrate
 )
 Action = Event | Write | Special
 
@@ -218,6 +235,9 @@ class Result:
 
     stages: tuple[tuple[Action, ...], ...] = ()
     requeue_after: float | None = None
+    refused: Callable[[str], Iterable[Action]] | None = None
+    """What to do when the API server refused to create or delete something, from the first refusal's text: mostly a
+    status that says so."""
 
     @property
     def actions(self) -> tuple[Action, ...]:
@@ -227,10 +247,23 @@ class Result:
 NOTHING = Result()
 
 
-def result(*stages: Iterable[Action], requeue_after: float | None = None) -> Result:
+def result(
+    *stages: Iterable[Action],
+    requeue_after: float | None = None,
+    refused: Callable[[str], Iterable[Action]] | None = None,
+) -> Result:
     """A Result of the stages that are not empty."""
     kept = tuple(actions for stage in stages if (actions := tuple(stage)))
-    return Result(kept, requeue_after)
+    return Result(kept, requeue_after, refused)
+
+
+def slow_start(actions: Sequence[Action], *, first: int = 1) -> list[Sequence[Action]]:
+    """Stages that double in size: what is refused once, for want of quota say, is not asked for many times."""
+    stages, at, size = [], 0, first
+    while at < len(actions):
+        stages.append(actions[at : at + size])
+        at, size = at + size, size * 2
+    return stages
 
 
 def soonest(*spans: float | None) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -33,13 +34,24 @@ from rayplane.control_plane.controllers.core import (
     controller_key,
     result,
 )
-from rayplane.control_plane.controllers.deployment_status import deadline_in, is_complete, status_of
+from rayplane.control_plane.controllers.deployment_status import (
+    deadline_in,
+    has_deadline,
+    is_complete,
+    judge_rollout,
+    paused_or_resumed,
+    progressing,
+    status_of,
+)
 from rayplane.control_plane.controllers.replicaset import wanted
 from rayplane.control_plane.controllers.rollout import DESIRED, MAX, REVISION, REVISION_HISTORY, Scale
 from rayplane.control_plane.controllers.templates import replica_changed, safe_hash, with_labels, without_label
 
 HASH = "pod-template-hash"
+DEPLOYMENTS = "deployments.apps"
 SETS = "replicasets.apps"
+HISTORY_LENGTH = 2000
+"""Characters of the annotation that lists a ReplicaSet's earlier revisions."""
 _NOT_COPIED = frozenset({
     "kubectl.kubernetes.io/last-applied-configuration",
     "deprecated.deployment.rollback.to",
@@ -51,7 +63,7 @@ _set_owner = controller_key("Deployment", "apps")
 def _set_keys(rs: Object, view: View) -> Iterable[str]:
     if meta.controller_of(rs) is not None:
         return _set_owner(rs, view)
-    return orphan_matches(view, "deployments.apps", rs)
+    return orphan_matches(view, DEPLOYMENTS, rs)
 
 
 def _pod_keys(pod: Object, view: View) -> Iterable[str]:
@@ -63,7 +75,7 @@ def _pod_keys(pod: Object, view: View) -> Iterable[str]:
     if rs is None:
         return ()
     keys = list(_set_owner(rs, view))
-    return [key for key in keys if _recreates(view.get("deployments.apps", *meta.split_key(key)))]
+    return [key for key in keys if _recreates(view.get(DEPLOYMENTS, *meta.split_key(key)))]
 
 
 def _recreates(deployment: Object | None) -> bool:
@@ -76,23 +88,31 @@ class DeploymentController(BaseController):
 
     def __init__(self, *, coalesce_s: float = 0.05) -> None:
         self.watches = (
-            Watch("deployments.apps"),
+            Watch(DEPLOYMENTS),
             Watch(SETS, _set_keys, delay_s=coalesce_s / 2),
             Watch("pods", _pod_keys, delay_s=coalesce_s, changed=replica_changed),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
-        deployment = view.get("deployments.apps", *meta.split_key(key))
+        deployment = view.get(DEPLOYMENTS, *meta.split_key(key))
         if deployment is None:
             return NOTHING
         selector = from_label_selector(meta.spec(deployment).get("selector"))
         if selector.everything:
             about = "This deployment is selecting all pods. A non-empty selector is required."
-            return result([Event(deployment, "Warning", "SelectingAll", about)])
-        claimed = claim(view, SETS, deployment, selector=selector)
-        if claimed.patches:
-            return result(claimed.patches)
+            return result([Event(deployment, "Warning", "SelectingAll", about)], _observed(deployment))
+        claimed = claim(view, SETS, deployment, owners=DEPLOYMENTS, selector=selector)
+        if claimed.steps:
+            return result(claimed.steps)
         return _Sync(deployment, claimed.owned, view, now=now).run()
+
+
+def _observed(deployment: Object) -> list[UpdateStatus]:
+    seen = meta.generation(deployment)
+    if (meta.status(deployment).get("observedGeneration") or 0) >= seen:
+        return []
+    status = {**meta.status(deployment), "observedGeneration": seen}
+    return [UpdateStatus(DEPLOYMENTS, {**deployment, "status": status})]
 
 
 class _Sync:
@@ -107,18 +127,17 @@ class _Sync:
     def run(self) -> Result:
         deployment = self.deployment
         if meta.is_deleting(deployment):
-            return self._write_status()
-        paused = bool(meta.spec(deployment).get("paused"))
-        steps: list[Action] = []
-        if self.new is not None:
-            steps = self._annotate()
-        if not steps and (paused or rollout.is_scaling(deployment, self.sets)):
-            steps = self._scale_all(rollout.rescale(deployment, self.new, self.old))
-        elif not steps:
-            steps = self._roll()
-        if steps:
+            return self._write_status(rolling_out=False)
+        marked = paused_or_resumed(deployment, self.now)
+        if marked is not None:
+            status = {**meta.status(deployment), "conditions": marked}
+            return result([UpdateStatus(DEPLOYMENTS, {**deployment, "status": status})])
+        if self.new is not None and (steps := self._annotate()):
             return result(steps)
-        return self._write_status()
+        if meta.spec(deployment).get("paused") or rollout.is_scaling(deployment, self.sets):
+            steps = self._scale_all(rollout.rescale(deployment, self.new, self.old))
+            return result(steps) if steps else self._write_status(rolling_out=False)
+        return self._roll() or self._write_status(rolling_out=True)
 
     def _find_new(self) -> Object | None:
         """The ReplicaSet with the Deployment's template; the oldest where there are several."""
@@ -147,8 +166,7 @@ class _Sync:
         if current < revision:
             notes[REVISION] = str(revision)
             if current:
-                history = notes.get(REVISION_HISTORY)
-                notes[REVISION_HISTORY] = f"{history},{current}" if history else str(current)
+                notes[REVISION_HISTORY] = _history(notes.get(REVISION_HISTORY) or "", str(current))
         steps: list[Action] = []
         ready = spec.get("minReadySeconds")
         if notes != meta.annotations(new) or ready != meta.spec(new).get("minReadySeconds"):
@@ -158,16 +176,22 @@ class _Sync:
             if ready is not None:
                 changed["spec"]["minReadySeconds"] = ready
             steps.append(Update(SETS, changed))
-        if meta.annotations(self.deployment).get(REVISION) != notes.get(REVISION):
-            steps.append(self._patch_revision(notes.get(REVISION, "1")))
+        known = meta.get_condition(self.deployment, "Progressing") is not None or not has_deadline(self.deployment)
+        if not known or meta.annotations(self.deployment).get(REVISION) != notes.get(REVISION):
+            found = ("FoundNewReplicaSet", f'Found new replica set "{meta.name(new)}"')
+            steps.append(self._note(notes.get(REVISION, "1"), None if known else found))
         return steps
 
-    def _patch_revision(self, revision: str) -> Patch:
-        body = {"metadata": {"uid": meta.uid(self.deployment), "annotations": {REVISION: revision}}}
+    def _note(self, revision: str, reason: tuple[str, str] | None) -> Patch:
+        """The Deployment's own revision, and why it progresses."""
+        body: dict[str, Any] = {"metadata": {"uid": meta.uid(self.deployment), "annotations": {REVISION: revision}}}
+        if reason is not None:
+            body["metadata"]["resourceVersion"] = meta.resource_version(self.deployment)
+            body["status"] = {"conditions": progressing(self.deployment, "True", reason, self.now)}
         space, name = meta.namespace(self.deployment), meta.name(self.deployment)
-        return Patch("deployments.apps", space, name, body, subresource="status")
+        return Patch(DEPLOYMENTS, space, name, body, subresource="status")
 
-    def _create_new(self) -> list[Action]:
+    def _create_new(self) -> Result:
         deployment = self.deployment
         template = meta.spec(deployment).get("template") or {}
         collisions = meta.status(deployment).get("collisionCount") or 0
@@ -176,7 +200,7 @@ class _Sync:
         other = self.view.get(SETS, meta.namespace(deployment), name)
         if other is not None:  # somebody else's, or another template of the same hash
             status = {**meta.status(deployment), "collisionCount": collisions + 1}
-            return [UpdateStatus("deployments.apps", {**deployment, "status": status})]
+            return result([UpdateStatus(DEPLOYMENTS, {**deployment, "status": status})])
         rolling = rollout.is_rolling(deployment)
         size = rollout.new_replicas(self.bounds, 0, rollout.total(self.old), rolling=rolling)
         selector = copy.deepcopy(meta.spec(deployment).get("selector") or {})
@@ -199,15 +223,24 @@ class _Sync:
             "spec": spec,
         }
         failed = f'Failed to create new replica set "{name}": {{error}}'
-        return [
-            Create(
-                SETS,
-                rs,
-                done=self._scaled_event("up", name, was=0, size=size) if size else None,
-                failed=Event(deployment, "Warning", "ReplicaSetCreateError", failed),
-            ),
-            self._patch_revision(revision),
-        ]
+        create = Create(
+            SETS,
+            rs,
+            done=self._scaled_event("up", name, was=0, size=size) if size else None,
+            failed=Event(deployment, "Warning", "ReplicaSetCreateError", failed),
+        )
+        created = ("NewReplicaSetCreated", f'Created new replica set "{name}"') if has_deadline(deployment) else None
+        return result([create], [self._note(revision, created)], refused=partial(self._create_failed, failed))
+
+    def _create_failed(self, text: str, error: str) -> list[Action]:
+        if not has_deadline(self.deployment):
+            return []
+        reason = ("ReplicaSetCreateError", text.replace("{error}", error))
+        conditions = progressing(self.deployment, "False", reason, self.now)
+        if conditions == meta.status(self.deployment).get("conditions"):
+            return []
+        status = {**meta.status(self.deployment), "conditions": conditions}
+        return [UpdateStatus(DEPLOYMENTS, {**self.deployment, "status": status})]
 
     # --- sizes ----------------------------------------------------------------------------------
 
@@ -234,51 +267,59 @@ class _Sync:
             steps.append(Update(SETS, changed, done=done if size != was else None))
         return steps
 
-    def _roll(self) -> list[Action]:
-        """The next step towards only the new ReplicaSet having pods."""
+    def _roll(self) -> Result | None:
+        """The next step towards only the new ReplicaSet having pods; None where there is none now."""
         rolling = rollout.is_rolling(self.deployment)
         if not rolling:
             steps = self._scale_all((rs, 0) for rs in self.old if wanted(rs))
             if steps or any(self._has_running_pods(rs) for rs in self.old):
-                return steps
+                return result(steps) if steps else None
         if self.new is None:
             return self._create_new()
         size = rollout.new_replicas(self.bounds, wanted(self.new), rollout.total(self.sets), rolling=rolling)
         if size != wanted(self.new):
-            return self._scale_all([(self.new, size)])
-        if rolling:
-            return self._scale_all(rollout.shrink_old(self.bounds, self.new, self.old))
-        return []
+            return result(self._scale_all([(self.new, size)]))
+        steps = self._scale_all(rollout.shrink_old(self.bounds, self.new, self.old)) if rolling else []
+        return result(steps) if steps else None
 
     def _has_running_pods(self, rs: Object) -> bool:
+        if meta.status(rs).get("replicas"):
+            return True
         return any(not pod_is_terminated(pod) for pod in controlled(self.view, "pods", rs))
 
     # --- status ---------------------------------------------------------------------------------
 
-    def _write_status(self) -> Result:
-        status = status_of(self.deployment, self.new, self.sets, now=self.now)
+    def _write_status(self, *, rolling_out: bool) -> Result:
+        deployment = self.deployment
+        status = status_of(deployment, self.new, self.sets, now=self.now)
+        if rolling_out:
+            judge_rollout(deployment, self.new, self.sets, status=status, now=self.now)
         writes: list[Action] = []
-        if status != meta.status(self.deployment):
-            writes.append(UpdateStatus("deployments.apps", {**self.deployment, "status": status}))
-        if not meta.is_deleting(self.deployment) and is_complete(self.deployment, status):
+        if status != meta.status(deployment):
+            writes.append(UpdateStatus(DEPLOYMENTS, {**deployment, "status": status}))
+        if meta.spec(deployment).get("paused") or (rolling_out and is_complete(deployment, status)):
             writes += self._cleanup()
-        return result(writes, requeue_after=deadline_in(self.deployment, status, self.now))
+        return result(writes, requeue_after=deadline_in(deployment, status, self.now))
 
     def _cleanup(self) -> list[Action]:
         """Old, empty ReplicaSets beyond the history limit."""
         limit = meta.spec(self.deployment).get("revisionHistoryLimit")
         if limit is None:
             return []
-        empty = [
-            rs
-            for rs in self.old
+        staying = [rs for rs in self.old if not meta.is_deleting(rs)]
+        staying.sort(key=lambda rs: (rollout.number(rs, REVISION), meta.name(rs)))
+        return [
+            Delete(SETS, rs)
+            for rs in staying[: max(0, len(staying) - int(limit))]
             if wanted(rs) == 0
             and not meta.status(rs).get("replicas")
             and (meta.status(rs).get("observedGeneration") or 0) >= meta.generation(rs)
-            and not meta.is_deleting(rs)
         ]
-        surplus = len(self.old) - int(limit)
-        if surplus <= 0:
-            return []
-        empty.sort(key=lambda rs: (rollout.number(rs, REVISION), meta.name(rs)))
-        return [Delete(SETS, rs) for rs in empty[:surplus]]
+
+
+def _history(before: str, revision: str) -> str:
+    """The revisions that a ReplicaSet had: the oldest give way where the list grows too long."""
+    kept = [*filter(None, before.split(",")), revision]
+    while len(text := ",".join(kept)) > HISTORY_LENGTH and len(kept) > 1:
+        del kept[0]
+    return text

@@ -12,8 +12,8 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Moment
-from rayplane.control_plane.controllers.replicaset import wanted
-from rayplane.control_plane.controllers.rollout import REVISION_HISTORY, bounds_of
+from rayplane.control_plane.controllers.replicaset import FAILURE, wanted
+from rayplane.control_plane.controllers.rollout import bounds_of, total
 
 NEVER_S = 2**31 - 1  # a progress deadline that means "none"
 
@@ -33,25 +33,26 @@ def is_complete(deployment: Object, status: dict[str, Any]) -> bool:
 
 
 def status_of(deployment: Object, new: Object | None, sets: Sequence[Object], *, now: Moment) -> dict[str, Any]:
-    """The status to write. `sets` holds all ReplicaSets, `new` among them when it exists."""
+    """Counts and availability. `sets` holds all ReplicaSets, `new` among them when it exists."""
     old = meta.status(deployment)
-    replicas, ready = _sum(sets, "replicas"), _sum(sets, "readyReplicas")
     available = _sum(sets, "availableReplicas")
     counts = {
         "observedGeneration": meta.generation(deployment),
-        "replicas": replicas,
+        "replicas": _sum(sets, "replicas"),
         "updatedReplicas": _sum([new], "replicas") if new else 0,
-        "readyReplicas": ready,
+        "readyReplicas": _sum(sets, "readyReplicas"),
         "availableReplicas": available,
-        "unavailableReplicas": max(0, replicas - available, wanted(deployment) - available),
-        "terminatingReplicas": _sum(sets, "terminatingReplicas"),
-        "collisionCount": old.get("collisionCount") or 0,
+        "unavailableReplicas": max(0, total(sets) - available),
     }
     status: dict[str, Any] = {field: count for field, count in counts.items() if count}
-    conditions = copy.deepcopy(old.get("conditions") or [])
+    if all("terminatingReplicas" in meta.status(rs) for rs in sets):
+        status["terminatingReplicas"] = _sum(sets, "terminatingReplicas")
+    if collisions := old.get("collisionCount"):
+        status["collisionCount"] = collisions
+    status["conditions"] = copy.deepcopy(old.get("conditions") or [])
     enough = available >= bounds_of(deployment).least_available
     _set(
-        conditions,
+        status["conditions"],
         "Available",
         "True" if enough else "False",
         reason=("MinimumReplicasAvailable", "Deployment has minimum availability.")
@@ -59,7 +60,6 @@ def status_of(deployment: Object, new: Object | None, sets: Sequence[Object], *,
         else ("MinimumReplicasUnavailable", "Deployment does not have minimum availability."),
         now=now,
     )
-    status["conditions"] = _progress(deployment, new, status, conditions=conditions, now=now)
     return status
 
 
@@ -72,10 +72,9 @@ def _set(
     now: Moment,
     touch: bool = False,
 ) -> None:
-    """Set a condition; lastUpdateTime moves with status or reason, or with `touch`."""
+    """Set a condition that says something else by status or reason (its message alone makes no news), or `touch` it."""
     old = meta.get_condition(conditions, kind)
-    same = old is not None and old.get("status") == value and old.get("reason") == reason[0]
-    if old is not None and same and not touch and old.get("message") == reason[1]:
+    if old is not None and (old.get("status"), old.get("reason")) == (value, reason[0]) and not touch:
         return
     new = {
         "type": kind,
@@ -92,56 +91,73 @@ def _deadline(deployment: Object) -> int | None:
     return None if seconds is None or seconds >= NEVER_S else int(seconds)
 
 
-def _progress(
+def paused_or_resumed(deployment: Object, now: Moment) -> list[dict[str, Any]] | None:
+    """The conditions after a pause began or ended, where they do not say so yet."""
+    current = meta.get_condition(deployment, "Progressing") or {}
+    if _deadline(deployment) is None or current.get("reason") == "ProgressDeadlineExceeded":
+        return None
+    paused = bool(meta.spec(deployment).get("paused"))
+    if paused == (current.get("reason") == "DeploymentPaused"):
+        return None
+    reason = ("DeploymentPaused", "Deployment is paused") if paused else ("DeploymentResumed", "Deployment is resumed")
+    return progressing(deployment, "Unknown", reason, now)
+
+
+def progressing(deployment: Object, value: str, reason: tuple[str, str], now: Moment) -> list[dict[str, Any]]:
+    """The conditions with another Progressing."""
+    conditions = copy.deepcopy(meta.status(deployment).get("conditions") or [])
+    _set(conditions, "Progressing", value, reason=reason, now=now)
+    return conditions
+
+
+def has_deadline(deployment: Object) -> bool:
+    return _deadline(deployment) is not None
+
+
+def judge_rollout(
+    deployment: Object, new: Object | None, sets: Sequence[Object], *, status: dict[str, Any], now: Moment
+) -> None:
+    """Bring Progressing and ReplicaFailure up to date in a status whose counts are."""
+    conditions = status["conditions"]
+    if _deadline(deployment) is None:
+        _drop(conditions, "Progressing")
+    else:
+        _judge_progress(deployment, new, status, conditions, now)
+    others = (rs for rs in sets if rs is not new)
+    failures = (meta.get_condition(rs, FAILURE) for rs in (new, *others) if rs is not None)
+    failure = next((f for f in failures if f is not None), None)
+    if failure is None:
+        _drop(conditions, FAILURE)
+    else:
+        reason = (failure.get("reason") or "", failure.get("message") or "")
+        _set(conditions, FAILURE, failure.get("status") or "True", reason=reason, now=now)
+
+
+def _drop(conditions: list[dict[str, Any]], kind: str) -> None:
+    conditions[:] = [c for c in conditions if c.get("type") != kind]
+
+
+def _judge_progress(
     deployment: Object,
     new: Object | None,
     status: dict[str, Any],
-    *,
     conditions: list[dict[str, Any]],
     now: Moment,
-) -> list[dict[str, Any]]:
-    if _deadline(deployment) is None:
-        return [c for c in conditions if c.get("type") != "Progressing"]
+) -> None:
     current = meta.get_condition(conditions, "Progressing") or {}
-    if meta.spec(deployment).get("paused"):
-        if current.get("reason") != "ProgressDeadlineExceeded":
-            reason = ("DeploymentPaused", "Deployment is paused")
-            _set(conditions, "Progressing", "Unknown", reason=reason, now=now)
-        return conditions
-    if current.get("reason") == "DeploymentPaused":
-        reason = ("DeploymentResumed", "Deployment is resumed")
-        _set(conditions, "Progressing", "Unknown", reason=reason, now=now)
-        return conditions
+    settled = current.get("reason") == "NewReplicaSetAvailable"
+    if settled and status.get("replicas", 0) == status.get("updatedReplicas", 0):
+        return
     title = f'ReplicaSet "{meta.name(new)}"' if new else f'Deployment "{meta.name(deployment)}"'
-    done = (
-        current.get("reason") == "NewReplicaSetAvailable"
-        and status.get("replicas", 0) == status.get("updatedReplicas", 0)
-        and title in (current.get("message") or "")
-    )
-    if done:
-        return conditions
     if is_complete(deployment, status):
         reason = ("NewReplicaSetAvailable", f"{title} has successfully progressed.")
         _set(conditions, "Progressing", "True", reason=reason, now=now)
-    elif (
-        new is not None
-        and f'"{meta.name(new)}"' not in (current.get("message") or "")
-        and (current.get("reason") != "DeploymentResumed")
-    ):
-        found = REVISION_HISTORY in meta.annotations(new)
-        reason = (
-            ("FoundNewReplicaSet", f'Found new replica set "{meta.name(new)}"')
-            if found
-            else ("NewReplicaSetCreated", f'Created new replica set "{meta.name(new)}"')
-        )
-        _set(conditions, "Progressing", "True", reason=reason, now=now, touch=True)
     elif _advanced(meta.status(deployment), status):
         reason = ("ReplicaSetUpdated", f"{title} is progressing.")
         _set(conditions, "Progressing", "True", reason=reason, now=now, touch=True)
     elif _timed_out(deployment, current, now):
         reason = ("ProgressDeadlineExceeded", f"{title} has timed out progressing.")
         _set(conditions, "Progressing", "False", reason=reason, now=now)
-    return conditions
 
 
 def _advanced(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -9,13 +9,18 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import orjson
+
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apps.daemon_set import TEMPLATE_GENERATION
+from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.controllers.core import Create, Delete, Update
+from rayplane.control_plane.controllers.adoption import Claim, claim, selector_of
+from rayplane.control_plane.controllers.core import Create, Delete, Update, View
 from rayplane.control_plane.controllers.templates import normalized, safe_hash
 
 REVISIONS = "controllerrevisions.apps"
+_COLLISIONS_MAX = 100
 _NOT_COPIED = frozenset({TEMPLATE_GENERATION})
 
 
@@ -29,30 +34,61 @@ def number_of(revision: Object) -> int:
     return int(revision.get("revision") or 0)
 
 
+def recorded(view: View, owner: Object, *, owners: str, release: bool) -> Claim:
+    """The owner's revisions, and those without an owner that its selector would have: they outlive a set that is
+    deleted without its dependents, and the next of its name goes on with them."""
+    selector = selector_of(owner)
+    return claim(view, REVISIONS, owner, owners=owners, selector=selector, release=release)
+
+
 def in_order(revisions: Iterable[Object]) -> list[Object]:
     return sorted(revisions, key=lambda r: (number_of(r), meta.name(r)))
 
 
 def find_equal(revisions: Sequence[Object], data: dict[str, Any]) -> Object | None:
-    """The newest revision with this data."""
-    for revision in reversed(in_order(revisions)):
-        if _comparable(revision.get("data") or {}) == _comparable(data):
-            return revision
+    """The newest revision with this data.
+
+    A template of today may have defaults that were unknown when it was recorded: that alone makes no new revision, for
+    a new revision would restart all pods.
+    """
+    wanted, newest_first = _template(data), in_order(revisions)[::-1]
+    for view in (_as_written, _as_understood):
+        for revision in newest_first:
+            if view(_template(revision.get("data") or {})) == view(wanted):
+                return revision
     return None
 
 
-def _comparable(data: dict[str, Any]) -> dict[str, Any]:
-    return normalized((data.get("spec") or {}).get("template") or {})
+def _template(data: dict[str, Any]) -> dict[str, Any]:
+    found = dict((data.get("spec") or {}).get("template") or {})
+    found.pop("$patch", None)
+    return found
 
 
-def new_revision(owner: Object, revisions: Sequence[Object], *, hash_label: str, collisions: int = 0) -> Create:
-    """A write for the revision of the owner's present template."""
-    data = revision_data(owner)
-    digest = safe_hash(data, collisions)
+def _as_written(template: dict[str, Any]) -> dict[str, Any]:
+    return normalized(template)
+
+
+def _as_understood(template: dict[str, Any]) -> dict[str, Any]:
+    full = copy.deepcopy(normalized(template))
+    default_pod_template(full)
+    return full
+
+
+def new_revision(owner: Object, revisions: Sequence[Object], *, view: View, hash_label: str) -> Create:
+    """A write for the revision of the owner's present template, under a name that nobody has."""
+    # Always the same bytes for the same template, in whatever order its fields were written.
+    data = orjson.loads(orjson.dumps(revision_data(owner), option=orjson.OPT_SORT_KEYS))
+    digest = name = ""
+    for collisions in range(_COLLISIONS_MAX):
+        digest = safe_hash(data, collisions)
+        name = f"{meta.name(owner)[:223]}-{digest}"
+        if view.get(REVISIONS, meta.namespace(owner), name) is None:
+            break
     labels = (meta.spec(owner).get("template") or {}).get("metadata", {}).get("labels") or {}
     notes = {k: v for k, v in meta.annotations(owner).items() if k not in _NOT_COPIED}
     own: dict[str, Any] = {
-        "name": f"{meta.name(owner)[:223]}-{digest}",
+        "name": name,
         "namespace": meta.namespace(owner),
         "labels": {**labels, hash_label: digest},
         "ownerReferences": [meta.owner_reference(owner)],
@@ -78,9 +114,12 @@ def renumbered(revision: Object, number: int) -> Update:
     return Update(REVISIONS, {**revision, "revision": number})
 
 
-def surplus(revisions: Sequence[Object], *, live: set[str], limit: int | None) -> list[Delete]:
-    """Deletes for the oldest revisions nobody uses beyond the history limit."""
+def surplus(revisions: Sequence[Object], *, live: set[str], limit: int | None, counted: int = 0) -> list[Delete]:
+    """Deletes for the oldest revisions nobody uses beyond the history limit.
+
+    `counted`: of those in use, as many as count towards the limit.
+    """
     if limit is None:
         return []
     idle = [r for r in in_order(revisions) if meta.name(r) not in live and not meta.is_deleting(r)]
-    return [Delete(REVISIONS, r) for r in idle[: max(0, len(idle) - limit)]]
+    return [Delete(REVISIONS, r) for r in idle[: max(0, len(idle) + counted - limit)]]

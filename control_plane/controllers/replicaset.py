@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.selectors import LabelSelector, from_label_selector, from_map
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_available, pod_is_ready
-from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_available, pod_is_ready, pod_is_terminated
+from rayplane.control_plane.controllers.adoption import claim, orphan_matches, selector_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -29,6 +28,7 @@ from rayplane.control_plane.controllers.core import (
     controlled,
     controller_key,
     result,
+    slow_start,
 )
 from rayplane.control_plane.controllers.templates import (
     next_available,
@@ -38,6 +38,9 @@ from rayplane.control_plane.controllers.templates import (
 )
 
 BURST = 500  # most pods made or deleted in one reconcile
+FIRST = 32
+"""Pods that are asked for at once by a set that was refused none yet; one, as in Kubernetes, after a refusal."""
+FAILURE = "ReplicaFailure"
 
 
 class ReplicaSetController(BaseController):
@@ -55,31 +58,28 @@ class ReplicaSetController(BaseController):
     def _pod_keys(self, pod: Object, view: View) -> Iterable[str]:
         if meta.controller_of(pod) is not None:
             return self._owner_key(pod, view)
-        return () if self._core else orphan_matches(view, self._resource, pod)
-
-    def _selector(self, rs: Object) -> LabelSelector:
-        selector = meta.spec(rs).get("selector")
-        return from_map(selector) if self._core else from_label_selector(selector)
+        return orphan_matches(view, self._resource, pod)
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         rs = view.get(self._resource, *meta.split_key(key))
         if rs is None:
             return NOTHING
-        claimed = claim(view, "pods", rs, selector=self._selector(rs))
-        if claimed.patches:
-            return result(claimed.patches)
+        claimed = claim(view, "pods", rs, owners=self._resource, selector=selector_of(rs))
+        if claimed.steps:
+            return result(claimed.steps)
         pods = [pod for pod in claimed.owned if pod_is_active(pod)]
-        terminating = sum(meta.is_deleting(pod) for pod in claimed.owned)
-        changes = () if meta.is_deleting(rs) else self._scale(rs, pods, view)
+        going = sum(meta.is_deleting(pod) and not pod_is_terminated(pod) for pod in claimed.owned)
+        stages = [] if meta.is_deleting(rs) else self._scale(rs, pods, view, now)
         wait = next_available(pods, meta.spec(rs).get("minReadySeconds") or 0, now)
-        status = self._status(rs, pods, terminating, now)
-        writes: tuple[Action, ...] = ()
-        if status != meta.status(rs):
-            writes = (UpdateStatus(self._resource, {**rs, "status": status}),)
-        # Scaling first; the status follows from a later reconcile, when the pods are in the cache.
-        return result(changes or writes, requeue_after=wait)
 
-    def _scale(self, rs: Object, pods: Sequence[Object], view: View) -> tuple[Action, ...]:
+        def status(error: str = "") -> list[Action]:
+            found = self._status(rs, pods, going, now, error)
+            return [UpdateStatus(self._resource, {**rs, "status": found})] if found != meta.status(rs) else []
+
+        # Scaling first; the status follows from a later reconcile, when the pods are in the cache.
+        return result(*(stages or [status()]), requeue_after=wait, refused=status)
+
+    def _scale(self, rs: Object, pods: Sequence[Object], view: View, now: Moment) -> list[Sequence[Action]]:
         missing = wanted(rs) - len(pods)
         if missing > 0:
             pod = pod_from(meta.spec(rs).get("template") or {}, rs)
@@ -89,12 +89,13 @@ class ReplicaSetController(BaseController):
                 done=Event(rs, "Normal", "SuccessfulCreate", "Created pod: {name}"),
                 failed=Event(rs, "Warning", "FailedCreate", "Error creating: {error}"),
             )
-            return (create,) * min(missing, BURST)
+            failing = meta.get_condition(rs, FAILURE) is not None
+            return slow_start((create,) * min(missing, BURST), first=1 if failing else FIRST)
         if missing == 0:
-            return ()
+            return []
         crowd = Counter(meta.node_name(pod) for pod in self._siblings(rs, view))
-        ranked = ranked_for_deletion(pods, companions=lambda pod: crowd[meta.node_name(pod)])
-        return tuple(
+        ranked = ranked_for_deletion(pods, companions=lambda pod: crowd[meta.node_name(pod)], now=now)
+        delete = [
             Delete(
                 "pods",
                 pod,
@@ -102,7 +103,8 @@ class ReplicaSetController(BaseController):
                 failed=Event(rs, "Warning", "FailedDelete", "Error deleting: {error}"),
             )
             for pod in ranked[: min(-missing, BURST)]
-        )
+        ]
+        return [delete]
 
     def _siblings(self, rs: Object, view: View) -> Iterable[Object]:
         """Active pods of all ReplicaSets with the same owner: their crowding on nodes ranks deletions."""
@@ -111,7 +113,7 @@ class ReplicaSetController(BaseController):
         for one in group:
             yield from (p for p in controlled(view, "pods", one) if pod_is_active(p))
 
-    def _status(self, rs: Object, pods: Sequence[Object], terminating: int, now: Moment) -> dict[str, Any]:
+    def _status(self, rs: Object, pods: Sequence[Object], going: int, now: Moment, error: str) -> dict[str, Any]:
         spec = meta.spec(rs)
         template_labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
         min_ready = spec.get("minReadySeconds") or 0
@@ -122,11 +124,25 @@ class ReplicaSetController(BaseController):
         }
         status: dict[str, Any] = {"replicas": len(pods)}
         status.update({field: count for field, count in counts.items() if count})
-        if terminating and not self._core:
-            status["terminatingReplicas"] = terminating
+        if not self._core:
+            status["terminatingReplicas"] = going
         if generation := meta.generation(rs):
             status["observedGeneration"] = generation
+        if conditions := _conditions(rs, wanted(rs) - len(pods), error, now):
+            status["conditions"] = conditions
         return status
+
+
+def _conditions(rs: Object, missing: int, error: str, now: Moment) -> list[dict[str, Any]]:
+    """The conditions with ReplicaFailure as it is: it keeps its first error until all is well again."""
+    found = list(meta.status(rs).get("conditions") or ())
+    if not error:
+        return [c for c in found if c.get("type") != FAILURE]
+    if meta.get_condition(found, FAILURE) is None:
+        reason = "FailedCreate" if missing > 0 else "FailedDelete"
+        failure = {"type": FAILURE, "status": "True", "reason": reason, "message": error}
+        meta.set_condition(found, failure, now.stamp)
+    return found
 
 
 def wanted(workload: Object) -> int:

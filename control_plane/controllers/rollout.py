@@ -56,7 +56,7 @@ def is_rolling(deployment: Object) -> bool:
 def bounds_of(deployment: Object) -> Bounds:
     """Surge rounds up, unavailability down; if both come to nothing, one pod may be unavailable."""
     replicas = wanted(deployment)
-    if not is_rolling(deployment) or replicas == 0:
+    if not is_rolling(deployment):
         return Bounds(replicas, 0, 0)
     rolling = (meta.spec(deployment).get("strategy") or {}).get("rollingUpdate") or {}
     surge = int_or_percent(rolling.get("maxSurge", "25%"), replicas, up=True)
@@ -159,7 +159,7 @@ def rescale(deployment: Object, new: Object | None, old: Sequence[Object]) -> li
     ordered.sort(key=wanted, reverse=True)
     sizes, added = [], 0
     for rs in ordered:
-        share = _share(deployment, rs, bounds, left=to_add - added) if to_add else 0
+        share = _share(deployment, rs, bounds, left=to_add - added)
         sizes.append(wanted(rs) + share)
         added += share
     if sizes and to_add != added:
@@ -168,8 +168,11 @@ def rescale(deployment: Object, new: Object | None, old: Sequence[Object]) -> li
 
 
 def _share(deployment: Object, rs: Object, bounds: Bounds, *, left: int) -> int:
-    if bounds.replicas == 0:
-        return -wanted(rs)
+    """What a set gets of `left` pods that are still to be added, or taken away where it is negative."""
+    if left == 0:
+        return 0
     before = number(rs, MAX) or meta.status(deployment).get("replicas") or bounds.most
-    fraction = math.floor(wanted(rs) * bounds.most / before + 0.5) - wanted(rs)
+    fraction = -wanted(rs)
+    if bounds.replicas:
+        fraction += math.floor(wanted(rs) * bounds.most / before + 0.5)
     return min(fraction, left) if left > 0 else max(fraction, left)

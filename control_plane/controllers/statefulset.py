@@ -6,15 +6,15 @@ Source: Kubernetes concepts "StatefulSets", API reference apps/v1; events as kub
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery.selectors import from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_available, pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.controllers import history
-from rayplane.control_plane.controllers.adoption import claim, orphan_matches
+from rayplane.control_plane.controllers.adoption import claim, orphan_matches, selector_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -27,9 +27,9 @@ from rayplane.control_plane.controllers.core import (
     UpdateStatus,
     View,
     Watch,
-    controlled,
     controller_key,
     result,
+    slow_start,
     soonest,
 )
 from rayplane.control_plane.controllers.replicaset import BURST, wanted
@@ -38,8 +38,13 @@ from rayplane.control_plane.controllers.statefulset_identity import (
     CLAIMS,
     REVISION_LABEL,
     claims_for,
+    claims_of,
+    goes_with_another,
+    identity_patches,
+    is_member,
     ordinal_of,
     pod_for,
+    pod_name,
     retention_patches,
     sets_of_claim,
 )
@@ -90,35 +95,20 @@ class StatefulSetController(BaseController):
         sts = view.get(SETS, *meta.split_key(key))
         if sts is None:
             return NOTHING
-        selector = from_label_selector(meta.spec(sts).get("selector"))
-        claimed = claim(view, "pods", sts, selector=selector)
-        if claimed.patches:
-            return result(claimed.patches)
-        revisions = list(controlled(view, history.REVISIONS, sts))
-        data = history.revision_data(sts)
-        update = history.find_equal(revisions, data)
+        selector = selector_of(sts)
+        kept = history.recorded(view, sts, owners=SETS, release=False)
+        claimed = claim(view, "pods", sts, owners=SETS, selector=selector, member=partial(is_member, sts))
+        if kept.steps or claimed.steps:
+            return result([*kept.steps, *claimed.steps])
+        revisions = kept.owned
+        update = history.find_equal(revisions, history.revision_data(sts))
         if update is None:
             if meta.is_deleting(sts):
                 return NOTHING
-            create = history.new_revision(sts, revisions, hash_label=HASH_LABEL, collisions=_collisions(sts, revisions))
-            return result([create])
+            return result([history.new_revision(sts, revisions, view=view, hash_label=HASH_LABEL)])
         if history.number_of(update) < history.next_number(revisions) - 1:
             return result([history.renumbered(update, history.next_number(revisions))])
         return _Sync(sts, claimed.owned, revisions, update=update, view=view, now=now).run()
-
-
-def _collisions(sts: Object, revisions: Sequence[Object]) -> int:
-    """Tries of hashes that are taken by another template."""
-    names = {meta.name(r) for r in revisions}
-    tries = 0
-    while _revision_name(sts, tries) in names:
-        tries += 1
-    return tries
-
-
-def _revision_name(sts: Object, tries: int) -> str:
-    create = history.new_revision(sts, (), hash_label=HASH_LABEL, collisions=tries)
-    return meta.name(create.obj)
 
 
 class _Sync:
@@ -153,6 +143,7 @@ class _Sync:
         stages: tuple[Iterable[Action], ...] = ()
         if not meta.is_deleting(self.sts):
             patches = retention_patches(self.sts, self.pods, self.ordinals, view=self.view)
+            patches += identity_patches(self.sts, self.pods)
             if patches:
                 return result(patches)
             stages = self._fill() or self._shrink() or self._roll()
@@ -182,26 +173,20 @@ class _Sync:
         for ordinal in self.ordinals:
             pod = self.pods.get(ordinal)
             if pod is None:
-                if self._claim_is_leaving(ordinal):
-                    if self.ordered:
-                        break
-                    continue
-                made, create = self._create(ordinal)
-                claims += made
-                pods.append(create)
-                if len(pods) >= BURST:
-                    break
-            elif pod_is_terminated(pod) and not meta.is_deleting(pod):
-                text = f"StatefulSet {meta.key(self.sts)} is recreating {pod_phase(pod).lower()} Pod {meta.name(pod)}"
-                pods.append(Event(self.sts, "Warning", "RecreatingFailedPod", text))
+                if not self._claim_is_stale(ordinal):
+                    claims += self._missing_claims(ordinal)
+                    pods.append(self._create(ordinal))
+            elif meta.is_deleting(pod):
+                pass
+            elif pod_is_terminated(pod):
                 pods.append(self._delete(pod))
-            elif self._settled(pod) or not self.ordered:
-                continue
-            if self.ordered:
-                return (claims, pods) if pods else _WAIT
-        if self.ordered and any(o not in self.pods for o in self.ordinals):
-            return _WAIT
-        return (claims, pods) if pods else ()
+            elif pod_phase(pod) == "Pending":
+                claims += self._missing_claims(ordinal)
+            if self.ordered and not (pod is not None and self._settled(pod)):
+                return (claims, pods) if claims or pods else _WAIT
+            if len(pods) >= BURST:
+                break
+        return (claims, *slow_start(pods)) if claims or pods else ()
 
     def _settled(self, pod: Object) -> bool:
         return not meta.is_deleting(pod) and self._healthy(pod)
@@ -209,36 +194,36 @@ class _Sync:
     def _healthy(self, pod: Object) -> bool:
         return pod_phase(pod) == "Running" and pod_is_available(pod, self.min_ready, self.now.wall)
 
-    def _create(self, ordinal: int) -> tuple[list[Action], Create]:
-        revision = self.update
-        if self.rolling and ordinal < self.start + self.partition:
-            revision = self.current
-        pod = pod_for(self.sts, revision, ordinal)
-        name = meta.name(self.sts)
+    def _missing_claims(self, ordinal: int) -> list[Action]:
         claims: list[Action] = []
+        there = {meta.name(claim) for claim in claims_of(self.sts, ordinal, self.view)}
+        if len(there) == len(meta.spec(self.sts).get("volumeClaimTemplates") or ()):
+            return claims
         for one in claims_for(self.sts, ordinal):
-            if self.view.get(CLAIMS, meta.namespace(one), meta.name(one)) is not None:
+            if meta.name(one) in there:
                 continue
-            what = f"create Claim {meta.name(one)} Pod {meta.name(pod)} in StatefulSet {name}"
+            pod, name = pod_name(self.sts, ordinal), meta.name(self.sts)
+            what = f"create Claim {meta.name(one)} Pod {pod} in StatefulSet {name}"
             done = Event(self.sts, "Normal", "SuccessfulCreate", f"{what} success")
             failed = Event(self.sts, "Warning", "FailedCreate", f"{what} failed error: {{error}}")
             claims.append(Create(CLAIMS, one, done=done, failed=failed, exists_ok=True))
-        what = f"create Pod {meta.name(pod)} in StatefulSet {name}"
+        return claims
+
+    def _create(self, ordinal: int) -> Create:
+        held_back = self.rolling and ordinal < self.start + self.partition
+        pod = pod_for(self.sts, self.current if held_back else self.update, ordinal)
+        what = f"create Pod {meta.name(pod)} in StatefulSet {meta.name(self.sts)}"
         done = Event(self.sts, "Normal", "SuccessfulCreate", f"{what} successful")
         failed = Event(self.sts, "Warning", "FailedCreate", f"{what} failed error: {{error}}")
-        return claims, Create("pods", pod, done=done, failed=failed)
+        return Create("pods", pod, done=done, failed=failed)
 
-    def _claim_is_leaving(self, ordinal: int) -> bool:
-        """A claim of an earlier pod is still being deleted: its name is not free yet."""
-        for one in claims_for(self.sts, ordinal):
-            found = self.view.get(CLAIMS, meta.namespace(one), meta.name(one))
-            if found is not None and meta.is_deleting(found):
-                return True
-        return False
+    def _claim_is_stale(self, ordinal: int) -> bool:
+        """A claim of an earlier pod is being deleted, or about to be: its name is not free yet."""
+        return any(goes_with_another(self.sts, ordinal, c) for c in claims_of(self.sts, ordinal, self.view))
 
     def _waits_for_claim(self) -> bool:
         missing = islice((o for o in self.ordinals if o not in self.pods), BURST)
-        return any(self._claim_is_leaving(o) for o in missing)
+        return any(self._claim_is_stale(o) for o in missing)
 
     # --- pods that should go --------------------------------------------------------------------
 
@@ -251,16 +236,16 @@ class _Sync:
     def _shrink(self) -> tuple[Iterable[Action], ...]:
         """Delete pods beyond the wanted ones, the highest first."""
         surplus = sorted((o for o in self.pods if o not in self.ordinals), reverse=True)
+        unhealthy = [o for o in surplus if not self._settled(self.pods[o])]
         deletes: list[Action] = []
-        unhealthy = [o for o in sorted(self.pods) if not self._settled(self.pods[o])]
         for ordinal in surplus:
             pod = self.pods[ordinal]
             if meta.is_deleting(pod):
                 if self.ordered:
                     return _WAIT
                 continue
-            # In order, nothing goes while another pod is unhealthy, unless this is the first of the unhealthy.
-            if self.ordered and unhealthy and ordinal != unhealthy[0]:
+            # In order, an unhealthy pod goes only when none below it is unhealthy.
+            if self.ordered and not self._healthy(pod) and ordinal != unhealthy[-1]:
                 return _WAIT
             deletes.append(self._delete(pod))
             if self.ordered:
@@ -268,23 +253,27 @@ class _Sync:
         return (deletes,) if deletes else ()
 
     def _roll(self) -> tuple[Iterable[Action], ...]:
-        """Delete pods of other revisions, the highest first, as availability allows; `_fill` makes them anew."""
+        """Delete pods of other revisions, the highest first, as availability allows; `_fill` makes them anew.
+
+        Of parallel sets those that are down anyway go at once. In order a pod that never becomes ready is not replaced,
+        even by a better template: `_fill` waits for it (see "Forced rollback" in Kubernetes' documentation).
+        """
         if not self.rolling:
             return ()
-        most = self.rolling_spec.get("maxUnavailable", 1)
-        left = max(1, int_or_percent(most, len(self.ordinals), up=True))
-        deletes: list[Action] = []
-        for ordinal in reversed(self.ordinals):
-            if left <= 0 or ordinal < self.start + self.partition:
-                break
-            pod = self.pods.get(ordinal)
-            if pod is None or meta.is_deleting(pod):
-                left -= 1
-            elif _revision_of(pod) != meta.name(self.update):
-                deletes.append(self._delete(pod))
-                left -= 1
-            elif not self._healthy(pod):
-                left -= 1
+        most = self.rolling_spec.get("maxUnavailable")
+        budget = max(1, int_or_percent(1 if most is None else most, len(self.ordinals), up=False))
+        here = [o for o in sorted(self.pods, reverse=True) if o in self.ordinals]
+        budget -= len(self.ordinals) - sum(self._settled(self.pods[o]) for o in here)
+        outdated = [
+            self.pods[o]
+            for o in here
+            if o >= self.start + self.partition
+            and not meta.is_deleting(self.pods[o])
+            and _revision_of(self.pods[o]) != meta.name(self.update)
+        ]
+        down = [] if self.ordered else [pod for pod in outdated if not self._healthy(pod)]
+        others = [pod for pod in outdated if pod not in down]
+        deletes = [self._delete(pod) for pod in [*down, *others[: max(0, budget)]]]
         return (deletes,) if deletes else ()
 
     # --- status ---------------------------------------------------------------------------------

@@ -25,6 +25,15 @@ def ordinal_of(sts: Object, pod: Object) -> int | None:
     return int(tail) if prefix == meta.name(sts) and tail.isdigit() else None
 
 
+def is_member(sts: Object, pod: Object) -> bool:
+    """Whether the pod's name is one of those that the set gives: others are not adopted."""
+    return ordinal_of(sts, pod) is not None
+
+
+def pod_name(sts: Object, ordinal: int) -> str:
+    return f"{meta.name(sts)}-{ordinal}"
+
+
 def claim_name(template: Mapping[str, Any], sts: Object, ordinal: int) -> str:
     return f"{template['metadata']['name']}-{meta.name(sts)}-{ordinal}"
 
@@ -48,7 +57,7 @@ def claims_for(sts: Object, ordinal: int) -> list[Object]:
         if source.get("annotations"):
             own["annotations"] = dict(source["annotations"])
         if goes_with_set:
-            own["ownerReferences"] = [meta.owner_reference(sts, controller=False, block=False)]
+            own["ownerReferences"] = [meta.owner_reference(sts)]
         found.append(
             {
                 "apiVersion": "v1",
@@ -78,12 +87,11 @@ def pod_for(sts: Object, revision: Object, ordinal: int) -> Object:
     """The pod of an ordinal, from the template that a revision recorded."""
     template = dict(((revision.get("data") or {}).get("spec") or {}).get("template") or {})
     template.pop("$patch", None)
-    name = f"{meta.name(sts)}-{ordinal}"
+    name = pod_name(sts, ordinal)
     pod = pod_from(template, sts, name=name)
     pod["metadata"]["labels"] = {
         **(pod["metadata"].get("labels") or {}),
-        POD_NAME: name,
-        POD_INDEX: str(ordinal),
+        **_identity(sts, ordinal),
         REVISION_LABEL: meta.name(revision),
     }
     pod["spec"]["hostname"] = name
@@ -103,33 +111,86 @@ def pod_for(sts: Object, revision: Object, ordinal: int) -> Object:
     return pod
 
 
+def _identity(sts: Object, ordinal: int) -> dict[str, str]:
+    return {POD_NAME: pod_name(sts, ordinal), POD_INDEX: str(ordinal)}
+
+
+def identity_patches(sts: Object, pods: Mapping[int, Object]) -> list[Patch]:
+    """Give pods back the labels that say who they are: services may select by them."""
+    patches = []
+    for ordinal, pod in sorted(pods.items()):
+        labels = _identity(sts, ordinal)
+        if not meta.is_deleting(pod) and not labels.items() <= meta.labels(pod).items():
+            body = {"metadata": {"uid": meta.uid(pod), "labels": labels}}
+            patches.append(Patch("pods", meta.namespace(pod), meta.name(pod), body))
+    return patches
+
+
+def claims_of(sts: Object, ordinal: int, view: View) -> list[Object]:
+    """The claims of an ordinal that are there."""
+    names = [claim_name(t, sts, ordinal) for t in meta.spec(sts).get("volumeClaimTemplates") or ()]
+    found = (view.get(CLAIMS, meta.namespace(sts), name) for name in names)
+    return [claim for claim in found if claim is not None]
+
+
+def goes_with_another(sts: Object, ordinal: int, claim: Object) -> bool:
+    """Whether a claim, of an ordinal without a pod, is being deleted or will be with the pod that was scaled away."""
+    if meta.is_deleting(claim):
+        return True
+    refs = meta.metadata(claim).get("ownerReferences") or ()
+    pods = [ref for ref in refs if _names(ref, "v1", "Pod", pod_name(sts, ordinal))]
+    return bool(pods) and _policy(sts).get("whenScaled") == "Delete"
+
+
+def _names(ref: Mapping[str, Any], version: str, kind: str, name: str) -> bool:
+    return (ref.get("apiVersion"), ref.get("kind"), ref.get("name")) == (version, kind, name)
+
+
 def retention_patches(sts: Object, pods: Mapping[int, Object], ordinals: range, *, view: View) -> list[Patch]:
     """Bring owner references of claims in line with spec.persistentVolumeClaimRetentionPolicy.
 
     A claim that is to go with the set is owned by the set, one that is to go when scaled down is owned by the pod
     that leaves; the garbage collector does the rest.
     """
-    policy = _policy(sts)
-    on_delete, on_scale = policy.get("whenDeleted") == "Delete", policy.get("whenScaled") == "Delete"
-    templates = meta.spec(sts).get("volumeClaimTemplates") or ()
     patches = []
+    templates = meta.spec(sts).get("volumeClaimTemplates") or ()
     # Where pods are still to be made, their claims are looked at when they are: there may be any number of them.
     near = islice(ordinals, len(pods) + BURST)
     for ordinal in sorted({*pods, *near}) if templates else ():
-        pod = pods.get(ordinal)
-        for template in templates:
-            found = view.get(CLAIMS, meta.namespace(sts), claim_name(template, sts, ordinal))
-            if found is None or meta.is_deleting(found):
+        owner = _owner_of_claims(sts, pods.get(ordinal), within=ordinal in ordinals)
+        for found in claims_of(sts, ordinal, view):
+            if meta.is_deleting(found):
                 continue
-            refs = meta.metadata(found).get("ownerReferences") or []
-            ours = {meta.uid(sts), meta.uid(pod) if pod is not None else ""}
-            kept = [ref for ref in refs if ref.get("uid") not in ours]
-            if pod is not None and ordinal not in ordinals and on_scale:
-                kept.append(meta.owner_reference(pod, controller=False, block=False))
-            elif on_delete:
-                kept.append(meta.owner_reference(sts, controller=False, block=False))
-            if kept != refs:
+            refs = list(meta.metadata(found).get("ownerReferences") or ())
+            wanted = _owners(sts, ordinal, pods.get(ordinal), refs, owner)
+            if wanted != refs:
                 guard = {"uid": meta.uid(found), "resourceVersion": meta.resource_version(found)}
-                body = {"metadata": {**guard, "ownerReferences": kept or None}}
+                body = {"metadata": {**guard, "ownerReferences": wanted or None}}
                 patches.append(Patch(CLAIMS, meta.namespace(found), meta.name(found), body))
     return patches
+
+
+def _owner_of_claims(sts: Object, pod: Object | None, *, within: bool) -> Object | None:
+    policy = _policy(sts)
+    if policy.get("whenScaled") == "Delete" and not within:
+        return pod
+    return sts if policy.get("whenDeleted") == "Delete" else None
+
+
+def _owners(
+    sts: Object, ordinal: int, pod: Object | None, refs: list[dict[str, Any]], owner: Object | None
+) -> list[dict[str, Any]]:
+    """The owner references a claim should have: without ours where somebody else controls it.
+
+    Where an earlier set or pod of the name owns it, it goes with that and is left alone.
+    """
+    kept, uids = [], {meta.uid(sts), meta.uid(pod) if pod is not None else ""}
+    for ref in refs:
+        ours = _names(ref, "apps/v1", "StatefulSet", meta.name(sts)) or _names(ref, "v1", "Pod", pod_name(sts, ordinal))
+        if not ours:
+            kept.append(ref)
+        elif ref.get("uid") not in uids:
+            return refs
+    if owner is not None and not any(ref.get("controller") for ref in kept):
+        kept.append(meta.owner_reference(owner))
+    return kept

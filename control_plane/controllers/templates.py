@@ -7,13 +7,16 @@ deterministic, but not equal to those of kube-controller-manager (which hashes G
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.pod_template.annotations import DELETION_COST, is_int32
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.containers import sidecars
 from rayplane.control_plane.api.pods.state import available_in, pod_phase, ready_since
 from rayplane.control_plane.controllers.core import Moment
 
@@ -105,24 +108,34 @@ def replica_changed(old: Object, new: Object) -> bool:
     )
 
 
-def restarts(pod: Object) -> int:
-    statuses = meta.status(pod).get("containerStatuses") or ()
+def restarts(pod: Object) -> tuple[int, int]:
+    """The most restarts of one of its containers, and of one of its sidecars."""
+    status, beside = meta.status(pod), {container["name"] for container in sidecars(meta.spec(pod))}
+    others = [s for s in status.get("initContainerStatuses") or () if s.get("name") in beside]
+    return _most(status.get("containerStatuses") or ()), _most(others)
+
+
+def _most(statuses: Iterable[Mapping[str, Any]]) -> int:
     return max((s.get("restartCount") or 0 for s in statuses), default=0)
 
 
 _PHASE_ORDER = {"Pending": 0, "": 1, "Unknown": 1, "Running": 2}
 
 
-def _later(stamp: str) -> tuple[int, ...]:
-    """Sorts later times first; no time at all comes first."""
-    return tuple(-ord(c) for c in stamp)
+def _age(stamp: str | None, now: Moment) -> tuple[int, int]:
+    """Sorts the younger first, in classes of age that double: what came in one wave is not told apart. No time at all
+    comes first."""
+    if not stamp:
+        return (0, 0)
+    seconds = now.seconds_since(stamp)
+    return (1, math.floor(math.log2(seconds * 1e9)) if seconds > 0 else -1)
 
 
-def ranked_for_deletion(pods: Sequence[Object], *, companions: Callable[[Object], int]) -> list[Object]:
+def ranked_for_deletion(pods: Sequence[Object], *, companions: Callable[[Object], int], now: Moment) -> list[Object]:
     """Pods in the order in which surplus ones go.
 
-    Kubernetes' ranking: unassigned, then by phase, not ready, lower deletion cost, more companions (pods of
-    the same group on the same node), ready for less long, more restarts, younger; at last by name.
+    Kubernetes' ranking: unassigned, then by phase, not ready, lower deletion cost, more companions (pods of the same
+    group on the same node), ready for less long, more restarts, younger; at last by uid.
     """
 
     def rank(pod: Object) -> tuple[Any, ...]:
@@ -133,17 +146,15 @@ def ranked_for_deletion(pods: Sequence[Object], *, companions: Callable[[Object]
             since is not None,
             _deletion_cost(pod),
             -companions(pod),
-            _later(since or ""),
-            -restarts(pod),
-            _later(meta.metadata(pod).get("creationTimestamp") or ""),
-            meta.name(pod),
+            _age(since, now),
+            tuple(-n for n in restarts(pod)),
+            _age(meta.metadata(pod).get("creationTimestamp"), now),
+            meta.uid(pod),
         )
 
     return sorted(pods, key=rank)
 
 
 def _deletion_cost(pod: Object) -> int:
-    try:
-        return int(meta.annotations(pod).get("controller.kubernetes.io/pod-deletion-cost") or 0)
-    except ValueError:
-        return 0
+    cost = meta.annotations(pod).get(DELETION_COST) or ""
+    return int(cost) if is_int32(cost) else 0

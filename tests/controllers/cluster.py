@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from rayplane.control_plane.controllers.core import (
     Delete,
     Event,
     IfAbsent,
+    IfAlive,
     Moment,
     Patch,
     Result,
@@ -50,6 +51,9 @@ class Cluster(Store):
         self.events: list[tuple[str, str, str]] = []  # (about, reason, message)
         self.specials: list[Action] = []
         self.on_special: Any = None
+        self.admit: Callable[[Action], None] | None = None
+        """Raises Forbidden for what is not admitted."""
+        self.refusal = ""
         self.listeners.append(self._dispatch)
         for n, controller in enumerate(controllers):
             for key in controller.resync_keys:
@@ -97,6 +101,11 @@ class Cluster(Store):
                 return
         raise AssertionError(f"controllers do not come to rest: {list(self.queue)[:5]}")
 
+    def steps(self, most: int) -> None:
+        """As many reconciles as that, while controllers try again and again."""
+        for _ in range(most):
+            self.step()
+
     def step(self) -> bool:
         """One reconcile; False when there is nothing to do."""
         if not self.queue:
@@ -131,11 +140,14 @@ class Cluster(Store):
 
     def apply(self, done: Result) -> bool:
         """Apply the stages; False when a write failed and the key has to come again."""
+        self.refusal = ""
         for stage in done.stages:
             fine = True
             for action in stage:
                 fine = self.act(action) and fine
             if not fine:
+                for action in done.refused(self.refusal) if self.refusal and done.refused else ():
+                    self.act(action)
                 return False
         return True
 
@@ -143,16 +155,14 @@ class Cluster(Store):
         if isinstance(action, Event):
             self._event(action)
             return True
-        if isinstance(action, IfAbsent):
-            for resource, namespace, name, uid in action.absent:
-                found = self.get(resource, namespace, name)
-                if found is not None and (not uid or meta.uid(found) == uid):
-                    return False
-            return all([self.act(write) for write in action.writes])
+        if isinstance(action, (IfAbsent, IfAlive)):
+            return self._holds(action) and all([self.act(write) for write in action.writes])
         if not isinstance(action, (Create, Update, UpdateStatus, Patch, Delete)):
             self.specials.append(action)
             return self.on_special(action) if self.on_special else True
         try:
+            if self.admit is not None:
+                self.admit(action)
             name = self._write(action)
         except errors.NotFound:
             return isinstance(action, Delete)
@@ -160,9 +170,22 @@ class Cluster(Store):
             return isinstance(action, Create) and action.exists_ok
         except errors.Conflict:
             return False
+        except errors.Forbidden as e:
+            self.refusal = self.refusal or e.message
+            if failed := getattr(action, "failed", None):
+                self._event(failed, error=e.message)
+            return False
         if action.done:
             self._event(action.done, name)
         return True
+
+    def _holds(self, action: IfAbsent | IfAlive) -> bool:
+        """What an action presumes of objects is so."""
+        if isinstance(action, IfAlive):
+            owner = self.get(action.resource, meta.namespace(action.owner), meta.name(action.owner))
+            return owner is not None and meta.uid(owner) == meta.uid(action.owner) and not meta.is_deleting(owner)
+        found = [(self.get(*place), uid) for *place, uid in action.absent]
+        return all(o is None or (uid and meta.uid(o) != uid) for o, uid in found)
 
     def _write(self, action: Create | Update | UpdateStatus | Patch | Delete) -> str:
         if isinstance(action, Create):
@@ -179,8 +202,8 @@ class Cluster(Store):
             self.update(action.resource, action.obj, subresource=subresource)
         return meta.name(action.obj)
 
-    def _event(self, event: Event, name: str = "") -> None:
-        text = event.message.replace("{name}", name)
+    def _event(self, event: Event, name: str = "", error: str = "") -> None:
+        text = event.message.replace("{name}", name).replace("{error}", error)
         self.events.append((meta.name(event.about), event.reason, text))
 
     # --- users, kubelet -------------------------------------------------------------------------

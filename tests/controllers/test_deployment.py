@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.pods.state import pod_is_ready
-from rayplane.control_plane.controllers.deployment import DeploymentController
+from rayplane.control_plane.controllers.core import Create
+from rayplane.control_plane.controllers.deployment import DeploymentController, _history
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController, wanted
 from rayplane.control_plane.controllers.rollout import bounds_of, int_or_percent
 from rayplane.control_plane.controllers.templates import safe_hash
@@ -92,6 +94,7 @@ def test_new_deployment_ends_complete(cluster: Cluster) -> None:
         "updatedReplicas": 3,
         "readyReplicas": 3,
         "availableReplicas": 3,
+        "terminatingReplicas": 0,
     }
     assert condition(cluster, "Available")["reason"] == "MinimumReplicasAvailable"
     progressing = condition(cluster, "Progressing")
@@ -188,6 +191,181 @@ def test_progress_deadline(cluster: Cluster) -> None:
     assert (found["status"], found["reason"]) == ("False", "ProgressDeadlineExceeded")
     cluster.converge()
     assert condition(cluster, "Progressing")["reason"] == "NewReplicaSetAvailable"
+
+
+def test_a_rollout_says_how_it_goes(cluster: Cluster) -> None:
+    """The reasons that Progressing goes through, each with the ReplicaSet it is about."""
+    seen: list[tuple[str, str]] = []
+
+    def look(resource: str, _kind: str, _old: Any, obj: Any) -> None:
+        found = meta.get_condition(obj, "Progressing") if resource == DEPLOYMENTS else None
+        if found and (found["reason"], found["status"]) not in seen[-1:]:
+            seen.append((found["reason"], found["status"]))
+
+    cluster.listeners.append(look)
+    deploy(cluster, progressDeadlineSeconds=10)
+    cluster.converge()
+    made = [("NewReplicaSetCreated", "True"), ("ReplicaSetUpdated", "True"), ("NewReplicaSetAvailable", "True")]
+    assert seen == made
+    set_image(cluster, "web:2")
+    cluster.settle()
+    cluster.advance(12)
+    set_image(cluster, "web:1")  # back to a ReplicaSet that is there: none is created, or found
+    cluster.converge()
+    late = ("ProgressDeadlineExceeded", "False")
+    assert seen == [*made, made[0], made[1], late, *made[1:]]
+    assert 'ReplicaSet "web-' in condition(cluster, "Progressing")["message"]
+
+
+@pytest.mark.parametrize("seconds", [None, 2**31 - 1])
+def test_no_deadline_no_progress_condition(cluster: Cluster, seconds: int | None) -> None:
+    deploy(cluster, progressDeadlineSeconds=seconds)
+    cluster.converge()
+    cluster.change(DEPLOYMENTS, "web", spec={"paused": True})
+    set_image(cluster, "web:2")
+    cluster.change(DEPLOYMENTS, "web", spec={"paused": None})
+    cluster.converge()
+    assert condition(cluster, "Progressing") == {}
+    cluster.change(DEPLOYMENTS, "web", spec={"progressDeadlineSeconds": 10})
+    cluster.converge()
+    assert condition(cluster, "Progressing")["reason"] == "NewReplicaSetAvailable"
+
+
+def test_pausing_is_noted_and_resuming_starts_the_deadline_anew(cluster: Cluster) -> None:
+    deploy(cluster, progressDeadlineSeconds=10)
+    cluster.converge()
+    cluster.change(DEPLOYMENTS, "web", spec={"paused": True})
+    set_image(cluster, "web:2")
+    cluster.settle()
+    found = condition(cluster, "Progressing")
+    assert (found["status"], found["reason"]) == ("Unknown", "DeploymentPaused")
+    assert found["message"] == "Deployment is paused"
+    cluster.advance(100)
+    assert condition(cluster, "Progressing") == found
+    cluster.change(DEPLOYMENTS, "web", spec={"paused": None})
+    reasons = []
+    while cluster.step():
+        reasons.append(condition(cluster, "Progressing")["reason"])
+    assert "DeploymentResumed" in reasons and reasons[-1] != "ProgressDeadlineExceeded"
+    cluster.advance(12)
+    assert condition(cluster, "Progressing")["reason"] == "ProgressDeadlineExceeded"
+    cluster.change(DEPLOYMENTS, "web", spec={"paused": True})  # that it was late is not forgotten
+    cluster.settle()
+    assert condition(cluster, "Progressing")["reason"] == "ProgressDeadlineExceeded"
+
+
+def test_what_keeps_pods_from_being_made_shows_in_the_deployment(cluster: Cluster) -> None:
+    quota = 'pods "web-x" is forbidden: exceeded quota: small'
+    refuse(cluster, "pods", quota)
+    deploy(cluster)
+    cluster.steps(30)
+    found = condition(cluster, "ReplicaFailure")
+    assert (found["status"], found["reason"], found["message"]) == ("True", "FailedCreate", quota)
+    assert condition(cluster, "Available")["reason"] == "MinimumReplicasUnavailable"
+    assert f"Error creating: {quota}" in [message for _, _, message in cluster.events]
+    cluster.admit = None
+    cluster.converge()
+    assert condition(cluster, "ReplicaFailure") == {}
+    assert condition(cluster, "Available")["status"] == "True"
+
+
+def test_what_keeps_the_replicaset_from_being_made_shows_in_the_deployment(cluster: Cluster) -> None:
+    refuse(cluster, SETS, "replicasets are forbidden today")
+    deploy(cluster)
+    cluster.steps(10)
+    found = condition(cluster, "Progressing")
+    name = found["message"].split('"')[1]
+    text = f'Failed to create new replica set "{name}": replicasets are forbidden today'
+    assert (found["status"], found["reason"], found["message"]) == ("False", "ReplicaSetCreateError", text)
+    assert ("web", "ReplicaSetCreateError", text) in cluster.events
+    assert "deployment.kubernetes.io/revision" not in meta.annotations(cluster.list(DEPLOYMENTS)[0])
+    cluster.admit = None
+    cluster.converge()
+    assert condition(cluster, "Progressing")["reason"] == "NewReplicaSetAvailable"
+
+
+def refuse(cluster: Cluster, resource: str, text: str) -> None:
+    def admit(action: Any) -> None:
+        if isinstance(action, Create) and action.resource == resource:
+            raise Forbidden(text)
+
+    cluster.admit = admit
+
+
+def test_a_foreign_replicaset_of_the_same_name_is_a_collision(cluster: Cluster) -> None:
+    deploy(cluster)
+    cluster.converge()
+    taken = meta.name(cluster.list(SETS)[0])
+    other = Cluster(DeploymentController(), ReplicaSetController())
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "other"}}, "template": template()}
+    other.add(SETS, taken, spec=spec)
+    deploy(other)
+    other.converge()
+    assert status(other)["collisionCount"] == 1
+    own = [rs for rs in other.list(SETS) if meta.controller_of(rs)]
+    assert len(own) == 1 and meta.name(own[0]) != taken and len(other.pods()) == 3
+
+
+def test_pods_that_terminate_are_counted_apart(cluster: Cluster) -> None:
+    deploy(cluster, strategy={"type": "Recreate"})
+    cluster.converge()
+    cluster.change(DEPLOYMENTS, "web", spec={"replicas": 1})
+    cluster.settle()
+    assert (status(cluster)["replicas"], status(cluster)["terminatingReplicas"]) == (1, 2)
+    ended = next(p for p in cluster.list("pods") if meta.is_deleting(p))
+    cluster.set_pod(ended, ready=False, phase="Failed")
+    cluster.settle()
+    assert status(cluster)["terminatingReplicas"] == 1  # what has ended and waits to be removed uses nothing
+
+
+def test_unavailable_are_all_that_are_wanted_and_not_available(cluster: Cluster) -> None:
+    rolling = {"maxSurge": 2, "maxUnavailable": 0}
+    deploy(cluster, replicas=4, strategy={"type": "RollingUpdate", "rollingUpdate": rolling})
+    cluster.settle()
+    assert status(cluster)["unavailableReplicas"] == 4
+    cluster.converge()
+    set_image(cluster, "web:2")
+    cluster.settle()
+    assert status(cluster)["unavailableReplicas"] == 2 + 4 - 4
+
+
+def test_revisions_that_a_replicaset_had_are_remembered_to_a_length() -> None:
+    numbers = [str(n) for n in range(1, 1000)]
+    text = ""
+    for number in numbers:
+        text = _history(text, number)
+    assert len(text) <= 2000 and text.endswith("998,999") and text.split(",") == numbers[-len(text.split(",")) :]
+
+
+def test_history_keeps_what_has_pods(cluster: Cluster) -> None:
+    """Only the oldest beyond the limit are looked at, and of them only the empty ones go."""
+    deploy(cluster, revisionHistoryLimit=1)
+    cluster.converge()
+    first = cluster.list(SETS)[0]
+    for image in ("web:2", "web:3"):
+        set_image(cluster, image)
+        cluster.converge()
+    assert sorted(revisions(cluster)) == ["2", "3"]
+    assert cluster.get(SETS, "default", meta.name(first)) is None
+    cluster.change(DEPLOYMENTS, "web", spec={"paused": True, "revisionHistoryLimit": 0})
+    cluster.settle()
+    assert sorted(revisions(cluster)) == ["3"]  # it is tidied while it is paused, too
+
+
+def test_a_deployment_that_goes_leaves_its_orphans_alone(cluster: Cluster) -> None:
+    """The cache of a controller may not know yet that the owner is being deleted, and its dependents were released."""
+    deploy(cluster)
+    cluster.converge()
+    (rs,) = cluster.list(SETS)
+    deployment = cluster.list(DEPLOYMENTS)[0]
+    stale = dict(cluster.objects[DEPLOYMENTS])
+    cluster.delete_object(DEPLOYMENTS, deployment, propagation="Orphan")
+    cluster.patch(SETS, meta.name(rs), "default", {"metadata": {"ownerReferences": None}})
+    live, cluster.objects[DEPLOYMENTS] = cluster.objects[DEPLOYMENTS], stale
+    wanted_now = cluster.controllers[0].reconcile("default/web", cluster, cluster.now)
+    cluster.objects[DEPLOYMENTS] = live
+    assert wanted_now.actions and not cluster.apply(wanted_now)
+    assert meta.controller_of(cluster.list(SETS)[0]) is None
 
 
 def test_scaling_in_the_middle_of_a_rollout_keeps_proportions(cluster: Cluster) -> None:

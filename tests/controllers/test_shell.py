@@ -12,6 +12,8 @@ import pytest
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
+from rayplane.control_plane.controllers.core import IfAlive, Patch, Result
+from rayplane.control_plane.controllers.manager.executor import Executor
 from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -91,6 +93,40 @@ async def test_an_api_that_fails_is_tried_again() -> None:
     client.before_batch = fail
     async with controllers(client):
         await until(lambda: len(store.list("pods")) == 3)
+
+
+async def test_a_refusal_is_told_in_the_status_and_ends() -> None:
+    store = Store()
+    client = FakeClient(store)
+    add(store, "replicasets.apps", "ReplicaSet", "web", spec={**RS, "replicas": 3})
+    client.refuse = lambda verb, what: (
+        errors.Forbidden("exceeded quota") if (verb, what) == ("create", "pods") else None
+    )
+
+    def conditions() -> list[tuple[str, str]]:
+        found = meta.status(store.list("replicasets.apps")[0]).get("conditions") or ()
+        return [(c["reason"], c["message"]) for c in found]
+
+    async with controllers(client):
+        await until(lambda: conditions() == [("FailedCreate", "exceeded quota")])
+        client.refuse = None
+        await until(lambda: len(store.list("pods")) == 3 and not conditions())
+
+
+async def test_an_owner_that_goes_adopts_nothing_although_the_cache_does_not_know() -> None:
+    store = Store()
+    client = FakeClient(store)
+    known = add(store, "replicasets.apps", "ReplicaSet", "web", metadata={"finalizers": ["orphan"]}, spec=RS)
+    orphan = add(store, "pods", "Pod", "x", metadata={"labels": {"app": "web"}}, spec={})
+    adoption = Patch("pods", "default", "x", {"metadata": {"ownerReferences": [meta.owner_reference(known)]}})
+    executor = Executor(client, None, store, batch_size=10)  # type: ignore[arg-type]
+    wanted = Result(((IfAlive("replicasets.apps", known, (adoption,)),),))
+    store.delete("replicasets.apps", "web", "default")
+    outcome = await executor.run(wanted)
+    assert outcome.failed and store.list("pods") == [orphan]
+    store.put("replicasets.apps", known)
+    assert not (await executor.run(wanted)).failed
+    assert meta.is_controlled_by(store.list("pods")[0], known)
 
 
 async def test_status_writes_are_gathered_while_pods_change() -> None:

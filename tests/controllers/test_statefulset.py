@@ -140,7 +140,7 @@ def test_a_failed_pod_is_made_anew(cluster: Cluster) -> None:
     cluster.converge()
     again = cluster.get("pods", "default", "db-0")
     assert again and meta.uid(again) != meta.uid(pod) and pod_is_ready(again)
-    assert "RecreatingFailedPod" in cluster.reasons()
+    assert ("db", "SuccessfulDelete", "delete Pod db-0 in StatefulSet db successful") in cluster.events
 
 
 def test_rolling_update_and_undo(cluster: Cluster) -> None:

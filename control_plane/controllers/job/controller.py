@@ -65,9 +65,9 @@ class JobController(BaseController):
         if manager_of(job) != CONTROLLER:
             return NOTHING
         selector = from_label_selector(meta.spec(job).get("selector"))
-        claimed = claim(view, "pods", job, selector=selector, finalizer=TRACKING)
-        if claimed.patches:
-            return result(claimed.patches)
+        claimed = claim(view, "pods", job, owners=JOBS, selector=selector, finalizer=TRACKING)
+        if claimed.steps:
+            return result(claimed.steps)
         spec = JobSpec.of(job)
         self._retries.note(key, job, spec, claimed.owned)
         return _step(key, job, spec, claimed.owned, self._retries, now)

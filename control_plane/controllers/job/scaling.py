@@ -35,7 +35,7 @@ def plan(key: str, spec: JobSpec, count: Count, retries: Retries, now: Moment) -
     if spec.suspended:
         return Plan(delete=count.active[:BURST])
     wanted = _wanted(spec, count)
-    delete = _surplus(spec, count.active, active - wanted)
+    delete = _surplus(spec, count.active, active - wanted, now)
     if delete:
         return Plan(delete=delete[:BURST])
     missing = wanted - active - (len(count.terminating) if spec.replaces_failed_only else 0)
@@ -72,7 +72,7 @@ def _free(spec: JobSpec, count: Count) -> Iterator[int]:
     return (taken | count.completed).missing(spec.completions or 0)
 
 
-def _surplus(spec: JobSpec, active: Sequence[Object], least: int) -> list[Object]:
+def _surplus(spec: JobSpec, active: Sequence[Object], least: int, now: Moment) -> list[Object]:
     """Pods to delete: first those with no index of the Job and all but one of each, then whoever is least far."""
     chosen: list[Object] = []
     left = list(active)
@@ -80,14 +80,14 @@ def _surplus(spec: JobSpec, active: Sequence[Object], least: int) -> list[Object
         left.sort(key=lambda pod: -1 if (index := valid_index(pod, spec)) is None else index)
         kept: list[Object] = []
         for index, group in groupby(left, key=lambda pod: valid_index(pod, spec)):
-            ranked = _ranked(list(group))
+            ranked = _ranked(list(group), now)
             chosen += ranked if index is None else ranked[:-1]
             kept += [] if index is None else ranked[-1:]
         left = kept
     if len(chosen) < least:
-        chosen += _ranked(left)[: least - len(chosen)]
+        chosen += _ranked(left, now)[: least - len(chosen)]
     return chosen
 
 
-def _ranked(pods: Sequence[Object]) -> list[Object]:
-    return ranked_for_deletion(pods, companions=lambda _: 0)
+def _ranked(pods: Sequence[Object], now: Moment) -> list[Object]:
+    return ranked_for_deletion(pods, companions=lambda _: 0, now=now)

@@ -17,6 +17,7 @@ from rayplane.control_plane.controllers.core import (
     DeleteVolume,
     Event,
     IfAbsent,
+    IfAlive,
     Patch,
     Result,
     Special,
@@ -53,6 +54,8 @@ class Outcome:
     deleted: list[tuple[str, Object]] = field(default_factory=list)
     failed: bool = False
     retry_s: float | None = None
+    refusal: str = ""
+    """Why the first of the objects that were refused could not be created or deleted."""
 
 
 class Executor:
@@ -75,12 +78,14 @@ class Executor:
         self._absent: dict[tuple[str, str, str, str], None] = {}
 
     async def run(self, wanted: Result) -> Outcome:
-        """Run the stages in turn, up to the first that fails."""
+        """Run the stages in turn, up to the first that fails; then what is to be done about what was refused."""
         outcome = Outcome()
         for stage in wanted.stages:
             await self._stage(stage, outcome)
             if outcome.failed:
                 break
+        if outcome.refusal and wanted.refused is not None:
+            await self._stage(tuple(wanted.refused(outcome.refusal)), outcome)
         return outcome
 
     async def _stage(self, actions: Sequence[Action], outcome: Outcome) -> None:
@@ -99,7 +104,9 @@ class Executor:
         try:
             if isinstance(action, (IfAbsent, DeleteVolume)):
                 await self._verify_absent(action.absent)
-            if isinstance(action, IfAbsent):
+            if isinstance(action, IfAlive):
+                await self._verify_alive(action)
+            if isinstance(action, (IfAbsent, IfAlive)):
                 return list(action.writes)
             return await self._specials[type(action)](action)
         except ActionFailed as e:
@@ -149,13 +156,24 @@ class Executor:
             return
         log.debug("%s %s: %s", type(write).__name__, write.resource, error.message)
         outcome.failed = True
+        if isinstance(error, (AlreadyExists, Conflict, NotFound)):
+            return  # the caches were behind
+        if isinstance(write, (Create, Delete)):
+            outcome.refusal = outcome.refusal or error.message
         failed = getattr(write, "failed", None)
-        if failed is not None and not isinstance(error, (Conflict, NotFound)):
+        if failed is not None:
             self._event(failed, error=error.message)
 
     def _event(self, event: Event, *, name: str = "", error: str = "") -> None:
         message = event.message.replace("{name}", name).replace("{error}", error)
         self._recorder.event(event.about, event.type, event.reason, message)
+
+    async def _verify_alive(self, action: IfAlive) -> None:
+        """Ask the API server whether an owner is there and stays."""
+        owner = action.owner
+        found = await self._client.get(action.resource, meta.name(owner), meta.namespace(owner))
+        if meta.uid(found) != meta.uid(owner) or meta.is_deleting(found):
+            raise ActionFailed(f"{action.resource} {meta.key(owner)} is gone or goes: it adopts nothing")
 
     async def _verify_absent(self, absent: Iterable[tuple[str, str, str, str]]) -> None:
         """Ask the API server whether objects are really gone; what was gone once stays gone, as uids are unique."""

@@ -33,7 +33,7 @@ def validate_pod_annotations(
         text = "must set spec.nodeName if mirror pod annotation is set"
         errs.append(invalid(f"{path}[{MIRROR}]", annotations[MIRROR], text))
     cost = annotations.get(DELETION_COST)
-    if cost is not None and not _is_int32(cost):
+    if cost is not None and not is_int32(cost):
         errs.append(invalid(f"{path}[{DELETION_COST}]", cost, "must be a 32bit integer"))
     for key, profile in annotations.items():
         if key == _SECCOMP_POD or key.startswith(_SECCOMP):
@@ -47,7 +47,7 @@ def validate_pod_annotations(
                 errs.append(invalid(f"{path}[{key}]", profile, f'invalid AppArmor profile name: "{profile}"'))
 
 
-def _is_int32(text: str) -> bool:
+def is_int32(text: str) -> bool:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 20 or (text[0] == "0" and text != "0"):
         return False
