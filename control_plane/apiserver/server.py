@@ -25,14 +25,6 @@ log = logging.getLogger(__name__)
 _SERVICES = objects_pb2.DESCRIPTOR.services_by_name
 _PODS = pods_pb2.DESCRIPTOR.services_by_name["Pods"]
 _AGGREGATION = aggregation_pb2.DESCRIPTOR.services_by_name["Aggregation"]
-_CORE = (
-    "namespaces",
-    "serviceaccounts",
-    "services",
-    "resourcequotas",
-    "limitranges",
-    "priorityclasses.scheduling.k8s.io",
-)
 _START_PAUSE_S = 0.2
 
 
@@ -138,13 +130,12 @@ class ApiServer:
                 await asyncio.sleep(_START_PAUSE_S)
         while True:
             try:
-                for name in _CORE:
-                    await self.registry.hub.cache(self.registry.kinds.named(name))
+                await self._load_caches()
                 await self.registry.hub.fresh()
                 await self.registry.authorizer.load()
                 await self.registry.start()
                 await bootstrap.ensure(self.registry, self.config)
-                await self._load_caches()
+                await self._load_caches()  # those of custom resources, too, which are known now
                 return
             except ApiError as e:
                 if not e.retryable:

@@ -27,7 +27,7 @@ from rayplane.control_plane.cluster.ray_host import RayHost
 from rayplane.control_plane.cluster.renewal import newest
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.storage.env import settle_heap
+from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class ComponentThread:
     """A component on an event loop in a thread."""
 
     def __init__(self, spec: Spec) -> None:
+        grow_heap()
         log_to(spec.log_file, spec.config.log_format, spec.instance)
         # It answers half as many calls again as asyncio's own loop. (Where all actors share one process it does not.)
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()

@@ -31,7 +31,7 @@ from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.memory import Fabric
 from rayplane.control_plane.rpc.shared import SharedNetwork
 from rayplane.control_plane.rpc.tls import identity_of
-from rayplane.storage.env import settle_heap
+from rayplane.storage.env import grow_heap, settle_heap
 from rayplane.storage.env.private import UMASK
 
 log = logging.getLogger(__name__)
@@ -169,6 +169,7 @@ async def run(directory: StateDir, state: ClusterState, secrets: Secrets) -> Non
 
 
 def main() -> int:
+    grow_heap()
     os.umask(UMASK)
     directory = StateDir(Path(sys.argv[1]))
     log_to(str(directory.logs / "process.log"))

@@ -14,15 +14,18 @@ from typing import Any
 
 import uvloop
 
-from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.server import ApiServer
-from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.control_plane.rpc.tls import Credentials
-from rayplane.storage.env import Env, LocalDisk, SystemClock, settle_heap
+from rayplane.storage.env.heap import grow_heap, settle_heap
 
 
 async def serve(job: dict[str, Any]) -> None:
     """Until SIGTERM."""
+    # Imported here as an actor does: what it runs, once the collector knows.
+    from rayplane.control_plane.apiserver.config import ApiServerConfig
+    from rayplane.control_plane.apiserver.server import ApiServer
+    from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
+    from rayplane.control_plane.rpc.tls import Credentials
+    from rayplane.storage.env import Env, LocalDisk, SystemClock
+
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     network = GrpcNetwork(Credentials.read(Path(job["credentials"])))
@@ -42,4 +45,5 @@ async def serve(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    grow_heap()
     uvloop.run(serve(json.load(sys.stdin)))

@@ -9,7 +9,7 @@ a serving process. The simulation brings its own disk. Does not own spans of tim
 from rayplane.storage.env.beneath import Beneath, LeavesRoot, is_whole, one_name
 from rayplane.storage.env.clock import Clock, Env, SystemClock
 from rayplane.storage.env.disk import Disk, DiskError, File, LocalDisk, LockHeld
-from rayplane.storage.env.heap import settle_heap
+from rayplane.storage.env.heap import grow_heap, settle_heap
 from rayplane.storage.env.simulated import SimulatedDisk, SimulatedFile
 from rayplane.storage.env.subdisk import SubDisk
 
@@ -27,6 +27,7 @@ __all__ = [
     "SimulatedFile",
     "SubDisk",
     "SystemClock",
+    "grow_heap",
     "is_whole",
     "one_name",
     "settle_heap",
