@@ -1,10 +1,11 @@
 """The scheduler: gives every pending pod a node: filter, score, bind; preempts where it must.
 
 Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters of the API's objects), `snapshot`
-(nodes as NumPy arrays, changed in O(1) per pod), `filters`, `interpod`, `volumes` and `scores` (the
-plugins), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable,
-gated), `events` and `hints` (what wakes whom), `gates`, and `report` (Kubernetes' messages). The shell is `service`
-(leadership), `term` (the loop of one term), `observer` (informers) and `binder` (writes).
+(nodes as NumPy arrays, changed in O(1) per pod; `topology`: their labels, `counters`: pods by what selectors say of
+them), `volumes` and `owners` (other objects), `plugins` (filters and scores, a table by name), `shapes` (what these say
+of pods that are alike), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off,
+unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, and `report` (Kubernetes' messages). The shell is
+`service` (leadership), `term` (the loop of one term), `observer` (informers) and `binder` (writes).
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
 
@@ -13,21 +14,27 @@ awaiting; each placement is assumed in the snapshot at once, so the next decisio
 while further cycles run; a failed write takes the assumption back. Only the holder of the Lease `kube-scheduler`
 schedules, and a binding of one that lost it without noticing is refused, for the pod has a node by then.
 
-Profiles (`spec.schedulerName`): `default-scheduler` packs bins (most allocated), `spread-scheduler` takes the node
-with the least percentage of use. Ties go to the node whose name sorts first: the same history gives the same
-placements.
+Profiles (`spec.schedulerName`; `config.Profile`): each lists by name the plug-ins that filter, in order, and those that
+score, with weights, and has their arguments; unless told otherwise Kubernetes' default ones. `Cycle` takes the table of
+plug-ins to find the names in (`plugins.IN_TREE`, or one with more). Two profiles are always there: `default-scheduler`
+packs bins (most allocated), `spread-scheduler` takes the node with the least percentage of use. Ties go to the node
+whose name sorts first: the same history gives the same placements.
 """
 
-from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig, Strategy
+from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from rayplane.control_plane.scheduler.plugins import Cluster, Plugin
+from rayplane.control_plane.scheduler.plugins.args import Strategy
 from rayplane.control_plane.scheduler.service import Scheduler
 from rayplane.control_plane.scheduler.snapshot import Snapshot
 
 __all__ = [
+    "Cluster",
     "Cycle",
     "Explanation",
     "Failure",
     "Placement",
+    "Plugin",
     "Profile",
     "Scheduler",
     "SchedulerConfig",

@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import Any
 
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.scheduler.plugins.args import FitArgs, SpreadArgs, Strategy
 from rayplane.control_plane.timings import FAST, ElectionTiming
 
-
-class Strategy(Enum):
-    """Scoring strategies for a node's use (Kubernetes: NodeResourcesFit's scoringStrategy)."""
-
-    MOST_ALLOCATED = "MostAllocated"
-    LEAST_ALLOCATED = "LeastAllocated"
+DEFAULT_FILTERS = (
+    "NodeUnschedulable",
+    "NodeName",
+    "TaintToleration",
+    "NodeAffinity",
+    "NodePorts",
+    "NodeResourcesFit",
+    "VolumeBinding",
+    "PodTopologySpread",
+    "InterPodAffinity",
+)
+DEFAULT_SCORES = (
+    ("TaintToleration", 3),
+    ("NodeAffinity", 2),
+    ("NodeResourcesFit", 1),
+    ("PodTopologySpread", 2),
+    ("InterPodAffinity", 2),
+    ("NodeResourcesBalancedAllocation", 1),
+    ("ImageLocality", 1),
+)
+#: By use alone: neither of these would take the fullest, or the emptiest, node.
+_BY_USE = tuple(score for score in DEFAULT_SCORES if score[0] != "NodeResourcesBalancedAllocation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One schedulerName. Weights as in Kubernetes' default plugins; each plugin's score is 0 to 100."""
+    """One schedulerName: which plug-ins are asked, in what order, with what weights and arguments.
+
+    Unless told otherwise, Kubernetes' default profile. `args` has an instance of the classes in `plugins.args` for
+    each plug-in that is not to work with its defaults, by the plug-in's name.
+    """
 
     name: str
-    strategy: Strategy
-    resources_weight: int = 1
-    taint_weight: int = 3
-    affinity_weight: int = 2
-    interpod_weight: int = 2
-    spread_weight: int = 2
+    filters: tuple[str, ...] = DEFAULT_FILTERS
+    scores: tuple[tuple[str, int], ...] = DEFAULT_SCORES
+    args: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether pods that find no node may have others of lower priority deleted (DefaultPreemption).
+    preempts: bool = True
+
+
+def _by_use(name: str, strategy: Strategy) -> Profile:
+    args = {"NodeResourcesFit": FitArgs(strategy=strategy), "PodTopologySpread": SpreadArgs(default_constraints=())}
+    return Profile(name=name, scores=_BY_USE, args=args)
 
 
 DEFAULT_PROFILES = (
-    Profile(name="default-scheduler", strategy=Strategy.MOST_ALLOCATED),
-    Profile(name="spread-scheduler", strategy=Strategy.LEAST_ALLOCATED),
+    _by_use("default-scheduler", Strategy.MOST_ALLOCATED),
+    _by_use("spread-scheduler", Strategy.LEAST_ALLOCATED),
 )
 
 
@@ -61,12 +87,10 @@ class SchedulerConfig:
     unschedulable_retry_s: float = 300.0
     #: A placed pod's volumes must be bound within this.
     volume_bind_timeout_s: float = 600.0
-    #: Nodes looked at for victims of one preemption.
-    preemption_nodes_max: int = 100
 
     def __post_init__(self) -> None:
         if not self.profiles or len({p.name for p in self.profiles}) != len(self.profiles):
             raise ValueError("profiles must have different names, and there must be one at least")
-        for name in ("cycle_pods_max", "bind_batch_max", "bind_calls_max", "preemption_nodes_max"):
+        for name in ("cycle_pods_max", "bind_batch_max", "bind_calls_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")

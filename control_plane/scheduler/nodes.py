@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.machinery import quantity
@@ -13,6 +13,9 @@ from rayplane.control_plane.api.taints import Taint
 from rayplane.control_plane.scheduler.pods import amount
 
 HOSTNAME = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
+#: Names of one image that are looked at.
+_IMAGE_NAMES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class NodeInfo:
     allocatable: Mapping[str, int]
     #: Bytes for volumes; None when the node reports none (no limit known).
     volume_bytes: int | None
+    #: Sizes of the images that the node has, by name.
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(node: Object) -> NodeInfo:
@@ -41,4 +46,9 @@ class NodeInfo:
             unschedulable=bool(spec.get("unschedulable")),
             allocatable={resource: amount(resource, text) for resource, text in resources.items()},
             volume_bytes=quantity.value(room) if room else None,
+            images={
+                name: int(image.get("sizeBytes") or 0)
+                for image in status.get("images") or ()
+                for name in (image.get("names") or ())[:_IMAGE_NAMES_MAX]
+            },
         )

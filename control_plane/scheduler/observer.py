@@ -48,7 +48,7 @@ class Observer:
         """`settle` is told the claims whose state changed, `wake` that there may be something to do."""
         self._cycle = cycle
         self._snapshot = cycle.snapshot
-        self._volumes = cycle.volumes
+        self._volumes = cycle.cluster.volumes
         self._queue = queue
         self._waits = waits
         self._settle = settle
@@ -120,11 +120,11 @@ class Observer:
     def _on_namespace(self, kind: str, old: Object | None, namespace: Object) -> None:
         known, name, labels = self._snapshot.namespaces, meta.name(namespace), meta.labels(namespace)
         if kind == "DELETED":
-            known.pop(name, None)
+            self._snapshot.set_namespace(name, None)
         elif known.get(name) == labels:
             return
         else:
-            known[name] = labels
+            self._snapshot.set_namespace(name, labels)
         self._changed(Resource.NAMESPACE, kind, old, namespace)
 
     # -- volumes -------------------------------------------------------------------------------------------

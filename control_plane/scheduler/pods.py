@@ -9,9 +9,9 @@ Source: Kubernetes API reference core/v1 PodSpec.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -43,6 +43,7 @@ _SCORED_DEFAULTS = {CPU: quantity.parse("100m"), MEMORY: quantity.parse("200Mi")
 AMOUNT_MAX = 1 << 52
 SHAPES_MAX = 4096
 DEFAULT_SCHEDULER = "default-scheduler"
+_T = TypeVar("_T")
 
 
 def amount(resource: str, text: quantity.QuantityLike) -> int:
@@ -50,9 +51,12 @@ def amount(resource: str, text: quantity.QuantityLike) -> int:
     return min(whole(resource, text), AMOUNT_MAX)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PodTerm:
-    """One pod (anti-)affinity term. `namespaces` None means all; `namespace_selector` adds the ones it matches."""
+    """One pod (anti-)affinity term; `namespace_selector` adds the namespaces that it matches.
+
+    Compared by identity: equal rules of pods in one namespace give the same objects.
+    """
 
     topology_key: str
     selector: LabelSelector
@@ -86,6 +90,7 @@ class Shape:
     required: tuple[NodeTerm, ...] | None
     preferred: tuple[tuple[int, NodeTerm], ...]
     tolerations: tuple[Toleration, ...]
+    images: tuple[str, ...]
 
     def tolerates(self, taint: Taint) -> bool:
         return any_tolerates(self.tolerations, taint)
@@ -95,6 +100,19 @@ class Shape:
         if not self.node_selector.matches(labels):
             return False
         return admits(self.required, labels, name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PodRules:
+    """Rules of a pod about other pods."""
+
+    affinity: tuple[PodTerm, ...] = ()
+    anti_affinity: tuple[PodTerm, ...] = ()
+    preferred: tuple[PodTerm, ...] = ()
+    spread: tuple[SpreadRule, ...] = ()
+
+
+_NO_RULES = PodRules()
 
 
 @dataclass(slots=True, eq=False)
@@ -112,33 +130,52 @@ class PodInfo:
     scheduler: str
     shape: Shape
     claims: tuple[str, ...]
-    affinity: tuple[PodTerm, ...]
-    anti_affinity: tuple[PodTerm, ...]
-    preferred: tuple[PodTerm, ...]
-    spread: tuple[SpreadRule, ...]
+    rules: PodRules
+    #: (kind, name) of its controller, if it has one.
+    owner: tuple[str, str] | None
     nominated: str
     terminating: bool
     node: str = ""
 
     @property
-    def is_plain(self) -> bool:
-        """Whether nothing but its shape decides where it fits."""
-        return not (self.claims or self.affinity or self.anti_affinity or self.preferred or self.spread)
+    def affinity(self) -> tuple[PodTerm, ...]:
+        return self.rules.affinity
+
+    @property
+    def anti_affinity(self) -> tuple[PodTerm, ...]:
+        return self.rules.anti_affinity
+
+    @property
+    def preferred(self) -> tuple[PodTerm, ...]:
+        return self.rules.preferred
+
+    @property
+    def spread(self) -> tuple[SpreadRule, ...]:
+        return self.rules.spread
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether it says anything of other pods."""
+        return self.rules is not _NO_RULES
+
+    @property
+    def wanted_node(self) -> str:
+        """The node that its spec names."""
+        found: str = self.obj["spec"].get("nodeName") or ""
+        return found
 
 
 class PodParser:
-    """A parser that makes PodInfos; remembers up to SHAPES_MAX shapes."""
+    """A parser that makes PodInfos; remembers up to SHAPES_MAX shapes, and rules about other pods."""
 
     def __init__(self) -> None:
         self._shapes: OrderedDict[bytes, Shape] = OrderedDict()
+        self._rules: OrderedDict[bytes, PodRules] = OrderedDict()
 
     def parse(self, pod: Object) -> PodInfo:
         spec, own = meta.spec(pod), meta.metadata(pod)
         namespace, name = own.get("namespace") or "", own.get("name") or ""
         labels = own.get("labels") or {}
-        affinity = spec.get("affinity") or {}
-        near, apart = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
-        rules = spec.get("topologySpreadConstraints") or ()
         return PodInfo(
             obj=pod,
             key=f"{namespace}/{name}",
@@ -151,20 +188,33 @@ class PodParser:
             scheduler=spec.get("schedulerName") or DEFAULT_SCHEDULER,
             shape=self._shape(pod, spec),
             claims=tuple(claims_of(pod)),
-            affinity=_required_terms(near, namespace, labels),
-            anti_affinity=_required_terms(apart, namespace, labels),
-            preferred=(*_preferred_terms(near, namespace, labels, 1), *_preferred_terms(apart, namespace, labels, -1)),
-            spread=tuple(_spread_rule(rule, labels) for rule in rules),
+            rules=self._rules_of(spec, namespace, labels),
+            owner=_controller(own),
             terminating=meta.is_deleting(pod),
             nominated=meta.status(pod).get("nominatedNodeName") or "",
             node=spec.get("nodeName") or "",
+        )
+
+    def _rules_of(self, spec: dict[str, Any], namespace: str, labels: Mapping[str, str]) -> PodRules:
+        affinity = spec.get("affinity") or {}
+        near, apart = affinity.get("podAffinity"), affinity.get("podAntiAffinity")
+        spread = spec.get("topologySpreadConstraints")
+        if not (near or apart or spread):
+            return _NO_RULES
+        written = orjson.dumps((near, apart, spread), option=orjson.OPT_SORT_KEYS)
+        own = labels if b"atchLabelKeys" in written else None  # a rule takes values of the pod's own labels
+        return _kept(
+            self._rules,
+            orjson.dumps((namespace, own), option=orjson.OPT_SORT_KEYS) + written,
+            lambda: _make_rules(near or {}, apart or {}, spread or (), namespace, labels),
         )
 
     def _shape(self, pod: Object, spec: dict[str, Any]) -> Shape:
         key = orjson.dumps(
             (
                 resource_facts(pod),
-                [c.get("ports") for c in lifecycled(spec)],
+                [(c.get("ports"), c.get("image")) for c in lifecycled(spec)],
+                [v["image"] for v in spec.get("volumes") or () if v.get("image")],
                 spec.get("nodeSelector"),
                 (spec.get("affinity") or {}).get("nodeAffinity"),
                 spec.get("tolerations"),
@@ -172,14 +222,26 @@ class PodParser:
             ),
             option=orjson.OPT_SORT_KEYS,
         )
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self._shapes[key] = make_shape(pod)
-            if len(self._shapes) > SHAPES_MAX:
-                self._shapes.popitem(last=False)
-        else:
-            self._shapes.move_to_end(key)
-        return shape
+        return _kept(self._shapes, key, lambda: make_shape(pod))
+
+
+def _kept(known: OrderedDict[bytes, _T], key: bytes, make: Callable[[], _T]) -> _T:
+    """What is known under a key, made when it is new; the oldest of more than SHAPES_MAX is forgotten."""
+    found = known.get(key)
+    if found is None:
+        found = known[key] = make()
+        if len(known) > SHAPES_MAX:
+            known.popitem(last=False)
+    else:
+        known.move_to_end(key)
+    return found
+
+
+def _controller(metadata: Mapping[str, Any]) -> tuple[str, str] | None:
+    for owner in metadata.get("ownerReferences") or ():
+        if owner.get("controller"):
+            return owner.get("kind") or "", owner.get("name") or ""
+    return None
 
 
 def make_shape(pod: Object) -> Shape:
@@ -199,7 +261,16 @@ def make_shape(pod: Object) -> Shape:
             for item in affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
         ),
         tolerations=tuple(Toleration.of(t) for t in spec.get("tolerations") or ()),
+        images=tuple(_image_names(spec)),
     )
+
+
+def _image_names(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Images of containers and volumes, with the tag that is meant when none is written."""
+    written = [c.get("image") or "" for c in lifecycled(spec)]
+    written += [v["image"].get("reference") or "" for v in spec.get("volumes") or () if v.get("image")]
+    for name in written:
+        yield name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def _scored(pod: Object, requests: Amounts) -> Amounts:
@@ -252,10 +323,28 @@ def _preferred_terms(
     )
 
 
-def _spread_rule(rule: Mapping[str, Any], labels: Mapping[str, str]) -> SpreadRule:
+def _make_rules(
+    near: Mapping[str, Any],
+    apart: Mapping[str, Any],
+    spread: Sequence[Mapping[str, Any]],
+    namespace: str,
+    labels: Mapping[str, str],
+) -> PodRules:
+    return PodRules(
+        affinity=_required_terms(near, namespace, labels),
+        anti_affinity=_required_terms(apart, namespace, labels),
+        preferred=(*_preferred_terms(near, namespace, labels, 1), *_preferred_terms(apart, namespace, labels, -1)),
+        spread=tuple(
+            spread_rule(r, _with_label_keys(from_label_selector(r.get("labelSelector")), r, labels)) for r in spread
+        ),
+    )
+
+
+def spread_rule(rule: Mapping[str, Any], selector: LabelSelector) -> SpreadRule:
+    """One topology spread constraint over the pods that the selector matches."""
     return SpreadRule(
         topology_key=rule.get("topologyKey") or "",
-        selector=_with_label_keys(from_label_selector(rule.get("labelSelector")), rule, labels),
+        selector=selector,
         max_skew=rule.get("maxSkew") or 1,
         hard=rule.get("whenUnsatisfiable") != "ScheduleAnyway",
         min_domains=rule.get("minDomains") or 1,

@@ -7,12 +7,15 @@ least. Source: Kubernetes concepts "Pod Priority and Preemption"; disruption bud
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from rayplane.control_plane.scheduler import report
-from rayplane.control_plane.scheduler.filters import PodView, Refusal
+from rayplane.control_plane.scheduler.plugins.args import PreemptionArgs
+from rayplane.control_plane.scheduler.plugins.base import PluginSet, PodView, Refusal
 from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,10 @@ class Preemption:
 
 
 def plan(
-    pod: PodInfo, view: PodView, refusals: Mapping[int, Refusal], *, nominated: str, nodes_max: int
+    view: PodView, plugins: PluginSet, refusals: Mapping[int, Refusal], *, nominated: str, args: PreemptionArgs
 ) -> Preemption | str:
-    """Whom to delete, or the sentence that says why nobody is. At most `nodes_max` nodes are tried out."""
-    snapshot = view.snapshot
+    """Whom to delete, or the sentence that says why nobody is."""
+    pod, snapshot = view.pod, view.snapshot
     count = len(refusals)
     if not pod.may_preempt:
         return report.NOT_ELIGIBLE_POLICY
@@ -37,12 +40,13 @@ def plan(
     helpful = [row for row, refusal in refusals.items() if refusal.resolvable]
     if not snapshot.has_lower_priority(pod.priority):
         return report.preemption_failed(count, count - len(helpful), len(helpful))
+    enough = max(count * args.min_candidate_nodes_percentage // 100, args.min_candidate_nodes_absolute)
     candidates: list[Preemption] = []
     for row in helpful:
-        victims = _victims(pod, view, row)
+        victims = _victims(view, plugins, row)
         if victims:
             candidates.append(Preemption(snapshot.info(row).name, victims))
-            if len(candidates) >= nodes_max:
+            if len(candidates) >= enough:
                 break
     if not candidates:
         return report.preemption_failed(count, count - len(helpful), len(helpful))
@@ -64,9 +68,9 @@ def _cost(candidate: Preemption) -> tuple[int, int, int, str]:
     return max(priorities), shifted, len(priorities), candidate.node
 
 
-def _victims(pod: PodInfo, view: PodView, row: int) -> tuple[PodInfo, ...]:
+def _victims(view: PodView, plugins: PluginSet, row: int) -> tuple[PodInfo, ...]:
     """Whose deletion lets the pod onto the node; empty when nobody's does. The snapshot is as before afterwards."""
-    snapshot = view.snapshot
+    pod, snapshot = view.pod, view.snapshot
     lower = [other for other in snapshot.pods_on(snapshot.info(row).name).values() if other.priority < pod.priority]
     if not lower:
         return ()
@@ -74,10 +78,10 @@ def _victims(pod: PodInfo, view: PodView, row: int) -> tuple[PodInfo, ...]:
     for other in lower:
         snapshot.remove_pod(other.key)
     victims: list[PodInfo] = []
-    if _fits(view, row):
+    if _fits(view, plugins, row):
         for other in reversed(lower):
             snapshot.set_pod(other)
-            if not _fits(view, row):
+            if not _fits(view, plugins, row):
                 snapshot.remove_pod(other.key)
                 victims.append(other)
     for other in lower:
@@ -86,6 +90,19 @@ def _victims(pod: PodInfo, view: PodView, row: int) -> tuple[PodInfo, ...]:
     return tuple(reversed(victims))
 
 
-def _fits(view: PodView, row: int) -> bool:
+def _fits(view: PodView, plugins: PluginSet, row: int) -> bool:
     """With the pods as they are in the snapshot now."""
-    return PodView.of(view.pod, view.snapshot, view.volumes).refusal(row) is None
+    return plugins.refusal(PodView(view.pod, view.cluster), row) is None
+
+
+@contextmanager
+def assumed(snapshot: Snapshot, pods: Iterable[PodInfo], node: str) -> Iterator[None]:
+    """The pods are on the node, within this block only."""
+    there = [replace(pod, node=node) for pod in pods if pod.key not in snapshot.pods]
+    for pod in there:
+        snapshot.set_pod(pod)
+    try:
+        yield
+    finally:
+        for pod in there:
+            snapshot.remove_pod(pod.key)

@@ -1,8 +1,7 @@
 """The cluster as the scheduler assumes it: nodes as rows of NumPy arrays, pods added and removed in O(1).
 
-Rows are reused when nodes go. What depends on nodes only (labels, taints, allocatable) carries `node_version`; every
-row whose use changed is written to a bounded `changes` log, so that what is cached per shape of pod is brought up to
-date by the few rows that changed since (`changed_since`).
+Rows are reused when nodes go. Every row whose node or whose use changed is written to a bounded log (`node_changes`,
+`use_changes`), so that what is cached per shape of pod is brought up to date by the few rows that changed since.
 
 Invariant: `requested` is the sum over the pods of each row, always; pods of nodes not seen yet wait by node name.
 """
@@ -10,44 +9,46 @@ Invariant: `requested` is the sum over the pods of each row, always; pods of nod
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from rayplane.control_plane.api.machinery.selectors import LabelSelector
+from rayplane.control_plane.api.machinery.selectors import EQUALS, IN, Requirement
+from rayplane.control_plane.api.taints import Taint
+from rayplane.control_plane.scheduler.counters import HeldTerms, PodCounters, Scoped
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, PodTerm, Shape
+from rayplane.control_plane.scheduler.topology import Bools, Floats, Ints, NodeLabels, Rows
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+__all__ = ["Bools", "Floats", "Ints", "Rows", "Snapshot"]
 
-COUNTERS_MAX = 512
 CHANGES_MAX = 8192
+VECTORS_MAX = 4096
 _FIRST_COLUMNS = (CPU, MEMORY, STORAGE, PODS)
+_NO_TAINTS: tuple[Taint, ...] = ()
 
 
-class PodCounter:
-    """Counts per row of the pods that match a selector in some namespaces; kept current by the snapshot."""
+class ChangeLog:
+    """Rows that changed, the newest of them remembered."""
 
-    __slots__ = ("_live_only", "_namespaces", "_selector", "rows")
+    __slots__ = ("_rows", "count")
 
-    def __init__(
-        self, selector: LabelSelector, namespaces: tuple[str, ...] | None, rows: int, *, live_only: bool
-    ) -> None:
-        self._selector = selector
-        self._namespaces = None if namespaces is None else frozenset(namespaces)
-        self._live_only = live_only
-        self.rows: Ints = np.zeros(rows, dtype=np.int64)
+    def __init__(self) -> None:
+        self.count = 0  # of all times
+        self._rows: list[int] = []
 
-    def matches(self, pod: PodInfo) -> bool:
-        if self._namespaces is not None and pod.namespace not in self._namespaces:
-            return False
-        return not (self._live_only and pod.terminating) and self._selector.matches(pod.labels)
+    def add(self, row: int) -> None:
+        self.count += 1
+        self._rows.append(row)
+        if len(self._rows) > 2 * CHANGES_MAX:
+            del self._rows[:-CHANGES_MAX]
 
-
-_CounterKey = tuple[LabelSelector, tuple[str, ...] | None, bool]
+    def since(self, count: int) -> Collection[int] | None:
+        """Rows that changed since `count` was so; None when that is too long ago."""
+        behind = self.count - count
+        if behind > len(self._rows):
+            return None
+        return set(self._rows[-behind:]) if behind else ()
 
 
 class Snapshot:
@@ -59,21 +60,29 @@ class Snapshot:
         self.infos: list[NodeInfo | None] = []
         self.pods: dict[str, PodInfo] = {}
         self.namespaces: dict[str, Mapping[str, str]] = {}
-        self.node_version = 0
-        self.change_count = 0  # of all times; the log holds the newest ones
-        self._changes: list[int] = []
+        #: Rows whose pods changed, and rows whose node changed.
+        self.use_changes, self.node_changes = ChangeLog(), ChangeLog()
         self._free_rows: list[int] = []
         self._by_node: dict[str, dict[str, PodInfo]] = {}
         self._ports: dict[int, dict[tuple[str, str, int], int]] = {}
         self._priorities: dict[int, int] = {}
-        self._counters: OrderedDict[_CounterKey, PodCounter] = OrderedDict()
-        self._anti: dict[PodTerm, Ints] = {}
-        self._codes: dict[str, tuple[Ints, int]] = {}
-        self._codes_version = -1
+        self._images: dict[str, dict[int, int]] = {}
+        self._resolved: dict[PodTerm, tuple[str, ...]] = {}
+        self._vectors: OrderedDict[Shape, tuple[Ints, Ints]] = OrderedDict()
+        self._counters = PodCounters()
+        #: Terms of pods on nodes: required anti-affinity, required affinity, preferred ones of either kind.
+        self.anti, self.near, self.preferred = (HeldTerms(self.term_matches) for _ in range(3))
+        #: Times that a node came or went.
+        self.members = 0
         self._rank: Ints = np.zeros(0, dtype=np.int64)
-        self._rank_version = -1
+        self._rank_of = -1
         rows, columns = 16, len(self.columns)
+        self._labels = NodeLabels(rows)
         self.valid: Bools = np.zeros(rows, dtype=np.bool_)
+        self.unschedulable: Bools = np.zeros(rows, dtype=np.bool_)
+        #: Every distinct set of taints, and each row's number among them.
+        self.taint_sets: list[tuple[Taint, ...]] = [_NO_TAINTS]
+        self.taint_codes: Ints = np.zeros(rows, dtype=np.int64)
         self.allocatable: Ints = np.zeros((rows, columns), dtype=np.int64)
         self.requested: Ints = np.zeros((rows, columns), dtype=np.int64)
         #: Requested cpu and memory with defaults for pods that ask for none: for scores.
@@ -86,8 +95,17 @@ class Snapshot:
         """Length of the arrays; rows without a node are not `valid`."""
         return len(self.valid)
 
+    @property
+    def node_version(self) -> int:
+        """A number that grows with every change of a node."""
+        return self.node_changes.count
+
     def __len__(self) -> int:
         return len(self.index)
+
+    def numbers(self, rows: Rows) -> Ints:
+        """Row numbers, where rows are given as a slice too."""
+        return np.arange(self.rows)[rows] if isinstance(rows, slice) else rows
 
     def column(self, resource: str) -> int:
         """The array column of a resource, made when new."""
@@ -96,18 +114,19 @@ class Snapshot:
             found = self.columns[resource] = len(self.columns)
             pad = ((0, 0), (0, 1))
             self.allocatable, self.requested = np.pad(self.allocatable, pad), np.pad(self.requested, pad)
-            self.node_version += 1
         return found
 
     def _grow(self) -> None:
         more = self.rows
-        self.valid = np.pad(self.valid, (0, more))
+        self.valid, self.unschedulable = np.pad(self.valid, (0, more)), np.pad(self.unschedulable, (0, more))
+        self.taint_codes = np.pad(self.taint_codes, (0, more))
         pad = ((0, more), (0, 0))
         self.allocatable, self.requested = np.pad(self.allocatable, pad), np.pad(self.requested, pad)
         self.scored = np.pad(self.scored, pad)
-        for counter in self._counters.values():
-            counter.rows = np.pad(counter.rows, (0, more))
-        self._anti = {term: np.pad(rows, (0, more)) for term, rows in self._anti.items()}
+        self._labels.grow(self.rows)
+        self._counters.grow(more)
+        for terms in (self.anti, self.near, self.preferred):
+            terms.grow(more)
 
     def _row_for_new(self) -> int:
         if self._free_rows:
@@ -122,20 +141,25 @@ class Snapshot:
     def set_node(self, node: NodeInfo) -> bool:
         """Add or replace a node; False when nothing that matters here changed."""
         row = self.index.get(node.name)
-        if row is not None and self.infos[row] == node:
+        old = None if row is None else self.infos[row]
+        if old == node:
             return False
         columns = [(self.column(resource), count) for resource, count in node.allocatable.items()]
-        fresh = row is None
         if row is None:
             row = self._row_for_new()
             self.index[node.name] = row
+            self.members += 1
         self.infos[row] = node
         self.valid[row] = True
+        self.unschedulable[row] = node.unschedulable
+        self.taint_codes[row] = self._taint_code(node.taints)
+        self._labels.set(row, node.labels)
+        self._set_images(row, old, node)
         self.allocatable[row] = 0
         for column, count in columns:
             self.allocatable[row, column] = count
-        self.node_version += 1
-        if fresh:
+        self.node_changes.add(row)
+        if old is None:
             for pod in self._by_node.get(node.name, {}).values():
                 self._count(pod, row, 1)
         return True
@@ -147,11 +171,58 @@ class Snapshot:
             return
         for pod in self._by_node.get(name, {}).values():
             self._count(pod, row, -1)
+        self._set_images(row, self.infos[row], None)
         self.infos[row] = None
-        self.valid[row] = False
+        self.valid[row] = self.unschedulable[row] = False
+        self.taint_codes[row] = 0
+        self._labels.set(row, None)
         self.allocatable[row] = 0
         self._free_rows.append(row)
-        self.node_version += 1
+        self.members += 1
+        self.node_changes.add(row)
+
+    def _taint_code(self, taints: tuple[Taint, ...]) -> int:
+        if not taints:
+            return 0
+        if taints not in self.taint_sets:
+            if len(self.taint_sets) > 2 * len(self.index) + len(_FIRST_COLUMNS):
+                self._renumber_taints()
+            self.taint_sets.append(taints)
+        return self.taint_sets.index(taints)
+
+    def _renumber_taints(self) -> None:
+        """Forget the sets that no node has any more."""
+        self.taint_sets = [_NO_TAINTS]
+        for name, row in self.index.items():
+            self.taint_codes[row] = 0
+            info = self.infos[row]
+            if info is not None and name == info.name and info.taints:
+                if info.taints not in self.taint_sets:
+                    self.taint_sets.append(info.taints)
+                self.taint_codes[row] = self.taint_sets.index(info.taints)
+
+    @property
+    def has_taints(self) -> bool:
+        return len(self.taint_sets) > 1
+
+    def _set_images(self, row: int, old: NodeInfo | None, new: NodeInfo | None) -> None:
+        before, after = old.images if old else {}, new.images if new else {}
+        if before == after:
+            return
+        for name in before:
+            del self._images[name][row]
+            if not self._images[name]:
+                del self._images[name]
+        for name, size in after.items():
+            self._images.setdefault(name, {})[row] = size
+
+    @property
+    def has_images(self) -> bool:
+        return bool(self._images)
+
+    def image_sizes(self, name: str) -> Mapping[int, int]:
+        """Sizes of an image by the rows that have it."""
+        return self._images.get(name, {})
 
     def info(self, row: int) -> NodeInfo:
         found = self.infos[row]
@@ -165,28 +236,40 @@ class Snapshot:
 
     def name_rank(self) -> Ints:
         """Position of each row's node in the order of names; for ties."""
-        if self._rank_version != self.node_version:
-            self._rank = np.full(self.rows, np.iinfo(np.int64).max, dtype=np.int64)
+        if self._rank_of != self.members or len(self._rank) != self.rows:
+            self._rank = np.full(self.rows, len(self.index), dtype=np.int64)
             for position, (_, row) in enumerate(self.nodes()):
                 self._rank[row] = position
-            self._rank_version = self.node_version
+            self._rank_of = self.members
         return self._rank
 
-    def topology(self, key: str) -> tuple[Ints, int]:
-        """For each row the number of its domain (value of label `key`), -1 without one; and how many there are."""
-        if self._codes_version != self.node_version:
-            self._codes = {}
-            self._codes_version = self.node_version
-        found = self._codes.get(key)
-        if found is None:
-            values: dict[str, int] = {}
-            codes = np.full(self.rows, -1, dtype=np.int64)
-            for _, row in self.nodes():
-                value = self.info(row).labels.get(key)
-                if value is not None:
-                    codes[row] = values.setdefault(value, len(values))
-            found = self._codes[key] = codes, len(values)
+    # -- labels of nodes -----------------------------------------------------------------------------------
+
+    def has_label(self, key: str) -> Bools:
+        found: Bools = self._labels.column(key).codes > 0
         return found
+
+    def label_mask(self, requirement: Requirement) -> Bools:
+        """Rows whose labels meet a requirement."""
+        return self._labels.column(requirement.key).mask(requirement)
+
+    def name_mask(self, rule: Requirement) -> Bools:
+        """Rows whose node's name meets a rule."""
+        found = np.zeros(self.rows, dtype=np.bool_)
+        if rule.operator in (IN, EQUALS):
+            found[[row for name in rule.values if (row := self.index.get(name)) is not None]] = True
+            return found
+        for name, row in self.index.items():
+            found[row] = rule.matches({rule.key: name})
+        return found
+
+    def domain_sums(self, key: str, rows: Ints, among: Bools | None = None) -> Ints:
+        """For each row the sum of `rows`, of the rows `among`, over its domain of `key`; 0 without the label."""
+        return self._labels.column(key).sums(rows if among is None else np.where(among, rows, 0))
+
+    def domains(self, key: str, among: Bools) -> int:
+        """How many domains of `key` the rows `among` make."""
+        return self._labels.column(key).domains(among)
 
     # -- pods ----------------------------------------------------------------------------------------------
 
@@ -219,13 +302,17 @@ class Snapshot:
         """Pods of a node by key; do not change pods while iterating."""
         return self._by_node.get(node, {})
 
+    def placed(self) -> Iterator[tuple[PodInfo, int]]:
+        """(pod, row) of every pod on a node that is there."""
+        for pod in self.pods.values():
+            row = self.index.get(pod.node)
+            if row is not None:
+                yield pod, row
+
     def _count(self, pod: PodInfo, row: int, sign: int) -> None:
         shape = pod.shape
-        for resource, count in shape.requests.items():
-            column = self.columns.get(resource)
-            if column is None:
-                column = self.column(resource)
-            self.requested[row, column] += sign * count
+        columns, amounts = self.request_vector(shape)
+        self.requested[row, columns] += sign * amounts
         self.scored[row, 0] += sign * shape.scored_cpu
         self.scored[row, 1] += sign * shape.scored_memory
         for port in shape.ports:
@@ -233,20 +320,16 @@ class Snapshot:
             used[port] = used.get(port, 0) + sign
             if not used[port]:
                 del used[port]
-        self._priorities[pod.priority] = self._priorities.get(pod.priority, 0) + sign
-        if not self._priorities[pod.priority]:
-            del self._priorities[pod.priority]
-        for counter in self._counters.values():
-            if counter.matches(pod):
-                counter.rows[row] += sign
-        for term in pod.anti_affinity:
-            held = self._anti.get(term)
-            if held is None:
-                held = self._anti[term] = np.zeros(self.rows, dtype=np.int64)
-            held[row] += sign
-            if sign < 0 and not held.any():
-                del self._anti[term]
-        self._changed(row)
+        priorities = self._priorities
+        priorities[pod.priority] = priorities.get(pod.priority, 0) + sign
+        if not priorities[pod.priority]:
+            del priorities[pod.priority]
+        self._counters.count(pod, row, sign)
+        if pod.has_terms:
+            self.anti.count(pod.anti_affinity, row, sign, self.rows)
+            self.near.count(pod.affinity, row, sign, self.rows)
+            self.preferred.count(pod.preferred, row, sign, self.rows)
+        self.use_changes.add(row)
 
     def ports(self, row: int) -> Iterable[tuple[str, str, int]]:
         """Host ports in use."""
@@ -256,28 +339,29 @@ class Snapshot:
         """Whether any pod on a node could be a victim for one of `priority`."""
         return any(other < priority for other in self._priorities)
 
+    def request_vector(self, shape: Shape) -> tuple[Ints, Ints]:
+        """(columns, amounts) of what a shape asks for."""
+        found = self._vectors.get(shape)
+        if found is None:
+            columns = np.array([self.column(resource) for resource in shape.requests], dtype=np.int64)
+            found = self._vectors[shape] = columns, np.array([*shape.requests.values()], dtype=np.int64)
+            if len(self._vectors) > VECTORS_MAX:
+                self._vectors.popitem(last=False)
+        return found
+
     # -- pods by label -------------------------------------------------------------------------------------
 
-    def matching(self, selector: LabelSelector, namespaces: tuple[str, ...] | None, *, live_only: bool = False) -> Ints:
-        """How many pods of each row match; namespaces None means all. Do not write to it."""
-        key = (selector, namespaces, live_only)
-        counter = self._counters.get(key)
-        if counter is not None:
-            self._counters.move_to_end(key)
-            return counter.rows
-        counter = PodCounter(selector, namespaces, self.rows, live_only=live_only)
-        for pod in self.pods.values():
-            row = self.index.get(pod.node)
-            if row is not None and counter.matches(pod):
-                counter.rows[row] += 1
-        self._counters[key] = counter
-        if len(self._counters) > COUNTERS_MAX:
-            self._counters.popitem(last=False)
-        return counter.rows
+    def matching(self, *wanted: Scoped, live_only: bool = False) -> Ints:
+        """How many pods of each row match all of some selectors in their namespaces. Do not write to it."""
+        return self._counters.get(wanted, self.rows, self.placed, live_only=live_only)
 
-    def anti_terms(self) -> Mapping[PodTerm, Ints]:
-        """Required anti-affinity terms of pods on nodes, and how many pods of each row have them."""
-        return self._anti
+    def set_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
+        """A namespace has these labels; None when it is gone."""
+        if labels is None:
+            self.namespaces.pop(name, None)
+        else:
+            self.namespaces[name] = labels
+        self._resolved.clear()
 
     def resolve(self, term: PodTerm) -> tuple[str, ...] | None:
         """The namespaces a term speaks of; None for all."""
@@ -286,30 +370,16 @@ class Snapshot:
             return term.namespaces
         if wanted.everything:
             return None
-        found = (name for name, labels in self.namespaces.items() if wanted.matches(labels))
-        return tuple(sorted({*term.namespaces, *found}))
+        found = self._resolved.get(term)
+        if found is None:
+            named = (name for name, labels in self.namespaces.items() if wanted.matches(labels))
+            found = tuple(sorted({*term.namespaces, *named}))
+            if len(self._resolved) >= VECTORS_MAX:
+                self._resolved.clear()
+            self._resolved[term] = found
+        return found
 
     def term_matches(self, term: PodTerm, pod: PodInfo) -> bool:
         """Whether a pod is one that a term speaks of."""
         namespaces = self.resolve(term)
         return (namespaces is None or pod.namespace in namespaces) and term.selector.matches(pod.labels)
-
-    # -- changes -------------------------------------------------------------------------------------------
-
-    def _changed(self, row: int) -> None:
-        self.change_count += 1
-        self._changes.append(row)
-        if len(self._changes) > 2 * CHANGES_MAX:
-            del self._changes[:-CHANGES_MAX]
-
-    def changed_since(self, count: int) -> list[int] | None:
-        """Rows whose use changed since `change_count` was `count`; None when that is too long ago."""
-        behind = self.change_count - count
-        if behind > len(self._changes):
-            return None
-        return sorted(set(self._changes[len(self._changes) - behind :])) if behind else []
-
-    def request_vector(self, shape: Shape) -> tuple[Ints, Ints]:
-        """(columns, amounts) of what a shape asks for."""
-        columns = np.array([self.column(resource) for resource in shape.requests], dtype=np.int64)
-        return columns, np.array([*shape.requests.values()], dtype=np.int64)

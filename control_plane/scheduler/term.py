@@ -19,8 +19,7 @@ from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.observer import Observer
 from rayplane.control_plane.scheduler.queue import SchedulingQueue
-from rayplane.control_plane.scheduler.snapshot import Snapshot
-from rayplane.control_plane.scheduler.volumes import VolumeIndex
+from rayplane.control_plane.scheduler.plugins import Cluster
 from rayplane.storage.env import Env
 
 
@@ -30,9 +29,9 @@ class Term:
     def __init__(self, config: SchedulerConfig, env: Env, client: ApiClient, metrics: SchedulerMetrics) -> None:
         self._config = config
         self._metrics = metrics
-        self.snapshot = Snapshot()
-        self.volumes = VolumeIndex()
-        self.cycle = Cycle(config, self.snapshot, self.volumes)
+        self.cluster = Cluster()
+        self.snapshot, self.volumes = self.cluster.snapshot, self.cluster.volumes
+        self.cycle = Cycle(config, self.cluster)
         self.queue = SchedulingQueue(
             Hints(self.snapshot),
             backoff=config.backoff,

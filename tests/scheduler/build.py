@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayplane.control_plane.scheduler import Cycle, Failure, Placement, SchedulerConfig, Snapshot
+from rayplane.control_plane.scheduler import Cluster, Cycle, Failure, Placement, SchedulerConfig
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
-from rayplane.control_plane.scheduler.volumes import VolumeIndex
 
 PARSER = PodParser()
 
@@ -107,9 +106,9 @@ class World:
     """A cycle over a snapshot, driven directly."""
 
     def __init__(self, *nodes: dict[str, Any], **config: Any) -> None:
-        self.snapshot = Snapshot()
-        self.volumes = VolumeIndex()
-        self.cycle = Cycle(SchedulerConfig(identity="test", **config), self.snapshot, self.volumes)
+        self.cluster = Cluster()
+        self.snapshot, self.volumes = self.cluster.snapshot, self.cluster.volumes
+        self.cycle = Cycle(SchedulerConfig(identity="test", **config), self.cluster)
         for one in nodes:
             self.snapshot.set_node(NodeInfo.of(one))
 

@@ -256,7 +256,8 @@ def test_affinity_follows_and_the_first_of_a_group_may_start_anywhere() -> None:
 
 def test_affinity_needs_its_own_namespace_or_a_selector_of_namespaces() -> None:
     world = World(node("a"))
-    world.snapshot.namespaces = {"default": {}, "team": {"tier": "1"}}
+    world.snapshot.set_namespace("default", {})
+    world.snapshot.set_namespace("team", {"tier": "1"})
     world.run(on("a", pod("x", namespace="team", labels={"app": "web"})))
     near = pod_rules("podAffinity", HOST, {"app": "web"})
     assert "didn't match pod affinity rules" in world.fail(pod("p", affinity=near))

@@ -1,0 +1,181 @@
+"""A plug-in, that is a filter, a score or both, over all nodes at once.
+
+A plug-in is a class with a name; a profile lists by name which are asked as filters, and which as scores with what
+weight. One instance serves one profile, made with the profile's arguments for it.
+
+`scope` says what its answers depend on, and so how long they hold:
+- NODE: the pod's shape and the node itself. Asked once for each shape and version of a node.
+- USE: besides, the pods that run on that very node. Asked again for a node whose pods changed.
+- CLUSTER: anything. Asked for every decision.
+
+Answers are arrays over `rows` of the snapshot (an array of row numbers, or a slice), None where the plug-in has nothing
+to say about the pod. A plug-in that only overrides `refusal` and `score_node` works too, node by node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rayplane.control_plane.scheduler.owners import OwnerIndex
+from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
+from rayplane.control_plane.scheduler.volumes import VolumeIndex
+
+SCORE_MAX = 100
+ALL = slice(None)
+
+
+class Scope(IntEnum):
+    """The things that a plug-in's answers depend on."""
+
+    NODE = 0
+    USE = 1
+    CLUSTER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reason why a node does not do. `resolvable`: removing pods from it might help."""
+
+    plugin: str
+    reasons: tuple[str, ...]
+    resolvable: bool
+
+
+@dataclass(slots=True)
+class Cluster:
+    """All that plug-ins look at; kept current by its owner."""
+
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    volumes: VolumeIndex = field(default_factory=VolumeIndex)
+    owners: OwnerIndex = field(default_factory=OwnerIndex)
+
+
+@dataclass(slots=True)
+class PodView:
+    """One pod against the cluster as it is now: made for one decision, thrown away after it.
+
+    `memo` holds what a plug-in has worked out for this decision, by the plug-in's name.
+    """
+
+    pod: PodInfo
+    cluster: Cluster
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.cluster.snapshot
+
+
+class Plugin:
+    """A plug-in that has nothing to say; others override what they have an opinion on."""
+
+    name: ClassVar[str] = ""
+    scope: ClassVar[Scope] = Scope.CLUSTER
+
+    def __init__(self, args: Any = None) -> None:
+        self.args = args
+
+    # -- filter --------------------------------------------------------------------------------------------
+
+    def problem(self, view: PodView) -> str:
+        """What stands against all nodes at once; empty when nothing does."""
+        return ""
+
+    def concerns(self, view: PodView) -> bool:
+        """Whether the filter can refuse any node for this pod; False spares the rest."""
+        return True
+
+    def allowed(self, view: PodView, rows: Rows) -> Bools | None:
+        """True for the rows that the pod may go to."""
+        snapshot = view.snapshot
+        numbers = snapshot.numbers(rows)
+        found = np.zeros(len(numbers), dtype=np.bool_)
+        for at, row in enumerate(numbers.tolist()):
+            found[at] = snapshot.valid[row] and self.refusal(view, row) is None
+        return found
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        """Why the pod may not go to a node. Must agree with `allowed`."""
+        return None
+
+    # -- score ---------------------------------------------------------------------------------------------
+
+    def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
+        """A whole number for each of the rows. CLUSTER plug-ins get the allowed rows of all as `among`."""
+        snapshot = view.snapshot
+        numbers = snapshot.numbers(rows)
+        return np.array(
+            [self.score_node(view, row) if snapshot.valid[row] else 0 for row in numbers.tolist()], np.int64
+        )
+
+    def score_node(self, view: PodView, row: int) -> int:
+        """The score of one node."""
+        return 0
+
+    def normalized(self, view: PodView, raw: Ints, among: Bools) -> Ints:
+        """Scores of all rows as numbers from 0 to 100, knowing those of the allowed rows."""
+        return raw
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether scores are only comparable once the others are known."""
+        return type(self).normalized is not Plugin.normalized
+
+    # -- reserve -------------------------------------------------------------------------------------------
+
+    def waiting(self, view: PodView) -> tuple[str, ...]:
+        """Keys of the claims whose node must be selected before the pod is bound."""
+        return ()
+
+    def reserve(self, view: PodView, row: int) -> None:
+        """The pod is placed on a node: what it takes there is taken."""
+
+    def forget(self, cluster: Cluster, pod: PodInfo) -> None:
+        """A placement came to nothing: give back what `reserve` took."""
+
+
+def scaled(raw: Ints, among: Bools, *, reverse: bool = False) -> Ints:
+    """Scores so that the best of the rows `among` has 100 (or what has none, `reverse`)."""
+    top = int(raw[among].max(initial=0))
+    if top == 0:
+        return np.full(len(raw), SCORE_MAX, dtype=np.int64) if reverse else raw
+    found: Ints = SCORE_MAX * raw // top
+    return SCORE_MAX - found if reverse else found
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSet:
+    """The plug-ins of one profile: filters in order, scores with weights."""
+
+    filters: tuple[Plugin, ...]
+    scores: tuple[tuple[Plugin, int], ...]
+
+    @property
+    def of_cluster(self) -> tuple[Plugin, ...]:
+        """Filters that are asked for every decision."""
+        return tuple(plugin for plugin in self.filters if plugin.scope is Scope.CLUSTER)
+
+    def problem(self, view: PodView) -> Refusal | None:
+        """The first that stands against all nodes."""
+        for plugin in self.filters:
+            text = plugin.problem(view)
+            if text:
+                return Refusal(plugin.name, (text,), False)
+        return None
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        """The first reason, in the order of the filters, that keeps the pod off a node."""
+        for plugin in self.filters:
+            found = plugin.refusal(view, row)
+            if found is not None:
+                return found
+        return None
+
+
+Registry = Mapping[str, type[Plugin]]

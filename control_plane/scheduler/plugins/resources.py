@@ -1,0 +1,154 @@
+"""NodeResourcesFit and NodeResourcesBalancedAllocation: room for what a pod asks for.
+
+Source: Kubernetes concepts "Resource Bin Packing"; API reference NodeResourcesFitArgs.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from rayplane.control_plane.scheduler.plugins.args import BalancedArgs, FitArgs, Strategy
+from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, PodView, Refusal, Scope
+from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, Shape
+from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Rows, Snapshot
+
+_ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}
+#: Scores of a shape's points go from 0 to 10.
+_SHAPE_SCORE_MAX = 10
+
+
+class NodeResourcesFit(Plugin):
+    """NodeResourcesFit: what is asked for must be there, and more or less of it should be in use."""
+
+    name: ClassVar[str] = "NodeResourcesFit"
+    scope: ClassVar[Scope] = Scope.USE
+
+    def __init__(self, args: FitArgs | None = None) -> None:
+        super().__init__(args)
+        self._args = args or FitArgs()
+        self._weights = np.array([weight for _, weight in self._args.resources], dtype=np.int64)
+
+    def allowed(self, view: PodView, rows: Rows) -> Bools | None:
+        snapshot = view.snapshot
+        columns, amounts = self._wanted(snapshot, view.pod.shape)
+        used = snapshot.requested[rows][:, columns] + amounts
+        return np.all(used <= snapshot.allocatable[rows][:, columns], axis=1)
+
+    def _wanted(self, snapshot: Snapshot, shape: Shape) -> tuple[Ints, Ints]:
+        columns, amounts = snapshot.request_vector(shape)
+        if self._args.ignored_resources or self._args.ignored_resource_groups:
+            kept = [at for at, resource in enumerate(shape.requests) if not self._args.ignores(resource)]
+            return columns[kept], amounts[kept]
+        return columns, amounts
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        snapshot = view.snapshot
+        lacking = []
+        resolvable = True
+        for resource, wanted in view.pod.shape.requests.items():
+            if self._args.ignores(resource):
+                continue
+            column = snapshot.column(resource)
+            allocatable = int(snapshot.allocatable[row, column])
+            if int(snapshot.requested[row, column]) + wanted > allocatable:
+                lacking.append(resource)
+                resolvable = resolvable and wanted <= allocatable
+        if not lacking:
+            return None
+        lacking.sort(key=lambda resource: (_ORDER.get(resource, 4), resource))
+        reasons = tuple("Too many pods" if r == PODS else f"Insufficient {r}" for r in lacking)
+        return Refusal(self.name, reasons, resolvable)
+
+    def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
+        used, capacity = _use(view.snapshot, view.pod.shape, self._args.resources, rows, scored=True)
+        has = capacity > 0
+        capacity = np.maximum(capacity, 1)
+        if self._args.strategy is Strategy.REQUESTED_TO_CAPACITY_RATIO:
+            return self._ratio(used, capacity, has)
+        if self._args.strategy is Strategy.MOST_ALLOCATED:
+            share = np.minimum(used, capacity) * SCORE_MAX // capacity
+        else:
+            share = np.maximum(capacity - used, 0) * SCORE_MAX // capacity
+        weights = np.where(has, self._weights, 0)
+        found: Ints = (share * weights).sum(axis=1) // np.maximum(weights.sum(axis=1), 1)
+        return found
+
+    def _ratio(self, used: Ints, capacity: Ints, has: Bools) -> Ints:
+        """The shape's score at each resource's percentage of use; resources of score 0 are left out of the mean."""
+        percent = np.where(used > capacity, 100, used * 100 // capacity)
+        share = np.where(has, _along(self._args.shape, percent), 0)
+        weights = np.where(share > 0, self._weights, 0)
+        mean = (share * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
+        found: Ints = np.floor(mean + 0.5).astype(np.int64)
+        return found
+
+
+def _along(shape: tuple[tuple[int, int], ...], percent: Ints) -> Ints:
+    """The broken line through the shape's points, in whole numbers that are cut towards zero."""
+    points = [(at, score * SCORE_MAX // _SHAPE_SCORE_MAX) for at, score in shape]
+    found = np.full(percent.shape, points[-1][1], dtype=np.int64)
+    for (x0, y0), (x1, y1) in reversed([*pairwise(points)]):
+        rise = (y1 - y0) * (percent - x0)
+        step = np.sign(rise) * (np.abs(rise) // max(x1 - x0, 1))
+        found = np.where(percent <= x1, y0 + step, found)
+    return np.where(percent <= points[0][0], points[0][1], found)
+
+
+def _use(
+    snapshot: Snapshot, shape: Shape, resources: tuple[tuple[str, int], ...], rows: Rows, *, scored: bool
+) -> tuple[Ints, Ints]:
+    """(used with the pod on the node, allocatable) of some resources.
+
+    With `scored`, pods that ask for no cpu or memory count for a little. Extended resources that the pod does not ask
+    for count as not there.
+    """
+    columns = [snapshot.column(name) for name, _ in resources]
+    used, capacity = snapshot.requested[rows][:, columns], snapshot.allocatable[rows][:, columns]
+    little = {CPU: (0, shape.scored_cpu), MEMORY: (1, shape.scored_memory)} if scored else {}
+    for at, (name, _) in enumerate(resources):
+        if name in little:
+            column, wanted = little[name]
+            used[:, at] = snapshot.scored[rows, column] + wanted
+            continue
+        wanted = shape.requests.get(name, 0)
+        used[:, at] += wanted
+        if not wanted and "/" in name:
+            capacity[:, at] = 0
+    return used, capacity
+
+
+class NodeResourcesBalancedAllocation(Plugin):
+    """NodeResourcesBalancedAllocation: the shares of a node's resources in use should be alike."""
+
+    name: ClassVar[str] = "NodeResourcesBalancedAllocation"
+    scope: ClassVar[Scope] = Scope.USE
+
+    def __init__(self, args: BalancedArgs | None = None) -> None:
+        super().__init__(args)
+        self._resources = (args or BalancedArgs()).resources
+
+    def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
+        """100 less the standard deviation of the shares. Nothing for pods that ask for none of the resources."""
+        if not any(view.pod.shape.requests.get(name) for name, _ in self._resources):
+            return None
+        used, capacity = _use(view.snapshot, view.pod.shape, self._resources, rows, scored=False)
+        has = capacity > 0
+        share = np.where(has, np.minimum(used / np.maximum(capacity, 1), 1.0), 0.0)
+        found: Ints = ((1.0 - _deviation(share, has)) * SCORE_MAX).astype(np.int64)
+        return found
+
+
+def _deviation(share: Floats, has: Bools) -> Floats:
+    """The standard deviation of each row's shares; of two it is half their difference, of less than two nothing."""
+    count = has.sum(axis=1)
+    spread = np.where(has, share, -np.inf).max(axis=1) - np.where(has, share, np.inf).min(axis=1)
+    two = np.where(count == 2, spread / 2, 0.0)
+    if share.shape[1] == 2:
+        return two
+    of = np.maximum(count, 1)
+    mean = share.sum(axis=1) / of
+    squares = np.where(has, (share - mean[:, None]) ** 2, 0.0).sum(axis=1)
+    return np.where(count > 2, np.sqrt(squares / of), two)
