@@ -4,7 +4,7 @@ Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters
 (nodes as NumPy arrays, changed in O(1) per pod; `topology`: their labels, `counters`: pods by what selectors say of
 them), `volumes` and `owners` (other objects), `plugins` (filters and scores, a table by name), `shapes` (what these say
 of pods that are alike), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off,
-unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, and `report` (Kubernetes' messages). The shell is
+unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, and `report` (messages). The shell is
 `service` (leadership), `term` (the loop of one term), `observer` (informers) and `binder` (writes).
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.

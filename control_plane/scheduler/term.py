@@ -18,8 +18,8 @@ from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.observer import Observer
-from rayplane.control_plane.scheduler.queue import SchedulingQueue
 from rayplane.control_plane.scheduler.plugins import Cluster
+from rayplane.control_plane.scheduler.queue import SchedulingQueue
 from rayplane.storage.env import Env
 
 
