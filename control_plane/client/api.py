@@ -40,6 +40,7 @@ DISCOVER_EVERY_S = SERVER_CHANGES.discover_s
 DISCOVER_AGAIN_S = 0.2
 _DISCOVER_TIMEOUT_S = 1.0
 _PURGE_TIMEOUT_S = 30.0
+_READ_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,30 @@ class ApiClient:
         request, limit_s = aggregation_pb2.PurgeRequest(namespace=namespace), _PURGE_TIMEOUT_S
         found: aggregation_pb2.PurgeResponse = await self._call("Aggregation", "Purge", request, timeout=limit_s)
         return found
+
+    async def read_aggregated(
+        self,
+        group: str,
+        versions: Sequence[str],
+        resource: str,
+        namespace: str = "",
+        *,
+        name: str = "",
+        subresource: str = "",
+        query: str = "",
+    ) -> Any | None:
+        """What an aggregated API answers to a GET; None where nobody serves any of the versions. Raises ApiError."""
+        request = aggregation_pb2.ReadRequest(
+            group=group,
+            versions=versions,
+            namespace=namespace,
+            resource=resource,
+            name=name,
+            subresource=subresource,
+            query=query,
+        )
+        found = await self._call("Aggregation", "Read", request, timeout=_READ_TIMEOUT_S)
+        return orjson.loads(found.json) if found.served else None
 
     async def watch(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rayplane.control_plane.controllers.apiservices import ApiServiceController
+from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.clusterroleaggregation import ClusterRoleAggregation
@@ -57,6 +58,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         OrphanedPodController(),
         CronJobController(),
         DisruptionController(coalesce_s=coalesce),
+        HorizontalController(timing.autoscaler),
         EndpointsController(coalesce_s=coalesce),
         EndpointSliceController(coalesce_s=coalesce),
         EndpointSliceMirroringController(coalesce_s=coalesce),

@@ -12,6 +12,23 @@ LEASE_NAME = "kube-controller-manager"
 
 
 @dataclass(frozen=True, slots=True)
+class AutoscalerTiming:
+    """Spans of the horizontal pod autoscaler, in seconds: those of kube-controller-manager's flags by default."""
+
+    sync_s: float = 15.0
+    """Between two looks at an autoscaler."""
+    downscale_stabilization_s: float = 300.0
+    """For how long a higher number of replicas is kept, where the autoscaler's behavior does not say."""
+    cpu_initialization_s: float = 300.0
+    """While a pod is younger, its use of CPU counts only if it is ready and was measured since."""
+    initial_readiness_s: float = 30.0
+    """A pod that is not ready after this long has been ready before."""
+
+
+_FAST_AUTOSCALER = AutoscalerTiming(2.0, 30.0, 5.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """The part of a cluster's `Timings` that concerns controllers, and their own spans, in seconds."""
 
@@ -21,13 +38,15 @@ class Timing:
     """Changes of pods are gathered for this long before their owner's status or endpoints are written."""
     pod_gc_s: float = 2.0
     """How often pods are checked for nodes that are gone."""
+    autoscaler: AutoscalerTiming = _FAST_AUTOSCALER
 
     @staticmethod
     def of(timings: Timings) -> Timing:
         """As often as suits a cluster with these timings."""
         if timings.nodes.grace_s < KUBERNETES.nodes.grace_s:
             return Timing(timings.nodes, timings.election)
-        return Timing(timings.nodes, timings.election, coalesce_s=0.1, pod_gc_s=20.0)
+        kept = {"coalesce_s": 0.1, "pod_gc_s": 20.0}
+        return Timing(timings.nodes, timings.election, **kept, autoscaler=AutoscalerTiming())
 
 
 def collected_resources() -> tuple[str, ...]:

@@ -209,6 +209,21 @@ class Migrate:
     stamp: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """The setting of an object's replicas through its scale, if they still are what they were.
+
+    `done` and `failed`: the status to write then; `{error}` in what `failed` says becomes the error's text.
+    """
+
+    resource: str
+    obj: Object
+    before: int
+    replicas: int
+    done: UpdateStatus
+    failed: UpdateStatus
+
+
 Write = Create | Update | UpdateStatus | Patch | Delete
 Special = (
     IfAbsent
@@ -220,6 +235,7 @@ Special = (
     | ApproveCertificate
     | SignCertificate
     | Migrate
+    | Rescale
 )
 Action = Event | Write | Special
 

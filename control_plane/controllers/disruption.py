@@ -14,7 +14,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.kinds.policy.eviction import DISRUPTION_TARGET, matching_budgets
 from rayplane.control_plane.api.kinds.policy.pod_disruption_budget import BUDGETS, set_disruption_allowed
-from rayplane.control_plane.api.machinery.selectors import from_label_selector
+from rayplane.control_plane.api.machinery.selectors import from_label_selector, go_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated, pod_phase
 from rayplane.control_plane.controllers.core import (
@@ -34,7 +34,7 @@ from rayplane.control_plane.controllers.core import (
 )
 from rayplane.control_plane.controllers.garbagecollector import CRDS
 from rayplane.control_plane.controllers.rollout import int_or_percent
-from rayplane.control_plane.controllers.scales import NoScale, find_scaled
+from rayplane.control_plane.controllers.scales import NoScale, Scaled, scalable
 
 DELETION_TIMEOUT_S = 120.0
 """A pod whose eviction was let through and that is not being deleted after this long counts again."""
@@ -166,7 +166,9 @@ def _of_budget(budget: Object, view: View, now: Moment) -> Result:
         text = f"Failed to calculate the number of expected pods: {e}"
         return _failed(budget, Event(budget, "Warning", "CalculateExpectedPodCountFailed", text), str(e), now)
     if unmanaged:
-        steps.append(Event(budget, "Warning", "UnmanagedPods", _UNMANAGED.format(_go_selector(budget))))
+        steps.append(
+            Event(budget, "Warning", "UnmanagedPods", _UNMANAGED.format(go_selector(meta.spec(budget).get("selector"))))
+        )
     disrupted, forgotten, recheck = _disrupted(budget, pods, now)
     steps += forgotten
     healthy = sum(
@@ -249,17 +251,22 @@ def _expected_scale(pods: Sequence[Object], view: View) -> tuple[int, bool]:
 
 def _owner_scale(pod: Object, owner: Mapping[str, Any], view: View) -> tuple[str, int]:
     """Who decides about how many pods there are of the owner's: a ReplicaSet's Deployment, or the owner."""
-    found = find_scaled(view, owner.get("apiVersion") or "", owner["kind"], meta.namespace(pod), owner["name"])
+    space = meta.namespace(pod)
+    found = _scaled(owner, space, view)
     if found is not None and found.uid == owner["uid"]:
         above = meta.controller_of(found.obj) if found.resource == "replicasets.apps" else None
         if above is None or above.get("kind") != "Deployment":
             return found.uid, found.replicas
-        deployment = find_scaled(view, above["apiVersion"], above["kind"], meta.namespace(pod), above["name"])
+        deployment = _scaled(above, space, view)
         if deployment is not None and deployment.uid == above["uid"]:
             return deployment.uid, deployment.replicas
         # A set whose deployment is gone goes too, but is there still.
         return found.uid, found.replicas
     raise SyncFailed(f'found no controllers for pod "{meta.name(pod)}"')
+
+
+def _scaled(ref: Mapping[str, Any], namespace: str, view: View) -> Scaled | None:
+    return scalable(view, ref.get("apiVersion") or "", ref["kind"]).find(view, namespace, ref["name"])
 
 
 def _left(stamp: str | None, now: Moment) -> float:
@@ -287,18 +294,3 @@ def _disrupted(
             kept[meta.name(pod)] = stamp
             recheck = soonest(recheck, left + _LEEWAY_S)
     return kept, forgotten, recheck
-
-
-def _go_selector(budget: Object) -> str:
-    """A label selector as Kubernetes' messages print it."""
-    selector = meta.spec(budget).get("selector") or {}
-    exact = "".join(f"{k}: {v}," for k, v in sorted((selector.get("matchLabels") or {}).items()))
-    wanted = "".join(
-        f"LabelSelectorRequirement{{Key:{e.get('key')},Operator:{e.get('operator')},"
-        f"Values:[{' '.join(e.get('values') or ())}],}},"
-        for e in selector.get("matchExpressions") or ()
-    )
-    return (
-        f"&LabelSelector{{MatchLabels:map[string]string{{{exact}}},"
-        f"MatchExpressions:[]LabelSelectorRequirement{{{wanted}}},}}"
-    )

@@ -19,7 +19,11 @@ from rayplane.control_plane.controllers.garbagecollector import CRDS, followed_a
 
 
 class NoScale(Exception):
-    """An object of a kind that nobody serves, or that cannot be scaled; the text says which, as Kubernetes does."""
+    """A kind that nobody serves, or that cannot be scaled; the text says which, as Kubernetes does."""
+
+    def __init__(self, message: str, *, served: bool) -> None:
+        super().__init__(message)
+        self.served = served
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +43,64 @@ class Scaled:
         return int(meta.spec(self.scale).get("replicas") or 0)
 
 
-def find_scaled(view: View, api_version: str, kind: str, namespace: str, name: str) -> Scaled | None:
-    """The object of this kind and name with its scale; None where there is no such object.
+@dataclass(frozen=True, slots=True)
+class Scalable:
+    """A kind whose objects have a scale. `name`: plural and group; `definition`: of a custom one."""
 
-    Raises NoScale when the kind is not served or has no scale.
-    """
-    info = builtin_registry().by_kind(api_version, kind)
+    name: str
+    definition: Object | None = None
+
+    def find(self, view: View, namespace: str, name: str) -> Scaled | None:
+        """An object with its scale. Raises NoScale where its version has none."""
+        if self.definition is None:
+            found = view.get(self.name, namespace, name)
+            return None if found is None else Scaled(self.name, found, get_scale(found, WORKLOAD_PATHS))
+        resource = followed_as(self.definition)
+        found = view.get(resource, namespace, name)
+        if found is None:
+            return None
+        return Scaled(resource, found, get_scale(found, _paths(self.definition, found["apiVersion"])))
+
+
+def scalable(view: View, api_version: str, kind: str, *, any_version: bool = False) -> Scalable:
+    """The kind that a reference names; `any_version`: by group and kind alone. Raises NoScale."""
+    group = api_version.rpartition("/")[0]
+    known = builtin_registry()
+    info = known.by_kind(api_version, kind)
+    if info is None and any_version:
+        info = next((one for one in known.all() if (one.group, one.kind) == (group, kind)), None)
     if info is not None:
         if "scale" not in info.subresources:
-            raise NoScale(f"{info.name} does not implement the scale subresource")
-        found = view.get(info.name, namespace, name)
-        return None if found is None else Scaled(info.name, found, get_scale(found, WORKLOAD_PATHS))
-    crd = _definition(view, api_version, kind)
-    resource = followed_as(crd)
-    found = view.get(resource, namespace, name)
-    if found is None:
-        _paths(crd, api_version)
-        return None
-    return Scaled(resource, found, get_scale(found, _paths(crd, found.get("apiVersion") or api_version)))
+            raise _unscalable(info.name)
+        return Scalable(info.name)
+    crd = _definition(view, api_version, kind, any_version=any_version)
+    _paths(crd, "" if any_version else api_version)
+    return Scalable(f"{meta.spec(crd)['names']['plural']}.{group}", crd)
 
 
-def _definition(view: View, api_version: str, kind: str) -> Object:
-    """The definition of a custom kind that is served in this version."""
-    group, _, version = api_version.rpartition("/")
+def _definition(view: View, api_version: str, kind: str, *, any_version: bool) -> Object:
+    """The definition of a custom kind that is served, in this version or any."""
+    group, _, wanted = api_version.rpartition("/")
     for crd in view.list(CRDS):
         spec = meta.spec(crd)
         if spec.get("group") != group or (spec.get("names") or {}).get("kind") != kind:
             continue
-        if any(v.get("name") == version and v.get("served") for v in spec.get("versions") or ()):
+        if any(v.get("served") and (any_version or v.get("name") == wanted) for v in spec.get("versions") or ()):
             return crd
-    raise NoScale(f'no matches for kind "{kind}" in version "{api_version}"')
+    where = f'group "{group}"' if any_version else f'version "{api_version}"'
+    raise NoScale(f'no matches for kind "{kind}" in {where}', served=False)
 
 
 def _paths(crd: Object, api_version: str) -> ScalePaths:
-    """Where objects of this version of a definition keep their replicas."""
+    """Where objects of this version of a definition (of any, where none is named) keep their replicas."""
     wanted = api_version.rpartition("/")[2]
     for version in meta.spec(crd).get("versions") or ():
         paths = ScalePaths.of((version.get("subresources") or {}).get("scale"))
-        if version.get("name") == wanted and paths is not None:
+        if wanted in ("", version.get("name")) and paths is not None:
             return paths
     spec = meta.spec(crd)
-    raise NoScale(f"{spec['names']['plural']}.{spec['group']} does not implement the scale subresource")
+    raise _unscalable(f"{spec['names']['plural']}.{spec['group']}")
+
+
+def _unscalable(name: str) -> NoScale:
+    return NoScale(f"{name} does not implement the scale subresource", served=True)

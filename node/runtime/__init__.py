@@ -105,7 +105,8 @@ class ContainerRun(Protocol):
     async def attach(self, *, stdin: bool) -> ExecSession:
         """A session on its own process."""
 
-    def usage(self) -> Usage: ...
+    def usage(self, pod: Object) -> Usage:
+        """What it uses now; `pod` as it is now, which tells what a simulated one uses."""
 
     def probe_delay(self, probe: str) -> "tuple[float, bool] | None":
         """Return (seconds until the probe gives its result, the result) for a simulated run. None: probe it really."""

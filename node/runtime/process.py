@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import ContainerConfigError, NotRunning, RuntimeFailed
 from rayplane.node.runtime import ContainerRun, ExecSession, Listener, LogOptions, StartOrder, Usage
 from rayplane.node.runtime.attach import Attached, StandardInput, Terminal
@@ -260,7 +261,7 @@ class ProcessRun:
         own = own_paths(tree.root.root, tree.has)
         return [self._localize(part) if n == 0 else own(self._localize(part)) for n, part in enumerate(command)]
 
-    def usage(self) -> Usage:
+    def usage(self, pod: Object) -> Usage:
         if self._over or not self._pid:
             return Usage()
         now = asyncio.get_running_loop().time()

@@ -12,7 +12,7 @@ Annotations (each also as `<name>.<container>` for one container; times as secon
 | rayplane.io/ready-after | until the readiness probe passes, or `never` | 0 |
 | rayplane.io/liveness-fails-after | until the liveness probe fails | never |
 | rayplane.io/honor-initial-delay | `true`: readiness waits for initialDelaySeconds too | false |
-| rayplane.io/cpu-usage, rayplane.io/memory-usage | what stats say | the requests |
+| rayplane.io/cpu-usage, rayplane.io/memory-usage | what stats say, as the pod is then | the requests |
 | rayplane.io/log | text of the log's second line | none |
 
 No task per container: one timer of the event loop for each delay that is not zero.
@@ -153,13 +153,19 @@ class SimulatedRun:
     async def attach(self, *, stdin: bool) -> ExecSession:
         return Attached(self.logs(FROM_NOW))
 
-    def usage(self) -> Usage:
+    def usage(self, pod: Object) -> Usage:
         if self._over:
             return Usage()
-        requests = container_requests(self._order.container)
-        cpu = self._text("cpu-usage") or requests.get("cpu") or "0"
-        memory = self._text("memory-usage") or requests.get("memory") or "0"
-        return Usage(quantity.milli(cpu) * 1_000_000, quantity.value(memory))
+        container = self._order.container
+        requests = container_requests(container)
+        cpu = self._amount(pod, "cpu-usage") or quantity.parse(requests.get("cpu") or 0)
+        memory = self._amount(pod, "memory-usage") or quantity.parse(requests.get("memory") or 0)
+        return Usage(cpu.milli * 1_000_000, memory.value)
+
+    def _amount(self, pod: Object, name: str) -> quantity.Quantity | None:
+        """An amount that the pod says, as it is now; None where it says none, or what is none."""
+        text = annotation(pod, self._order.container, name)
+        return quantity.parse(text) if text and quantity.is_quantity(text) else None
 
     def _duration(self) -> float | None:
         container, pod = self._order.container, self._order.pod

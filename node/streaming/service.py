@@ -174,7 +174,7 @@ class NodeService:
             for container, run in worker.runs.items():
                 if not worker.machine.by_name[container].started_stamp:
                     continue
-                usage = run.usage()
+                usage = run.usage(worker.pod)
                 response.containers.add(
                     namespace=namespace,
                     pod=name,

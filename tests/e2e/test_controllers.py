@@ -17,12 +17,9 @@ def cluster(bring_up: Callable[..., Cluster]) -> Cluster:
 
 @pytest.fixture
 def kubectl(
-    cluster: Cluster,
-    kubectl_binary: str,
-    fresh_namespace: Callable[[Cluster, str, str], Kubectl],
-    request: pytest.FixtureRequest,
+    cluster: Cluster, fresh_namespace: Callable[[Cluster, str, str], Kubectl], request: pytest.FixtureRequest
 ) -> Kubectl:
-    return fresh_namespace(cluster, kubectl_binary, request.node.originalname.replace("_", "-").removeprefix("test-"))
+    return fresh_namespace(cluster, "", request.node.originalname.replace("_", "-").removeprefix("test-"))
 
 
 def nodes_of(kubectl: Kubectl) -> list[str]:
@@ -56,3 +53,41 @@ def test_an_eviction_over_budget_is_refused(kubectl: Kubectl) -> None:
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
     refused = kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), code=1)
     assert "Cannot evict pod as it would violate the pod's disruption budget." in refused
+
+
+AUTOSCALED = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata:
+      labels: {app: web}
+      annotations: {rayplane.io/cpu-usage: 200m}
+    spec:
+      containers: [{name: web, image: nginx, resources: {requests: {cpu: 100m}}}]
+"""
+
+
+def test_an_autoscaler_follows_what_pods_use(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", stdin=AUTOSCALED)
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("autoscale", "deployment", "web", "--min=1", "--max=3", "--cpu=50%")
+    soon = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
+    kubectl("patch", "hpa", "web", "--type=merge", "-p", json.dumps(soon))
+    kubectl.until("deployment web", "{.spec.replicas}", ["3"])
+    kubectl.until(
+        "hpa web",
+        "{.status.currentReplicas} {.status.currentMetrics[0].resource.current.averageUtilization}",
+        ["3 200"],
+    )
+    row = kubectl("get", "hpa", "web", "--no-headers").split()
+    assert row[:7] == ["web", "Deployment/web", "cpu:", "200%/50%", "1", "3", "3"]
+    assert "New size: " in kubectl("describe", "hpa", "web")
+    kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    kubectl("annotate", "pods", "-l", "app=web", "rayplane.io/cpu-usage=1m", "--overwrite")
+    kubectl.until("deployment web", "{.spec.replicas}", ["1"])
+    reasons = {event["message"] for event in kubectl.items("events") if event["reason"] == "SuccessfulRescale"}
+    assert "New size: 1; reason: All metrics below target" in reasons

@@ -175,6 +175,9 @@ class FakeClient:
     async def purge_aggregated(self, namespace: str) -> aggregation_pb2.PurgeResponse:
         return await self._call("purge_aggregated", aggregation_pb2.PurgeResponse)
 
+    async def read_aggregated(self, *_: Any, **__: Any) -> Any:
+        return await self._call("read_aggregated", lambda: None)
+
     async def watch(
         self,
         resource: str,

@@ -319,3 +319,19 @@ def label_selector_text(selector: Mapping[str, Any] | None) -> str:
         f"{r.key}={r.values[0]}" if r.operator == IN and len(r.values) == 1 else str(r) for r in parsed.requirements
     ]
     return ",".join(texts)
+
+
+def go_selector(selector: Mapping[str, Any] | None) -> str:
+    """A structured LabelSelector as Go prints it in Kubernetes' messages."""
+    if selector is None:
+        return "nil"
+    exact = "".join(f"{k}: {v}," for k, v in sorted((selector.get("matchLabels") or {}).items()))
+    wanted = "".join(
+        f"LabelSelectorRequirement{{Key:{one.get('key')},Operator:{one.get('operator')},"
+        f"Values:[{' '.join(one.get('values') or ())}],}},"
+        for one in selector.get("matchExpressions") or ()
+    )
+    return (
+        f"&LabelSelector{{MatchLabels:map[string]string{{{exact}}},"
+        f"MatchExpressions:[]LabelSelectorRequirement{{{wanted}}},}}"
+    )

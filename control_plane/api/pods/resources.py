@@ -112,8 +112,13 @@ def has_pod_level(spec: Spec) -> bool:
     return any(is_pod_level(name) for section in ("requests", "limits") for name in resources.get(section) or ())
 
 
+def pod_level_requests(spec: Spec) -> Mapping[str, QuantityLike]:
+    """What the pod as a whole requests of its own."""
+    return (spec.get("resources") or {}).get("requests") or {}
+
+
 def has_pod_level_requests(spec: Spec) -> bool:
-    return any(is_pod_level(name) for name in (spec.get("resources") or {}).get("requests") or ())
+    return any(is_pod_level(name) for name in pod_level_requests(spec))
 
 
 def _pod_level(spec: Spec, section: str) -> Amounts:

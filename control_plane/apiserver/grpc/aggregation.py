@@ -1,6 +1,7 @@
 """Service Aggregation of `rayplane.v1`: what the cluster's own components need of aggregated APIs."""
 
 from rayplane.control_plane.apiserver.aggregator.purging import Purging
+from rayplane.control_plane.apiserver.aggregator.reading import VERSIONS_MAX, Place, Reading
 from rayplane.control_plane.apiserver.grpc.calls import Calls
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.rpc import Context
@@ -25,5 +26,17 @@ class AggregationService:
                 finalizers=found.finalizers,
                 failures=found.failures,
             )
+
+        return await self._calls.answered(context, run)
+
+    async def Read(self, request: pb.ReadRequest, context: Context) -> pb.ReadResponse:
+        registry = self._calls.registry
+        versions = [*request.versions][:VERSIONS_MAX]
+        place = Place(request.resource, request.namespace, request.name, request.subresource, request.query)
+
+        async def run(user: User) -> pb.ReadResponse:
+            reading = Reading(registry.aggregator, registry.authorizer, user)
+            found = await reading.read(request.group, versions, place)
+            return pb.ReadResponse(served=found is not None, json=found or b"")
 
         return await self._calls.answered(context, run)

@@ -11,6 +11,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector, QueueMetrics, workqueue
 from rayplane.control_plane.component_base.debugging import serve
 from rayplane.control_plane.component_base.metrics import Family
+from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersConfig
 from rayplane.control_plane.controllers.core import (
@@ -21,9 +22,11 @@ from rayplane.control_plane.controllers.core import (
     Provision,
     PurgeNamespace,
     Recount,
+    Rescale,
     SignCertificate,
 )
 from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
+from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.certificates import Certificates
 from rayplane.control_plane.controllers.manager.executor import Executor
@@ -105,6 +108,7 @@ class Term:
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
         self._purger = NamespacePurger(client, env.clock.now)
         self._migrator = Migrator(client)
+        self._rescaler = Rescaler(client)
         self._counter = QuotaCounter(client, env.clock.now)
         self._certificates = Certificates(client, network, signers=config.discovery)
         self._controllers: Sequence[Controller] = build_controllers(config)
@@ -129,8 +133,12 @@ class Term:
                 ApproveCertificate: self._certificates.approve,
                 SignCertificate: self._certificates.sign,
                 Migrate: self._migrator.migrate,
+                Rescale: self._rescaler.rescale,
             },
         )
+        observe = None
+        if isinstance(controller, HorizontalController):
+            observe = Metrics(self._client, controller, self._caches.view).observe
         return ControllerRunner(
             controller,
             self._caches,
@@ -139,6 +147,7 @@ class Term:
             workers=self._config.workers,
             barrier_timeout_s=self._config.barrier_timeout_s,
             metrics=self._queues.setdefault(controller.name, QueueMetrics()),
+            observe=observe,
         )
 
     async def run(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -36,7 +37,10 @@ class ControllerRunner:
         workers: int,
         barrier_timeout_s: float,
         metrics: QueueMetrics | None = None,
+        observe: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`observe`: tells the controller what no cache has of a key, before each reconcile."""
+        self._observe = observe
         self._controller = controller
         self._caches = caches
         self._executor = executor
@@ -118,6 +122,9 @@ class ControllerRunner:
         if wait > 0:
             self._queue.add_after(key, wait)
             return
+        if self._observe is not None:
+            await self._observe(key)
+            now = asyncio.get_running_loop().time()
         moment = Moment(self._env.clock.now(), now)
         wanted = self._controller.reconcile(key, self._caches.view, moment)
         self._note_cost(key, asyncio.get_running_loop().time() - now)

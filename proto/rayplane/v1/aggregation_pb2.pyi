@@ -46,3 +46,29 @@ class PurgeResponse(_message.Message):
     finalizers: _containers.ScalarMap[str, int]
     failures: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, stale: _Optional[_Iterable[str]] = ..., objects: _Optional[_Mapping[str, int]] = ..., deleting: _Optional[_Mapping[str, int]] = ..., finalizers: _Optional[_Mapping[str, int]] = ..., failures: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReadRequest(_message.Message):
+    __slots__ = ("group", "versions", "namespace", "resource", "name", "subresource", "query")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBRESOURCE_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    versions: _containers.RepeatedScalarFieldContainer[str]
+    namespace: str
+    resource: str
+    name: str
+    subresource: str
+    query: str
+    def __init__(self, group: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., namespace: _Optional[str] = ..., resource: _Optional[str] = ..., name: _Optional[str] = ..., subresource: _Optional[str] = ..., query: _Optional[str] = ...) -> None: ...
+
+class ReadResponse(_message.Message):
+    __slots__ = ("served", "json")
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    served: bool
+    json: bytes
+    def __init__(self, served: _Optional[bool] = ..., json: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,146 @@
+"""Metrics that programs of users serve, as the autoscaler reads them: by the gRPC face, with its own rights."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from rayplane.control_plane.api import errors
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.controllers.autoscaling import metrics
+from rayplane.control_plane.controllers.autoscaling.metrics import Answer, Query
+from rayplane.control_plane.controllers.manager.autoscaler import Metrics
+from tests.apiserver.test_aggregation import Setting, extended
+
+CUSTOM, EXTERNAL = "custom.metrics.k8s.io", "external.metrics.k8s.io"
+
+
+@pytest_asyncio.fixture
+async def setting(tmp_path: Path) -> AsyncIterator[Setting]:
+    async with extended(tmp_path, Timing()) as made:
+        yield made
+
+
+class Asking:
+    """A controller that asks one question, and keeps the answer."""
+
+    def __init__(self, query: Query) -> None:
+        self.query, self.found = query, Answer()
+
+    def questions(self, *_: Any) -> tuple[Query, ...]:
+        return (self.query,)
+
+    def answered(self, _: str, answers: metrics.Answers) -> None:
+        self.found = answers[self.query]
+
+
+async def asked(setting: Setting, query: Query, user: str = "system:kube-controller-manager") -> Answer:
+    controller = Asking(query)
+    client = setting.stack.client_as(user)
+    await Metrics(client, controller, None).observe("k")  # type: ignore[arg-type]
+    return controller.found
+
+
+async def serve(setting: Setting, group: str, version: str, path: str, items: list[Object]) -> None:
+    """Have the extension serve a group, with these items at a path."""
+    root = f"/apis/{group}/{version}"
+    resource = {
+        "name": "pods/jobs",
+        "singularName": "",
+        "namespaced": True,
+        "kind": "MetricValueList",
+        "verbs": ["get"],
+    }
+    rows = {
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": f"{group}/{version}",
+        "resources": [resource],
+    }
+
+    async def discovery(_: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response(rows)
+
+    async def listed(_: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"kind": "MetricValueList", "items": items})
+
+    setting.extension.answers |= {root: discovery, f"{root}/{path}": listed}
+    await setting.lead(group=group, version=version)
+    await setting.becomes("Passed", f"{version}.{group}")
+
+
+@pytest.mark.parametrize("version", ["v1beta1", "v1beta2"])
+async def test_a_custom_metric_is_asked_of_who_serves_it(setting: Setting, version: str) -> None:
+    items = [{"describedObject": {"name": "a"}, "value": "500m"}]
+    await serve(setting, CUSTOM, version, "namespaces/default/pods/*/jobs", items)
+    query = metrics.pods_query("default", "jobs", "app=web,tier in (a,b)", "queue=x")
+    assert await asked(setting, query) == Answer(items)
+    (request,) = setting.extension.seen
+    assert request.headers["X-Remote-User"] == "system:kube-controller-manager"
+    told = parse_qs(request.query_string)
+    assert told == {"labelSelector": ["app=web,tier in (a,b)"], "metricLabelSelector": ["queue=x"]}
+
+
+async def test_an_external_metric(setting: Setting) -> None:
+    items = [{"metricName": "jobs", "value": "3"}]
+    await serve(setting, EXTERNAL, "v1beta1", "namespaces/default/jobs", items)
+    assert await asked(setting, metrics.external_query("default", "jobs", "")) == Answer(items)
+
+
+NOBODY = {
+    "custom": (
+        metrics.pods_query("default", "jobs", "", ""),
+        "no custom metrics API (custom.metrics.k8s.io) registered"),
+    "external": (
+        metrics.external_query("default", "jobs", ""),
+        "the server could not find the requested resource (get jobs.external.metrics.k8s.io)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOBODY)
+async def test_metrics_that_nobody_serves(setting: Setting, case: str) -> None:
+    query, why = NOBODY[case]
+    assert (await asked(setting, query)).error == why
+
+
+async def test_use_of_resources_is_told_by_the_api_server_itself(setting: Setting) -> None:
+    assert await asked(setting, metrics.resource_query("default", "app=web")) == Answer([])
+
+
+async def test_a_server_that_answers_badly_is_a_failure_of_that_metric(setting: Setting) -> None:
+    await serve(setting, EXTERNAL, "v1beta1", "namespaces/default/jobs", [])
+    assert (await asked(setting, metrics.external_query("default", "other", ""))).error == "the answer is no list"
+
+    async def broken(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=500)
+
+    setting.extension.answers[f"/apis/{EXTERNAL}/v1beta1/namespaces/default/jobs"] = broken
+    assert "bad status" in (await asked(setting, metrics.external_query("default", "jobs", ""))).error
+
+
+async def test_it_takes_the_rights_that_the_rest_face_asks_for(setting: Setting) -> None:
+    await serve(setting, EXTERNAL, "v1beta1", "namespaces/default/jobs", [])
+    refused = await asked(setting, metrics.external_query("default", "jobs", ""), user="jane")
+    assert 'cannot list resource "jobs" in API group "external.metrics.k8s.io"' in refused.error
+    assert not setting.extension.seen
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"resource": ""}, {"resource": ".."}, {"resource": "jobs?x=1"}, {"resource": "%2e%2e"}, {"resource": "jöbs"},
+     {"resource": "pods", "namespace": "a/b"}, {"resource": "pods", "name": ".", "subresource": "jobs"},
+     {"resource": "pods", "subresource": "jobs"}, {"resource": "jobs", "query": "a=b c"}, {"resource": "j" * 600}],
+    ids=str,
+)  # fmt: skip
+async def test_places_that_are_none(setting: Setting, place: dict[str, str]) -> None:
+    await serve(setting, EXTERNAL, "v1beta1", "namespaces/default/jobs", [])
+    with pytest.raises(errors.BadRequest):
+        await setting.client.read_aggregated(EXTERNAL, ["v1beta1"], **place)  # type: ignore[arg-type]
+    assert not setting.extension.seen
