@@ -75,7 +75,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         CertificateCleaner(),
         TokenCleaner(),
         ResourceQuotaController(config.garbage_collected),
-        PodGCController(timing),
+        PodGCController(timing, terminated_max=config.terminated_pods_max),
         StorageVersionMigrator(),
         GarbageCollector(config.garbage_collected),
     ]

@@ -39,14 +39,28 @@ class Timing:
     pod_gc_s: float = 2.0
     """How often pods are checked for nodes that are gone."""
     autoscaler: AutoscalerTiming = _FAST_AUTOSCALER
+    quarantine_s: float = 2.0
+    """Pods of a node that is gone are left alone for this long: it may be made anew."""
+    eviction_rate: float = 10.0
+    """Nodes of a zone whose pods begin to be evicted, in a second."""
+    secondary_eviction_rate: float = 1.0
+    """The same in a large zone most of which is lost."""
 
     @staticmethod
     def of(timings: Timings) -> Timing:
         """As often as suits a cluster with these timings."""
         if timings.nodes.grace_s < KUBERNETES.nodes.grace_s:
             return Timing(timings.nodes, timings.election)
-        kept = {"coalesce_s": 0.1, "pod_gc_s": 20.0}
-        return Timing(timings.nodes, timings.election, **kept, autoscaler=AutoscalerTiming())
+        return Timing(
+            timings.nodes,
+            timings.election,
+            coalesce_s=0.1,
+            pod_gc_s=20.0,
+            quarantine_s=40.0,
+            eviction_rate=0.1,
+            secondary_eviction_rate=0.01,
+            autoscaler=AutoscalerTiming(),
+        )
 
 
 def collected_resources() -> tuple[str, ...]:
@@ -79,6 +93,8 @@ class ControllersConfig:
     """PEM of the cluster's CA, put into the ConfigMap `kube-root-ca.crt` of each namespace; empty: none is made."""
     server: str = ""
     """URL of the API for those who join, in the ConfigMap `cluster-info`; empty: there is none."""
+    terminated_pods_max: int = 12_500
+    """Of pods that have ended, more than these are not kept; 0: all are."""
     workers: int = 8
     """Workers of each controller."""
     batch_size: int = 200

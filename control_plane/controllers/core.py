@@ -90,6 +90,8 @@ class Patch:
     kind: str = "merge"
     subresource: str = ""
     done: Event | None = None
+    may_fail: bool = False
+    """What comes after it is done even where the server refuses this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ when that did not change in the cache for half the grace period either the proce
 (a server that hangs, a network that is cut). Nobody is judged then, and once news come again every node gets a whole
 grace period from there on.
 
-When most nodes seem lost at once the fault is probably ours: pods are not evicted then (Kubernetes' full and
-partial disruption modes). A node counts as healthy for that only if it was heard of within half the grace period.
+When most nodes seem lost at once the fault is probably ours: how fast pods are evicted depends on what is lost of each
+zone (`node_zones`). A node counts as healthy for that only if it was heard of within half the grace period. Turns at
+eviction are state too, and which nodes were told of.
 Source: Kubernetes concepts "Nodes" (node controller), well-known taints.
 """
 
@@ -50,6 +51,7 @@ from rayplane.control_plane.controllers.core import (
     result,
     soonest,
 )
+from rayplane.control_plane.controllers.node_zones import Turns, ZoneHealth, zone_of
 
 OWN_LEASE = ("kube-system", LEASE_NAME)
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
@@ -64,7 +66,6 @@ _NO_SCHEDULE = {
 }
 _OWN_NO_SCHEDULE = frozenset(_NO_SCHEDULE.values()) | {UNSCHEDULABLE}
 _OWN_NO_EXECUTE = frozenset({NOT_READY, UNREACHABLE})
-PARTIAL_DISRUPTION = 0.55
 
 
 def ready_status(node: Object) -> str:
@@ -92,6 +93,8 @@ class NodeLifecycleController(BaseController):
         self._news_at: float | None = None
         self._news_mark = ""
         self._fresh_from = float("-inf")
+        self._turns = Turns()
+        self._registered: dict[str, Object] = {}
         self.watches = (
             Watch("nodes", own_key, changed=_node_changed, observe=self._observe_node),
             Watch(LEASES, None, observe=self._observe_lease),
@@ -136,12 +139,34 @@ class NodeLifecycleController(BaseController):
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         node = view.get("nodes", "", key)
+        told = self._tell(key, node)
         if node is None:
             self._heard.pop(key, None)
             for source in ("lease", "status"):
                 self._beats.pop(f"{source}/{key}", None)
-            return Result()
-        silence = self._silence(node, now)
+            return result(told)
+        found = self._judge(node, view, now)
+        return Result((tuple(told), *found.stages), found.requeue_after) if told else found
+
+    def _tell(self, key: str, node: Object | None) -> list[Action]:
+        """Events about nodes that came or went."""
+        before = self._registered.get(key)
+        if node is not None and before is not None and meta.uid(node) == meta.uid(before):
+            return []
+        found: list[Action] = []
+        if before is not None:
+            del self._registered[key]
+            text = f"Node {key} event: Removing Node {key} from Controller"
+            found.append(Event(before, "Normal", "RemovingNode", text))
+        if node is not None:
+            own = {"name": key, "uid": meta.uid(node)}
+            self._registered[key] = {"apiVersion": "v1", "kind": "Node", "metadata": own}
+            text = f"Node {key} event: Registered Node {key} in Controller"
+            found.append(Event(self._registered[key], "Normal", "RegisteredNode", text))
+        return found
+
+    def _judge(self, node: Object, view: View, now: Moment) -> Result:
+        key, silence = meta.name(node), self._silence(node, now)
         left = self._timing.nodes.grace_s - silence
         reported = meta.get_condition(node, "Ready")
         if left > 0 and reported is None:  # just registered: its first report is on the way
@@ -151,8 +176,8 @@ class NodeLifecycleController(BaseController):
                 return result(requeue_after=self._timing.nodes.monitor_s)
             return result(self._lost(node, now), requeue_after=self._timing.nodes.monitor_s)
         status = ready_status(node)
-        suspended = status != "True" and self.is_disrupted(view, now)
-        taints = self._taints(node, evict=not suspended, now=now)
+        evict, turn = (True, None) if status == "True" else self._may_evict(node, view, now)
+        taints = self._taints(node, evict=evict, now=now)
         steps: list[Action] = []
         if taints != (meta.spec(node).get("taints") or []):
             guard = {"uid": meta.uid(node), "resourceVersion": meta.resource_version(node)}
@@ -160,10 +185,19 @@ class NodeLifecycleController(BaseController):
         if status == "Unknown" and left <= 0:
             steps += self._mark_pods(view, key, now)
         again = left + 0.001 if left > 0 else None
-        return result(
-            steps,
-            requeue_after=soonest(again, self._timing.nodes.monitor_s if status != "True" else None),
-        )
+        monitor = self._timing.nodes.monitor_s if status != "True" else None
+        return result(steps, requeue_after=soonest(again, monitor, turn))
+
+    def _may_evict(self, node: Object, view: View, now: Moment) -> tuple[bool, float | None]:
+        """Whether pods of a node that is not ready may be evicted; if not yet, when to ask again."""
+        zones = self.zone_health(view, now)
+        if zones.all_lost:
+            return False, None
+        if any(_is_own_no_execute(taint) for taint in meta.spec(node).get("taints") or ()):
+            return True, None  # it has had its turn
+        zone = zone_of(node)
+        wait = self._turns.take(zone, zones.rate(zone, self._timing), now.mono)
+        return wait is None, wait if wait != float("inf") else None
 
     def _lost(self, node: Object, now: Moment) -> list[Action]:
         """The conditions of a node that stopped reporting."""
@@ -221,18 +255,16 @@ class NodeLifecycleController(BaseController):
             steps.append(UpdateStatus("pods", {**pod, "status": status}, done=done))
         return steps
 
-    def is_disrupted(self, view: View, now: Moment) -> bool:
-        """True when so many nodes seem lost that evicting their pods would do more harm than good."""
-        healthy = sick = 0
-        for node in view.list("nodes"):
-            fresh = self._silence(node, now) <= self._timing.nodes.grace_s / 2
-            if ready_status(node) == "True" and fresh:
-                healthy += 1
-            else:
-                sick += 1
-        if healthy == 0:
-            return True
-        return sick > 2 and sick / (healthy + sick) >= PARTIAL_DISRUPTION
+    def zone_health(self, view: View, now: Moment) -> ZoneHealth:
+        """How many nodes of each zone are ready, and were heard of not long ago."""
+        fresh_s = self._timing.nodes.grace_s / 2
+        return ZoneHealth.of(
+            (node, ready_status(node) == "True" and self._silence(node, now) <= fresh_s) for node in view.list("nodes")
+        )
+
+
+def _is_own_no_execute(taint: dict[str, Any]) -> bool:
+    return taint.get("effect") == NO_EXECUTE and taint.get("key") in _OWN_NO_EXECUTE
 
 
 def _node_changed(old: Object, new: Object) -> bool:

@@ -165,7 +165,7 @@ class Cluster(Store):
                 self.admit(action)
             name = self._write(action)
         except errors.NotFound:
-            return isinstance(action, Delete)
+            return isinstance(action, Delete) or (isinstance(action, Patch) and action.may_fail)
         except errors.AlreadyExists:
             return isinstance(action, Create) and action.exists_ok
         except errors.Conflict:

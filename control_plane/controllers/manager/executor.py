@@ -152,7 +152,7 @@ class Executor:
             return
         if isinstance(write, Create) and isinstance(error, AlreadyExists) and write.exists_ok:
             return
-        if _namespace_is_terminating(error):
+        if _namespace_is_terminating(error) or (isinstance(write, Patch) and write.may_fail):
             return
         log.debug("%s %s: %s", type(write).__name__, write.resource, error.message)
         outcome.failed = True
