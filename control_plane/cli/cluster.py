@@ -10,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from rayplane.control_plane.api.audit import default_policy
-from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir
+from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, endpoints, refresh
 from rayplane.control_plane.cluster.config import NONE, ClusterConfig
@@ -165,7 +165,7 @@ def status(
     state: State = None,
 ) -> None:
     """Measure whether every part works, show members, actors and nodes, and say what is wrong (exit code 1)."""
-    as_json = _wants_json(output)
+    as_json = wants_json(output)
     directory = state_dir(name, state)
     if ports:
         _show_ports(directory, as_json=as_json)
@@ -210,7 +210,7 @@ def show_endpoints(name: Name = "default", output: Output = "", state: State = N
     """Show where everything is, and which certificate to show there."""
     directory = state_dir(name, state)
     found = endpoints(directory, _renewed(directory))
-    if _wants_json(output):
+    if wants_json(output):
         print(json.dumps(found))
         return
     for key, value in found.items():
@@ -311,12 +311,6 @@ def _read(flag: str, file: Path | None) -> bytes:
     if not data.strip():
         raise UsageError(f"{flag} {file}: the file is empty")
     return data
-
-
-def _wants_json(output: str) -> bool:
-    if output not in ("", "json"):
-        raise UsageError(f"-o {output!r}: use json")
-    return output == "json"
 
 
 def _print_access(directory: StateDir, state: ClusterState) -> None:

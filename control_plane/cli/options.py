@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.state import StateDir
 
 T = TypeVar("T")
@@ -23,6 +24,13 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def state_dir(name: str, path: str | None) -> StateDir:
     return StateDir.of(name, path)
+
+
+def wants_json(output: str) -> bool:
+    """Whether the output is for programs. Raises UsageError."""
+    if output not in ("", "json"):
+        raise UsageError(f"-o {output!r}: use json")
+    return output == "json"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

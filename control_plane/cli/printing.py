@@ -35,6 +35,11 @@ def error_line(error: ApiError) -> str:
     return f"Error from server{reason}: {error.message}"
 
 
+def plain(value: object) -> str:
+    """Without what would command a terminal: others have a say in the texts that are shown."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
 def name_of(info: ResourceInfo, name: str) -> str:
     """`pod/web`, `deployment.apps/web`."""
     group = f".{info.group}" if info.group else ""

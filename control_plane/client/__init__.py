@@ -10,7 +10,7 @@ from rayplane.control_plane.client.election import LeaderElector
 from rayplane.control_plane.client.etcd import EtcdClient
 from rayplane.control_plane.client.events import EventRecorder
 from rayplane.control_plane.client.informer import Informer
-from rayplane.control_plane.client.workqueue import QueueMetrics, WorkQueue
+from rayplane.control_plane.client.workqueue import QueueMetrics, Standing, WorkQueue
 
 __all__ = [
     "ApiClient",
@@ -20,6 +20,7 @@ __all__ = [
     "LeaderElector",
     "ObjectList",
     "QueueMetrics",
+    "Standing",
     "WatchEvent",
     "WorkQueue",
 ]

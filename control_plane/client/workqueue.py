@@ -6,6 +6,7 @@ afterwards. The number of keys bounds it.
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.component_base.metrics import Family, Histogram, counter, exponential, gauge, histogram
@@ -37,6 +38,16 @@ def collect(queues: Mapping[str, QueueMetrics]) -> Iterable[Family]:
     yield histogram("workqueue_queue_duration_seconds", "Time that keys waited.", waits, "name")
     work = {(queue,): metrics.work for queue, metrics in queues.items()}
     yield histogram("workqueue_work_duration_seconds", "Time that work on keys took.", work, "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The standing of a key: since when it waits for a worker or is in work, when it comes next, in seconds."""
+
+    queued_s: float | None = None
+    working_s: float | None = None
+    due_in_s: float | None = None
+    failures: int = 0
 
 
 class WorkQueue:
@@ -86,6 +97,16 @@ class WorkQueue:
 
     def failures(self, key: str) -> int:
         return self._failures.get(key, 0)
+
+    def standing(self, key: str) -> Standing:
+        now, timer = asyncio.get_running_loop().time(), self._timers.get(key)
+        queued, working = self._queue.get(key), self._working.get(key)
+        return Standing(
+            queued_s=None if queued is None else now - queued,
+            working_s=None if working is None else now - working,
+            due_in_s=None if timer is None else max(0.0, timer.when() - now),
+            failures=self._failures.get(key, 0),
+        )
 
     def forget(self, key: str) -> None:
         """The key's work went well: its next failure counts as the first."""

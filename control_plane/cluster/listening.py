@@ -45,7 +45,8 @@ RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
     (Role.APISERVER, "grpc"): ("rayplane.v1 gRPC; mutual TLS", AUTHENTICATED),
     (Role.APISERVER, "https"): ("Kubernetes REST; TLS", AUTHENTICATED),
     (Role.LOAD_BALANCER, "https"): ("TCP, passed on to an API server's https", "as the API servers"),
-    **{(role, "metrics"): _METRICS for role in (Role.LOAD_BALANCER, Role.SCHEDULER, Role.CONTROLLERS)},
+    **{(role, "metrics"): _METRICS for role in (Role.LOAD_BALANCER, Role.SCHEDULER)},
+    (Role.CONTROLLERS, "metrics"): ("rayplane.v1 Controllers gRPC, " + _METRICS[0], _METRICS[1]),
     (Role.NODE_HOST, "grpc"): (
         "kubelet, volumes (CSI) and replicas over gRPC, metrics; mutual TLS",
         who(node.NODE | node.VOLUME_REPLICA | node.CSI["Identity"] | node.CSI["Controller"] | node.CSI["Node"]),

@@ -6,12 +6,12 @@
 For whom `callers` names: what a component is busy with is not everybody's business.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rayplane.control_plane.component_base.log_pages import LogPages, text
 from rayplane.control_plane.component_base.metrics import Family
-from rayplane.control_plane.rpc import ADMINISTRATORS, Callers, Network, Server, identity_of_transport
+from rayplane.control_plane.rpc import ADMINISTRATORS, Callers, Network, Server, Service, identity_of_transport
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,9 +40,9 @@ class Debugging:
         return _answer(request, self._collect) or text(404, "404 page not found")
 
 
-async def serve(network: Network, address: str, collect: Collect) -> Server | None:
-    """A port for these paths alone, of a component that serves nothing else; none where `address` is empty. OSError."""
-    return await network.serve(address, [], web=Debugging(collect)) if address else None
+async def serve(network: Network, address: str, collect: Collect, services: Sequence[Service] = ()) -> Server | None:
+    """A port for these paths, and what else a component has to tell; none where `address` is empty. OSError."""
+    return await network.serve(address, services, web=Debugging(collect)) if address else None
 
 
 def _answer(request: "web.BaseRequest", collect: Collect) -> "web.Response | None":

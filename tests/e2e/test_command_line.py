@@ -1,5 +1,6 @@
 """Bad input and interruptions: one clear line, the right exit code, and nothing left."""
 
+import json
 import os
 import signal
 import socket
@@ -126,6 +127,24 @@ def test_what_a_program_asks_for_is_explained(small_cluster: Cluster) -> None:
     assert "there is no API server" in said(small_cluster.rayplane("trace", "--id", "nobody-1", code=FAILED))
     missing = small_cluster.rayplane("trace", "no-such-program", code=WRONG_USAGE)
     assert "no-such-program cannot be run" in said(missing)
+
+
+def test_who_acted_on_an_object_and_why_nothing_happens(small_cluster: Cluster) -> None:
+    kubectl = small_cluster.kubectl()
+    kubectl("create", "quota", "none", "--hard=pods=0")
+    kubectl("create", "deployment", "held", "--image=img")
+    until("a replica set", lambda: kubectl("get", "rs", "-o", "name"))
+    name = kubectl("get", "rs", "-o", "name").partition("/")[2].strip()
+    until("a refusal", lambda: "was refused to create" in small_cluster.rayplane("why", "rs", name).stdout)
+    told = small_cluster.rayplane("why", f"deploy/{name.rpartition('-')[0]}").stdout
+    assert "deployments.apps default/held added @" in told
+    assert f"created replicasets.apps default/{name} @" in told
+    replicas = json.loads(small_cluster.rayplane("why", "replicaset", name, "-o", "json").stdout)["replicas"]
+    (replica,) = (one for one in replicas if one["leads"])
+    assert any("exceeded quota" in look["error"] for look in replica["looks"] if look["controller"] == "replicaset")
+    assert "They see no such object" in small_cluster.rayplane("why", "po", "nobody").stdout
+    assert "resource type" in said(small_cluster.rayplane("why", "cat", "tom", code=FAILED))
+    assert "name one object" in said(small_cluster.rayplane("why", "po", code=WRONG_USAGE))
 
 
 def test_down_keeps_the_data_and_up_goes_on_from_it(small_cluster: Cluster) -> None:

@@ -52,10 +52,18 @@ class Outcome:
 
     written: list[tuple[str, Object]] = field(default_factory=list)
     deleted: list[tuple[str, Object]] = field(default_factory=list)
+    answers: list[tuple[Write, Object | ApiError]] = field(default_factory=list)
+    """What the server said to each write."""
     failed: bool = False
+    error: str = ""
+    """Why, of the first that failed."""
     retry_s: float | None = None
     refusal: str = ""
     """Why the first of the objects that were refused could not be created or deleted."""
+
+    def fail(self, error: str) -> None:
+        self.failed = True
+        self.error = self.error or error
 
 
 class Executor:
@@ -113,10 +121,11 @@ class Executor:
             outcome.retry_s = e.retry_s
             if e.event is not None:
                 self._event(e.event)
-            log.debug("%s: %s", type(action).__name__, e)
+            error = f"{type(action).__name__}: {e}"
         except ApiError as e:
-            log.debug("%s: %s", type(action).__name__, e.message)
-        outcome.failed = True
+            error = f"{type(action).__name__}: {e.message}"
+        log.debug("%s", error)
+        outcome.fail(error)
         return []
 
     async def _write(self, writes: Sequence[Write], outcome: Outcome) -> None:
@@ -125,8 +134,10 @@ class Executor:
         except ApiError as e:
             # Whether any of it happened is unknown: give the caches time to tell.
             log.debug("batch of %d: %s", len(writes), e.message)
-            outcome.failed, outcome.retry_s = True, 1.0
+            outcome.fail(e.message)
+            outcome.retry_s = 1.0
             return
+        outcome.answers += zip(writes, answers, strict=True)
         for write, answer in zip(writes, answers, strict=True):
             if isinstance(answer, ApiError):
                 self._refused(write, answer, outcome)
@@ -155,7 +166,7 @@ class Executor:
         if _namespace_is_terminating(error) or (isinstance(write, Patch) and write.may_fail):
             return
         log.debug("%s %s: %s", type(write).__name__, write.resource, error.message)
-        outcome.failed = True
+        outcome.fail(error.message)
         if isinstance(error, (AlreadyExists, Conflict, NotFound)):
             return  # the caches were behind
         if isinstance(write, (Create, Delete)):

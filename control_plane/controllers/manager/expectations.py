@@ -92,6 +92,11 @@ class Barrier:
         self._held.pop(key, None)
         return [key]
 
+    def holds(self, key: str, now: float) -> float:
+        """As `wait_for`, but lets nothing go."""
+        held = self._held.get(key)
+        return 0.0 if held is None else max(0.0, held.until - now)
+
     def wait_for(self, key: str, now: float) -> float:
         """Seconds the key still has to wait at most; 0 when it may go on."""
         held = self._held.get(key)

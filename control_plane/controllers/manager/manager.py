@@ -24,6 +24,7 @@ from rayplane.control_plane.controllers.core import (
     Recount,
     Rescale,
     SignCertificate,
+    View,
 )
 from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
 from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
@@ -35,7 +36,9 @@ from rayplane.control_plane.controllers.manager.namespace_purger import Namespac
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.manager.quotas import QuotaCounter
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
+from rayplane.control_plane.controllers.manager.stories import Stories
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
+from rayplane.control_plane.controllers.story import Story
 from rayplane.control_plane.rpc import Network, Server
 from rayplane.storage.env import Env
 
@@ -59,6 +62,8 @@ class ControllerManager:
             timing=timing.election,
         )
         self._queues: dict[str, QueueMetrics] = {}
+        self._story = Story()
+        self._stories = Stories(config.identity, self._story, is_leader=lambda: self.is_leader)
         self._server: Server | None = None
 
     @property
@@ -71,7 +76,7 @@ class ControllerManager:
         yield from workqueue.collect(self._queues)
 
     async def start(self) -> None:
-        self._server = await serve(self._network, self._config.address, self.collect)
+        self._server = await serve(self._network, self._config.address, self.collect, [self._stories.service()])
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
@@ -82,10 +87,12 @@ class ControllerManager:
 
     async def _lead(self) -> None:
         client = self._elector.fenced(self._client)
-        term = Term(self._config, self._env, self._network, client=client, queues=self._queues)
+        term = Term(self._config, self._env, self._network, client=client, queues=self._queues, story=self._story)
+        self._stories.begin(term.view, term.runners, self._env.clock.now())
         try:
             await term.run()
         finally:
+            self._stories.end()
             await term.stop()
 
 
@@ -100,8 +107,10 @@ class Term:
         *,
         client: ApiClient,
         queues: dict[str, QueueMetrics] | None = None,
+        story: Story | None = None,
     ) -> None:
         self._config, self._env, self._client = config, env, client
+        self._story = Story() if story is None else story
         self._queues = {} if queues is None else queues
         self._caches = Caches(client)
         self._recorders: list[EventRecorder] = []
@@ -146,9 +155,18 @@ class Term:
             env=self._env,
             workers=self._config.workers,
             barrier_timeout_s=self._config.barrier_timeout_s,
+            story=self._story,
             metrics=self._queues.setdefault(controller.name, QueueMetrics()),
             observe=observe,
         )
+
+    @property
+    def view(self) -> View:
+        return self._caches.view
+
+    @property
+    def runners(self) -> Sequence[ControllerRunner]:
+        return self._runners
 
     async def run(self) -> None:
         for recorder in self._recorders:

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.client import QueueMetrics, WorkQueue
+from rayplane.control_plane.client import QueueMetrics, Standing, WorkQueue
 from rayplane.control_plane.controllers.core import Controller, Moment, Watch
 from rayplane.control_plane.controllers.manager.caches import Caches
-from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.manager.executor import Executor, Outcome
 from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.control_plane.controllers.story import Look, Story, Teller
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
@@ -36,6 +37,7 @@ class ControllerRunner:
         env: Env,
         workers: int,
         barrier_timeout_s: float,
+        story: Story,
         metrics: QueueMetrics | None = None,
         observe: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class ControllerRunner:
         self._workers = workers
         self._queue = WorkQueue(metrics=metrics)
         self._barrier = Barrier(barrier_timeout_s)
+        self._teller = Teller(story, controller.name)
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()
         self._cost_s: dict[str, float] = {}  # of keys whose last reconcile was not cheap
@@ -87,6 +90,7 @@ class ControllerRunner:
         if kind == "MODIFIED" and old is not None:
             keys.update(dict.fromkeys(watch.keys(old, view)))
         for key in keys:
+            self._teller.changed(key, watch.resource, kind, obj)
             delay = watch.delay_s
             if delay and key in self._cost_s:
                 delay = max(delay, min(REST_MAX_S, self._cost_s[key] * REST_FACTOR))
@@ -126,9 +130,36 @@ class ControllerRunner:
             await self._observe(key)
             now = asyncio.get_running_loop().time()
         moment = Moment(self._env.clock.now(), now)
+        look = self._teller.look(key, moment.wall)
+        try:
+            await self._reconcile(key, moment, look)
+        except Exception as e:
+            self._teller.ended(look, asyncio.get_running_loop().time() - now, error=f"{type(e).__name__}: {e}")
+            raise
+
+    async def _reconcile(self, key: str, moment: Moment, look: Look) -> None:
         wanted = self._controller.reconcile(key, self._caches.view, moment)
-        self._note_cost(key, asyncio.get_running_loop().time() - now)
+        self._note_cost(key, asyncio.get_running_loop().time() - moment.mono)
         outcome = await self._executor.run(wanted)
+        self._await_own(key, outcome)
+        if outcome.failed and outcome.retry_s is not None:
+            self._queue.add_after(key, outcome.retry_s)
+        elif outcome.failed:
+            self._queue.add_rate_limited(key)
+        else:
+            self._queue.forget(key)
+            if wanted.requeue_after is not None:
+                self._queue.add_after(key, wanted.requeue_after)
+        self._teller.ended(
+            look,
+            asyncio.get_running_loop().time() - moment.mono,
+            answers=outcome.answers,
+            error=outcome.error,
+            requeue_after_s=None if outcome.failed else wanted.requeue_after,
+        )
+
+    def _await_own(self, key: str, outcome: Outcome) -> None:
+        """Hold a key back until the caches show what it has written."""
         now = asyncio.get_running_loop().time()
         for resource, answer in outcome.written:
             if self._caches.watches(resource):
@@ -140,14 +171,16 @@ class ControllerRunner:
         # The contract of reconcile: it is called again when the caches show what it wrote.
         if (outcome.written or outcome.deleted) and not self._barrier.wait_for(key, now):
             self._queue.add(key)
-        if outcome.failed and outcome.retry_s is not None:
-            self._queue.add_after(key, outcome.retry_s)
-        elif outcome.failed:
-            self._queue.add_rate_limited(key)
-        else:
-            self._queue.forget(key)
-            if wanted.requeue_after is not None:
-                self._queue.add_after(key, wanted.requeue_after)
+
+    # --- what is asked of it --------------------------------------------------------------------
+
+    @property
+    def controller(self) -> Controller:
+        return self._controller
+
+    def standing(self, key: str) -> tuple[Standing, float]:
+        """What a key waits for; and for how long at most it is held back until the caches show its writes."""
+        return self._queue.standing(key), self._barrier.holds(key, asyncio.get_running_loop().time())
 
     def _note_cost(self, key: str, seconds: float) -> None:
         if seconds > CHEAP_S:
