@@ -6,11 +6,12 @@ at each reconcile, so it keeps what it is given and puts it into words when some
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from typing import NamedTuple
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
@@ -26,8 +27,7 @@ ERROR_CHARS_MAX = 500
 _LOOK_BYTES, _PART_BYTES = 600, 300
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A change of an object that a controller was told of."""
 
     resource: str
@@ -36,8 +36,7 @@ class Change:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A write, and the version that the server answered, or why it refused."""
 
     verb: str
@@ -56,9 +55,9 @@ class Look:
     at: datetime
     seconds: float = 0.0
     times: int = 1
-    changes: tuple[Change, ...] = ()
+    changes: Sequence[Change] = ()
     changes_left_out: int = 0
-    writes: tuple[Written, ...] = ()
+    writes: Sequence[Written] = ()
     writes_left_out: int = 0
     error: str = ""
     """Why it comes again after a pause; empty: it went well."""
@@ -68,13 +67,15 @@ class Look:
         """Whether nothing came of either, for the same reason."""
         if self.error != before.error:
             return False
+        if not self.writes and not before.writes:
+            return True
         return not any(written.version for look in (before, self) for written in look.writes)
 
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
-        texts = len(self.error) + sum(len(one.error) for one in self.writes)
-        return _LOOK_BYTES + texts + _PART_BYTES * (len(self.changes) + len(self.writes))
+        size = _LOOK_BYTES + len(self.error) + _PART_BYTES * (len(self.changes) + len(self.writes))
+        return size + sum(len(one.error) for one in self.writes) if self.writes else size
 
     def concerns(self, resource: str, name: str) -> bool:
         """Whether it was about an object, or made or changed it."""
@@ -83,18 +84,12 @@ class Look:
         )
 
 
-@dataclass(slots=True)
-class _Pending:
-    changes: list[tuple[str, str, Object]] = field(default_factory=list)
-    left_out: int = 0
-
-
 class Story:
     """The story of a replica's controllers, over all of its terms."""
 
     def __init__(self, *, looks_max: int = LOOKS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._looks_max, self._bytes_max = looks_max, bytes_max
-        self._looks: OrderedDict[tuple[str, str], deque[Look]] = OrderedDict()
+        self._looks: OrderedDict[tuple[str, str], list[Look]] = OrderedDict()
         self._count = self._bytes = 0
         self.forgotten = False
         """Whether any key's looks are gone."""
@@ -103,14 +98,14 @@ class Story:
         place = (look.controller, look.key)
         known = self._looks.get(place)
         if known is None:
-            known = self._looks[place] = deque()
+            known = self._looks[place] = []
         else:
             self._looks.move_to_end(place)
         if known and look.repeats(known[-1]):
             look.times += known[-1].times
             self._drop(known.pop())
         elif len(known) >= LOOKS_OF_KEY_MAX:
-            self._drop(known.popleft())
+            self._drop(known.pop(0))
         known.append(look)
         self._count += 1
         self._bytes += look.size
@@ -149,27 +144,24 @@ class Teller:
     def __init__(self, story: Story, controller: str) -> None:
         self._story = story
         self._controller = controller
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, list[Change]] = {}
+        self._left_out: dict[str, int] = {}
 
     def changed(self, key: str, resource: str, kind: str, obj: Object) -> None:
         """A key is to be looked at because an object has changed."""
+        change = Change(resource, meta.key(obj), kind, meta.resource_version(obj))
         pending = self._pending.get(key)
         if pending is None:
-            pending = self._pending[key] = _Pending()
-        if len(pending.changes) < CHANGES_MAX:
-            pending.changes.append((resource, kind, obj))
+            self._pending[key] = [change]
+        elif len(pending) < CHANGES_MAX:
+            pending.append(change)
         else:
-            pending.left_out += 1
+            self._left_out[key] = self._left_out.get(key, 0) + 1
 
     def look(self, key: str, at: datetime) -> Look:
         """A look that begins now; tell how it ended by `ended`."""
-        pending = self._pending.pop(key, None)
-        if pending is None:
-            return Look(self._controller, key, at)
-        changes = tuple(
-            Change(resource, meta.key(obj), kind, meta.resource_version(obj)) for resource, kind, obj in pending.changes
-        )
-        return Look(self._controller, key, at, changes=changes, changes_left_out=pending.left_out)
+        left_out = self._left_out.pop(key, 0) if self._left_out else 0
+        return Look(self._controller, key, at, changes=self._pending.pop(key, ()), changes_left_out=left_out)
 
     def ended(
         self,

@@ -73,7 +73,7 @@ def test_of_each_key_the_last_looks_are_kept() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 3)), max_size=60))
 def test_the_story_stays_within_its_bounds_and_forgets_who_was_quiet_for_longest(adds: list[tuple[str, int]]) -> None:
-    story = Story(looks_max=8, bytes_max=9000)
+    story, lost = Story(looks_max=8, bytes_max=9000), False
     for n, (key, writes) in enumerate(adds):
         story.add(look(key, n, writes=WROTE * writes, error="x" * 400 if writes == 3 else ""))
         kept = {k: story.of_key("c", k) for k in "abcdef"}
@@ -83,7 +83,8 @@ def test_the_story_stays_within_its_bounds_and_forgets_who_was_quiet_for_longest
             assert sum(one.size for looks in kept.values() for one in looks) <= 9000
         recent = list(dict.fromkeys(k for k, _ in reversed(adds[: n + 1])))
         assert [k for k in recent if kept[k]] == recent[: sum(map(bool, kept.values()))]
-    assert story.forgotten == (len({k for k, _ in adds}) > sum(bool(story.of_key("c", k)) for k in "abcdef"))
+        lost |= len(recent) > sum(map(bool, kept.values()))
+        assert story.forgotten == lost
 
 
 def test_a_look_is_told_with_the_changes_before_it_and_the_answers_to_its_writes() -> None:
@@ -105,14 +106,14 @@ def test_a_look_is_told_with_the_changes_before_it_and_the_answers_to_its_writes
         ("pods", "default/p0", "ADDED", "1")
     ]
     assert (len(kept.changes), kept.changes_left_out) == (CHANGES_MAX, 2)
-    assert kept.writes[:4] == (
+    assert tuple(kept.writes[:4]) == (
         Written("create", "pods", "default/web-", error="no quota"),
         Written("create", "pods", "default/web-1", version="9"),
         Written("delete", "pods", "default/old"),
         Written("patch", "nodes", "n1", version="10"),
     )
     assert (len(kept.writes), kept.writes_left_out, len(kept.error)) == (WRITES_MAX, 4, 500)
-    assert teller.look("k", START).changes == ()  # they were told
+    assert not teller.look("k", START).changes  # they were told
 
 
 # --- what a replica tells -----------------------------------------------------------------------
