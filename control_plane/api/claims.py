@@ -58,15 +58,47 @@ def is_free(volume: Object) -> bool:
     return not meta.spec(volume).get("claimRef") and meta.status(volume).get("phase") in _USABLE
 
 
+def mismatch(volume: Object, claim: Object) -> str:
+    """Why a claim cannot have the volume that its user named; empty if it can."""
+    if capacity_bytes(volume) < requested_bytes(claim):
+        return "requested PV is too small"
+    if class_of(volume) != class_of(claim):
+        return "storageClassName does not match"
+    if not _same(volume, claim, "volumeAttributesClassName"):
+        return "volumeAttributesClassName does not match"
+    if not same_mode(volume, claim):
+        return "incompatible volumeMode"
+    return "" if _offers_modes(volume, claim) else "incompatible accessMode"
+
+
+def same_mode(volume: Object, claim: Object) -> bool:
+    return _same(volume, claim, "volumeMode", "Filesystem")
+
+
+def _same(volume: Object, claim: Object, field: str, default: str = "") -> bool:
+    return (meta.spec(volume).get(field) or default) == (meta.spec(claim).get(field) or default)
+
+
+def _offers_modes(volume: Object, claim: Object) -> bool:
+    return set(meta.spec(claim).get("accessModes") or ()) <= set(meta.spec(volume).get("accessModes") or ())
+
+
 def fits(volume: Object, claim: Object) -> bool:
-    """Class, size, access modes, mode and labels of a volume are what a claim asks for, and it is there to stay."""
-    wanted, has = meta.spec(claim), meta.spec(volume)
-    selector = wanted.get("selector")
-    return (
-        class_of(volume) == class_of(claim)
-        and not meta.is_deleting(volume)
-        and capacity_bytes(volume) >= requested_bytes(claim)
-        and set(wanted.get("accessModes") or ()) <= set(has.get("accessModes") or ())
-        and (wanted.get("volumeMode") or "Filesystem") == (has.get("volumeMode") or "Filesystem")
-        and (selector is None or from_label_selector(selector).matches(meta.labels(volume)))
+    """The volume is what a claim asks for, and it is there to stay.
+
+    Who made it for this claim has chosen its class and labels.
+    """
+    if (
+        meta.is_deleting(volume)
+        or capacity_bytes(volume) < requested_bytes(claim)
+        or not _offers_modes(volume, claim)
+        or not same_mode(volume, claim)
+        or not _same(volume, claim, "volumeAttributesClassName")
+    ):
+        return False
+    if refers_to(volume, claim):
+        return True
+    selector = meta.spec(claim).get("selector")
+    return class_of(volume) == class_of(claim) and (
+        selector is None or from_label_selector(selector).matches(meta.labels(volume))
     )

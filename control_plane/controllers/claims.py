@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import BIND_COMPLETED, class_of, refers_to
+from rayplane.control_plane.api.claims import BIND_COMPLETED, class_of, mismatch, refers_to
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
+from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -28,7 +30,7 @@ from rayplane.control_plane.controllers.core import (
     own_key,
     result,
 )
-from rayplane.control_plane.controllers.provisioning import NO_PROVISIONER, plan
+from rayplane.control_plane.controllers.provisioning import ATTRIBUTES, NO_PROVISIONER, plan
 from rayplane.control_plane.controllers.volume_match import (
     BOUND_BY_CONTROLLER,
     SELECTED_NODE,
@@ -42,6 +44,7 @@ from rayplane.control_plane.controllers.volume_match import (
 CLAIMS = "persistentvolumeclaims"
 VOLUMES = "persistentvolumes"
 STORAGE_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
+STORAGE_PROVISIONER_BETA = "volume.beta.kubernetes.io/storage-provisioner"
 RETRY_S = 5.0  # for claims nothing can be made for now
 
 
@@ -61,6 +64,18 @@ def _claims_of_class(storage: Object, view: View) -> Iterable[str]:
     return [*_pending(view, meta.name(storage)), *_pending(view, "")]
 
 
+def _waiting_claims(pod: Object, view: View) -> Iterable[str]:
+    """Claims without a volume that a pod wants to use."""
+    for key in claims_of(pod):
+        claim = view.get(CLAIMS, *meta.split_key(key))
+        if claim is not None and not meta.spec(claim).get("volumeName"):
+            yield key
+
+
+def _placement_changed(old: Object, new: Object) -> bool:
+    return meta.node_name(old) != meta.node_name(new)
+
+
 class ClaimController(BaseController):
     name = "persistentvolumeclaim-binder"
     component = "persistentvolume-controller"
@@ -69,6 +84,8 @@ class ClaimController(BaseController):
         Watch(VOLUMES, _claims_of_volume),
         Watch("storageclasses.storage.k8s.io", _claims_of_class),
         Watch("nodes", None),
+        Watch(ATTRIBUTES, None),
+        Watch("pods", _waiting_claims, changed=_placement_changed),
     )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
@@ -88,9 +105,6 @@ class ClaimController(BaseController):
 
     def _find(self, claim: Object, view: View) -> Result:
         name = class_of(claim)
-        unset = meta.spec(claim).get("storageClassName") is None and not name
-        if unset and (default := default_class(view)) is not None:
-            return result([_patch_claim(claim, {"spec": {"storageClassName": meta.name(default)}})])
         storage = storage_class(view, name)
         selected = meta.annotations(claim).get(SELECTED_NODE)
         waiting = waits_for_consumer(storage) and not selected
@@ -101,9 +115,11 @@ class ClaimController(BaseController):
         volume = best_match(pool, claim, node=node)
         if volume is not None:
             return result(_bind(claim, volume))
+        unset = meta.spec(claim).get("storageClassName") is None and not name
+        if unset and (default := default_class(view)) is not None:
+            return result([_patch_claim(claim, {"spec": {"storageClassName": meta.name(default)}})])
         if waiting:
-            text = "waiting for first consumer to be created before binding"
-            return self._stay_pending(claim, Event(claim, "Normal", "WaitForFirstConsumer", text))
+            return self._stay_pending(claim, _waits_for(claim, view))
         if not name:
             text = "no persistent volumes available for this claim and no storage class is set"
             return self._stay_pending(claim, Event(claim, "Normal", "FailedBinding", text))
@@ -112,7 +128,7 @@ class ClaimController(BaseController):
             return self._stay_pending(claim, Event(claim, "Warning", "ProvisioningFailed", text))
         if storage.get("provisioner") == NO_PROVISIONER:
             text = f"no volume plugin matched name: {NO_PROVISIONER}"
-            return self._stay_pending(claim, Event(claim, "Normal", "FailedBinding", text))
+            return self._stay_pending(claim, Event(claim, "Warning", "ProvisioningFailed", text))
         return self._provision(claim, storage, view)
 
     def _provision(self, claim: Object, storage: Object, view: View) -> Result:
@@ -123,7 +139,8 @@ class ClaimController(BaseController):
                 "manually by the system administrator. If volume creation is delayed, please verify that the "
                 "provisioner is running and correctly registered."
             )
-            note = {"metadata": {"annotations": {STORAGE_PROVISIONER: provisioner}}}
+            notes = {STORAGE_PROVISIONER: provisioner, STORAGE_PROVISIONER_BETA: provisioner}
+            note = {"metadata": {"annotations": notes}}
             event = Event(claim, "Normal", "ExternalProvisioning", text)
             return result([event, _patch_claim(claim, note)])
         planned = plan(claim, storage, view)
@@ -137,8 +154,8 @@ class ClaimController(BaseController):
             return result([failed, _patch_claim(claim, note)], requeue_after=RETRY_S)
         return self._stay_pending(claim, failed, again=RETRY_S)
 
-    def _stay_pending(self, claim: Object, event: Event, *, again: float | None = None) -> Result:
-        steps: list[Action] = [event]
+    def _stay_pending(self, claim: Object, *events: Event, again: float | None = None) -> Result:
+        steps: list[Action] = [*events]
         if meta.status(claim).get("phase") != "Pending":
             status = {**meta.status(claim), "phase": "Pending"}
             steps.append(UpdateStatus(CLAIMS, {**claim, "status": status}))
@@ -147,12 +164,16 @@ class ClaimController(BaseController):
     def _bind_named(self, claim: Object, volume: Object | None, name: str) -> Result:
         """The user, or an earlier half-done binding, named the volume."""
         if volume is None:
-            text = f'volume "{name}" not found'
-            return self._stay_pending(claim, Event(claim, "Warning", "FailedBinding", text))
-        ref = meta.spec(volume).get("claimRef")
-        if ref and not refers_to(volume, claim):
+            return self._stay_pending(claim)
+        if not meta.spec(volume).get("claimRef"):
+            why = mismatch(volume, claim)
+            if why:
+                text = f'Cannot bind to requested volume "{name}": {why}'
+                return self._stay_pending(claim, Event(claim, "Warning", "VolumeMismatch", text))
+        elif not refers_to(volume, claim):
             text = f'volume "{name}" already bound to a different claim.'
-            return self._stay_pending(claim, Event(claim, "Warning", "FailedBinding", text))
+            ours = BOUND_BY_CONTROLLER in meta.annotations(claim)
+            return self._stay_pending(claim, *([Event(claim, "Warning", "FailedBinding", text)] if ours else []))
         return result(_bind(claim, volume))
 
     # --- bound ----------------------------------------------------------------------------------
@@ -161,7 +182,8 @@ class ClaimController(BaseController):
         name = meta.spec(claim).get("volumeName") or ""
         volume = view.get(VOLUMES, "", name) if name else None
         if volume is None:
-            text = "Bound claim has lost its PersistentVolume. Data on the volume is lost!"
+            lost = "its PersistentVolume" if name else "reference to PersistentVolume"
+            text = f"Bound claim has lost {lost}. Data on the volume is lost!"
             return self._lose(claim, "ClaimLost", text)
         if not meta.spec(volume).get("claimRef"):
             return result(_bind(claim, volume))
@@ -174,6 +196,9 @@ class ClaimController(BaseController):
             "accessModes": list(meta.spec(volume).get("accessModes") or ()),
             "capacity": dict(meta.spec(volume).get("capacity") or {}),
         }
+        attributes = meta.spec(volume).get("volumeAttributesClassName")
+        if attributes and meta.status(claim).get("phase") != "Bound":
+            wanted["currentVolumeAttributesClassName"] = attributes
         if wanted == meta.status(claim):
             return NOTHING
         return result([UpdateStatus(CLAIMS, {**claim, "status": wanted})])
@@ -181,9 +206,21 @@ class ClaimController(BaseController):
     def _lose(self, claim: Object, reason: str, text: str) -> Result:
         if meta.status(claim).get("phase") == "Lost":
             return NOTHING
-        status = {"phase": "Lost"}
+        status = {k: v for k, v in meta.status(claim).items() if k not in ("accessModes", "capacity")}
+        status["phase"] = "Lost"
         event = Event(claim, "Warning", reason, text)
         return result([event, UpdateStatus(CLAIMS, {**claim, "status": status})])
+
+
+def _waits_for(claim: Object, view: View) -> Event:
+    """An event that says what has to come before a claim of a waiting class gets its volume."""
+    pods = view.indexed("pods", "claim", meta.key(claim))
+    names = sorted(meta.name(p) for p in pods if not meta.node_name(p) and not pod_is_terminated(p))
+    if not names:
+        text = "waiting for first consumer to be created before binding"
+        return Event(claim, "Normal", "WaitForFirstConsumer", text)
+    text = f"waiting for pod{'s' if len(names) > 1 else ''} {','.join(names)} to be scheduled"
+    return Event(claim, "Normal", "WaitForPodScheduled", text)
 
 
 def _patch_claim(claim: Object, body: dict[str, Any]) -> Patch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.claims import same_mode
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import (
@@ -15,8 +16,11 @@ from rayplane.control_plane.controllers.core import (
     BaseController,
     DeleteVolume,
     Event,
+    IfAbsent,
     Moment,
+    Patch,
     Result,
+    Update,
     UpdateStatus,
     View,
     Watch,
@@ -24,7 +28,7 @@ from rayplane.control_plane.controllers.core import (
     result,
 )
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
-from rayplane.control_plane.controllers.volume_match import PROVISIONED_BY, nodes_of
+from rayplane.control_plane.controllers.volume_match import BOUND_BY_CONTROLLER, PROVISIONED_BY, nodes_of
 
 CLAIMS = "persistentvolumeclaims"
 VOLUMES = "persistentvolumes"
@@ -52,14 +56,26 @@ class VolumeController(BaseController):
         claim = view.get(CLAIMS, ref.get("namespace") or "", ref.get("name") or "")
         if claim is not None and meta.uid(claim) == ref["uid"]:
             named = meta.spec(claim).get("volumeName")
+            if not named and not same_mode(volume, claim):
+                return _mode_mismatch(volume, claim)
             if named in (None, "", key):
                 return self._phase(volume, "Bound")
+            if PROVISIONED_BY not in meta.annotations(volume) or _policy(volume) != "Delete":
+                return result([_unbound(volume)])
         if meta.status(volume).get("phase") not in ("Released", "Failed"):
-            return self._phase(volume, "Released")
-        policy = meta.spec(volume).get("persistentVolumeReclaimPolicy") or "Retain"
-        if policy != "Delete" or meta.is_deleting(volume):
-            return NOTHING
+            return self._release(volume, claim)
         return self._reclaim(volume, view)
+
+    def _release(self, volume: Object, claim: Object | None) -> Result:
+        released = self._phase(volume, "Released")
+        if claim is not None:
+            return released
+        # The cache of claims may lag behind the one of volumes.
+        ref = meta.spec(volume)["claimRef"]
+        owner = (CLAIMS, ref.get("namespace") or "", ref.get("name") or "", ref["uid"])
+        guard = {"uid": meta.uid(volume), "resourceVersion": meta.resource_version(volume)}
+        body = {"metadata": guard, "status": {"phase": "Released", "message": None}}
+        return result([IfAbsent((owner,), (Patch(VOLUMES, "", meta.name(volume), body, subresource="status"),))])
 
     def _phase(self, volume: Object, phase: str, *, message: str = "") -> Result:
         old = meta.status(volume)
@@ -72,16 +88,29 @@ class VolumeController(BaseController):
         return result([UpdateStatus(VOLUMES, {**volume, "status": status})])
 
     def _reclaim(self, volume: Object, view: View) -> Result:
+        policy = _policy(volume)
+        if policy == "Retain" or meta.is_deleting(volume):
+            return NOTHING
+        if policy == "Recycle":
+            return self._fail(volume, "VolumeFailedRecycle", "No recycler plugin found for the volume!")
+        if policy != "Delete":
+            text = "Volume has unrecognized PersistentVolumeReclaimPolicy"
+            return self._fail(volume, "VolumeUnknownReclaimPolicy", text)
         if PROVISIONED_BY not in meta.annotations(volume):
             text = (
                 f'error getting deleter volume plugin for volume "{meta.name(volume)}": '
                 "no deletable volume plugin matched"
             )
-            failed = self._phase(volume, "Failed", message=text)
-            if failed is NOTHING:
-                return NOTHING
-            event = Event(volume, "Warning", "VolumeFailedDelete", text)
-            return result([event, *failed.actions])
+            return self._fail(volume, "VolumeFailedDelete", text)
+        return self._delete(volume, view)
+
+    def _fail(self, volume: Object, reason: str, text: str) -> Result:
+        failed = self._phase(volume, "Failed", message=text)
+        if failed is NOTHING:
+            return NOTHING
+        return result([Event(volume, "Warning", reason, text), *failed.actions])
+
+    def _delete(self, volume: Object, view: View) -> Result:
         everywhere = not meta.spec(volume).get("nodeAffinity")
         holders = nodes_of(volume)
         nodes = sorted(view.list("nodes"), key=lambda n: (meta.name(n) not in holders, meta.name(n)))
@@ -99,3 +128,30 @@ class VolumeController(BaseController):
         claim = view.get(*owner[:3])
         absent = () if claim is not None and meta.uid(claim) == ref["uid"] else (owner,)
         return result([DeleteVolume(volume, targets, lost_nodes=lost, absent=absent)])
+
+
+def _policy(volume: Object) -> str:
+    return meta.spec(volume).get("persistentVolumeReclaimPolicy") or "Retain"
+
+
+def _unbound(volume: Object) -> Update:
+    """A volume whose claim got another one: free again, or as its user reserved it."""
+    changed = meta.copy_for_write(volume)
+    if BOUND_BY_CONTROLLER in meta.annotations(volume):
+        del changed["metadata"]["annotations"][BOUND_BY_CONTROLLER]
+        del changed["spec"]["claimRef"]
+    else:
+        changed["spec"]["claimRef"] = {k: v for k, v in meta.spec(volume)["claimRef"].items() if k != "uid"}
+    return Update(VOLUMES, changed)
+
+
+def _mode_mismatch(volume: Object, claim: Object) -> Result:
+    asked = f'requested PersistentVolumeClaim "{meta.name(claim)}" due to incompatible volumeMode.'
+    own = f"Cannot bind PersistentVolume to {asked}"
+    other = f'Cannot bind PersistentVolume "{meta.name(volume)}" to {asked}'
+    return result(
+        [
+            Event(volume, "Warning", "VolumeMismatch", own),
+            Event(claim, "Warning", "VolumeMismatch", other),
+        ]
+    )

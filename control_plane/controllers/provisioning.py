@@ -21,6 +21,7 @@ from rayplane.control_plane.controllers.volume_match import (
 )
 
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
+ATTRIBUTES = "volumeattributesclasses.storage.k8s.io"
 REPLICA_COUNT = 3
 PV_PROTECTION = "kubernetes.io/pv-protection"
 
@@ -35,6 +36,9 @@ class Unprovisionable:
 
 def plan(claim: Object, storage: Object, view: View) -> Provision | Unprovisionable:
     """Choose nodes with room for the claim, and describe the volume."""
+    attributes = meta.spec(claim).get("volumeAttributesClassName")
+    if attributes and view.get(ATTRIBUTES, "", attributes) is None:
+        return Unprovisionable(f'volumeattributesclass.storage.k8s.io "{attributes}" not found')
     wanted = requested_bytes(claim)
     selected = meta.annotations(claim).get(SELECTED_NODE, "")
     nodes = {meta.name(n): n for n in view.list("nodes") if _can_host(n)}
@@ -111,6 +115,8 @@ def _volume(claim: Object, storage: Object, node: str, *, replicated: bool) -> O
             "volumeAttributes": attributes,
         },
     }
+    if spec.get("volumeAttributesClassName"):
+        body["volumeAttributesClassName"] = spec["volumeAttributesClassName"]
     if storage.get("mountOptions"):
         body["mountOptions"] = list(storage["mountOptions"])
     if not replicated:

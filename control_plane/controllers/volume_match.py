@@ -20,7 +20,7 @@ REPLICAS = "replicas"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
-DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+DEFAULT_CLASS = ("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class")
 
 
 def is_bound_to(volume: Object, claim: Object) -> bool:
@@ -79,7 +79,8 @@ def storage_class(view: View, name: str) -> Object | None:
 
 def default_class(view: View) -> Object | None:
     """The newest StorageClass marked as default."""
-    marked = [c for c in view.list("storageclasses.storage.k8s.io") if meta.annotations(c).get(DEFAULT_CLASS) == "true"]
+    classes = view.list("storageclasses.storage.k8s.io")
+    marked = [c for c in classes if any(meta.annotations(c).get(mark) == "true" for mark in DEFAULT_CLASS)]
     marked.sort(key=meta.name)
     return max(marked, key=lambda c: meta.metadata(c).get("creationTimestamp") or "", default=None)
 

@@ -123,16 +123,20 @@ def _request(action: Provision, node: str) -> csi.CreateVolumeRequest:
         name=spec["csi"]["volumeHandle"],
         capacity_range=csi.CapacityRange(required_bytes=action.capacity_bytes, limit_bytes=action.capacity_bytes),
         volume_capabilities=[
-            csi.VolumeCapability(
-                mount=csi.VolumeCapability.MountVolume(),
-                access_mode=csi.VolumeCapability.AccessMode(mode=_MODES[mode]),
-            )
+            _capability(mode, block=spec.get("volumeMode") == "Block")
             for mode in spec.get("accessModes") or ()
             if mode in _MODES
         ],
         parameters=parameters,
         accessibility_requirements=csi.TopologyRequirement(preferred=topology),
     )
+
+
+def _capability(mode: str, *, block: bool) -> csi.VolumeCapability:
+    access = csi.VolumeCapability.AccessMode(mode=_MODES[mode])
+    if block:
+        return csi.VolumeCapability(block=csi.VolumeCapability.BlockVolume(), access_mode=access)
+    return csi.VolumeCapability(mount=csi.VolumeCapability.MountVolume(), access_mode=access)
 
 
 def _created(action: Provision, made: csi.Volume) -> Create:
