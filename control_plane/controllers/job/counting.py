@@ -47,10 +47,11 @@ class Count:
 
 def count(job: Object, spec: JobSpec, pods: Sequence[Object]) -> Count:
     status = meta.status(job)
-    tracked = [pod for pod in pods if is_tracked(pod) and may_count(pod, spec)]
     active = tuple(pod for pod in pods if pod_is_active(pod))
+    inactive = [pod for pod in pods if not pod_is_active(pod)] if len(active) < len(pods) else []
+    tracked = [pod for pod in inactive if is_tracked(pod) and may_count(pod, spec)]
     uncounted = status.get("uncountedTerminatedPods") or {}
-    known = {field: uncounted.get(field) or () for field in ("succeeded", "failed")}
+    known = {field: frozenset(uncounted.get(field) or ()) for field in ("succeeded", "failed")}
     if spec.indexed:
         done = {index_of(pod) or 0 for pod in tracked if pod_phase(pod) == "Succeeded"}
         completed = Indexes.read(status.get("completedIndexes"), spec.completions or 0) | Indexes.of(done)
@@ -67,7 +68,7 @@ def count(job: Object, spec: JobSpec, pods: Sequence[Object]) -> Count:
     return Count(
         active=active,
         ready=sum(map(pod_is_ready, active)),
-        terminating=tuple(pod for pod in pods if is_terminating(pod)),
+        terminating=tuple(pod for pod in inactive if is_terminating(pod)),
         succeeded=succeeded,
         failed=(status.get("failed") or 0) + len(known["failed"]) + new_failed,
         completed=completed,

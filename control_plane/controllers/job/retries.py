@@ -12,7 +12,7 @@ from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.pods.state import pod_is_terminated, pod_phase
+from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_terminated, pod_phase
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.controllers.core import Moment
 from rayplane.control_plane.controllers.job.pods import (
@@ -52,7 +52,8 @@ class Retries:
         first = record is None or record.uid != meta.uid(job)
         if record is None or first:
             record = self._records[key] = _Record(meta.uid(job))
-        ended = [p for p in pods if _has_ended(p, spec) and (is_tracked(p) or (first and pod_is_terminated(p)))]
+        inactive = [pod for pod in pods if not pod_is_active(pod)]
+        ended = [p for p in inactive if _has_ended(p, spec) and (is_tracked(p) or (first and pod_is_terminated(p)))]
         new = [pod for pod in ended if meta.uid(pod) not in record.seen]
         record.seen = {meta.uid(pod) for pod in ended}
         failures = [ended_at(pod) for pod in new if pod_phase(pod) != "Succeeded"]

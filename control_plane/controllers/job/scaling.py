@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Moment
@@ -75,15 +75,18 @@ def _free(spec: JobSpec, count: Count) -> Iterator[int]:
 def _surplus(spec: JobSpec, active: Sequence[Object], least: int, now: Moment) -> list[Object]:
     """Pods to delete: first those with no index of the Job and all but one of each, then whoever is least far."""
     chosen: list[Object] = []
-    left = list(active)
+    left = active
     if spec.indexed:
-        left.sort(key=lambda pod: -1 if (index := valid_index(pod, spec)) is None else index)
-        kept: list[Object] = []
-        for index, group in groupby(left, key=lambda pod: valid_index(pod, spec)):
-            ranked = _ranked(list(group), now)
-            chosen += ranked if index is None else ranked[:-1]
-            kept += [] if index is None else ranked[-1:]
-        left = kept
+        groups: dict[int | None, list[Object]] = {}
+        for pod in active:
+            groups.setdefault(valid_index(pod, spec), []).append(pod)
+        chosen += groups.pop(None, ())
+        for index, group in groups.items():
+            if len(group) > 1:
+                ranked = _ranked(group, now)
+                chosen += ranked[:-1]
+                groups[index] = ranked[-1:]
+        left = [group[0] for group in groups.values()]
     if len(chosen) < least:
         chosen += _ranked(left, now)[: least - len(chosen)]
     return chosen

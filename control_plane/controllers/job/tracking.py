@@ -41,13 +41,9 @@ def track(job: Object, spec: JobSpec, pods: Sequence[Object], count: Count, verd
     before = {field: known.get(field) or [] for field in ("succeeded", "failed")}
     uncounted = {field: [uid for uid in uids if uid in held] for field, uids in before.items()}
     counted = {field: (status.get(field) or 0) + len(before[field]) - len(uncounted[field]) for field in before}
-    release: list[Object] = []
-    for pod in sorted(filter(is_tracked, pods), key=lambda pod: valid_index(pod, spec) or 0):
-        if len(release) >= UNCOUNTED_MAX:
-            break
-        if not _may_go(job, spec, pod, count, verdict):
-            continue
-        release.append(pod)
+    free = [pod for pod in pods if is_tracked(pod) and _may_go(job, spec, pod, count, verdict)]
+    release = sorted(free, key=lambda pod: valid_index(pod, spec) or 0)[:UNCOUNTED_MAX]
+    for pod in release:
         field = _counts_as(spec, pod, uncounted, verdict)
         if field:
             uncounted[field].append(meta.uid(pod))
