@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from rayplane.control_plane.client.endpoints import Endpoints, call_any
+from rayplane.control_plane.client.standings import SERVICE, Standings
 from rayplane.control_plane.component_base.metrics import Histograms
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
@@ -46,6 +47,10 @@ class EtcdClient:
         request = pb.RangeRequest(key=key, range_end=range_end, **options)
         response: pb.RangeResponse = await self._call("KV", "Range", request, timeout, idempotent=True)
         return response
+
+    def standings(self) -> Standings:
+        """A way to ask for the revision that takes one round trip; its owner stops it."""
+        return Standings(self.endpoints, lambda address: Stub(self._network.channel(address), SERVICE))
 
     async def put(
         self,

@@ -18,6 +18,7 @@ CLIENT_METHODS = {
     " UserGrantRole UserRevokeRole RoleAdd RoleGet RoleList RoleDelete RoleGrantPermission RoleRevokePermission",
     "Lock": "Lock Unlock",
     "Election": "Campaign Proclaim Leader Observe Resign",
+    "Standings": "Ask",
 }
 #: What members may call of each other.
 PEER_METHODS = "Send Snapshot Renew Remaining Members Claim Promote ProposeChange HashKV"

@@ -2,16 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from sortedcontainers import SortedDict
 
 from rayplane.control_plane.client.endpoints import Endpoints
+from rayplane.control_plane.client.standings import Standings
 from rayplane.control_plane.component_base.metrics import Histograms
-from rayplane.control_plane.rpc import RpcError
+from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.proto.etcd import kv_pb2
 from rayplane.proto.etcd import rpc_pb2 as pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
+
+
+class _Unknown:
+    async def Ask(self, questions: AsyncIterator[wire.Question]) -> AsyncIterator[wire.Standing]:
+        raise RpcError(grpc.StatusCode.UNIMPLEMENTED, "unknown service")
+        yield wire.Standing()  # which makes it a generator
 
 
 class FakeEtcd:
@@ -265,6 +273,10 @@ class FakeEtcd:
 
     async def prefer_leader(self) -> None:
         """There is one only."""
+
+    def standings(self) -> Standings:
+        """Members of real etcds know no such questions."""
+        return Standings(self.endpoints, lambda _: cast(Stub, _Unknown()))
 
     async def member_list(self, *, linearizable: bool = True) -> pb.MemberListResponse:
         return pb.MemberListResponse(header=self.header())

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
+from rayplane.control_plane.client import EtcdClient
 from rayplane.control_plane.client.endpoints import never_sent
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.etcd import rpc_pb2 as pb
+from tests.linearizability.checker import Operation
 from tests.linearizability.guarantees import PastRead
 from tests.linearizability.history import Recorder, kv_of
 from tests.linearizability.kv_model import Compare, Delete, Get, Kv, Op, Put, Request, Response
@@ -210,3 +212,36 @@ class KvClient:
         found = {kv.key: kv_of(kv) for kv in got.kvs}
         results = tuple(found.get(op.key) for op in request.ops)
         self.past_reads.append(PastRead(request, Response(got.header.revision, results), revision))
+
+
+class RevisionClient:
+    """One caller that asks a majority for the revision, as API servers do, and follows the leader as they do."""
+
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        endpoints: Callable[[], Sequence[str]],
+        recorder: Recorder,
+        rng: random.Random,
+    ) -> None:
+        self.told: list[Operation] = []
+        self._name, self._endpoints, self._recorder, self._rng = name, endpoints, recorder, rng
+        self._etcd = EtcdClient(network, endpoints())
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        standings = self._etcd.standings()
+        try:
+            while True:
+                self._etcd.endpoints.replace(self._endpoints())
+                if self._rng.random() < 0.1:
+                    await self._etcd.prefer_leader()
+                called = self._recorder.tick()
+                revision = await standings.revision()
+                if revision:
+                    returned, answer = self._recorder.tick(), Response(revision, ())
+                    self.told.append(Operation(self._name, called, Request(()), returned, answer))
+                await asyncio.sleep(self._rng.uniform(0.0, 0.2))
+        finally:
+            await standings.stop()

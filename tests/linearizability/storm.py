@@ -15,7 +15,7 @@ from rayplane.control_plane.simulation.run import bury
 from rayplane.control_plane.simulation.weather import Weather
 from rayplane.proto.etcd.kv_pb2 import Event
 from tests.linearizability.checker import assert_linearizable
-from tests.linearizability.clients import KvClient
+from tests.linearizability.clients import KvClient, RevisionClient
 from tests.linearizability.faults import Faults
 from tests.linearizability.guarantees import check_answers, check_past_reads, check_revisions
 from tests.linearizability.history import Recorder, Truth, resolved
@@ -118,6 +118,9 @@ class Storm:
             LeaseClient(f"l{n}", self._network(f"l{n}"), self.endpoints, self.recorder, self._rng())
             for n in range(plan.leases)
         ]
+        network = self._network("r0")
+        names = [f"m{n}:2379" for n in range(plan.members)]
+        self.asker = RevisionClient("r0", network, lambda: self.endpoints() or names, self.recorder, self._rng())
         self.log: list[str] = []
 
     def _rng(self) -> random.Random:
@@ -149,6 +152,7 @@ class Storm:
         async with asyncio.TaskGroup() as tasks:
             writers = [tasks.create_task(c.run()) for c in self.kv]
             writers += [tasks.create_task(c.run()) for c in self.lease_clients]
+            writers.append(tasks.create_task(self.asker.run()))
             watchers = [tasks.create_task(w.run()) for w in self.watches]
             names = list(self.plan.acts)
             for _ in range(self.plan.steps):
@@ -190,7 +194,7 @@ class Storm:
         truth.seal()
         try:
             assert_linearizable(KvModel(), resolved(history, truth))
-            check_revisions(history)
+            check_revisions([*history, *self.asker.told])
             check_answers(history, truth)
             for client in self.kv:
                 check_past_reads(client.past_reads, truth)

@@ -2,8 +2,8 @@
 
 One etcd watch over the whole key space feeds every cache. Since each revision of etcd has at least one event in it,
 the position of the stream alone tells how fresh all caches are: a linearizable read asks etcd for its revision (one
-small read shared by everybody who asks at the same time) and waits until the stream has passed it. No progress
-notifications are needed, all caches show the same moment, and the member serves one watcher per API server.
+question to a majority, shared by everybody who asks at the same time) and waits until the stream has passed it. No
+progress notifications are needed, all caches show the same moment, and the member serves one watcher per API server.
 
 Tasks: one reads the stream, one answers revision queries. A cache is loaded when it is first used: the objects as
 they were where the kept history begins, then the history on top, so that even its first watcher may start in the past.
@@ -57,6 +57,7 @@ class WatchHub:
         self.revision = 0
         """All changes up to this revision are in the caches."""
         self._etcd = etcd
+        self._standings = etcd.standings()
         self._storage = storage
         self._env = env
         self._limits = limits
@@ -110,6 +111,7 @@ class WatchHub:
         await self._loads.stop()
         tasks = [*self._tasks, *self._reloads]
         await cancel_and_wait(*tasks)
+        await self._standings.stop()
         self._tasks.clear()
         for cache in self._caches.values():
             cache.reset(None)
@@ -155,7 +157,7 @@ class WatchHub:
             asking, self._asking = self._asking, []
             began = loop.time()  # it is true of no later time for certain
             try:
-                revision = await self._revision()
+                revision = await self._standings.revision() or await self._revision()
             except asyncio.CancelledError:
                 _fail(asking, shutting_down())
                 raise

@@ -122,6 +122,7 @@ from rayplane.control_plane.etcd.raft.types import (
     Role,
     Snapshot,
     SoftState,
+    Standing,
     Status,
 )
 
@@ -155,6 +156,7 @@ __all__ = [
     "SnapshotOutOfDate",
     "SnapshotUnavailable",
     "SoftState",
+    "Standing",
     "Status",
     "StorageError",
     "TransferRefused",

@@ -31,6 +31,7 @@ from rayplane.control_plane.etcd.raft.types import (
     Ready,
     Role,
     SoftState,
+    Standing,
     Status,
     payload,
 )
@@ -329,6 +330,15 @@ class RawNode:
     def term(self) -> int:
         """The current term, durable or not yet."""
         return self._raft.term
+
+    def standing(self) -> Standing:
+        """Where this node stands at this moment. Before its term's first commit a leader may not know the newest
+        committed entry (§8).
+        """
+        raft = self._raft
+        if raft.role is not Role.LEADER or raft.log.committed < raft.term_start:
+            return Standing(raft.term)
+        return Standing(raft.term, raft.log.committed, raft.conf.voters)
 
     def status(self) -> Status:
         """A picture of this node; see Status."""

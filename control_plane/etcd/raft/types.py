@@ -238,6 +238,14 @@ class PeerProgress:
     inflight_bytes: int = 0
 
 
+class Standing(NamedTuple):
+    """A node's term and, of a leader that knows what is committed, up to where that is and who votes."""
+
+    term: int
+    committed: int = 0
+    voters: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """A picture of this node; `progress` is filled on the leader only, by ascending id."""

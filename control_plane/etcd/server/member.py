@@ -46,6 +46,7 @@ from rayplane.control_plane.etcd.server.services.maintenance import MaintenanceS
 from rayplane.control_plane.etcd.server.services.peer import PeerService
 from rayplane.control_plane.etcd.server.services.quota import Quota
 from rayplane.control_plane.etcd.server.services.ranges import Ranges
+from rayplane.control_plane.etcd.server.services.standings import StandingsService
 from rayplane.control_plane.etcd.server.services.table import client_services, peer_service
 from rayplane.control_plane.etcd.server.services.watch import WatchService
 from rayplane.control_plane.etcd.server.state_machine.hashing import Hasher
@@ -234,6 +235,7 @@ class Member:
             "Auth": AuthService(driver, callers, machine, proposer=proposer, reads=reads),
             "Lock": LockService(driver, callers, self.store, contest),
             "Election": ElectionService(driver, callers, self.store, contest),
+            "Standings": StandingsService(driver, self.store),
         }
 
     def _run(self) -> None:

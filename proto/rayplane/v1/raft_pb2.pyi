@@ -181,6 +181,26 @@ class Identity(_message.Message):
     founder: bool
     def __init__(self, member_id: _Optional[int] = ..., cluster_id: _Optional[int] = ..., founder: _Optional[bool] = ...) -> None: ...
 
+class Question(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class Standing(_message.Message):
+    __slots__ = ("number", "member_id", "term", "voters", "revision")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    member_id: int
+    term: int
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    revision: int
+    def __init__(self, number: _Optional[int] = ..., member_id: _Optional[int] = ..., term: _Optional[int] = ..., voters: _Optional[_Iterable[int]] = ..., revision: _Optional[int] = ...) -> None: ...
+
 class AsCaller(_message.Message):
     __slots__ = ("user", "auth_revision", "kind", "request")
     USER_FIELD_NUMBER: _ClassVar[int]

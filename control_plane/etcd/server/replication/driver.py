@@ -120,6 +120,15 @@ class Driver:
         """A picture of the raft node."""
         return self._node.status()
 
+    def standing(self) -> raft.Standing:
+        """See RawNode."""
+        return self._node.standing()
+
+    async def reached(self, index: int) -> None:
+        """Return when the state machine has come to a committed `index`. Raises Timeout, Stopped."""
+        if self.applied < index:
+            await self.reads.reached(index)
+
     def acknowledged(self, member_id: int, term: int) -> tuple[int, int]:
         """See RawNode."""
         return self._node.acknowledged(member_id, term)

@@ -4,8 +4,10 @@ No timers of its own: the member's tick ends what waited too long, and asks agai
 """
 
 import asyncio
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 from rayplane.control_plane import etcd_errors as errors
 from rayplane.control_plane.etcd import raft
@@ -33,18 +35,30 @@ class ReadIndex:
         self._asked: list[_Read] = []
         self._context = first  # of the present round
         self._asking = False  # whether raft has been asked for it
-        self._confirmed: list[tuple[int, list[_Read]]] = []
+        self._confirmed: list[tuple[int, list[_Read]]] = []  # by the index that they wait for
         self._idle_sweeps = 0
         self.slow = self.failed = 0  # rounds asked again, reads timed out
 
     async def barrier(self) -> None:
         """Return when the applied state is linearizable with respect to the call. Raises Timeout, Stopped."""
+        read = self._read()
+        self.add(read.future, read.deadline)
+        await read.future
+
+    async def reached(self, index: int) -> None:
+        """Return when the state machine has come to a committed `index`. Raises Timeout, Stopped."""
+        read = self._read()
+        self._wait(index, [read])
+        await read.future
+
+    def _read(self) -> _Read:
         if self._draining:
             raise errors.Stopped
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self.add(future, loop.time() + self._timeout_s)
-        await future
+        return _Read(loop.create_future(), loop.time() + self._timeout_s)
+
+    def _wait(self, index: int, reads: list[_Read]) -> None:
+        insort(self._confirmed, (index, reads), key=itemgetter(0))
 
     def drain(self) -> None:
         """Take nothing more; what waits may still come to its end."""
@@ -82,7 +96,7 @@ class ReadIndex:
         if not self._asked or int.from_bytes(state.context, "big") != self._context:
             return
         reads, self._asked = self._asked, []
-        self._confirmed.append((state.index, reads))
+        self._wait(state.index, reads)
         self.applied(applied)
         self._start()
 

@@ -13,16 +13,18 @@ from rayplane.control_plane.rpc import Service, each
 from rayplane.proto.etcd import rpc_pb2 as pb
 from rayplane.proto.etcd import v3election_pb2 as election_pb
 from rayplane.proto.etcd import v3lock_pb2 as lock_pb
+from rayplane.proto.rayplane.v1 import raft_pb2 as wire
 
 _DESCRIPTORS: dict[str, ServiceDescriptor] = {
     **pb.DESCRIPTOR.services_by_name,
     **lock_pb.DESCRIPTOR.services_by_name,
     **election_pb.DESCRIPTOR.services_by_name,
+    "Standings": wire.DESCRIPTOR.services_by_name["Standings"],
 }
 
 
 def client_services(config: MemberConfig, handlers: dict[str, Any]) -> Sequence[Service]:
-    """`handlers`: by the names of etcd's services, without a package."""
+    """`handlers`: by the services' names, without a package."""
     return [
         Service(
             _DESCRIPTORS[name],
