@@ -21,6 +21,7 @@ VOLUME_REPLICA = each(
     Callers.of(groups=(NODE_HOSTS,)),
     "Capacity",
     "Create",
+    "Resize",
     "Delete",
     "Prepare",
     "Apply",
@@ -34,7 +35,7 @@ CSI = {
     "Controller": each(
         _PROVISIONERS,
         *("ControllerGetCapabilities", "CreateVolume", "DeleteVolume", "ControllerPublishVolume"),
-        *("ControllerUnpublishVolume", "ValidateVolumeCapabilities", "GetCapacity"),
+        *("ControllerUnpublishVolume", "ValidateVolumeCapabilities", "GetCapacity", "ControllerExpandVolume"),
     ),
     "Node": each(
         ADMINISTRATORS,

@@ -31,6 +31,16 @@ def requested_bytes(claim: Object) -> int:
     return quantity.value(requested_storage(claim) or "0")
 
 
+def allocated_storage(claim: Object) -> Any:
+    """The quantity that a claim grows to, or has grown to, as written; None where it never grew."""
+    return (meta.status(claim).get("allocatedResources") or {}).get("storage")
+
+
+def with_allocated_storage(status: dict[str, Any], storage: Any) -> dict[str, Any]:
+    """A claim's status with the quantity it grows to."""
+    return {**status, "allocatedResources": {**(status.get("allocatedResources") or {}), "storage": storage}}
+
+
 def capacity_bytes(volume: Object) -> int:
     return quantity.value((meta.spec(volume).get("capacity") or {}).get("storage") or "0")
 

@@ -37,6 +37,7 @@ from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.storageversionmigrator import StorageVersionMigrator
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
 from rayplane.control_plane.controllers.tokencleaner import TokenCleaner
+from rayplane.control_plane.controllers.volumeexpand import VolumeExpandController
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 
 
@@ -65,6 +66,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         EphemeralVolumeController(),
         ClaimController(),
         VolumeController(),
+        VolumeExpandController(),
         ProtectionController(resource="persistentvolumeclaims"),
         ProtectionController(resource="persistentvolumes"),
         LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),

@@ -169,6 +169,20 @@ class DeleteVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class Expand:
+    """The growth of a volume's bytes by CSI, then of its PersistentVolume to `storage`.
+
+    `targets` as for `Provision`. `failed`: the claim's status then, with `{error}` for why.
+    """
+
+    volume: Object
+    targets: tuple[tuple[str, str], ...]
+    storage: str
+    capacity_bytes: int
+    failed: UpdateStatus
+
+
+@dataclass(frozen=True, slots=True)
 class Recount:
     """The counting of what is used of a quota from live lists of these resources, then of its status.
 
@@ -233,6 +247,7 @@ Special = (
     | PurgeNamespace
     | Provision
     | DeleteVolume
+    | Expand
     | Recount
     | ApproveCertificate
     | SignCertificate

@@ -57,6 +57,9 @@ class Backend(Protocol):
     async def create(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
         """Reserve space for a volume. Raises NoCapacity, VolumeConflict, InvalidVolume."""
 
+    async def expand(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
+        """Reserve more space for a volume, in use or not. Raises NoCapacity, VolumeNotFound."""
+
     async def delete(self, volume_id: str) -> None:
         """Remove a volume, its bytes and its reservation. Raises WrongNode while it is in use."""
 

@@ -4,7 +4,8 @@ Handlers for `csi.v1` Identity, Controller and Node. A CSI plugin serves one dri
 several, so call metadata may say which: `csi-driver` and `csi-node` (without them: the first driver, the first node;
 CreateVolume also takes the node from the topology asked for). There are no mounts without root: NodePublishVolume makes
 `target_path` a symbolic link to the volume's directory, and `target_path`.sync one to its sync barrier, if it has one;
-`readonly` is up to the pod. Snapshots, clones and expansion are not offered.
+`readonly` is up to the pod. Volumes grow in use, without a part of the
+node. Snapshots and clones are not offered.
 """
 
 import asyncio
@@ -61,11 +62,14 @@ class CsiDriver:
     async def GetPluginCapabilities(
         self, request: csi.GetPluginCapabilitiesRequest, context: Any
     ) -> csi.GetPluginCapabilitiesResponse:
-        service = csi.PluginCapability.Service
+        service, expansion = csi.PluginCapability.Service, csi.PluginCapability.VolumeExpansion
         return csi.GetPluginCapabilitiesResponse(
             capabilities=[
-                csi.PluginCapability(service=service(type=kind))
-                for kind in (service.CONTROLLER_SERVICE, service.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+                *(
+                    csi.PluginCapability(service=service(type=kind))
+                    for kind in (service.CONTROLLER_SERVICE, service.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+                ),
+                csi.PluginCapability(volume_expansion=expansion(type=expansion.ONLINE)),
             ]
         )
 
@@ -85,6 +89,7 @@ class CsiDriver:
                     rpc.CREATE_DELETE_VOLUME,
                     rpc.PUBLISH_UNPUBLISH_VOLUME,
                     rpc.GET_CAPACITY,
+                    rpc.EXPAND_VOLUME,
                     rpc.SINGLE_NODE_MULTI_WRITER,
                 )
             ]
@@ -118,6 +123,16 @@ class CsiDriver:
                     await backend.find(volume_id)
                     return backend
         return self._backend(context)
+
+    async def ControllerExpandVolume(
+        self, request: csi.ControllerExpandVolumeRequest, context: Any
+    ) -> csi.ControllerExpandVolumeResponse:
+        required, limit = request.capacity_range.required_bytes, request.capacity_range.limit_bytes
+        if limit and required > limit:
+            raise InvalidVolume(f"required_bytes {required} is above limit_bytes {limit}")
+        backend = await self._holder(context, request.volume_id)
+        info = await backend.expand(request.volume_id, required)
+        return csi.ControllerExpandVolumeResponse(capacity_bytes=info.capacity_bytes, node_expansion_required=False)
 
     async def ControllerPublishVolume(
         self, request: csi.ControllerPublishVolumeRequest, context: Any

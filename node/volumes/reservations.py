@@ -43,6 +43,24 @@ class Reservations:
             del self._reserved[name]  # so that the next try writes it
             raise
 
+    async def resize(self, kind: str, volume_id: str, capacity_bytes: int) -> None:
+        """Reserve another size. Raises NoCapacity; a volume without a reservation gets none."""
+        name = f"{kind}/{volume_id}"
+        present = self._reserved.get(name)
+        if present is None or present == capacity_bytes:
+            return
+        if capacity_bytes - present > self.free_bytes:
+            raise NoCapacity(
+                f"node {self._node} has {self.free_bytes} of {self.total_bytes} bytes left for volumes, volume "
+                f"{volume_id} needs {capacity_bytes - present} more: delete volumes or configure a larger capacity"
+            )
+        self._reserved[name] = capacity_bytes
+        try:
+            await self._save()
+        except DiskError:
+            self._reserved[name] = present
+            raise
+
     async def release(self, kind: str, volume_id: str) -> None:
         name = f"{kind}/{volume_id}"
         held = self._reserved.pop(name, None)

@@ -273,3 +273,35 @@ async def test_a_pod_has_a_say_in_its_token_before_its_account(
     asked = pod("p", serviceAccountName="a", automountServiceAccountToken=of_pod)
     made = (await stack.client().create("pods", asked))["spec"]
     assert bool(made.get("volumes")) is mounted is ("volumeMounts" in made["containers"][0])
+
+
+GROWTH = {
+    "a class that lets volumes grow": ("standard", "2Gi", True),
+    "one that does not": ("rigid", "2Gi", False),
+    "one that is gone": ("nowhere", "2Gi", False),
+    "none at all": ("", "2Gi", False),
+    "not growing": ("rigid", "1Gi", True),
+}
+
+
+@pytest.mark.parametrize("case", GROWTH)
+async def test_claims_grow_where_their_class_lets_them(stack: Stack, case: str) -> None:
+    name, size, allowed = GROWTH[case]
+    client = stack.client()
+    await client.create("storageclasses.storage.k8s.io", {"metadata": {"name": "rigid"}, "provisioner": "a.io/b"})
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "storageClassName": name,
+        "volumeName": "pv",
+    }
+    await client.create("persistentvolumeclaims", {"metadata": {"name": "c", "namespace": "default"}, "spec": spec})
+    bound = {"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}}
+    await client.patch("persistentvolumeclaims", "c", "default", bound, subresource="status")
+    wanted = {"spec": {"resources": {"requests": {"storage": size}}}}
+    if allowed:
+        await client.patch("persistentvolumeclaims", "c", "default", wanted)
+        return
+    text = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support"
+    with pytest.raises(errors.Forbidden, match=text):
+        await client.patch("persistentvolumeclaims", "c", "default", wanted)

@@ -91,3 +91,26 @@ def test_an_autoscaler_follows_what_pods_use(kubectl: Kubectl) -> None:
     kubectl.until("deployment web", "{.spec.replicas}", ["1"])
     reasons = {event["message"] for event in kubectl.items("events") if event["reason"] == "SuccessfulRescale"}
     assert "New size: 1; reason: All metrics below target" in reasons
+
+
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], storageClassName: CLASS, resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: user}
+spec:
+  containers: [{name: c, image: img, volumeMounts: [{name: data, mountPath: /data}]}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+"""
+
+
+def test_a_claim_grows_while_it_is_used(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", stdin=CLAIM.replace("CLASS", "replicated"))
+    kubectl("wait", "--for=condition=Ready", "pod/user", "--timeout=60s")
+    kubectl("patch", "pvc", "data", "-p", '{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}')
+    kubectl.until("pvc data", "{.status.capacity.storage} {.status.allocatedResourceStatuses}", ["2Gi"])
+    assert "Resize volume succeeded" in kubectl("describe", "pvc", "data")

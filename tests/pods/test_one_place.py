@@ -29,7 +29,7 @@ WRITTEN = re.compile("|".join(f'"{re.escape(word)}"' for word in sorted(FIELDS |
 OWNERS = {
     f"{API}pods/": FIELDS | {PHASES},
     f"{API}taints.py": TAINTS,
-    f"{API}claims.py": {"requests"},  # of a claim: its size
+    f"{API}claims.py": {"requests", "allocatedResources"},  # of a claim: its size, and the one it grows to
 }
 EXCEPTIONS = {
     # Defaults fill fields in, validation looks at each by itself, tables show them.

@@ -18,6 +18,7 @@ DEFAULT: Final = frozenset(
         "MutatingAdmissionWebhook",
         "NamespaceLifecycle",
         "NodeRestriction",
+        "PersistentVolumeClaimResize",
         "PodSecurity",
         "Priority",
         "ResourceQuota",

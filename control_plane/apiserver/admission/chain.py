@@ -77,6 +77,7 @@ class Admission:
             "DefaultTolerationSeconds": pods.DefaultTolerations(config.timing).admit,
             "DefaultStorageClass": default.claim,
             "DefaultIngressClass": default.ingress,
+            "PersistentVolumeClaimResize": default.growth,
             **more,
         }
         # Of how kinds are served, whatever is on.

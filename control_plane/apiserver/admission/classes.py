@@ -1,6 +1,6 @@
-"""Default classes: of storage for claims, of ingresses."""
+"""Classes: the default ones of storage for claims and of ingresses, and whether a class lets claims grow."""
 
-from rayplane.control_plane.api.claims import CLASS_ANNOTATION
+from rayplane.control_plane.api.claims import CLASS_ANNOTATION, class_of, requested_bytes
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import annotations, name
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
@@ -14,7 +14,7 @@ _INGRESS = "ingressclass.kubernetes.io/is-default-class"
 
 
 class DefaultClasses:
-    """Kubernetes' DefaultStorageClass and DefaultIngressClass plugins."""
+    """Kubernetes' DefaultStorageClass, DefaultIngressClass and PersistentVolumeClaimResize plugins."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -34,6 +34,21 @@ class DefaultClasses:
             newest = max(c["metadata"].get("creationTimestamp") or "" for c in marked)
             chosen = next(c for c in marked if (c["metadata"].get("creationTimestamp") or "") == newest)
             spec["storageClassName"] = name(chosen)
+
+    async def growth(self, request: AdmissionRequest) -> None:
+        """PersistentVolumeClaimResize: a claim grows only if its class lets its volumes grow. Forbidden."""
+        if not request.updates("persistentvolumeclaims") or request.old is None:
+            return
+        claim, old = request.object, request.old
+        if old.get("status", {}).get("phase") != "Bound" or requested_bytes(claim) <= requested_bytes(old):
+            return
+        known = await self._lookup.get("storageclasses.storage.k8s.io", own) if (own := class_of(old)) else None
+        if known is None or not known.get("allowVolumeExpansion"):
+            text = (
+                "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
+                "support resize"
+            )
+            raise Forbidden.of("persistentvolumeclaims", request.name, text)
 
     async def ingress(self, request: AdmissionRequest) -> None:
         """DefaultIngressClass. Forbidden."""

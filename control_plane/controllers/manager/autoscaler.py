@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +13,7 @@ from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.autoscaling.metrics import CUSTOM, EXTERNAL, RESOURCE, Answer, Query
 from rayplane.control_plane.controllers.core import Action, Rescale, View, Write
+from rayplane.control_plane.controllers.manager.executor import with_error
 
 _VERSIONS = {RESOURCE: ("v1beta1", "v1"), CUSTOM: ("v1beta2", "v1beta1"), EXTERNAL: ("v1beta1",)}
 _PODS = "pods.metrics.k8s.io"
@@ -77,18 +77,5 @@ class Rescaler:
         try:
             await self._client.patch(action.resource, name, space, steps, kind="json", subresource="scale")
         except ApiError as e:
-            return [_told(action, e.message)]
+            return [with_error(action.failed, e.message)]
         return [action.done]
-
-
-def _told(action: Rescale, error: str) -> Write:
-    """The status of a failure with the error in its words."""
-    failed = action.failed
-    status = meta.status(failed.obj)
-    conditions = [
-        {**one, "message": str(one.get("message") or "").replace("{error}", error)} for one in status["conditions"]
-    ]
-    done = failed.done
-    if done is not None:
-        done = replace(done, message=done.message.replace("{error}", error))
-    return replace(failed, obj={**failed.obj, "status": {**status, "conditions": conditions}}, done=done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
@@ -203,6 +203,19 @@ class Executor:
                 self._absent[one] = None
                 if len(self._absent) > ABSENT_MEMORY:
                     del self._absent[next(iter(self._absent))]
+
+
+def with_error(write: UpdateStatus, error: str) -> UpdateStatus:
+    """The write of a status whose conditions, and whose event, tell an error where they have `{error}`."""
+    status = meta.status(write.obj)
+    conditions = [
+        {**one, "message": str(one.get("message") or "").replace("{error}", error)}
+        for one in status.get("conditions") or ()
+    ]
+    done = write.done
+    if done is not None:
+        done = replace(done, message=done.message.replace("{error}", error))
+    return replace(write, obj={**write.obj, "status": {**status, "conditions": conditions}}, done=done)
 
 
 def _namespace_is_terminating(error: ApiError) -> bool:

@@ -18,6 +18,7 @@ from rayplane.control_plane.controllers.core import (
     ApproveCertificate,
     Controller,
     DeleteVolume,
+    Expand,
     Migrate,
     Provision,
     PurgeNamespace,
@@ -137,6 +138,7 @@ class Term:
             specials={
                 Provision: self._provisioner.provision,
                 DeleteVolume: self._provisioner.delete_volume,
+                Expand: self._provisioner.expand,
                 PurgeNamespace: self._purger.purge,
                 Recount: self._counter.recount,
                 ApproveCertificate: self._certificates.approve,

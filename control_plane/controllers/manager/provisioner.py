@@ -21,10 +21,12 @@ from rayplane.control_plane.controllers.core import (
     Delete,
     DeleteVolume,
     Event,
+    Expand,
+    Patch,
     Provision,
     Write,
 )
-from rayplane.control_plane.controllers.manager.executor import ActionFailed
+from rayplane.control_plane.controllers.manager.executor import ActionFailed, with_error
 from rayplane.control_plane.controllers.volume_match import HOSTNAME
 from rayplane.control_plane.rpc import Network, RpcError, Stub
 from rayplane.proto.csi import csi_pb2 as csi
@@ -88,6 +90,23 @@ class Provisioner:
         if not errors:
             return [Delete(VOLUMES, action.volume)]
         raise self._failed(action, "; ".join(errors))
+
+    async def expand(self, action: Action) -> list[Write]:
+        """Let the bytes grow; returns the write of the PersistentVolume, or of the claim that says why not."""
+        assert isinstance(action, Expand)
+        source = meta.spec(action.volume)["csi"]
+        room = csi.CapacityRange(required_bytes=action.capacity_bytes)
+        request = csi.ControllerExpandVolumeRequest(volume_id=source["volumeHandle"], capacity_range=room)
+        errors = []
+        for node, address in action.targets:
+            try:
+                await self._call(address, node, source["driver"]).ControllerExpandVolume(request)
+            except RpcError as e:
+                errors.append(f"{node}: {e.message}")
+                continue
+            body = {"metadata": {"uid": meta.uid(action.volume)}, "spec": {"capacity": {"storage": action.storage}}}
+            return [Patch(VOLUMES, "", meta.name(action.volume), body)]
+        return [with_error(action.failed, "; ".join(errors))]
 
     def _failed(self, action: DeleteVolume, why: str) -> ActionFailed:
         text = f"rpc error deleting volume: {why}"

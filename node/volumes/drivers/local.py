@@ -40,6 +40,12 @@ class LocalBackend:
         self._disk.make_dir(self._path(volume_id))
         return VolumeInfo(volume_id, capacity_bytes, (self.node,))
 
+    async def expand(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
+        check_volume(volume_id, capacity_bytes)
+        size = max(capacity_bytes, self._capacity(volume_id))
+        await self._reservations.resize(_KIND, volume_id, size)
+        return VolumeInfo(volume_id, size, (self.node,))
+
     async def delete(self, volume_id: str) -> None:
         check_volume(volume_id)
         if volume_id in self._published:

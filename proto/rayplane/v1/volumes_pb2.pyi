@@ -62,6 +62,18 @@ class CreateReplicaResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ResizeReplicaRequest(_message.Message):
+    __slots__ = ("ref", "capacity_bytes")
+    REF_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ref: VolumeRef
+    capacity_bytes: int
+    def __init__(self, ref: _Optional[_Union[VolumeRef, _Mapping]] = ..., capacity_bytes: _Optional[int] = ...) -> None: ...
+
+class ResizeReplicaResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DeleteReplicaRequest(_message.Message):
     __slots__ = ("ref",)
     REF_FIELD_NUMBER: _ClassVar[int]

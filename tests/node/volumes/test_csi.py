@@ -205,3 +205,25 @@ async def test_what_is_not_offered_is_unimplemented(client: Client) -> None:
     with pytest.raises(RpcError) as refused:
         await client.controller.CreateSnapshot(csi.CreateSnapshotRequest(source_volume_id="v", name="s"))
     assert refused.value.code is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("driver", ["rayplane.io/local", "rayplane.io/replicated"])
+async def test_a_volume_grows(client: Client, driver: str) -> None:
+    call: Any = {"metadata": on(driver=driver)}
+    room = csi.CapacityRange(required_bytes=GIB)
+    made = csi.CreateVolumeRequest(name="v", capacity_range=room, volume_capabilities=[capability()])
+    await client.controller.CreateVolume(made, **call)
+    more = csi.CapacityRange(required_bytes=2 * GIB)
+    expand = csi.ControllerExpandVolumeRequest(volume_id="v", capacity_range=more)
+    for _ in range(2):  # again, as a retry does
+        answer = await client.controller.ControllerExpandVolume(expand, **call)
+        assert (answer.capacity_bytes, answer.node_expansion_required) == (2 * GIB, False)
+    too_much = csi.CapacityRange(required_bytes=10_000 * GIB)
+    with pytest.raises(RpcError) as refused:
+        expand = csi.ControllerExpandVolumeRequest(volume_id="v", capacity_range=too_much)
+        await client.controller.ControllerExpandVolume(expand, **call)
+    assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    unknown = csi.ControllerExpandVolumeRequest(volume_id="w", capacity_range=more)
+    with pytest.raises(RpcError) as refused:
+        await client.controller.ControllerExpandVolume(unknown, **call)
+    assert refused.value.code is grpc.StatusCode.NOT_FOUND

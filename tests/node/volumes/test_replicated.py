@@ -105,6 +105,13 @@ async def test_claims_reserve_their_size(disk: Disk) -> None:
     await backend.delete("v3")
     await backend.delete("v3")
     assert await backend.free_bytes() == 5 * GIB
+    with pytest.raises(NoCapacity, match="v4 needs 6442450944 more"):
+        await backend.expand("v4", 11 * GIB)
+    assert (await backend.expand("v4", 8 * GIB)).capacity_bytes == 8 * GIB
+    assert (await backend.expand("v4", 5 * GIB)).capacity_bytes == 8 * GIB
+    assert await backend.free_bytes() == 2 * GIB
+    await backend.delete("v4")
+    await backend.create("v4", 5 * GIB)
     again = Reservations(disk, "n", 50 * GIB)
     assert again.free_bytes == 5 * GIB and "v3" not in again.reserved("local")
 
@@ -392,6 +399,34 @@ async def test_a_full_volume_says_so_until_there_is_room(cluster: Cluster) -> No
     writer.write(b"sync\n")
     assert (await reader.readline()).startswith(b"ok ")
     writer.close()
+
+
+async def test_a_full_volume_that_grows_in_use_has_room(cluster: Cluster) -> None:
+    await cluster.backends["a"].create("v", 100_000)
+    published = await cluster.backends["a"].publish("v")
+    write(published.path, "file", bytes(150_000))
+    with pytest.raises(VolumeError, match="may hold 100000"):
+        await cluster.backends["a"].sync("v")
+    assert (await cluster.backends["b"].expand("v", 200_000)).capacity_bytes == 200_000
+    await cluster.backends["a"].sync("v")
+    assert (await cluster.backends["c"].expand("v", 150_000)).capacity_bytes == 200_000  # again, or less: as it is
+    assert exists(os.path.join(await move(cluster, "a", "b"), "file"))
+    assert (await cluster.backends["b"].usage("v")).capacity_bytes == 200_000
+
+
+async def test_a_volume_grows_on_all_its_nodes_or_on_none(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, replicas=2)
+    for node, size in (("a", 5), ("b", 3)):
+        await cluster.add(node, capacity=size * GIB)
+    await cluster.backends["a"].create("v", 2 * GIB)
+    with pytest.raises(NoCapacity, match="1073741824 of 3221225472 bytes left"):
+        await cluster.backends["a"].expand("v", 4 * GIB)
+    free = {node: await backend.free_bytes() // GIB for node, backend in cluster.backends.items()}
+    assert free == {"a": 3, "b": 1}
+    assert (await cluster.backends["a"].expand("v", 3 * GIB)).capacity_bytes == 3 * GIB
+    free = {node: await backend.free_bytes() // GIB for node, backend in cluster.backends.items()}
+    assert free == {"a": 2, "b": 0}
+    await cluster.stop()
 
 
 async def test_volumes_are_placed_where_there_is_room(tmp_path: Path) -> None:

@@ -145,6 +145,34 @@ class ReplicatedBackend:
             replicas = found[0].replicas if found is not None else replicas
         return VolumeInfo(volume_id, capacity_bytes, replicas=replicas)
 
+    async def expand(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
+        """Reserve more on each node that holds a replica, then say so in the record; on all of them, or on none."""
+        check_volume(volume_id, capacity_bytes)
+        async with self._lock(volume_id):
+            for _ in range(WRITE_ATTEMPTS):
+                record, revision = await self._read(volume_id)
+                size = max(capacity_bytes, record.capacity_bytes)
+                await self._resize(record, size)
+                if size == record.capacity_bytes:
+                    return VolumeInfo(volume_id, size)
+                if await called(self._directory.write(replace(record, capacity_bytes=size), revision)) is not None:
+                    return VolumeInfo(volume_id, size)
+        raise NoQuorum(f"the record of volume {volume_id} is changed by others all the time; try again")
+
+    async def _resize(self, record: VolumeRecord, capacity_bytes: int) -> None:
+        grown = []
+        try:
+            for node in record.replicas:
+                await self._replica(record.volume_id)(node).resize(capacity_bytes)
+                grown.append(node)
+        except PeerError as e:
+            for node in grown:
+                with contextlib.suppress(PeerError):  # it keeps room that nobody uses, until the next try
+                    await self._replica(record.volume_id)(node).resize(record.capacity_bytes)
+            if e.code is Code.RESOURCE_EXHAUSTED:
+                raise NoCapacity(str(e)) from e
+            raise
+
     async def _place(self, volume_id: str, capacity_bytes: int) -> tuple[str, ...]:
         """Reserve the space on the nodes that have most of it left, this one first."""
         make = self._replica(volume_id)

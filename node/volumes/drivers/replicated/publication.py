@@ -285,9 +285,14 @@ class Publication:
             if e.code is not Code.NOT_FOUND:
                 raise
             # It lost everything, or is the new one of a repair: it begins empty and counts once it holds all.
-            await replica.create(self.record.capacity_bytes)
+            await replica.create(await self._capacity())
             await replica.prepare(self.record.epoch, self.record.writer)
         return _Target(*await replica.manifest())
+
+    async def _capacity(self) -> int:
+        """The size of the volume, which may have grown since it was published."""
+        found = await called(self._directory.read(self.record.volume_id))
+        return max(self.record.capacity_bytes, found[0].capacity_bytes if found is not None else 0)
 
     async def _blocks(self, batch: list[bytes], changes: Difference) -> list[bytes] | None:
         blocks = []

@@ -41,6 +41,9 @@ class Replica:
     async def create(self, capacity_bytes: int) -> None:
         await self._call("Create", pb.CreateReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes))
 
+    async def resize(self, capacity_bytes: int) -> None:
+        await self._call("Resize", pb.ResizeReplicaRequest(ref=self._ref, capacity_bytes=capacity_bytes))
+
     async def delete(self) -> None:
         await self._call("Delete", pb.DeleteReplicaRequest(ref=self._ref))
 

@@ -104,6 +104,18 @@ class ReplicaStore:
             self._save(self._states[volume])
             await self._backend.flush()
 
+    async def resize(self, volume: str, capacity_bytes: int) -> None:
+        """Reserve another size for a replica. Raises VolumeNotFound, NoCapacity, VolumeFull when it holds more."""
+        check_volume(volume, capacity_bytes)
+        state = self._state(volume)
+        if capacity_bytes < state.used_bytes:
+            raise VolumeFull(f"volume {volume} holds {state.used_bytes} bytes, more than {capacity_bytes}")
+        await self._reservations.resize(_KIND, volume, capacity_bytes)
+        if capacity_bytes != state.capacity_bytes:
+            state.capacity_bytes = capacity_bytes
+            self._save(state)
+            await self._backend.flush()
+
     async def delete(self, volume: str) -> None:
         if self._states.pop(volume, None) is not None:
             self._staged.pop(volume, None)

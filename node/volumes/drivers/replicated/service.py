@@ -34,6 +34,10 @@ class ReplicaService:
         await self._store(request.ref.node).create(request.ref.volume, request.capacity_bytes)
         return pb.CreateReplicaResponse()
 
+    async def Resize(self, request: pb.ResizeReplicaRequest, context: Context) -> pb.ResizeReplicaResponse:
+        await self._store(request.ref.node).resize(request.ref.volume, request.capacity_bytes)
+        return pb.ResizeReplicaResponse()
+
     async def Delete(self, request: pb.DeleteReplicaRequest, context: Context) -> pb.DeleteReplicaResponse:
         await self._store(request.ref.node).delete(request.ref.volume)
         return pb.DeleteReplicaResponse()
