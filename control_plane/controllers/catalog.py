@@ -15,6 +15,7 @@ from rayplane.control_plane.controllers.csrcleaner import CertificateCleaner
 from rayplane.control_plane.controllers.csrsigning import CertificateSigner
 from rayplane.control_plane.controllers.daemonset import DaemonSetController
 from rayplane.control_plane.controllers.deployment import DeploymentController
+from rayplane.control_plane.controllers.devicetainteviction import DeviceTaintEvictionController
 from rayplane.control_plane.controllers.disruption import DisruptionController
 from rayplane.control_plane.controllers.endpoints import EndpointsController
 from rayplane.control_plane.controllers.endpointslice import EndpointSliceController
@@ -27,9 +28,11 @@ from rayplane.control_plane.controllers.job.orphans import OrphanedPodController
 from rayplane.control_plane.controllers.namespace import NamespaceController
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
+from rayplane.control_plane.controllers.nodettl import NodeTtlController
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
 from rayplane.control_plane.controllers.podgc import PodGCController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
+from rayplane.control_plane.controllers.resourceclaims import ResourceClaimController
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
@@ -63,14 +66,11 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         EndpointsController(coalesce_s=coalesce),
         EndpointSliceController(coalesce_s=coalesce),
         EndpointSliceMirroringController(coalesce_s=coalesce),
-        EphemeralVolumeController(),
-        ClaimController(),
-        VolumeController(),
-        VolumeExpandController(),
-        ProtectionController(resource="persistentvolumeclaims"),
-        ProtectionController(resource="persistentvolumes"),
+        *_of_volumes(),
         LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),
         NamespaceController(),
+        NodeTtlController(coalesce_s=coalesce),
+        *_of_devices(coalesce),
         ApiServiceController(),
         FlowSchemaController(),
         ClusterRoleAggregation(coalesce_s=coalesce),
@@ -87,3 +87,18 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         if config.server:
             found.append(BootstrapSigner(config.server, config.ca_certificate))
     return found
+
+
+def _of_volumes() -> list[Controller]:
+    return [
+        EphemeralVolumeController(),
+        ClaimController(),
+        VolumeController(),
+        VolumeExpandController(),
+        ProtectionController(resource="persistentvolumeclaims"),
+        ProtectionController(resource="persistentvolumes"),
+    ]
+
+
+def _of_devices(coalesce_s: float) -> list[Controller]:
+    return [ResourceClaimController(coalesce_s=coalesce_s), DeviceTaintEvictionController(coalesce_s=coalesce_s)]

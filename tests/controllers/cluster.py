@@ -192,7 +192,8 @@ class Cluster(Store):
             return meta.name(self.create(action.resource, action.obj))
         if isinstance(action, Patch):
             options: dict[str, Any] = {"kind": action.kind, "subresource": action.subresource}
-            return meta.name(self.patch(action.resource, action.name, action.namespace, dict(action.patch), **options))
+            patch = action.patch if action.kind == "json" else dict(action.patch)  # type: ignore[arg-type]
+            return meta.name(self.patch(action.resource, action.name, action.namespace, patch, **options))
         if isinstance(action, Delete):
             self.delete_object(
                 action.resource, action.obj, grace_s=action.grace_seconds, propagation=action.propagation
