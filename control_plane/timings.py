@@ -145,3 +145,4 @@ KUBERNETES = Timings(
     ),
 )
 PROFILES = {"fast": FAST, "kubernetes": KUBERNETES}
+DEFAULT_PROFILE = "fast"

@@ -57,7 +57,7 @@ def up(
     node_cpu: Annotated[str, typer.Option(help="CPU of a node.")] = "4",
     node_memory: Annotated[str, typer.Option(help="Memory of a node.")] = "8Gi",
     runtime: Annotated[str, typer.Option(help="`simulated` or `process`.")] = "simulated",
-    timing: Annotated[str, typer.Option(help="`fast` or `kubernetes`.")] = "fast",
+    timing: Annotated[str, typer.Option(help="`fast` (where nothing is said) or `kubernetes`; kept.")] = "",
     ray_tls: Annotated[
         bool, typer.Option("--ray-tls", help="Mutual TLS between Ray's own processes; they start more slowly.")
     ] = False,

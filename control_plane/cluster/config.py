@@ -10,7 +10,7 @@ from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
-from rayplane.control_plane.timings import PROFILES, Timings
+from rayplane.control_plane.timings import DEFAULT_PROFILE, PROFILES, Timings
 
 RAY, PROCESS = "ray", "process"
 NONE = "none"
@@ -22,6 +22,7 @@ KEPT = (
     "authentication_webhook",
     "enable_admission_plugins",
     "disable_admission_plugins",
+    "timing",
 )
 """What holds for a cluster until an `up` says otherwise."""
 FILES = {name: f"{name}_file" for name in ("audit_policy", "authentication_config", "authorization_config")}
@@ -108,8 +109,8 @@ class ClusterConfig:
     node_memory: str = "8Gi"
     runtime: str = "simulated"
     """`simulated` or `process`."""
-    timing: str = "fast"
-    """`fast` or `kubernetes`."""
+    timing: str = ""
+    """`fast` or `kubernetes`; empty for `fast` (`up`: for what the cluster had before)."""
     audit_policy: str = ""
     """Text of the API servers' audit policy; empty records nothing (`up`: whatever the cluster did before)."""
     authentication_config: str = ""
@@ -137,7 +138,7 @@ class ClusterConfig:
         for flag, value, allowed in (
             ("--host", self.host, (RAY, PROCESS)),
             ("--runtime", self.runtime, ("simulated", "process")),
-            ("--timing", self.timing, tuple(PROFILES)),
+            ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
         ):
             if value not in allowed:
@@ -192,7 +193,7 @@ class ClusterConfig:
 
     @property
     def timings(self) -> Timings:
-        return PROFILES[self.timing]
+        return PROFILES[self.timing or DEFAULT_PROFILE]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

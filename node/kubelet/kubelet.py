@@ -23,7 +23,7 @@ from rayplane.node.errors import NotHere
 from rayplane.node.events import Events
 from rayplane.node.kubelet import registration
 from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.admission import Allocations, Room
+from rayplane.node.kubelet.admission import Allocations, Room, room_of, unwanted
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.pod_worker import PodWorker, Probes, Statuses, WorkerParts
@@ -78,6 +78,7 @@ class Kubelet:
         self._status_changed = status_changed
         self._workers: dict[str, PodWorker] = {}  # by uid
         self._by_key: dict[str, PodWorker] = {}
+        self._doubted: dict[str, Object] = {}  # pods that wait for a second look, by uid
         capacity = Room(quantity.milli(config.cpu), quantity.value(config.memory), config.max_pods)
         self._room = Allocations(capacity)
         self._files = shared.files if config.runs_processes else None
@@ -184,7 +185,7 @@ class Kubelet:
         self.node = node
         lost = meta.condition_is(node, "Ready", "Unknown")
         # Somebody has given this node up, and yet it hears of it: it is back.
-        if self._take_cidr(node) or lost:
+        if self._take_cidr(node) or lost or not registration.follows_capacity(node):
             self._status_changed(self)
         self.addresses.tell()
 
@@ -206,28 +207,55 @@ class Kubelet:
         key, uid = meta.key(pod), meta.uid(pod)
         worker = self._workers.get(uid)
         if kind == "DELETED":
+            self._doubted.pop(uid, None)
             if worker is not None:
                 worker.remove()
         elif worker is not None:
             worker.update(pod)
+        elif uid in self._doubted:
+            self._doubted[uid] = pod
         else:
-            namesake = self._by_key.get(key)
-            if namesake is not None:
-                namesake.remove()
-            self._add(key, uid, pod)
+            room = room_of(pod)
+            if self.node is not None and self._may_not_belong(pod, room, self.node):
+                self._doubted[uid] = pod
+                self._shared.tasks.spawn(self._look_again(uid), f"second look at {key}")
+            else:
+                self._add(pod, room, None)
 
-    def _add(self, key: str, uid: str, pod: Object) -> None:
+    def _may_not_belong(self, pod: Object, room: Room, node: Object) -> Rejected | None:
+        """Why a new pod is not for this node, as far as is known of the node: which may be of a moment ago."""
+        if _has_begun(pod):
+            return None
+        return unwanted(pod, node) or self._room.refuse_others(room, meta.status(node).get("allocatable") or {})
+
+    async def _look_again(self, uid: str) -> None:
+        """Judge a pod by the node as it is now: whoever bound it may have known more."""
+        node = self.node or {}
+        try:
+            node = await self._shared.client.get("nodes", self.name)
+        except ApiError as e:
+            log.info("node %s judges a pod by what it knows: %s", self.name, e.message)
+        pod = self._doubted.pop(uid, None)
+        if pod is not None:
+            room = room_of(pod)
+            self._add(pod, room, self._may_not_belong(pod, room, node))
+
+    def _add(self, pod: Object, room: Room, refusal: Rejected | None) -> None:
+        key, uid = meta.key(pod), meta.uid(pod)
+        namesake = self._by_key.get(key)
+        if namesake is not None:
+            namesake.remove()
         address = meta.status(pod).get("podIP")
         if address and not meta.spec(pod).get("hostNetwork"):
             self.addresses.avoid(address)
-        worker = self._workers[uid] = self._by_key[key] = PodWorker(pod, self._parts)
-        worker.begin(suspended=self.suspended, refusal=self._refusal(worker))
+        worker = self._workers[uid] = self._by_key[key] = PodWorker(pod, room, self._parts)
+        worker.begin(suspended=self.suspended, refusal=self._refusal(worker, refusal))
 
-    def _refusal(self, worker: PodWorker) -> Rejected | None:
+    def _refusal(self, worker: PodWorker, known: Rejected | None) -> Rejected | None:
         """Why a new pod does not fit. Pods that ran here before have their room already."""
-        if meta.status(worker.pod).get("startTime") or meta.is_deleting(worker.pod):
+        if _has_begun(worker.pod):
             return None
-        return self._room.refuse(worker.room)
+        return self._room.refuse(worker.room) or known or self._room.refuse_ports(worker.room)
 
     def _drop(self, worker: PodWorker) -> None:
         """The pod is gone from the API and from here."""
@@ -269,3 +297,8 @@ class Kubelet:
     def close(self) -> None:
         for worker in self.workers:
             worker.close()
+
+
+def _has_begun(pod: Object) -> bool:
+    """Whether the pod has its place here already, or is about to go."""
+    return bool(meta.status(pod).get("startTime")) or meta.is_deleting(pod)

@@ -17,12 +17,13 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.node.errors import AddressesExhausted, ContainerConfigError, NodeError
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
-from rayplane.node.kubelet.admission import Allocations, room_of
+from rayplane.node.kubelet.admission import Allocations, Room
 from rayplane.node.kubelet.fence import Fence
 from rayplane.node.kubelet.metrics import KubeletMetrics
 from rayplane.node.kubelet.sandbox import Sandbox, needs_lookup
 from rayplane.node.kubelet.status_manager import WrittenPod
 from rayplane.node.lifecycle import (
+    DeadlineChanged,
     Effect,
     EphemeralAdded,
     Event,
@@ -132,7 +133,7 @@ class PodWorker:
         "written",
     )
 
-    def __init__(self, pod: Object, parts: WorkerParts) -> None:
+    def __init__(self, pod: Object, room: Room, parts: WorkerParts) -> None:
         self._parts = parts
         self._inbox: deque[Event | None] = deque()
         self._draining = False
@@ -147,7 +148,7 @@ class PodWorker:
         self.runs: dict[str, ContainerRun] = {}
         self.previous: dict[str, ContainerRun] = {}
         self.sandbox: Sandbox | None = None
-        self.room = room_of(pod)
+        self.room = room
         self.removed = False  # the API object is gone
         self.written = b""
 
@@ -187,6 +188,9 @@ class PodWorker:
         elif self.machine.spec.get("readinessGates") or self._is_overruled():
             self.written = b""
             self._parts.statuses.mark(self)
+        limit = pod["spec"].get("activeDeadlineSeconds")
+        if limit is not None and limit != old["spec"].get("activeDeadlineSeconds"):
+            self.post(DeadlineChanged(limit))
         if added := self._added(pod):
             self.post(EphemeralAdded(added))
         if self.sandbox is not None and self.sandbox.live:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rayplane.control_plane.api import node_annotations
 from rayplane.control_plane.api.authorization.node_identity import NODE_LEASES
+from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_labels import ZONE
@@ -80,12 +81,25 @@ def node_status(config: NodeConfig, known: Object, *, node_ip: str, port: int, s
     }
     return {
         "capacity": resources,
-        "allocatable": resources,
+        "allocatable": resources | _extended(known),
         "conditions": [*conditions, *before.values()],
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": _node_info(config),
     }
+
+
+def _extended(known: Object) -> dict[str, str | None]:
+    """Extended resources as the node's capacity has them, which users and devices write; None for those it has not."""
+    status = known.get("status") or {}
+    capacity, told = status.get("capacity") or {}, status.get("allocatable") or {}
+    return {name: capacity.get(name) for name in (*told, *capacity) if is_extended(name)}
+
+
+def follows_capacity(node: Object) -> bool:
+    """Whether what is allocatable of extended resources is what the node has."""
+    told = (node.get("status") or {}).get("allocatable") or {}
+    return all(told.get(name) == amount for name, amount in _extended(node).items())
 
 
 def _node_info(config: NodeConfig) -> dict[str, str]:

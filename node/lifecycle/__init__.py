@@ -11,6 +11,7 @@ Concurrency: none. One `PodMachine` is stepped by one caller.
 from rayplane.node.lifecycle.machine import PodMachine
 from rayplane.node.lifecycle.model import (
     KUBERNETES_RESTARTS,
+    DeadlineChanged,
     Effect,
     EphemeralAdded,
     Event,
@@ -42,6 +43,7 @@ from rayplane.node.lifecycle.status import render_status
 
 __all__ = [
     "KUBERNETES_RESTARTS",
+    "DeadlineChanged",
     "Effect",
     "EphemeralAdded",
     "Event",

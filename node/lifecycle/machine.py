@@ -15,6 +15,7 @@ from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle.containers import containers_of, ephemeral_containers, has_initialized, recall, restarts
 from rayplane.node.lifecycle.model import (
     Container,
+    DeadlineChanged,
     Effect,
     EphemeralAdded,
     Event,
@@ -79,6 +80,7 @@ class PodMachine:
         "pod_name",
         "pod_uid",
         "reason",
+        "rejected",
         "sandboxes",
         "spec",
         "stage",
@@ -99,7 +101,7 @@ class PodMachine:
         self.ip = ""
         self.start_stamp = ""
         self.sandboxes = 0
-        self.suspended = self.deleting = self.vanished = self.ends_failed = False
+        self.suspended = self.deleting = self.vanished = self.ends_failed = self.rejected = False
         grace = self.spec.get("terminationGracePeriodSeconds")
         # Below zero is one second, as when a pod is deleted.
         self.grace_s = DEFAULT_GRACE_S if grace is None else float(grace if grace >= 0 else 1)
@@ -267,6 +269,9 @@ class PodMachine:
         self.ip = event.ip
         self.stage = Stage.ACTIVE
         self.sandboxes += 1
+        self._watch_deadline()
+
+    def _watch_deadline(self) -> None:
         limit = self.spec.get("activeDeadlineSeconds")
         if limit is not None:
             passed = parse_time(self._now.stamp) - parse_time(self.start_stamp)
@@ -310,7 +315,13 @@ class PodMachine:
         self.containers += added
         self.by_name |= {c.name: c for c in added}
 
-    def _rejected(self, event: Rejected) -> None:
+    def _deadline_changed(self, event: DeadlineChanged) -> None:
+        self.spec = {**self.spec, "activeDeadlineSeconds": event.active_s}
+        if self.stage is Stage.ACTIVE:
+            self._watch_deadline()
+
+    def _reject(self, event: Rejected) -> None:
+        self.rejected = True
         self._record(event.reason, event.message, warning=True)
         self._fail(event.reason, event.message)
 
@@ -458,7 +469,9 @@ _POD: dict[tuple[Stage, type], _PodHandler] = {
     (Stage.GONE, Vanished): None,
     **{(stage, EphemeralAdded): _M._ephemeral_added for stage in _LIVE},
     **{(stage, EphemeralAdded): None for stage in _LATE},
-    **{(stage, Rejected): _M._rejected for stage in _LIVE},
+    **{(stage, DeadlineChanged): _M._deadline_changed for stage in _LIVE},
+    **{(stage, DeadlineChanged): None for stage in _LATE},
+    **{(stage, Rejected): _M._reject for stage in _LIVE},
     **{(stage, Rejected): None for stage in _LATE},
     **{(stage, Suspended): _M._suspended for stage in Stage},
     **{(stage, Resumed): _M._resumed for stage in Stage},

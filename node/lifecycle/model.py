@@ -186,6 +186,13 @@ class EphemeralAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadlineChanged:
+    """The pod may be active for another time than before, counted from its start."""
+
+    active_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The node does not take the pod."""
 
@@ -212,6 +219,7 @@ Event = (
     | StopRequested
     | Vanished
     | EphemeralAdded
+    | DeadlineChanged
     | Rejected
     | Suspended
     | Resumed

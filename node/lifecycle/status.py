@@ -44,6 +44,16 @@ def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str)
         status["reason"] = machine.reason
     if machine.message:
         status["message"] = machine.message
+    if not machine.rejected:  # else nothing was ever made of it
+        status |= _container_statuses(machine)
+    generation = pod["metadata"].get("generation")
+    if generation:
+        status["observedGeneration"] = generation
+    return status
+
+
+def _container_statuses(machine: PodMachine) -> dict[str, Any]:
+    status: dict[str, Any] = {}
     inits = list(machine.of_role(Role.INIT, Role.SIDECAR))
     if inits:
         status["initContainerStatuses"] = [_container_status(machine, c) for c in inits]
@@ -52,9 +62,6 @@ def render_status(machine: PodMachine, pod: Object, *, host_ip: str, stamp: str)
     ephemeral = [_ephemeral_status(machine, c) for c in machine.of_role(Role.EPHEMERAL)]
     if ephemeral:
         status["ephemeralContainerStatuses"] = ephemeral
-    generation = pod["metadata"].get("generation")
-    if generation:
-        status["observedGeneration"] = generation
     return status
 
 

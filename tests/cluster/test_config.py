@@ -31,6 +31,7 @@ from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Instance, Machine, Phase, Role, Topology, crowded, founding
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.control_plane.rpc.tls import identity_of
+from rayplane.control_plane.timings import FAST, KUBERNETES
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 
 MACHINES = (Machine("10.0.0.1", "a"), Machine("10.0.0.2", "b"))
@@ -284,6 +285,16 @@ def test_only_who_needs_a_secret_gets_it(secrets: Secrets) -> None:
         has_tokens = spec.secrets is not None and spec.secrets.token_key != b""
         assert has_tokens == (instance.role in (Role.SUPERVISOR, Role.APISERVER))
         assert spec.data_dir == f"/x/data/{instance.name}"
+
+
+def test_the_timing_of_a_cluster_stays_until_another_is_asked_for() -> None:
+    slow = ClusterConfig(timing="kubernetes")
+    assert going_on(slow, ClusterConfig()).timings is KUBERNETES
+    assert going_on(slow, ClusterConfig(timing="fast")).timings is FAST
+    assert going_on(ClusterConfig(), slow).timings is KUBERNETES
+    assert going_on(ClusterConfig(), ClusterConfig()).timings is FAST
+    with pytest.raises(UsageError, match="--timing"):
+        ClusterConfig(timing="none").validate()
 
 
 def test_an_audit_policy_stays_with_the_cluster_until_another_is_asked_for(secrets: Secrets, tmp_path: Path) -> None:

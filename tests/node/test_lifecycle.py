@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rayplane.node.errors import LifecycleError
 from rayplane.node.lifecycle import (
     KUBERNETES_RESTARTS,
+    DeadlineChanged,
     Effect,
     EphemeralAdded,
     Event,
@@ -333,6 +334,19 @@ def test_the_deadline_fails_the_pod() -> None:
     assert (life.status["phase"], life.status["reason"]) == ("Failed", "DeadlineExceeded")
 
 
+def test_a_deadline_that_is_set_later_counts_from_the_start() -> None:
+    life = Life(restartPolicy="Never")
+    life.step()
+    assert TimerKey("deadline") not in life.timers
+    life.now = 10.0
+    life.step(DeadlineChanged(60))
+    assert life.timers[TimerKey("deadline")] == 70.0  # by stamps, which stand still here, no time has passed
+    life.step(DeadlineChanged(30))
+    assert life.timers[TimerKey("deadline")] == 40.0
+    life.fire()
+    assert (life.status["phase"], life.status["reason"]) == ("Failed", "DeadlineExceeded")
+
+
 def test_readiness_gates() -> None:
     life = Life(readinessGates=[{"conditionType": "example.com/up"}])
     life.step()
@@ -454,7 +468,7 @@ class World:
         choices += [Exited(n, a, code) for n, a in self.running.items() for code in (0, 1)]
         choices += [Probed(p.container, p.attempt, p.probe, ok) for p in self.probes for ok in (True, False)]
         choices += [TimerFired(key) for key in self.life.timers]
-        choices += [StopRequested(30.0), Suspended(), Resumed(), None]
+        choices += [StopRequested(30.0), Suspended(), Resumed(), DeadlineChanged(60), None]
         choices += [EphemeralAdded(tuple({"name": f"e{n}"} for n in range(count))) for count in (1, 2)]
         event = draw(st.sampled_from(choices))
         if isinstance(event, SandboxReady | SandboxFailed):
