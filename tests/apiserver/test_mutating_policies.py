@@ -274,6 +274,17 @@ async def test_a_policy_that_cannot_be_compiled_is_not_stored(stack: Stack) -> N
         await client.create(f"validatingadmissionpolicies.{GROUP}", judging)
 
 
+async def test_a_variable_without_a_name_is_refused_by_its_field(stack: Stack) -> None:
+    nameless = [{"expression": "1"}]
+    for resource, wrong in (
+        (POLICIES, policy(apply("Object{}"), variables=nameless)),
+        (f"validatingadmissionpolicies.{GROUP}", validating_policy(variables=nameless, **valid("true"))),
+    ):
+        with pytest.raises(errors.Invalid) as refused:
+            await stack.client().create(resource, wrong)
+        assert [c["field"] for c in refused.value.details["causes"]] == ["spec.variables[0].name"]
+
+
 async def test_policies_that_nobody_can_read_stop_no_write(stack: Stack) -> None:
     """No server lets them in: somebody wrote them into etcd."""
     client = stack.client()

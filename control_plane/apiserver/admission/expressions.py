@@ -147,9 +147,10 @@ def variables_of(spec: Mapping[str, Any], *, params: bool) -> tuple[dict[str, Ex
     for variable in spec.get("variables") or ():
         # Each may look at those before it.
         made = Expression.of(variable.get("expression") or "", declarations(params=params, variables=types))
-        found[variable.get("name") or ""] = made
+        name = variable.get("name") or ""  # validation refuses it without one, and asks here first
+        found[name] = made
         if made.program is not None:
-            types[variable["name"]] = made.program.type
+            types[name] = made.program.type
     return found, types
 
 
