@@ -235,6 +235,18 @@ def test_no_finalizer_outlives_its_job(propagation: str) -> None:
     assert tracked(cluster) == 0
 
 
+def test_a_namespace_that_goes_is_not_held_up_by_a_pod_that_waits_to_be_replaced() -> None:
+    cluster = job_cluster(completions=1, parallelism=1, backoffLimitPerIndex=5, **INDEXED)
+    cluster.add("namespaces", "default")
+    end(cluster, "Failed")
+    assert tracked(cluster) == 1
+    going = {"name": "default", "deletionTimestamp": cluster.now.stamp}
+    cluster.put("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": going})
+    cluster.settle()
+    cluster.advance(60)
+    assert (tracked(cluster), cluster.pods()) == (0, [])
+
+
 def test_a_finalizer_that_comes_back_after_the_end_goes_again() -> None:
     cluster = job_cluster()
     end(cluster, "Succeeded")

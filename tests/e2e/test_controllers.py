@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.harness import Cluster, Kubectl
+from tests.e2e.harness import Cluster, Kubectl, until
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,38 @@ def test_an_eviction_over_budget_is_refused(kubectl: Kubectl) -> None:
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
     refused = kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction), code=1)
     assert "Cannot evict pod as it would violate the pod's disruption budget." in refused
+
+
+COUNTED = """
+apiVersion: batch/v1
+kind: Job
+metadata: {name: counted}
+spec:
+  completions: 6
+  parallelism: 2
+  template:
+    metadata: {annotations: {rayplane.io/run-duration: "1"}}
+    spec: {restartPolicy: Never, containers: [{name: c, image: busybox}]}
+"""
+
+
+def test_pods_of_a_job_that_are_removed_as_they_end_are_not_run_again(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", stdin=COUNTED)
+    made: set[str] = set()
+
+    def is_complete() -> bool:
+        made.update(kubectl.names("pods"))
+        ended = [pod["metadata"]["name"] for pod in kubectl.items("pods") if pod["status"]["phase"] == "Succeeded"]
+        for name in ended:
+            kubectl("delete", "pod", name, "--force", "--wait=false", "--ignore-not-found")
+        return "Complete" in kubectl("get", "job", "counted", "-o", "jsonpath={.status.conditions[*].type}").split()
+
+    until("the job is complete", is_complete)
+    (job,) = kubectl.items("jobs")
+    counts = {field: job["status"].get(field, 0) for field in ("succeeded", "failed", "terminating")}
+    assert counts == {"succeeded": 6, "failed": 0, "terminating": 0}
+    assert len(made) <= 6
+    assert [pod for pod in kubectl.items("pods") if "finalizers" in pod["metadata"]] == []
 
 
 AUTOSCALED = """

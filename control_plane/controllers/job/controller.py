@@ -27,6 +27,7 @@ from rayplane.control_plane.controllers.core import (
     View,
     Watch,
     controller_key,
+    in_namespace,
     result,
     soonest,
 )
@@ -55,6 +56,7 @@ class JobController(BaseController):
             Watch(JOBS),
             Watch("pods", controller_key("Job", "batch"), delay_s=coalesce_s),
             Watch("pods", _adopters, delay_s=coalesce_s, changed=_belongs_elsewhere),
+            Watch("namespaces", _jobs_in, changed=_begins_to_go),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
@@ -70,7 +72,9 @@ class JobController(BaseController):
             return result(claimed.steps)
         spec = JobSpec.of(job)
         self._retries.note(key, job, spec, claimed.owned)
-        return _step(key, job, spec, claimed.owned, self._retries, now)
+        namespace = view.get("namespaces", "", meta.namespace(job))
+        going = meta.is_deleting(job) or (namespace is not None and meta.is_deleting(namespace))
+        return _step(key, job, spec, claimed.owned, self._retries, now, going=going)
 
 
 def _adopters(pod: Object, view: View) -> Iterable[str]:
@@ -81,23 +85,38 @@ def _belongs_elsewhere(old: Object, new: Object) -> bool:
     return meta.labels(old) != meta.labels(new) or meta.controller_of(old) != meta.controller_of(new)
 
 
-def _step(key: str, job: Object, spec: JobSpec, pods: Sequence[Object], retries: Retries, now: Moment) -> Result:
-    """One reconcile of a Job that goes on: the status first, then finalizers, then pods."""
+def _jobs_in(namespace: Object, view: View) -> Iterable[str]:
+    return (
+        [meta.key(job) for job in in_namespace(view, JOBS, meta.name(namespace))] if meta.is_deleting(namespace) else ()
+    )
+
+
+def _begins_to_go(old: Object, new: Object) -> bool:
+    return meta.is_deleting(new) and not meta.is_deleting(old)
+
+
+def _step(
+    key: str, job: Object, spec: JobSpec, pods: Sequence[Object], retries: Retries, now: Moment, *, going: bool
+) -> Result:
+    """One reconcile of a Job that has not ended: the status first, then finalizers, then pods.
+
+    `going`: it is being deleted, or its namespace, where the pods go first: none is made, and no pod is held back.
+    """
     found = count(job, spec, pods)
     decided = verdict.decide(job, spec, pods, found, now)
     plan = Plan()
     if decided is not None:
         plan = Plan(delete=found.active)
-    elif not meta.is_deleting(job):
+    elif not going:
         plan = scaling.plan(key, spec, found, retries, now)
         decided = None if plan.delete else verdict.completed(spec, found)
-    tracked = track(job, spec, pods, found, decided)
+    tracked = track(job, spec, pods, found, decided, going=going)
     makes = creations(job, spec, found, plan) if decided is None else []
     status = _status(job, spec, found, tracked)
     events: list[Event] = []
     if decided is not None:
         events = _decide(job, spec, status, decided, now, settled=tracked.is_settled and not plan.delete)
-    elif not meta.is_deleting(job):
+    elif not going:
         events = conditions.suspend(job, spec, status, now)
         _start(spec, status, len(makes), now)
     writes: list[Action] = []

@@ -33,15 +33,21 @@ class Tracked:
         return not self.release and not any(self.uncounted.values())
 
 
-def track(job: Object, spec: JobSpec, pods: Sequence[Object], count: Count, verdict: Verdict | None) -> Tracked:
-    """Take in pods that have ended; when a Job has failed all that still run count as failed."""
+def track(
+    job: Object, spec: JobSpec, pods: Sequence[Object], count: Count, verdict: Verdict | None, *, going: bool
+) -> Tracked:
+    """Take in pods that have ended; when a Job has failed all that still run count as failed.
+
+    `going`: the Job is being deleted, and lets all go.
+    """
     status = meta.status(job)
     held = {meta.uid(pod) for pod in pods if is_tracked(pod)}
     known = status.get("uncountedTerminatedPods") or {}
     before = {field: known.get(field) or [] for field in ("succeeded", "failed")}
     uncounted = {field: [uid for uid in uids if uid in held] for field, uids in before.items()}
     counted = {field: (status.get(field) or 0) + len(before[field]) - len(uncounted[field]) for field in before}
-    free = [pod for pod in pods if is_tracked(pod) and _may_go(job, spec, pod, count, verdict)]
+    ending = going or verdict is not None
+    free = [pod for pod in pods if is_tracked(pod) and (ending or _may_go(spec, pod, count))]
     release = sorted(free, key=lambda pod: valid_index(pod, spec) or 0)[:UNCOUNTED_MAX]
     for pod in release:
         field = _counts_as(spec, pod, uncounted, verdict)
@@ -50,8 +56,8 @@ def track(job: Object, spec: JobSpec, pods: Sequence[Object], count: Count, verd
     return Tracked(uncounted, counted, release)
 
 
-def _may_go(job: Object, spec: JobSpec, pod: Object, count: Count, verdict: Verdict | None) -> bool:
-    if meta.is_deleting(job) or verdict is not None or pod_phase(pod) == "Succeeded":
+def _may_go(spec: JobSpec, pod: Object, count: Count) -> bool:
+    if pod_phase(pod) == "Succeeded":
         return True
     if not has_failed(pod, spec):
         return False
