@@ -85,7 +85,8 @@ class NodeLeases:
     async def _renew(self) -> list[LeasedNode]:
         """The nodes whose Lease is renewed."""
         stamp = self._env.timestamp_micro()
-        body = {"spec": {"renewTime": stamp}}
+        # The cluster may have been made with another timing.
+        body = {"spec": {"renewTime": stamp, "leaseDurationSeconds": self._timing.lease_duration_s}}
         space = NODE_LEASES
         answers = await self._write(self._nodes, [ops.patch(LEASES, n.name, space, body) for n in self._nodes])
         absent = [n for n, answer in answers if isinstance(answer, NotFound)]
