@@ -145,10 +145,16 @@ async def _complete(registry: ObjectRegistry, target: Target, known: Object, wan
 
 
 def _of_this_cluster(config: ApiServerConfig) -> list[Object]:
-    found = [_kubernetes_service(config)]
+    found = [_kubernetes_addresses(config), _kubernetes_service(config)]
     if config.tls_dir is not None:
         found.append(extension_authentication(Credentials.read(Path(config.tls_dir)).ca.decode()))
     return found
+
+
+def _kubernetes_addresses(config: ApiServerConfig) -> Object:
+    """The block that addresses of services are taken from, unless users add others."""
+    spec = {"cidrs": [config.service_cidr]}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": SERVICE}, "spec": spec}
 
 
 def _kubernetes_service(config: ApiServerConfig) -> Object:

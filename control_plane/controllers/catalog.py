@@ -36,6 +36,7 @@ from rayplane.control_plane.controllers.resourceclaims import ResourceClaimContr
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
+from rayplane.control_plane.controllers.servicecidrs import ServiceCidrController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.storageversionmigrator import StorageVersionMigrator
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
@@ -69,6 +70,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         *_of_volumes(),
         LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),
         NamespaceController(),
+        ServiceCidrController(coalesce_s=coalesce),
         NodeTtlController(coalesce_s=coalesce),
         *_of_devices(coalesce),
         ApiServiceController(),

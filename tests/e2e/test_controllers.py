@@ -146,3 +146,14 @@ def test_a_claim_grows_while_it_is_used(kubectl: Kubectl) -> None:
     kubectl("patch", "pvc", "data", "-p", '{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}')
     kubectl.until("pvc data", "{.status.capacity.storage} {.status.allocatedResourceStatuses}", ["2Gi"])
     assert "Resize volume succeeded" in kubectl("describe", "pvc", "data")
+
+
+def test_addresses_of_services_are_objects(kubectl: Kubectl) -> None:
+    kubectl("create", "service", "clusterip", "web", "--tcp=80")
+    ip = kubectl.json("get", "service", "web")["spec"]["clusterIP"]
+    kubectl.until(f"ipaddress {ip}", "{.spec.parentRef.namespace}/{.spec.parentRef.name}", [f"{kubectl.namespace}/web"])
+    kubectl.until(
+        "servicecidr kubernetes", "{.status.conditions[0].type}={.status.conditions[0].status}", ["Ready=True"]
+    )
+    kubectl("delete", "service", "web")
+    kubectl("wait", "--for=delete", f"ipaddress/{ip}", "--timeout=60s")

@@ -145,6 +145,7 @@ _CONTROLLER_RULES = (
     _rule(("create",), "batch", ("jobs",)),
     _rule(("create",), "coordination.k8s.io", ("leases",)),
     _rule(("create",), "discovery.k8s.io", ("endpointslices",)),
+    _rule(("create",), "networking.k8s.io", ("ipaddresses",)),
     _rule(("create",), "resource.k8s.io", ("resourceclaims",)),
     _paths(("get",), "*"),
 )  # fmt: skip

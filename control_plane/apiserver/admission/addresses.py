@@ -5,21 +5,25 @@ can never hand out the same address. It goes away in the transaction that remove
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rayplane.control_plane.api.errors import FieldError, Invalid, invalid
-from rayplane.control_plane.api.meta import Object, key
+from rayplane.control_plane.api.machinery.addresses import Block, block_of
+from rayplane.control_plane.api.meta import Object, condition_is, is_deleting, key
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.storage.store import absent, delete_op, put_op
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env
 
+BLOCKS = "servicecidrs.networking.k8s.io"
 _ROOT = "/rayplane/allocations/"
 _NO_ADDRESS = ("", "None")
 _TRIES = 64
 # Addresses below this are left to those who ask for one, as far as there are others.
 _STATIC_BAND = 16
+# A block of fewer addresses has none between its first and its last.
+_SMALLEST = 4
 
 
 def _ip_key(address: str) -> str:
@@ -53,6 +57,17 @@ def _reservations(service: Object | None) -> dict[str, None]:
     return keys
 
 
+def _ready_blocks(cidrs: Object) -> list[Block]:
+    """The blocks of a ServiceCIDR that may be used; none where it has not the shape of one."""
+    try:
+        if is_deleting(cidrs) or not condition_is(cidrs, "Ready"):
+            return []
+        return [found for text in cidrs["spec"]["cidrs"] if (found := block_of(text)) is not None]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # Written past the API, as above.
+        return []
+
+
 class ServiceAddresses:
     """A plugin that gives services cluster addresses and node ports, and takes them back."""
 
@@ -71,8 +86,9 @@ class ServiceAddresses:
             return
         service = request.object
         taken = {k for s in await self._lookup.list("services") if key(s) != key(service) for k in reservations(s)}
-        self._assign(service, request.old, taken)
-        self._check(service, old, taken)
+        networks = [self._network, *await self._more()]
+        self._assign(service, request.old, taken, networks)
+        self._check(service, old, taken, networks)
         new = reservations(service)
         owner = key(service).encode()
         for k in new:
@@ -81,7 +97,16 @@ class ServiceAddresses:
                 request.effects.append(put_op(k, owner))
         request.effects += [delete_op(k) for k in old if k not in new]
 
-    def _assign(self, service: Object, old: Object | None, taken: set[str]) -> None:
+    async def _more(self) -> list[Block]:
+        """The blocks that users added, in the order of their names, where they are ready and of the same family."""
+        return [
+            block
+            for one in await self._lookup.list(BLOCKS)
+            for block in _ready_blocks(one)
+            if block.version == self._network.version and block != self._network
+        ]
+
+    def _assign(self, service: Object, old: Object | None, taken: set[str], networks: Sequence[Block]) -> None:
         spec = service["spec"]
         kind = spec.get("type") or "ClusterIP"
         if kind == "ExternalName":
@@ -91,7 +116,7 @@ class ServiceAddresses:
             return
         if not spec.get("clusterIP"):
             given = spec.get("clusterIPs") or []
-            spec["clusterIP"] = given[0] if given else self._free_address(service, taken)
+            spec["clusterIP"] = given[0] if given else self._free_address(service, taken, networks)
         if not spec.get("clusterIPs"):
             spec["clusterIPs"] = [spec["clusterIP"]]
         self._assign_ports(service, kind, taken)
@@ -128,14 +153,17 @@ class ServiceAddresses:
         ):
             spec["healthCheckNodePort"] = self._free_port(service, "TCP", taken, chosen)
 
-    def _free_address(self, service: Object, taken: set[str]) -> str:
-        count = self._network.num_addresses
-        first = min(_STATIC_BAND, count // 4) + 1
-        for low, high in ((first, count - 2), (1, count - 2)):
-            for offset in _picks(self._env, low, high):
-                address = str(self._network[offset])
-                if _ip_key(address) not in taken:
-                    return address
+    def _free_address(self, service: Object, taken: set[str], networks: Sequence[Block]) -> str:
+        for network in networks:
+            count = network.num_addresses
+            if count < _SMALLEST:
+                continue
+            first = min(_STATIC_BAND, count // 4) + 1
+            for low, high in ((first, count - 2), (1, count - 2)):
+                for offset in _picks(self._env, low, high):
+                    address = str(network[offset])
+                    if _ip_key(address) not in taken:
+                        return address
         raise _invalid(service, [invalid("spec.clusterIPs", [], "failed to allocate an IP: range is full")])
 
     def _free_port(self, service: Object, protocol: str, taken: set[str], chosen: dict[int, set[str]]) -> int:
@@ -145,7 +173,7 @@ class ServiceAddresses:
         text = "failed to allocate a nodePort: range is full"
         raise _invalid(service, [invalid("spec.ports[0].nodePort", 0, text)])
 
-    def _check(self, service: Object, old: dict[str, None], taken: set[str]) -> None:
+    def _check(self, service: Object, old: dict[str, None], taken: set[str], networks: Sequence[Block]) -> None:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             return
@@ -155,8 +183,9 @@ class ServiceAddresses:
             if address in _NO_ADDRESS or _ip_key(address) in old:
                 continue
             cause = ""
-            if ipaddress.ip_address(address) not in self._network:
-                cause = f"provided IP is not in the valid range. The range of valid IPs is {self._network}"
+            if not any(ipaddress.ip_address(address) in network for network in networks):
+                ranges = ",".join(map(str, networks))
+                cause = f"provided IP is not in the valid range. The range of valid IPs is {ranges}"
             elif _ip_key(address) in taken:
                 cause = "provided IP is already allocated"
             if cause:
