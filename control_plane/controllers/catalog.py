@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rayplane.control_plane.controllers.apiservices import ApiServiceController
+from rayplane.control_plane.controllers.attachdetach import AttachDetachController
 from rayplane.control_plane.controllers.autoscaling.horizontal import HorizontalController
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
 from rayplane.control_plane.controllers.claims import ClaimController
@@ -97,6 +98,7 @@ def _of_volumes() -> list[Controller]:
         ClaimController(),
         VolumeController(),
         VolumeExpandController(),
+        AttachDetachController(),
         ProtectionController(resource="persistentvolumeclaims"),
         ProtectionController(resource="persistentvolumes"),
     ]

@@ -57,6 +57,11 @@ def by_bound_volume(claim: Object) -> Iterable[str]:
     return (name,) if name else ()
 
 
+def by_attached_volume(attachment: Object) -> Iterable[str]:
+    name = (meta.spec(attachment).get("source") or {}).get("persistentVolumeName")
+    return (name,) if name else ()
+
+
 _EVERYWHERE: Mapping[str, Index] = {
     "namespace": by_namespace,
     "controller": by_controller,
@@ -75,6 +80,7 @@ _EXTRA: Mapping[str, Mapping[str, Index]] = {
     "controllerrevisions.apps": {"orphan": orphans},
     "persistentvolumes": {"claimref": by_claim_ref},
     "persistentvolumeclaims": {"volume": by_bound_volume},
+    "volumeattachments.storage.k8s.io": {"volume": by_attached_volume},
 }  # fmt: skip
 
 
