@@ -1,9 +1,10 @@
 """The controller manager: reconcile functions that drive the cluster towards what its objects ask for.
 
-Owns: one level-triggered controller per file, each a pure function from what the caches show to a list of actions
-(`core`), and the shell that runs them: shared informers (`caches`), memory of own writes (`expectations`), execution of
-actions (`executor`), the workers of one controller (`runner`), leadership and life cycle (`manager`). Calls to
-volume backends (CSI, `provisioner`) belong to the shell too.
+Owns: one level-triggered controller per file (Jobs have a package, `job`), each a pure function from what the caches
+show to a list of actions (`core`), the memory of what they did and from which changes (`story`), and the shell that
+runs them: shared informers (`caches`), memory of own writes (`expectations`), execution of actions (`executor`), the
+workers of one controller (`runner`), leadership and life cycle (`manager`). Calls to volume backends (CSI,
+`provisioner`) belong to the shell too.
 
 Does not own: scheduling, pods on nodes, proxies, ingress addresses, admission and defaulting (the API server).
 
