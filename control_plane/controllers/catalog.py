@@ -42,6 +42,7 @@ from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.storageversionmigrator import StorageVersionMigrator
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
 from rayplane.control_plane.controllers.tokencleaner import TokenCleaner
+from rayplane.control_plane.controllers.tokensecrets import TokenSecretController
 from rayplane.control_plane.controllers.volumeexpand import VolumeExpandController
 from rayplane.control_plane.controllers.volumeprotection import ProtectionController
 
@@ -55,6 +56,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         NodeLifecycleController(timing),
         TaintEvictionController(timing),
         ServiceAccountController(),
+        TokenSecretController(),
         DeploymentController(coalesce_s=coalesce),
         ReplicaSetController(coalesce_s=coalesce),
         ReplicaSetController(resource="replicationcontrollers", coalesce_s=coalesce),
