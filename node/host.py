@@ -179,7 +179,7 @@ class NodeHost:
             statuses=self._statuses,
             prober=self._prober,
             objects=self._objects,
-            tokens=TokenManager(self.client),
+            tokens=TokenManager(self.client, self.env.rng),
             volumes=self._volumes,
             files=self.pod_files,
         )

@@ -5,9 +5,10 @@ On a node with real processes every volume becomes a directory; on a simulated n
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rayplane.control_plane.api import meta
@@ -18,6 +19,7 @@ from rayplane.node.environment import Found, PodFacts, Reference, container_env,
 from rayplane.node.errors import ContainerConfigError, MountError, NodeError, SourceUnavailable
 from rayplane.node.events import Events
 from rayplane.node.kubelet.addresses import NodeAddresses
+from rayplane.node.kubelet.token_manager import JITTER_S, Token
 from rayplane.node.runtime import Mount
 from rayplane.node.tasks import Tasks
 from rayplane.node.volumes.backend import Published
@@ -31,6 +33,10 @@ from rayplane.node.volumes.projected import (
     volume_references,
 )
 
+log = logging.getLogger(__name__)
+
+RENEW_AGAIN_S = 60.0
+"""A token that cannot be renewed is tried again after this long, as a kubelet looks at a pod's volumes every minute."""
 ROOT_CA = "kube-root-ca.crt"
 _CLAIMS = ("persistentVolumeClaim", "ephemeral")
 
@@ -69,8 +75,17 @@ class PodVolumes(Protocol):
 class Tokens(Protocol):
     """A source that gets tokens for pods."""
 
-    async def fetch(self, pod: Object, *, audience: str, seconds: int) -> str:
+    async def fetch(self, pod: Object, *, audience: str, seconds: int) -> Token:
         """Return a token of the pod's account. Raises ApiError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldToken:
+    """A token that a pod's files show, with moments of the loop's time."""
+
+    text: str
+    renewed_at: float
+    ends_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,7 @@ class Sandbox:
         "_paths",
         "_pod",
         "_refreshing",
+        "_renewal",
         "_sync_sockets",
         "_tokens",
         "_volumes",
@@ -117,7 +133,8 @@ class Sandbox:
         self._volumes: list[dict[str, Any]] = pod["spec"].get("volumes") or []
         self._paths: dict[str, str] = {}
         self._sync_sockets: dict[str, str] = {}
-        self._tokens: dict[TokenWanted, str] = {}
+        self._tokens: dict[TokenWanted, _HeldToken] = {}
+        self._renewal: asyncio.TimerHandle | None = None
         self._watched: list[Reference] = []
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -181,6 +198,7 @@ class Sandbox:
                 raise mount_failed(self._pod, name, f"volumes of type {kind} are not supported")
         await self._project(files)
         self.live = True
+        self._await_renewal()
         namespace = meta.namespace(self._pod)
         self._parts.objects.watch(namespace, self._watched, self._source_changed)
 
@@ -191,19 +209,44 @@ class Sandbox:
                 continue
             await self._fetch_tokens(volume)
             found = await self._parts.objects.find(meta.namespace(self._pod), volume_references(volume))
-            content = volume_files(volume, self._pod, self.facts(), found=found, tokens=self._tokens)
+            content = volume_files(
+                volume,
+                self._pod,
+                self.facts(),
+                found=found,
+                tokens={wanted: held.text for wanted, held in self._tokens.items()},
+            )
             files.project(self._paths[volume["name"]], content)
 
     async def _fetch_tokens(self, volume: dict[str, Any]) -> None:
+        """Have all tokens that the volume shows. Raises MountError where one is missing, or has ended."""
+        now = asyncio.get_running_loop().time()
         for wanted in tokens_wanted(volume):
-            if wanted in self._tokens:
+            held = self._tokens.get(wanted)
+            if held is not None and now < held.renewed_at:
                 continue
             audience, seconds = wanted.audience, wanted.seconds
             try:
-                self._tokens[wanted] = await self._parts.tokens.fetch(self._pod, audience=audience, seconds=seconds)
+                token = await self._parts.tokens.fetch(self._pod, audience=audience, seconds=seconds)
             except ApiError as e:
-                why = f"failed to fetch token: {e.message}"
-                raise mount_failed(self._pod, volume["name"], why) from e
+                if held is None:
+                    raise mount_failed(self._pod, volume["name"], f"failed to fetch token: {e.message}") from e
+                self._tokens[wanted] = replace(held, renewed_at=now + RENEW_AGAIN_S)
+                if now >= held.ends_at:
+                    why = f"token expired and refresh failed: {e.message}"
+                    raise mount_failed(self._pod, volume["name"], why) from e
+                log.warning("a token of pod %s cannot be renewed: %s", meta.key(self._pod), e.message)
+            else:
+                self._tokens[wanted] = _HeldToken(token.text, now + token.renew_s, now + token.seconds)
+
+    def _await_renewal(self, pause_s: float = JITTER_S) -> None:
+        """Bring the files up to date when the next token is to be renewed, after `pause_s` at the earliest."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._tokens and self.live:
+            loop = asyncio.get_running_loop()
+            due = min(held.renewed_at for held in self._tokens.values())
+            self._renewal = loop.call_at(max(due, loop.time() + pause_s), self._source_changed)
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -228,6 +271,9 @@ class Sandbox:
             except (NodeError, OSError) as e:
                 # As in Kubernetes, files that were there stay when their source is gone.
                 self._parts.events.record(self._pod, "Warning", "FailedMount", str(e))
+                self._await_renewal(RENEW_AGAIN_S)
+            else:
+                self._await_renewal()
 
         self._refreshing = self._parts.tasks.spawn(again(), "refresh volumes")
 
@@ -274,6 +320,7 @@ class Sandbox:
         if self._refreshing is not None:
             self._refreshing.cancel()
         self.live = False
+        self._await_renewal()
         self._parts.objects.unwatch(meta.namespace(self._pod), self._watched, self._source_changed)
         await self._parts.volumes.unpublish(self._pod, node=self._parts.node.name)
 
