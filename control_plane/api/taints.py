@@ -22,6 +22,11 @@ NO_SCHEDULE, NO_EXECUTE, PREFER_NO_SCHEDULE = "NoSchedule", "NoExecute", "Prefer
 #: Effects that keep a pod without a toleration off a node.
 HARD_EFFECTS = frozenset({NO_SCHEDULE, NO_EXECUTE})
 
+#: In a list that configures a cluster or a namespace: each is held against each of a pod's.
+TOLERATIONS_MAX = 256
+_FIELDS = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
+_SECONDS_MAX = 2**31 - 1
+
 
 class Taint(NamedTuple):
     key: str
@@ -68,3 +73,15 @@ def tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
 
 def any_tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
     return any(toleration.tolerates(taint) for toleration in tolerations)
+
+
+def are_tolerations(found: Any) -> bool:
+    """Whether a document is a list of them, and not too long."""
+    return isinstance(found, list) and len(found) <= TOLERATIONS_MAX and all(map(_is_toleration, found))
+
+
+def _is_toleration(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        type(part) is _FIELDS.get(field) and (not isinstance(part, int) or abs(part) <= _SECONDS_MAX)
+        for field, part in value.items()
+    )

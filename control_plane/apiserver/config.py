@@ -1,7 +1,7 @@
 """The configuration that an API server gets when it starts."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from rayplane.control_plane.api.admission.plugins import switched_on
@@ -43,6 +43,9 @@ class Timing:
 
     file_pause_s: float = 5.0
     """How often the files of the configuration are looked at."""
+
+    webhook_retry_s: float = 0.5
+    """The first pause before a webhook that decides about requests is asked again."""
 
     toleration_seconds: int = 5
     """How long pods by default stay on a node that is not ready or unreachable."""
@@ -126,6 +129,11 @@ class AuditConfig:
     """Bytes of bodies that wait with them."""
 
 
+AUTHENTICATION, AUTHORIZATION, AUDIT, ADMISSION = "authentication", "authorization", "audit", "admission"
+Take = Callable[[str], Awaitable[None]]
+"""Puts a text that can be read in the place of the one before. ValueError leaves that as it was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """Absolute paths of the files that texts of the configuration come from: what they say later is taken over.
@@ -136,6 +144,7 @@ class Files:
     authentication: str = ""
     authorization: str = ""
     audit: str = ""
+    admission: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,9 @@ class ApiServerConfig:
 
     authorization: str = ""
     """YAML of an AuthorizationConfiguration: who decides, in which order; empty: Node, then RBAC."""
+
+    admission: str = ""
+    """YAML of an AdmissionConfiguration: what plug-ins are told."""
 
     authentication_webhook: str = ""
     """Path of a kubeconfig file: who is sent tokens that nobody here knows; empty: nobody."""

@@ -9,24 +9,31 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+
+import yaml
 
 from rayplane.control_plane.api.audit import read_policy
 from rayplane.control_plane.api.config_files import BYTES_MAX, ConfigFileError
+from rayplane.control_plane.apiserver.admission.configuration import read_admission
 from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
 from rayplane.control_plane.apiserver.authorization.configuration import read_authorization
-from rayplane.control_plane.apiserver.config import ApiServerConfig
+from rayplane.control_plane.apiserver.config import (
+    ADMISSION,
+    AUDIT,
+    AUTHENTICATION,
+    AUTHORIZATION,
+    ApiServerConfig,
+    Take,
+)
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
 from rayplane.control_plane.component_base.metrics import Family, counter, gauge
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env
 
+_PLUGINS_MAX = 16
 log = logging.getLogger(__name__)
-
-AUTHENTICATION, AUTHORIZATION, AUDIT = "authentication", "authorization", "audit"
-Take = Callable[[str], Awaitable[None]]
-"""Puts a text that can be read in the place of the one before. ValueError leaves that as it was."""
 
 
 class _File:
@@ -34,6 +41,7 @@ class _File:
 
     def __init__(self, kind: str, path: str, read: Callable[[str], object]) -> None:
         self.kind = kind
+        self._load = admission_text if kind == ADMISSION else _text
         self.read = read
         """Raises ValueError for a text that makes no sense."""
         self.in_force = ""
@@ -48,7 +56,7 @@ class _File:
     def changed(self) -> str | None:
         """What it says, where that is something else than last time. ValueError for what cannot be read, once."""
         try:
-            found = _text(self._path)
+            found = self._load(self._path)
         except (OSError, ValueError) as e:
             # Where it never was, as on another machine, the text that came with the configuration holds.
             expected = isinstance(e, FileNotFoundError) and self._seen is None
@@ -85,6 +93,7 @@ class ConfigurationFiles:
                 lambda text: read_authentication(text, own_issuer=config.issuer),
             ),
             AUTHORIZATION: (config.files.authorization, read_authorization),
+            ADMISSION: (config.files.admission, read_admission),
             AUDIT: (config.files.audit if config.audit is not None else "", read_policy),
         }
         self._files = [_File(kind, path, read) for kind, (path, read) in readers.items() if path]
@@ -94,6 +103,7 @@ class ConfigurationFiles:
         texts = {
             AUTHENTICATION: config.authentication,
             AUTHORIZATION: config.authorization,
+            ADMISSION: config.admission,
             AUDIT: config.audit.policy if config.audit is not None else "",
         }
         for file in self._files:
@@ -109,6 +119,7 @@ class ConfigurationFiles:
             config,
             authentication=texts[AUTHENTICATION],
             authorization=texts[AUTHORIZATION],
+            admission=texts[ADMISSION],
             audit=replace(config.audit, policy=texts[AUDIT]) if config.audit is not None else None,
         )
 
@@ -157,6 +168,30 @@ class ConfigurationFiles:
     def _failed(self, file: _File, error: ValueError) -> None:
         file.count("failure", self._clock.now().timestamp())
         log.error("the %s configuration stays as it is: its file cannot be taken: %s", file.kind, error)
+
+
+def admission_text(path: str) -> str:
+    """An AdmissionConfiguration with what stands in files that it names, from its own place. OSError, ValueError."""
+    text = _text(path)
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as e:
+        raise ConfigFileError(f"{path} is no YAML: {e}") from e
+    plugins = document.get("plugins") if isinstance(document, dict) else None
+    elsewhere = [
+        one
+        for one in (plugins if isinstance(plugins, list) else ())
+        if isinstance(one, dict) and isinstance(one.get("path"), str) and one.get("configuration") is None
+    ]
+    if len(elsewhere) > _PLUGINS_MAX:
+        raise ConfigFileError(f"{path} names more than {_PLUGINS_MAX} files")
+    for one in elsewhere:
+        named = os.path.join(os.path.dirname(path), one.pop("path"))
+        try:
+            one["configuration"] = yaml.safe_load(_text(named))
+        except (yaml.YAMLError, RecursionError) as e:
+            raise ConfigFileError(f"{named} is no YAML: {e}") from e
+    return yaml.safe_dump(document, sort_keys=False) if elsewhere else text
 
 
 def _text(path: str) -> str:

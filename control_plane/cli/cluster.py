@@ -78,6 +78,9 @@ def up(
     authentication_token_webhook_config_file: Annotated[
         str, typer.Option(help="Kubeconfig of the webhook that is sent unknown tokens, or `none`; its path is kept.")
     ] = "",
+    admission_control_config_file: Annotated[
+        str, typer.Option(help="AdmissionConfiguration of the API servers: a file, or `none`; kept, and followed.")
+    ] = "",
     enable_admission_plugins: Annotated[
         str, typer.Option(help="Admission plug-ins to switch on, `a,b`, or `none`; kept with the cluster.")
     ] = "",
@@ -109,6 +112,8 @@ def up(
         authentication_config=_kept("--authentication-config", authentication_config),
         authorization_config=_kept("--authorization-config", authorization_config),
         audit_policy_file="" if audit_policy == "default" else _path(audit_policy),
+        admission_config=_admission(admission_control_config_file),
+        admission_config_file=_path(admission_control_config_file),
         authentication_config_file=_path(authentication_config),
         authorization_config_file=_path(authorization_config),
         authentication_webhook=_absolute(authentication_token_webhook_config_file),
@@ -128,6 +133,16 @@ def up(
 def _kept(flag: str, asked: str) -> str:
     """The text of the file that is asked for."""
     return asked if asked in ("", NONE) else _read(flag, Path(asked)).decode(errors="replace")
+
+
+def _admission(asked: str) -> str:
+    """As `_kept`, with what stands in the files that it names."""
+    from rayplane.control_plane.apiserver.configuration_files import admission_text
+
+    try:
+        return asked if asked in ("", NONE) else admission_text(_absolute(asked))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"--admission-control-config-file: {e}") from e
 
 
 def _absolute(path: str) -> str:

@@ -110,9 +110,13 @@ def _apiserver(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         encryption=spec.secrets.encryption if spec.secrets else b"",
         authentication=spec.config.authentication_config,
         authorization=spec.config.authorization_config,
+        admission=spec.config.admission_config,
         authentication_webhook=spec.config.authentication_webhook,
         files=Files(
-            spec.config.authentication_config_file, spec.config.authorization_config_file, spec.config.audit_policy_file
+            spec.config.authentication_config_file,
+            spec.config.authorization_config_file,
+            spec.config.audit_policy_file,
+            spec.config.admission_config_file,
         ),
         service_cidr=spec.plan.service_cidr,
         external_cidr=spec.plan.external_cidr,

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayplane.control_plane.api.admission.plugins import names, switched_on
 from rayplane.control_plane.api.audit import read_policy
@@ -12,10 +12,14 @@ from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.component_base.log_settings import FORMATS, TEXT
 from rayplane.control_plane.timings import DEFAULT_PROFILE, PROFILES, Timings
 
+if TYPE_CHECKING:
+    from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
+
 RAY, PROCESS = "ray", "process"
 NONE = "none"
 """In place of what is kept with the cluster: there is none any more."""
 KEPT = (
+    "admission_config",
     "audit_policy",
     "authentication_config",
     "authorization_config",
@@ -25,7 +29,10 @@ KEPT = (
     "timing",
 )
 """What holds for a cluster until an `up` says otherwise."""
-FILES = {name: f"{name}_file" for name in ("audit_policy", "authentication_config", "authorization_config")}
+FILES = {
+    name: f"{name}_file"
+    for name in ("admission_config", "audit_policy", "authentication_config", "authorization_config")
+}
 """Where the path stands beside a text that came from a file."""
 # Each cluster of a machine takes one slot of 127/8, so that several can run side by side. Below the first slot are the
 # addresses of the machine. A cluster keeps its slot for life, so what a number means stays.
@@ -117,10 +124,13 @@ class ClusterConfig:
     """Text of the API servers' AuthenticationConfiguration; as `audit_policy`, also those that follow."""
     authorization_config: str = ""
     """Text of their AuthorizationConfiguration."""
+    admission_config: str = ""
+    """Text of their AdmissionConfiguration."""
     audit_policy_file: str = ""
     """Where that text came from: API servers on a machine that has this file read it again when it changes."""
     authentication_config_file: str = ""
     authorization_config_file: str = ""
+    admission_config_file: str = ""
     enable_admission_plugins: str = ""
     """Names of the API servers' admission plug-ins that are on beside those that are anyway, with commas between; kept
     as `audit_policy`."""
@@ -178,6 +188,7 @@ class ClusterConfig:
             ("--audit-policy", self.audit_policy, read_policy, "Policy of audit.k8s.io/v1"),
             ("--authentication-config", self.authentication_config, _authentication, "AuthenticationConfiguration"),
             ("--authorization-config", self.authorization_config, _webhooks, "AuthorizationConfiguration"),
+            ("--admission-control-config-file", self.admission_config, _admission, "AdmissionConfiguration"),
         ):
             if text not in ("", NONE):
                 try:
@@ -189,6 +200,8 @@ class ClusterConfig:
     def kubeconfigs(self) -> list[str]:
         """Paths of the kubeconfig files that API servers read."""
         found = [self.authentication_webhook] if self.authentication_webhook not in ("", NONE) else []
+        images = _admission(self.admission_config).images if self.admission_config not in ("", NONE) else None
+        found += [images.kubeconfig] if images is not None else []
         return found + (_webhooks(self.authorization_config) if self.authorization_config not in ("", NONE) else [])
 
     @property
@@ -210,6 +223,12 @@ def _authentication(text: str) -> object:
     from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
 
     return read_authentication(text)
+
+
+def _admission(text: str) -> "AdmissionSettings":
+    from rayplane.control_plane.apiserver.admission.configuration import read_admission
+
+    return read_admission(text)
 
 
 def _webhooks(text: str) -> list[str]:

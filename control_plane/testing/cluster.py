@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     audit_policy: str
     authentication_config: str
     authorization_config: str
+    admission_config: str
     authentication_webhook: str
     enable_admission_plugins: str
     disable_admission_plugins: str

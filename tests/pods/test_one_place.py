@@ -45,6 +45,12 @@ EXCEPTIONS = {
     # What a claim asks for of devices.
     f"{API}quotas.py": {"requests"},
     "control_plane/apiserver/admission/devices.py": {"requests"},
+    # The limits of EventRateLimit's configuration.
+    "control_plane/apiserver/admission/configuration.py": {"limits"},
+    # Tells a webhook all images.
+    "control_plane/apiserver/admission/images.py": {"initContainers"},
+    # Writes what a RuntimeClass says.
+    "control_plane/apiserver/admission/runtime_classes.py": {"overhead"},
     # The fields of a claim's status that a node may not write.
     "control_plane/apiserver/admission/noderestriction.py": {"allocatedResources"},
     # Compares images.

@@ -22,6 +22,7 @@ DEFAULT: Final = frozenset(
         "PodSecurity",
         "Priority",
         "ResourceQuota",
+        "RuntimeClass",
         "ServiceAccount",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionWebhook",
@@ -29,10 +30,15 @@ DEFAULT: Final = frozenset(
 )
 OPTIONAL: Final = frozenset(
     {
+        "AlwaysAdmit",
+        "AlwaysDeny",
         "AlwaysPullImages",
         "DenyServiceExternalIPs",
+        "EventRateLimit",
         "ExtendedResourceToleration",
+        "ImagePolicyWebhook",
         "LimitPodHardAntiAffinityTopology",
+        "NamespaceAutoProvision",
         "NamespaceExists",
         "OwnerReferencesPermissionEnforcement",
         "PodNodeSelector",

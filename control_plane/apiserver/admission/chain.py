@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from rayplane.control_plane.api.admission.plugins import switched_on
@@ -22,11 +23,16 @@ from rayplane.control_plane.apiserver.admission import (
     rights,
     secrets,
 )
+from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
+from rayplane.control_plane.apiserver.admission.events import EventRates
+from rayplane.control_plane.apiserver.admission.images import ImageReviews
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
-from rayplane.control_plane.apiserver.admission.optional import optional
+from rayplane.control_plane.apiserver.admission.optional import Provide, deny_all, optional
 from rayplane.control_plane.apiserver.admission.request import CONNECT, DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.runtime_classes import RuntimeClasses
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
+from rayplane.control_plane.apiserver.authentication.webhooks import Post
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.kinds import Kinds
@@ -38,6 +44,15 @@ Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 _NO_WAIT = contextlib.nullcontext()
 # Bytes of the largest object of which it is found out what a plugin changed.
 _COMPARED_MAX = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """The parts of the chain that users bring."""
+
+    webhooks: Webhooks
+    validating: ValidatingPolicies
+    mutating: MutatingPolicies
 
 
 class Admission:
@@ -55,48 +70,67 @@ class Admission:
         *,
         kinds: Kinds,
         to_storage: quota.ToStorage,
-        webhooks: Webhooks | None = None,
-        policies: ValidatingPolicies | None = None,
-        mutating: MutatingPolicies | None = None,
+        provide: Provide,
+        extensions: Extensions,
     ) -> None:
-        """Without `webhooks` or policies none is asked."""
-        on = switched_on(config.admission_plugins_on, config.admission_plugins_off)
-        self._lookup = lookup
+        """`take` has to follow."""
+        self._on = switched_on(config.admission_plugins_on, config.admission_plugins_off)
+        self._config, self._env, self._kinds = config, env, kinds
+        self._lookup, self._authorizer, self._provide = lookup, authorizer, provide
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        default, more = classes.DefaultClasses(lookup), optional(kinds, lookup, authorizer)
+        self._plugins: tuple[Plugin, ...] = ()
+        self._at_deletion: tuple[Plugin, ...] = ()
+        self._validators: tuple[Plugin, ...] = ()
+        self._denies = "AlwaysDeny" in self._on
+        self._webhooks = extensions.webhooks if "MutatingAdmissionWebhook" in self._on else None
+        self._judges = extensions.webhooks if "ValidatingAdmissionWebhook" in self._on else None
+        self._policies = extensions.validating if "ValidatingAdmissionPolicy" in self._on else None
+        self._mutating = extensions.mutating if "MutatingAdmissionPolicy" in self._on else None
+        quotas = {"ResourceQuota": quota.Quotas(lookup, to_storage, env.clock.now).admit}
+        self._counts = "ResourceQuota" in self._on
+        self._reservations = (addresses.ServiceAddresses(config, env, lookup).admit, *_those(self._on, quotas))
+
+    def take(self, settings: AdmissionSettings, images: Post | None) -> None:
+        """Go by these settings from now on. `images`: how to ask whom they name. ValueError where one is missing."""
+        on, config, lookup, authorizer = self._on, self._config, self._lookup, self._authorizer
+        security = settings.pod_security or config.pod_security
+        validators: dict[str, Plugin] = {"PodSecurity": podsecurity.PodSecurity(security, lookup).admit}
+        if settings.images is not None and images is not None:
+            validators = {"ImagePolicyWebhook": ImageReviews(settings.images, images).admit, **validators}
+        if settings.events is not None:
+            validators["EventRateLimit"] = EventRates(settings.events).admit
+        if missing := sorted(on & {"EventRateLimit", "ImagePolicyWebhook"} - validators.keys()):
+            raise ValueError(f"admission plug-in {', '.join(missing)} needs an AdmissionConfiguration that names it")
+        self._validators = _those(on, validators)
+        more = optional(self._kinds, lookup, authorizer, settings=settings, provide=self._provide)
+        default = classes.DefaultClasses(lookup)
         always = {
             "NamespaceLifecycle": lifecycle.NamespaceLifecycle(lookup).admit,
             "NamespaceExists": more.pop("NamespaceExists"),
             "NodeRestriction": noderestriction.NodeRestriction(lookup).admit,
         }
         plugins: dict[str, Plugin] = {
+            "NamespaceAutoProvision": more.pop("NamespaceAutoProvision"),
             **always,
             "LimitRanger": limits.LimitRanger(lookup).admit,
-            "ServiceAccount": pods.ServiceAccounts(lookup, env.rng).admit,
+            "ServiceAccount": pods.ServiceAccounts(lookup, self._env.rng).admit,
             "Priority": pods.Priorities(lookup).admit,
             "DefaultTolerationSeconds": pods.DefaultTolerations(config.timing).admit,
             "DefaultStorageClass": default.claim,
             "DefaultIngressClass": default.ingress,
             "PersistentVolumeClaimResize": default.growth,
             **more,
+            "RuntimeClass": RuntimeClasses(lookup).admit,
         }
         # Of how kinds are served, whatever is on.
         fixed: tuple[Plugin, ...] = (
             rights.Escalation(authorizer).admit,
             certificates.Certificates(authorizer).admit,
             devices.DeviceAdministration(lookup).admit,
-            secrets.TokenSecrets(config, env, lookup, authorizer).admit,
+            secrets.TokenSecrets(config, self._env, lookup, authorizer).admit,
         )
         self._plugins = (*_those(on, plugins), *fixed)
         self._at_deletion = _those(on, always)
-        self._webhooks = webhooks if "MutatingAdmissionWebhook" in on else None
-        self._judges = webhooks if "ValidatingAdmissionWebhook" in on else None
-        self._policies = policies if "ValidatingAdmissionPolicy" in on else None
-        self._mutating = mutating if "MutatingAdmissionPolicy" in on else None
-        self._security = podsecurity.PodSecurity(config.pod_security, lookup) if "PodSecurity" in on else None
-        quotas = {"ResourceQuota": quota.Quotas(lookup, to_storage, env.clock.now).admit}
-        self._counts = "ResourceQuota" in on
-        self._reservations = (addresses.ServiceAddresses(config, env, lookup).admit, *_those(on, quotas))
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Complete the new object or refuse it (ApiError)."""
@@ -131,12 +165,15 @@ class Admission:
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
-            if self._security is not None and request.operation not in (DELETE, CONNECT):
-                await _step(self._security.admit, request)
+            if request.operation not in (DELETE, CONNECT):
+                for plugin in self._validators:
+                    await _step(plugin, request)
             if self._policies is not None:
                 await self._policies.validate(request)
             if self._judges is not None:
                 await self._judges.validate(request)
+            if self._denies:
+                await deny_all(request)
         finally:
             if request.annotations:
                 audit.annotate(request.annotations)

@@ -7,17 +7,21 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import Forbidden, NotFound
+from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Forbidden, NotFound
 from rayplane.control_plane.api.kinds.pod_template.resources import is_extended
 from rayplane.control_plane.api.pods.containers import every
 from rayplane.control_plane.api.pods.resources import container_requests
 from rayplane.control_plane.api.taints import NO_SCHEDULE, tolerates
+from rayplane.control_plane.apiserver.admission.configuration import CLUSTER_DEFAULT, AdmissionSettings
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.tolerations import TolerationRestriction
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.requests import SYSTEM
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
+Provide = Callable[[str], Awaitable[None]]
+"""Makes a namespace of this name. Raises ApiError."""
 _HOSTNAME = "kubernetes.io/hostname"
 _NODE_SELECTOR = "scheduler.alpha.kubernetes.io/node-selector"
 
@@ -68,10 +72,26 @@ async def limit_anti_affinity(request: AdmissionRequest) -> None:
 
 
 class NamespacePlugins:
-    """NamespaceExists and PodNodeSelector."""
+    """NamespaceExists, NamespaceAutoProvision and PodNodeSelector."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, selectors: Mapping[str, str], provide: Provide) -> None:
+        """`selectors`: as in AdmissionSettings."""
         self._lookup = lookup
+        self._selectors = selectors
+        self._provide = provide
+
+    async def provide(self, request: AdmissionRequest) -> None:
+        """Make the namespace of what is created. Forbidden."""
+        if request.operation != CREATE or request.dry_run or not request.info.namespaced or not request.namespace:
+            return
+        if await self._lookup.get("namespaces", request.namespace) is not None:
+            return
+        try:
+            await self._provide(request.namespace)
+        except AlreadyExists:
+            return
+        except ApiError as e:
+            raise Forbidden.of(request.info.plural, request.name, e.message, group=request.info.group) from e
 
     async def exists(self, request: AdmissionRequest) -> None:
         """Raises NotFound for whatever is written where no namespace is."""
@@ -85,14 +105,31 @@ class NamespacePlugins:
         if not request.creates("pods"):
             return
         namespace = await self._lookup.get("namespaces", request.namespace) or {}
-        wanted = dict(_labels(meta.annotations(namespace).get(_NODE_SELECTOR) or ""))
+        usual = self._selectors.get(CLUSTER_DEFAULT) or ""
+        wanted = dict(_labels(meta.annotations(namespace).get(_NODE_SELECTOR, usual)))
+        allowed = dict(_labels(self._selectors.get(request.namespace) or ""))
         spec = request.object["spec"]
         own: Mapping[str, str] = spec.get("nodeSelector") or {}
         if any(own.get(key, value) != value for key, value in wanted.items()):
             text = "pod node label selector conflicts with its namespace node label selector"
             raise Forbidden.of("pods", request.name, text)
+        chosen = {**own, **wanted}
+        if allowed and chosen.items() - allowed.items():
+            text = "pod node label selector labels conflict with its namespace whitelist"
+            raise Forbidden.of("pods", request.name, text)
         if wanted:
-            spec["nodeSelector"] = {**own, **wanted}
+            spec["nodeSelector"] = chosen
+
+
+async def admit_all(_: AdmissionRequest) -> None:
+    """AlwaysAdmit: nobody is refused by it."""
+
+
+async def deny_all(request: AdmissionRequest) -> None:
+    """AlwaysDeny: nobody writes but the server itself, which could not start."""
+    if request.user != SYSTEM:
+        text = "admission control is denying all modifications"
+        raise Forbidden.of(request.info.plural, request.name, text, group=request.info.group)
 
 
 class OwnerReferences:
@@ -144,16 +181,19 @@ class OwnerReferences:
 
 
 def optional(
-    kinds: Kinds, lookup: Lookup, authorizer: Authorizer
+    kinds: Kinds, lookup: Lookup, authorizer: Authorizer, *, settings: AdmissionSettings, provide: Provide
 ) -> dict[str, Callable[[AdmissionRequest], Awaitable[None]]]:
     """All of them by name, in the order in which Kubernetes has them."""
-    namespaces = NamespacePlugins(lookup)
+    namespaces = NamespacePlugins(lookup, settings.node_selectors, provide)
+    tolerations = TolerationRestriction(lookup, settings.tolerations, settings.tolerated)
     return {
+        "AlwaysAdmit": admit_all,
+        "NamespaceAutoProvision": namespaces.provide,
         "NamespaceExists": namespaces.exists,
         "AlwaysPullImages": always_pull_images,
         "LimitPodHardAntiAffinityTopology": limit_anti_affinity,
         "PodNodeSelector": namespaces.select_nodes,
-        "PodTolerationRestriction": TolerationRestriction(lookup).admit,
+        "PodTolerationRestriction": tolerations.admit,
         "ExtendedResourceToleration": extended_resource_toleration,
         "OwnerReferencesPermissionEnforcement": OwnerReferences(kinds, authorizer).admit,
         "DenyServiceExternalIPs": deny_service_external_ips,

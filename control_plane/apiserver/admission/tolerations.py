@@ -3,7 +3,7 @@
 Source: kubernetes/plugin/pkg/admission/podtolerationrestriction and pkg/util/tolerations.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -12,24 +12,29 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.qos import BEST_EFFORT, computed_qos_class
-from rayplane.control_plane.api.taints import MEMORY_PRESSURE, NO_EXECUTE, NO_SCHEDULE, Toleration
+from rayplane.control_plane.api.taints import (
+    MEMORY_PRESSURE,
+    NO_EXECUTE,
+    NO_SCHEDULE,
+    TOLERATIONS_MAX,
+    Toleration,
+    are_tolerations,
+)
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
 DEFAULTS = "scheduler.alpha.kubernetes.io/defaultTolerations"
 ALLOWED = "scheduler.alpha.kubernetes.io/tolerationsWhitelist"
-#: Each is held against each other: of more a pod would keep a server busy.
-TOLERATIONS_MAX = 256
-_FIELDS = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
-_SECONDS_MAX = 2**31 - 1
 _PRESSED = {"key": MEMORY_PRESSURE, "operator": "Exists", "effect": NO_SCHEDULE}
 
 
 class TolerationRestriction:
     """The plug-in."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, usual: Sequence[Any] = (), allowed: Sequence[Any] = ()) -> None:
+        """`usual`, `allowed`: of namespaces that say nothing."""
         self._lookup = lookup
+        self._of_cluster = {DEFAULTS: usual, ALLOWED: allowed}
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Raises Forbidden."""
@@ -38,7 +43,7 @@ class TolerationRestriction:
             return
         namespace = await self._lookup.get("namespaces", request.namespace) or {}
         spec = request.object["spec"]
-        added = _listed(namespace, DEFAULTS, request) if creates else []
+        added = self._listed(namespace, DEFAULTS, request) if creates else []
         if computed_qos_class(spec) != BEST_EFFORT:
             added = [*added, _PRESSED]
         wanted = [*(spec.get("tolerations") or ()), *added]
@@ -46,7 +51,7 @@ class TolerationRestriction:
             raise _refused(request, f"pods may have at most {TOLERATIONS_MAX} tolerations")
         if added:
             spec["tolerations"] = merged(wanted)
-        allowed = [_Read.of(one) for one in _listed(namespace, ALLOWED, request)]
+        allowed = [_Read.of(one) for one in self._listed(namespace, ALLOWED, request)]
         mine = [_Read.of(one) for one in spec.get("tolerations") or ()]
         if allowed and not all(any(limit.covers(one) for limit in allowed) for one in mine):
             text = (
@@ -54,6 +59,20 @@ class TolerationRestriction:
                 "whitelist"
             )
             raise _refused(request, text)
+
+    def _listed(self, namespace: Object, annotation: str, request: AdmissionRequest) -> list[dict[str, Any]]:
+        """The tolerations that an annotation lists in JSON. Raises Forbidden for what is none."""
+        text = meta.annotations(namespace).get(annotation)
+        if text is None:
+            return [*self._of_cluster[annotation]]
+        try:
+            found = orjson.loads(text or "[]")
+        except ValueError:
+            found = None
+        if not are_tolerations(found):
+            text = f"the annotation {annotation} of its namespace is no list of at most {TOLERATIONS_MAX} tolerations"
+            raise _refused(request, text)
+        return list(found)
 
 
 class _Read(NamedTuple):
@@ -88,25 +107,6 @@ def merged(tolerations: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if not any(other.covers(read) for _, other in kept) and not any(other.covers(read) for other in later):
             kept.append((one, read))
     return [one for one, _ in kept]
-
-
-def _listed(namespace: Object, annotation: str, request: AdmissionRequest) -> list[dict[str, Any]]:
-    """The tolerations that an annotation lists in JSON. Raises Forbidden for what is none."""
-    try:
-        found = orjson.loads(meta.annotations(namespace).get(annotation) or "[]")
-    except ValueError:
-        found = None
-    if not isinstance(found, list) or len(found) > TOLERATIONS_MAX or not all(map(_is_toleration, found)):
-        text = f"the annotation {annotation} of its namespace is no list of at most {TOLERATIONS_MAX} tolerations"
-        raise _refused(request, text)
-    return found
-
-
-def _is_toleration(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        type(part) is _FIELDS.get(field) and (not isinstance(part, int) or abs(part) <= _SECONDS_MAX)
-        for field, part in value.items()
-    )
 
 
 def _refused(request: AdmissionRequest, text: str) -> Forbidden:

@@ -5,8 +5,10 @@ Source: OpenID Connect Discovery 1.0; RFC 7517 (JSON Web Key); Kubernetes' webho
 
 import asyncio
 import logging
+import random
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ import orjson
 from rayplane.control_plane.apiserver.authentication.configuration import Issuer
 from rayplane.control_plane.apiserver.authentication.webhooks import ReviewFailed
 from rayplane.control_plane.apiserver.outgoing.kubeconfig import Destination
+from rayplane.control_plane.backoff import Backoff, Pauses
 from rayplane.control_plane.client.singleflight import SingleFlight
 from rayplane.control_plane.tasks import cancel_and_wait
 
@@ -29,6 +32,12 @@ REFRESH_S = 300.0
 """So often keys are read again: what an issuer has taken back is not taken much longer."""
 ASK_AGAIN_S = 10.0
 """For a key that nobody knows an issuer is asked no more often than this."""
+TRIES = 5
+_GROWTH, _JITTER = 1.5, 0.2
+# What says so by itself: internal error, too many requests, and whoever stands before it waited in vain.
+_PASSING = frozenset({429, 500, 502, 503, 504})
+RETRY_AFTER_MAX_S = 10.0
+_DIGITS_MAX = 6
 _CHUNK = 64 * 1024
 _FAILURES = (aiohttp.ClientError, OSError, ValueError, TimeoutError, jwt.PyJWKSetError)
 
@@ -101,12 +110,33 @@ class IssuerKeys:
         self._known = jwt.PyJWKSet.from_dict(keys).keys[:KEYS_MAX]
 
 
-class ReviewWebhook:
-    """A webhook at the place that a kubeconfig file says."""
+class _Passing(Exception):
+    """A failure that may be over soon. `after_s`: when to ask again, where it says so."""
 
-    def __init__(self, destination: Destination, timeout_s: float) -> None:
+    def __init__(self, why: str, after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """The times of a webhook. `timeout_s`: of each try, `total_s`: of all together, `retry_s`: the first pause."""
+
+    timeout_s: float
+    total_s: float
+    retry_s: float
+
+
+class ReviewWebhook:
+    """A webhook at the place that a kubeconfig file says.
+
+    What may pass is asked again, as in Kubernetes: up to five tries, each pause half as long again as the last.
+    """
+
+    def __init__(self, destination: Destination, patience: Patience, rng: random.Random) -> None:
         self._destination = destination
-        self._timeout_s = timeout_s
+        self._patience = patience
+        self._rng = rng
         self._session: aiohttp.ClientSession | None = None
         self._waiting = 0
         self._retired = False
@@ -115,11 +145,28 @@ class ReviewWebhook:
         """The review as it comes back. Raises ReviewFailed."""
         self._waiting += 1
         try:
-            return await self._posted(review)
+            async with asyncio.timeout(self._patience.total_s):
+                return await self._tried(review)
+        except TimeoutError as e:
+            text = f"{self._destination.url} did not answer within {self._patience.total_s:g} s"
+            raise ReviewFailed(text) from e
         finally:
             self._waiting -= 1
             if self._retired:
                 await self.retire()
+
+    async def _tried(self, review: Mapping[str, Any]) -> dict[str, Any]:
+        first_s = self._patience.retry_s
+        pauses = Pauses(Backoff(first_s, first_s * 8, _GROWTH), rng=self._rng, jitter=_JITTER) if first_s else None
+        left = TRIES - 1
+        while True:
+            try:
+                return await self._posted(review)
+            except _Passing as e:
+                if not left or pauses is None:
+                    raise ReviewFailed(f"{self._destination.url}: {e}") from e
+                left -= 1
+                await asyncio.sleep(max(pauses.next_s(), min(e.after_s, RETRY_AFTER_MAX_S)))
 
     async def _posted(self, review: Mapping[str, Any]) -> dict[str, Any]:
         to = self._destination
@@ -129,7 +176,7 @@ class ReviewWebhook:
         headers = {"Content-Type": "application/json", "Accept": "application/json", **to.headers}
         try:
             async with (
-                asyncio.timeout(self._timeout_s),
+                asyncio.timeout(self._patience.timeout_s),
                 self._session.post(
                     to.url,
                     data=orjson.dumps(review),
@@ -138,9 +185,15 @@ class ReviewWebhook:
                     server_hostname=to.server_name or None,
                 ) as response,
             ):
+                after = response.headers.get("Retry-After", "")
+                if response.status in _PASSING or (response.status >= 400 and after.isdecimal()):
+                    why = f"the server answered with status code {response.status}"
+                    raise _Passing(why, float(after[:_DIGITS_MAX]) if after.isdecimal() else 0.0)
                 return await _document(response)
         except TimeoutError as e:
-            raise ReviewFailed(f"{to.url} did not answer within {self._timeout_s:g} s") from e
+            raise ReviewFailed(f"{to.url} did not answer within {self._patience.timeout_s:g} s") from e
+        except (aiohttp.ServerDisconnectedError, ConnectionError) as e:
+            raise _Passing(str(e) or type(e).__name__) from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise ReviewFailed(f"{to.url}: {e}") from e
 

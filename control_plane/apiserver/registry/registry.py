@@ -24,7 +24,7 @@ from rayplane.control_plane.api.machinery.patching import PatchKind
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.machinery.selectors import EVERYTHING, parse_labels
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.apiserver.admission import Admission
+from rayplane.control_plane.apiserver.admission.chain import Admission, Extensions
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
 from rayplane.control_plane.apiserver.admission.questions import Questions
 from rayplane.control_plane.apiserver.admission.request import CONNECT, AdmissionRequest
@@ -37,12 +37,7 @@ from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.configuration_files import (
-    AUDIT,
-    AUTHENTICATION,
-    AUTHORIZATION,
-    ConfigurationFiles,
-)
+from rayplane.control_plane.apiserver.configuration_files import AUDIT, ConfigurationFiles
 from rayplane.control_plane.apiserver.flowcontrol import estimates
 from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMAS, Fairness, Flow
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
@@ -171,17 +166,20 @@ class ObjectRegistry:
 
     def _admission(self, config: ApiServerConfig) -> Admission:
         questions = Questions(self.kinds, self.forms, self.lookup, self.authorizer, default=self._default, env=self.env)
-        return Admission(
+        webhooks = Webhooks(self.kinds, self.hub, questions, caller=self._webhooks)
+        validating = ValidatingPolicies(self.kinds, self.hub, self.lookup, questions)
+        mutating = MutatingPolicies(self.kinds, self.hub, self.lookup, questions)
+        chain = Admission(
             config,
             self.env,
             self.lookup,
             self.authorizer,
             kinds=self.kinds,
             to_storage=self.storage.to_storage,
-            webhooks=Webhooks(self.kinds, self.hub, questions, caller=self._webhooks),
-            policies=ValidatingPolicies(self.kinds, self.hub, self.lookup, questions),
-            mutating=MutatingPolicies(self.kinds, self.hub, self.lookup, questions),
+            provide=lambda name: self.writer.make_namespace(name),
+            extensions=Extensions(webhooks, validating, mutating),
         )
+        return self._access.admission(chain)
 
     def _default(self, info: ResourceInfo, o: Object) -> None:
         self.writer.default(info, o)
@@ -220,8 +218,7 @@ class ObjectRegistry:
         await self.custom.load()
         self.fairness.follow(*[await self.hub.cache(self.kinds.named(r)) for r in (SCHEMAS, LEVELS)])
         self._access.start()
-        takers = {AUTHENTICATION: self._access.reauthenticate, AUTHORIZATION: self._access.reauthorize}
-        self.files.follow(takers if self.auditor is None else {**takers, AUDIT: self.auditor.take})
+        self.files.follow(self._access.takers | ({AUDIT: self.auditor.take} if self.auditor is not None else {}))
         await self.aggregator.start()
         self.cleaner.start(self._empty, self._release)
 

@@ -47,7 +47,7 @@ from rayplane.control_plane.apiserver.registry.deleting import Deleter
 from rayplane.control_plane.apiserver.registry.judging import create_errors, refuse_terminating, update_errors
 from rayplane.control_plane.apiserver.registry.owners import Owners
 from rayplane.control_plane.apiserver.registry.races import changed_or_made
-from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User, WriteOptions
+from rayplane.control_plane.apiserver.requests import SYSTEM, Answer, DeleteOptions, Target, User, WriteOptions
 from rayplane.control_plane.apiserver.storage.entries import Entry
 from rayplane.control_plane.apiserver.storage.leases import EventLeases
 from rayplane.control_plane.apiserver.storage.store import DryRun, GuardFailed, Storage, Write, name_taken
@@ -95,6 +95,11 @@ class Writer:
         size = len(body)
         decoded = await self._heavy.run(size, self.decode, info, body, content_type, options)
         return await self.create_object(user, target, decoded.object, options, warnings=decoded.warnings, size=size)
+
+    async def make_namespace(self, name: str) -> None:
+        """As `create`, for whatever is written where no namespace is."""
+        made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        await self.create_object(SYSTEM, Target(self._kinds.named("namespaces"), name), made, WriteOptions())
 
     def decode(self, info: ResourceInfo, body: bytes, content_type: str, options: WriteOptions) -> decoding.Decoded:
         """A body of the resource's kind."""
