@@ -13,6 +13,8 @@ from aiohttp import web
 
 from rayplane.control_plane.rpc.tls import Authority
 
+BREAK = object()
+"""In place of an answer: the connection breaks."""
 AUTHORITY = Authority.create("outside")
 
 
@@ -40,6 +42,10 @@ class HttpsServer:
         found = self.answer(request.path, document)
         if inspect.isawaitable(found):
             found = await found
+        if found is BREAK:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         if isinstance(found, int):
             return web.Response(status=found)
         text = found if isinstance(found, bytes) else orjson.dumps(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,14 +13,18 @@ import aiohttp
 import pytest
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.authentication.webhooks import ReviewFailed
+from rayplane.control_plane.apiserver.config import Timing
+from rayplane.control_plane.apiserver.outgoing.documents import Patience, ReviewWebhook
 from rayplane.control_plane.apiserver.outgoing.kubeconfig import BadKubeconfig, read_kubeconfig
 from rayplane.control_plane.client import ApiClient
 from tests.apiserver.conftest import Stack
-from tests.apiserver.https_server import HttpsServer, https_server
+from tests.apiserver.https_server import BREAK, HttpsServer, https_server
 from tests.apiserver.test_configuration_files import WEBHOOK, authentication, authorization
 from tests.apiserver.test_rights import BINDINGS, ROLES, binding, role
 
 SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
+SOON = Timing(webhook_retry_s=0.001)
 RBAC = {"type": "RBAC", "name": "rbac"}
 
 
@@ -30,7 +35,7 @@ async def server(directory: Path, *after: Any, **settings: Any) -> AsyncIterator
         connection = {"type": "KubeConfigFile", "kubeConfigFile": https.kubeconfig(directory, token="open")}
         asked = {"type": "Webhook", "name": "w", "webhook": {**WEBHOOK, "connectionInfo": connection, **settings}}
         stack = Stack()
-        await stack.add_server(authorization=authorization(asked, *(after or (RBAC,))))
+        await stack.add_server(authorization=authorization(asked, *(after or (RBAC,))), timing=SOON)
         await stack.client().create(ROLES, role("reader", SECRETS))
         await stack.client().create(BINDINGS, binding("jane", "reader"))
         try:
@@ -108,6 +113,34 @@ async def test_a_webhook_that_fails_denies_only_where_it_shall(tmp_path: Path, p
         assert await may(stack.client_as("jane")) is (policy == "NoOpinion")
         https.answer = says(allowed=True)
         assert await may(stack.client_as("jane"))
+
+
+@pytest.mark.parametrize(("answer", "tries"), [(500, 5), (503, 5), (429, 5), (400, 1), (404, 1), (b"[]", 1)])
+async def test_a_webhook_is_asked_again_where_that_may_help(tmp_path: Path, answer: Any, tries: int) -> None:
+    async with server(tmp_path, failurePolicy="Deny") as (stack, https):
+        https.answer = lambda path, document: answer
+        assert not await may(stack.client_as("bob"))
+        assert len(https.seen) == tries
+        https.seen.clear()
+        https.answer = lambda path, document: answer if len(https.seen) < tries else says(allowed=True)(path, document)
+        assert await may(stack.client_as("bob"))
+
+
+async def test_a_connection_that_breaks_is_made_again(tmp_path: Path) -> None:
+    async with server(tmp_path, failurePolicy="Deny") as (stack, https):
+        https.answer = lambda path, document: BREAK if len(https.seen) < 3 else says(allowed=True)(path, document)
+        assert await may(stack.client_as("bob")) and len(https.seen) == 3
+
+
+async def test_a_webhook_is_asked_no_longer_than_the_request_has_time(tmp_path: Path) -> None:
+    async with https_server() as https:
+        destination = read_kubeconfig(https.kubeconfig(tmp_path))
+        patience = Patience(timeout_s=5, total_s=0.05, retry_s=3600)
+        webhook = ReviewWebhook(destination, patience, random.Random(1))
+        https.answer = lambda path, document: 500
+        with pytest.raises(ReviewFailed, match=r"did not answer within 0\.05 s"):
+            await webhook.post({})
+        await webhook.close()
 
 
 async def test_conditions_say_what_is_a_webhooks_business(tmp_path: Path) -> None:

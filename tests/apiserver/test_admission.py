@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from rayplane.control_plane.api import errors
+from rayplane.control_plane.apiserver.admission.limits import bound_errors
 from tests.apiserver.conftest import Stack
 
 CONTAINER = {"name": "c", "image": "nginx"}
@@ -220,6 +221,50 @@ async def test_a_limit_range_bounds_what_all_containers_of_a_pod_ask_for(stack: 
     await client.create("pods", pod("fits", containers=[one, {**CONTAINER, "name": "free"}]))
     with pytest.raises(errors.Forbidden, match="maximum cpu usage per Pod is 2, but limit is 3"):
         await client.create("pods", pod("big", containers=[one, {**one, "name": "other"}]))
+
+
+@pytest.mark.parametrize(
+    ("bound", "resources", "problem"),
+    [
+        ({"min": {"cpu": "1"}}, {"limits": {"cpu": "2"}}, ""),
+        ({"min": {"cpu": "1"}}, {}, r"minimum cpu usage per Pod is 1\.  No request is specified"),
+        ({"min": {"cpu": "1"}}, {"requests": {"cpu": "500m"}}, "minimum cpu usage per Pod is 1, but request is 500m"),
+        (
+            {"max": {"cpu": "1"}},
+            {"requests": {"cpu": "500m"}},
+            r"per Pod is 1\.  No limit is specified",
+        ),
+        ({"max": {"cpu": "1"}}, {"limits": {"cpu": "500m"}}, ""),
+        ({"maxLimitRequestRatio": {"cpu": "2"}}, {"requests": {"cpu": "1"}}, "no limit is specified or limit is 0"),
+        ({"maxLimitRequestRatio": {"cpu": "2"}}, {}, "no request is specified or request is 0"),
+        (
+            {"maxLimitRequestRatio": {"cpu": "2"}},
+            {"requests": {"cpu": "1"}, "limits": {"cpu": "3"}},
+            "3.000000",
+        ),
+    ],
+)
+async def test_what_one_side_says_is_held_against_the_bounds(
+    stack: Stack, bound: dict, resources: dict, problem: str
+) -> None:
+    limits = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"limits": [{"type": "Pod", **bound}]}}
+    await stack.client().create("limitranges", limits)
+    made = pod("p", containers=[{**CONTAINER, "resources": resources}])
+    if problem:
+        with pytest.raises(errors.Forbidden, match=problem):
+            await stack.client().create("pods", made)
+    else:
+        await stack.client().create("pods", made)
+
+
+def test_both_sides_are_held_against_a_bound() -> None:
+    least, most = {"min": {"cpu": "2"}}, {"max": {"cpu": "2"}}
+    assert bound_errors("Container", least, {"cpu": "2"}, {"cpu": "1"}) == [
+        "minimum cpu usage per Container is 2, but limit is 1"
+    ]
+    assert bound_errors("Container", most, {"cpu": "3"}, {"cpu": "2"}) == [
+        "maximum cpu usage per Container is 2, but request is 3"
+    ]
 
 
 @pytest.mark.parametrize("plural", ["resourceclaims", "resourceclaimtemplates"])

@@ -144,7 +144,7 @@ async def test_what_is_off_has_no_say(client: ApiClient) -> None:
 @pytest.mark.parametrize(
     ("on", "off", "why"),
     [
-        ("None", "", "there is no admission plug-in None; there are AlwaysPullImages"),
+        ("None", "", "there is no admission plug-in None; there are AlwaysAdmit"),
         ("Priority", "Priority", "Priority cannot be both on and off"),
         ("", "CertificateApproval", "CertificateApproval cannot be switched off"),
     ],

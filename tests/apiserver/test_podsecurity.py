@@ -158,6 +158,7 @@ async def test_exemptions_and_defaults_come_from_the_configuration() -> None:
     for space in ("free", "n"):
         await namespace(client, space)
     await client.create("pods", pod("a", "free", PRIVILEGED))
+    await client.create("runtimeclasses.node.k8s.io", {"metadata": {"name": "vm"}, "handler": "vm"})
     await client.create("pods", pod("b", "n", {**PRIVILEGED, "runtimeClassName": "vm"}))
     with pytest.raises(errors.Forbidden, match="violates PodSecurity"):
         await client.create("pods", pod("a", "n", PRIVILEGED))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayplane.control_plane.api.errors import Forbidden
-from rayplane.control_plane.api.machinery.quantity import QuantityLike, parse
+from rayplane.control_plane.api.machinery.quantity import Quantity, QuantityLike, parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import container_limits, container_requests, pod_limits, pod_requests
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
@@ -71,32 +71,39 @@ def _apply_defaults(pod: Object, limit_range: Object) -> list[str]:
     return done
 
 
-def _bound_errors(kind: str, limit: dict[str, Any], requests: Given, limits: Given) -> list[str]:
+def bound_errors(kind: str, limit: dict[str, Any], requests: Given, limits: Given) -> list[str]:
+    """What of the requests and limits of one thing is out of bounds."""
     errors = []
     for resource, minimum in sorted((limit.get("min") or {}).items()):
-        asked = requests.get(resource)
-        if asked is None:
-            errors.append(f"minimum {resource} usage per {kind} is {minimum}.  No request is specified")
-        elif parse(asked) < parse(minimum):
-            errors.append(f"minimum {resource} usage per {kind} is {minimum}, but request is {asked}")
+        said = f"minimum {resource} usage per {kind} is {minimum}"
+        errors += _within(said, resource, {"request": requests, "limit": limits}, least=parse(minimum))
     for resource, maximum in sorted((limit.get("max") or {}).items()):
-        bound = limits.get(resource)
-        if bound is None:
-            errors.append(f"maximum {resource} usage per {kind} is {maximum}.  No limit is specified")
-        elif parse(bound) > parse(maximum):
-            errors.append(f"maximum {resource} usage per {kind} is {maximum}, but limit is {bound}")
+        said = f"maximum {resource} usage per {kind} is {maximum}"
+        errors += _within(said, resource, {"limit": limits, "request": requests}, most=parse(maximum))
     for resource, ratio in sorted((limit.get("maxLimitRequestRatio") or {}).items()):
-        asked, bound = requests.get(resource), limits.get(resource)
-        if asked is None or bound is None or parse(asked).nano == 0:
-            errors.append(
-                f"{resource} max limit to request ratio per {kind} is {ratio}, but no request or limit is given"
-            )
-        elif parse(bound).nano / parse(asked).nano > parse(ratio).nano / 10**9:
-            actual = parse(bound).nano / parse(asked).nano
-            errors.append(
-                f"{resource} max limit to request ratio per {kind} is {ratio}, but provided ratio is {actual:f}"
-            )
+        said = f"{resource} max limit to request ratio per {kind} is {ratio}"
+        asked, bound = (parse(given.get(resource) or 0).nano for given in (requests, limits))
+        if not asked:
+            errors.append(f"{said}, but no request is specified or request is 0")
+        elif not bound:
+            errors.append(f"{said}, but no limit is specified or limit is 0")
+        elif bound / asked > parse(ratio).nano / 10**9:
+            errors.append(f"{said}, but provided ratio is {bound / asked:f}")
     return errors
+
+
+def _within(
+    said: str, resource: str, given: Mapping[str, Given], *, least: Quantity | None = None, most: Quantity | None = None
+) -> list[str]:
+    """What is wrong, at most one thing. Of `given` the first must be there; whatever is there must be within bounds."""
+    for at, (side, quantities) in enumerate(given.items()):
+        value = quantities.get(resource)
+        if value is None:
+            if at == 0:
+                return [f"{said}.  No {side} is specified"]
+        elif (least is not None and parse(value) < least) or (most is not None and parse(value) > most):
+            return [f"{said}, but {side} is {value}"]
+    return []
 
 
 def _pod_errors(pod: Object, limits: list[dict[str, Any]]) -> list[str]:
@@ -104,9 +111,9 @@ def _pod_errors(pod: Object, limits: list[dict[str, Any]]) -> list[str]:
     for limit in limits:
         if limit.get("type") == "Container":
             for _, container in _containers(pod):
-                errors += _bound_errors("Container", limit, container_requests(container), container_limits(container))
+                errors += bound_errors("Container", limit, container_requests(container), container_limits(container))
         elif limit.get("type") == "Pod":
-            errors += _bound_errors("Pod", limit, *_of_pod(pod))
+            errors += bound_errors("Pod", limit, *_of_pod(pod))
     return errors
 
 
@@ -116,14 +123,15 @@ def _of_pod(pod: Object) -> tuple[Given, Given]:
 
 
 def _claim_errors(claim: Object, limits: list[dict[str, Any]]) -> list[str]:
-    requests = (claim["spec"].get("resources") or {}).get("requests") or {}
+    given = {"request": (claim["spec"].get("resources") or {}).get("requests") or {}}
     errors = []
     for limit in limits:
-        if limit.get("type") == "PersistentVolumeClaim":
-            errors += _bound_errors("PersistentVolumeClaim", {"min": limit.get("min")}, requests, {})
-            bounded = {"max": limit.get("max")}
-            errors += [
-                e.replace("but limit is", "but request is")
-                for e in _bound_errors("PersistentVolumeClaim", bounded, {}, requests)
-            ]
+        if limit.get("type") != "PersistentVolumeClaim":
+            continue
+        for resource, minimum in sorted((limit.get("min") or {}).items()):
+            said = f"minimum {resource} usage per PersistentVolumeClaim is {minimum}"
+            errors += _within(said, resource, given, least=parse(minimum))
+        for resource, maximum in sorted((limit.get("max") or {}).items()):
+            said = f"maximum {resource} usage per PersistentVolumeClaim is {maximum}"
+            errors += _within(said, resource, given, most=parse(maximum))
     return errors
