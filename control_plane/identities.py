@@ -13,6 +13,8 @@ NODE_HOSTS = "rayplane:node-hosts"
 
 ADMINISTRATOR = "kubernetes-admin"
 API_SERVER = "system:apiserver"
+#: As whom API servers call those of aggregated APIs; it is nobody to the cluster's own.
+FRONT_PROXY = "front-proxy-client"
 SCHEDULER = "system:kube-scheduler"
 CONTROLLER_MANAGER = "system:kube-controller-manager"
 #: A service account's user is this, its namespace, a colon and its name.

@@ -19,7 +19,7 @@ from rayplane.control_plane.api.bootstrap_flow import flow_schemas, priority_lev
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.identities import API_SERVER
+from rayplane.control_plane.identities import FRONT_PROXY
 
 NAMESPACES = ("default", "kube-system", "kube-public", NODE_LEASES)
 INGRESS_CLASS = "rayplane"
@@ -162,7 +162,7 @@ def extension_authentication(authority: str) -> Object:
         "extension-apiserver-authentication",
         data={
             "client-ca-file": authority,
-            "requestheader-allowed-names": f'["{API_SERVER}"]',
+            "requestheader-allowed-names": f'["{FRONT_PROXY}"]',
             "requestheader-client-ca-file": authority,
             "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
             "requestheader-group-headers": '["X-Remote-Group"]',

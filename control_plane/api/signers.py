@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.certificates.pem import request_in
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.identities import API_SERVER, API_SERVERS, MASTERS, MEMBERS, NODE_HOSTS, NODES
+from rayplane.control_plane.identities import API_SERVER, API_SERVERS, FRONT_PROXY, MASTERS, MEMBERS, NODE_HOSTS, NODES
 
 GROUP: Final = "certificates.k8s.io"
 REQUESTS: Final = f"certificatesigningrequests.{GROUP}"
@@ -31,7 +31,7 @@ LIFE_MIN: Final = timedelta(minutes=10)
 #: Groups that the cluster itself gives out: whoever is in one is an administrator, or a part of the cluster.
 RESERVED_GROUPS: Final = frozenset({MASTERS, API_SERVERS, MEMBERS, NODE_HOSTS})
 #: A user that nobody else may be: who bears its name tells servers of aggregated APIs who somebody else is.
-RESERVED_USER: Final = API_SERVER
+RESERVED_USERS: Final = frozenset({API_SERVER, FRONT_PROXY})
 _NODE: Final = "system:node:"
 _MAYBE_RSA: Final = "key encipherment"
 _USAGES: Final = {
@@ -72,8 +72,8 @@ def subject_problem(request: x509.CertificateSigningRequest, signer: str) -> str
     reserved = RESERVED_GROUPS.intersection(organizations(request))
     if reserved:
         return f"use of {signer} signer with {min(reserved)} group is not allowed"
-    if RESERVED_USER in users:
-        return f"use of {signer} signer with the name {RESERVED_USER} is not allowed"
+    if taken := RESERVED_USERS.intersection(users):
+        return f"use of {signer} signer with the name {min(taken)} is not allowed"
     # Some servers read the first, others the last: who approves one of them would give the other away, too.
     return "the subject has more than one common name" if len(users) > 1 else ""
 

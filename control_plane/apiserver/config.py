@@ -163,7 +163,8 @@ class ApiServerConfig:
     """Host that others reach this server by; empty: the host of the addresses."""
 
     tls_dir: str | None = None
-    """Directory with ca.crt, tls.crt, tls.key; None serves REST as plain HTTP and trusts gRPC callers."""
+    """Directory with ca.crt, tls.crt, tls.key and, in `front-proxy`, the same to show to servers of aggregated APIs.
+    None serves REST as plain HTTP and trusts gRPC callers."""
 
     token_key: bytes = b""
     """PEM of the P-256 key that signs service-account tokens; empty: none are issued or accepted."""

@@ -61,7 +61,7 @@ class ComponentThread:
 
     async def _start(self, spec: Spec) -> None:
         env = open_env(spec, random.Random())
-        spec = replace(spec, credentials=newest(spec))
+        spec = newest(spec)
         self._network = GrpcNetwork(spec.credentials)
         host = RayHost(spec.config, ComponentActor, data=Path(spec.data_dir).parent)
         self._component = await prepare(spec, env, self._network, host)

@@ -52,6 +52,8 @@ class Spec:
     """Only for the supervisor, which makes specs, and (token and encryption keys) for API servers."""
     data_dir: str
     log_file: str
+    front_proxy: Credentials | None = None
+    """For API servers: what they show to servers of aggregated APIs."""
     restarted: bool = False
     """Whether this actor has run before, so that empty data would mean lost data."""
 

@@ -16,6 +16,7 @@ from rayplane.control_plane.component_base.log_settings import TEXT
 from rayplane.control_plane.rpc import Network
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.control_plane.rpc.shared import SharedNetwork
+from rayplane.control_plane.rpc.tls import front_proxy_dir
 from rayplane.storage.env import Env, LocalDisk, SystemClock
 from rayplane.storage.env.private import make_private_dir
 
@@ -41,6 +42,8 @@ async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compon
     if spec.credentials is not None:
         directory = str(tls_dir(spec))
         spec.credentials.write(tls_dir(spec))
+    if spec.front_proxy is not None:
+        spec.front_proxy.write(front_proxy_dir(tls_dir(spec)))
     if spec.instance.role is Role.SUPERVISOR:
         component: Component = Supervisor(
             spec, network, host, disk=env.disk, clock=env.clock, claim=lambda: claim(*spec.plan.claim_address)
@@ -56,11 +59,18 @@ async def _prepare(spec: Spec, env: Env, network: Network, host: Host) -> Compon
 
 
 def keep_fresh(spec: Spec, env: Env, network: GrpcNetwork | SharedNetwork) -> asyncio.Task[None]:
-    """Renew the certificate of a running component in time, until the task is cancelled."""
+    """Renew the certificates of a running component in time, until the task is cancelled."""
     assert spec.credentials is not None
     renewal = Renewal(spec.credentials, tls_dir(spec), env.clock, network)
-    work = renewal.run(ask_supervisor(spec, network), every_s=CHECK_EVERY_S)
-    return asyncio.create_task(work, name=f"certificate of {spec.instance.name}")
+    works = [renewal.run(ask_supervisor(spec, network), every_s=CHECK_EVERY_S)]
+    if spec.front_proxy is not None:
+        other = Renewal(spec.front_proxy, front_proxy_dir(tls_dir(spec)), env.clock, None)
+        works.append(other.run(ask_supervisor(spec, network, front_proxy=True), every_s=CHECK_EVERY_S))
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*works)
+
+    return asyncio.create_task(all_of_them(), name=f"certificate of {spec.instance.name}")
 
 
 def log_to(path: str, form: str = TEXT, instance: Instance | None = None) -> None:

@@ -18,6 +18,7 @@ from rayplane.control_plane.identities import (
     API_SERVER,
     API_SERVERS,
     CONTROLLER_MANAGER,
+    FRONT_PROXY,
     MASTERS,
     MEMBERS,
     SCHEDULER,
@@ -107,6 +108,16 @@ def renewed(authority: Authority, instance: Instance, service_address: str, *, r
     """The next certificate of an actor, PEM, for the key of its request. Raises ValueError."""
     identity, hosts = identity_of_actor(instance), _hosts(instance, service_address)
     return authority.sign(request, identity, hosts=hosts, now=now, validity=ACTOR_VALIDITY)
+
+
+def issue_front_proxy(authority: Authority) -> Credentials:
+    """The certificate that an API server shows to servers of aggregated APIs: no policy and no role knows its user."""
+    return authority.issue(FRONT_PROXY, validity=ACTOR_VALIDITY)
+
+
+def renewed_front_proxy(authority: Authority, *, request: bytes, now: datetime) -> bytes:
+    """The next one, PEM, for the key of a request. Raises ValueError."""
+    return authority.sign(request, Identity(FRONT_PROXY), hosts=(), now=now, validity=ACTOR_VALIDITY)
 
 
 def _hosts(instance: Instance, service_address: str) -> list[str]:

@@ -80,9 +80,9 @@ class ProcessHost:
 
     async def _connect(self, spec: Spec) -> Component:
         """Start a component on a network of its own; raises whatever hinders that, with nothing left running."""
-        name, credentials = spec.instance.name, newest(spec)
+        spec = newest(spec)
+        name, credentials = spec.instance.name, spec.credentials
         assert credentials is not None
-        spec = replace(spec, credentials=credentials)
         network = SharedNetwork(GrpcNetwork(credentials), self._fabric, name, identity_of(credentials.cert))
         try:
             env = open_env(spec, random.Random())

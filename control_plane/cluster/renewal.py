@@ -8,6 +8,7 @@ go on with what they have while that fails: there is time.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from rayplane.control_plane.cluster.pki import Secrets, issue_for_admin, kubecon
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc import Network, RpcError, Stub
-from rayplane.control_plane.rpc.tls import Credentials, Request
+from rayplane.control_plane.rpc.tls import Credentials, Request, front_proxy_dir
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from rayplane.storage.env import Clock
 from rayplane.storage.env.private import write_private
@@ -44,25 +45,35 @@ def tls_dir(spec: Spec) -> Path:
     return Path(spec.data_dir).parent / f"{spec.instance.name}-tls"
 
 
-def newest(spec: Spec) -> Credentials | None:
-    """What an actor shows: the certificate that it renewed in an earlier life, if it was issued after its spec's.
+def newest(spec: Spec) -> Spec:
+    """The spec with what its actor shows: certificates that it renewed in an earlier life, if they were issued later.
 
-    That it lasts longer says nothing: those of an older version last ten years, for other groups.
+    That they last longer says nothing: those of an older version last ten years, for other groups.
     """
-    if spec.credentials is None:
-        return None
+    own, front = spec.credentials, spec.front_proxy
+    return replace(
+        spec,
+        credentials=_newest(own, tls_dir(spec)) if own is not None else None,
+        front_proxy=_newest(front, front_proxy_dir(tls_dir(spec))) if front is not None else None,
+    )
+
+
+def _newest(given: Credentials, directory: Path) -> Credentials:
     try:
-        found = Credentials.read(tls_dir(spec))
+        found = Credentials.read(directory)
     except OSError:
-        return spec.credentials
-    usable = found.ca == spec.credentials.ca and found.is_sound
-    return found if usable and found.life[0] > spec.credentials.life[0] else spec.credentials
+        return given
+    usable = found.ca == given.ca and found.is_sound
+    return found if usable and found.life[0] > given.life[0] else given
 
 
 class Renewal:
     """A task that keeps one actor's certificate fresh."""
 
-    def __init__(self, credentials: Credentials, directory: Path, clock: Clock, network: ShowsCertificate) -> None:
+    def __init__(
+        self, credentials: Credentials, directory: Path, clock: Clock, network: ShowsCertificate | None
+    ) -> None:
+        """`network`: who shows it; None where it is read from the directory."""
         self.credentials = credentials
         self._directory = directory
         self._clock = clock
@@ -88,19 +99,20 @@ class Renewal:
             raise OSError("what came back is no certificate of this cluster for the key that was sent")
         # First to disk: what was shown once must be there after a restart.
         fresh.write(self._directory)
-        self._network.renew(fresh)
+        if self._network is not None:
+            self._network.renew(fresh)
         self.credentials = fresh
         log.info("the certificate is renewed and lasts until %s", fresh.life[1])
         return True
 
 
-def ask_supervisor(spec: Spec, network: Network) -> Ask:
-    """The supervisor never moves, so the spec knows where it is."""
+def ask_supervisor(spec: Spec, network: Network, *, front_proxy: bool = False) -> Ask:
+    """The supervisor never moves, so the spec knows where it is. `front_proxy`: which of the two is asked for."""
     endpoint = spec.topology.of(Role.SUPERVISOR)[0].endpoint("grpc")
     stub = Stub(network.channel(endpoint), pb.DESCRIPTOR.services_by_name["Supervisor"])
 
     async def ask(request: bytes) -> bytes:
-        asked = pb.RenewRequest(name=spec.instance.name, csr=request)
+        asked = pb.RenewRequest(name=spec.instance.name, csr=request, front_proxy=front_proxy)
         return bytes((await stub.Renew(asked, timeout=CALL_TIMEOUT_S)).certificate)
 
     return ask

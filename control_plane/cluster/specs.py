@@ -5,9 +5,10 @@ from pathlib import Path
 
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
-from rayplane.control_plane.cluster.pki import Secrets, issue
+from rayplane.control_plane.cluster.pki import Secrets, issue, issue_front_proxy
 from rayplane.control_plane.cluster.state import ClusterState
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
+from rayplane.control_plane.rpc.tls import Credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,15 @@ class SpecMaker:
             credentials=issue(self.secrets.authority, instance, self.plan.first_service) if self.secrets else None,
             secrets=_needed(self.secrets, instance.role),
             data_dir=str(Path(self.state_dir) / "data" / instance.name),
+            front_proxy=self._front_proxy(instance),
             log_file=str(Path(self.state_dir) / "logs" / f"{instance.name}.log"),
             restarted=restarted,
         )
+
+    def _front_proxy(self, instance: Instance) -> Credentials | None:
+        if self.secrets is None or instance.role is not Role.APISERVER:
+            return None
+        return issue_front_proxy(self.secrets.authority)
 
 
 def founding_specs(state: ClusterState, secrets: Secrets, directory: Path) -> list[Spec]:

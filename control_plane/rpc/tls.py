@@ -131,6 +131,11 @@ class Credentials:
         return Credentials(ca, (directory / "tls.crt").read_bytes(), (directory / "tls.key").read_bytes())
 
 
+def front_proxy_dir(tls_dir: Path) -> Path:
+    """Where, below its own, an API server has the certificate that it shows to servers of aggregated APIs."""
+    return tls_dir / "front-proxy"
+
+
 def client_context(ca: bytes) -> ssl.SSLContext:
     """For clients of gRPC that trust this authority (PEM) and show nothing."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=ca.decode())

@@ -2,7 +2,7 @@
 
 from rayplane.control_plane.api.bootstrap import api_services, bootstrap_objects, extension_authentication
 from rayplane.control_plane.api.machinery.resources import builtin_registry
-from rayplane.control_plane.identities import API_SERVER
+from rayplane.control_plane.identities import FRONT_PROXY
 
 
 def test_every_group_and_version_has_its_api_service() -> None:
@@ -31,4 +31,4 @@ def test_servers_of_extensions_find_the_authority_of_clients() -> None:
     assert found["metadata"]["namespace"] == "kube-system"
     assert found["data"]["client-ca-file"] == found["data"]["requestheader-client-ca-file"] == "PEM"
     # Of all whose certificates that authority has signed only these may say who somebody else is.
-    assert found["data"]["requestheader-allowed-names"] == f'["{API_SERVER}"]'
+    assert found["data"]["requestheader-allowed-names"] == f'["{FRONT_PROXY}"]'

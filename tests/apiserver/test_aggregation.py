@@ -21,11 +21,14 @@ from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.config import Timing
 from rayplane.control_plane.client.api import ApiClient
+from rayplane.control_plane.cluster.pki import issue_front_proxy
 from rayplane.control_plane.controllers.core import PurgeNamespace
 from rayplane.control_plane.controllers.manager.executor import ActionFailed
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
+from rayplane.control_plane.identities import FRONT_PROXY
+from rayplane.control_plane.rpc import Identity
 from rayplane.control_plane.rpc.http1 import identity_of
-from rayplane.control_plane.rpc.tls import Authority
+from rayplane.control_plane.rpc.tls import Authority, front_proxy_dir
 from tests.apiserver.conftest import Stack
 
 AUTHORITY = Authority.create("extensions")
@@ -33,15 +36,10 @@ BUNDLE = base64.b64encode(AUTHORITY.cert).decode()
 APISERVICES = "apiservices.apiregistration.k8s.io"
 GROUP = "example.com"
 ROOT = f"/apis/{GROUP}/v1"
-FLUNDERS = {
-    "name": "flunders",
-    "singularName": "flunder",
-    "namespaced": True,
-    "kind": "Flunder",
-    "verbs": ["create", "delete", "deletecollection", "get", "list", "watch"],
-    "shortNames": ["fl"],
-}
-STATUS = {"name": "flunders/status", "singularName": "", "namespaced": True, "kind": "Flunder", "verbs": ["get"]}
+_KIND = {"namespaced": True, "kind": "Flunder"}
+_VERBS = ["create", "delete", "deletecollection", "get", "list", "watch"]
+FLUNDERS = {"name": "flunders", "singularName": "flunder", **_KIND, "verbs": _VERBS, "shortNames": ["fl"]}
+STATUS = {"name": "flunders/status", "singularName": "", **_KIND, "verbs": ["get"]}
 _HEAD = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{GROUP}/v1"}
 DISCOVERY = {**_HEAD, "resources": [FLUNDERS, STATUS]}
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -147,6 +145,7 @@ async def extended(directory: Path, timing: Timing) -> AsyncIterator[Setting]:
     """An API server whose certificates are in the directory, and an extension that it does not know of yet."""
     cluster = Authority.create("cluster")
     cluster.issue("system:apiserver", ["system:apiservers"], hosts=["127.0.0.1"]).write(directory)
+    issue_front_proxy(cluster).write(front_proxy_dir(directory))
     stack = Stack()
     tokens = {"sesame": ("kubernetes-admin", ("system:masters",)), "jane": ("jane", ("dev",))}
     tls: dict[str, Any] = {"https_address": "127.0.0.1:0", "tls_dir": str(directory)}
@@ -189,7 +188,7 @@ async def test_requests_reach_it_as_they_are_with_who_asks(setting: Setting) -> 
     assert not any(n == "authorization" or n.startswith("x-remote-extra") for n, _ in headers)
     shown = identity_of(setting.extension.seen[-1])
     known = await setting.client.get("configmaps", "extension-apiserver-authentication", "kube-system")
-    assert shown is not None and shown.user in json.loads(known["data"]["requestheader-allowed-names"])
+    assert shown == Identity(FRONT_PROXY) and json.loads(known["data"]["requestheader-allowed-names"]) == [FRONT_PROXY]
     impersonated = {"Impersonate-User": "jane", "Impersonate-Group": "dev", "Impersonate-Extra-a%2fb": "c d"}
     await grant(setting.client)
     _, said = await setting.json("GET", f"{ROOT}/namespaces/default/flunders", headers=impersonated)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,9 +22,17 @@ from rayplane.control_plane.cluster.pki import ACTOR_VALIDITY, Secrets, identity
 from rayplane.control_plane.cluster.renewal import RENEW_AT, Renewal, newest, renew_admin, tls_dir
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.topology import Instance, Machine, Role, Topology
+from rayplane.control_plane.identities import FRONT_PROXY
 from rayplane.control_plane.rpc import Identity, RpcError, Stub
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
-from rayplane.control_plane.rpc.tls import INTERNAL_SERVER_NAME, Authority, Credentials, Request, identity_of
+from rayplane.control_plane.rpc.tls import (
+    INTERNAL_SERVER_NAME,
+    Authority,
+    Credentials,
+    Request,
+    front_proxy_dir,
+    identity_of,
+)
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 from tests.cluster.harness import cluster
@@ -127,15 +136,15 @@ def test_an_actor_that_restarts_goes_on_with_what_it_renewed(tmp_path: Path) -> 
     secrets = Secrets.create("x")
     spec = _spec(secrets, tmp_path)
     assert spec.credentials is not None
-    assert newest(spec) == spec.credentials
+    assert newest(spec) == spec
     later = secrets.authority.issue("x", now=NOW + DUE, validity=ACTOR_VALIDITY)
     later.write(tls_dir(spec))
-    assert newest(spec) == later
+    assert newest(spec) == replace(spec, credentials=later)
     # Not one of another cluster, nor what is broken.
     Authority.create("other").issue("x", now=NOW + DUE).write(tls_dir(spec))
-    assert newest(spec) == spec.credentials
+    assert newest(spec) == spec
     (tls_dir(spec) / "tls.pem").write_bytes(b"")
-    assert newest(spec) == spec.credentials
+    assert newest(spec) == spec
 
 
 def test_an_actor_of_a_newer_version_does_not_show_what_an_older_one_issued(tmp_path: Path) -> None:
@@ -144,11 +153,22 @@ def test_an_actor_of_a_newer_version_does_not_show_what_an_older_one_issued(tmp_
     spec = _spec(secrets, tmp_path)
     old = secrets.authority.issue("system:etcd:member-0", now=NOW - timedelta(days=1), validity=timedelta(days=3650))
     old.write(tls_dir(spec))
-    assert newest(spec) == spec.credentials
+    assert newest(spec) == spec
 
 
-def _spec(secrets: Secrets, directory: Path) -> Spec:
-    instance = Instance("member-0", Role.MEMBER, Machine())
+def test_an_api_server_goes_on_with_both_that_it_renewed(tmp_path: Path) -> None:
+    secrets = Secrets.create("x")
+    spec = _spec(secrets, tmp_path, Instance("apiserver-0", Role.APISERVER, Machine()))
+    assert spec.front_proxy is not None and newest(spec) == spec
+    assert identity_of(spec.front_proxy.cert) == Identity(FRONT_PROXY)
+    later = secrets.authority.issue("x", now=NOW + DUE, validity=ACTOR_VALIDITY)
+    later.write(front_proxy_dir(tls_dir(spec)))
+    assert newest(spec) == replace(spec, front_proxy=later)
+    assert _spec(secrets, tmp_path).front_proxy is None
+
+
+def _spec(secrets: Secrets, directory: Path, instance: Instance | None = None) -> Spec:
+    instance = instance or Instance("member-0", Role.MEMBER, Machine())
     maker = SpecMaker(config=ClusterConfig(), plan=AddressPlan(0), secrets=secrets, state_dir=str(directory))
     return maker.make(instance, Topology((instance,)), restarted=False)
 
@@ -246,6 +266,12 @@ def test_an_https_server_shows_what_its_directory_holds_now(authority: Authority
 async def test_a_running_cluster_renews_all_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first ones are old: each server comes to show another, and everything goes on."""
     first: set[int] = set()
+    fronts: set[int] = set()
+
+    def proxy_long_ago(authority: Authority) -> Credentials:
+        made = authority.issue(FRONT_PROXY, now=NOW - DUE, validity=ACTOR_VALIDITY)
+        fronts.add(serial(made.cert))
+        return made
 
     def issued_long_ago(authority: Authority, instance: Instance, service: str) -> Credentials:
         identity = identity_of_actor(instance)
@@ -256,6 +282,7 @@ async def test_a_running_cluster_renews_all_certificates(monkeypatch: pytest.Mon
         return made
 
     monkeypatch.setattr(specs, "issue", issued_long_ago)
+    monkeypatch.setattr(specs, "issue_front_proxy", proxy_long_ago)
     monkeypatch.setattr(outside, "CHECK_EVERY_S", 0.1)
     async with cluster(members=1, apiservers=1, nodes=1) as running:
         admin = Credentials.read(running.directory.admin)
@@ -267,6 +294,13 @@ async def test_a_running_cluster_renews_all_certificates(monkeypatch: pytest.Mon
         await running.until(all_are_new, "every server shows another certificate")
         assert len(addresses) > 5 and len(first) == len(running.topology.instances)
         assert (await running.api.list("nodes")).items
+        [front] = running.state_dir.glob("data/apiserver-0-tls/front-proxy")
+
+        async def front_is_new() -> bool:
+            return serial(Credentials.read(front).cert) not in fronts
+
+        await running.until(front_is_new, "the front proxy's certificate is another")
+        assert identity_of(Credentials.read(front).cert) == Identity(FRONT_PROXY)
         kept = {serial(Credentials.read(d).cert) for d in running.state_dir.glob("data/*-tls")}
         assert len(kept) == len(first) and kept.isdisjoint(first)
 
@@ -290,6 +324,8 @@ async def test_only_the_actor_itself_gets_its_next_certificate() -> None:
             with pytest.raises(RpcError) as refused:
                 await stub.Renew(pb.RenewRequest(name="member-0", csr=b"rubbish"), timeout=10)
             assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+            with pytest.raises(RpcError, match="only API servers are front proxies"):
+                await stub.Renew(pb.RenewRequest(name="member-0", csr=Request().pem, front_proxy=True), timeout=10)
         finally:
             await mine.close()
 

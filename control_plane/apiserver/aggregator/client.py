@@ -1,7 +1,7 @@
 """Calls to servers of aggregated APIs, as the front proxy that they know from `extension-apiserver-authentication`.
 
-They believe the headers that name a user from whoever shows a certificate of the cluster's authority with a server's
-own name: it is that of all API servers.
+They believe the headers that name a user from whoever shows a certificate of the cluster's authority with the name
+that is kept for front proxies: what they get to see is good for nothing else.
 
 Source: Kubernetes documentation, "Configure the Aggregation Layer"; client-go's transport/round_trippers.go.
 """
@@ -22,7 +22,7 @@ from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.identities import MASTERS
 from rayplane.control_plane.rpc import Network
-from rayplane.control_plane.rpc.tls import Renewed
+from rayplane.control_plane.rpc.tls import Renewed, front_proxy_dir
 
 #: How long an answer to a question of our own may take.
 ANSWER_S = 5.0
@@ -32,11 +32,12 @@ _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$&'*+-.^_`|~")  # R
 
 
 class BackendClient:
-    """A client of all servers of aggregated APIs. `tls_dir`: where the certificate is that it shows; None: none."""
+    """A client of all servers of aggregated APIs. `tls_dir`: below it is the certificate that it shows."""
 
     def __init__(self, lookup: Lookup, network: Network, rng: random.Random, tls_dir: str | None) -> None:
         self._sessions = Sessions(lookup, network, rng, connections=0, decompress=False)
-        self._shown = Renewed(Path(tls_dir)) if tls_dir is not None else None
+        shown = front_proxy_dir(Path(tls_dir)) if tls_dir is not None else None
+        self._shown = Renewed(shown) if shown is not None and shown.is_dir() else None
 
     def session(self, backend: Backend, *, fresh: bool = False) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
         """See `Sessions.to_service`."""

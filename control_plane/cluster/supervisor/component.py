@@ -11,7 +11,7 @@ from rayplane.control_plane.cluster import callers
 from rayplane.control_plane.cluster.components import Spec
 from rayplane.control_plane.cluster.host import Host
 from rayplane.control_plane.cluster.patience import slowdown as of_this_machine
-from rayplane.control_plane.cluster.pki import renewed
+from rayplane.control_plane.cluster.pki import renewed, renewed_front_proxy
 from rayplane.control_plane.cluster.ports import free_port, share
 from rayplane.control_plane.cluster.specs import SpecMaker
 from rayplane.control_plane.cluster.supervisor.etcd import ApiNodes, Clients, EtcdMembers, EtcdTopologyStore
@@ -123,8 +123,12 @@ class Supervisor:
         if self._claimed is not None:
             await stop_listening(self._claimed)
 
-    def _renew(self, instance: Instance, request: bytes) -> bytes:
+    def _renew(self, instance: Instance, request: bytes, front_proxy: bool) -> bytes:
         if self._spec.secrets is None:
             raise ValueError("this cluster has no certificates")
         authority, service = self._spec.secrets.authority, self._spec.plan.first_service
+        if front_proxy:
+            if instance.role is not Role.APISERVER:
+                raise ValueError("only API servers are front proxies")
+            return renewed_front_proxy(authority, request=request, now=self._clock.now())
         return renewed(authority, instance, service, request=request, now=self._clock.now())

@@ -48,8 +48,8 @@ class Control(Protocol):
     async def change(self, edit: Callable[[Topology, frozenset[str]], Topology], why: str) -> None: ...
 
 
-Renew = Callable[[Instance, bytes], bytes]
-"""A certificate for an actor, for the key of a request (PKCS #10, PEM). Raises ValueError when it is none."""
+Renew = Callable[[Instance, bytes, bool], bytes]
+"""A certificate for an actor, for the key of a request (PKCS #10, PEM); True: as a front proxy. Raises ValueError."""
 
 
 class Signing(Protocol):
@@ -135,7 +135,7 @@ class SupervisorService:
         if context.identity != identity_of_actor(instance):
             raise RpcError(Code.PERMISSION_DENIED, f"only {instance.name} itself may renew its certificate")
         try:
-            return pb.RenewResponse(certificate=self._renew(instance, request.csr))
+            return pb.RenewResponse(certificate=self._renew(instance, request.csr, request.front_proxy))
         except ValueError as e:
             raise RpcError(Code.INVALID_ARGUMENT, f"this is no request for a certificate: {e}") from e
 

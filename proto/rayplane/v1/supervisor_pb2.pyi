@@ -98,12 +98,14 @@ class KillResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
-    __slots__ = ("name", "csr")
+    __slots__ = ("name", "csr", "front_proxy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CSR_FIELD_NUMBER: _ClassVar[int]
+    FRONT_PROXY_FIELD_NUMBER: _ClassVar[int]
     name: str
     csr: bytes
-    def __init__(self, name: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
+    front_proxy: bool
+    def __init__(self, name: _Optional[str] = ..., csr: _Optional[bytes] = ..., front_proxy: _Optional[bool] = ...) -> None: ...
 
 class RenewResponse(_message.Message):
     __slots__ = ("certificate",)
