@@ -20,6 +20,8 @@ from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.cluster.state import StateDir
 from rayplane.control_plane.cluster.status import status
 
+_DOWN = b"."
+
 
 class Options(TypedDict, total=False):
     """The flags of `rayplane up`; what is left out is as there."""
@@ -39,6 +41,10 @@ class Options(TypedDict, total=False):
     authentication_config: str
     authorization_config: str
     admission_config: str
+    admission_config_file: str
+    audit_policy_file: str
+    authentication_config_file: str
+    authorization_config_file: str
     authentication_webhook: str
     enable_admission_plugins: str
     disable_admission_plugins: str
@@ -65,7 +71,8 @@ class Cluster:
 
     `host` is `process` (everything in one other process, up in a second or two) or `ray`. With a `state_dir` the data
     stays, and the next cluster with that directory goes on from it; otherwise it is deleted in the end. `name` is made
-    up where it is empty. Every method blocks, so an asyncio program calls them by `asyncio.to_thread`.
+    up where it is empty. Whatever ends the program, a signal too, ends the cluster. Every method blocks, so an asyncio
+    program calls them by `asyncio.to_thread`.
 
     Raises ClusterError, whose text says what to do; its UsageError for options that make no sense.
     """
@@ -83,6 +90,7 @@ class Cluster:
         self._config.validate()
         self._state_dir = state_dir
         self._directory: StateDir | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -98,14 +106,22 @@ class Cluster:
         if self._directory is not None:
             raise UsageError(f"cluster {self.name!r} was started already: stop it first")
         directory = StateDir.of(self.name, os.fspath(self._state_dir or tempfile.mkdtemp(prefix="rayplane-")))
-        asyncio.run(launch.up(self._config, directory, _unheard))
-        self._directory = directory
+        guardian = _guard(directory, purge=self._state_dir is None)
+        try:
+            asyncio.run(launch.up(self._config, directory, _unheard))
+        except BaseException:
+            guardian.communicate(_DOWN)
+            raise
+        self._directory, self._guardian = directory, guardian
 
     def stop(self) -> None:
         """End every process of the cluster. Nothing is done when it was never started."""
         if self._directory is not None:
             asyncio.run(launch.down(self._directory, _unheard, purge=self._state_dir is None))
             self._directory = None
+        if self._guardian is not None:
+            self._guardian.communicate(_DOWN)
+            self._guardian = None
 
     @property
     def state_dir(self) -> Path:
@@ -160,6 +176,18 @@ class Cluster:
         if self._directory is None:
             raise ClusterError(f"cluster {self.name!r} is not up: use it inside `with`, or call start()")
         return self._directory
+
+
+def _guard(directory: StateDir, *, purge: bool) -> subprocess.Popen[bytes]:
+    """A process that ends the cluster when this one is gone; what ends this one's group leaves it alone."""
+    command = [sys.executable, "-m", "rayplane.control_plane.testing.guardian", str(directory.path)]
+    return subprocess.Popen(
+        command + ["--purge"] * purge,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _unheard(progress: str) -> None:

@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -80,3 +82,31 @@ def test_a_block_that_fails_leaves_no_process() -> None:
 def test_options_that_make_no_sense_are_refused_before_anything_starts() -> None:
     with pytest.raises(UsageError, match="--members 2"):
         rayplane.Cluster(members=2)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+@pytest.mark.parametrize("when", ["up", "coming up"])
+def test_a_cluster_does_not_outlive_its_program_however_that_ends(number: signal.Signals, when: str) -> None:
+    said = "cluster.start(); print(cluster.state_dir, flush=True)" if when == "up" else "cluster.start()"
+    program = f"""
+        import rayplane, time
+        from rayplane.control_plane.cluster import launch
+        up = launch._start_process
+        def started(directory):
+            pid = up(directory)
+            print(directory.path, flush=True)
+            return pid
+        if {when != "up"}:
+            launch._start_process = started
+        cluster = rayplane.Cluster(**{SMALL})
+        {said}
+        time.sleep(600)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        place = owner.stdout.readline().strip()
+        assert place and leftovers([place])
+        owner.send_signal(number)
+    while leftovers([place]) or Path(place).exists():
+        time.sleep(0.05)
