@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import aiohttp
 from aiohttp import web
+from aiohttp.connector import Connection
 from multidict import CIMultiDict
 
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -39,6 +40,20 @@ Joined = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 class Broken(Exception):
     """The server took the request and did not answer it."""
+
+
+class Answer(aiohttp.ClientResponse):
+    """An answer of a server behind a proxy.
+
+    One that changes protocols unasked goes on with what belongs to no request: nobody must find it on this connection.
+    """
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        transport = connection.transport
+        found = await super().start(connection)
+        if self.status == 101 and transport is not None and "Upgrade" not in self.request_info.headers:
+            transport.abort()
+        return found
 
 
 def request_headers(request: web.BaseRequest) -> CIMultiDict[str]:

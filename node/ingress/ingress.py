@@ -52,6 +52,7 @@ class Ingress:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=256),
+            response_class=reverse_proxy.Answer,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S),
         )
         self._ingresses.add_handler(self._changed)

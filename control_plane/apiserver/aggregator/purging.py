@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.aggregation.backends import Backend
+from rayplane.control_plane.api.errors import BadRequest, quote
+from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
@@ -38,7 +40,9 @@ class Purging:
         self._user = user
 
     async def purge(self, namespace: str) -> Contents:
-        """Delete what is there. Raises Forbidden for who may not end namespaces."""
+        """Delete what is there. Raises BadRequest for what can be no namespace, Forbidden for who may not end it."""
+        if problems := names.label_errors(namespace):
+            raise BadRequest(f"Namespace parameter invalid: {quote(namespace)}: {', '.join(problems)}")
         where = {"group": "", "resource": "namespaces", "subresource": "finalize", "namespace": namespace}
         await self._authorizer.check_written(self._user, "update", name=namespace, **where)
         found = Contents()

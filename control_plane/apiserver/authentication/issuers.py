@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jwt
 
@@ -56,10 +56,11 @@ class Issuers:
 
     async def user(self, token: str) -> User | None:
         """The owner of a token; None where it is of none of these issuers. Unauthorized."""
-        issuer = self._issuers.get(_unproven_issuer(token)) if self._issuers else None
-        if issuer is None:
+        unproven = _unproven(token) if self._issuers else None
+        issuer = self._issuers.get(unproven.issuer) if unproven is not None else None
+        if unproven is None or issuer is None:
             return None
-        claims = await self._claims(token, issuer)
+        claims = await self._claims(token, unproven.key, issuer)
         try:
             self._check(claims, issuer.authenticator)
             return await self._made(claims, issuer.authenticator)
@@ -67,11 +68,11 @@ class Issuers:
             log.info("a token of %s is refused: %s", issuer.authenticator.issuer.url, e)
             raise Unauthorized() from e
 
-    async def _claims(self, token: str, issuer: KnownIssuer) -> Mapping[str, Any]:
-        found = _verified(token, issuer.authenticator.issuer.url, issuer.keys.known)
+    async def _claims(self, token: str, key: str, issuer: KnownIssuer) -> Mapping[str, Any]:
+        found = _verified(token, key, issuer.authenticator.issuer.url, issuer.keys.known)
         if found is None:
             # It may be signed with a newer key.
-            found = _verified(token, issuer.authenticator.issuer.url, await issuer.keys.renewed())
+            found = _verified(token, key, issuer.authenticator.issuer.url, await issuer.keys.renewed())
         if found is None:
             raise Unauthorized()
         return found
@@ -94,22 +95,25 @@ class Issuers:
             raise Refused(f"it is for {meant_for}")
 
 
-def _unproven_issuer(token: str) -> str:
-    """What a token says of its issuer, which nobody has verified yet."""
+class _Unproven(NamedTuple):
+    """The issuer of a token and the key that it is signed with, as it says itself: nobody has verified that yet."""
+
+    issuer: str
+    key: str
+
+
+def _unproven(token: str) -> _Unproven | None:
+    """None for what is no token."""
     try:
-        claims = jwt.decode(token, options={"verify_signature": False})
+        found = jwt.decode_complete(token, options={"verify_signature": False})
     except (jwt.InvalidTokenError, ValueError, RecursionError):
-        return ""
-    issuer = claims.get("iss")
-    return issuer if isinstance(issuer, str) else ""
+        return None
+    said = found["payload"].get("iss"), found["header"].get("kid", "")
+    return _Unproven(*said) if all(isinstance(one, str) for one in said) else None
 
 
-def _verified(token: str, issuer: str, keys: Sequence[jwt.PyJWK]) -> Mapping[str, Any] | None:
+def _verified(token: str, named: str, issuer: str, keys: Sequence[jwt.PyJWK]) -> Mapping[str, Any] | None:
     """The claims of a token that one of these keys has signed; None where none has. Unauthorized."""
-    try:
-        named = jwt.get_unverified_header(token).get("kid")
-    except (jwt.InvalidTokenError, ValueError, RecursionError) as e:
-        raise Unauthorized() from e
     for key in keys:
         if named and key.key_id and named != key.key_id:
             continue

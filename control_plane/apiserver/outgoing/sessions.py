@@ -22,7 +22,7 @@ from rayplane.control_plane.apiserver.outgoing.node_hosts import address_of, nod
 from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import Endpoint, endpoints_of
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
-from rayplane.control_plane.rpc import Network
+from rayplane.control_plane.rpc import Network, reverse_proxy
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.proto.rayplane.v1 import node_pb2
 
@@ -159,7 +159,12 @@ class Sessions:
         kept = self._kept.pop(key, None)
         if kept is None:
             cookies = aiohttp.DummyCookieJar()
-            session = aiohttp.ClientSession(connector=make(), cookie_jar=cookies, auto_decompress=self._decompress)
+            session = aiohttp.ClientSession(
+                connector=make(),
+                cookie_jar=cookies,
+                auto_decompress=self._decompress,
+                response_class=reverse_proxy.Answer,
+            )
             kept = _Kept(session)
         self._kept[key] = kept
         kept.users += 1
