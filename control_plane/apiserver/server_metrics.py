@@ -25,6 +25,8 @@ def collect(registry: ObjectRegistry, grpc: Traffic) -> Iterable[Family]:
     yield gauge("apiserver_registered_watchers", "Watches that are open.", watchers, "resource")
     yield gauge("apiserver_cache_revision", "Revision of the caches.", registry.hub.revision)
     yield from registry.files.collect()
+    yield from registry.chain.collect()
+    yield from registry.forms.measured.collect()
     if registry.auditor is not None:
         yield from _of_audit(registry)
 

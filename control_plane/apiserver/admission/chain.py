@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import copy
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -38,6 +38,7 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.tracing.spans import changes, span, traced
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
+from rayplane.control_plane.component_base.metrics import Family
 from rayplane.storage.env import Env
 
 Plugin = Callable[[AdmissionRequest], Awaitable[None]]
@@ -177,6 +178,12 @@ class Admission:
         finally:
             if request.annotations:
                 audit.annotate(request.annotations)
+
+    def collect(self) -> Iterable[Family]:
+        """Metrics of users' policies."""
+        for part in (self._policies, self._mutating):
+            if part is not None:
+                yield from part.checks.collect()
 
     async def turn(self, request: AdmissionRequest) -> contextlib.AbstractAsyncContextManager[None]:
         """Where a quota counts, creates go one after the other: together they would only make each other fail."""

@@ -7,6 +7,7 @@ policy says. Source: apiserver's plugin/policy/mutating (`dispatcher.go`, `reinv
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,6 +24,7 @@ from rayplane.control_plane.apiserver.admission.mutations import MutatingPolicy,
 from rayplane.control_plane.apiserver.admission.policies import Binding
 from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, exempt, namespace_of
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.extension_metrics import INVALID, NO_ERROR, PolicyChecks
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.tracing.spans import changes, note, spanned, traced
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -71,6 +73,7 @@ class MutatingPolicies:
         self._questions = questions
         self._parameters = Parameters(kinds, lookup, questions)
         self._in_force = InForce(kinds, hub, POLICIES, BINDINGS, MutatingPolicy)
+        self.checks = PolicyChecks("mutating", "policy", "policy_binding", "error_type")
 
     async def mutate(self, request: AdmissionRequest) -> Mutated:
         """Have the policies complete the object. Raises ApiError when one fails."""
@@ -132,11 +135,15 @@ class MutatingPolicies:
         except Undecided as e:
             _refuse(work, policy, turn.binding, str(e), "Invalid")
             return
+        loop = asyncio.get_running_loop()
         for mutation in policy.compiled.mutations:
+            began, error = loop.time(), NO_ERROR
             try:
                 await self._patch(turn, mutation, request)
             except (Failed, OutOfBudget) as e:
+                error = INVALID
                 _refuse(work, policy, turn.binding, str(e), "Invalid")
+            self.checks.observe(loop.time() - began, policy.name, turn.binding.name, error)
         if request.object != before:
             if traced():
                 note(changed=", ".join(changes(before, request.object)))

@@ -5,6 +5,7 @@ Source: apiserver's plugin/policy/validating (`dispatcher.go`).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from rayplane.control_plane.apiserver.admission.in_force import InForce, Misconf
 from rayplane.control_plane.apiserver.admission.policies import Binding, Denial, Judgement, Policy
 from rayplane.control_plane.apiserver.admission.questions import Questions, asked_of, exempt
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
+from rayplane.control_plane.apiserver.extension_metrics import INVALID, NO_ERROR, PolicyChecks
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.tracing.spans import spanned
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
@@ -54,6 +56,7 @@ class ValidatingPolicies:
         self._questions = questions
         self._parameters = Parameters(kinds, lookup, questions)
         self._in_force = InForce(kinds, hub, POLICIES, BINDINGS, Policy)
+        self.checks = PolicyChecks("validating", "policy", "policy_binding", "error_type", "enforcement_action")
 
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored. Raises the first refusal of all."""
@@ -76,7 +79,7 @@ class ValidatingPolicies:
             self._parameters.check_kind(policy)
         except Misconfigured as e:
             return [_Refusal(policy.name, "", Denial(str(e)))] if policy.fails else []
-        question = await self._questions.put(request, info)
+        question, loop = await self._questions.put(request, info), asyncio.get_running_loop()
         refusals: list[_Refusal] = []
         notes: dict[str, list[str]] = {}
         namespace = await self._parameters.namespace(question, needed=policy.compiled.needs_namespace)
@@ -91,12 +94,20 @@ class ValidatingPolicies:
                 continue
             for one in params:
                 names = bound_names(question, one, namespace)
+                began = loop.time()
                 judgement = await self._questions.decided(policy.judge, names, request.user)
+                self._count(policy, binding, judgement, loop.time() - began)
                 refusals += _outcome(policy, binding, judgement, request)
                 _note(notes, judgement)
         for key, values in notes.items():
             request.annotations.setdefault(f"{policy.name}/{key}", ", ".join(values))
         return refusals
+
+    def _count(self, policy: Policy, binding: Binding, judgement: Judgement, seconds: float) -> None:
+        error = INVALID if judgement.failures else NO_ERROR
+        refused = [action.lower() for action in binding.actions] if judgement.denials else ["deny"]
+        for action in refused if judgement.denials or judgement.failures else ["allow"]:
+            self.checks.observe(seconds, policy.name, binding.name, error, action)
 
 
 def _outcome(policy: Policy, binding: Binding, judgement: Judgement, request: AdmissionRequest) -> list[_Refusal]:

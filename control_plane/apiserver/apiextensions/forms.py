@@ -8,6 +8,7 @@ nobody else.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from rayplane.control_plane.apiserver.conversions import (
     failed,
     review,
 )
+from rayplane.control_plane.apiserver.extension_metrics import CALL_FAILURE, MALFORMED, Conversions
 from rayplane.control_plane.apiserver.flowcontrol.fairness import elsewhere
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode
@@ -50,6 +52,7 @@ class Forms:
         self._kinds = kinds
         self._caller = caller
         self._env = env
+        self.measured = Conversions()
         self._asking: SingleFlight[None] = SingleFlight(shutting_down)
         self._asked_for: dict[bytes, str] = {}
         """The question that is under way for each object."""
@@ -137,15 +140,22 @@ class Forms:
                 self._asked_for.pop(task.key, None)
 
     async def _asked(self, tasks: Sequence[Task], uid: str) -> None:
-        webhook = tasks[0].webhook
+        webhook, failure, loop = tasks[0].webhook, "", asyncio.get_running_loop()
+        began = loop.time()
         try:
             answer = await self._caller.post(webhook.client, review(tasks, uid), TIMEOUT_S)
             objects = converted(tasks, uid, answer)
         except CallFailed as e:
+            failure = CALL_FAILURE
             why = str(e).removeprefix("failed to call webhook: ")
             raise ApiError(failed(tasks, why), reason="") from e
         except BadConversion as e:
+            failure = MALFORMED
             raise ApiError(str(e), reason="") from e
+        finally:
+            versions = (str(tasks[0].object.get("apiVersion")), tasks[0].api_version)
+            from_, to = (one.rpartition("/")[2] for one in versions)
+            self.measured.observe(loop.time() - began, webhook.definition, (from_, to), failure)
         for task, o in zip(tasks, objects, strict=True):
             self._kinds.converted.learn(task, o)
 

@@ -149,8 +149,8 @@ class ObjectRegistry:
         self.aggregator = Aggregator(self.kinds, self.hub, self.lookup, client=backends, tell=self._tell_available)
         self.forms = Forms(self.kinds, self._webhooks, env)
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
-        self._chain, self._leases = self._admission(config), EventLeases(etcd, config.timing)
-        self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, self._chain, env=env, leases=self._leases)
+        self.chain, self._leases = self._admission(config), EventLeases(etcd, config.timing)
+        self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, self.chain, env=env, leases=self._leases)
         tokens = self.authenticator.tokens
         self.subresources = Subresources(
             self.kinds,
@@ -158,7 +158,7 @@ class ObjectRegistry:
             self.reader,
             self.writer,
             self.lookup,
-            admission=self._chain,
+            admission=self.chain,
             reviews=Reviews(self.authorizer, self.authenticator),
             token_requests=TokenRequests(config, env, reader=self.reader, lookup=self.lookup, tokens=tokens),
             env=env,
@@ -423,9 +423,7 @@ class ObjectRegistry:
         info, form = target.info, target.info.subresources[target.subresource]
         whole = {"kind": form.kind, "apiVersion": form.api_version, **{k: v for k, v in options.items() if v}}
         namespace, part = _plain(target).namespace, target.subresource
-        await self._chain.connect(
-            AdmissionRequest(CONNECT, info, user, namespace, target.name, whole, subresource=part)
-        )
+        await self.chain.connect(AdmissionRequest(CONNECT, info, user, namespace, target.name, whole, subresource=part))
 
     def allows(self, user: User, verb: str, target: Target) -> bool:
         """Whether a plain read is known to be allowed, without asking anybody."""
