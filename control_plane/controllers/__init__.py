@@ -4,7 +4,7 @@ Owns: one level-triggered controller per file (Jobs have a package, `job`), each
 show to a list of actions (`core`), the memory of what they did and from which changes (`story`), and the shell that
 runs them: shared informers (`caches`), memory of own writes (`expectations`), execution of actions (`executor`), the
 workers of one controller (`runner`), leadership and life cycle (`manager`). Calls to volume backends (CSI,
-`provisioner`) belong to the shell too.
+`provisioner`) and metrics APIs (`autoscaler`) belong to the shell too.
 
 Does not own: scheduling, pods on nodes, proxies, ingress addresses, admission and defaulting (the API server).
 

@@ -118,6 +118,12 @@ async def test_a_server_that_answers_badly_is_a_failure_of_that_metric(setting: 
     await serve(setting, EXTERNAL, "v1beta1", "namespaces/default/jobs", [])
     assert (await asked(setting, metrics.external_query("default", "other", ""))).error == "the answer is no list"
 
+    async def text(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="{")
+
+    setting.extension.answers[f"/apis/{EXTERNAL}/v1beta1/namespaces/default/text"] = text
+    assert (await asked(setting, metrics.external_query("default", "text", ""))).error == "the answer is no JSON"
+
     async def broken(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=500)
 

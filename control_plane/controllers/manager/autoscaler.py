@@ -37,6 +37,8 @@ class Metrics:
             document = await self._read(query)
         except ApiError as e:
             return Answer(error=e.message)
+        except ValueError:
+            return Answer(error="the answer is no JSON")
         items = document.get("items") if isinstance(document, Mapping) else None
         return Answer(items) if isinstance(items, list) else Answer(error="the answer is no list")
 
