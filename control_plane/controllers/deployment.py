@@ -283,7 +283,8 @@ class _Sync:
         return result(steps) if steps else None
 
     def _has_running_pods(self, rs: Object) -> bool:
-        if meta.status(rs).get("replicas"):
+        # Whoever has not seen yet that it wants none may still be making some.
+        if meta.status(rs).get("replicas") or (meta.status(rs).get("observedGeneration") or 0) < meta.generation(rs):
             return True
         return any(not pod_is_terminated(pod) for pod in controlled(self.view, "pods", rs))
 

@@ -26,6 +26,7 @@ from rayplane.control_plane.controllers.core import (
     Result,
     Update,
     UpdateStatus,
+    Write,
 )
 from rayplane.control_plane.controllers.indexes import indexes_of
 from tests.fakes import START, Store
@@ -156,14 +157,14 @@ class Cluster(Store):
             self._event(action)
             return True
         if isinstance(action, (IfAbsent, IfAlive)):
-            return self._holds(action) and all([self.act(write) for write in action.writes])
+            return self.holds(action) and all([self.act(write) for write in action.writes])
         if not isinstance(action, (Create, Update, UpdateStatus, Patch, Delete)):
             self.specials.append(action)
             return self.on_special(action) if self.on_special else True
         try:
             if self.admit is not None:
                 self.admit(action)
-            name = self._write(action)
+            name = meta.name(self.write(action))
         except errors.NotFound:
             return isinstance(action, Delete) or (isinstance(action, Patch) and action.may_fail)
         except errors.AlreadyExists:
@@ -179,7 +180,7 @@ class Cluster(Store):
             self._event(action.done, name)
         return True
 
-    def _holds(self, action: IfAbsent | IfAlive) -> bool:
+    def holds(self, action: IfAbsent | IfAlive) -> bool:
         """What an action presumes of objects is so."""
         if isinstance(action, IfAlive):
             owner = self.get(action.resource, meta.namespace(action.owner), meta.name(action.owner))
@@ -187,21 +188,20 @@ class Cluster(Store):
         found = [(self.get(*place), uid) for *place, uid in action.absent]
         return all(o is None or (uid and meta.uid(o) != uid) for o, uid in found)
 
-    def _write(self, action: Create | Update | UpdateStatus | Patch | Delete) -> str:
+    def write(self, action: Write) -> Object:
+        """Do a write, and give back what the server answers."""
         if isinstance(action, Create):
-            return meta.name(self.create(action.resource, action.obj))
+            return self.create(action.resource, action.obj)
         if isinstance(action, Patch):
             options: dict[str, Any] = {"kind": action.kind, "subresource": action.subresource}
-            patch = action.patch if action.kind == "json" else dict(action.patch)  # type: ignore[arg-type]
-            return meta.name(self.patch(action.resource, action.name, action.namespace, patch, **options))
+            return self.patch(action.resource, action.name, action.namespace, action.patch, **options)
         if isinstance(action, Delete):
             self.delete_object(
                 action.resource, action.obj, grace_s=action.grace_seconds, propagation=action.propagation
             )
-        else:
-            subresource = "status" if isinstance(action, UpdateStatus) else ""
-            self.update(action.resource, action.obj, subresource=subresource)
-        return meta.name(action.obj)
+            return action.obj
+        subresource = "status" if isinstance(action, UpdateStatus) else ""
+        return self.update(action.resource, action.obj, subresource=subresource)
 
     def _event(self, event: Event, name: str = "", error: str = "") -> None:
         text = event.message.replace("{name}", name).replace("{error}", error)

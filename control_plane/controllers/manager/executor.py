@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rayplane.control_plane.api.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, ops
 from rayplane.control_plane.controllers.core import (
@@ -58,6 +65,8 @@ class Outcome:
     error: str = ""
     """Why, of the first that failed."""
     retry_s: float | None = None
+    unanswered: list[Create] = field(default_factory=list)
+    """Those of generated names that may have been done or not: to repeat them could make two of each."""
     refusal: str = ""
     """Why the first of the objects that were refused could not be created or deleted."""
 
@@ -132,10 +141,11 @@ class Executor:
         try:
             answers = await self._client.batch([operation(w) for w in writes], timeout=BATCH_TIMEOUT_S)
         except ApiError as e:
-            # Whether any of it happened is unknown: give the caches time to tell.
             log.debug("batch of %d: %s", len(writes), e.message)
             outcome.fail(e.message)
             outcome.retry_s = 1.0
+            if not isinstance(e, (ServiceUnavailable, TooManyRequests)):  # which mean that nothing was done
+                outcome.unanswered += [w for w in writes if isinstance(w, Create) and not meta.name(w.obj)]
             return
         outcome.answers += zip(writes, answers, strict=True)
         for write, answer in zip(writes, answers, strict=True):
@@ -143,6 +153,16 @@ class Executor:
                 self._refused(write, answer, outcome)
             else:
                 self._accepted(write, answer, outcome)
+
+    async def look_up(self, unanswered: Iterable[Create]) -> list[tuple[str, Object]]:
+        """What the API server has like these: what was made of them is among it. Raises ApiError."""
+        kinds = {(c.resource, meta.namespace(c.obj), tuple(sorted(meta.labels(c.obj).items()))) for c in unanswered}
+        found = []
+        for resource, namespace, labels in sorted(kinds):
+            selector = ",".join(f"{key}={value}" for key, value in labels)
+            page = await self._client.list(resource, namespace, label_selector=selector)
+            found += [(resource, obj) for obj in page.items]
+        return found
 
     def _accepted(self, write: Write, answer: Object, outcome: Outcome) -> None:
         if isinstance(write, Delete):

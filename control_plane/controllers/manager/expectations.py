@@ -2,7 +2,8 @@
 
 Without it a reconcile that ran on a cache from before its own writes would create pods twice (Kubernetes' controllers
 have "expectations" for that). Resource versions are etcd revisions, so a cache that has shown any later version of a
-resource has shown all earlier ones; deletions are awaited object by object.
+resource has shown all earlier ones; deletions are awaited object by object. What became of a write without an answer is
+asked of the API server first (`runner`), and then awaited like an answer.
 """
 
 from __future__ import annotations

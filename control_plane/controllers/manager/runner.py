@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import QueueMetrics, Standing, WorkQueue
-from rayplane.control_plane.controllers.core import Controller, Moment, Watch
+from rayplane.control_plane.controllers.core import Controller, Create, Moment, Watch
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.executor import Executor, Outcome
 from rayplane.control_plane.controllers.manager.expectations import Barrier
@@ -22,6 +23,7 @@ REST_FACTOR = 15
 """Gathered changes of a key wait at least this many times as long as its last reconcile took: large objects that
 change all the time are looked at less often, and never take more than a small share of the loop."""
 REST_MAX_S = 1.0
+LOOK_AGAIN_S = 1.0
 CHEAP_S = 0.001  # reconciles shorter than this need no rest
 
 
@@ -53,6 +55,7 @@ class ControllerRunner:
         self._teller = Teller(story, controller.name)
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()
+        self._unsure: dict[str, list[Create]] = {}  # by key, until it is its turn again
         self._cost_s: dict[str, float] = {}  # of keys whose last reconcile was not cheap
 
     def attach(self) -> None:
@@ -121,6 +124,9 @@ class ControllerRunner:
                 self._queue.done(key)
 
     async def _process(self, key: str) -> None:
+        if key in self._unsure and not await self._look_up(key):
+            self._queue.add_after(key, LOOK_AGAIN_S)
+            return
         now = asyncio.get_running_loop().time()
         wait = self._barrier.wait_for(key, now)
         if wait > 0:
@@ -161,9 +167,9 @@ class ControllerRunner:
     def _await_own(self, key: str, outcome: Outcome) -> None:
         """Hold a key back until the caches show what it has written."""
         now = asyncio.get_running_loop().time()
-        for resource, answer in outcome.written:
-            if self._caches.watches(resource):
-                self._barrier.wrote(key, resource, answer, now=now)
+        self._expect(key, outcome.written, now)
+        if outcome.unanswered:
+            self._unsure[key] = outcome.unanswered
         for resource, gone in outcome.deleted:
             if self._caches.watches(resource):
                 cached = self._caches.view.get(resource, meta.namespace(gone), meta.name(gone))
@@ -181,6 +187,22 @@ class ControllerRunner:
     def standing(self, key: str) -> tuple[Standing, float]:
         """What a key waits for; and for how long at most it is held back until the caches show its writes."""
         return self._queue.standing(key), self._barrier.holds(key, asyncio.get_running_loop().time())
+
+    def _expect(self, key: str, written: Iterable[tuple[str, Object]], now: float) -> None:
+        for resource, answer in written:
+            if self._caches.watches(resource):
+                self._barrier.wrote(key, resource, answer, now=now)
+
+    async def _look_up(self, key: str) -> bool:
+        """Find out what became of writes without an answer, so that the key waits for the caches to show it as well."""
+        try:
+            found = await self._executor.look_up(self._unsure[key])
+        except ApiError as e:
+            log.debug("%s: %s", key, e.message)
+            return False
+        del self._unsure[key]
+        self._expect(key, found, asyncio.get_running_loop().time())
+        return True
 
     def _note_cost(self, key: str, seconds: float) -> None:
         if seconds > CHEAP_S:
