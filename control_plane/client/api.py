@@ -13,7 +13,7 @@ import grpc
 import orjson
 from google.protobuf.message import Message
 
-from rayplane.control_plane.api import errors
+from rayplane.control_plane.api import errors, leadership
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ops
@@ -104,13 +104,17 @@ class ApiClient:
         self._follow = follow
         self._discovery = discovery
         self._may_write: Callable[[], bool] | None = None
+        self._claim: Callable[[], str] | None = None
         self._discover_at: float | None = None
         self._announced_known = False
 
-    def fenced(self, may_write: Callable[[], bool]) -> "ApiClient":
-        """The same client, whose writes raise ServiceUnavailable, unsent, while `may_write` says no."""
+    def fenced(self, may_write: Callable[[], bool], claim: Callable[[], str] | None = None) -> "ApiClient":
+        """The same client, whose writes raise ServiceUnavailable, unsent, while `may_write` says no.
+
+        With `claim` (see `api.leadership`) servers refuse them with Conflict once the Lease is held otherwise.
+        """
         made = copy.copy(self)
-        made._may_write = may_write
+        made._may_write, made._claim = may_write, claim
         return made
 
     get = _single(ops.get, idempotent=True)
@@ -369,7 +373,10 @@ class ApiClient:
             if not idempotent and self._may_write is not None and not self._may_write():
                 raise errors.ServiceUnavailable("this replica does not lead any more; nothing was done")
             call = getattr(self._stub(service, address), method)
-            return await call(request, timeout=left, metadata=self._metadata)
+            metadata = self._metadata
+            if not idempotent and self._claim is not None:
+                metadata = {**metadata, leadership.HEADER: self._claim()}
+            return await call(request, timeout=left, metadata=metadata)
 
         try:
             return await call_any(self.endpoints, once, timeout=timeout, idempotent=idempotent)

@@ -2,12 +2,13 @@
 
 A candidate takes the Lease when its holder has not renewed it for the lease's duration, measured on the candidate's
 own clock since it last saw the Lease change. The leader gives up when it could not renew for `renew_deadline_s`,
-which is shorter than the duration: two never lead at once while clocks tick at about the same rate.
+which is shorter than the duration: two never lead at once while clocks tick at about the same rate. Its writes do not
+depend on clocks: they say by which holding of the Lease they are made, and API servers do them only while it stands.
 
 A process may stand still at any time (SIGSTOP, a busy machine). Its leader's writes go through `fenced`, which looks
 at the clock before each: one that stood still too long writes nothing until it has renewed. When it goes on it tries
 that once, by the version of the Lease that it wrote last: where nobody took the Lease nothing is lost, and the term
-goes on. What was on its way before the stop is refused by the objects' resource versions.
+goes on. What was on its way before the stop is refused by the API server.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, Conflict, InternalError, NotFound
+from rayplane.control_plane.api.leadership import claim_of
 from rayplane.control_plane.api.machinery.resources import LEASES
 from rayplane.control_plane.api.meta import Object, copy_for_write
 from rayplane.control_plane.client.api import ApiClient
@@ -57,6 +59,8 @@ class LeaderElector:
         self._cleared_at: float | None = None
         # The Lease as the leader wrote it last: renewed without reading it again, as long as nobody else writes it.
         self._held: Object | None = None
+        # How it is held in this term.
+        self._claim = ""
         # What happened after sending a renewal that got no answer is unknown: the term ends counting from the sending.
         self._renewed_at = 0.0
 
@@ -72,8 +76,11 @@ class LeaderElector:
         yield gauge("leader_election_master_status", "Whether this replica leads.", leads, "name")
 
     def fenced(self, client: ApiClient) -> ApiClient:
-        """A client whose writes are refused with ServiceUnavailable, unsent, while this candidate does not lead."""
-        return client.fenced(lambda: self.is_leader)
+        """A client whose writes are refused while this candidate does not lead.
+
+        With ServiceUnavailable, unsent, where it knows that itself, else with Conflict by the API server.
+        """
+        return client.fenced(lambda: self.is_leader, lambda: self._claim)
 
     def start(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run for the lead again and again: a fault in one term must not keep this replica out of the next."""
@@ -168,6 +175,8 @@ class LeaderElector:
             return self._leading
         if held:
             self._renewed_at = started
+            if not self._leading and self._held is not None:
+                self._claim = claim_of(self._held)
         return held
 
     async def _take_or_renew(self, now: float) -> bool:

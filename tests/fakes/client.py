@@ -116,7 +116,7 @@ class FakeClient:
 
     # --- ApiClient ------------------------------------------------------------------------------
 
-    def fenced(self, may_write: Callable[[], bool]) -> _Fenced:
+    def fenced(self, may_write: Callable[[], bool], claim: Callable[[], str] | None = None) -> _Fenced:
         return _Fenced(self, may_write)
 
     async def get(self, resource: str, name: str, namespace: str = "", *, subresource: str = "") -> Object:

@@ -12,6 +12,7 @@ from rayplane.control_plane.apiserver.grpc.auditing import CALLER, CallAudit
 from rayplane.control_plane.apiserver.grpc.errors import rpc_error
 from rayplane.control_plane.apiserver.registry.registry import ObjectRegistry
 from rayplane.control_plane.apiserver.requests import Target, User, check_scope
+from rayplane.control_plane.apiserver.storage import leadership
 from rayplane.control_plane.apiserver.tracing.recent import About
 from rayplane.control_plane.apiserver.tracing.spans import Trace, following
 from rayplane.control_plane.rpc import Context
@@ -44,6 +45,7 @@ class Calls:
     async def _user(self, context: Context) -> User:
         user = await self.registry.authenticator.of_call(context)
         metadata = context.metadata
+        leadership.CLAIMED.set(leadership.Claim.of(metadata))
         if not any(name.startswith("impersonate-") for name in metadata):
             return user
         headers = [

@@ -26,8 +26,10 @@ from rayplane.control_plane.api.errors import (
     Timeout,
     TooManyRequests,
 )
+from rayplane.control_plane.api.leadership import term_of
 from rayplane.control_plane.api.machinery.resources import LEASES, ResourceInfo
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.storage import leadership
 from rayplane.control_plane.apiserver.storage.convoys import ConvoyedTxns
 from rayplane.control_plane.apiserver.storage.encryption import Encryption
 from rayplane.control_plane.apiserver.storage.entries import Entry, encode, read
@@ -154,6 +156,22 @@ def name_taken(info: ResourceInfo, meta: dict[str, Any], found: Entry) -> Alread
     return AlreadyExists(text, details=error.details, retry_after=retry_after)
 
 
+def _claim(info: ResourceInfo) -> leadership.Claim | None:
+    """The leadership that this call claims for what it writes: not for Leases, by which it is won, nor for events."""
+    return None if info.name in _GROUPED else leadership.CLAIMED.get()
+
+
+def _term_effects(info: ResourceInfo, current: Entry, write: Write) -> list[rpc_pb2.RequestOp]:
+    """What becomes of the term beside a Lease."""
+    new = write.object
+    if not leadership.has_term(info, new["metadata"].get("namespace") or ""):
+        return []
+    if write.delete:
+        return [leadership.end(new)]
+    held = term_of(current.object) if current.readable else None
+    return [] if held == term_of(new) else [leadership.begin(new)]
+
+
 def _is_same(a: bytes, b: bytes) -> bool:
     """Whether two stored objects are one, whatever the order of their fields."""
     return a == b or (len(a) == len(b) and bool(orjson.loads(a) == orjson.loads(b)))
@@ -179,7 +197,9 @@ class Storage:
         await self._fence.stop()
 
     async def create(self, info: ResourceInfo, write: Write) -> Entry:
-        """Store a new object. AlreadyExists; GuardFailed when only a guard did not hold."""
+        """Store a new object. AlreadyExists; Conflict for who does not lead; GuardFailed when a guard did not hold."""
+        if leadership.has_term(info, write.object["metadata"].get("namespace") or ""):
+            write.effects = [*write.effects, leadership.begin(write.object)]
         try:
             return await self._create(info, write)
         except RequestEntityTooLarge:
@@ -194,14 +214,15 @@ class Storage:
         value = encode(write.object)
         operations = [put_op(key, self.to_storage(info, key, value), write.lease), *write.effects]
         grouped = info.name in _GROUPED and not (write.guards or write.effects)
-        tries = Tries()
+        tries, claim = Tries(), _claim(info)
+        claimed, look = ((), ()) if claim is None else ((claim.holds(),), (claim.look,))
         while True:
             past = self._fence.revision
             # Leases and events may come back as they please.
-            compare = [absent(key), *write.guards, *(() if grouped else (self._fence.stands(),))]
+            compare = [absent(key), *write.guards, *claimed, *(() if grouped else (self._fence.stands(),))]
             txn = self._grouped.txn if grouped else self._convoyed.txn
             try:
-                response = await txn(compare, operations, [_get_op(key), self._fence.look])
+                response = await txn(compare, operations, [_get_op(key), self._fence.look, *look])
             except RpcError as e:
                 await self._failed(tries, e)
                 if tries.uncertain and not grouped:
@@ -212,6 +233,8 @@ class Storage:
             found = self._entry(info, key, response.responses[0].response_range.kvs)
             if found is not None and found.readable and found.uid == meta.get("uid"):
                 return found
+            if claim is not None:
+                claim.check(response.responses[2].response_range.kvs)
             if found is not None:
                 raise name_taken(info, meta, found)
             self._fence.seen(response.responses[1].response_range.kvs, response.header.revision)
@@ -303,7 +326,8 @@ class Storage:
     async def _transact(
         self, info: ResourceInfo, key: str, current: Entry, write: Write
     ) -> tuple[Entry | None, Entry | None]:
-        """One transaction. (new, old) when it went through, else (None, what is stored now)."""
+        """One transaction. (new, old) when it went through, else (None, what is stored now); Conflict for who does not
+        lead."""
         value = b"" if write.delete else encode(write.object)
         if write.keep or (not (write.delete or current.stale or write.effects) and _is_same(value, current.value)):
             # Nothing changes: no new revision, but make sure that this is what is stored.
@@ -315,11 +339,13 @@ class Storage:
             operation = delete_op(key)
         else:
             operation = put_op(key, self.to_storage(info, key, value), write.lease)
+        effects, claim = [*write.effects, *_term_effects(info, current, write)], _claim(info)
+        claimed, look = ((), ()) if claim is None else ((claim.holds(),), (claim.look,))
         response, uncertain = await self._txn(
-            [at_revision(key, current.revision), *write.guards],
-            [operation, *write.effects],
-            [_get_op(key)],
-            grouped=info.name in _GROUPED and not (write.delete or write.guards or write.effects),
+            [at_revision(key, current.revision), *write.guards, *claimed],
+            [operation, *effects],
+            [_get_op(key), *look],
+            grouped=info.name in _GROUPED and not (write.delete or write.guards or effects),
         )
         if response.succeeded:
             content = encode(write.object) if write.delete else value
@@ -339,6 +365,8 @@ class Storage:
             done = await self._look_back(info, key, value, since=current.revision, latest=found)
             if done is not None:
                 return done, current
+        if claim is not None:
+            claim.check(response.responses[1].response_range.kvs)
         if found is not None and found.revision == current.revision:
             raise GuardFailed(key)
         return None, found
