@@ -10,10 +10,20 @@ import typer
 from rich.table import Column, Table
 
 from rayplane.control_plane.api.audit import default_policy
-from rayplane.control_plane.cli.options import Name, Output, State, console, progress, run, state_dir, wants_json
+from rayplane.control_plane.cli.options import (
+    Name,
+    Output,
+    State,
+    console,
+    errors,
+    progress,
+    run,
+    state_dir,
+    wants_json,
+)
 from rayplane.control_plane.cluster import launch, ray_cluster
 from rayplane.control_plane.cluster.access import access, endpoints, refresh
-from rayplane.control_plane.cluster.config import NONE, ClusterConfig
+from rayplane.control_plane.cluster.config import NONE, ClusterConfig, scheduler_configuration
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.cluster.listening import Listener, listeners
 from rayplane.control_plane.cluster.patience import stretched
@@ -87,6 +97,13 @@ def up(
     disable_admission_plugins: Annotated[
         str, typer.Option(help="Admission plug-ins to switch off, `a,b`, or `none`; kept with the cluster.")
     ] = "",
+    scheduling: Annotated[
+        str, typer.Option(help="What `default-scheduler` does: `pack` (until told otherwise) or `spread`; kept.")
+    ] = "",
+    scheduler_config: Annotated[
+        str,
+        typer.Option(help="KubeSchedulerConfiguration of the schedulers: a file, or `none`; kept with the cluster."),
+    ] = "",
     log_format: Annotated[str, typer.Option(help="Of all logs: `text` or `json`.")] = "text",
     state: State = None,
 ) -> None:
@@ -119,10 +136,15 @@ def up(
         authentication_webhook=_absolute(authentication_token_webhook_config_file),
         enable_admission_plugins=enable_admission_plugins,
         disable_admission_plugins=disable_admission_plugins,
+        scheduling=scheduling,
+        scheduler_config=_kept("--scheduler-config", scheduler_config),
         log_format=log_format,
         ray_tls=ray_tls,
     )
     config.validate()
+    if config.scheduler_config not in ("", NONE):
+        for note in scheduler_configuration(config.scheduler_config).notes:
+            errors.print(f"--scheduler-config: {note}")
     directory = state_dir(name, state)
     encryption = _read("--encryption-config", encryption_config)
     with progress() as say:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from rayplane.control_plane.cluster.config import AddressPlan, ClusterConfig
+from rayplane.control_plane.cluster.config import SPREAD, AddressPlan, ClusterConfig, scheduler_configuration
 from rayplane.control_plane.cluster.pki import Secrets
 from rayplane.control_plane.cluster.topology import Instance, Role, Topology
 from rayplane.control_plane.rpc import Network
@@ -149,7 +149,7 @@ def _load_balancer(spec: Spec, env: Env, network: Network, tls_dir: str | None, 
 
 
 def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sockets: Sockets | None) -> Component:
-    from rayplane.control_plane.scheduler.config import SchedulerConfig
+    from rayplane.control_plane.scheduler.config import SchedulerConfig, default_profiles
     from rayplane.control_plane.scheduler.service import Scheduler
 
     config = SchedulerConfig(
@@ -157,8 +157,11 @@ def _scheduler(spec: Spec, env: Env, network: Network, tls_dir: str | None, sock
         api_endpoints=_api_endpoints(spec),
         discovery=_discovery(spec),
         address=spec.instance.metrics,
+        profiles=default_profiles(spreads=spec.config.scheduling == SPREAD),
         election=spec.config.timings.election,
     )
+    if spec.config.scheduler_config:
+        config = scheduler_configuration(spec.config.scheduler_config).applied(config)
     return Scheduler(config, env, network)
 
 

@@ -14,8 +14,10 @@ from rayplane.control_plane.timings import DEFAULT_PROFILE, PROFILES, Timings
 
 if TYPE_CHECKING:
     from rayplane.control_plane.apiserver.admission.configuration import AdmissionSettings
+    from rayplane.control_plane.scheduler.configuration import Configuration
 
 RAY, PROCESS = "ray", "process"
+PACK, SPREAD = "pack", "spread"
 NONE = "none"
 """In place of what is kept with the cluster: there is none any more."""
 KEPT = (
@@ -27,6 +29,8 @@ KEPT = (
     "enable_admission_plugins",
     "disable_admission_plugins",
     "timing",
+    "scheduling",
+    "scheduler_config",
 )
 """What holds for a cluster until an `up` says otherwise."""
 FILES = {
@@ -137,6 +141,10 @@ class ClusterConfig:
     disable_admission_plugins: str = ""
     authentication_webhook: str = ""
     """Path of a kubeconfig file, on the machines of API servers, of the webhook that reviews tokens."""
+    scheduling: str = ""
+    """What `default-scheduler` does, `pack` or `spread`; empty: what it did before, or `pack`."""
+    scheduler_config: str = ""
+    """Text of the schedulers' KubeSchedulerConfiguration, in place of their own profiles; kept as `audit_policy`."""
     log_format: str = TEXT
     """`text` or `json` (`up`: also of a cluster that had another before)."""
     ray_tls: bool = False
@@ -150,6 +158,7 @@ class ClusterConfig:
             ("--runtime", self.runtime, ("simulated", "process")),
             ("--timing", self.timing or DEFAULT_PROFILE, tuple(PROFILES)),
             ("--log-format", self.log_format, FORMATS),
+            ("--scheduling", self.scheduling or PACK, (PACK, SPREAD)),
         ):
             if value not in allowed:
                 raise UsageError(f"{flag} {value!r}: use {' or '.join(allowed)}")
@@ -177,6 +186,9 @@ class ClusterConfig:
         if self.ray_tls and (self.address or self.host != RAY):
             raise UsageError("--ray-tls: only for a Ray cluster that `up` starts; another has TLS as it was set up")
         self._validate_files()
+        self._validate_plugins()
+
+    def _validate_plugins(self) -> None:
         on, off = (named(text) for text in (self.enable_admission_plugins, self.disable_admission_plugins))
         try:
             switched_on(on, off)
@@ -184,11 +196,14 @@ class ClusterConfig:
             raise UsageError(f"--enable-admission-plugins, --disable-admission-plugins: {e}") from e
 
     def _validate_files(self) -> None:
+        if self.scheduling and self.scheduler_config not in ("", NONE):
+            raise UsageError("--scheduling: with a --scheduler-config it is its profiles that count; give one of both")
         for flag, text, read, kind in (
             ("--audit-policy", self.audit_policy, read_policy, "Policy of audit.k8s.io/v1"),
             ("--authentication-config", self.authentication_config, _authentication, "AuthenticationConfiguration"),
             ("--authorization-config", self.authorization_config, _webhooks, "AuthorizationConfiguration"),
             ("--admission-control-config-file", self.admission_config, _admission, "AdmissionConfiguration"),
+            ("--scheduler-config", self.scheduler_config, scheduler_configuration, "KubeSchedulerConfiguration"),
         ):
             if text not in ("", NONE):
                 try:
@@ -236,3 +251,10 @@ def _webhooks(text: str) -> list[str]:
     from rayplane.control_plane.apiserver.authorization.configuration import WebhookSettings, read_authorization
 
     return [one.kubeconfig for one in read_authorization(text) if isinstance(one, WebhookSettings)]
+
+
+def scheduler_configuration(text: str) -> "Configuration":
+    """What a KubeSchedulerConfiguration means. ConfigFileError."""
+    from rayplane.control_plane.scheduler.configuration import read_configuration
+
+    return read_configuration(text)

@@ -157,6 +157,11 @@ def going_on(before: ClusterConfig, asked: ClusterConfig) -> ClusterConfig:
     """The configuration of a cluster that has data: as it was, but for what may be asked for anew."""
     if asked.ray_tls and before.host == RAY and not before.address:
         before = replace(before, ray_tls=True)
+    if asked.scheduling and before.scheduler_config and not asked.scheduler_config:
+        raise UsageError(
+            "--scheduling: the cluster was given a --scheduler-config, whose profiles count; "
+            "add --scheduler-config none to do without it"
+        )
     given = {name: text for name in KEPT if (text := getattr(asked, name))}
     kept: dict[str, Any] = {name: "" if text == NONE else text for name, text in given.items()}
     kept |= {FILES[name]: getattr(asked, FILES[name]) for name in given if name in FILES}

@@ -4,8 +4,9 @@ Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters
 (nodes as NumPy arrays, changed in O(1) per pod; `topology`: their labels, `counters`: pods by what selectors say of
 them), `volumes` and `owners` (other objects), `plugins` (filters and scores, a table by name), `shapes` (what these say
 of pods that are alike), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off,
-unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, and `report` (messages). The shell is
-`service` (leadership), `term` (the loop of one term), `observer` (informers) and `binder` (writes).
+unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, `report` (messages), and
+`configuration` (files that say all this). The shell is `service` (leadership), `term` (the loop of one term),
+`observer` (informers) and `binder` (writes).
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
 
@@ -16,7 +17,7 @@ schedules, and a binding of one that lost it without noticing is refused, for th
 
 Profiles (`spec.schedulerName`; `config.Profile`): each lists by name the plug-ins that filter, in order, and those that
 score, with weights, and has their arguments; unless told otherwise Kubernetes' default ones. `Cycle` takes the table of
-plug-ins to find the names in (`plugins.IN_TREE`, or one with more). Two profiles are always there: `default-scheduler`
+plug-ins to find the names in (`plugins.IN_TREE`, or one with more). Without a file there are two: `default-scheduler`
 packs bins (most allocated), `spread-scheduler` takes the node with the least percentage of use. Ties go to the node
 whose name sorts first: the same history gives the same placements.
 """

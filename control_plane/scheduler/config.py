@@ -48,6 +48,10 @@ class Profile:
     args: Mapping[str, Any] = field(default_factory=dict)
     #: Whether pods that find no node may have others of lower priority deleted (DefaultPreemption).
     preempts: bool = True
+    #: Whether pods with `schedulingGates` wait (SchedulingGates).
+    gates: bool = True
+    #: Names of plug-ins that are not Kubernetes' own, by extension point, in the order in which they are asked.
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _by_use(name: str, strategy: Strategy) -> Profile:
@@ -55,10 +59,13 @@ def _by_use(name: str, strategy: Strategy) -> Profile:
     return Profile(name=name, scores=_BY_USE, args=args)
 
 
-DEFAULT_PROFILES = (
-    _by_use("default-scheduler", Strategy.MOST_ALLOCATED),
-    _by_use("spread-scheduler", Strategy.LEAST_ALLOCATED),
-)
+def default_profiles(*, spreads: bool = False) -> tuple[Profile, Profile]:
+    """The profiles that are there without a configuration file. `spreads`: also the default one takes the emptiest."""
+    strategy = Strategy.LEAST_ALLOCATED if spreads else Strategy.MOST_ALLOCATED
+    return _by_use("default-scheduler", strategy), _by_use("spread-scheduler", Strategy.LEAST_ALLOCATED)
+
+
+DEFAULT_PROFILES = default_profiles()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +92,6 @@ class SchedulerConfig:
     backoff: Backoff = field(default_factory=lambda: Backoff(1.0, 10.0))
     #: A pod that no event concerned tries again after this.
     unschedulable_retry_s: float = 300.0
-    #: A placed pod's volumes must be bound within this.
-    volume_bind_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         if not self.profiles or len({p.name for p in self.profiles}) != len(self.profiles):

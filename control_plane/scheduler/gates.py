@@ -5,13 +5,23 @@ Source: KEP-3521 "Pod Scheduling Readiness".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.scheduler.config import Profile
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Gate
 
 _SCHEDULING_GATES = Gate("SchedulingGates")
 
 
-def scheduling_gates(pod: PodInfo) -> Gate | None:
-    """A pod with `spec.schedulingGates` waits; its condition says so since the API server took it."""
-    return _SCHEDULING_GATES if meta.spec(pod.obj).get("schedulingGates") else None
+class Gates:
+    """The gates of all profiles."""
+
+    def __init__(self, profiles: Iterable[Profile]) -> None:
+        self._heeded = frozenset(profile.name for profile in profiles if profile.gates)
+
+    def __call__(self, pod: PodInfo) -> Gate | None:
+        """A pod with `spec.schedulingGates` waits; its condition says so since the API server took it."""
+        gated = pod.scheduler in self._heeded and meta.spec(pod.obj).get("schedulingGates")
+        return _SCHEDULING_GATES if gated else None

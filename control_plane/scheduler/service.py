@@ -23,7 +23,7 @@ class Scheduler:
     """One replica. `start` returns at once; pods are scheduled from the time this replica leads."""
 
     def __init__(self, config: SchedulerConfig, env: Env, network: Network, *, client: ApiClient | None = None) -> None:
-        self._config = config
+        self.config = config
         self._env = env
         self._client = client or ApiClient(network, config.api_endpoints, discovery=config.discovery)
         self._elector = LeaderElector(
@@ -52,7 +52,7 @@ class Scheduler:
         yield from self._metrics.collect(self.pending())
 
     async def start(self) -> None:
-        self._server = await serve(self._network, self._config.address, self.collect)
+        self._server = await serve(self._network, self.config.address, self.collect)
         self._elector.start(self._lead)
 
     async def stop(self) -> None:
@@ -62,7 +62,7 @@ class Scheduler:
             await self._server.stop()
 
     async def _lead(self) -> None:
-        self._term = term = Term(self._config, self._env, self._elector.fenced(self._client), self._metrics)
+        self._term = term = Term(self.config, self._env, self._elector.fenced(self._client), self._metrics)
         try:
             await term.run()
         finally:

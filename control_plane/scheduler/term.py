@@ -10,15 +10,16 @@ from typing import Any
 from rayplane.control_plane.api.errors import Conflict, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder
-from rayplane.control_plane.scheduler import gates
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
+from rayplane.control_plane.scheduler.gates import Gates
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.observer import Observer
 from rayplane.control_plane.scheduler.plugins import Cluster
+from rayplane.control_plane.scheduler.plugins.args import VolumeBindingArgs
 from rayplane.control_plane.scheduler.queue import SchedulingQueue
 from rayplane.storage.env import Env
 
@@ -36,9 +37,11 @@ class Term:
             Hints(self.snapshot),
             backoff=config.backoff,
             retry_after_s=config.unschedulable_retry_s,
-            gate=gates.scheduling_gates,
+            gate=Gates(config.profiles),
             incoming=metrics.incoming,
         )
+        arguments = {profile.name: profile.args.get("VolumeBinding") for profile in config.profiles}
+        self._bind_timeouts_s = {name: (args or VolumeBindingArgs()).bind_timeout_s for name, args in arguments.items()}
         self._client = client
         self._recorder = EventRecorder(client, env, component="default-scheduler")
         self._binder = Binder(client, self._recorder, env)
@@ -93,7 +96,7 @@ class Term:
                 continue
             self.queue.placed(decision.pod.key)
             if decision.claims:
-                self._waits.add(decision, now + self._config.volume_bind_timeout_s)
+                self._waits.add(decision, now + self._bind_timeouts_s[decision.pod.scheduler])
                 await self._start(tasks, self._select_node(decision))
             else:
                 self._ready.append(decision)

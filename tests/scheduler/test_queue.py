@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler import queue as queues
+from rayplane.control_plane.scheduler.config import DEFAULT_PROFILES, Profile
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
-from rayplane.control_plane.scheduler.gates import scheduling_gates
+from rayplane.control_plane.scheduler.gates import Gates
 from rayplane.control_plane.scheduler.hints import Hint, Hints
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.queue import Gate, Place, SchedulingQueue
@@ -19,6 +20,7 @@ from rayplane.control_plane.scheduler.snapshot import Snapshot
 from tests.scheduler.build import info, node, on, pod
 
 FIT = "NodeResourcesFit"
+GATES = Gates(DEFAULT_PROFILES)
 NODE_CAME = Event(Resource.NODE, Action.ADD, None, NodeInfo.of(node("n")))
 ROOM_CAME = Event(Resource.ASSIGNED_POD, Action.DELETE, info(on("n", pod("gone"))), None)
 
@@ -174,13 +176,19 @@ def test_a_change_of_its_own_during_the_attempt_counts() -> None:
 
 
 def test_a_gated_pod_is_let_in_when_its_gates_are_gone() -> None:
-    q = queue(gate=scheduling_gates)
+    q = queue(gate=GATES)
     q.add(info(pod("a", schedulingGates=[{"name": "x"}, {"name": "y"}])), 0.0)
     assert q.places()[Place.GATED] == 1 and q.pop(1, 0.0) == []
     q.happened(ROOM_CAME, 0.0)
     q.add(info(pod("a", schedulingGates=[{"name": "y"}])), 0.0)
     assert q.pop(1, 0.0) == []
     q.add(info(pod("a")), 0.0)
+    assert names(q.pop(1, 0.0)) == ["a"]
+
+
+def test_a_profile_may_disregard_gates() -> None:
+    q = queue(gate=Gates((Profile(name="default-scheduler", gates=False),)))
+    q.add(info(pod("a", schedulingGates=[{"name": "x"}])), 0.0)
     assert names(q.pop(1, 0.0)) == ["a"]
 
 
@@ -254,7 +262,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_every_pod_is_in_one_place_and_never_lost(steps: list[tuple[str, int]]) -> None:
-    q, now = queue(gate=scheduling_gates), 0.0
+    q, now = queue(gate=GATES), 0.0
     present: dict[str, bool] = {}  # whether it is gated
     flying: set[str] = set()
     for kind, number in steps:
@@ -294,7 +302,7 @@ def test_every_pod_is_in_one_place_and_never_lost(steps: list[tuple[str, int]]) 
 @given(STEPS)
 def test_a_waiting_loop_always_comes_to_an_end(steps: list[tuple[str, int]]) -> None:
     """`next_wake` promises: at 0 there is a pod, and after the time it names there is one, or a gate was asked."""
-    q, now = queue(gate=scheduling_gates), 0.0
+    q, now = queue(gate=GATES), 0.0
     for kind, number in steps:
         gates = [{"name": "g"}] if kind == "gate" else []
         if kind in ("add", "gate"):
