@@ -7,7 +7,7 @@ import sys
 import typer
 
 from rayplane.control_plane.api.errors import ApiError
-from rayplane.control_plane.cli import chaos, cluster, logs_of, objects, simulate, trace, why
+from rayplane.control_plane.cli import chaos, cluster, explain, logs_of, objects, simulate, trace, why
 from rayplane.control_plane.cli.printing import error_line
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 from rayplane.control_plane.rpc import RpcError
@@ -28,6 +28,7 @@ simulate.register(app)
 objects.register(app)
 trace.register(app)
 why.register(app)
+explain.register(app)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FAILURES = (

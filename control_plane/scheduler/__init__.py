@@ -5,8 +5,8 @@ Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters
 them), `volumes` and `owners` (other objects), `plugins` (filters and scores, a table by name), `shapes` (what these say
 of pods that are alike), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off,
 unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, `report` (messages), and
-`configuration` (files that say all this). The shell is `service` (leadership), `term` (the loop of one term),
-`observer` (informers) and `binder` (writes).
+`configuration` (files that say all this), `decisions` (a bounded record). The shell is `service` (leadership), `term`
+(the loop of one term), `observer` (informers), `binder` (writes) and `explaining` (gRPC).
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
 

@@ -36,15 +36,17 @@ def binding(pod: PodInfo, node: str) -> Object:
     }
 
 
-def unschedulable_patch(pod: PodInfo, message: str, nominated: str, stamp: str) -> Object | None:
+def unscheduled_patch(failure: Failure, stamp: str) -> Object | None:
     """A strategic patch of the pod's status; None when it says so already.
 
     It holds for the version seen only: a late one must not speak over a binding.
     """
     status: dict[str, Any] = {}
+    pod, nominated = failure.pod, failure.preemption.node if failure.preemption else ""
+    reason = "SchedulerError" if failure.is_fault else "Unschedulable"
     old = meta.get_condition(pod.obj, "PodScheduled") or {}
-    if (old.get("status"), old.get("reason"), old.get("message")) != ("False", "Unschedulable", message):
-        new = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    if (old.get("status"), old.get("reason"), old.get("message")) != ("False", reason, failure.message):
+        new = {"type": "PodScheduled", "status": "False", "reason": reason, "message": failure.message}
         if old.get("status") != "False":
             new["lastTransitionTime"] = stamp
         status["conditions"] = [new]
@@ -109,7 +111,7 @@ class Binder:
             pod = failure.pod
             self._recorder.event(pod.obj, "Warning", "FailedScheduling", failure.message)
             found = failure.preemption
-            patch = unschedulable_patch(pod, failure.message, found.node if found else "", stamp)
+            patch = unscheduled_patch(failure, stamp)
             if patch is not None:
                 operations.append(
                     ops.patch("pods", pod.name, pod.namespace, patch, kind="strategic", subresource="status")
@@ -133,10 +135,6 @@ class Binder:
                 # It is gone already, or the preemptor fails again and asks again.
                 victim.terminating = meta.is_deleting(victim.obj)
                 log.info("victim %s was not deleted: %s", victim.key, answer.message)
-
-    def tell(self, pod: PodInfo, message: str) -> None:
-        """A pod that had a place lost it again."""
-        self._recorder.event(pod.obj, "Warning", "FailedScheduling", message)
 
     async def _batch(self, operations: list[Any]) -> _Results:
         if not operations:

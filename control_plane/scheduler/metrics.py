@@ -12,6 +12,7 @@ from rayplane.control_plane.component_base.metrics import (
     gauge,
     histogram,
 )
+from rayplane.control_plane.scheduler.config import Profile
 from rayplane.control_plane.scheduler.queue import Place
 
 SCHEDULED, UNSCHEDULABLE, ERROR = "scheduled", "unschedulable", "error"
@@ -22,7 +23,8 @@ _QUEUES = (Place.ACTIVE, Place.BACKOFF, Place.UNSCHEDULABLE, Place.GATED)
 class SchedulerMetrics:
     """Profiles are those of the configuration: pods of others are nobody's here."""
 
-    def __init__(self) -> None:
+    def __init__(self, profiles: Iterable[Profile] = ()) -> None:
+        self._profiles = tuple(profiles)
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._durations = Histograms(exponential(0.001, 2.0, 15))
         self.incoming: Counter[tuple[str, str]] = Counter()
@@ -50,8 +52,19 @@ class SchedulerMetrics:
         self._preemptions += 1
         self._victims.observe(victims)
 
-    def collect(self, pending: Mapping[Place, int]) -> Iterable[Family]:
-        """`pending`: pods by where they wait."""
+    def _evaluations(self) -> dict[tuple[str, str, str], int]:
+        """Every decision asks all filters of its profile at once, and all scores when there is a node to choose."""
+        found: dict[tuple[str, str, str], int] = {}
+        for profile in self._profiles:
+            name = profile.name
+            placed = self._attempts[SCHEDULED, name]
+            decided = placed + self._attempts[UNSCHEDULABLE, name]
+            found |= {(plugin, "Filter", name): decided for plugin in profile.filters}
+            found |= {(plugin, "Score", name): placed for plugin, _ in profile.scores}
+        return found
+
+    def collect(self, pending: Mapping[Place, int], refused: Mapping[tuple[str, str], int]) -> Iterable[Family]:
+        """`pending`: pods by where they wait, `refused`: those without a node by plug-in and profile."""
         about = "Attempts to schedule pods, by result."
         yield counter("scheduler_schedule_attempts_total", about, self._attempts, "result", "profile")
         name, about = "scheduler_scheduling_attempt_duration_seconds", "Time for a decision."
@@ -62,6 +75,11 @@ class SchedulerMetrics:
         yield histogram("scheduler_pod_scheduling_attempts", "Attempts until a pod was bound.", self._tries)
         waiting = {(place.value,): pending.get(place, 0) for place in _QUEUES}
         yield gauge("scheduler_pending_pods", "Pods that wait, by queue.", waiting, "queue")
+        about = "Pods that wait since a plug-in refused nodes to them."
+        yield gauge("scheduler_unschedulable_pods", about, refused, "plugin", "profile")
+        about = "Decisions for which a plug-in was asked."
+        labels = ("plugin", "extension_point", "profile")
+        yield counter("scheduler_plugin_evaluation_total", about, self._evaluations(), *labels)
         about = "Pods that came to a queue, by the event that brought them there."
         yield counter("scheduler_queue_incoming_pods_total", about, self.incoming, "queue", "event")
         yield counter("scheduler_preemption_attempts_total", "Preemptions begun.", self._preemptions)

@@ -138,6 +138,14 @@ class SchedulingQueue:
             found[queued.place] += 1
         return found
 
+    def refused(self) -> Counter[tuple[str, str]]:
+        """How many unschedulable pods wait for a plug-in, by plug-in and profile."""
+        found: Counter[tuple[str, str]] = Counter()
+        for queued in self._parked.values():
+            if queued.place is Place.UNSCHEDULABLE:
+                found.update((plugin, queued.pod.scheduler) for plugin in queued.plugins if plugin)
+        return found
+
     def get(self, key: str) -> PodInfo | None:
         queued = self._pods.get(key)
         return queued.pod if queued else None

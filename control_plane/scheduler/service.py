@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, LeaderElector
 from rayplane.control_plane.component_base.debugging import serve
 from rayplane.control_plane.component_base.metrics import Family
-from rayplane.control_plane.rpc import Network, Server
+from rayplane.control_plane.rpc import Network, Server, Service
+from rayplane.control_plane.scheduler.callers import SCHEDULER
 from rayplane.control_plane.scheduler.config import SchedulerConfig
-from rayplane.control_plane.scheduler.cycle import Explanation
+from rayplane.control_plane.scheduler.explaining import ExplainService
 from rayplane.control_plane.scheduler.metrics import SchedulerMetrics
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.control_plane.scheduler.term import Term
+from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
 from rayplane.storage.env import Env
 
 LEASE_NAME = "kube-scheduler"
@@ -31,7 +32,7 @@ class Scheduler:
         )
         self._term: Term | None = None
         self._network = network
-        self._metrics = SchedulerMetrics()
+        self._metrics = SchedulerMetrics(config.profiles)
         self._server: Server | None = None
 
     @property
@@ -42,17 +43,15 @@ class Scheduler:
         """How many pods wait, and where; empty on a replica that does not lead."""
         return self._term.queue.places() if self._term else {}
 
-    def explain(self, pod: Object) -> Explanation | None:
-        """What this replica would decide for a pod now, per node and plugin; None when it does not lead."""
-        return self._term.explain(pod) if self._term else None
-
     def collect(self) -> Iterable[Family]:
         """For Prometheus."""
         yield from self._elector.collect()
-        yield from self._metrics.collect(self.pending())
+        yield from self._metrics.collect(self.pending(), self._term.queue.refused() if self._term else {})
 
     async def start(self) -> None:
-        self._server = await serve(self._network, self.config.address, self.collect)
+        explains = ExplainService(lambda: self._term.explainer if self._term else None)
+        service = Service(pb.DESCRIPTOR.services_by_name["Scheduler"], explains, callers=SCHEDULER)
+        self._server = await serve(self._network, self.config.address, self.collect, [service])
         self._elector.start(self._lead)
 
     async def stop(self) -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from rayplane.control_plane.api.errors import Conflict, NotFound
-from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
 from rayplane.control_plane.scheduler.config import SchedulerConfig
-from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from rayplane.control_plane.scheduler.cycle import Cycle, Failure, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
+from rayplane.control_plane.scheduler.explaining import Explainer
 from rayplane.control_plane.scheduler.gates import Gates
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
@@ -47,22 +47,11 @@ class Term:
         self._binder = Binder(client, self._recorder, env)
         self._waits = VolumeWaits(self.volumes)
         self._ready: list[Placement] = []
+        self._broken: list[Failure] = []  # placements that came to nothing, to be told
         self._calls = asyncio.Semaphore(config.bind_calls_max)
         self._wake = asyncio.Event()
         self._observer = Observer(self.cycle, self.queue, self._waits, settle=self._settle, wake=self._wake.set)
-
-    def explain(self, pod: Object) -> Explanation | None:
-        info = self._observer.parse(pod)
-        if info is None:
-            return None
-        known = self.snapshot.pods.get(info.key)
-        if known is None:
-            return self.cycle.explain(info)
-        self.snapshot.remove_pod(info.key)
-        try:
-            return self.cycle.explain(info)
-        finally:
-            self.snapshot.set_pod(known)
+        self.explainer = Explainer(self.cycle, self.queue, env, self._observer.parse)
 
     async def run(self) -> None:
         self._recorder.start()
@@ -83,11 +72,11 @@ class Term:
         for placement in self._waits.expired(now):
             self._lost(placement, 'running PreBind plugin "VolumeBinding": binding volumes: timed out')
         pods = self.queue.pop(self._config.cycle_pods_max, now)
-        if not pods and not self._ready:
+        if not pods and not self._ready and not self._broken:
             await self._rest(now)
             return
-        failures: list[Failure] = []
-        decisions = self.cycle.schedule(pods)
+        failures, self._broken = self._broken, []
+        decisions = self.explainer.decide(pods)
         self._count(decisions, _now() - now)
         for decision in decisions:
             if isinstance(decision, Failure):
@@ -165,7 +154,7 @@ class Term:
                 # It has a node, is being deleted, or is gone: the informer tells. Until then it backs off.
                 self._lost(placement, "")
             else:
-                self._lost(placement, f"binding rejected: {error.message}")
+                self._lost(placement, f'running Bind plugin "DefaultBinder": {error.message}')
 
     async def _select_node(self, placement: Placement) -> None:
         claims = [self.volumes.claims[key] for key in placement.claims if key in self.volumes.claims]
@@ -187,7 +176,7 @@ class Term:
         if waiting is None or waiting.uid != pod.uid:
             return
         if message:
-            self._binder.tell(pod, message)
+            self._broken.append(Failure(pod, message, is_fault=True))
         freed = replace(pod)  # as it was assumed: its node is taken from the pod itself
         self.cycle.forget(pod)
         self.queue.failed(pod.key, _now(), retry=True)

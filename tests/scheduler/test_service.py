@@ -175,7 +175,8 @@ async def test_a_refused_binding_is_tried_again(api: FakeClient) -> None:
     await scheduler.start()
     try:
         await until(lambda: node_of(api, "p"))
-        await until(lambda: any("binding rejected: away" in m for m in api.events("FailedScheduling")))
+        await until(lambda: api.events("FailedScheduling"))
+        assert set(api.events("FailedScheduling")) == {'running Bind plugin "DefaultBinder": away'}
     finally:
         await scheduler.stop()
 

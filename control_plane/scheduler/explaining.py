@@ -1,0 +1,118 @@
+"""Explaining decisions: those that were taken, and the one that would be taken now.
+
+Owns the log of decisions of one term. What it tells is computed between two turns of the loop, from what the loop has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.rpc import Context, RpcError
+from rayplane.control_plane.rpc.errors import Code
+from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
+from rayplane.control_plane.scheduler.decisions import Budget, DecisionLog, told
+from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
+from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
+from rayplane.storage.env import Env
+
+log = logging.getLogger(__name__)
+
+DETAILS_PER_TURN_MAX = 64
+
+
+class Explainer:
+    """An explainer of one term's decisions."""
+
+    def __init__(
+        self, cycle: Cycle, queue: SchedulingQueue, env: Env, parse: Callable[[Object], PodInfo | None]
+    ) -> None:
+        self._cycle = cycle
+        self._queue = queue
+        self._env = env
+        self._parse = parse
+        self._budget = Budget(_now())
+        self.past = DecisionLog()
+
+    def decide(self, pods: Iterable[PodInfo]) -> list[Placement | Failure]:
+        """Decide pods in order, as the cycle does, and remember why."""
+        decisions = []
+        stamp = self._env.timestamp()
+        for number, pod in enumerate(pods):
+            detail = self._detail(pod) if number < DETAILS_PER_TURN_MAX else None
+            [decision] = self._cycle.schedule([pod])
+            self.past.add(decision, stamp, detail)
+            decisions.append(decision)
+        return decisions
+
+    def _detail(self, pod: PodInfo) -> Explanation | None:
+        """What is known of each node, as long as there is time for it."""
+        before = _now()
+        if not self._budget.allows(before):
+            return None
+        try:
+            return self._cycle.explain(pod)
+        except Exception:  # what is wrong with the pod is the decision's to tell
+            log.debug("pod %s cannot be explained", pod.key, exc_info=True)
+            return None
+        finally:
+            self._budget.spend(_now() - before)
+
+    def explain(self, key: str) -> pb.ExplainResponse | None:
+        """All there is to say of a pod; None when there is none."""
+        queued, placed = self._queue.find(key), self._cycle.snapshot.pods.get(key)
+        pod = queued.pod if queued is not None else placed
+        if pod is None:
+            return None
+        answer = pb.ExplainResponse(past=self.past.of(key, pod.uid))
+        if placed is not None:
+            answer.node = placed.node
+        elif queued is not None:
+            answer.queue, answer.attempts = queued.place.value, queued.attempts
+            waits = {queued.gate.plugin} if queued.gate else queued.plugins
+            if queued.place in (Place.GATED, Place.UNSCHEDULABLE, Place.BACKOFF):
+                answer.waits_for.extend(sorted(plugin for plugin in waits if plugin))
+        pending = self._pending(pod)
+        if pending is not None and self._cycle.handles(pending):
+            answer.now.CopyFrom(told(self._now(pending)))
+        return answer
+
+    def _pending(self, pod: PodInfo) -> PodInfo | None:
+        """The pod as it was before it had a node."""
+        spec = {field: value for field, value in meta.spec(pod.obj).items() if field != "nodeName"}
+        return self._parse({**pod.obj, "spec": spec})
+
+    def _now(self, pod: PodInfo) -> Explanation:
+        snapshot = self._cycle.snapshot
+        known = snapshot.remove_pod(pod.key)
+        try:
+            return self._cycle.explain(pod)
+        finally:
+            if known is not None:
+                snapshot.set_pod(known)
+
+
+class ExplainService:
+    """The service `rayplane.v1.Scheduler`. `leading`: the explainer, None on a replica that does not lead."""
+
+    def __init__(self, leading: Callable[[], Explainer | None]) -> None:
+        self._leading = leading
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        explainer = self._leading()
+        if explainer is None:
+            raise RpcError(Code.FAILED_PRECONDITION, "this scheduler does not lead; ask the others")
+        pod = {"metadata": {"namespace": request.namespace, "name": request.name}}
+        found = explainer.explain(meta.key(pod))
+        if found is None:
+            key = f"{request.namespace}/{request.name}"
+            raise RpcError(Code.NOT_FOUND, f"no pod {key} here: there is none, it ended, or names another scheduler")
+        return found
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
