@@ -91,7 +91,7 @@ def lines(request: pb.ExplainRequest, found: pb.ExplainResponse) -> Sequence[str
         times = f", {decision.times} times" if decision.times > 1 else ""
         said += ["", f"decided at {decision.time}{times}: {_outcome(decision)}"]
         said += ["  (much was to do: not every node was noted)"] if decision.summary else [verdicts(decision)]
-    if not found.past:
+    if not found.past and (found.node or found.attempts):
         said += ["", "how it was decided is not known any more"]
     if found.HasField("now"):
         again = " if it had no node" if found.node else ""

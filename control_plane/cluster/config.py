@@ -256,5 +256,6 @@ def _webhooks(text: str) -> list[str]:
 def scheduler_configuration(text: str) -> "Configuration":
     """What a KubeSchedulerConfiguration means. ConfigFileError."""
     from rayplane.control_plane.scheduler.configuration import read_configuration
+    from rayplane.control_plane.scheduler.installed import points_of_installed
 
-    return read_configuration(text)
+    return read_configuration(text, points_of_installed())

@@ -6,7 +6,10 @@ them), `volumes` and `owners` (other objects), `plugins` (filters and scores, a 
 of pods that are alike), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off,
 unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, `report` (messages), and
 `configuration` (files that say all this), `decisions` (a bounded record). The shell is `service` (leadership), `term`
-(the loop of one term), `observer` (informers), `binder` (writes) and `explaining` (gRPC).
+(the loop of one term), `observer` (informers), `binder` (writes), `explaining` (gRPC) and `extensions`.
+
+Plug-ins in Python that other packages bring: `framework` says what they are, `adapters` ask them as the cycle asks its
+own, `extensions` has all else of them.
 
 Does not own: the objects' truth (API servers), provisioning of volumes, evicting from lost nodes, starting pods.
 

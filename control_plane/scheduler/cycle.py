@@ -11,6 +11,7 @@ import numpy as np
 
 from rayplane.control_plane.scheduler import preemption, report
 from rayplane.control_plane.scheduler.config import SchedulerConfig
+from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.plugins import (
     IN_TREE,
     Cluster,
@@ -116,6 +117,8 @@ class Cycle:
             return self.schedule_one(pod)
         except Exception as e:
             # A pod, or what it refers to, that was written past the API must not end the term for all others.
+            if isinstance(e, PluginError):
+                return Failure(pod, str(e), is_fault=True)
             log.exception("pod %s cannot be scheduled", pod.key)
             return Failure(pod, f"the scheduler failed on this pod: {type(e).__name__}: {e}", is_fault=True)
 

@@ -15,6 +15,7 @@ from rayplane.control_plane.rpc import Context, RpcError
 from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
 from rayplane.control_plane.scheduler.decisions import Budget, DecisionLog, told
+from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
 from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
@@ -78,7 +79,10 @@ class Explainer:
                 answer.waits_for.extend(sorted(plugin for plugin in waits if plugin))
         pending = self._pending(pod)
         if pending is not None and self._cycle.handles(pending):
-            answer.now.CopyFrom(told(self._now(pending)))
+            try:
+                answer.now.CopyFrom(told(self._now(pending)))
+            except PluginError as e:
+                answer.now.message = str(e)
         return answer
 
     def _pending(self, pod: PodInfo) -> PodInfo | None:

@@ -243,7 +243,12 @@ class Hints:
         return found
 
     def help(self, hints: list[Hint], pod: PodInfo, event: Event) -> bool:
-        """Whether any of them says that the event may help. One that fails does not keep a pod waiting."""
+        """Whether any of them says that the event may help. One that fails does not keep a pod waiting.
+
+        That a pod loses the node it was to have does not help the pod itself.
+        """
+        if event.resource is Resource.ASSIGNED_POD and event.old is not None and event.old.uid == pod.uid:
+            return False
         try:
             return any(hint.helps(pod, event, self._snapshot) for hint in hints)
         except Exception:  # a hint is advice, whoever wrote it

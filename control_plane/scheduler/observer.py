@@ -107,6 +107,7 @@ class Observer:
         before = None if row is None else snapshot.info(row)
         if kind == "DELETED":
             snapshot.remove_node(name)
+            self._cycle.cluster.node_objects.pop(name, None)
             self.happened(Event(Resource.NODE, Action.DELETE, before or NodeInfo.of(node), None))
             return
         info = NodeInfo.of(node)
@@ -114,6 +115,7 @@ class Observer:
         if old is not None and conditions_changed(old, node):
             actions |= Action.NODE_CONDITIONS
         snapshot.set_node(info)
+        self._cycle.cluster.node_objects[name] = node
         if actions:
             self.happened(Event(Resource.NODE, actions, before, info))
 

@@ -64,6 +64,8 @@ class QueuedPod:
     """Those that refused it last. `events_seen`: how many events there were when it was taken to be decided."""
     events_seen: int = 0
     gate: Gate | None = None
+    patient: bool = False
+    """It backs off even when there is nothing else to do."""
 
 
 class _Line:
@@ -204,8 +206,13 @@ class SchedulingQueue:
         """A pod in flight got a node; what happens from now on does not concern it, unless its binding fails."""
         self._decided(key)
 
-    def failed(self, key: str, now: float, plugins: Iterable[str] = (), *, retry: bool = False) -> None:
-        """A pod in flight found no node: these plug-ins refused it. After an error (`retry`) it only backs off."""
+    def failed(
+        self, key: str, now: float, plugins: Iterable[str] = (), *, retry: bool = False, patient: bool = False
+    ) -> None:
+        """A pod in flight found no node: these plug-ins refused it. After an error (`retry`) it only backs off.
+
+        `patient`: it lost the node that it had, and so may have woken others that wake it: it backs off in any case.
+        """
         queued = self._pods.get(key)
         if queued is None or queued.place is not Place.IN_FLIGHT:
             return
@@ -213,7 +220,7 @@ class SchedulingQueue:
         missed = self._missed(queued)
         self._decided(key)
         queued.order = self._next_order()
-        queued.since = now
+        queued.since, queued.patient = now, patient
         if retry:
             queued.errors += 1
         else:
@@ -327,7 +334,7 @@ class SchedulingQueue:
         if self._is_let_in(queued, now, event):
             self._move(queued, Place.BACKOFF, event)
             self._backoff.push(queued, queued.ready_at, len(self._pods))
-            if not queued.errors:
+            if not queued.errors and not queued.patient:
                 self._early.push(queued, self._key(queued.pod), len(self._pods))
 
     def _retry(self, queued: QueuedPod, now: float, event: str) -> None:

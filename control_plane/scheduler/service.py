@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rayplane.control_plane.client import ApiClient, LeaderElector
 from rayplane.control_plane.component_base.debugging import serve
@@ -11,6 +11,9 @@ from rayplane.control_plane.rpc import Network, Server, Service
 from rayplane.control_plane.scheduler.callers import SCHEDULER
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.explaining import ExplainService
+from rayplane.control_plane.scheduler.extensions import Extensions
+from rayplane.control_plane.scheduler.framework import PodPlugin
+from rayplane.control_plane.scheduler.installed import installed
 from rayplane.control_plane.scheduler.metrics import SchedulerMetrics
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.control_plane.scheduler.term import Term
@@ -23,8 +26,18 @@ LEASE_NAME = "kube-scheduler"
 class Scheduler:
     """One replica. `start` returns at once; pods are scheduled from the time this replica leads."""
 
-    def __init__(self, config: SchedulerConfig, env: Env, network: Network, *, client: ApiClient | None = None) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        env: Env,
+        network: Network,
+        *,
+        client: ApiClient | None = None,
+        plugins: Mapping[str, type[PodPlugin]] | None = None,
+    ) -> None:
+        """`plugins`: classes by name, in place of those that packages offer. ValueError when one is missing."""
         self.config = config
+        self._extensions = Extensions(config.profiles, installed() if plugins is None else plugins)
         self._env = env
         self._client = client or ApiClient(network, config.api_endpoints, discovery=config.discovery)
         self._elector = LeaderElector(
@@ -61,7 +74,9 @@ class Scheduler:
             await self._server.stop()
 
     async def _lead(self) -> None:
-        self._term = term = Term(self.config, self._env, self._elector.fenced(self._client), self._metrics)
+        self._term = term = Term(
+            self.config, self._env, self._elector.fenced(self._client), self._metrics, self._extensions
+        )
         try:
             await term.run()
         finally:

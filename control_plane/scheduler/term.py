@@ -14,30 +14,44 @@ from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.cycle import Cycle, Failure, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.explaining import Explainer
-from rayplane.control_plane.scheduler.gates import Gates
+from rayplane.control_plane.scheduler.extensions import Extensions, Rejection
+from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.observer import Observer
 from rayplane.control_plane.scheduler.plugins import Cluster
 from rayplane.control_plane.scheduler.plugins.args import VolumeBindingArgs
+from rayplane.control_plane.scheduler.preemption import Preemption
 from rayplane.control_plane.scheduler.queue import SchedulingQueue
 from rayplane.storage.env import Env
+
+#: Pods that may wait at the same time for what plug-ins do before binding.
+ALONE_MAX = 1024
 
 
 class Term:
     """One term of leadership: the caches, queue and cycle that this replica has while it leads."""
 
-    def __init__(self, config: SchedulerConfig, env: Env, client: ApiClient, metrics: SchedulerMetrics) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        env: Env,
+        client: ApiClient,
+        metrics: SchedulerMetrics,
+        extensions: Extensions,
+    ) -> None:
         self._config = config
+        self._extensions = extensions
         self._metrics = metrics
         self.cluster = Cluster()
         self.snapshot, self.volumes = self.cluster.snapshot, self.cluster.volumes
-        self.cycle = Cycle(config, self.cluster)
+        self.cycle = Cycle(replace(config, profiles=extensions.profiles), self.cluster, extensions.registry)
         self.queue = SchedulingQueue(
-            Hints(self.snapshot),
+            Hints(self.snapshot, extensions.hints()),
             backoff=config.backoff,
             retry_after_s=config.unschedulable_retry_s,
-            gate=Gates(config.profiles),
+            order=extensions.order,
+            gate=extensions.gate,
             incoming=metrics.incoming,
         )
         arguments = {profile.name: profile.args.get("VolumeBinding") for profile in config.profiles}
@@ -47,6 +61,7 @@ class Term:
         self._binder = Binder(client, self._recorder, env)
         self._waits = VolumeWaits(self.volumes)
         self._ready: list[Placement] = []
+        self._alone = 0  # pods that are being bound by themselves
         self._broken: list[Failure] = []  # placements that came to nothing, to be told
         self._calls = asyncio.Semaphore(config.bind_calls_max)
         self._wake = asyncio.Event()
@@ -80,16 +95,16 @@ class Term:
         self._count(decisions, _now() - now)
         for decision in decisions:
             if isinstance(decision, Failure):
-                failures.append(decision)
-                self._failed(decision, now)
+                failures.append(self._failed(decision, now))
                 continue
-            self.queue.placed(decision.pod.key)
+            if not self._is_reserved(decision):
+                continue
             if decision.claims:
                 self._waits.add(decision, now + self._bind_timeouts_s[decision.pod.scheduler])
                 await self._start(tasks, self._select_node(decision))
             else:
                 self._ready.append(decision)
-        ready, self._ready = self._ready, []
+        ready = self._bound_alone(tasks)
         size = self._config.bind_batch_max
         for first in range(0, len(ready), size):
             await self._start(tasks, self._bind(ready[first : first + size]))
@@ -107,7 +122,7 @@ class Term:
                     self._metrics.preempted(len(decision.preemption.victims))
             self._metrics.decided(result, decision.pod.scheduler, each)
 
-    async def _start(self, tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
+    async def _start(self, tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, Any]) -> None:
         """Run a write beside the loop; waits while too many are on their way."""
         try:
             await self._calls.acquire()
@@ -131,16 +146,76 @@ class Term:
 
     # -- outcomes ------------------------------------------------------------------------------------------
 
-    def _failed(self, failure: Failure, now: float) -> None:
+    def _failed(self, failure: Failure, now: float) -> Failure:
         pod = failure.pod
+        if failure.preemption is None and not failure.is_fault and self._extensions.has_post_filter(pod):
+            failure = self._helped(failure)
         found = failure.preemption
         if found is not None:
             for victim in found.victims:
                 victim.terminating = True  # will be: no further preemption on the node meanwhile
             self.cycle.nominate(pod, found.node)
         self.queue.failed(pod.key, now, failure.plugins, retry=failure.is_fault)
+        return failure
 
-    async def _bind(self, placements: Sequence[Placement]) -> None:
+    def _helped(self, failure: Failure) -> Failure:
+        """A plug-in may have found a way to a node."""
+        try:
+            node = self._extensions.post_filter(failure.pod, self.cycle.explain(failure.pod))
+        except PluginError as e:
+            return replace(failure, message=str(e), is_fault=True)
+        return replace(failure, preemption=Preemption(node, ())) if node else failure
+
+    # -- pods that plug-ins in Python have to do with once they have a node -----------------------------------
+
+    def _is_reserved(self, placement: Placement) -> bool:
+        """Whether all plug-ins have taken what the pod needs; else it has lost its node."""
+        if not self._extensions.concern(placement.pod):
+            self.queue.placed(placement.pod.key)
+            return True
+        # Until it is bound a plug-in may refuse it: what happens meanwhile may help then.
+        try:
+            self._extensions.reserve(placement)
+        except (PluginError, Rejection) as e:
+            self._refused(placement, e)
+            return False
+        return True
+
+    def _bound_alone(self, tasks: asyncio.TaskGroup) -> list[Placement]:
+        """Start to bind the pods that are bound by themselves; the others, that are bound together."""
+        ready, self._ready = self._ready, []
+        together = []
+        for placement in ready:
+            if not self._extensions.concern(placement.pod):
+                together.append(placement)
+            elif self._alone >= ALONE_MAX:
+                self._lost(placement, f"{ALONE_MAX} pods wait for their plug-ins already")
+            else:
+                self._alone += 1
+                tasks.create_task(self._bind_alone(placement))
+        return together
+
+    async def _bind_alone(self, placement: Placement) -> None:
+        try:
+            bound = await self._extensions.prepare(placement)
+            if not bound:
+                async with self._calls:
+                    bound = await self._bind([placement])
+            if bound:
+                await self._extensions.bound(placement)
+        except (PluginError, Rejection) as e:
+            self._refused(placement, e)
+        finally:
+            self._alone -= 1
+
+    def _refused(self, placement: Placement, why: PluginError | Rejection) -> None:
+        if isinstance(why, Rejection):
+            self._lost(placement, why.message, frozenset((why.plugin,)))
+        else:
+            self._lost(placement, str(why))
+
+    async def _bind(self, placements: Sequence[Placement]) -> bool:
+        """Bind pods together; whether all are bound."""
         queued = [self.queue.find(p.pod.key) for p in placements]  # the informer may be faster than the answer
         errors = await self._binder.bind(placements)
         for placement, error, one in zip(placements, errors, queued, strict=True):
@@ -156,6 +231,8 @@ class Term:
             else:
                 self._lost(placement, f'running Bind plugin "DefaultBinder": {error.message}')
 
+        return not any(errors)
+
     async def _select_node(self, placement: Placement) -> None:
         claims = [self.volumes.claims[key] for key in placement.claims if key in self.volumes.claims]
         error = await self._binder.select_node(placement, claims)
@@ -165,21 +242,22 @@ class Term:
         for key in placement.claims:  # it may have been bound before the wait was known
             self._settle(key)
 
-    def _lost(self, placement: Placement, message: str) -> None:
-        """A placement came to nothing: the pod tries again later.
+    def _lost(self, placement: Placement, message: str, plugins: frozenset[str] = frozenset()) -> None:
+        """A placement came to nothing: the pod tries again later, or when something changes for those that said no.
 
         Not so when the informer has settled the pod's fate meanwhile: a call without an answer may have bound it.
         """
         pod = placement.pod
         self._metrics.bind_failed(pod.scheduler)
+        self._extensions.unreserve(placement)
         waiting = self.queue.get(pod.key)
         if waiting is None or waiting.uid != pod.uid:
             return
         if message:
-            self._broken.append(Failure(pod, message, is_fault=True))
+            self._broken.append(Failure(pod, message, is_fault=not plugins, plugins=plugins))
         freed = replace(pod)  # as it was assumed: its node is taken from the pod itself
         self.cycle.forget(pod)
-        self.queue.failed(pod.key, _now(), retry=True)
+        self.queue.failed(pod.key, _now(), plugins, retry=not plugins, patient=True)
         self._observer.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, freed, None))
         self._wake.set()
 

@@ -108,7 +108,7 @@ CASES = [
     ("InterPodAffinity", near("podAntiAffinity"), pod_event(web(), None), True),
     ("InterPodAffinity", near("podAntiAffinity"), pod_event(web(), pod("w")), True),
     ("InterPodAffinity", near("podAntiAffinity"), pod_event(None, web()), False),
-    ("InterPodAffinity", web("p"), pod_event(near("podAntiAffinity"), None), True),
+    ("InterPodAffinity", web("other"), pod_event(near("podAntiAffinity"), None), True),
     ("InterPodAffinity", near("podAffinity", namespaceSelector={}), made(Resource.NAMESPACE, {}), True),
     ("InterPodAffinity", near("podAffinity"), made(Resource.NAMESPACE, {}), False),
     ("InterPodAffinity", near("podAffinity"), node_event(N, Z), True),

@@ -100,6 +100,17 @@ def test_after_an_error_it_is_the_back_off_that_counts() -> None:
         now += backoff
 
 
+def test_a_pod_that_lost_its_node_backs_off_in_any_case_and_does_not_wake_itself() -> None:
+    q = queue()
+    q.add(info(pod("a")), 0.0)
+    q.pop(1, 0.0)
+    q.failed("default/a", 0.0, ["Mine"], patient=True)
+    assert not q.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, info(on("n", pod("a"))), None), 0.0)
+    assert q.happened(ROOM_CAME, 0.0)
+    assert q.pop(1, 0.5) == [] and q.next_wake(0.5) == 0.5
+    assert names(q.pop(1, 1.0)) == ["a"]
+
+
 def test_only_events_of_those_that_refused_it_wake_a_pod() -> None:
     q = queue()
     for name in ("fit", "near"):

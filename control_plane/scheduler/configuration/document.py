@@ -176,6 +176,7 @@ def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], argument
         args=arguments,
         preempts=any(plugin == "DefaultPreemption" for plugin, _ in asked["postFilter"]),
         gates=any(plugin == "SchedulingGates" for plugin, _ in asked["preEnqueue"]),
+        binds=any(plugin == "DefaultBinder" for plugin, _ in asked["bind"]),
         others={point: plugins for point, plugins in others.items() if plugins},
     )
 

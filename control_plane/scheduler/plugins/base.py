@@ -54,6 +54,8 @@ class Cluster:
     snapshot: Snapshot = field(default_factory=Snapshot)
     volumes: VolumeIndex = field(default_factory=VolumeIndex)
     owners: OwnerIndex = field(default_factory=OwnerIndex)
+    node_objects: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The API's objects, by name, for plug-ins that are not part of the scheduler."""
 
 
 @dataclass(slots=True)

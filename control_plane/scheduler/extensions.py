@@ -1,0 +1,250 @@
+"""Extensions: the plug-ins in Python of all profiles, and what is asked of them beside filters and scores.
+
+Owns the instances. A plug-in's error is one of the pod that it was asked about: it never leaves this module as anything
+but a PluginError or a refusal. What may wait is waited for in a task of that pod's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rayplane.control_plane.scheduler import adapters
+from rayplane.control_plane.scheduler.config import Profile
+from rayplane.control_plane.scheduler.cycle import Explanation, Placement
+from rayplane.control_plane.scheduler.events import Action, Event, Resource
+from rayplane.control_plane.scheduler.framework import METHODS, PluginError, PodPlugin, State, called, failed
+from rayplane.control_plane.scheduler.gates import Gates
+from rayplane.control_plane.scheduler.hints import Hint
+from rayplane.control_plane.scheduler.plugins import Registry
+from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.queue import Gate, by_priority
+from rayplane.control_plane.scheduler.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+_ALONE = ("reserve", "permit", "preBind", "bind", "postBind")
+
+
+class _Broken(PodPlugin):
+    """A stand-in for a plug-in that could not be made: whatever it is asked fails."""
+
+    def __init__(self, error: PluginError) -> None:
+        self._error = error
+
+    def pre_filter(self, state: State, pod: Any) -> str | None:
+        raise self._error
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection(Exception):
+    """A plug-in said no to a pod that had its node."""
+
+    plugin: str
+    message: str
+
+
+class SortKey:
+    """A pod's place as a plug-in has it; pods whose places cannot be compared go by their priority."""
+
+    __slots__ = ("_key", "_pod")
+
+    def __init__(self, key: Any, pod: PodInfo) -> None:
+        self._key = key
+        self._pod = pod
+
+    def __lt__(self, other: SortKey) -> bool:
+        try:
+            return bool(self._key < other._key)
+        except Exception:
+            return by_priority(self._pod) < by_priority(other._pod)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SortKey) and not self < other and not other < self
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(slots=True)
+class _Reserved:
+    uid: str
+    state: State = field(default_factory=dict)
+
+
+class Extensions:
+    """The plug-ins in Python that profiles name."""
+
+    def __init__(self, profiles: tuple[Profile, ...], classes: Mapping[str, type[PodPlugin]]) -> None:
+        """ValueError for a profile that names a plug-in that is not there."""
+        self._made: dict[str, dict[str, PodPlugin]] = {}
+        self._by_point: dict[str, Mapping[str, tuple[str, ...]]] = {p.name: p.others for p in profiles}
+        self._binds = {profile.name: profile.binds for profile in profiles}
+        self._gates = Gates(profiles)
+        self._reserved: dict[str, _Reserved] = {}
+        self.profiles = tuple(self._with_instances(profile, classes) for profile in profiles)
+        self.registry: Registry = adapters.registry({name for made in self._made.values() for name in made})
+
+    def _with_instances(self, profile: Profile, classes: Mapping[str, type[PodPlugin]]) -> Profile:
+        names = {name for plugins in profile.others.values() for name in plugins}
+        for name in names - set(classes):
+            raise ValueError(f"profile {profile.name}: there is no scheduler plug-in {name} on this machine")
+        made = self._made[profile.name] = {
+            name: _instance(name, classes[name], profile.args.get(name) or {}) for name in sorted(names)
+        }
+        filters = tuple(dict.fromkeys((*profile.filters, *self._of(profile.name, "preFilter"), *_broken(made))))
+        return replace(profile, filters=filters, args={**profile.args, **made})
+
+    def _of(self, profile: str, point: str) -> tuple[str, ...]:
+        return self._by_point.get(profile, {}).get(point, ())
+
+    def _asked(self, pod: PodInfo, point: str) -> list[tuple[str, PodPlugin]]:
+        made = self._made.get(pod.scheduler, {})
+        return [(name, made[name]) for name in self._of(pod.scheduler, point)]
+
+    # -- the queue -----------------------------------------------------------------------------------------
+
+    def hints(self) -> dict[str, tuple[Hint, ...]]:
+        """Hints of the plug-ins that declare what they wait for."""
+        found = {}
+        for made in self._made.values():
+            for name, plugin in made.items():
+                kinds = plugin.wakes_on
+                resources = [r for r in Resource if kinds is None or r.value in kinds]
+                found[name] = tuple(Hint(resource, ~Action(0), _helps(plugin)) for resource in resources)
+        return found
+
+    def gate(self, pod: PodInfo) -> Gate | None:
+        """Kubernetes' own gates, then those of plug-ins; a plug-in that fails keeps its gate closed."""
+        own = self._gates(pod)
+        if own is not None:
+            return own
+        for name, plugin in self._asked(pod, "preEnqueue"):
+            try:
+                said = called(name, "preEnqueue", plugin.pre_enqueue, pod.obj)
+            except PluginError as e:
+                return Gate(name, str(e))
+            if said:
+                return Gate(name, str(said))
+        return None
+
+    def order(self, pod: PodInfo) -> Any:
+        """The key that pods are sorted by."""
+        for name, plugin in self._asked(pod, "queueSort"):
+            try:
+                return SortKey(called(name, "queueSort", plugin.sort_key, pod.obj), pod)
+            except PluginError as e:
+                log.debug("pod %s: %s", pod.key, e)
+                return SortKey(None, pod)
+        return by_priority(pod)
+
+    # -- a pod without a node ------------------------------------------------------------------------------
+
+    def post_filter(self, pod: PodInfo, found: Explanation) -> str:
+        """The node that a plug-in has found a way to; empty when none has."""
+        refusals = {one.node: ", ".join(one.refusal.reasons) for one in found.nodes if one.refusal is not None}
+        for name, plugin in self._asked(pod, "postFilter"):
+            node = called(name, "postFilter", plugin.post_filter, {}, pod.obj, refusals)
+            if node in refusals:
+                return str(node)
+        return ""
+
+    def has_post_filter(self, pod: PodInfo) -> bool:
+        return bool(self._of(pod.scheduler, "postFilter"))
+
+    # -- a pod that has one ------------------------------------------------------------------------------
+
+    def concern(self, pod: PodInfo) -> bool:
+        """Whether the pod is bound by itself, as plug-ins have to do with it."""
+        points = self._by_point.get(pod.scheduler, {})
+        return any(point in points for point in _ALONE)
+
+    def reserve(self, placement: Placement) -> None:
+        """Rejection, PluginError: the pod cannot have its node; nothing is held."""
+        pod = placement.pod
+        held = self._reserved[pod.key] = _Reserved(pod.uid)
+        try:
+            for name, plugin in self._asked(pod, "reserve"):
+                said = called(name, "reserve", plugin.reserve, held.state, pod.obj, placement.node)
+                if said:
+                    raise Rejection(name, str(said))
+        except (PluginError, Rejection):
+            self.unreserve(placement)
+            raise
+
+    def unreserve(self, placement: Placement) -> None:
+        """Give back what the pod has, if anything."""
+        pod = placement.pod
+        held = self._reserved.get(pod.key)
+        if held is None or held.uid != pod.uid:
+            return
+        del self._reserved[pod.key]
+        for name, plugin in reversed(self._asked(pod, "reserve")):
+            try:
+                called(name, "reserve", plugin.unreserve, held.state, pod.obj, placement.node)
+            except PluginError as e:
+                log.error("pod %s: giving back: %s", pod.key, e)
+
+    def state(self, pod: PodInfo) -> State:
+        held = self._reserved.get(pod.key)
+        return held.state if held is not None else {}
+
+    async def prepare(self, placement: Placement) -> bool:
+        """All that comes before binding, and binding where a plug-in does it. Whether it is bound. Rejection,
+        PluginError.
+        """
+        pod, state = placement.pod, self.state(placement.pod)
+        for point in ("permit", "preBind"):
+            for name, plugin in self._asked(pod, point):
+                said = await self._waited(name, point, plugin, state, placement)
+                if said:
+                    raise Rejection(name, str(said))
+        for name, plugin in self._asked(pod, "bind"):
+            if await self._waited(name, "bind", plugin, state, placement):
+                return True
+        if not self._binds.get(pod.scheduler, True):
+            raise PluginError("no Bind plugin of the profile bound the pod")
+        return False
+
+    async def bound(self, placement: Placement) -> None:
+        """The pod is bound: what was reserved is used, and plug-ins hear of it."""
+        pod, state = placement.pod, self.state(placement.pod)
+        self._reserved.pop(pod.key, None)
+        for name, plugin in self._asked(pod, "postBind"):
+            try:
+                await self._waited(name, "postBind", plugin, state, placement)
+            except PluginError as e:
+                log.error("pod %s: %s", pod.key, e)
+
+    async def _waited(self, name: str, point: str, plugin: PodPlugin, state: State, placement: Placement) -> Any:
+        method = getattr(plugin, METHODS[point])
+        answer = called(name, point, method, state, placement.pod.obj, placement.node)
+        if not inspect.isawaitable(answer):
+            return answer
+        try:
+            async with asyncio.timeout(plugin.timeout_s):
+                return await answer
+        except Exception as e:
+            raise failed(name, point, e) from e
+
+
+def _instance(name: str, plugin: type[PodPlugin], args: Mapping[str, Any]) -> PodPlugin:
+    try:
+        return plugin(args)
+    except Exception as e:
+        log.exception("the scheduler plug-in %s cannot be made", name)
+        return _Broken(PluginError(f'plugin "{name}" cannot be made: {e}'))
+
+
+def _broken(made: Mapping[str, PodPlugin]) -> list[str]:
+    return [name for name, plugin in made.items() if isinstance(plugin, _Broken)]
+
+
+def _helps(plugin: PodPlugin) -> Any:
+    def helps(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
+        old, new = (getattr(side, "obj", side) for side in (event.old, event.new))
+        return bool(plugin.helps(pod.obj, event.resource.value, old, new))
+
+    return helps

@@ -1,0 +1,283 @@
+"""Plug-ins in Python: what each extension point does to pods, and that a plug-in that fails harms its pod alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from importlib.metadata import EntryPoint
+from typing import Any, cast
+
+import pytest
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.client import ApiClient
+from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig, extensions, installed
+from rayplane.control_plane.scheduler.configuration import read_configuration
+from rayplane.control_plane.scheduler.framework import Node, PodPlugin, State, Unresolvable, points_of
+from rayplane.control_plane.scheduler.queue import Place
+from rayplane.storage.env import Env, SystemClock
+from tests.fakes import FakeClient
+from tests.scheduler.build import node, pod
+from tests.scheduler.test_service import node_of, quiet, until
+
+FILE = """
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: default-scheduler
+  plugins:
+    multiPoint: {enabled: [{name: Mine}]}
+%s
+  pluginConfig: [{name: Mine, args: {label: gold}}]
+- schedulerName: plain
+%s
+"""
+SORTS = "    queueSort: {disabled: [{name: PrioritySort}]}"
+PLAIN_SORTS = "  plugins: {queueSort: {enabled: [{name: Mine}], disabled: [{name: PrioritySort}]}}"
+
+
+class OnlyLabelled(PodPlugin):
+    """Nodes that bear the label of the profile's arguments; the one with the smallest number is the best."""
+
+    def __init__(self, args: Mapping[str, Any]) -> None:
+        self.label = args["label"]
+
+    def filter(self, state: State, pod: Any, node: Node) -> str | None:
+        if self.label in node.object["metadata"]["labels"]:
+            return None
+        return Unresolvable(f"node(s) had no label {self.label}")
+
+    def pre_score(self, state: State, pod: Any, nodes: tuple[Node, ...]) -> None:
+        state["asked"] = {one.name for one in nodes}
+
+    def score(self, state: State, pod: Any, node: Node) -> int:
+        assert node.name in state["asked"]
+        return int(node.object["metadata"]["labels"][self.label])
+
+    def normalize(self, state: State, pod: Any, scores: Mapping[str, int]) -> Mapping[str, int]:
+        return {name: 100 - score for name, score in scores.items()}
+
+
+Made = Callable[[type[PodPlugin]], Awaitable[Scheduler]]
+
+
+@pytest.fixture
+def api() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+async def start(api: FakeClient) -> AsyncIterator[Made]:
+    made: list[Scheduler] = []
+
+    async def started(plugin: type[PodPlugin]) -> Scheduler:
+        sorts = "queueSort" in points_of(plugin)
+        text = FILE % (SORTS if sorts else "", PLAIN_SORTS if sorts else "")
+        file = read_configuration(text, {"Mine": points_of(plugin)})
+        config = SchedulerConfig(identity="s0", profiles=file.profiles, backoff=Backoff(0.01, 0.02))
+        env = Env(SystemClock(), random.Random(1), cast(Any, None))
+        one = Scheduler(config, env, cast(Any, None), client=cast(ApiClient, api), plugins={"Mine": plugin})
+        made.append(one)
+        await one.start()
+        return one
+
+    yield started
+    for one in made:
+        await one.stop()
+
+
+async def test_filter_and_score(api: FakeClient, start: Made) -> None:
+    scheduler = await start(OnlyLabelled)
+    api.put("nodes", node("n1", labels={"gold": "9"}))
+    api.put("nodes", node("n2", labels={"gold": "5"}))
+    api.put("nodes", node("n3"))
+    api.put("pods", pod("p"))
+    await until(lambda: node_of(api, "p") == "n2")
+    api.put("pods", pod("q", scheduler="plain", nodeSelector={"kubernetes.io/hostname": "n3"}))
+    await until(lambda: node_of(api, "q") == "n3")
+    api.put("pods", pod("r", nodeSelector={"kubernetes.io/hostname": "n3"}))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 1)
+    text = "1 node(s) had no label gold, 2 node(s) didn't match Pod's node affinity/selector."
+    await until(lambda: any(text in said for said in api.events("FailedScheduling")))
+    api.put("nodes", node("n3", labels={"gold": "1"}))
+    await until(lambda: node_of(api, "r") == "n3")
+
+
+FAILING = ["pre_filter", "filter", "score", "reserve", "permit", "pre_bind", "bind"]
+
+
+@pytest.mark.parametrize("method", FAILING)
+async def test_a_plugin_that_fails_is_an_error_of_its_pod(api: FakeClient, start: Made, method: str) -> None:
+    def fail(self: Any, *args: Any) -> Any:
+        pods = [one for one in args if isinstance(one, dict) and "spec" in one]
+        if meta.name(pods[0]) == "bad":
+            raise RuntimeError("boom")
+        return 0 if method == "score" else None
+
+    scheduler = await start(type("Mine", (PodPlugin,), {method: fail}))
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("bad"))
+    api.put("pods", pod("good"))
+    await until(lambda: node_of(api, "good"))
+    await until(lambda: api.events("FailedScheduling"))
+    assert api.events("FailedScheduling")[0].endswith(' plugin "Mine": boom')
+    await until(lambda: meta.get_condition(api.objects["pods"]["default/bad"], "PodScheduled"))
+    condition = meta.get_condition(api.objects["pods"]["default/bad"], "PodScheduled")
+    assert condition is not None and condition["reason"] == "SchedulerError"
+    assert not node_of(api, "bad") and scheduler.is_leader
+
+
+async def test_a_score_that_is_none(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        def score(self, state: State, pod: Any, node: Node) -> int:
+            return 101
+
+    await start(Mine)
+    api.put("nodes", node("n1"))
+    api.put("nodes", node("n2"))
+    api.put("pods", pod("p"))
+    await until(lambda: api.events("FailedScheduling"))
+    assert "invalid score 101, it should be in the range of [0, 100]" in api.events("FailedScheduling")[0]
+
+
+async def test_a_plugin_that_cannot_be_made_fails_the_pods_of_its_profile(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        def __init__(self, args: Mapping[str, Any]) -> None:
+            raise ValueError("no such label")
+
+        def filter(self, state: State, pod: Any, node: Node) -> str | None:
+            return None
+
+    await start(Mine)
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("p"))
+    api.put("pods", pod("q", scheduler="plain"))
+    await until(lambda: node_of(api, "q"))
+    await until(lambda: api.events("FailedScheduling"))
+    assert 'plugin "Mine" cannot be made: no such label' in api.events("FailedScheduling")[0]
+
+
+async def test_pods_are_let_in_and_woken_as_the_plugin_says(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        wakes_on = ("Namespace",)
+
+        def pre_enqueue(self, pod: Any) -> str | None:
+            return None if "team" in known else "no team yet"
+
+        def helps(self, pod: Any, kind: str, old: Any, new: Any) -> bool:
+            return bool(meta.name(new) == "team")
+
+    known: set[str] = set()
+    scheduler = await start(Mine)
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("p"))
+    await until(lambda: scheduler.pending().get(Place.GATED) == 1)
+    known.add("team")
+    api.put("namespaces", {"metadata": {"name": "other"}})
+    await quiet(api)
+    assert scheduler.pending()[Place.GATED] == 1
+    api.put("namespaces", {"metadata": {"name": "team"}})
+    await until(lambda: node_of(api, "p"))
+
+
+async def test_the_order_of_the_queue(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        def sort_key(self, pod: Any) -> Any:
+            return {"c": 1, "a": 2, "b": "not to be compared"}[meta.name(pod)]
+
+    scheduler = await start(Mine)
+    for number, name in enumerate("abc"):
+        api.put("pods", pod(name, cpu="1", priority=number))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 3)
+    api.put("nodes", node("n1", cpu="1"))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 2)
+    await until(lambda: any(node_of(api, name) for name in "abc"))
+    assert not node_of(api, "a")
+
+
+async def test_reserve_permit_and_the_rest_of_a_pods_way(api: FakeClient, start: Made) -> None:
+    told: list[str] = []
+    gate = asyncio.Event()
+
+    class Mine(PodPlugin):
+        def reserve(self, state: State, pod: Any, node: str) -> str | None:
+            state["taken"] = node
+            return "nothing left" if meta.name(pod) == "poor" else None
+
+        def unreserve(self, state: State, pod: Any, node: str) -> None:
+            told.append(f"gave {meta.name(pod)} back")
+
+        async def permit(self, state: State, pod: Any, node: str) -> str | None:
+            assert state["taken"] == node
+            await gate.wait()
+            return "not this one" if meta.name(pod) == "unloved" else None
+
+        async def pre_bind(self, state: State, pod: Any, node: str) -> None:
+            told.append(f"prepared {meta.name(pod)}")
+
+        async def post_bind(self, state: State, pod: Any, node: str) -> None:
+            told.append(f"bound {meta.name(pod)}")
+
+    scheduler = await start(Mine)
+    api.put("nodes", node("n1"))
+    for name in ("poor", "unloved", "fine"):
+        api.put("pods", pod(name))
+    api.put("pods", pod("plain", scheduler="plain"))
+    await until(lambda: node_of(api, "plain"))
+    await until(lambda: "gave poor back" in told)
+    assert not node_of(api, "fine"), "it has no permission yet, and nobody else waits for it"
+    gate.set()
+    await until(lambda: node_of(api, "fine") and "gave unloved back" in told)
+    await until(lambda: told[-1] == "bound fine" or "bound fine" in told)
+    assert "prepared fine" in told and "prepared unloved" not in told and "gave fine back" not in told
+    await until(lambda: {"nothing left", "not this one"} <= set(api.events("FailedScheduling")))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE, 0) >= 1)
+
+
+async def test_a_plugin_may_bind(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        async def bind(self, state: State, pod: Any, node: str) -> bool:
+            if meta.name(pod) == "other":
+                return False
+            api.put("pods", {**pod, "spec": {**pod["spec"], "nodeName": node}})
+            return True
+
+    await start(Mine)
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("own"))
+    api.put("pods", pod("other"))
+    await until(lambda: node_of(api, "own") and node_of(api, "other"))
+    bound = [done for done in api.operations if done[:2] == ("create", "pods/binding")]
+    assert len(bound) == 1, "the other was left to the scheduler"
+
+
+async def test_a_way_that_a_plugin_finds(api: FakeClient, start: Made) -> None:
+    class Mine(PodPlugin):
+        def post_filter(self, state: State, pod: Any, refusals: Mapping[str, str]) -> str | None:
+            assert refusals == {"n1": "Insufficient cpu"}
+            return "n1"
+
+    await start(Mine)
+    api.put("nodes", node("n1", cpu="1"))
+    api.put("pods", pod("p", cpu="2"))
+    await until(lambda: api.pod("p").get("status", {}).get("nominatedNodeName") == "n1")
+
+
+def test_what_packages_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{__name__}:OnlyLabelled"
+    offered = [
+        EntryPoint("OnlyLabelled", name, "rayplane.scheduler_plugins"),
+        EntryPoint("Gone", f"{__name__}:Gone", "rayplane.scheduler_plugins"),
+        EntryPoint("NoPlugin", f"{__name__}:FILE", "rayplane.scheduler_plugins"),
+    ]
+    monkeypatch.setattr(installed, "entry_points", lambda group: [e for e in offered if e.group == group])
+    assert set(installed.installed()) == {"OnlyLabelled"}
+    assert installed.points_of_installed() == {"OnlyLabelled": {"filter", "preScore", "score"}}
+
+
+def test_a_profile_names_a_plugin_that_is_not_there() -> None:
+    file = read_configuration(FILE % ("", ""), {"Mine": frozenset(("filter",))})
+    with pytest.raises(ValueError, match="there is no scheduler plug-in Mine"):
+        extensions.Extensions(file.profiles, {})
