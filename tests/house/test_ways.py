@@ -87,4 +87,4 @@ def test_a_step_that_nothing_leads_to_is_seen() -> None:
     stray = Step("node/proxy/rules.py", "plan_service")
     assert loose_ends([*put[:5], stray, *put[5:]]) == [stray]
     assert loose_ends([put[0], put[4]]) == [put[4]]
-    assert loose_ends([put[0], stray._replace(seen="nodes")]) == [stray._replace(seen="nodes")]
+    assert loose_ends([put[0], stray._replace(seen="leases")]) == [stray._replace(seen="leases")]
