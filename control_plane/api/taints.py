@@ -63,7 +63,18 @@ class Toleration:
             return False
         if self.operator == "Exists":
             return True
+        if self.operator in ("Gt", "Lt"):
+            return _compares(taint.value, self.operator, self.value)
         return self.operator == "Equal" and self.value == taint.value
+
+
+def _compares(taint: str, operator: str, bound: str) -> bool:
+    """Gt and Lt compare the taint's value with the toleration's as numbers; what is none is not tolerated."""
+    try:
+        left, right = int(taint), int(bound)
+    except ValueError:
+        return False
+    return left > right if operator == "Gt" else left < right
 
 
 def tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:

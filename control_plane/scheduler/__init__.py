@@ -2,11 +2,12 @@
 
 Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters of the API's objects), `snapshot`
 (nodes as NumPy arrays, changed in O(1) per pod; `topology`: their labels, `counters`: pods by what selectors say of
-them), `volumes` and `owners` (other objects), `plugins` (filters and scores, a table by name), `shapes` (what these say
-of pods that are alike), `cycle` (one decision after the other, `explain`), `preemption`, `queue` (active, backing off,
-unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, `report` (messages), and
-`configuration` (files that say all this), `decisions` (a bounded record). The shell is `service` (leadership), `term`
-(the loop of one term), `observer` (informers), `binder` (writes), `explaining` (gRPC) and `extensions`.
+them), `volumes`, `devices` (`allocation`: which of them a claim gets), `owners` and `budgets` (other objects),
+`plugins` (filters and scores, a table by name), `shapes` (what these say of pods that are alike), `cycle` (one
+decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable, gated), `events` and
+`hints` (what wakes whom), `gates`, `report` (messages), and `configuration` (files that say all this), `decisions` (a
+bounded record). The shell is `service` (leadership), `term` (the loop of one term), `observer` (informers), `binder`
+(writes), `explaining` (gRPC) and `extensions`.
 
 Plug-ins in Python that other packages bring: `framework` says what they are, `adapters` ask them as the cycle asks its
 own, `extensions` has all else of them.

@@ -7,22 +7,24 @@ call is the error of all its operations.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import is_bound
-from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, ops
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.cycle import Failure, Placement
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.volumes import SELECTED_NODE, VolumeIndex
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
+DEVICE_CLAIMS = "resourceclaims.resource.k8s.io"
 _Results = list[Object | ApiError]
 
 
@@ -68,6 +70,18 @@ def victim_patch(victim: PodInfo, scheduler: str, stamp: str) -> Object:
     return {"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}
 
 
+def allocation_patch(claim: Object, pod: PodInfo, allocation: Mapping[str, Any] | None) -> Object | None:
+    """A merge patch of the claim's status; None when it says so already. It holds for the version seen only."""
+    status, mine = meta.status(claim), {"resource": "pods", "name": pod.name, "uid": pod.uid}
+    users = [*(status.get("reservedFor") or ())]
+    is_user = any(user.get("uid") == pod.uid for user in users)
+    if status.get("allocation") and is_user:
+        return None
+    own = {"uid": meta.uid(claim), "resourceVersion": meta.resource_version(claim)}
+    more = [] if is_user else [mine]
+    return {"metadata": own, "status": {"allocation": allocation, "reservedFor": [*users, *more]}}
+
+
 class Binder:
     """A binder that writes through one client; tells users by events."""
 
@@ -101,6 +115,19 @@ class Binder:
             for claim in claims
             if meta.annotations(claim).get(SELECTED_NODE) != placement.node
         ]
+        return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
+
+    async def allocate(self, placement: Placement, devices: DeviceIndex) -> ApiError | None:
+        """Write what the pod's claims to devices got, and that it uses them; the first error, if any."""
+        operations = []
+        for key in placement.devices:
+            claim = devices.claims.get(key)
+            if claim is None:
+                return NotFound(f'resourceclaim "{key.partition("/")[2]}" not found')
+            patch = allocation_patch(claim, placement.pod, devices.allocation(key))
+            if patch is not None:
+                name, namespace = meta.name(claim), meta.namespace(claim)
+                operations.append(ops.patch(DEVICE_CLAIMS, name, namespace, patch, kind="merge", subresource="status"))
         return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
 
     async def report(self, failures: Sequence[Failure]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from rayplane.control_plane.scheduler import preemption, report
+from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.framework import PluginError
+from rayplane.control_plane.scheduler.nominations import Nominations
 from rayplane.control_plane.scheduler.plugins import (
     IN_TREE,
     Cluster,
@@ -25,13 +26,15 @@ from rayplane.control_plane.scheduler.plugins import (
 from rayplane.control_plane.scheduler.plugins.args import PreemptionArgs
 from rayplane.control_plane.scheduler.plugins.base import ALL
 from rayplane.control_plane.scheduler.pods import PodInfo, Shape
-from rayplane.control_plane.scheduler.preemption import Preemption, assumed
-from rayplane.control_plane.scheduler.shapes import ShapeState, worth
+from rayplane.control_plane.scheduler.preemption import Preemption, Preemptor, assumed
+from rayplane.control_plane.scheduler.shapes import NEVER, ShapeState, worth
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints
 
 log = logging.getLogger(__name__)
 
 SHAPE_STATES_MAX = 1024
+_NO_ROWS: Ints = np.zeros(0, dtype=np.int64)
+_KEPT = Refusal("NodeResourcesFit", ("node(s) are kept for pods of higher priority",), True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Placement:
     pod: PodInfo
     node: str
     claims: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Claims to devices: what they were promised must be written first, and that this pod uses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +92,29 @@ class Cycle:
         self._profiles = {profile.name: profile for profile in config.profiles}
         self._plugins = {p.name: make(registry, p.filters, p.scores, p.args) for p in config.profiles}
         self._states: OrderedDict[tuple[str, Shape], ShapeState] = OrderedDict()
-        self._nominated: dict[str, tuple[PodInfo, str]] = {}
+        self._nominated = Nominations(self.snapshot)
+        self._preemptor = Preemptor(self._nominated)
 
     def handles(self, pod: PodInfo) -> bool:
         """Whether a profile bears the pod's schedulerName."""
         return pod.scheduler in self._profiles
 
+    @property
+    def needs_owners(self) -> bool:
+        """Whether some profile has rules of its own for pods of one owner."""
+        return any(plugin.needs_owners for plugins in self._plugins.values() for plugin in plugins.all)
+
     # -- nominations ---------------------------------------------------------------------------------------
 
     def nominate(self, pod: PodInfo, node: str) -> None:
         """Room on `node` is being made for the pod: others of no higher priority must leave it."""
-        self._nominated[pod.key] = pod, node
+        self._nominated.add(pod, node)
 
     def forget_nomination(self, key: str) -> None:
-        self._nominated.pop(key, None)
+        self._nominated.remove(key)
 
     def nominated_node(self, key: str) -> str:
-        found = self._nominated.get(key)
-        return found[1] if found else ""
+        return self._nominated.node_of(key)
 
     # -- decisions -----------------------------------------------------------------------------------------
 
@@ -164,8 +174,6 @@ class Cycle:
     def _choose(self, view: PodView, plugins: PluginSet, state: ShapeState) -> int:
         """The best allowed row, or -1."""
         allowed = self._allowed(view, plugins, state)
-        if not allowed.any():
-            return -1
         row = self._nominated_row(view.pod)
         if row is not None and allowed[row]:
             return row
@@ -173,14 +181,16 @@ class Cycle:
         for _, weighted in self._compared(view, plugins, state, allowed):
             total = weighted if total is None else total + weighted
         if total is None and allowed is state.fits:
-            return int(state.worth.argmax())
+            best = int(state.worth.argmax())
+            return best if state.worth[best] > NEVER else -1
+        if not allowed.any():
+            return -1
         total = state.total if total is None else total + state.total
         return int(worth(total, allowed, self.snapshot.name_rank()).argmax())
 
     def _nominated_row(self, pod: PodInfo) -> int | None:
-        if not (pod.nominated or pod.key in self._nominated):
-            return None
-        return self.snapshot.index.get(self.nominated_node(pod.key) or pod.nominated)
+        node = self.nominated_node(pod.key) or pod.nominated
+        return self.snapshot.index.get(node) if node else None
 
     def _allowed(self, view: PodView, plugins: PluginSet, state: ShapeState) -> Bools:
         allowed = state.fits
@@ -195,14 +205,10 @@ class Cycle:
     def _leave_room(self, view: PodView, plugins: PluginSet, allowed: Bools) -> Bools:
         """Take out nodes that do not do once those nominated pods come that this one must yield to."""
         pod, snapshot = view.pod, self.snapshot
-        coming: dict[int, list[PodInfo]] = {}
-        for other, node in self._nominated.values():
-            row = snapshot.index.get(node)
-            if row is not None and allowed[row] and other.key != pod.key and other.priority >= pod.priority:
-                coming.setdefault(row, []).append(other)
+        coming = [(row, others) for row, others in self._nominated.rows_before(pod) if allowed[row]]
         if coming:
             allowed = allowed.copy()
-        for row, others in coming.items():
+        for row, others in coming:
             with assumed(snapshot, others, snapshot.info(row).name):
                 allowed[row] = plugins.refusal(PodView(pod, self.cluster), row) is None
         return allowed
@@ -224,28 +230,33 @@ class Cycle:
     def _place(self, view: PodView, plugins: PluginSet, row: int) -> Placement:
         pod, node = view.pod, self.snapshot.info(row).name
         claims: tuple[str, ...] = ()
-        for plugin in plugins.filters:
+        for plugin in plugins.reserving:
             claims += plugin.waiting(view)
             plugin.reserve(view, row)
         pod.node = node
         self.snapshot.set_pod(pod)
-        self._nominated.pop(pod.key, None)
-        return Placement(pod, node, claims)
+        self._nominated.remove(pod.key)
+        return Placement(pod, node, claims, tuple(key for _, key in pod.device_claims))
 
     def forget(self, pod: PodInfo) -> None:
         """A placement came to nothing: take the assumption back."""
         if self.snapshot.pods.get(pod.key) is pod:
             self.snapshot.remove_pod(pod.key)
-        for plugin in self._plugins[pod.scheduler].filters:
+        for plugin in self._plugins[pod.scheduler].reserving:
             plugin.forget(self.cluster, pod)
         pod.node = ""
 
     # -- failures ------------------------------------------------------------------------------------------
 
-    def _refusals(self, view: PodView, plugins: PluginSet) -> dict[int, Refusal]:
-        """By row. A node with none is kept for a nominated pod: that counts as lack of room."""
-        kept = Refusal("NodeResourcesFit", ("node(s) are kept for pods of higher priority",), True)
-        return {row: plugins.refusal(view, row) or kept for _, row in self.snapshot.nodes()}
+    def _refusals(self, view: PodView, plugins: PluginSet) -> list[tuple[Refusal, Ints]]:
+        """(reason, its rows). A node with none is kept for a nominated pod: that counts as lack of room."""
+        found = plugins.refusals(view)
+        left = self.snapshot.valid.copy()
+        for _, rows in found:
+            left[rows] = False
+        if left.any():
+            found.append((_KEPT, np.flatnonzero(left)))
+        return found
 
     def _fail(self, view: PodView, plugins: PluginSet, problem: Refusal | None) -> Failure:
         pod, count = view.pod, len(self.snapshot)
@@ -254,17 +265,22 @@ class Cycle:
             return Failure(pod, report.NO_NODES)
         if problem:
             after = report.preemption_failed(count, count, 0) if preempts else ""
-            message = report.fit_error(count, (), problem=problem.reasons[0], after=after)
+            message = report.fit_error(count, {}, problem=problem.reasons[0], after=after)
             return Failure(pod, message, plugins=frozenset((problem.plugin,)))
         refusals = self._refusals(view, plugins)
         found: Preemption | str = ""
         if preempts:
             args = self._profiles[pod.scheduler].args.get("DefaultPreemption") or PreemptionArgs()
             nominated = self.nominated_node(pod.key) or pod.nominated
-            found = preemption.plan(view, plugins, refusals, nominated=nominated, args=args)
+            helpful = np.concatenate([_NO_ROWS, *(rows for refusal, rows in refusals if refusal.resolvable)])
+            helpful = helpful[self.snapshot.name_rank()[helpful].argsort()]
+            found = self._preemptor.plan(view, plugins, helpful.tolist(), nominated=nominated, args=args)
         after = found if isinstance(found, str) else ""
-        message = report.fit_error(count, (r.reasons for r in refusals.values()), after=after)
-        blamed = frozenset(r.plugin for r in refusals.values())
+        reasons = Counter[str]()
+        for refusal, rows in refusals:
+            reasons.update(dict.fromkeys(refusal.reasons, len(rows)))
+        message = report.fit_error(count, reasons, after=after)
+        blamed = frozenset(refusal.plugin for refusal, _ in refusals)
         return Failure(pod, message, None if isinstance(found, str) else found, plugins=blamed)
 
     # -- explanation ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from rayplane.control_plane.scheduler.events import (
     pod_actions,
 )
 from rayplane.control_plane.scheduler.nodes import NodeInfo
+from rayplane.control_plane.scheduler.owners import OWNERS
 from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
 from rayplane.control_plane.scheduler.queue import SchedulingQueue
 
@@ -49,6 +50,7 @@ class Observer:
         self._cycle = cycle
         self._snapshot = cycle.snapshot
         self._volumes = cycle.cluster.volumes
+        self._devices = cycle.cluster.devices
         self._queue = queue
         self._waits = waits
         self._settle = settle
@@ -64,8 +66,14 @@ class Observer:
             "namespaces": self._on_namespace,
             "storageclasses.storage.k8s.io": self._on_class,
             "csistoragecapacities.storage.k8s.io": self._on_capacity,
+            "csinodes.storage.k8s.io": self._on_csi_node,
+            "poddisruptionbudgets.policy": self._on_budget,
+            **({resource: self._on_owner for resource in OWNERS} if self._cycle.needs_owners else {}),
             "persistentvolumes": self._on_volume,
             "persistentvolumeclaims": self._on_claim,
+            "deviceclasses.resource.k8s.io": self._on_device_class,
+            "resourceslices.resource.k8s.io": self._on_slice,
+            "resourceclaims.resource.k8s.io": self._on_device_claim,
             "pods": self._on_pod,
         }
         self._informers = [Informer(client, resource) for resource in handlers]
@@ -144,6 +152,48 @@ class Observer:
         else:
             self._volumes.capacities[meta.key(capacity)] = capacity
         self._changed(Resource.STORAGE_CAPACITY, kind, old, capacity)
+
+    def _on_csi_node(self, kind: str, old: Object | None, csi_node: Object) -> None:
+        if kind == "DELETED":
+            self._volumes.use.remove_csi_node(meta.name(csi_node))
+        else:
+            self._volumes.use.set_csi_node(csi_node)
+        self._changed(Resource.CSI_NODE, kind, old, csi_node)
+
+    def _on_device_class(self, kind: str, old: Object | None, device_class: Object) -> None:
+        if kind == "DELETED":
+            self._devices.remove_class(meta.name(device_class))
+        else:
+            self._devices.set_class(device_class)
+        self._changed(Resource.DEVICE_CLASS, kind, old, device_class)
+
+    def _on_slice(self, kind: str, old: Object | None, one: Object) -> None:
+        if kind == "DELETED":
+            self._devices.remove_slice(meta.name(one))
+        else:
+            self._devices.set_slice(one)
+        self._changed(Resource.RESOURCE_SLICE, kind, old, one)
+
+    def _on_device_claim(self, kind: str, old: Object | None, claim: Object) -> None:
+        if kind == "DELETED":
+            self._devices.remove_claim(meta.key(claim))
+        else:
+            self._devices.set_claim(claim)
+        self._changed(Resource.RESOURCE_CLAIM, kind, old, claim)
+
+    def _on_budget(self, kind: str, _old: Object | None, budget: Object) -> None:
+        budgets = self._cycle.cluster.budgets
+        if kind == "DELETED":
+            budgets.remove(meta.namespace(budget), meta.name(budget))
+        else:
+            budgets.set(budget)
+
+    def _on_owner(self, kind: str, _old: Object | None, owner: Object) -> None:
+        owners = self._cycle.cluster.owners
+        if kind == "DELETED":
+            owners.remove(owner["kind"], meta.namespace(owner), meta.name(owner))
+        else:
+            owners.set(owner["kind"], owner)
 
     def _on_volume(self, kind: str, old: Object | None, volume: Object) -> None:
         if kind == "DELETED":

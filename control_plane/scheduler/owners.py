@@ -12,7 +12,8 @@ from rayplane.control_plane.scheduler.pods import PodInfo
 
 SERVICE = "Service"
 _BY_MAP = frozenset({SERVICE, "ReplicationController"})
-OWNERS = ("ReplicationController", "ReplicaSet", "StatefulSet")
+#: The resources that are looked at.
+OWNERS = ("services", "replicationcontrollers", "replicasets.apps", "statefulsets.apps")
 
 
 class OwnerIndex:

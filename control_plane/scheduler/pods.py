@@ -42,6 +42,8 @@ _SCORED_DEFAULTS = {CPU: quantity.parse("100m"), MEMORY: quantity.parse("200Mi")
 #: Larger amounts are cut to this, so that sums stay within 64 bits.
 AMOUNT_MAX = 1 << 52
 SHAPES_MAX = 4096
+#: Fields of volumes that are disks of their own, which pods of a node may not all share.
+DISKS = frozenset({"gcePersistentDisk", "awsElasticBlockStore", "iscsi", "rbd"})
 DEFAULT_SCHEDULER = "default-scheduler"
 _T = TypeVar("_T")
 
@@ -133,6 +135,10 @@ class PodInfo:
     rules: PodRules
     #: (kind, name) of its controller, if it has one.
     owner: tuple[str, str] | None
+    #: (name in the pod, key) of its claims to devices; without a key while the claim is not made yet.
+    device_claims: tuple[tuple[str, str], ...]
+    #: Volumes that are disks of their own, as written.
+    disks: tuple[Mapping[str, Any], ...]
     nominated: str
     terminating: bool
     node: str = ""
@@ -190,6 +196,8 @@ class PodParser:
             claims=tuple(claims_of(pod)),
             rules=self._rules_of(spec, namespace, labels),
             owner=_controller(own),
+            device_claims=tuple(_device_claims(pod, spec, namespace)) if spec.get("resourceClaims") else (),
+            disks=tuple(v for v in spec.get("volumes") or () if not DISKS.isdisjoint(v)),
             terminating=meta.is_deleting(pod),
             nominated=meta.status(pod).get("nominatedNodeName") or "",
             node=spec.get("nodeName") or "",
@@ -205,7 +213,7 @@ class PodParser:
         own = labels if b"atchLabelKeys" in written else None  # a rule takes values of the pod's own labels
         return _kept(
             self._rules,
-            orjson.dumps((namespace, own), option=orjson.OPT_SORT_KEYS) + written,
+            orjson.dumps((_own_namespace(near, apart, namespace), own), option=orjson.OPT_SORT_KEYS) + written,
             lambda: _make_rules(near or {}, apart or {}, spread or (), namespace, labels),
         )
 
@@ -235,6 +243,21 @@ def _kept(known: OrderedDict[bytes, _T], key: bytes, make: Callable[[], _T]) -> 
     else:
         known.move_to_end(key)
     return found
+
+
+def _device_claims(pod: Object, spec: Mapping[str, Any], namespace: str) -> Iterator[tuple[str, str]]:
+    """A claim of a template is named in the status once it is made; one that is not needed has no name there."""
+    told = meta.status(pod).get("resourceClaimStatuses") or ()
+    made = {one.get("name"): one.get("resourceClaimName") for one in told}
+    for claim in spec.get("resourceClaims") or ():
+        name = claim.get("name") or ""
+        own = claim.get("resourceClaimName")
+        if own:
+            yield name, f"{namespace}/{own}"
+        elif name not in made:
+            yield name, ""
+        elif made[name]:
+            yield name, f"{namespace}/{made[name]}"
 
 
 def _controller(metadata: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -306,6 +329,17 @@ def _pod_term(term: Mapping[str, Any], namespace: str, labels: Mapping[str, str]
         namespace_selector=None if of_namespaces is None else from_label_selector(of_namespaces),
         weight=weight,
     )
+
+
+def _own_namespace(near: Mapping[str, Any] | None, apart: Mapping[str, Any] | None, namespace: str) -> str:
+    """The pod's namespace where a term of its means that, else nothing."""
+    for side in (near or {}, apart or {}):
+        terms = list(side.get("requiredDuringSchedulingIgnoredDuringExecution") or ())
+        for item in side.get("preferredDuringSchedulingIgnoredDuringExecution") or ():
+            terms.append(item.get("podAffinityTerm") or {})
+        if any(not term.get("namespaces") and term.get("namespaceSelector") is None for term in terms):
+            return namespace
+    return ""
 
 
 def _required_terms(side: Mapping[str, Any], namespace: str, labels: Mapping[str, str]) -> tuple[PodTerm, ...]:

@@ -1,21 +1,32 @@
 """Making room for a pod by deleting pods of lower priority.
 
 On each node that could be helped so: take all pods of lower priority away; if the pod fits then, put back as many as
-still let it fit, the most important first. What stays away are the victims. The node is chosen whose victims matter
-least. Source: Kubernetes concepts "Pod Priority and Preemption"; disruption budgets are not looked at.
+still let it fit, those first whose deletion would break a disruption budget, and the most important first. What stays
+away are the victims. The node is chosen whose victims matter least. Where only resources count, what was found for a
+shape and a priority is kept, and worked out again for the nodes that changed.
+
+Source: Kubernetes concepts "Pod Priority and Preemption".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from rayplane.control_plane.scheduler import report
+from rayplane.control_plane.scheduler.nominations import Nominations
 from rayplane.control_plane.scheduler.plugins.args import PreemptionArgs
-from rayplane.control_plane.scheduler.plugins.base import PluginSet, PodView, Refusal
+from rayplane.control_plane.scheduler.plugins.base import PluginSet, PodView, Scope
 from rayplane.control_plane.scheduler.pods import PodInfo
-from rayplane.control_plane.scheduler.snapshot import Snapshot
+from rayplane.control_plane.scheduler.snapshot import Ints, Snapshot
+
+_BY_RESOURCES = frozenset({"NodePorts", "NodeResourcesFit"})
+_TABLES_MAX = 64
+_COSTS = 5
+_NO_COST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,73 +37,233 @@ class Preemption:
     victims: tuple[PodInfo, ...]
 
 
-def plan(
-    view: PodView, plugins: PluginSet, refusals: Mapping[int, Refusal], *, nominated: str, args: PreemptionArgs
-) -> Preemption | str:
-    """Whom to delete, or the sentence that says why nobody is."""
-    pod, snapshot = view.pod, view.snapshot
-    count = len(refusals)
-    if not pod.may_preempt:
-        return report.NOT_ELIGIBLE_POLICY
-    on_nominated = snapshot.pods_on(nominated) if nominated else {}
-    if any(other.terminating and other.priority < pod.priority for other in on_nominated.values()):
-        return report.NOT_ELIGIBLE_TERMINATING
-    helpful = [row for row, refusal in refusals.items() if refusal.resolvable]
-    if not snapshot.has_lower_priority(pod.priority):
-        return report.preemption_failed(count, count - len(helpful), len(helpful))
-    enough = max(count * args.min_candidate_nodes_percentage // 100, args.min_candidate_nodes_absolute)
-    candidates: list[Preemption] = []
-    for row in helpful:
-        victims = _victims(view, plugins, row)
-        if victims:
-            candidates.append(Preemption(snapshot.info(row).name, victims))
-            if len(candidates) >= enough:
-                break
-    if not candidates:
-        return report.preemption_failed(count, count - len(helpful), len(helpful))
-    return min(candidates, key=_cost)
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    victims: tuple[PodInfo, ...]
+    """The least important first."""
+    breaking: int
+    """How many of them break a disruption budget."""
+
+    def cost(self) -> tuple[int, int, int, int, int]:
+        """Smallest is best: budgets broken, the most important victim's priority, sum of priorities, victims, and of
+        the most important ones the one that started first should have started late.
+        """
+        priorities = [victim.priority for victim in self.victims]
+        highest = max(priorities)
+        # Priorities may be negative: shifted, so that more victims never make a smaller sum.
+        shifted = sum(priority + (1 << 31) for priority in priorities)
+        earliest = min(_started(victim) for victim in self.victims if victim.priority == highest)
+        return self.breaking, highest, shifted, len(priorities), -earliest
 
 
-def _importance(pod: PodInfo) -> tuple[int, str, str]:
+def _started(pod: PodInfo) -> int:
+    """A number that grows with the time at which the pod started, or else was created."""
+    stamp = pod.obj.get("status", {}).get("startTime") or pod.obj.get("metadata", {}).get("creationTimestamp") or ""
+    digits = "".join(c for c in stamp if c in "0123456789")[:14]
+    return int(digits) if digits else 0
+
+
+def _importance(pod: PodInfo) -> tuple[int, int, str]:
     """Ascending: lower priority, then the younger, then by name."""
-    started = pod.obj.get("status", {}).get("startTime") or pod.obj.get("metadata", {}).get("creationTimestamp") or ""
-    inverted = "".join(chr(0x7F - ord(c)) if ord(c) < 0x7F else c for c in started)
-    return pod.priority, inverted, pod.key
+    return pod.priority, -_started(pod), pod.key
 
 
-def _cost(candidate: Preemption) -> tuple[int, int, int, str]:
-    """Smallest is best: least important worst victim, smallest sum of priorities, fewest victims, name."""
-    priorities = [victim.priority for victim in candidate.victims]
-    # Priorities may be negative: shift them, so that more victims never make a smaller sum.
-    shifted = sum(priority + (1 << 31) for priority in priorities)
-    return max(priorities), shifted, len(priorities), candidate.node
+@dataclass(slots=True)
+class Preemptor:
+    """Knowledge that preemptions share: nominations, and victims by profile, shape and priority."""
 
+    nominations: Nominations
+    tables: dict[tuple[object, ...], _Table] = field(default_factory=dict)
 
-def _victims(view: PodView, plugins: PluginSet, row: int) -> tuple[PodInfo, ...]:
-    """Whose deletion lets the pod onto the node; empty when nobody's does. The snapshot is as before afterwards."""
-    pod, snapshot = view.pod, view.snapshot
-    lower = [other for other in snapshot.pods_on(snapshot.info(row).name).values() if other.priority < pod.priority]
-    if not lower:
-        return ()
-    lower.sort(key=_importance)
-    for other in lower:
-        snapshot.remove_pod(other.key)
-    victims: list[PodInfo] = []
-    if _fits(view, plugins, row):
-        for other in reversed(lower):
-            snapshot.set_pod(other)
+    def plan(
+        self, view: PodView, plugins: PluginSet, helpful: Sequence[int], *, nominated: str, args: PreemptionArgs
+    ) -> Preemption | str:
+        """Whom to delete, or the sentence that says why nobody is. `helpful` are rows where a deletion may help."""
+        pod, snapshot = view.pod, view.snapshot
+        count = len(snapshot)
+        if not pod.may_preempt:
+            return report.NOT_ELIGIBLE_POLICY
+        on_nominated = snapshot.pods_on(nominated) if nominated else {}
+        if any(other.terminating and other.priority < pod.priority for other in on_nominated.values()):
+            return report.NOT_ELIGIBLE_TERMINATING
+        nobody = report.preemption_failed(count, count - len(helpful), len(helpful))
+        if not snapshot.has_lower_priority(pod.priority):
+            return nobody
+        if self._by_resources(view, plugins):
+            found = self._table(view, plugins).best(view, self.nominations, helpful)
+        else:
+            found = self._tried(view, plugins, helpful, args)
+        return nobody if found is None else found
+
+    # -- where anything may count --------------------------------------------------------------------------
+
+    def _tried(
+        self, view: PodView, plugins: PluginSet, helpful: Sequence[int], args: PreemptionArgs
+    ) -> Preemption | None:
+        """The best of as many candidates as the arguments want."""
+        snapshot = view.snapshot
+        enough = max(len(snapshot) * args.min_candidate_nodes_percentage // 100, args.min_candidate_nodes_absolute)
+        found: list[tuple[tuple[int, ...], str, _Candidate]] = []
+        for row in helpful:
+            candidate = self._victims(view, plugins, row)
+            if candidate is not None:
+                found.append((candidate.cost(), snapshot.info(row).name, candidate))
+                if len(found) >= enough:
+                    break
+        if not found:
+            return None
+        _, node, best = min(found, key=lambda one: one[:2])
+        return Preemption(node, best.victims)
+
+    def _victims(self, view: PodView, plugins: PluginSet, row: int) -> _Candidate | None:
+        """Whose deletion lets the pod onto the node; the snapshot is as before afterwards."""
+        pod, snapshot = view.pod, view.snapshot
+        lower = _lower(snapshot, pod, row)
+        if not lower:
+            return None
+        coming = self.nominations.before(pod, snapshot.info(row).name)
+        with _without(snapshot, lower), assumed(snapshot, coming, snapshot.info(row).name):
             if not _fits(view, plugins, row):
-                snapshot.remove_pod(other.key)
-                victims.append(other)
+                return None
+            breaking, others = view.cluster.budgets.split(reversed(lower))
+            victims: list[PodInfo] = []
+            broken = 0
+            for other in (*breaking, *others):
+                snapshot.set_pod(other)
+                if not _fits(view, plugins, row):
+                    snapshot.remove_pod(other.key)
+                    victims.append(other)
+                    broken += other in breaking
+        return _Candidate(tuple(sorted(victims, key=_importance)), broken) if victims else None
+
+    # -- where only resources count ------------------------------------------------------------------------
+
+    def _by_resources(self, view: PodView, plugins: PluginSet) -> bool:
+        """Whether no filter but the one for resources can tell victims apart."""
+        return not view.pod.shape.ports and all(
+            plugin.scope is Scope.NODE
+            or (plugin.scope is Scope.USE and plugin.name in _BY_RESOURCES)
+            or (plugin.scope is Scope.CLUSTER and not plugin.concerns(view))
+            for plugin in plugins.filters
+        )
+
+    def _table(self, view: PodView, plugins: PluginSet) -> _Table:
+        key = (id(plugins), view.pod.shape, view.pod.priority)
+        found = self.tables.get(key)
+        if found is None:
+            if len(self.tables) >= _TABLES_MAX:
+                self.tables.pop(next(iter(self.tables)))
+            found = self.tables[key] = _Table()
+        return found
+
+
+class _Table:
+    """Candidates by row for pods of one shape and priority, as of two change counts and a version of the budgets."""
+
+    __slots__ = ("_as_of", "_candidates", "_costs")
+
+    def __init__(self) -> None:
+        self._as_of = (-1, -1, -1)
+        self._candidates: dict[int, _Candidate] = {}
+        self._costs: Ints = np.zeros((_COSTS, 0), dtype=np.int64)
+
+    def best(self, view: PodView, nominations: Nominations, helpful: Sequence[int]) -> Preemption | None:
+        snapshot = view.snapshot
+        self._refresh(view, nominations)
+        rows = np.array(helpful, dtype=np.int64)
+        rows = rows[self._costs[0, rows] != _NO_COST]
+        for costs in self._costs:
+            if len(rows) > 1:
+                of_rows = costs[rows]
+                rows = rows[of_rows == of_rows.min()]
+        if not len(rows):
+            return None
+        row = int(rows[snapshot.name_rank()[rows].argmin()])
+        return Preemption(snapshot.info(row).name, self._candidates[row].victims)
+
+    def _refresh(self, view: PodView, nominations: Nominations) -> None:
+        snapshot, budgets = view.snapshot, view.cluster.budgets
+        changed: Iterable[int] | None = None
+        if self._costs.shape[1] == snapshot.rows and self._as_of[2] == budgets.version:
+            nodes = snapshot.node_changes.since(self._as_of[0])
+            use = snapshot.use_changes.since(self._as_of[1])
+            if nodes is not None and use is not None:
+                changed = {*nodes, *use}
+        if changed is None:
+            self._costs = np.full((_COSTS, snapshot.rows), _NO_COST, dtype=np.int64)
+            self._candidates.clear()
+            changed = snapshot.index.values()
+        for row in changed:
+            self._set(row, _by_room(view, nominations, row) if snapshot.valid[row] else None)
+        self._as_of = snapshot.node_changes.count, snapshot.use_changes.count, budgets.version
+
+    def _set(self, row: int, candidate: _Candidate | None) -> None:
+        if candidate is None:
+            self._costs[:, row] = _NO_COST
+            self._candidates.pop(row, None)
+        else:
+            self._costs[:, row] = candidate.cost()
+            self._candidates[row] = candidate
+
+
+def _by_room(view: PodView, nominations: Nominations, row: int) -> _Candidate | None:
+    """As trying out would find, by sums of the resources that the pod asks for."""
+    pod, snapshot = view.pod, view.snapshot
+    lower = _lower(snapshot, pod, row)
+    if not lower:
+        return None
+    wanted = pod.shape.requests
+    room = {
+        name: int(snapshot.allocatable[row, column] - snapshot.requested[row, column]) - amount
+        for name, amount in wanted.items()
+        for column in (snapshot.column(name),)
+    }
+    for other in nominations.before(pod, snapshot.info(row).name):
+        _take(room, other, 1)
     for other in lower:
-        if other.key not in snapshot.pods:
-            snapshot.set_pod(other)
-    return tuple(reversed(victims))
+        _take(room, other, -1)
+    if min(room.values()) < 0:
+        return None
+    breaking, others = view.cluster.budgets.split(reversed(lower))
+    victims: list[PodInfo] = []
+    broken = 0
+    for other in (*breaking, *others):
+        _take(room, other, 1)
+        if min(room.values()) < 0:
+            _take(room, other, -1)
+            victims.append(other)
+            broken += other in breaking
+    return _Candidate(tuple(sorted(victims, key=_importance)), broken) if victims else None
+
+
+def _take(room: dict[str, int], pod: PodInfo, sign: int) -> None:
+    requests = pod.shape.requests
+    for name in room:
+        room[name] -= sign * requests.get(name, 0)
+
+
+def _lower(snapshot: Snapshot, pod: PodInfo, row: int) -> list[PodInfo]:
+    """Pods of a node that may be victims, the least important first."""
+    there = snapshot.pods_on(snapshot.info(row).name).values()
+    return sorted((other for other in there if other.priority < pod.priority), key=_importance)
 
 
 def _fits(view: PodView, plugins: PluginSet, row: int) -> bool:
     """With the pods as they are in the snapshot now."""
     return plugins.refusal(PodView(view.pod, view.cluster), row) is None
+
+
+@contextmanager
+def _without(snapshot: Snapshot, pods: Sequence[PodInfo]) -> Iterator[None]:
+    """The pods are gone, within this block only."""
+    for pod in pods:
+        snapshot.remove_pod(pod.key)
+    try:
+        yield
+    finally:
+        for pod in pods:
+            if pod.key not in snapshot.pods:
+                snapshot.set_pod(pod)
 
 
 @contextmanager

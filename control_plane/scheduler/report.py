@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 NO_NODES = "no nodes available to schedule pods"
 
 
-def fit_error(nodes: int, reasons: Iterable[tuple[str, ...]], *, problem: str = "", after: str = "") -> str:
+def fit_error(nodes: int, reasons: Mapping[str, int], *, problem: str = "", after: str = "") -> str:
     """ "0/3 nodes are available: 1 Insufficient cpu, 2 ... " with `after` (preemption's part) behind it.
 
-    `reasons` has one tuple per node; `problem` is what stands against all nodes at once.
+    `reasons` has for each how many nodes gave it; `problem` is what stands against all nodes at once.
     """
     text = f"0/{nodes} nodes are available:"
     if problem:
         text += f" {problem}."
     else:
-        counts = Counter(reason for of_node in reasons for reason in of_node)
-        parts = sorted(f"{count} {reason}" for reason, count in counts.items())
+        parts = sorted(f"{count} {reason}" for reason, count in reasons.items() if count)
         text += f" {', '.join(parts)}." if parts else ""
     return f"{text} {after}" if after else text
 
 
 def preemption_failed(nodes: int, unhelpful: int, no_victims: int) -> str:
     """What preemption has to say when it finds no way."""
-    reasons = [("Preemption is not helpful for scheduling",)] * unhelpful
-    reasons += [("No preemption victims found for incoming pod",)] * no_victims
+    reasons = {
+        "Preemption is not helpful for scheduling": unhelpful,
+        "No preemption victims found for incoming pod": no_victims,
+    }
     return f"preemption: {fit_error(nodes, reasons)}"
 
 

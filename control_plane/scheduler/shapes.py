@@ -31,6 +31,7 @@ class ShapeState:
         "_members",
         "_node_total",
         "_nodes_at",
+        "_plain",
         "_scores",
         "_use_at",
         "allowed_by_nodes",
@@ -49,6 +50,7 @@ class ShapeState:
         self._scores = tuple(
             tuple((p, weight) for p, weight in plugins.scores if p.scope is scope) for scope in (Scope.NODE, Scope.USE)
         )
+        self._plain = not any(plugin.normalizes for plugin, _ in self._scores[Scope.USE])
         self._nodes_at = self._use_at = self._members = -1
         self.failure: tuple[str, frozenset[str]] | None = None  # message and plug-ins, as of `failure_at`
         self.failure_at = (-1, -1)
@@ -73,7 +75,11 @@ class ShapeState:
             if nodes:
                 self._refresh_nodes(view, _rows(nodes))
                 use = {*nodes, *use}
-            self._refresh_use(view, _rows(use))
+            if len(use) == 1 and self._plain and self._members == snapshot.members:
+                (row,) = use
+                self._refresh_row(view, row)
+            else:
+                self._refresh_use(view, _rows(use))
         self._nodes_at, self._use_at = snapshot.node_changes.count, snapshot.use_changes.count
 
     def _refresh_all(self, view: PodView) -> None:
@@ -111,6 +117,16 @@ class ShapeState:
             self.worth = worth(self.total, self.fits, rank)
         else:
             self.worth[rows] = worth(total, allowed, rank[rows])
+
+    def _refresh_row(self, view: PodView, row: int) -> None:
+        """As `_refresh_use`, of one row, with plain numbers."""
+        fits = bool(self.allowed_by_nodes[row]) and all(p.allows(view, row) for p in self._filters[Scope.USE])
+        total = int(self._node_total[row])
+        for plugin, weight in self._scores[Scope.USE]:
+            total += weight * plugin.score_at(view, row)
+        self.fits[row] = fits
+        self.total[row] = total
+        self.worth[row] = total * _RANKS - int(view.snapshot.name_rank()[row]) if fits else NEVER
 
     def _scored(self, view: PodView, rows: Rows, scope: Scope) -> Ints | int:
         """The weighted sum of the scores that are comparable as they are; the others are put aside."""

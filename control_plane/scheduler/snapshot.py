@@ -9,12 +9,14 @@ Invariant: `requested` is the sum over the pods of each row, always; pods of nod
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from rayplane.control_plane.api.machinery.selectors import EQUALS, IN, Requirement
 from rayplane.control_plane.api.taints import Taint
+from rayplane.control_plane.scheduler.changes import ChangeLog
+from rayplane.control_plane.scheduler.claim_use import ClaimUse
 from rayplane.control_plane.scheduler.counters import HeldTerms, PodCounters, Scoped
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, PodInfo, PodTerm, Shape
@@ -22,33 +24,13 @@ from rayplane.control_plane.scheduler.topology import Bools, Floats, Ints, NodeL
 
 __all__ = ["Bools", "Floats", "Ints", "Rows", "Snapshot"]
 
-CHANGES_MAX = 8192
 VECTORS_MAX = 4096
 _FIRST_COLUMNS = (CPU, MEMORY, STORAGE, PODS)
 _NO_TAINTS: tuple[Taint, ...] = ()
 
 
-class ChangeLog:
-    """Rows that changed, the newest of them remembered."""
-
-    __slots__ = ("_rows", "count")
-
-    def __init__(self) -> None:
-        self.count = 0  # of all times
-        self._rows: list[int] = []
-
-    def add(self, row: int) -> None:
-        self.count += 1
-        self._rows.append(row)
-        if len(self._rows) > 2 * CHANGES_MAX:
-            del self._rows[:-CHANGES_MAX]
-
-    def since(self, count: int) -> Collection[int] | None:
-        """Rows that changed since `count` was so; None when that is too long ago."""
-        behind = self.count - count
-        if behind > len(self._rows):
-            return None
-        return set(self._rows[-behind:]) if behind else ()
+def _reports(node: NodeInfo | None) -> bool:
+    return node is not None and node.volume_bytes is not None
 
 
 class Snapshot:
@@ -61,7 +43,10 @@ class Snapshot:
         self.pods: dict[str, PodInfo] = {}
         self.namespaces: dict[str, Mapping[str, str]] = {}
         #: Rows whose pods changed, and rows whose node changed.
-        self.use_changes, self.node_changes = ChangeLog(), ChangeLog()
+        self.use_changes, self.node_changes = ChangeLog[int](), ChangeLog[int]()
+        #: Told of the claims of pods that come and go.
+        self.claim_use: ClaimUse | None = None
+        self._volume_nodes = 0  # nodes that say how many bytes they have for volumes
         self._free_rows: list[int] = []
         self._by_node: dict[str, dict[str, PodInfo]] = {}
         self._ports: dict[int, dict[tuple[str, str, int], int]] = {}
@@ -154,7 +139,7 @@ class Snapshot:
         self.unschedulable[row] = node.unschedulable
         self.taint_codes[row] = self._taint_code(node.taints)
         self._labels.set(row, node.labels)
-        self._set_images(row, old, node)
+        self._set_extras(row, old, node)
         self.allocatable[row] = 0
         for column, count in columns:
             self.allocatable[row, column] = count
@@ -171,7 +156,7 @@ class Snapshot:
             return
         for pod in self._by_node.get(name, {}).values():
             self._count(pod, row, -1)
-        self._set_images(row, self.infos[row], None)
+        self._set_extras(row, self.infos[row], None)
         self.infos[row] = None
         self.valid[row] = self.unschedulable[row] = False
         self.taint_codes[row] = 0
@@ -205,7 +190,13 @@ class Snapshot:
     def has_taints(self) -> bool:
         return len(self.taint_sets) > 1
 
-    def _set_images(self, row: int, old: NodeInfo | None, new: NodeInfo | None) -> None:
+    @property
+    def reports_volume_bytes(self) -> bool:
+        """Whether any node says how many bytes it has for volumes."""
+        return self._volume_nodes > 0
+
+    def _set_extras(self, row: int, old: NodeInfo | None, new: NodeInfo | None) -> None:
+        self._volume_nodes += _reports(new) - _reports(old)
         before, after = old.images if old else {}, new.images if new else {}
         if before == after:
             return
@@ -325,6 +316,8 @@ class Snapshot:
         if not priorities[pod.priority]:
             del priorities[pod.priority]
         self._counters.count(pod, row, sign)
+        if pod.claims and self.claim_use is not None:
+            self.claim_use.count(pod.claims, pod.node, sign)
         if pod.has_terms:
             self.anti.count(pod.anti_affinity, row, sign, self.rows)
             self.near.count(pod.affinity, row, sign, self.rows)

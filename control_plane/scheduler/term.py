@@ -104,6 +104,10 @@ class Term:
                 await self._start(tasks, self._select_node(decision))
             else:
                 self._ready.append(decision)
+        devices = [placement for placement in self._ready if placement.devices]
+        self._ready = [placement for placement in self._ready if not placement.devices]
+        for placement in devices:
+            await self._start(tasks, self._allocate(placement))
         ready = self._bound_alone(tasks)
         size = self._config.bind_batch_max
         for first in range(0, len(ready), size):
@@ -232,6 +236,15 @@ class Term:
                 self._lost(placement, f'running Bind plugin "DefaultBinder": {error.message}')
 
         return not any(errors)
+
+    async def _allocate(self, placement: Placement) -> None:
+        """Devices first: a pod that has a node has its devices."""
+        error = await self._binder.allocate(placement, self.cluster.devices)
+        if error is None:
+            self._ready.append(replace(placement, devices=()))
+            self._wake.set()
+        else:
+            self._lost(placement, f'running PreBind plugin "DynamicResources": {error.message}')
 
     async def _select_node(self, placement: Placement) -> None:
         claims = [self.volumes.claims[key] for key in placement.claims if key in self.volumes.claims]

@@ -9,7 +9,7 @@ affinity), "Storage Capacity".
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,13 @@ from rayplane.control_plane.api.claims import (
     requested_bytes,
 )
 from rayplane.control_plane.api.machinery import quantity
-from rayplane.control_plane.api.machinery.selectors import from_label_selector
+from rayplane.control_plane.api.machinery.selectors import IN, LabelSelector, Requirement, from_label_selector
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import NodeTerm, admits, node_terms
+from rayplane.control_plane.scheduler.claim_use import ClaimUse
 from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.rows import rows_of_selector, rows_of_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
@@ -40,6 +42,26 @@ NO_AFFINITY = "node(s) didn't match PersistentVolume's node affinity"
 NOTHING_TO_BIND = "node(s) didn't find available persistent volumes to bind"
 NO_SPACE = "node(s) did not have enough free storage"
 UNBOUND_IMMEDIATE = "pod has unbound immediate PersistentVolumeClaims"
+
+
+#: Drivers that serve the volumes that were once part of Kubernetes, by their field of a PersistentVolume.
+_MIGRATED = {
+    "awsElasticBlockStore": "ebs.csi.aws.com",
+    "azureDisk": "disk.csi.azure.com",
+    "azureFile": "file.csi.azure.com",
+    "cinder": "cinder.csi.openstack.org",
+    "gcePersistentDisk": "pd.csi.storage.gke.io",
+    "portworxVolume": "pxd.portworx.com",
+    "vsphereVolume": "csi.vsphere.vmware.com",
+}
+#: Labels of volumes and nodes that name a zone or region, and the older names of the same.
+ZONE_LABELS = {
+    "topology.kubernetes.io/zone": "",
+    "topology.kubernetes.io/region": "",
+    "failure-domain.beta.kubernetes.io/zone": "topology.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region": "topology.kubernetes.io/region",
+}
+READ_WRITE_ONCE_POD = "ReadWriteOncePod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +74,25 @@ class Volume:
     size: int
     #: Nodes that hold its bytes, as far as the object tells.
     nodes: tuple[str, ...]
+    #: The driver that attaches it; empty for none.
+    driver: str
+    #: (label, values) that a node must have one of.
+    zones: tuple[tuple[str, frozenset[str]], ...]
 
     @staticmethod
     def of(obj: Object) -> Volume:
         spec = meta.spec(obj)
         terms = node_terms((spec.get("nodeAffinity") or {}).get("required"))
-        replicas = ((spec.get("csi") or {}).get("volumeAttributes") or {}).get("replicas") or ""
+        csi = spec.get("csi") or {}
+        replicas = (csi.get("volumeAttributes") or {}).get("replicas") or ""
         nodes = tuple(name for name in replicas.split(",") if name)
         if not nodes and terms:
             pinned = (r for t in terms for r in t.labels.requirements if r.key == HOSTNAME and r.operator == "in")
             nodes = tuple(value for r in pinned for value in r.values)
-        return Volume(obj, meta.name(obj), terms, capacity_bytes(obj), nodes)
+        driver = csi.get("driver") or next((name for field, name in _MIGRATED.items() if spec.get(field)), "")
+        labels = meta.labels(obj)
+        zones = tuple((key, frozenset(labels[key].split("__"))) for key in ZONE_LABELS if key in labels)
+        return Volume(obj, meta.name(obj), terms, capacity_bytes(obj), nodes, driver, zones)
 
     def admits(self, node: NodeInfo) -> bool:
         return self.terms is None or admits(self.terms, {HOSTNAME: node.name, **node.labels}, node.name)
@@ -95,6 +125,9 @@ class VolumeIndex:
         self.classes: dict[str, Object] = {}
         self.capacities: dict[str, Object] = {}
         self._promised: dict[str, _Promise] = {}  # by claim
+        self._free: dict[str, dict[str, Volume]] = {}  # volumes that a claim may still get, by class
+        #: Which claims are in use where, and what each node's drivers can attach.
+        self.use = ClaimUse(self.driver_of)
 
     # -- objects -------------------------------------------------------------------------------------------
 
@@ -103,16 +136,37 @@ class VolumeIndex:
         self.claims[key] = claim
         if is_bound(claim):
             self._promised.pop(key, None)
+        self.use.driver_may_differ(key)
 
     def remove_claim(self, key: str) -> None:
         self.claims.pop(key, None)
         self._promised.pop(key, None)
 
     def set_volume(self, volume: Object) -> None:
-        self.volumes[meta.name(volume)] = Volume.of(volume)
+        name = meta.name(volume)
+        self.remove_volume(name)
+        found = self.volumes[name] = Volume.of(volume)
+        ref = meta.spec(volume).get("claimRef") or {}
+        if meta.status(volume).get("phase") != "Bound":
+            self._free.setdefault(class_of(volume), {})[name] = found
+        if ref:
+            self.use.driver_may_differ(f"{ref.get('namespace')}/{ref.get('name')}")
 
     def remove_volume(self, name: str) -> None:
-        self.volumes.pop(name, None)
+        old = self.volumes.pop(name, None)
+        if old is not None:
+            self._free.get(class_of(old.obj), {}).pop(name, None)
+
+    def driver_of(self, key: str) -> str:
+        """The driver that attaches a claim's volume, or will; empty when that is not known."""
+        claim = self.claims.get(key)
+        if claim is None:
+            return ""
+        volume = self.volumes.get(meta.spec(claim).get("volumeName") or "")
+        if volume is not None:
+            return volume.driver
+        provisioner: str = (self.classes.get(class_of(claim)) or {}).get("provisioner") or ""
+        return "" if provisioner == NO_PROVISIONER else provisioner
 
     def promise(self, keys: Iterable[str], node: NodeInfo) -> None:
         """The claims of a placed pod get their volumes on `node`: other pods may not count on those."""
@@ -164,15 +218,15 @@ class VolumeIndex:
         storage = self.classes.get(class_of(claim))
         return storage is not None and storage.get("volumeBindingMode") == "WaitForFirstConsumer"
 
-    def refusal(self, needs: VolumeNeeds, node: NodeInfo, free: Mapping[str, int]) -> str:
-        """Why a node cannot serve these volumes; empty when it can. `free` as `free_bytes` gives it."""
+    def refusal(self, needs: VolumeNeeds, node: NodeInfo, free: int | None) -> str:
+        """Why a node cannot serve these volumes; empty when it can. `free` bytes are left for new ones, if known."""
         if any(not volume.admits(node) for volume in needs.bound):
             return NO_AFFINITY
         wanted = 0
         taken: list[str] = []
         for claim in needs.waiting:
             promise = self._promised.get(meta.key(claim))
-            selected = meta.annotations(claim).get(SELECTED_NODE) or (promise.node if promise else "")
+            selected = self._selected(claim)
             if selected and selected != node.name:
                 return NOTHING_TO_BIND
             volume = self._match(claim, node, taken)
@@ -186,53 +240,120 @@ class VolumeIndex:
                 return NO_SPACE
             if storage.get("provisioner") != REPLICATED and promise is None:
                 wanted += requested_bytes(claim)
-        return NO_SPACE if wanted > free.get(node.name, wanted) else ""
+        return NO_SPACE if free is not None and wanted > free else ""
+
+    def _selected(self, claim: Object) -> str:
+        """The node that was chosen for a claim already."""
+        promise = self._promised.get(meta.key(claim))
+        return meta.annotations(claim).get(SELECTED_NODE) or (promise.node if promise else "")
 
     def mask(self, needs: VolumeNeeds, snapshot: Snapshot) -> Bools:
         """True for rows whose node can serve the volumes."""
-        free = self.free_bytes(snapshot) if needs.waiting else {}
+        found = snapshot.valid.copy()
+        for volume in needs.bound:
+            if volume.terms is not None:
+                found &= rows_of_terms(snapshot, volume.terms)
+        if not needs.waiting or not found.any():
+            return found
+        candidates = [self._candidates(claim, ()) for claim in needs.waiting]
+        for claim, volumes in zip(needs.waiting, candidates, strict=True):
+            found &= self._served(claim, volumes, snapshot)
+        if len(needs.waiting) > 1 or snapshot.reports_volume_bytes:
+            # Claims may want the same volume, and share a node's room: looked at node by node.
+            free = self.free_bytes(snapshot)
+            for row in np.flatnonzero(found).tolist():
+                node = snapshot.info(row)
+                found[row] = not self.refusal(needs, node, free.get(node.name))
+        return found
+
+    def _served(self, claim: Object, candidates: Sequence[Volume], snapshot: Snapshot) -> Bools:
+        """Rows where one claim finds a volume, or gets one made."""
+        selected = self._selected(claim)
+        if selected:
+            found = np.zeros(snapshot.rows, dtype=np.bool_)
+            row = snapshot.index.get(selected)
+            if row is not None:
+                found[row] = not self.refusal(VolumeNeeds(waiting=(claim,)), snapshot.info(row), None)
+            return found
+        storage = self.classes[class_of(claim)]
         found = np.zeros(snapshot.rows, dtype=np.bool_)
-        for _, row in snapshot.nodes():
-            found[row] = not self.refusal(needs, snapshot.info(row), free)
+        if storage.get("provisioner") != NO_PROVISIONER:
+            found = _allowed_rows(storage, snapshot) & self._rows_with_capacity(claim, storage, snapshot)
+        for volume in candidates:
+            found |= snapshot.valid if volume.terms is None else rows_of_terms(snapshot, volume.terms)
+            if found.all():
+                break
         return found
 
     def free_bytes(self, snapshot: Snapshot) -> dict[str, int]:
         """Bytes left for volumes on the nodes that report how many they have."""
+        if not snapshot.reports_volume_bytes:
+            return {}
         free = {
             name: info.volume_bytes
             for name, row in snapshot.index.items()
             if (info := snapshot.info(row)).volume_bytes is not None
         }
-        if free:
-            for volume in self.volumes.values():
-                for name in volume.nodes:
-                    if name in free:
-                        free[name] -= volume.size
-            for promise in self._promised.values():
-                if promise.node in free:
-                    free[promise.node] -= promise.size
+        for volume in self.volumes.values():
+            for name in volume.nodes:
+                if name in free:
+                    free[name] -= volume.size
+        for promise in self._promised.values():
+            if promise.node in free:
+                free[promise.node] -= promise.size
         return free
+
+    def _candidates(self, claim: Object, taken: Collection[str]) -> list[Volume]:
+        """Volumes that are free for a claim and fit it, wherever they are."""
+        free = self._free.get(class_of(claim))
+        if not free:
+            return []
+        key = meta.key(claim)
+        promised = {p.volume for other, p in self._promised.items() if other != key}
+        return [v for v in free.values() if v.name not in taken and v.name not in promised and _fits(v, claim)]
 
     def _match(self, claim: Object, node: NodeInfo, taken: Collection[str]) -> Volume | None:
         """The smallest volume that exists, is free for the claim, fits it and is reachable from the node."""
-        key = meta.key(claim)
-        promised = {p.volume for other, p in self._promised.items() if other != key}
-        found = [
-            v
-            for v in self.volumes.values()
-            if v.name not in taken and v.name not in promised and _fits(v, claim) and v.admits(node)
-        ]
+        found = [v for v in self._candidates(claim, taken) if v.admits(node)]
         return min(found, key=lambda v: (v.size, v.name), default=None)
+
+    def _rows_with_capacity(self, claim: Object, storage: Object, snapshot: Snapshot) -> Bools:
+        published = [c for c in self.capacities.values() if c.get("storageClassName") == meta.name(storage)]
+        if not published:
+            return snapshot.valid
+        wanted = requested_bytes(claim)
+        found = np.zeros(snapshot.rows, dtype=np.bool_)
+        for capacity in published:
+            if _has_room(capacity, wanted):
+                found |= rows_of_selector(snapshot, from_label_selector(capacity.get("nodeTopology")))
+        return found
 
     def _capacity_published(self, claim: Object, storage: Object, node: NodeInfo) -> bool:
         """CSIStorageCapacity objects of the class, if there are any, must show room reachable from the node."""
         published = [c for c in self.capacities.values() if c.get("storageClassName") == meta.name(storage)]
         wanted = requested_bytes(claim)
         return not published or any(
-            quantity.value(c.get("maximumVolumeSize") or c.get("capacity") or "0") >= wanted
-            and from_label_selector(c.get("nodeTopology")).matches(node.labels)
-            for c in published
+            _has_room(c, wanted) and from_label_selector(c.get("nodeTopology")).matches(node.labels) for c in published
         )
+
+
+def _has_room(capacity: Object, wanted: int) -> bool:
+    return quantity.value(capacity.get("maximumVolumeSize") or capacity.get("capacity") or "0") >= wanted
+
+
+def _allowed_rows(storage: Object, snapshot: Snapshot) -> Bools:
+    """Rows that allowedTopologies admits."""
+    terms = storage.get("allowedTopologies")
+    if not terms:
+        return snapshot.valid
+    found = np.zeros(snapshot.rows, dtype=np.bool_)
+    for term in terms:
+        rules = [
+            Requirement(e.get("key") or "", IN, tuple(sorted(e.get("values") or ())))
+            for e in term.get("matchLabelExpressions") or ()
+        ]
+        found |= rows_of_selector(snapshot, LabelSelector(rules))
+    return found
 
 
 def _fits(volume: Volume, claim: Object) -> bool:

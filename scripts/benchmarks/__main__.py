@@ -12,6 +12,7 @@ from scripts.benchmarks.endurance import endurance
 from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv
 from scripts.benchmarks.pods import pods
+from scripts.benchmarks.scheduler import scheduler
 from scripts.benchmarks.up import up
 from scripts.benchmarks.watch import watch
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (up, pods, kv, api, failover, watch, endurance):
+for command in (up, pods, scheduler, kv, api, failover, watch, endurance):
     app.command()(command)
 
 

@@ -51,6 +51,7 @@ EXCEPTIONS = {
     "control_plane/apiserver/admission/images.py": {"initContainers"},
     # Writes what a RuntimeClass says.
     "control_plane/apiserver/admission/runtime_classes.py": {"overhead"},
+    "control_plane/scheduler/allocation.py": {"requests"},
     # The fields of a claim's status that a node may not write.
     "control_plane/apiserver/admission/noderestriction.py": {"allocatedResources"},
     # Compares images.

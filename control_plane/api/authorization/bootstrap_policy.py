@@ -122,6 +122,8 @@ _SCHEDULER_RULES = (
     _rule(("get", "list", "watch", "patch", "update"), "core", ("persistentvolumeclaims",)),
     _rule(("patch", "update"), "core", ("persistentvolumes",)),
     _rule(_READ, "scheduling.k8s.io", ("priorityclasses",)),
+    _rule(_READ, "resource.k8s.io", ("deviceclasses", "resourceclaims", "resourceslices")),
+    _rule(("patch", "update"), "resource.k8s.io", ("resourceclaims/status",)),
     _rule(_READ, "storage.k8s.io", (
         "csidrivers", "csinodes", "csistoragecapacities", "storageclasses", "volumeattachments",
     )),

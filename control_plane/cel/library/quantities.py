@@ -35,7 +35,7 @@ class QuantityValue(Opaque):
         return hash(self.amount)
 
 
-def _quantity(text: str) -> QuantityValue:
+def quantity_of(text: str) -> QuantityValue:
     try:
         return QuantityValue(quantity.parse(text))
     except quantity.QuantityError as error:
@@ -99,7 +99,7 @@ class Semver(Opaque):
         return hash(self.order)
 
 
-def _semver(text: str, loose: bool = False) -> Semver:
+def semver_of(text: str, loose: bool = False) -> Semver:
     match = _SEMVER.fullmatch(_tightened(text) if loose else text) if len(text) <= _SEMVER_CHARS_MAX else None
     if match is None:
         raise EvaluationError(f"{text[:64]!r} is no semantic version")
@@ -124,7 +124,7 @@ def _tightened(text: str) -> str:
 
 def _is_semver(text: str, loose: bool = False) -> bool:
     try:
-        _semver(text, loose)
+        semver_of(text, loose)
     except EvaluationError:
         return False
     return True
@@ -211,7 +211,7 @@ def _named_overloads() -> Iterator[Overload]:
 
 
 OVERLOADS: Final = (
-    overload("quantity", "(string) kubernetes.Quantity", _quantity, Traverse()),
+    overload("quantity", "(string) kubernetes.Quantity", quantity_of, Traverse()),
     overload("isQuantity", "(string) bool", quantity.is_quantity, Traverse()),
     overload("sign", "kubernetes.Quantity.() int", _sign),
     overload("isInteger", "kubernetes.Quantity.() bool", _is_integer),
@@ -224,8 +224,8 @@ OVERLOADS: Final = (
     overload("add", "kubernetes.Quantity.(int) kubernetes.Quantity", _added),
     overload("sub", "kubernetes.Quantity.(kubernetes.Quantity) kubernetes.Quantity", _reduced),
     overload("sub", "kubernetes.Quantity.(int) kubernetes.Quantity", _reduced),
-    overload("semver", "(string) kubernetes.Semver", _semver, Traverse()),
-    overload("semver", "(string, bool) kubernetes.Semver", _semver, Traverse()),
+    overload("semver", "(string) kubernetes.Semver", semver_of, Traverse()),
+    overload("semver", "(string, bool) kubernetes.Semver", semver_of, Traverse()),
     overload("isSemver", "(string) bool", _is_semver, Traverse()),
     overload("isSemver", "(string, bool) bool", _is_semver, Traverse()),
     overload("major", "kubernetes.Semver.() int", lambda one: one.core[0]),

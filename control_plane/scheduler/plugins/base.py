@@ -14,13 +14,16 @@ to say about the pod. A plug-in that only overrides `refusal` and `score_node` w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
+from rayplane.control_plane.scheduler.budgets import BudgetIndex
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.owners import OwnerIndex
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
@@ -54,8 +57,13 @@ class Cluster:
     snapshot: Snapshot = field(default_factory=Snapshot)
     volumes: VolumeIndex = field(default_factory=VolumeIndex)
     owners: OwnerIndex = field(default_factory=OwnerIndex)
+    budgets: BudgetIndex = field(default_factory=BudgetIndex)
+    devices: DeviceIndex = field(default_factory=DeviceIndex)
     node_objects: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """The API's objects, by name, for plug-ins that are not part of the scheduler."""
+
+    def __post_init__(self) -> None:
+        self.snapshot.claim_use = self.volumes.use
 
 
 @dataclass(slots=True)
@@ -79,9 +87,13 @@ class Plugin:
 
     name: ClassVar[str] = ""
     scope: ClassVar[Scope] = Scope.CLUSTER
+    #: Whether it says the same of every node that it refuses a pod.
+    has_one_reason: ClassVar[bool] = False
 
     def __init__(self, args: Any = None) -> None:
         self.args = args
+        #: Whether it looks at the Services and owners of pods.
+        self.needs_owners = False
 
     # -- filter --------------------------------------------------------------------------------------------
 
@@ -102,9 +114,25 @@ class Plugin:
             found[at] = snapshot.valid[row] and self.refusal(view, row) is None
         return found
 
+    def allows(self, view: PodView, row: int) -> bool:
+        """As `allowed`, of one row; a plug-in of scope USE that counts with plain numbers is faster so."""
+        found = self.allowed(view, slice(row, row + 1))
+        return found is None or bool(found[0])
+
     def refusal(self, view: PodView, row: int) -> Refusal | None:
         """Why the pod may not go to a node. Must agree with `allowed`."""
         return None
+
+    def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
+        """(reason, the rows that it keeps the pod off), of `rows`, all of which it keeps off."""
+        groups: dict[Refusal, list[int]] = {}
+        for row in rows.tolist():
+            found = self.refusal(view, row)
+            if found is not None:
+                groups.setdefault(found, []).append(row)
+                if self.has_one_reason:
+                    return [(found, rows)]
+        return [(refusal, np.array(of_it, dtype=np.int64)) for refusal, of_it in groups.items()]
 
     # -- score ---------------------------------------------------------------------------------------------
 
@@ -116,6 +144,11 @@ class Plugin:
             [self.score_node(view, row) if snapshot.valid[row] else 0 for row in numbers.tolist()], np.int64
         )
 
+    def score_at(self, view: PodView, row: int) -> int:
+        """As `score`, of one row, for plug-ins whose scores are comparable as they are."""
+        found = self.score(view, slice(row, row + 1), None)
+        return 0 if found is None else int(found[0])
+
     def score_node(self, view: PodView, row: int) -> int:
         """The score of one node."""
         return 0
@@ -124,7 +157,7 @@ class Plugin:
         """Scores of all rows as numbers from 0 to 100, knowing those of the allowed rows."""
         return raw
 
-    @property
+    @cached_property
     def normalizes(self) -> bool:
         """Whether scores are only comparable once the others are known."""
         return type(self).normalized is not Plugin.normalized
@@ -151,25 +184,51 @@ def scaled(raw: Ints, among: Bools, *, reverse: bool = False) -> Ints:
     return SCORE_MAX - found if reverse else found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PluginSet:
     """The plug-ins of one profile: filters in order, scores with weights."""
 
     filters: tuple[Plugin, ...]
     scores: tuple[tuple[Plugin, int], ...]
 
-    @property
+    @cached_property
+    def all(self) -> tuple[Plugin, ...]:
+        """Each once; filters first."""
+        return tuple(dict.fromkeys((*self.filters, *(plugin for plugin, _ in self.scores))))
+
+    @cached_property
     def of_cluster(self) -> tuple[Plugin, ...]:
         """Filters that are asked for every decision."""
         return tuple(plugin for plugin in self.filters if plugin.scope is Scope.CLUSTER)
 
+    @cached_property
+    def of_problems(self) -> tuple[Plugin, ...]:
+        """Filters that something may stand against all nodes for."""
+        return tuple(plugin for plugin in self.filters if type(plugin).problem is not Plugin.problem)
+
+    @cached_property
+    def reserving(self) -> tuple[Plugin, ...]:
+        """Filters that take something for a placed pod."""
+        return tuple(plugin for plugin in self.filters if type(plugin).reserve is not Plugin.reserve)
+
     def problem(self, view: PodView) -> Refusal | None:
         """The first that stands against all nodes."""
-        for plugin in self.filters:
+        for plugin in self.of_problems:
             text = plugin.problem(view)
             if text:
                 return Refusal(plugin.name, (text,), False)
         return None
+
+    def refusals(self, view: PodView) -> list[tuple[Refusal, Ints]]:
+        """(reason, its rows): each row once, with the first that keeps the pod off; no allowed rows."""
+        found: list[tuple[Refusal, Ints]] = []
+        rows = np.flatnonzero(view.snapshot.valid)
+        for plugin in self.filters:
+            allowed = plugin.allowed(view, rows) if len(rows) else None
+            if allowed is not None and not allowed.all():
+                found += plugin.refusals(view, rows[~allowed])
+                rows = rows[allowed]
+        return found
 
     def refusal(self, view: PodView, row: int) -> Refusal | None:
         """The first reason, in the order of the filters, that keeps the pod off a node."""

@@ -6,7 +6,7 @@ Source: Kubernetes concepts "Taints and Tolerations", "Assigning Pods to Nodes",
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.plugins.args import NodeAffinityArgs
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, PodView, Refusal, Scope, scaled
 from rayplane.control_plane.scheduler.pods import Shape
+from rayplane.control_plane.scheduler.rows import admitted, rows_of_term, rows_of_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
 
 _UNSCHEDULABLE = Taint(UNSCHEDULABLE, "", NO_SCHEDULE)
@@ -39,6 +40,7 @@ class NodeUnschedulable(Plugin):
 
     name: ClassVar[str] = "NodeUnschedulable"
     scope: ClassVar[Scope] = Scope.NODE
+    has_one_reason: ClassVar[bool] = True
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
         return None if view.pod.shape.tolerates(_UNSCHEDULABLE) else ~view.snapshot.unschedulable[rows]
@@ -54,6 +56,7 @@ class NodeName(Plugin):
 
     name: ClassVar[str] = "NodeName"
     scope: ClassVar[Scope] = Scope.CLUSTER  # the name is no part of the shape
+    has_one_reason: ClassVar[bool] = True
 
     def concerns(self, view: PodView) -> bool:
         return bool(view.pod.wanted_node)
@@ -111,6 +114,14 @@ class TaintToleration(Plugin):
             return None
         return Refusal(self.name, (f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}",), False)
 
+    def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
+        codes = view.snapshot.taint_codes[rows]
+        for code in np.unique(codes).tolist():
+            alike = rows[codes == code]
+            found = self.refusal(view, int(alike[0]))
+            if found is not None:
+                yield found, alike
+
     def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
         tolerations = [t for t in view.pod.shape.tolerations if t.effect in ("", PREFER_NO_SCHEDULE)]
 
@@ -123,36 +134,6 @@ class TaintToleration(Plugin):
 
     def normalized(self, view: PodView, raw: Ints, among: Bools) -> Ints:
         return scaled(raw, among, reverse=True)
-
-
-def rows_of_term(snapshot: Snapshot, term: NodeTerm) -> Bools:
-    """Rows whose node a term of a node selector matches."""
-    if term.empty:
-        return np.zeros(snapshot.rows, dtype=np.bool_)
-    found = snapshot.valid.copy()
-    for requirement in term.labels.requirements:
-        found &= snapshot.label_mask(requirement)
-    for rule in term.name_rules:
-        found &= snapshot.name_mask(rule)
-    return found
-
-
-def rows_of_terms(snapshot: Snapshot, terms: tuple[NodeTerm, ...]) -> Bools:
-    """Rows that any of the terms matches."""
-    found = np.zeros(snapshot.rows, dtype=np.bool_)
-    for term in terms:
-        found |= rows_of_term(snapshot, term)
-    return found
-
-
-def admitted(snapshot: Snapshot, shape: Shape) -> Bools:
-    """Rows that nodeSelector and required node affinity allow."""
-    found = snapshot.valid.copy()
-    for requirement in shape.node_selector.requirements:
-        found &= snapshot.label_mask(requirement)
-    if shape.required is not None:
-        found &= rows_of_terms(snapshot, shape.required)
-    return found
 
 
 class NodeAffinity(Plugin):
@@ -187,6 +168,12 @@ class NodeAffinity(Plugin):
             return Refusal(self.name, ("node(s) didn't match Pod's node affinity/selector",), False)
         return None
 
+    def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
+        if self._required is not None:
+            return super().refusals(view, rows)
+        found = self.refusal(view, int(rows[0]))
+        return [] if found is None else [(found, rows)]
+
     def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
         preferred = (*self._preferred, *view.pod.shape.preferred)
         if not preferred:
@@ -205,6 +192,7 @@ class NodePorts(Plugin):
 
     name: ClassVar[str] = "NodePorts"
     scope: ClassVar[Scope] = Scope.USE
+    has_one_reason: ClassVar[bool] = True
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
         wanted = view.pod.shape.ports

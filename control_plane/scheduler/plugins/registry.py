@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rayplane.control_plane.scheduler.plugins import interpod, node, resources, spread, volumes
+from rayplane.control_plane.scheduler.plugins import devices, interpod, node, resources, spread, volumes
 from rayplane.control_plane.scheduler.plugins.base import Plugin, PluginSet, Registry
 
 IN_TREE: Final[Registry] = {
@@ -15,9 +15,13 @@ IN_TREE: Final[Registry] = {
     "NodeAffinity": node.NodeAffinity,
     "NodePorts": node.NodePorts,
     "NodeResourcesFit": resources.NodeResourcesFit,
+    "VolumeRestrictions": volumes.VolumeRestrictions,
+    "NodeVolumeLimits": volumes.NodeVolumeLimits,
     "VolumeBinding": volumes.VolumeBinding,
+    "VolumeZone": volumes.VolumeZone,
     "PodTopologySpread": spread.PodTopologySpread,
     "InterPodAffinity": interpod.InterPodAffinity,
+    "DynamicResources": devices.DynamicResources,
     "NodeResourcesBalancedAllocation": resources.NodeResourcesBalancedAllocation,
     "ImageLocality": node.ImageLocality,
 }

@@ -5,6 +5,8 @@ Source: Kubernetes concepts "Resource Bin Packing"; API reference NodeResourcesF
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import ClassVar
 
@@ -16,6 +18,8 @@ from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, Sh
 from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Rows, Snapshot
 
 _ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}
+#: Columns of cpu and memory: pods that ask for none count for a little in scores.
+_SCORED_COLUMNS = 2
 #: Scores of a shape's points go from 0 to 10.
 _SHAPE_SCORE_MAX = 10
 
@@ -37,6 +41,15 @@ class NodeResourcesFit(Plugin):
         used = snapshot.requested[rows][:, columns] + amounts
         return np.all(used <= snapshot.allocatable[rows][:, columns], axis=1)
 
+    def allows(self, view: PodView, row: int) -> bool:
+        snapshot, args = view.snapshot, self._args
+        requested, allocatable, columns = snapshot.requested, snapshot.allocatable, snapshot.columns
+        for resource, wanted in view.pod.shape.requests.items():
+            column = columns[resource]
+            if requested.item(row, column) + wanted > allocatable.item(row, column) and not args.ignores(resource):
+                return False
+        return True
+
     def _wanted(self, snapshot: Snapshot, shape: Shape) -> tuple[Ints, Ints]:
         columns, amounts = snapshot.request_vector(shape)
         if self._args.ignored_resources or self._args.ignored_resource_groups:
@@ -45,22 +58,26 @@ class NodeResourcesFit(Plugin):
         return columns, amounts
 
     def refusal(self, view: PodView, row: int) -> Refusal | None:
-        snapshot = view.snapshot
-        lacking = []
-        resolvable = True
-        for resource, wanted in view.pod.shape.requests.items():
-            if self._args.ignores(resource):
+        for found, _ in self.refusals(view, np.array([row], dtype=np.int64)):
+            return found
+        return None
+
+    def refusals(self, view: PodView, rows: Ints) -> Iterable[tuple[Refusal, Ints]]:
+        """Rows that lack the same are told together."""
+        snapshot, shape = view.snapshot, view.pod.shape
+        columns, amounts = self._wanted(snapshot, shape)
+        names = [name for name in shape.requests if not self._args.ignores(name)]
+        has = snapshot.allocatable[rows][:, columns]
+        lacks = snapshot.requested[rows][:, columns] + amounts > has
+        is_lost = (lacks & (amounts > has)).any(axis=1)
+        alike = (lacks @ (1 << np.arange(len(names)))) * 2 + is_lost
+        for code in np.unique(alike).tolist():
+            if code < 2:
                 continue
-            column = snapshot.column(resource)
-            allocatable = int(snapshot.allocatable[row, column])
-            if int(snapshot.requested[row, column]) + wanted > allocatable:
-                lacking.append(resource)
-                resolvable = resolvable and wanted <= allocatable
-        if not lacking:
-            return None
-        lacking.sort(key=lambda resource: (_ORDER.get(resource, 4), resource))
-        reasons = tuple("Too many pods" if r == PODS else f"Insufficient {r}" for r in lacking)
-        return Refusal(self.name, reasons, resolvable)
+            lacking = [name for at, name in enumerate(names) if code >> (at + 1) & 1]
+            lacking.sort(key=lambda resource: (_ORDER.get(resource, 4), resource))
+            reasons = tuple("Too many pods" if r == PODS else f"Insufficient {r}" for r in lacking)
+            yield Refusal(self.name, reasons, not code & 1), rows[alike == code]
 
     def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
         used, capacity = _use(view.snapshot, view.pod.shape, self._args.resources, rows, scored=True)
@@ -75,6 +92,19 @@ class NodeResourcesFit(Plugin):
         weights = np.where(has, self._weights, 0)
         found: Ints = (share * weights).sum(axis=1) // np.maximum(weights.sum(axis=1), 1)
         return found
+
+    def score_at(self, view: PodView, row: int) -> int:
+        strategy = self._args.strategy
+        if strategy is Strategy.REQUESTED_TO_CAPACITY_RATIO:
+            return super().score_at(view, row)
+        total = weights = 0
+        for used, capacity, weight in _use_of_row(
+            view.snapshot, view.pod.shape, self._args.resources, row, scored=True
+        ):
+            left = min(used, capacity) if strategy is Strategy.MOST_ALLOCATED else max(capacity - used, 0)
+            total += weight * (left * SCORE_MAX // capacity)
+            weights += weight
+        return total // weights if weights else 0
 
     def _ratio(self, used: Ints, capacity: Ints, has: Bools) -> Ints:
         """The shape's score at each resource's percentage of use; resources of score 0 are left out of the mean."""
@@ -120,6 +150,22 @@ def _use(
     return used, capacity
 
 
+def _use_of_row(
+    snapshot: Snapshot, shape: Shape, resources: tuple[tuple[str, int], ...], row: int, *, scored: bool
+) -> Iterator[tuple[int, int, int]]:
+    """As `_use`, of one row: (used, allocatable, weight) of what the node has."""
+    for name, weight in resources:
+        column, wanted = snapshot.column(name), shape.requests.get(name, 0)
+        capacity: int = snapshot.allocatable.item(row, column)
+        if not capacity or (not wanted and "/" in name):
+            continue
+        if scored and column < _SCORED_COLUMNS:
+            wanted = shape.scored_memory if column else shape.scored_cpu
+            yield snapshot.scored.item(row, column) + wanted, capacity, weight
+        else:
+            yield snapshot.requested.item(row, column) + wanted, capacity, weight
+
+
 class NodeResourcesBalancedAllocation(Plugin):
     """NodeResourcesBalancedAllocation: the shares of a node's resources in use should be alike."""
 
@@ -139,6 +185,22 @@ class NodeResourcesBalancedAllocation(Plugin):
         share = np.where(has, np.minimum(used / np.maximum(capacity, 1), 1.0), 0.0)
         found: Ints = ((1.0 - _deviation(share, has)) * SCORE_MAX).astype(np.int64)
         return found
+
+    def score_at(self, view: PodView, row: int) -> int:
+        shape = view.pod.shape
+        if not any(shape.requests.get(name) for name, _ in self._resources):
+            return 0
+        use = _use_of_row(view.snapshot, shape, self._resources, row, scored=False)
+        return int((1.0 - _deviation_of([min(used / capacity, 1.0) for used, capacity, _ in use])) * SCORE_MAX)
+
+
+def _deviation_of(shares: list[float]) -> float:
+    """As `_deviation`, of one row."""
+    count = len(shares)
+    if count <= 2:
+        return abs(shares[0] - shares[1]) / 2 if count == 2 else 0.0
+    mean = sum(shares) / count
+    return math.sqrt(sum((share - mean) ** 2 for share in shares) / count)
 
 
 def _deviation(share: Floats, has: Bools) -> Floats:

@@ -14,8 +14,9 @@ import numpy as np
 from rayplane.control_plane.scheduler.nodes import HOSTNAME, ZONE
 from rayplane.control_plane.scheduler.plugins.args import SpreadArgs
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, PodView, Refusal, Scope
-from rayplane.control_plane.scheduler.plugins.node import admitted, tolerated_rows
+from rayplane.control_plane.scheduler.plugins.node import tolerated_rows
 from rayplane.control_plane.scheduler.pods import SpreadRule, spread_rule
+from rayplane.control_plane.scheduler.rows import admitted
 from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Rows, Snapshot
 
 SPREAD = "node(s) didn't match pod topology spread constraints"
@@ -46,6 +47,7 @@ class PodTopologySpread(Plugin):
         super().__init__(args)
         given = args.default_constraints if args else None
         self._is_system = given is None
+        self.needs_owners = given is None or bool(given)
         self._defaults = SYSTEM_CONSTRAINTS if given is None else given
 
     def _rules(self, view: PodView, *, hard: bool) -> Sequence[SpreadRule]:

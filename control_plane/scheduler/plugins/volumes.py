@@ -1,16 +1,29 @@
-"""VolumeBinding: the volumes of a pod's claims must be reachable, or be made, where the pod goes.
+"""Plug-ins about volumes: where they are, who may use them, how many a node takes.
 
-Source: Kubernetes concepts "Storage Classes" (volume binding mode), "Storage Capacity".
+Source: Kubernetes concepts "Storage Classes" (volume binding mode), "Storage Capacity", "Node-specific Volume Limits",
+"Persistent Volumes" (access modes).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+import numpy as np
+
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.snapshot import Bools, Rows
-from rayplane.control_plane.scheduler.volumes import NO_SPACE, VolumeNeeds
+from rayplane.control_plane.scheduler.volumes import NO_SPACE, READ_WRITE_ONCE_POD, ZONE_LABELS, Volume, VolumeNeeds
+
+#: Disks of pods that only one may write: field, what names one, and whether readers may share it.
+_DISKS = {
+    "gcePersistentDisk": (("pdName",), True),
+    "awsElasticBlockStore": (("volumeID",), False),
+    "iscsi": (("iqn",), True),
+    "rbd": (("pool", "image"), True),
+}
 
 
 class VolumeBinding(Plugin):
@@ -25,14 +38,6 @@ class VolumeBinding(Plugin):
             found = view.memo[self.name] = view.cluster.volumes.needs(view.pod)
         return found
 
-    def _free(self, view: PodView) -> dict[str, int]:
-        key = f"{self.name}/free"
-        free: dict[str, int] | None = view.memo.get(key)
-        if free is None:
-            waits = self._needs(view).waiting
-            free = view.memo[key] = view.cluster.volumes.free_bytes(view.snapshot) if waits else {}
-        return free
-
     def concerns(self, view: PodView) -> bool:
         return bool(view.pod.claims)
 
@@ -43,7 +48,7 @@ class VolumeBinding(Plugin):
         if not view.pod.claims:
             return None
         needs = self._needs(view)
-        if needs.problem or not (needs.bound or needs.waiting):
+        if needs.problem or not (needs.waiting or any(volume.terms is not None for volume in needs.bound)):
             return None
         return view.cluster.volumes.mask(needs, view.snapshot)[rows]
 
@@ -53,7 +58,9 @@ class VolumeBinding(Plugin):
         needs = self._needs(view)
         if needs.problem:
             return Refusal(self.name, (needs.problem,), False)
-        text = view.cluster.volumes.refusal(needs, view.snapshot.info(row), self._free(view))
+        volumes, node = view.cluster.volumes, view.snapshot.info(row)
+        free = volumes.free_bytes(view.snapshot).get(node.name) if needs.waiting else None
+        text = volumes.refusal(needs, node, free)
         return Refusal(self.name, (text,), text == NO_SPACE) if text else None
 
     def reserve(self, view: PodView, row: int) -> None:
@@ -67,3 +74,139 @@ class VolumeBinding(Plugin):
 
     def forget(self, cluster: Cluster, pod: PodInfo) -> None:
         cluster.volumes.forget(pod.claims)
+
+
+def _bound(view: PodView) -> list[Volume]:
+    """Volumes of the pod's claims that have one."""
+    volumes = view.cluster.volumes
+    claims = (volumes.claims.get(key) for key in view.pod.claims)
+    names = (meta.spec(claim).get("volumeName") or "" for claim in claims if claim is not None)
+    return [volumes.volumes[name] for name in names if name in volumes.volumes]
+
+
+class VolumeZone(Plugin):
+    """VolumeZone: a volume that is marked with a zone or region is used there."""
+
+    name: ClassVar[str] = "VolumeZone"
+    scope: ClassVar[Scope] = Scope.CLUSTER
+    has_one_reason: ClassVar[bool] = True
+
+    def _zones(self, view: PodView) -> list[tuple[str, frozenset[str]]]:
+        found: list[tuple[str, frozenset[str]]] | None = view.memo.get(self.name)
+        if found is None:
+            found = view.memo[self.name] = [zone for volume in _bound(view) for zone in volume.zones]
+        return found
+
+    def concerns(self, view: PodView) -> bool:
+        return bool(view.pod.claims and self._zones(view))
+
+    def allowed(self, view: PodView, rows: Rows) -> Bools | None:
+        return super().allowed(view, rows) if self.concerns(view) else None
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        if not self.concerns(view):
+            return None
+        labels = view.snapshot.info(row).labels
+        if not any(key in labels for key in ZONE_LABELS):
+            return None  # a cluster of one zone does not mark its nodes
+        for key, values in self._zones(view):
+            here = labels.get(key) or labels.get(ZONE_LABELS[key])
+            if here not in values:
+                return Refusal(self.name, ("node(s) had no available volume zone",), False)
+        return None
+
+
+class VolumeRestrictions(Plugin):
+    """VolumeRestrictions: a ReadWriteOncePod claim has one pod, a disk that is not shared one pod of a node."""
+
+    name: ClassVar[str] = "VolumeRestrictions"
+    scope: ClassVar[Scope] = Scope.CLUSTER
+
+    def _exclusive(self, view: PodView) -> list[str]:
+        """The pod's claims that only one pod may use."""
+        known = view.cluster.volumes.claims
+        return [
+            key
+            for key in view.pod.claims
+            if key in known and READ_WRITE_ONCE_POD in (meta.spec(known[key]).get("accessModes") or ())
+        ]
+
+    def concerns(self, view: PodView) -> bool:
+        return bool(view.pod.disks or (view.pod.claims and self._exclusive(view)))
+
+    def allowed(self, view: PodView, rows: Rows) -> Bools | None:
+        pod, snapshot = view.pod, view.snapshot
+        if pod.claims and any(view.cluster.volumes.use.pods(key) for key in self._exclusive(view)):
+            return np.zeros(len(snapshot.numbers(rows)), dtype=np.bool_)
+        return super().allowed(view, rows) if pod.disks else None
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        pod = view.pod
+        if pod.disks:
+            others = view.snapshot.pods_on(view.snapshot.info(row).name).values()
+            if any(disks_conflict(mine, theirs) for other in others for mine in pod.disks for theirs in other.disks):
+                return Refusal(self.name, ("node(s) had no available disk",), True)
+        if pod.claims and any(view.cluster.volumes.use.pods(key) for key in self._exclusive(view)):
+            text = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            return Refusal(self.name, (text,), True)
+        return None
+
+
+def disks_conflict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two pods' volumes are the same disk, which cannot be shared so."""
+    for field, (names, shareable) in _DISKS.items():
+        mine, theirs = one.get(field), other.get(field)
+        if not mine or not theirs or any(mine.get(name) != theirs.get(name) for name in names):
+            continue
+        if field == "rbd" and not set(mine.get("monitors") or ()) & set(theirs.get("monitors") or ()):
+            continue
+        if not (shareable and mine.get("readOnly") and theirs.get("readOnly")):
+            return True
+    return False
+
+
+class NodeVolumeLimits(Plugin):
+    """NodeVolumeLimits: a driver attaches so many volumes to a node, and no more."""
+
+    name: ClassVar[str] = "NodeVolumeLimits"
+    scope: ClassVar[Scope] = Scope.CLUSTER
+    has_one_reason: ClassVar[bool] = True
+
+    def _drivers(self, view: PodView) -> dict[str, list[str]]:
+        """The pod's claims by driver, of drivers with limits."""
+        found: dict[str, list[str]] | None = view.memo.get(self.name)
+        if found is None:
+            found, volumes = {}, view.cluster.volumes
+            for key in dict.fromkeys(view.pod.claims):
+                driver = volumes.driver_of(key)
+                if driver and volumes.use.limits(driver):
+                    found.setdefault(driver, []).append(key)
+            view.memo[self.name] = found
+        return found
+
+    def concerns(self, view: PodView) -> bool:
+        return bool(view.pod.claims and self._drivers(view))
+
+    def allowed(self, view: PodView, rows: Rows) -> Bools | None:
+        if not self.concerns(view):
+            return None
+        snapshot = view.snapshot
+        found = np.ones(snapshot.rows, dtype=np.bool_)
+        use = view.cluster.volumes.use
+        for driver in self._drivers(view):
+            for name in use.full(driver, len(view.pod.claims)):
+                row = snapshot.index.get(name)
+                if row is not None:
+                    found[row] = self.refusal(view, row) is None
+        return found[rows]
+
+    def refusal(self, view: PodView, row: int) -> Refusal | None:
+        if not self.concerns(view):
+            return None
+        use, node = view.cluster.volumes.use, view.snapshot.info(row)
+        for driver, claims in self._drivers(view).items():
+            limit = use.limits(driver).get(node.name)
+            more = sum(not use.pods(claim).get(node.name) for claim in claims)
+            if limit is not None and more and use.attached(driver, node.name) + more > limit:
+                return Refusal(self.name, ("node(s) exceed max volume count",), True)
+        return None

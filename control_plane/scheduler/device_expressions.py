@@ -1,0 +1,88 @@
+"""Expressions that select devices, by driver, attributes and capacities.
+
+Source: Kubernetes concepts "Dynamic Resource Allocation"; API reference resource/v1 CELDeviceSelector.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rayplane.control_plane.cel import BOOL, CelError, Declarations, Program, compile, evaluate, loose_object
+from rayplane.control_plane.cel.library.quantities import quantity_of, semver_of
+
+_DECLARATIONS: Final = Declarations({"device": loose_object("kubernetes.DRADevice")})
+#: What one expression may cost for one device.
+_BUDGET: Final = 1_000_000
+_PROGRAMS_MAX: Final = 1024
+
+
+class DeviceExpressionError(Exception):
+    """An expression that cannot be evaluated: whoever wrote it must change it."""
+
+
+class _Domains(dict[str, Any]):
+    """Attributes or capacities by domain; of a domain that a device has none of, an empty map."""
+
+    def __missing__(self, domain: str) -> Any:
+        return {}
+
+    def __contains__(self, domain: object) -> bool:
+        return True
+
+    def get(self, domain: str, default: Any = None) -> Any:
+        return self[domain]
+
+
+def device_value(driver: str, device: Mapping[str, Any]) -> dict[str, Any]:
+    """The variable `device` of expressions."""
+    attributes, capacity = _Domains(), _Domains()
+    for name, attribute in (device.get("attributes") or {}).items():
+        _put(attributes, driver, name, attribute_value(attribute))
+    for name, amount in (device.get("capacity") or {}).items():
+        _put(capacity, driver, name, quantity_of(amount.get("value") or "0"))
+    return {
+        "driver": driver,
+        "attributes": attributes,
+        "capacity": capacity,
+        "allowMultipleAllocations": bool(device.get("allowMultipleAllocations")),
+    }
+
+
+def _put(into: dict[str, Any], driver: str, name: str, value: Any) -> None:
+    domain, _, own = name.rpartition("/")
+    dict.setdefault(into, domain or driver, {})[own] = value
+
+
+def attribute_value(attribute: Mapping[str, Any]) -> Any:
+    """The one value that an attribute has."""
+    for field, value in attribute.items():
+        if value is not None:
+            return semver_of(value) if field == "version" else value
+    return None
+
+
+class DeviceExpressions:
+    """Compiled expressions that were used lately."""
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[str, Program] = OrderedDict()
+
+    def matches(self, expression: str, device: Mapping[str, Any]) -> bool:
+        """Whether a device is selected. Raises DeviceExpressionError."""
+        try:
+            outcome = evaluate(self._program(expression), {"device": device}, _BUDGET)
+        except CelError as error:
+            raise DeviceExpressionError(f"CEL compile error: {error}") from error
+        if outcome.error is not None:
+            raise DeviceExpressionError(f"CEL runtime error: {outcome.error}")
+        return outcome.value is True
+
+    def _program(self, expression: str) -> Program:
+        found = self._programs.get(expression)
+        if found is None:
+            found = self._programs[expression] = compile(expression, _DECLARATIONS, results=(BOOL,))
+            if len(self._programs) > _PROGRAMS_MAX:
+                self._programs.popitem(last=False)
+        return found

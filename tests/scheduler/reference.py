@@ -1,0 +1,476 @@
+"""A scheduler that is slow and obvious: one pod, one node and one rule after the other, on the API's objects.
+
+It is what the fast one must agree with. Nothing of the scheduler's code is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from rayplane.control_plane.api.machinery import quantity
+
+Obj = dict[str, Any]
+HOST = "kubernetes.io/hostname"
+ZONE = "topology.kubernetes.io/zone"
+MEGA = 1024 * 1024
+WEIGHTS = {"TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "PodTopologySpread": 2,
+           "InterPodAffinity": 2, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1}  # fmt: skip
+
+
+@dataclass
+class Ways:
+    """How the profile under test differs from Kubernetes' default one."""
+
+    strategy: str = "LeastAllocated"
+    resources: tuple[tuple[str, int], ...] = (("cpu", 1), ("memory", 1))
+    shape: tuple[tuple[int, int], ...] = ()
+    ignored: frozenset[str] = frozenset()
+    added: Obj = field(default_factory=dict)
+    hard_weight: int = 1
+    ignore_preferred: bool = False
+    constraints: list[Obj] | None = None
+    weights: dict[str, int] = field(default_factory=lambda: dict(WEIGHTS))
+
+
+@dataclass
+class Place:
+    """A node and the pods on it."""
+
+    node: Obj
+    pods: list[Obj] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.node["metadata"]["name"]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.node["metadata"]["labels"]
+
+    def has(self, resource: str) -> int:
+        return amount(resource, self.node["status"]["allocatable"].get(resource, "0"))
+
+
+def amount(resource: str, text: str) -> int:
+    parsed = quantity.parse(text)
+    return parsed.milli if resource == "cpu" else parsed.value
+
+
+def asked(pod: Obj, resource: str) -> int:
+    if resource == "pods":
+        return 1
+    return amount(resource, pod["spec"]["containers"][0]["resources"]["requests"].get(resource, "0"))
+
+
+def counted(pod: Obj, resource: str) -> int:
+    """As asked; cpu and memory that are not asked for count for a little."""
+    least = {"cpu": "100m", "memory": "200Mi"}.get(resource, "0")
+    return amount(resource, pod["spec"]["containers"][0]["resources"]["requests"].get(resource, least))
+
+
+def selects(selector: Obj | None, labels: dict[str, str]) -> bool:
+    if selector is None:
+        return False
+    if any(labels.get(k) != v for k, v in selector.get("matchLabels", {}).items()):
+        return False
+    return all(meets(rule, labels) for rule in selector.get("matchExpressions", []))
+
+
+def meets(rule: Obj, labels: dict[str, str]) -> bool:
+    value, values = labels.get(rule["key"]), rule.get("values", [])
+    match rule["operator"]:
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Gt":
+            return value is not None and value.lstrip("-").isdigit() and int(value) > int(values[0])
+        case _:
+            return value is not None and value.lstrip("-").isdigit() and int(value) < int(values[0])
+
+
+def tolerates(pod: Obj, taint: Obj, *effects: str) -> bool:
+    for t in pod["spec"].get("tolerations", []):
+        if effects and t.get("effect", "") not in effects:
+            continue
+        if t.get("effect") and t["effect"] != taint["effect"]:
+            continue
+        if t.get("key") and t["key"] != taint["key"]:
+            continue
+        operator, value = t.get("operator", "Equal"), taint.get("value", "")
+        numbers = value.isdigit() and t.get("value", "").isdigit()
+        if (
+            operator == "Exists"
+            or (operator == "Equal" and t.get("value", "") == value)
+            or (operator == "Gt" and numbers and int(value) > int(t["value"]))
+            or (operator == "Lt" and numbers and int(value) < int(t["value"]))
+        ):
+            return True
+    return False
+
+
+def is_term(term: Obj, at: Place) -> bool:
+    expressions, fields = term.get("matchExpressions", []), term.get("matchFields", [])
+    if not expressions and not fields:
+        return False
+    named = {"metadata.name": at.name}
+    return all(meets(e, at.labels) for e in expressions) and all(meets(f, named) for f in fields)
+
+
+def is_admitted(pod: Obj, at: Place) -> bool:
+    if any(at.labels.get(k) != v for k, v in pod["spec"].get("nodeSelector", {}).items()):
+        return False
+    required = node_affinity(pod).get("requiredDuringSchedulingIgnoredDuringExecution")
+    return required is None or any(is_term(term, at) for term in required["nodeSelectorTerms"])
+
+
+def node_affinity(pod: Obj) -> Obj:
+    return pod["spec"].get("affinity", {}).get("nodeAffinity", {})
+
+
+def terms(pod: Obj, kind: str) -> list[Obj]:
+    return pod["spec"].get("affinity", {}).get(kind, {}).get("requiredDuringSchedulingIgnoredDuringExecution", [])
+
+
+def wishes(pod: Obj) -> list[tuple[int, Obj]]:
+    found = []
+    for kind, sign in (("podAffinity", 1), ("podAntiAffinity", -1)):
+        side = pod["spec"].get("affinity", {}).get(kind, {})
+        for item in side.get("preferredDuringSchedulingIgnoredDuringExecution", []):
+            found.append((sign * item["weight"], item["podAffinityTerm"]))
+    return found
+
+
+class Reference:
+    """Places, namespaces, claims and Services of a cluster."""
+
+    def __init__(self, nodes: list[Obj], ways: Ways | None = None) -> None:
+        self.places = [Place(node) for node in nodes]
+        self.ways = ways or Ways()
+        self.namespaces: dict[str, dict[str, str]] = {}
+        self.services: list[Obj] = []
+        self.claims: dict[str, Obj] = {}
+        self.volumes: dict[str, Obj] = {}
+        self.limits: dict[str, int] = {}
+
+    def everywhere(self) -> list[tuple[Place, Obj]]:
+        return [(at, pod) for at in self.places for pod in at.pods]
+
+    # -- filters
+
+    def refused_by(self, pod: Obj, at: Place) -> str:
+        """The first plug-in, in Kubernetes' order, that keeps the pod off a node; empty when none does."""
+        rules = {
+            "NodeUnschedulable": self.is_open,
+            "TaintToleration": self.is_tolerated,
+            "NodeAffinity": lambda p, n: self.is_enforced(n) and is_admitted(p, n),
+            "NodePorts": self.has_ports,
+            "NodeResourcesFit": self.has_room,
+            "VolumeRestrictions": self.is_alone,
+            "NodeVolumeLimits": self.attaches,
+            "VolumeZone": self.is_in_zone,
+            "PodTopologySpread": self.is_even,
+            "InterPodAffinity": self.is_near,
+        }
+        return next((name for name, rule in rules.items() if not rule(pod, at)), "")
+
+    def is_open(self, pod: Obj, at: Place) -> bool:
+        taint = {"key": "node.kubernetes.io/unschedulable", "value": "", "effect": "NoSchedule"}
+        return not at.node["spec"].get("unschedulable") or tolerates(pod, taint)
+
+    def is_tolerated(self, pod: Obj, at: Place) -> bool:
+        return all(t["effect"] == "PreferNoSchedule" or tolerates(pod, t) for t in at.node["spec"]["taints"])
+
+    def is_enforced(self, at: Place) -> bool:
+        required = self.ways.added.get("requiredDuringSchedulingIgnoredDuringExecution")
+        return required is None or any(is_term(term, at) for term in required["nodeSelectorTerms"])
+
+    def has_ports(self, pod: Obj, at: Place) -> bool:
+        def ports(one: Obj) -> set[int]:
+            return {p["hostPort"] for p in one["spec"]["containers"][0].get("ports", [])}
+
+        return not any(ports(pod) & ports(other) for other in at.pods)
+
+    def has_room(self, pod: Obj, at: Place) -> bool:
+        wanted = {"pods", *pod["spec"]["containers"][0]["resources"]["requests"]} - self.ways.ignored
+        return all(not asked(pod, r) or asked(pod, r) + sum(asked(p, r) for p in at.pods) <= at.has(r) for r in wanted)
+
+    def is_alone(self, pod: Obj, at: Place) -> bool:
+        once = [c for c in claims_of(pod) if "ReadWriteOncePod" in self.claims[c]["spec"]["accessModes"]]
+        return not any(set(once) & set(claims_of(other)) for _, other in self.everywhere())
+
+    def attaches(self, pod: Obj, at: Place) -> bool:
+        there = {c for other in at.pods for c in claims_of(other)}
+        new = set(claims_of(pod)) - there
+        return not new or at.name not in self.limits or len(there | new) <= self.limits[at.name]
+
+    def is_in_zone(self, pod: Obj, at: Place) -> bool:
+        for claim in claims_of(pod):
+            zone = self.volumes[self.claims[claim]["spec"]["volumeName"]]["metadata"].get("labels", {}).get(ZONE)
+            if zone is not None and ZONE in at.labels and at.labels[ZONE] not in zone.split("__"):
+                return False
+        return True
+
+    # -- topology spread
+
+    def rules(self, pod: Obj, action: str) -> list[Obj]:
+        own = pod["spec"].get("topologySpreadConstraints")
+        if own:
+            return [r for r in own if r["whenUnsatisfiable"] == action]
+        given = self.ways.constraints
+        if given is None:
+            given = [{"topologyKey": HOST, "maxSkew": 3}, {"topologyKey": ZONE, "maxSkew": 5}]
+            given = [{**rule, "whenUnsatisfiable": "ScheduleAnyway"} for rule in given]
+        matching: dict[str, str] = {}
+        for service in self.services:
+            if selects({"matchLabels": service["spec"]["selector"]}, pod["metadata"]["labels"]):
+                matching |= service["spec"]["selector"]
+        if not matching:
+            return []
+        return [{**r, "labelSelector": {"matchLabels": matching}} for r in given if r["whenUnsatisfiable"] == action]
+
+    def matches(self, pod: Obj, rule: Obj, other: Obj) -> bool:
+        if other["metadata"]["namespace"] != pod["metadata"]["namespace"]:
+            return False
+        return selects(with_keys(rule, pod), other["metadata"]["labels"])
+
+    def counts(self, pod: Obj, rule: Obj, at: Place) -> bool:
+        if rule.get("nodeAffinityPolicy") != "Ignore" and not is_admitted(pod, at):
+            return False
+        return rule.get("nodeTaintsPolicy") != "Honor" or self.is_tolerated(pod, at)
+
+    def is_even(self, pod: Obj, at: Place) -> bool:
+        rules = self.rules(pod, "DoNotSchedule")
+        for rule in rules:
+            key = rule["topologyKey"]
+            if key not in at.labels:
+                return False
+            found: Counter[str] = Counter()
+            for place in self.places:
+                if all(r["topologyKey"] in place.labels for r in rules) and self.counts(pod, rule, place):
+                    found[place.labels[key]] += sum(self.matches(pod, rule, p) for p in place.pods)
+            least = min(found.values(), default=0) if len(found) >= rule.get("minDomains", 1) else 0
+            own = self.matches(pod, rule, pod)
+            if found[at.labels[key]] + own - least > rule["maxSkew"]:
+                return False
+        return True
+
+    def spread_scores(self, pod: Obj, among: list[Place]) -> dict[str, int]:
+        rules = self.rules(pod, "ScheduleAnyway")
+        if not rules:
+            return {}
+        whole = bool(pod["spec"].get("topologySpreadConstraints")) or self.ways.constraints is not None
+
+        def is_scored(place: Place) -> bool:
+            return not whole or all(r["topologyKey"] in place.labels for r in rules)
+
+        scored = [place for place in among if is_scored(place)]
+        raw = {}
+        for at in scored:
+            total = 0.0
+            for rule in rules:
+                key = rule["topologyKey"]
+                if key not in at.labels:
+                    continue
+                here = [at]
+                size = len(scored)
+                if key != HOST:
+                    size = len({p.labels.get(key) for p in scored})
+                    here = [p for p in self.places if p.labels.get(key) == at.labels[key]]
+                    here = [p for p in here if is_scored(p) and self.counts(pod, rule, p)]
+                count = sum(self.matches(pod, rule, other) for p in here for other in p.pods)
+                total += count * math.log(size + 2) + rule["maxSkew"] - 1
+            raw[at.name] = math.floor(total + 0.5)
+        low, high = min(raw.values(), default=0), max(raw.values(), default=0)
+        return {name: 100 * (high + low - s) // high if high else 100 for name, s in raw.items()}
+
+    # -- pods and pods
+
+    def speaks_of(self, owner: Obj, term: Obj, pod: Obj) -> bool:
+        names = set(term.get("namespaces", []))
+        selector = term.get("namespaceSelector")
+        if selector is not None:
+            names |= {n for n, labels in self.namespaces.items() if selects(selector, labels)}
+        elif not names:
+            names = {owner["metadata"]["namespace"]}
+        inside = pod["metadata"]["namespace"] in names or selector == {}
+        return inside and selects(with_keys(term, owner), pod["metadata"]["labels"])
+
+    def is_near(self, pod: Obj, at: Place) -> bool:
+        def same(term: Obj, other: Place) -> bool:
+            key = term["topologyKey"]
+            return key in at.labels and other.labels.get(key) == at.labels[key]
+
+        near = terms(pod, "podAffinity")
+        fits_all = [(p, o) for p, o in self.everywhere() if all(self.speaks_of(pod, t, o) for t in near)]
+        if any(t["topologyKey"] not in at.labels for t in near):
+            return False
+        alone = all(not any(t["topologyKey"] in p.labels for p, _ in fits_all) for t in near)
+        first = alone and all(self.speaks_of(pod, t, pod) for t in near)
+        if not first and not all(any(same(t, p) for p, _ in fits_all) for t in near):
+            return False
+        for place, other in self.everywhere():
+            if any(same(t, place) and self.speaks_of(pod, t, other) for t in terms(pod, "podAntiAffinity")):
+                return False
+            if any(same(t, place) and self.speaks_of(other, t, pod) for t in terms(other, "podAntiAffinity")):
+                return False
+        return True
+
+    def near_scores(self, pod: Obj, among: list[Place]) -> dict[str, int]:
+        raw = {}
+        for at in among:
+            total = 0
+            for place, other in self.everywhere():
+                pairs = [(w, t) for w, t in wishes(pod) if self.speaks_of(pod, t, other)]
+                if wishes(pod) or not self.ways.ignore_preferred:
+                    pairs += [(w, t) for w, t in wishes(other) if self.speaks_of(other, t, pod)]
+                hard = [t for t in terms(other, "podAffinity") if self.speaks_of(other, t, pod)]
+                pairs += [(self.ways.hard_weight, t) for t in hard]
+                for weight, term in pairs:
+                    key = term["topologyKey"]
+                    if key in at.labels and place.labels.get(key) == at.labels[key]:
+                        total += weight
+            raw[at.name] = total
+        low, high = min(raw.values(), default=0), max(raw.values(), default=0)
+        return {n: int(100 * ((s - low) / (high - low))) if high > low else 0 for n, s in raw.items()}
+
+    # -- other scores
+
+    def fit_score(self, pod: Obj, at: Place) -> int:
+        total = weights = 0
+        for resource, weight in self.ways.resources:
+            capacity = at.has(resource)
+            if not capacity or ("/" in resource and not asked(pod, resource)):
+                continue
+            used = counted(pod, resource) + sum(counted(p, resource) for p in at.pods)
+            if self.ways.strategy == "MostAllocated":
+                share = min(used, capacity) * 100 // capacity
+            elif self.ways.strategy == "LeastAllocated":
+                share = max(capacity - used, 0) * 100 // capacity
+            else:
+                share = along(self.ways.shape, 100 if used > capacity else used * 100 // capacity)
+                if share <= 0:
+                    continue
+            total, weights = total + share * weight, weights + weight
+        if not weights:
+            return 0
+        return math.floor(total / weights + 0.5) if self.ways.shape else total // weights
+
+    def balance_score(self, pod: Obj, at: Place) -> int:
+        if not any(asked(pod, r) for r in ("cpu", "memory")):
+            return 0
+        shares = [
+            min((asked(pod, r) + sum(asked(p, r) for p in at.pods)) / at.has(r), 1.0)
+            for r in ("cpu", "memory")
+            if at.has(r)
+        ]
+        std = abs(shares[0] - shares[1]) / 2 if len(shares) == 2 else 0.0
+        return int((1 - std) * 100)
+
+    def image_score(self, pod: Obj, at: Place) -> int:
+        name = pod["spec"]["containers"][0]["image"]
+        name = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+        def size(place: Place) -> int:
+            images = place.node["status"].get("images", [])
+            return next((i["sizeBytes"] for i in images if name in i["names"]), 0)
+
+        holders = sum(size(p) > 0 for p in self.places)
+        total = int(size(at) * (holders / len(self.places)))
+        return 100 * (min(max(total, 23 * MEGA), 1000 * MEGA) - 23 * MEGA) // (977 * MEGA)
+
+    def scores(self, pod: Obj, among: list[Place]) -> dict[str, int]:
+        """Each allowed node's sum."""
+        soft = {"PreferNoSchedule"}
+        bad = {
+            at.name: sum(
+                t["effect"] in soft and not tolerates(pod, t, "", "PreferNoSchedule") for t in at.node["spec"]["taints"]
+            )
+            for at in among
+        }
+        preferred = [
+            *self.ways.added.get("preferredDuringSchedulingIgnoredDuringExecution", []),
+            *node_affinity(pod).get("preferredDuringSchedulingIgnoredDuringExecution", []),
+        ]
+        liked = {at.name: sum(p["weight"] for p in preferred if is_term(p["preference"], at)) for at in among}
+        worst, best = max(bad.values()), max(liked.values())
+        spread, near = self.spread_scores(pod, among), self.near_scores(pod, among)
+        found = {}
+        for at in among:
+            parts = {
+                "TaintToleration": 100 - 100 * bad[at.name] // worst if worst else 100,
+                "NodeAffinity": 100 * liked[at.name] // best if best else 0,
+                "NodeResourcesFit": self.fit_score(pod, at),
+                "PodTopologySpread": spread.get(at.name, 0),
+                "InterPodAffinity": near[at.name],
+                "NodeResourcesBalancedAllocation": self.balance_score(pod, at),
+                "ImageLocality": self.image_score(pod, at),
+            }
+            found[at.name] = sum(weight * parts[name] for name, weight in self.ways.weights.items())
+        return found
+
+    def choose(self, pod: Obj) -> str:
+        """The node with the highest score, of equal ones the first by name; empty when there is none."""
+        among = [at for at in self.places if not self.refused_by(pod, at)]
+        if not among:
+            return ""
+        scores = self.scores(pod, among)
+        return min(scores, key=lambda name: (-scores[name], name))
+
+    # -- preemption
+
+    def victims(self, pod: Obj, at: Place) -> list[str] | None:
+        """Names of the pods of one node that must go, None when that does not help."""
+        before = at.pods
+        lower = [p for p in before if p["spec"]["priority"] < pod["spec"]["priority"]]
+        # The more important of two that are alike otherwise is the one whose name sorts last.
+        lower.sort(key=lambda p: (p["spec"]["priority"], p["metadata"]["namespace"], p["metadata"]["name"]))
+        lower.reverse()
+        try:
+            at.pods = [p for p in before if p not in lower]
+            if not lower or self.refused_by(pod, at):
+                return None
+            gone = []
+            for one in lower:
+                at.pods = [*at.pods, one]
+                if self.refused_by(pod, at):
+                    at.pods = at.pods[:-1]
+                    gone.append(one["metadata"]["name"])
+            return gone
+        finally:
+            at.pods = before
+
+
+def with_keys(rule: Obj, pod: Obj) -> Obj | None:
+    """The rule's selector and what matchLabelKeys and mismatchLabelKeys add to it."""
+    selector = rule.get("labelSelector")
+    if selector is None:
+        return None
+    labels, more = pod["metadata"]["labels"], []
+    for keys, operator in (("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")):
+        more += [{"key": k, "operator": operator, "values": [labels[k]]} for k in rule.get(keys, []) if k in labels]
+    return {**selector, "matchExpressions": [*selector.get("matchExpressions", []), *more]}
+
+
+def claims_of(pod: Obj) -> list[str]:
+    names = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"].get("volumes", [])]
+    return [f"{pod['metadata']['namespace']}/{name}" for name in names]
+
+
+def along(shape: tuple[tuple[int, int], ...], percent: int) -> int:
+    """The broken line through (percent, score of 10), cut towards zero."""
+    for at, (x, y) in enumerate(shape):
+        if percent <= x:
+            if at == 0:
+                return 10 * y
+            x0, y0 = shape[at - 1]
+            return 10 * y0 + math.trunc(Fraction((10 * y - 10 * y0) * (percent - x0), x - x0))
+    return 10 * shape[-1][1]

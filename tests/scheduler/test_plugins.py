@@ -1,0 +1,114 @@
+"""What plug-ins say in Kubernetes' words, and disruption budgets."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayplane.control_plane.scheduler import Failure
+from rayplane.control_plane.scheduler.config import Profile
+from tests.scheduler.build import World, claim, node, on, pod, volume
+
+
+def budget(allowed: int, **labels: str) -> dict:
+    return {
+        "metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": labels}},
+        "status": {"disruptionsAllowed": allowed},
+    }
+
+
+def test_a_read_write_once_pod_claim_has_one_pod() -> None:
+    world = World(node("a"), node("b"))
+    one = claim("data", volume="pv")
+    one["spec"]["accessModes"] = ["ReadWriteOncePod"]
+    world.volumes.set_claim(one)
+    world.volumes.set_volume(volume("pv"))
+    assert world.place(pod("p", claims=("data",))) == "a"
+    words = "2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+    assert words in world.fail(pod("q", claims=("data",)))
+    world.snapshot.remove_pod("default/p")
+    assert world.place(pod("q", claims=("data",))) == "a"
+
+
+def test_a_driver_attaches_so_many_volumes_and_no_more() -> None:
+    world = World(node("a"))
+    for name in ("x", "y"):
+        world.volumes.set_claim(claim(name, volume=f"pv-{name}"))
+        one = volume(f"pv-{name}")
+        one["spec"]["csi"] = {"driver": "csi.x"}
+        world.volumes.set_volume(one)
+    driver = {"name": "csi.x", "nodeID": "a", "allocatable": {"count": 1}}
+    world.volumes.use.set_csi_node({"metadata": {"name": "a"}, "spec": {"drivers": [driver]}})
+    assert world.place(pod("p", claims=("x",))) == "a"
+    assert "1 node(s) exceed max volume count" in world.fail(pod("q", claims=("y",)))
+    assert world.place(pod("r", claims=("x",))) == "a", "the volume is there already"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "fits"),
+    [
+        ({"gcePersistentDisk": {"pdName": "d"}}, {"gcePersistentDisk": {"pdName": "d"}}, False),
+        ({"gcePersistentDisk": {"pdName": "d", "readOnly": True}},) * 2 + (True,),
+        ({"awsElasticBlockStore": {"volumeID": "d", "readOnly": True}},) * 2 + (False,),
+        ({"rbd": {"monitors": ["m"], "image": "i"}}, {"rbd": {"monitors": ["n"], "image": "i"}}, True),
+        ({"iscsi": {"iqn": "i"}}, {"iscsi": {"iqn": "j"}}, True),
+    ],
+)
+def test_a_disk_is_shared_by_readers_only(mine: dict, theirs: dict, fits: bool) -> None:
+    world = World(node("a"))
+    world.run(on("a", pod("x", volumes=[theirs])))
+    decision = world.decide(pod("p", volumes=[mine]))
+    assert isinstance(decision, Failure) is not fits
+    if isinstance(decision, Failure):
+        assert "1 node(s) had no available disk" in decision.message
+
+
+def test_budgets_are_broken_only_where_nothing_else_helps() -> None:
+    world = World(node("a", cpu="1"), node("b", cpu="1"))
+    world.run(
+        on("a", pod("guarded", cpu="1", labels={"app": "db"})),
+        on("b", pod("other", cpu="1", priority=5)),
+    )
+    world.cluster.budgets.set(budget(0, app="db"))
+    decision = world.decide(pod("vip", cpu="1", priority=10))
+    assert isinstance(decision, Failure) and decision.preemption is not None
+    assert decision.preemption.node == "b", "its victim is more important, but breaks no budget"
+    world.cluster.budgets.set(budget(1, app="db"))
+    decision = world.decide(pod("vip", cpu="1", priority=10))
+    assert isinstance(decision, Failure) and decision.preemption is not None
+    assert decision.preemption.node == "a"
+
+
+def test_who_breaks_a_budget_is_kept_first() -> None:
+    world = World(node("a", cpu="2"))
+    world.run(
+        on("a", pod("guarded", cpu="1", labels={"app": "db"}, priority=1)), on("a", pod("free", cpu="1", priority=5))
+    )
+    world.cluster.budgets.set(budget(0, app="db"))
+    decision = world.decide(pod("vip", cpu="1", priority=10))
+    assert isinstance(decision, Failure) and decision.preemption is not None
+    assert [victim.name for victim in decision.preemption.victims] == ["free"]
+
+
+def test_the_room_of_a_nominated_pod_is_not_given_away_twice() -> None:
+    world = World(node("a", cpu="1"), node("b", cpu="1"))
+    world.run(on("a", pod("x", cpu="1")), on("b", pod("y", cpu="1", priority=1)))
+    for name, node_name in (("vip1", "a"), ("vip2", "b")):
+        decision = world.decide(pod(name, cpu="1", priority=10))
+        assert isinstance(decision, Failure) and decision.preemption is not None
+        assert decision.preemption.node == node_name
+        world.cycle.nominate(decision.pod, node_name)
+    assert "No preemption victims found" in world.fail(pod("vip3", cpu="1", priority=10))
+
+
+def test_without_preemption_nobody_is_deleted() -> None:
+    world = World(node("a", cpu="1"), profiles=(Profile(name="default-scheduler", preempts=False),))
+    world.run(on("a", pod("x", cpu="1")))
+    decision = world.decide(pod("vip", cpu="1", priority=10))
+    assert isinstance(decision, Failure) and decision.preemption is None
+    assert decision.message == "0/1 nodes are available: 1 Insufficient cpu."
+
+
+def test_a_plug_in_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="there is no scheduler plug-in Nonsense"):
+        World(profiles=(Profile(name="p", filters=("Nonsense",)),))
