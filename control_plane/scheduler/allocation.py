@@ -19,6 +19,7 @@ from rayplane.control_plane.scheduler.nodes import NodeInfo
 
 STEPS_MAX = 20_000
 ALL = -1
+ALTERNATIVES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,6 +225,17 @@ def allocate(index: DeviceIndex, node: NodeInfo, claims: Sequence[ClaimWishes]) 
         claim.key: _result(index, node, claim, [pick for pick in picked if pick.claim == number])
         for number, claim in enumerate(claims)
     }
+
+
+def worth(claims: Sequence[ClaimWishes], allocations: Mapping[str, Mapping[str, Any]]) -> int:
+    """How much an allocation is what was wanted most: for each request with alternatives, the earlier the more."""
+    total = 0
+    for claim in claims:
+        taken = {result["request"] for result in allocations[claim.key]["devices"]["results"]}
+        for alternatives in claim.requests:
+            if "/" in alternatives[0].request:
+                total += sum(ALTERNATIVES_MAX - at for at, w in enumerate(alternatives) if w.request in taken)
+    return total
 
 
 def _result(index: DeviceIndex, node: NodeInfo, claim: ClaimWishes, picks: Sequence[_Pick]) -> dict[str, Any]:

@@ -137,6 +137,18 @@ def test_the_first_alternative_that_is_there_is_taken() -> None:
     assert allocation["nodeSelector"] == {"nodeSelectorTerms": [{"matchFields": [field]}]}
 
 
+def test_the_node_with_the_better_alternative_is_preferred() -> None:
+    def alternative(name: str, model: str) -> dict[str, Any]:
+        expression = f'device.attributes["{DRIVER}"].model == "{model}"'
+        return {"name": name, "deviceClassName": "gpu", "selectors": [{"cel": {"expression": expression}}]}
+
+    request = {"name": "r", "firstAvailable": [alternative("best", "h100"), alternative("good", "a100")]}
+    slices = offered("b", gpu("g0")), offered("c", gpu("g0", model="h100"))
+    here = world(*slices, claims=(wanted("x", request), wanted("y", request)))
+    assert here.place(user("p", "x")) == "c"
+    assert here.place(user("q", "y")) == "b"
+
+
 def test_taints_of_devices_and_administrators() -> None:
     taint = {"key": "broken", "value": "", "effect": "NoExecute"}
     tolerations = [{"key": "broken", "operator": "Exists"}]

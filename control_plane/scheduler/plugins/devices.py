@@ -13,30 +13,32 @@ import orjson
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_affinity import node_terms
-from rayplane.control_plane.scheduler.allocation import ClaimWishes, allocate, missing_class, wishes_of
+from rayplane.control_plane.scheduler.allocation import ClaimWishes, allocate, missing_class, wishes_of, worth
 from rayplane.control_plane.scheduler.device_expressions import DeviceExpressionError
 from rayplane.control_plane.scheduler.devices import RESERVED_MAX, DeviceIndex
-from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope
+from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope, scaled
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_terms
-from rayplane.control_plane.scheduler.snapshot import Bools, Rows, Snapshot
+from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
 
 ELSEWHERE = "resourceclaim not available on the node"
 NOT_ENOUGH = "cannot allocate all claims"
+_KNOWN = "DynamicResources/known"
 _KNOWN_MAX = 256
 
 
 class _Known:
     """The nodes that have devices for one set of claims, kept current with what is taken and given back."""
 
-    __slots__ = ("_at", "_version", "allowed")
+    __slots__ = ("_at", "_version", "allowed", "worth")
 
     def __init__(self) -> None:
         self._at = (-1, -1)
         self._version = -1
         self.allowed: Bools = np.zeros(0, dtype=np.bool_)
+        self.worth: Ints = np.zeros(0, dtype=np.int64)
 
-    def refresh(self, wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot) -> Bools:
+    def refresh(self, wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot) -> None:
         changed: set[int] | None = None
         if len(self.allowed) == snapshot.rows and self._version == devices.version:
             nodes, names = snapshot.node_changes.since(self._at[0]), devices.node_changes.since(self._at[1])
@@ -44,20 +46,25 @@ class _Known:
                 changed = {*nodes, *(row for name in names if (row := snapshot.index.get(name)) is not None)}
         if changed is None:
             self.allowed = np.zeros(snapshot.rows, dtype=np.bool_)
+            self.worth = np.zeros(snapshot.rows, dtype=np.int64)
             changed = set(snapshot.index.values())
         for row in changed:
-            self.allowed[row] = snapshot.valid[row] and _fits(wishes, devices, snapshot, row) == ""
+            found = _tried(wishes, devices, snapshot, row) if snapshot.valid[row] else NOT_ENOUGH
+            self.allowed[row] = not isinstance(found, str)
+            self.worth[row] = 0 if isinstance(found, str) else worth(wishes, found)
         self._at = snapshot.node_changes.count, devices.node_changes.count
         self._version = devices.version
-        return self.allowed
 
 
-def _fits(wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot, row: int) -> str:
-    """Why a node has no devices for the claims; empty when it has."""
+def _tried(
+    wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot, row: int
+) -> dict[str, dict[str, Any]] | str:
+    """What the claims would get on a node, or why they would not."""
     try:
-        return "" if allocate(devices, snapshot.info(row), wishes) is not None else NOT_ENOUGH
+        found = allocate(devices, snapshot.info(row), wishes)
     except DeviceExpressionError as error:
         return str(error)
+    return NOT_ENOUGH if found is None else found
 
 
 class DynamicResources(Plugin):
@@ -111,7 +118,9 @@ class DynamicResources(Plugin):
         wishes = self._wishes(view)
         if wishes:
             specs = [meta.spec(devices.claims[one.key]).get("devices") for one in wishes]
-            found &= self._kept(orjson.dumps(specs)).refresh(wishes, devices, snapshot)
+            known = view.memo[_KNOWN] = self._kept(orjson.dumps(specs))
+            known.refresh(wishes, devices, snapshot)
+            found &= known.allowed
         return found[rows]
 
     def _kept(self, key: bytes) -> _Known:
@@ -133,8 +142,18 @@ class DynamicResources(Plugin):
             if terms is not None and not any(term.matches(node.labels, node.name) for term in terms):
                 return Refusal(self.name, (ELSEWHERE,), False)
         wishes = self._wishes(view)
-        text = _fits(wishes, devices, view.snapshot, row) if wishes else ""
-        return Refusal(self.name, (text,), False) if text else None
+        found = _tried(wishes, devices, view.snapshot, row) if wishes else {}
+        return Refusal(self.name, (found,), False) if isinstance(found, str) else None
+
+    def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
+        """The earlier the alternative that each request gets, the better."""
+        known: _Known | None = view.memo.get(_KNOWN)
+        if known is None or not any(len(wish) > 1 for claim in self._wishes(view) for wish in claim.requests):
+            return None
+        return known.worth[rows]
+
+    def normalized(self, view: PodView, raw: Ints, among: Bools) -> Ints:
+        return scaled(raw, among)
 
     def reserve(self, view: PodView, row: int) -> None:
         wishes = self._wishes(view)
