@@ -48,6 +48,12 @@ def test_pods_sees_every_pod_run() -> None:
     assert account["keys written, in each member"] >= 3
 
 
+def test_scheduler_places_the_pods_of_each_case() -> None:
+    rows = {row["case"]: row for row in bench("scheduler", "--scale", "0.005")["rows"]}
+    assert rows["SchedulingBasic"]["placed"] == 50 and rows["PreemptionAsync"]["preempted"] > 0
+    assert all(row["placed"] > 0 and row["per_cpu_s"] > 0 for row in rows.values())
+
+
 def test_kv_measures_each_operation_without_errors() -> None:
     found = bench("kv", "--host", "process", "--clients", "2", "--seconds", "0.5", "--members", "1")
     ours = [r for r in found["rows"] if r["system"] == "process"]
