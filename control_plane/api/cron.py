@@ -68,7 +68,10 @@ class Schedule:
     def next_after(self, moment: datetime) -> datetime | None:
         """The first time strictly after `moment`, in its zone; None when there is none in the next five years."""
         if self.every is not None:
-            return (_whole(moment) + self.every).astimezone(moment.tzinfo)
+            try:
+                return (_whole(moment) + self.every).astimezone(moment.tzinfo)
+            except OverflowError:
+                return None  # after the last year that there is
         for day in self._days(moment.date()):
             found = self._first_of(day, moment)
             if found is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -38,6 +38,8 @@ SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 MISSED_MAX = 100  # of times that were not served; beyond it is said that something is wrong
 _TOO_MANY = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
 _NEVER = "time difference between two schedules is less than 1 second"  # as Kubernetes says of times that never come
+#: Within the years that there are, in whatever time zone.
+_FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _STILL_RUNS = "Not starting job because prior execution is running and concurrency policy is Forbid"
 
 
@@ -189,7 +191,7 @@ def _schedule(spec: dict[str, Any]) -> tuple[Schedule, tzinfo]:
 def _due(cron: Object, schedule: Schedule, now: datetime) -> tuple[datetime | None, datetime | None, int]:
     """The latest scheduled time that has passed and was not served, the next one, and how many have passed."""
     last = meta.status(cron).get("lastScheduleTime") or meta.metadata(cron).get("creationTimestamp")
-    earliest = meta.parse_time(last).astimezone(now.tzinfo) if last else now
+    earliest = min(max(meta.parse_time(last), _FIRST), _LAST).astimezone(now.tzinfo) if last else now
     deadline_s = meta.spec(cron).get("startingDeadlineSeconds")
     if deadline_s is not None:
         # A deadline may be longer than there are years.

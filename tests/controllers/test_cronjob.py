@@ -205,3 +205,20 @@ def test_a_suspended_cronjob_starts_nothing_and_still_follows_its_jobs() -> None
     complete(cluster, cluster.list(JOBS)[0])
     assert len(cluster.list(JOBS)) == 1
     assert "active" not in status(cluster)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize(
+    ("schedule", "last", "jobs", "reason"),
+    [
+        ("0 * * * *", "0001-01-01T00:00:00Z", 1, "TooManyMissedTimes"),
+        ("0 * * * *", "9999-12-31T23:59:59Z", 0, "InvalidSchedule"),
+        ("@every 2562047h", "9999-12-31T23:59:59Z", 0, "InvalidSchedule"),
+    ],
+)
+def test_last_times_at_the_ends_of_the_calendar(zone: str, schedule: str, last: str, jobs: int, reason: str) -> None:
+    cluster = cron_cluster(schedule=schedule, timeZone=zone, suspend=True)
+    cluster.change(CRONJOBS, "c", status={"lastScheduleTime": last})
+    cluster.change(CRONJOBS, "c", spec={"suspend": False})
+    cluster.settle()
+    assert (len(cluster.list(JOBS)), len(said(cluster, reason))) == (jobs, 1)
