@@ -310,6 +310,33 @@ def test_young_pods_are_not_believed(web: Scaled) -> None:
     assert web.look(2) == 4  # measured for a window since it is ready
 
 
+@pytest.mark.parametrize("window", ["2562047h", "-1h"])
+@pytest.mark.parametrize("since", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_times_at_the_ends_of_the_calendar(web: Scaled, window: str, since: str) -> None:
+    web.pods_with("500m")
+    web.answers[RESOURCE] = Answer([{**web._answer(Query(RESOURCE, "", "")).items[0], "window": window}])
+    for start in (web.now.stamp, since):
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": since}
+        web.change("pods", "p0", status={"startTime": start, "conditions": [ready]})
+        web.hpa(f"at-{start[:4]}")
+        web.look()
+    assert meta.status(web.require(AUTOSCALERS, "default", f"at-{since[:4]}"))["conditions"]
+
+
+def test_answers_to_what_was_asked_before_a_change_are_asked_for_anew(web: Scaled) -> None:
+    web.pods_with("50m", "50m")
+    web.hpa()
+    memory = {"type": "Resource", "resource": {"name": "memory", **target(averageValue="50Mi")}}
+    key, asked = "default/web", web.hpas.questions("default/web", web, 0.0)
+    web.change(AUTOSCALERS, "web", spec={"metrics": [memory], "scaleTargetRef": {"name": "other"}})
+    web.add("deployments.apps", "other", spec={"replicas": 2, "selector": {"matchLabels": {"tier": "a"}}})
+    web.hpas.answered(key, {query: web._answer(query) for query in asked})
+    again = web.hpas.reconcile(key, web, web.now)
+    assert not again.actions and again.requeue_after is not None and again.requeue_after < 1
+    web.settle()
+    assert web.condition("AbleToScale")[0] == "True"
+
+
 # --- metrics of other kinds ---------------------------------------------------------------------
 
 

@@ -106,6 +106,9 @@ class HorizontalController(BaseController):
         wait = self._wait(hpa, now.mono)
         if wait > 0:
             return result(requeue_after=wait)
+        if any(query not in answers for query in self.questions(key, view, now.mono)):
+            # The target, or what is asked of it, changed while the answers were on their way.
+            return result(requeue_after=_LEEWAY_S)
         kept = self._kept.setdefault(key, Kept())
         kept.spec, kept.next_s = meta.spec(hpa), now.mono + self._timing.sync_s - _LEEWAY_S
         actions = _Look(self, hpa, kept, answers, view=view, now=now).run()

@@ -146,8 +146,8 @@ class Counting:
         unready, since = condition.get("status") == "False", condition.get("lastTransitionTime")
         changed = meta.parse_time(since) if since else meta.parse_time(start)
         if self.now.seconds_since(start) < self.cpu_initialization_s:
-            return unready or value.stamp < changed + value.window
-        never = changed < meta.parse_time(start) + timedelta(seconds=self.initial_readiness_s)
+            return unready or value.stamp - changed < value.window
+        never = changed - meta.parse_time(start) < timedelta(seconds=self.initial_readiness_s)
         return unready and never
 
     # --- one value ------------------------------------------------------------------------------
