@@ -6,7 +6,7 @@ Source: Kubernetes API reference apps/v1 ControllerRevision.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +14,8 @@ import orjson
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.apps.daemon_set import TEMPLATE_GENERATION
 from rayplane.control_plane.api.kinds.pod_template.defaults import default_pod_template
+from rayplane.control_plane.api.machinery.schema import definition_of
+from rayplane.control_plane.api.machinery.strict import DecodeError, conform
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.adoption import Claim, claim, selector_of
 from rayplane.control_plane.controllers.core import Create, Delete, Update, View
@@ -22,6 +24,7 @@ from rayplane.control_plane.controllers.templates import normalized, safe_hash
 REVISIONS = "controllerrevisions.apps"
 _COLLISIONS_MAX = 100
 _NOT_COPIED = frozenset({TEMPLATE_GENERATION})
+_TEMPLATES = definition_of("v1", "PodTemplate")
 
 
 def revision_data(owner: Object) -> dict[str, Any]:
@@ -54,15 +57,34 @@ def find_equal(revisions: Sequence[Object], data: dict[str, Any]) -> Object | No
     wanted, newest_first = _template(data), in_order(revisions)[::-1]
     for view in (_as_written, _as_understood):
         for revision in newest_first:
-            if view(_template(revision.get("data") or {})) == view(wanted):
+            if view(_template(revision.get("data"))) == view(wanted):
                 return revision
     return None
 
 
-def _template(data: dict[str, Any]) -> dict[str, Any]:
-    found = dict((data.get("spec") or {}).get("template") or {})
-    found.pop("$patch", None)
-    return found
+def template_of(revision: Object) -> dict[str, Any]:
+    """The template that a revision recorded; empty where it has none, as users may write revisions too."""
+    template = _template(revision.get("data"))
+    return template if _conformed(copy.deepcopy(template)) is not None else {}
+
+
+def _template(data: Any) -> dict[str, Any]:
+    """The template in a revision's data, which may be any JSON."""
+    spec = data.get("spec") if isinstance(data, Mapping) else None
+    template = spec.get("template") if isinstance(spec, Mapping) else None
+    if not isinstance(template, Mapping) or not isinstance(template.get("metadata") or {}, Mapping):
+        return {}
+    return {name: value for name, value in template.items() if name != "$patch"}
+
+
+def _conformed(template: dict[str, Any]) -> dict[str, Any] | None:
+    """The template in the shape of the schema, changed in place; None where it cannot be brought into it."""
+    assert _TEMPLATES is not None
+    try:
+        conform({"template": template}, _TEMPLATES)
+    except DecodeError:
+        return None
+    return template
 
 
 def _as_written(template: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +92,9 @@ def _as_written(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_understood(template: dict[str, Any]) -> dict[str, Any]:
-    full = copy.deepcopy(normalized(template))
+    full = _conformed(copy.deepcopy(normalized(template)))
+    if full is None:
+        return template
     default_pod_template(full)
     return full
 

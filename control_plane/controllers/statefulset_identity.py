@@ -10,6 +10,7 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Patch, View
+from rayplane.control_plane.controllers.history import template_of
 from rayplane.control_plane.controllers.replicaset import BURST
 from rayplane.control_plane.controllers.templates import pod_from
 
@@ -85,10 +86,8 @@ def _policy(sts: Object) -> Mapping[str, Any]:
 
 def pod_for(sts: Object, revision: Object, ordinal: int) -> Object:
     """The pod of an ordinal, from the template that a revision recorded."""
-    template = dict(((revision.get("data") or {}).get("spec") or {}).get("template") or {})
-    template.pop("$patch", None)
     name = pod_name(sts, ordinal)
-    pod = pod_from(template, sts, name=name)
+    pod = pod_from(template_of(revision), sts, name=name)
     pod["metadata"]["labels"] = {
         **(pod["metadata"].get("labels") or {}),
         **_identity(sts, ordinal),

@@ -322,3 +322,15 @@ def test_a_set_that_is_made_again_goes_on_with_what_was_left() -> None:
     cluster.settle()
     run(cluster)
     assert {meta.uid(pod) for pod in cluster.pods()} == before and numbers(cluster) == [1]
+
+
+@pytest.mark.parametrize("data", [5, "x", [{}], {"spec": 1}, {"spec": {"template": [1]}},
+                                  {"spec": {"template": {"metadata": 3}}}, {"spec": {"template": {"spec": "x"}}},
+                                  {"spec": {"template": {"spec": {"containers": [None, 5]}}}}])  # fmt: skip
+def test_a_revision_that_somebody_wrote_is_no_template(data: Any) -> None:
+    cluster = daemons(2)
+    cluster.add("controllerrevisions.apps", "odd", metadata={"labels": {"app": "agent"}}, data=data, revision=7)
+    set_image(cluster, "a:2")
+    run(cluster)
+    assert len(where(cluster)) == 2
+    assert max(numbers(cluster)) == 8
