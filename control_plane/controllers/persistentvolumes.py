@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import same_mode
+from rayplane.control_plane.api.claims import LOCAL, REPLICATED, same_mode
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import (
@@ -102,6 +102,8 @@ class VolumeController(BaseController):
                 "no deletable volume plugin matched"
             )
             return self._fail(volume, "VolumeFailedDelete", text)
+        if (meta.spec(volume).get("csi") or {}).get("driver") not in (LOCAL, REPLICATED):
+            return NOTHING  # whoever provisioned it deletes it
         return self._delete(volume, view)
 
     def _fail(self, volume: Object, reason: str, text: str) -> Result:

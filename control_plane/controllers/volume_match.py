@@ -62,15 +62,21 @@ def nodes_of(volume: Object) -> list[str]:
 
 def free_bytes(view: View) -> dict[str, float]:
     """Bytes free for volumes on each node; infinite on nodes that report no capacity."""
-    free: dict[str, float] = {}
-    for node in view.list("nodes"):
-        text = meta.annotations(node).get(VOLUME_CAPACITY)
-        free[meta.name(node)] = quantity.value(text) if text else float("inf")
+    free = {meta.name(node): _capacity(node) for node in view.list("nodes")}
     for volume in view.list("persistentvolumes"):
         for name in nodes_of(volume):
             if name in free:
                 free[name] -= capacity_bytes(volume)
     return free
+
+
+def _capacity(node: Object) -> float:
+    """What a node reports; nothing where nobody can read it, as the other nodes have volumes to take."""
+    text = meta.annotations(node).get(VOLUME_CAPACITY)
+    try:
+        return quantity.value(text) if text else float("inf")
+    except quantity.QuantityError:
+        return 0.0
 
 
 def storage_class(view: View, name: str) -> Object | None:

@@ -265,6 +265,32 @@ def test_deleting_the_claim_deletes_or_keeps_the_volume(cluster: Cluster) -> Non
     assert [a.targets for a in deleted] == [(("n2", "127.0.0.1:7002"),)]
 
 
+@pytest.mark.parametrize(
+    "source", [{"csi": {"driver": "disks.example.com", "volumeHandle": "h"}}, {"nfs": {"path": "/"}}]
+)
+def test_a_volume_of_another_provisioner_is_left_to_it(cluster: Cluster, source: dict[str, Any]) -> None:
+    made = volume(cluster, "theirs", persistentVolumeReclaimPolicy="Delete", **source)
+    cluster.change(
+        VOLUMES, "theirs", metadata={"annotations": {"pv.kubernetes.io/provisioned-by": "disks.example.com"}}
+    )
+    claim(cluster, cls="")
+    cluster.settle()
+    cluster.delete_object(CLAIMS, cluster.require(CLAIMS, "default", "c"))
+    cluster.settle()
+    assert phase(cluster, VOLUMES, meta.name(made)) == "Released"
+    assert not cluster.specials
+
+
+@pytest.mark.parametrize("text", ["much", "-", "9e99999"])
+def test_a_node_whose_room_nobody_can_read_gets_no_volume_and_hinders_nobody(cluster: Cluster, text: str) -> None:
+    cluster.change("nodes", "n2", metadata={"annotations": {"rayplane.io/volume-capacity": text}})
+    claim(cluster)
+    cluster.settle()
+    made = cluster.specials[-1]
+    assert isinstance(made, Provision)
+    assert made.targets == (("n1", "127.0.0.1:7001"),)
+
+
 def test_claim_is_protected_while_a_pod_uses_it(cluster: Cluster) -> None:
     made = claim(cluster)
     volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]
