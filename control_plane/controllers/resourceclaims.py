@@ -199,6 +199,8 @@ def _reserved(pod: Object, view: View) -> list[Action]:
         mine = any(one.get("uid") == meta.uid(pod) for one in consumers)
         if claim is None or mine or not status.get("allocation") or len(consumers) >= RESERVED_MAX:
             continue
+        if meta.is_deleting(claim):
+            continue  # nobody new may have it
         consumers.append({"resource": "pods", "name": meta.name(pod), "uid": meta.uid(pod)})
         steps.append(UpdateStatus(CLAIMS, {**claim, "status": {**status, "reservedFor": consumers}}))
     return steps

@@ -208,6 +208,15 @@ def test_a_pod_that_no_scheduler_placed_gets_its_reservation() -> None:
     assert cluster.of_pods() == ["p"]
 
 
+def test_a_claim_that_is_being_deleted_is_reserved_for_nobody_new() -> None:
+    cluster = Claiming()
+    user = cluster.pod("user", NAMED, node="n1")
+    cluster.delete_object(CLAIMS, cluster.shared(user))
+    cluster.pod("late", NAMED, node="n1")
+    cluster.settle()
+    assert cluster.of_pods() == ["user"]
+
+
 # --- taints of devices --------------------------------------------------------------------------
 
 
