@@ -208,6 +208,11 @@ class GarbageCollector(BaseController):
             for o in sorted(view.indexed(resource, "owner", uid), key=meta.key)
         ]
 
+    def _dependents_of(self, o: Object, view: View) -> list[tuple[str, Object]]:
+        """What an object may own: who names it from another namespace is no dependent, and holds nothing up."""
+        space, found = meta.namespace(o), self._dependents(meta.uid(o), view)
+        return [(name, d) for name, d in found if meta.namespace(d) == space] if space else found
+
     def _collect(self, resource: str, o: Object, view: View) -> list[Action]:
         """Delete an object without a living owner; drop references to owners that are gone."""
         refs = meta.metadata(o).get("ownerReferences") or ()
@@ -240,7 +245,7 @@ class GarbageCollector(BaseController):
 
     def _end(self, resource: str, o: Object, view: View, *, waiting: bool) -> Patch | Delete:
         """The deletion of an object without owners. `waiting`: some of them wait for their dependents to go."""
-        dependents = self._dependents(meta.uid(o), view) if waiting else []
+        dependents = self._dependents_of(o, view) if waiting else []
         if any(_is_deleting_dependents(d) for _, d in dependents) and _is_blocking(o):
             # It may well be an owner of its own owner: neither would ever go.
             return _unblocked(resource, o)
@@ -253,7 +258,7 @@ class GarbageCollector(BaseController):
 
     def _finish(self, resource: str, o: Object, view: View) -> Result:
         """Serve the finalizers of an object under deletion."""
-        dependents = self._dependents(meta.uid(o), view)
+        dependents = self._dependents_of(o, view)
         if ORPHAN in meta.finalizers(o):
             freed = [_without_owner(name, d, meta.uid(o)) for name, d in dependents]
             return result(freed, [_without_finalizer(resource, o, ORPHAN)])
@@ -277,7 +282,7 @@ class GarbageCollector(BaseController):
             if meta.uid(one) in seen or not _is_deleting_dependents(one):
                 continue
             seen.add(meta.uid(one))
-            held_by = [d for _, d in self._dependents(meta.uid(one), view) if _blocks(d, meta.uid(one))]
+            held_by = [d for _, d in self._dependents_of(one, view) if _blocks(d, meta.uid(one))]
             if any(meta.uid(d) == uid for d in held_by):
                 return True
             ahead += held_by

@@ -137,6 +137,20 @@ def test_an_owner_in_another_namespace_is_none_and_an_event_says_so(cluster: Clu
     assert cluster.events == [("c", "OwnerRefInvalidNamespace", text)]
 
 
+@pytest.mark.parametrize("propagation", ["Foreground", "Orphan"])
+def test_who_names_an_owner_in_another_namespace_holds_it_up_never(cluster: Cluster, propagation: str) -> None:
+    owner = add(cluster, "theirs")
+    refs = [meta.owner_reference(owner, controller=False)]
+    own = {"namespace": "foreign", "ownerReferences": refs, "finalizers": ["example.org/never"]}
+    cluster.add("configmaps", "blocker", metadata=own)
+    cluster.add("clusterroles.rbac.authorization.k8s.io", "wide", metadata={"ownerReferences": refs})
+    cluster.settle()
+    cluster.delete_object("configmaps", owner, propagation=propagation)
+    cluster.settle()
+    assert names(cluster) == ["blocker", "wide"]
+    assert meta.is_deleting(cluster.require("configmaps", "foreign", "blocker"))
+
+
 def test_an_object_of_no_namespace_with_an_owner_in_one_is_left_alone(cluster: Cluster) -> None:
     root = add(cluster, "root")
     add(cluster, "role", root, resource="clusterroles.rbac.authorization.k8s.io")
