@@ -13,6 +13,7 @@ from rayplane.control_plane.apiserver.admission import (
     addresses,
     certificates,
     classes,
+    definition_names,
     devices,
     lifecycle,
     limits,
@@ -35,7 +36,7 @@ from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.authentication.webhooks import Post
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 from rayplane.control_plane.apiserver.config import ApiServerConfig
-from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
 from rayplane.control_plane.apiserver.tracing.spans import changes, span, traced
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.component_base.metrics import Family
@@ -89,7 +90,11 @@ class Admission:
         self._mutating = extensions.mutating if "MutatingAdmissionPolicy" in self._on else None
         quotas = {"ResourceQuota": quota.Quotas(lookup, to_storage, env.clock.now).admit}
         self._counts = "ResourceQuota" in self._on
-        self._reservations = (addresses.ServiceAddresses(config, env, lookup).admit, *_those(self._on, quotas))
+        self._reservations = (
+            addresses.ServiceAddresses(config, env, lookup).admit,
+            definition_names.DefinitionNames(kinds, env, lookup).admit,
+            *_those(self._on, quotas),
+        )
 
     def take(self, settings: AdmissionSettings, images: Post | None) -> None:
         """Go by these settings from now on. `images`: how to ask whom they name. ValueError where one is missing."""
@@ -186,7 +191,12 @@ class Admission:
                 yield from part.checks.collect()
 
     async def turn(self, request: AdmissionRequest) -> contextlib.AbstractAsyncContextManager[None]:
-        """Where a quota counts, creates go one after the other: together they would only make each other fail."""
+        """Where a quota counts, creates go one after the other: together they would only make each other fail.
+
+        So do definitions of custom resources, for their names.
+        """
+        if request.info.name == CRDS:
+            return self._turns.setdefault(CRDS, asyncio.Lock())
         if not (self._counts and request.namespace and await self._lookup.list("resourcequotas", request.namespace)):
             return _NO_WAIT
         return self._turns.setdefault(request.namespace, asyncio.Lock())

@@ -51,6 +51,21 @@ def is_accepted(crd: Object) -> bool:
     return _condition(crd, "NamesAccepted") == "True"
 
 
+def takes_names(crd: Object, old: Object | None) -> bool:
+    """Whether a definition that is being written gets names that it did not have."""
+    before = ((old or {}).get("status") or {}).get("acceptedNames")
+    accepted = is_accepted(crd) and not (old is not None and is_accepted(old))
+    return accepted or crd["status"]["acceptedNames"] != before
+
+
+def waits_in_vain(crd: Object, in_group: Sequence[ResourceInfo]) -> bool:
+    """Whether a stored definition waits for names that are free."""
+    if is_accepted(crd):
+        return False
+    names, status = crd["spec"].get("names") or {}, crd.get("status") or {}
+    return _accepted(names, status.get("acceptedNames") or {}, _taken(crd, in_group))[1]["status"] == "True"
+
+
 def _condition(crd: Object, kind: str) -> str:
     conditions = (crd.get("status") or {}).get("conditions") or ()
     return next((c.get("status") or "" for c in conditions if c.get("type") == kind), "")

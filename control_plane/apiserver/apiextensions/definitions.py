@@ -20,7 +20,13 @@ from rayplane.control_plane.api.machinery import schema
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo, version_priority
 from rayplane.control_plane.api.meta import Object, get_condition
 from rayplane.control_plane.apiserver.apiextensions import rules
-from rayplane.control_plane.apiserver.apiextensions.acceptance import is_accepted, is_established, terminating
+from rayplane.control_plane.apiserver.apiextensions.acceptance import (
+    group_of,
+    is_accepted,
+    is_established,
+    terminating,
+    waits_in_vain,
+)
 from rayplane.control_plane.apiserver.apiextensions.defaulting import prune, settle
 from rayplane.control_plane.apiserver.conversions import Webhook
 from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
@@ -89,10 +95,16 @@ def versions_of(crd: Object, revision: int) -> list[CustomVersion]:
     return made
 
 
+def _accepted_names(crd: Object) -> Object:
+    """What a definition is served by besides plural and kind: while it waits for new ones, by what it had."""
+    accepted = (crd.get("status") or {}).get("acceptedNames") or {}
+    return {field: accepted[field] for field in ("singular", "listKind", "shortNames") if field in accepted}
+
+
 def _info(crd: Object, version: Object, storage: str) -> ResourceInfo:
     """One version of a resource whose objects are stored in another, or in the same."""
     spec = crd["spec"]
-    group, names = spec["group"], spec["names"]
+    group, names = spec["group"], {**spec["names"], **_accepted_names(crd)}
     ends = (get_condition(crd, "Terminating") or {}).get("status") == "True"
     return ResourceInfo(
         group=group,
@@ -164,6 +176,8 @@ class CustomResources:
         for name in self._kinds.custom_names():
             if name not in defined:
                 self._kinds.remove_custom(name)
+        for group in {group_of(entry.object) for entry in self._cache.readable() if not is_accepted(entry.object)}:
+            self._reconsider(group)
 
     async def catch_up(self) -> None:
         """Return when everything that was defined before this call is served."""
@@ -174,18 +188,25 @@ class CustomResources:
         crd = event.entry.object
         if event.type != DELETED:
             self._serve(crd, event.entry.revision)
-            return
-        prefix = self._kinds.remove_custom(crd["metadata"]["name"])
-        if prefix:
+        elif prefix := self._kinds.remove_custom(crd["metadata"]["name"]):
             self._hub.forget(prefix)
-        self._reconsider(crd["spec"].get("group") or "")
+        self._reconsider(group_of(crd))
 
     def _reconsider(self, group: str) -> None:
-        """Look again at the definitions that waited for names of a group."""
+        """Look again at the definitions that waited for names of a group: whoever had them may have given them up.
+
+        One that was judged just before that is stored after it: its own coming is an occasion as well.
+        """
         assert self._cache is not None
-        for entry in self._cache.readable():
-            if entry.object["spec"].get("group") == group and not is_accepted(entry.object):
-                self._cleaner.add(entry.name)
+        waiting = [e for e in self._cache.readable() if group_of(e.object) == group and not is_accepted(e.object)]
+        in_group = self._kinds.in_group(group) if waiting else []
+        for entry in waiting:
+            try:
+                if waits_in_vain(entry.object, in_group):
+                    self._cleaner.add(entry.name)
+            except Exception as e:
+                # Written around validation, as below.
+                log.warning("the names of definition %s are not judged: %s", entry.name, e)
 
     def _serve(self, crd: Object, revision: int) -> None:
         try:

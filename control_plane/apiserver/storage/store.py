@@ -112,6 +112,11 @@ def at_revision(key: str, revision: int) -> rpc_pb2.Compare:
     return rpc_pb2.Compare(key=key.encode(), target=_MOD, result=_EQUAL, mod_revision=revision)
 
 
+def not_since(key: str, revision: int) -> rpc_pb2.Compare:
+    """The key was not written after `revision`."""
+    return rpc_pb2.Compare(key=key.encode(), target=_MOD, result=rpc_pb2.Compare.LESS, mod_revision=revision + 1)
+
+
 def put_op(key: str, value: bytes, lease: int = 0) -> rpc_pb2.RequestOp:
     op = rpc_pb2.RequestOp()
     put = op.request_put  # filled in its place: a message that is given is copied

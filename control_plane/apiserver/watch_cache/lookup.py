@@ -28,6 +28,13 @@ class Lookup:
             entry = cache.get(namespace, name)
         return entry.object if entry is not None else None
 
+    async def as_of(self, resource: str) -> int:
+        """The revision up to which the cache of a resource, and whoever listens to it, knows all changes just now."""
+        info = self._kinds.named(resource)
+        while self._hub.peek(info) is None:
+            await self._hub.cache(info)
+        return self._hub.revision
+
     async def list(self, resource: str, namespace: str = "") -> list[Object]:
         """All objects as the cache has them, in the order of their keys."""
         cache = await self._hub.cache(self._kinds.named(resource))
