@@ -104,6 +104,16 @@ class Cycle:
         """Whether some profile has rules of its own for pods of one owner."""
         return any(plugin.needs_owners for plugins in self._plugins.values() for plugin in plugins.all)
 
+    @property
+    def plugins(self) -> frozenset[str]:
+        """Names of the filters and scores of all profiles."""
+        return frozenset(plugin.name for plugins in self._plugins.values() for plugin in plugins.all)
+
+    @property
+    def preempts(self) -> bool:
+        """Whether some profile has pods deleted in favour of others."""
+        return any(profile.preempts for profile in self._profiles.values())
+
     # -- nominations ---------------------------------------------------------------------------------------
 
     def nominate(self, pod: PodInfo, node: str) -> None:
@@ -230,13 +240,15 @@ class Cycle:
     def _place(self, view: PodView, plugins: PluginSet, row: int) -> Placement:
         pod, node = view.pod, self.snapshot.info(row).name
         claims: tuple[str, ...] = ()
+        devices: tuple[str, ...] = ()
         for plugin in plugins.reserving:
             claims += plugin.waiting(view)
+            devices += plugin.promised(view)
             plugin.reserve(view, row)
         pod.node = node
         self.snapshot.set_pod(pod)
         self._nominated.remove(pod.key)
-        return Placement(pod, node, claims, tuple(key for _, key in pod.device_claims))
+        return Placement(pod, node, claims, devices)
 
     def forget(self, pod: PodInfo) -> None:
         """A placement came to nothing: take the assumption back."""

@@ -9,7 +9,7 @@ Source: KEP-4247; Kubernetes documentation of each in-tree plug-in's queueing hi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
@@ -157,6 +157,8 @@ _TOLERATES = Hint(Resource.PENDING_POD, Action.POD_TOLERATIONS, _is_own)
 _OWN_LABELS = Hint(Resource.PENDING_POD, Action.POD_LABELS, _is_own)
 #: A change that the API server allows no pending pod: whatever it was, all plug-ins look again.
 _OWN_OTHERWISE = Hint(Resource.PENDING_POD, Action.POD_OTHER, _is_own)
+#: They say which driver a claim's volume will have; no change of one helps.
+_READ_CLASSES = Hint(Resource.STORAGE_CLASS, Action(0))
 
 HINTS: Mapping[str, tuple[Hint, ...]] = {
     NO_NODES: (_NEW_NODE,),
@@ -206,6 +208,7 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
         Hint(Resource.ASSIGNED_POD, Action.DELETE, _shares_volumes),
     ),
     "NodeVolumeLimits": (
+        _READ_CLASSES,
         _OWN_CLAIM,
         Hint(Resource.CSI_NODE, _CHANGED),
         Hint(Resource.CSI_DRIVER, Action.UPDATE),
@@ -220,6 +223,9 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
         Hint(Resource.RESOURCE_SLICE, _ANY),
         Hint(Resource.DEVICE_CLASS, _CHANGED),
     ),
+    # These two only score.
+    "NodeResourcesBalancedAllocation": (),
+    "ImageLocality": (),
     "NodeDeclaredFeatures": (Hint(Resource.NODE, Action.ADD | Action.NODE_OTHER), _OWN_OTHERWISE),
 }
 """By plug-in. One that is not here is helped, for all that is known, by anything."""
@@ -233,6 +239,10 @@ class Hints:
     def __init__(self, snapshot: Snapshot, more: Mapping[str, tuple[Hint, ...]] | None = None) -> None:
         self._snapshot = snapshot
         self._by_plugin = {**HINTS, **(more or {})}
+
+    def resources(self, plugins: Iterable[str]) -> frozenset[Resource]:
+        """The resources that these plug-ins look at or wait for."""
+        return frozenset(hint.resource for name in plugins for hint in self._by_plugin.get(name, _BY_ANYTHING))
 
     def concerned(self, plugins: frozenset[str], event: Event) -> list[Hint]:
         """The hints of these plug-ins that such an event is for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
@@ -15,8 +16,9 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import resources_changed
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.client import ApiClient, Informer
+from rayplane.control_plane.client.informer import Handler
 from rayplane.control_plane.scheduler.binder import VolumeWaits
-from rayplane.control_plane.scheduler.cycle import Cycle
+from rayplane.control_plane.scheduler.cycle import Cycle, Placement
 from rayplane.control_plane.scheduler.events import (
     Action,
     Event,
@@ -43,39 +45,30 @@ class Observer:
         queue: SchedulingQueue,
         waits: VolumeWaits,
         *,
+        resources: frozenset[Resource],
         settle: Callable[[str], None],
+        unreserve: Callable[[Placement], None],
         wake: Callable[[], None],
     ) -> None:
-        """`settle` is told the claims whose state changed, `wake` that there may be something to do."""
+        """`resources` are those that plug-ins look at. `settle` is told the claims whose state changed, `unreserve`
+        the placements that are withdrawn, `wake` that there may be something to do.
+        """
         self._cycle = cycle
         self._snapshot = cycle.snapshot
         self._volumes = cycle.cluster.volumes
         self._devices = cycle.cluster.devices
         self._queue = queue
         self._waits = waits
+        self._resources = resources
         self._settle = settle
+        self._unreserve = unreserve
         self._wake = wake
         self._parser = PodParser()
         self._informers: list[Informer] = []
 
     async def start(self, client: ApiClient) -> None:
         """Begin to watch; returns when all that there is has been seen."""
-        # Pods come last: what they refer to is known by then.
-        handlers = {
-            "nodes": self._on_node,
-            "namespaces": self._on_namespace,
-            "storageclasses.storage.k8s.io": self._on_class,
-            "csistoragecapacities.storage.k8s.io": self._on_capacity,
-            "csinodes.storage.k8s.io": self._on_csi_node,
-            "poddisruptionbudgets.policy": self._on_budget,
-            **({resource: self._on_owner for resource in OWNERS} if self._cycle.needs_owners else {}),
-            "persistentvolumes": self._on_volume,
-            "persistentvolumeclaims": self._on_claim,
-            "deviceclasses.resource.k8s.io": self._on_device_class,
-            "resourceslices.resource.k8s.io": self._on_slice,
-            "resourceclaims.resource.k8s.io": self._on_device_claim,
-            "pods": self._on_pod,
-        }
+        handlers = self._handlers()
         self._informers = [Informer(client, resource) for resource in handlers]
         for informer in self._informers:
             informer.start()
@@ -83,6 +76,29 @@ class Observer:
             await informer.synced()
         for informer, handler in zip(self._informers, handlers.values(), strict=True):
             informer.add_handler(handler)
+
+    def _handlers(self) -> dict[str, Handler]:
+        """By what is watched: what the plug-ins look at. Pods come last: what they refer to is known by then."""
+        of_plugins: dict[Resource, tuple[str, Handler]] = {
+            Resource.NAMESPACE: ("namespaces", self._on_namespace),
+            Resource.STORAGE_CLASS: ("storageclasses.storage.k8s.io", self._on_class),
+            Resource.STORAGE_CAPACITY: ("csistoragecapacities.storage.k8s.io", self._on_capacity),
+            Resource.CSI_NODE: ("csinodes.storage.k8s.io", self._on_csi_node),
+            Resource.CSI_DRIVER: ("csidrivers.storage.k8s.io", partial(self._changed, Resource.CSI_DRIVER)),
+            Resource.ATTACHMENT: ("volumeattachments.storage.k8s.io", partial(self._changed, Resource.ATTACHMENT)),
+            Resource.VOLUME: ("persistentvolumes", self._on_volume),
+            Resource.CLAIM: ("persistentvolumeclaims", self._on_claim),
+            Resource.DEVICE_CLASS: ("deviceclasses.resource.k8s.io", self._on_device_class),
+            Resource.RESOURCE_SLICE: ("resourceslices.resource.k8s.io", self._on_slice),
+            Resource.RESOURCE_CLAIM: ("resourceclaims.resource.k8s.io", self._on_device_claim),
+        }
+        return {
+            "nodes": self._on_node,
+            **({"poddisruptionbudgets.policy": self._on_budget} if self._cycle.preempts else {}),
+            **({resource: self._on_owner for resource in OWNERS} if self._cycle.needs_owners else {}),
+            **dict(watched for resource, watched in of_plugins.items() if resource in self._resources),
+            "pods": self._on_pod,
+        }
 
     async def stop(self) -> None:
         for informer in self._informers:
@@ -266,7 +282,9 @@ class Observer:
         """No longer to be scheduled: a placement that was not confirmed is taken back."""
         key = meta.key(pod)
         self._forget_nomination(key)
-        self._waits.remove(key)
+        placement = self._waits.remove(key)
+        if placement is not None:
+            self._unreserve(placement)
         if self._queue.remove(key) is not None:
             assumed = self._snapshot.pods.get(key)
             if assumed is not None:

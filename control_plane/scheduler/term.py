@@ -46,8 +46,9 @@ class Term:
         self.cluster = Cluster()
         self.snapshot, self.volumes = self.cluster.snapshot, self.cluster.volumes
         self.cycle = Cycle(replace(config, profiles=extensions.profiles), self.cluster, extensions.registry)
+        hints = Hints(self.snapshot, extensions.hints())
         self.queue = SchedulingQueue(
-            Hints(self.snapshot, extensions.hints()),
+            hints,
             backoff=config.backoff,
             retry_after_s=config.unschedulable_retry_s,
             order=extensions.order,
@@ -65,7 +66,15 @@ class Term:
         self._broken: list[Failure] = []  # placements that came to nothing, to be told
         self._calls = asyncio.Semaphore(config.bind_calls_max)
         self._wake = asyncio.Event()
-        self._observer = Observer(self.cycle, self.queue, self._waits, settle=self._settle, wake=self._wake.set)
+        self._observer = Observer(
+            self.cycle,
+            self.queue,
+            self._waits,
+            resources=hints.resources({*self.cycle.plugins, *extensions.hints()}),
+            settle=self._settle,
+            unreserve=extensions.unreserve,
+            wake=self._wake.set,
+        )
         self.explainer = Explainer(self.cycle, self.queue, env, self._observer.parse)
 
     async def run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api.config_files import ConfigFileError
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.scheduler import Cluster, Cycle, plugins
 from rayplane.control_plane.scheduler.config import DEFAULT_FILTERS, DEFAULT_SCORES, Profile, SchedulerConfig
 from rayplane.control_plane.scheduler.configuration import Configuration, read_configuration
+from rayplane.control_plane.scheduler.configuration.points import IN_TREE
 from rayplane.control_plane.scheduler.plugins.args import FitArgs, InterPodAffinityArgs, PreemptionArgs, Strategy
 from rayplane.control_plane.timings import ElectionTiming
 
@@ -272,3 +275,29 @@ def test_nothing_but_refusals_comes_of_nonsense(fields: dict[str, Any], value: A
     ):
         with contextlib.suppress(ConfigFileError):
             read(**document)
+
+
+def test_every_plugin_of_kubernetes_that_filters_or_scores_is_here() -> None:
+    """None that a file switches on is left out in silence."""
+    for name, at in IN_TREE.items():
+        if at & {"filter", "score"}:
+            assert name in plugins.IN_TREE, name
+    everything = SchedulerConfig(identity="s", profiles=read().profiles)
+    assert Cycle(everything, Cluster()).plugins == {name for name, at in IN_TREE.items() if at & {"filter", "score"}}
+    lost = replace(read().profiles[0], filters=("NoSuch",))
+    with pytest.raises(ValueError, match="no scheduler plug-in NoSuch"):
+        Cycle(SchedulerConfig(identity="s", profiles=(lost,)), Cluster())
+
+
+def test_switches_without_effect_are_noted() -> None:
+    off = names("DynamicResources", "DefaultPreemption")
+    found = read(profiles=[{"plugins": {"preEnqueue": {"disabled": off}}}])
+    assert [note.partition(":")[0] for note in found.notes] == [
+        "profiles[0].plugins.preEnqueue changes nothing for DynamicResources",
+        "profiles[0].plugins.preEnqueue changes nothing for DefaultPreemption",
+    ]
+    gone = read(profiles=[{"plugins": {"multiPoint": {"disabled": off}}}])
+    assert not gone.notes and not gone.profiles[0].preempts and "DynamicResources" not in gone.profiles[0].filters
+    args = {"filterTimeout": "1s", "bindingTimeout": "2s"}
+    found = read(profiles=[{"pluginConfig": [{"name": "DynamicResources", "args": args}]}])
+    assert len(found.notes) == 2 and "bounded by its steps" in found.notes[0]

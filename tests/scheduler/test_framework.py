@@ -19,7 +19,7 @@ from rayplane.control_plane.scheduler.framework import Node, PodPlugin, State, U
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
-from tests.scheduler.build import node, pod
+from tests.scheduler.build import claim, node, pod, storage_class
 from tests.scheduler.test_service import node_of, quiet, until
 
 FILE = """
@@ -234,6 +234,33 @@ async def test_reserve_permit_and_the_rest_of_a_pods_way(api: FakeClient, start:
     assert "prepared fine" in told and "prepared unloved" not in told and "gave fine back" not in told
     await until(lambda: {"nothing left", "not this one"} <= set(api.events("FailedScheduling")))
     await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE, 0) >= 1)
+
+
+async def test_what_was_reserved_is_given_back_when_the_pod_goes_while_it_waits_for_volumes(
+    api: FakeClient, start: Made
+) -> None:
+    held: list[str] = []
+
+    class Mine(PodPlugin):
+        def reserve(self, state: State, pod: Any, node: str) -> None:
+            held.append(meta.name(pod))
+
+        def unreserve(self, state: State, pod: Any, node: str) -> None:
+            held.remove(meta.name(pod))
+
+    await start(Mine)
+    api.put("storageclasses.storage.k8s.io", storage_class("standard"))
+    api.put("nodes", node("n1"))
+    for name in ("kept", "gone"):
+        api.put("persistentvolumeclaims", claim(name))
+        api.put("pods", pod(name, claims=(name,)))
+    claims = api.objects["persistentvolumeclaims"]
+    selected = "volume.kubernetes.io/selected-node"
+    await until(lambda: all(selected in meta.annotations(one) for one in claims.values()))
+    await quiet(api)
+    assert sorted(held) == ["gone", "kept"]
+    api.remove("pods", "default/gone")
+    await until(lambda: held == ["kept"])
 
 
 async def test_a_plugin_may_bind(api: FakeClient, start: Made) -> None:

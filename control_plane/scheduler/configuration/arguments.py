@@ -193,9 +193,11 @@ def _dynamic(given: _Given, path: str, errors: _Errors, notes: _Notes) -> None:
         errors.append(invalid(f"{path}.filterTimeout", given["filterTimeout"], "must be zero or positive"))
     if span(given, "bindingTimeout", path, errors, default=600.0) < 1:
         errors.append(invalid(f"{path}.bindingTimeout", given["bindingTimeout"], "must be at least 1 second"))
-    for field in ("filterTimeout", "bindingTimeout"):
-        if given.get(field) is not None:
-            notes.append(f"{path}.{field} changes nothing: devices are allocated in one step here")
+    idle = {
+        "filterTimeout": "the search for devices is bounded by its steps, not by time",
+        "bindingTimeout": "pods do not wait for the binding conditions of devices",
+    }
+    notes += [f"{path}.{key} changes nothing: {why}" for key, why in idle.items() if given.get(key) is not None]
 
 
 _READ: Final[Mapping[str, Callable[[_Given, str, _Errors, _Notes], Any]]] = {

@@ -17,7 +17,6 @@ from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig
 from rayplane.control_plane.scheduler.configuration import points, schema
 from rayplane.control_plane.scheduler.configuration.arguments import in_range, read_arguments, span
-from rayplane.control_plane.scheduler.plugins import IN_TREE
 from rayplane.control_plane.scheduler.pods import DEFAULT_SCHEDULER
 from rayplane.control_plane.timings import ElectionTiming
 
@@ -151,6 +150,7 @@ def _profiles(
             notes.append(f"{path}.percentageOfNodesToScore changes nothing: {_IDLE['percentageOfNodesToScore']}")
             in_range(one["percentageOfNodesToScore"], 0, 100, f"{path}.percentageOfNodesToScore", errors)
         asked = points.expand(one.get("plugins") or {}, f"{path}.plugins", known, errors)
+        notes += _without_effect(asked, f"{path}.plugins")
         first = next((plugin for plugin, _ in asked["queueSort"]), "")
         if sorts is not None and first != sorts:
             errors.append(invalid(f"{path}.plugins.queueSort", first, "must be the same for all profiles"))
@@ -160,9 +160,18 @@ def _profiles(
     return tuple(found.values())
 
 
+def _without_effect(asked: Mapping[str, Sequence[points.Weighted]], path: str) -> list[str]:
+    """Points where a plug-in that is in use is not asked, though it works there all the same, or the reverse."""
+    names = {point: {plugin for plugin, _ in plugins} for point, plugins in asked.items()}
+    return [
+        f"{path}.{point} changes nothing for {plugin}: it is switched on and off at {main}"
+        for plugin, main, idle in points.IDLE
+        for point in idle
+        if (plugin in names[main]) != (plugin in names[point])
+    ]
+
+
 def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], arguments: Mapping[str, Any]) -> Profile:
-    """Plug-ins of Kubernetes' own that are not here stand for rules that nothing here falls under."""
-    here = {*IN_TREE, *(plugin for one in asked.values() for plugin, _ in one if plugin not in points.IN_TREE)}
     volumes = arguments.get("VolumeBinding")
     silent = set() if volumes is not None and volumes.shape else {"VolumeBinding"}  # without a shape it has no scores
     others = {
@@ -171,8 +180,8 @@ def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], argument
     }
     return Profile(
         name=name,
-        filters=tuple(plugin for plugin, _ in asked["filter"] if plugin in here),
-        scores=tuple((plugin, weight) for plugin, weight in asked["score"] if plugin in here - silent),
+        filters=tuple(plugin for plugin, _ in asked["filter"]),
+        scores=tuple((plugin, weight) for plugin, weight in asked["score"] if plugin not in silent),
         args=arguments,
         preempts=any(plugin == "DefaultPreemption" for plugin, _ in asked["postFilter"]),
         gates=any(plugin == "SchedulingGates" for plugin, _ in asked["preEnqueue"]),

@@ -51,6 +51,11 @@ _WEIGHTS: Final = {
     "NodeResourcesBalancedAllocation": 1,
     "ImageLocality": 1,
 }
+IDLE: Final = (
+    ("DynamicResources", "filter", ("preEnqueue", "postFilter")),
+    ("DefaultPreemption", "postFilter", ("preEnqueue",)),
+)
+"""Plug-ins of Kubernetes' own: where each is switched on and off here, and the points where nothing else does that."""
 DEFAULT: Final[tuple[Weighted, ...]] = tuple((name, _WEIGHTS.get(name, 0)) for name in IN_TREE)
 _REMOVED: Final = ("AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits")
 _WEIGHT_MAX: Final = (1 << 31) - 1

@@ -168,6 +168,10 @@ class Plugin:
         """Keys of the claims whose node must be selected before the pod is bound."""
         return ()
 
+    def promised(self, view: PodView) -> tuple[str, ...]:
+        """Keys of the claims to devices that are written before the pod is bound."""
+        return ()
+
     def reserve(self, view: PodView, row: int) -> None:
         """The pod is placed on a node: what it takes there is taken."""
 

@@ -155,6 +155,9 @@ class DynamicResources(Plugin):
     def normalized(self, view: PodView, raw: Ints, among: Bools) -> Ints:
         return scaled(raw, among)
 
+    def promised(self, view: PodView) -> tuple[str, ...]:
+        return tuple(key for _, key in view.pod.device_claims)
+
     def reserve(self, view: PodView, row: int) -> None:
         wishes = self._wishes(view)
         if wishes:
