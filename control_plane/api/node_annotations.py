@@ -1,8 +1,26 @@
 """Annotations with which a node host says of its nodes what Kubernetes' Node has no field for."""
 
+from __future__ import annotations
+
+from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery import quantity
+from rayplane.control_plane.api.meta import Object
+
 HOST_ADDRESS = "rayplane.io/host-address"
 """host:port of the gRPC services of the node's host."""
 RUNTIME = "rayplane.io/runtime"
 """`simulated` or `process`."""
 VOLUME_CAPACITY = "rayplane.io/volume-capacity"
 """What the volumes on the node may hold together, a quantity."""
+
+
+def volume_capacity(node: Object) -> int | None:
+    """Bytes for volumes on a node; None when it reports none (no limit known).
+
+    Nothing where nobody can read it, as the other nodes have volumes to take.
+    """
+    text = meta.annotations(node).get(VOLUME_CAPACITY)
+    try:
+        return quantity.value(text) if text else None
+    except quantity.QuantityError:
+        return 0

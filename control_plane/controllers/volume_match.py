@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import capacity_bytes, fits, is_free, refers_to
-from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_affinity import admits, node_terms
-from rayplane.control_plane.api.node_annotations import VOLUME_CAPACITY
+from rayplane.control_plane.api.node_annotations import volume_capacity
 from rayplane.control_plane.controllers.core import View
 
 HOSTNAME = "kubernetes.io/hostname"
@@ -62,21 +61,13 @@ def nodes_of(volume: Object) -> list[str]:
 
 def free_bytes(view: View) -> dict[str, float]:
     """Bytes free for volumes on each node; infinite on nodes that report no capacity."""
-    free = {meta.name(node): _capacity(node) for node in view.list("nodes")}
+    room = ((meta.name(node), volume_capacity(node)) for node in view.list("nodes"))
+    free = {name: float("inf") if size is None else float(size) for name, size in room}
     for volume in view.list("persistentvolumes"):
         for name in nodes_of(volume):
             if name in free:
                 free[name] -= capacity_bytes(volume)
     return free
-
-
-def _capacity(node: Object) -> float:
-    """What a node reports; nothing where nobody can read it, as the other nodes have volumes to take."""
-    text = meta.annotations(node).get(VOLUME_CAPACITY)
-    try:
-        return quantity.value(text) if text else float("inf")
-    except quantity.QuantityError:
-        return 0.0
 
 
 def storage_class(view: View, name: str) -> Object | None:

@@ -130,8 +130,8 @@ class Binder:
                 operations.append(ops.patch(DEVICE_CLAIMS, name, namespace, patch, kind="merge", subresource="status"))
         return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
 
-    async def report(self, failures: Sequence[Failure]) -> None:
-        """Write into each pod why it waits, and delete the victims of preemptions."""
+    async def report(self, failures: Sequence[Failure]) -> list[PodInfo]:
+        """Write into each pod why it waits, and delete the victims of preemptions; those that were not deleted."""
         operations = []
         stamp = self._env.timestamp()
         for failure in failures:
@@ -153,15 +153,16 @@ class Binder:
         for answer in await self._batch(operations):
             if isinstance(answer, ApiError):
                 log.debug("a pod's status was not written: %s", answer.message)
-        await self._delete([v for f in failures if f.preemption for v in f.preemption.victims])
+        return await self._delete([v for f in failures if f.preemption for v in f.preemption.victims])
 
-    async def _delete(self, victims: Sequence[PodInfo]) -> None:
+    async def _delete(self, victims: Sequence[PodInfo]) -> list[PodInfo]:
+        kept = []
         answers = await self._batch([ops.delete("pods", v.name, v.namespace, uid=v.uid) for v in victims])
         for victim, answer in zip(victims, answers, strict=True):
             if isinstance(answer, ApiError):
-                # It is gone already, or the preemptor fails again and asks again.
-                victim.terminating = meta.is_deleting(victim.obj)
+                kept.append(victim)
                 log.info("victim %s was not deleted: %s", victim.key, answer.message)
+        return kept
 
     async def _batch(self, operations: list[Any]) -> _Results:
         if not operations:

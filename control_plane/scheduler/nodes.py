@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import VOLUME_CAPACITY
+from rayplane.control_plane.api.node_annotations import volume_capacity
 from rayplane.control_plane.api.taints import Taint
-from rayplane.control_plane.scheduler.pods import amount
+from rayplane.control_plane.scheduler.pods import AMOUNT_MAX, amount
 
 HOSTNAME = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
@@ -38,16 +37,15 @@ class NodeInfo:
     def of(node: Object) -> NodeInfo:
         spec, status = meta.spec(node), meta.status(node)
         resources = status.get("allocatable") or status.get("capacity") or {}
-        room = meta.annotations(node).get(VOLUME_CAPACITY)
         return NodeInfo(
             name=meta.name(node),
             labels=meta.labels(node),
             taints=tuple(Taint.of(t) for t in spec.get("taints") or ()),
             unschedulable=bool(spec.get("unschedulable")),
             allocatable={resource: amount(resource, text) for resource, text in resources.items()},
-            volume_bytes=quantity.value(room) if room else None,
+            volume_bytes=volume_capacity(node),
             images={
-                name: int(image.get("sizeBytes") or 0)
+                name: min(int(image.get("sizeBytes") or 0), AMOUNT_MAX)
                 for image in status.get("images") or ()
                 for name in (image.get("names") or ())[:_IMAGE_NAMES_MAX]
             },

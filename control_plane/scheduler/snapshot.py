@@ -25,7 +25,9 @@ from rayplane.control_plane.scheduler.topology import Bools, Floats, Ints, NodeL
 __all__ = ["Bools", "Floats", "Ints", "Rows", "Snapshot"]
 
 VECTORS_MAX = 4096
-_FIRST_COLUMNS = (CPU, MEMORY, STORAGE, PODS)
+_FIRST_COLUMNS = (CPU, MEMORY, STORAGE, PODS, "")
+#: The column of whatever no node has: there is none of it, and nobody counts who wants it.
+NOWHERE = _FIRST_COLUMNS.index("")
 _NO_TAINTS: tuple[Taint, ...] = ()
 
 
@@ -93,13 +95,25 @@ class Snapshot:
         return np.arange(self.rows)[rows] if isinstance(rows, slice) else rows
 
     def column(self, resource: str) -> int:
-        """The array column of a resource, made when new."""
-        found = self.columns.get(resource)
-        if found is None:
-            found = self.columns[resource] = len(self.columns)
-            pad = ((0, 0), (0, 1))
-            self.allocatable, self.requested = np.pad(self.allocatable, pad), np.pad(self.requested, pad)
-        return found
+        """The array column of a resource."""
+        return self.columns.get(resource, NOWHERE)
+
+    def _set_columns(self, more: Iterable[str]) -> None:
+        """Columns for what nodes have, and for `more`: pods may ask for anything, and make none."""
+        known = {resource for info in self.infos if info is not None for resource in info.allocatable}
+        old = self.columns
+        names = dict.fromkeys((*_FIRST_COLUMNS, *(name for name in old if name in known), *more))
+        self.columns = {name: at for at, name in enumerate(names)}
+        self._vectors.clear()
+        allocatable = np.zeros((self.rows, len(names)), dtype=np.int64)
+        for name, at in self.columns.items():
+            if name in old:
+                allocatable[:, at] = self.allocatable[:, old[name]]
+        self.allocatable, self.requested = allocatable, np.zeros_like(allocatable)
+        for pod, row in self.placed():
+            columns, amounts = self.request_vector(pod.shape)
+            self.requested[row, columns] += amounts
+        self.requested[:, NOWHERE] = 0
 
     def _grow(self) -> None:
         more = self.rows
@@ -129,7 +143,9 @@ class Snapshot:
         old = None if row is None else self.infos[row]
         if old == node:
             return False
-        columns = [(self.column(resource), count) for resource, count in node.allocatable.items()]
+        new = [resource for resource in node.allocatable if resource not in self.columns]
+        if new:
+            self._set_columns(new)
         if row is None:
             row = self._row_for_new()
             self.index[node.name] = row
@@ -141,8 +157,9 @@ class Snapshot:
         self._labels.set(row, node.labels)
         self._set_extras(row, old, node)
         self.allocatable[row] = 0
-        for column, count in columns:
-            self.allocatable[row, column] = count
+        for resource, count in node.allocatable.items():
+            self.allocatable[row, self.columns[resource]] = count
+        self.allocatable[row, NOWHERE] = 0
         self.node_changes.add(row)
         if old is None:
             for pod in self._by_node.get(node.name, {}).values():
@@ -289,6 +306,15 @@ class Snapshot:
             self._count(pod, row, -1)
         return pod
 
+    def set_terminating(self, pod: PodInfo, terminating: bool) -> None:
+        """A pod is to go, or is not after all: counts of live pods hang on that."""
+        if self.pods.get(pod.key) is not pod:
+            pod.terminating = terminating
+        elif pod.terminating != terminating:
+            self.remove_pod(pod.key)
+            pod.terminating = terminating
+            self.set_pod(pod)
+
     def pods_on(self, node: str) -> Mapping[str, PodInfo]:
         """Pods of a node by key; do not change pods while iterating."""
         return self._by_node.get(node, {})
@@ -304,6 +330,7 @@ class Snapshot:
         shape = pod.shape
         columns, amounts = self.request_vector(shape)
         self.requested[row, columns] += sign * amounts
+        self.requested[row, NOWHERE] = 0
         self.scored[row, 0] += sign * shape.scored_cpu
         self.scored[row, 1] += sign * shape.scored_memory
         for port in shape.ports:

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import Conflict, NotFound
 from rayplane.control_plane.client import ApiClient, EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
@@ -122,7 +123,7 @@ class Term:
         for first in range(0, len(ready), size):
             await self._start(tasks, self._bind(ready[first : first + size]))
         if failures:
-            await self._start(tasks, self._binder.report(failures))
+            await self._start(tasks, self._report(failures))
         await asyncio.sleep(0)
 
     def _count(self, decisions: Sequence[Placement | Failure], seconds: float) -> None:
@@ -166,10 +167,16 @@ class Term:
         found = failure.preemption
         if found is not None:
             for victim in found.victims:
-                victim.terminating = True  # will be: no further preemption on the node meanwhile
+                # It will be: no further preemption on the node meanwhile.
+                self.snapshot.set_terminating(victim, True)
             self.cycle.nominate(pod, found.node)
         self.queue.failed(pod.key, now, failure.plugins, retry=failure.is_fault)
         return failure
+
+    async def _report(self, failures: Sequence[Failure]) -> None:
+        # A victim that was not deleted is gone already, or the preemptor fails again and asks again.
+        for victim in await self._binder.report(failures):
+            self.snapshot.set_terminating(victim, meta.is_deleting(victim.obj))
 
     def _helped(self, failure: Failure) -> Failure:
         """A plug-in may have found a way to a node."""

@@ -15,13 +15,15 @@ import numpy as np
 from rayplane.control_plane.scheduler.plugins.args import BalancedArgs, FitArgs, Strategy
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX, Plugin, PodView, Refusal, Scope
 from rayplane.control_plane.scheduler.pods import CPU, MEMORY, PODS, STORAGE, Shape
-from rayplane.control_plane.scheduler.snapshot import Bools, Floats, Ints, Rows, Snapshot
+from rayplane.control_plane.scheduler.snapshot import NOWHERE, Bools, Floats, Ints, Rows, Snapshot
 
 _ORDER = {PODS: 0, CPU: 1, MEMORY: 2, STORAGE: 3}
 #: Columns of cpu and memory: pods that ask for none count for a little in scores.
 _SCORED_COLUMNS = 2
 #: Scores of a shape's points go from 0 to 10.
 _SHAPE_SCORE_MAX = 10
+#: Of a number.
+_BITS = 63
 
 
 class NodeResourcesFit(Plugin):
@@ -45,7 +47,7 @@ class NodeResourcesFit(Plugin):
         snapshot, args = view.snapshot, self._args
         requested, allocatable, columns = snapshot.requested, snapshot.allocatable, snapshot.columns
         for resource, wanted in view.pod.shape.requests.items():
-            column = columns[resource]
+            column = columns.get(resource, NOWHERE)
             if requested.item(row, column) + wanted > allocatable.item(row, column) and not args.ignores(resource):
                 return False
         return True
@@ -70,14 +72,17 @@ class NodeResourcesFit(Plugin):
         has = snapshot.allocatable[rows][:, columns]
         lacks = snapshot.requested[rows][:, columns] + amounts > has
         is_lost = (lacks & (amounts > has)).any(axis=1)
-        alike = (lacks @ (1 << np.arange(len(names)))) * 2 + is_lost
-        for code in np.unique(alike).tolist():
-            if code < 2:
+        marks = np.column_stack((is_lost, lacks))
+        alike = _codes(marks)
+        for code in np.unique(alike):
+            of_code = alike == code
+            lost, *of_names = marks[of_code.argmax()].tolist()
+            lacking = [name for name, is_lacking in zip(names, of_names, strict=True) if is_lacking]
+            if not lacking:
                 continue
-            lacking = [name for at, name in enumerate(names) if code >> (at + 1) & 1]
             lacking.sort(key=lambda resource: (_ORDER.get(resource, 4), resource))
             reasons = tuple("Too many pods" if r == PODS else f"Insufficient {r}" for r in lacking)
-            yield Refusal(self.name, reasons, not code & 1), rows[alike == code]
+            yield Refusal(self.name, reasons, not lost), rows[of_code]
 
     def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
         used, capacity = _use(view.snapshot, view.pod.shape, self._args.resources, rows, scored=True)
@@ -125,6 +130,13 @@ def _along(shape: tuple[tuple[int, int], ...], percent: Ints) -> Ints:
         step = np.sign(rise) * (np.abs(rise) // max(x1 - x0, 1))
         found = np.where(percent <= x1, y0 + step, found)
     return np.where(percent <= points[0][0], points[0][1], found)
+
+
+def _codes(marks: Bools) -> Ints:
+    """A number for each row; rows that are alike have the same."""
+    if marks.shape[1] < _BITS:
+        return marks @ (1 << np.arange(marks.shape[1]))
+    return np.unique(marks, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _use(
