@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.controllers.core import Create
 from rayplane.control_plane.controllers.job.pods import INDEX, TRACKING, is_tracked
 from rayplane.control_plane.controllers.job.spec import JOBS
+from rayplane.control_plane.controllers.replicaset import FIRST
 from tests.controllers.cluster import Cluster
 from tests.controllers.jobs import (
     INDEXED,
@@ -449,3 +451,21 @@ def test_a_job_succeeds_by_the_indexes_that_suffice(rules: list[dict[str, Any]],
     assert {c["message"] for c in status(cluster)["conditions"]} == {message}
     assert counts(cluster) == (0, 2, 0)
     assert ("j", "Completed", "Job completed") in cluster.events
+
+
+def test_pods_that_are_refused_are_not_asked_for_by_the_hundred() -> None:
+    cluster = job_cluster(parallelism=0, completions=500)
+    asked: list[Create] = []
+
+    def refuse(action: Any) -> None:
+        if isinstance(action, Create):
+            asked.append(action)
+            raise Forbidden("exceeded quota")
+
+    cluster.admit = refuse
+    cluster.change(JOBS, "j", spec={"parallelism": 500})
+    cluster.step()
+    assert 0 < len(asked) <= FIRST
+    cluster.admit = None
+    cluster.settle()
+    assert len(cluster.pods()) == 500

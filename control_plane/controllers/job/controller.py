@@ -29,6 +29,7 @@ from rayplane.control_plane.controllers.core import (
     controller_key,
     in_namespace,
     result,
+    slow_start,
     soonest,
 )
 from rayplane.control_plane.controllers.job import conditions, scaling, verdict
@@ -40,6 +41,7 @@ from rayplane.control_plane.controllers.job.scaling import Plan
 from rayplane.control_plane.controllers.job.spec import CONTROLLER, JOBS, JobSpec, manager_of
 from rayplane.control_plane.controllers.job.tracking import Tracked, track, untrack
 from rayplane.control_plane.controllers.job.verdict import Verdict
+from rayplane.control_plane.controllers.replicaset import FIRST
 
 _MOMENT_S = 0.01  # after which a deadline has passed for sure
 
@@ -130,9 +132,10 @@ def _step(
     patches = [untrack(pod) for pod in release]
     if decided is not None:
         return result(writes, events, deletes, patches, requeue_after=wait)
+    first, *others = slow_start(makes, first=FIRST) or [()]
     if not patches:
-        return result([*writes, *makes], events, deletes, requeue_after=wait)
-    return result(writes, events, patches, [*deletes, *makes], requeue_after=wait)
+        return result([*writes, *first], events, deletes, *others, requeue_after=wait)
+    return result(writes, events, patches, [*deletes, *first], *others, requeue_after=wait)
 
 
 def _status(job: Object, spec: JobSpec, found: Count, tracked: Tracked) -> dict[str, Any]:
