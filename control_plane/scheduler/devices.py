@@ -19,6 +19,7 @@ from rayplane.control_plane.scheduler.device_expressions import DeviceExpression
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 
 RESERVED_MAX = 256
+MATCHED_MAX = 1 << 16
 
 
 class DeviceId(NamedTuple):
@@ -116,7 +117,8 @@ class DeviceIndex:
         self._taken: dict[str, tuple[DeviceId, ...]] = {}  # by claim
         self._users: dict[DeviceId, int] = {}
         self._promised: dict[str, dict[str, Any]] = {}  # by claim
-        self._matched: dict[tuple[str, DeviceId], bool] = {}
+        self._holders: dict[str, set[str]] = {}  # uids of the pods that a claim is promised to
+        self._matched: dict[tuple[str, Device], bool] = {}
         #: Nodes whose own devices were taken or given back.
         self.node_changes = ChangeLog[str]()
         #: Grows with every change that any node may feel.
@@ -151,13 +153,13 @@ class DeviceIndex:
         self.claims[key] = claim
         allocation = meta.status(claim).get("allocation")
         if allocation:
-            self._promised.pop(key, None)
+            self._drop_promise(key)
         if allocation or key not in self._promised:
             self._take(key, allocation)
 
     def remove_claim(self, key: str) -> None:
         self.claims.pop(key, None)
-        self._promised.pop(key, None)
+        self._drop_promise(key)
         self._take(key, None)
 
     def promise(self, key: str, allocation: dict[str, Any]) -> None:
@@ -165,10 +167,23 @@ class DeviceIndex:
         self._promised[key] = allocation
         self._take(key, allocation)
 
-    def forget(self, keys: Iterable[str]) -> None:
+    def hold(self, keys: Iterable[str], uid: str) -> None:
+        """A pod that was placed counts on what its claims were promised, also where another pod asked for it first."""
         for key in keys:
-            if self._promised.pop(key, None) is not None:
+            if key in self._promised:
+                self._holders.setdefault(key, set()).add(uid)
+
+    def forget(self, keys: Iterable[str], uid: str) -> None:
+        """A placed pod came to nothing: what it alone counted on is free again."""
+        for key in keys:
+            holders = self._holders.get(key, set())
+            holders.discard(uid)
+            if not holders and self._drop_promise(key):
                 self._take(key, None)
+
+    def _drop_promise(self, key: str) -> bool:
+        self._holders.pop(key, None)
+        return self._promised.pop(key, None) is not None
 
     def _take(self, key: str, allocation: Mapping[str, Any] | None) -> None:
         before = self._taken.pop(key, ())
@@ -218,10 +233,12 @@ class DeviceIndex:
         return device in self._users
 
     def matches(self, expression: str, device: Device) -> bool:
-        """Whether an expression selects a device; remembered until slices change."""
-        key = (expression, device.id)
+        """Whether an expression selects a device; remembered until slices change, or there is too much to remember."""
+        key = (expression, device)
         found = self._matched.get(key)
         if found is None:
+            if len(self._matched) >= MATCHED_MAX:
+                self._matched.clear()
             found = self._matched[key] = self.expressions.matches(expression, device.value)
         return found
 

@@ -211,3 +211,35 @@ def test_the_claim_is_told_its_devices_and_its_user_once() -> None:
     assert patch["status"]["allocation"] == allocation
     assert patch["status"]["reservedFor"] == [{"resource": "pods", "name": "p", "uid": "uid-p"}]
     assert allocation_patch({**claim, "status": patch["status"]}, one, allocation) is None
+
+
+def test_a_claim_that_two_pods_share_stays_promised_while_one_of_them_counts_on_it() -> None:
+    here = world(offered("b", gpu("g0")), claims=(wanted("x", exactly()), wanted("y", exactly())))
+    first, second = here.decide(user("p", "x")), here.decide(user("q", "x"))
+    assert isinstance(first, Placement)
+    assert isinstance(second, Placement)
+    here.cycle.forget(first.pod)  # say, the other's write came first
+    assert "cannot allocate all claims" in here.fail(user("other", "y"))
+    here.cycle.forget(second.pod)
+    assert here.place(user("other", "y")) == "b"
+
+
+def test_a_device_that_is_offered_otherwise_is_looked_at_anew() -> None:
+    asked = exactly(expression=f'device.attributes["{DRIVER}"].model == "h100"')
+    here = world(offered("b", gpu("g0")), claims=(wanted("x", asked),))
+    here.fail(user("p", "x"))
+    newer = offered("b", gpu("g0", model="h100"))
+    newer["metadata"]["name"] = "slice-b-2"
+    newer["spec"]["pool"]["generation"] = 2
+    here.cluster.devices.set_slice(newer)
+    assert here.place(user("p", "x")) == "b"
+
+
+def test_what_expressions_say_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplane.control_plane.scheduler.devices.MATCHED_MAX", 8)
+    here = world(offered("b", *(gpu(f"g{number}") for number in range(4))))
+    for number in range(20):
+        asked = exactly(expression=f'device.driver == "none-{number}"')
+        here.cluster.devices.set_claim(wanted("x", asked))
+        here.fail(user("p", "x"))
+    assert len(here.cluster.devices._matched) <= 8

@@ -164,6 +164,7 @@ class DynamicResources(Plugin):
             devices = view.cluster.devices
             for key, allocation in (allocate(devices, view.snapshot.info(row), wishes) or {}).items():
                 devices.promise(key, allocation)
+        view.cluster.devices.hold((key for _, key in view.pod.device_claims), view.pod.uid)
 
     def forget(self, cluster: Cluster, pod: PodInfo) -> None:
-        cluster.devices.forget(key for _, key in pod.device_claims)
+        cluster.devices.forget((key for _, key in pod.device_claims), pod.uid)
