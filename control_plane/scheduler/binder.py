@@ -54,6 +54,8 @@ def unscheduled_patch(failure: Failure, stamp: str) -> Object | None:
         status["conditions"] = [new]
     if nominated and nominated != pod.nominated:
         status["nominatedNodeName"] = nominated
+    elif pod.nominated and not nominated and not failure.keeps_nomination:
+        status["nominatedNodeName"] = None
     if not status:
         return None
     return {"metadata": {"uid": pod.uid, "resourceVersion": meta.resource_version(pod.obj)}, "status": status}

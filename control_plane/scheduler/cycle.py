@@ -59,6 +59,8 @@ class Failure:
     """The scheduler failed, not the nodes."""
     plugins: frozenset[str] = frozenset()
     """The plug-ins that refused nodes: what changes for them may help. None when there was no node to refuse."""
+    keeps_nomination: bool = False
+    """It stays nominated where it is, though nobody was deleted for it now: it waits for who was, say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +295,9 @@ class Cycle:
             reasons.update(dict.fromkeys(refusal.reasons, len(rows)))
         message = report.fit_error(count, reasons, after=after)
         blamed = frozenset(refusal.plugin for refusal, _ in refusals)
-        return Failure(pod, message, None if isinstance(found, str) else found, plugins=blamed)
+        stays = found in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
+        preemption = None if isinstance(found, str) else found
+        return Failure(pod, message, preemption, plugins=blamed, keeps_nomination=stays)
 
     # -- explanation ---------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from rayplane.control_plane.scheduler.cycle import Explanation, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.framework import METHODS, PluginError, PodPlugin, State, called, failed
 from rayplane.control_plane.scheduler.gates import Gates
-from rayplane.control_plane.scheduler.hints import Hint
+from rayplane.control_plane.scheduler.hints import ADDED_AFFINITY, Hint
 from rayplane.control_plane.scheduler.plugins import Registry
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Gate, by_priority
@@ -107,8 +107,11 @@ class Extensions:
     # -- the queue -----------------------------------------------------------------------------------------
 
     def hints(self) -> dict[str, tuple[Hint, ...]]:
-        """Hints of the plug-ins that declare what they wait for."""
-        found = {}
+        """Hints of the plug-ins that declare what they wait for, and of what the profiles' arguments change."""
+        found: dict[str, tuple[Hint, ...]] = {}
+        given = (profile.args.get("NodeAffinity") for profile in self.profiles)
+        if any(args is not None and args.added_affinity for args in given):
+            found["NodeAffinity"] = ADDED_AFFINITY
         for made in self._made.values():
             for name, plugin in made.items():
                 kinds = plugin.wakes_on

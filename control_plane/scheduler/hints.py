@@ -79,10 +79,12 @@ def _more_room(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
 
 
 def _spread_domains(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
-    """A node of the pod's domains came, went, or is in another one."""
+    """A node of the pod's domains came, went, or is in another one; of the default rules' domains nothing is known."""
     old, new = event.old, event.new
     if old is None or new is None:
         return _has_labels(pod, old if new is None else new)
+    if not pod.spread:
+        return True
     keys = [rule.topology_key for rule in pod.spread]
     moved = any(old.labels.get(key) != new.labels.get(key) for key in keys)
     return moved and (_has_labels(pod, old) or _has_labels(pod, new))
@@ -104,6 +106,8 @@ def _spread_pods(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
     sides = [side for side in (event.old, event.new) if side is not None]
     if sides[0].namespace != pod.namespace:
         return False
+    if not pod.spread:  # default rules: whom they count, Services and owners say
+        return True
     counts = [any(rule.selector.matches(side.labels) for rule in pod.spread) for side in sides]
     return any(counts) if len(counts) == 1 or event.action is Action.DELETE else counts[0] != counts[1]
 
@@ -231,6 +235,12 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
 """By plug-in. One that is not here is helped, for all that is known, by anything."""
 
 _BY_ANYTHING = tuple(Hint(resource, _ANY) for resource in Resource)
+
+
+ADDED_AFFINITY = (
+    Hint(Resource.NODE, Action.ADD | Action.NODE_LABELS, lambda pod, event, _: _is_admitted(pod, event.new)),
+)
+"""Of NodeAffinity, where a profile adds rules of its own to those of pods: these are not looked at."""
 
 
 class Hints:

@@ -239,7 +239,7 @@ class Observer:
         elif meta.is_deleting(pod):
             self._withdraw(pod)
         else:
-            self._on_pending(pod)
+            self._on_pending(old, pod)
 
     def _on_assigned(self, old: Object | None, pod: Object) -> None:
         """A pod has its node, by us or by others. Most events are status only and change nothing here."""
@@ -248,7 +248,7 @@ class Observer:
         came = old is None or not meta.node_name(old)
         if known is not None and known.node == meta.node_name(pod) and known.uid == meta.uid(pod):
             same = known.terminating >= meta.is_deleting(pod) and known.labels == meta.labels(pod)
-            if same and old is not None and not resources_changed(old, pod):
+            if same and not resources_changed(known.obj, pod):
                 known.obj = pod
                 self._queue.remove(key)
                 if came:  # as we decided: those that wait for it hear of it now that it is so
@@ -256,14 +256,14 @@ class Observer:
                 return
         info = self.parse(pod)
         self._queue.remove(key)
-        self._forget_nomination(key, meta.node_name(pod))
+        self.forget_nomination(key, meta.node_name(pod))
         if info is not None:
             self._snapshot.set_pod(info)
             actions = Action.ADD if came or known is None else pod_actions(known, info)
             if actions:
                 self.happened(Event(Resource.ASSIGNED_POD, actions, None if came else known, info))
 
-    def _forget_nomination(self, key: str, node: str = "") -> None:
+    def forget_nomination(self, key: str, node: str = "") -> None:
         """Room that was kept for the pod on a node that is not its own now is anybody's."""
         nominated = self._cycle.nominated_node(key)
         self._cycle.forget_nomination(key)
@@ -281,7 +281,7 @@ class Observer:
     def _withdraw(self, pod: Object) -> None:
         """No longer to be scheduled: a placement that was not confirmed is taken back."""
         key = meta.key(pod)
-        self._forget_nomination(key)
+        self.forget_nomination(key)
         placement = self._waits.remove(key)
         if placement is not None:
             self._unreserve(placement)
@@ -291,7 +291,7 @@ class Observer:
                 self._cycle.forget(assumed)
                 self.happened(Event(Resource.ASSIGNED_POD, Action.DELETE, assumed, None))
 
-    def _on_pending(self, pod: Object) -> None:
+    def _on_pending(self, old: Object | None, pod: Object) -> None:
         key, now = meta.key(pod), asyncio.get_running_loop().time()
         assumed = self._snapshot.pods.get(key)
         if assumed is not None and assumed.uid == meta.uid(pod):
@@ -305,7 +305,9 @@ class Observer:
         info = self.parse(pod)
         if info is None or not self._cycle.handles(info):
             return
-        if info.nominated and not self._cycle.nominated_node(info.key):
+        if info.nominated and not self._cycle.nominated_node(key):
             self._cycle.nominate(info, info.nominated)
+        elif not info.nominated and old is not None and meta.status(old).get("nominatedNodeName"):
+            self.forget_nomination(key)
         self._queue.add(info, now)
         self._wake()

@@ -89,7 +89,8 @@ class Preemptor:
         nobody = report.preemption_failed(count, count - len(helpful), len(helpful))
         if not snapshot.has_lower_priority(pod.priority):
             return nobody
-        if self._by_resources(view, plugins):
+        # A table is of pods that are nominated nowhere: room kept for the pod itself is not in its own way.
+        if self._by_resources(view, plugins) and not self.nominations.node_of(pod.key):
             found = self._table(view, plugins).best(view, self.nominations, helpful)
         else:
             found = self._tried(view, plugins, helpful, args)

@@ -170,6 +170,8 @@ class Term:
                 # It will be: no further preemption on the node meanwhile.
                 self.snapshot.set_terminating(victim, True)
             self.cycle.nominate(pod, found.node)
+        elif not failure.keeps_nomination:  # what was kept for it is of no use to it
+            self._observer.forget_nomination(pod.key)
         self.queue.failed(pod.key, now, failure.plugins, retry=failure.is_fault)
         return failure
 

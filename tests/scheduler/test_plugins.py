@@ -112,3 +112,20 @@ def test_without_preemption_nobody_is_deleted() -> None:
 def test_a_plug_in_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="there is no scheduler plug-in Nonsense"):
         World(profiles=(Profile(name="p", filters=("Nonsense",)),))
+
+
+def test_room_kept_for_a_pod_is_not_in_its_own_way_when_it_preempts_again() -> None:
+    """Others that are like it were asked meanwhile, for whom it is."""
+    world = World(node("a", cpu="4"))
+    world.run(on("a", pod("small", cpu="4")))
+    important = pod("one", cpu="4", priority=10)
+    decision = world.decide(important)
+    assert isinstance(decision, Failure)
+    assert decision.preemption is not None
+    world.cycle.nominate(decision.pod, "a")
+    other = world.decide(pod("two", cpu="4", priority=10))
+    assert isinstance(other, Failure)
+    assert other.preemption is None
+    again = world.decide(important)
+    assert isinstance(again, Failure)
+    assert again.preemption is not None

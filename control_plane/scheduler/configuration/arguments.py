@@ -160,15 +160,17 @@ def _affinity(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> plug
     return plugin_args.NodeAffinityArgs(added_affinity=added)
 
 
-def _volumes(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> plugin_args.VolumeBindingArgs:
+def _volumes(given: _Given, path: str, errors: _Errors, notes: _Notes) -> plugin_args.VolumeBindingArgs:
     timeout = given.get("bindTimeoutSeconds")
     if timeout is not None and timeout < 0:
         text = "invalid BindTimeoutSeconds, should not be a negative value"
         errors.append(invalid(f"{path}.bindTimeoutSeconds", timeout, text))
-    points = _shape(given["shape"], f"{path}.shape", errors) if given.get("shape") is not None else ()
+    if given.get("shape") is not None:
+        _shape(given["shape"], f"{path}.shape", errors)
+        notes.append(f"{path}.shape changes nothing: nodes are not scored by the use of their volumes")
     if timeout is None:
-        return plugin_args.VolumeBindingArgs(shape=points)
-    return plugin_args.VolumeBindingArgs(shape=points, bind_timeout_s=float(timeout))
+        return plugin_args.VolumeBindingArgs()
+    return plugin_args.VolumeBindingArgs(bind_timeout_s=float(timeout))
 
 
 def _preemption(given: _Given, path: str, errors: _Errors, _notes: _Notes) -> plugin_args.PreemptionArgs:

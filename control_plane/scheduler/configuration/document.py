@@ -172,8 +172,6 @@ def _without_effect(asked: Mapping[str, Sequence[points.Weighted]], path: str) -
 
 
 def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], arguments: Mapping[str, Any]) -> Profile:
-    volumes = arguments.get("VolumeBinding")
-    silent = set() if volumes is not None and volumes.shape else {"VolumeBinding"}  # without a shape it has no scores
     others = {
         point: tuple(plugin for plugin, _ in plugins if plugin not in points.IN_TREE)
         for point, plugins in asked.items()
@@ -181,7 +179,7 @@ def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], argument
     return Profile(
         name=name,
         filters=tuple(plugin for plugin, _ in asked["filter"]),
-        scores=tuple((plugin, weight) for plugin, weight in asked["score"] if plugin not in silent),
+        scores=tuple((plugin, weight) for plugin, weight in asked["score"] if plugin != "VolumeBinding"),
         args=arguments,
         preempts=any(plugin == "DefaultPreemption" for plugin, _ in asked["postFilter"]),
         gates=any(plugin == "SchedulingGates" for plugin, _ in asked["preEnqueue"]),

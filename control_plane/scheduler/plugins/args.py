@@ -71,9 +71,8 @@ class SpreadArgs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeBindingArgs:
-    """Arguments of VolumeBinding. With a `shape`, as FitArgs has it, nodes are scored by the use of their volumes."""
+    """Arguments of VolumeBinding."""
 
-    shape: tuple[tuple[int, int], ...] = ()
     bind_timeout_s: float = 600.0
     """A placed pod's volumes must be bound within this."""
 
