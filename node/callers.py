@@ -36,6 +36,7 @@ CSI = {
         _PROVISIONERS,
         *("ControllerGetCapabilities", "CreateVolume", "DeleteVolume", "ControllerPublishVolume"),
         *("ControllerUnpublishVolume", "ValidateVolumeCapabilities", "GetCapacity", "ControllerExpandVolume"),
+        *("CreateSnapshot", "DeleteSnapshot", "ListSnapshots"),
     ),
     "Node": each(
         ADMINISTRATORS,

@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Protocol, runtime_checkable
 
 from rayplane.node.volumes.errors import InvalidVolume
 
@@ -42,6 +43,24 @@ class Usage:
     files: int
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot as taken. `size_bytes`: what a volume that is made from it must hold."""
+
+    snapshot_id: str
+    volume_id: str
+    size_bytes: int
+    taken_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The source of a new volume's content: a snapshot, or another volume of the same driver."""
+
+    snapshot_id: str = ""
+    volume_id: str = ""
+
+
 class Backend(Protocol):
     """One node's end of a kind of volume. All calls may be repeated: what is done already is not an error."""
 
@@ -54,8 +73,8 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Bring published volumes to rest; their directories stay."""
 
-    async def create(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
-        """Reserve space for a volume. Raises NoCapacity, VolumeConflict, InvalidVolume."""
+    async def create(self, volume_id: str, capacity_bytes: int, source: Source | None = None) -> VolumeInfo:
+        """Reserve space for a volume, and fill it. Raises NoCapacity, VolumeConflict, InvalidVolume, TooSmall."""
 
     async def expand(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
         """Reserve more space for a volume, in use or not. Raises NoCapacity, VolumeNotFound."""
@@ -80,6 +99,20 @@ class Backend(Protocol):
 
     async def free_bytes(self) -> int:
         """Return the bytes that could still be reserved on this node."""
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """The part of a backend that takes snapshots, where it has one."""
+
+    async def snapshot(self, name: str, volume_id: str) -> Snapshot:
+        """Copy a volume as it is at one moment; durable when it returns. Raises VolumeNotFound, VolumeBusy."""
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot; nothing if there is none."""
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return the snapshots on this node, sorted."""
 
 
 def check_volume(volume_id: str, capacity_bytes: int = 1) -> None:

@@ -5,7 +5,7 @@ several, so call metadata may say which: `csi-driver` and `csi-node` (without th
 CreateVolume also takes the node from the topology asked for). There are no mounts without root: NodePublishVolume makes
 `target_path` a symbolic link to the volume's directory, and `target_path`.sync one to its sync barrier, if it has one;
 `readonly` is up to the pod. Volumes grow in use, without a part of the
-node. Snapshots and clones are not offered.
+node. Snapshots are whole copies, ready when they are there; volumes are made from them, and from other volumes.
 """
 
 import asyncio
@@ -14,13 +14,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rayplane.node.volumes.backend import Backend, Published, VolumeInfo
-from rayplane.node.volumes.errors import InvalidVolume, VolumeNotFound
+from rayplane.node.volumes.backend import Backend, Published, Snapshot, Snapshots, Source, VolumeInfo
+from rayplane.node.volumes.errors import InvalidVolume, NotOffered, StaleToken, VolumeNotFound
 from rayplane.proto.csi import csi_pb2 as csi
 from rayplane.storage.env import is_whole
 
 DEFAULT_CAPACITY_BYTES = 1024**3
 """Of a volume created without a size."""
+_DIGITS_MAX = 19
 TOPOLOGY_KEY = "kubernetes.io/hostname"
 _Mode = csi.VolumeCapability.AccessMode
 _SINGLE_NODE = frozenset(
@@ -91,13 +92,18 @@ class CsiDriver:
                     rpc.GET_CAPACITY,
                     rpc.EXPAND_VOLUME,
                     rpc.SINGLE_NODE_MULTI_WRITER,
+                    *self._of_snapshots(context),
                 )
             ]
         )
 
+    def _of_snapshots(self, context: Any) -> tuple[Any, ...]:
+        rpc = csi.ControllerServiceCapability.RPC
+        if not isinstance(self._backend(context), Snapshots):
+            return ()
+        return rpc.CREATE_DELETE_SNAPSHOT, rpc.LIST_SNAPSHOTS, rpc.CLONE_VOLUME
+
     async def CreateVolume(self, request: csi.CreateVolumeRequest, context: Any) -> csi.CreateVolumeResponse:
-        if request.HasField("volume_content_source"):
-            raise InvalidVolume("volumes from snapshots or other volumes are not offered: create an empty one")
         backend = self._backend(context, _wanted_node(request.accessibility_requirements, self._nodes(context)))
         reason = _refusal(request.volume_capabilities, single_node=False)
         if reason or not request.volume_capabilities:
@@ -106,7 +112,49 @@ class CsiDriver:
         size = required or (min(limit, DEFAULT_CAPACITY_BYTES) if limit else DEFAULT_CAPACITY_BYTES)
         if limit and size > limit:
             raise InvalidVolume(f"required_bytes {required} is above limit_bytes {limit}")
-        return csi.CreateVolumeResponse(volume=_volume(await backend.create(request.name, size)))
+        if not request.HasField("volume_content_source"):
+            return csi.CreateVolumeResponse(volume=_volume(await backend.create(request.name, size)))
+        wanted = request.volume_content_source
+        source = Source(wanted.snapshot.snapshot_id, wanted.volume.volume_id)
+        if not isinstance(backend, Snapshots):
+            raise NotOffered(f"driver {self._driver(context)} makes no volumes from others: create an empty one")
+        if not (source.snapshot_id or source.volume_id):
+            raise InvalidVolume("volume_content_source must name a snapshot or a volume")
+        made = _volume(await backend.create(request.name, size, source))
+        made.content_source.CopyFrom(wanted)
+        return csi.CreateVolumeResponse(volume=made)
+
+    # Snapshots
+
+    async def CreateSnapshot(self, request: csi.CreateSnapshotRequest, context: Any) -> csi.CreateSnapshotResponse:
+        backend = _taker(await self._holder(context, request.source_volume_id))
+        found = await backend.snapshot(request.name, request.source_volume_id)
+        return csi.CreateSnapshotResponse(snapshot=_snapshot(found))
+
+    async def DeleteSnapshot(self, request: csi.DeleteSnapshotRequest, context: Any) -> csi.DeleteSnapshotResponse:
+        # The driver of a node knows which node a snapshot is on: what is elsewhere is not taken for gone.
+        await _taker(self._backend(context, request.snapshot_id.rpartition("/")[0])).delete_snapshot(
+            request.snapshot_id
+        )
+        return csi.DeleteSnapshotResponse()
+
+    async def ListSnapshots(self, request: csi.ListSnapshotsRequest, context: Any) -> csi.ListSnapshotsResponse:
+        one = "csi-node" in context.metadata
+        found: dict[str, Snapshot] = {}
+        for backend in [self._backend(context)] if one else self._nodes(context).values():
+            found.update((snapshot.snapshot_id, snapshot) for snapshot in _taker(backend).snapshots())
+        wanted = [
+            snapshot
+            for key, snapshot in sorted(found.items())
+            if request.snapshot_id in ("", key) and request.source_volume_id in ("", snapshot.volume_id)
+        ]
+        start = _token(request.starting_token, len(wanted))
+        end = min(len(wanted), start + request.max_entries) if request.max_entries > 0 else len(wanted)
+        entry = csi.ListSnapshotsResponse.Entry
+        return csi.ListSnapshotsResponse(
+            entries=[entry(snapshot=_snapshot(snapshot)) for snapshot in wanted[start:end]],
+            next_token=str(end) if end < len(wanted) else "",
+        )
 
     def _nodes(self, context: Any) -> Mapping[str, Backend]:
         return self._backends[self._driver(context)]
@@ -236,6 +284,32 @@ def _volume(info: VolumeInfo) -> csi.Volume:
         volume_context={"replicas": ",".join(info.replicas)} if info.replicas else {},
         accessible_topology=[csi.Topology(segments={TOPOLOGY_KEY: node}) for node in info.nodes],
     )
+
+
+def _snapshot(snapshot: Snapshot) -> csi.Snapshot:
+    made = csi.Snapshot(
+        snapshot_id=snapshot.snapshot_id,
+        source_volume_id=snapshot.volume_id,
+        size_bytes=snapshot.size_bytes,
+        ready_to_use=True,
+    )
+    made.creation_time.FromDatetime(snapshot.taken_at)
+    return made
+
+
+def _taker(backend: Backend) -> Snapshots:
+    if not isinstance(backend, Snapshots):
+        raise NotOffered("the driver takes no snapshots")
+    return backend
+
+
+def _token(text: str, most: int) -> int:
+    """Where a list goes on. Raises StaleToken, as CSI asks."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS_MAX and int(text) <= most):
+        raise StaleToken(f"starting_token {text[:_DIGITS_MAX]!r} is none of the last list's: begin again without one")
+    return int(text)
 
 
 def _wanted_node(topology: csi.TopologyRequirement, nodes: Mapping[str, Backend]) -> str:

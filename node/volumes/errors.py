@@ -43,6 +43,18 @@ class VolumeFull(VolumeError):
     code = Code.RESOURCE_EXHAUSTED
 
 
+class VolumeBusy(VolumeError):
+    """The volume's files changed all the time while they were copied: try again, or stop its writers."""
+
+    code = Code.ABORTED
+
+
+class TooSmall(VolumeError):
+    """The volume asked for is smaller than what it is to be made from: ask for a larger one."""
+
+    code = Code.OUT_OF_RANGE
+
+
 class Fenced(VolumeError):
     """Another node has taken over writing this volume; nothing this writer does counts any more."""
 
@@ -67,10 +79,22 @@ class WrongNode(VolumeError):
     code = Code.FAILED_PRECONDITION
 
 
+class StaleToken(VolumeError):
+    """A list cannot go on from there: begin it again."""
+
+    code = Code.ABORTED
+
+
 class NoQuorum(VolumeError):
     """Too few replicas answer for a majority: bring their nodes back; retried meanwhile."""
 
     code = Code.UNAVAILABLE
+
+
+class NotOffered(VolumeError):
+    """The driver does not offer this."""
+
+    code = Code.UNIMPLEMENTED
 
 
 class InvalidVolume(VolumeError):

@@ -194,7 +194,7 @@ class VolumeManager:
         return self._ledgers[node]
 
     def _make_local(self, node: str) -> LocalBackend:
-        return LocalBackend(node, self._disks[node], self._ledger(node))
+        return LocalBackend(node, self._disks[node], self._ledger(node), self._clock)
 
     def _make_store(self, node: str) -> ReplicaStore:
         return ReplicaStore(node, self._disks[node], self._ledger(node))

@@ -1,6 +1,7 @@
 """Files and folders that only their owner may read: 0600 and 0700, whatever the process's umask, whatever was there."""
 
 import contextlib
+import ctypes
 import glob
 import itertools
 import os
@@ -15,6 +16,7 @@ _WIDER = 0o077
 _TEMPORARY = ".tmp"
 _LEFT_S = 3600.0
 _writers = itertools.count(1)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write_private(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -57,6 +59,17 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(path: str) -> None:
+    """Make all that was written durable in the file system that a folder is in: for many files at once."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
     finally:
         os.close(descriptor)
 

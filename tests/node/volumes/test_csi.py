@@ -14,7 +14,7 @@ from rayplane.control_plane.rpc import RpcError, Stub
 from rayplane.control_plane.rpc.memory import Fabric, MemoryNetwork
 from rayplane.node.volumes import CsiDriver, LocalBackend, Reservations
 from rayplane.proto.csi import csi_pb2 as csi
-from rayplane.storage.env import LocalDisk
+from rayplane.storage.env import LocalDisk, SystemClock
 from tests.node.volumes.volume_cluster import GIB, Cluster
 from tests.rpc.open_service import open_service
 
@@ -47,7 +47,7 @@ async def client(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     locals_ = {}
     for node in ("a", "b"):
         disk = LocalDisk(tmp_path / "local" / node)
-        locals_[node] = LocalBackend(node, disk, Reservations(disk, node, 10 * GIB))
+        locals_[node] = LocalBackend(node, disk, Reservations(disk, node, 10 * GIB), SystemClock())
     driver = CsiDriver({"rayplane.io/local": locals_, "rayplane.io/replicated": cluster.backends}, version="1.2.3")
     network = MemoryNetwork(Fabric(), "test")
     server = await network.serve(
@@ -203,7 +203,9 @@ async def test_a_volume_whose_writer_is_unknown_or_gone_can_be_released_and_dele
 
 async def test_what_is_not_offered_is_unimplemented(client: Client) -> None:
     with pytest.raises(RpcError) as refused:
-        await client.controller.CreateSnapshot(csi.CreateSnapshotRequest(source_volume_id="v", name="s"))
+        await client.controller.CreateSnapshot(
+            csi.CreateSnapshotRequest(source_volume_id="v", name="s"), metadata=on(driver="rayplane.io/replicated")
+        )
     assert refused.value.code is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -22,7 +22,7 @@ from rayplane.node.volumes import (
     WrongNode,
 )
 from rayplane.node.volumes.drivers.replicated.manifest import used_bytes
-from rayplane.storage.env import Disk, LocalDisk, SimulatedDisk
+from rayplane.storage.env import Disk, LocalDisk, SimulatedDisk, SystemClock
 from tests.node.volumes.volume_cluster import FAST, GIB, Cluster, until
 
 
@@ -94,7 +94,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
 
 
 async def test_claims_reserve_their_size(disk: Disk) -> None:
-    backend = LocalBackend("n", disk, Reservations(disk, "n", 50 * GIB))
+    backend = LocalBackend("n", disk, Reservations(disk, "n", 50 * GIB), SystemClock())
     for n in range(10):
         await backend.create(f"v{n}", 5 * GIB)
     with pytest.raises(NoCapacity, match="node n has 0 of"):
@@ -118,7 +118,7 @@ async def test_claims_reserve_their_size(disk: Disk) -> None:
 
 async def test_a_local_volume_keeps_its_files(tmp_path: Path) -> None:
     disk = LocalDisk(tmp_path)
-    backend = LocalBackend("n", disk, Reservations(disk, "n", GIB))
+    backend = LocalBackend("n", disk, Reservations(disk, "n", GIB), SystemClock())
     await backend.create("v", 1000)
     path = (await backend.publish("v")).path
     write(path, "data", b"12345")
@@ -136,7 +136,7 @@ async def test_a_local_volume_keeps_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 300])
 async def test_volume_ids_cannot_lead_elsewhere(disk: Disk, name: str) -> None:
-    backend = LocalBackend("n", disk, Reservations(disk, "n", GIB))
+    backend = LocalBackend("n", disk, Reservations(disk, "n", GIB), SystemClock())
     with pytest.raises(InvalidVolume):
         await backend.create(name, 1)
     with pytest.raises(InvalidVolume):

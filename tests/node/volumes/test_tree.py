@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from rayplane.node.volumes.drivers.local import measure
 from rayplane.node.volumes.drivers.replicated.manifest import (
     DIRECTORY,
     FILE,
@@ -19,7 +18,7 @@ from rayplane.node.volumes.drivers.replicated.manifest import (
     difference,
     hash_block,
 )
-from rayplane.node.volumes.drivers.replicated.tree import TreeScanner, TreeWriter
+from rayplane.node.volumes.drivers.replicated.tree import TreeScanner, TreeWriter, measure
 from rayplane.node.volumes.errors import CorruptVolume
 
 

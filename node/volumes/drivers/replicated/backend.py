@@ -9,19 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.node.volumes.backend import Published, Usage, VolumeInfo, check_volume
-from rayplane.node.volumes.drivers.local import measure
+from rayplane.node.volumes.backend import Published, Source, Usage, VolumeInfo, check_volume
 from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
 from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Version, majority
 from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, Stubs
 from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
+from rayplane.node.volumes.drivers.replicated.tree import measure
 from rayplane.node.volumes.drivers.replicated.workdir import WorkDirectory
 from rayplane.node.volumes.errors import (
     Fenced,
     NoCapacity,
     NoQuorum,
+    NotOffered,
     PeerError,
     VolumeConflict,
     VolumeError,
@@ -126,8 +127,10 @@ class ReplicatedBackend:
 
     # Volumes
 
-    async def create(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
+    async def create(self, volume_id: str, capacity_bytes: int, source: Source | None = None) -> VolumeInfo:
         check_volume(volume_id, capacity_bytes)
+        if source is not None:
+            raise NotOffered("replicated volumes are not made from others: create an empty one")
         async with self._lock(volume_id):
             found = await called(self._directory.read(volume_id))
             replicas: tuple[str, ...] = ()

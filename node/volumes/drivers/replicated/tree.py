@@ -152,6 +152,25 @@ class TreeScanner:
         return data if hash_block(data) == wanted else None
 
 
+def measure(root: str) -> tuple[int, int]:
+    """Bytes and number of the files below a real directory, links not followed."""
+    used = files = 0
+    tree, pending = Beneath(root), [""]
+    while pending:
+        directory = pending.pop()
+        try:
+            with tree.open_dir(directory) as fd, os.scandir(fd) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append(f"{directory}/{item.name}".lstrip("/"))
+                        continue
+                    used += item.stat(follow_symlinks=False).st_size
+                    files += 1
+        except OSError:
+            continue  # changed meanwhile, or deeper than a path can say
+    return used, files
+
+
 def _signature(status: os.stat_result) -> _Signature:
     """What moves when a file changes."""
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode)
