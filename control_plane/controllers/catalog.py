@@ -38,6 +38,7 @@ from rayplane.control_plane.controllers.resourcequota import ResourceQuotaContro
 from rayplane.control_plane.controllers.service_loadbalancer import LoadBalancerController
 from rayplane.control_plane.controllers.serviceaccount import RootCAController, ServiceAccountController
 from rayplane.control_plane.controllers.servicecidrs import ServiceCidrController
+from rayplane.control_plane.controllers.snapshots import SnapshotController
 from rayplane.control_plane.controllers.statefulset import StatefulSetController
 from rayplane.control_plane.controllers.storageversionmigrator import StorageVersionMigrator
 from rayplane.control_plane.controllers.tainteviction import TaintEvictionController
@@ -100,6 +101,7 @@ def _of_volumes() -> list[Controller]:
         ClaimController(),
         VolumeController(),
         VolumeExpandController(),
+        SnapshotController(),
         AttachDetachController(),
         ProtectionController(resource="persistentvolumeclaims"),
         ProtectionController(resource="persistentvolumes"),

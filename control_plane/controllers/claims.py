@@ -17,7 +17,7 @@ from rayplane.control_plane.api.pods.volumes import claims_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
-    BaseController,
+    CustomController,
     Event,
     Moment,
     Patch,
@@ -27,10 +27,12 @@ from rayplane.control_plane.controllers.core import (
     UpdateStatus,
     View,
     Watch,
+    in_namespace,
     own_key,
     result,
 )
 from rayplane.control_plane.controllers.provisioning import ATTRIBUTES, NO_PROVISIONER, plan
+from rayplane.control_plane.controllers.snapshot_sources import CONTENTS, SNAPSHOTS, is_being_restored, is_populated
 from rayplane.control_plane.controllers.volume_match import (
     BOUND_BY_CONTROLLER,
     SELECTED_NODE,
@@ -76,7 +78,13 @@ def _placement_changed(old: Object, new: Object) -> bool:
     return meta.node_name(old) != meta.node_name(new)
 
 
-class ClaimController(BaseController):
+def _claims_from(snapshot: Object, view: View) -> Iterable[str]:
+    """Claims that wait to be made from a snapshot."""
+    claims = in_namespace(view, CLAIMS, meta.namespace(snapshot))
+    return [meta.key(claim) for claim in claims if is_being_restored(claim, snapshot)]
+
+
+class ClaimController(CustomController):
     name = "persistentvolumeclaim-binder"
     component = "persistentvolume-controller"
     watches = (
@@ -87,6 +95,7 @@ class ClaimController(BaseController):
         Watch(ATTRIBUTES, None),
         Watch("pods", _waiting_claims, changed=_placement_changed),
     )
+    custom = (Watch(SNAPSHOTS, _claims_from), Watch(CONTENTS, None))
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         claim = view.get(CLAIMS, *meta.split_key(key))
@@ -143,6 +152,9 @@ class ClaimController(BaseController):
             note = {"metadata": {"annotations": notes}}
             event = Event(claim, "Normal", "ExternalProvisioning", text)
             return result([event, _patch_claim(claim, note)])
+        if is_populated(claim):
+            text = "Assuming an external populator will provision the volume"
+            return self._stay_pending(claim, Event(claim, "Normal", "Provisioning", text))
         planned = plan(claim, storage, view)
         if isinstance(planned, Provision):
             text = f'External provisioner is provisioning volume for claim "{meta.key(claim)}"'

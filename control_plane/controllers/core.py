@@ -8,7 +8,7 @@ and calls the controller again when the caches show them, so a reconcile does on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -151,6 +151,9 @@ class Provision:
     targets: tuple[tuple[str, str], ...]
     capacity_bytes: int
     parameters: Mapping[str, str]
+    snapshot_id: str = ""
+    """What it is made from: a snapshot, or a volume of the driver; empty for an empty one."""
+    source_volume_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,38 @@ class Expand:
     storage: str
     capacity_bytes: int
     failed: UpdateStatus
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """The taking of a volume's snapshot by CSI, or the look at one that is there, then the status of its content.
+
+    `targets` as for `Provision`. One of `volume_id` and `snapshot_id` says which it is. `failed`: the status then,
+    with `{error}` for why.
+    """
+
+    content: Object
+    driver: str
+    targets: tuple[tuple[str, str], ...]
+    failed: UpdateStatus
+    name: str = ""
+    volume_id: str = ""
+    snapshot_id: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSnapshot:
+    """The deletion of a snapshot's bytes by CSI, then the write that says so.
+
+    `targets` as for `DeleteVolume`.
+    """
+
+    content: Object
+    driver: str
+    targets: tuple[tuple[str, str], ...]
+    snapshot_id: str
+    done: UpdateStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +283,8 @@ Special = (
     | Provision
     | DeleteVolume
     | Expand
+    | TakeSnapshot
+    | DeleteSnapshot
     | Recount
     | ApproveCertificate
     | SignCertificate
@@ -423,3 +460,19 @@ class BaseController:
     component: str = ""
     watches: Sequence[Watch] = ()
     resync_keys: Sequence[str] = ()
+
+
+class CustomController(BaseController):
+    """A controller that also watches custom resources, from when they are served until they are not."""
+
+    custom: Sequence[Watch] = ()
+    """Watches of custom resources, by plural and group."""
+
+    def follow(self, resource: str, *, served: bool) -> bool:
+        """A custom resource is served from now on, or is not; whether that changes what is watched."""
+        others = tuple(watch for watch in self.watches if watch.resource != resource)
+        begun = tuple(watch for watch in self.custom if watch.resource == resource)
+        if not begun or served == (len(others) < len(self.watches)):
+            return False
+        self.watches = (*others, *begun) if served else others
+        return True

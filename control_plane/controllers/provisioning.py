@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,14 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import Provision, View
 from rayplane.control_plane.controllers.nodelifecycle import ready_status
+from rayplane.control_plane.controllers.snapshot_sources import origin_of
 from rayplane.control_plane.controllers.volume_match import (
     HOSTNAME,
     PROVISIONED_BY,
     REPLICAS,
     SELECTED_NODE,
     free_bytes,
+    nodes_of,
 )
 
 NO_PROVISIONER = "kubernetes.io/no-provisioner"
@@ -40,10 +43,14 @@ def plan(claim: Object, storage: Object, view: View) -> Provision | Unprovisiona
     if attributes and view.get(ATTRIBUTES, "", attributes) is None:
         return Unprovisionable(f'volumeattributesclass.storage.k8s.io "{attributes}" not found')
     wanted = requested_bytes(claim)
-    selected = meta.annotations(claim).get(SELECTED_NODE, "")
+    origin = origin_of(claim, driver_of(storage), view)
+    if isinstance(origin, str):
+        return Unprovisionable(origin)
     nodes = {meta.name(n): n for n in view.list("nodes") if _can_host(n)}
+    # Whoever holds the source has to make the copy, whatever was selected: the consumer is placed again then.
+    selected = origin.node or meta.annotations(claim).get(SELECTED_NODE, "")
     if selected and selected not in nodes:
-        return Unprovisionable(f'node "{selected}" cannot take volumes now', reschedule=True)
+        return Unprovisionable(f'node "{selected}" cannot take volumes now', reschedule=not origin.node)
     free = {name: room for name, room in free_bytes(view).items() if name in nodes}
     # Most room first; the selected node leads where there is one.
     order = sorted(free, key=lambda name: (name != selected, -free[name], name))
@@ -51,7 +58,7 @@ def plan(claim: Object, storage: Object, view: View) -> Provision | Unprovisiona
     replicated = storage.get("provisioner") == REPLICATED
     if selected and selected not in fitting and not replicated:
         text = f'node "{selected}" has {_shown(free[selected])} free for volumes, {wanted} bytes are asked for'
-        return Unprovisionable(text, reschedule=True)
+        return Unprovisionable(text, reschedule=not origin.node)
     count = min(_replica_count(storage), len(nodes)) if replicated else 1
     if not nodes:
         return Unprovisionable("no node is ready to take volumes")
@@ -71,6 +78,8 @@ def plan(claim: Object, storage: Object, view: View) -> Provision | Unprovisiona
         targets=tuple((name, meta.annotations(nodes[name])[HOST_ADDRESS]) for name in asked),
         capacity_bytes=wanted,
         parameters=dict(storage.get("parameters") or {}),
+        snapshot_id=origin.snapshot_id,
+        source_volume_id=origin.volume_id,
     )
 
 
@@ -128,3 +137,18 @@ def _volume(claim: Object, storage: Object, node: str, *, replicated: bool) -> O
         "finalizers": [PV_PROTECTION],
     }
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": own, "spec": body}
+
+
+def targets_of(volume: Object, view: View) -> tuple[tuple[str, str], ...]:
+    """Nodes to ask: the one that holds a local volume; any that is ready for a replicated one, holders first."""
+    return hosts(view, nodes_of(volume), local=meta.spec(volume)["csi"]["driver"] == LOCAL)
+
+
+def hosts(view: View, holders: Sequence[str], *, local: bool) -> tuple[tuple[str, str], ...]:
+    """Nodes that are ready and their addresses, holders first; of what is local only they."""
+    nodes = sorted(view.list("nodes"), key=lambda node: (meta.name(node) not in holders, meta.name(node)))
+    return tuple(
+        (meta.name(node), meta.annotations(node)[HOST_ADDRESS])
+        for node in nodes
+        if _can_host(node) and (not local or meta.name(node) in holders)
+    )

@@ -23,7 +23,6 @@ from rayplane.control_plane.api.claims import (
     with_allocated_storage,
 )
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
@@ -37,8 +36,8 @@ from rayplane.control_plane.controllers.core import (
     own_key,
     result,
 )
-from rayplane.control_plane.controllers.nodelifecycle import ready_status
-from rayplane.control_plane.controllers.volume_match import is_bound_to, nodes_of
+from rayplane.control_plane.controllers.provisioning import targets_of
+from rayplane.control_plane.controllers.volume_match import is_bound_to
 
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
 RETRY_S = 10.0
@@ -70,7 +69,7 @@ class VolumeExpandController(BaseController):
         marked = _marked(claim, volume, now)
         if marked is not None:
             return result([marked])
-        targets = _targets(volume, view)
+        targets = targets_of(volume, view)
         if not targets:
             return result(requeue_after=RETRY_S)
         expand = Expand(
@@ -140,17 +139,3 @@ def _finished(claim: Object, volume: Object) -> Result:
     # Whoever asks for what it has again has got nothing new.
     done = Event(claim, "Normal", "VolumeResizeSuccessful", "Resize volume succeeded") if grown else None
     return result([UpdateStatus(CLAIMS, {**claim, "status": status}, done=done)])
-
-
-def _targets(volume: Object, view: View) -> tuple[tuple[str, str], ...]:
-    """Nodes to ask: the one that holds a local volume; any that is ready for a replicated one, holders first."""
-    holders = nodes_of(volume)
-    local = meta.spec(volume)["csi"]["driver"] == LOCAL
-    nodes = sorted(view.list("nodes"), key=lambda node: (meta.name(node) not in holders, meta.name(node)))
-    return tuple(
-        (meta.name(node), meta.annotations(node)[HOST_ADDRESS])
-        for node in nodes
-        if ready_status(node) == "True"
-        and HOST_ADDRESS in meta.annotations(node)
-        and (not local or meta.name(node) in holders)
-    )

@@ -233,6 +233,10 @@ class VolumeWaits:
             volume = self._volumes.volumes.get(meta.spec(claim)["volumeName"])
             if volume is None:
                 return None  # its object is on its way
+            if volume.is_elsewhere(wait.placement.node):
+                # What is made from a snapshot is made where that is.
+                text = f'pv "{volume.name}" node affinity doesn\'t match node "{wait.placement.node}"'
+                return f"{prefix}binding volumes: {text}"
             wait.missing.discard(key)
             return None if wait.missing else ""
         if meta.annotations(claim).get(SELECTED_NODE) == wait.placement.node:

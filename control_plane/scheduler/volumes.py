@@ -16,6 +16,7 @@ import numpy as np
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import (
+    LOCAL,
     REPLICATED,
     capacity_bytes,
     class_of,
@@ -93,6 +94,11 @@ class Volume:
         labels = meta.labels(obj)
         zones = tuple((key, frozenset(labels[key].split("__"))) for key in ZONE_LABELS if key in labels)
         return Volume(obj, meta.name(obj), terms, capacity_bytes(obj), nodes, driver, zones)
+
+    def is_elsewhere(self, node: str) -> bool:
+        """The bytes of a local volume are on another node."""
+        driver = (meta.spec(self.obj).get("csi") or {}).get("driver")
+        return driver == LOCAL and bool(self.nodes) and node not in self.nodes
 
     def admits(self, node: NodeInfo) -> bool:
         return self.terms is None or admits(self.terms, {HOSTNAME: node.name, **node.labels}, node.name)

@@ -166,7 +166,7 @@ async def test_nodes_are_asked_in_turn(failing: tuple[str, ...], asked: int, mon
         async def ControllerExpandVolume(self, request: csi.ControllerExpandVolumeRequest) -> None:
             await host.grow(self.address, request)
 
-    monkeypatch.setattr(provisioner, "_call", lambda address, *_: Backend(address))
+    monkeypatch.setattr(provisioner, "call", lambda address, *_: Backend(address))
     volume = {"metadata": {"name": "pv", "uid": "u"}, "spec": {"csi": {"driver": "d", "volumeHandle": "h"}}}
     claim = {"metadata": {"name": "c"}, "status": {"conditions": [{"type": "x", "message": "no: {error}"}]}}
     failed = UpdateStatus(CLAIMS, claim)

@@ -445,3 +445,88 @@ def test_an_api_that_pods_serve_is_one_of_the_clusters(kubectl: Kubectl) -> None
         assert "ServiceUnavailable" in kubectl("get", "--raw", "/apis/greetings.example.com/v1/greetings", code=1)
     finally:
         kubectl("delete", "apiservice", "v1.greetings.example.com")
+
+
+# As short as they can be: what the external snapshotter's own definitions say of names and scopes.
+SNAPSHOT_KINDS = [
+    {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{kind.lower()}{plural}.snapshot.storage.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-csi/external-snapshotter"},
+        },
+        "spec": {
+            "group": "snapshot.storage.k8s.io",
+            "scope": scope,
+            "names": {"kind": kind, "plural": f"{kind.lower()}{plural}", "singular": kind.lower()},
+            "versions": [
+                {
+                    "name": "v1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                    "subresources": {"status": {}},
+                }
+            ],
+        },
+    }
+    for kind, plural, scope in (
+        ("VolumeSnapshot", "s", "Namespaced"),
+        ("VolumeSnapshotClass", "es", "Cluster"),
+        ("VolumeSnapshotContent", "s", "Cluster"),
+    )
+]
+SNAPSHOT_API = {"apiVersion": "snapshot.storage.k8s.io/v1"}
+
+
+def claim_from(own_name: str, /, **source: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    if source:
+        spec["dataSource"] = source
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": own_name}, "spec": spec}
+
+
+def shell_on(name: str, script: str) -> dict[str, Any]:
+    """A pod with a volume of a claim of its name."""
+    main = {"name": "main", "image": "sh", "command": ["sh", "-c", script]}
+    main["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": name}}]
+    spec = {"restartPolicy": "Never", "containers": [main], "volumes": volumes}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def test_a_claim_is_restored_from_a_snapshot_and_cloned(kubectl: Kubectl) -> None:
+    apply(kubectl, *SNAPSHOT_KINDS)
+    for kind in SNAPSHOT_KINDS:
+        kubectl("wait", "--for=condition=Established", f"crd/{kind['metadata']['name']}", "--timeout=60s")
+    note = {"snapshot.storage.kubernetes.io/is-default-class": "true"}
+    local = {"driver": "rayplane.io/local", "deletionPolicy": "Delete"}
+    apply(
+        kubectl,
+        SNAPSHOT_API | local | {"kind": "VolumeSnapshotClass", "metadata": {"name": "local", "annotations": note}},
+        claim_from("data"),
+        shell_on("data", "echo old > $RAYPLANE_ROOT/data/file; sleep 1000"),
+    )
+    kubectl("wait", "--for=condition=Ready", "pod/data", "--timeout=60s")
+    until(
+        "the file is there",
+        lambda: kubectl("exec", "data", "--", "sh", "-c", "cat $RAYPLANE_ROOT/data/file || true") == "old\n",
+    )
+    source = {"source": {"persistentVolumeClaimName": "data"}}
+    apply(kubectl, SNAPSHOT_API | {"kind": "VolumeSnapshot", "metadata": {"name": "s"}, "spec": source})
+    kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "volumesnapshot/s", "--timeout=60s")
+    kubectl("exec", "data", "--", "sh", "-c", "echo new > $RAYPLANE_ROOT/data/file")
+    apply(
+        kubectl,
+        claim_from("restored", apiGroup="snapshot.storage.k8s.io", kind="VolumeSnapshot", name="s"),
+        shell_on("restored", "cat $RAYPLANE_ROOT/data/file"),
+        claim_from("cloned", kind="PersistentVolumeClaim", name="data"),
+        shell_on("cloned", "cat $RAYPLANE_ROOT/data/file"),
+    )
+    for name, held in (("restored", "old\n"), ("cloned", "new\n")):
+        kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=60s")
+        assert kubectl("logs", name) == held
+    kubectl("delete", "volumesnapshot", "s", "--timeout=60s")
+    assert kubectl.items("volumesnapshotcontents.snapshot.storage.k8s.io") == []
+    assert kubectl("exec", "data", "--", "sh", "-c", "cat $RAYPLANE_ROOT/data/file") == "new\n"

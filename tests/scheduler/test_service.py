@@ -286,6 +286,28 @@ async def test_failed_provisioning_sends_the_pod_elsewhere(api: FakeClient, sche
     await until(lambda: any("provisioning failed for PVC" in m for m in api.events("FailedScheduling")))
 
 
+async def test_a_volume_that_was_made_elsewhere_sends_its_pod_there(api: FakeClient, scheduler: Scheduler) -> None:
+    """As one that is made from a snapshot: where that is, whatever node was selected."""
+    api.put("storageclasses.storage.k8s.io", storage_class("standard"))
+    api.put("nodes", node("n1"))
+    api.put("persistentvolumeclaims", claim("data"))
+    api.put("pods", pod("p", claims=("data",)))
+    held = api.objects["persistentvolumeclaims"]
+    selected = "volume.kubernetes.io/selected-node"
+    await until(lambda: meta.annotations(held["default/data"]).get(selected) == "n1")
+    api.put("nodes", node("n2"))
+    made = volume("pv", on=("n2",))
+    made["spec"] |= {
+        "claimRef": {"namespace": "default", "name": "data"},
+        "csi": {"driver": "rayplane.io/local", "volumeHandle": "h"},
+    }
+    api.put("persistentvolumes", made)
+    api.put("persistentvolumeclaims", claim("data", volume="pv", **{selected: "n1"}))
+    await until(lambda: node_of(api, "p") == "n2")
+    text = 'binding volumes: pv "pv" node affinity doesn\'t match node "n1"'
+    await until(lambda: any(text in message for message in api.events("FailedScheduling")))
+
+
 async def test_preemption_deletes_victims_and_takes_their_place(api: FakeClient, scheduler: Scheduler) -> None:
     api.put("nodes", node("n1", cpu="1"))
     api.put("pods", pod("meek", cpu="1", priority=1))

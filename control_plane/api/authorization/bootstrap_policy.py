@@ -149,6 +149,7 @@ _CONTROLLER_RULES = (
     _rule(("create",), "discovery.k8s.io", ("endpointslices",)),
     _rule(("create",), "networking.k8s.io", ("ipaddresses",)),
     _rule(("create",), "resource.k8s.io", ("resourceclaims",)),
+    _rule(("create",), "snapshot.storage.k8s.io", ("volumesnapshotcontents",)),
     _rule(("create",), "storage.k8s.io", ("volumeattachments",)),
     _paths(("get",), "*"),
 )  # fmt: skip

@@ -17,6 +17,8 @@ from rayplane.control_plane.controllers.config import LEASE_NAME, ControllersCon
 from rayplane.control_plane.controllers.core import (
     ApproveCertificate,
     Controller,
+    CustomController,
+    DeleteSnapshot,
     DeleteVolume,
     Expand,
     Migrate,
@@ -25,9 +27,10 @@ from rayplane.control_plane.controllers.core import (
     Recount,
     Rescale,
     SignCertificate,
+    TakeSnapshot,
     View,
 )
-from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector
+from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector, followed_as
 from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.certificates import Certificates
@@ -37,6 +40,7 @@ from rayplane.control_plane.controllers.manager.namespace_purger import Namespac
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
 from rayplane.control_plane.controllers.manager.quotas import QuotaCounter
 from rayplane.control_plane.controllers.manager.runner import ControllerRunner
+from rayplane.control_plane.controllers.manager.snapshotter import Snapshotter
 from rayplane.control_plane.controllers.manager.stories import Stories
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
 from rayplane.control_plane.controllers.story import Story
@@ -116,6 +120,7 @@ class Term:
         self._caches = Caches(client)
         self._recorders: list[EventRecorder] = []
         self._provisioner = Provisioner(network, timeout_s=config.csi_timeout_s)
+        self._snapshotter = Snapshotter(self._provisioner)
         self._purger = NamespacePurger(client, env.clock.now)
         self._migrator = Migrator(client)
         self._rescaler = Rescaler(client)
@@ -139,6 +144,8 @@ class Term:
                 Provision: self._provisioner.provision,
                 DeleteVolume: self._provisioner.delete_volume,
                 Expand: self._provisioner.expand,
+                TakeSnapshot: self._snapshotter.take,
+                DeleteSnapshot: self._snapshotter.delete,
                 PurgeNamespace: self._purger.purge,
                 Recount: self._counter.recount,
                 ApproveCertificate: self._certificates.approve,
@@ -204,9 +211,19 @@ class Term:
                     await self._caches.drop(gone)
                 collecting.attach()
                 counting.attach()
+                await self._tell(crd, served=kind != "DELETED" and meta.condition_is(crd, "Established"))
             except Exception:
                 # A definition that nobody can make sense of must not end the term, again and again.
                 log.exception("objects of %s are not garbage-collected", meta.name(crd))
+
+    async def _tell(self, crd: Object, *, served: bool) -> None:
+        """Have controllers that know this custom resource watch it, or watch it no more."""
+        resource = f"{meta.spec(crd)['names']['plural']}.{meta.spec(crd)['group']}"
+        # Whatever a webhook converts is followed as it is stored, in a form that they do not know.
+        served = served and followed_as(crd) == resource
+        for controller, runner in zip(self._controllers, self._runners, strict=True):
+            if isinstance(controller, CustomController) and controller.follow(resource, served=served):
+                runner.attach()
 
     def _crd_changed(self, kind: str, _: Object | None, crd: Object) -> None:
         self._crds[meta.uid(crd)] = (kind, crd)

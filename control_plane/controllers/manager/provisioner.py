@@ -57,7 +57,7 @@ class Provisioner:
         for node, address in action.targets:
             request = _request(action, node)
             try:
-                response = await self._call(address, node, driver).CreateVolume(request)
+                response = await self.call(address, node, driver).CreateVolume(request)
             except RpcError as e:
                 errors.append(f"{node}: {e.message}")
                 continue
@@ -76,7 +76,7 @@ class Provisioner:
             if not address:
                 errors.append(f"{node}: the node publishes no address")
                 continue
-            call = self._call(address, node, source["driver"])
+            call = self.call(address, node, source["driver"])
             try:
                 for lost in action.lost_nodes:
                     await call.ControllerUnpublishVolume(
@@ -100,7 +100,7 @@ class Provisioner:
         errors = []
         for node, address in action.targets:
             try:
-                await self._call(address, node, source["driver"]).ControllerExpandVolume(request)
+                await self.call(address, node, source["driver"]).ControllerExpandVolume(request)
             except RpcError as e:
                 errors.append(f"{node}: {e.message}")
                 continue
@@ -112,7 +112,8 @@ class Provisioner:
         text = f"rpc error deleting volume: {why}"
         return ActionFailed(text, event=Event(action.volume, "Warning", "VolumeFailedDelete", text))
 
-    def _call(self, address: str, node: str, driver: str) -> _Backend:
+    def call(self, address: str, node: str, driver: str) -> _Backend:
+        """One backend of one node."""
         stub = Stub(self._network.channel(address), _CONTROLLER)
         return _Backend(stub, {"csi-driver": driver, "csi-node": node}, timeout_s=self._timeout_s)
 
@@ -137,6 +138,11 @@ def _request(action: Provision, node: str) -> csi.CreateVolumeRequest:
         "csi.storage.k8s.io/pvc/name": meta.name(claim),
         "csi.storage.k8s.io/pvc/namespace": meta.namespace(claim),
     }
+    origin = None
+    if action.snapshot_id:
+        origin = csi.VolumeContentSource(snapshot={"snapshot_id": action.snapshot_id})
+    elif action.source_volume_id:
+        origin = csi.VolumeContentSource(volume={"volume_id": action.source_volume_id})
     topology = [csi.Topology(segments={HOSTNAME: node})]
     return csi.CreateVolumeRequest(
         name=spec["csi"]["volumeHandle"],
@@ -147,6 +153,7 @@ def _request(action: Provision, node: str) -> csi.CreateVolumeRequest:
             if mode in _MODES
         ],
         parameters=parameters,
+        volume_content_source=origin,
         accessibility_requirements=csi.TopologyRequirement(preferred=topology),
     )
 
