@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.errors import BadRequest
 from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale
 from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.api.machinery.resources import builtin_registry
@@ -51,7 +52,7 @@ class Scalable:
     definition: Object | None = None
 
     def find(self, view: View, namespace: str, name: str) -> Scaled | None:
-        """An object with its scale. Raises NoScale where its version has none."""
+        """An object with its scale. Raises NoScale where its version has none, or where what stands there is none."""
         if self.definition is None:
             found = view.get(self.name, namespace, name)
             return None if found is None else Scaled(self.name, found, get_scale(found, WORKLOAD_PATHS))
@@ -59,7 +60,10 @@ class Scalable:
         found = view.get(resource, namespace, name)
         if found is None:
             return None
-        return Scaled(resource, found, get_scale(found, _paths(self.definition, found["apiVersion"])))
+        try:
+            return Scaled(resource, found, get_scale(found, _paths(self.definition, found["apiVersion"])))
+        except BadRequest as e:
+            raise NoScale(e.message, served=False) from e
 
 
 def scalable(view: View, api_version: str, kind: str, *, any_version: bool = False) -> Scalable:

@@ -60,7 +60,7 @@ class Guarded(Cluster):
         self.update("pods", pod, subresource="status")
 
 
-def define(cluster: Guarded, replicas: int | None, *, scale: bool = True) -> Object:
+def define(cluster: Guarded, replicas: Any, *, scale: bool = True) -> Object:
     """A custom resource with a scale subresource (or none), one object of it (or none); the object."""
     paths = {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"}
     version = {"name": "v1", "served": True, "storage": True, "subresources": {"scale": paths} if scale else {}}
@@ -128,6 +128,8 @@ def test_the_scale_of_a_custom_resource() -> None:
 FAILURES = {
     "a custom kind without scale": (
         lambda c: define(c, 3, scale=False), "bands.music.io does not implement the scale subresource"),
+    "a custom owner with something else than a number": (
+        lambda c: define(c, "abc"), ".spec.size accessor error: abc is of the type string, expected int64"),
     "a custom owner that is gone": (lambda c: define(c, None), 'found no controllers for pod "p0"'),
     "a kind without scale": (
         lambda c: {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "o", "uid": "u"}},

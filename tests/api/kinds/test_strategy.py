@@ -299,6 +299,24 @@ def test_scale_of_a_custom_resource() -> None:
     assert made["spec"]["size"] == 4
 
 
+@pytest.mark.parametrize(
+    ("size", "selector", "told"),
+    [
+        ("abc", "a=b", ".spec.size accessor error: abc is of the type string, expected int64"),
+        (1.5, "a=b", ".spec.size accessor error: 1.5 is of the type float64, expected int64"),
+        (True, "a=b", ".spec.size accessor error: True is of the type bool, expected int64"),
+        ([1], "a=b", r".spec.size accessor error: \[1\] is of the type \[\]interface {}, expected int64"),
+        (2**31, "a=b", ".spec.size accessor error: 2147483648 is out of range"),
+        (2, 7, ".status.sel accessor error: 7 is of the type int64, expected string"),
+        (2, {"matchLabels": 5}, ".status.sel accessor error: .* is of the type map.*, expected string"),
+    ],
+)
+def test_a_custom_resource_with_something_else_than_a_scale(size: Any, selector: Any, told: str) -> None:
+    made = obj("x.io/v1", "Foo", spec={"size": size}, status={"n": 1, "sel": selector})
+    with pytest.raises(BadRequest, match=told):
+        get_scale(made, ScalePaths(".spec.size", ".status.n", ".status.sel"))
+
+
 def test_binding() -> None:
     made = pod()
     binding = {"metadata": {"name": "x"}, "target": {"kind": "Node", "name": "n1"}}

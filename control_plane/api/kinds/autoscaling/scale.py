@@ -15,6 +15,17 @@ from rayplane.control_plane.api.machinery import selectors
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age, spec_and_status
 from rayplane.control_plane.api.meta import Object, name
 
+_INT32_MAX = 2**31 - 1
+_SHOWN_CHARS_MAX = 200
+_GO_TYPES = (
+    (bool, "bool"),
+    (int, "int64"),
+    (float, "float64"),
+    (str, "string"),
+    (list, "[]interface {}"),
+    (dict, "map[string]interface {}"),
+)
+
 
 def _get(obj: Object, path: str) -> Any:
     found: Any = obj
@@ -25,15 +36,36 @@ def _get(obj: Object, path: str) -> Any:
     return found
 
 
+def _number(obj: Object, path: str) -> int:
+    """A number of replicas; 0 where there is none. Raises BadRequest where a custom object has something else there."""
+    found = _get(obj, path)
+    if found is None:
+        return 0
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise _odd(path, found, "int64")
+    if abs(found) > _INT32_MAX:
+        raise errors.BadRequest(f"{path} accessor error: {found} is out of range")
+    return found
+
+
+def _odd(path: str, found: Any, wanted: str) -> errors.BadRequest:
+    called = next((name for kind, name in _GO_TYPES if isinstance(found, kind)), "unknown")
+    shown = str(found)[:_SHOWN_CHARS_MAX]
+    return errors.BadRequest(f"{path} accessor error: {shown} is of the type {called}, expected {wanted}")
+
+
 def get_scale(obj: Object, paths: ScalePaths = WORKLOAD_PATHS) -> Object:
-    """The autoscaling/v1 Scale of a deployment, replica set, stateful set, RC or custom object."""
+    """The autoscaling/v1 Scale of a deployment, replica set, stateful set, RC or custom object.
+
+    Raises BadRequest where a custom object has no numbers, or no text, in the places that its definition names.
+    """
     metadata = obj["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    status: dict[str, Any] = {"replicas": _get(obj, paths.status) or 0}
+    status: dict[str, Any] = {"replicas": _number(obj, paths.status)}
     text = _selector_text(obj, paths)
     if text:
         status["selector"] = text
-    replicas = _get(obj, paths.spec)
+    replicas = _number(obj, paths.spec)
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -49,6 +81,8 @@ def _selector_text(obj: Object, paths: ScalePaths) -> str:
         return selector
     if not selector:
         return ""
+    if paths is not WORKLOAD_PATHS:
+        raise _odd(paths.selector, selector, "string")
     if obj.get("kind") == "ReplicationController":
         return str(selectors.from_map(selector))
     return selectors.label_selector_text(selector)
