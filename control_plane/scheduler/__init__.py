@@ -7,7 +7,10 @@ them), `volumes`, `devices` (`allocation`: which of them a claim gets), `owners`
 decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable, gated), `events` and
 `hints` (what wakes whom), `gates`, `report` (messages), and `configuration` (files that say all this), `decisions` (a
 bounded record). The shell is `service` (leadership), `term` (the loop of one term), `observer` (informers), `binder`
-(writes), `explaining` (gRPC) and `extensions`.
+(writes), `explaining` (gRPC), `extensions` and `extended` (HTTP extenders, asked by `extender_client`).
+
+HTTP extenders: `extenders` says what they are told and what their answers mean. A pod in which one has a say is decided
+beside the loop, so that no other pod waits for the answer.
 
 Plug-ins in Python that other packages bring: `framework` says what they are, `adapters` ask them as the cycle asks its
 own, `extensions` has all else of them.

@@ -100,10 +100,12 @@ class Binder:
         errors = [answer if isinstance(answer, ApiError) else None for answer in answers]
         for placement, error in zip(placements, errors, strict=True):
             if error is None:
-                self._recorder.event(
-                    placement.pod.obj, "Normal", "Scheduled", report.bound(placement.pod.key, placement.node)
-                )
+                self.tell(placement)
         return errors
+
+    def tell(self, placement: Placement) -> None:
+        """Tell users that the pod has its node."""
+        self._recorder.event(placement.pod.obj, "Normal", "Scheduled", report.bound(placement.pod.key, placement.node))
 
     async def select_node(self, placement: Placement, claims: Sequence[Object]) -> ApiError | None:
         """Tell the volume binder where the claims' consumer will run; the first error, if any."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.control_plane.backoff import Backoff
+from rayplane.control_plane.scheduler.extenders import Extender
 from rayplane.control_plane.scheduler.plugins.args import FitArgs, SpreadArgs, Strategy
 from rayplane.control_plane.timings import FAST, ElectionTiming
 
@@ -88,6 +89,8 @@ class SchedulerConfig:
     #: host:port where its metrics are served; empty: nowhere.
     address: str = ""
     profiles: tuple[Profile, ...] = DEFAULT_PROFILES
+    #: Programs elsewhere that have a say, in the order in which they are asked.
+    extenders: tuple[Extender, ...] = ()
     election: ElectionTiming = FAST.election
     #: Pods decided in one go, without letting other tasks run.
     cycle_pods_max: int = 256

@@ -82,6 +82,14 @@ class Explanation:
     nodes: tuple[NodeExplanation, ...]
 
 
+def fault(pod: PodInfo, error: Exception) -> Failure:
+    """What is said of a pod on which the scheduler or a plug-in failed."""
+    if isinstance(error, PluginError):
+        return Failure(pod, str(error), is_fault=True)
+    log.error("pod %s cannot be scheduled", pod.key, exc_info=error)
+    return Failure(pod, f"the scheduler failed on this pod: {type(error).__name__}: {error}", is_fault=True)
+
+
 class Cycle:
     """A cycle that decides pods against a snapshot that it shares with its owner.
 
@@ -139,10 +147,7 @@ class Cycle:
             return self.schedule_one(pod)
         except Exception as e:
             # A pod, or what it refers to, that was written past the API must not end the term for all others.
-            if isinstance(e, PluginError):
-                return Failure(pod, str(e), is_fault=True)
-            log.exception("pod %s cannot be scheduled", pod.key)
-            return Failure(pod, f"the scheduler failed on this pod: {type(e).__name__}: {e}", is_fault=True)
+            return fault(pod, e)
 
     def schedule_one(self, pod: PodInfo) -> Placement | Failure:
         plugins, view = self._plugins[pod.scheduler], PodView(pod, self.cluster)
@@ -252,6 +257,40 @@ class Cycle:
         self._nominated.remove(pod.key)
         return Placement(pod, node, claims, devices)
 
+    # -- decisions in which others have a say ----------------------------------------------------------------
+
+    def scores(self, pod: PodInfo, nodes: Iterable[str]) -> dict[str, dict[str, float]]:
+        """Weighted scores by plug-in of those of these nodes that will do. Changes nothing."""
+        view, plugins, allowed = self._asked(pod)
+        wanted = np.zeros_like(allowed)
+        wanted[[row for name in nodes if (row := self.snapshot.index.get(name)) is not None]] = True
+        allowed = allowed & wanted
+        parts = self._parts(view, plugins, self._state(view), allowed)
+        rows = np.flatnonzero(allowed).tolist()
+        return {self.snapshot.info(row).name: {name: float(found[row]) for name, found in parts} for row in rows}
+
+    def place(self, pod: PodInfo, nodes: Iterable[str]) -> Placement | None:
+        """The pod is placed on the first of these nodes that will do, and assumed there; None where none will."""
+        view, plugins, allowed = self._asked(pod)
+        for name in nodes:
+            row = self.snapshot.index.get(name)
+            if row is not None and allowed[row]:
+                return self._place(view, plugins, row)
+        return None
+
+    def preempt(self, pod: PodInfo, nodes: Iterable[str]) -> Preemption | str:
+        """Whom to delete so that one of these nodes will do, or the sentence that says why nobody is."""
+        rows = [row for name in nodes if (row := self.snapshot.index.get(name)) is not None]
+        return self._preempt(PodView(pod, self.cluster), self._plugins[pod.scheduler], np.array(rows, dtype=np.int64))
+
+    def _asked(self, pod: PodInfo) -> tuple[PodView, PluginSet, Bools]:
+        """What the plug-ins allow now."""
+        plugins, view = self._plugins[pod.scheduler], PodView(pod, self.cluster)
+        state = self._state(view)
+        if plugins.problem(view):
+            return view, plugins, np.zeros_like(state.fits)
+        return view, plugins, self._allowed(view, plugins, state)
+
     def forget(self, pod: PodInfo) -> None:
         """A placement came to nothing: take the assumption back."""
         if self.snapshot.pods.get(pod.key) is pod:
@@ -282,13 +321,8 @@ class Cycle:
             message = report.fit_error(count, {}, problem=problem.reasons[0], after=after)
             return Failure(pod, message, plugins=frozenset((problem.plugin,)))
         refusals = self._refusals(view, plugins)
-        found: Preemption | str = ""
-        if preempts:
-            args = self._profiles[pod.scheduler].args.get("DefaultPreemption") or PreemptionArgs()
-            nominated = self.nominated_node(pod.key) or pod.nominated
-            helpful = np.concatenate([_NO_ROWS, *(rows for refusal, rows in refusals if refusal.resolvable)])
-            helpful = helpful[self.snapshot.name_rank()[helpful].argsort()]
-            found = self._preemptor.plan(view, plugins, helpful.tolist(), nominated=nominated, args=args)
+        helpful = np.concatenate([_NO_ROWS, *(rows for refusal, rows in refusals if refusal.resolvable)])
+        found = self._preempt(view, plugins, helpful)
         after = found if isinstance(found, str) else ""
         reasons = Counter[str]()
         for refusal, rows in refusals:
@@ -298,6 +332,15 @@ class Cycle:
         stays = found in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
         preemption = None if isinstance(found, str) else found
         return Failure(pod, message, preemption, plugins=blamed, keeps_nomination=stays)
+
+    def _preempt(self, view: PodView, plugins: PluginSet, helpful: Ints) -> Preemption | str:
+        pod, profile = view.pod, self._profiles[view.pod.scheduler]
+        if not profile.preempts:
+            return ""
+        args = profile.args.get("DefaultPreemption") or PreemptionArgs()
+        nominated = self.nominated_node(pod.key) or pod.nominated
+        helpful = helpful[self.snapshot.name_rank()[helpful].argsort()]
+        return self._preemptor.plan(view, plugins, helpful.tolist(), nominated=nominated, args=args)
 
     # -- explanation ---------------------------------------------------------------------------------------
 

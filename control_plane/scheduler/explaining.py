@@ -50,6 +50,12 @@ class Explainer:
             decisions.append(decision)
         return decisions
 
+    def remember(self, decision: Placement | Failure, detail: Explanation | None) -> None:
+        """Remember a decision that was taken elsewhere, and what was known of each node, as long as there is time."""
+        before = _now()
+        self.past.add(decision, self._env.timestamp(), detail if self._budget.allows(before) else None)
+        self._budget.spend(_now() - before)
+
     def _detail(self, pod: PodInfo) -> Explanation | None:
         """What is known of each node, as long as there is time for it."""
         before = _now()

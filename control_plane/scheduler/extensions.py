@@ -194,16 +194,18 @@ class Extensions:
         held = self._reserved.get(pod.key)
         return held.state if held is not None else {}
 
-    async def prepare(self, placement: Placement) -> bool:
-        """All that comes before binding, and binding where a plug-in does it. Whether it is bound. Rejection,
-        PluginError.
-        """
+    async def prepare(self, placement: Placement) -> None:
+        """All that comes before binding. Rejection, PluginError."""
         pod, state = placement.pod, self.state(placement.pod)
         for point in ("permit", "preBind"):
             for name, plugin in self._asked(pod, point):
                 said = await self._waited(name, point, plugin, state, placement)
                 if said:
                     raise Rejection(name, str(said))
+
+    async def bind(self, placement: Placement) -> bool:
+        """Whether a plug-in bound the pod. PluginError."""
+        pod, state = placement.pod, self.state(placement.pod)
         for name, plugin in self._asked(pod, "bind"):
             if await self._waited(name, "bind", plugin, state, placement):
                 return True

@@ -18,8 +18,8 @@ import numpy as np
 
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.nominations import Nominations
-from rayplane.control_plane.scheduler.plugins.args import PreemptionArgs
-from rayplane.control_plane.scheduler.plugins.base import PluginSet, PodView, Scope
+from rayplane.control_plane.scheduler.plugins.args import FitArgs, PreemptionArgs
+from rayplane.control_plane.scheduler.plugins.base import Plugin, PluginSet, PodView, Scope
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.snapshot import Ints, Snapshot
 
@@ -143,7 +143,7 @@ class Preemptor:
         """Whether no filter but the one for resources can tell victims apart."""
         return not view.pod.shape.ports and all(
             plugin.scope is Scope.NODE
-            or (plugin.scope is Scope.USE and plugin.name in _BY_RESOURCES)
+            or (plugin.scope is Scope.USE and plugin.name in _BY_RESOURCES and not _leaves_out(plugin))
             or (plugin.scope is Scope.CLUSTER and not plugin.concerns(view))
             for plugin in plugins.filters
         )
@@ -235,6 +235,12 @@ def _by_room(view: PodView, nominations: Nominations, row: int) -> _Candidate | 
             victims.append(other)
             broken += other in breaking
     return _Candidate(tuple(sorted(victims, key=_importance)), broken) if victims else None
+
+
+def _leaves_out(plugin: Plugin) -> bool:
+    """Whether some resources do not count."""
+    args = plugin.args
+    return isinstance(args, FitArgs) and bool(args.ignored_resources or args.ignored_resource_groups)
 
 
 def _take(room: dict[str, int], pod: PodInfo, sign: int) -> None:

@@ -12,9 +12,11 @@ from rayplane.control_plane.api.errors import Conflict, NotFound
 from rayplane.control_plane.client import ApiClient, EventRecorder
 from rayplane.control_plane.scheduler.binder import Binder, VolumeWaits
 from rayplane.control_plane.scheduler.config import SchedulerConfig
-from rayplane.control_plane.scheduler.cycle import Cycle, Failure, Placement
+from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.explaining import Explainer
+from rayplane.control_plane.scheduler.extended import ExtendedScheduling, clients_of
+from rayplane.control_plane.scheduler.extenders import ExtenderError
 from rayplane.control_plane.scheduler.extensions import Extensions, Rejection
 from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.hints import Hints
@@ -22,8 +24,9 @@ from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDUL
 from rayplane.control_plane.scheduler.observer import Observer
 from rayplane.control_plane.scheduler.plugins import Cluster
 from rayplane.control_plane.scheduler.plugins.args import VolumeBindingArgs
+from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.preemption import Preemption
-from rayplane.control_plane.scheduler.queue import SchedulingQueue
+from rayplane.control_plane.scheduler.queue import QueuedPod, SchedulingQueue
 from rayplane.storage.env import Env
 
 #: Pods that may wait at the same time for what plug-ins do before binding.
@@ -67,6 +70,10 @@ class Term:
         self._broken: list[Failure] = []  # placements that came to nothing, to be told
         self._calls = asyncio.Semaphore(config.bind_calls_max)
         self._wake = asyncio.Event()
+        self._extended = ExtendedScheduling(
+            clients_of(config.extenders), self.cycle, self.queue, decided=self._decided_elsewhere
+        )
+        self._decided: list[Placement | Failure] = []  # decisions in which extenders had a say
         self._observer = Observer(
             self.cycle,
             self.queue,
@@ -87,6 +94,7 @@ class Term:
 
     async def stop(self) -> None:
         await self._observer.stop()
+        await self._extended.close()
         await self._recorder.stop()
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -96,12 +104,12 @@ class Term:
         now = _now()
         for placement in self._waits.expired(now):
             self._lost(placement, 'running PreBind plugin "VolumeBinding": binding volumes: timed out')
-        pods = self.queue.pop(self._config.cycle_pods_max, now)
-        if not pods and not self._ready and not self._broken:
+        pods = self._extended.take(tasks, self.queue.pop(self._config.cycle_pods_max, now))
+        if not (pods or self._ready or self._broken or self._decided):
             await self._rest(now)
             return
         failures, self._broken = self._broken, []
-        decisions = self.explainer.decide(pods)
+        decisions = [*self._taken(), *self.explainer.decide(pods)]
         self._count(decisions, _now() - now)
         for decision in decisions:
             if isinstance(decision, Failure):
@@ -188,6 +196,20 @@ class Term:
             return replace(failure, message=str(e), is_fault=True)
         return replace(failure, preemption=Preemption(node, ())) if node else failure
 
+    def _decided_elsewhere(self, decision: Placement | Failure, detail: Explanation | None) -> None:
+        self.explainer.remember(decision, detail)
+        self._decided.append(decision)
+        self._wake.set()
+
+    def _taken(self) -> list[Placement | Failure]:
+        """Decisions that were taken beside the loop; a pod that is gone since needs no room made for it."""
+        decided, self._decided = self._decided, []
+        return [one for one in decided if isinstance(one, Placement) or self._is_queued(one.pod)]
+
+    def _is_queued(self, pod: PodInfo) -> bool:
+        waiting = self.queue.get(pod.key)
+        return waiting is not None and waiting.uid == pod.uid
+
     # -- pods that plug-ins in Python have to do with once they have a node -----------------------------------
 
     def _is_reserved(self, placement: Placement) -> bool:
@@ -208,7 +230,7 @@ class Term:
         ready, self._ready = self._ready, []
         together = []
         for placement in ready:
-            if not self._extensions.concern(placement.pod):
+            if not (self._extensions.concern(placement.pod) or self._extended.binds(placement.pod)):
                 together.append(placement)
             elif self._alone >= ALONE_MAX:
                 self._lost(placement, f"{ALONE_MAX} pods wait for their plug-ins already")
@@ -219,16 +241,27 @@ class Term:
 
     async def _bind_alone(self, placement: Placement) -> None:
         try:
-            bound = await self._extensions.prepare(placement)
-            if not bound:
-                async with self._calls:
-                    bound = await self._bind([placement])
-            if bound:
+            await self._extensions.prepare(placement)
+            if await self._bound_by_others(placement):
                 await self._extensions.bound(placement)
         except (PluginError, Rejection) as e:
             self._refused(placement, e)
+        except ExtenderError as e:
+            self._lost(placement, str(e))
         finally:
             self._alone -= 1
+
+    async def _bound_by_others(self, placement: Placement) -> bool:
+        """Have the pod bound by an extender, else a plug-in, else as all others; whether it is bound."""
+        queued = self.queue.find(placement.pod.key)
+        if await self._extended.bind(placement):
+            self._binder.tell(placement)
+            self._is_bound(placement, queued)
+            return True
+        if await self._extensions.bind(placement):
+            return True
+        async with self._calls:
+            return await self._bind([placement])
 
     def _refused(self, placement: Placement, why: PluginError | Rejection) -> None:
         if isinstance(why, Rejection):
@@ -242,11 +275,7 @@ class Term:
         errors = await self._binder.bind(placements)
         for placement, error, one in zip(placements, errors, queued, strict=True):
             if error is None:
-                if one is not None:
-                    self._metrics.bound(one.attempts, _now() - one.came_at)
-                waiting = self.queue.get(placement.pod.key)
-                if waiting is not None and waiting.uid == placement.pod.uid:
-                    self.queue.remove(placement.pod.key)
+                self._is_bound(placement, one)
             elif isinstance(error, (Conflict, NotFound)):
                 # It has a node, is being deleted, or is gone: the informer tells. Until then it backs off.
                 self._lost(placement, "")
@@ -254,6 +283,12 @@ class Term:
                 self._lost(placement, f'running Bind plugin "DefaultBinder": {error.message}')
 
         return not any(errors)
+
+    def _is_bound(self, placement: Placement, queued: QueuedPod | None) -> None:
+        if queued is not None:
+            self._metrics.bound(queued.attempts, _now() - queued.came_at)
+        if self._is_queued(placement.pod):
+            self.queue.remove(placement.pod.key)
 
     async def _allocate(self, placement: Placement) -> None:
         """Devices first: a pod that has a node has its devices."""
@@ -281,8 +316,7 @@ class Term:
         pod = placement.pod
         self._metrics.bind_failed(pod.scheduler)
         self._extensions.unreserve(placement)
-        waiting = self.queue.get(pod.key)
-        if waiting is None or waiting.uid != pod.uid:
+        if not self._is_queued(pod):
             return
         if message:
             self._broken.append(Failure(pod, message, is_fault=not plugins, plugins=plugins))

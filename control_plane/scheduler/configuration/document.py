@@ -17,6 +17,8 @@ from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler.config import Profile, SchedulerConfig
 from rayplane.control_plane.scheduler.configuration import points, schema
 from rayplane.control_plane.scheduler.configuration.arguments import in_range, read_arguments, span
+from rayplane.control_plane.scheduler.configuration.extenders import read_extenders, with_ignored
+from rayplane.control_plane.scheduler.extenders import Extender
 from rayplane.control_plane.scheduler.pods import DEFAULT_SCHEDULER
 from rayplane.control_plane.timings import ElectionTiming
 
@@ -44,6 +46,7 @@ class Configuration:
 
     profiles: tuple[Profile, ...]
     backoff: Backoff
+    extenders: tuple[Extender, ...] = ()
     election: ElectionTiming | None = None
     """None: as the cluster's timing has it."""
     notes: tuple[str, ...] = field(default=())
@@ -51,7 +54,13 @@ class Configuration:
 
     def applied(self, config: SchedulerConfig) -> SchedulerConfig:
         """A scheduler's settings as this file wants them."""
-        return replace(config, profiles=self.profiles, backoff=self.backoff, election=self.election or config.election)
+        return replace(
+            config,
+            profiles=self.profiles,
+            extenders=self.extenders,
+            backoff=self.backoff,
+            election=self.election or config.election,
+        )
 
 
 def read_configuration(text: str, others: points.Points | None = None) -> Configuration:
@@ -69,11 +78,11 @@ def read_configuration(text: str, others: points.Points | None = None) -> Config
         text = "should be an integer value greater than zero"
         errors.append(invalid("parallelism", document["parallelism"], text))
     known = {**points.IN_TREE, **(others or {})}
-    if document.get("extenders"):
-        errors.append(forbidden("extenders", "this scheduler asks no extenders"))
+    extenders = document.get("extenders") or ()
     profiles = _profiles(document.get("profiles") or [{}], known, errors, notes)
     found = Configuration(
-        profiles=profiles,
+        profiles=tuple(with_ignored(profile, extenders) for profile in profiles),
+        extenders=read_extenders(extenders, errors, notes),
         backoff=_backoff(document, errors),
         election=_election(document.get("leaderElection") or {}, errors, notes),
         notes=tuple(notes),

@@ -1,0 +1,251 @@
+"""The way of the pods in which HTTP extenders have a say: beside the loop, so that others do not wait for theirs.
+
+The plug-ins say which nodes will do, extenders leave out some of these, in their order, and score the rest; then the
+pod is assumed on the best one that still does, as the world may have moved. Where none does any more, all is asked
+again, a few times. Many pods are on this way at the same time, at most `AT_ONCE_MAX`; more wait for their turn in the
+order in which the queue gave them.
+
+Where an extender fails that cannot be ignored, its words are the pod's error, and it tries again after its back-off.
+
+Source: KEP-1819; Kubernetes "Scheduler extender".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rayplane.control_plane.scheduler import report
+from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, NodeExplanation, Placement, fault
+from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, Filtered
+from rayplane.control_plane.scheduler.plugins import Refusal
+from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
+
+if TYPE_CHECKING:
+    from rayplane.control_plane.scheduler.extender_client import ExtenderClient
+
+log = logging.getLogger(__name__)
+
+AT_ONCE_MAX = 16
+ROUNDS_MAX = 3
+EXTENDER = "Extender"
+"""In place of a plug-in: an extender refused a node. Any event may help then."""
+Decided = Callable[[Placement | Failure, Explanation | None], None]
+_Scores = dict[str, dict[str, float]]
+
+
+def clients_of(extenders: Sequence[Extender]) -> list[ExtenderClient]:
+    """A client for each; aiohttp is imported where there are any."""
+    if not extenders:
+        return []
+    from rayplane.control_plane.scheduler.extender_client import ExtenderClient
+
+    return [ExtenderClient(one) for one in extenders]
+
+
+class ExtendedScheduling:
+    """The extenders of one term, and the pods that are on their way past them."""
+
+    def __init__(
+        self, clients: Sequence[ExtenderClient], cycle: Cycle, queue: SchedulingQueue, *, decided: Decided
+    ) -> None:
+        """`decided` is told each decision; a placed pod is assumed in the snapshot by then."""
+        self._clients = clients
+        self._cycle = cycle
+        self._queue = queue
+        self._decided = decided
+        self._waiting: deque[PodInfo] = deque()
+        self._workers = 0
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+    def take(self, tasks: asyncio.TaskGroup, pods: list[PodInfo]) -> list[PodInfo]:
+        """Start on the pods in which extenders have a say; the others."""
+        if not self._clients:
+            return pods
+        others = []
+        for pod in pods:
+            if self._interested(pod):
+                self._waiting.append(pod)
+            else:
+                others.append(pod)
+        for _ in range(min(len(self._waiting), AT_ONCE_MAX - self._workers)):
+            self._workers += 1
+            tasks.create_task(self._work())
+        return others
+
+    def _interested(self, pod: PodInfo) -> list[ExtenderClient]:
+        return [client for client in self._clients if client.extender.is_interested(pod.obj)]
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                pod = self._waiting.popleft()
+                decision, detail = await self._guarded(pod)
+                if decision is not None:
+                    self._decided(decision, detail)
+        finally:
+            self._workers -= 1
+
+    async def _guarded(self, pod: PodInfo) -> tuple[Placement | Failure | None, Explanation | None]:
+        try:
+            found = await self._decide(pod)
+        except ExtenderError as e:
+            found = Failure(pod, str(e), is_fault=True), None
+        except Exception as e:  # whatever it is, it is wrong with this pod and must not end the term
+            found = fault(pod, e), None
+        return found if self._is_wanted(pod) else (None, None)
+
+    def _is_wanted(self, pod: PodInfo) -> bool:
+        """Whether the pod still waits for this decision: it may be gone, or have a node by others."""
+        queued = self._queue.find(pod.key)
+        return queued is not None and queued.pod.uid == pod.uid and queued.place is Place.IN_FLIGHT
+
+    # -- one pod -------------------------------------------------------------------------------------------
+
+    async def _decide(self, pod: PodInfo) -> tuple[Placement | Failure | None, Explanation | None]:
+        clients, detail = self._interested(pod), None
+        for _ in range(ROUNDS_MAX):
+            if not self._is_wanted(pod):
+                return None, None
+            detail = self._cycle.explain(pod)
+            names = [one.node for one in detail.nodes if one.refusal is None]
+            if not names:
+                return self._cycle.schedule([pod])[0], detail
+            nominated = self._cycle.nominated_node(pod.key) or pod.nominated
+            if nominated in names and await self._admits(pod, clients, nominated):
+                placement = self._place(pod, [nominated])
+                if placement is not None:
+                    return placement, detail
+            names, refusals = await self._filtered(pod, clients, names)
+            detail = _refused(detail, refusals)
+            if not names:
+                return self._failure(pod, detail), detail
+            scores = await self._scores(pod, clients, names)
+            placement = self._place(pod, sorted(scores, key=lambda name: (-sum(scores[name].values()), name)))
+            if placement is not None:
+                return placement, _scored(detail, scores)
+        return Failure(pod, "all nodes that extenders chose were taken meanwhile", is_fault=True), detail
+
+    def _place(self, pod: PodInfo, nodes: Sequence[str]) -> Placement | None:
+        return self._cycle.place(pod, nodes) if self._is_wanted(pod) else None
+
+    def _objects(self, names: Iterable[str]) -> Mapping[str, object]:
+        known = self._cycle.cluster.node_objects
+        return {name: known[name] for name in names if name in known}
+
+    async def _admits(self, pod: PodInfo, clients: Sequence[ExtenderClient], node: str) -> bool:
+        """Whether all let the pod go to the node that was kept for it; where one fails all nodes are looked at."""
+        try:
+            return bool((await self._filtered(pod, clients, [node]))[0])
+        except ExtenderError as e:
+            log.info("pod %s: its nominated node %s: %s", pod.key, node, e)
+            return False
+
+    async def _filtered(
+        self, pod: PodInfo, clients: Sequence[ExtenderClient], names: list[str]
+    ) -> tuple[list[str], dict[str, Refusal]]:
+        """The nodes that all let through, and why others are not. ExtenderError."""
+        refusals: dict[str, Refusal] = {}
+        for client in clients:
+            if not names:
+                break
+            if not client.extender.filter_verb:
+                continue
+            try:
+                said = await client.filter(pod.obj, self._objects(names))
+            except ExtenderError as e:
+                if not client.extender.ignorable:
+                    raise
+                log.info("pod %s: an extender is passed over: %s", pod.key, e)
+                continue
+            refusals.update({n: _refusal(client.extender, said, n) for n in names if n not in said.nodes})
+            names = [name for name in names if name in said.nodes]
+        return names, refusals
+
+    async def _scores(self, pod: PodInfo, clients: Sequence[ExtenderClient], names: Iterable[str]) -> _Scores:
+        """By node that still does and by who gave it. An extender that fails gives none."""
+        scores = self._cycle.scores(pod, names)
+        asked = [client for client in clients if client.extender.prioritize_verb]
+        if len(scores) < 2 or not asked:
+            return scores
+        objects = self._objects(scores)
+        answers = await asyncio.gather(*(self._prioritized(client, pod, objects) for client in asked))
+        for client, given in zip(asked, answers, strict=True):
+            for name, score in given.items():
+                scores[name][_name(client.extender)] = float(score)
+        return scores
+
+    async def _prioritized(
+        self, client: ExtenderClient, pod: PodInfo, nodes: Mapping[str, object]
+    ) -> Mapping[str, int]:
+        try:
+            return await client.prioritize(pod.obj, nodes)
+        except ExtenderError as e:
+            log.info("pod %s: an extender gives no scores: %s", pod.key, e)
+            return {}
+
+    def _failure(self, pod: PodInfo, detail: Explanation) -> Failure:
+        """No node is left; deleting pods may help on those of which nobody said that it does not."""
+        refusals = [(one.node, one.refusal) for one in detail.nodes if one.refusal is not None]
+        found = self._cycle.preempt(pod, [node for node, refusal in refusals if refusal.resolvable])
+        reasons = Counter(reason for _, refusal in refusals for reason in refusal.reasons)
+        message = report.fit_error(len(detail.nodes), reasons, after=found if isinstance(found, str) else "")
+        blamed = frozenset(refusal.plugin.partition(" ")[0] for _, refusal in refusals)
+        return Failure(pod, message, None if isinstance(found, str) else found, plugins=blamed)
+
+    # -- binding -------------------------------------------------------------------------------------------
+
+    def binds(self, pod: PodInfo) -> bool:
+        """Whether an extender binds the pod."""
+        return any(client.extender.bind_verb for client in self._interested(pod))
+
+    async def bind(self, placement: Placement) -> bool:
+        """Have an extender bind the pod; whether one did. ExtenderError."""
+        for client in self._interested(placement.pod):
+            if not client.extender.bind_verb:
+                continue
+            try:
+                await client.bind(placement.pod.obj, placement.node)
+            except ExtenderError as e:
+                if not client.extender.ignorable:
+                    raise
+                log.info("pod %s: an extender does not bind it: %s", placement.pod.key, e)
+                continue
+            return True
+        return False
+
+
+def _name(extender: Extender) -> str:
+    return f"{EXTENDER} {extender.url}"
+
+
+def _refusal(extender: Extender, said: Filtered, node: str) -> Refusal:
+    """What keeps a pod off a node; of one without a word nothing is known that would help."""
+    final = said.unresolvable.get(node)
+    if final is not None:
+        return Refusal(_name(extender), (final,), False)
+    reason = said.failed.get(node)
+    return Refusal(_name(extender), () if reason is None else (reason,), reason is not None)
+
+
+def _refused(detail: Explanation, refusals: Mapping[str, Refusal]) -> Explanation:
+    """What plug-ins and extenders say of each node."""
+    nodes = (NodeExplanation(n.node, refusals[n.node]) if n.node in refusals else n for n in detail.nodes)
+    return replace(detail, nodes=tuple(nodes))
+
+
+def _scored(detail: Explanation, scores: _Scores) -> Explanation:
+    """With the scores that counted."""
+    nodes = (
+        replace(n, scores=scores[n.node], total=sum(scores[n.node].values())) if n.node in scores else n
+        for n in detail.nodes
+    )
+    return replace(detail, nodes=tuple(nodes))
