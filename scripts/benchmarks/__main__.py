@@ -8,6 +8,7 @@ from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.api import api
+from scripts.benchmarks.controllers import controllers
 from scripts.benchmarks.endurance import endurance
 from scripts.benchmarks.failover import failover
 from scripts.benchmarks.kv import kv
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (up, pods, scheduler, kv, api, failover, watch, endurance):
+for command in (up, pods, scheduler, kv, api, failover, watch, endurance, controllers):
     app.command()(command)
 
 
