@@ -6,7 +6,7 @@ objects themselves: copy before changing one. Handlers run on the event loop, in
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Gone
@@ -84,6 +84,10 @@ class Informer:
     def by_index(self, index: str, value: str) -> _Objects:
         objects = self._objects
         return [objects[key] for key in self._indexes[index].get(value, ())]
+
+    def index_values(self, index: str) -> Collection[str]:
+        """All values that objects are found by; changes with the copy."""
+        return self._indexes[index].keys()
 
     def add_handler(self, handler: Handler) -> None:
         """Call `handler` for every change from now on, and at once for what is here already."""

@@ -7,7 +7,7 @@ and calls the controller again when the caches show them, so a reconcile does on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -353,6 +353,9 @@ class View(Protocol):
 
     def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
         """Objects an index (see `indexes`) files under `value`."""
+
+    def values(self, resource: str, index: str) -> Collection[str]:
+        """All that an index files objects under; not to be kept."""
 
 
 def in_namespace(view: View, resource: str, namespace: str) -> Sequence[Object]:

@@ -1,8 +1,8 @@
 """Indexes over cached objects, the same for the informers and for in-memory views of tests.
 
 `namespace`, `controller` (uid of the controller reference) and `label` (`ns/key=value`) exist for every resource,
-`owner` (uid of every owner reference) too; pods also have `node` and `claim` (`ns/claim` they mount), persistent
-volumes `claimref` (`ns/claim`), claims `class`.
+`owner` (uid of every owner reference) too; pods also have `node`, `claim` (`ns/claim` they mount) and `end`, services
+`selector`, persistent volumes `claimref` (`ns/claim`), claims `class`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claims_of
 
 Index = Callable[[Object], Iterable[str]]
@@ -43,8 +44,23 @@ def by_node(o: Object) -> Iterable[str]:
     return (name,) if name else ()
 
 
-def unscheduled_terminating(o: Object) -> Iterable[str]:
-    return ("terminating",) if meta.is_deleting(o) and not meta.node_name(o) else ()
+def by_end(pod: Object) -> Iterable[str]:
+    """How a pod comes to its end: terminating on a node (`leaving`) or without one (`lost`), and whether it `ended`."""
+    found = []
+    if meta.is_deleting(pod):
+        found.append("leaving" if meta.node_name(pod) else "lost")
+    if pod_is_terminated(pod):
+        found.append("ended")
+    return found
+
+
+def by_selector(service: Object) -> Iterable[str]:
+    """One label of those that a service selects by: every pod that it selects has it."""
+    selector = meta.spec(service).get("selector")
+    if not selector:
+        return ()
+    key, value = min(selector.items())
+    return (f"{meta.namespace(service)}/{key}={value}",)
 
 
 def by_claim_ref(volume: Object) -> Iterable[str]:
@@ -75,7 +91,8 @@ _LABELLED = frozenset({
 })  # fmt: skip
 _EXTRA: Mapping[str, Mapping[str, Index]] = {
     "pods": {"node": by_node, "claim": claims_of, "orphan": orphans,
-             "lost": unscheduled_terminating},
+             "end": by_end},
+    "services": {"selector": by_selector},
     "replicasets.apps": {"orphan": orphans},
     "controllerrevisions.apps": {"orphan": orphans},
     "persistentvolumes": {"claimref": by_claim_ref},

@@ -54,6 +54,8 @@ from rayplane.control_plane.controllers.core import (
 from rayplane.control_plane.controllers.node_zones import Turns, ZoneHealth, zone_of
 
 OWN_LEASE = ("kube-system", LEASE_NAME)
+COUNTS = 20
+"""How often nodes that are heard of are counted while one that falls silent still counts as such."""
 _WATCHED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 # Condition and value -> taint with effect NoSchedule.
 _NO_SCHEDULE = {
@@ -94,6 +96,8 @@ class NodeLifecycleController(BaseController):
         self._news_mark = ""
         self._fresh_from = float("-inf")
         self._turns = Turns()
+        self._zones: tuple[float, ZoneHealth] | None = None
+        """The health of zones, and when it was counted."""
         self._registered: dict[str, Object] = {}
         self.watches = (
             Watch("nodes", own_key, changed=_node_changed, observe=self._observe_node),
@@ -256,11 +260,19 @@ class NodeLifecycleController(BaseController):
         return steps
 
     def zone_health(self, view: View, now: Moment) -> ZoneHealth:
-        """How many nodes of each zone are ready, and were heard of not long ago."""
+        """How many nodes of each zone are ready, and were heard of not long ago.
+
+        Counted anew after a small part of the time in which nodes count as heard of: where many are lost, each asks.
+        """
         fresh_s = self._timing.nodes.grace_s / 2
-        return ZoneHealth.of(
-            (node, ready_status(node) == "True" and self._silence(node, now) <= fresh_s) for node in view.list("nodes")
-        )
+        known = self._zones
+        if known is None or not 0 <= now.mono - known[0] < fresh_s / COUNTS:
+            health = ZoneHealth.of(
+                (node, ready_status(node) == "True" and self._silence(node, now) <= fresh_s)
+                for node in view.list("nodes")
+            )
+            known = self._zones = now.mono, health
+        return known[1]
 
 
 def _is_own_no_execute(taint: dict[str, Any]) -> bool:

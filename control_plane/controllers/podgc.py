@@ -14,7 +14,7 @@ identity may run for a while on the two sides of a partition; only one of them c
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rayplane.control_plane.api import meta
@@ -65,21 +65,19 @@ class PodGCController(BaseController):
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
-        nodes = {meta.name(node): node for node in view.list("nodes")}
-        of_node: dict[str, list[Object]] = {}
-        ended = []
-        for pod in view.list("pods"):
+        # By indexes: this is done again and again, however many pods there are.
+        used = {name: view.get("nodes", "", name) for name in view.values("pods", "node")}
+        of_node = {name: [*view.indexed("pods", "node", name)] for name, node in used.items() if node is None}
+        for pod in view.indexed("pods", "end", "leaving"):
             name = meta.node_name(pod)
-            if name and (name not in nodes or meta.is_deleting(pod)):
+            if used.get(name) is not None:
                 of_node.setdefault(name, []).append(pod)
-            if pod_is_terminated(pod):
-                ended.append(pod)
         waits = [self._timing.pod_gc_s]
         marks: list[Action] = []
         deletes: list[Action] = []
-        doomed = [*view.indexed("pods", "lost", "terminating"), *self._excess(ended)]
+        doomed = [*view.indexed("pods", "end", "lost"), *self._excess(view.indexed("pods", "end", "ended"))]
         for name, members in sorted(of_node.items()):
-            node = nodes.get(name)
+            node = used[name]
             if node is None:
                 left = self._quarantine(name, now)
                 if left <= 0:
@@ -89,7 +87,7 @@ class PodGCController(BaseController):
                 doomed += members if left <= 0 else []
             if left > 0:
                 waits.append(left)
-        self._missing = {name: since for name, since in self._missing.items() if name in of_node and name not in nodes}
+        self._missing = {name: since for name, since in self._missing.items() if name in of_node and used[name] is None}
         for pod in sorted(doomed, key=meta.key):
             marks += _failed(pod)
             deletes.append(self._force(pod))
@@ -113,7 +111,7 @@ class PodGCController(BaseController):
             marks.append(IfAbsent(absent, tuple(told)))
         deletes.append(IfAbsent(absent, tuple(self._force(pod) for pod in orphans)))
 
-    def _excess(self, ended: list[Object]) -> list[Object]:
+    def _excess(self, ended: Sequence[Object]) -> list[Object]:
         """Ended pods beyond those that are kept: evicted ones first, then the oldest."""
         count = len(ended) - self._terminated_max
         if not self._terminated_max or count <= 0:

@@ -15,7 +15,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.api.pods.ports import named_port
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
-from rayplane.control_plane.controllers.core import View, in_namespace, selected
+from rayplane.control_plane.controllers.core import View, selected
 
 HEADLESS = "service.kubernetes.io/headless"
 LEADER = "control-plane.alpha.kubernetes.io/leader"
@@ -130,11 +130,11 @@ def port_object(port: Port) -> dict[str, Any]:
 
 def services_of_pod(pod: Object, view: View) -> list[str]:
     """Keys of the Services whose selector matches a pod."""
-    labels, keys = meta.labels(pod), []
-    for service in in_namespace(view, "services", meta.namespace(pod)):
-        selector = meta.spec(service).get("selector")
-        if selector and selector.items() <= labels.items():
-            keys.append(meta.key(service))
+    labels, space, keys = meta.labels(pod), meta.namespace(pod), []
+    for key, value in labels.items():
+        for service in view.indexed("services", "selector", f"{space}/{key}={value}"):
+            if meta.spec(service)["selector"].items() <= labels.items():
+                keys.append(meta.key(service))
     return keys
 
 

@@ -6,6 +6,7 @@ servers. An event goes through all watches of a controller as in the controller 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import random
@@ -75,7 +76,7 @@ async def _measure(nodes: int, pods: int, events: int) -> list[dict[str, Any]]:
     course = Course(world, subjects)
     try:
         with say.status("measuring"):
-            course.start()
+            await course.start()
             await course.run(LEASE, LEASES, _heartbeats(world, events))
             await course.run(NODE, "nodes", _reports(world, events))
             for pods_now in _lives(world, events):
@@ -207,13 +208,20 @@ class Course:
         self._subjects = subjects
         self.caches: dict[str, Cost] = defaultdict(Cost)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """What is there already, as a new leader is told it, and the work that is done again and again."""
         for subject in self._subjects:
             for resource, known in self._world.objects.items():
                 subject.hear("start", resource, [("ADDED", None, o) for o in known.values()])
             for what in ("first", "resync"):
                 subject.reconcile(subject.controller.resync_keys, self._world, what)
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """Nobody works on the keys that are queued: let their timers not fire amid what is measured."""
+        for subject in self._subjects:
+            await subject.runner.stop()
+        await asyncio.sleep(0)
 
     async def run(self, what: str, resource: str, changed: Sequence[tuple[str, Object]]) -> None:
         """Let objects change, and have all controllers told and look at what it concerns."""
@@ -232,6 +240,7 @@ class Course:
         for subject in self._subjects:
             subject.hear(what, resource, changes)
             subject.reconcile(subject.keys(resource, changes, self._world.caches.view), self._world, f"after {what}")
+        await self._rest()
 
 
 # --- what changes -------------------------------------------------------------------------------

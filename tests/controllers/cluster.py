@@ -71,6 +71,9 @@ class Cluster(Store):
         keys = self._indexes.get(resource, {}).get(index, {}).get(value, {})
         return [pool[key] for key in keys]
 
+    def values(self, resource: str, index: str) -> Sequence[str]:
+        return [value for value, keys in self._indexes.get(resource, {}).get(index, {}).items() if keys]
+
     def _reindex(self, resource: str, kind: str, old: Object | None, new: Object) -> None:
         key = meta.key(new)
         for name, index in indexes_of(resource).items():

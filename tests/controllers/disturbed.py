@@ -73,6 +73,9 @@ class Cache:
     def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
         return [*self._indexes.get((resource, index, value), {}).values()]
 
+    def values(self, resource: str, index: str) -> Sequence[str]:
+        return [value for (of, by, value), found in self._indexes.items() if (of, by) == (resource, index) and found]
+
     def take(self, resource: str, kind: str, obj: Object) -> Object | None:
         """Take in an event; what was known before."""
         key, pool = meta.key(obj), self.objects.setdefault(resource, {})

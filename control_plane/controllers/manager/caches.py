@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, Informer
@@ -27,6 +27,10 @@ class CacheView:
     def indexed(self, resource: str, index: str, value: str) -> Sequence[Object]:
         informer = self._informers.get(resource)
         return informer.by_index(index, value) if informer else ()
+
+    def values(self, resource: str, index: str) -> Collection[str]:
+        informer = self._informers.get(resource)
+        return informer.index_values(index) if informer else ()
 
 
 class Caches:
