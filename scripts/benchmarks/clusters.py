@@ -1,5 +1,6 @@
 """A cluster for one measurement: brought up under a name of its own, always taken down."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,11 +14,17 @@ from typing import Any
 from rich.console import Console
 
 from rayplane.control_plane.client import EtcdClient
-from rayplane.control_plane.cluster import launch
+from rayplane.control_plane.cluster import chaos, launch
 from rayplane.control_plane.cluster.access import Access, access
 from rayplane.control_plane.cluster.config import ClusterConfig
+from rayplane.control_plane.cluster.errors import ClusterError
 from rayplane.control_plane.cluster.state import ClusterState, StateDir
+from rayplane.control_plane.cluster.topology import Role
+from rayplane.control_plane.faults.vocabulary import LEADER, Target
+from rayplane.control_plane.rpc import RpcError
 from scripts.benchmarks.machine import Usage, usage
+
+WHOLE_TIMEOUT_S = 60.0
 
 say = Console(stderr=True, highlight=False)
 
@@ -67,3 +74,29 @@ async def leader_of(etcd: EtcdClient, endpoints: Sequence[str]) -> str:
         if status.leader == status.header.member_id:
             return endpoint
     raise RuntimeError("no member leads; try again")
+
+
+async def kill_leader(admin: Access) -> None:
+    """Kill the member that leads; the leader may be changing just now: ask again."""
+    async with asyncio.timeout(WHOLE_TIMEOUT_S):
+        while True:
+            try:
+                await chaos.send(admin, Target(LEADER), "KILL")
+                return
+            except (ClusterError, RpcError):
+                await asyncio.sleep(0.1)
+
+
+async def whole(admin: Access) -> None:
+    """Return when every member answers and all agree on a leader."""
+    members = admin.state.topology.endpoints(Role.MEMBER, "client")
+    async with asyncio.timeout(WHOLE_TIMEOUT_S):
+        while True:
+            await asyncio.sleep(0.1)
+            try:
+                found = [await admin.etcd.status(m, timeout=1.0) for m in members]
+            except RpcError:
+                continue
+            leaders = {s.leader for s in found}
+            if len(leaders) == 1 and leaders != {0}:
+                return

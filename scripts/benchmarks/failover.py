@@ -8,18 +8,13 @@ import typer
 
 from rayplane.control_plane.cli.options import run
 from rayplane.control_plane.client import EtcdClient
-from rayplane.control_plane.cluster import chaos
 from rayplane.control_plane.cluster.access import Access
-from rayplane.control_plane.cluster.errors import ClusterError
-from rayplane.control_plane.cluster.topology import Role
-from rayplane.control_plane.faults.vocabulary import LEADER, Target
 from rayplane.control_plane.rpc import RpcError
 from rayplane.control_plane.tasks import cancel_and_wait
-from scripts.benchmarks.clusters import Running, cluster, say
+from scripts.benchmarks.clusters import WHOLE_TIMEOUT_S, Running, cluster, kill_leader, say, whole
 from scripts.benchmarks.machine import description
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show
 
-WHOLE_TIMEOUT_S = 60.0
 SETTLE_S = 1.0
 PUT_TIMEOUT_S = 5.0
 PAUSE_S = 0.005
@@ -86,8 +81,8 @@ async def _kills(running: Running, kills: int, host: str) -> dict[str, Any]:
             with say.status(f"{host}: kill {n + 1} of {kills}"):
                 acknowledged.reset()
                 count = acknowledged.count
-                await _kill_leader(running.admin)
-                await _whole(running.admin, acknowledged, count)
+                await kill_leader(running.admin)
+                await _acknowledged(running, acknowledged, count)
             gaps.append(round(acknowledged.longest() * 1000, 1))
     finally:
         await cancel_and_wait(*writers)
@@ -115,27 +110,11 @@ async def _write(admin: Access, endpoints: tuple[str, ...], number: int, acknowl
         await asyncio.sleep(PAUSE_S)
 
 
-async def _kill_leader(admin: Access) -> None:
-    """The leader may be changing just now: ask again."""
+async def _acknowledged(running: Running, acknowledged: Acknowledgements, count: int) -> None:
+    """Return when all members are back, and writes were acknowledged since the kill."""
     async with asyncio.timeout(WHOLE_TIMEOUT_S):
         while True:
-            try:
-                await chaos.send(admin, Target(LEADER), "KILL")
+            await whole(running.admin)
+            if acknowledged.count > count:
                 return
-            except (ClusterError, RpcError):
-                await asyncio.sleep(0.1)
-
-
-async def _whole(admin: Access, acknowledged: Acknowledgements, count: int) -> None:
-    """Return when every member answers and agrees on a leader, and writes were acknowledged since the kill."""
-    members = admin.state.topology.endpoints(Role.MEMBER, "client")
-    async with asyncio.timeout(WHOLE_TIMEOUT_S):
-        while True:
             await asyncio.sleep(0.1)
-            try:
-                found = [await admin.etcd.status(m, timeout=1.0) for m in members]
-            except RpcError:
-                continue
-            leaders = {s.leader for s in found}
-            if len(leaders) == 1 and leaders != {0} and acknowledged.count > count:
-                return

@@ -3,22 +3,32 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.machinery.quantity import milli
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.cli.options import run
 from rayplane.control_plane.client import Informer
+from rayplane.control_plane.cluster.access import Access
+from rayplane.control_plane.tasks import cancel_and_wait
+from scripts.benchmarks import clusters
 from scripts.benchmarks.account import counts, rows_of
-from scripts.benchmarks.clusters import Running, cluster, say
+from scripts.benchmarks.clusters import Running, cluster, say, whole
+from scripts.benchmarks.ledger import Ledger
 from scripts.benchmarks.machine import cpu_between, cpu_by_name, description
 from scripts.benchmarks.report import Hosts, Json, hosts, percentile, show, table
 
 NAME = "bench"
 LABELS = {"app": NAME}
+FORBIDDEN = ("lost", "doubled", "bound_twice", "overcommitted")
+"""Figures that must be 0: see `ledger`."""
+FULL = 0.8
+"""Part of the nodes' cores that pods ask for while members are killed."""
 
 
 def pods(
@@ -26,6 +36,9 @@ def pods(
     nodes: Annotated[int, typer.Option(help="Simulated nodes in all.")] = 100,
     node_hosts: Annotated[int, typer.Option(help="Actors that carry them.")] = 3,
     timeout: Annotated[float, typer.Option(help="Give up after so many seconds.")] = 300,
+    kill_leader: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Kill the leading etcd member every so many seconds meanwhile.")
+    ] = 0,
     account: Annotated[bool, typer.Option("--account", help="Also what each part did for a pod.")] = False,
     host: Hosts = "ray,process",
     json: Json = "",
@@ -41,17 +54,22 @@ def pods(
             async with cluster(one, nodes=node_hosts, nodes_per_host=per_host) as running:
                 with say.status(f"{pods} pods on {node_hosts * per_host} nodes ({one})"):
                     before = await counts(running) if account else None
-                    row = await _deploy(running, pods, timeout)
+                    row = await _deploy(running, pods, timeout, kill_leader)
                     if before is not None:
                         row["account"] = rows_of(before, await counts(running), pods)
                 rows.append({"host": one, "pods": pods, "nodes": node_hosts * per_host} | row)
         return rows
 
     notes = ["CPU is that of all the cluster's processes, from the Deployment's creation until 1 s after all pods run."]
+    if kill_leader:
+        told = f"{', '.join(FORBIDDEN)} must be 0"
+        notes.append(f"The leading member was killed {kill_leader:g} s after all were back, again and again; {told}.")
     found = run(measure())
     for row in found if account else ():
         say.print(table(f"what each part does for a pod ({row['host']})", row["account"]))
     show("pods", found, machine, target=json, notes=notes)
+    if any(row.get(what) for row in found for what in FORBIDDEN):
+        raise typer.Exit(1)
 
 
 @dataclass
@@ -75,19 +93,27 @@ class Course:
                 self.done.set()
 
 
-async def _deploy(running: Running, count: int, timeout: float) -> dict[str, Any]:
-    course = Course(wanted=count)
-    informer = Informer(running.admin.api, "pods", namespace="default")
+async def _deploy(running: Running, count: int, timeout: float, kill_leader: float) -> dict[str, Any]:
+    course, ledger, api = Course(wanted=count), Ledger(count), running.admin.api
+    informer = Informer(api, "pods", namespace="default")
     informer.add_handler(course.see)
+    informer.add_handler(ledger.saw)
     informer.start()
+    checked: dict[str, int] = {}
     try:
         await informer.synced()
+        nodes = (await api.list("nodes")).items
         before, start = running.usage(), time.monotonic()
-        await running.admin.api.create("deployments.apps", _deployment(count))
+        await api.create("deployments.apps", _deployment(count, cpu_m=_share(count, nodes) if kill_leader else 0))
+        killer = Killer(running.admin, kill_leader)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), killer:
                 await course.done.wait()
         end = time.monotonic()
+        if kill_leader:
+            await whole(running.admin)
+            left = (await api.list("pods", "default")).items
+            checked = {"kills": killer.kills, **ledger.figures(left, nodes)}
         # What is written after the last pod runs (statuses, endpoints, events) belongs to the price.
         await asyncio.sleep(1.0)
         after = running.usage()
@@ -101,6 +127,7 @@ async def _deploy(running: Running, count: int, timeout: float) -> dict[str, Any
     waits = [at - course.created[key] for key, at in course.running.items()] or [0.0]
     return {
         "ran": len(course.running),
+        **checked,
         "seconds": round(end - start, 2),
         "created_per_s": rate(course.created),
         "bound_per_s": rate(course.bound),
@@ -112,8 +139,42 @@ async def _deploy(running: Running, count: int, timeout: float) -> dict[str, Any
     }
 
 
-def _deployment(count: int) -> Object:
-    container = {"name": "c", "image": "registry.k8s.io/pause:3.10"}
+class Killer:
+    """A context in which the leading member is killed again and again, each time once all members are back."""
+
+    def __init__(self, admin: Access, every_s: float) -> None:
+        """`every_s`: 0 for never."""
+        self._admin = admin
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+        self.kills = 0
+
+    async def __aenter__(self) -> None:
+        if self._every_s:
+            self._task = asyncio.create_task(self._run())
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            await cancel_and_wait(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            await clusters.kill_leader(self._admin)
+            self.kills += 1
+            await whole(self._admin)
+
+
+def _share(count: int, nodes: Sequence[Object]) -> int:
+    """Thousandths of a core for each pod, so that all fit and no node has room for many more."""
+    least = min(milli(meta.status(node)["allocatable"]["cpu"]) for node in nodes)
+    return max(1, int(least * FULL / -(-count // len(nodes))))
+
+
+def _deployment(count: int, *, cpu_m: int = 0) -> Object:
+    container: Object = {"name": "c", "image": "registry.k8s.io/pause:3.10"}
+    if cpu_m:
+        container["resources"] = {"requests": {"cpu": f"{cpu_m}m"}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -54,6 +54,13 @@ def test_scheduler_places_the_pods_of_each_case() -> None:
     assert all(row["placed"] > 0 and row["per_cpu_s"] > 0 for row in rows.values())
 
 
+def test_pods_kills_leaders_and_tells_what_must_never_happen() -> None:
+    options = ("--host", "process", "--pods", "60", "--nodes", "4", "--node-hosts", "1", "--kill-leader", "0.05")
+    row = bench("pods", *options)["rows"][0]
+    assert row["ran"] == 60 and row["kills"] >= 1
+    assert [row[what] for what in ("lost", "doubled", "bound_twice", "overcommitted")] == [0, 0, 0, 0]
+
+
 def test_controllers_measures_each_controller_over_a_cluster_at_rest() -> None:
     rows = {r["controller"]: r for r in bench("controllers", "--nodes", "6", "--pods", "60", "--events", "6")["rows"]}
     assert {"(caches)", "replicaset", "statefulset", "job", "endpointslice", "nodelifecycle", "podgc"} <= rows.keys()
