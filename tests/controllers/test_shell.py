@@ -16,6 +16,7 @@ from rayplane.control_plane.controllers.core import IfAlive, Patch, Result
 from rayplane.control_plane.controllers.manager.executor import Executor
 from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.controllers.manager.manager import Term
+from rayplane.control_plane.controllers.manager.runner import COSTS_MAX, REST_FACTOR, REST_MAX_S, Costs
 from rayplane.control_plane.tasks import cancel_and_wait
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient, Store
@@ -245,3 +246,16 @@ def test_barrier_lets_go_in_the_end() -> None:
     barrier.deleted("k", "pods", pod(3), cached=pod(3), now=0)
     assert barrier.wait_for("k", 31) == 0
     assert barrier.seen("pods", "DELETED", pod(9)) == []
+
+
+def test_costs_of_keys_that_went_are_forgotten() -> None:
+    costs = Costs()
+    for n in range(2 * COSTS_MAX):
+        costs.note(f"owner/{n}", 0.01)
+    assert len(costs) == COSTS_MAX
+    newest = f"owner/{2 * COSTS_MAX - 1}"
+    assert (costs.rest_s("owner/0"), costs.rest_s(newest)) == (0.0, 0.01 * REST_FACTOR)
+    costs.note(newest, 0.0)
+    assert costs.rest_s(newest) == 0.0
+    costs.note(newest, 60.0)
+    assert costs.rest_s(newest) == REST_MAX_S

@@ -25,6 +25,29 @@ change all the time are looked at less often, and never take more than a small s
 REST_MAX_S = 1.0
 LOOK_AGAIN_S = 1.0
 CHEAP_S = 0.001  # reconciles shorter than this need no rest
+COSTS_MAX = 4096  # keys of one controller whose last reconcile was not cheap
+
+
+class Costs:
+    """The costs of keys whose last reconcile was not cheap; only the latest, since keys go without a word."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def note(self, key: str, seconds: float) -> None:
+        """A key's reconcile has taken so long."""
+        self._seconds.pop(key, None)
+        if seconds > CHEAP_S:
+            self._seconds[key] = seconds
+            if len(self._seconds) > COSTS_MAX:
+                del self._seconds[next(iter(self._seconds))]
+
+    def rest_s(self, key: str) -> float:
+        """How long gathered changes of a key wait at least."""
+        return min(REST_MAX_S, self._seconds.get(key, 0.0) * REST_FACTOR)
+
+    def __len__(self) -> int:
+        return len(self._seconds)
 
 
 class ControllerRunner:
@@ -56,7 +79,7 @@ class ControllerRunner:
         self._tasks: list[asyncio.Task[None]] = []
         self._attached: set[str] = set()
         self._unsure: dict[str, list[Create]] = {}  # by key, until it is its turn again
-        self._cost_s: dict[str, float] = {}  # of keys whose last reconcile was not cheap
+        self._costs = Costs()
 
     def attach(self) -> None:
         """Listen to the caches of what the controller watches now; call again when that has changed."""
@@ -95,9 +118,7 @@ class ControllerRunner:
         for key in keys:
             self._teller.changed(key, watch.resource, kind, obj)
             delay = watch.delay_s
-            if delay and key in self._cost_s:
-                delay = max(delay, min(REST_MAX_S, self._cost_s[key] * REST_FACTOR))
-            self._queue.add_after(key, delay)
+            self._queue.add_after(key, max(delay, self._costs.rest_s(key)) if delay else delay)
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -145,7 +166,7 @@ class ControllerRunner:
 
     async def _reconcile(self, key: str, moment: Moment, look: Look) -> None:
         wanted = self._controller.reconcile(key, self._caches.view, moment)
-        self._note_cost(key, asyncio.get_running_loop().time() - moment.mono)
+        self._costs.note(key, asyncio.get_running_loop().time() - moment.mono)
         outcome = await self._executor.run(wanted)
         self._await_own(key, outcome)
         if outcome.failed and outcome.retry_s is not None:
@@ -203,9 +224,3 @@ class ControllerRunner:
         del self._unsure[key]
         self._expect(key, found, asyncio.get_running_loop().time())
         return True
-
-    def _note_cost(self, key: str, seconds: float) -> None:
-        if seconds > CHEAP_S:
-            self._cost_s[key] = seconds
-        else:
-            self._cost_s.pop(key, None)
