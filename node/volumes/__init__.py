@@ -10,6 +10,9 @@ sync barrier (a Unix socket, RAYPLANE_VOLUME_SYNC). Publishing elsewhere raises 
 writer before. What was not yet committed when a node is lost is lost: up to one scan interval, nothing that a barrier
 confirmed.
 
+A snapshot is a whole copy of one moment, kept as the driver keeps volumes: on the node of a local volume, on replicas
+of its own for a replicated one. Volumes are made from snapshots, and from volumes, by copying again.
+
 Where the disk is simulated (`Disk.local_path()` is None) there are no directories: reservations, replicas, epochs and
 fencing work, volumes stay empty.
 

@@ -111,8 +111,8 @@ class Snapshots(Protocol):
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Remove a snapshot; nothing if there is none."""
 
-    def snapshots(self) -> list[Snapshot]:
-        """Return the snapshots on this node, sorted."""
+    async def snapshots(self) -> list[Snapshot]:
+        """Return the snapshots that this node can tell of."""
 
 
 def check_volume(volume_id: str, capacity_bytes: int = 1) -> None:

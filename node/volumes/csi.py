@@ -142,7 +142,7 @@ class CsiDriver:
         one = "csi-node" in context.metadata
         found: dict[str, Snapshot] = {}
         for backend in [self._backend(context)] if one else self._nodes(context).values():
-            found.update((snapshot.snapshot_id, snapshot) for snapshot in _taker(backend).snapshots())
+            found.update((snapshot.snapshot_id, snapshot) for snapshot in await _taker(backend).snapshots())
         wanted = [
             snapshot
             for key, snapshot in sorted(found.items())

@@ -448,7 +448,7 @@ def test_an_api_that_pods_serve_is_one_of_the_clusters(kubectl: Kubectl) -> None
 
 
 # As short as they can be: what the external snapshotter's own definitions say of names and scopes.
-SNAPSHOT_KINDS = [
+SNAPSHOT_KINDS: list[dict[str, Any]] = [
     {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -480,8 +480,9 @@ SNAPSHOT_KINDS = [
 SNAPSHOT_API = {"apiVersion": "snapshot.storage.k8s.io/v1"}
 
 
-def claim_from(own_name: str, /, **source: str) -> dict[str, Any]:
+def claim_from(own_name: str, storage: str, /, **source: str) -> dict[str, Any]:
     spec: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    spec["storageClassName"] = storage
     if source:
         spec["dataSource"] = source
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": own_name}, "spec": spec}
@@ -489,23 +490,32 @@ def claim_from(own_name: str, /, **source: str) -> dict[str, Any]:
 
 def shell_on(name: str, script: str) -> dict[str, Any]:
     """A pod with a volume of a claim of its name."""
-    main = {"name": "main", "image": "sh", "command": ["sh", "-c", script]}
+    main: dict[str, Any] = {"name": "main", "image": "sh", "command": ["sh", "-c", script]}
     main["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
     volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": name}}]
     spec = {"restartPolicy": "Never", "containers": [main], "volumes": volumes}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
-def test_a_claim_is_restored_from_a_snapshot_and_cloned(kubectl: Kubectl) -> None:
+def test_local_snapshots_and_clones(kubectl: Kubectl) -> None:
+    copy_and_compare(kubectl, "standard", "rayplane.io/local")
+
+
+def test_replicated_snapshots_and_clones(kubectl: Kubectl) -> None:
+    copy_and_compare(kubectl, "replicated", "rayplane.io/replicated")
+
+
+def copy_and_compare(kubectl: Kubectl, storage: str, driver: str) -> None:
+    """Write, take a snapshot, write again: what is restored holds what was, a clone what is."""
     apply(kubectl, *SNAPSHOT_KINDS)
     for kind in SNAPSHOT_KINDS:
         kubectl("wait", "--for=condition=Established", f"crd/{kind['metadata']['name']}", "--timeout=60s")
     note = {"snapshot.storage.kubernetes.io/is-default-class": "true"}
-    local = {"driver": "rayplane.io/local", "deletionPolicy": "Delete"}
+    taken_by = {"driver": driver, "deletionPolicy": "Delete"}
     apply(
         kubectl,
-        SNAPSHOT_API | local | {"kind": "VolumeSnapshotClass", "metadata": {"name": "local", "annotations": note}},
-        claim_from("data"),
+        SNAPSHOT_API | taken_by | {"kind": "VolumeSnapshotClass", "metadata": {"name": storage, "annotations": note}},
+        claim_from("data", storage),
         shell_on("data", "echo old > $RAYPLANE_ROOT/data/file; sleep 1000"),
     )
     kubectl("wait", "--for=condition=Ready", "pod/data", "--timeout=60s")
@@ -519,9 +529,9 @@ def test_a_claim_is_restored_from_a_snapshot_and_cloned(kubectl: Kubectl) -> Non
     kubectl("exec", "data", "--", "sh", "-c", "echo new > $RAYPLANE_ROOT/data/file")
     apply(
         kubectl,
-        claim_from("restored", apiGroup="snapshot.storage.k8s.io", kind="VolumeSnapshot", name="s"),
+        claim_from("restored", storage, apiGroup="snapshot.storage.k8s.io", kind="VolumeSnapshot", name="s"),
         shell_on("restored", "cat $RAYPLANE_ROOT/data/file"),
-        claim_from("cloned", kind="PersistentVolumeClaim", name="data"),
+        claim_from("cloned", storage, kind="PersistentVolumeClaim", name="data"),
         shell_on("cloned", "cat $RAYPLANE_ROOT/data/file"),
     )
     for name, held in (("restored", "old\n"), ("cloned", "new\n")):

@@ -172,7 +172,7 @@ class LocalBackend:
         await self._disk.discard(self._snapshot_path(name))
         await self._reservations.release(_SNAPSHOTS, name)
 
-    def snapshots(self) -> list[Snapshot]:
+    async def snapshots(self) -> list[Snapshot]:
         return [self._found(f"{self.node}/{name}") for name in sorted(self._snapshots)]
 
     async def _note(self, name: str, known: dict[str, Any] | None) -> None:

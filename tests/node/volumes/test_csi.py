@@ -203,9 +203,7 @@ async def test_a_volume_whose_writer_is_unknown_or_gone_can_be_released_and_dele
 
 async def test_what_is_not_offered_is_unimplemented(client: Client) -> None:
     with pytest.raises(RpcError) as refused:
-        await client.controller.CreateSnapshot(
-            csi.CreateSnapshotRequest(source_volume_id="v", name="s"), metadata=on(driver="rayplane.io/replicated")
-        )
+        await client.controller.ControllerModifyVolume(csi.ControllerModifyVolumeRequest(volume_id="v"))
     assert refused.value.code is grpc.StatusCode.UNIMPLEMENTED
 
 

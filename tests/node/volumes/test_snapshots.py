@@ -104,7 +104,7 @@ async def test_a_snapshot_outlives_its_volume_and_the_host(backend: LocalBackend
     await backend.delete("v")
     await backend.stop()
     later = make(tmp_path)
-    assert later.snapshots() == [first]
+    assert await later.snapshots() == [first]
     assert await later.snapshot("s", "v") == first
     assert tree(await volume(later, "r", source=Source(snapshot_id="a/s"))) == before
     with pytest.raises(VolumeConflict):
@@ -120,7 +120,7 @@ async def test_a_snapshot_takes_room_until_it_is_deleted(backend: LocalBackend) 
     for _ in range(2):
         await backend.delete_snapshot("a/s")
     assert await backend.free_bytes() == free
-    assert backend.snapshots() == []
+    assert await backend.snapshots() == []
     with pytest.raises(VolumeNotFound):
         await backend.create("r", GIB, Source(snapshot_id="a/s"))
     assert not list(root.parent.parent.glob("local-snapshots/*"))
@@ -136,7 +136,7 @@ async def test_ids_of_others_reach_nothing(backend: LocalBackend, bad: str) -> N
         await backend.create("r", GIB, Source(snapshot_id=bad))
     with pytest.raises(InvalidVolume):
         await backend.snapshot("../s", "v")
-    assert [one.snapshot_id for one in backend.snapshots()] == ["a/s"]
+    assert [one.snapshot_id for one in await backend.snapshots()] == ["a/s"]
 
 
 async def test_a_volume_that_is_too_full_or_a_node_without_room_is_refused(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ async def test_a_directory_that_never_rests_is_not_copied(
     monkeypatch.setattr(copying, "TreeScanner", Restless)
     with pytest.raises(VolumeBusy):
         await backend.snapshot("s", "v")
-    assert backend.snapshots() == []
+    assert await backend.snapshots() == []
     monkeypatch.undo()
     await backend.snapshot("s", "v")
     assert tree(await volume(backend, "r", source=Source(snapshot_id="a/s"))) == tree(root)
@@ -210,7 +210,7 @@ async def test_a_host_that_stops_ends_its_copies(backend: LocalBackend) -> None:
     try:
         await asked
     except VolumeError:
-        assert backend.snapshots() == []
+        assert await backend.snapshots() == []
     assert not list(root.parent.parent.glob("local-snapshots/*.copy"))
 
 

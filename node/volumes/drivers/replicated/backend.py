@@ -9,21 +9,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from rayplane.control_plane.tasks import cancel_and_wait
-from rayplane.node.volumes.backend import Published, Source, Usage, VolumeInfo, check_volume
+from rayplane.node.volumes.backend import Published, Snapshot, Source, Usage, VolumeInfo, check_volume
+from rayplane.node.volumes.drivers.copying import Copies
 from rayplane.node.volumes.drivers.replicated.barrier import SyncBarrier
 from rayplane.node.volumes.drivers.replicated.directory import Directory, VolumeRecord
-from rayplane.node.volumes.drivers.replicated.manifest import EMPTY, Version, majority
+from rayplane.node.volumes.drivers.replicated.duplicate import ship
+from rayplane.node.volumes.drivers.replicated.manifest import Version
 from rayplane.node.volumes.drivers.replicated.publication import Publication, ReplicationTiming
+from rayplane.node.volumes.drivers.replicated.quorum import newest, prepare
 from rayplane.node.volumes.drivers.replicated.replica_client import Replica, Stubs
 from rayplane.node.volumes.drivers.replicated.replica_store import ReplicaStore
 from rayplane.node.volumes.drivers.replicated.tree import measure
 from rayplane.node.volumes.drivers.replicated.workdir import WorkDirectory
 from rayplane.node.volumes.errors import (
     Fenced,
+    InvalidVolume,
     NoCapacity,
     NoQuorum,
-    NotOffered,
     PeerError,
+    TooSmall,
     VolumeConflict,
     VolumeError,
     VolumeNotFound,
@@ -82,6 +86,7 @@ class ReplicatedBackend:
         self._config = config or ReplicatedConfig()
         self._on_fenced = on_fenced
         self._active: dict[str, _Active] = {}
+        self._copies = Copies()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
@@ -103,6 +108,7 @@ class ReplicatedBackend:
                 await self._bury(volume_id)
 
     async def stop(self) -> None:
+        await self._copies.stop()
         for volume_id in sorted(self._active):
             await self._deactivate(volume_id)
         self._store.close()
@@ -129,24 +135,73 @@ class ReplicatedBackend:
 
     async def create(self, volume_id: str, capacity_bytes: int, source: Source | None = None) -> VolumeInfo:
         check_volume(volume_id, capacity_bytes)
-        if source is not None:
-            raise NotOffered("replicated volumes are not made from others: create an empty one")
+        wanted = VolumeRecord(volume_id, capacity_bytes, ())
+        if source is None:
+            record = await self._create(wanted)
+        else:
+            wanted = replace(wanted, origin=source.volume_id or source.snapshot_id)
+            of_snapshot = not source.volume_id
+            record = await self._copies.join(volume_id, lambda: self._copy(wanted, of_snapshot=of_snapshot))
+        return VolumeInfo(volume_id, capacity_bytes, replicas=record.replicas)
+
+    async def _create(self, wanted: VolumeRecord) -> VolumeRecord:
+        volume_id = wanted.volume_id
         async with self._lock(volume_id):
             found = await called(self._directory.read(volume_id))
-            replicas: tuple[str, ...] = ()
             if found is None:
-                replicas = await self._place(volume_id, capacity_bytes)
-                record = VolumeRecord(volume_id, capacity_bytes, replicas)
-                if await called(self._directory.write(record, 0)) is None:
-                    found = await self._read(volume_id)
-            if found is not None and found[0].deleted:
-                raise VolumeConflict(f"a volume {volume_id} is being deleted: use another name")
-            if found is not None and found[0].capacity_bytes != capacity_bytes:
-                raise VolumeConflict(
-                    f"volume {volume_id} exists with {found[0].capacity_bytes} bytes, not {capacity_bytes}"
-                )
-            replicas = found[0].replicas if found is not None else replicas
-        return VolumeInfo(volume_id, capacity_bytes, replicas=replicas)
+                record = replace(wanted, replicas=await self._place(volume_id, wanted.capacity_bytes))
+                if await called(self._directory.write(record, 0)) is not None:
+                    return record
+                found = await self._read(volume_id)
+        record = found[0]
+        if record.deleted:
+            raise VolumeConflict(f"a volume {volume_id} is being deleted: use another name")
+        if record.capacity_bytes != wanted.capacity_bytes:
+            size = wanted.capacity_bytes
+            raise VolumeConflict(f"volume {volume_id} exists with {record.capacity_bytes} bytes, not {size}")
+        if (record.origin, record.snapshot) != (wanted.origin, wanted.snapshot):
+            raise VolumeConflict(f"{volume_id} exists, made from {record.origin or 'nothing'}: use another name")
+        return record
+
+    async def _copy(self, wanted: VolumeRecord, *, of_snapshot: bool) -> VolumeRecord:
+        """A volume with the content of another; nobody uses it before it is whole."""
+        found = await called(self._directory.read(wanted.volume_id))
+        if found is not None and found[0].filled_at:
+            return await self._create(wanted)
+        base, _ = await self._read(wanted.origin)
+        if base.snapshot != of_snapshot or not base.is_whole:
+            raise VolumeNotFound(f"there is no replicated {'snapshot' if of_snapshot else 'volume'} {wanted.origin}")
+        if wanted.capacity_bytes < base.capacity_bytes:
+            raise TooSmall(f"{wanted.volume_id} must have {base.capacity_bytes} bytes or more to hold its source")
+        if base.volume_id in self._active:
+            await self.sync(base.volume_id)
+        elif base.writer:
+            raise WrongNode(f"volume {base.volume_id} is in use on node {base.writer}, which has to copy it")
+        filled_at = self._clock.now().isoformat()
+        source = await newest(base, self._replica(base.volume_id))
+        await self._create(wanted)
+        _, record, revision = await self._raise_epoch(wanted.volume_id, filling=True)
+        version, _ = await prepare(record, self.node, self._replica(record.volume_id))
+        await ship(
+            record,
+            revision,
+            source,
+            generation=version.generation,
+            directory=self._directory,
+            replica=self._replica(record.volume_id),
+            timing=self._config.timing,
+        )
+        return await self._filled(record, filled_at)
+
+    async def _filled(self, record: VolumeRecord, filled_at: str) -> VolumeRecord:
+        for _ in range(WRITE_ATTEMPTS):
+            now, revision = await self._read(record.volume_id)
+            if now.epoch != record.epoch:
+                raise Fenced(f"another node copies {record.volume_id} now")
+            whole = replace(now, writer="", filled_at=filled_at)
+            if await called(self._directory.write(whole, revision)) is not None:
+                return whole
+        raise NoQuorum(f"the record of volume {record.volume_id} is changed by others all the time; try again")
 
     async def expand(self, volume_id: str, capacity_bytes: int) -> VolumeInfo:
         """Reserve more on each node that holds a replica, then say so in the record; on all of them, or on none."""
@@ -283,7 +338,7 @@ class ReplicatedBackend:
             # If nobody has published it since this node did, what is here is newer than any replica.
             if before.epoch > 0 and work.epoch() == before.epoch:
                 await work.mark(record.epoch)
-            version, source = await self._prepare(record)
+            version, source = await prepare(record, self.node, self._replica(record.volume_id))
             if work.epoch() != record.epoch:
                 version = await self._fill(work, version, source)
                 await work.mark(record.epoch)
@@ -328,40 +383,17 @@ class ReplicatedBackend:
             raise
         return publication, barrier
 
-    async def _raise_epoch(self, volume_id: str) -> tuple[VolumeRecord, VolumeRecord, int]:
+    async def _raise_epoch(self, volume_id: str, *, filling: bool = False) -> tuple[VolumeRecord, VolumeRecord, int]:
         """The record before and after, and its revision."""
         for _ in range(WRITE_ATTEMPTS):
             before, revision = await self._read(volume_id)
+            if not filling and (before.snapshot or not before.is_whole):
+                raise WrongNode(f"{volume_id} is {'a snapshot' if before.snapshot else 'not filled yet'}: not for use")
             record = replace(before, epoch=before.epoch + 1, writer=self.node)
             written = await called(self._directory.write(record, revision))
             if written is not None:
                 return before, record, written
         raise NoQuorum(f"the record of volume {volume_id} is changed by others all the time; try again")
-
-    async def _prepare(self, record: VolumeRecord) -> tuple[Version, Replica | None]:
-        """Fence older writers on a majority; the newest content among it and who has it (None: it is empty)."""
-        replicas = [self._replica(record.volume_id)(node) for node in record.replicas]
-        answers = await asyncio.gather(
-            *(replica.prepare(record.epoch, self.node) for replica in replicas), return_exceptions=True
-        )
-        versions: list[tuple[Version, bool, Replica]] = []
-        errors = []
-        for replica, answer in zip(replicas, answers, strict=True):
-            if isinstance(answer, Version):
-                versions.append((answer, replica.node == self.node, replica))
-            elif isinstance(answer, PeerError):
-                if answer.code is Code.ABORTED:
-                    raise Fenced(str(answer)) from answer
-                errors.append(f"{replica.node}: {answer}")
-            elif isinstance(answer, BaseException):
-                raise answer
-        if len(versions) < majority(record.replicas):
-            raise NoQuorum(
-                f"volume {record.volume_id}: {len(versions)} of {len(replicas)} replicas answer, "
-                f"{majority(record.replicas)} must ({'; '.join(errors)}): bring their nodes back"
-            )
-        version, _, source = max(versions, key=lambda found: found[:2])
-        return version, None if version == EMPTY else source
 
     def _socket(self, volume_id: str) -> str:
         name = hashlib.sha256(f"{self._disk.local_path()}/{self.node}/{volume_id}".encode()).hexdigest()[:20]
@@ -403,6 +435,33 @@ class ReplicatedBackend:
             if active.barrier is not None:
                 await active.barrier.stop()
             await active.publication.stop()
+
+    # Snapshots
+
+    async def snapshot(self, name: str, volume_id: str) -> Snapshot:
+        """A volume that is never published, as large as the one it is a copy of."""
+        check_volume(name)
+        check_volume(volume_id)
+        found = await called(self._directory.read(name))
+        size = (found or await self._read(volume_id))[0].capacity_bytes
+        wanted = VolumeRecord(name, size, (), origin=volume_id, snapshot=True)
+        return (await self._copies.join(name, lambda: self._copy(wanted, of_snapshot=False))).as_snapshot()
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        check_volume(snapshot_id)
+        await self._copies.settled(snapshot_id)
+        found = await called(self._directory.read(snapshot_id))
+        if found is None:
+            return
+        if not found[0].snapshot:
+            raise InvalidVolume(f"{snapshot_id} is a volume, no snapshot")
+        with contextlib.suppress(VolumeNotFound):  # it goes already
+            await self.release(snapshot_id)
+        await self.delete(snapshot_id)
+
+    async def snapshots(self) -> list[Snapshot]:
+        records = await called(self._directory.records())
+        return [one.as_snapshot() for one in records if one.snapshot and one.filled_at and not one.deleted]
 
     # Looking
 

@@ -1,7 +1,10 @@
 """Records of replicated volumes: which nodes hold one and who may write it. A port to something linearizable (etcd)."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
+
+from rayplane.node.volumes.backend import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,19 @@ class VolumeRecord:
     """The node that it is published on."""
     deleted: bool = False
     """Gone for everyone; kept until its last replica is removed."""
+    origin: str = ""
+    """The volume or snapshot that its content is copied from."""
+    filled_at: str = ""
+    """When that was (ISO 8601); nobody uses a copy before."""
+    snapshot: bool = False
+    """It is never published."""
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.filled_at) or not self.origin
+
+    def as_snapshot(self) -> Snapshot:
+        return Snapshot(self.volume_id, self.origin, self.capacity_bytes, datetime.fromisoformat(self.filled_at))
 
 
 class Directory(Protocol):
@@ -30,6 +46,9 @@ class Directory(Protocol):
         """Replace the record at `revision` (0: create it); its new revision, or None if it has another by now."""
 
     async def remove(self, volume_id: str) -> None: ...
+
+    async def records(self) -> list[VolumeRecord]:
+        """All of them."""
 
     async def nodes(self) -> dict[str, str]:
         """Address (host:port) of the host of every node that is ready to hold replicas, by node name."""
@@ -60,6 +79,9 @@ class MemoryDirectory:
 
     async def remove(self, volume_id: str) -> None:
         self._records.pop(volume_id, None)
+
+    async def records(self) -> list[VolumeRecord]:
+        return [record for record, _ in self._records.values()]
 
     async def nodes(self) -> dict[str, str]:
         return {node: address for node, address in sorted(self.addresses.items()) if node not in self.unready}
