@@ -6,6 +6,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from rayplane.control_plane.scheduler.plugins import (
 from rayplane.control_plane.scheduler.plugins.args import PreemptionArgs
 from rayplane.control_plane.scheduler.plugins.base import ALL
 from rayplane.control_plane.scheduler.pods import PodInfo, Shape
-from rayplane.control_plane.scheduler.preemption import Preemption, Preemptor, assumed
+from rayplane.control_plane.scheduler.preemption import Candidate, Preemption, Preemptor, assumed
 from rayplane.control_plane.scheduler.shapes import NEVER, ShapeState, worth
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints
 
@@ -35,6 +36,12 @@ log = logging.getLogger(__name__)
 SHAPE_STATES_MAX = 1024
 _NO_ROWS: Ints = np.zeros(0, dtype=np.int64)
 _KEPT = Refusal("NodeResourcesFit", ("node(s) are kept for pods of higher priority",), True)
+
+
+class _Terms(TypedDict):
+    helpful: list[int]
+    nominated: str
+    args: PreemptionArgs
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +270,7 @@ class Cycle:
         """Weighted scores by plug-in of those of these nodes that will do. Changes nothing."""
         view, plugins, allowed = self._asked(pod)
         wanted = np.zeros_like(allowed)
-        wanted[[row for name in nodes if (row := self.snapshot.index.get(name)) is not None]] = True
+        wanted[self._rows(nodes)] = True
         allowed = allowed & wanted
         parts = self._parts(view, plugins, self._state(view), allowed)
         rows = np.flatnonzero(allowed).tolist()
@@ -280,8 +287,17 @@ class Cycle:
 
     def preempt(self, pod: PodInfo, nodes: Iterable[str]) -> Preemption | str:
         """Whom to delete so that one of these nodes will do, or the sentence that says why nobody is."""
-        rows = [row for name in nodes if (row := self.snapshot.index.get(name)) is not None]
-        return self._preempt(PodView(pod, self.cluster), self._plugins[pod.scheduler], np.array(rows, dtype=np.int64))
+        return self._preempt(PodView(pod, self.cluster), self._plugins[pod.scheduler], self._rows(nodes))
+
+    def candidates(self, pod: PodInfo, nodes: Iterable[str]) -> dict[str, Candidate] | str:
+        """As `preempt`, all that there is to choose from."""
+        if not self._profiles[pod.scheduler].preempts:
+            return ""
+        view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]
+        return self._preemptor.candidates(view, plugins, **self._terms(pod, self._rows(nodes)))
+
+    def _rows(self, nodes: Iterable[str]) -> Ints:
+        return np.array([row for name in nodes if (row := self.snapshot.index.get(name)) is not None], dtype=np.int64)
 
     def _asked(self, pod: PodInfo) -> tuple[PodView, PluginSet, Bools]:
         """What the plug-ins allow now."""
@@ -334,13 +350,16 @@ class Cycle:
         return Failure(pod, message, preemption, plugins=blamed, keeps_nomination=stays)
 
     def _preempt(self, view: PodView, plugins: PluginSet, helpful: Ints) -> Preemption | str:
-        pod, profile = view.pod, self._profiles[view.pod.scheduler]
-        if not profile.preempts:
-            return ""
-        args = profile.args.get("DefaultPreemption") or PreemptionArgs()
-        nominated = self.nominated_node(pod.key) or pod.nominated
-        helpful = helpful[self.snapshot.name_rank()[helpful].argsort()]
-        return self._preemptor.plan(view, plugins, helpful.tolist(), nominated=nominated, args=args)
+        profile = self._profiles[view.pod.scheduler]
+        return self._preemptor.plan(view, plugins, **self._terms(view.pod, helpful)) if profile.preempts else ""
+
+    def _terms(self, pod: PodInfo, helpful: Ints) -> _Terms:
+        """What a preemption for the pod goes by."""
+        return {
+            "helpful": helpful[self.snapshot.name_rank()[helpful].argsort()].tolist(),
+            "nominated": self.nominated_node(pod.key) or pod.nominated,
+            "args": self._profiles[pod.scheduler].args.get("DefaultPreemption") or PreemptionArgs(),
+        }
 
     # -- explanation ---------------------------------------------------------------------------------------
 
@@ -360,7 +379,7 @@ class Cycle:
             elif problem:
                 nodes.append(NodeExplanation(name, problem))
             else:
-                nodes.append(NodeExplanation(name, plugins.refusal(view, at)))
+                nodes.append(NodeExplanation(name, plugins.refusal(view, at) or _KEPT))
         if row >= 0:
             return Explanation(self.snapshot.info(row).name, "", tuple(nodes))
         return Explanation("", self._fail(view, plugins, problem).message, tuple(nodes))

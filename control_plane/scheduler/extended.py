@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, NodeExplanation, Placement, fault
-from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, Filtered
+from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, Filtered, Victims
 from rayplane.control_plane.scheduler.plugins import Refusal
 from rayplane.control_plane.scheduler.pods import PodInfo
+from rayplane.control_plane.scheduler.preemption import Candidate, Preemption, choose, importance
 from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ AT_ONCE_MAX = 16
 ROUNDS_MAX = 3
 EXTENDER = "Extender"
 """In place of a plug-in: an extender refused a node. Any event may help then."""
+NO_CANDIDATE = "preemption: no candidate node for preemption"
 Decided = Callable[[Placement | Failure, Explanation | None], None]
 _Scores = dict[str, dict[str, float]]
 
@@ -118,7 +120,7 @@ class ExtendedScheduling:
             detail = self._cycle.explain(pod)
             names = [one.node for one in detail.nodes if one.refusal is None]
             if not names:
-                return self._cycle.schedule([pod])[0], detail
+                return await self._refused_by_plugins(pod, clients, detail), detail
             nominated = self._cycle.nominated_node(pod.key) or pod.nominated
             if nominated in names and await self._admits(pod, clients, nominated):
                 placement = self._place(pod, [nominated])
@@ -127,7 +129,7 @@ class ExtendedScheduling:
             names, refusals = await self._filtered(pod, clients, names)
             detail = _refused(detail, refusals)
             if not names:
-                return self._failure(pod, detail), detail
+                return await self._failure(pod, clients, detail), detail
             scores = await self._scores(pod, clients, names)
             placement = self._place(pod, sorted(scores, key=lambda name: (-sum(scores[name].values()), name)))
             if placement is not None:
@@ -192,14 +194,71 @@ class ExtendedScheduling:
             log.info("pod %s: an extender gives no scores: %s", pod.key, e)
             return {}
 
-    def _failure(self, pod: PodInfo, detail: Explanation) -> Failure:
+    async def _refused_by_plugins(
+        self, pod: PodInfo, clients: Sequence[ExtenderClient], detail: Explanation
+    ) -> Placement | Failure:
+        decision = self._cycle.schedule([pod])[0]
+        if isinstance(decision, Placement) or decision.preemption is None:
+            return decision
+        if not any(client.extender.preempt_verb for client in clients):
+            return decision
+        found = await self._preemption(pod, clients, _helpful(detail))
+        if isinstance(found, str):
+            return replace(decision, message=f"{decision.message} {found}", preemption=None)
+        return replace(decision, preemption=found)
+
+    async def _failure(self, pod: PodInfo, clients: Sequence[ExtenderClient], detail: Explanation) -> Failure:
         """No node is left; deleting pods may help on those of which nobody said that it does not."""
-        refusals = [(one.node, one.refusal) for one in detail.nodes if one.refusal is not None]
-        found = self._cycle.preempt(pod, [node for node, refusal in refusals if refusal.resolvable])
-        reasons = Counter(reason for _, refusal in refusals for reason in refusal.reasons)
+        refusals = [one.refusal for one in detail.nodes if one.refusal is not None]
+        found = await self._preemption(pod, clients, _helpful(detail))
+        reasons = Counter(reason for refusal in refusals for reason in refusal.reasons)
         message = report.fit_error(len(detail.nodes), reasons, after=found if isinstance(found, str) else "")
-        blamed = frozenset(refusal.plugin.partition(" ")[0] for _, refusal in refusals)
+        blamed = frozenset(refusal.plugin.partition(" ")[0] for refusal in refusals)
         return Failure(pod, message, None if isinstance(found, str) else found, plugins=blamed)
+
+    async def _preemption(
+        self, pod: PodInfo, clients: Sequence[ExtenderClient], nodes: Sequence[str]
+    ) -> Preemption | str:
+        """Whom to delete, as extenders agree, or the sentence that says why nobody is."""
+        asked = [client for client in clients if client.extender.preempt_verb]
+        if not asked:
+            return self._cycle.preempt(pod, nodes)
+        found = self._cycle.candidates(pod, nodes)
+        if isinstance(found, str):
+            return found
+        for client in asked:
+            if not found:
+                break
+            try:
+                found = await self._agreed(pod, client, found)
+            except ExtenderError as e:
+                if not client.extender.ignorable:
+                    return f"preemption: {e}"
+                log.info("pod %s: an extender is passed over: %s", pod.key, e)
+        return choose(found) or NO_CANDIDATE
+
+    async def _agreed(
+        self, pod: PodInfo, client: ExtenderClient, candidates: Mapping[str, Candidate]
+    ) -> dict[str, Candidate]:
+        """The candidates that an extender leaves, with the victims that it wants. ExtenderError."""
+        told = {node: Victims([v.obj for v in one.victims], one.breaking) for node, one in candidates.items()}
+        found: dict[str, Candidate] = {}
+        for node, (uids, breaking) in (await client.preempt(pod.obj, told)).items():
+            victims = tuple(sorted((self._pod_on(node, uid, client.extender) for uid in uids), key=importance))
+            if not victims and candidates[node].victims:
+                if not client.extender.ignorable:
+                    raise ExtenderError(f'expected at least one victim pod on node "{node}"')
+                continue
+            found[node] = Candidate(victims, breaking)
+        return found
+
+    def _pod_on(self, node: str, uid: str, extender: Extender) -> PodInfo:
+        """ExtenderError when it is not there."""
+        for one in self._cycle.snapshot.pods_on(node).values():
+            if one.uid == uid:
+                return one
+        text = f"claims to preempt pod (UID: {uid}) on node: {node}, but the pod is not found on that node"
+        raise ExtenderError(f"extender: {extender.url} {text}")
 
     # -- binding -------------------------------------------------------------------------------------------
 
@@ -225,6 +284,11 @@ class ExtendedScheduling:
 
 def _name(extender: Extender) -> str:
     return f"{EXTENDER} {extender.url}"
+
+
+def _helpful(detail: Explanation) -> list[str]:
+    """Nodes where deleting pods may help."""
+    return [one.node for one in detail.nodes if one.refusal is not None and one.refusal.resolvable]
 
 
 def _refusal(extender: Extender, said: Filtered, node: str) -> Refusal:

@@ -15,7 +15,7 @@ import orjson
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.scheduler import extenders
-from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, ExtenderTLS, Filtered
+from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, ExtenderTLS, Filtered, Victims
 
 #: An answer may carry all nodes.
 ANSWER_BYTES_MAX = 64 << 20
@@ -43,6 +43,11 @@ class ExtenderClient:
         """What to add to the scores of the nodes."""
         asked = extenders.arguments(self.extender, pod, nodes)
         return extenders.read_priorities(self.extender, await self._ask(self.extender.prioritize_verb, asked), nodes)
+
+    async def preempt(self, pod: Object, victims: Mapping[str, Victims]) -> dict[str, tuple[list[str], int]]:
+        """Whom to delete on which of the nodes, by uid, and how many budgets that breaks."""
+        asked = extenders.preemption_arguments(self.extender, pod, victims)
+        return extenders.read_victims(self.extender, await self._ask(self.extender.preempt_verb, asked), victims)
 
     async def bind(self, pod: Object, node: str) -> None:
         asked = extenders.binding_arguments(pod, node)

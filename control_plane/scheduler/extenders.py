@@ -8,7 +8,7 @@ Source: Kubernetes "Scheduler extender", KEP-1819; k8s.io/kube-scheduler/extende
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -50,6 +50,7 @@ class Extender:
     url: str
     filter_verb: str = ""
     prioritize_verb: str = ""
+    preempt_verb: str = ""
     bind_verb: str = ""
     weight: int = 1
     tls: ExtenderTLS = field(default_factory=ExtenderTLS)
@@ -84,11 +85,36 @@ class Filtered:
     unresolvable: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """Pods of one node to be deleted, and how many disruption budgets that breaks."""
+
+    pods: Sequence[Object]
+    breaking: int
+
+
 def arguments(extender: Extender, pod: Object, nodes: Mapping[str, Any]) -> Object:
     """ExtenderArgs: the pod, and the nodes that it may go to, by name."""
     if extender.knows_nodes:
         return {"Pod": pod, "Nodes": None, "NodeNames": [*nodes]}
     return {"Pod": pod, "Nodes": {"metadata": {}, "items": [*nodes.values()]}, "NodeNames": None}
+
+
+def preemption_arguments(extender: Extender, pod: Object, victims: Mapping[str, Victims]) -> Object:
+    """ExtenderPreemptionArgs: the pod, and by node whom the scheduler would delete for it."""
+
+    def told(one: Victims, of_pod: Callable[[Object], Object]) -> Object:
+        return {"Pods": [of_pod(victim) for victim in one.pods], "NumPDBViolations": one.breaking}
+
+    by_id = extender.knows_nodes
+    known = {
+        node: told(one, lambda victim: {"UID": meta.uid(victim)} if by_id else victim) for node, one in victims.items()
+    }
+    return {
+        "Pod": pod,
+        "NodeNameToVictims": None if by_id else known,
+        "NodeNameToMetaVictims": known if by_id else None,
+    }
 
 
 def binding_arguments(pod: Object, node: str) -> Object:
@@ -132,6 +158,27 @@ def read_priorities(extender: Extender, answer: Any, asked: Collection[str]) -> 
             raise _unreadable(extender, f"a score is {score!r:.50}")
         if isinstance(host, str) and host in asked:
             found[host] = found.get(host, 0) + score * extender.weight * _SCALE
+    return found
+
+
+def read_victims(extender: Extender, answer: Any, asked: Collection[str]) -> dict[str, tuple[list[str], int]]:
+    """An ExtenderPreemptionResult: by node the uids of the pods to delete, and how many budgets that breaks.
+
+    ExtenderError.
+    """
+    given = _fields(extender, answer).get("nodenametometavictims")
+    if given is not None and not isinstance(given, dict):
+        raise _unreadable(extender, "victims are no object")
+    found: dict[str, tuple[list[str], int]] = {}
+    for node, victims in (given or {}).items():
+        if node not in asked:
+            raise ExtenderError(f'nodeinfo not found for node name "{node[:REASON_MAX]}"')
+        of_node = _fields(extender, victims)
+        pods: list[Any] = [_fields(extender, one).get("uid") for one in _list(extender, of_node.get("pods") or [])]
+        breaking = of_node.get("numpdbviolations") or 0
+        if type(breaking) is not int or not all(isinstance(uid, str) for uid in pods):
+            raise _unreadable(extender, "a victim has no uid, or violations are no number")
+        found[node] = pods, breaking
     return found
 
 

@@ -10,7 +10,7 @@ Source: Kubernetes concepts "Pod Priority and Preemption".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +38,9 @@ class Preemption:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
+    """Pods whose deletion would let a pod onto a node."""
+
     victims: tuple[PodInfo, ...]
     """The least important first."""
     breaking: int
@@ -63,9 +65,38 @@ def _started(pod: PodInfo) -> int:
     return int(digits) if digits else 0
 
 
-def _importance(pod: PodInfo) -> tuple[int, int, str]:
+def importance(pod: PodInfo) -> tuple[int, int, str]:
     """Ascending: lower priority, then the younger, then by name."""
     return pod.priority, -_started(pod), pod.key
+
+
+def choose(candidates: Mapping[str, Candidate]) -> Preemption | None:
+    """The candidate that costs least, of those with anybody to delete."""
+    found = [(one.cost(), node) for node, one in candidates.items() if one.victims]
+    if not found:
+        return None
+    _, node = min(found)
+    return Preemption(node, candidates[node].victims)
+
+
+def _not_eligible(pod: PodInfo, snapshot: Snapshot, nominated: str) -> str:
+    """Why nobody is deleted for the pod, whatever that would help; empty when nothing is against it."""
+    if not pod.may_preempt:
+        return report.NOT_ELIGIBLE_POLICY
+    on_nominated = snapshot.pods_on(nominated) if nominated else {}
+    if any(other.terminating and other.priority < pod.priority for other in on_nominated.values()):
+        return report.NOT_ELIGIBLE_TERMINATING
+    return ""
+
+
+def _nobody(snapshot: Snapshot, helpful: Sequence[int]) -> str:
+    count = len(snapshot)
+    return report.preemption_failed(count, count - len(helpful), len(helpful))
+
+
+def _enough(snapshot: Snapshot, args: PreemptionArgs) -> int:
+    """Candidates after which no more are looked for."""
+    return max(len(snapshot) * args.min_candidate_nodes_percentage // 100, args.min_candidate_nodes_absolute)
 
 
 @dataclass(slots=True)
@@ -80,13 +111,10 @@ class Preemptor:
     ) -> Preemption | str:
         """Whom to delete, or the sentence that says why nobody is. `helpful` are rows where a deletion may help."""
         pod, snapshot = view.pod, view.snapshot
-        count = len(snapshot)
-        if not pod.may_preempt:
-            return report.NOT_ELIGIBLE_POLICY
-        on_nominated = snapshot.pods_on(nominated) if nominated else {}
-        if any(other.terminating and other.priority < pod.priority for other in on_nominated.values()):
-            return report.NOT_ELIGIBLE_TERMINATING
-        nobody = report.preemption_failed(count, count - len(helpful), len(helpful))
+        why_not = _not_eligible(pod, snapshot, nominated)
+        if why_not:
+            return why_not
+        nobody = _nobody(snapshot, helpful)
         if not snapshot.has_lower_priority(pod.priority):
             return nobody
         # A table is of pods that are nominated nowhere: room kept for the pod itself is not in its own way.
@@ -96,6 +124,26 @@ class Preemptor:
             found = self._tried(view, plugins, helpful, args)
         return nobody if found is None else found
 
+    def candidates(
+        self, view: PodView, plugins: PluginSet, helpful: Sequence[int], *, nominated: str, args: PreemptionArgs
+    ) -> dict[str, Candidate] | str:
+        """As `plan`, all that there is to choose from, by node. A node that does as it is has nobody to delete."""
+        snapshot = view.snapshot
+        why_not = _not_eligible(view.pod, snapshot, nominated)
+        if why_not:
+            return why_not
+        found = {}
+        for row in helpful:
+            if _fits(view, plugins, row):
+                candidate: Candidate | None = Candidate((), 0)
+            else:
+                candidate = self._victims(view, plugins, row)
+            if candidate is not None:
+                found[snapshot.info(row).name] = candidate
+                if len(found) >= _enough(snapshot, args):
+                    break
+        return found or _nobody(snapshot, helpful)
+
     # -- where anything may count --------------------------------------------------------------------------
 
     def _tried(
@@ -103,20 +151,16 @@ class Preemptor:
     ) -> Preemption | None:
         """The best of as many candidates as the arguments want."""
         snapshot = view.snapshot
-        enough = max(len(snapshot) * args.min_candidate_nodes_percentage // 100, args.min_candidate_nodes_absolute)
-        found: list[tuple[tuple[int, ...], str, _Candidate]] = []
+        found: dict[str, Candidate] = {}
         for row in helpful:
             candidate = self._victims(view, plugins, row)
             if candidate is not None:
-                found.append((candidate.cost(), snapshot.info(row).name, candidate))
-                if len(found) >= enough:
+                found[snapshot.info(row).name] = candidate
+                if len(found) >= _enough(snapshot, args):
                     break
-        if not found:
-            return None
-        _, node, best = min(found, key=lambda one: one[:2])
-        return Preemption(node, best.victims)
+        return choose(found)
 
-    def _victims(self, view: PodView, plugins: PluginSet, row: int) -> _Candidate | None:
+    def _victims(self, view: PodView, plugins: PluginSet, row: int) -> Candidate | None:
         """Whose deletion lets the pod onto the node; the snapshot is as before afterwards."""
         pod, snapshot = view.pod, view.snapshot
         lower = _lower(snapshot, pod, row)
@@ -135,7 +179,7 @@ class Preemptor:
                     snapshot.remove_pod(other.key)
                     victims.append(other)
                     broken += other in breaking
-        return _Candidate(tuple(sorted(victims, key=_importance)), broken) if victims else None
+        return Candidate(tuple(sorted(victims, key=importance)), broken) if victims else None
 
     # -- where only resources count ------------------------------------------------------------------------
 
@@ -165,7 +209,7 @@ class _Table:
 
     def __init__(self) -> None:
         self._as_of = (-1, -1, -1)
-        self._candidates: dict[int, _Candidate] = {}
+        self._candidates: dict[int, Candidate] = {}
         self._costs: Ints = np.zeros((_COSTS, 0), dtype=np.int64)
 
     def best(self, view: PodView, nominations: Nominations, helpful: Sequence[int]) -> Preemption | None:
@@ -198,7 +242,7 @@ class _Table:
             self._set(row, _by_room(view, nominations, row) if snapshot.valid[row] else None)
         self._as_of = snapshot.node_changes.count, snapshot.use_changes.count, budgets.version
 
-    def _set(self, row: int, candidate: _Candidate | None) -> None:
+    def _set(self, row: int, candidate: Candidate | None) -> None:
         if candidate is None:
             self._costs[:, row] = _NO_COST
             self._candidates.pop(row, None)
@@ -207,7 +251,7 @@ class _Table:
             self._candidates[row] = candidate
 
 
-def _by_room(view: PodView, nominations: Nominations, row: int) -> _Candidate | None:
+def _by_room(view: PodView, nominations: Nominations, row: int) -> Candidate | None:
     """As trying out would find, by sums of the resources that the pod asks for."""
     pod, snapshot = view.pod, view.snapshot
     lower = _lower(snapshot, pod, row)
@@ -234,7 +278,7 @@ def _by_room(view: PodView, nominations: Nominations, row: int) -> _Candidate | 
             _take(room, other, -1)
             victims.append(other)
             broken += other in breaking
-    return _Candidate(tuple(sorted(victims, key=_importance)), broken) if victims else None
+    return Candidate(tuple(sorted(victims, key=importance)), broken) if victims else None
 
 
 def _leaves_out(plugin: Plugin) -> bool:
@@ -252,7 +296,7 @@ def _take(room: dict[str, int], pod: PodInfo, sign: int) -> None:
 def _lower(snapshot: Snapshot, pod: PodInfo, row: int) -> list[PodInfo]:
     """Pods of a node that may be victims, the least important first."""
     there = snapshot.pods_on(snapshot.info(row).name).values()
-    return sorted((other for other in there if other.priority < pod.priority), key=_importance)
+    return sorted((other for other in there if other.priority < pod.priority), key=importance)
 
 
 def _fits(view: PodView, plugins: PluginSet, row: int) -> bool:

@@ -17,7 +17,7 @@ from rayplane.control_plane.scheduler.extended import AT_ONCE_MAX
 from rayplane.control_plane.scheduler.extenders import Extender
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
-from tests.scheduler.build import node, pod
+from tests.scheduler.build import node, on, pod
 from tests.scheduler.test_service import make, node_of, quiet, until
 
 GPU = "example.com/gpu"
@@ -306,3 +306,80 @@ async def test_a_binder_that_may_be_ignored_leaves_the_pod_to_the_scheduler(api:
         api.put("pods", pod("p"))
         await until(lambda: node_of(api, "p"))
         assert bindings(api) == 1 and {verb for verb, _ in server.asked} == {"p", "bind"}
+
+
+@pytest.mark.parametrize("knows_nodes", [True, False])
+async def test_an_extender_has_its_say_in_who_is_preempted(api: FakeClient, server: Server, knows_nodes: bool) -> None:
+    async def only_n2(question: dict[str, Any]) -> Any:
+        victims = question["NodeNameToMetaVictims" if knows_nodes else "NodeNameToVictims"]
+        assert sorted(victims) == ["n1", "n2", "n3"]
+        [one] = victims["n2"]["Pods"]
+        assert victims["n2"]["NumPDBViolations"] == 0
+        uid = one["UID"] if knows_nodes else meta.uid(one)
+        return {"NodeNameToMetaVictims": {"n2": {"Pods": [{"UID": uid}], "NumPDBViolations": 0}}}
+
+    server.answers["preempt"] = only_n2
+    extender = Extender(url=server.url, preempt_verb="preempt", knows_nodes=knows_nodes)
+    async with scheduling(api, extender):
+        for name in ("n1", "n2", "n3"):
+            api.put("pods", on(name, pod(f"meek-{name}", cpu="2", priority=1)))
+        api.put("pods", pod("vip", cpu="2", priority=100))
+        await until(lambda: api.pod("vip").get("status", {}).get("nominatedNodeName") == "n2")
+        await until(lambda: meta.is_deleting(api.pod("meek-n2")))
+        api.remove("pods", "default/meek-n2")
+        await until(lambda: node_of(api, "vip") == "n2")
+        assert not meta.is_deleting(api.pod("meek-n1")) and not meta.is_deleting(api.pod("meek-n3"))
+
+
+PREEMPT: list[tuple[Any, str]] = [
+    ({"NodeNameToMetaVictims": {}}, "preemption: no candidate node for preemption"),
+    ({"NodeNameToMetaVictims": {"n1": {"Pods": []}}}, 'preemption: expected at least one victim pod on node "n1"'),
+    ({"NodeNameToMetaVictims": {"n9": {}}}, 'preemption: nodeinfo not found for node name "n9"'),
+    ({"NodeNameToMetaVictims": {"n1": {"Pods": [{"UID": "?"}]}}}, "but the pod is not found on that node"),
+    ({"NodeNameToMetaVictims": []}, "victims are no object"),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), PREEMPT)
+async def test_an_extender_that_lets_nobody_be_preempted(
+    api: FakeClient, server: Server, answer: Any, words: str
+) -> None:
+    server.says("preempt", answer)
+    async with scheduling(api, Extender(url=server.url, preempt_verb="preempt")) as scheduler:
+        for name in ("n1", "n2", "n3"):
+            api.put("pods", on(name, pod(f"meek-{name}", cpu="2", priority=1)))
+        api.put("pods", pod("vip", cpu="2", priority=100))
+        await until(lambda: api.events("FailedScheduling"))
+        said = api.events("FailedScheduling")[0]
+        assert said.startswith("0/3 nodes are available: 3 Insufficient cpu. preemption: ") and words in said
+        await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
+        assert not any(meta.is_deleting(one) for one in api.objects["pods"].values())
+
+
+async def test_an_extender_that_refused_a_node_may_name_victims_there(api: FakeClient, server: Server) -> None:
+    server.says("filter", {"NodeNames": [], "FailedNodes": {"n2": "devices in use"}})
+    server.says("preempt", {"NodeNameToMetaVictims": {"n2": {"Pods": [{"UID": "uid-user"}]}}})
+    extender = Extender(url=server.url, filter_verb="filter", preempt_verb="preempt", knows_nodes=True)
+    async with scheduling(api, extender):
+        api.put("pods", on("n2", pod("user", cpu="1", priority=1)))
+        api.put("pods", pod("vip", cpu="1", priority=100))
+        await until(lambda: meta.is_deleting(api.pod("user")))
+        asked = next(question for verb, question in server.asked if verb == "preempt")
+        assert asked["NodeNameToMetaVictims"] == {"n2": {"Pods": [], "NumPDBViolations": 0}}
+
+
+async def test_room_that_is_kept_for_another_pod_is_left_to_it(api: FakeClient, server: Server) -> None:
+    async def all_nodes(question: dict[str, Any]) -> Any:
+        return {"NodeNames": all_of(question)}
+
+    server.answers["filter"] = all_nodes
+    async with scheduling(api, Extender(url=server.url, filter_verb="filter", knows_nodes=True)):
+        for name in ("n1", "n2", "n3"):
+            api.put("pods", on(name, pod(f"meek-{name}", cpu="2", priority=1)))
+        api.put("pods", pod("vip", cpu="2", priority=100))
+        await until(lambda: api.pod("vip").get("status", {}).get("nominatedNodeName"))
+        where = api.pod("vip")["status"]["nominatedNodeName"]
+        api.put("nodes", node(where, cpu="3"))
+        api.put("pods", pod("late", cpu="1"))
+        await until(lambda: any("kept for pods" in said for said in api.events("FailedScheduling")))
+        assert not node_of(api, "late")

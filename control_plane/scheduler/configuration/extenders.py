@@ -25,7 +25,7 @@ _Errors = list[FieldError]
 _FIT: Final = "NodeResourcesFit"
 
 
-def read_extenders(given: Sequence[_Given], errors: _Errors, notes: list[str]) -> tuple[Extender, ...]:
+def read_extenders(given: Sequence[_Given], errors: _Errors) -> tuple[Extender, ...]:
     """The extenders, in the order in which they are asked."""
     if len(given) > EXTENDERS_MAX:
         errors.append(forbidden("extenders", f"at most {EXTENDERS_MAX} extenders"))
@@ -36,8 +36,6 @@ def read_extenders(given: Sequence[_Given], errors: _Errors, notes: list[str]) -
         path = f"extenders[{at}]"
         _check_resources(one, path, managed, errors)
         found.append(_extender(one, path, errors))
-        if one.get("preemptVerb"):
-            notes.append(f"{path}.preemptVerb changes nothing: extenders are not asked whom to preempt")
     binders = sum(bool(one.bind_verb) for one in found)
     if binders > 1:
         text = "only one extender can implement bind"
@@ -70,6 +68,7 @@ def _extender(one: _Given, path: str, errors: _Errors) -> Extender:
         url=url,
         filter_verb=one.get("filterVerb") or "",
         prioritize_verb=one.get("prioritizeVerb") or "",
+        preempt_verb=one.get("preemptVerb") or "",
         bind_verb=one.get("bindVerb") or "",
         weight=weight,
         tls=_tls(one.get("tlsConfig") or {}, f"{path}.tlsConfig", bool(one.get("enableHTTPS")), errors),
