@@ -30,12 +30,20 @@ class Explainer:
     """An explainer of one term's decisions."""
 
     def __init__(
-        self, cycle: Cycle, queue: SchedulingQueue, env: Env, parse: Callable[[Object], PodInfo | None]
+        self,
+        cycle: Cycle,
+        queue: SchedulingQueue,
+        env: Env,
+        *,
+        parse: Callable[[Object], PodInfo | None],
+        extended: Callable[[PodInfo], bool],
     ) -> None:
+        """`extended`: whether extenders have a say in a pod. What they would say now is not asked."""
         self._cycle = cycle
         self._queue = queue
         self._env = env
         self._parse = parse
+        self._extended = extended
         self._budget = Budget(_now())
         self.past = DecisionLog()
 
@@ -87,6 +95,9 @@ class Explainer:
         if pending is not None and self._cycle.handles(pending):
             try:
                 answer.now.CopyFrom(told(self._now(pending)))
+                if answer.now.node and self._extended(pending):
+                    alone = f"as its extenders say, which are not asked here; plug-ins alone: {answer.now.node}"
+                    answer.now.node, answer.now.message = "", alone
             except PluginError as e:
                 answer.now.message = str(e)
         return answer

@@ -83,6 +83,10 @@ class ExtendedScheduling:
             tasks.create_task(self._work())
         return others
 
+    def concern(self, pod: PodInfo) -> bool:
+        """Whether extenders have a say in the pod."""
+        return bool(self._interested(pod))
+
     def _interested(self, pod: PodInfo) -> list[ExtenderClient]:
         return [client for client in self._clients if client.extender.is_interested(pod.obj)]
 

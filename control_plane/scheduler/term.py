@@ -83,7 +83,9 @@ class Term:
             unreserve=extensions.unreserve,
             wake=self._wake.set,
         )
-        self.explainer = Explainer(self.cycle, self.queue, env, self._observer.parse)
+        self.explainer = Explainer(
+            self.cycle, self.queue, env, parse=self._observer.parse, extended=self._extended.concern
+        )
 
     async def run(self) -> None:
         self._recorder.start()

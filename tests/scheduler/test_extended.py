@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.rpc.tls import Authority
 from rayplane.control_plane.scheduler import Scheduler
 from rayplane.control_plane.scheduler.configuration import read_configuration
 from rayplane.control_plane.scheduler.extended import AT_ONCE_MAX
-from rayplane.control_plane.scheduler.extenders import Extender
+from rayplane.control_plane.scheduler.extenders import Extender, ExtenderTLS
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
 from tests.scheduler.build import node, on, pod
@@ -133,6 +136,8 @@ async def test_nodes_are_filtered_and_scored_and_the_pod_is_bound_by_the_extende
         assert term is not None
         told = term.explainer.explain("default/p")
         assert told is not None
+        assert told.now.message.startswith("as its extenders say, which are not asked here; plug-ins alone: n")
+        assert not told.now.node
         past = {one.node: one for one in told.past[-1].nodes}
         assert past["n1"].plugin == f"Extender {server.url}"
         assert [*past["n1"].reasons] == (["no licence"] if knows_nodes else [])
@@ -235,6 +240,25 @@ async def test_an_extender_that_is_not_there_or_never_answers(api: FakeClient, s
         await until(lambda: {late, lost} <= set(api.events("FailedScheduling")))
 
 
+async def test_an_extender_over_https(api: FakeClient) -> None:
+    server, authority = Server(), Authority.create("ca")
+    shown = authority.issue("extender", hosts=["extender.example"])
+    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=shown.ca.decode())
+    secured.verify_mode = ssl.CERT_REQUIRED
+    shown.load(secured)
+    server.says("filter", {"NodeNames": ["n2"]})
+    async with serving(server, ssl_context=secured):
+        right = ExtenderTLS(server_name="extender.example", ca=shown.ca, cert=shown.cert, key=shown.key)
+        url = server.url.replace("http:", "https:")
+        async with scheduling(api, Extender(url=url, filter_verb="filter", knows_nodes=True, tls=right)):
+            api.put("pods", pod("p"))
+            await until(lambda: node_of(api, "p") == "n2")
+        wrong = replace(right, server_name="other.example")
+        async with scheduling(api, Extender(url=url, filter_verb="filter", knows_nodes=True, tls=wrong)):
+            api.put("pods", pod("q"))
+            await until(lambda: any("failed to verify certificate" in said for said in api.events("FailedScheduling")))
+
+
 async def test_room_that_is_taken_meanwhile_is_not_given_twice(api: FakeClient, server: Server) -> None:
     gate = asyncio.Event()
 
@@ -262,6 +286,26 @@ async def test_room_that_is_taken_meanwhile_is_not_given_twice(api: FakeClient, 
         gate.set()
         await until(lambda: scheduler.pending()[Place.UNSCHEDULABLE] == 1)
         assert not node_of(api, "late")
+
+
+async def test_room_that_is_taken_while_nodes_are_scored_is_not_given_twice(api: FakeClient, server: Server) -> None:
+    gate = asyncio.Event()
+
+    async def hold(_: dict[str, Any]) -> Any:
+        await gate.wait()
+        return [{"Host": "n1", "Score": 10}]
+
+    server.answers["prioritize"] = hold
+    extender = Extender(url=server.url, prioritize_verb="prioritize", resources=frozenset((GPU,)))
+    async with scheduling(api, extender):
+        for name in ("n1", "n2"):
+            api.put("nodes", node(name, cpu="2", **{GPU: "1"}))
+        api.put("pods", pod("special", cpu="2", requests={GPU: "1"}))
+        await until(lambda: server.asked)
+        api.put("pods", pod("quick", cpu="2", nodeSelector={"kubernetes.io/hostname": "n1"}))
+        await until(lambda: node_of(api, "quick") == "n1")
+        gate.set()
+        await until(lambda: node_of(api, "special") == "n2")
 
 
 async def test_a_pod_that_is_deleted_meanwhile_leaves_nothing_behind(api: FakeClient, server: Server) -> None:
