@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,8 @@ from rayplane.storage.env import Env
 
 #: Pods that may wait at the same time for what plug-ins do before binding.
 ALONE_MAX = 1024
+#: A turn takes no further pod after this, and is followed by this pause then.
+TURN_S, PAUSE_S = 0.25, 0.05
 
 
 class Term:
@@ -106,13 +108,13 @@ class Term:
         now = _now()
         for placement in self._waits.expired(now):
             self._lost(placement, 'running PreBind plugin "VolumeBinding": binding volumes: timed out')
-        pods = self._extended.take(tasks, self.queue.pop(self._config.cycle_pods_max, now))
-        if not (pods or self._ready or self._broken or self._decided):
+        decisions = [*self._taken(), *self.explainer.decide(self._pods(tasks, now))]
+        if not (decisions or self._ready or self._broken):
             await self._rest(now)
             return
         failures, self._broken = self._broken, []
-        decisions = [*self._taken(), *self.explainer.decide(pods)]
-        self._count(decisions, _now() - now)
+        spent_s = _now() - now
+        self._count(decisions, spent_s)
         for decision in decisions:
             if isinstance(decision, Failure):
                 failures.append(self._failed(decision, now))
@@ -134,7 +136,16 @@ class Term:
             await self._start(tasks, self._bind(ready[first : first + size]))
         if failures:
             await self._start(tasks, self._report(failures))
-        await asyncio.sleep(0)
+        # After a long turn others have the loop for a while: the Lease must be renewed, however slow the pods are.
+        await asyncio.sleep(PAUSE_S if spent_s > TURN_S else 0)
+
+    def _pods(self, tasks: asyncio.TaskGroup, now: float) -> Iterator[PodInfo]:
+        """The next pods to decide, as many as a turn has time for."""
+        for _ in range(self._config.cycle_pods_max):
+            pods = self.queue.pop(1, now)
+            yield from self._extended.take(tasks, pods)
+            if not pods or _now() - now > TURN_S:
+                return
 
     def _count(self, decisions: Sequence[Placement | Failure], seconds: float) -> None:
         each = seconds / max(len(decisions), 1)

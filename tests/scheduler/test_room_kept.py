@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayplane.control_plane.scheduler import Profile, Scheduler
+import pytest
+
+from rayplane.control_plane.scheduler import Profile, Scheduler, term
 from rayplane.control_plane.scheduler.plugins.args import NodeAffinityArgs, SpreadArgs
 from rayplane.control_plane.scheduler.queue import Place
 from tests.fakes import FakeClient
@@ -100,3 +102,28 @@ async def test_a_pod_that_shrinks_while_it_is_bound_takes_what_it_asks_for_then(
     await until(lambda: node_of(api, "p"))
     api.put("pods", pod("q", cpu="3"))
     await until(lambda: node_of(api, "q"))
+
+
+@pytest.mark.parametrize(("turn_s", "calls"), [(-1.0, [1, 1, 1]), (60.0, [3])])
+async def test_pods_that_take_long_do_not_keep_the_loop_for_all_of_them(
+    api: FakeClient, monkeypatch: pytest.MonkeyPatch, turn_s: float, calls: list[int]
+) -> None:
+    """Between two turns the Lease is renewed, and what was decided is written."""
+    bound: list[int] = []
+
+    def heard(operations: Any) -> None:
+        if is_binding(operations):
+            bound.append(len(operations))
+
+    monkeypatch.setattr(term, "TURN_S", turn_s)
+    api.before_batch = heard
+    api.put("nodes", node("n1"))
+    for name in "abc":
+        api.put("pods", pod(name))
+    scheduler = make(api)
+    await scheduler.start()
+    try:
+        await until(lambda: sum(bound) == 3)
+    finally:
+        await scheduler.stop()
+    assert bound == calls
