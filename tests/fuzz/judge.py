@@ -24,7 +24,7 @@ HANG_S = 60.0
 STALL_CPU_S = 8.0
 #: How long what a case has opened may take to go away.
 SETTLE_S = 20.0
-_OUR_ERRORS = ("asyncio", "control_plane", "node", "storage", "aiohttp")
+_OUR_ERRORS = ("asyncio", "rayplane", "aiohttp")
 
 
 class Judge(logging.Handler):
