@@ -47,7 +47,7 @@ def status_of(deployment: Object, new: Object | None, sets: Sequence[Object], *,
     status: dict[str, Any] = {field: count for field, count in counts.items() if count}
     if all("terminatingReplicas" in meta.status(rs) for rs in sets):
         status["terminatingReplicas"] = _sum(sets, "terminatingReplicas")
-    if collisions := old.get("collisionCount"):
+    if (collisions := old.get("collisionCount")) is not None:
         status["collisionCount"] = collisions
     status["conditions"] = copy.deepcopy(old.get("conditions") or [])
     enough = available >= bounds_of(deployment).least_available

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -32,14 +32,15 @@ class Doomed:
     def __init__(self) -> None:
         self.client = Away()
         self.store = self.client.store
-        self.purger = NamespacePurger(self.client, lambda: NOW)  # type: ignore[arg-type]
+        self.now = NOW
+        self.purger = NamespacePurger(self.client, lambda: self.now)  # type: ignore[arg-type]
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}}
         self.store.create("namespaces", {**body, "spec": {"finalizers": ["kubernetes"]}})
 
     def add(self, resource: str, kind: str, name: str, **fields: object) -> None:
         version = "apps/v1" if "." in resource else "v1"
         own = {"name": name, "namespace": "team"}
-        self.store.create(resource, {"apiVersion": version, "kind": kind, "metadata": own, **fields})
+        self.store.create(resource, {"apiVersion": version, "kind": kind, "metadata": own} | fields)
 
     def namespace(self) -> Object:
         return self.store.require("namespaces", "", "team")
@@ -71,6 +72,18 @@ def doomed() -> Doomed:
     found = Doomed()
     found.store.delete("namespaces", "team", "")
     return found
+
+
+async def test_a_namespace_that_cannot_end_is_looked_through_ever_more_seldom(doomed: Doomed) -> None:
+    doomed.add("configmaps", "ConfigMap", "c", metadata={"name": "c", "namespace": "team", "finalizers": ["a/b"]})
+    since = meta.parse_time(meta.metadata(doomed.namespace())["deletionTimestamp"])
+    waits = []
+    for ending_s in (0, 20, 3600):
+        doomed.now = since + timedelta(seconds=ending_s)
+        with pytest.raises(ActionFailed) as again:
+            await doomed.purger.purge(PurgeNamespace(doomed.namespace()))
+        waits.append(again.value.retry_s)
+    assert waits == [0.25, 2.0, 5.0]
 
 
 async def test_nothing_goes_before_all_pods_have_gone(doomed: Doomed) -> None:

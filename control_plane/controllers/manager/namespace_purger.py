@@ -23,6 +23,9 @@ from rayplane.control_plane.controllers.namespace import FINALIZER, Remains, con
 PODS = "pods"
 BATCH = 200
 RETRY_S = 0.25
+"""How soon a namespace is looked through again, when its end has just begun."""
+RETRY_MAX_S = 5.0
+"""The same for one that has been ending for long; in between a tenth of that time."""
 _CANNOT_BE_SHOWN = 500
 _CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 
@@ -63,13 +66,19 @@ class NamespacePurger:
             raise ActionFailed((remains.failures or [remains.undiscovered])[0], retry_s=1.0)
         if left or elsewhere or not last_round:
             text = f"{meta.name(namespace)} still has {', '.join([*left, *elsewhere]) or 'to be looked through'}"
-            raise ActionFailed(text, retry_s=RETRY_S if left or elsewhere else 0.0)
+            raise ActionFailed(text, retry_s=self._patience(namespace) if left or elsewhere else 0.0)
         finalized = meta.copy_for_write(namespace)
         kept = [f for f in meta.spec(namespace).get("finalizers") or () if f != FINALIZER]
         finalized.setdefault("spec", {})["finalizers"] = kept
         with contextlib.suppress(NotFound):
             await self._client.update("namespaces", finalized, subresource="finalize")
         return []
+
+    def _patience(self, namespace: Object) -> float:
+        now = self._now()
+        began = meta.metadata(namespace).get("deletionTimestamp")
+        ending_s = (now - (meta.parse_time(began) if began else now)).total_seconds()
+        return min(max(RETRY_S, ending_s / 10), RETRY_MAX_S)
 
     async def _resources(self) -> dict[str, str]:
         """Every stored namespaced resource and the form to ask for: pods first, events last (deletions make some)."""
