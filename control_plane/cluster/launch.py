@@ -367,7 +367,10 @@ async def _take_down(directory: StateDir, progress: Progress) -> None:
 async def _end_process(pid: int, directory: StateDir) -> None:
     """TERM, then KILL when it takes too long."""
     if not _is_ours(pid, directory):
-        return
+        # Whoever started it may have ended before it could write down which it is.
+        pid = next((one for one in processes.running() if _is_ours(one, directory)), 0)
+        if not pid:
+            return
     os.kill(pid, signal.SIGTERM)
     for number in (signal.SIGKILL, None):
         async with _deadline(STOP_TIMEOUT_S) as time_left:

@@ -18,7 +18,6 @@ from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.component_base import debugging
 from rayplane.control_plane.etcd import callers as etcd
 from rayplane.control_plane.rpc import Callers
-from rayplane.control_plane.scheduler.callers import SCHEDULER
 from rayplane.node import callers as node
 from rayplane.proto.rayplane.v1 import supervisor_pb2 as pb
 
@@ -47,7 +46,7 @@ RULES: Mapping[tuple[Role, str], tuple[str, str]] = {
     (Role.APISERVER, "https"): ("Kubernetes REST; TLS", AUTHENTICATED),
     (Role.LOAD_BALANCER, "https"): ("TCP, passed on to an API server's https", "as the API servers"),
     (Role.LOAD_BALANCER, "metrics"): _METRICS,
-    (Role.SCHEDULER, "metrics"): ("rayplane.v1 Scheduler gRPC, " + _METRICS[0], who(SCHEDULER)),
+    (Role.SCHEDULER, "metrics"): ("rayplane.v1 Scheduler gRPC, " + _METRICS[0], _METRICS[1]),
     (Role.CONTROLLERS, "metrics"): ("rayplane.v1 Controllers gRPC, " + _METRICS[0], _METRICS[1]),
     (Role.NODE_HOST, "grpc"): (
         "kubelet, volumes (CSI) and replicas over gRPC, metrics; mutual TLS",

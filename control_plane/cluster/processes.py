@@ -71,10 +71,14 @@ def arguments(pid: int) -> list[bytes]:
         return []
 
 
+def running() -> list[int]:
+    """All of this machine."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
 def of_session(session: int) -> list[int]:
     """All that run in a session."""
-    found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in found if (stat := _stat(pid)) and int(stat[_SESSION]) == session]
+    return [pid for pid in running() if (stat := _stat(pid)) and int(stat[_SESSION]) == session]
 
 
 def stands_still(data_dir: Path) -> bool:

@@ -36,6 +36,8 @@ class Options(TypedDict, total=False):
     node_cpu: str
     node_memory: str
     runtime: str
+    scheduling: str
+    scheduler_config: str
     timing: str
     audit_policy: str
     authentication_config: str

@@ -36,6 +36,9 @@ TABLE = {
     "/v3lockpb.Lock/*": ETCD,
     "/v3electionpb.Election/*": ETCD,
     "/rayplane.raft.v1.Peer/*": ("member",),
+    "/rayplane.raft.v1.Standings/*": ETCD,
+    "/rayplane.v1.Scheduler/*": ADMINS,
+    "/rayplane.v1.Controllers/*": ADMINS,
     "/rayplane.v1.Supervisor/[TAK]*": ADMINS,
     "/rayplane.v1.Supervisor/Remove": ADMINS,
     # It answers an actor of its own certificate only.
@@ -116,6 +119,8 @@ def grpc_ports(c: Cluster) -> Iterator[tuple[str, str]]:
         Role.APISERVER: ("grpc",),
         Role.SUPERVISOR: ("grpc",),
         Role.NODE_HOST: ("grpc",),
+        Role.SCHEDULER: ("metrics",),
+        Role.CONTROLLERS: ("metrics",),
     }
     for role, ports in labels.items():
         instance = c.topology.of(role)[0]
