@@ -117,12 +117,16 @@ def test_an_autoscaler_follows_what_pods_use(kubectl: Kubectl) -> None:
     )
     row = kubectl("get", "hpa", "web", "--no-headers").split()
     assert row[:7] == ["web", "Deployment/web", "cpu:", "200%/50%", "1", "3", "3"]
-    assert "New size: " in kubectl("describe", "hpa", "web")
+    until("the event of the larger size", lambda: "New size: " in kubectl("describe", "hpa", "web"))
     kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     kubectl("annotate", "pods", "-l", "app=web", "rayplane.io/cpu-usage=1m", "--overwrite")
     kubectl.until("deployment web", "{.spec.replicas}", ["1"])
-    reasons = {event["message"] for event in kubectl.items("events") if event["reason"] == "SuccessfulRescale"}
-    assert "New size: 1; reason: All metrics below target" in reasons
+
+    def told() -> bool:
+        messages = {event["message"] for event in kubectl.items("events") if event["reason"] == "SuccessfulRescale"}
+        return "New size: 1; reason: All metrics below target" in messages
+
+    until("the event of the smaller size", told)
 
 
 CLAIM = """
@@ -145,7 +149,7 @@ def test_a_claim_grows_while_it_is_used(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Ready", "pod/user", "--timeout=60s")
     kubectl("patch", "pvc", "data", "-p", '{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}')
     kubectl.until("pvc data", "{.status.capacity.storage} {.status.allocatedResourceStatuses}", ["2Gi"])
-    assert "Resize volume succeeded" in kubectl("describe", "pvc", "data")
+    until("the event", lambda: "Resize volume succeeded" in kubectl("describe", "pvc", "data"))
 
 
 def test_addresses_of_services_are_objects(kubectl: Kubectl) -> None:

@@ -38,7 +38,9 @@ _TERMINATING: Final = {
 
 
 def group_of(crd: Object) -> str:
-    return (crd.get("spec") or {}).get("group") or ""
+    """The group of what it defines; empty where it has none, as one that was written around validation may."""
+    group = (crd.get("spec") or {}).get("group")
+    return group if isinstance(group, str) else ""
 
 
 def is_established(crd: Object) -> bool:
@@ -67,8 +69,9 @@ def waits_in_vain(crd: Object, in_group: Sequence[ResourceInfo]) -> bool:
 
 
 def _condition(crd: Object, kind: str) -> str:
-    conditions = (crd.get("status") or {}).get("conditions") or ()
-    return next((c.get("status") or "" for c in conditions if c.get("type") == kind), "")
+    conditions = (crd.get("status") or {}).get("conditions")
+    known = [c for c in conditions if isinstance(c, dict)] if isinstance(conditions, list) else []
+    return next((c.get("status") or "" for c in known if c.get("type") == kind), "")
 
 
 # --- defaults and status ------------------------------------------------------------------------
