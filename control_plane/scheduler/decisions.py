@@ -18,7 +18,7 @@ PER_POD_MAX = 4
 #: What a record costs besides its bytes: keys, objects, the dictionary's entry.
 _OVERHEAD_BYTES = 400
 _SHARE = 0.02  # of the time that passes
-_SAVED_S = 0.5  # at most
+_SAVED_S = 0.1  # at most
 
 
 def told(found: Explanation) -> pb.Decision:

@@ -54,7 +54,10 @@ class Explainer:
         for number, pod in enumerate(pods):
             detail = self._detail(pod) if number < DETAILS_PER_TURN_MAX else None
             [decision] = self._cycle.schedule([pod])
+            before = _now()
             self.past.add(decision, stamp, detail)
+            if detail is not None:
+                self._budget.spend(_now() - before)
             decisions.append(decision)
         return decisions
 
