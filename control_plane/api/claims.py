@@ -14,6 +14,10 @@ CLASS_ANNOTATION = "volume.beta.kubernetes.io/storage-class"
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 LOCAL, REPLICATED = "rayplane.io/local", "rayplane.io/replicated"
 """The cluster's own provisioners; each is a driver of volumes by the same name."""
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
+"""A claim's annotation: the node that its first consumer goes to, by the scheduler."""
+NO_PROVISIONER = "kubernetes.io/no-provisioner"
+"""The provisioner of a StorageClass whose volumes are made by hand."""
 _USABLE = (None, "", "Pending", "Available")
 
 

@@ -19,7 +19,6 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.conversions import Known, Webhook
 from rayplane.control_plane.apiserver.storage.entries import Entry, head_of
 
-CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 #: Bytes of objects that are known in the version that a webhook converted them to.
 CONVERTED_BYTES_MAX = 64 << 20
 

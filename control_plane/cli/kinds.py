@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import Registry, ResourceInfo, UnknownResource, builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.cluster.errors import ClusterError, UsageError
 
-_DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
 _VERBS = ("create", "delete", "get", "list", "patch", "update", "watch")
 
 
@@ -87,7 +87,7 @@ class Kinds:
             return
         self._complete = True
         self._registry = self._registry.copy()
-        for definition in (await self._api.list(_DEFINITIONS)).items:
+        for definition in (await self._api.list(CRDS)).items:
             for info, columns in custom_resources(definition):
                 self._registry.add(info)
                 self._columns[info.name, info.version] = columns

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -22,7 +23,6 @@ from rayplane.control_plane.controllers.core import (
     result,
 )
 
-DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
 SERVICES = "apiservices.apiregistration.k8s.io"
 MANAGED = "kube-aggregator.kubernetes.io/automanaged"
 # Behind all built-in groups; among themselves versions come in the order of their names.
@@ -41,14 +41,14 @@ def _is_ours(service: Object) -> bool:
 class ApiServiceController(BaseController):
     name = "apiservices"
     component = "autoregister"
-    watches = (Watch(DEFINITIONS, _names), Watch(SERVICES))
+    watches = (Watch(CRDS, _names), Watch(SERVICES))
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         version, _, group = key.partition(".")
         service = view.get(SERVICES, "", key)
         if service is not None and not _is_ours(service):
             return NOTHING
-        if not any(_serves(one, group, version) for one in view.list(DEFINITIONS)):
+        if not any(_serves(one, group, version) for one in view.list(CRDS)):
             return result([Delete(SERVICES, service)]) if service is not None else NOTHING
         spec = {"group": group, "version": version, **_PRIORITIES}
         if service is None:

@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import BIND_COMPLETED, class_of, mismatch, refers_to
+from rayplane.control_plane.api.claims import (
+    BIND_COMPLETED,
+    NO_PROVISIONER,
+    SELECTED_NODE,
+    class_of,
+    mismatch,
+    refers_to,
+)
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
 from rayplane.control_plane.api.pods.volumes import claims_of
@@ -31,11 +38,10 @@ from rayplane.control_plane.controllers.core import (
     own_key,
     result,
 )
-from rayplane.control_plane.controllers.provisioning import ATTRIBUTES, NO_PROVISIONER, plan
+from rayplane.control_plane.controllers.provisioning import ATTRIBUTES, plan
 from rayplane.control_plane.controllers.snapshot_sources import CONTENTS, SNAPSHOTS, is_being_restored, is_populated
 from rayplane.control_plane.controllers.volume_match import (
     BOUND_BY_CONTROLLER,
-    SELECTED_NODE,
     best_match,
     default_class,
     is_bound_to,

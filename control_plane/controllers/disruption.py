@@ -12,6 +12,7 @@ from typing import Any
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.policy.eviction import DISRUPTION_TARGET, matching_budgets
 from rayplane.control_plane.api.kinds.policy.pod_disruption_budget import BUDGETS, set_disruption_allowed
 from rayplane.control_plane.api.machinery.selectors import from_label_selector, go_selector
@@ -32,7 +33,6 @@ from rayplane.control_plane.controllers.core import (
     selected,
     soonest,
 )
-from rayplane.control_plane.controllers.garbagecollector import CRDS
 from rayplane.control_plane.controllers.rollout import int_or_percent
 from rayplane.control_plane.controllers.scales import NoScale, Scaled, scalable
 

@@ -34,7 +34,6 @@ from rayplane.control_plane.controllers.core import (
 
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
-CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 UNKNOWN_KIND_RETRY_S = 30.0
 DEPARTED_MAX = 4096
 Absent = tuple[str, str, str, str]

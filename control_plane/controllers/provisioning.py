@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import LOCAL, REPLICATED, requested_bytes, requested_storage
+from rayplane.control_plane.api.claims import (
+    LOCAL,
+    REPLICATED,
+    SELECTED_NODE,
+    requested_bytes,
+    requested_storage,
+)
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.node_annotations import HOST_ADDRESS
 from rayplane.control_plane.controllers.core import Provision, View
@@ -18,12 +24,10 @@ from rayplane.control_plane.controllers.volume_match import (
     HOSTNAME,
     PROVISIONED_BY,
     REPLICAS,
-    SELECTED_NODE,
     free_bytes,
     nodes_of,
 )
 
-NO_PROVISIONER = "kubernetes.io/no-provisioner"
 ATTRIBUTES = "volumeattributesclasses.storage.k8s.io"
 REPLICA_COUNT = 3
 PV_PROTECTION = "kubernetes.io/pv-protection"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import BadRequest
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.autoscaling.scale import get_scale
 from rayplane.control_plane.api.kinds.rules import WORKLOAD_PATHS, ScalePaths
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import View
-from rayplane.control_plane.controllers.garbagecollector import CRDS, followed_as
+from rayplane.control_plane.controllers.garbagecollector import followed_as
 
 
 class NoScale(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import form_as_stored
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS, form_as_stored
 from rayplane.control_plane.api.kinds.storagemigration.storage_version_migration import FAILED, RUNNING, SUCCEEDED
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
@@ -27,7 +27,6 @@ from rayplane.control_plane.controllers.core import (
 )
 
 MIGRATIONS: Final = "storageversionmigrations.storagemigration.k8s.io"
-CRDS: Final = "customresourcedefinitions.apiextensions.k8s.io"
 _MIGRATING = "StorageMigrating"
 
 

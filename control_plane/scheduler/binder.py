@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.claims import is_bound
+from rayplane.control_plane.api.claims import SELECTED_NODE, is_bound
 from rayplane.control_plane.api.errors import ApiError, NotFound
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, ops
@@ -20,7 +20,7 @@ from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.cycle import Failure, Placement
 from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.pods import PodInfo
-from rayplane.control_plane.scheduler.volumes import SELECTED_NODE, VolumeIndex
+from rayplane.control_plane.scheduler.volumes import VolumeIndex
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,6 @@ from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
 
-DETAILS_PER_TURN_MAX = 64
-
 
 class Explainer:
     """An explainer of one term's decisions."""
@@ -51,8 +49,8 @@ class Explainer:
         """Decide pods in order, as the cycle does, and remember why."""
         decisions = []
         stamp = self._env.timestamp()
-        for number, pod in enumerate(pods):
-            detail = self._detail(pod) if number < DETAILS_PER_TURN_MAX else None
+        for pod in pods:
+            detail = self._detail(pod)
             [decision] = self._cycle.schedule([pod])
             before = _now()
             self.past.add(decision, stamp, detail)

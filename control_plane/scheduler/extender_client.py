@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import aiohttp
 import orjson
 
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.rpc import http_failures
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.control_plane.scheduler import extenders
 from rayplane.control_plane.scheduler.extenders import Extender, ExtenderError, ExtenderTLS, Filtered, Victims
@@ -107,13 +107,5 @@ def _context(tls: ExtenderTLS) -> ssl.SSLContext:
 
 
 def _reason(failure: Exception) -> str:
-    match failure:
-        case TimeoutError():
-            return "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        case aiohttp.ClientConnectorCertificateError():
-            return f"tls: failed to verify certificate: {failure.certificate_error}"
-        case aiohttp.ClientConnectorError():
-            error = failure.os_error
-            why = os.strerror(error.errno).lower() if error.errno is not None and error.errno > 0 else str(error)
-            return f"dial tcp {failure.host}:{failure.port}: connect: {why}"
-    return str(failure) or type(failure).__name__
+    late = " (Client.Timeout exceeded while awaiting headers)" if isinstance(failure, TimeoutError) else ""
+    return http_failures.reason(failure) + late

@@ -9,6 +9,7 @@ Source: KEP-4247; Kubernetes documentation of each in-tree plug-in's queueing hi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from rayplane.control_plane.scheduler.events import Action, Event, Resource
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm
 from rayplane.control_plane.scheduler.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
 
 Helps = Callable[[PodInfo, Event, Snapshot], bool]
 
@@ -272,4 +275,5 @@ class Hints:
         try:
             return any(hint.helps(pod, event, self._snapshot) for hint in hints)
         except Exception:  # a hint is advice, whoever wrote it
+            log.debug("hints on an event cannot be judged for pod %s", pod.key, exc_info=True)
             return True

@@ -12,6 +12,7 @@ from functools import partial
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.kinds.policy.pod_disruption_budget import BUDGETS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import resources_changed
 from rayplane.control_plane.api.pods.state import pod_is_terminated
@@ -94,7 +95,7 @@ class Observer:
         }
         return {
             "nodes": self._on_node,
-            **({"poddisruptionbudgets.policy": self._on_budget} if self._cycle.preempts else {}),
+            **({BUDGETS: self._on_budget} if self._cycle.preempts else {}),
             **({resource: self._on_owner for resource in OWNERS} if self._cycle.needs_owners else {}),
             **dict(watched for resource, watched in of_plugins.items() if resource in self._resources),
             "pods": self._on_pod,

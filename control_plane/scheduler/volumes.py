@@ -17,7 +17,9 @@ import numpy as np
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import (
     LOCAL,
+    NO_PROVISIONER,
     REPLICATED,
+    SELECTED_NODE,
     capacity_bytes,
     class_of,
     fits,
@@ -35,9 +37,6 @@ from rayplane.control_plane.scheduler.nodes import HOSTNAME, NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_selector, rows_of_terms
 from rayplane.control_plane.scheduler.snapshot import Bools, Snapshot
-
-SELECTED_NODE = "volume.kubernetes.io/selected-node"
-NO_PROVISIONER = "kubernetes.io/no-provisioner"
 
 NO_AFFINITY = "node(s) didn't match PersistentVolume's node affinity"
 NOTHING_TO_BIND = "node(s) didn't find available persistent volumes to bind"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.controllers.apiservices import DEFINITIONS, SERVICES, ApiServiceController
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
+from rayplane.control_plane.controllers.apiservices import SERVICES, ApiServiceController
 from rayplane.control_plane.controllers.flowschema import LEVELS, SCHEMAS, FlowSchemaController
 from tests.controllers.cluster import Cluster
 
@@ -23,7 +24,7 @@ def services(cluster: Cluster) -> list[str]:
 
 def test_each_served_version_of_a_custom_group_has_an_api_service_while_it_is_served() -> None:
     cluster = Cluster(ApiServiceController())
-    cluster.add(DEFINITIONS, "foos.x.io", spec=versions(v1=True, v2=True, v3=False))
+    cluster.add(CRDS, "foos.x.io", spec=versions(v1=True, v2=True, v3=False))
     cluster.settle()
     assert services(cluster) == ["v1.x.io", "v2.x.io"]
     made = cluster.get(SERVICES, "", "v1.x.io")
@@ -31,17 +32,17 @@ def test_each_served_version_of_a_custom_group_has_an_api_service_while_it_is_se
     assert made["spec"] == {"group": "x.io", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 100}
     [available] = made["status"]["conditions"]
     assert (available["type"], available["status"], available["reason"]) == ("Available", "True", "Local")
-    cluster.change(DEFINITIONS, "foos.x.io", spec=versions(v1=True, v3=True))
+    cluster.change(CRDS, "foos.x.io", spec=versions(v1=True, v3=True))
     cluster.settle()
     assert services(cluster) == ["v1.x.io", "v3.x.io"]
-    cluster.delete(DEFINITIONS, "foos.x.io")
+    cluster.delete(CRDS, "foos.x.io")
     cluster.settle()
     assert services(cluster) == []
 
 
 def test_an_api_service_is_kept_as_it_should_be_unless_it_is_somebodys_own() -> None:
     cluster = Cluster(ApiServiceController())
-    cluster.add(DEFINITIONS, "foos.x.io", spec=versions(v1=True))
+    cluster.add(CRDS, "foos.x.io", spec=versions(v1=True))
     own = {"group": "x.io", "version": "v9", "groupPriorityMinimum": 5, "versionPriority": 5}
     cluster.add(SERVICES, "v9.x.io", spec=own)
     cluster.settle()

@@ -78,6 +78,56 @@ def set_image(cluster: Cluster, image: str) -> None:
 # --- where they go --------------------------------------------------------------------------------
 
 
+def test_a_daemon_on_every_node_and_on_new_ones() -> None:
+    cluster = daemons()
+    run(cluster)
+    assert where(cluster) == ["n0", "n1", "n2"]
+    assert status(cluster) == {
+        "observedGeneration": 1,
+        "currentNumberScheduled": 3,
+        "desiredNumberScheduled": 3,
+        "numberAvailable": 3,
+        "numberMisscheduled": 0,
+        "numberReady": 3,
+        "updatedNumberScheduled": 3,
+    }
+    cluster.node("n3")
+    cluster.settle()
+    run(cluster)
+    assert where(cluster) == ["n0", "n1", "n2", "n3"]
+
+
+def test_daemons_follow_node_labels_and_taints() -> None:
+    cluster = daemons(template=template(nodeSelector={"disk": "ssd"}))
+    assert where(cluster) == []
+    for name in ("n1", "n2"):
+        cluster.change("nodes", name, metadata={"labels": {"disk": "ssd"}})
+    cluster.settle()
+    assert where(cluster) == ["n1", "n2"]
+    run(cluster)
+    cluster.change("nodes", "n0", metadata={"labels": {"disk": "ssd"}})
+    cluster.change("nodes", "n1", metadata={"labels": {"disk": "hdd"}})
+    cluster.change("nodes", "n2", spec={"taints": [{"key": "own", "effect": "NoSchedule"}]})
+    cluster.settle()
+    run(cluster)
+    assert where(cluster) == ["n0", "n2"]  # a taint against scheduling drives nobody away
+    cluster.change("nodes", "n2", spec={"taints": [{"key": "own", "effect": "NoExecute"}]})
+    cluster.settle()
+    assert where(cluster) == ["n0"]
+
+
+def test_daemons_stay_on_lost_and_cordoned_nodes() -> None:
+    cluster = daemons()
+    run(cluster)
+    taints = [
+        {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
+        {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
+    ]
+    cluster.change("nodes", "n1", spec={"unschedulable": True, "taints": taints})
+    cluster.settle()
+    assert where(cluster) == ["n0", "n1", "n2"]
+
+
 def test_its_pods_tolerate_what_all_daemons_do_and_nothing_twice() -> None:
     own = [
         {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"},
@@ -194,6 +244,36 @@ def test_a_pod_that_succeeded_is_made_again_at_once() -> None:
 
 
 # --- replacing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("surge", [0, 1])
+def test_rolling_update_of_daemons_one_node_at_a_time(surge: int) -> None:
+    cluster = daemons(updateStrategy=rolling(maxUnavailable=1 - surge, maxSurge=surge))
+    run(cluster)
+    least = 2 + surge
+
+    def check(resource: str, *_: Any) -> None:
+        if resource == "pods":
+            up = {pinned(p) for p in cluster.pods() if pod_is_ready(p)}
+            assert len(up) >= least
+
+    cluster.listeners.append(check)
+    set_image(cluster, "a:2")
+    run(cluster)
+    assert {p["spec"]["containers"][0]["image"] for p in cluster.pods()} == {"a:2"}
+    assert where(cluster) == ["n0", "n1", "n2"]
+    assert status(cluster)["updatedNumberScheduled"] == 3
+    assert len(cluster.list(REVISIONS)) == 2
+
+
+def test_failed_daemon_is_replaced() -> None:
+    cluster = daemons(1)
+    run(cluster)
+    cluster.set_pod(cluster.pods()[0], ready=False, phase="Failed")
+    cluster.settle()
+    run(cluster)
+    assert where(cluster) == ["n0"]
+    assert "FailedDaemonPod" in cluster.reasons()
 
 
 def test_on_delete_waits_for_whoever_deletes() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.policy.eviction import DISRUPTION_TARGET, count_disruption, mark_evicted
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.disruption import DisruptionController
-from rayplane.control_plane.controllers.garbagecollector import CRDS
 from tests.controllers.cluster import Cluster
 
 BUDGETS = "poddisruptionbudgets.policy"

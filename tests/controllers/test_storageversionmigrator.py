@@ -3,9 +3,10 @@
 from typing import Any
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import Migrate
-from rayplane.control_plane.controllers.storageversionmigrator import CRDS, MIGRATIONS, StorageVersionMigrator, ended
+from rayplane.control_plane.controllers.storageversionmigrator import MIGRATIONS, StorageVersionMigrator, ended
 from tests.controllers.cluster import Cluster
 
 THINGS = {"group": "example.com", "resource": "things"}

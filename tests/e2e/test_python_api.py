@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rayplane.control_plane.cluster.config import ClusterConfig
 from rayplane.control_plane.cluster.errors import UsageError
 from rayplane.control_plane.testing.cluster import Options
 from scripts.demo_job.commands import leftovers
+from tests.e2e.harness import until
 
 SMALL: Options = {"members": 1, "apiservers": 1, "schedulers": 1, "controllers": 1, "nodes": 1}
 
@@ -108,5 +108,4 @@ def test_a_cluster_does_not_outlive_its_program_however_that_ends(number: signal
         place = owner.stdout.readline().strip()
         assert place and leftovers([place])
         owner.send_signal(number)
-    while leftovers([place]) or Path(place).exists():
-        time.sleep(0.05)
+    until(f"nothing is left of {place}", lambda: not (leftovers([place]) or Path(place).exists()))

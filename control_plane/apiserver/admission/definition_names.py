@@ -6,9 +6,10 @@ has in its cache. Who comes second is judged again, and waits. Names that are gi
 too strictly is judged again when the definition that is in the way changes or goes (`apiextensions.definitions`).
 """
 
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.apiextensions import acceptance
-from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.storage.store import not_since, put_op
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.storage.env import Env

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from rayplane.control_plane.api.errors import ApiError
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.rules import ScalePaths
 from rayplane.control_plane.api.machinery import schema
 from rayplane.control_plane.api.machinery.resources import ResourceInfo, SubresourceInfo, version_priority
@@ -29,7 +30,7 @@ from rayplane.control_plane.apiserver.apiextensions.acceptance import (
 )
 from rayplane.control_plane.apiserver.apiextensions.defaulting import prune, settle
 from rayplane.control_plane.apiserver.conversions import Webhook
-from rayplane.control_plane.apiserver.kinds import CRDS, CustomVersion, Kinds
+from rayplane.control_plane.apiserver.kinds import CustomVersion, Kinds
 from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.watchers import DELETED, Event

@@ -7,7 +7,6 @@ trusted and bear the name `SERVICE.NAMESPACE.svc`.
 
 import base64
 import binascii
-import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -22,7 +21,7 @@ from rayplane.control_plane.apiserver.outgoing.node_hosts import address_of, nod
 from rayplane.control_plane.apiserver.outgoing.pods import PodConnector
 from rayplane.control_plane.apiserver.outgoing.services import Endpoint, endpoints_of
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
-from rayplane.control_plane.rpc import Network, reverse_proxy
+from rayplane.control_plane.rpc import Network, http_failures, reverse_proxy
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.proto.rayplane.v1 import node_pb2
 
@@ -37,18 +36,7 @@ FAILURES = (ApiError, TimeoutError, aiohttp.ClientError, OSError, ValueError)
 
 def reason(failure: Exception) -> str:
     """What to tell of one of the `FAILURES`."""
-    match failure:
-        case TimeoutError():
-            return "context deadline exceeded"
-        case ApiError():
-            return failure.message
-        case aiohttp.ClientConnectorCertificateError():
-            return f"tls: failed to verify certificate: {failure.certificate_error}"
-        case aiohttp.ClientConnectorError():
-            error = failure.os_error
-            why = os.strerror(error.errno).lower() if error.errno is not None and error.errno > 0 else str(error)
-            return f"dial tcp {failure.host}:{failure.port}: connect: {why}"
-    return str(failure) or type(failure).__name__
+    return failure.message if isinstance(failure, ApiError) else http_failures.reason(failure)
 
 
 @dataclass(frozen=True, slots=True)

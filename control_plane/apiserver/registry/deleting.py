@@ -10,13 +10,14 @@ import orjson
 
 from rayplane.control_plane.api.errors import NotFound
 from rayplane.control_plane.api.kinds import deletion
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import Admission, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.request import DELETE
 from rayplane.control_plane.apiserver.apiextensions import definitions as custom
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
-from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import Answer, DeleteOptions, Target, User
 from rayplane.control_plane.apiserver.storage.entries import Broken, Entry
 from rayplane.control_plane.apiserver.storage.store import DryRun, Storage, Write

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rayplane.control_plane.api.errors import FieldError, MethodNotAllowed
 from rayplane.control_plane.api.kinds import validation
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.admission import compilation
 from rayplane.control_plane.apiserver.apiextensions import acceptance, custom_resource
-from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.kinds import Kinds
 
 
 def create_errors(kinds: Kinds, o: Object, info: ResourceInfo, asked: ResourceInfo | None) -> list[FieldError]:

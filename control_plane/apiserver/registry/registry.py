@@ -18,6 +18,7 @@ from rayplane.control_plane.api.errors import (
     invalid,
     not_supported,
 )
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.machinery.field_selectors import ALL_FIELDS
 from rayplane.control_plane.api.machinery.names import path_segment_errors
 from rayplane.control_plane.api.machinery.patching import PatchKind
@@ -42,7 +43,7 @@ from rayplane.control_plane.apiserver.flowcontrol import estimates
 from rayplane.control_plane.apiserver.flowcontrol.fairness import LEVELS, SCHEMAS, Fairness, Flow
 from rayplane.control_plane.apiserver.flowcontrol.matching import Asked
 from rayplane.control_plane.apiserver.flowcontrol.queues import Ticket
-from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.outgoing.access import Access
 from rayplane.control_plane.apiserver.outgoing.webhooks import WebhookClient
 from rayplane.control_plane.apiserver.registry import metrics_kinds

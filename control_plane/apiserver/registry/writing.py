@@ -20,6 +20,7 @@ from rayplane.control_plane.api.errors import (
     invalid,
 )
 from rayplane.control_plane.api.kinds import defaulting, deletion, strategy
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.kinds.registry import rules_for
 from rayplane.control_plane.api.machinery import decoding, managed_fields, patching
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
@@ -30,7 +31,7 @@ from rayplane.control_plane.apiserver.apiextensions import acceptance
 from rayplane.control_plane.apiserver.apiextensions.defaulting import default as default_custom
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.flowcontrol.heavy import Heavy
-from rayplane.control_plane.apiserver.kinds import CRDS, Kinds
+from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.registry.bodies import (
     check_new,
     check_patched,

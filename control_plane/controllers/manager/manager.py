@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, LeaderElector, QueueMetrics, workqueue
 from rayplane.control_plane.component_base.debugging import serve
@@ -30,7 +31,7 @@ from rayplane.control_plane.controllers.core import (
     TakeSnapshot,
     View,
 )
-from rayplane.control_plane.controllers.garbagecollector import CRDS, GarbageCollector, followed_as
+from rayplane.control_plane.controllers.garbagecollector import GarbageCollector, followed_as
 from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Rescaler
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.certificates import Certificates

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError, Conflict, MethodNotAllowed, NotFound
-from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import form_as_stored
+from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS, form_as_stored
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, ops
@@ -27,7 +27,6 @@ RETRY_S = 0.25
 RETRY_MAX_S = 5.0
 """The same for one that has been ending for long; in between a tenth of that time."""
 _CANNOT_BE_SHOWN = 500
-_CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 
 
 class NamespacePurger:
@@ -83,7 +82,7 @@ class NamespacePurger:
     async def _resources(self) -> dict[str, str]:
         """Every stored namespaced resource and the form to ask for: pods first, events last (deletions make some)."""
         found = {i.name: i.name for i in builtin_registry().stored() if i.namespaced}
-        for crd in (await self._client.list(_CRDS)).items:
+        for crd in (await self._client.list(CRDS)).items:
             if meta.spec(crd).get("scope") == "Namespaced":
                 found[meta.name(crd)] = form_as_stored(crd)
         return dict(sorted(found.items(), key=lambda named: (named[0] != PODS, named[0].startswith("events"))))

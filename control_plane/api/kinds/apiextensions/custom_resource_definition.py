@@ -17,6 +17,7 @@ from rayplane.control_plane.api.machinery.columns import NAME_AND_CREATED_AT
 from rayplane.control_plane.api.meta import Object
 
 Errors = list[FieldError]
+CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
 _SELECTABLE_MAX = 8
