@@ -1,6 +1,7 @@
 """Objects that every new cluster has: made by whichever server finds them missing.
 
-All servers keep those of priority and fairness, over and over; the others are nobody's once they are made.
+All servers keep those of priority and fairness, and since when tokens are tracked, over and over; the others are
+nobody's once they are made.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from rayplane.control_plane.api import bootstrap_flow
+from rayplane.control_plane.api import bootstrap_flow, legacy_tokens
 from rayplane.control_plane.api.bootstrap import bootstrap_objects, extension_authentication
 from rayplane.control_plane.api.errors import AlreadyExists, ApiError, NotFound
 from rayplane.control_plane.api.meta import Object, annotations
@@ -46,6 +47,19 @@ async def ensure(registry: ObjectRegistry, config: ApiServerConfig) -> None:
         if o["kind"] not in _FLOW_CONTROL:
             await _ensure(registry, o)
     await keep_flow_control(registry)
+    await keep_tracking(registry)
+
+
+async def keep_tracking(registry: ObjectRegistry) -> None:
+    """Say since when uses of tokens in Secrets are noted: from now on, where nobody says so. Safe on all servers at
+    once. ApiError when etcd refuses.
+    """
+    wanted = legacy_tokens.tracking(registry.env.clock.now())
+    await _ensure(registry, wanted)
+    place, name = legacy_tokens.TRACKING_NAMESPACE, legacy_tokens.TRACKING
+    known = await registry.lookup.get("configmaps", name, place)
+    if known is not None and legacy_tokens.tracked_since(known) is None:
+        await _complete(registry, Target(registry.kinds.named("configmaps"), place, name), known, wanted)
 
 
 async def _ensure(registry: ObjectRegistry, o: Object) -> None:
@@ -60,7 +74,7 @@ async def _ensure(registry: ObjectRegistry, o: Object) -> None:
             await registry.writer.create(SYSTEM, Target(info, namespace), orjson.dumps(o), _JSON, WriteOptions())
         elif known.readable and (o["kind"], meta["name"]) in _TIGHTENED:
             await _tighten(registry, Target(info, namespace, meta["name"]), known.object, o)
-        elif known.readable and o["kind"] == "ConfigMap":
+        elif known.readable and o["kind"] == "ConfigMap" and meta["name"] != legacy_tokens.TRACKING:
             await _complete(registry, Target(info, namespace, meta["name"]), known.object, o)
         elif known.readable and o["kind"] in _FLOW_CONTROL and bootstrap_flow.is_kept(known.object):
             await _keep(registry, Target(info, "", meta["name"]), known.object, o)
@@ -89,15 +103,15 @@ async def keep_flow_control(registry: ObjectRegistry) -> None:
                     await registry.writer.delete(SYSTEM, Target(info, "", entry.name), DeleteOptions())
 
 
-class FlowControlKeeper:
-    """The task that keeps a server's part of them."""
+class Keeper:
+    """The task that keeps a server's part of what all servers keep."""
 
     def __init__(self, registry: ObjectRegistry) -> None:
         self._registry = registry
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="flow control")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="bootstrap")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -109,8 +123,9 @@ class FlowControlKeeper:
             await asyncio.sleep(_KEEP_S)
             try:
                 await keep_flow_control(self._registry)
+                await keep_tracking(self._registry)
             except Exception as e:
-                log.info("flow schemas and priority levels are not looked after this time: %s", e)
+                log.info("what all servers keep is not looked after this time: %s", e)
 
 
 async def _keep(registry: ObjectRegistry, target: Target, known: Object, wanted: Object) -> None:

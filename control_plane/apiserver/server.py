@@ -55,7 +55,7 @@ class ApiServer:
         self._sockets = sockets
         self._keeper = EndpointKeeper(config, self.registry, self.etcd)
         self._compactor = Compactor(self.etcd, config.timing.compaction_interval_s)
-        self._flow_control = bootstrap.FlowControlKeeper(self.registry)
+        self._bootstrap = bootstrap.Keeper(self.registry)
         self._server: Server | None = None
         self._rest: object | None = None
 
@@ -89,7 +89,7 @@ class ApiServer:
             await self._start_rest()
         await self._keeper.start(ServerEntry(self.config.name, self.grpc_address, self.https_address))
         self._compactor.start()
-        self._flow_control.start()
+        self._bootstrap.start()
         self.ready = True
 
     async def _start_rest(self) -> None:
@@ -105,7 +105,7 @@ class ApiServer:
         """Say goodbye, then close both faces and everything behind them."""
         self.ready = False
         await self._compactor.stop()
-        await self._flow_control.stop()
+        await self._bootstrap.stop()
         await self._keeper.stop()
         # Watches end first: they would hold the faces open.
         await self.registry.stop()

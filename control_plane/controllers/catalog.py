@@ -26,6 +26,7 @@ from rayplane.control_plane.controllers.flowschema import FlowSchemaController
 from rayplane.control_plane.controllers.garbagecollector import GarbageCollector
 from rayplane.control_plane.controllers.job.controller import JobController
 from rayplane.control_plane.controllers.job.orphans import OrphanedPodController
+from rayplane.control_plane.controllers.legacytokencleaner import LegacyTokenCleaner
 from rayplane.control_plane.controllers.namespace import NamespaceController
 from rayplane.control_plane.controllers.nodeipam import NodeIpamController
 from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleController
@@ -82,6 +83,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         ClusterRoleAggregation(coalesce_s=coalesce),
         CertificateCleaner(),
         TokenCleaner(),
+        LegacyTokenCleaner(),
         ResourceQuotaController(config.garbage_collected),
         PodGCController(timing, terminated_max=config.terminated_pods_max),
         StorageVersionMigrator(),

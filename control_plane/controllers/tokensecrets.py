@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.legacy_tokens import account_of, is_token
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.core import (
     NOTHING,
@@ -24,24 +25,17 @@ from rayplane.control_plane.controllers.core import (
 )
 
 ACCOUNTS, SECRETS = "serviceaccounts", "secrets"
-_TYPE = "kubernetes.io/service-account-token"
-_ACCOUNT = "kubernetes.io/service-account.name"
-_UID = "kubernetes.io/service-account.uid"
-
-
-def _is_token(secret: Object) -> bool:
-    return secret.get("type") == _TYPE
 
 
 def _token(secret: Object, _view: View) -> Iterable[str]:
-    return (meta.key(secret),) if _is_token(secret) else ()
+    return (meta.key(secret),) if is_token(secret) else ()
 
 
 def _tokens_of(account: Object, view: View) -> Iterable[str]:
     return [
         meta.key(secret)
         for secret in in_namespace(view, SECRETS, meta.namespace(account))
-        if _is_token(secret) and meta.annotations(secret).get(_ACCOUNT) == meta.name(account)
+        if is_token(secret) and account_of(secret)[0] == meta.name(account)
     ]
 
 
@@ -55,10 +49,9 @@ class TokenSecretController(BaseController):
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         secret = view.get(SECRETS, *meta.split_key(key))
-        if secret is None or meta.is_deleting(secret) or not _is_token(secret):
+        if secret is None or meta.is_deleting(secret) or not is_token(secret):
             return NOTHING
-        notes, space = meta.annotations(secret), meta.namespace(secret)
-        name, uid = notes.get(_ACCOUNT) or "", notes.get(_UID) or ""
+        space, (name, uid) = meta.namespace(secret), account_of(secret)
         account = view.get(ACCOUNTS, space, name) if name else None
         if not name or (account is not None and uid in ("", meta.uid(account))):
             return NOTHING

@@ -10,8 +10,9 @@ import jwt
 import pytest
 import pytest_asyncio
 
-from rayplane.control_plane.api import errors
+from rayplane.control_plane.api import errors, legacy_tokens
 from rayplane.control_plane.api.meta import Object, parse_time
+from rayplane.control_plane.apiserver.bootstrap import keep_tracking
 from rayplane.control_plane.apiserver.requests import User
 from rayplane.control_plane.client import ApiClient
 from rayplane.control_plane.rpc.tls import Authority
@@ -245,3 +246,60 @@ async def test_who_may_not_read_secrets_makes_none_to_learn_a_token(issuer: Issu
     await issuer.client.create(BINDINGS, binding("jane", "writer"))
     made = await issuer.stack.client_as("jane", "team").create("secrets", token_secret("s", "default"))
     assert ("token" in (made.get("data") or {})) is ("get" in verbs)
+
+
+async def legacy_token(issuer: Issuer, *, listed: bool) -> str:
+    made = await issuer.client.create("secrets", token_secret("s", "default"))
+    if listed:
+        await issuer.client.patch("serviceaccounts", "default", "default", {"secrets": [{"name": "s"}]})
+    return base64.b64decode(made["data"]["token"]).decode()
+
+
+async def labels(issuer: Issuer) -> dict[str, str]:
+    found = await issuer.client.get("secrets", "s", "default")
+    return dict(found["metadata"].get("labels") or {})
+
+
+async def test_the_day_of_a_secret_tokens_last_use_is_noted(issuer: Issuer) -> None:
+    token = await legacy_token(issuer, listed=False)
+    assert await labels(issuer) == {}
+    await issuer.user(token)
+    first = await labels(issuer)
+    assert first == {legacy_tokens.LAST_USED: legacy_tokens.day_of(issuer.clock.now())}
+    version = (await issuer.client.get("secrets", "s", "default"))["metadata"]["resourceVersion"]
+    await issuer.user(token)
+    # Once a day is enough; and a clock that is behind takes nothing back.
+    issuer.clock.ahead = -timedelta(days=1)
+    await issuer.user(bound := await issuer.token(boundObjectRef={"apiVersion": "v1", "kind": "Secret", "name": "s"}))
+    assert (await issuer.client.get("secrets", "s", "default"))["metadata"]["resourceVersion"] == version
+    issuer.clock.ahead = timedelta(days=2)
+    await issuer.user(token)
+    second = (await labels(issuer))[legacy_tokens.LAST_USED]
+    assert second == legacy_tokens.day_of(issuer.clock.now()) != first[legacy_tokens.LAST_USED] and bound != token
+
+
+async def test_a_token_in_a_secret_marked_invalid_is_refused_until_the_mark_goes(issuer: Issuer) -> None:
+    token = await legacy_token(issuer, listed=True)
+    marked = {"metadata": {"labels": {legacy_tokens.INVALID_SINCE: "2026-01-01"}}}
+    await issuer.client.patch("secrets", "s", "default", marked)
+    await issuer.client.list("secrets", "default")
+    await issuer.refused(token)
+    # Its use is noted all the same: somebody still has it.
+    assert legacy_tokens.LAST_USED in await labels(issuer)
+    await issuer.client.patch("secrets", "s", "default", {"metadata": {"labels": {legacy_tokens.INVALID_SINCE: None}}})
+    await issuer.client.list("secrets", "default")
+    await issuer.user(token)
+
+
+async def test_since_when_uses_are_noted_is_said_and_kept_as_it_is(issuer: Issuer) -> None:
+    place = ("configmaps", legacy_tokens.TRACKING, legacy_tokens.TRACKING_NAMESPACE)
+    registry = issuer.stack.servers[0].registry
+    today = legacy_tokens.day_of(issuer.clock.now())
+    assert (await issuer.client.get(*place))["data"] == {legacy_tokens.SINCE: today}
+    issuer.clock.ahead = timedelta(days=40)
+    later = legacy_tokens.day_of(issuer.clock.now())
+    for data, expected in (({"since": "2020-02-29"}, "2020-02-29"), ({"since": "2020-02-30"}, later)):
+        await issuer.client.patch(*place, {"data": data})
+        await issuer.client.list("configmaps", legacy_tokens.TRACKING_NAMESPACE)
+        await keep_tracking(registry)
+        assert (await issuer.client.get(*place))["data"] == {legacy_tokens.SINCE: expected}

@@ -131,9 +131,9 @@ class Cluster(Store):
         nodes = list(heartbeats)
         beat = self.seconds
         while self.seconds < end:
-            due = min([*self.timers.values(), beat + 1.0, end])
+            due = min([*self.timers.values(), *([beat + 1.0] if nodes else ()), end])
             self.seconds = max(self.seconds, min(due, end))
-            if self.seconds >= beat + 1.0:
+            if nodes and self.seconds >= beat + 1.0:
                 beat += 1.0
                 for node in nodes:
                     self.heartbeat(node)

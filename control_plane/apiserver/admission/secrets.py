@@ -9,6 +9,7 @@ import base64
 from pathlib import Path
 
 from rayplane.control_plane.api import meta
+from rayplane.control_plane.api.legacy_tokens import ACCOUNT, ACCOUNT_UID, is_token
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.authentication.tokens import Bound, Tokens
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
@@ -16,10 +17,6 @@ from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.rpc.tls import Credentials
 from rayplane.storage.env import Env
-
-_TYPE = "kubernetes.io/service-account-token"
-_ACCOUNT = "kubernetes.io/service-account.name"
-_UID = "kubernetes.io/service-account.uid"
 
 
 class TokenSecrets:
@@ -33,11 +30,11 @@ class TokenSecrets:
 
     async def admit(self, request: AdmissionRequest) -> None:
         secret = request.object
-        if not (request.creates("secrets") and secret.get("type") == _TYPE and self._config.token_key):
+        if not (request.creates("secrets") and is_token(secret) and self._config.token_key):
             return
         notes = meta.annotations(secret)
-        account = await self._lookup.get("serviceaccounts", notes.get(_ACCOUNT) or "", request.namespace)
-        if account is None or notes.get(_UID, meta.uid(account)) != meta.uid(account):
+        account = await self._lookup.get("serviceaccounts", notes.get(ACCOUNT) or "", request.namespace)
+        if account is None or notes.get(ACCOUNT_UID, meta.uid(account)) != meta.uid(account):
             return
         reads = request.user.asks("get", resource="secrets", namespace=request.namespace, name=meta.name(secret))
         if not (await self._authorizer.decide(reads)).allowed:
@@ -47,6 +44,6 @@ class TokenSecrets:
         files = {"token": token.encode(), "namespace": request.namespace.encode()}
         if self._config.tls_dir is not None:
             files["ca.crt"] = Credentials.read(Path(self._config.tls_dir)).ca
-        secret["metadata"]["annotations"] = {**notes, _UID: meta.uid(account)}
+        secret["metadata"]["annotations"] = {**notes, ACCOUNT_UID: meta.uid(account)}
         filled = {name: base64.b64encode(data).decode() for name, data in files.items()}
         secret["data"] = {**filled, **(secret.get("data") or {})}

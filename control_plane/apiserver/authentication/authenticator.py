@@ -10,6 +10,7 @@ from rayplane.control_plane.api.bootstrap_tokens import BootstrapToken
 from rayplane.control_plane.api.errors import Unauthorized
 from rayplane.control_plane.apiserver.authentication.configuration import EVERYWHERE, Anonymous
 from rayplane.control_plane.apiserver.authentication.issuers import Issuers
+from rayplane.control_plane.apiserver.authentication.legacy_tokens import LegacyTokens
 from rayplane.control_plane.apiserver.authentication.tokens import Find, Tokens
 from rayplane.control_plane.apiserver.authentication.webhooks import TokenWebhook
 from rayplane.control_plane.apiserver.config import ApiServerConfig
@@ -49,6 +50,7 @@ class Authenticator:
         env: Env,
         find: Find,
         *,
+        legacy: LegacyTokens,
         anonymous: Anonymous = EVERYWHERE,
         issuers: Issuers | None = None,
         webhook: TokenWebhook | None = None,
@@ -56,6 +58,7 @@ class Authenticator:
         self.tokens = Tokens(config, env, find)
         self._config = config
         self._find = find
+        self._legacy = legacy
         self._anonymous = anonymous
         self._issuers = issuers
         self._webhook = webhook
@@ -134,7 +137,9 @@ class Authenticator:
             if self._webhook is None:
                 raise
             return await self._webhook.owner(token, audiences)
-        return await self.tokens.user(claims), claims.get("aud") or ()
+        user = await self.tokens.user(claims)
+        await self._legacy.used(token, claims)
+        return user, claims.get("aud") or ()
 
     async def _bootstrapping(self, own: str, secret: str) -> User:
         """Who shows a bootstrap token. Unauthorized."""

@@ -21,7 +21,8 @@ from rayplane.control_plane.identities import SERVICE_ACCOUNT_PREFIX
 from rayplane.storage.env import Env
 
 _ALGORITHM = "ES256"
-_CLAIMS = "kubernetes.io"
+CLAIMS = "kubernetes.io"
+"""Where a token says whose it is and what it is bound to."""
 _EXTRA = "authentication.kubernetes.io/"
 # Machines of one cluster may disagree about the time by a little; so long a deleted object's tokens are good.
 _LEEWAY_S = 60
@@ -89,7 +90,7 @@ class Tokens:
             "iss": self._config.issuer,
             "jti": self._env.uuid(),
             "sub": f"{SERVICE_ACCOUNT_PREFIX}{meta['namespace']}:{meta['name']}",
-            _CLAIMS: private,
+            CLAIMS: private,
         }
         return jwt.encode(claims, self._private, algorithm=_ALGORITHM), format_time(renewed)
 
@@ -130,7 +131,7 @@ class Tokens:
 
     async def user(self, claims: Mapping[str, Any]) -> User:
         """The user that a token stands for, while the account and what it is bound to live. Unauthorized."""
-        private = claims.get(_CLAIMS) or {}
+        private = claims.get(CLAIMS) or {}
         namespace, account = private.get("namespace") or "", private.get("serviceaccount") or {}
         pod, node = private.get("pod"), private.get("node")
         await self._must_live("serviceaccounts", account, namespace)

@@ -6,6 +6,7 @@ from rayplane.control_plane.apiserver.admission.configuration import AdmissionSe
 from rayplane.control_plane.apiserver.authentication.authenticator import Authenticator
 from rayplane.control_plane.apiserver.authentication.configuration import read_authentication
 from rayplane.control_plane.apiserver.authentication.issuers import Issuers, KnownIssuer
+from rayplane.control_plane.apiserver.authentication.legacy_tokens import LegacyTokens, Mark
 from rayplane.control_plane.apiserver.authentication.tokens import Find
 from rayplane.control_plane.apiserver.authentication.webhooks import Post, TokenWebhook
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
@@ -39,13 +40,14 @@ class Access:
         self._authenticator: Authenticator | None = None
         self._authorizer: Authorizer | None = None
 
-    def authenticator(self, find: Find) -> Authenticator:
-        """`find` looks up what tokens are bound to."""
+    def authenticator(self, find: Find, mark: Mark) -> Authenticator:
+        """`find` looks up what tokens are bound to, `mark` notes uses of those that Secrets hold."""
         kubeconfig = self._config.authentication_webhook
         self._authenticator = Authenticator(
             self._config,
             self._env,
             find,
+            legacy=LegacyTokens(self._env, find, mark),
             anonymous=self._asked.anonymous,
             issuers=self._issuers(),
             webhook=TokenWebhook(self._post(kubeconfig, _REVIEW_TIMEOUT_S, self._reviewers)) if kubeconfig else None,

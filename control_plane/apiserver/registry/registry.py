@@ -8,8 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 
-from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.aggregation.backends import APISERVICES, AVAILABLE, Finding
+from rayplane.control_plane.api.aggregation.backends import Finding
 from rayplane.control_plane.api.errors import (
     ApiError,
     BadRequest,
@@ -33,7 +32,7 @@ from rayplane.control_plane.apiserver.admission.validating_policies import Valid
 from rayplane.control_plane.apiserver.admission.webhooks import Webhooks
 from rayplane.control_plane.apiserver.aggregator.aggregator import Aggregator
 from rayplane.control_plane.apiserver.aggregator.client import BackendClient
-from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources, without_finalizer
+from rayplane.control_plane.apiserver.apiextensions.definitions import Cleaner, CustomResources
 from rayplane.control_plane.apiserver.apiextensions.forms import Forms
 from rayplane.control_plane.apiserver.audit import Auditor, allowed
 from rayplane.control_plane.apiserver.authorization.reviews import Reviews
@@ -50,6 +49,7 @@ from rayplane.control_plane.apiserver.registry import metrics_kinds
 from rayplane.control_plane.apiserver.registry.bodies import check_dry_run, check_write_options, refuse_options
 from rayplane.control_plane.apiserver.registry.component_statuses import ComponentStatuses
 from rayplane.control_plane.apiserver.registry.metrics import Metrics
+from rayplane.control_plane.apiserver.registry.own_writes import OwnWrites
 from rayplane.control_plane.apiserver.registry.reading import Listing, Reader, WatchItem
 from rayplane.control_plane.apiserver.registry.subresources import Subresources
 from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
@@ -144,7 +144,7 @@ class ObjectRegistry:
         self.authorizer = self._access.authorizer(self.kinds, self.hub)
 
         self.auditor = Auditor(config.audit, env) if config.audit is not None else None
-        self.authenticator = self._access.authenticator(self.lookup.get)
+        self.authenticator = self._access.authenticator(self.lookup.get, self._mark_used)
         self._webhooks = WebhookClient(self.lookup, network, env.rng)
         backends = BackendClient(self.lookup, network, env.rng, config.tls_dir)
         self.aggregator = Aggregator(self.kinds, self.hub, self.lookup, client=backends, tell=self._tell_available)
@@ -152,6 +152,7 @@ class ObjectRegistry:
         self.reader = Reader(self.kinds, self.forms, self.storage, self.hub, env=env, timing=config.timing)
         self.chain, self._leases = self._admission(config), EventLeases(etcd, config.timing)
         self.writer = Writer(self.kinds, self.forms, self.storage, self.hub, self.chain, env=env, leases=self._leases)
+        self._own = OwnWrites(self.kinds, self.writer, env)
         tokens = self.authenticator.tokens
         self.subresources = Subresources(
             self.kinds,
@@ -221,7 +222,7 @@ class ObjectRegistry:
         self._access.start()
         self.files.follow(self._access.takers | ({AUDIT: self.auditor.take} if self.auditor is not None else {}))
         await self.aggregator.start()
-        self.cleaner.start(self._empty, self._release)
+        self.cleaner.start(self._empty, self._own.release)
 
     async def stop(self) -> None:
         await self.files.stop()
@@ -250,29 +251,11 @@ class ObjectRegistry:
             return True
         return not (await self.reader.list(target, ListOptions())).entries
 
-    async def _release(self, definition: str) -> None:
-        async def make(current: Object) -> Object:
-            return without_finalizer(current)
-
-        target = Target(self.kinds.named(CRDS), "", definition)
-        # Another server may have been faster.
-        with contextlib.suppress(NotFound):
-            await self.writer.change(SYSTEM, target, make, WriteOptions())
-
     async def _tell_available(self, name: str, finding: Finding) -> None:
-        """Store how the API of an APIService fares."""
-        available, reason, message = finding
-        told = {"status": str(available), "reason": reason, "message": message}
+        await self._own.tell_available(name, finding)
 
-        async def make(current: Object) -> Object:
-            conditions = [dict(one) for one in meta.status(current).get("conditions") or ()]
-            meta.set_condition(conditions, {"type": AVAILABLE, **told}, self.env.timestamp())
-            return {**current, "status": {"conditions": conditions}}
-
-        target = Target(self.kinds.named(APISERVICES), "", name, "status")
-        # It may be gone.
-        with contextlib.suppress(NotFound):
-            await self.writer.change(SYSTEM, target, make, WriteOptions())
+    async def _mark_used(self, secret: Object, day: str) -> None:
+        await self._own.mark_used(secret, day)
 
     # --- turns --------------------------------------------------------------------------------
 

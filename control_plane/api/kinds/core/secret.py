@@ -15,6 +15,7 @@ from rayplane.control_plane.api.errors import invalid, quote, required, too_long
 from rayplane.control_plane.api.kinds.core.config_map import DATA_MAX_BYTES, fixed_data
 from rayplane.control_plane.api.kinds.metadata import Errors, checked, immutable
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_STATUS
+from rayplane.control_plane.api.legacy_tokens import ACCOUNT, is_token
 from rayplane.control_plane.api.machinery import names
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.machinery.field_selectors import METADATA_FIELDS
@@ -58,9 +59,8 @@ def _validate(obj: Object) -> Errors:
     if size > DATA_MAX_BYTES:
         errs.append(too_long("data", DATA_MAX_BYTES))
     _contents(obj.get("type") or "", data, errs)
-    account = "kubernetes.io/service-account.name"
-    if obj.get("type") == "kubernetes.io/service-account-token" and not meta.annotations(obj).get(account):
-        errs.append(required(f"metadata.annotations[{account}]"))
+    if is_token(obj) and not meta.annotations(obj).get(ACCOUNT):
+        errs.append(required(f"metadata.annotations[{ACCOUNT}]"))
     return errs
 
 
