@@ -15,6 +15,7 @@ from rayplane.control_plane.scheduler.framework import (
     Unresolvable,
     called,
     defines,
+    told,
 )
 from rayplane.control_plane.scheduler.plugins import IN_TREE, Plugin, PodView, Refusal, Registry, Scope
 from rayplane.control_plane.scheduler.plugins.base import SCORE_MAX
@@ -40,7 +41,10 @@ class Adapter(Plugin):
         self._own: PodPlugin = args
 
     def _ask(self, point: str, method: str, *args: Any) -> Any:
-        return called(self.name, point, getattr(self._own, method), *args)
+        return called(self.name, point, lambda: getattr(self._own, method)(*args))
+
+    def _told(self, point: str, method: str, *args: Any) -> str:
+        return told(self.name, point, lambda: getattr(self._own, method)(*args))
 
     def _node(self, view: PodView, row: int) -> Node:
         name = view.snapshot.info(row).name
@@ -53,7 +57,7 @@ class Adapter(Plugin):
             return ""
         known = f"pre_filter of {self.name}"
         if known not in view.memo:
-            view.memo[known] = str(self._ask("preFilter", "pre_filter", state_of(view), view.pod.obj) or "")
+            view.memo[known] = self._told("preFilter", "pre_filter", state_of(view), view.pod.obj)
         found: str = view.memo[known]
         return found
 
@@ -67,7 +71,7 @@ class Adapter(Plugin):
         if not self.concerns(view):
             return None
         self.problem(view)
-        said = self._ask("filter", "filter", state_of(view), view.pod.obj, self._node(view, row))
+        said = self._told("filter", "filter", state_of(view), view.pod.obj, self._node(view, row))
         return Refusal(self.name, (str(said),), not isinstance(said, Unresolvable)) if said else None
 
     def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
@@ -78,16 +82,15 @@ class Adapter(Plugin):
         if defines(type(self._own), "pre_score"):
             self._ask("preScore", "pre_score", state, pod, nodes)
         given = {node.name: self._ask("score", "score", state, pod, node) for node in nodes}
-        found = dict(self._ask("score", "normalize", state, pod, given))
+        found = called(self.name, "score", lambda: dict(self._own.normalize(state, pod, given)))
         points = {row: self._checked(found.get(node.name, 0)) for row, node in zip(asked, nodes, strict=True)}
         return np.array([points.get(row, 0) for row in numbers], dtype=np.int64)
 
     def _checked(self, score: Any) -> int:
         if type(score) is not int or not 0 <= score <= SCORE_MAX:
-            text = (
-                f"returns an invalid score {score!r}, it should be in the range of [0, {SCORE_MAX}] after normalizing"
-            )
-            raise PluginError(f'plugin "{self.name}" returns an invalid score {score!r}, {text}')
+            shown = called(self.name, "score", repr, score)
+            text = f"returns an invalid score {shown}, it should be in the range of [0, {SCORE_MAX}] after normalizing"
+            raise PluginError(f'plugin "{self.name}" returns an invalid score {shown}, {text}')
         return score
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,16 @@ from rayplane.control_plane.scheduler import adapters
 from rayplane.control_plane.scheduler.config import Profile
 from rayplane.control_plane.scheduler.cycle import Explanation, Placement
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
-from rayplane.control_plane.scheduler.framework import METHODS, PluginError, PodPlugin, State, called, failed
+from rayplane.control_plane.scheduler.framework import (
+    METHODS,
+    PluginError,
+    PodPlugin,
+    State,
+    called,
+    failed,
+    told,
+    words_of,
+)
 from rayplane.control_plane.scheduler.gates import Gates
 from rayplane.control_plane.scheduler.hints import ADDED_AFFINITY, Hint
 from rayplane.control_plane.scheduler.plugins import Registry
@@ -59,7 +68,7 @@ class SortKey:
     def __lt__(self, other: SortKey) -> bool:
         try:
             return bool(self._key < other._key)
-        except Exception:
+        except BaseException:  # of a plug-in's own making, it may raise anything
             return by_priority(self._pod) < by_priority(other._pod)
 
     def __eq__(self, other: object) -> bool:
@@ -116,7 +125,7 @@ class Extensions:
             for name, plugin in made.items():
                 kinds = plugin.wakes_on
                 resources = [r for r in Resource if kinds is None or r.value in kinds]
-                found[name] = tuple(Hint(resource, ~Action(0), _helps(plugin)) for resource in resources)
+                found[name] = tuple(Hint(resource, ~Action(0), _helps(name, plugin)) for resource in resources)
         return found
 
     def gate(self, pod: PodInfo) -> Gate | None:
@@ -126,11 +135,11 @@ class Extensions:
             return own
         for name, plugin in self._asked(pod, "preEnqueue"):
             try:
-                said = called(name, "preEnqueue", plugin.pre_enqueue, pod.obj)
+                said = told(name, "preEnqueue", plugin.pre_enqueue, pod.obj)
             except PluginError as e:
                 return Gate(name, str(e))
             if said:
-                return Gate(name, str(said))
+                return Gate(name, said)
         return None
 
     def order(self, pod: PodInfo) -> Any:
@@ -149,9 +158,9 @@ class Extensions:
         """The node that a plug-in has found a way to; empty when none has."""
         refusals = {one.node: ", ".join(one.refusal.reasons) for one in found.nodes if one.refusal is not None}
         for name, plugin in self._asked(pod, "postFilter"):
-            node = called(name, "postFilter", plugin.post_filter, {}, pod.obj, refusals)
+            node = told(name, "postFilter", plugin.post_filter, {}, pod.obj, refusals)
             if node in refusals:
-                return str(node)
+                return node
         return ""
 
     def has_post_filter(self, pod: PodInfo) -> bool:
@@ -170,9 +179,9 @@ class Extensions:
         held = self._reserved[pod.key] = _Reserved(pod.uid)
         try:
             for name, plugin in self._asked(pod, "reserve"):
-                said = called(name, "reserve", plugin.reserve, held.state, pod.obj, placement.node)
+                said = told(name, "reserve", plugin.reserve, held.state, pod.obj, placement.node)
                 if said:
-                    raise Rejection(name, str(said))
+                    raise Rejection(name, said)
         except (PluginError, Rejection):
             self.unreserve(placement)
             raise
@@ -201,7 +210,7 @@ class Extensions:
             for name, plugin in self._asked(pod, point):
                 said = await self._waited(name, point, plugin, state, placement)
                 if said:
-                    raise Rejection(name, str(said))
+                    raise Rejection(name, said)
 
     async def bind(self, placement: Placement) -> bool:
         """Whether a plug-in bound the pod. PluginError."""
@@ -223,33 +232,46 @@ class Extensions:
             except PluginError as e:
                 log.error("pod %s: %s", pod.key, e)
 
-    async def _waited(self, name: str, point: str, plugin: PodPlugin, state: State, placement: Placement) -> Any:
-        method = getattr(plugin, METHODS[point])
-        answer = called(name, point, method, state, placement.pod.obj, placement.node)
-        if not inspect.isawaitable(answer):
-            return answer
-        try:
-            async with asyncio.timeout(plugin.timeout_s):
-                return await answer
-        except Exception as e:
-            raise failed(name, point, e) from e
+    async def _waited(self, name: str, point: str, plugin: PodPlugin, state: State, placement: Placement) -> str:
+        """What a plug-in answers, now or later, as a text; PluginError."""
+        method = METHODS[point]
+        answer = called(name, point, lambda: getattr(plugin, method)(state, placement.pod.obj, placement.node))
+        if inspect.isawaitable(answer):
+            answer = await _answer(name, point, plugin, answer)
+        return told(name, point, lambda: answer)
+
+
+async def _answer(name: str, point: str, plugin: PodPlugin, answer: Awaitable[Any]) -> Any:
+    """PluginError for whatever it raises, but for the end of the task that waits for it."""
+    try:
+        async with asyncio.timeout(plugin.timeout_s):
+            return await answer
+    except GeneratorExit:
+        raise
+    except BaseException as e:
+        task = asyncio.current_task()
+        if isinstance(e, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise failed(name, point, e) from e
 
 
 def _instance(name: str, plugin: type[PodPlugin], args: Mapping[str, Any]) -> PodPlugin:
     try:
         return plugin(args)
-    except Exception as e:
-        log.exception("the scheduler plug-in %s cannot be made", name)
-        return _Broken(PluginError(f'plugin "{name}" cannot be made: {e}'))
+    except PluginError as e:
+        return _Broken(e)
+    except BaseException as e:
+        log.error("the scheduler plug-in %s cannot be made", name, exc_info=e)
+        return _Broken(PluginError(f'plugin "{name}" cannot be made: {words_of(e)}'))
 
 
 def _broken(made: Mapping[str, PodPlugin]) -> list[str]:
     return [name for name, plugin in made.items() if isinstance(plugin, _Broken)]
 
 
-def _helps(plugin: PodPlugin) -> Any:
+def _helps(name: str, plugin: PodPlugin) -> Any:
     def helps(pod: PodInfo, event: Event, _snapshot: Snapshot) -> bool:
         old, new = (getattr(side, "obj", side) for side in (event.old, event.new))
-        return bool(plugin.helps(pod.obj, event.resource.value, old, new))
+        return bool(told(name, "enqueue", plugin.helps, pod.obj, event.resource.value, old, new))
 
     return helps

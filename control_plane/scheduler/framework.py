@@ -153,13 +153,36 @@ class PluginError(Exception):
 
 
 def called(name: str, point: str, method: Callable[..., Any], *args: Any) -> Any:
-    """What a plug-in answers. PluginError for whatever it raises."""
+    """What a plug-in answers. PluginError for whatever it raises, be it `sys.exit`: it ends nobody else's work."""
     try:
         return method(*args)
-    except Exception as e:
+    except BaseException as e:
         raise failed(name, point, e) from e
 
 
+def told(name: str, point: str, method: Callable[..., Any], *args: Any) -> str:
+    """As `called`, where the answer is a text: empty for none, whatever kind of thing the plug-in answers with."""
+
+    def text() -> str:
+        answer = method(*args)
+        return answer if isinstance(answer, str) else str(answer) if answer else ""
+
+    found: str = called(name, point, text)
+    return found
+
+
 def failed(name: str, point: str, error: BaseException) -> PluginError:
-    what = "timed out" if isinstance(error, TimeoutError) and not str(error) else str(error) or type(error).__name__
+    what = words_of(error)
+    if isinstance(error, TimeoutError) and what == type(error).__name__:
+        what = "timed out"
     return PluginError(f'running {point[0].upper()}{point[1:]} plugin "{name}": {what}')
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says; of one that is no Exception, such as SystemExit, also what it is."""
+    try:
+        said = str(error)
+    except BaseException:  # of a plug-in's own making
+        said = ""
+    kind = type(error).__name__
+    return said if said and isinstance(error, Exception) else f"{kind}: {said}" if said else kind

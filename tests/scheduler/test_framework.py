@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.metadata import EntryPoint
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
@@ -13,13 +15,13 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.client import ApiClient
-from rayplane.control_plane.scheduler import Scheduler, SchedulerConfig, extensions, installed
+from rayplane.control_plane.scheduler import Cycle, Failure, Scheduler, SchedulerConfig, extensions, installed
 from rayplane.control_plane.scheduler.configuration import read_configuration
 from rayplane.control_plane.scheduler.framework import Node, PodPlugin, State, Unresolvable, points_of
 from rayplane.control_plane.scheduler.queue import Place
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
-from tests.scheduler.build import claim, node, pod, storage_class
+from tests.scheduler.build import World, claim, info, node, pod, storage_class
 from tests.scheduler.test_service import node_of, quiet, until
 
 FILE = """
@@ -108,12 +110,23 @@ async def test_filter_and_score(api: FakeClient, start: Made) -> None:
 FAILING = ["pre_filter", "filter", "score", "reserve", "permit", "pre_bind", "bind"]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("boom"), "boom"),
+        (SystemExit("boom"), "SystemExit: boom"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "CancelledError"),
+    ],
+)
 @pytest.mark.parametrize("method", FAILING)
-async def test_a_plugin_that_fails_is_an_error_of_its_pod(api: FakeClient, start: Made, method: str) -> None:
+async def test_a_plugin_that_fails_is_an_error_of_its_pod(
+    api: FakeClient, start: Made, method: str, error: BaseException, told: str
+) -> None:
     def fail(self: Any, *args: Any) -> Any:
         pods = [one for one in args if isinstance(one, dict) and "spec" in one]
         if meta.name(pods[0]) == "bad":
-            raise RuntimeError("boom")
+            raise error
         return 0 if method == "score" else None
 
     scheduler = await start(type("Mine", (PodPlugin,), {method: fail}))
@@ -122,10 +135,59 @@ async def test_a_plugin_that_fails_is_an_error_of_its_pod(api: FakeClient, start
     api.put("pods", pod("good"))
     await until(lambda: node_of(api, "good"))
     await until(lambda: api.events("FailedScheduling"))
-    assert api.events("FailedScheduling")[0].endswith(' plugin "Mine": boom')
+    assert api.events("FailedScheduling")[0].endswith(f' plugin "Mine": {told}')
     await until(lambda: meta.get_condition(api.objects["pods"]["default/bad"], "PodScheduled"))
     condition = meta.get_condition(api.objects["pods"]["default/bad"], "PodScheduled")
     assert condition is not None and condition["reason"] == "SchedulerError"
+    assert not node_of(api, "bad") and scheduler.is_leader
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+async def test_what_a_plugin_raises_later_ends_nothing_but_the_try_of_its_pod(
+    api: FakeClient, start: Made, error: BaseException
+) -> None:
+    class Mine(PodPlugin):
+        async def permit(self, state: State, pod: Any, node: str) -> str | None:
+            await asyncio.sleep(0)
+            if meta.name(pod) == "bad":
+                raise error
+            return None
+
+    scheduler = await start(Mine)
+    api.put("nodes", node("n1"))
+    api.put("pods", pod("bad"))
+    await until(lambda: api.events("FailedScheduling"))
+    assert 'running Permit plugin "Mine": ' + type(error).__name__ in api.events("FailedScheduling")[0]
+    api.put("pods", pod("good"))
+    await until(lambda: node_of(api, "good"))
+    assert scheduler.is_leader
+
+
+class Odd:
+    """An answer that cannot be asked what it is."""
+
+    def __bool__(self) -> bool:
+        raise SystemExit(1)
+
+    __repr__ = __str__ = __bool__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("method", ["pre_enqueue", *FAILING])
+async def test_an_answer_that_cannot_be_asked_what_it_is_ends_nobody(api: FakeClient, start: Made, method: str) -> None:
+    def odd(self: Any, *args: Any) -> Any:
+        return Odd() if any(isinstance(one, dict) and meta.name(one) == "bad" for one in args) else None
+
+    def odd_score(self: Any, state: State, pod: Any, node: Node) -> Any:
+        return Odd() if meta.name(pod) == "bad" else 0
+
+    scheduler = await start(type("Mine", (PodPlugin,), {method: odd_score if method == "score" else odd}))
+    for name in ("n1", "n2"):
+        api.put("nodes", node(name))
+    api.put("pods", pod("bad"))
+    api.put("pods", pod("good"))
+    await until(lambda: node_of(api, "good"))
+    places = (Place.GATED, Place.BACKOFF, Place.UNSCHEDULABLE)
+    await until(lambda: any(scheduler.pending().get(place) for place in places))
     assert not node_of(api, "bad") and scheduler.is_leader
 
 
@@ -297,11 +359,31 @@ def test_what_packages_offer(monkeypatch: pytest.MonkeyPatch) -> None:
     offered = [
         EntryPoint("OnlyLabelled", name, "rayplane.scheduler_plugins"),
         EntryPoint("Gone", f"{__name__}:Gone", "rayplane.scheduler_plugins"),
+        EntryPoint("Quits", "quits:Now", "rayplane.scheduler_plugins"),
         EntryPoint("NoPlugin", f"{__name__}:FILE", "rayplane.scheduler_plugins"),
     ]
+    monkeypatch.setitem(sys.modules, "quits", Quits("quits"))
     monkeypatch.setattr(installed, "entry_points", lambda group: [e for e in offered if e.group == group])
-    assert set(installed.installed()) == {"OnlyLabelled"}
+    assert set(installed.installed()) == {"OnlyLabelled", "Gone", "NoPlugin", "Quits"}
     assert installed.points_of_installed() == {"OnlyLabelled": {"filter", "preScore", "score"}}
+
+    file = read_configuration(FILE.replace("Mine", "Quits") % ("", ""), {"Quits": frozenset(("filter",))})
+    one = extensions.Extensions(file.profiles, installed.installed())
+    here = World(node("n1"))
+    here.cycle = Cycle(SchedulerConfig(identity="s", profiles=one.profiles), here.cluster, one.registry)
+    [decision] = here.cycle.schedule([info(pod("p"))])
+    assert isinstance(decision, Failure) and decision.is_fault
+    assert 'plugin "Quits" cannot be imported: SystemExit: as it is imported' in decision.message
+    assert here.place(pod("q", scheduler="plain")) == "n1"
+
+
+class Quits(ModuleType):
+    """A module that ends the program when something of it is wanted."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "Now":
+            raise SystemExit("as it is imported")
+        raise AttributeError(name)
 
 
 def test_a_profile_names_a_plugin_that_is_not_there() -> None:
