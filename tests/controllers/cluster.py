@@ -289,11 +289,12 @@ class Cluster(Store):
                 return
         raise AssertionError("the cluster does not converge")
 
-    def node(self, name: str, **fields: Any) -> Object:
+    def node(self, name: str, *, cpu: str = "", **fields: Any) -> Object:
         node = self.add("nodes", name, **fields)
         self.heartbeat(name)
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": self.now.stamp}
-        return self.update("nodes", {**node, "status": {"conditions": [ready]}}, subresource="status")
+        status = {"conditions": [ready], **({"allocatable": {"cpu": cpu}} if cpu else {})}
+        return self.update("nodes", {**node, "status": status}, subresource="status")
 
     def heartbeat(self, node: str) -> None:
         spec = {"holderIdentity": node, "renewTime": f"{self.seconds:.6f}"}

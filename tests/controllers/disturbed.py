@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.api.node_labels import ZONE
 from rayplane.control_plane.api.pods.state import pod_is_ready, pod_is_terminated
 from rayplane.control_plane.controllers.catalog import build_controllers
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
@@ -40,7 +41,8 @@ from rayplane.control_plane.timings import KUBERNETES
 from tests.controllers.cluster import Cluster
 
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
-NODES = ("n1", "n2", "n3")
+NODES = {"n1": "z1", "n2": "z2", "n3": "z2"}
+"""With the zone of each."""
 IDLE_S = 40.0
 """So long nothing may happen before all counts as done: longer than any pause of a controller in these scenarios."""
 KILLS_MAX = 12
@@ -200,9 +202,9 @@ class Disturbed(Cluster):
         self.slots: list[Slot] = []
         self.kills = KILLS_MAX
         self.listeners.append(self._announce)
-        for node in NODES:
+        for node, zone in NODES.items():
             notes = {"rayplane.io/volume-capacity": "1000000000000", "rayplane.io/host-address": f"{node}:1"}
-            self.node(node, metadata={"annotations": notes})
+            self.node(node, cpu="4", metadata={"annotations": notes, "labels": {ZONE: zone}})
         self.start()
 
     # --- the manager ----------------------------------------------------------------------------
@@ -307,7 +309,7 @@ class Disturbed(Cluster):
         elif pod_is_terminated(pod) or not self._has_volumes(pod):
             return
         elif not meta.node_name(pod):
-            self.put("pods", _bound(pod, _pinned(pod) or self.rng.choice(NODES)))
+            self.put("pods", _bound(pod, _pinned(pod) or self.rng.choice([*NODES])))
         elif (meta.controller_of(pod) or {}).get("kind") == "Job" and pod_is_ready(pod):
             self.set_pod(pod, ready=False, phase="Succeeded")
         elif not pod_is_ready(pod):

@@ -53,7 +53,9 @@ def deploy(c: Disturbed) -> None:
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     fields = {"revisionHistoryLimit": 2, "progressDeadlineSeconds": 600, "strategy": rolling}
     c.add(DEPLOYMENTS, "web", spec=workload("web", replicas=3, **fields))
-    c.add("services", "web", spec={"selector": {"app": "web"}, "ports": [{"port": 80}], "ipFamilies": ["IPv4"]})
+    shared = {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}}
+    spec = {"selector": {"app": "web"}, "ports": [{"port": 80}], "ipFamilies": ["IPv4"]}
+    c.add("services", "web", metadata=shared, spec=spec)
     c.add("poddisruptionbudgets.policy", "web", spec={"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}})
 
 
@@ -234,7 +236,8 @@ def end_of(c: Disturbed) -> dict[str, list[str]]:
         found[resource] = sorted(_shown(obj) for obj in c.list(resource) if not _is_history(obj))
     slices = c.list("endpointslices.discovery.k8s.io")
     ready = [e for s in slices for e in s.get("endpoints") or () if e["conditions"]["ready"]]
-    found["endpoints"] = [f"{len(ready)}"]
+    hints = Counter(zone["name"] for e in ready for zone in (e.get("hints") or {}).get("forZones") or ())
+    found["endpoints"] = [f"{len(ready)}", *(f"{zone} {count}" for zone, count in sorted(hints.items()))]
     return found
 
 
@@ -273,7 +276,7 @@ def undisturbed() -> dict[str, list[str]]:
 def test_the_scenario_ends_as_its_users_want_it() -> None:
     end = undisturbed()
     assert [len(end[resource]) for resource in (DEPLOYMENTS, STATEFUL, DAEMONS, JOBS, CLAIMS)] == [2, 1, 1, 2, 2]
-    assert end["endpoints"] == ["5"]
+    assert end["endpoints"] == ["5", "z1 2", "z2 3"]
     assert sum('"i:1"' in pod and '"app": "web"' in pod for pod in end["pods"]) == 5
 
 
