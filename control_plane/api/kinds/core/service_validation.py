@@ -159,7 +159,7 @@ def _cluster_ips(spec: Mapping[str, Any], before: Mapping[str, Any], errs: Error
     """Cluster addresses, families and policy, which must go together."""
     addresses, families = spec.get("clusterIPs") or [], spec.get("ipFamilies") or ()
     first, policy = spec.get("clusterIP") or "", spec.get("ipFamilyPolicy")
-    if first and first != addresses[0]:
+    if first and addresses[:1] != [first]:
         errs.append(invalid("spec.clusterIPs", addresses, "first value must match `clusterIP`"))
     elif addresses and not first:
         errs.append(invalid("spec.clusterIPs", addresses, "must be empty when `clusterIP` is not specified"))
