@@ -33,6 +33,7 @@ from rayplane.control_plane.controllers.nodelifecycle import NodeLifecycleContro
 from rayplane.control_plane.controllers.nodettl import NodeTtlController
 from rayplane.control_plane.controllers.persistentvolumes import VolumeController
 from rayplane.control_plane.controllers.podgc import PodGCController
+from rayplane.control_plane.controllers.podgroupprotection import PodGroupProtectionController
 from rayplane.control_plane.controllers.replicaset import ReplicaSetController
 from rayplane.control_plane.controllers.resourceclaims import ResourceClaimController
 from rayplane.control_plane.controllers.resourcequota import ResourceQuotaController
@@ -85,6 +86,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         TokenCleaner(),
         LegacyTokenCleaner(),
         ResourceQuotaController(config.garbage_collected),
+        PodGroupProtectionController(),
         PodGCController(timing, terminated_max=config.terminated_pods_max),
         StorageVersionMigrator(),
         GarbageCollector(config.garbage_collected),

@@ -68,6 +68,12 @@ def by_claim_ref(volume: Object) -> Iterable[str]:
     return (f"{ref.get('namespace') or ''}/{ref.get('name') or ''}",) if ref else ()
 
 
+def by_group(pod: Object) -> Iterable[str]:
+    """The pod group that a pod is scheduled with."""
+    name = (meta.spec(pod).get("schedulingGroup") or {}).get("podGroupName")
+    return (f"{meta.namespace(pod)}/{name}",) if name else ()
+
+
 def by_bound_volume(claim: Object) -> Iterable[str]:
     name = meta.spec(claim).get("volumeName")
     return (name,) if name else ()
@@ -91,7 +97,7 @@ _LABELLED = frozenset({
 })  # fmt: skip
 _EXTRA: Mapping[str, Mapping[str, Index]] = {
     "pods": {"node": by_node, "claim": claims_of, "orphan": orphans,
-             "end": by_end},
+             "end": by_end, "group": by_group},
     "services": {"selector": by_selector},
     "replicasets.apps": {"orphan": orphans},
     "controllerrevisions.apps": {"orphan": orphans},

@@ -98,6 +98,26 @@ async def test_priority_and_tolerations_are_filled_in(stack: Stack) -> None:
         await client.create("pods", pod("b", priorityClassName="none"))
 
 
+async def test_pod_groups_get_the_priority_of_their_class(stack: Stack) -> None:
+    client, groups = stack.client(), "podgroups.scheduling.k8s.io"
+    await client.create("priorityclasses.scheduling.k8s.io", {"metadata": {"name": "high"}, "value": 1000})
+
+    def group(name: str, **spec: object) -> dict:
+        policy = {"gang": {"minCount": 2}}
+        return {"metadata": {"name": name, "namespace": "default"}, "spec": {"schedulingPolicy": policy, **spec}}
+
+    made = await client.create(groups, group("a", priorityClassName="high"))
+    assert (made["spec"]["priority"], made["apiVersion"]) == (1000, "scheduling.k8s.io/v1beta1")
+    assert (await client.create(groups, group("b")))["spec"]["priority"] == 0
+    made["spec"] = group("a", priorityClassName="high")["spec"]
+    made["spec"]["schedulingPolicy"]["gang"]["minCount"] = 1
+    assert (await client.update(groups, made))["spec"]["priority"] == 1000
+    with pytest.raises(errors.Forbidden, match="must not be provided in pod group spec"):
+        await client.create(groups, group("c", priority=5))
+    with pytest.raises(errors.Forbidden, match=r"podgroups.*no PriorityClass with name none was found"):
+        await client.create(groups, group("d", priorityClassName="none"))
+
+
 async def test_claims_get_the_default_class(stack: Stack) -> None:
     claim = {
         "metadata": {"name": "c", "namespace": "default"},

@@ -96,6 +96,7 @@ FIELDS: dict[str, dict[str, Any]] = {
             "devices": [{"name": "gpu-0", "taints": [TAINT]}],
         }
     },
+    "PodGroup": {"spec": {"schedulingPolicy": {"gang": {"minCount": 2}}}},
     "DeviceTaintRule": {"spec": {"deviceSelector": {"driver": DRIVER}, "taint": TAINT}},
     "StorageVersionMigration": {"spec": {"resource": {"group": "", "resource": "pods"}}},
     "APIService": {
@@ -155,7 +156,8 @@ def world() -> list[Object]:
     pod = kinds.pop("Pod")
     volume = {"name": "v", "persistentVolumeClaim": {"claimName": "x"}}
     claims = [{"name": "d", "resourceClaimTemplateName": "x"}, {"name": "e", "resourceClaimName": "x"}]
-    spec = {**pod["spec"], "nodeName": "x", "volumes": [volume], "resourceClaims": claims}
+    spec = {**pod["spec"], "nodeName": "x", "volumes": [volume], "resourceClaims": claims,
+            "schedulingGroup": {"podGroupName": "x"}}  # fmt: skip
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": STAMP}
     status = {"phase": "Running", "podIP": "127.64.0.5", "podIPs": [{"ip": "127.64.0.5"}], "conditions": [ready]}
     pods = []

@@ -51,6 +51,7 @@ BUILT_IN: Final = frozenset(
         "CertificateApproval",
         "CertificateSigning",
         "CertificateSubjectRestriction",
+        "PodGroupProtection",
         "StorageObjectInUseProtection",
     }
 )

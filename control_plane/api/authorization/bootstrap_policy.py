@@ -77,6 +77,7 @@ _VIEW_RULES = (
     _rule(_READ, "batch", ("cronjobs", "cronjobs/status", "jobs", "jobs/status")),
     _rule(_READ, "policy", ("poddisruptionbudgets", "poddisruptionbudgets/status")),
     _rule(_READ, "networking.k8s.io", ("ingresses", "ingresses/status", "networkpolicies")),
+    _rule(_READ, "scheduling.k8s.io", ("podgroups", "podgroups/status", "workloads")),
 )  # fmt: skip
 _EDIT_RULES = (
     _rule(_READ, "core", (
@@ -101,6 +102,7 @@ _EDIT_RULES = (
     _rule(_WRITE, "batch", ("cronjobs", "jobs")),
     _rule(_WRITE, "policy", ("poddisruptionbudgets",)),
     _rule(_WRITE, "networking.k8s.io", ("ingresses", "networkpolicies")),
+    _rule(_WRITE, "scheduling.k8s.io", ("podgroups", "workloads")),
     _rule((*_WRITE, *_READ), "coordination.k8s.io", ("leases",)),
 )  # fmt: skip
 _ADMIN_RULES = (
@@ -121,7 +123,8 @@ _SCHEDULER_RULES = (
     _rule(_READ, "policy", ("poddisruptionbudgets",)),
     _rule(("get", "list", "watch", "patch", "update"), "core", ("persistentvolumeclaims",)),
     _rule(("patch", "update"), "core", ("persistentvolumes",)),
-    _rule(_READ, "scheduling.k8s.io", ("priorityclasses",)),
+    _rule(_READ, "scheduling.k8s.io", ("podgroups", "priorityclasses")),
+    _rule(("patch", "update"), "scheduling.k8s.io", ("podgroups/status",)),
     _rule(_READ, "resource.k8s.io", ("deviceclasses", "resourceclaims", "resourceslices")),
     _rule(("patch", "update"), "resource.k8s.io", ("resourceclaims/status",)),
     _rule(_READ, "storage.k8s.io", (

@@ -175,7 +175,9 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "scheduling.k8s.io": (
         "scheduling",
         {
+            "PodGroup": "pod_group",
             "PriorityClass": "priority_class",
+            "Workload": "workload",
         },
     ),
     "storage.k8s.io": (

@@ -1,6 +1,7 @@
 """Fields that Kubernetes v1.37 knows, checks the types of, and drops: their feature gates are off unless asked for.
 
-No gate can be opened here. Source: the stages of feature gates in Kubernetes' documentation.
+No gate can be opened here; `GenericWorkload` (Workload, PodGroup, gang scheduling), off in Kubernetes too unless asked
+for, is open always. Source: the stages of feature gates in Kubernetes' documentation.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _CLOSED: Final[Mapping[str, tuple[str, ...]]] = {
         "SecretVolumeSource.defaultUser",
         "ServiceAccountTokenProjection.user",
     ),
+    "CompositePodGroup": ("PodGroupSpec.parentCompositePodGroupName", "WorkloadSpec.compositePodGroupTemplates"),
     "CoordinatedLeaderElection": ("LeaseSpec.preferredHolder", "LeaseSpec.strategy"),
     "DRADerivedAttributes": ("DeviceSubRequest.derivedAttributes", "ExactDeviceRequest.derivedAttributes"),
     "DRAListTypeAttributes": (
@@ -28,8 +30,18 @@ _CLOSED: Final[Mapping[str, tuple[str, ...]]] = {
         "DeviceAttribute.strings",
         "DeviceAttribute.versions",
     ),
+    "DRAWorkloadResourceClaims": (
+        "PodGroupSpec.resourceClaims",
+        "PodGroupStatus.resourceClaimStatuses",
+        "PodGroupTemplate.resourceClaims",
+    ),
     "EmptyDirVolumeMode": ("EmptyDirVolumeSource.mode",),
     "InPlacePodVerticalScalingSchedulerPreemption": ("NodeSpec.podPreemptionPolicy",),
+    "PodGroupPreemptionPolicy": ("PodGroupSpec.preemptionPolicy", "PodGroupTemplate.preemptionPolicy"),
+    "TopologyAwareWorkloadScheduling": (
+        "PodGroupSpec.schedulingConstraints",
+        "PodGroupTemplate.schedulingConstraints",
+    ),
     "VolumeBindMountOptions": ("VolumeMount.bindMountOptions",),
     "WorkloadWithJob": ("JobSpec.scheduling",),
 }

@@ -1,9 +1,10 @@
-"""Admission of new pods: they are given a service account, a priority, default tolerations."""
+"""Admission of new pods: they are given a service account, a priority, default tolerations; pod groups a priority."""
 
 import asyncio
 import random
 
 from rayplane.control_plane.api.errors import Forbidden
+from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.api.kinds.strategy import SUFFIX_ALPHABET, SUFFIX_LENGTH
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
@@ -88,7 +89,7 @@ def _token_files() -> Object:
 
 
 class Priorities:
-    """Kubernetes' Priority plugin: the class's value and preemption policy go into the pod."""
+    """Kubernetes' Priority plugin: the class's value goes into the pod or pod group, its policy into the pod."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -96,8 +97,14 @@ class Priorities:
     async def admit(self, request: AdmissionRequest) -> None:
         if request.updates("pods"):
             _keep(request, ("priority", "preemptionPolicy"))
-        if not request.creates("pods"):
-            return
+        elif request.updates(GROUPS):
+            _keep(request, ("priority",))
+        elif request.creates("pods"):
+            await self._fill(request, "pod spec", has_policy=True)
+        elif request.creates(GROUPS):
+            await self._fill(request, "pod group spec", has_policy=False)
+
+    async def _fill(self, request: AdmissionRequest, where: str, *, has_policy: bool) -> None:
         spec = request.object["spec"]
         name, priority, preemption = await self._class_of(request, spec.get("priorityClassName") or "")
         if name:
@@ -105,18 +112,20 @@ class Priorities:
         given = spec.get("priority")
         if given is not None and given != priority:
             text = (
-                "the integer value of priority must not be provided in pod spec; priority admission controller "
+                f"the integer value of priority must not be provided in {where}; priority admission controller "
                 f"computed {priority} from the given PriorityClass name"
             )
-            raise Forbidden.of("pods", request.name, text)
+            raise Forbidden.of(request.info.name, request.name, text)
         spec["priority"] = priority
         chosen = spec.get("preemptionPolicy")
+        if not has_policy:
+            return
         if chosen is not None and chosen != preemption:
             text = (
-                "the string value of PreemptionPolicy must not be provided in pod spec; priority admission "
+                f"the string value of PreemptionPolicy must not be provided in {where}; priority admission "
                 f"controller computed {preemption} from the given PriorityClass name"
             )
-            raise Forbidden.of("pods", request.name, text)
+            raise Forbidden.of(request.info.name, request.name, text)
         spec["preemptionPolicy"] = preemption
 
     async def _class_of(self, request: AdmissionRequest, name: str) -> tuple[str, int, str]:
@@ -125,7 +134,7 @@ class Priorities:
             found = await self._lookup.get(resource, name)
             if found is None:
                 text = f"no PriorityClass with name {name} was found"
-                raise Forbidden.of("pods", request.name, text)
+                raise Forbidden.of(request.info.name, request.name, text)
         else:
             defaults = [c for c in await self._lookup.list(resource) if c.get("globalDefault")]
             if not defaults:

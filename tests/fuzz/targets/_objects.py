@@ -78,6 +78,11 @@ SEEDS: tuple[tuple[str, str, str, Object], ...] = (
         "apiGroup": "rbac.authorization.k8s.io"}}),
     ("storage.k8s.io/v1", "storageclasses", "StorageClass", {"provisioner": "p", "allowedTopologies": []}),
     ("scheduling.k8s.io/v1", "priorityclasses", "PriorityClass", {"value": 5, "globalDefault": False}),
+    ("scheduling.k8s.io/v1beta1", "podgroups", "PodGroup", {"spec": {"disruptionMode": {"all": {}},
+        "schedulingPolicy": {"gang": {"minCount": 2}},
+        "workloadRef": {"workloadName": "a", "templateName": "b"}}}),
+    ("scheduling.k8s.io/v1beta1", "workloads", "Workload", {"spec": {"podGroupTemplates": [
+        {"name": "a", "schedulingPolicy": {"basic": {}}}], "controllerRef": {"kind": "Job", "name": "a"}}}),
     ("coordination.k8s.io/v1", "leases", "Lease", {"spec": {"holderIdentity": "a", "leaseDurationSeconds": 5,
         "renewTime": "2026-01-01T00:00:00.000000Z"}}),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice", {"addressType": "IPv4",

@@ -8,10 +8,9 @@ from datetime import datetime
 from rayplane.control_plane.api.errors import forbidden
 from rayplane.control_plane.api.kinds.metadata import Errors, immutable, one_of
 from rayplane.control_plane.api.kinds.rules import AS_WRITTEN, NO_CHANGE_COUNTS, NO_STATUS
+from rayplane.control_plane.api.kinds.scheduling.fields import HIGHEST_USER_PRIORITY
 from rayplane.control_plane.api.machinery.columns import AGE, NAME, Cell, Column, Printer, age
 from rayplane.control_plane.api.meta import Object, name
-
-_HIGHEST_USER_PRIORITY = 1_000_000_000
 
 
 def _default(obj: Object) -> None:
@@ -28,8 +27,8 @@ def _validate(obj: Object) -> Errors:
         if problem:
             text = "priority class names with 'system-' prefix are reserved for system use only. error: "
             errs.append(forbidden("metadata.name", text + problem))
-    elif value > _HIGHEST_USER_PRIORITY:
-        text = f"maximum allowed value of a user defined priority is {_HIGHEST_USER_PRIORITY}"
+    elif value > HIGHEST_USER_PRIORITY:
+        text = f"maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
         errs.append(forbidden("value", text))
     policy = obj.get("preemptionPolicy")
     one_of(policy, ("PreemptLowerPriority", "Never"), "preemptionPolicy", errs)
