@@ -25,6 +25,7 @@ _CHANGE = frozenset({"update", "patch"})
 _SEVERAL = frozenset({"list", "watch", "deletecollection"})
 _POD_SUBRESOURCES = {"status": _CHANGE, "eviction": frozenset({"create"})}
 _ALLOWED, _DENIED = Decision(True), Decision(False)
+_ALL_ALLOWED, _ALL_DENIED = Decision(True, of_kind=True), Decision(False, of_kind=True)
 _RULES = tuple(Rule(raw) for raw in NODE_RULES)
 
 
@@ -36,7 +37,7 @@ def decide(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Deci
     special = None if request.path else _SPECIAL.get(resource)
     if special is not None:
         return special(request, nodes, graph)
-    return _ALLOWED if any(rule.allows(request) for rule in _RULES) else _DENIED
+    return _ALL_ALLOWED if any(rule.allows(request) for rule in _RULES) else _ALL_DENIED
 
 
 def _related(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
@@ -135,7 +136,7 @@ def _nodes(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Deci
 
 def _pods(request: Attributes, nodes: frozenset[str], graph: NodeGraph) -> Decision:
     if request.subresource:
-        return _ALLOWED if request.verb in _POD_SUBRESOURCES.get(request.subresource, ()) else _DENIED
+        return _ALL_ALLOWED if request.verb in _POD_SUBRESOURCES.get(request.subresource, ()) else _ALL_DENIED
     if request.verb in ("create", "delete"):
         return _ALLOWED
     if request.verb == "get":

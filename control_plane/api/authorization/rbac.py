@@ -62,6 +62,8 @@ class Decision:
     reason: str = ""
     denied: bool = False
     """Nobody else is asked any more."""
+    of_kind: bool = False
+    """Whether it holds for all objects of the kind in the namespace, until roles and bindings change."""
 
 
 class Rule:
@@ -79,15 +81,18 @@ class Rule:
         self.paths = _texts(raw, "nonResourceURLs")
 
     def allows(self, request: Attributes) -> bool:
+        named = bool(self.names) and not request.path
+        return self.concerns(request) and (not named or (request.name != "" and request.name in self.names))
+
+    def concerns(self, request: Attributes) -> bool:
+        """Whether it allows this for objects of some name."""
         if request.verb not in self.verbs and "*" not in self.verbs:
             return False
         if request.path:
             return self._allows_path(request.path)
         if request.group not in self.groups and "*" not in self.groups:
             return False
-        return self._allows_resource(request) and (
-            not self.names or (request.name != "" and request.name in self.names)
-        )
+        return self._allows_resource(request)
 
     def _allows_resource(self, request: Attributes) -> bool:
         if "*" in self.resources:
@@ -154,9 +159,16 @@ class Policy:
         if MASTERS in request.groups:
             return Decision(True)
         missing: list[str] = []
+        of_kind = True
         for rules, binding, subject, scope in self._granted(request, missing):
-            if any(rule.allows(request) for rule in rules):
-                return Decision(True, f"RBAC: allowed by {_describe(binding, subject, scope)}")
+            for rule in rules:
+                if not rule.concerns(request):
+                    continue
+                # What is granted by name is another grant for another name.
+                of_kind = of_kind and not rule.names
+                if rule.allows(request):
+                    reason = f"RBAC: allowed by {_describe(binding, subject, scope)}"
+                    return Decision(True, reason, of_kind=of_kind)
         if missing:
             return Decision(False, "RBAC: " + _join(missing))
         return Decision(False)

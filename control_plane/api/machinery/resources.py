@@ -136,26 +136,23 @@ class ResourceInfo:
     list_kind: str = field(default="", compare=False)
     told_verbs: tuple[str, ...] = field(default=(), compare=False)
     """The verbs that discovery tells of, where they are not all: what is about to go takes nothing new."""
+    api_version: str = field(init=False, compare=False)
+    """`v1`, `apps/v1`."""
+    name: str = field(init=False, compare=False)
+    """`pods`, `deployments.apps`: the group-resource as kubectl and errors write it."""
+    is_storage_version: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked at dozens of times a request.
+        object.__setattr__(self, "api_version", f"{self.group}/{self.version}" if self.group else self.version)
+        object.__setattr__(self, "name", f"{self.plural}.{self.group}" if self.group else self.plural)
+        object.__setattr__(self, "is_storage_version", self.api_version == self.stored_api_version)
 
     @property
     def told(self) -> tuple[Any, ...]:
         """What discovery tells of it beside its names, and where it is stored."""
         names = (self.singular, self.list_kind, self.short_names, self.categories)
         return (*names, self.verbs, self.told_verbs, dict(self.subresources), self.stored_api_version)
-
-    @property
-    def api_version(self) -> str:
-        """`v1`, `apps/v1`."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def name(self) -> str:
-        """`pods`, `deployments.apps`: the group-resource as kubectl and errors write it."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    @property
-    def is_storage_version(self) -> bool:
-        return self.api_version == self.stored_api_version
 
     @property
     def persisted(self) -> bool:

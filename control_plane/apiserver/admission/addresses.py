@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from rayplane.control_plane.api.errors import FieldError, Invalid, invalid
 from rayplane.control_plane.api.machinery.addresses import Block, block_of
 from rayplane.control_plane.api.meta import Object, condition_is, is_deleting, key
+from rayplane.control_plane.apiserver.admission.plugins import only
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.config import ApiServerConfig
 from rayplane.control_plane.apiserver.storage.store import absent, delete_op, put_op
@@ -77,9 +78,8 @@ class ServiceAddresses:
         self._env = env
         self._lookup = lookup
 
+    @only(lambda request: request.info.name == "services" and not request.subresource)
     async def admit(self, request: AdmissionRequest) -> None:
-        if request.info.name != "services" or request.subresource:
-            return
         old = reservations(request.old)
         if request.operation == DELETE:
             request.effects += [delete_op(k) for k in old]

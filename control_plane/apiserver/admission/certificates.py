@@ -8,6 +8,7 @@ Source: Kubernetes reference "Certificates and Certificate Signing Requests".
 from rayplane.control_plane.api import meta, signers
 from rayplane.control_plane.api.errors import Forbidden, quote
 from rayplane.control_plane.api.signers import GROUP, REQUESTS
+from rayplane.control_plane.apiserver.admission.plugins import only
 from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 
@@ -18,10 +19,9 @@ class Certificates:
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
 
+    @only(lambda request: request.info.name == REQUESTS)
     async def admit(self, request: AdmissionRequest) -> None:
         """Forbidden."""
-        if request.info.name != REQUESTS:
-            return
         spec = request.object.setdefault("spec", {})
         if request.operation == CREATE and not request.subresource:
             # Whoever approves or signs goes by these.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import copy
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -30,6 +30,7 @@ from rayplane.control_plane.apiserver.admission.events import EventRates
 from rayplane.control_plane.apiserver.admission.images import ImageReviews
 from rayplane.control_plane.apiserver.admission.mutating_policies import MutatingPolicies
 from rayplane.control_plane.apiserver.admission.optional import Provide, deny_all, optional
+from rayplane.control_plane.apiserver.admission.plugins import Plugin, Plugins
 from rayplane.control_plane.apiserver.admission.request import CONNECT, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.admission.runtime_classes import RuntimeClasses
 from rayplane.control_plane.apiserver.admission.validating_policies import ValidatingPolicies
@@ -43,7 +44,6 @@ from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 from rayplane.control_plane.component_base.metrics import Family
 from rayplane.storage.env import Env
 
-Plugin = Callable[[AdmissionRequest], Awaitable[None]]
 _NO_WAIT = contextlib.nullcontext()
 # Bytes of the largest object of which it is found out what a plugin changed.
 _COMPARED_MAX = 64 * 1024
@@ -81,9 +81,7 @@ class Admission:
         self._config, self._env, self._kinds = config, env, kinds
         self._lookup, self._authorizer, self._provide = lookup, authorizer, provide
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._plugins: tuple[Plugin, ...] = ()
-        self._at_deletion: tuple[Plugin, ...] = ()
-        self._validators: tuple[Plugin, ...] = ()
+        self._plugins = self._at_deletion = self._validators = Plugins()
         self._denies = "AlwaysDeny" in self._on
         self._webhooks = extensions.webhooks if "MutatingAdmissionWebhook" in self._on else None
         self._judges = extensions.webhooks if "ValidatingAdmissionWebhook" in self._on else None
@@ -91,10 +89,12 @@ class Admission:
         self._mutating = extensions.mutating if "MutatingAdmissionPolicy" in self._on else None
         quotas = {"ResourceQuota": quota.Quotas(lookup, to_storage, env.clock.now).admit}
         self._counts = "ResourceQuota" in self._on
-        self._reservations = (
-            addresses.ServiceAddresses(config, env, lookup).admit,
-            definition_names.DefinitionNames(kinds, env, lookup).admit,
-            *_those(self._on, quotas),
+        self._reservations = Plugins(
+            (
+                addresses.ServiceAddresses(config, env, lookup).admit,
+                definition_names.DefinitionNames(kinds, env, lookup).admit,
+                *_those(self._on, quotas),
+            )
         )
 
     def take(self, settings: AdmissionSettings, images: Post | None) -> None:
@@ -108,7 +108,7 @@ class Admission:
             validators["EventRateLimit"] = EventRates(settings.events).admit
         if missing := sorted(on & {"EventRateLimit", "ImagePolicyWebhook"} - validators.keys()):
             raise ValueError(f"admission plug-in {', '.join(missing)} needs an AdmissionConfiguration that names it")
-        self._validators = _those(on, validators)
+        self._validators = Plugins(_those(on, validators))
         more = optional(self._kinds, lookup, authorizer, settings=settings, provide=self._provide)
         default = classes.DefaultClasses(lookup)
         always = {
@@ -136,24 +136,23 @@ class Admission:
             devices.DeviceAdministration(lookup).admit,
             secrets.TokenSecrets(config, self._env, lookup, authorizer).admit,
         )
-        self._plugins = (*_those(on, plugins), *fixed)
-        self._at_deletion = _those(on, always)
+        self._plugins = Plugins((*_those(on, plugins), *fixed))
+        self._at_deletion = Plugins(_those(on, always))
 
     async def admit(self, request: AdmissionRequest) -> None:
         """Complete the new object or refuse it (ApiError)."""
         if request.operation == DELETE:
-            for plugin in self._at_deletion:
-                await _step(plugin, request)
+            await _run(self._at_deletion, request)
             if self._webhooks is not None:
                 await self._webhooks.mutate(request)
             await self.validate(request)
             return
-        await self._complete(request)
+        await _run(self._plugins, request)
         work = await self._mutating.mutate(request) if self._mutating is not None else None
         mutation = await self._webhooks.mutate(request) if self._webhooks is not None else None
         if not (work is not None and work.changed) and not (mutation is not None and mutation.changed):
             return
-        await self._complete(request)
+        await _run(self._plugins, request)
         if self._mutating is not None and work is not None:
             await self._mutating.mutate_again(request, work)
         if self._webhooks is not None and mutation is not None:
@@ -165,16 +164,11 @@ class Admission:
             await self._webhooks.mutate(request)
         await self.validate(request)
 
-    async def _complete(self, request: AdmissionRequest) -> None:
-        for plugin in self._plugins:
-            await _step(plugin, request)
-
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored (ApiError)."""
         try:
             if request.operation not in (DELETE, CONNECT):
-                for plugin in self._validators:
-                    await _step(plugin, request)
+                await _run(self._validators, request)
             if self._policies is not None:
                 await self._policies.validate(request)
             if self._judges is not None:
@@ -206,14 +200,17 @@ class Admission:
         """Fill guards and effects; to be called anew for each try of the transaction."""
         request.guards.clear()
         request.effects.clear()
-        for plugin in self._reservations:
-            await _step(plugin, request)
+        await _run(self._reservations, request)
 
 
-async def _step(plugin: Plugin, request: AdmissionRequest) -> None:
-    """What a plugin does to a request, and where somebody wants to know, what that was."""
-    if not traced():
-        return await plugin(request)
+async def _run(plugins: Plugins, request: AdmissionRequest) -> None:
+    step = _traced if traced() else None
+    for plugin in plugins.of(request):
+        await (plugin(request) if step is None else step(plugin, request))
+
+
+async def _traced(plugin: Plugin, request: AdmissionRequest) -> None:
+    """What a plugin does to a request, and for who wants to know, what that was."""
     small = request.size <= _COMPARED_MAX
     before = copy.deepcopy(request.object) if small else None
     said = len(request.warnings)

@@ -3,6 +3,7 @@
 from rayplane.control_plane.api.claims import CLASS_ANNOTATION, class_of, requested_bytes
 from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.meta import annotations, name
+from rayplane.control_plane.apiserver.admission.plugins import creation_of, only
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -19,10 +20,9 @@ class DefaultClasses:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
+    @only(creation_of("persistentvolumeclaims"))
     async def claim(self, request: AdmissionRequest) -> None:
         """DefaultStorageClass."""
-        if not request.creates("persistentvolumeclaims"):
-            return
         claim = request.object
         spec = claim["spec"]
         if spec.get("storageClassName") is not None or CLASS_ANNOTATION in annotations(claim):
@@ -35,9 +35,10 @@ class DefaultClasses:
             chosen = next(c for c in marked if (c["metadata"].get("creationTimestamp") or "") == newest)
             spec["storageClassName"] = name(chosen)
 
+    @only(lambda request: request.updates("persistentvolumeclaims"))
     async def growth(self, request: AdmissionRequest) -> None:
         """PersistentVolumeClaimResize: a claim grows only if its class lets its volumes grow. Forbidden."""
-        if not request.updates("persistentvolumeclaims") or request.old is None:
+        if request.old is None:
             return
         claim, old = request.object, request.old
         if old.get("status", {}).get("phase") != "Bound" or requested_bytes(claim) <= requested_bytes(old):
@@ -50,10 +51,9 @@ class DefaultClasses:
             )
             raise Forbidden.of("persistentvolumeclaims", request.name, text)
 
+    @only(creation_of("ingresses.networking.k8s.io"))
     async def ingress(self, request: AdmissionRequest) -> None:
         """DefaultIngressClass. Forbidden."""
-        if not request.creates("ingresses.networking.k8s.io"):
-            return
         ingress = request.object
         spec = ingress.setdefault("spec", {})
         if spec.get("ingressClassName") or "kubernetes.io/ingress.class" in annotations(ingress):

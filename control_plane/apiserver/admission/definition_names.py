@@ -7,7 +7,8 @@ too strictly is judged again when the definition that is in the way changes or g
 """
 
 from rayplane.control_plane.api.kinds.apiextensions.custom_resource_definition import CRDS
-from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
+from rayplane.control_plane.apiserver.admission.plugins import only, writing_of
+from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.apiextensions import acceptance
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.storage.store import not_since, put_op
@@ -26,9 +27,8 @@ class DefinitionNames:
         self._env = env
         self._lookup = lookup
 
+    @only(writing_of(CRDS))
     async def admit(self, request: AdmissionRequest) -> None:
-        if request.info.name != CRDS or request.subresource or request.operation == DELETE:
-            return
         known = await self._lookup.as_of(CRDS)
         crd = request.object
         in_group = self._kinds.in_group(acceptance.group_of(crd))

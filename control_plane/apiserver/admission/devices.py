@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from rayplane.control_plane.api.errors import Invalid, forbidden
 from rayplane.control_plane.api.meta import labels
+from rayplane.control_plane.apiserver.admission.plugins import creation_of, only
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -19,14 +20,12 @@ class DeviceAdministration:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
+    @only(creation_of(_CLAIMS, _TEMPLATES))
     async def admit(self, request: AdmissionRequest) -> None:
         """Invalid for a claim that asks for such access, where the namespace does not allow it."""
-        if request.creates(_CLAIMS):
-            spec = request.object.get("spec") or {}
-        elif request.creates(_TEMPLATES):
-            spec = (request.object.get("spec") or {}).get("spec") or {}
-        else:
-            return
+        spec = request.object.get("spec") or {}
+        if request.creates(_TEMPLATES):
+            spec = spec.get("spec") or {}
         if not _asks(spec):
             return
         namespace = await self._lookup.get("namespaces", request.namespace)

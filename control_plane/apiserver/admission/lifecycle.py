@@ -2,6 +2,7 @@
 
 from rayplane.control_plane.api.errors import Forbidden, NotFound
 from rayplane.control_plane.api.meta import is_deleting
+from rayplane.control_plane.apiserver.admission.plugins import only
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -10,22 +11,26 @@ _IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
 _REVIEWS = frozenset({"localsubjectaccessreviews.authorization.k8s.io"})
 
 
+def _begins_or_ends(request: AdmissionRequest) -> bool:
+    info = request.info
+    if request.operation == DELETE:
+        return info.name == "namespaces"
+    return info.namespaced and request.operation == CREATE and not request.subresource and info.name not in _REVIEWS
+
+
 class NamespaceLifecycle:
     """Kubernetes' NamespaceLifecycle plugin."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
+    @only(_begins_or_ends)
     async def admit(self, request: AdmissionRequest) -> None:
         info = request.info
         if request.operation == DELETE:
-            if info.name == "namespaces" and request.name in _IMMORTAL:
+            if request.name in _IMMORTAL:
                 text = "this namespace may not be deleted"
                 raise Forbidden.of("namespaces", request.name, text)
-            return
-        if not info.namespaced or request.operation != CREATE or request.subresource:
-            return
-        if info.name in _REVIEWS:
             return
         found = await self._lookup.get("namespaces", request.namespace)
         if found is None:

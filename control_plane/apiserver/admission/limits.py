@@ -7,6 +7,7 @@ from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.quantity import Quantity, QuantityLike, parse
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import container_limits, container_requests, pod_limits, pod_requests
+from rayplane.control_plane.apiserver.admission.plugins import creation_of, only
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
 
@@ -20,15 +21,13 @@ class LimitRanger:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
+    @only(creation_of("pods", "persistentvolumeclaims"))
     async def admit(self, request: AdmissionRequest) -> None:
-        pod = request.creates("pods")
-        if not pod and not request.creates("persistentvolumeclaims"):
-            return
         ranges = await self._lookup.list("limitranges", request.namespace)
         if not ranges:
             return
         limits = [limit for r in ranges for limit in (r.get("spec") or {}).get("limits") or ()]
-        if pod:
+        if request.creates("pods"):
             done = [text for r in ranges for text in _apply_defaults(request.object, r)]
             if done:
                 annotations = request.object["metadata"].setdefault("annotations", {})

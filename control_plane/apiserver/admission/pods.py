@@ -10,6 +10,7 @@ from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.containers import lifecycled
 from rayplane.control_plane.api.pods.state import is_mirror
 from rayplane.control_plane.api.taints import NO_EXECUTE, NOT_READY, UNREACHABLE
+from rayplane.control_plane.apiserver.admission.plugins import creation_of, only, writing_of
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.authentication.tokens import MOUNTED_S
 from rayplane.control_plane.apiserver.config import Timing
@@ -30,9 +31,8 @@ class ServiceAccounts:
         self._lookup = lookup
         self._rng = rng
 
+    @only(creation_of("pods"))
     async def admit(self, request: AdmissionRequest) -> None:
-        if not request.creates("pods"):
-            return
         pod = request.object
         if is_mirror(pod):
             return
@@ -94,6 +94,7 @@ class Priorities:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
+    @only(writing_of("pods", GROUPS))
     async def admit(self, request: AdmissionRequest) -> None:
         if request.updates("pods"):
             _keep(request, ("priority", "preemptionPolicy"))
@@ -101,7 +102,7 @@ class Priorities:
             _keep(request, ("priority",))
         elif request.creates("pods"):
             await self._fill(request, "pod spec", has_policy=True)
-        elif request.creates(GROUPS):
+        else:
             await self._fill(request, "pod group spec", has_policy=False)
 
     async def _fill(self, request: AdmissionRequest, where: str, *, has_policy: bool) -> None:
@@ -150,9 +151,8 @@ class DefaultTolerations:
     def __init__(self, timing: Timing) -> None:
         self._seconds = timing.toleration_seconds
 
+    @only(writing_of("pods"))
     async def admit(self, request: AdmissionRequest) -> None:
-        if not request.creates("pods") and not request.updates("pods"):
-            return
         spec = request.object["spec"]
         tolerations = spec.get("tolerations") or []
         for taint in (NOT_READY, UNREACHABLE):

@@ -8,6 +8,7 @@ from rayplane.control_plane.api import podsecurity
 from rayplane.control_plane.api.errors import Forbidden, InternalError, Invalid
 from rayplane.control_plane.api.meta import Object, labels
 from rayplane.control_plane.api.podsecurity.levels import MODES, PREFIX, Level, LevelVersion, Policy
+from rayplane.control_plane.apiserver.admission.plugins import only
 from rayplane.control_plane.apiserver.admission.request import CREATE, DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.config import PodSecurityConfig
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
@@ -32,6 +33,13 @@ _CHECK_S_MAX = 1.0
 _AT_ONCE = 50
 
 
+def _concerned(request: AdmissionRequest) -> bool:
+    resource, part = request.info.name, request.subresource
+    if request.operation == DELETE or resource not in RESOURCES:
+        return False
+    return part in _POD_PARTS if resource == "pods" else not part
+
+
 class PodSecurity:
     """A plugin that refuses pods, warns of pods and their controllers, and tells what a namespace's new level would
     refuse.
@@ -42,18 +50,15 @@ class PodSecurity:
         self._defaults = config.policy()
         self._lookup = lookup
 
+    @only(_concerned)
     async def admit(self, request: AdmissionRequest) -> None:
         """Look at a valid object. Forbidden; Invalid for a namespace's labels."""
         resource = request.info.name
-        if resource not in RESOURCES or request.operation == DELETE:
-            return
         if resource == "namespaces":
-            if not request.subresource:
-                await self._namespace(request)
+            await self._namespace(request)
         elif resource == "pods":
-            if request.subresource in _POD_PARTS:
-                await self._pod(request)
-        elif not request.subresource:
+            await self._pod(request)
+        else:
             await self._controller(request)
 
     # --- pods and what makes them -------------------------------------------------------------

@@ -12,6 +12,7 @@ from rayplane.control_plane.api.errors import Forbidden
 from rayplane.control_plane.api.machinery.quantity import parse
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object, name
+from rayplane.control_plane.apiserver.admission.plugins import only
 from rayplane.control_plane.apiserver.admission.request import CREATE, UPDATE, AdmissionRequest
 from rayplane.control_plane.apiserver.storage.entries import encode
 from rayplane.control_plane.apiserver.storage.store import at_revision, put_op
@@ -40,9 +41,8 @@ class Quotas:
         self._to_storage = to_storage
         self._now = now
 
+    @only(may_use_more)
     async def admit(self, request: AdmissionRequest) -> None:
-        if not may_use_more(request):
-            return
         found = await self._lookup.list("resourcequotas", request.namespace)
         if not found:
             return

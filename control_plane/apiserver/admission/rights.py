@@ -9,6 +9,7 @@ from typing import Any
 from rayplane.control_plane.api.authorization import rbac
 from rayplane.control_plane.api.errors import Forbidden, NotFound
 from rayplane.control_plane.api.meta import Object
+from rayplane.control_plane.apiserver.admission.plugins import only
 from rayplane.control_plane.apiserver.admission.request import DELETE, AdmissionRequest
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
 
@@ -25,9 +26,10 @@ class Escalation:
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
 
+    @only(lambda request: request.info.group == _GROUP and request.operation != DELETE)
     async def admit(self, request: AdmissionRequest) -> None:
         info, old, new = request.info, request.old, request.object
-        if info.group != _GROUP or request.operation == DELETE or request.user.all_powerful:
+        if request.user.all_powerful:
             return
         if old is not None and _granted(old) == _granted(new):
             return

@@ -8,6 +8,7 @@ from typing import Any
 
 from rayplane.control_plane.api.errors import Forbidden, quote
 from rayplane.control_plane.api.machinery.quantity import parse
+from rayplane.control_plane.apiserver.admission.plugins import creation_of, only
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.admission.tolerations import merged
 from rayplane.control_plane.apiserver.watch_cache.lookup import Lookup
@@ -23,10 +24,9 @@ class RuntimeClasses:
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
 
+    @only(creation_of("pods"))
     async def admit(self, request: AdmissionRequest) -> None:
         """Forbidden."""
-        if not request.creates("pods"):
-            return
         spec = request.object["spec"]
         name, overhead = spec.get("runtimeClassName"), spec.get("overhead")
         if not name and overhead is None:

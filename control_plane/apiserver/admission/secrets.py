@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.legacy_tokens import ACCOUNT, ACCOUNT_UID, is_token
+from rayplane.control_plane.apiserver.admission.plugins import creation_of, only
 from rayplane.control_plane.apiserver.admission.request import AdmissionRequest
 from rayplane.control_plane.apiserver.authentication.tokens import Bound, Tokens
 from rayplane.control_plane.apiserver.authorization.authorizer import Authorizer
@@ -28,9 +29,10 @@ class TokenSecrets:
         self._authorizer = authorizer
         self._tokens = Tokens(config, env, lookup.get)
 
+    @only(creation_of("secrets"))
     async def admit(self, request: AdmissionRequest) -> None:
         secret = request.object
-        if not (request.creates("secrets") and is_token(secret) and self._config.token_key):
+        if not (is_token(secret) and self._config.token_key):
             return
         notes = meta.annotations(secret)
         account = await self._lookup.get("serviceaccounts", notes.get(ACCOUNT) or "", request.namespace)

@@ -18,7 +18,7 @@ from rayplane.control_plane.apiserver.authorization.configuration import RBAC, U
 from rayplane.control_plane.apiserver.authorization.webhooks import AuthorizationWebhook
 from rayplane.control_plane.apiserver.kinds import Kinds
 from rayplane.control_plane.apiserver.requests import Target, User
-from rayplane.control_plane.apiserver.tracing.spans import spanned
+from rayplane.control_plane.apiserver.tracing.spans import spanned, traced
 from rayplane.control_plane.apiserver.watch_cache.following import Follower
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.identities import MASTERS
@@ -26,6 +26,11 @@ from rayplane.control_plane.identities import MASTERS
 _GROUP = "rbac.authorization.k8s.io"
 _ROLES = f"clusterroles.{_GROUP}"
 _RESOURCES = (_ROLES, f"roles.{_GROUP}", f"rolebindings.{_GROUP}", f"clusterrolebindings.{_GROUP}")
+
+# What is allowed for all objects of a kind is remembered, until rules change: not more than this.
+_KNOWN_MAX = 4096
+_CHARS_MAX = 253
+_NO_NODE = rbac.Decision(False, of_kind=True)
 
 #: Codes of refusals that may come before rights are looked at: who may not ask is told nothing but that.
 MAY_COME_FIRST = frozenset({400, 404, 405, 406, 415, 422})
@@ -54,12 +59,13 @@ class Authorizer:
         self._hub = hub
         self._order: Sequence[str | AuthorizationWebhook] = ()
         self._by_roles_first = False
-        self.take(order, post)
         self._policy = rbac.Policy()
         self._roles: dict[str, Object] = {}
         """ClusterRoles as they are stored, by name."""
         self._stale = False
+        self._known: dict[tuple[User, str, str, str, str], rbac.Decision] = {}
         self._graph = NodeGraph()
+        self.take(order, post)
         self._rules = Follower(kinds, hub, _RESOURCES, clear=self._clear, put=self._put, remove=self._remove)
         self._nodes = Follower(
             kinds,
@@ -76,6 +82,7 @@ class Authorizer:
             AuthorizationWebhook(one, post(one)) if isinstance(one, WebhookSettings) and post is not None else str(one)
             for one in order
         ]
+        self._known.clear()
         self._by_roles_first = RBAC in order and all(isinstance(one, str) for one in order[: order.index(RBAC)])
 
     async def load(self) -> None:
@@ -87,14 +94,17 @@ class Authorizer:
     def _clear(self) -> None:
         self._policy = rbac.Policy()
         self._roles.clear()
+        self._known.clear()
 
     def _put(self, resource: str, o: Object) -> None:
+        self._known.clear()
         self._policy.put(o)
         if resource == _ROLES:
             self._stale = True
             self._roles[name(o)] = o
 
     def _remove(self, resource: str, o: Object) -> None:
+        self._known.clear()
         self._policy.remove(o)
         if resource == _ROLES:
             self._stale = True
@@ -103,6 +113,7 @@ class Authorizer:
     def _aggregate(self) -> None:
         """Aggregated roles have the rules of the roles they select, whatever is stored in them."""
         self._stale = False
+        self._known.clear()
         for key, rules in rbac.aggregated([*self._roles.values()]).items():
             self._policy.put({**self._roles[key], "rules": rules})
 
@@ -131,6 +142,7 @@ class Authorizer:
     ) -> rbac.Decision:
         """By all in their order, until one allows or denies. `said`: what webhooks have said of it."""
         reasons = []
+        of_kind = True
         for one in self._order:
             if isinstance(one, AuthorizationWebhook):
                 if one not in said:
@@ -140,14 +152,15 @@ class Authorizer:
                 decision = await (self._by_roles(attributes) if one == RBAC else self._by_needs(attributes))
             if decision.reason:
                 reasons.append(decision.reason)
+            of_kind = of_kind and decision.of_kind
             if decision.allowed or decision.denied:
-                return replace(decision, reason="\n".join(reasons))
+                return replace(decision, reason="\n".join(reasons), of_kind=of_kind)
         return rbac.Decision(False, "\n".join(reasons))
 
     async def _by_needs(self, attributes: rbac.Attributes) -> rbac.Decision:
         """Nodes by what they need."""
         if attributes.nodes is None:
-            return rbac.Decision(False)
+            return _NO_NODE
         await self._nodes.load()
         return node_authorization.decide(attributes, attributes.nodes, self._graph)
 
@@ -166,7 +179,25 @@ class Authorizer:
         """Forbidden, in Kubernetes' words, unless `user` may. `fields`, `labels`: what a list is limited to."""
         if user.all_powerful:
             return
-        await self._require(_attributes(user, verb, target, fields, labels), target.name)
+        if traced() or fields is not ALL_FIELDS or labels is not EVERYTHING or user.extra:
+            await self._require(_attributes(user, verb, target, fields, labels), target.name)
+            return
+        info = target.info
+        key = user, verb, info.name, target.subresource, target.namespace
+        found = self._known.get(key) if self._rules.in_step and not self._stale else None
+        if found is None:
+            found = await self._require(_attributes(user, verb, target), target.name)
+            if found.of_kind:
+                self._remember(key, found)
+        else:
+            audit.allowed(found.reason)
+
+    def _remember(self, key: tuple[User, str, str, str, str], decision: rbac.Decision) -> None:
+        # Names of namespaces are what clients say: no more of them than this, and none that is very long.
+        if len(key[-1]) <= _CHARS_MAX and self._rules.in_step and not self._stale:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[key] = decision
 
     def allows(self, user: User, verb: str, target: Target) -> bool:
         """Whether roles are known to allow it now; False too where only asking others could tell."""
@@ -196,14 +227,15 @@ class Authorizer:
         return asked.user
 
     @spanned("authorization", about=_asked)
-    async def _require(self, attributes: rbac.Attributes, name: str) -> None:
-        """Forbidden unless the request is allowed; `name`: of the object in the answer."""
+    async def _require(self, attributes: rbac.Attributes, name: str) -> rbac.Decision:
+        """What allows the request, else Forbidden; `name`: of the object in the answer."""
         decision = await self.decide(attributes)
         if not decision.allowed:
             audit.denied(decision.reason)
             text = rbac.denied_message(attributes, decision.reason)
             raise Forbidden.of(attributes.resource, name, text, group=attributes.group)
         audit.allowed(decision.reason)
+        return decision
 
     async def may_see(self, user: User, path: str) -> bool:
         """Whether a user may get what is at a path that is no resource."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from rayplane.control_plane.apiserver.tracing.spans import span
+from rayplane.control_plane.apiserver.tracing.spans import span, traced
 from rayplane.storage.env import Env, SystemClock
 
 LARGE_BYTES = 64 * 1024
@@ -37,6 +37,8 @@ class Heavy:
 
     async def run(self, size: int, function: Callable[..., _T], *arguments: object) -> _T:
         """The function's result; `size` in bytes. It must touch nothing that the loop changes meanwhile."""
+        if size <= LARGE_BYTES and not traced():
+            return function(*arguments)
         with span(_STEPS.get(function.__name__, function.__name__)):
             if size <= LARGE_BYTES:
                 return function(*arguments)

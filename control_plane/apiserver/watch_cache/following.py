@@ -34,12 +34,19 @@ class Follower:
         self._caches: list[ResourceCache] = []
         self._installs: list[int] = []
         self._listening: dict[ResourceCache, None] = {}
+        self._at = -1  # the hub's beginnings when it was in step
 
     @property
     def in_step(self) -> bool:
         """Whether the index shows what the caches do."""
+        beginnings = self._hub.beginnings
+        if self._at == beginnings:
+            return True
         followed = zip(self._caches, self._installs, strict=True)
-        return bool(self._caches) and all(c.ready and c.installs == n for c, n in followed)
+        found = bool(self._caches) and all(c.ready and c.installs == n for c, n in followed)
+        if found:
+            self._at = beginnings
+        return found
 
     async def load(self) -> None:
         """Bring the index in step with the caches. Cheap when it is."""

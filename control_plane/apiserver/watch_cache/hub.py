@@ -56,6 +56,8 @@ class WatchHub:
     def __init__(self, etcd: EtcdClient, storage: Storage, *, env: Env, limits: Limits, timing: Timing) -> None:
         self.revision = 0
         """All changes up to this revision are in the caches."""
+        self.beginnings = 0
+        """How often any cache began anew or ended: while it stays, whoever was in step with some still is."""
         self._etcd = etcd
         self._standings = etcd.standings()
         self._storage = storage
@@ -113,6 +115,7 @@ class WatchHub:
         await cancel_and_wait(*tasks)
         await self._standings.stop()
         self._tasks.clear()
+        self.beginnings += 1
         for cache in self._caches.values():
             cache.reset(None)
         _fail(self._waiting.values(), shutting_down())
@@ -327,6 +330,7 @@ class WatchHub:
         revision = await self._revision()
         log.warning("changes after revision %d are compacted: all watchers start over", self.revision)
         error = Expired(f"too old resource version: {self.revision}")
+        self.beginnings += 1
         for cache in self._caches.values():
             cache.reset(error)
         self._begin_at(revision)
@@ -375,6 +379,7 @@ class WatchHub:
             )
         cache.info = info
         cache.install(entries, revision)
+        self.beginnings += 1
         for at, key, value in self._history:
             if at > revision and self._cache_of(key) is cache:
                 self._apply(cache, key, value, at)
@@ -416,6 +421,7 @@ class WatchHub:
         """Drop the cache of a custom resource; its watchers end, and are told why."""
         cache = self._caches.pop(prefix, None)
         if cache is not None:
+            self.beginnings += 1
             cache.reset(Expired(why))
 
     def loaded(self) -> Iterable[ResourceCache]:
