@@ -205,12 +205,12 @@ async def test_large_changes_are_kept_and_wait_within_a_bound_of_bytes() -> None
     await stack.add_server(limits=Limits(history_bytes=100_000))
     try:
         client, hub = stack.client(), stack.servers[0].registry.hub
-        start = (await client.list("configmaps")).resource_version
+        start = (await client.list("configmaps", "default")).resource_version
         cache = await hub.cache(stack.servers[0].registry.kinds.named("configmaps"))
         slow = cache.watch_from_now(Selection(), hub.revision, initial=False)
         for n in range(20):
             await client.create("configmaps", {**config_map(f"c{n}"), "data": {"a": "x" * 10_000}})
-        await client.list("configmaps")
+        await client.list("configmaps", "default")
         assert sum(e.size for e in cache._events) <= 100_000
         assert sum(v.size if isinstance(v, Entry) else len(v or b"") for _, _, v in hub._history) <= 100_000
         assert slow.ended and 0 < len(await slow.take(0) or ()) < 20
@@ -225,11 +225,11 @@ async def test_the_history_holds_no_second_copy_and_a_cache_that_is_loaded_anew_
     client, hub = stack.client(), stack.servers[0].registry.hub
     info = stack.servers[0].registry.kinds.named("configmaps")
     cache = await hub.cache(info)
-    start = (await client.list("configmaps")).resource_version
+    start = (await client.list("configmaps", "default")).resource_version
     for n in range(3):
         await client.create("configmaps", config_map(f"c{n}", n=str(n)))
     await client.delete("configmaps", "c1", "default")
-    await client.list("configmaps")
+    await client.list("configmaps", "default")
     before = [(e.key, e.revision, e.json) for e in cache.select(Selection())]
     assert all(
         any(value is entry for _, _, value in hub._history) for entry in cache.select(Selection()) if "/c" in entry.key
@@ -244,7 +244,7 @@ async def test_the_history_holds_no_second_copy_and_a_cache_that_is_loaded_anew_
 
 async def test_watch_goes_on_over_a_broken_stream(stack: Stack) -> None:
     client = stack.client()
-    start = (await client.list("configmaps")).resource_version
+    start = (await client.list("configmaps", "default")).resource_version
     stack.etcd.break_streams()
     for i in range(3):
         await client.create("configmaps", config_map(f"c{i}"))
@@ -261,7 +261,7 @@ async def test_compacted_history_ends_watchers_and_reads_go_on(stack: Stack) -> 
     client = stack.client()
     made = await client.create("configmaps", config_map("a"))
     version = made["metadata"]["resourceVersion"]
-    await client.list("configmaps")
+    await client.list("configmaps", "default")
     etcd = stack.etcd
     etcd.frozen = True
     for _ in range(5):
@@ -269,7 +269,7 @@ async def test_compacted_history_ends_watchers_and_reads_go_on(stack: Stack) -> 
     await etcd.compact(etcd.revision)
     etcd.break_streams()
     etcd.frozen = False
-    assert [o["metadata"]["name"] for o in (await client.list("configmaps")).items] == ["a"]
+    assert [o["metadata"]["name"] for o in (await client.list("configmaps", "default")).items] == ["a"]
     with pytest.raises(Expired):
         async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=version)) as watch:
             async for _ in watch:
@@ -282,11 +282,11 @@ async def test_reads_are_fresh_while_the_stream_hangs() -> None:
     try:
         client = stack.client()
         await client.create("configmaps", config_map("a"))
-        await client.list("configmaps")
+        await client.list("configmaps", "default")
         stack.etcd.frozen = True
         await client.create("configmaps", config_map("b"))
         assert (await client.get("configmaps", "b", "default"))["metadata"]["name"] == "b"
-        assert len((await client.list("configmaps")).items) == 2
+        assert len((await client.list("configmaps", "default")).items) == 2
         server = stack.servers[0].registry
         target = Target(server.kinds.named("configmaps"), "default")
         present = await server.reader.list(target, ListOptions(resource_version="0"))
@@ -301,7 +301,7 @@ async def test_reads_are_fresh_while_the_stream_hangs() -> None:
 async def test_initial_events_end_with_a_marked_bookmark(stack: Stack) -> None:
     client = stack.client()
     await client.create("configmaps", config_map("a"))
-    async with asyncio.timeout(5), aclosing(client.watch("configmaps", send_initial_events=True)) as watch:
+    async with asyncio.timeout(5), aclosing(client.watch("configmaps", "default", send_initial_events=True)) as watch:
         events = await anext(watch)
         events += await anext(watch)
     assert [e.type for e in events] == ["ADDED", "BOOKMARK"]
@@ -314,7 +314,7 @@ async def test_bookmarks_tell_how_far_a_quiet_watch_has_come() -> None:
     await stack.add_server(timing=Timing(bookmark_interval_s=0.02))
     try:
         client = stack.client()
-        start = (await client.list("configmaps")).resource_version
+        start = (await client.list("configmaps", "default")).resource_version
         await client.create("secrets", config_map("s"))
         async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=start)) as watch:
             async for events in watch:
@@ -331,10 +331,10 @@ async def test_no_bookmark_lies_before_where_a_watch_began() -> None:
     await stack.add_server(timing=Timing(bookmark_interval_s=0.02, fresh_timeout_s=0.05))
     try:
         client = stack.client()
-        await client.list("configmaps")
+        await client.list("configmaps", "default")
         stack.etcd.frozen = True
         await client.create("configmaps", config_map("a"))
-        ahead = (await client.list("configmaps")).resource_version
+        ahead = (await client.list("configmaps", "default")).resource_version
         assert int(ahead) > stack.servers[0].registry.hub.revision
         async with asyncio.timeout(5), aclosing(client.watch("configmaps", resource_version=ahead)) as watch:
             events = await anext(watch)
@@ -347,7 +347,7 @@ async def test_no_bookmark_lies_before_where_a_watch_began() -> None:
 async def test_watch_resumes_on_a_server_that_started_later(stack: Stack) -> None:
     """A client that lists on one server and watches on another, newer one is not sent back to list."""
     client = stack.client()
-    start = (await client.list("configmaps")).resource_version
+    start = (await client.list("configmaps", "default")).resource_version
     await client.create("configmaps", config_map("a"))
     await stack.add_server()
     async with asyncio.timeout(5), aclosing(stack.client(1).watch("configmaps", resource_version=start)) as watch:
