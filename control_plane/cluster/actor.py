@@ -25,6 +25,7 @@ from rayplane.control_plane.cluster.outside import keep_fresh, log_to, open_env,
 from rayplane.control_plane.cluster.patience import Patience, slowdown
 from rayplane.control_plane.cluster.ray_host import RayHost
 from rayplane.control_plane.cluster.renewal import newest
+from rayplane.control_plane.cluster.resting import Rests
 from rayplane.control_plane.cluster.topology import Role
 from rayplane.control_plane.rpc.grpc_network import GrpcNetwork
 from rayplane.storage.env import grow_heap, settle_heap
@@ -54,8 +55,10 @@ class ComponentThread:
         self._renewal: asyncio.Task[None] | None = None
         self._call(self._start(spec), START_TIMEOUT_S)
         settle_heap()
+        self._rests = Rests(self._loop)
 
     def stop(self) -> None:
+        self._rests.end()
         self._call(self._stop(), STOP_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
 

@@ -1,8 +1,9 @@
 """A Ray cluster of our own, for a cluster that was not told to join one.
 
 `ray start --block` keeps Ray's processes as its children, in a session of its own; ending it ends them. Token
-authentication is on; usage statistics, dashboard and the server for Ray's own clients are off. Nothing listens beyond
-loopback: Ray's processes listen on 127.0.0.1 alone where that is the node's address, and everywhere otherwise.
+authentication is on; usage statistics, dashboard, agents and the server for Ray's own clients are off (`ray_hook`).
+Nothing listens beyond loopback: Ray's processes listen on 127.0.0.1 alone where that is the node's address, and
+everywhere otherwise.
 """
 
 import contextlib
@@ -55,6 +56,28 @@ _UNHURRIED = {
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "600",
 }
+# What an idle Ray does by its clocks: looks at memory, garbage, objects and workers, counts and reports. Nothing here
+# asks for it, and the kernel, not Ray, says who may have how much memory.
+_IDLE = {
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_event_stats_print_interval_ms": "0",
+    "RAY_debug_dump_period_milliseconds": "0",
+    "RAY_io_context_event_loop_lag_collection_interval_ms": "0",
+    "RAY_io_context_monitor_probe_interval_ms": "10000",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_gcs_pull_resource_loads_period_milliseconds": "10000",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_raylet_check_gc_period_milliseconds": "1000",
+    "RAY_object_manager_timer_freq_ms": "1000",
+    "RAY_core_worker_internal_heartbeat_ms": "5000",
+    "RAY_kill_idle_workers_interval_ms": "5000",
+    "RAY_local_fs_monitor_interval_ms": "60000",
+    "RAY_start_python_gc_manager_thread": "0",
+    # What stands in for its agents (`ray_hook`) ends with the raylet by that.
+    "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
+}
 _PREFIX, _TEMPORARY, _TLS = "rayplane-", "ray", "tls"
 # Ray keeps Unix sockets there: rayplane-abcdefgh/ray/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store
 _SOCKETS_BYTES = 90
@@ -94,7 +117,7 @@ def environment(host: dict[str, Any]) -> dict[str, str]:
     """The environment in which Ray's processes and their drivers must run."""
     variables = {"RAY_USAGE_STATS_ENABLED": "0"}
     if host["owned"]:
-        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": host["token"]} | _UNHURRIED
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": host["token"]} | _UNHURRIED | _IDLE
         # Whatever its name says: Ray keeps 127.0.0.1 as a node's address only where clusters of machines are off.
         variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if host.get("tls"):

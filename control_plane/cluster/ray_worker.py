@@ -1,0 +1,45 @@
+"""The program of a Ray worker in a Ray cluster of our own.
+
+    python ray_worker.py DEFAULT_WORKER --language=PYTHON OPTION...
+
+Ray's own program in this place loads all of Ray, only to become a second Python with what a runtime environment says.
+Where there is none this process itself goes on as the worker, and leaves until they are used what workers of ours
+never use. Beside Ray it is run by path: nothing of rayplane is loaded yet.
+"""
+
+import importlib
+import os
+import runpy
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+_ENVIRONMENT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
+_SETUP = "setup_worker.py"
+#: A fifth of the memory of Ray's imports: it asks clouds for accelerators, and looks at runtime environments.
+_SELDOM = "jsonschema requests"
+
+
+class Later(types.ModuleType):
+    """A module that is imported when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def main() -> None:
+    program, *options = sys.argv[1:]
+    folder = Path(program).parent
+    if any(option.startswith(_ENVIRONMENT) for option in options):
+        os.execv(sys.executable, [sys.executable, str(folder / _SETUP), *sys.argv[1:]])
+    sys.argv = [program, *(option for option in options if not option.startswith(_LANGUAGE))]
+    sys.path[0] = str(folder)
+    sys.modules.update({name: Later(name) for name in _SELDOM.split() if name not in sys.modules})
+    runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
