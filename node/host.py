@@ -33,6 +33,7 @@ from rayplane.node.runtime.simulated import SimulatedRuntime
 from rayplane.node.streaming.service import NodeService
 from rayplane.node.streaming.sessions import Sessions
 from rayplane.node.tasks import Tasks
+from rayplane.node.volumes.attachments import Attachments
 from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirectory
 from rayplane.node.volumes.pod_files import PodFiles
 from rayplane.node.volumes.volume_manager import VolumeManager
@@ -75,6 +76,8 @@ class NodeHost:
         self._leases = NodeLeases(self.client, env, config.timing)
         self._prober = Prober()
         self._pods = HostPods(self.kubelets, self._events)
+        simulated = {n.name for n in config.nodes if not n.runs_processes}
+        self._attachments = Attachments(self.client, self._nodes, self._tell_in_use, simulated=simulated)
         self._volumes = VolumeManager(
             [n.name for n in config.nodes],
             SubDisk(env.disk, config.volume_dir),
@@ -83,6 +86,7 @@ class NodeHost:
             directory=LeaseDirectory(self.client, self._nodes),
             channel=network.channel,
             pods=self._pods,
+            attachments=self._attachments,
             capacity_bytes=quantity.value(config.volume_capacity),
         )
         self._runtimes: dict[str, Runtime] = {}
@@ -276,7 +280,11 @@ class NodeHost:
             # One pod that trips over a bug must not end the watch that all others depend on.
             log.exception("pod %s: its change was lost", meta.key(pod))
 
+    def _tell_in_use(self, node: str) -> None:
+        self._node_statuses.mark(self.kubelets[node])
+
     def _node_event(self, kind: str, _old: Object | None, node: Object) -> None:
         kubelet = self.kubelets.get(meta.name(node))
         if kubelet is not None and kind != "DELETED":
             kubelet.node_event(node)
+            self._attachments.node_changed(kubelet.name)

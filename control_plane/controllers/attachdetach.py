@@ -1,7 +1,13 @@
 """The attaching of volumes to nodes: where a CSI driver wants to be asked before a node uses a volume, and after.
 
 A VolumeAttachment asks the driver's own attacher, which says in its status that it is done, or why not; the node's
-status lists what is attached. The cluster's own drivers attach nothing. Keys are `volume/<name>` and `node/<name>`.
+status lists what is attached, and the node what it has in use. What no pod uses any more is detached when the node does
+not use it either, which the API server itself is asked; its status lists it no more before that, so that no pod that
+comes meanwhile begins with it. A node that is not ready, or has the `out-of-service` taint, may lose what it says that
+it uses: the first after `Timing.force_detach_s`, the second at once.
+
+The cluster's own drivers attach nothing. Keys are `volume/<name>` and `node/<name>`. State: what pods were told, and
+since when nobody uses what is attached; both begin anew with a new leader.
 Source: Kubernetes' attach-detach controller and CSI volume plugin (names, reasons, messages); API reference
 storage.k8s.io/v1 VolumeAttachment, CSIDriver.
 """
@@ -16,7 +22,9 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import LOCAL, REPLICATED
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.api.pods.volumes import claims_of
+from rayplane.control_plane.api.pods.volumes import attachable_name, claims_of
+from rayplane.control_plane.api.taints import NO_EXECUTE, OUT_OF_SERVICE
+from rayplane.control_plane.controllers.config import Timing
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     Action,
@@ -24,17 +32,20 @@ from rayplane.control_plane.controllers.core import (
     Create,
     Delete,
     Event,
+    IfUnused,
     Moment,
     Patch,
     Result,
     View,
     Watch,
     result,
+    soonest,
 )
 
 ATTACHMENTS, DRIVERS = "volumeattachments.storage.k8s.io", "csidrivers.storage.k8s.io"
 VOLUMES, CLAIMS = "persistentvolumes", "persistentvolumeclaims"
 RETRY_S = 15.0
+_TIMING = Timing()
 _SHARED = frozenset({"ReadOnlyMany", "ReadWriteMany"})
 
 
@@ -57,15 +68,13 @@ def _volume_of_claim(claim: Object, _: View) -> Iterable[str]:
 
 
 def _attachment_keys(attachment: Object, _: View) -> Iterable[str]:
-    spec = meta.spec(attachment)
-    name = (spec.get("source") or {}).get("persistentVolumeName")
-    return [f"node/{spec.get('nodeName')}", *([f"volume/{name}"] if name else [])]
+    name = _volume_name(attachment)
+    return [f"node/{_node_of(attachment)}", *([f"volume/{name}"] if name else [])]
 
 
 def _attached_to(node: Object, view: View) -> Iterable[str]:
     """What is attached to a node: it may have no more use of something."""
-    found = [meta.spec(one) for one in view.list(ATTACHMENTS) if meta.spec(one).get("nodeName") == meta.name(node)]
-    return [f"volume/{(spec.get('source') or {}).get('persistentVolumeName')}" for spec in found]
+    return [f"volume/{_volume_name(one)}" for one in view.indexed(ATTACHMENTS, "node", meta.name(node))]
 
 
 def _used_otherwise(old: Object, new: Object) -> bool:
@@ -76,28 +85,31 @@ class AttachDetachController(BaseController):
     name = "persistentvolume-attach-detach"
     component = "attachdetach-controller"
 
-    def __init__(self, *, coalesce_s: float = 0.05) -> None:
+    def __init__(self, timing: Timing = _TIMING) -> None:
+        self._force_after_s = timing.force_detach_s
+        self._unused: dict[str, dict[str, float]] = {}
+        """Since when nobody uses what is attached, by the volume and by the attachment's uid."""
         self._told: dict[str, dict[tuple[str, str], str]] = {}
         """What pods were told last of a volume's attachment, by the volume and by pod and node."""
         self.watches = (
-            Watch("pods", _volumes_of_pod, delay_s=coalesce_s, changed=_used_otherwise),
+            Watch("pods", _volumes_of_pod, delay_s=timing.coalesce_s, changed=_used_otherwise),
             Watch(CLAIMS, _volume_of_claim),
             Watch(VOLUMES, _volume_key),
             Watch(ATTACHMENTS, _attachment_keys),
             Watch(DRIVERS, None),
-            Watch("nodes", _attached_to, changed=lambda old, new: _in_use(old) != _in_use(new)),
+            Watch("nodes", _attached_to, changed=lambda old, new: _bearing(old) != _bearing(new)),
         )
 
     def reconcile(self, key: str, view: View, now: Moment) -> Result:
         what, _, name = key.partition("/")
         if what == "node":
-            return result(_of_node(name, view))
+            return result(self._list(name, view, now))
         volume = view.get(VOLUMES, "", name)
-        told = self._told.pop(name, {})
+        told, unused = self._told.pop(name, {}), self._unused.pop(name, {})
         if volume is None or not wants_attach(volume, view):
             return NOTHING
         users = _users(volume, view)
-        steps = _attach(volume, users, view) + _detach(volume, users, view)
+        steps, detached = _attach(volume, users, view), self._detach(volume, users, view, now=now, unused=unused)
         news: list[Action] = []
         for node, pods in users.items():
             text = _outcome(volume, node, users, view)
@@ -107,8 +119,60 @@ class AttachDetachController(BaseController):
                 if told.get(ident) != text[2]:
                     news.append(Event(pod, *text))
                 self._told.setdefault(name, {})[ident] = text[2]
-        waits = any(_attachment(volume, node, view) is None for node in users)
-        return result(steps, news, requeue_after=RETRY_S if waits else None)
+        waits = RETRY_S if any(_attachment(volume, node, view) is None for node in users) else None
+        nodes = {_node_of(one): None for one in _of_volume(volume, view)}
+        listed = [patch for node in nodes for patch in self._list(node, view, now)]
+        gone = [self._given_back(one, view, now) for one in detached]
+        return result(steps, news, listed, gone, requeue_after=soonest(waits, self._due(volume, now)))
+
+    def _detach(
+        self, volume: Object, users: dict[str, list[Object]], view: View, *, now: Moment, unused: dict[str, float]
+    ) -> list[Object]:
+        """The attachments to give back. `unused`: since when nobody used which; remembers it."""
+        left = [one for one in _of_volume(volume, view) if _node_of(one) not in users and not meta.is_deleting(one)]
+        if left:
+            self._unused[meta.name(volume)] = {meta.uid(one): unused.get(meta.uid(one), now.mono) for one in left}
+        return [one for one in left if self._may_go(one, view, now)]
+
+    def _may_go(self, one: Object, view: View, now: Moment) -> bool:
+        """Whether an attachment that no pod uses may be given back."""
+        node = view.get("nodes", "", _node_of(one))
+        if _unique_name(one, view) not in in_use(node) or node is None or _is_out_of_service(node):
+            return True
+        return not meta.condition_is(node, "Ready") and self._is_overdue(one, now)
+
+    def _is_overdue(self, one: Object, now: Moment) -> bool:
+        since = self._unused.get(_volume_name(one), {}).get(meta.uid(one), now.mono)
+        return now.mono - since >= self._force_after_s
+
+    def _given_back(self, one: Object, view: View, now: Moment) -> IfUnused | Delete:
+        gone = Delete(ATTACHMENTS, one)
+        node = view.get("nodes", "", _node_of(one))
+        if self._is_overdue(one, now) or (node is not None and _is_out_of_service(node)):
+            return gone
+        return IfUnused(_node_of(one), _unique_name(one, view), (gone,))
+
+    def _due(self, volume: Object, now: Moment) -> float | None:
+        """Seconds until a node that is not ready may lose this volume; None where that is not the matter."""
+        waits = [since + self._force_after_s - now.mono for since in self._unused.get(meta.name(volume), {}).values()]
+        return soonest(*(wait for wait in waits if wait > 0))
+
+    def _list(self, name: str, view: View, now: Moment) -> list[Action]:
+        """The node's status lists what is attached to it, but for what is about to go."""
+        node = view.get("nodes", "", name)
+        if node is None:
+            return []
+        attached = sorted(
+            _unique_name(one, view)
+            for one in view.indexed(ATTACHMENTS, "node", name)
+            if meta.status(one).get("attached") and not meta.is_deleting(one)
+            if _is_used(one, view) or not self._may_go(one, view, now)
+        )
+        wanted: list[dict[str, Any]] = [{"name": one, "devicePath": ""} for one in attached]
+        if wanted == (meta.status(node).get("volumesAttached") or []):
+            return []
+        body = {"metadata": {"uid": meta.uid(node)}, "status": {"volumesAttached": wanted or None}}
+        return [Patch("nodes", "", name, body, subresource="status")]
 
 
 def wants_attach(volume: Object, view: View) -> bool:
@@ -136,6 +200,12 @@ def attachment_name(volume: Object, node: str) -> str:
     return f"csi-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def _is_used(one: Object, view: View) -> bool:
+    """Whether a pod of the attachment's node uses its volume."""
+    volume = view.get(VOLUMES, "", _volume_name(one))
+    return volume is not None and _node_of(one) in _users(volume, view)
+
+
 def _attachment(volume: Object, node: str, view: View) -> Object | None:
     return view.get(ATTACHMENTS, "", attachment_name(volume, node))
 
@@ -145,7 +215,7 @@ def _of_volume(volume: Object, view: View) -> list[Object]:
     return [
         one
         for one in view.indexed(ATTACHMENTS, "volume", meta.name(volume))
-        if meta.name(one) == attachment_name(volume, str(meta.spec(one).get("nodeName") or ""))
+        if meta.name(one) == attachment_name(volume, _node_of(one))
     ]
 
 
@@ -155,7 +225,7 @@ def _is_exclusive(volume: Object) -> bool:
 
 def _held_elsewhere(volume: Object, node: str, view: View) -> bool:
     """True for a volume of one node at a time that another node has, or is about to have."""
-    return _is_exclusive(volume) and any(meta.spec(one).get("nodeName") != node for one in _of_volume(volume, view))
+    return _is_exclusive(volume) and any(_node_of(one) != node for one in _of_volume(volume, view))
 
 
 def _attach(volume: Object, users: dict[str, list[Object]], view: View) -> list[Action]:
@@ -177,18 +247,7 @@ def _attach(volume: Object, users: dict[str, list[Object]], view: View) -> list[
     return steps
 
 
-def _detach(volume: Object, users: dict[str, list[Object]], view: View) -> list[Action]:
-    """Give back what no pod of a node uses any more, once the node says so too, or is gone."""
-    steps: list[Action] = []
-    for one in _of_volume(volume, view):
-        node = str(meta.spec(one).get("nodeName") or "")
-        if node in users or meta.is_deleting(one) or _unique_name(one, view) in _in_use(view.get("nodes", "", node)):
-            continue
-        steps.append(Delete(ATTACHMENTS, one))
-    return steps
-
-
-def _in_use(node: Object | None) -> list[str]:
+def in_use(node: Object | None) -> list[str]:
     return list(meta.status(node).get("volumesInUse") or ()) if node is not None else []
 
 
@@ -215,24 +274,24 @@ def _outcome(volume: Object, node: str, users: dict[str, list[Object]], view: Vi
 
 def _unique_name(attachment: Object, view: View) -> str:
     """A volume as a node's status names it."""
-    spec = meta.spec(attachment)
-    volume = view.get(VOLUMES, "", (spec.get("source") or {}).get("persistentVolumeName") or "")
+    volume = view.get(VOLUMES, "", _volume_name(attachment))
     handle = (meta.spec(volume).get("csi") or {}).get("volumeHandle") if volume is not None else ""
-    return f"kubernetes.io/csi/{spec.get('attacher')}^{handle}"
+    return attachable_name(str(meta.spec(attachment).get("attacher")), str(handle or ""))
 
 
-def _of_node(name: str, view: View) -> list[Action]:
-    """The node's status lists what is attached to it."""
-    node = view.get("nodes", "", name)
-    if node is None:
-        return []
-    attached = sorted(
-        _unique_name(one, view)
-        for one in view.list(ATTACHMENTS)
-        if meta.spec(one).get("nodeName") == name and meta.status(one).get("attached")
-    )
-    wanted: list[dict[str, Any]] = [{"name": one, "devicePath": ""} for one in attached]
-    if wanted == (meta.status(node).get("volumesAttached") or []):
-        return []
-    body = {"metadata": {"uid": meta.uid(node)}, "status": {"volumesAttached": wanted or None}}
-    return [Patch("nodes", "", name, body, subresource="status")]
+def _volume_name(attachment: Object) -> str:
+    return str((meta.spec(attachment).get("source") or {}).get("persistentVolumeName") or "")
+
+
+def _node_of(attachment: Object) -> str:
+    return str(meta.spec(attachment).get("nodeName") or "")
+
+
+def _is_out_of_service(node: Object) -> bool:
+    taints = meta.spec(node).get("taints") or ()
+    return any(one.get("key") == OUT_OF_SERVICE and one.get("effect") == NO_EXECUTE for one in taints)
+
+
+def _bearing(node: Object) -> tuple[list[str], bool, bool]:
+    """What of a node bears upon what is attached to it."""
+    return in_use(node), meta.condition_is(node, "Ready"), _is_out_of_service(node)

@@ -8,7 +8,7 @@ from rayplane.control_plane.controllers.autoscaling.horizontal import Horizontal
 from rayplane.control_plane.controllers.bootstrapsigner import BootstrapSigner
 from rayplane.control_plane.controllers.claims import ClaimController
 from rayplane.control_plane.controllers.clusterroleaggregation import ClusterRoleAggregation
-from rayplane.control_plane.controllers.config import ControllersConfig
+from rayplane.control_plane.controllers.config import ControllersConfig, Timing
 from rayplane.control_plane.controllers.core import Controller
 from rayplane.control_plane.controllers.cronjob import CronJobController
 from rayplane.control_plane.controllers.csrapproving import CertificateApprover
@@ -73,7 +73,7 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
         EndpointsController(coalesce_s=coalesce),
         EndpointSliceController(coalesce_s=coalesce),
         EndpointSliceMirroringController(coalesce_s=coalesce),
-        *_of_volumes(),
+        *_of_volumes(timing),
         LoadBalancerController(external_cidr=config.external_cidr, reserved=config.reserved_addresses),
         NamespaceController(),
         ServiceCidrController(coalesce_s=coalesce),
@@ -99,14 +99,14 @@ def build_controllers(config: ControllersConfig) -> list[Controller]:
     return found
 
 
-def _of_volumes() -> list[Controller]:
+def _of_volumes(timing: Timing) -> list[Controller]:
     return [
         EphemeralVolumeController(),
         ClaimController(),
         VolumeController(),
         VolumeExpandController(),
         SnapshotController(),
-        AttachDetachController(),
+        AttachDetachController(timing),
         ProtectionController(resource="persistentvolumeclaims"),
         ProtectionController(resource="persistentvolumes"),
     ]

@@ -41,6 +41,8 @@ class Timing:
     autoscaler: AutoscalerTiming = _FAST_AUTOSCALER
     quarantine_s: float = 2.0
     """Pods of a node that is gone are left alone for this long: it may be made anew."""
+    force_detach_s: float = 15.0
+    """After this long what no pod uses is detached from a node that is not ready, though the node says it uses it."""
     eviction_rate: float = 10.0
     """Nodes of a zone whose pods begin to be evicted, in a second."""
     secondary_eviction_rate: float = 1.0
@@ -57,6 +59,7 @@ class Timing:
             coalesce_s=0.1,
             pod_gc_s=20.0,
             quarantine_s=40.0,
+            force_detach_s=360.0,
             eviction_rate=0.1,
             secondary_eviction_rate=0.01,
             autoscaler=AutoscalerTiming(),

@@ -130,6 +130,23 @@ class IfAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class IfUnclaimed:
+    """Actions to take only after the API server itself has listed no pod that uses `claim`."""
+
+    claim: Object
+    writes: tuple[Patch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IfUnused:
+    """Actions to take only after the API server itself has said that a node has no volume of this name in use."""
+
+    node: str
+    volume: str
+    writes: tuple[Delete, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PurgeNamespace:
     """The deletion of all objects of all resources in a namespace, found by live lists; then call reconcile again.
 
@@ -279,6 +296,8 @@ Write = Create | Update | UpdateStatus | Patch | Delete
 Special = (
     IfAbsent
     | IfAlive
+    | IfUnclaimed
+    | IfUnused
     | PurgeNamespace
     | Provision
     | DeleteVolume

@@ -84,6 +84,11 @@ def by_attached_volume(attachment: Object) -> Iterable[str]:
     return (name,) if name else ()
 
 
+def by_attached_node(attachment: Object) -> Iterable[str]:
+    name = meta.spec(attachment).get("nodeName")
+    return (name,) if name else ()
+
+
 _EVERYWHERE: Mapping[str, Index] = {
     "namespace": by_namespace,
     "controller": by_controller,
@@ -103,7 +108,7 @@ _EXTRA: Mapping[str, Mapping[str, Index]] = {
     "controllerrevisions.apps": {"orphan": orphans},
     "persistentvolumes": {"claimref": by_claim_ref},
     "persistentvolumeclaims": {"volume": by_bound_volume},
-    "volumeattachments.storage.k8s.io": {"volume": by_attached_volume},
+    "volumeattachments.storage.k8s.io": {"volume": by_attached_volume, "node": by_attached_node},
 }  # fmt: skip
 
 

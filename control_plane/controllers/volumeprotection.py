@@ -1,6 +1,8 @@
 """Protection finalizers: a claim stays while a pod uses it, a volume while it is bound.
 
-Source: Kubernetes concepts "Persistent Volumes" (storage object in use protection).
+A claim is let go only after the API server itself has listed no pod of a node with it, whatever the pod's phase: the
+caches may not have one yet that is being started.
+Source: Kubernetes concepts "Persistent Volumes" (storage object in use protection), and its protection controllers.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_terminated
-from rayplane.control_plane.api.pods.volumes import claims_of
+from rayplane.control_plane.api.pods.volumes import claim_name, claims_of
 from rayplane.control_plane.controllers.core import (
     NOTHING,
     BaseController,
+    IfUnclaimed,
     Moment,
     Patch,
     Result,
@@ -27,12 +30,38 @@ PVC_PROTECTION = "kubernetes.io/pvc-protection"
 PV_PROTECTION = "kubernetes.io/pv-protection"
 
 
+class Uses:
+    """The claims that pods use: pods that a node has, or may still have."""
+
+    def __init__(self, pods: Iterable[Object]) -> None:
+        self._named: set[str] = set()
+        self._made: set[tuple[str, str]] = set()
+        """Claims made for a pod's own volumes, with the pod's uid."""
+        for pod in pods:
+            # Whoever has no node yet gets none while the claim is being deleted.
+            for volume in meta.spec(pod).get("volumes") or () if meta.node_name(pod) else ():
+                key = f"{meta.namespace(pod)}/{claim_name(volume, meta.name(pod))}"
+                if volume.get("persistentVolumeClaim"):
+                    self._named.add(key)
+                elif volume.get("ephemeral") is not None and not _is_shut_down(pod):
+                    self._made.add((key, meta.uid(pod)))
+
+    def has(self, claim: Object) -> bool:
+        owner = meta.controller_of(claim) or {}
+        return meta.key(claim) in self._named or (meta.key(claim), owner.get("uid") or "") in self._made
+
+
+def _is_shut_down(pod: Object) -> bool:
+    """Whether its node is done with it. What is only waited for may be waiting for the claim in turn."""
+    return meta.is_deleting(pod) and meta.metadata(pod).get("deletionGracePeriodSeconds") == 0
+
+
 def _used_claims(pod: Object, _view: View) -> Iterable[str]:
     return claims_of(pod)
 
 
 def _usage_changed(old: Object, new: Object) -> bool:
-    return pod_is_terminated(old) != pod_is_terminated(new)
+    return pod_is_terminated(old) != pod_is_terminated(new) or _is_shut_down(old) != _is_shut_down(new)
 
 
 class ProtectionController(BaseController):
@@ -53,20 +82,20 @@ class ProtectionController(BaseController):
         o = view.get(self._resource, *meta.split_key(key))
         if o is None:
             return NOTHING
-        has = self._finalizer in meta.finalizers(o)
+        finalizers = meta.finalizers(o)
+        has = self._finalizer in finalizers
         if not meta.is_deleting(o):
-            return NOTHING if has else self._write(o, [*meta.finalizers(o), self._finalizer])
-        if not has or self._in_use(o, view):
+            return NOTHING if has else result([self._write(o, [*finalizers, self._finalizer])])
+        if not has:
             return NOTHING
-        return self._write(o, [f for f in meta.finalizers(o) if f != self._finalizer])
-
-    def _in_use(self, o: Object, view: View) -> bool:
+        release = self._write(o, [f for f in finalizers if f != self._finalizer])
         if self._resource == "persistentvolumes":
-            return meta.status(o).get("phase") == "Bound"
-        pods = view.indexed("pods", "claim", meta.key(o))
-        return any(meta.node_name(pod) and not pod_is_terminated(pod) for pod in pods)
+            return NOTHING if meta.status(o).get("phase") == "Bound" else result([release])
+        if Uses(view.indexed("pods", "claim", key)).has(o):
+            return NOTHING
+        return result([IfUnclaimed(o, (release,))])
 
-    def _write(self, o: Object, finalizers: list[str]) -> Result:
+    def _write(self, o: Object, finalizers: list[str]) -> Patch:
         guard = {"uid": meta.uid(o), "resourceVersion": meta.resource_version(o)}
         body = {"metadata": {**guard, "finalizers": finalizers or None}}
-        return result([Patch(self._resource, meta.namespace(o), meta.name(o), body)])
+        return Patch(self._resource, meta.namespace(o), meta.name(o), body)

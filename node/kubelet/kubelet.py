@@ -178,6 +178,7 @@ class Kubelet:
             node_ip=self.node_ip,
             port=int(self._shared.address.rpartition(":")[2]),
             stamp=self._shared.env.timestamp(),
+            in_use=self._shared.volumes.in_use(self.name),
         )
 
     def node_event(self, node: Object) -> None:

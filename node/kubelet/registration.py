@@ -1,6 +1,7 @@
 """Registration of a node: the Node and the Lease that a kubelet writes (core/v1 Node). Pure."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from rayplane.control_plane.api import node_annotations
@@ -51,8 +52,11 @@ def node_labels(config: NodeConfig) -> dict[str, str]:
     return labels
 
 
-def node_status(config: NodeConfig, known: Object, *, node_ip: str, port: int, stamp: str) -> dict[str, Any]:
-    """The node's status. `known`: the Node as last seen, for the times at which conditions changed."""
+def node_status(
+    config: NodeConfig, known: Object, *, node_ip: str, port: int, stamp: str, in_use: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The node's status. `known`: the Node as last seen, for the times at which conditions changed; `in_use`: names of
+    volumes."""
     before = {c["type"]: c for c in (known.get("status") or {}).get("conditions") or ()}
     conditions = []
     for kind, value, reason, message in _HEALTHY:
@@ -86,6 +90,7 @@ def node_status(config: NodeConfig, known: Object, *, node_ip: str, port: int, s
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": _node_info(config),
+        "volumesInUse": [*in_use] or None,
     }
 
 

@@ -71,6 +71,9 @@ class PodVolumes(Protocol):
     async def unpublish(self, pod: Object, *, node: str) -> None:
         """The pod has ended: give back what it was the last to use."""
 
+    def in_use(self, node: str) -> list[str]:
+        """Volumes of others' drivers that pods use, as the node's status lists them."""
+
 
 class Tokens(Protocol):
     """A source that gets tokens for pods."""

@@ -31,6 +31,7 @@ from rayplane.node.volumes import (
     Reservations,
     VolumeError,
 )
+from rayplane.node.volumes.attachments import Attachments
 from rayplane.node.volumes.drivers.replicated.lease_directory import LeaseDirectory
 from rayplane.node.volumes.projected import mount_failed
 from rayplane.proto.csi import csi_pb2
@@ -69,8 +70,10 @@ class VolumeManager:
         directory: LeaseDirectory,
         channel: Callable[[str], Any],
         pods: NodePods,
+        attachments: Attachments,
         capacity_bytes: int,
     ) -> None:
+        self._attachments = attachments
         self._client, self._directory, self._channel, self._pods = client, directory, channel, pods
         self._clock, self._capacity_bytes = clock, capacity_bytes
         self._disks = {name: SubDisk(disk, name) for name in names}
@@ -105,6 +108,10 @@ class VolumeManager:
             Service(replicas, ReplicaService(self._stores), callers=callers.VOLUME_REPLICA),
         ]
 
+    def in_use(self, node: str) -> list[str]:
+        """Volumes as the node's status lists those that its pods use."""
+        return self._attachments.in_use(node)
+
     # --- pods -------------------------------------------------------------------------------------
 
     async def publish(self, pod: Object, volume: dict[str, Any], *, node: str) -> Published:
@@ -112,6 +119,9 @@ class VolumeManager:
         source = await self._source(pod, volume)
         if "csi" not in source:
             return Published(_directory_of(pod, volume, source))
+        if source["csi"]["driver"] not in (LOCAL, REPLICATED):
+            await self._attachments.take(pod, volume["name"], source["csi"], node=node)
+            return Published("")
         backend, volume_id = self._backend(source["csi"], node), source["csi"]["volumeHandle"]
         key = (node, volume_id)
         # First, so that a pod that ends while this is under way gives back what came of it.
@@ -124,6 +134,7 @@ class VolumeManager:
 
     async def unpublish(self, pod: Object, *, node: str) -> None:
         """The pod has ended: give back each volume it was the last to use on `node`."""
+        self._attachments.give_back(pod, node=node)
         uid = meta.uid(pod)
         for key in [k for k, users in self._users.items() if k[0] == node and uid in users]:
             async with self._locks.setdefault(key, asyncio.Lock()):
@@ -171,6 +182,8 @@ class VolumeManager:
         client, namespace = self._client, meta.namespace(pod)
         try:
             claim = await client.get("persistentvolumeclaims", name, namespace)
+            if meta.is_deleting(claim):
+                raise mount_failed(pod, volume["name"], f"can't start pod because PVC {name} is being deleted")
             if meta.status(claim).get("phase") != "Bound":
                 raise mount_failed(pod, volume["name"], f'PersistentVolumeClaim is not bound: "{name}"')
             found = await client.get("persistentvolumes", meta.spec(claim)["volumeName"])

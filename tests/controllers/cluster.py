@@ -13,6 +13,7 @@ from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.api.machinery.resources import builtin_registry
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.state import pod_is_active, pod_is_ready, pod_is_terminated
+from rayplane.control_plane.controllers.attachdetach import in_use
 from rayplane.control_plane.controllers.core import (
     Action,
     Controller,
@@ -21,6 +22,8 @@ from rayplane.control_plane.controllers.core import (
     Event,
     IfAbsent,
     IfAlive,
+    IfUnclaimed,
+    IfUnused,
     Moment,
     Patch,
     Result,
@@ -29,9 +32,11 @@ from rayplane.control_plane.controllers.core import (
     Write,
 )
 from rayplane.control_plane.controllers.indexes import indexes_of
+from rayplane.control_plane.controllers.volumeprotection import Uses
 from tests.fakes import START, Store
 
 STEPS_MAX = 20_000
+CONDITIONAL = (IfAbsent, IfAlive, IfUnclaimed, IfUnused)
 
 
 #: Beside what users do.
@@ -159,7 +164,7 @@ class Cluster(Store):
         if isinstance(action, Event):
             self._event(action)
             return True
-        if isinstance(action, (IfAbsent, IfAlive)):
+        if isinstance(action, CONDITIONAL):
             return self.holds(action) and all([self.act(write) for write in action.writes])
         if not isinstance(action, (Create, Update, UpdateStatus, Patch, Delete)):
             self.specials.append(action)
@@ -183,8 +188,12 @@ class Cluster(Store):
             self._event(action.done, name)
         return True
 
-    def holds(self, action: IfAbsent | IfAlive) -> bool:
+    def holds(self, action: IfAbsent | IfAlive | IfUnclaimed | IfUnused) -> bool:
         """What an action presumes of objects is so."""
+        if isinstance(action, IfUnclaimed):
+            return not Uses(self.list("pods")).has(action.claim)
+        if isinstance(action, IfUnused):
+            return action.volume not in in_use(self.get("nodes", "", action.node))
         if isinstance(action, IfAlive):
             owner = self.get(action.resource, meta.namespace(action.owner), meta.name(action.owner))
             return owner is not None and meta.uid(owner) == meta.uid(action.owner) and not meta.is_deleting(owner)

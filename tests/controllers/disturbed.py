@@ -25,8 +25,6 @@ from rayplane.control_plane.controllers.core import (
     Delete,
     DeleteVolume,
     Event,
-    IfAbsent,
-    IfAlive,
     Patch,
     Provision,
     PurgeNamespace,
@@ -38,7 +36,7 @@ from rayplane.control_plane.controllers.core import (
 from rayplane.control_plane.controllers.indexes import indexes_of
 from rayplane.control_plane.controllers.manager.expectations import Barrier
 from rayplane.control_plane.timings import KUBERNETES
-from tests.controllers.cluster import Cluster
+from tests.controllers.cluster import CONDITIONAL, Cluster
 
 CLAIMS, VOLUMES = "persistentvolumeclaims", "persistentvolumes"
 NODES = {"n1": "z1", "n2": "z2", "n3": "z2"}
@@ -276,7 +274,7 @@ class Disturbed(Cluster):
 
     def _prepare(self, action: Action, outcome: Outcome) -> list[Write]:
         """The outside part of a special action; the writes that follow it."""
-        if isinstance(action, (IfAbsent, IfAlive)):
+        if isinstance(action, CONDITIONAL):
             if self.holds(action):
                 return [*action.writes]
             outcome.failed, outcome.retry_s = True, 1.0

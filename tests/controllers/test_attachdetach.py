@@ -9,8 +9,11 @@ import pytest
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.controllers.attachdetach import ATTACHMENTS, DRIVERS, AttachDetachController
+from rayplane.control_plane.controllers.config import Timing
+from rayplane.control_plane.controllers.core import Delete, IfUnused
 from tests.controllers.cluster import Cluster
 
+FORCE_S = 360.0
 DRIVER = "ebs.csi.aws.com"
 UNIQUE = f"kubernetes.io/csi/{DRIVER}^vol-1"
 
@@ -19,9 +22,9 @@ class Attached(Cluster):
     """Two nodes, and a claim that is bound to a volume of somebody's driver."""
 
     def __init__(self, *, driver: str = DRIVER, mode: str = "ReadWriteOnce") -> None:
-        super().__init__(AttachDetachController())
+        super().__init__(AttachDetachController(Timing(force_detach_s=FORCE_S)))
         for name in ("n1", "n2"):
-            self.add("nodes", name)
+            self.node(name)
         ref = {"namespace": "default", "name": "c"}
         csi = {"driver": driver, "volumeHandle": "vol-1"}
         self.add("persistentvolumes", "pv", spec={"claimRef": ref, "csi": csi, "accessModes": [mode]})
@@ -97,6 +100,100 @@ def test_a_node_that_still_uses_it_keeps_it() -> None:
     cluster.change("nodes", "n1", status={"volumesInUse": None})
     cluster.settle()
     assert cluster.nodes == []
+
+
+def unused(cluster: Attached) -> None:
+    """The pod is gone, and the node says that it still uses the volume."""
+    cluster.pod("p")
+    cluster.answer(attached=True)
+    cluster.change("nodes", "n1", status={"volumesInUse": [UNIQUE]})
+    cluster.remove("pods", "default/p")
+    cluster.settle()
+
+
+def ready(cluster: Attached, status: str) -> None:
+    cluster.change("nodes", "n1", status={"conditions": [{"type": "Ready", "status": status}]})
+    cluster.settle()
+
+
+def test_what_a_ready_node_uses_is_never_taken_from_it() -> None:
+    cluster = Attached()
+    unused(cluster)
+    cluster.advance(10 * FORCE_S)
+    assert cluster.nodes == ["n1"] and cluster.listed() == [UNIQUE]
+
+
+@pytest.mark.parametrize("status", ["False", "Unknown"])
+def test_a_node_that_is_not_ready_loses_it_after_some_time(status: str) -> None:
+    cluster = Attached()
+    unused(cluster)
+    ready(cluster, status)
+    cluster.advance(FORCE_S - 1)
+    assert cluster.nodes == ["n1"]
+    cluster.advance(1)
+    assert cluster.nodes == [] and cluster.listed() == []
+
+
+def test_a_pod_that_comes_back_begins_the_time_anew() -> None:
+    cluster = Attached()
+    unused(cluster)
+    ready(cluster, "Unknown")
+    cluster.advance(FORCE_S - 1)
+    pod = cluster.pod("q")
+    cluster.remove_object("pods", pod)
+    cluster.settle()
+    cluster.advance(FORCE_S - 1)
+    assert cluster.nodes == ["n1"]
+
+
+@pytest.mark.parametrize(("effect", "left"), [("NoExecute", []), ("NoSchedule", ["n1"])])
+def test_a_node_out_of_service_loses_it_at_once(effect: str, left: list[str]) -> None:
+    cluster = Attached()
+    unused(cluster)
+    taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": effect}
+    cluster.change("nodes", "n1", spec={"taints": [taint]})
+    cluster.settle()
+    assert cluster.nodes == left
+
+
+def test_a_node_that_is_gone_loses_everything() -> None:
+    cluster = Attached()
+    unused(cluster)
+    cluster.remove("nodes", "n1")
+    cluster.settle()
+    assert cluster.nodes == []
+
+
+def test_the_node_is_told_first_and_asked_at_the_last_moment() -> None:
+    cluster = Attached()
+    cluster.pod("p")
+    cluster.answer(attached=True)
+    cluster.remove("pods", "default/p")
+    (one,) = cluster.list(ATTACHMENTS)
+    told, asked = cluster.controllers[0].reconcile("volume/pv", cluster, cluster.now).stages
+    assert [action.resource for action in told] == ["nodes"]  # type: ignore[union-attr]
+    assert asked == (IfUnused("n1", UNIQUE, (Delete(ATTACHMENTS, one),)),)
+
+
+def test_a_node_that_uses_it_before_the_caches_know_keeps_it() -> None:
+    cluster = Attached()
+    cluster.pod("p")
+    cluster.answer(attached=True)
+    cluster.remove("pods", "default/p")
+    wanted = cluster.controllers[0].reconcile("volume/pv", cluster, cluster.now)
+    cluster.change("nodes", "n1", status={"volumesInUse": [UNIQUE]})
+    assert not cluster.apply(wanted)
+    cluster.settle()
+    assert cluster.nodes == ["n1"] and cluster.listed() == [UNIQUE]
+
+
+def test_what_is_used_again_is_listed_again() -> None:
+    cluster = Attached()
+    unused(cluster)
+    cluster.change("nodes", "n1", status={"volumesAttached": None})
+    cluster.settle()
+    cluster.pod("q")
+    assert cluster.listed() == [UNIQUE]
 
 
 def test_a_volume_of_one_node_waits_for_the_other_to_give_it_back() -> None:

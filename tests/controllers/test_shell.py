@@ -12,9 +12,10 @@ import pytest
 
 from rayplane.control_plane.api import errors, meta
 from rayplane.control_plane.controllers.config import ControllersConfig, Timing
-from rayplane.control_plane.controllers.core import IfAlive, Patch, Result
-from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.core import IfAlive, IfUnclaimed, Patch, Result
+from rayplane.control_plane.controllers.manager.executor import ActionFailed, Executor
 from rayplane.control_plane.controllers.manager.expectations import Barrier
+from rayplane.control_plane.controllers.manager.live_reads import LiveReads
 from rayplane.control_plane.controllers.manager.manager import Term
 from rayplane.control_plane.controllers.manager.runner import COSTS_MAX, REST_FACTOR, REST_MAX_S, Costs
 from rayplane.control_plane.tasks import cancel_and_wait
@@ -128,6 +129,34 @@ async def test_an_owner_that_goes_adopts_nothing_although_the_cache_does_not_kno
     store.put("replicasets.apps", known)
     assert not (await executor.run(wanted)).failed
     assert meta.is_controlled_by(store.list("pods")[0], known)
+
+
+CLAIM = {"kind": "PersistentVolumeClaim", "metadata": {"name": "c", "namespace": "default", "resourceVersion": "1"}}
+USER = {"nodeName": "n1", "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}], "containers": []}
+
+
+async def test_a_claim_is_let_go_only_when_the_api_server_lists_no_pod_with_it() -> None:
+    store = Store()
+    live, lists = LiveReads(client := FakeClient(store)), 0
+    kept = client.list
+
+    async def list_(*args: Any, **named: Any) -> Any:
+        nonlocal lists
+        lists += 1
+        return await kept(*args, **named)
+
+    client.list = list_  # type: ignore[method-assign]
+    release = IfUnclaimed(CLAIM, (Patch("persistentvolumeclaims", "default", "c", {}),))
+    pod = add(store, "pods", "Pod", "p", spec=USER)
+    with pytest.raises(ActionFailed):
+        await live.unclaimed(release)
+    store.delete("pods", "p", "default", grace_s=0)
+    assert await live.unclaimed(release) == [*release.writes] and lists == 2
+    # What was listed after a claim's deletion need not be listed again for it, whatever comes meanwhile.
+    store.put("pods", pod)
+    assert await live.unclaimed(release) == [*release.writes] and lists == 2
+    assert await live.unclaimed(IfUnclaimed({**CLAIM, "metadata": {"name": "d", "namespace": "x"}}, ())) == []
+    assert lists == 3
 
 
 async def test_status_writes_are_gathered_while_pods_change() -> None:

@@ -22,3 +22,8 @@ def claims_of(pod: Object) -> list[str]:
     space, own = meta.namespace(pod), meta.name(pod)
     volumes = meta.spec(pod).get("volumes") or ()
     return [f"{space}/{claim}" for volume in volumes if (claim := claim_name(volume, own))]
+
+
+def attachable_name(driver: str, handle: str) -> str:
+    """A volume of a CSI driver as nodes' statuses name it, in `volumesInUse` and `volumesAttached`."""
+    return f"kubernetes.io/csi/{driver}^{handle}"

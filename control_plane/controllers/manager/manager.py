@@ -22,6 +22,8 @@ from rayplane.control_plane.controllers.core import (
     DeleteSnapshot,
     DeleteVolume,
     Expand,
+    IfUnclaimed,
+    IfUnused,
     Migrate,
     Provision,
     PurgeNamespace,
@@ -36,6 +38,7 @@ from rayplane.control_plane.controllers.manager.autoscaler import Metrics, Resca
 from rayplane.control_plane.controllers.manager.caches import Caches
 from rayplane.control_plane.controllers.manager.certificates import Certificates
 from rayplane.control_plane.controllers.manager.executor import Executor
+from rayplane.control_plane.controllers.manager.live_reads import LiveReads
 from rayplane.control_plane.controllers.manager.migrator import Migrator
 from rayplane.control_plane.controllers.manager.namespace_purger import NamespacePurger
 from rayplane.control_plane.controllers.manager.provisioner import Provisioner
@@ -124,6 +127,7 @@ class Term:
         self._snapshotter = Snapshotter(self._provisioner)
         self._purger = NamespacePurger(client, env.clock.now)
         self._migrator = Migrator(client)
+        self._live = LiveReads(client)
         self._rescaler = Rescaler(client)
         self._counter = QuotaCounter(client, env.clock.now)
         self._certificates = Certificates(client, network, signers=config.discovery)
@@ -145,6 +149,8 @@ class Term:
                 Provision: self._provisioner.provision,
                 DeleteVolume: self._provisioner.delete_volume,
                 Expand: self._provisioner.expand,
+                IfUnclaimed: self._live.unclaimed,
+                IfUnused: self._live.unused,
                 TakeSnapshot: self._snapshotter.take,
                 DeleteSnapshot: self._snapshotter.delete,
                 PurgeNamespace: self._purger.purge,
