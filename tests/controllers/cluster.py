@@ -132,6 +132,7 @@ class Cluster(Store):
 
     def advance(self, seconds: float, *, heartbeats: Iterable[str] = ()) -> None:
         """Let time pass, timer by timer; the named nodes renew their leases all the while."""
+        self.settle()
         end = self.seconds + seconds
         nodes = list(heartbeats)
         beat = self.seconds
