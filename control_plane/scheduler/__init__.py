@@ -2,12 +2,13 @@
 
 Owns: a pure core and a thin shell. The core is `pods` and `nodes` (what matters of the API's objects), `snapshot`
 (nodes as NumPy arrays, changed in O(1) per pod; `topology`: their labels, `counters`: pods by what selectors say of
-them), `volumes`, `devices` (`allocation`: which of them a claim gets), `owners` and `budgets` (other objects),
-`plugins` (filters and scores, a table by name), `shapes` (what these say of pods that are alike), `cycle` (one
-decision after the other, `explain`), `preemption`, `queue` (active, backing off, unschedulable, gated), `events` and
-`hints` (what wakes whom), `gates`, `report` (messages), and `configuration` (files that say all this), `decisions` (a
-bounded record). The shell is `service` (leadership), `term` (the loop of one term), `observer` (informers), `binder`
-(writes), `explaining` (gRPC), `extensions` and `extended` (HTTP extenders, asked by `extender_client`).
+them), `volumes`, `devices` (`allocation`: which of them a claim gets), `owners`, `budgets` and `groups` (other
+objects), `plugins` (filters and scores, a table by name), `shapes` (what these say of pods that are alike), `cycle`
+(one decision after the other, `explain`), `gangs` (pods of a pod group together), `preemption`, `queue` (active,
+backing off, unschedulable, gated), `events` and `hints` (what wakes whom), `gates`, `report` (messages), and
+`configuration` (files that say all this), `decisions` (a bounded record). The shell is `service` (leadership), `term`
+(the loop of one term), `observer` (informers), `binder` (writes), `explaining` (gRPC), `extensions` and `extended`
+(HTTP extenders, asked by `extender_client`).
 
 HTTP extenders: `extenders` says what they are told and what their answers mean. A pod in which one has a say is decided
 beside the loop, so that no other pod waits for the answer.

@@ -14,11 +14,15 @@ from typing import Any
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.claims import SELECTED_NODE, is_bound
 from rayplane.control_plane.api.errors import ApiError, NotFound
+from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
+from rayplane.control_plane.api.kinds.scheduling.pod_group import INITIALLY_SCHEDULED
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.client import ApiClient, EventRecorder, ops
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.cycle import Failure, Placement
 from rayplane.control_plane.scheduler.devices import DeviceIndex
+from rayplane.control_plane.scheduler.gangs import Verdict
+from rayplane.control_plane.scheduler.groups import GroupIndex, GroupInfo
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.volumes import VolumeIndex
 from rayplane.storage.env import Env
@@ -62,14 +66,44 @@ def unscheduled_patch(failure: Failure, stamp: str) -> Object | None:
 
 
 def victim_patch(victim: PodInfo, scheduler: str, stamp: str) -> Object:
-    condition = {
+    return {"metadata": {"uid": victim.uid}, "status": {"conditions": [_disruption(scheduler, stamp)]}}
+
+
+def _disruption(scheduler: str, stamp: str) -> Object:
+    return {
         "type": "DisruptionTarget",
         "status": "True",
         "reason": "PreemptionByScheduler",
         "message": f"{scheduler}: preempting to accommodate a higher priority pod",
         "lastTransitionTime": stamp,
     }
-    return {"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}}
+
+
+def verdict(group: GroupInfo, found: Verdict, stamp: str) -> Object | None:
+    """A group's condition; None when it says so already, or says that the group got its nodes once: that stays."""
+    old = meta.get_condition(group.obj, INITIALLY_SCHEDULED) or {}
+    reason = "Scheduled" if found.is_scheduled else "SchedulerError" if found.is_fault else "Unschedulable"
+    said = "True" if found.is_scheduled else "False"
+    if old.get("status") == "True" != said or all(
+        old.get(field) == value for field, value in (("status", said), ("reason", reason), ("message", found.message))
+    ):
+        return None
+    since = old.get("lastTransitionTime") if old.get("status") == said else stamp
+    return {
+        "type": INITIALLY_SCHEDULED,
+        "status": said,
+        "reason": reason,
+        "message": found.message,
+        "observedGeneration": meta.generation(group.obj),
+        "lastTransitionTime": since,
+    }
+
+
+def _of_group(group: GroupInfo, condition: Object) -> Any:
+    """The write of a condition of a group."""
+    body = {"metadata": {"uid": meta.uid(group.obj)}, "status": {"conditions": [condition]}}
+    name, namespace = meta.name(group.obj), meta.namespace(group.obj)
+    return ops.patch(GROUPS, name, namespace, body, kind="strategic", subresource="status")
 
 
 def allocation_patch(claim: Object, pod: PodInfo, allocation: Mapping[str, Any] | None) -> Object | None:
@@ -134,7 +168,16 @@ class Binder:
                 operations.append(ops.patch(DEVICE_CLAIMS, name, namespace, patch, kind="merge", subresource="status"))
         return next((a for a in await self._batch(operations) if isinstance(a, ApiError)), None)
 
-    async def report(self, failures: Sequence[Failure]) -> list[PodInfo]:
+    async def tell_groups(self, verdicts: Sequence[Verdict], groups: GroupIndex) -> None:
+        """Write into each pod group how it fared."""
+        newest = [(groups.get(one.group.key) or one.group, one) for one in verdicts]
+        stamp = self._env.timestamp()
+        operations = [_of_group(group, condition) for group, one in newest if (condition := verdict(group, one, stamp))]
+        for answer in await self._batch(operations):
+            if isinstance(answer, ApiError):
+                log.debug("a pod group's status was not written: %s", answer.message)
+
+    async def report(self, failures: Sequence[Failure], groups: GroupIndex) -> list[PodInfo]:
         """Write into each pod why it waits, and delete the victims of preemptions; those that were not deleted."""
         operations = []
         stamp = self._env.timestamp()
@@ -154,6 +197,8 @@ class Binder:
                 operations.append(
                     ops.patch("pods", victim.name, victim.namespace, body, kind="strategic", subresource="status")
                 )
+            for group in groups.disrupted(found.victims) if found else ():
+                operations.append(_of_group(group, _disruption(pod.scheduler, stamp)))
         for answer in await self._batch(operations):
             if isinstance(answer, ApiError):
                 log.debug("a pod's status was not written: %s", answer.message)

@@ -56,6 +56,8 @@ class Profile:
     preempts: bool = True
     #: Whether pods with `schedulingGates` wait (SchedulingGates).
     gates: bool = True
+    #: Whether pods of a pod group are decided together (GangScheduling).
+    gangs: bool = True
     #: Whether the scheduler binds by itself what no other plug-in binds (DefaultBinder).
     binds: bool = True
     #: Names of plug-ins that are not Kubernetes' own, by extension point, in the order in which they are asked.

@@ -13,6 +13,7 @@ import numpy as np
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.config import SchedulerConfig
 from rayplane.control_plane.scheduler.framework import PluginError
+from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.nominations import Nominations
 from rayplane.control_plane.scheduler.plugins import (
     IN_TREE,
@@ -27,7 +28,14 @@ from rayplane.control_plane.scheduler.plugins import (
 from rayplane.control_plane.scheduler.plugins.args import PreemptionArgs
 from rayplane.control_plane.scheduler.plugins.base import ALL
 from rayplane.control_plane.scheduler.pods import PodInfo, Shape
-from rayplane.control_plane.scheduler.preemption import Candidate, Preemption, Preemptor, assumed
+from rayplane.control_plane.scheduler.preemption import (
+    Candidate,
+    Preemption,
+    Preemptor,
+    assumed,
+    not_eligible,
+    whole,
+)
 from rayplane.control_plane.scheduler.shapes import NEVER, ShapeState, worth
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints
 
@@ -68,6 +76,8 @@ class Failure:
     """The plug-ins that refused nodes: what changes for them may help. None when there was no node to refuse."""
     keeps_nomination: bool = False
     """It stays nominated where it is, though nobody was deleted for it now: it waits for who was, say."""
+    soon: bool = False
+    """It is one that was left over of a group that got its nodes: its turn for a preemption comes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,11 @@ class Explanation:
     node: str
     message: str
     nodes: tuple[NodeExplanation, ...]
+
+
+def _helpful(refusals: Iterable[tuple[Refusal, Ints]]) -> Ints:
+    """The rows where a deletion may help."""
+    return np.concatenate([_NO_ROWS, *(rows for refusal, rows in refusals if refusal.resolvable)])
 
 
 def fault(pod: PodInfo, error: Exception) -> Failure:
@@ -126,6 +141,16 @@ class Cycle:
         """Names of the filters and scores of all profiles."""
         return frozenset(plugin.name for plugins in self._plugins.values() for plugin in plugins.all)
 
+    def decides_groups(self, pod: PodInfo) -> bool:
+        """Whether the pod's profile decides pods of a pod group together."""
+        profile = self._profiles.get(pod.scheduler)
+        return profile is not None and profile.gangs
+
+    @property
+    def groups_plugins(self) -> frozenset[str]:
+        """The plug-in for pod groups, where a profile has it."""
+        return frozenset((GANGS,)) if any(profile.gangs for profile in self._profiles.values()) else frozenset()
+
     @property
     def preempts(self) -> bool:
         """Whether some profile has pods deleted in favour of others."""
@@ -156,6 +181,14 @@ class Cycle:
             # A pod, or what it refers to, that was written past the API must not end the term for all others.
             return fault(pod, e)
 
+    def attempt(self, pod: PodInfo) -> Placement | Failure:
+        """As `schedule_one`, but nobody is deleted for the pod, nor thought of."""
+        plugins, view = self._plugins[pod.scheduler], PodView(pod, self.cluster)
+        state = self._state(view)
+        problem = plugins.problem(view)
+        row = -1 if problem else self._choose(view, plugins, state)
+        return self._place(view, plugins, row) if row >= 0 else self._fail(view, plugins, problem, preempts=False)
+
     def schedule_one(self, pod: PodInfo) -> Placement | Failure:
         plugins, view = self._plugins[pod.scheduler], PodView(pod, self.cluster)
         state = self._state(view)
@@ -171,6 +204,11 @@ class Cycle:
         if self._is_alone(view, plugins):
             state.failed(self.snapshot, failure.message, failure.plugins)
         return failure
+
+    def is_alike(self, pod: PodInfo) -> bool:
+        """Whether all pods of the pod's shape fare as it does, while no room is freed."""
+        view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]
+        return not any(plugin.scope is Scope.CLUSTER and plugin.concerns(view) for plugin in plugins.filters)
 
     def _is_alone(self, view: PodView, plugins: PluginSet) -> bool:
         """Whether nothing but the pod's shape and the nodes decides that it finds none: no other pod can help."""
@@ -289,6 +327,21 @@ class Cycle:
         """Whom to delete so that one of these nodes will do, or the sentence that says why nobody is."""
         return self._preempt(PodView(pod, self.cluster), self._plugins[pod.scheduler], self._rows(nodes))
 
+    def eligible(self, pod: PodInfo) -> str:
+        """Why nobody may be deleted for the pod now; empty when somebody may."""
+        if not self._profiles[pod.scheduler].preempts:
+            return report.NO_PREEMPTION
+        return not_eligible(pod, self.snapshot, self.nominated_node(pod.key) or pod.nominated)
+
+    def make_room(self, pod: PodInfo) -> Preemption | str:
+        """As `preempt`, on any node where that may help."""
+        view, plugins = PodView(pod, self.cluster), self._plugins[pod.scheduler]
+        return self._preempt(view, plugins, _helpful(self._refusals(view, plugins)))
+
+    def whole(self, found: Preemption) -> Preemption:
+        """The preemption, of whole groups where they are disrupted as one."""
+        return whole(found, self.cluster)
+
     def candidates(self, pod: PodInfo, nodes: Iterable[str]) -> dict[str, Candidate] | str:
         """As `preempt`, all that there is to choose from."""
         if not self._profiles[pod.scheduler].preempts:
@@ -327,9 +380,9 @@ class Cycle:
             found.append((_KEPT, np.flatnonzero(left)))
         return found
 
-    def _fail(self, view: PodView, plugins: PluginSet, problem: Refusal | None) -> Failure:
+    def _fail(self, view: PodView, plugins: PluginSet, problem: Refusal | None, *, preempts: bool = True) -> Failure:
         pod, count = view.pod, len(self.snapshot)
-        preempts = self._profiles[pod.scheduler].preempts
+        preempts = preempts and self._profiles[pod.scheduler].preempts
         if not count:
             return Failure(pod, report.NO_NODES)
         if problem:
@@ -337,8 +390,7 @@ class Cycle:
             message = report.fit_error(count, {}, problem=problem.reasons[0], after=after)
             return Failure(pod, message, plugins=frozenset((problem.plugin,)))
         refusals = self._refusals(view, plugins)
-        helpful = np.concatenate([_NO_ROWS, *(rows for refusal, rows in refusals if refusal.resolvable)])
-        found = self._preempt(view, plugins, helpful)
+        found = self._preempt(view, plugins, _helpful(refusals)) if preempts else ""
         after = found if isinstance(found, str) else ""
         reasons = Counter[str]()
         for refusal, rows in refusals:

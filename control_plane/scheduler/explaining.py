@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.meta import Object
@@ -16,12 +16,15 @@ from rayplane.control_plane.rpc.errors import Code
 from rayplane.control_plane.scheduler.cycle import Cycle, Explanation, Failure, Placement
 from rayplane.control_plane.scheduler.decisions import Budget, DecisionLog, told
 from rayplane.control_plane.scheduler.framework import PluginError
+from rayplane.control_plane.scheduler.gangs import GroupCycle, Verdict
 from rayplane.control_plane.scheduler.pods import PodInfo
-from rayplane.control_plane.scheduler.queue import Place, SchedulingQueue
+from rayplane.control_plane.scheduler.queue import Place, QueuedPod, SchedulingQueue
 from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
 from rayplane.storage.env import Env
 
 log = logging.getLogger(__name__)
+Timed = tuple[Verdict, float]
+"""What became of a pod group, and the seconds that it took to find out."""
 
 
 class Explainer:
@@ -33,6 +36,7 @@ class Explainer:
         queue: SchedulingQueue,
         env: Env,
         *,
+        groups: GroupCycle,
         parse: Callable[[Object], PodInfo | None],
         extended: Callable[[PodInfo], bool],
     ) -> None:
@@ -40,24 +44,33 @@ class Explainer:
         self._cycle = cycle
         self._queue = queue
         self._env = env
+        self._groups = groups
         self._parse = parse
         self._extended = extended
         self._budget = Budget(_now())
         self.past = DecisionLog()
 
-    def decide(self, pods: Iterable[PodInfo]) -> list[Placement | Failure]:
-        """Decide pods in order, as the cycle does, and remember why."""
-        decisions = []
+    def decide(self, taken: Iterable[Sequence[PodInfo]]) -> tuple[list[Placement | Failure], list[Timed]]:
+        """Decide pods in order, as the cycle does, those of a pod group together, and remember why."""
+        decisions: list[Placement | Failure] = []
+        verdicts: list[Timed] = []
         stamp = self._env.timestamp()
-        for pod in pods:
-            detail = self._detail(pod)
-            [decision] = self._cycle.schedule([pod])
+        for pods in taken:
+            detail = self._detail(pods[0])
+            if pods[0].group:
+                began, together = _now(), self._groups.schedule(pods)
+                decided = together.decisions
+                if together.verdict is not None:
+                    verdicts.append((together.verdict, _now() - began))
+            else:
+                decided = self._cycle.schedule(pods)
             before = _now()
-            self.past.add(decision, stamp, detail)
+            for decision in decided:
+                self.past.add(decision, stamp, detail if decision.pod is pods[0] else None)
             if detail is not None:
                 self._budget.spend(_now() - before)
-            decisions.append(decision)
-        return decisions
+            decisions += decided
+        return decisions, verdicts
 
     def remember(self, decision: Placement | Failure, detail: Explanation | None) -> None:
         """Remember a decision that was taken elsewhere, and what was known of each node, as long as there is time."""
@@ -96,12 +109,21 @@ class Explainer:
         if pending is not None and self._cycle.handles(pending):
             try:
                 answer.now.CopyFrom(told(self._now(pending)))
+                if queued is not None and (message := self._together(queued)):
+                    answer.now.node, answer.now.message = "", message
                 if answer.now.node and self._extended(pending):
                     alone = f"as its extenders say, which are not asked here; plug-ins alone: {answer.now.node}"
                     answer.now.node, answer.now.message = "", alone
             except PluginError as e:
                 answer.now.message = str(e)
         return answer
+
+    def _together(self, queued: QueuedPod) -> str:
+        """Why a pod of a group gets no node now, whatever it would get by itself; empty when nothing is against it."""
+        if queued.gate is not None and queued.gate.message:
+            return queued.gate.message
+        waiting = self._queue.waiting(queued.pod.group)
+        return self._groups.explain(waiting) if waiting else ""
 
     def _pending(self, pod: PodInfo) -> PodInfo | None:
         """The pod as it was before it had a node."""

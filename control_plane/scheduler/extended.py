@@ -239,7 +239,8 @@ class ExtendedScheduling:
                 if not client.extender.ignorable:
                     return f"preemption: {e}"
                 log.info("pod %s: an extender is passed over: %s", pod.key, e)
-        return choose(found) or NO_CANDIDATE
+        chosen = choose(found)
+        return self._cycle.whole(chosen) if chosen is not None else NO_CANDIDATE
 
     async def _agreed(
         self, pod: PodInfo, client: ExtenderClient, candidates: Mapping[str, Candidate]

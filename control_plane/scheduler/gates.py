@@ -5,14 +5,16 @@ Source: KEP-3521 "Pod Scheduling Readiness".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.scheduler.config import Profile
+from rayplane.control_plane.scheduler.groups import GANGS, GroupIndex
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.queue import Gate
 
 _SCHEDULING_GATES = Gate("SchedulingGates")
+GateOf = Callable[[PodInfo], Gate | None]
 
 
 class Gates:
@@ -25,3 +27,16 @@ class Gates:
         """A pod with `spec.schedulingGates` waits; its condition says so since the API server took it."""
         gated = pod.scheduler in self._heeded and meta.spec(pod.obj).get("schedulingGates")
         return _SCHEDULING_GATES if gated else None
+
+
+def with_groups(gate: GateOf, groups: GroupIndex) -> GateOf:
+    """The gate, and behind it that of pod groups."""
+
+    def both(pod: PodInfo) -> Gate | None:
+        found = gate(pod)
+        if found is not None or not pod.group:
+            return found
+        awaited = groups.awaited(pod.group)
+        return Gate(GANGS, awaited) if awaited else None
+
+    return both

@@ -17,6 +17,7 @@ from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.pods.ports import ports_conflict
 from rayplane.control_plane.api.taints import HARD_EFFECTS
 from rayplane.control_plane.scheduler.events import Action, Event, Resource
+from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.pods import PodInfo, PodTerm
 from rayplane.control_plane.scheduler.snapshot import Snapshot
@@ -170,6 +171,8 @@ _READ_CLASSES = Hint(Resource.STORAGE_CLASS, Action(0))
 HINTS: Mapping[str, tuple[Hint, ...]] = {
     NO_NODES: (_NEW_NODE,),
     "SchedulingGates": (Hint(Resource.PENDING_POD, Action.POD_GATES_GONE, _is_own),),
+    # A change of a group, or of who is in it, concerns its own pods only, which the queue knows.
+    GANGS: (Hint(Resource.POD_GROUP, Action(0)),),
     "NodeUnschedulable": (
         Hint(Resource.NODE, Action.ADD | Action.NODE_TAINTS, _newly(lambda _, node: not node.unschedulable)),
         _TOLERATES,

@@ -13,9 +13,11 @@ from rayplane.control_plane.component_base.metrics import (
     histogram,
 )
 from rayplane.control_plane.scheduler.config import Profile
+from rayplane.control_plane.scheduler.gangs import Verdict
 from rayplane.control_plane.scheduler.queue import Place
 
 SCHEDULED, UNSCHEDULABLE, ERROR = "scheduled", "unschedulable", "error"
+_WAITING = "waiting_on_preemption"
 _ATTEMPTS_TOLD = 15
 _QUEUES = (Place.ACTIVE, Place.BACKOFF, Place.UNSCHEDULABLE, Place.GATED)
 
@@ -27,6 +29,9 @@ class SchedulerMetrics:
         self._profiles = tuple(profiles)
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._durations = Histograms(exponential(0.001, 2.0, 15))
+        self._group_attempts: Counter[tuple[str, str]] = Counter()
+        self._group_durations = Histograms(exponential(0.001, 2.0, 15))
+        self._group_algorithm = Histogram(exponential(0.001, 2.0, 15))
         self.incoming: Counter[tuple[str, str]] = Counter()
         """Pods by the queue they came to and the event that brought them; counted by the queue."""
         self._sli = Histograms(exponential(0.01, 2.0, 20))
@@ -38,6 +43,15 @@ class SchedulerMetrics:
         """An attempt has come to a decision in so many seconds."""
         self._attempts[result, profile] += 1
         self._durations.observe(seconds, result, profile)
+
+    def groups_decided(self, verdicts: Iterable[tuple[Verdict, float]]) -> None:
+        """Attempts to schedule pod groups have come to these verdicts, each in so many seconds."""
+        for one, seconds in verdicts:
+            failed = ERROR if one.is_fault else _WAITING if one.preempts else UNSCHEDULABLE
+            result = SCHEDULED if one.is_scheduled else failed
+            self._group_attempts[result, one.profile] += 1
+            self._group_durations.observe(seconds, result, one.profile)
+            self._group_algorithm.observe(seconds)
 
     def bound(self, attempts: int, seconds: float) -> None:
         """A pod has its node, so many seconds and attempts after it came."""
@@ -69,6 +83,12 @@ class SchedulerMetrics:
         yield counter("scheduler_schedule_attempts_total", about, self._attempts, "result", "profile")
         name, about = "scheduler_scheduling_attempt_duration_seconds", "Time for a decision."
         yield histogram(name, about, self._durations.by_labels, "result", "profile")
+        about = "Attempts to schedule pod groups, by result."
+        yield counter("scheduler_podgroup_schedule_attempts_total", about, self._group_attempts, "result", "profile")
+        name, about = "scheduler_podgroup_scheduling_attempt_duration_seconds", "Time for a decision on a pod group."
+        yield histogram(name, about, self._group_durations.by_labels, "result", "profile")
+        name, about = "scheduler_podgroup_scheduling_algorithm_duration_seconds", "Time to find nodes for a pod group."
+        yield histogram(name, about, self._group_algorithm)
         about = "Time from when a pod came to the queue until it was bound, by attempts."
         name = "scheduler_pod_scheduling_sli_duration_seconds"
         yield histogram(name, about, self._sli.by_labels, "attempts")

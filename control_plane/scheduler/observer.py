@@ -13,6 +13,7 @@ from functools import partial
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.policy.pod_disruption_budget import BUDGETS
+from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.api.pods.resources import resources_changed
 from rayplane.control_plane.api.pods.state import pod_is_terminated
@@ -30,7 +31,7 @@ from rayplane.control_plane.scheduler.events import (
 )
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 from rayplane.control_plane.scheduler.owners import OWNERS
-from rayplane.control_plane.scheduler.pods import PodInfo, PodParser
+from rayplane.control_plane.scheduler.pods import PodInfo, PodParser, group_of
 from rayplane.control_plane.scheduler.queue import SchedulingQueue
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Observer:
         self._snapshot = cycle.snapshot
         self._volumes = cycle.cluster.volumes
         self._devices = cycle.cluster.devices
+        self._groups = cycle.cluster.groups
         self._queue = queue
         self._waits = waits
         self._resources = resources
@@ -92,6 +94,7 @@ class Observer:
             Resource.DEVICE_CLASS: ("deviceclasses.resource.k8s.io", self._on_device_class),
             Resource.RESOURCE_SLICE: ("resourceslices.resource.k8s.io", self._on_slice),
             Resource.RESOURCE_CLAIM: ("resourceclaims.resource.k8s.io", self._on_device_claim),
+            Resource.POD_GROUP: (GROUPS, self._on_group),
         }
         return {
             "nodes": self._on_node,
@@ -108,10 +111,13 @@ class Observer:
     def parse(self, pod: Object) -> PodInfo | None:
         """None, and a line in the log, for one that cannot be read: it was written past the API."""
         try:
-            return self._parser.parse(pod)
+            info = self._parser.parse(pod)
         except (ApiError, ValueError) as error:
             log.error("pod %s cannot be read and is left alone: %s", meta.key(pod), error)
             return None
+        if info.group and not info.node and not self._cycle.decides_groups(info):
+            info.group = ""  # its profile decides it by itself
+        return info
 
     def happened(self, event: Event) -> None:
         """Tell the queue of something that may help those who wait."""
@@ -229,6 +235,23 @@ class Observer:
         self._settle(meta.key(claim))
         self._changed(Resource.CLAIM, kind, old, claim)
 
+    # -- pod groups ----------------------------------------------------------------------------------------
+
+    def _on_group(self, kind: str, old: Object | None, group: Object) -> None:
+        key = meta.key(group)
+        if kind == "DELETED":
+            self._groups.remove(key)
+        else:
+            before = self._groups.get(key)
+            now = self._groups.set(group)
+            if before is None or now.least < before.least:
+                self._group_changed(key, f"PodGroup{'Add' if before is None else 'Update'}")
+        self._changed(Resource.POD_GROUP, kind, old, group)
+
+    def _group_changed(self, key: str, event: str) -> None:
+        if self._queue.group_changed(key, asyncio.get_running_loop().time(), event):
+            self._wake()
+
     # -- pods ----------------------------------------------------------------------------------------------
 
     def _on_pod(self, kind: str, old: Object | None, pod: Object) -> None:
@@ -260,6 +283,10 @@ class Observer:
         self.forget_nomination(key, meta.node_name(pod))
         if info is not None:
             self._snapshot.set_pod(info)
+            if info.group:
+                self._groups.join(info)
+                if came:
+                    self._group_changed(info.group, "AssignedPodAdd")
             actions = Action.ADD if came or known is None else pod_actions(known, info)
             if actions:
                 self.happened(Event(Resource.ASSIGNED_POD, actions, None if came else known, info))
@@ -281,7 +308,9 @@ class Observer:
 
     def _withdraw(self, pod: Object) -> None:
         """No longer to be scheduled: a placement that was not confirmed is taken back."""
-        key = meta.key(pod)
+        key, group = meta.key(pod), group_of(meta.spec(pod), meta.namespace(pod))
+        if group:
+            self._groups.leave(group, key)
         self.forget_nomination(key)
         placement = self._waits.remove(key)
         if placement is not None:
@@ -306,6 +335,8 @@ class Observer:
         info = self.parse(pod)
         if info is None or not self._cycle.handles(info):
             return
+        if info.group:
+            self._groups.join(info)
         if info.nominated and not self._cycle.nominated_node(key):
             self._cycle.nominate(info, info.nominated)
         elif not info.nominated and old is not None and meta.status(old).get("nominatedNodeName"):

@@ -142,6 +142,8 @@ class PodInfo:
     nominated: str
     terminating: bool
     node: str = ""
+    #: Key of the pod group that it is scheduled with; empty for none.
+    group: str = ""
 
     @property
     def affinity(self) -> tuple[PodTerm, ...]:
@@ -201,6 +203,7 @@ class PodParser:
             terminating=meta.is_deleting(pod),
             nominated=meta.status(pod).get("nominatedNodeName") or "",
             node=spec.get("nodeName") or "",
+            group=group_of(spec, namespace) if "schedulingGroup" in spec else "",
         )
 
     def _rules_of(self, spec: dict[str, Any], namespace: str, labels: Mapping[str, str]) -> PodRules:
@@ -243,6 +246,12 @@ def _kept(known: OrderedDict[bytes, _T], key: bytes, make: Callable[[], _T]) -> 
     else:
         known.move_to_end(key)
     return found
+
+
+def group_of(spec: Mapping[str, Any], namespace: str) -> str:
+    """The key of the pod group that a spec names; empty for none."""
+    name = (spec.get("schedulingGroup") or {}).get("podGroupName")
+    return f"{namespace}/{name}" if name else ""
 
 
 def _device_claims(pod: Object, spec: Mapping[str, Any], namespace: str) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ import numpy as np
 from rayplane.control_plane.scheduler import report
 from rayplane.control_plane.scheduler.nominations import Nominations
 from rayplane.control_plane.scheduler.plugins.args import FitArgs, PreemptionArgs
-from rayplane.control_plane.scheduler.plugins.base import Plugin, PluginSet, PodView, Scope
+from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PluginSet, PodView, Scope
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.snapshot import Ints, Snapshot
 
@@ -31,7 +31,8 @@ _NO_COST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """The pods `victims`, all on `node`: without them the pod fits there. The least important victim comes first."""
+    """The pods `victims`: without them the pod fits on `node`. The least important there comes first; last come, of
+    groups that are disrupted as one, their pods on other nodes."""
 
     node: str
     victims: tuple[PodInfo, ...]
@@ -65,9 +66,9 @@ def _started(pod: PodInfo) -> int:
     return int(digits) if digits else 0
 
 
-def importance(pod: PodInfo) -> tuple[int, int, str]:
-    """Ascending: lower priority, then the younger, then by name."""
-    return pod.priority, -_started(pod), pod.key
+def importance(pod: PodInfo) -> tuple[int, bool, int, str]:
+    """Ascending: lower priority, then pods of no group, then the younger, then by name."""
+    return pod.priority, bool(pod.group), -_started(pod), pod.key
 
 
 def choose(candidates: Mapping[str, Candidate]) -> Preemption | None:
@@ -79,7 +80,13 @@ def choose(candidates: Mapping[str, Candidate]) -> Preemption | None:
     return Preemption(node, candidates[node].victims)
 
 
-def _not_eligible(pod: PodInfo, snapshot: Snapshot, nominated: str) -> str:
+def whole(found: Preemption, cluster: Cluster) -> Preemption:
+    """The preemption, of whole groups where they are disrupted as one."""
+    victims = cluster.groups.with_all(found.victims, cluster.snapshot)
+    return found if victims is found.victims else replace(found, victims=victims)
+
+
+def not_eligible(pod: PodInfo, snapshot: Snapshot, nominated: str) -> str:
     """Why nobody is deleted for the pod, whatever that would help; empty when nothing is against it."""
     if not pod.may_preempt:
         return report.NOT_ELIGIBLE_POLICY
@@ -111,7 +118,7 @@ class Preemptor:
     ) -> Preemption | str:
         """Whom to delete, or the sentence that says why nobody is. `helpful` are rows where a deletion may help."""
         pod, snapshot = view.pod, view.snapshot
-        why_not = _not_eligible(pod, snapshot, nominated)
+        why_not = not_eligible(pod, snapshot, nominated)
         if why_not:
             return why_not
         nobody = _nobody(snapshot, helpful)
@@ -122,14 +129,14 @@ class Preemptor:
             found = self._table(view, plugins).best(view, self.nominations, helpful)
         else:
             found = self._tried(view, plugins, helpful, args)
-        return nobody if found is None else found
+        return nobody if found is None else whole(found, view.cluster)
 
     def candidates(
         self, view: PodView, plugins: PluginSet, helpful: Sequence[int], *, nominated: str, args: PreemptionArgs
     ) -> dict[str, Candidate] | str:
         """As `plan`, all that there is to choose from, by node. A node that does as it is has nobody to delete."""
         snapshot = view.snapshot
-        why_not = _not_eligible(view.pod, snapshot, nominated)
+        why_not = not_eligible(view.pod, snapshot, nominated)
         if why_not:
             return why_not
         found = {}
@@ -163,7 +170,7 @@ class Preemptor:
     def _victims(self, view: PodView, plugins: PluginSet, row: int) -> Candidate | None:
         """Whose deletion lets the pod onto the node; the snapshot is as before afterwards."""
         pod, snapshot = view.pod, view.snapshot
-        lower = _lower(snapshot, pod, row)
+        lower = _lower(view, row)
         if not lower:
             return None
         coming = self.nominations.before(pod, snapshot.info(row).name)
@@ -203,12 +210,12 @@ class Preemptor:
 
 
 class _Table:
-    """Candidates by row for pods of one shape and priority, as of two change counts and a version of the budgets."""
+    """Candidates by row for pods of one shape and priority, as of two change counts and two versions."""
 
     __slots__ = ("_as_of", "_candidates", "_costs")
 
     def __init__(self) -> None:
-        self._as_of = (-1, -1, -1)
+        self._as_of = (-1, -1, (-1, -1))
         self._candidates: dict[int, Candidate] = {}
         self._costs: Ints = np.zeros((_COSTS, 0), dtype=np.int64)
 
@@ -227,9 +234,9 @@ class _Table:
         return Preemption(snapshot.info(row).name, self._candidates[row].victims)
 
     def _refresh(self, view: PodView, nominations: Nominations) -> None:
-        snapshot, budgets = view.snapshot, view.cluster.budgets
+        snapshot, others = view.snapshot, (view.cluster.budgets.version, view.cluster.groups.version)
         changed: Iterable[int] | None = None
-        if self._costs.shape[1] == snapshot.rows and self._as_of[2] == budgets.version:
+        if self._costs.shape[1] == snapshot.rows and self._as_of[2] == others:
             nodes = snapshot.node_changes.since(self._as_of[0])
             use = snapshot.use_changes.since(self._as_of[1])
             if nodes is not None and use is not None:
@@ -240,7 +247,7 @@ class _Table:
             changed = snapshot.index.values()
         for row in changed:
             self._set(row, _by_room(view, nominations, row) if snapshot.valid[row] else None)
-        self._as_of = snapshot.node_changes.count, snapshot.use_changes.count, budgets.version
+        self._as_of = snapshot.node_changes.count, snapshot.use_changes.count, others
 
     def _set(self, row: int, candidate: Candidate | None) -> None:
         if candidate is None:
@@ -254,7 +261,7 @@ class _Table:
 def _by_room(view: PodView, nominations: Nominations, row: int) -> Candidate | None:
     """As trying out would find, by sums of the resources that the pod asks for."""
     pod, snapshot = view.pod, view.snapshot
-    lower = _lower(snapshot, pod, row)
+    lower = _lower(view, row)
     if not lower:
         return None
     wanted = pod.shape.requests
@@ -293,10 +300,12 @@ def _take(room: dict[str, int], pod: PodInfo, sign: int) -> None:
         room[name] -= sign * requests.get(name, 0)
 
 
-def _lower(snapshot: Snapshot, pod: PodInfo, row: int) -> list[PodInfo]:
+def _lower(view: PodView, row: int) -> list[PodInfo]:
     """Pods of a node that may be victims, the least important first."""
+    priority, snapshot, groups = view.pod.priority, view.snapshot, view.cluster.groups
     there = snapshot.pods_on(snapshot.info(row).name).values()
-    return sorted((other for other in there if other.priority < pod.priority), key=importance)
+    lower = (other for other in there if other.priority < priority and not groups.is_spared(other, priority))
+    return sorted(lower, key=importance)
 
 
 def _fits(view: PodView, plugins: PluginSet, row: int) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.scheduler.events import Event, Resource, pod_actions
+from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.hints import NO_NODES, Hints
 from rayplane.control_plane.scheduler.pods import PodInfo
 
@@ -121,6 +122,7 @@ class SchedulingQueue:
         self._early = _Line()  # of these the ones that no error befell, in the order of trying
         self._parked: dict[str, QueuedPod] = {}  # unschedulable and gated, the longest first
         self._groups: dict[frozenset[str], dict[str, QueuedPod]] = {}  # the same, by who refused them
+        self._members: dict[str, dict[str, QueuedPod]] = {}  # pods of pod groups, by group
         self._deciding: dict[str, QueuedPod] = {}  # taken, not yet decided; the longest first
         self._events: list[Event] = []
         self._events_seen = 0  # of all times; the list holds the newest
@@ -163,7 +165,9 @@ class SchedulingQueue:
         queued = self._pods.get(pod.key)
         if queued is None:
             queued = self._pods[pod.key] = QueuedPod(pod, Place.ACTIVE, self._next_order(), now)
-            self._activate(queued, now, "PodAdd")
+            if pod.group:
+                self._join(queued)
+            self._retry(queued, now, "PodAdd")
             return
         old, queued.pod = queued.pod, pod
         if queued.place is Place.ACTIVE and self._key(old) != self._key(pod):
@@ -182,6 +186,11 @@ class SchedulingQueue:
         if queued is None:
             return None
         self._leave(queued)
+        if queued.pod.group:
+            members = self._members[queued.pod.group]
+            del members[key]
+            if not members:
+                del self._members[queued.pod.group]
         return queued.pod
 
     def pop(self, limit: int, now: float) -> list[PodInfo]:
@@ -195,23 +204,71 @@ class SchedulingQueue:
             queued = self._active.first() or self._early.first()
             if queued is None:
                 break
-            self._move(queued, Place.IN_FLIGHT)
-            queued.attempts += 1
-            queued.events_seen = self._events_seen
-            self._deciding[queued.pod.key] = queued
+            self._take(queued)
             found.append(queued.pod)
         return found
+
+    def _take(self, queued: QueuedPod) -> None:
+        self._move(queued, Place.IN_FLIGHT)
+        queued.attempts += 1
+        queued.events_seen = self._events_seen
+        self._deciding[queued.pod.key] = queued
+
+    # -- pods of pod groups --------------------------------------------------------------------------------
+
+    def _join(self, queued: QueuedPod) -> None:
+        """A new pod of a group that found no nodes backs off with it: else each would have all of it tried again."""
+        members = self._members.setdefault(queued.pod.group, {})
+        first = next(iter(members.values()), None)
+        if first is not None and first.place in (Place.BACKOFF, Place.UNSCHEDULABLE):
+            queued.ready_at, queued.patient = first.ready_at, True
+        members[queued.pod.key] = queued
+
+    def with_others(self, pod: PodInfo) -> list[PodInfo]:
+        """A pod that was popped, and of its group all that may be decided with it, taken like it, in a fixed order."""
+        found = [self._pods[pod.key]]
+        for queued in self._members[pod.group].values():
+            if queued.place is not Place.IN_FLIGHT and self._gate(queued.pod) is None:
+                self._take(queued)
+                found.append(queued)
+        found.sort(key=lambda queued: (-queued.pod.priority, queued.came_at, queued.pod.key))
+        return [queued.pod for queued in found]
+
+    def waiting(self, group: str) -> list[PodInfo]:
+        """The pods of a group that wait for nodes, whatever for."""
+        return [queued.pod for queued in self._members.get(group, {}).values()]
+
+    def group_changed(self, group: str, now: float, event: str) -> bool:
+        """Try a group that may be let in, or find nodes, now: one of its pods, which takes the others along; whether
+        there is one."""
+        for queued in self._members.get(group, {}).values():
+            gate = self._gate(queued.pod) if queued.place is Place.GATED else None
+            if gate is not None and gate.plugin == GANGS:
+                return False  # as it would be for all
+            waits = queued.place is Place.UNSCHEDULABLE and GANGS in queued.plugins
+            if waits or (queued.place is Place.GATED and gate is None):
+                self._retry(queued, now, event)
+                return True
+        return False
 
     def placed(self, key: str) -> None:
         """A pod in flight got a node; what happens from now on does not concern it, unless its binding fails."""
         self._decided(key)
 
     def failed(
-        self, key: str, now: float, plugins: Iterable[str] = (), *, retry: bool = False, patient: bool = False
+        self,
+        key: str,
+        now: float,
+        plugins: Iterable[str] = (),
+        *,
+        retry: bool = False,
+        patient: bool = False,
+        soon: bool = False,
     ) -> None:
         """A pod in flight found no node: these plug-ins refused it. After an error (`retry`) it only backs off.
 
         `patient`: it lost the node that it had, and so may have woken others that wake it: it backs off in any case.
+        `soon`: it is tried again at once.
         """
         queued = self._pods.get(key)
         if queued is None or queued.place is not Place.IN_FLIGHT:
@@ -226,7 +283,10 @@ class SchedulingQueue:
         else:
             queued.errors, queued.refusals = 0, queued.refusals + 1
         queued.ready_at = now + self._pauses.pause_s(queued.errors or queued.refusals)
-        if retry or missed:
+        if soon:
+            queued.ready_at = now
+            self._activate(queued, now, "ScheduleAttemptFailure")
+        elif retry or missed:
             self._back_off(queued, now, "ScheduleAttemptFailure")
         else:
             self._park(queued, Place.UNSCHEDULABLE, queued.plugins, "ScheduleAttemptFailure")

@@ -30,9 +30,16 @@ def preemption_failed(nodes: int, unhelpful: int, no_victims: int) -> str:
     return f"preemption: {fit_error(nodes, reasons)}"
 
 
+NO_PREEMPTION = "preemption: the profile has none"
 NOT_ELIGIBLE_POLICY = "preemption: not eligible due to preemptionPolicy=Never."
 NOT_ELIGIBLE_TERMINATING = "preemption: not eligible due to terminating pod on the nominated node."
 
 
 def bound(key: str, node: str) -> str:
     return f"Successfully assigned {key} to {node}"
+
+
+def gang_not_met(least: int, scheduled: int, remaining: int) -> str:
+    """What is said of a gang that does not get its nodes: more may come, or can no more."""
+    said = "is not yet satisfied" if scheduled + remaining >= least else "cannot be satisfied"
+    return f"minCount ({least}) {said}: {scheduled} scheduled, {remaining} remaining"

@@ -19,6 +19,8 @@ from rayplane.control_plane.scheduler.extended import ExtendedScheduling, client
 from rayplane.control_plane.scheduler.extenders import ExtenderError
 from rayplane.control_plane.scheduler.extensions import Extensions, Rejection
 from rayplane.control_plane.scheduler.framework import PluginError
+from rayplane.control_plane.scheduler.gangs import GroupCycle
+from rayplane.control_plane.scheduler.gates import with_groups
 from rayplane.control_plane.scheduler.hints import Hints
 from rayplane.control_plane.scheduler.metrics import ERROR, SCHEDULED, UNSCHEDULABLE, SchedulerMetrics
 from rayplane.control_plane.scheduler.observer import Observer
@@ -58,7 +60,7 @@ class Term:
             backoff=config.backoff,
             retry_after_s=config.unschedulable_retry_s,
             order=extensions.order,
-            gate=extensions.gate,
+            gate=with_groups(extensions.gate, self.cluster.groups),
             incoming=metrics.incoming,
         )
         arguments = {profile.name: profile.args.get("VolumeBinding") for profile in config.profiles}
@@ -80,13 +82,14 @@ class Term:
             self.cycle,
             self.queue,
             self._waits,
-            resources=hints.resources({*self.cycle.plugins, *extensions.hints()}),
+            resources=hints.resources({*self.cycle.plugins, *self.cycle.groups_plugins, *extensions.hints()}),
             settle=self._settle,
             unreserve=extensions.unreserve,
             wake=self._wake.set,
         )
+        groups = GroupCycle(self.cycle, extended=self._extended.concern)
         self.explainer = Explainer(
-            self.cycle, self.queue, env, parse=self._observer.parse, extended=self._extended.concern
+            self.cycle, self.queue, env, groups=groups, parse=self._observer.parse, extended=self._extended.concern
         )
 
     async def run(self) -> None:
@@ -108,7 +111,8 @@ class Term:
         now = _now()
         for placement in self._waits.expired(now):
             self._lost(placement, 'running PreBind plugin "VolumeBinding": binding volumes: timed out')
-        decisions = [*self._taken(), *self.explainer.decide(self._pods(tasks, now))]
+        found, verdicts = self.explainer.decide(self._pods(tasks, now))
+        decisions = [*self._taken(), *found]
         if not (decisions or self._ready or self._broken):
             await self._rest(now)
             return
@@ -136,14 +140,21 @@ class Term:
             await self._start(tasks, self._bind(ready[first : first + size]))
         if failures:
             await self._start(tasks, self._report(failures))
+        if verdicts:
+            self._metrics.groups_decided(verdicts)
+            told = [verdict for verdict, _ in verdicts]
+            await self._start(tasks, self._binder.tell_groups(told, self.cluster.groups))
         # After a long turn others have the loop for a while: the Lease must be renewed, however slow the pods are.
         await asyncio.sleep(PAUSE_S if spent_s > TURN_S else 0)
 
-    def _pods(self, tasks: asyncio.TaskGroup, now: float) -> Iterator[PodInfo]:
-        """The next pods to decide, as many as a turn has time for."""
+    def _pods(self, tasks: asyncio.TaskGroup, now: float) -> Iterator[Sequence[PodInfo]]:
+        """The next pods to decide, as many as a turn has time for: one by one, or those of a pod group together."""
         for _ in range(self._config.cycle_pods_max):
             pods = self.queue.pop(1, now)
-            yield from self._extended.take(tasks, pods)
+            if pods and pods[0].group:
+                yield self.queue.with_others(pods[0])
+            elif mine := self._extended.take(tasks, pods):
+                yield mine
             if not pods or _now() - now > TURN_S:
                 return
 
@@ -183,7 +194,7 @@ class Term:
 
     def _failed(self, failure: Failure, now: float) -> Failure:
         pod = failure.pod
-        if failure.preemption is None and not failure.is_fault and self._extensions.has_post_filter(pod):
+        if failure.preemption is None and not (failure.is_fault or pod.group) and self._extensions.has_post_filter(pod):
             failure = self._helped(failure)
         found = failure.preemption
         if found is not None:
@@ -193,12 +204,12 @@ class Term:
             self.cycle.nominate(pod, found.node)
         elif not failure.keeps_nomination:  # what was kept for it is of no use to it
             self._observer.forget_nomination(pod.key)
-        self.queue.failed(pod.key, now, failure.plugins, retry=failure.is_fault)
+        self.queue.failed(pod.key, now, failure.plugins, retry=failure.is_fault, soon=failure.soon)
         return failure
 
     async def _report(self, failures: Sequence[Failure]) -> None:
         # A victim that was not deleted is gone already, or the preemptor fails again and asks again.
-        for victim in await self._binder.report(failures):
+        for victim in await self._binder.report(failures, self.cluster.groups):
             self.snapshot.set_terminating(victim, meta.is_deleting(victim.obj))
 
     def _helped(self, failure: Failure) -> Failure:

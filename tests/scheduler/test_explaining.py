@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.backoff import Backoff
 from rayplane.control_plane.cli.explain import lines
 from rayplane.control_plane.client import ApiClient
@@ -28,6 +29,7 @@ from rayplane.proto.rayplane.v1 import scheduler_pb2 as pb
 from rayplane.storage.env import Env, SystemClock
 from tests.fakes import FakeClient
 from tests.scheduler.build import World, info, node, pod
+from tests.scheduler.test_gangs import group, member
 from tests.scheduler.test_service import node_of, until
 
 STAMP = "2026-01-01T00:00:00Z"
@@ -168,6 +170,24 @@ async def test_a_gated_pod_says_who_holds_it(api: FakeClient, scheduler: Schedul
     found = await explained(fabric, "p")
     assert (found.queue, list(found.waits_for), found.attempts) == ("gated", ["SchedulingGates"], 0)
     assert found.now.node == "n1", "where it would go"
+
+
+async def test_a_gang_says_what_it_waits_for(api: FakeClient, scheduler: Scheduler, fabric: Fabric) -> None:
+    api.put("nodes", node("n1", cpu="2"))
+    api.put("pods", member("p0"))
+    await until(lambda: scheduler.pending().get(Place.GATED) == 1)
+    found = await explained(fabric, "p0")
+    assert (found.queue, list(found.waits_for)) == ("gated", ["GangScheduling"])
+    assert found.now.message == 'waiting for pod\'s pod group "g" to appear in scheduling queue'
+    api.put(GROUPS, group(least=3))
+    for number in range(1, 3):
+        api.put("pods", member(f"p{number}"))
+    await until(lambda: scheduler.pending().get(Place.UNSCHEDULABLE) == 3)
+    found = await explained(fabric, "p0")
+    assert found.now.node == "" and "minCount (3) cannot be satisfied: 2 scheduled" in found.now.message
+    assert "minCount (3)" in found.past[0].message
+    api.put("pods", pod("lone", cpu="2"))
+    await until(lambda: node_of(api, "lone") == "n1")
 
 
 async def test_who_may_ask_and_what_is_not_known(api: FakeClient, scheduler: Scheduler, fabric: Fabric) -> None:

@@ -139,7 +139,7 @@ def test_hint(plugin: str, one: dict[str, Any], event: Event, wakes: bool) -> No
 def test_every_plugin_of_the_table_has_both_answers_or_says_whom_it_trusts() -> None:
     """A table entry that no case reads is one that nobody would miss."""
     read = {plugin for plugin, *_ in CASES}
-    coarse = {"", "NodeName", "VolumeZone", "DynamicResources", "NodeDeclaredFeatures"}
+    coarse = {"", "NodeName", "VolumeZone", "DynamicResources", "NodeDeclaredFeatures", "GangScheduling"}
     assert read >= {name for name, hints in HINTS.items() if hints} - coarse
 
 

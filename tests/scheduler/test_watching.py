@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.scheduler.config import DEFAULT_FILTERS, DEFAULT_SCORES, Profile
 from rayplane.control_plane.scheduler.owners import OWNERS
 from rayplane.control_plane.scheduler.queue import Place
@@ -25,6 +26,7 @@ DEVICES = {f"{kind}.resource.k8s.io" for kind in ("deviceclasses", "resourceclai
 OF_PROFILES: list[tuple[Sequence[str], dict[str, Any], set[str]]] = [
     (["NodeResourcesFit"], {"preempts": False}, set()),
     (["NodeResourcesFit"], {}, {BUDGETS}),
+    (["NodeResourcesFit"], {"preempts": False, "gangs": True}, {GROUPS}),
     (["InterPodAffinity"], {"preempts": False}, {"namespaces"}),
     (["NodeVolumeLimits"], {"preempts": False}, LIMITS),
     (["VolumeBinding"], {"preempts": False}, LIMITS - {ATTACHMENTS} | {"csistoragecapacities.storage.k8s.io"}),
@@ -41,7 +43,7 @@ OF_PROFILES: list[tuple[Sequence[str], dict[str, Any], set[str]]] = [
 @pytest.mark.parametrize(("filters", "more", "expected"), OF_PROFILES)
 async def test_what_is_watched(filters: Sequence[str], more: dict[str, Any], expected: set[str]) -> None:
     api = FakeClient()
-    profile = Profile(name="default-scheduler", filters=tuple(filters), **{"scores": (), **more})
+    profile = Profile(name="default-scheduler", filters=tuple(filters), **{"scores": (), "gangs": False, **more})
     scheduler = make(api, profiles=(profile,))
     await scheduler.start()
     try:

@@ -19,6 +19,7 @@ from rayplane.control_plane.scheduler.configuration import points, schema
 from rayplane.control_plane.scheduler.configuration.arguments import in_range, read_arguments, span
 from rayplane.control_plane.scheduler.configuration.extenders import read_extenders, with_ignored
 from rayplane.control_plane.scheduler.extenders import Extender
+from rayplane.control_plane.scheduler.groups import GANGS
 from rayplane.control_plane.scheduler.pods import DEFAULT_SCHEDULER
 from rayplane.control_plane.timings import ElectionTiming
 
@@ -192,6 +193,7 @@ def _profile(name: str, asked: Mapping[str, Sequence[points.Weighted]], argument
         args=arguments,
         preempts=any(plugin == "DefaultPreemption" for plugin, _ in asked["postFilter"]),
         gates=any(plugin == "SchedulingGates" for plugin, _ in asked["preEnqueue"]),
+        gangs=any(plugin == GANGS for plugin, _ in asked["preEnqueue"]),
         binds=any(plugin == "DefaultBinder" for plugin, _ in asked["bind"]),
         others={point: plugins for point, plugins in others.items() if plugins},
     )

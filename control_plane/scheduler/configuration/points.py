@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from rayplane.control_plane.api.errors import FieldError, duplicate, forbidden, invalid, not_supported, required
 from rayplane.control_plane.scheduler.configuration.schema import POINTS
+from rayplane.control_plane.scheduler.groups import GANGS
 
 Weighted = tuple[str, int]
 """A plug-in's name and its weight; 0 where none is given."""
@@ -38,6 +39,7 @@ IN_TREE: Final[Points] = {
     "DefaultPreemption": frozenset(("preEnqueue", "postFilter")),
     "NodeResourcesBalancedAllocation": frozenset(_TO_SCORE),
     "ImageLocality": frozenset(_TO_SCORE),
+    GANGS: frozenset(("preEnqueue",)),
     "DefaultBinder": frozenset(("bind",)),
 }
 """Kubernetes' own, in the order of its default profile."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from rayplane.control_plane.scheduler.budgets import BudgetIndex
 from rayplane.control_plane.scheduler.devices import DeviceIndex
+from rayplane.control_plane.scheduler.groups import GroupIndex
 from rayplane.control_plane.scheduler.owners import OwnerIndex
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapshot
@@ -59,6 +60,7 @@ class Cluster:
     owners: OwnerIndex = field(default_factory=OwnerIndex)
     budgets: BudgetIndex = field(default_factory=BudgetIndex)
     devices: DeviceIndex = field(default_factory=DeviceIndex)
+    groups: GroupIndex = field(default_factory=GroupIndex)
     node_objects: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """The API's objects, by name, for plug-ins that are not part of the scheduler."""
 

@@ -1,0 +1,228 @@
+"""The group cycle: the pods of a pod group are decided together, all that its policy wants or none.
+
+Each pod is decided as by itself, seeing the ones before it. Where fewer find nodes than the group needs, all that were
+assumed are taken back, and it is looked whether deleting pods of lower priority would let enough of them in: each of
+the pods that find no node asks for the least, as if the victims before were gone and the pods before placed. Victims
+are named only if that does for the group: nobody is deleted in vain.
+
+Pure. Source: KEP-4671 (workload scheduling cycle), KEP-5710 (workload-aware preemption); kubernetes/pkg/scheduler
+(podGroupCycle). There victims are found by emptying the whole cluster and putting back who still fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from rayplane.control_plane.scheduler import report
+from rayplane.control_plane.scheduler.cycle import Cycle, Failure, Placement, fault
+from rayplane.control_plane.scheduler.groups import GANGS, GroupInfo, mismatch
+from rayplane.control_plane.scheduler.hints import NO_NODES
+from rayplane.control_plane.scheduler.pods import PodInfo, Shape
+from rayplane.control_plane.scheduler.preemption import Preemption
+
+_EXTENDERS = "an HTTP extender has a say in pods of this group, and is not asked about pods that are decided together"
+_NOBODY = "preemption: No preemption victims found for incoming preemptor"
+_IN_VAIN = "preemption: Preemption is not helpful for scheduling"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome for a group, as its status has to say it. `message` is empty where it got its nodes."""
+
+    group: GroupInfo
+    profile: str
+    is_scheduled: bool
+    message: str = ""
+    is_fault: bool = False
+    preempts: bool = False
+    """It waits for pods to go that are deleted for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDecision:
+    """The decisions on pods of a group, and the group's verdict; None without one where the group is not there."""
+
+    decisions: Sequence[Placement | Failure]
+    verdict: Verdict | None
+
+
+@dataclass(slots=True)
+class _Try:
+    """One go at placing a group."""
+
+    needed: int
+    remaining: int
+    placements: dict[str, Placement] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    nominated: dict[str, str] = field(default_factory=dict)
+    """Where pods were to go before they were placed, by pod."""
+    broken: Failure | None = None
+
+    def placed(self, placement: Placement, nominated: str) -> None:
+        self.placements[placement.pod.key] = placement
+        if nominated:
+            self.nominated[placement.pod.key] = nominated
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.broken is not None or len(self.placements) + self.remaining < self.needed
+
+    @property
+    def is_enough(self) -> bool:
+        return self.broken is None and bool(self.placements) and len(self.placements) >= self.needed
+
+
+class GroupCycle:
+    """A cycle's way with groups of pods."""
+
+    def __init__(self, cycle: Cycle, *, extended: Callable[[PodInfo], bool] = lambda _: False) -> None:
+        """`extended`: whether HTTP extenders have a say in a pod."""
+        self._cycle = cycle
+        self._extended = extended
+        self._groups = cycle.cluster.groups
+
+    def schedule(self, pods: Sequence[PodInfo]) -> GroupDecision:
+        """Decide pods of one group, those of it that wait for a node. Placed ones are assumed in the snapshot."""
+        group = self._groups.get(pods[0].group)
+        if group is None:
+            awaited = self._groups.awaited(pods[0].group)
+            return GroupDecision(_refused(pods, awaited, frozenset((GANGS,))), None)
+        there = self._groups.scheduled(group.key, self._cycle.snapshot)
+        wrong = mismatch(group, (*pods, *there)) or (_EXTENDERS if any(map(self._extended, pods)) else "")
+        if wrong:
+            verdict = Verdict(group, pods[0].scheduler, is_scheduled=False, message=wrong, is_fault=True)
+            return GroupDecision([Failure(pod, wrong, is_fault=True) for pod in pods], verdict)
+        done = self._place(group, pods, len(there))
+        if done.is_enough:
+            found = [done.placements.get(pod.key) or replace(done.failures[pod.key], soon=True) for pod in pods]
+            return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=True))
+        self._take_back(done)
+        return self._refuse(group, pods, done, len(there))
+
+    def explain(self, pods: Sequence[PodInfo]) -> str:
+        """Why these pods of one group would not get nodes together now; empty when they would. Changes nothing."""
+        group = self._groups.get(pods[0].group)
+        awaited = self._groups.awaited(pods[0].group)
+        if group is None or awaited:
+            return awaited
+        there = self._groups.scheduled(group.key, self._cycle.snapshot)
+        wrong = mismatch(group, (*pods, *there))
+        if wrong:
+            return wrong
+        done = self._place(group, pods, len(there))
+        self._take_back(done)
+        return "" if done.is_enough else _said(group, done, len(there))
+
+    # -- placing -------------------------------------------------------------------------------------------
+
+    def _place(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> _Try:
+        done = _Try(group.least - there, len(pods))
+        alike: dict[tuple[str, Shape], Failure] = {}
+        for pod in pods:
+            if done.is_hopeless:
+                break
+            known = alike.get((pod.scheduler, pod.shape))
+            if known is not None:
+                done.remaining -= 1
+                done.failures[pod.key] = replace(known, pod=pod)
+                continue
+            decision = self._attempt(pod, done)
+            if isinstance(decision, Failure) and not decision.is_fault and self._cycle.is_alike(pod):
+                alike[pod.scheduler, pod.shape] = decision
+        return done
+
+    def _attempt(self, pod: PodInfo, done: _Try) -> Placement | Failure:
+        nominated = self._cycle.nominated_node(pod.key)
+        try:
+            decision = self._cycle.attempt(pod)
+        except Exception as e:  # as for a lone pod: what is wrong with it must not end the term
+            decision = fault(pod, e)
+        done.remaining -= 1
+        if isinstance(decision, Failure):
+            done.failures[pod.key] = decision
+            if decision.is_fault:
+                done.broken = decision
+        else:
+            done.placed(decision, nominated)
+        return decision
+
+    def _take_back(self, done: _Try) -> None:
+        for placement in reversed(done.placements.values()):
+            self._cycle.forget(placement.pod)
+            if placement.pod.key in done.nominated:
+                self._cycle.nominate(placement.pod, done.nominated[placement.pod.key])
+
+    # -- a group that gets no nodes ------------------------------------------------------------------------
+
+    def _refuse(self, group: GroupInfo, pods: Sequence[PodInfo], done: _Try, there: int) -> GroupDecision:
+        said = _said(group, done, there)
+        if done.broken is not None:
+            found = [done.failures.get(pod.key) or Failure(pod, said, is_fault=True) for pod in pods]
+            found = [one if one.is_fault else replace(one, message=said, is_fault=True) for one in found]
+            return GroupDecision(
+                found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, is_fault=True)
+            )
+        blamed = frozenset((GANGS,)).union(*(one.plugins or (NO_NODES,) for one in done.failures.values()))
+        room = self._make_room(group, pods, there) if done.failures else ""
+        if isinstance(room, str):
+            stays = room in (report.NOT_ELIGIBLE_POLICY, report.NOT_ELIGIBLE_TERMINATING)
+            said = f"{said}, {room}" if room else said
+            refused = _refused(pods, said, blamed, done)
+            found = [replace(one, keeps_nomination=stays) for one in refused]
+            return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said))
+        found = [replace(one, preemption=room.get(one.pod.key)) for one in _refused(pods, said, blamed, done)]
+        return GroupDecision(found, Verdict(group, pods[0].scheduler, is_scheduled=False, message=said, preempts=True))
+
+    def _make_room(self, group: GroupInfo, pods: Sequence[PodInfo], there: int) -> dict[str, Preemption] | str:
+        """Where each pod would go, and whom to delete for it; or the sentence that says why nobody is."""
+        cycle = self._cycle
+        for pod in pods:
+            if why := cycle.eligible(pod):
+                return "" if why == report.NO_PREEMPTION else why
+        if not cycle.snapshot.has_lower_priority(group.priority):
+            return _NOBODY
+        done, gone, found = _Try(group.least - there, len(pods)), list[PodInfo](), dict[str, Preemption]()
+        try:
+            for pod in pods:
+                if done.is_hopeless:
+                    break
+                self._room_for(pod, done, gone, found)
+        finally:
+            self._take_back(done)
+            for victim in gone:
+                cycle.snapshot.set_pod(victim)
+        return found if done.is_enough and gone else _IN_VAIN
+
+    def _room_for(self, pod: PodInfo, done: _Try, gone: list[PodInfo], found: dict[str, Preemption]) -> None:
+        cycle, victims, nominated = self._cycle, tuple[PodInfo, ...](), self._cycle.nominated_node(pod.key)
+        decision = self._attempt(pod, done)
+        if isinstance(decision, Failure) and not decision.is_fault:
+            room = cycle.make_room(pod)
+            if isinstance(room, str):
+                return
+            victims = room.victims
+            for victim in victims:
+                cycle.snapshot.remove_pod(victim.key)
+            gone += victims
+            placement = cycle.place(pod, [room.node])
+            if placement is None:
+                return
+            done.placed(placement, nominated)
+            decision = placement
+        if isinstance(decision, Placement):
+            found[pod.key] = Preemption(decision.node, victims)
+
+
+def _said(group: GroupInfo, done: _Try, there: int) -> str:
+    if done.broken is not None:
+        return f"failed to schedule other pod from a pod group: {done.broken.message}"
+    if group.least <= there:  # it has what it needs; these are more
+        return next(iter(done.failures.values())).message
+    return report.gang_not_met(group.least, there + len(done.placements), done.remaining)
+
+
+def _refused(pods: Iterable[PodInfo], said: str, blamed: frozenset[str], done: _Try | None = None) -> list[Failure]:
+    """Each with its own reason where it has one, else the group's. Whatever helps one of them may help the group."""
+    own = done.failures if done is not None else {}
+    return [replace(own.get(pod.key) or Failure(pod, said), plugins=blamed) for pod in pods]
