@@ -28,9 +28,9 @@ class Unlucky(random.Random):
 
     draws: int = 0
 
-    def choice(self, seq: Any) -> Any:
-        self.draws += 1
-        return seq[0] if self.draws <= self.draws_alike else super().choice(seq)
+    def choices(self, population: Any, *_: Any, k: int = 1, **__: Any) -> list[Any]:
+        self.draws += k
+        return [population[0]] * k if self.draws <= self.draws_alike else super().choices(population, k=k)
 
     draws_alike: int = 0
 

@@ -299,7 +299,7 @@ async def test_policies_that_nobody_can_read_stop_no_write(stack: Stack) -> None
         ):
             key = f"/registry/{resource.partition('.')[0]}/odd{number}"
             await stack.etcd.put(key.encode(), (head.replace("odd", f"odd{number}") + spec + "}").encode())
-    assert (await client.list("configmaps")).items == []
+    assert (await client.list("configmaps", "default")).items == []
     assert (await made(client))[0] == {"a": "b", "x": "y"}
 
 

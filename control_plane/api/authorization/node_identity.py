@@ -5,7 +5,7 @@ all of them with one certificate: its user is the first, and a group `system:nod
 give out such certificates may name any node anyway.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from rayplane.control_plane.identities import NODE_HOSTS, NODES
@@ -34,7 +34,8 @@ def nodes_of(user: str, groups: tuple[str, ...]) -> frozenset[str] | None:
     return frozenset(name for name in names if name)
 
 
-def nodes_text(nodes: Iterable[str]) -> str:
+@lru_cache(maxsize=_CACHE)
+def nodes_text(nodes: frozenset[str]) -> str:
     """How messages call them: the name of one, the first of several."""
     first, *others = sorted(nodes)
     return f"{first} and {len(others)} more" if others else first

@@ -7,7 +7,7 @@ and answers in Kubernetes' words. Every refusal is an ApiError.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -122,20 +122,28 @@ def conform_patched(
     patch: Any = None,
     doubled: Sequence[str] = (),
     as_given: bool = False,
+    only: Collection[str] | None = None,
 ) -> list[str]:
     """Check the result of a patch, in place; returns the warnings.
 
     Raises Invalid (422, on the field `patch`) for a wrong type or, with Strict, for unknown
     fields. `patch` is the strategic merge patch to show in the error; the patched object is
     shown where it is None, as Kubernetes does for the other patch types. `doubled` are the fields that stand twice in
-    one object of it. `as_given`: see `strict.conform`.
+    one object of it. `as_given`: see `strict.conform`. `only`: the fields that the patch is about, where nothing else
+    will be kept of the result; the others are not looked at.
     """
     if definition is None:
         return []
+    part = obj if only is None else {name: obj[name] for name in only if name in obj}
     try:
-        unknown = conform(obj, definition, lenient=not definition.kinds, as_given=as_given)
+        unknown = conform(part, definition, lenient=not definition.kinds, as_given=as_given)
     except DecodeError as error:
         raise _bad_patch(obj, patch, str(error)) from error
+    for name in only or ():
+        if name in part:
+            obj[name] = part[name]
+        else:
+            obj.pop(name, None)
     errors = strict_errors(unknown, list(doubled))
     if field_validation == "Ignore":
         return []

@@ -89,8 +89,12 @@ def parse_patch(kind: PatchKind, body: bytes) -> Any:
     return patch
 
 
-def apply_patch(kind: PatchKind, obj: Object, patch: Any, definition: Definition | None) -> Object:
+def apply_patch(
+    kind: PatchKind, obj: Object, patch: Any, definition: Definition | None, *, owned: bool = False
+) -> Object:
     """The object with the patch applied; for objects as a whole `apply` is `apply.apply`.
+
+    `owned`: the caller looks at `obj` no more, so that the result may share parts with it.
 
     Raises UnsupportedMediaType for a kind that does not fit, Invalid for a JSON patch that does not fit
     the object, PatchFailed or BadRequest for a strategic merge patch that breaks its rules.
@@ -99,7 +103,7 @@ def apply_patch(kind: PatchKind, obj: Object, patch: Any, definition: Definition
         case "json":
             return _json_patched(obj, patch)
         case "merge":
-            result = merge_patch(_clone(obj), _clone(patch))
+            result = merge_patch(obj if owned else _clone(obj), _clone(patch))
             return result if type(result) is dict else {}
         case "strategic":
             if definition is None:

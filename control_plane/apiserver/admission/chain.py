@@ -148,6 +148,8 @@ class Admission:
             await self.validate(request)
             return
         await _run(self._plugins, request)
+        if (self._mutating is None or self._mutating.none) and (self._webhooks is None or self._webhooks.mutate_none):
+            return
         work = await self._mutating.mutate(request) if self._mutating is not None else None
         mutation = await self._webhooks.mutate(request) if self._webhooks is not None else None
         if not (work is not None and work.changed) and not (mutation is not None and mutation.changed):
@@ -169,9 +171,9 @@ class Admission:
         try:
             if request.operation not in (DELETE, CONNECT):
                 await _run(self._validators, request)
-            if self._policies is not None:
+            if self._policies is not None and not self._policies.none:
                 await self._policies.validate(request)
-            if self._judges is not None:
+            if self._judges is not None and not self._judges.judge_none:
                 await self._judges.validate(request)
             if self._denies:
                 await deny_all(request)

@@ -49,6 +49,11 @@ class InForce(Generic[P]):
             kinds, hub, (policies, bindings), clear=self._clear, put=self._put, remove=self._remove
         )
 
+    @property
+    def none(self) -> bool:
+        """Whether it is known that there are none: no policy is in force without a binding."""
+        return not self._bindings and self._follower.in_step
+
     async def about(self, request: AdmissionRequest) -> Sequence[tuple[P, Sequence[Binding]]]:
         """Those that may be about a request, in the order of their names."""
         await self._follower.load()

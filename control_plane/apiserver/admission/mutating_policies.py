@@ -75,6 +75,11 @@ class MutatingPolicies:
         self._in_force = InForce(kinds, hub, POLICIES, BINDINGS, MutatingPolicy)
         self.checks = PolicyChecks("mutating", "policy", "policy_binding", "error_type")
 
+    @property
+    def none(self) -> bool:
+        """Whether it is known that no policy is in force."""
+        return self._in_force.none
+
     async def mutate(self, request: AdmissionRequest) -> Mutated:
         """Have the policies complete the object. Raises ApiError when one fails."""
         work = Mutated()

@@ -59,7 +59,7 @@ class ServiceAccounts:
         names = [volume.get("name") or "" for volume in spec.get("volumes") or ()]
         name = next((one for one in names if one.startswith(_TOKEN_VOLUME)), "")
         if not name:
-            name = _TOKEN_VOLUME + "".join(self._rng.choice(SUFFIX_ALPHABET) for _ in range(SUFFIX_LENGTH))
+            name = _TOKEN_VOLUME + "".join(self._rng.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
             spec["volumes"] = [*(spec.get("volumes") or ()), {"name": name, "projected": _token_files()}]
         for container in bare:
             mount = {"name": name, "readOnly": True, "mountPath": _TOKEN_PATH}

@@ -58,6 +58,11 @@ class ValidatingPolicies:
         self._in_force = InForce(kinds, hub, POLICIES, BINDINGS, Policy)
         self.checks = PolicyChecks("validating", "policy", "policy_binding", "error_type", "enforcement_action")
 
+    @property
+    def none(self) -> bool:
+        """Whether it is known that no policy is in force."""
+        return self._in_force.none
+
     async def validate(self, request: AdmissionRequest) -> None:
         """Judge the object as it would be stored. Raises the first refusal of all."""
         candidates = await self._in_force.about(request)

@@ -79,6 +79,11 @@ class Configured:
         self._ordered: list[Hook] = []
         self._follower = Follower(kinds, hub, (resource,), clear=self._clear, put=self._put, remove=self._remove)
 
+    @property
+    def none(self) -> bool:
+        """Whether it is known that there are none."""
+        return not self._ordered and self._follower.in_step
+
     async def hooks(self) -> Sequence[Hook]:
         await self._follower.load()
         return self._ordered
@@ -123,6 +128,16 @@ class Webhooks:
         self._caller = caller
         self._mutating = Configured(kinds, hub, MUTATING)
         self._validating = Configured(kinds, hub, VALIDATING)
+
+    @property
+    def mutate_none(self) -> bool:
+        """Whether it is known that no webhook completes objects."""
+        return self._mutating.none
+
+    @property
+    def judge_none(self) -> bool:
+        """Whether it is known that no webhook judges them."""
+        return self._validating.none
 
     async def mutate(self, request: AdmissionRequest) -> "Mutation":
         """Have the mutating webhooks complete the object. Raises ApiError when one refuses or fails."""

@@ -1,6 +1,9 @@
 """Options of calls as the registry takes them."""
 
+from functools import lru_cache
+
 from rayplane.control_plane.api.machinery import patching
+from rayplane.control_plane.api.machinery.remembering import LONGEST
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.registry.bodies import program
@@ -29,11 +32,19 @@ def write_options(options: pb.WriteOptions, context: Context) -> WriteOptions:
     every pod larger by half. They send what they have read, so there is nothing to warn of.
     """
     agent = context.metadata.get("user-agent", "")
+    said = options.dry_run, options.field_manager, options.field_validation, options.force, agent
+    # Most calls say the same, or nothing.
+    long = len(options.field_manager) + len(options.field_validation) + len(agent) > LONGEST
+    return _write_options.__wrapped__(*said) if long else _write_options(*said)
+
+
+@lru_cache(1024)
+def _write_options(dry_run: bool, manager: str, validation: str, force: bool, agent: str) -> WriteOptions:
     return WriteOptions(
-        dry_run=options.dry_run,
-        field_manager=options.field_manager,
-        field_validation=options.field_validation or ("" if agent else "Ignore"),
-        force=options.force,
+        dry_run=dry_run,
+        field_manager=manager,
+        field_validation=validation or ("" if agent else "Ignore"),
+        force=force,
         user_agent=program(agent),
     )
 

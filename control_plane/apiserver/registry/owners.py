@@ -57,6 +57,9 @@ class Owners:
 
     async def track(self, old: Object | None, new: Object, info: ResourceInfo, request: AdmissionRequest) -> None:
         """Record who manages the fields that change, named as in `info`; without a manager, keep what is recorded."""
+        if not request.manager:
+            self._tracked(old, new, info, request)
+            return
         await self._forms.settled(lambda: self._heavy.run(request.size, self._tracked, old, new, info, request))
 
     def _tracked(self, old: Object | None, new: Object, info: ResourceInfo, request: AdmissionRequest) -> None:

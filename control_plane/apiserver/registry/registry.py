@@ -290,6 +290,8 @@ class ObjectRegistry:
             return Ticket.wide(target.name, estimates.of_list(shown, cache.object_bytes, flow.level.widest))
         watches = cache.watched_by_all
         flow.counts.watches.observe(watches)
+        if watches < estimates.WATCHES_PER_SEAT:
+            return Ticket(target.name)
         final, linger_s = estimates.of_write(watches, flow.level.widest)
         return Ticket.wide(target.name, 1, final=final, linger_s=linger_s)
 

@@ -38,7 +38,7 @@ from rayplane.control_plane.apiserver.registry.bodies import (
 from rayplane.control_plane.apiserver.registry.evictions import Evictions
 from rayplane.control_plane.apiserver.registry.reading import Reader
 from rayplane.control_plane.apiserver.registry.token_requests import TokenRequests
-from rayplane.control_plane.apiserver.registry.writing import Writer
+from rayplane.control_plane.apiserver.registry.writing import Writer, keep_as_made
 from rayplane.control_plane.apiserver.requests import (
     Answer,
     Target,
@@ -151,7 +151,7 @@ class Subresources:
         document = patching.parse_patch(kind, body)
 
         async def make(current: Object) -> Object:
-            new = patching.apply_patch(kind, current, document, definition)
+            new = patching.apply_patch(kind, current, document, definition, owned=True)
             decoding.conform_patched(new, definition, field_validation=mode)
             check_patched(new, target, target.info.api_version, target.info.kind)
             return new
@@ -224,7 +224,7 @@ class Subresources:
             return current
 
         plain = Target(target.info, target.namespace, target.name)
-        await self._writer.change(user, plain, make, options, prepare=_keep_as_made, status=True)
+        await self._writer.change(user, plain, make, options, prepare=keep_as_made, status=True)
         return Answer(_SUCCESS, created=True)
 
     # --- reviews and other questions ----------------------------------------------------------
@@ -252,10 +252,6 @@ class Subresources:
         definition = definition_of(sub.api_version, sub.kind)
         decoding.conform_patched(o, definition, field_validation="Ignore")
         return o
-
-
-def _keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
-    """The change was made on the stored object itself: nothing to take back."""
 
 
 def _ephemeral(new: Object, old: Object, info: ResourceInfo) -> None:

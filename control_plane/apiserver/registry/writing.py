@@ -58,6 +58,14 @@ from rayplane.storage.env import Env
 _NAME_TRIES = 8
 _RESERVE_TRIES = 16
 
+
+def keep_as_made(new: Object, old: Object, info: ResourceInfo) -> None:
+    """A preparation of what was made of the stored object itself: nothing to take back."""
+
+
+# They keep what is stored but for labels and the status, which has no defaults, or for what they set themselves.
+_OF_STATUS = (strategy.prepare_for_status_update, keep_as_made)
+
 Prepare = Callable[[Object, Object, ResourceInfo], None]
 MakeNew = Callable[[Object], Awaitable[Object]]
 """From the stored object in the requested form (owned by the callee) to the wanted one."""
@@ -143,7 +151,7 @@ class Writer:
         tries = _NAME_TRIES if prefix else 1
         for left in range(tries - 1, -1, -1):
             if prefix:
-                suffix = "".join(self._env.rng.choice(strategy.SUFFIX_ALPHABET) for _ in range(strategy.SUFFIX_LENGTH))
+                suffix = "".join(self._env.rng.choices(strategy.SUFFIX_ALPHABET, k=strategy.SUFFIX_LENGTH))
                 request.object["metadata"]["name"] = strategy.generated_name(prefix, suffix)
             try:
                 entry = await self._create_once(request)
@@ -310,15 +318,18 @@ class Writer:
         if kind != "json" and mode != "Ignore":
             doubled = await self._heavy.run(size, decoding.duplicates, body, decoding.JSON)
         warnings: list[str] = []
+        # A write of the status keeps nothing else, but for some metadata.
+        only = None if info.custom or kind == "json" or target.subresource != "status" else document.keys()
 
         def patched(current: Object) -> Object:
-            new = patching.apply_patch(kind, current, document, definition)
+            new = patching.apply_patch(kind, current, document, definition, owned=True)
             found = decoding.conform_patched(
                 new,
                 definition,
                 field_validation=mode,
                 patch=document if kind == "strategic" else None,
                 doubled=doubled,
+                only=only,
             )
             warnings[:] = found
             check_patched(new, target, info.api_version, info.kind)
@@ -434,7 +445,8 @@ class Writer:
         meta = wanted["metadata"]
         check_same(info, meta, old["metadata"])
         request.warnings += drop_doubled_owners(meta, patched=True)
-        await self._heavy.run(request.size, self.default, info, wanted)
+        if prepare not in _OF_STATUS or info.custom or rules_for(info).labels_by_default:
+            await self._heavy.run(request.size, self.default, info, wanted)
         new = request.object = await self._forms.to_stored(info, wanted)
         meta = new["metadata"]
         prepare(new, old, stored)

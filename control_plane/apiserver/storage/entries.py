@@ -59,7 +59,7 @@ def encode(o: Object) -> bytes:
 class Entry:
     """One object at one revision. Immutable, shared by all readers: copy `object` before changing it."""
 
-    __slots__ = ("_head", "_labels", "key", "name", "namespace", "revision", "tail")
+    __slots__ = ("_head", "_labels", "_node", "key", "name", "namespace", "revision", "tail")
 
     readable: ClassVar[bool] = True
     stale: ClassVar[bool] = False
@@ -69,6 +69,7 @@ class Entry:
         """`info`: the stored form of the resource. `value`: the object's bytes, without resourceVersion."""
         self._place(info, key, revision)
         self._labels: dict[str, str] | None = None
+        self._node: str | None = None
         self._head = head_of(info.kind, info.stored_api_version)
         if not value.startswith(self._head):
             value = encode(orjson.loads(value))
@@ -86,7 +87,8 @@ class Entry:
         """The same content under another revision: how a deleted object is shown to watchers."""
         other = Entry.__new__(Entry)
         other.key, other.namespace, other.name = self.key, self.namespace, self.name
-        other.revision, other._head, other._labels = revision, self._head, self._labels
+        other.revision, other._head = revision, self._head
+        other._labels, other._node = self._labels, self._node
         other.tail = _VERSION % revision + self._rest
         return other
 
@@ -114,6 +116,13 @@ class Entry:
         if self._labels is None:
             self._labels = self.object["metadata"].get("labels") or {}
         return self._labels
+
+    @property
+    def node(self) -> str:
+        """The node of a pod, empty where there is none; known without parsing once it was asked for."""
+        if self._node is None:
+            self._node = str((self.object.get("spec") or {}).get("nodeName") or "")
+        return self._node
 
     def fresh_object(self) -> Object:
         """A parsed copy that the caller owns."""
@@ -159,7 +168,7 @@ class Unreadable(Entry):
     def _refuse(self, *_: Any) -> NoReturn:
         raise self.error
 
-    json = tail = object = labels = value = uid = size = property(_refuse)  # type: ignore[assignment]
+    json = tail = object = labels = node = value = uid = size = property(_refuse)  # type: ignore[assignment]
     at = fresh_object = _refuse  # type: ignore[assignment]
 
 

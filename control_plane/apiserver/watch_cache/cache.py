@@ -62,6 +62,8 @@ class ResourceCache:
         self._indexes_nodes = info.name == "pods"
         self.installs = 0
         """How often the cache began anew: whoever listens has to begin anew as well."""
+        self.changes = 0
+        """How often what it holds became other: what was made of it is good as long as this stays."""
         self.listeners: list[Callable[[Event], None]] = []
         """Called with each change, in order (authorisation and allocation keep their own indexes)."""
         self.installed: list[Callable[[], None]] = []
@@ -79,6 +81,7 @@ class ResourceCache:
         self._events_bytes = 0
         self.floor = revision
         self.installs += 1
+        self.changes += 1
         self.ready = True
 
     def apply(self, key: str, value: bytes | Entry | None, revision: int) -> Entry | None:
@@ -91,6 +94,7 @@ class ResourceCache:
         if value is not None and previous is not None and previous.revision >= revision:
             return None
         entry = read(self.info, key, value, revision, self._transformer) if isinstance(value, bytes) else value
+        self.changes += 1
         self._broken.pop(key, None)
         if isinstance(entry, Broken):
             # For all others it is as if the object was gone: a server that starts now does not see it either.
@@ -157,12 +161,10 @@ class ResourceCache:
         entry, previous = event.entry, event.previous
         buckets = [EVERYONE, ("metadata.name", entry.name)]
         if self._indexes_nodes:
-            nodes = {
-                str((e.object.get("spec") or {}).get("nodeName") or ""): None
-                for e in (entry, previous)
-                if e is not None
-            }
-            buckets.extend(("spec.nodeName", node) for node in nodes)
+            node = entry.node
+            buckets.append(("spec.nodeName", node))
+            if previous is not None and previous.node != node:
+                buckets.append(("spec.nodeName", previous.node))
         for bucket in buckets:
             for group in self._buckets.get(bucket, ()):
                 group.offer(event)

@@ -3,8 +3,13 @@
 from rayplane.control_plane.api.machinery.resources import ResourceInfo
 from rayplane.control_plane.api.meta import Object
 from rayplane.control_plane.apiserver.kinds import Kinds
+from rayplane.control_plane.apiserver.watch_cache.cache import ResourceCache
 from rayplane.control_plane.apiserver.watch_cache.hub import WatchHub
 from rayplane.control_plane.apiserver.watch_cache.watchers import Selection
+
+# Short lists (of classes, limits, quotas) are asked for by many writes, and remembered until their resource changes.
+_SHORT = 64
+_REMEMBERED_MAX = 1024
 
 
 class Lookup:
@@ -13,6 +18,7 @@ class Lookup:
     def __init__(self, kinds: Kinds, hub: WatchHub) -> None:
         self._kinds = kinds
         self._hub = hub
+        self._lists: dict[tuple[str, str], tuple[ResourceCache, int, list[Object]]] = {}
 
     def resource(self, resource: str) -> ResourceInfo:
         """A resource in its stored form."""
@@ -37,7 +43,16 @@ class Lookup:
 
     async def list(self, resource: str, namespace: str = "") -> list[Object]:
         """All objects as the cache has them, in the order of their keys."""
-        cache = await self._hub.cache(self._kinds.named(resource))
+        info = self._kinds.named(resource)
+        cache = self._hub.peek(info) or await self._hub.cache(info)
         if not len(cache):
             return []
-        return [e.object for e in cache.select(Selection(namespace=namespace))]
+        known = self._lists.get((resource, namespace))
+        if known is not None and known[0] is cache and known[1] == cache.changes:
+            return [*known[2]]
+        found = [e.object for e in cache.select(Selection(namespace=namespace))]
+        if len(found) <= _SHORT:
+            if len(self._lists) >= _REMEMBERED_MAX:
+                self._lists.clear()
+            self._lists[resource, namespace] = cache, cache.changes, found
+        return [*found]

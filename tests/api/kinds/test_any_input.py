@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rayplane.control_plane.api.errors import ApiError
 from rayplane.control_plane.api.kinds.defaulting import default
-from rayplane.control_plane.api.kinds.registry import rules_for
+from rayplane.control_plane.api.kinds.registry import rules_by_object, rules_for
 from rayplane.control_plane.api.kinds.strategy import prepare_for_create, prepare_for_status_update, prepare_for_update
 from rayplane.control_plane.api.kinds.validation import validate_create, validate_status_update, validate_update
 from rayplane.control_plane.api.machinery.schema import definition_of
@@ -117,3 +117,16 @@ def test_versions_of_migrations_are_numbers(version: str, found: list[str]) -> N
     good = {"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "spec": spec}
     problems = status_refused(good, {}, {"resourceVersion": version})
     assert [problem[-len(text) :] for problem, text in zip(problems, found, strict=True)] == found
+
+
+@pytest.mark.parametrize(("version", "kind"), sorted(GOOD))
+def test_defaults_leave_status_and_metadata_alone_but_for_labels(version: str, kind: str) -> None:
+    """A write of the status goes without them."""
+    for status in ({}, {"status": {}}):
+        obj = {**copy.deepcopy(GOOD[version, kind]), "metadata": {"name": "x"}, **status}
+        default(obj)
+        assert obj.get("status") == status.get("status")
+        given = {**obj["metadata"]}
+        if rules_by_object(obj).labels_by_default:
+            del given["labels"]
+        assert given == {"name": "x"}
