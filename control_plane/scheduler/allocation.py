@@ -2,227 +2,243 @@
 
 Pure, and bounded: a search that takes too many steps finds nothing. Devices are tried in the order of pools and slices.
 
-Source: Kubernetes concepts "Dynamic Resource Allocation" ; API reference resource/v1 DeviceClaim.
+Source: Kubernetes concepts "Dynamic Resource Allocation"; KEP-4815 (partitionable devices), KEP-5075 (consumable
+capacity).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.taints import Toleration, any_tolerates
-from rayplane.control_plane.scheduler.devices import Device, DeviceId, DeviceIndex
+from rayplane.control_plane.api.taints import any_tolerates
+from rayplane.control_plane.scheduler.device_capacity import AllocationError, Amounts, consumption
+from rayplane.control_plane.scheduler.device_requests import (
+    ALL,
+    ALTERNATIVES_MAX,
+    DEVICES_MAX,
+    ClaimWishes,
+    Constraint,
+    Wish,
+)
+from rayplane.control_plane.scheduler.device_results import Pick, allocation_of
+from rayplane.control_plane.scheduler.device_slices import Device, DeviceId, PoolId
+from rayplane.control_plane.scheduler.device_work import NODE_MAX, Allowance, SearchTooLong
+from rayplane.control_plane.scheduler.devices import DeviceIndex
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 
-STEPS_MAX = 20_000
-ALL = -1
-ALTERNATIVES_MAX = 8
+_NOTHING: Final[Amounts] = {}
+_NOBODY: Final[Mapping[tuple[DeviceId, str], int]] = {}
+_Fitting = tuple[Device, Amounts]
+"""A device that a request may have, and what it takes of it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Wish:
-    """One request, or one of the alternatives of a request."""
+class _State(NamedTuple):
+    """How far a search is: at a request, and for one of its alternatives so many devices are wanted still."""
 
-    request: str
-    """Its name; `request/alternative` for an alternative."""
-    expressions: tuple[str, ...]
-    count: int
-    tolerations: tuple[Toleration, ...]
-    written_tolerations: tuple[Mapping[str, Any], ...]
-    admin: bool
-    of_class: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Constraint:
-    attribute: str
-    requests: frozenset[str]
-    must_match: bool
-
-    def concerns(self, request: str) -> bool:
-        return not self.requests or request in self.requests or request.partition("/")[0] in self.requests
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimWishes:
-    """Requests of a claim, each with its alternatives in order of preference."""
-
-    key: str
-    requests: tuple[tuple[_Wish, ...], ...]
-    constraints: tuple[_Constraint, ...]
-    configs: tuple[Mapping[str, Any], ...]
-
-
-def missing_class(claim: Object, classes: Mapping[str, Object]) -> str:
-    """What is wrong with the classes that a claim names; empty when nothing is."""
-    for request in (meta.spec(claim).get("devices") or {}).get("requests") or ():
-        for one in (request.get("exactly"), *(request.get("firstAvailable") or ())):
-            if one is not None and one.get("deviceClassName") not in classes:
-                return f"request {request.get('name')}: device class {one.get('deviceClassName')} does not exist"
-    return ""
-
-
-def wishes_of(claim: Object, classes: Mapping[str, Object]) -> ClaimWishes:
-    """A claim as it is searched for; its classes are there."""
-    asked = meta.spec(claim).get("devices") or {}
-    requests: list[tuple[_Wish, ...]] = []
-    for request in asked.get("requests") or ():
-        name = request.get("name") or ""
-        exactly = request.get("exactly")
-        if exactly is not None:
-            requests.append((_wish(name, exactly, classes),))
-        else:
-            alternatives = request.get("firstAvailable") or ()
-            requests.append(tuple(_wish(f"{name}/{one.get('name')}", one, classes) for one in alternatives))
-    constraints = tuple(
-        _Constraint(one.get("matchAttribute") or one.get("distinctAttribute") or "",
-                    frozenset(one.get("requests") or ()), bool(one.get("matchAttribute")))
-        for one in asked.get("constraints") or ()
-    )  # fmt: skip
-    return ClaimWishes(meta.key(claim), tuple(requests), constraints, tuple(asked.get("config") or ()))
-
-
-def _wish(name: str, request: Mapping[str, Any], classes: Mapping[str, Object]) -> _Wish:
-    of_class = request.get("deviceClassName") or ""
-    selectors = [*(meta.spec(classes[of_class]).get("selectors") or ()), *(request.get("selectors") or ())]
-    is_all = request.get("allocationMode") == "All"
-    written = tuple(request.get("tolerations") or ())
-    return _Wish(
-        request=name,
-        expressions=tuple(e for s in selectors if (e := (s.get("cel") or {}).get("expression"))),
-        count=ALL if is_all else int(request.get("count") or 1),
-        tolerations=tuple(Toleration.of(t) for t in written),
-        written_tolerations=written,
-        admin=bool(request.get("adminAccess")),
-        of_class=of_class,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pick:
-    claim: int
-    wish: _Wish
-    device: Device
+    at: int
+    wish: Wish | None = None
+    fitting: Sequence[_Fitting] = ()
+    first: int = 0
+    wanted: int = 0
 
 
 class _Search:
     """Depth first over claims, their requests and the devices of each request."""
 
-    def __init__(self, index: DeviceIndex, node: NodeInfo, claims: Sequence[ClaimWishes]) -> None:
+    def __init__(self, index: DeviceIndex, node: NodeInfo, claims: Sequence[ClaimWishes], allowance: Allowance) -> None:
         self._index = index
         self._claims = claims
-        self._devices = index.devices_on(node)
-        self._left = index.counters_left(node)
-        self._order = [(c, r) for c, claim in enumerate(claims) for r in range(len(claim.requests))]
-        self._picked: list[_Pick] = []
-        self._mine: set[DeviceId] = set()
+        self._allowance = allowance
         self._steps = 0
-        self._fit: dict[_Wish, list[Device]] = {}
+        pools = index.pools_of(node)
+        self._spend(sum(len(pool.devices) for pool in pools))
+        self._devices = [d for pool in pools if not pool.problem for d in pool.devices if d.is_on(node)]
+        self._problem = next((f"resource pool {'/'.join(p.id)} is {p.problem}" for p in pools if p.problem), "")
+        self._left: dict[PoolId, dict[tuple[str, str], int]] = {
+            pool.id: index.counters_left(pool) for pool in pools if pool.counters
+        }
+        self._order = [(c, r) for c, claim in enumerate(claims) for r in range(len(claim.requests))]
+        self._picked: list[Pick] = []
+        self._of_claim = [0] * len(claims)
+        self._mine: Counter[DeviceId] = Counter()
+        self._by_claim: set[tuple[int, DeviceId]] = set()
+        self._taken: Counter[tuple[DeviceId, str]] = Counter()
+        self._values = [[Counter[tuple[str, Any]]() for _ in claim.constraints] for claim in claims]
+        self._fit: dict[Wish, list[_Fitting]] = {}
+        self._rules: dict[Wish, list[tuple[Constraint, Counter[tuple[str, Any]]]]] = {}
 
-    def run(self) -> list[_Pick] | None:
-        return self._picked if self._request(0) else None
+    def run(self) -> list[Pick] | None:
+        """The stack is a list: a pod may ask for more devices than Python calls are deep."""
+        stack = [iter((_State(0),))]
+        while stack:
+            state = next(stack[-1], None)
+            if state is None:
+                stack.pop()
+            elif state.wish is None and state.at == len(self._order):
+                return self._picked
+            else:
+                stack.append(self._further(state))
+        return None
 
-    def _request(self, at: int) -> bool:
-        if at == len(self._order):
-            return True
-        claim, number = self._order[at]
-        return any(self._wished(at, claim, wish) for wish in self._claims[claim].requests[number])
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        self._allowance.spend(steps)
+        if self._steps > NODE_MAX:
+            raise SearchTooLong
 
-    def _wished(self, at: int, claim: int, wish: _Wish) -> bool:
-        fitting = self._fitting(wish)
-        if wish.count != ALL:
-            return self._devices_from(at, claim, wish, fitting, 0, wish.count)
-        # Every one, or nothing: there must be one at least.
-        return bool(fitting) and self._devices_from(at, claim, wish, fitting, 0, len(fitting))
-
-    def _devices_from(
-        self, at: int, claim: int, wish: _Wish, fitting: Sequence[Device], first: int, wanted: int
-    ) -> bool:
-        """So many more of the devices from `first` on, and then the requests that follow."""
+    def _further(self, state: _State) -> Iterator[_State]:
+        """The states one step on, each as long as nobody asks for the next."""
+        at, wish, fitting, first, wanted = state
+        if wish is None:
+            yield from self._alternatives(at)
+            return
         if not wanted:
-            return self._request(at + 1)
+            yield _State(at + 1)
+            return
+        claim = self._order[at][0]
         for place in range(first, len(fitting) - wanted + 1):
-            self._steps += 1
-            if self._steps > STEPS_MAX:
-                return False
-            device = fitting[place]
-            if not self._may_pick(claim, wish, device):
-                if wish.count == ALL:
-                    return False
-                continue
-            self._pick(claim, wish, device, 1)
-            if self._devices_from(at, claim, wish, fitting, place + 1, wanted - 1):
-                return True
-            self._pick(claim, wish, device, -1)
+            device, taken = fitting[place]
+            self._spend(1 + len(self._concerned(claim, wish)) + len(device.counters))
+            if self._may_pick(claim, wish, device, taken):
+                pick = Pick(claim, wish, device, taken)
+                self._pick(pick, 1)
+                yield _State(at, wish, fitting, place + 1, wanted - 1)
+                self._pick(pick, -1)
             if wish.count == ALL:
-                return False
-        return False
+                return
 
-    def _fitting(self, wish: _Wish) -> list[Device]:
-        """Devices that the selectors of request and class want, and whose taints are tolerated."""
-        found = self._fit.get(wish)
+    def _alternatives(self, at: int) -> Iterator[_State]:
+        claim, number = self._order[at]
+        for wish in self._claims[claim].requests[number]:
+            self._spend(1)
+            fitting = self._fitting(wish)
+            # Every one, or nothing: there must be one at least.
+            wanted = wish.count if wish.count != ALL else len(fitting)
+            if wanted and self._of_claim[claim] + wanted <= DEVICES_MAX:
+                yield _State(at, wish, fitting, 0, wanted)
+
+    def _concerned(self, claim: int, wish: Wish) -> list[tuple[Constraint, Counter[tuple[str, Any]]]]:
+        """The constraints on a request, each with the values of its devices that are picked."""
+        found = self._rules.get(wish)
         if found is None:
-            found = self._fit[wish] = [
-                device
-                for device in self._devices
-                if all(any_tolerates(wish.tolerations, taint) for taint in device.taints)
-                and all(self._index.matches(expression, device) for expression in wish.expressions)
-            ]
+            of_claim = zip(self._claims[claim].constraints, self._values[claim], strict=True)
+            found = self._rules[wish] = [(rule, values) for rule, values in of_claim if rule.concerns(wish.request)]
         return found
 
-    def _may_pick(self, claim: int, wish: _Wish, device: Device) -> bool:
-        if not wish.admin:
-            if device.id in self._mine or self._index.is_taken(device.id):
-                return False
-            pool = device.id[:2]
-            if any(self._left.get((*pool, s, c), 0) < amount for s, c, amount in device.counters):
-                return False
-        return all(self._keeps(one, claim, wish, device) for one in self._claims[claim].constraints)
+    # -- what a device is fit for ----------------------------------------------------------------------------
 
-    def _keeps(self, constraint: _Constraint, claim: int, wish: _Wish, device: Device) -> bool:
-        if not constraint.concerns(wish.request):
+    def _fitting(self, wish: Wish) -> list[_Fitting]:
+        """Devices that the selectors of request and class want, and that are large enough.
+
+        Of a request for all those that are tainted count too: it does not get them, and so nothing.
+        """
+        found = self._fit.get(wish)
+        if found is None:
+            if wish.count == ALL and self._problem:
+                raise AllocationError(f"request {wish.request}: asks for all devices, but {self._problem}")
+            self._spend(len(self._devices))
+            found = self._fit[wish] = []
+            for device in self._devices:
+                if (wish.count == ALL or self._tolerates(wish, device)) and all(
+                    self._index.matches(expression, device, self._allowance) for expression in wish.expressions
+                ):
+                    taken = self._consumed(wish, device)
+                    if taken is not None and (wish.count != ALL or self._has_room(device, taken, _NOBODY)):
+                        found.append((device, taken))
+        return found
+
+    def _tolerates(self, wish: Wish, device: Device) -> bool:
+        return all(any_tolerates(wish.tolerations, taint) for taint in self._index.taints_of(device))
+
+    @staticmethod
+    def _consumed(wish: Wish, device: Device) -> Amounts | None:
+        """What a request takes of a device; None where it cannot have it."""
+        if not (wish.capacity or device.shared):
+            return _NOTHING
+        return consumption(device.id.driver, device.capacity, wish.capacity)
+
+    def _has_room(self, device: Device, taken: Amounts, mine: Mapping[tuple[DeviceId, str], int]) -> bool:
+        """Whether so much is left of a device that is shared, with what was picked in this search."""
+        use, own = self._index.use, device.id
+        if not (device.shared or use.is_shared(own)):
             return True
-        value = device.attributes.get(constraint.attribute)
-        if value is None:
-            return False
-        others = [
-            pick.device.attributes.get(constraint.attribute)
-            for pick in self._picked
-            if pick.claim == claim and constraint.concerns(pick.wish.request)
-        ]
-        if constraint.must_match:
-            return not others or others[0] == value
-        return value not in others
+        return all(
+            use.taken(own, name) + mine.get((own, name), 0) + amount.nano <= device.capacity[name].whole.nano
+            for name, amount in taken.items()
+        )
 
-    def _pick(self, claim: int, wish: _Wish, device: Device, sign: int) -> None:
+    # -- picks -----------------------------------------------------------------------------------------------
+
+    def _may_pick(self, claim: int, wish: Wish, device: Device, taken: Amounts) -> bool:
+        own = device.id
+        if wish.count == ALL and not self._tolerates(wish, device):
+            return False
+        if not device.shared and (claim, own) in self._by_claim:
+            return False
+        if not wish.admin:
+            if self._index.use.is_whole(own) or (not device.shared and (self._mine[own] or self._index.is_used(own))):
+                return False
+            if device.counters and not self._has_counters(device):
+                return False
+        if not self._has_room(device, taken, self._taken):
+            return False
+        return all(_keeps(rule, values, device) for rule, values in self._concerned(claim, wish))
+
+    def _has_counters(self, device: Device) -> bool:
+        """Whether the pool has what the device takes of it; who shares the device finds that taken already."""
+        if device.shared and (self._mine[device.id] or self._index.use.is_shared(device.id)):
+            return True
+        left = self._left.get(device.id[:2], {})
+        return all(left.get((of_set, counter), 0) >= amount for of_set, counter, amount in device.counters)
+
+    def _pick(self, pick: Pick, sign: int) -> None:
+        device, own = pick.device, pick.device.id
         if sign > 0:
-            self._picked.append(_Pick(claim, wish, device))
+            self._picked.append(pick)
+            self._by_claim.add((pick.claim, own))
         else:
             self._picked.pop()
-        if wish.admin:
+            self._by_claim.discard((pick.claim, own))
+        self._of_claim[pick.claim] += sign
+        for rule, values in self._concerned(pick.claim, pick.wish):
+            value = device.attributes[rule.attribute]
+            values[value] += sign
+            if not values[value]:
+                del values[value]
+        if device.shared:
+            for name, taken in pick.taken.items():
+                self._taken[own, name] += sign * taken.nano
+        if pick.wish.admin:
             return
-        if sign > 0:
-            self._mine.add(device.id)
-        else:
-            self._mine.discard(device.id)
-        for of_set, counter, amount in device.counters:
-            key = (*device.id[:2], of_set, counter)
-            self._left[key] = self._left.get(key, 0) - sign * amount
+        before = self._mine[own]
+        self._mine[own] += sign
+        if device.counters and not (before and self._mine[own]) and not self._index.use.is_shared(own):
+            left = self._left.setdefault(own[:2], {})
+            for of_set, counter, amount in device.counters:
+                left[of_set, counter] = left.get((of_set, counter), 0) - sign * amount
 
 
-def allocate(index: DeviceIndex, node: NodeInfo, claims: Sequence[ClaimWishes]) -> dict[str, dict[str, Any]] | None:
+def _keeps(rule: Constraint, values: Mapping[tuple[str, Any], int], device: Device) -> bool:
+    value = device.attributes.get(rule.attribute)
+    if value is None:
+        return False
+    return not values or value in values if rule.must_match else value not in values
+
+
+def allocate(
+    index: DeviceIndex, node: NodeInfo, claims: Sequence[ClaimWishes], allowance: Allowance
+) -> dict[str, dict[str, Any]] | None:
     """An allocation for each claim, by key, of devices that the node can reach; None when there is none.
 
-    Raises DeviceExpressionError.
+    Raises AllocationError; SearchTooLong; Unfinished when the allowance is used up.
     """
-    picked = _Search(index, node, claims).run()
+    picked = _Search(index, node, claims, allowance).run()
     if picked is None:
         return None
     return {
-        claim.key: _result(index, node, claim, [pick for pick in picked if pick.claim == number])
+        claim.key: allocation_of(claim, [p for p in picked if p.claim == number], node.name, index.classes)
         for number, claim in enumerate(claims)
     }
 
@@ -236,48 +252,3 @@ def worth(claims: Sequence[ClaimWishes], allocations: Mapping[str, Mapping[str, 
             if "/" in alternatives[0].request:
                 total += sum(ALTERNATIVES_MAX - at for at, w in enumerate(alternatives) if w.request in taken)
     return total
-
-
-def _result(index: DeviceIndex, node: NodeInfo, claim: ClaimWishes, picks: Sequence[_Pick]) -> dict[str, Any]:
-    results = [
-        {
-            "request": pick.wish.request,
-            **pick.device.id._asdict(),
-            **({"adminAccess": True} if pick.wish.admin else {}),
-            **({"tolerations": list(pick.wish.written_tolerations)} if pick.wish.written_tolerations else {}),
-        }
-        for pick in picks
-    ]
-    found: dict[str, Any] = {"devices": {"results": results}}
-    configs = [*_configs(index, claim, picks)]
-    if configs:
-        found["devices"]["config"] = configs
-    selector = _reachable(node, picks)
-    if selector is not None:
-        found["nodeSelector"] = selector
-    return found
-
-
-def _configs(index: DeviceIndex, claim: ClaimWishes, picks: Sequence[_Pick]) -> Iterator[dict[str, Any]]:
-    """Those of the classes, then the claim's own."""
-    for wish in dict.fromkeys(pick.wish for pick in picks):
-        for config in meta.spec(index.classes.get(wish.of_class) or {}).get("config") or ():
-            yield {"source": "FromClass", "requests": [wish.request], **config}
-    chosen = {name for pick in picks for name in (pick.wish.request, pick.wish.request.partition("/")[0])}
-    for config in claim.configs:
-        if not config.get("requests") or chosen & set(config["requests"]):
-            yield {"source": "FromClaim", **config}
-
-
-def _reachable(node: NodeInfo, picks: Sequence[_Pick]) -> dict[str, Any] | None:
-    """The nodes that reach all the devices; None for all nodes."""
-    if any(pick.device.node for pick in picks):
-        field = {"key": "metadata.name", "operator": "In", "values": [node.name]}
-        return {"nodeSelectorTerms": [{"matchFields": [field]}]}
-    term: dict[str, list[Any]] = {}
-    for pick in picks:
-        for one in (pick.device.selector or {}).get("nodeSelectorTerms") or ():
-            for kind in ("matchExpressions", "matchFields"):
-                term.setdefault(kind, []).extend(r for r in one.get(kind) or () if r not in term.get(kind, ()))
-    term = {kind: rules for kind, rules in term.items() if rules}
-    return {"nodeSelectorTerms": [term]} if term else None

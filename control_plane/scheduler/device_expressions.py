@@ -16,10 +16,8 @@ _DECLARATIONS: Final = Declarations({"device": loose_object("kubernetes.DRADevic
 #: What one expression may cost for one device.
 _BUDGET: Final = 1_000_000
 _PROGRAMS_MAX: Final = 1024
-
-
-class DeviceExpressionError(Exception):
-    """An expression that cannot be evaluated: whoever wrote it must change it."""
+#: The cost of compiling, for each character, in units of that of evaluation.
+_COMPILING: Final = 8
 
 
 class _Domains(dict[str, Any]):
@@ -64,25 +62,32 @@ def attribute_value(attribute: Mapping[str, Any]) -> Any:
 
 
 class DeviceExpressions:
-    """Compiled expressions that were used lately."""
+    """Compiled expressions that were used lately; of those that cannot be compiled what is wrong with them."""
 
     def __init__(self) -> None:
-        self._programs: OrderedDict[str, Program] = OrderedDict()
+        self._programs: OrderedDict[str, Program | str] = OrderedDict()
 
-    def matches(self, expression: str, device: Mapping[str, Any]) -> bool:
-        """Whether a device is selected. Raises DeviceExpressionError."""
-        try:
-            outcome = evaluate(self._program(expression), {"device": device}, _BUDGET)
-        except CelError as error:
-            raise DeviceExpressionError(f"CEL compile error: {error}") from error
+    def matches(self, expression: str, device: Mapping[str, Any]) -> tuple[bool | str, int]:
+        """Whether a device is selected, or why that cannot be said; and what it cost to find out."""
+        program, cost = self._program(expression)
+        if isinstance(program, str):
+            return f"CEL compile error: {program}", cost
+        outcome = evaluate(program, {"device": device}, _BUDGET)
         if outcome.error is not None:
-            raise DeviceExpressionError(f"CEL runtime error: {outcome.error}")
-        return outcome.value is True
+            return f"CEL runtime error: {outcome.error}", cost + outcome.cost
+        return outcome.value is True, cost + outcome.cost
 
-    def _program(self, expression: str) -> Program:
+    def _program(self, expression: str) -> tuple[Program | str, int]:
+        """The program, and what it cost to make."""
         found = self._programs.get(expression)
-        if found is None:
-            found = self._programs[expression] = compile(expression, _DECLARATIONS, results=(BOOL,))
-            if len(self._programs) > _PROGRAMS_MAX:
-                self._programs.popitem(last=False)
-        return found
+        if found is not None:
+            self._programs.move_to_end(expression)
+            return found, 0
+        try:
+            found = compile(expression, _DECLARATIONS, results=(BOOL,))
+        except CelError as error:
+            found = str(error)
+        self._programs[expression] = found
+        if len(self._programs) > _PROGRAMS_MAX:
+            self._programs.popitem(last=False)
+        return found, _COMPILING * len(expression)

@@ -1,124 +1,57 @@
 """Devices that nodes offer, and the claims of pods to them: what there is, and what is taken.
 
-Source: Kubernetes concepts "Dynamic Resource Allocation"; API reference resource/v1 ResourceSlice, ResourceClaim.
+Source: Kubernetes concepts "Dynamic Resource Allocation"; API reference resource/v1 ResourceSlice, ResourceClaim,
+DeviceTaintRule.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from rayplane.control_plane.api import meta
-from rayplane.control_plane.api.machinery import quantity
 from rayplane.control_plane.api.meta import Object
-from rayplane.control_plane.api.node_affinity import NodeTerm, admits, node_terms
-from rayplane.control_plane.api.taints import HARD_EFFECTS, Taint
+from rayplane.control_plane.api.taints import Taint
 from rayplane.control_plane.scheduler.changes import ChangeLog
-from rayplane.control_plane.scheduler.device_expressions import DeviceExpressions, device_value
+from rayplane.control_plane.scheduler.device_capacity import AllocationError
+from rayplane.control_plane.scheduler.device_expressions import DeviceExpressions
+from rayplane.control_plane.scheduler.device_requests import ClaimWishes, problem_of, wishes_of
+from rayplane.control_plane.scheduler.device_slices import Device, DeviceId, Pool, PoolId, Slice, hard_taints, parsed
+from rayplane.control_plane.scheduler.device_use import DeviceUse, uses_of
+from rayplane.control_plane.scheduler.device_work import Allowance
 from rayplane.control_plane.scheduler.nodes import NodeInfo
 
 RESERVED_MAX = 256
+#: Twice as many answers of expressions are remembered; no decision asks for as many.
 MATCHED_MAX = 1 << 16
-
-
-class DeviceId(NamedTuple):
-    """A device's name in the cluster."""
-
-    driver: str
-    pool: str
-    device: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Device:
-    """One device of a slice."""
-
-    id: DeviceId
-    value: Mapping[str, Any]
-    """As expressions see it."""
-    attributes: Mapping[str, Any]
-    """By name with its domain."""
-    taints: tuple[Taint, ...]
-    counters: tuple[tuple[str, str, int], ...]
-    """(counter set, counter, how much of it the device takes)."""
-    node: str
-    """The node that alone has it; empty for a device that several can reach."""
-    terms: tuple[NodeTerm, ...] | None
-    selector: Mapping[str, Any] | None
-    """The nodes that can reach it, as parsed and as written; None for all."""
-
-    def is_on(self, node: NodeInfo) -> bool:
-        return self.node == node.name if self.node else admits(self.terms, node.labels, node.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    pool: tuple[str, str]
-    generation: int
-    count: int
-    devices: tuple[Device, ...]
-    counters: Mapping[tuple[str, str], int]
-
-
-def _parsed(obj: Object) -> _Slice:
-    spec = meta.spec(obj)
-    pool, driver = spec.get("pool") or {}, spec.get("driver") or ""
-    name = pool.get("name") or ""
-    counters = {
-        (one.get("name") or "", counter): _nano(value)
-        for one in spec.get("sharedCounters") or ()
-        for counter, value in (one.get("counters") or {}).items()
-    }
-    devices = tuple(_device(spec, driver, name, one) for one in spec.get("devices") or ())
-    return _Slice(
-        (driver, name), int(pool.get("generation") or 0), int(pool.get("resourceSliceCount") or 1), devices, counters
-    )
-
-
-def _nano(counter: Mapping[str, Any]) -> int:
-    return quantity.parse(counter.get("value") or "0").nano
-
-
-def _device(spec: Mapping[str, Any], driver: str, pool: str, one: Mapping[str, Any]) -> Device:
-    where = one if spec.get("perDeviceNodeSelection") else spec
-    attributes: dict[str, Any] = {}
-    for name, attribute in (one.get("attributes") or {}).items():
-        value = next((v for v in attribute.values() if v is not None), None)
-        attributes[name if "/" in name else f"{driver}/{name}"] = tuple(value) if isinstance(value, list) else value
-    node = where.get("nodeName") or ""
-    selector = None if node or where.get("allNodes") else where.get("nodeSelector")
-    return Device(
-        id=DeviceId(driver, pool, one.get("name") or ""),
-        value=device_value(driver, one),
-        attributes=attributes,
-        taints=tuple(t for t in map(Taint.of, one.get("taints") or ()) if t.effect in HARD_EFFECTS),
-        counters=tuple(
-            (used.get("counterSet") or "", counter, _nano(value))
-            for used in one.get("consumesCounters") or ()
-            for counter, value in (used.get("counters") or {}).items()
-        ),
-        node=node,
-        terms=node_terms(selector),
-        selector=selector,
-    )
+WISHES_MAX = 4096
+_EVALUATION, _COST_SHARE = 20, 4
+_Answers = dict[tuple[str, Device], bool | str]
+"""Whether an expression selects a device, or why that cannot be said."""
 
 
 class DeviceIndex:
-    """Classes, slices and claims as last seen, and what was allocated to pods placed since."""
+    """Classes, slices, rules of taints and claims as last seen, and what was allocated to pods placed since."""
 
     def __init__(self) -> None:
         self.classes: dict[str, Object] = {}
         self.claims: dict[str, Object] = {}
         self.expressions = DeviceExpressions()
-        self._slices: dict[str, _Slice] = {}
-        self._pools: dict[tuple[str, str], set[str]] = {}
-        self._by_node: dict[str, set[tuple[str, str]]] = {}  # pools of one node; "" has those that several reach
-        self._taken: dict[str, tuple[DeviceId, ...]] = {}  # by claim
-        self._users: dict[DeviceId, int] = {}
+        self.use = DeviceUse()
+        self._slices: dict[str, Slice] = {}
+        self._names: dict[PoolId, set[str]] = {}  # of the slices of each pool
+        self._pools: dict[PoolId, Pool] = {}
+        self._changed: set[PoolId] = set()  # pools that are not what `_pools` says
+        self._by_node: dict[str, set[PoolId]] = {}  # pools of one node; "" has those that several reach
+        self._rules: dict[tuple[str, str, str], dict[str, tuple[Taint, ...]]] = {}  # by what they select, and name
+        self._selected: dict[str, tuple[str, str, str]] = {}  # by rule
         self._promised: dict[str, dict[str, Any]] = {}  # by claim
         self._holders: dict[str, set[str]] = {}  # uids of the pods that a claim is promised to
-        self._matched: dict[tuple[str, Device], bool] = {}
+        self._wishes: OrderedDict[str, tuple[Object, int, str | ClaimWishes]] = OrderedDict()
+        self._classes_seen = 0
+        self._matched: _Answers = {}
+        self._matched_before: _Answers = {}
         #: Nodes whose own devices were taken or given back.
         self.node_changes = ChangeLog[str]()
         #: Grows with every change that any node may feel.
@@ -130,23 +63,58 @@ class DeviceIndex:
         name = meta.name(obj)
         self.remove_slice(name)
         self.version += 1
-        found = self._slices[name] = _parsed(obj)
-        self._pools.setdefault(found.pool, set()).add(name)
-        for device in found.devices:
-            self._by_node.setdefault(device.node, set()).add(found.pool)
+        found = self._slices[name] = parsed(obj)
+        self._names.setdefault(found.pool, set()).add(name)
+        self._changed.add(found.pool)
 
     def remove_slice(self, name: str) -> None:
         old = self._slices.pop(name, None)
         if old is None:
             return
         self._matched.clear()
+        self._matched_before.clear()
         self.version += 1
-        names = self._pools[old.pool]
+        names = self._names[old.pool]
         names.discard(name)
         if not names:
-            del self._pools[old.pool]
-            for node in {device.node for device in old.devices}:
-                self._by_node.get(node, set()).discard(old.pool)
+            del self._names[old.pool]
+        self._changed.add(old.pool)
+
+    def _settle(self) -> None:
+        """Bring the pools up to date with their slices."""
+        for pool in self._changed:
+            before = self._pools.pop(pool, None)
+            for node in before.nodes if before else ():
+                self._by_node[node].discard(pool)
+                if not self._by_node[node]:
+                    del self._by_node[node]
+            names = self._names.get(pool)
+            if names:
+                made = self._pools[pool] = Pool.of(pool, (self._slices[name] for name in sorted(names)))
+                for node in made.nodes:
+                    self._by_node.setdefault(node, set()).add(pool)
+        self._changed.clear()
+
+    def set_rule(self, rule: Object) -> None:
+        """A taint that an administrator puts on all devices that the rule selects."""
+        name, spec = meta.name(rule), meta.spec(rule)
+        self.remove_rule(name)
+        wanted = spec.get("deviceSelector") or {}
+        key = (wanted.get("driver") or "", wanted.get("pool") or "", wanted.get("device") or "")
+        taints = hard_taints([spec.get("taint") or {}])
+        if taints:
+            self._selected[name] = key
+            self._rules.setdefault(key, {})[name] = taints
+            self.version += 1
+
+    def remove_rule(self, name: str) -> None:
+        key = self._selected.pop(name, None)
+        if key is not None:
+            rules = self._rules[key]
+            del rules[name]
+            if not rules:
+                del self._rules[key]
+            self.version += 1
 
     def set_claim(self, claim: Object) -> None:
         key = meta.key(claim)
@@ -186,28 +154,15 @@ class DeviceIndex:
         return self._promised.pop(key, None) is not None
 
     def _take(self, key: str, allocation: Mapping[str, Any] | None) -> None:
-        before = self._taken.pop(key, ())
-        for device in before:
-            self._users[device] -= 1
-            if not self._users[device]:
-                del self._users[device]
-        results = ((allocation or {}).get("devices") or {}).get("results") or ()
-        taken = tuple(
-            DeviceId(r.get("driver") or "", r.get("pool") or "", r.get("device") or "")
-            for r in results
-            if not r.get("adminAccess")
-        )
-        if taken:
-            self._taken[key] = taken
-        for device in taken:
-            self._users[device] = self._users.get(device, 0) + 1
-        if before != taken:
-            self._tell({device[:2] for device in (*before, *taken)})
+        changed = self.use.set(key, uses_of(allocation))
+        if changed:
+            self._tell({device[:2] for device in changed})
 
-    def _tell(self, pools: Iterable[tuple[str, str]]) -> None:
+    def _tell(self, pools: Iterable[PoolId]) -> None:
         """Devices of these pools were taken or given back."""
+        self._settle()
         for pool in pools:
-            nodes = {d.node for name in self._pools.get(pool, ()) for d in self._slices[name].devices}
+            nodes = self._pools[pool].nodes if pool in self._pools else frozenset[str]()
             if "" in nodes:
                 self.version += 1
             for node in nodes - {""}:
@@ -216,10 +171,12 @@ class DeviceIndex:
     def set_class(self, obj: Object) -> None:
         self.classes[meta.name(obj)] = obj
         self.version += 1
+        self._classes_seen += 1
 
     def remove_class(self, name: str) -> None:
         self.classes.pop(name, None)
         self.version += 1
+        self._classes_seen += 1
 
     # -- questions -----------------------------------------------------------------------------------------
 
@@ -229,40 +186,62 @@ class DeviceIndex:
         found: dict[str, Any] | None = (meta.status(claim).get("allocation") if claim else None) or None
         return found or self._promised.get(key)
 
-    def is_taken(self, device: DeviceId) -> bool:
-        return device in self._users
+    def wishes(self, key: str) -> ClaimWishes | str:
+        """What a claim that is there asks for, or what stands against it; worked out once for each of its versions."""
+        claim = self.claims[key]
+        known = self._wishes.get(key)
+        if known is None or known[0] is not claim or known[1] != self._classes_seen:
+            found = problem_of(claim, self.classes) or wishes_of(claim, self.classes)
+            known = self._wishes[key] = claim, self._classes_seen, found
+        self._wishes.move_to_end(key)
+        if len(self._wishes) > WISHES_MAX:
+            self._wishes.popitem(last=False)
+        return known[2]
 
-    def matches(self, expression: str, device: Device) -> bool:
-        """Whether an expression selects a device; remembered until slices change, or there is too much to remember."""
+    def taints_of(self, device: Device) -> Iterator[Taint]:
+        """Those that drivers and administrators put on a device to keep claims off it."""
+        yield from device.taints
+        if self._rules:
+            driver, pool, name = device.id
+            for key in {(d, p, n) for d in ("", driver) for p in ("", pool) for n in ("", name)}:
+                for taints in self._rules.get(key, {}).values():
+                    yield from taints
+
+    def matches(self, expression: str, device: Device, allowance: Allowance) -> bool:
+        """Whether an expression selects a device; remembered until slices change, or there is much to remember.
+
+        Raises AllocationError, and Unfinished where there is no allowance left to find out.
+        """
         key = (expression, device)
         found = self._matched.get(key)
         if found is None:
+            found = self._matched_before.get(key)
+            if found is None:
+                allowance.need()
+                found, cost = self.expressions.matches(expression, device.value)
+                allowance.spend(_EVALUATION + cost // _COST_SHARE)
             if len(self._matched) >= MATCHED_MAX:
-                self._matched.clear()
-            found = self._matched[key] = self.expressions.matches(expression, device.value)
+                self._matched_before, self._matched = self._matched, {}
+            self._matched[key] = found
+        if isinstance(found, str):
+            raise AllocationError(found)
         return found
 
-    def pools_of(self, node: NodeInfo) -> Iterator[list[_Slice]]:
-        """The slices of each pool with devices that a node can reach, in order of names; only pools that are whole."""
-        for pool in sorted(self._by_node.get(node.name, set()) | self._by_node.get("", set())):
-            slices = [self._slices[name] for name in sorted(self._pools.get(pool, ()))]
-            newest = max((one.generation for one in slices), default=0)
-            current = [one for one in slices if one.generation == newest]
-            if current and len(current) == current[0].count:
-                yield current
+    def pools_of(self, node: NodeInfo) -> list[Pool]:
+        """Pools with devices that a node may reach, in the order of names; those that are ready at once come first."""
+        self._settle()
+        pools = self._by_node.get(node.name, set()) | self._by_node.get("", set())
+        return sorted((self._pools[pool] for pool in pools), key=lambda pool: (pool.waits, pool.id))
 
-    def devices_on(self, node: NodeInfo) -> list[Device]:
-        return [d for slices in self.pools_of(node) for one in slices for d in one.devices if d.is_on(node)]
-
-    def counters_left(self, node: NodeInfo) -> dict[tuple[str, str, str, str], int]:
-        """(driver, pool, counter set, counter): what devices in use leave of it."""
-        left: dict[tuple[str, str, str, str], int] = {}
-        for slices in self.pools_of(node):
-            pool = slices[0].pool
-            for one in slices:
-                for (of_set, counter), amount in one.counters.items():
-                    left[*pool, of_set, counter] = amount
-            for device in (d for one in slices for d in one.devices if self.is_taken(d.id)):
-                for of_set, counter, amount in device.counters:
-                    left[*pool, of_set, counter] = left.get((*pool, of_set, counter), 0) - amount
+    def counters_left(self, pool: Pool) -> dict[tuple[str, str], int]:
+        """(counter set, counter): what devices in use leave of it."""
+        left = dict(pool.counters)
+        if left:
+            for device in pool.devices:
+                if device.counters and self.is_used(device.id):
+                    for of_set, counter, amount in device.counters:
+                        left[of_set, counter] = left.get((of_set, counter), 0) - amount
         return left
+
+    def is_used(self, device: DeviceId) -> bool:
+        return self.use.is_whole(device) or self.use.is_shared(device)

@@ -38,6 +38,7 @@ class Resource(Enum):
     RESOURCE_SLICE = "ResourceSlice"
     DEVICE_CLASS = "DeviceClass"
     POD_GROUP = "PodGroup"
+    DEVICE_TAINT_RULE = "DeviceTaintRule"
 
 
 class Action(Flag):

@@ -232,6 +232,7 @@ HINTS: Mapping[str, tuple[Hint, ...]] = {
         Hint(Resource.RESOURCE_CLAIM, _ANY),
         Hint(Resource.RESOURCE_SLICE, _ANY),
         Hint(Resource.DEVICE_CLASS, _CHANGED),
+        Hint(Resource.DEVICE_TAINT_RULE, Action.UPDATE | Action.DELETE),
     ),
     # These two only score.
     "NodeResourcesBalancedAllocation": (),

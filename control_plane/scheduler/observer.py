@@ -93,6 +93,7 @@ class Observer:
             Resource.CLAIM: ("persistentvolumeclaims", self._on_claim),
             Resource.DEVICE_CLASS: ("deviceclasses.resource.k8s.io", self._on_device_class),
             Resource.RESOURCE_SLICE: ("resourceslices.resource.k8s.io", self._on_slice),
+            Resource.DEVICE_TAINT_RULE: ("devicetaintrules.resource.k8s.io", self._on_device_rule),
             Resource.RESOURCE_CLAIM: ("resourceclaims.resource.k8s.io", self._on_device_claim),
             Resource.POD_GROUP: (GROUPS, self._on_group),
         }
@@ -196,6 +197,15 @@ class Observer:
         else:
             self._devices.set_slice(one)
         self._changed(Resource.RESOURCE_SLICE, kind, old, one)
+
+    def _on_device_rule(self, kind: str, old: Object | None, rule: Object) -> None:
+        if kind == "DELETED":
+            self._devices.remove_rule(meta.name(rule))
+        elif old is None or meta.spec(old) != meta.spec(rule):  # its status says how many pods it will move
+            self._devices.set_rule(rule)
+        else:
+            return
+        self._changed(Resource.DEVICE_TAINT_RULE, kind, old, rule)
 
     def _on_device_claim(self, kind: str, old: Object | None, claim: Object) -> None:
         if kind == "DELETED":

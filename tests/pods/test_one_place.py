@@ -51,7 +51,8 @@ EXCEPTIONS = {
     "control_plane/apiserver/admission/images.py": {"initContainers"},
     # Writes what a RuntimeClass says.
     "control_plane/apiserver/admission/runtime_classes.py": {"overhead"},
-    "control_plane/scheduler/allocation.py": {"requests"},
+    "control_plane/scheduler/device_requests.py": {"requests"},
+    "control_plane/scheduler/device_results.py": {"requests"},
     # The fields of a claim's status that a node may not write.
     "control_plane/apiserver/admission/noderestriction.py": {"allocatedResources"},
     # Compares images.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.kinds.scheduling.fields import GROUPS
 from rayplane.control_plane.scheduler.config import DEFAULT_FILTERS, DEFAULT_SCORES, Profile
 from rayplane.control_plane.scheduler.owners import OWNERS
@@ -22,7 +23,8 @@ CSI_NODES = "csinodes.storage.k8s.io"
 ATTACHMENTS = "volumeattachments.storage.k8s.io"
 CLAIMS, VOLUMES, CLASSES = "persistentvolumeclaims", "persistentvolumes", "storageclasses.storage.k8s.io"
 LIMITS = {CLAIMS, VOLUMES, CLASSES, CSI_NODES, ATTACHMENTS, "csidrivers.storage.k8s.io"}
-DEVICES = {f"{kind}.resource.k8s.io" for kind in ("deviceclasses", "resourceclaims", "resourceslices")}
+KINDS = ("deviceclasses", "devicetaintrules", "resourceclaims", "resourceslices")
+DEVICES = {f"{kind}.resource.k8s.io" for kind in KINDS}
 OF_PROFILES: list[tuple[Sequence[str], dict[str, Any], set[str]]] = [
     (["NodeResourcesFit"], {"preempts": False}, set()),
     (["NodeResourcesFit"], {}, {BUDGETS}),
@@ -97,7 +99,12 @@ async def test_devices_that_are_offered_wake_a_pod_that_found_none() -> None:
         await until(lambda: any("device class gpu does not exist" in said for said in api.events("FailedScheduling")))
         api.put("deviceclasses.resource.k8s.io", {"metadata": {"name": "gpu"}, "spec": {}})
         await until(lambda: any("cannot allocate all claims" in said for said in api.events("FailedScheduling")))
+        rule = {"metadata": {"name": "r"}, "spec": {"taint": {"key": "k", "effect": "NoSchedule"}}}
+        api.put("devicetaintrules.resource.k8s.io", rule)
         api.put("resourceslices.resource.k8s.io", offered("n1", gpu("g0")))
+        await quiet(api)
+        assert not node_of(api, "p")
+        api.remove("devicetaintrules.resource.k8s.io", meta.key(rule))
         await until(lambda: node_of(api, "p") == "n1")
     finally:
         await scheduler.stop()

@@ -9,13 +9,15 @@ from collections import OrderedDict
 from typing import Any, ClassVar
 
 import numpy as np
-import orjson
 
 from rayplane.control_plane.api import meta
 from rayplane.control_plane.api.node_affinity import node_terms
-from rayplane.control_plane.scheduler.allocation import ClaimWishes, allocate, missing_class, wishes_of, worth
-from rayplane.control_plane.scheduler.device_expressions import DeviceExpressionError
+from rayplane.control_plane.scheduler.allocation import allocate, worth
+from rayplane.control_plane.scheduler.device_capacity import AllocationError
+from rayplane.control_plane.scheduler.device_requests import ClaimWishes
+from rayplane.control_plane.scheduler.device_work import Allowance, SearchTooLong, Unfinished
 from rayplane.control_plane.scheduler.devices import RESERVED_MAX, DeviceIndex
+from rayplane.control_plane.scheduler.framework import PluginError
 from rayplane.control_plane.scheduler.plugins.base import Cluster, Plugin, PodView, Refusal, Scope, scaled
 from rayplane.control_plane.scheduler.pods import PodInfo
 from rayplane.control_plane.scheduler.rows import rows_of_terms
@@ -23,22 +25,31 @@ from rayplane.control_plane.scheduler.snapshot import Bools, Ints, Rows, Snapsho
 
 ELSEWHERE = "resourceclaim not available on the node"
 NOT_ENOUGH = "cannot allocate all claims"
+TIMED_OUT = "timed out trying to allocate devices"
 _KNOWN = "DynamicResources/known"
 _KNOWN_MAX = 256
+#: Characters of an error that are told: an expression may be long.
+_REASON_MAX = 512
 
 
 class _Known:
     """The nodes that have devices for one set of claims, kept current with what is taken and given back."""
 
-    __slots__ = ("_at", "_version", "allowed", "worth")
+    __slots__ = ("_at", "_next", "_reasons", "_version", "allowed", "pending", "worth")
 
     def __init__(self) -> None:
         self._at = (-1, -1)
         self._version = -1
+        self._next = 0
+        self._reasons: dict[int, str] = {}
         self.allowed: Bools = np.zeros(0, dtype=np.bool_)
         self.worth: Ints = np.zeros(0, dtype=np.int64)
+        self.pending: set[int] = set()
+        """Rows that are to be looked at: there was no time yet."""
 
-    def refresh(self, wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot) -> None:
+    def refresh(
+        self, wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot, allowance: Allowance
+    ) -> None:
         changed: set[int] | None = None
         if len(self.allowed) == snapshot.rows and self._version == devices.version:
             nodes, names = snapshot.node_changes.since(self._at[0]), devices.node_changes.since(self._at[1])
@@ -47,23 +58,54 @@ class _Known:
         if changed is None:
             self.allowed = np.zeros(snapshot.rows, dtype=np.bool_)
             self.worth = np.zeros(snapshot.rows, dtype=np.int64)
-            changed = set(snapshot.index.values())
-        for row in changed:
-            found = _tried(wishes, devices, snapshot, row) if snapshot.valid[row] else NOT_ENOUGH
-            self.allowed[row] = not isinstance(found, str)
-            self.worth[row] = 0 if isinstance(found, str) else worth(wishes, found)
+            self._reasons.clear()
+            self.pending = set(snapshot.index.values())
+        else:
+            self.pending |= changed
         self._at = snapshot.node_changes.count, devices.node_changes.count
         self._version = devices.version
+        self._look(wishes, devices, snapshot, allowance)
+
+    def _look(self, wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot, allowance: Allowance) -> None:
+        """Look at the rows that are pending, from where the last look ended, as long as the allowance lasts."""
+        order = sorted(self.pending, key=lambda row: (row < self._next, row))
+        for row in order:
+            self.allowed[row] = False
+        for row in order:
+            self._next = row
+            try:
+                allowance.need()
+                found = _tried(wishes, devices, snapshot, row, allowance) if snapshot.valid[row] else NOT_ENOUGH
+            except Unfinished:
+                return
+            self.pending.discard(row)
+            self._set(row, found, wishes)
+
+    def _set(self, row: int, found: dict[str, dict[str, Any]] | str, wishes: list[ClaimWishes]) -> None:
+        if isinstance(found, str):
+            self._reasons[row], self.worth[row] = found, 0
+        else:
+            self._reasons.pop(row, None)
+            self.allowed[row], self.worth[row] = True, worth(wishes, found)
+
+    def reason(self, row: int) -> str:
+        """Why a row is not allowed; empty when it is."""
+        if row not in self.pending:
+            return self._reasons.get(row, "")
+        text = f"{TIMED_OUT}: {len(self.pending)} nodes are to be looked at still, with which the next try goes on"
+        raise PluginError(f'running Filter plugin "DynamicResources": {text}')
 
 
 def _tried(
-    wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot, row: int
+    wishes: list[ClaimWishes], devices: DeviceIndex, snapshot: Snapshot, row: int, allowance: Allowance
 ) -> dict[str, dict[str, Any]] | str:
-    """What the claims would get on a node, or why they would not."""
+    """What the claims would get on a node, or why they would not. Raises Unfinished."""
     try:
-        found = allocate(devices, snapshot.info(row), wishes)
-    except DeviceExpressionError as error:
-        return str(error)
+        found = allocate(devices, snapshot.info(row), wishes, allowance)
+    except AllocationError as error:
+        return str(error)[:_REASON_MAX]
+    except SearchTooLong:
+        return TIMED_OUT
     return NOT_ENOUGH if found is None else found
 
 
@@ -76,11 +118,13 @@ class DynamicResources(Plugin):
     def __init__(self, args: Any = None) -> None:
         super().__init__(args)
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._allowance = Allowance()
 
     def concerns(self, view: PodView) -> bool:
         return bool(view.pod.device_claims)
 
     def problem(self, view: PodView) -> str:
+        self._allowance = Allowance()  # a decision begins
         devices, pod = view.cluster.devices, view.pod
         for name, key in pod.device_claims:
             if not key:
@@ -93,8 +137,8 @@ class DynamicResources(Plugin):
             users = [user.get("uid") for user in meta.status(claim).get("reservedFor") or ()]
             if pod.uid not in users and len(users) >= RESERVED_MAX:
                 return "resourceclaim in use"
-            if devices.allocation(key) is None and (text := missing_class(claim, devices.classes)):
-                return text
+            if devices.allocation(key) is None and isinstance(found := devices.wishes(key), str):
+                return found
         return ""
 
     def _wishes(self, view: PodView) -> list[ClaimWishes]:
@@ -102,8 +146,21 @@ class DynamicResources(Plugin):
         found: list[ClaimWishes] | None = view.memo.get(self.name)
         if found is None:
             devices = view.cluster.devices
-            claims = [devices.claims[key] for _, key in view.pod.device_claims if devices.allocation(key) is None]
-            found = view.memo[self.name] = [wishes_of(claim, devices.classes) for claim in claims]
+            keys = dict.fromkeys(key for _, key in view.pod.device_claims if devices.allocation(key) is None)
+            wishes = [devices.wishes(key) for key in keys]
+            found = view.memo[self.name] = [one for one in wishes if isinstance(one, ClaimWishes)]
+        return found
+
+    def _found(self, view: PodView) -> _Known | None:
+        """What is known of the nodes' devices for these claims; None where all have theirs."""
+        wishes = self._wishes(view)
+        if not wishes:
+            return None
+        known = view.memo.get(_KNOWN)
+        if known is None:
+            known = view.memo[_KNOWN] = self._kept(b"".join(one.digest for one in wishes))
+        found: _Known = known
+        found.refresh(wishes, view.cluster.devices, view.snapshot, self._allowance)
         return found
 
     def allowed(self, view: PodView, rows: Rows) -> Bools | None:
@@ -115,11 +172,8 @@ class DynamicResources(Plugin):
             terms = node_terms((devices.allocation(key) or {}).get("nodeSelector"))
             if terms is not None:
                 found &= rows_of_terms(snapshot, terms)
-        wishes = self._wishes(view)
-        if wishes:
-            specs = [meta.spec(devices.claims[one.key]).get("devices") for one in wishes]
-            known = view.memo[_KNOWN] = self._kept(orjson.dumps(specs))
-            known.refresh(wishes, devices, snapshot)
+        known = self._found(view)
+        if known is not None:
             found &= known.allowed
         return found[rows]
 
@@ -141,9 +195,9 @@ class DynamicResources(Plugin):
             terms = node_terms((devices.allocation(key) or {}).get("nodeSelector"))
             if terms is not None and not any(term.matches(node.labels, node.name) for term in terms):
                 return Refusal(self.name, (ELSEWHERE,), False)
-        wishes = self._wishes(view)
-        found = _tried(wishes, devices, view.snapshot, row) if wishes else {}
-        return Refusal(self.name, (found,), False) if isinstance(found, str) else None
+        known = self._found(view)
+        text = known.reason(row) if known is not None else ""
+        return Refusal(self.name, (text,), False) if text else None
 
     def score(self, view: PodView, rows: Rows, among: Bools | None) -> Ints | None:
         """The earlier the alternative that each request gets, the better."""
@@ -162,7 +216,9 @@ class DynamicResources(Plugin):
         wishes = self._wishes(view)
         if wishes:
             devices = view.cluster.devices
-            for key, allocation in (allocate(devices, view.snapshot.info(row), wishes) or {}).items():
+            # It was found just now: what is to be known of its devices is remembered.
+            found = allocate(devices, view.snapshot.info(row), wishes, Allowance())
+            for key, allocation in (found or {}).items():
                 devices.promise(key, allocation)
         view.cluster.devices.hold((key for _, key in view.pod.device_claims), view.pod.uid)
 
