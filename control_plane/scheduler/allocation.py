@@ -35,7 +35,7 @@ _Fitting = tuple[Device, Amounts]
 
 
 class _State(NamedTuple):
-    """How far a search is: at a request, and for one of its alternatives so many devices are wanted still."""
+    """The place that a search is at: a request, and of one of its alternatives how many devices are wanted still."""
 
     at: int
     wish: Wish | None = None

@@ -1,4 +1,4 @@
-"""What claims ask for, read from their specs: requests with alternatives, constraints, configuration.
+"""Requests of claims, read from their specs: wishes with alternatives, constraints, configuration.
 
 Source: Kubernetes concepts "Dynamic Resource Allocation"; API reference resource/v1 DeviceClaim.
 """

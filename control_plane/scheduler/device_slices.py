@@ -87,7 +87,7 @@ class Pool:
 
     @staticmethod
     def of(pool: PoolId, slices: Iterable[Slice]) -> Pool:
-        """Of all its slices, in the order of names."""
+        """A pool of all its slices, in the order of names."""
         known = [*slices]
         newest = max((one.generation for one in known), default=0)
         current = [one for one in known if one.generation == newest]
@@ -153,7 +153,7 @@ def _device(spec: Mapping[str, Any], driver: str, pool: str, one: Mapping[str, A
 
 
 def _attributes(driver: str, given: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Of two spellings of a name the one with the driver's domain counts."""
+    """Attributes by full name: of two spellings the one with the driver's domain counts."""
     found: dict[str, tuple[str, Any]] = {}
     for name, attribute in sorted(given.items(), key=lambda item: "/" in item[0]):
         for kind, value in attribute.items():

@@ -39,7 +39,7 @@ def _use(result: Mapping[str, Any]) -> Use:
 
 
 class DeviceUse:
-    """What all claims together have; kept current as claims get devices and give them back."""
+    """The use of devices by all claims together; kept current as claims get devices and give them back."""
 
     def __init__(self) -> None:
         self._of: dict[str, tuple[Use, ...]] = {}  # by claim

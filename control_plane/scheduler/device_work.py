@@ -23,7 +23,7 @@ class Unfinished(Exception):
 
 
 class Allowance:
-    """What is left of the work for one decision."""
+    """The work that is left for one decision."""
 
     __slots__ = ("left",)
 
